@@ -1,0 +1,55 @@
+# All commands of the project. Each works right after a clone: what it needs is set up first.
+.DEFAULT_GOAL := help
+.SUFFIXES:
+SHELL := /bin/sh
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.set-up
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+LOCK := $(BIN)/pip-compile --quiet --no-config --all-extras --allow-unsafe --strip-extras --annotation-style=line \
+	--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv: exactly what requirements.lock says, and the project itself, editable
+
+# Two set-ups at once wait for each other where flock(1) exists.
+$(STAMP): requirements.lock pyproject.toml tools/set-up tools/make-venv
+	@if command -v flock >/dev/null 2>&1; then flock .setup.lock tools/set-up "$@"; else tools/set-up "$@"; fi
+
+.PHONY: demo
+demo: $(STAMP) ## The whole story on an embedded server, in about two minutes
+	@$(BIN)/penstock demo $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## All tests but the long chaos runs; ARGS="tests/topics -k wake" picks some
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## Format, lint, types, layers of imports, and that the lock fits pyproject.toml
+	@tools/check
+
+.PHONY: format
+format: $(STAMP) ## Write the house's format and the fixes that ruff can make by itself
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+.PHONY: lock
+lock: $(STAMP) ## Renew requirements.lock within pyproject.toml's bounds; ARGS=--upgrade takes the newest
+	@$(LOCK) $(ARGS) --output-file requirements.lock pyproject.toml
+
+.PHONY: bench
+bench: $(STAMP) ## A benchmark: make bench ARGS="copy --rows 1000000"
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## The long tests: every process killed at every point, again and again
+	@$(BIN)/python -m pytest -m chaos --timeout 3600 $(ARGS)
+
+.PHONY: clean
+clean: ## Remove .venv, caches and builds
+	@rm -rf .venv .setup.lock .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The metadata store: what the log says about datasets, schemas, pipelines, runs and decisions, as rows to search."""
