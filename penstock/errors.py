@@ -1,0 +1,203 @@
+"""One tree of errors: what is wrong, where, which value, and what to do next.
+
+::
+
+    PenstockError                 1  anything that Penstock raises on purpose
+    ├── UsageError                2  the command or call is used wrongly
+    │   ├── SettingsError         2  environment or penstock.toml
+    │   └── InvalidDocument       2  a file or body that does not validate; holds every issue found
+    ├── NotFound                  3  no such pipeline, run, version …
+    ├── Refused                   1  a command the system may not follow now (conflict, illegal transition)
+    │   └── RefusedByPolicy       4  … because a policy says so
+    ├── Unavailable               1  something outside cannot be used; trying again may help
+    │   ├── Unreachable           1  nothing answers there
+    │   ├── AccessDenied          1  wrong password, missing privilege
+    │   ├── OutOfSpace            1  disk or quota full
+    │   └── PortInUse             1  another process listens there
+    ├── SchemaMismatch            1  a table, column or type is not what the pipeline expects
+    │   ├── MissingTable          1
+    │   └── MissingColumn         1
+    ├── BadData                   1  a value that an expression or a type cannot take
+    ├── Fenced                    1  a newer run, brain or projector took over; stop at once
+    └── LogError                  1  the topic log broke a promise or was used against one
+
+The number is the exit code of a command that ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rapidfuzz import fuzz, process
+
+__all__ = [
+    "AccessDenied",
+    "BadData",
+    "Fenced",
+    "InvalidDocument",
+    "Issue",
+    "LogError",
+    "MissingColumn",
+    "MissingTable",
+    "NotFound",
+    "OutOfSpace",
+    "PenstockError",
+    "PortInUse",
+    "Refused",
+    "RefusedByPolicy",
+    "SchemaMismatch",
+    "SettingsError",
+    "Unavailable",
+    "Unreachable",
+    "UsageError",
+    "did_you_mean",
+]
+
+
+class PenstockError(Exception):
+    """An error that a person can act on.
+
+    `what` is one sentence without a full stop; `where` a file and path, a connection or an object; `value` what was
+    found there (never a secret, never a row's value in anything that reaches the log); `hint` the next step.
+    """
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, value: object = None, hint: str | None = None) -> None:
+        self.what, self.where, self.value, self.hint = what, where, value, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        """One line: ``where: what, got value; hint``."""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        if self.value is not None:
+            text += f", got {self.value!r}"
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class UsageError(PenstockError):
+    """The command or call is used wrongly."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting in the environment or in penstock.toml is wrong."""
+
+    code = "settings.invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One thing wrong in a document, at a path such as ``spec.transforms[2].when``."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class InvalidDocument(UsageError):
+    """A file or body that does not validate; `issues` holds every finding, so that one round is enough."""
+
+    code = "document.invalid"
+
+    def __init__(self, issues: Sequence[Issue], *, where: str | None = None, hint: str | None = None) -> None:
+        self.issues = tuple(issues)
+        super().__init__("; ".join(str(i) for i in self.issues), where=where, hint=hint)
+
+
+class NotFound(PenstockError):
+    """There is no such thing by that name."""
+
+    code = "not_found"
+    exit_code = 3
+
+
+class Refused(PenstockError):
+    """The command may not be followed now."""
+
+    code = "refused"
+
+
+class RefusedByPolicy(Refused):
+    """A policy forbids it."""
+
+    code = "refused.policy"
+    exit_code = 4
+
+
+class Unavailable(PenstockError):
+    """Something outside cannot be used; trying again may help."""
+
+    code = "unavailable"
+
+
+class Unreachable(Unavailable):
+    """Nothing answers at that address."""
+
+    code = "unavailable.unreachable"
+
+
+class AccessDenied(Unavailable):
+    """The other side refuses this user: wrong password, missing privilege."""
+
+    code = "unavailable.access_denied"
+
+
+class OutOfSpace(Unavailable):
+    """A disk or quota is full."""
+
+    code = "unavailable.out_of_space"
+
+
+class PortInUse(Unavailable):
+    """Another process listens on that port."""
+
+    code = "unavailable.port_in_use"
+
+
+class SchemaMismatch(PenstockError):
+    """A table, column or type is not what the pipeline expects."""
+
+    code = "schema.mismatch"
+
+
+class MissingTable(SchemaMismatch):
+    """The table does not exist, or this user cannot see it."""
+
+    code = "schema.missing_table"
+
+
+class MissingColumn(SchemaMismatch):
+    """The table has no such column."""
+
+    code = "schema.missing_column"
+
+
+class BadData(PenstockError):
+    """A value that an expression or a type cannot take."""
+
+    code = "data.bad"
+
+
+class Fenced(PenstockError):
+    """A newer run, brain or projector took over; whoever sees this stops at once."""
+
+    code = "fenced"
+
+
+class LogError(PenstockError):
+    """The topic log broke a promise, or was used against one."""
+
+    code = "log"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """``did you mean `total`?`` for the known name nearest to `name` (Levenshtein ratio of 60 or more), else None."""
+    best = process.extractOne(name, list(known), scorer=fuzz.ratio, score_cutoff=60)
+    return f"did you mean `{best[0]}`?" if best else None

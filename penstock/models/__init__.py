@@ -1,0 +1,49 @@
+"""The domain's models: what users write (pipelines, policies, connections) and what travels in records."""
+
+from penstock.models.base import Duration, Model, Name
+from penstock.models.connection import Connection, KafkaConnection, PostgresConnection, S3Connection
+from penstock.models.domain import (
+    AgentDecision,
+    Alternative,
+    Counters,
+    DatasetRef,
+    Error,
+    Field,
+    FieldMapping,
+    PipelineStatus,
+    Resolution,
+    Run,
+    RunStatus,
+    Schema,
+    SchemaMapping,
+    Task,
+)
+from penstock.models.pipeline import Pipeline, PipelineSpec
+from penstock.models.policy import AgentPolicy
+
+__all__ = [
+    "AgentDecision",
+    "AgentPolicy",
+    "Alternative",
+    "Connection",
+    "Counters",
+    "DatasetRef",
+    "Duration",
+    "Error",
+    "Field",
+    "FieldMapping",
+    "KafkaConnection",
+    "Model",
+    "Name",
+    "Pipeline",
+    "PipelineSpec",
+    "PipelineStatus",
+    "PostgresConnection",
+    "Resolution",
+    "Run",
+    "RunStatus",
+    "S3Connection",
+    "Schema",
+    "SchemaMapping",
+    "Task",
+]

@@ -1,0 +1,182 @@
+"""What all models share: strictness, one door for outside data, round trips, and errors that name the path."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from penstock.errors import InvalidDocument, Issue, did_you_mean
+
+__all__ = ["Duration", "Fraction", "Model", "Name", "Sql", "issues_of"]
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|y)")
+
+
+class Model(BaseModel):
+    """A frozen model that takes no unknown key and no value of another type.
+
+    Outside data comes in by `parse`, as JSON types, so that YAML, JSON, a form and a record are judged alike.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    @classmethod
+    def parse(cls, data: object, *, where: str | None = None) -> Self:
+        """`data` (builtins) as this model.
+
+        Raises:
+            InvalidDocument: with every issue found, each at its path.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(data, default=str), strict=True)
+        except ValidationError as error:
+            raise InvalidDocument(issues_of(error, cls), where=where) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidDocument([Issue("", f"is no plain data: {error}")], where=where) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain builtins that `parse` takes back; what is not set is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The model that `to_json` wrote."""
+        try:
+            return cls.parse(json.loads(text))
+        except ValueError as error:
+            raise InvalidDocument([Issue("", f"is no JSON: {error}")]) from error
+
+    def to_yaml(self) -> str:
+        """`to_dict` as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str | bytes) -> Self:
+        """The model that `to_yaml` wrote."""
+        try:
+            return cls.parse(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise InvalidDocument([Issue("", f"is no YAML: {error}")]) from error
+
+
+def issues_of(error: ValidationError, model: type[BaseModel]) -> list[Issue]:
+    """What pydantic found, as paths a user knows (``spec.transforms[2].when``) and sentences."""
+    return [Issue(_path(item["loc"]), _sentence(item, model)) for item in error.errors()]
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str:
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        hint = did_you_mean(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
+        return f"unknown key{f'; {hint}' if hint else ''}"
+    if kind == "missing":
+        return "is required"
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[:1].lower() + message[1:]
+    if kind == "value_error" or isinstance(value, dict | list):
+        return message
+    hint = did_you_mean(value, item["ctx"]["expected"].split("'")[1::2]) if kind == "literal_error" and isinstance(value, str) else None
+    return f"{message}, got {value!r}{f'; {hint}' if hint else ''}"
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that `model` takes at `location`."""
+    current: Any = model
+    for part in location:
+        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
+            continue
+        fields = {field.alias or name: field.annotation for name, field in current.model_fields.items()}
+        current = next((inner for inner in _models_in(fields.get(part))), current)
+    if not (isinstance(current, type) and issubclass(current, BaseModel)):
+        return []
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
+
+
+def _duration(value: object) -> object:
+    """``90s``, ``5m``, ``1h30m``, ``2d`` as a timedelta; anything else is left for pydantic to refuse."""
+    if isinstance(value, timedelta):
+        return value
+    parts = _DURATION.findall(value) if isinstance(value, str) else []
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        message = "is no duration such as 90s, 5m, 1h30m, 2d or 1y"
+        raise ValueError(message)
+    try:
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError as error:
+        message = "is longer than a duration can be"
+        raise ValueError(message) from error
+
+
+def _duration_text(value: timedelta) -> str:
+    """The shortest text that `_duration` reads back to the same value, to the millisecond."""
+    rest, text = round(value.total_seconds() * 1000), ""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, rest = divmod(rest, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def _fraction(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
+        return float(value[:-1]) / 100
+    return value
+
+
+def _sql(value: str) -> str:
+    """A SQL scalar expression that parses; what it may contain is checked where it is compiled."""
+    from sqlglot import errors, parse  # noqa: PLC0415 - 60 ms to import, needed only where an expression stands
+
+    if not value.strip():
+        message = "is an empty expression"
+        raise ValueError(message)
+    try:
+        trees = parse(value, dialect="postgres")
+    except errors.SqlglotError as error:
+        message = f"is no SQL expression: {str(error).splitlines()[0]}"
+        raise ValueError(message) from error
+    if len(trees) != 1 or trees[0] is None:
+        message = "must be ONE SQL expression"
+        raise ValueError(message)
+    return value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(_duration_text, return_type=str, when_used="json"),
+    Field(json_schema_extra={"type": "string", "examples": ["90s", "5m", "1h30m", "2d"]}),
+]
+"""A length of time, written ``90s``, ``5m``, ``1h30m`` or ``2d``; milliseconds are the finest."""
+
+Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1)]
+"""A share between 0 and 1, also written ``1%``."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+"""A name that people type: lower case, begins with a letter, at most 63 of ``a-z 0-9 _ -``."""
+
+Sql = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_sql)]
+"""A SQL scalar expression over the columns; it is compiled, never sent to an engine."""

@@ -1,0 +1,173 @@
+"""Connections to other systems: what users write, without any literal secret, and secrets resolved at the last moment."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from psycopg import conninfo
+from psycopg import ProgrammingError as ConninfoError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from penstock.errors import InvalidDocument, Issue, SettingsError
+from penstock.models.base import Model, Name, issues_of
+
+__all__ = ["Connection", "KafkaConnection", "PostgresConnection", "S3Connection", "parse_connections", "resolve"]
+
+_REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
+SECRET_VARIABLES = "PENSTOCK_SECRET_"  # noqa: S105 - the prefix of names, not a secret
+SECRET_FOLDERS = (Path("/run/secrets"), Path("/var/run/secrets"))
+
+
+def _no_literal(value: str) -> str:
+    if not _REFERENCE.fullmatch(value):
+        message = "is a literal secret; write ${env:PENSTOCK_SECRET_NAME} or ${file:/run/secrets/NAME}"
+        raise ValueError(message)
+    return value
+
+
+def _no_password_in_dsn(value: str) -> str:
+    if _REFERENCE.search(value):
+        return value
+    try:
+        parts = conninfo.conninfo_to_dict(value)
+    except ConninfoError as error:
+        message = f"is no PostgreSQL connection string: {str(error).strip()}"
+        raise ValueError(message) from error
+    if "password" in parts:
+        message = "holds a literal password; move it to `password: ${env:PENSTOCK_SECRET_NAME}`"
+        raise ValueError(message)
+    return value
+
+
+Secret = Annotated[str, AfterValidator(_no_literal)]
+"""A reference to a secret: ``${env:PENSTOCK_SECRET_…}`` or ``${file:/run/secrets/…}``; never the secret itself."""
+
+
+class PostgresConnection(Model):
+    """PostgreSQL 12 or newer: a libpq connection string or URL, and the password by reference."""
+
+    type: Literal["postgres"]
+    dsn: Annotated[str, AfterValidator(_no_password_in_dsn)]
+    password: Secret | None = None
+
+
+class S3Connection(Model):
+    """A bucket and prefix on S3 or a server that speaks its protocol."""
+
+    type: Literal["s3"]
+    url: Annotated[str, Field(pattern=r"^s3://[^/]+")]
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: Secret | None = None
+    secret_key: Secret | None = None
+
+
+class KafkaSecurity(Model):
+    """How to log in to the brokers."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password: Secret | None = None
+    ca: str | None = None
+
+
+class KafkaConnection(Model):
+    """Apache Kafka by its bootstrap servers."""
+
+    type: Literal["kafka"]
+    bootstrap: Annotated[str, Field(min_length=1)]
+    security: KafkaSecurity = KafkaSecurity()
+
+
+Connection = Annotated[PostgresConnection | S3Connection | KafkaConnection, Field(discriminator="type")]
+"""One connection of `connections.yaml`; `type` says which."""
+
+_ONE: TypeAdapter[Connection] = TypeAdapter(Connection)
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+def parse_connection(name: str, data: object, *, where: str | None = None) -> Connection:
+    """One connection.
+
+    Raises:
+        InvalidDocument: with every issue found, at ``name.key``.
+    """
+    try:
+        _NAME.validate_python(name)
+        return _ONE.validate_python(data, strict=True)
+    except ValidationError as error:
+        kind = data.get("type") if isinstance(data, dict) else None
+        model = {"postgres": PostgresConnection, "s3": S3Connection, "kafka": KafkaConnection}.get(str(kind), Model)
+        found = issues_of(error, model)
+        issues = [Issue(f"{name}.{i.path.removeprefix(f'{kind}').lstrip('.')}".rstrip("."), i.message) for i in found]
+        raise InvalidDocument(issues, where=where) from error
+
+
+def parse_connections(data: object, *, where: str | None = None) -> dict[str, Connection]:
+    """All connections of a `connections.yaml`."""
+    if not isinstance(data, dict):
+        raise InvalidDocument([Issue("", "must map names to connections")], where=where)
+    issues: list[Issue] = []
+    found: dict[str, Connection] = {}
+    for name, value in data.items():
+        try:
+            found[str(name)] = parse_connection(str(name), value)
+        except InvalidDocument as error:
+            issues += error.issues
+    if issues:
+        raise InvalidDocument(issues, where=where)
+    return found
+
+
+def resolve(value: str, *, where: str, secrets: Path | None = None) -> str:
+    """`value` with each ``${env:…}`` and ``${file:…}`` replaced; only workers may call this.
+
+    Variables must begin with ``PENSTOCK_SECRET_``; files must lie below ``/run/secrets`` or `secrets` (the project's
+    own folder), after links are followed.
+
+    Raises:
+        SettingsError: a reference that is not allowed, or that holds nothing.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        kind, name = match.groups()
+        return _variable(name, where) if kind == "env" else _file(name, where, secrets)
+
+    return _REFERENCE.sub(one, value)
+
+
+def _variable(name: str, where: str) -> str:
+    if not name.startswith(SECRET_VARIABLES):
+        raise SettingsError(f"${{env:{name}}} is not allowed", where=where, hint=f"name it {SECRET_VARIABLES}…")
+    if name not in os.environ:
+        raise SettingsError(f"the variable {name} is not set", where=where, hint=f"export {name}=… and start again")
+    return os.environ[name]
+
+
+def _file(name: str, where: str, secrets: Path | None) -> str:
+    path = Path(name).resolve()
+    allowed = [folder.resolve() for folder in (*SECRET_FOLDERS, *((secrets,) if secrets else ()))]
+    if not any(path.is_relative_to(folder) for folder in allowed):
+        hint = f"put it below {' or '.join(map(str, allowed))}"
+        raise SettingsError(f"${{file:{name}}} is not allowed", where=where, hint=hint)
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"cannot read the secret file {name}: {error.strerror}", where=where) from error
+
+
+def postgres_dsn(connection: PostgresConnection, *, name: str, secrets: Path | None = None) -> str:
+    """The libpq string of `connection`, with its password; keep it out of logs and records."""
+    where = f"connection {name}"
+    dsn = resolve(connection.dsn, where=where, secrets=secrets)
+    extra: dict[str, Any] = {}
+    if connection.password is not None:
+        extra["password"] = resolve(connection.password, where=where, secrets=secrets)
+    try:
+        return conninfo.make_conninfo(dsn, **extra)
+    except ConninfoError as error:
+        raise SettingsError("is no PostgreSQL connection string", where=where, hint="see libpq's conninfo") from error

@@ -1,0 +1,281 @@
+"""The pipeline as users write it (`kind: Pipeline`), with every rule that can be told without looking at a system."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+
+from penstock.models.base import Duration, Fraction, Model, Name, Sql
+
+__all__ = [
+    "Cursor", "DeadLetter", "ErrorRules", "FieldRule", "Limits", "MappingRule", "Metadata", "Pipeline", "PipelineSpec",
+    "PipelineTest", "Retry", "Schedule", "SchemaRules", "Sink", "Source", "TransformStep", "Validation",
+]  # fmt: skip
+
+Labels = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_./-]{0,62}$")], Annotated[str, Field(max_length=63)]]
+ObjectName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")]
+ColumnName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+
+
+def _timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        message = f"no time zone {value!r}; write one of the IANA names, such as Europe/Berlin"
+        raise ValueError(message) from error
+    return value
+
+
+def _cron(value: str) -> str:
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - needed only where a schedule stands
+
+    try:
+        CronTrigger.from_crontab(value, timezone="UTC")
+    except ValueError as error:
+        message = f"is no cron expression of five fields: {error}"
+        raise ValueError(message) from error
+    return value
+
+
+def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    if double := [value for value, count in Counter(values).items() if count > 1]:
+        message = f"names {', '.join(map(repr, double))} twice"
+        raise ValueError(message)
+    return values
+
+
+Columns = Annotated[tuple[ColumnName, ...], AfterValidator(_unique)]
+
+
+class Metadata(Model):
+    """Who it is and whose it is."""
+
+    name: Name
+    owner: str | None = Field(default=None, max_length=128)
+    description: str | None = Field(default=None, max_length=2000)
+    labels: Labels = {}
+
+
+class Cursor(Model):
+    """Read only what is new: rows whose `field` is above the last position, and older than `lag`."""
+
+    field: ColumnName
+    lag: Duration = timedelta(0)
+
+
+class Source(Model):
+    """Where rows come from. Without a cursor each run reads everything (full refresh)."""
+
+    connection: Name
+    object: ObjectName
+    cursor: Cursor | None = None
+
+
+class Schedule(Model):
+    """When a batch pipeline runs by itself."""
+
+    cron: Annotated[str, AfterValidator(_cron)]
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    missed: Literal["all", "latest", "none"] = "latest"
+    overlap: Literal["skip", "queue"] = "skip"
+
+
+class FieldRule(Model):
+    """One target field: a source column as it is (`from`), or an expression over source columns (`sql`)."""
+
+    target: ColumnName
+    from_: ColumnName | None = Field(default=None, alias="from")
+    sql: Sql | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.from_ is None) == (self.sql is None):
+            message = "needs exactly one of `from` and `sql`"
+            raise ValueError(message)
+        return self
+
+
+class MappingRule(Model):
+    """How source names become target names: a mapping kept in the catalog (`ref`), or `fields` written here."""
+
+    ref: Name | None = None
+    fields: tuple[FieldRule, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.ref is None) == (self.fields is None):
+            message = "needs exactly one of `ref` and `fields`"
+            raise ValueError(message)
+        if self.fields is not None:
+            if not self.fields:
+                message = "`fields` must name at least one field"
+                raise ValueError(message)
+            _unique(tuple(field.target for field in self.fields))
+        return self
+
+
+class SchemaRules(Model):
+    """What happens when a schema changes."""
+
+    compatibility: Literal["backward", "forward", "full", "none"] = "backward"
+    additive: Literal["apply", "propose", "ignore", "pause"] = "propose"
+    breaking: Literal["pause", "propose"] = "pause"
+    renames: Literal["propose", "apply", "ignore"] = "propose"
+
+
+class TransformStep(Model):
+    """One step after the mapping, on the target's names; exactly one operation, on the rows where `when` holds."""
+
+    name: Name
+    when: Sql | None = None
+    rename: dict[ColumnName, ColumnName] | None = None
+    select: Columns | None = None
+    cast: dict[ColumnName, str] | None = None
+    set: dict[ColumnName, Sql] | None = None
+    filter: Sql | None = None
+    mask: dict[ColumnName, Literal["hash", "redact"]] | None = None
+
+    @model_validator(mode="after")
+    def _one_operation(self) -> Self:
+        given = [name for name in OPERATIONS if getattr(self, name) is not None]
+        if len(given) != 1:
+            message = f"needs exactly one operation of {', '.join(OPERATIONS)}, has {', '.join(given) or 'none'}"
+            raise ValueError(message)
+        if not getattr(self, given[0]):
+            message = f"`{given[0]}` is empty"
+            raise ValueError(message)
+        return self
+
+
+OPERATIONS = ("rename", "select", "cast", "set", "filter", "mask")
+
+
+class Validation(Model):
+    """What each chunk must satisfy before it is written; `unique` over a batch run."""
+
+    not_null: Columns = ()
+    unique: Columns = ()
+    checks: dict[Name, Sql] = {}
+
+
+class Sink(Model):
+    """Where rows go, and how they are written there."""
+
+    connection: Name
+    object: ObjectName
+    write: Literal["append", "replace", "merge", "scd2"] = "append"
+    key: Columns = ()
+
+    @model_validator(mode="after")
+    def _key_where_needed(self) -> Self:
+        if self.write in {"merge", "scd2"} and not self.key:
+            message = f"`write: {self.write}` needs a `key`"
+            raise ValueError(message)
+        return self
+
+
+class Retry(Model):
+    """Waits before the next attempt: ``min(max, base * factor ** (attempt - 1))``."""
+
+    base: Duration = timedelta(seconds=1)
+    factor: float = Field(default=2.0, ge=1, le=100)
+    max: Duration = timedelta(minutes=5)
+    attempts: int = Field(default=6, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.base <= timedelta(0) or self.max < self.base:
+            message = "needs 0 < base <= max"
+            raise ValueError(message)
+        return self
+
+
+class DeadLetter(Model):
+    """How long rejected rows are kept, and which share of them fails the run."""
+
+    keep: Duration = timedelta(days=30)
+    fail_above: Fraction = 0.01
+    window: Duration = timedelta(minutes=10)
+
+
+class ErrorRules(Model):
+    """What happens on errors."""
+
+    retry: Retry = Retry()
+    dead_letter: DeadLetter = DeadLetter()
+
+
+class Limits(Model):
+    """Sizes: rows in a chunk, rows in flight, processes, and the lag of a stream that raises an alert."""
+
+    batch_rows: int = Field(default=65536, ge=1, le=1_000_000)
+    in_flight: int = Field(default=500_000, ge=1, le=100_000_000)
+    workers: int = Field(default=1, ge=1, le=64)
+    max_lag: Duration | None = None
+
+
+class PipelineTest(Model):
+    """Rows given and rows expected: a unit test of the mapping and the transforms."""
+
+    name: Name
+    given: tuple[dict[str, JsonValue], ...]
+    expect: tuple[dict[str, JsonValue], ...]
+
+
+class PipelineSpec(Model):
+    """What the pipeline does."""
+
+    mode: Literal["batch", "stream"] = "batch"
+    source: Source
+    schedule: Schedule | None = None
+    mapping: MappingRule | None = None
+    schema_: SchemaRules = Field(default=SchemaRules(), alias="schema")
+    transforms: tuple[TransformStep, ...] = ()
+    validate_: Validation = Field(default=Validation(), alias="validate")
+    sink: Sink
+    errors: ErrorRules = ErrorRules()
+    limits: Limits = Limits()
+    tests: tuple[PipelineTest, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        _unique(tuple(step.name for step in self.transforms))
+        _unique(tuple(test.name for test in self.tests))
+        if (self.source.connection, self.source.object) == (self.sink.connection, self.sink.object):
+            message = "source and sink are the same object"
+            raise ValueError(message)
+        if self.mode == "stream":
+            self._fits_a_stream()
+        return self
+
+    def _fits_a_stream(self) -> None:
+        for wrong, message in (
+            (self.schedule is not None, "a stream runs all the time: it takes no `schedule`"),
+            (self.sink.write == "replace", "a stream cannot `replace` its sink: it never ends"),
+            (bool(self.validate_.unique), "`validate.unique` needs a batch: a stream never ends"),
+        ):
+            if wrong:
+                raise ValueError(message)
+
+
+class Pipeline(Model):
+    """A pipeline file: ``apiVersion: penstock/v1``, ``kind: Pipeline``."""
+
+    apiVersion: Literal["penstock/v1"] = "penstock/v1"  # noqa: N815 - the key in the file
+    kind: Literal["Pipeline"] = "Pipeline"
+    metadata: Metadata
+    spec: PipelineSpec
+
+    @property
+    def name(self) -> str:
+        """The name in its metadata."""
+        return self.metadata.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the user wrote, with defaults left out, so that a later default applies to it too."""
+        written = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        return {"apiVersion": self.apiVersion, "kind": self.kind} | written

@@ -1,0 +1,119 @@
+"""The policy as users write it (`kind: AgentPolicy`): what agents may do by themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from penstock.models.base import Duration, Fraction, Model, Name
+from penstock.models.pipeline import Labels
+
+__all__ = ["AgentPolicy", "AgentPolicySpec", "OrchestratorPolicy", "Autonomy"]
+
+Autonomy = Literal["observe", "propose", "act"]
+"""observe: record only; propose: ask a person; act: do it, where confidence is ABOVE the threshold."""
+
+
+class DiscoveryPolicy(Model):
+    """What discovery may do."""
+
+    autonomy: Autonomy = "act"
+    every: Duration = timedelta(hours=1)
+    sample_rows: int = Field(default=10_000, ge=0, le=10_000_000)
+    tables: tuple[str, ...] = ("*",)
+
+
+class MappingPolicy(Model):
+    """What the mapping agent may do."""
+
+    autonomy: Autonomy = "propose"
+    act_above: Fraction = 0.90
+
+
+class ErrorResolutionPolicy(Model):
+    """What error resolution may do, action by action."""
+
+    autonomy: Autonomy = "act"
+    act_above: Fraction = 0.80
+    actions: dict[Literal["retry", "skip_record", "adjust_config", "pause"], Autonomy] = {}
+
+
+class OrchestratorPolicy(Model):
+    """How many runs at once, and which first: labels' values to a number, higher first."""
+
+    max_running: int = Field(default=4, ge=1, le=10_000)
+    per_connection: int = Field(default=2, ge=1, le=10_000)
+    priorities: dict[str, int] = {}
+
+
+class MonitorPolicy(Model):
+    """How sensitive the monitor is, where alerts go, and how long metrics are kept by their step."""
+
+    sensitivity: float = Field(default=4.0, gt=0, le=100)
+    warm_up: int = Field(default=20, ge=1, le=100_000)
+    routes: tuple[Name, ...] = ("log",)
+    retention: dict[Literal["1s", "1m", "1h"], Duration] = {}
+
+
+class Constraints(Model):
+    """What no agent may do, whatever its confidence."""
+
+    max_rows_skipped: int = Field(default=1000, ge=0)
+    never: tuple[Literal["drop_table", "drop_column"], ...] = ()
+    quiet_hours: tuple[Annotated[str, Field(pattern=r"^\d\d:\d\d-\d\d:\d\d$")], ...] = ()
+
+
+class AgentPolicySpec(Model):
+    """What applies to pipelines that carry all the labels of `applies`."""
+
+    applies: Labels = {}
+    discovery: DiscoveryPolicy = DiscoveryPolicy()
+    mapping: MappingPolicy = MappingPolicy()
+    error_resolution: ErrorResolutionPolicy = ErrorResolutionPolicy()
+    orchestrator: OrchestratorPolicy = OrchestratorPolicy()
+    monitor: MonitorPolicy = MonitorPolicy()
+    constraints: Constraints = Constraints()
+
+    @model_validator(mode="after")
+    def _capacity_is_global(self) -> Self:
+        if self.applies and "orchestrator" in self.model_fields_set:
+            message = "`orchestrator` is for all pipelines together: set it in the policy without `applies`"
+            raise ValueError(message)
+        return self
+
+
+class AgentPolicy(Model):
+    """A policy file: ``apiVersion: penstock/v1``, ``kind: AgentPolicy``."""
+
+    apiVersion: Literal["penstock/v1"] = "penstock/v1"  # noqa: N815 - the key in the file
+    kind: Literal["AgentPolicy"] = "AgentPolicy"
+    metadata: PolicyMetadata
+    spec: AgentPolicySpec = AgentPolicySpec()
+
+    @property
+    def name(self) -> str:
+        """The name in its metadata."""
+        return self.metadata.name
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of its canonical JSON: the same rules have the same hash, however the file is written."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether it applies to a pipeline with `labels`."""
+        return all(labels.get(key) == value for key, value in self.spec.applies.items())
+
+
+class PolicyMetadata(Model):
+    """Who it is."""
+
+    name: Name
+    description: str | None = Field(default=None, max_length=2000)
+
+
+AgentPolicy.model_rebuild()

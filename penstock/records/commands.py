@@ -1,0 +1,73 @@
+"""Commands: what people and other systems ask for. Each is answered by `command.applied` or `command.refused`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from penstock.models.base import Model, Name
+
+__all__ = [
+    "ConnectionDelete", "ConnectionPut", "PipelineApply", "PipelineDelete", "PipelineRollback", "PipelineTransition",
+    "PolicyPublish", "RunStart",
+]  # fmt: skip
+
+Version = Annotated[int, Field(ge=0)]
+
+
+class ConnectionPut(Model):
+    """``connection.put``: create or replace a connection. Secrets stand in it as references."""
+
+    name: Name
+    connection: dict[str, Any]
+
+
+class ConnectionDelete(Model):
+    """``connection.delete``: refused while a pipeline uses it."""
+
+    name: Name
+
+
+class PipelineApply(Model):
+    """``pipeline.apply``: create or update. `expect` is the version the caller saw: 0 = none yet, None = whichever."""
+
+    pipeline: dict[str, Any]
+    expect: Version | None = None
+
+
+class PipelineTransition(Model):
+    """``pipeline.pause``, ``pipeline.resume``, ``pipeline.stop``."""
+
+    name: Name
+    expect: Version | None = None
+
+
+class PipelineDelete(Model):
+    """``pipeline.delete``: what it owns goes too; the target table only with `drop_table`."""
+
+    name: Name
+    expect: Version | None = None
+    drop_table: bool = False
+
+
+class PipelineRollback(Model):
+    """``pipeline.rollback``: a new version that equals version `to`."""
+
+    name: Name
+    to: Annotated[int, Field(ge=1)]
+    expect: Version | None = None
+
+
+class RunStart(Model):
+    """``run.start``: one run; `full` forgets the cursor's position first."""
+
+    pipeline: Name
+    full: bool = False
+
+
+class PolicyPublish(Model):
+    """``policy.publish``: a policy from a file or the API; a bad one is refused and the old one stays."""
+
+    policy: dict[str, Any]
+    origin: Literal["file", "api"] = "api"

@@ -1,0 +1,169 @@
+"""Coordination: what agents decide and what workers, brains and timers tell."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from penstock.models.base import Model, Name
+from penstock.models.domain import AgentDecision, PipelineStatus, Task, Utc
+
+__all__ = [
+    "AgentDecided", "AgentFaulted", "BrainStarted", "CommandApplied", "CommandRefused", "ConnectionChanged", "ConnectionDeleted",
+    "PipelineChanged", "PipelineDeleted", "PipelineStatusChanged", "PolicyAccepted", "TaskAssigned", "TaskEnded",
+    "TaskQueued", "TimerFired", "TimerRequested", "WorkerJoined", "WorkerLost",
+]  # fmt: skip
+
+
+class CommandApplied(Model):
+    """``command.applied``: the last record of the decision that followed a command; keyed by the command's id."""
+
+    command: str
+    result: dict[str, Any] = {}
+
+
+class CommandRefused(Model):
+    """``command.refused``: nothing changed, and why; `exit_code` as in the tree of errors."""
+
+    command: str
+    code: str
+    what: str
+    hint: str | None = None
+    issues: tuple[dict[str, str], ...] = ()
+    exit_code: int = 1
+
+
+class ConnectionChanged(Model):
+    """``connection.changed``: the connection as it is from here on."""
+
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    connection: dict[str, Any]
+
+
+class ConnectionDeleted(Model):
+    """``connection.deleted``."""
+
+    name: Name
+
+
+class PipelineChanged(Model):
+    """``pipeline.created`` and ``pipeline.updated``: a version of the pipeline; versions are never changed later.
+
+    `uid` names this pipeline for ever: one created later under the same name has another.
+    """
+
+    name: Name
+    uid: str
+    version: Annotated[int, Field(ge=1)]
+    pipeline: dict[str, Any]
+    rollback_of: int | None = None
+
+
+class PipelineStatusChanged(Model):
+    """``pipeline.status_changed``."""
+
+    name: Name
+    uid: str
+    before: PipelineStatus
+    status: PipelineStatus
+    drop_table: bool = False
+
+
+class PipelineDeleted(Model):
+    """``pipeline.deleted``: what it owned is gone; its history stays."""
+
+    name: Name
+    uid: str
+
+
+class PolicyAccepted(Model):
+    """``policy.accepted`` (kind policy): in force for every record at a higher offset."""
+
+    name: Name
+    hash: str
+    origin: str
+    policy: dict[str, Any]
+
+
+class TaskQueued(Model):
+    """``task.queued``: work that waits for a worker."""
+
+    task: Task
+
+
+class TaskAssigned(Model):
+    """``task.assigned``: this worker does it now; everything it needs rides along. Keyed by the task's id."""
+
+    task: str
+    worker: str
+    attempt: Annotated[int, Field(ge=1)]
+    kind: str
+    pipeline: Name
+    uid: str
+    run: str | None = None
+    version: int
+    full: bool = False
+    drop_table: bool = False
+    spec: dict[str, Any]
+    connections: dict[str, dict[str, Any]]
+
+
+class TaskEnded(Model):
+    """``task.closed`` (no attempt of it is open any more) and ``task.cancelled`` (its worker must stop it)."""
+
+    task: str
+    attempt: int
+    worker: str | None = None
+    status: str = "completed"
+    reason: str | None = None
+
+
+class TimerRequested(Model):
+    """``timer.requested``: tell me when `due`; keyed by the timer's id."""
+
+    timer: str
+    due: Utc
+    subject: str
+
+
+class TimerFired(Model):
+    """``timer.fired`` (kind timer): `due` has come."""
+
+    timer: str
+    due: Utc
+
+
+class WorkerJoined(Model):
+    """``worker.joined``: takes tasks of `kinds`, `slots` at once; it lives as long as it holds the lock of its name."""
+
+    worker: str
+    kinds: tuple[str, ...]
+    slots: Annotated[int, Field(ge=1)]
+
+
+class WorkerLost(Model):
+    """``worker.lost``: its lock is free, or it left."""
+
+    worker: str
+    reason: str
+
+
+class BrainStarted(Model):
+    """``brain.started``: a control process begins; its offset is the brain's generation. `agents`: name -> rules' version."""
+
+    agents: dict[Name, int]
+    release: str
+
+
+class AgentDecided(AgentDecision):
+    """``agent.decided``: the first record of a decision; says why the others of it are there."""
+
+
+class AgentFaulted(Model):
+    """``agent.faulted``: the agent raised; its state stays as it was before this cause, and the fold goes on."""
+
+    agent: Name
+    fault: str
+    record: str

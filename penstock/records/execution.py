@@ -1,0 +1,86 @@
+"""Execution: what workers did and measured."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from penstock.models.base import Model, Name
+from penstock.models.domain import Counters, DatasetRef, Error, Run, Schema
+
+__all__ = ["ErrorRaised", "RunChanged", "RunProgress", "SchemaObserved", "TaskCompleted", "TaskFailed", "TaskStarted"]
+
+Attempt = Annotated[int, Field(ge=1)]
+
+
+class TaskStarted(Model):
+    """``task.started``: the worker has begun this attempt."""
+
+    task: str
+    attempt: Attempt
+    worker: str
+
+
+class TaskCompleted(Model):
+    """``task.completed``: done, with the sink's counters; ignored once that attempt is closed."""
+
+    task: str
+    attempt: Attempt
+    worker: str
+    counters: Counters = Counters()
+    seconds: dict[str, float] = {}
+
+
+class TaskFailed(Model):
+    """``task.failed``: this attempt came to nothing; ignored once that attempt is closed."""
+
+    task: str
+    attempt: Attempt
+    worker: str
+    error: Error
+    counters: Counters = Counters()
+
+
+class RunChanged(Model):
+    """``run.created``, ``run.started``, ``run.finished``: the run as it is from here on. Keyed by the run's id."""
+
+    run: Run
+    error: Error | None = None
+
+
+class SchemaObserved(Model):
+    """``schema.observed``: what a dataset looks like now; recorded when it differs from what the catalog has."""
+
+    dataset: DatasetRef
+    kind: str = "table"
+    schema_: Schema = Field(alias="schema")
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class RunProgress(Model):
+    """``run.progress`` (on the metrics topic): how far the run is; keyed by the run's id."""
+
+    run: str
+    pipeline: Name
+    attempt: Attempt
+    phase: str
+    rows_in: int = 0
+    rows_out: int = 0
+    bytes: int = 0
+    splits_done: int = 0
+    splits: int = 0
+    estimate: int | None = None
+    seconds: float = 0.0
+
+
+class ErrorRaised(Model):
+    """``error.raised``: something failed; `source` says which pipeline, agent or worker."""
+
+    source: str
+    pipeline: Name | None = None
+    run: str | None = None
+    task: str | None = None
+    attempt: int | None = None
+    error: Error

@@ -1,0 +1,133 @@
+"""The table of record types: each with its payload's model and version, and the steps from older versions to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.errors import LogError
+from penstock.models.base import Model
+from penstock.records import commands, coordination, execution
+from penstock.records.envelope import Kind, Record
+
+__all__ = ["TYPES", "RecordType", "body", "current", "is_known"]
+
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordType:
+    """One type: its kind, its payload, its version, and `upcasts[v]`, which makes version v + 1 of a payload of v."""
+
+    name: str
+    kind: Kind
+    payload: type[Model]
+    version: int = 1
+    upcasts: Mapping[int, Upcast] = field(default_factory=dict)
+
+    def upcast(self, payload: dict[str, Any], version: int) -> dict[str, Any]:
+        """`payload` of `version` as one of today's version.
+
+        Raises:
+            LogError: a step is missing.
+        """
+        for step in range(version, self.version):
+            if step not in self.upcasts:
+                raise LogError("has no step to a newer version", where=self.name, value=step)
+            payload = self.upcasts[step](payload)
+        return payload
+
+
+def _table(*types: RecordType) -> dict[str, RecordType]:
+    return {one.name: one for one in types}
+
+
+def _command(name: str, payload: type[Model]) -> RecordType:
+    return RecordType(name, "command", payload)
+
+
+def _event(name: str, payload: type[Model]) -> RecordType:
+    return RecordType(name, "event", payload)
+
+
+COMMANDS = _table(
+    _command("connection.put", commands.ConnectionPut),
+    _command("connection.delete", commands.ConnectionDelete),
+    _command("pipeline.apply", commands.PipelineApply),
+    _command("pipeline.pause", commands.PipelineTransition),
+    _command("pipeline.resume", commands.PipelineTransition),
+    _command("pipeline.stop", commands.PipelineTransition),
+    _command("pipeline.delete", commands.PipelineDelete),
+    _command("pipeline.rollback", commands.PipelineRollback),
+    _command("run.start", commands.RunStart),
+    _command("policy.publish", commands.PolicyPublish),
+)
+
+COORDINATION = _table(
+    _event("command.applied", coordination.CommandApplied),
+    _event("command.refused", coordination.CommandRefused),
+    _event("connection.changed", coordination.ConnectionChanged),
+    _event("connection.deleted", coordination.ConnectionDeleted),
+    _event("pipeline.created", coordination.PipelineChanged),
+    _event("pipeline.updated", coordination.PipelineChanged),
+    _event("pipeline.status_changed", coordination.PipelineStatusChanged),
+    _event("pipeline.deleted", coordination.PipelineDeleted),
+    RecordType("policy.accepted", "policy", coordination.PolicyAccepted),
+    _event("agent.decided", coordination.AgentDecided),
+    _event("agent.faulted", coordination.AgentFaulted),
+    _event("brain.started", coordination.BrainStarted),
+    _event("worker.joined", coordination.WorkerJoined),
+    _event("worker.lost", coordination.WorkerLost),
+    _event("task.queued", coordination.TaskQueued),
+    _event("task.assigned", coordination.TaskAssigned),
+    _event("task.cancelled", coordination.TaskEnded),
+    _event("task.closed", coordination.TaskEnded),
+    _event("timer.requested", coordination.TimerRequested),
+    RecordType("timer.fired", "timer", coordination.TimerFired),
+)
+
+EXECUTION = _table(
+    _event("task.started", execution.TaskStarted),
+    _event("task.completed", execution.TaskCompleted),
+    _event("run.created", execution.RunChanged),
+    _event("run.started", execution.RunChanged),
+    _event("run.finished", execution.RunChanged),
+    _event("run.progress", execution.RunProgress),
+    _event("schema.observed", execution.SchemaObserved),
+)
+
+ERRORS = _table(
+    _event("task.failed", execution.TaskFailed),
+    _event("error.raised", execution.ErrorRaised),
+)
+
+TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | ERRORS
+"""Every type that this release knows."""
+
+
+def is_known(record: Record) -> bool:
+    """Whether this release can read it; what it cannot is kept on the log and skipped."""
+    known = TYPES.get(record.type)
+    return known is not None and known.kind == record.kind and record.version <= known.version
+
+
+def current(record: Record) -> Record:
+    """The record with its payload at today's version; as it is where the type is unknown."""
+    known = TYPES.get(record.type)
+    if known is None or record.version >= known.version:
+        return record
+    payload = known.upcast(record.payload, record.version)
+    return record.model_copy(update={"payload": payload, "version": known.version})
+
+
+def body(record: Record) -> Model:
+    """The payload of a known record as its model.
+
+    Raises:
+        InvalidDocument: it does not validate.
+        LogError: this release does not know the type.
+    """
+    if not is_known(record):
+        raise LogError("is no record type of this release", where=record.type, value=record.version)
+    return TYPES[record.type].payload.parse(current(record).payload, where=record.type)
