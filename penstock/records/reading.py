@@ -1,0 +1,48 @@
+"""What every reader of the control topic must do: drop the decisions of superseded brains, and repeated ones.
+
+A brain that lost its lock may still append; the next `brain.started` voids whatever it appends after that. A brain that
+starts again may repeat a decision that its predecessor had made durable; the pair (offset of the cause, index) of each
+agent only ever rises, so a repeat is known by its pair. The state here is part of the reader's position: it is saved in
+the same transaction as what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.records.envelope import Record
+
+__all__ = ["Reading"]
+
+
+class Reading:
+    """Which records count, for a reader that sees all of them in order."""
+
+    def __init__(self, brain: int = -1, pairs: Mapping[str, tuple[int, int]] | None = None) -> None:
+        self.brain = brain
+        self.pairs: dict[str, tuple[int, int]] = dict(pairs or {})
+        self.dropped = 0
+
+    def keep(self, offset: int, record: Record) -> bool:
+        """Whether the record at `offset` counts; call it once for each record, in order."""
+        if record.type == "brain.started":
+            self.brain = offset
+            return True
+        agent = record.agent
+        if agent is None or record.cause is None:
+            return True
+        if record.brain != self.brain or record.cause <= self.pairs.get(agent, (-1, -1)):
+            self.dropped += 1
+            return False
+        self.pairs[agent] = record.cause
+        return True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as builtins, for the reader's position."""
+        return {"brain": self.brain, "pairs": {agent: list(pair) for agent, pair in self.pairs.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Reading:
+        """The state that `to_dict` gave."""
+        return cls(data["brain"], {agent: (pair[0], pair[1]) for agent, pair in data["pairs"].items()})
