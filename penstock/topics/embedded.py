@@ -1,0 +1,312 @@
+"""The PostgreSQL that comes along: started when first needed, shared by every process, stopped by the last one out.
+
+What can be believed after a kill -9 is a lock, not a pid file: the server itself holds a `flock` on a descriptor that
+it inherits, so a free lock means that no process of it lives and what it left behind may be cleared away. `pg_ctl
+status` and pid files lie. Whether it answers is asked by a connection.
+
+The server runs as an unprivileged user, speaks through a Unix socket only, and no permission of any folder above its
+home is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import psycopg
+from psycopg import conninfo, pq, sql
+
+from penstock import postgres
+from penstock.errors import OutOfSpace, Unavailable
+from penstock.topics.binaries import copied, wheel_programs
+from penstock.topics.place import Account, Place, account_for, place_for
+
+__all__ = ["EmbeddedServer"]
+
+USER: Final = "penstock"
+PATIENCE: Final = 60.0
+"""Seconds that a start or stop may take before it is an error."""
+
+CONFIGURATION: Final = MappingProxyType(
+    {
+        "listen_addresses": "",
+        "unix_socket_permissions": "0700",
+        "max_connections": "60",
+        "shared_buffers": "16MB",
+        "max_wal_size": "256MB",
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "autovacuum": "on",
+        "autovacuum_max_workers": "1",
+        "autovacuum_worker_slots": "1",
+        "max_worker_processes": "2",
+        "max_parallel_workers": "0",
+        "max_logical_replication_workers": "0",
+        "io_method": "sync",
+        "jit": "off",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "log_checkpoints": "off",
+    }
+)
+
+
+class EmbeddedServer:
+    """The server whose data live at `home`.
+
+    Any number of objects, threads and processes may name the same home; they share one server. `user` is the account
+    that the server gets when this process is root (by default the owner of the data, or of the folder that holds the
+    home, or `nobody`); without root it is always the caller's own. `configuration` overrides the server's settings.
+
+    Where that account cannot reach `home` (below a folder of mode 0700, say), the data live under
+    /var/lib/penstock instead and `home` holds a file, MOVED, that says where.
+    """
+
+    def __init__(
+        self, home: Path, user: str | None = None, *, configuration: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.home = home.absolute()
+        self._user = user
+        self._configuration = {**CONFIGURATION, **configuration}
+        self._leases: list[int] = []
+        self._guard = threading.Lock()
+        self._found: tuple[Account, Place, Path] | None = None
+
+    def ensure(self) -> None:
+        """Start the server, or find that it runs; returns once it answers.
+
+        Recovers by itself from whatever a kill -9 or a crash left. Raises Unavailable, OutOfSpace or AccessDenied.
+        """
+        with self._start_lock():
+            self._start()
+
+    def acquire(self) -> None:
+        """`ensure`, and keep the server running until `release`, or the end of this process."""
+        with self._start_lock():
+            self._start()
+            users = self._open("users")
+            fcntl.flock(users, fcntl.LOCK_SH)
+            self._leases.append(users)
+
+    def release(self) -> None:
+        """Give one lease back; the last one out of all processes stops the server."""
+        with self._start_lock():
+            os.close(self._leases.pop())
+            if self._unused():
+                self._stop()
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """`acquire` and `release` around a block."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def stop(self) -> None:
+        """Stop the server at once, whoever uses it; open transactions are rolled back."""
+        with self._start_lock():
+            self._stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, or None when no server runs."""
+        alive = self._alive()
+        if alive is not None:
+            os.close(alive)
+            return None
+        return self._pid()
+
+    def dsn(self, database: str) -> str:
+        """The conninfo of a database of this server (see `create_database`)."""
+        place = self._where()[1]
+        return conninfo.make_conninfo("", host=str(place.socket), user=USER, dbname=database)
+
+    def create_database(self, name: str, *, template: str | None = None) -> None:
+        """Create the database unless it is there."""
+        with postgres.connect(self.dsn("postgres"), "penstock:embedded") as session:
+            if session.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+                return
+            statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+            if template:
+                statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+            try:
+                session.execute(statement)
+            except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                return  # another process was faster
+            except psycopg.Error as error:
+                raise postgres.translated(error, where=f"database {name}") from error
+
+    # -- starting: all of it under the start lock --
+
+    def _start(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while (alive := self._alive()) is None:
+            if self._answers():
+                return
+            if time.monotonic() > deadline:
+                hint = f"see {self._log}; end the processes that hold {self._where()[1].root / 'alive'}"
+                raise Unavailable("a server process lives but does not answer", where=str(self.home), hint=hint)
+            time.sleep(0.02)
+        try:
+            self._begin(alive)
+        finally:
+            os.close(alive)
+
+    def _begin(self, alive: int) -> None:
+        _, place, programs = self._where()
+        self._shorten_log()
+        if not place.data.exists():
+            self._initialise(alive)
+        self._configure()
+        for left in (place.data / "postmaster.pid", place.socket / ".s.PGSQL.5432", place.socket / ".s.PGSQL.5432.lock"):
+            left.unlink(missing_ok=True)
+        command = [programs / "pg_ctl", "-w", "-t", int(PATIENCE), "-o", f"-k {place.socket}", "start"]
+        self._run(command, "the embedded PostgreSQL does not start", keep=alive, PGDATA=str(place.data))
+        with postgres.connect(self.dsn("postgres"), "penstock:embedded") as session:
+            session.execute("SELECT 1")
+
+    def _initialise(self, alive: int) -> None:
+        """Make the data in a folder beside, then name it: data that are there are whole."""
+        account, place, programs = self._where()
+        fresh = place.root / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        options = ("-U", USER, "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8")
+        self._run(
+            [programs / "initdb", "-D", fresh, *options], "the embedded PostgreSQL cannot make its data", keep=alive
+        )
+        account.own(fresh)
+        fresh.rename(place.data)
+
+    def _configure(self) -> None:
+        """Write our settings as a file that postgresql.conf includes last; what `ALTER SYSTEM` set still wins."""
+        account, place, _ = self._where()
+        ours = place.data / "penstock.conf"
+        ours.write_text("".join(f"{name} = '{value}'\n" for name, value in self._configuration.items()))
+        account.own(ours)
+        main = place.data / "postgresql.conf"
+        include = "include = 'penstock.conf'\n"
+        if not main.read_text().endswith(include):
+            with main.open("a") as file:
+                file.write(include)
+
+    def _run(self, command: Sequence[object], problem: str, *, keep: int, **environment: str) -> None:
+        """Run a program of the wheel as the server's account; its output goes to a file, for the server inherits it."""
+        account, place, _ = self._where()
+        try:
+            before = self._log.stat().st_size if self._log.exists() else 0
+            with os.fdopen(self._open("server.log", os.O_APPEND), "ab") as log:
+                done = subprocess.run(  # noqa: S603 - programs of the wheel, arguments of ours
+                    [str(part) for part in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=place.root,
+                    env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", **environment},
+                    timeout=PATIENCE + 10,
+                    pass_fds=(keep,),
+                    check=False,
+                    **account.options(),
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unavailable(problem, where=str(self.home), hint=str(error)) from error
+        if done.returncode:
+            raise self._failure(problem, before)
+
+    def _failure(self, problem: str, before: int) -> Unavailable:
+        said = self._log.read_bytes()[before:].decode(errors="replace")
+        if "No space left on device" in said or "Disk quota exceeded" in said:
+            return OutOfSpace(problem, where=str(self.home), hint="the disk is full: free some space, then try again")
+        telling = [line for line in said.splitlines() if "FATAL" in line or "rror" in line] or said.splitlines()[-3:]
+        return Unavailable(problem, where=str(self.home), hint=f"{' '.join(telling)[:500]} (see {self._log})")
+
+    # -- stopping --
+
+    def _stop(self) -> None:
+        deadline, asked = time.monotonic() + PATIENCE, False
+        while (alive := self._alive()) is None:
+            if not asked and self._answers():  # so the pid in its file is the one that answers
+                pid = self._pid()
+                if pid is not None:
+                    os.kill(pid, signal.SIGINT)
+                    asked = True
+            if time.monotonic() > deadline:
+                raise Unavailable("the embedded PostgreSQL does not stop", where=str(self.home), hint=f"see {self._log}")
+            time.sleep(0.01)
+        os.close(alive)
+
+    def _unused(self) -> bool:
+        users = self._open("users")
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(users)
+        return True
+
+    # -- what is --
+
+    def _where(self) -> tuple[Account, Place, Path]:
+        if self._found is None:
+            account = account_for(self.home, self._user)
+            place = place_for(self.home, account)
+            programs = wheel_programs()
+            if not account.can_run(programs / "postgres"):
+                programs = copied(place.root)
+            self._found = (account, place, programs)
+        return self._found
+
+    @property
+    def _log(self) -> Path:
+        return self._where()[1].root / "server.log"
+
+    @contextlib.contextmanager
+    def _start_lock(self) -> Iterator[None]:
+        with self._guard:
+            lock = self._open("lock")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(lock)
+
+    def _alive(self) -> int | None:
+        """The lock that the server holds while any process of it lives, taken; None if it is the server's."""
+        alive = self._open("alive")
+        try:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(alive)
+            return None
+        return alive
+
+    def _open(self, name: str, flags: int = 0) -> int:
+        account, place, _ = self._where()
+        return account.open(place.root / name, flags | os.O_RDWR | os.O_CREAT)
+
+    def _answers(self) -> bool:
+        return pq.PGconn.ping(self.dsn("postgres").encode()) == pq.Ping.OK
+
+    def _pid(self) -> int | None:
+        try:
+            return int((self._where()[1].data / "postmaster.pid").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _shorten_log(self) -> None:
+        if self._log.exists() and self._log.stat().st_size > 4 * 1024 * 1024:
+            self._log.replace(self._log.with_suffix(".log.1"))

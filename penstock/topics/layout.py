@@ -1,0 +1,118 @@
+"""The tables of the log on PostgreSQL, made when a topic is created."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from penstock.errors import LogError
+from penstock.topics.table import Topic
+
+__all__ = ["COUNTERS", "SCHEMA", "SEGMENTS", "add_segment", "create_topic", "segment_of", "table_of"]
+
+SCHEMA: Final = "topics"
+COUNTERS: Final = sql.Identifier(SCHEMA, "_counters")
+SEGMENTS: Final = sql.Identifier(SCHEMA, "_segments")
+
+_TABLES: Final = sql.SQL(
+    """
+    CREATE SCHEMA IF NOT EXISTS {schema};
+    CREATE TABLE IF NOT EXISTS {counters} (
+        topic text NOT NULL,
+        part integer NOT NULL,
+        start bigint NOT NULL DEFAULT 0,
+        next bigint NOT NULL DEFAULT 0,
+        segment integer NOT NULL DEFAULT 0,
+        high timestamptz,
+        newest timestamptz,
+        since timestamptz,
+        bytes bigint NOT NULL DEFAULT 0,
+        PRIMARY KEY (topic, part)
+    ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+    COMMENT ON TABLE {counters} IS 'next: the next offset; start: the first kept; high: the highest time ever;'
+        ' newest, since, bytes: of the open segment';
+    CREATE TABLE IF NOT EXISTS {segments} (
+        topic text NOT NULL,
+        segment integer NOT NULL,
+        ends bigint[] NOT NULL,
+        newest timestamptz NOT NULL,
+        bytes bigint NOT NULL,
+        PRIMARY KEY (topic, segment)
+    );
+    COMMENT ON TABLE {segments} IS 'closed segments; ends: the offset after the last, for each partition'
+    """
+)
+_BATCHES: Final = sql.SQL(
+    """
+    CREATE TABLE IF NOT EXISTS {table} (
+        segment integer NOT NULL,
+        part integer NOT NULL,
+        first bigint NOT NULL,
+        count integer NOT NULL,
+        size integer NOT NULL,
+        high timestamptz NOT NULL,
+        body bytea STORAGE EXTERNAL NOT NULL,
+        PRIMARY KEY ({key})
+    ) {how};
+    CREATE INDEX IF NOT EXISTS {by_time} ON {table} (part, high, first)
+    """
+)
+
+
+def table_of(topic: Topic) -> sql.Identifier:
+    """The table of a topic's batches."""
+    return sql.Identifier(SCHEMA, topic.name)
+
+
+def segment_of(topic: Topic, segment: int) -> sql.Identifier:
+    """The table of one segment of a trimmed topic."""
+    return sql.Identifier(SCHEMA, f"{topic.name}/{segment}")
+
+
+def create_topic(session: psycopg.Connection, topic: Topic) -> None:
+    """Make the topic's tables and counters, in the caller's transaction; raises LogError if they differ."""
+    session.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{SCHEMA}:create"])
+    if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._segments"]).fetchone()[0]:  # type: ignore[index]
+        session.execute(_TABLES.format(schema=sql.Identifier(SCHEMA), counters=COUNTERS, segments=SEGMENTS))
+    found = session.execute(sql.SQL("SELECT count(*) FROM {} WHERE topic = %s").format(COUNTERS), [topic.name])
+    partitions = (found.fetchone() or (0,))[0]
+    if partitions:
+        _compare(session, topic, partitions)
+    else:
+        _make(session, topic)
+
+
+def _make(session: psycopg.Connection, topic: Topic) -> None:
+    key = "segment, part, first" if topic.trimmed else "part, first"
+    how = "PARTITION BY RANGE (segment)" if topic.trimmed else ""
+    by_time = sql.Identifier(f"{topic.name}/time")
+    session.execute(_BATCHES.format(table=table_of(topic), key=sql.SQL(key), how=sql.SQL(how), by_time=by_time))
+    if topic.trimmed:
+        add_segment(session, topic, 0)
+    counters = sql.SQL("INSERT INTO {} (topic, part) SELECT %s, generate_series(0, %s)").format(COUNTERS)
+    session.execute(counters, [topic.name, topic.partitions - 1])
+
+
+def add_segment(session: psycopg.Connection, topic: Topic, segment: int) -> None:
+    """Add the table of one more segment."""
+    session.execute(
+        sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
+            segment_of(topic, segment), table_of(topic), sql.Literal(segment), sql.Literal(segment + 1)
+        )
+    )
+
+
+def _compare(session: psycopg.Connection, topic: Topic, partitions: int) -> None:
+    kind = session.execute("SELECT relkind = 'p' FROM pg_class WHERE oid = %s::regclass", [_quoted(topic)]).fetchone()
+    if partitions != topic.partitions:
+        hint = f"keep {partitions}, or copy it to a new topic"
+        raise LogError("the topic has other partitions", where=topic.name, value=topic.partitions, hint=hint)
+    if kind is not None and kind[0] != topic.trimmed:
+        hint = "copy it to a new topic"
+        raise LogError("a topic kept for good cannot become a trimmed one or back", where=topic.name, hint=hint)
+
+
+def _quoted(topic: Topic) -> str:
+    return f'{SCHEMA}."{topic.name}"'

@@ -1,0 +1,305 @@
+"""The topic log on PostgreSQL: a row for each appended batch, in one database of the log's own.
+
+Each partition has a row of counters. An append reserves its offsets by ``UPDATE … RETURNING`` in the very statement
+that inserts the batch: the row's lock makes offsets become visible in their order, and a rollback leaves no gap. A
+trimmed topic is a table partitioned by segment, and the counters say which segment is open; trimming rolls to a new
+segment and drops whole old ones, for deleting rows would leave the table to the vacuum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Final, LiteralString, Self, cast
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from penstock import postgres
+from penstock.errors import LogError, PenstockError, Unavailable
+from penstock.topics import retention
+from penstock.topics.layout import COUNTERS, SCHEMA, create_topic, table_of
+from penstock.topics.log import Message, Stored
+from penstock.topics.partitioner import partition_of
+from penstock.topics.table import Topic
+
+__all__ = ["PostgresLog"]
+
+APPEND_BYTES: Final = 256 * 1024 * 1024
+"""The most that one partition's part of one append may hold."""
+READ_BYTES: Final = 32 * 1024 * 1024
+"""About the most that one read fetches."""
+POLL_SECONDS: Final = 1.0
+"""How often a waiting reader looks although no hint came."""
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(list[Message]).decode
+
+_APPEND: Final = """
+    WITH head AS (
+        UPDATE {counters}
+        SET next = next + %(count)s, newest = greatest(newest, %(at)s), high = greatest(high, %(at)s),
+            since = least(since, %(first_at)s), bytes = bytes + %(size)s
+        WHERE topic = %(topic)s AND part = %(part)s
+        RETURNING next - %(count)s AS first, segment, high
+    )
+    INSERT INTO {table} (segment, part, first, count, size, high, body)
+    SELECT segment, %(part)s, first, %(count)s, %(size)s, high, %(body)b FROM head
+    RETURNING first, pg_notify(%(channel)s, '')
+"""
+_READ: Final = """
+    SELECT head.start, batch.first, batch.body
+    FROM {counters} AS head LEFT JOIN LATERAL (
+        SELECT first, body, sum(size) OVER (ORDER BY first ROWS UNBOUNDED PRECEDING) - size AS before
+        FROM {table}
+        WHERE part = %(part)s AND first < %(upto)s AND first >= coalesce(
+            (SELECT first FROM {table} WHERE part = %(part)s AND first <= %(offset)s ORDER BY first DESC LIMIT 1), 0)
+    ) AS batch ON batch.before < %(bytes)s
+    WHERE head.topic = %(topic)s AND head.part = %(part)s
+    ORDER BY batch.first
+"""
+_SEEK: Final = """
+    SELECT first, body FROM {table} WHERE part = %(part)s AND high >= %(at)s ORDER BY high, first LIMIT 1
+"""
+_HOLDER: Final = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND classid::bigint << 32 | objid::bigint = %s)
+"""
+
+
+class PostgresLog:
+    """A TopicLog in the database at `dsn`.
+
+    Two sessions at most: one appends, reads and holds the locks, the other (made by the first `wait`) listens. When
+    the first is lost this object stays unusable, because its locks are lost with it: make a new one. An append that
+    was under way then may or may not have been taken; `TopicLog` says what a caller does about it.
+    """
+
+    def __init__(self, dsn: str, *, name: str = "log") -> None:
+        self._dsn, self._name = dsn, name
+        self._where = f"topic log {postgres.place(dsn)}"
+        self._session = postgres.connect(dsn, f"penstock:{name}")
+        self._ears: psycopg.Connection | None = None
+        self._heard: set[str] = set()
+        self._turn = itertools.count()
+        self._statements: dict[tuple[str, str], sql.Composed] = {}
+        with self._talking():
+            self._session.execute("SET synchronous_commit = on")
+
+    def create(self, topic: Topic) -> None:
+        """See TopicLog. Raises LogError if the topic is there with other partitions or another way of keeping."""
+        with self._talking(), self._session.transaction():
+            create_topic(self._session, topic)
+
+    def append(
+        self, topic: Topic, messages: Sequence[Message], *, partition: int | None = None
+    ) -> list[tuple[int, int]]:
+        """See TopicLog. One statement and one row for each partition, all of a call in one transaction."""
+        if partition is not None or topic.partitions == 1:
+            parts = {_checked(topic, partition or 0): list(messages)} if messages else {}
+            first = self._append(topic, parts)
+            return [(part, first[part] + n) for part, batch in parts.items() for n in range(len(batch))]
+        loose = next(self._turn) % topic.partitions
+        places = [loose if m.key is None else partition_of(m.key, topic.partitions) for m in messages]
+        parts = {}
+        for part, message in sorted(zip(places, messages, strict=True), key=lambda pair: pair[0]):
+            parts.setdefault(part, []).append(message)
+        following = self._append(topic, parts)
+        placed = []
+        for part in places:
+            placed.append((part, following[part]))
+            following[part] += 1
+        return placed
+
+    def _append(self, topic: Topic, parts: dict[int, list[Message]]) -> dict[int, int]:
+        rows = {part: _row(topic, part, batch) for part, batch in parts.items()}
+        statement = self._statement(_APPEND, topic)
+        first = {}
+        with self._talking(), self._session.transaction() if len(rows) > 1 else contextlib.nullcontext():
+            for part, row in rows.items():
+                done = self._session.execute(statement, row).fetchone()
+                first[part] = int(done[0]) if done else self._missing(topic)
+        return first
+
+    def read(self, topic: Topic, partition: int, offset: int, limit: int) -> list[Stored]:
+        """See TopicLog. Fetches about 32 MB at most, and always one batch."""
+        statement = self._statement(_READ, topic)
+        values = {
+            "topic": topic.name,
+            "part": _checked(topic, partition),
+            "offset": offset,
+            "upto": offset + limit,
+            "bytes": READ_BYTES,
+        }
+        with self._talking():
+            rows = self._session.execute(statement, values, binary=True).fetchall()
+        if not rows:
+            self._missing(topic)
+        if offset < rows[0][0]:
+            hint = f"read from {rows[0][0]} on"
+            raise LogError("trimmed away", where=f"{topic.name}/{partition}", value=offset, hint=hint)
+        return [
+            Stored(topic, partition, at, message)
+            for _, first, body in rows
+            if first is not None
+            for at, message in enumerate(_decode(body), first)
+            if offset <= at < offset + limit
+        ]
+
+    def begin(self, topic: Topic, partition: int) -> int:
+        """See TopicLog."""
+        return self._counter(self._session, topic, partition)[0]
+
+    def end(self, topic: Topic, partition: int) -> int:
+        """See TopicLog."""
+        return self._counter(self._session, topic, partition)[1]
+
+    def seek_time(self, topic: Topic, partition: int, at: datetime) -> int:
+        """See TopicLog. Times need not grow with the offsets: each batch keeps the highest up to it."""
+        statement = self._statement(_SEEK, topic)
+        with self._talking():
+            found = self._session.execute(
+                statement, {"part": _checked(topic, partition), "at": at}, binary=True
+            ).fetchone()
+        if found is None:
+            return self.end(topic, partition)
+        late = (n for n, message in enumerate(_decode(found[1])) if message.at >= at)
+        return int(found[0]) + next(late, 0)
+
+    def trim(self, topic: Topic, now: datetime) -> None:
+        """See TopicLog. Gives up quietly, to be asked again, when a long statement of somebody holds the table."""
+        if topic.trimmed:
+            with self._talking(), contextlib.suppress(psycopg.errors.LockNotAvailable), self._session.transaction():
+                retention.trim(self._session, topic, now)
+
+    def wait(self, topic: Topic, partition: int, offset: int, timeout: float) -> bool:
+        """See TopicLog. Woken by NOTIFY, which is only a hint; looks once a second all the same."""
+        deadline = time.monotonic() + timeout
+        with self._talking():
+            ears = self._listening(topic, partition)
+            while self._counter(ears, topic, partition)[1] <= offset:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                for _ in ears.notifies(timeout=min(left, POLL_SECONDS), stop_after=1):
+                    pass
+        return True
+
+    def lock(self, name: str, *, wait: bool) -> bool:
+        """Take the lock of that name for as long as this object's session lives; False if it is taken and not `wait`.
+
+        It is held by the very session that appends: whoever loses the lock can no longer append.
+        """
+        call = "SELECT pg_advisory_lock(%s) IS NOT NULL" if wait else "SELECT pg_try_advisory_lock(%s)"
+        with self._talking():
+            taken = self._session.execute(call, [_number(name)]).fetchone()
+        return bool(taken and taken[0])
+
+    def unlock(self, name: str) -> None:
+        """Give the lock back before the session ends; nothing happens if it is not held."""
+        with self._talking():
+            self._session.execute("SELECT pg_advisory_unlock(%s)", [_number(name)])
+
+    def holder(self, name: str) -> bool:
+        """Whether some session holds the lock of that name."""
+        with self._talking():
+            found = self._session.execute(_HOLDER, [_number(name)]).fetchone()
+        return bool(found and found[0])
+
+    def close(self) -> None:
+        """See TopicLog. Locks are given back with it."""
+        for session in (self._session, self._ears):
+            if session is not None:
+                session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    # -- inside --
+
+    @contextlib.contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.errors.UndefinedTable as error:
+            raise self._unknown("no such topic") from error
+        except psycopg.Error as error:
+            found = postgres.translated(error, where=self._where)
+            if self._session.closed and not isinstance(found, Unavailable):
+                raise Unavailable("the session was lost", where=self._where, hint="connect again") from error
+            raise found from error
+
+    def _statement(self, text: str, topic: Topic) -> sql.Composed:
+        key = (text, topic.name)
+        if key not in self._statements:
+            composed = sql.SQL(cast(LiteralString, text)).format(counters=COUNTERS, table=table_of(topic))
+            self._statements[key] = composed
+        return self._statements[key]
+
+    def _counter(self, session: psycopg.Connection, topic: Topic, partition: int) -> tuple[int, int]:
+        statement = self._statement("SELECT start, next FROM {counters} WHERE topic = %s AND part = %s", topic)
+        with self._talking():
+            found = session.execute(statement, [topic.name, _checked(topic, partition)]).fetchone()
+        return (found[0], found[1]) if found else (self._missing(topic), 0)
+
+    def _listening(self, topic: Topic, partition: int) -> psycopg.Connection:
+        if self._ears is None:
+            self._ears = postgres.connect(self._dsn, f"penstock:{self._name}:ears")
+        channel = _channel(topic, partition)
+        if channel not in self._heard:
+            self._ears.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            self._heard.add(channel)
+        return self._ears
+
+    def _missing(self, topic: Topic) -> int:
+        raise self._unknown(f"no such topic: {topic.name}")
+
+    def _unknown(self, what: str) -> PenstockError:
+        return LogError(what, where=self._where, hint="create it first")
+
+
+def _row(topic: Topic, part: int, batch: list[Message]) -> dict[str, object]:
+    body = _encode(batch)
+    if len(body) > APPEND_BYTES:
+        hint = f"append at most {APPEND_BYTES} bytes at once"
+        raise LogError("too much for one append", where=f"{topic.name}/{part}", value=len(body), hint=hint)
+    times = [message.at for message in batch]
+    return {
+        "topic": topic.name,
+        "part": part,
+        "count": len(batch),
+        "size": len(body),
+        "at": max(times),
+        "first_at": min(times),
+        "body": body,
+        "channel": _channel(topic, part),
+    }
+
+
+def _checked(topic: Topic, partition: int) -> int:
+    if not 0 <= partition < topic.partitions:
+        raise LogError("no such partition", where=topic.name, value=partition, hint=f"it has {topic.partitions}")
+    return partition
+
+
+def _channel(topic: Topic, partition: int) -> str:
+    return f"{SCHEMA}:{topic.name}/{partition}"
+
+
+def _number(name: str) -> int:
+    """A lock's number: 63 bits of a digest, so that no other program's advisory locks are met by chance."""
+    return int.from_bytes(hashlib.sha256(f"penstock:{name}".encode()).digest()[:8]) >> 1
