@@ -1,0 +1,135 @@
+"""Settings: the environment over `penstock.toml` over defaults, as one frozen object that is handed down."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from psycopg import ProgrammingError, conninfo
+
+from penstock.errors import SettingsError, did_you_mean
+
+__all__ = ["FILE", "PREFIX", "Settings", "load"]
+
+FILE = "penstock.toml"
+PREFIX = "PENSTOCK_"
+_CHOSEN_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may be set, each as ``PENSTOCK_<NAME>`` or as a key of `penstock.toml`.
+
+    Attributes:
+        project: the project's folder; relative paths start there.
+        home: where the embedded server, run logs and results live (default ``<project>/.penstock``).
+        database_url: PostgreSQL 15 or newer for the catalog; empty = the embedded server.
+        log_url: PostgreSQL 15 or newer for the topics; empty = database ``<catalog's>_log`` on the catalog's server.
+        slots: batch runs at once on one worker; 0 = the number of cores.
+        host: the address that health and readiness are told on.
+        port: … and its port; 0 = a free one.
+    """
+
+    project: Path
+    home: Path
+    database_url: str = ""
+    log_url: str = ""
+    slots: int = 0
+    host: str = "127.0.0.1"
+    port: int = 8088
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded server carries catalog and topics."""
+        return not self.database_url
+
+    @property
+    def parallel(self) -> int:
+        """Batch runs at once on one worker."""
+        return self.slots or os.cpu_count() or 1
+
+    @property
+    def secrets(self) -> Path:
+        """The project's own folder of secret files."""
+        return self.project / "secrets"
+
+    def shown(self) -> dict[str, str]:
+        """Every setting as text, passwords hidden."""
+        return {f.name: _shown(f.name, getattr(self, f.name)) for f in fields(self)}
+
+
+def load(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of the project in `project`, else of ``PENSTOCK_PROJECT``, else of the working directory.
+
+    Raises:
+        SettingsError: an unknown name, a value of another type, a file that is no TOML.
+    """
+    env = os.environ if environ is None else environ
+    folder = (project or Path(env.get("PENSTOCK_PROJECT") or ".")).expanduser().resolve()
+    values = _from_file(folder / FILE) | _from_environment(env)
+    home = Path(values.pop("home", folder / ".penstock")).expanduser()
+    for name in ("database_url", "log_url"):
+        _check_dsn(name, values.get(name, ""))
+    if values.get("log_url") and not values.get("database_url"):
+        raise SettingsError("`log_url` is set without `database_url`", where=FILE, hint="set both, or neither")
+    return Settings(project=folder, home=home if home.is_absolute() else folder / home, **values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot be read: {error}", where=str(path), hint="see `penstock settings`") from error
+    return {name: _value(name, value, f"{path}: {name}") for name, value in data.items()}
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for variable, text in env.items():
+        if not variable.startswith(PREFIX) or variable.startswith("PENSTOCK_SECRET_") or variable in _CHOSEN_ELSEWHERE:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        found[name] = _value(name, text, variable)
+    return found
+
+
+def _value(name: str, value: object, where: str) -> Any:
+    known = {f.name: f.type for f in fields(Settings) if f.name != "project"}
+    if name not in known:
+        raise SettingsError("is no setting", where=where, hint=did_you_mean(name, known) or "see `penstock settings`")
+    if known[name] == "int":
+        return _whole(value, where)
+    if not isinstance(value, str):
+        raise SettingsError("must be text", where=where, value=value)
+    return value
+
+
+def _whole(value: object, where: str) -> int:
+    try:
+        number = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 65535:
+        raise SettingsError("must be a whole number from 0 to 65535", where=where, value=value)
+    return number
+
+
+def _check_dsn(name: str, dsn: str) -> None:
+    try:
+        conninfo.conninfo_to_dict(dsn)
+    except ProgrammingError as error:
+        hint = "write postgresql://USER@HOST/DATABASE"
+        raise SettingsError("is no PostgreSQL connection string", where=f"{PREFIX}{name.upper()}", hint=hint) from error
+
+
+def _shown(name: str, value: object) -> str:
+    if name.endswith("_url") and value:
+        parts = conninfo.conninfo_to_dict(str(value))
+        return conninfo.make_conninfo(**{k: "***" if k == "password" else v for k, v in parts.items()})
+    return str(value)
