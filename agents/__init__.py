@@ -1,1 +1,1 @@
-"""What decides: pure functions over records, and the one adapter that runs them in a flow. Nothing here does I/O."""
+"""Agents: pure functions over the control topic, the fold that runs them, and the one adapter to Bytewax."""

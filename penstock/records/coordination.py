@@ -114,9 +114,12 @@ class TaskEnded(Model):
     """``task.closed`` (no attempt of it is open any more) and ``task.cancelled`` (its worker must stop it)."""
 
     task: str
+    kind: str
+    pipeline: Name
+    run: str | None = None
     attempt: int
     worker: str | None = None
-    status: str = "completed"
+    status: str
     reason: str | None = None
 
 

@@ -1,0 +1,185 @@
+"""The fold: one agent, one pass over the log, the same outcome each time.
+
+For each record that counts and is not the agent's own: ``decide`` on the state before it, ``evolve`` by it, ``evolve`` by
+each record of the decision at once. The agent's own records are skipped when they are read back. Up to the last cause
+that it answered on the log it never decides again: it evolves by what is RECORDED, so that other rules, an upgrade or a
+repeat after a crash cannot answer twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from agents.gate import Policies, gate
+from agents.protocol import Agent, Cause, Decision, Draft
+from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy
+from penstock.ids import named_id
+from penstock.models.domain import AgentDecision
+from penstock.records import AGENT, Reading, Record
+
+__all__ = ["FORGET_AFTER", "Fold", "Recorded", "Snapshot", "look_ahead"]
+
+FORGET_AFTER = timedelta(hours=24)
+"""For how long, in the time of the records, a command's id is remembered."""
+
+NEVER = (-1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What an agent's own records on the log say: its last pair, and the records of each decision by cause."""
+
+    last: tuple[int, int] = NEVER
+    by_cause: dict[int, list[Record]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The fold's state before the record at `offset`; valid only for the agent's `rules`. A cache: it may be deleted."""
+
+    agent: str
+    offset: int
+    rules: int
+    state: dict[str, Any]
+
+
+def look_ahead(records: Iterable[tuple[int, Record]], reading: Reading) -> dict[str, Recorded]:
+    """The decisions among `records` that count, by agent; `reading` is the state before the first of them."""
+    found: dict[str, dict[int, list[Record]]] = {}
+    for offset, record in records:
+        agent = record.agent
+        if reading.keep(offset, record) and agent is not None and record.cause is not None:
+            found.setdefault(agent, {}).setdefault(record.cause[0], []).append(record)
+    return {agent: Recorded(reading.pairs[agent], by_cause) for agent, by_cause in found.items()}
+
+
+class Fold:
+    """One agent's pass over the log, for the brain of generation `brain`."""
+
+    def __init__(self, agent: Agent, brain: int, recorded: Recorded | None = None, snapshot: Snapshot | None = None) -> None:
+        self.agent, self.brain = agent, brain
+        self.recorded = recorded or Recorded()
+        self.state = agent.initial()
+        self.policies = Policies()
+        self.reading = Reading()
+        self.seen: dict[str, str] = {}
+        self.next = 0
+        self.emitted = NEVER
+        if snapshot is not None and snapshot.rules == agent.rules:
+            self._restore(snapshot)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        saved = snapshot.state
+        self.state, self.seen, self.next = saved["agent"], dict(saved["seen"]), snapshot.offset
+        self.policies, self.reading = Policies(saved["policies"]), Reading.from_dict(saved["reading"])
+
+    def snapshot(self) -> Snapshot | None:
+        """The state now, or None while a decision of this agent is not yet known to be durable."""
+        if self.emitted > self.reading.pairs.get(self.agent.name, NEVER):
+            return None
+        saved = {
+            "v": 1, "agent": self.state, "seen": dict(self.seen), "policies": dict(self.policies.accepted),
+            "reading": self.reading.to_dict(),
+        }  # fmt: skip
+        return Snapshot(self.agent.name, self.next, self.agent.rules, saved)
+
+    def step(self, offset: int, record: Record) -> list[Record]:
+        """The records of the decision that `record` leads to; [] for none, and for one that is on the log already."""
+        if offset < self.next:
+            return []
+        self.next = offset + 1
+        if not self.reading.keep(offset, record) or record.agent == self.agent.name:
+            return []
+        out = self._answer(Cause(offset, record))
+        if record.type == "policy.accepted":
+            self.policies = self.policies.with_record(record.payload)
+        if out:
+            self.emitted = (offset, len(out) - 1)
+        return out
+
+    def _answer(self, cause: Cause) -> list[Record]:
+        repeated = self._repeated(cause.record)
+        if cause.offset <= self.recorded.last[0]:
+            recorded = self.recorded.by_cause.pop(cause.offset, [])
+            if recorded or not repeated:
+                self._follow(cause, recorded)
+            return []
+        if repeated:
+            return []
+        try:
+            decision = self._decide(cause)
+            out = [] if decision is None else self._records(cause, decision)
+            self._follow(cause, out)
+        except Exception as error:  # noqa: BLE001 - an agent's fault is a record; the fold goes on
+            return [self._fault(cause, error)]
+        return out
+
+    def _decide(self, cause: Cause) -> Decision | None:
+        """The agent's decision as the policy lets it pass, or the refusal of the command that it cannot follow."""
+        decision = None
+        try:
+            decision = self.agent.decide(self.state, cause, self.policies)
+            return None if decision is None else gate(decision, self.policies)
+        except PenstockError as error:
+            if cause.record.kind != "command":
+                raise
+            policy = self.policies.for_labels(dict(decision.labels) if decision else {}).hash
+            return refusal(self.agent, cause, error, policy)
+
+    def _follow(self, cause: Cause, out: list[Record]) -> None:
+        """Evolve by the cause, then by what was decided; by nothing at all where that was a fault."""
+        if any(record.type == "agent.faulted" for record in out):
+            return
+        state = self.agent.evolve(self.state, cause.record)
+        for record in out:
+            state = self.agent.evolve(state, record)
+        self.state = state
+
+    def _records(self, cause: Cause, decision: Decision) -> list[Record]:
+        why = Draft("agent.decided", decision.why.subject, decision.why.to_dict())
+        return [self._record(cause, index, draft) for index, draft in enumerate((why, *decision.effects))]
+
+    def _record(self, cause: Cause, index: int, draft: Draft) -> Record:
+        name = self.agent.name
+        return Record(
+            id=named_id(name, cause.offset, index), type=draft.type, key=draft.key, payload=draft.payload,
+            kind="policy" if draft.type == "policy.accepted" else "event",
+            at=cause.at, actor=AGENT + name, cause=(cause.offset, index), brain=self.brain,
+            correlation=cause.record.correlation or cause.record.id, traceparent=cause.record.traceparent,
+        )  # fmt: skip
+
+    def _fault(self, cause: Cause, error: Exception) -> Record:
+        fault = f"{type(error).__module__}.{type(error).__qualname__}"
+        payload = {"agent": self.agent.name, "fault": fault, "record": cause.record.id}
+        return self._record(cause, 0, Draft("agent.faulted", self.agent.name, payload))
+
+    def _repeated(self, record: Record) -> bool:
+        """Whether `record` is a command that came before; its id is remembered for `FORGET_AFTER`."""
+        if record.kind != "command":
+            return False
+        horizon = record.at - FORGET_AFTER
+        while self.seen and datetime.fromisoformat(next(iter(self.seen.values()))) < horizon:
+            del self.seen[next(iter(self.seen))]
+        known = record.id in self.seen
+        self.seen.setdefault(record.id, record.at.isoformat())
+        return known
+
+
+def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> Decision:
+    """The decision not to follow a command, and its answer."""
+    issues = [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
+    what = error.what if error.where is None else f"{error.where}: {error.what}"
+    payload: dict[str, Any] = {"command": cause.record.id, "code": error.code, "what": what, "issues": issues}
+    payload |= {"exit_code": error.exit_code} | ({"hint": error.hint} if error.hint else {})
+    why = AgentDecision(
+        agent=agent.name, rules=agent.rules, action=cause.type.partition(".")[2], subject=cause.record.key or cause.type,
+        reason=what, outcome="refused", policy=policy, inputs=_inputs(error),
+    )  # fmt: skip
+    return Decision(why, (Draft("command.refused", cause.record.id, payload),), asked=cause.record.id)
+
+
+def _inputs(error: PenstockError) -> Mapping[str, Any]:
+    return {"code": error.code, "by_policy": isinstance(error, RefusedByPolicy)}

@@ -1,0 +1,71 @@
+"""Which task goes to which worker next: first by priority, then by place; a task is passed over only where it cannot run.
+
+There is one queue for each kind of task. A worker takes the kinds that it named when it joined.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from agents.protocol import Draft, State
+from penstock.models.policy import OrchestratorPolicy
+
+__all__ = ["assignments", "free_slots", "waiting"]
+
+
+def waiting(state: State) -> list[dict[str, Any]]:
+    """The tasks that wait for a worker, in the order in which they are to go."""
+    ready = [task for task in state["tasks"].values() if task["status"] == "queued" and not _held(state, task)]
+    return sorted(ready, key=lambda task: (-task["priority"], task["order"]))
+
+
+def free_slots(state: State) -> dict[str, int]:
+    """How many more tasks each worker takes."""
+    busy = Counter(task["worker"] for task in state["tasks"].values() if task["status"] == "assigned")
+    return {name: worker["slots"] - busy[name] for name, worker in state["workers"].items()}
+
+
+def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
+    """Give each waiting task that may run to the worker with most room (the first by name among equals)."""
+    free = free_slots(state)
+    running = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] == "pipeline"]
+    used = Counter(connection for task in running for connection in connections_of(task))
+    count, out = len(running), []
+    for task in waiting(state):
+        mine = connections_of(task)
+        is_run = task["kind"] == "pipeline"
+        if is_run and (count >= limits.max_running or any(used[name] >= limits.per_connection for name in mine)):
+            continue
+        able = [name for name, slots in free.items() if slots > 0 and task["kind"] in state["workers"][name]["kinds"]]
+        if not able:
+            continue
+        worker = min(able, key=lambda name: (-free[name], name))
+        free[worker] -= 1
+        if is_run:
+            count, used = count + 1, used + Counter(mine)
+        out.append(_assigned(state, task, worker))
+    return tuple(out)
+
+
+def connections_of(task: dict[str, Any]) -> set[str]:
+    """The connections that a task uses."""
+    spec = task["spec"]["spec"]
+    return {spec["source"]["connection"], spec["sink"]["connection"]}
+
+
+def _held(state: State, task: dict[str, Any]) -> bool:
+    return task["kind"] == "pipeline" and state["pipelines"][task["pipeline"]]["status"] != "active"
+
+
+def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
+    pipeline = state["pipelines"][task["pipeline"]]
+    run = state["runs"].get(task["run"], {})
+    connections = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
+    payload = {
+        "task": task["id"], "worker": worker, "attempt": task["attempt"] + 1, "kind": task["kind"],
+        "pipeline": task["pipeline"], "uid": pipeline["uid"], "run": task["run"],
+        "version": task["version"], "full": run.get("full", False), "drop_table": pipeline.get("drop_table", False),
+        "spec": task["spec"], "connections": connections,
+    }  # fmt: skip
+    return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})
