@@ -28,7 +28,6 @@ from penstock.errors import (
 __all__ = ["connect", "place", "translated"]
 
 CONNECT_SECONDS: Final = 10
-_KEEPALIVE: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 
 _BY_STATE: Final[dict[str, tuple[type[PenstockError], str | None]]] = {
     "28P01": (AccessDenied, "check the user and the password"),
@@ -75,7 +74,7 @@ _BY_TEXT: Final[tuple[tuple[tuple[str, ...], type[PenstockError], str], ...]] = 
 def connect(
     dsn: str, application_name: str, *, autocommit: bool = True, timeout: int = CONNECT_SECONDS
 ) -> psycopg.Connection:
-    """A session in UTC and UTF-8 on the database at `dsn` (a libpq conninfo or URL).
+    """A session in UTF-8 on the database at `dsn` (a libpq conninfo or URL).
 
     `timeout` is in seconds, for each host tried. A peer that vanishes is noticed within about a minute. Raises
     Unreachable, AccessDenied, NotFound (no such database), Unavailable or SettingsError (a DSN that cannot be parsed).
@@ -88,7 +87,10 @@ def connect(
             application_name=application_name,
             connect_timeout=timeout,
             client_encoding="utf8",
-            **_KEEPALIVE,
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+            tcp_user_timeout=60_000,
         )
     except psycopg.Error as error:
         raise translated(error, where=where) from error
@@ -110,7 +112,7 @@ def place(dsn: str) -> str:
 
 
 def translated(error: psycopg.Error, *, where: str | None = None) -> PenstockError:
-    """The error of our tree for a driver's: ``raise translated(error, where=…) from error``.
+    """Our error for the driver's, to be raised from it.
 
     Never carries the server's DETAIL, a row's value or a password. `where` is the object or `place`; by default the
     table and column that the server names.

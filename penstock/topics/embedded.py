@@ -29,7 +29,7 @@ from psycopg import conninfo, pq, sql
 from penstock import postgres
 from penstock.errors import OutOfSpace, Unavailable
 from penstock.topics.binaries import copied, wheel_programs
-from penstock.topics.place import Account, Place, account_for, place_for
+from penstock.topics.place import Account, Place, account_for, place_for, system_error
 
 __all__ = ["EmbeddedServer"]
 
@@ -172,7 +172,8 @@ class EmbeddedServer:
         if not place.data.exists():
             self._initialise(alive)
         self._configure()
-        for left in (place.data / "postmaster.pid", place.socket / ".s.PGSQL.5432", place.socket / ".s.PGSQL.5432.lock"):
+        socket = place.socket / ".s.PGSQL.5432"
+        for left in (place.data / "postmaster.pid", socket, socket.with_suffix(".5432.lock")):
             left.unlink(missing_ok=True)
         command = [programs / "pg_ctl", "-w", "-t", int(PATIENCE), "-o", f"-k {place.socket}", "start"]
         self._run(command, "the embedded PostgreSQL does not start", keep=alive, PGDATA=str(place.data))
@@ -209,7 +210,7 @@ class EmbeddedServer:
         try:
             before = self._log.stat().st_size if self._log.exists() else 0
             with os.fdopen(self._open("server.log", os.O_APPEND), "ab") as log:
-                done = subprocess.run(  # noqa: S603 - programs of the wheel, arguments of ours
+                done = subprocess.run(
                     [str(part) for part in command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -244,7 +245,8 @@ class EmbeddedServer:
                     os.kill(pid, signal.SIGINT)
                     asked = True
             if time.monotonic() > deadline:
-                raise Unavailable("the embedded PostgreSQL does not stop", where=str(self.home), hint=f"see {self._log}")
+                hint = f"see {self._log}"
+                raise Unavailable("the embedded PostgreSQL does not stop", where=str(self.home), hint=hint)
             time.sleep(0.01)
         os.close(alive)
 
@@ -276,13 +278,14 @@ class EmbeddedServer:
 
     @contextlib.contextmanager
     def _start_lock(self) -> Iterator[None]:
-        with self._guard:
-            lock = self._open("lock")
+        with self._guard, contextlib.ExitStack() as held:
             try:
+                lock = self._open("lock")
+                held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
-            finally:
-                os.close(lock)
+            except OSError as error:
+                raise system_error(error, self.home) from error
 
     def _alive(self) -> int | None:
         """The lock that the server holds while any process of it lives, taken; None if it is the server's."""

@@ -85,7 +85,7 @@ def create_topic(session: psycopg.Connection, topic: Topic) -> None:
 
 
 def _make(session: psycopg.Connection, topic: Topic) -> None:
-    key = "segment, part, first" if topic.trimmed else "part, first"
+    key = "part, first, segment" if topic.trimmed else "part, first"
     how = "PARTITION BY RANGE (segment)" if topic.trimmed else ""
     by_time = sql.Identifier(f"{topic.name}/time")
     session.execute(_BATCHES.format(table=table_of(topic), key=sql.SQL(key), how=sql.SQL(how), by_time=by_time))

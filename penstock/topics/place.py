@@ -6,6 +6,7 @@ permission is ever changed above our own folders; the data then live elsewhere, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pwd
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
 
-from penstock.errors import AccessDenied, NotFound
+from penstock.errors import AccessDenied, NotFound, OutOfSpace, Unavailable
 
-__all__ = ["Account", "Place", "account_for", "place_for"]
+__all__ = ["Account", "Place", "account_for", "place_for", "system_error"]
 
 ELSEWHERE: Final = Path("/var/lib/penstock")
 POINTER: Final = "MOVED"
@@ -52,24 +53,21 @@ class Account:
 
     def open(self, path: Path, flags: int) -> int:
         """Open a file of ours, private to the account; a link is never followed."""
-        try:
-            file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except PermissionError as error:
-            raise _not_ours(path) from error
+        file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if self.other:
             os.fchown(file, self.uid, self.gid)
         return file
 
     def can_enter(self, folder: Path) -> bool:
         """Whether the account reaches the folder, asked of the system by trying."""
-        return self._tries("cd -- \"$1\"", folder)
+        return self._tries('cd -- "$1"', folder)
 
     def can_run(self, program: Path) -> bool:
         """Whether the account can run the program."""
-        return self._tries("\"$1\" --version", program)
+        return self._tries('"$1" --version', program)
 
     def _tries(self, script: str, path: Path) -> bool:
-        done = subprocess.run(  # noqa: S603 - a fixed script; the path is an argument
+        done = subprocess.run(
             ["/bin/sh", "-c", script, "sh", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -108,12 +106,25 @@ def _owner(home: Path) -> int:
 
 def place_for(home: Path, account: Account) -> Place:
     """The place of a server at `home`, made if needed; raises AccessDenied if it belongs to another account."""
-    root = _reachable(home, account)
-    socket = root / "run"
-    if len(os.fsencode(socket)) > _SOCKET_ROOM or not _PLAIN.fullmatch(str(socket)):
-        socket = Path("/tmp") / f"penstock-{_digest(root)}"  # noqa: S108 - one fixed place; made private below
-    _private(socket, account)
+    try:
+        root = _reachable(home, account)
+        socket = root / "run"
+        if len(os.fsencode(socket)) > _SOCKET_ROOM or not _PLAIN.fullmatch(str(socket)):
+            socket = Path("/tmp") / f"penstock-{_digest(root)}"  # noqa: S108 - one fixed place; made private below
+        _private(socket, account)
+    except OSError as error:
+        raise system_error(error, home) from error
     return Place(root, root / "data", socket)
+
+
+def system_error(error: OSError, home: Path) -> Unavailable:
+    """Our error for the system's, met while working on the files of a server at `home`."""
+    where = str(error.filename or home)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return OutOfSpace("no space for the embedded server's files", where=where, hint="free some space on that disk")
+    if isinstance(error, PermissionError):
+        return _not_ours(Path(where))
+    return Unavailable(f"the embedded server's files cannot be used: {error.strerror}", where=where)
 
 
 def _reachable(home: Path, account: Account) -> Path:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import select
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Final, LiteralString, Self, cast
+from typing import Final, LiteralString, Self
 
 import msgspec
 import psycopg
@@ -64,6 +65,7 @@ _READ: Final = """
     WHERE head.topic = %(topic)s AND head.part = %(part)s
     ORDER BY batch.first
 """
+_COUNTER: Final = "SELECT start, next FROM {counters} WHERE topic = %s AND part = %s"
 _SEEK: Final = """
     SELECT first, body FROM {table} WHERE part = %(part)s AND high >= %(at)s ORDER BY high, first LIMIT 1
 """
@@ -79,19 +81,19 @@ _HOLDER: Final = """
 class PostgresLog:
     """A TopicLog in the database at `dsn`.
 
-    Two sessions at most: one appends, reads and holds the locks, the other (made by the first `wait`) listens. When
-    the first is lost this object stays unusable, because its locks are lost with it: make a new one. An append that
-    was under way then may or may not have been taken; `TopicLog` says what a caller does about it.
+    It is one session, which appends, reads, listens and holds the locks. When that is lost the object stays unusable,
+    because its locks are lost with it: make a new one. An append that was under way then may or may not have been
+    taken; `TopicLog` says what a caller does about it.
     """
 
     def __init__(self, dsn: str, *, name: str = "log") -> None:
-        self._dsn, self._name = dsn, name
         self._where = f"topic log {postgres.place(dsn)}"
         self._session = postgres.connect(dsn, f"penstock:{name}")
-        self._ears: psycopg.Connection | None = None
-        self._heard: set[str] = set()
+        self._session.add_notify_handler(self._hear)
+        self._listened: set[str] = set()
+        self._hint = False
         self._turn = itertools.count()
-        self._statements: dict[tuple[str, str], sql.Composed] = {}
+        self._statements: dict[tuple[str, str], bytes] = {}
         with self._talking():
             self._session.execute("SET synchronous_commit = on")
 
@@ -157,11 +159,11 @@ class PostgresLog:
 
     def begin(self, topic: Topic, partition: int) -> int:
         """See TopicLog."""
-        return self._counter(self._session, topic, partition)[0]
+        return self._counter(topic, partition)[0]
 
     def end(self, topic: Topic, partition: int) -> int:
         """See TopicLog."""
-        return self._counter(self._session, topic, partition)[1]
+        return self._counter(topic, partition)[1]
 
     def seek_time(self, topic: Topic, partition: int, at: datetime) -> int:
         """See TopicLog. Times need not grow with the offsets: each batch keeps the highest up to it."""
@@ -184,15 +186,16 @@ class PostgresLog:
     def wait(self, topic: Topic, partition: int, offset: int, timeout: float) -> bool:
         """See TopicLog. Woken by NOTIFY, which is only a hint; looks once a second all the same."""
         deadline = time.monotonic() + timeout
-        with self._talking():
-            ears = self._listening(topic, partition)
-            while self._counter(ears, topic, partition)[1] <= offset:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                for _ in ears.notifies(timeout=min(left, POLL_SECONDS), stop_after=1):
-                    pass
-        return True
+        self._listen(_channel(topic, partition))
+        while True:
+            self._hint = False
+            if self.end(topic, partition) > offset:
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if not self._hint:  # a hint that came with the answer is no longer on the wire
+                select.select([self._session], [], [], min(left, POLL_SECONDS))
 
     def lock(self, name: str, *, wait: bool) -> bool:
         """Take the lock of that name for as long as this object's session lives; False if it is taken and not `wait`.
@@ -217,9 +220,7 @@ class PostgresLog:
 
     def close(self) -> None:
         """See TopicLog. Locks are given back with it."""
-        for session in (self._session, self._ears):
-            if session is not None:
-                session.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -243,27 +244,27 @@ class PostgresLog:
                 raise Unavailable("the session was lost", where=self._where, hint="connect again") from error
             raise found from error
 
-    def _statement(self, text: str, topic: Topic) -> sql.Composed:
+    def _statement(self, text: LiteralString, topic: Topic) -> bytes:
         key = (text, topic.name)
         if key not in self._statements:
-            composed = sql.SQL(cast(LiteralString, text)).format(counters=COUNTERS, table=table_of(topic))
-            self._statements[key] = composed
+            composed = sql.SQL(text).format(counters=COUNTERS, table=table_of(topic))
+            self._statements[key] = composed.as_bytes(self._session)
         return self._statements[key]
 
-    def _counter(self, session: psycopg.Connection, topic: Topic, partition: int) -> tuple[int, int]:
-        statement = self._statement("SELECT start, next FROM {counters} WHERE topic = %s AND part = %s", topic)
+    def _counter(self, topic: Topic, partition: int) -> tuple[int, int]:
+        statement = self._statement(_COUNTER, topic)
         with self._talking():
-            found = session.execute(statement, [topic.name, _checked(topic, partition)]).fetchone()
+            found = self._session.execute(statement, [topic.name, _checked(topic, partition)]).fetchone()
         return (found[0], found[1]) if found else (self._missing(topic), 0)
 
-    def _listening(self, topic: Topic, partition: int) -> psycopg.Connection:
-        if self._ears is None:
-            self._ears = postgres.connect(self._dsn, f"penstock:{self._name}:ears")
-        channel = _channel(topic, partition)
-        if channel not in self._heard:
-            self._ears.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-            self._heard.add(channel)
-        return self._ears
+    def _listen(self, channel: str) -> None:
+        if channel not in self._listened:
+            with self._talking():
+                self._session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            self._listened.add(channel)
+
+    def _hear(self, _: psycopg.Notify) -> None:
+        self._hint = True
 
     def _missing(self, topic: Topic) -> int:
         raise self._unknown(f"no such topic: {topic.name}")

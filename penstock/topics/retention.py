@@ -1,4 +1,4 @@
-"""Trimming a topic on PostgreSQL: roll to a new segment when the open one is due, drop the closed ones that aged out."""
+"""Trimming a topic on PostgreSQL: roll to a new segment when the open one is due, drop closed ones that aged out."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class _Open:
 
 
 def trim(session: psycopg.Connection, topic: Topic, now: datetime) -> None:
-    """Roll and drop, in the caller's transaction; raises LockNotAvailable when the table is busy for 2 s."""
-    session.execute("SET LOCAL lock_timeout = '2s'")
+    """Roll and drop, in the caller's transaction; raises LockNotAvailable when the table stays busy for 1 s."""
+    session.execute("SET LOCAL lock_timeout = '1s'")
     session.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", [topic.name])
     if _due(topic, _open(session, topic), now):
         _roll(session, topic)

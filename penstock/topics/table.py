@@ -13,6 +13,7 @@ __all__ = ["CONTROL", "METRICS", "TOPICS", "Topic", "route", "topic_named"]
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,47}")
 _MEGABYTE: Final = 1024 * 1024
+_MOST_PARTITIONS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Topic:
         if not _NAME.fullmatch(self.name):
             hint = "use a to z, 0 to 9, dot, underscore and dash, 48 at most, a letter first"
             raise UsageError("not a topic's name", value=self.name, hint=hint)
-        if not 1 <= self.partitions <= 1024:
+        if not 1 <= self.partitions <= _MOST_PARTITIONS:
             raise UsageError("a topic has 1 to 1024 partitions", where=self.name, value=self.partitions)
 
     @property
@@ -43,7 +44,7 @@ class Topic:
 
 
 CONTROL: Final = Topic("control", key="the record's subject")
-"""Every command, event, timer and policy: one partition, so that its offset is the order of the world; never trimmed."""
+"""Every command, event, timer and policy. One partition: its offset is the order of the world. Never trimmed."""
 
 METRICS: Final = Topic(
     "metrics",

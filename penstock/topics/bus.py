@@ -1,0 +1,96 @@
+"""Publish and subscribe over any topic log: where things of one kind become messages of the right topic, and back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Generic, TypeVar
+
+from penstock.errors import UsageError
+from penstock.topics.log import Message, Stored, TopicLog
+from penstock.topics.table import Topic, route
+
+__all__ = ["RAW", "Bus", "Codec"]
+
+T = TypeVar("T")
+
+_BATCH: Final = 1000
+_SLICE: Final = 0.25
+"""Seconds between two looks at the stop flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec(Generic[T]):
+    """How a thing becomes a message and is read back, and the record type by which it is routed."""
+
+    encode: Callable[[T], Message]
+    decode: Callable[[Message], T]
+    type_of: Callable[[T], str]
+
+
+def _untyped(_: Message) -> str:
+    raise UsageError("a bare message has no type to be routed by", hint="name the topic")
+
+
+RAW: Final = Codec[Message](encode=lambda m: m, decode=lambda m: m, type_of=_untyped)
+"""Messages as they are."""
+
+
+class Bus(Generic[T]):
+    """A wrapper of `log` for things that `codec` knows. Like the log, for one thread at a time."""
+
+    def __init__(self, log: TopicLog, codec: Codec[T]) -> None:
+        self._log, self._codec = log, codec
+
+    def publish(self, *things: T, topic: Topic | None = None) -> list[tuple[int, int]]:
+        """Append to `topic`, or to the one of each thing's type; returns their (partition, offset) in order.
+
+        All that goes to one partition is one append: all of it is there, or nothing.
+        """
+        grouped: dict[Topic, list[int]] = {}
+        for index, thing in enumerate(things):
+            grouped.setdefault(topic or route(self._codec.type_of(thing)), []).append(index)
+        placed: dict[int, tuple[int, int]] = {}
+        for target, indexes in grouped.items():
+            messages = [self._codec.encode(things[i]) for i in indexes]
+            placed.update(zip(indexes, self._log.append(target, messages), strict=True))
+        return [placed[i] for i in range(len(things))]
+
+    def subscribe(
+        self,
+        topic: Topic,
+        start: int | datetime = 0,
+        *,
+        follow: bool = True,
+        stop: threading.Event | None = None,
+    ) -> Iterator[tuple[Stored, T]]:
+        """All partitions' messages from an offset or a time on, each with what it says.
+
+        Ordered within a partition only. What was trimmed away below an offset `start` is passed over; a subscriber
+        overtaken by trimming later gets a LogError. Ends once `stop` is set or, without `follow`, at the end.
+        """
+        at = {part: self._start(topic, part, start) for part in range(topic.partitions)}
+        while stop is None or not stop.is_set():
+            moved = False
+            for part, offset in at.items():
+                batch = self._log.read(topic, part, offset, _BATCH)
+                for stored in batch:
+                    yield stored, self._codec.decode(stored.message)
+                if batch:
+                    at[part], moved = batch[-1].offset + 1, True
+            if not (moved or follow):
+                return
+            if not moved:
+                self._wait(topic, at)
+
+    def _start(self, topic: Topic, part: int, start: int | datetime) -> int:
+        if isinstance(start, datetime):
+            return self._log.seek_time(topic, part, start)
+        return max(start, self._log.begin(topic, part))
+
+    def _wait(self, topic: Topic, at: dict[int, int]) -> None:
+        for part, offset in at.items():
+            if self._log.wait(topic, part, offset, _SLICE / len(at)):
+                return

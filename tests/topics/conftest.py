@@ -1,0 +1,72 @@
+"""The backends that the conformance suite runs over, and programs that other processes run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from penstock.topics import CONTROL, METRICS, Message, Topic, TopicLog
+from penstock.topics.postgres import PostgresLog
+
+Open = Callable[[], TopicLog]
+Run = Callable[..., "subprocess.Popen[str]"]
+
+PROGRAMS = Path(__file__).parent / "programs"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SMALL = Topic("small", key="anything", partitions=2, retention_time=timedelta(hours=8), retention_bytes=80_000)
+
+
+def said(value: bytes, *, after: float = 0, key: bytes | None = None) -> Message:
+    """A message `after` seconds from the start of the test's time."""
+    return Message(key=key, value=value, at=START + timedelta(seconds=after))
+
+
+@pytest.fixture(params=["postgres"])
+def open_log(request: pytest.FixtureRequest, database: str) -> Iterator[Open]:
+    """Open one more log on the same fresh topics; every log is closed after the test."""
+    logs: list[TopicLog] = []
+
+    def make() -> TopicLog:
+        logs.append(PostgresLog(database))
+        return logs[-1]
+
+    first = make()
+    for topic in (CONTROL, METRICS, SMALL):
+        first.create(topic)
+    yield make
+    for log in logs:
+        log.close()
+
+
+@pytest.fixture
+def log(open_log: Open) -> TopicLog:
+    return open_log()
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Run a program of `programs/` in a process of its own; what still runs after the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+    root = Path(__file__).parents[2]
+
+    def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, PROGRAMS / f"{program}.py", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(root)},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

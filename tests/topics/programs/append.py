@@ -1,0 +1,17 @@
+"""append.py DSN WRITER COUNT SIZE: append to CONTROL in calls of SIZE, and say each acknowledged `number offset`."""
+
+import os
+import sys
+from datetime import UTC, datetime
+
+from penstock.topics import CONTROL, Message
+from penstock.topics.postgres import PostgresLog
+
+dsn, writer, count, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+at = datetime(2026, 1, 1, tzinfo=UTC)
+with PostgresLog(dsn) as log:
+    os.write(1, b"ready\n")
+    for first in range(0, count, size):
+        batch = [Message(key=None, value=f"{writer} {n}".encode(), at=at) for n in range(first, first + size)]
+        placed = log.append(CONTROL, batch)
+        os.write(1, "".join(f"{first + n} {offset}\n" for n, (_, offset) in enumerate(placed)).encode())

@@ -1,0 +1,15 @@
+"""follow.py DSN COUNT: follow CONTROL for COUNT messages, and say each `offset value`."""
+
+import sys
+
+from penstock.topics import CONTROL
+from penstock.topics.postgres import PostgresLog
+
+dsn, count = sys.argv[1], int(sys.argv[2])
+at = 0
+with PostgresLog(dsn) as log:
+    while at < count:
+        if log.wait(CONTROL, 0, at, timeout=30):
+            for stored in log.read(CONTROL, 0, at, 1000):
+                sys.stdout.write(f"{stored.offset} {stored.message.value.decode()}\n")
+                at = stored.offset + 1

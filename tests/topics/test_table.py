@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import NotFound, UsageError
+from penstock.topics import CONTROL, METRICS, TOPICS, Topic, route, topic_named
+from penstock.topics.partitioner import murmur2, partition_of
+
+KAFKAS_OWN = {  # org.apache.kafka.common.utils.UtilsTest.testMurmur2
+    b"21": -973932308,
+    b"foobar": -790332482,
+    b"a-little-bit-long-string": -985981536,
+    b"a-little-bit-longer-string": -1486304829,
+    b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    b"abc": 479470107,
+}
+
+
+@pytest.mark.parametrize(("data", "signed"), KAFKAS_OWN.items())
+def test_keys_hash_as_kafkas_own_do(data: bytes, signed: int) -> None:
+    assert murmur2(data) == signed & 0xFFFFFFFF
+
+
+@given(st.binary(max_size=64), st.integers(1, 1024))
+def test_every_key_has_a_partition(key: bytes, partitions: int) -> None:
+    assert 0 <= partition_of(key, partitions) < partitions
+
+
+@pytest.mark.parametrize("record_type", ["metric.rows", "run.progress"])
+def test_measurements_go_to_metrics(record_type: str) -> None:
+    assert route(record_type) is METRICS
+
+
+@pytest.mark.parametrize("record_type", ["run.started", "pipeline.create", "brain.started", "metrics", "unheard.of"])
+def test_everything_else_goes_to_control(record_type: str) -> None:
+    assert route(record_type) is CONTROL
+
+
+def test_control_is_one_partition_kept_for_good() -> None:
+    assert CONTROL.partitions == 1
+    assert not CONTROL.trimmed
+
+
+def test_a_topic_is_found_by_its_name() -> None:
+    assert all(topic_named(name) is topic for name, topic in TOPICS.items())
+    with pytest.raises(NotFound, match="did you mean `control`"):
+        topic_named("contrl")
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "_counters", "a/b", 'a"b', "x" * 49])
+def test_a_name_that_no_backend_could_take_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="not a topic's name"):
+        Topic(name, key="anything")
