@@ -6,25 +6,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from penstock.topics import CONTROL, METRICS, Message, Topic, TopicLog
+from penstock.topics import CONTROL, METRICS, Topic, TopicLog
 from penstock.topics.postgres import PostgresLog
 
 Open = Callable[[], TopicLog]
 Run = Callable[..., "subprocess.Popen[str]"]
 
 PROGRAMS = Path(__file__).parent / "programs"
-START = datetime(2026, 1, 1, tzinfo=UTC)
 SMALL = Topic("small", key="anything", partitions=2, retention_time=timedelta(hours=8), retention_bytes=80_000)
 
 
-def said(value: bytes, *, after: float = 0, key: bytes | None = None) -> Message:
-    """A message `after` seconds from the start of the test's time."""
-    return Message(key=key, value=value, at=START + timedelta(seconds=after))
+@pytest.fixture
+def small() -> Topic:
+    """A topic of two partitions that keeps 8 hours and 80 kB."""
+    return SMALL
 
 
 @pytest.fixture(params=["postgres"])
