@@ -1,0 +1,35 @@
+"""What flows through a dataflow: a chunk of rows with the place that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyarrow import RecordBatch
+
+__all__ = ["Chunk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some rows of one split, as an Arrow batch or as undecoded bytes of a binary COPY.
+
+    A split's chunks are numbered from 0 by `sequence` and end with one whose `last` is true and whose `data` is None;
+    only that marker lets the split be committed. `rows` of the marker is the number of rows that the source says it
+    sent for the whole split; of other chunks the rows held, 0 where they are undecoded.
+    """
+
+    slot: str
+    split: int
+    sequence: int
+    data: RecordBatch | bytes | None
+    rows: int
+    last: bool = False
+    read: int = 0
+    """Rows read from the source for this chunk, before filters; of the marker: for the whole split."""
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        if self.data is None:
+            return 0
+        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes

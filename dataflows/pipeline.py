@@ -1,0 +1,269 @@
+"""`BatchPipelineEngine`: one Bytewax dataflow, source -> mapping -> sink, that reads, maps and writes at the same time.
+
+Each slot has a reader thread and a writer thread with sessions of their own. Between them and the dataflow stand
+bounded queues that block when full: that is the backpressure. The first error of any thread stops the flow at once.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+import bytewax.operators as op
+from bytewax._bytewax import cli_main
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from dataflows.chunks import Chunk
+from penstock.errors import PenstockError
+
+__all__ = ["BatchPipelineEngine", "FirstError", "Reader", "Stopped", "Writer"]
+
+READ_AHEAD: Final = 3
+WRITE_BEHIND: Final = 3
+IDLE_SECONDS: Final = 0.2
+POLL: Final = timedelta(milliseconds=2)
+EPOCH: Final = timedelta(seconds=10)
+
+
+class Stopped(PenstockError):
+    """The run was asked to stop, and did so between two chunks; it can be resumed."""
+
+    code = "run.stopped"
+
+
+class Reader(Protocol):
+    """The chunks of one slot, in order, each split closed by its marker."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All of them."""
+
+    def close(self) -> None:
+        """Give back what is held."""
+
+
+class Writer(Protocol):
+    """Takes the chunks of one slot and commits each split at its marker."""
+
+    def open(self) -> None: ...
+    def write(self, chunk: Chunk) -> None: ...
+    def idle(self) -> None: ...
+    def done(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class FirstError:
+    """The first error of all threads of a flow; whoever checks raises it."""
+
+    error: BaseException | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, error: BaseException) -> None:
+        """Keep it, if it is the first."""
+        with self._lock:
+            self.error = self.error or error
+
+    def check(self) -> None:
+        """Raise it, if there is one."""
+        if self.error is not None:
+            raise self.error
+
+
+class _End:
+    """The end of a slot's chunks."""
+
+
+@dataclass(slots=True)
+class _ReaderThread:
+    """Reads ahead into a bounded queue."""
+
+    reader: Reader
+    first: FirstError
+    queue: queue.Queue[Chunk | _End] = field(default_factory=lambda: queue.Queue(READ_AHEAD))
+
+    def start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, daemon=True, name="reader")
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        try:
+            for chunk in self.reader.chunks():
+                self._put(chunk)
+            self._put(_End())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the flow must hear of it
+            self.first.put(error)
+        finally:
+            self.reader.close()
+
+    def _put(self, item: Chunk | _End) -> None:
+        while True:
+            self.first.check()
+            try:
+                return self.queue.put(item, timeout=IDLE_SECONDS)
+            except queue.Full:
+                continue
+
+
+@dataclass(slots=True)
+class _WriterThread:
+    """Writes what a bounded queue brings, and watches its session while nothing comes."""
+
+    writer: Writer
+    first: FirstError
+    queue: queue.Queue[Chunk | _End] = field(default_factory=lambda: queue.Queue(WRITE_BEHIND))
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True, name="writer")
+        self.thread.start()
+
+    def put(self, item: Chunk | _End) -> None:
+        while True:
+            self.first.check()
+            try:
+                return self.queue.put(item, timeout=IDLE_SECONDS)
+            except queue.Full:
+                continue
+
+    def _run(self) -> None:
+        try:
+            self.writer.open()
+            while not isinstance(item := self._next(), _End):
+                self.writer.write(item)
+            self.writer.done()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the flow must hear of it
+            self.first.put(error)
+        finally:
+            self.writer.close()
+
+    def _next(self) -> Chunk | _End:
+        while True:
+            self.first.check()
+            try:
+                return self.queue.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self.writer.idle()
+
+
+class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
+    """Takes what the reader thread has read; never blocks."""
+
+    def __init__(self, slot: str, reader: Reader, first: FirstError) -> None:
+        self._slot, self._first, self._ahead = slot, first, _ReaderThread(reader, first)
+        self._awake: datetime | None = None
+        self._thread = self._ahead.start()
+
+    def next_batch(self) -> Iterable[tuple[str, Chunk]]:
+        self._first.check()
+        try:
+            item = self._ahead.queue.get_nowait()
+        except queue.Empty:
+            self._awake = datetime.now(UTC) + POLL
+            return []
+        self._awake = None
+        if isinstance(item, _End):
+            raise StopIteration
+        return [(self._slot, item)]
+
+    def next_awake(self) -> datetime | None:
+        return self._awake
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _Source(FixedPartitionedSource[tuple[str, Chunk], None]):
+    def __init__(self, readers: Mapping[str, Reader], first: FirstError) -> None:
+        self._readers, self._first = readers, first
+
+    def list_parts(self) -> list[str]:
+        return sorted(self._readers)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SourcePartition:  # noqa: ARG002
+        return _SourcePartition(for_part, self._readers[for_part], self._first)
+
+
+class _SinkPartition(StatefulSinkPartition[Chunk, None]):
+    """Hands chunks to the writer thread; blocks while its queue is full."""
+
+    def __init__(self, thread: _WriterThread) -> None:
+        self._thread = thread
+
+    def write_batch(self, values: list[Chunk]) -> None:
+        for chunk in values:
+            self._thread.put(chunk)
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _Sink(FixedPartitionedSink[Chunk, None]):
+    def __init__(self, threads: Mapping[str, _WriterThread]) -> None:
+        self._threads, self._slots = threads, sorted(threads)
+
+    def list_parts(self) -> list[str]:
+        return self._slots
+
+    def part_fn(self, item_key: str) -> int:
+        return self._slots.index(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SinkPartition:  # noqa: ARG002
+        self._threads[for_part].start()
+        return _SinkPartition(self._threads[for_part])
+
+
+@dataclass(slots=True)
+class BatchPipelineEngine:
+    """Runs the slots of one process to their end.
+
+    `readers` and `writers` have the same keys, the slots. `steps` are applied to each chunk in order: the mapping, then
+    transforms. `first` may be given from outside, to stop the flow by putting `Stopped` into it.
+    """
+
+    readers: Mapping[str, Reader]
+    writers: Mapping[str, Writer]
+    steps: Sequence[Callable[[Chunk], Chunk]] = ()
+    first: FirstError = field(default_factory=FirstError)
+
+    def dataflow(self, threads: Mapping[str, _WriterThread]) -> Dataflow:
+        """The Bytewax dataflow."""
+        flow = Dataflow("batch")
+        stream: Any = op.input("source", flow, _Source(self.readers, self.first))
+        for number, step in enumerate(self.steps):
+            stream = op.map_value(f"step_{number:02d}", stream, step)
+        op.output("sink", stream, _Sink(threads))
+        return flow
+
+    def run(self) -> None:
+        """Run until every split is committed.
+
+        Raises:
+            PenstockError: the first error of any thread; what was committed before stays.
+        """
+        if not self.readers:
+            return
+        threads = {slot: _WriterThread(writer, self.first) for slot, writer in self.writers.items()}
+        try:
+            cli_main(self.dataflow(threads), epoch_interval=EPOCH)
+            for thread in threads.values():
+                thread.put(_End())
+        except BaseException as error:  # noqa: BLE001 - Bytewax wraps it; the cause is what counts
+            self.first.put(_cause(error))
+        for thread in threads.values():
+            if thread.thread is not None:
+                thread.thread.join()
+        self.first.check()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error that Bytewax has wrapped in its own."""
+    while error.__cause__ is not None and not isinstance(error, PenstockError):
+        error = error.__cause__
+    return error

@@ -1,0 +1,246 @@
+"""Sessions with PostgreSQL: pinned settings, bounded waits, and errors that never repeat the driver's DETAIL.
+
+psycopg's messages may hold row values (``Key (id)=(7) already exists``), and connection errors may hold addresses of
+other systems; what leaves this module names objects and SQLSTATEs only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import pq
+
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    Fenced,
+    MissingColumn,
+    MissingTable,
+    OutOfSpace,
+    PenstockError,
+    SchemaMismatch,
+    Unavailable,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from psycopg.rows import TupleRow
+
+__all__ = ["FENCED", "LOCK_NOT_AVAILABLE", "Session", "connect", "copy_out", "finish", "one_message", "one_row", "send", "translate", "translated"]
+
+Session = psycopg.Connection[Any]
+
+PINNED: Final = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+}
+"""Settings that decide how values are written and read; a role's or database's own defaults must not change them."""
+
+FENCED: Final = "penstock.fenced"
+"""What a commit casts to a number where it finds a newer generation; the error's message holds it."""
+CONNECT_SECONDS: Final = 10
+IDLE_SECONDS: Final = 0.2
+
+
+def connect(dsn: str, *, where: str, name: str, lock: float = 10.0, statement: float = 0.0) -> Session:
+    """A session in autocommit with the pinned settings; `lock` and `statement` are time-outs in seconds, 0 for none.
+
+    Raises:
+        AccessDenied: wrong password, unknown user, missing right to connect.
+        Unreachable: nothing answers, or no such database.
+    """
+    limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
+    options = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in (PINNED | limits).items())
+    with translated(where):
+        return psycopg.connect(
+            dsn, autocommit=True, application_name=name, options=options, client_encoding="UTF8",
+            connect_timeout=CONNECT_SECONDS, prepare_threshold=None,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Raise psycopg's errors as Penstock's, `where` naming the connection and object."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, where) from None
+
+
+def translate(error: psycopg.Error, where: str) -> PenstockError:
+    """The error of Penstock's tree for one of psycopg, without row values."""
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        return _not_connected(error, where)
+    return by_state(error.sqlstate or "", str(error.diag.message_primary or ""), where)
+
+
+def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError:
+    text = str(error)
+    if "password" in text or "authentication" in text or "no pg_hba.conf entry" in text:
+        return AccessDenied("the server refuses this user or password", where=where, hint="check user and secret")
+    if 'role "' in text and "does not exist" in text:
+        return AccessDenied("the server knows no such user", where=where, hint="check the user in the dsn")
+    if 'database "' in text and "does not exist" in text:
+        return Unreachable("there is no such database", where=where, hint="check dbname in the dsn")
+    if "permission denied" in text:
+        return AccessDenied("the server refuses this user", where=where, hint="grant CONNECT on the database")
+    return Unreachable("the connection cannot be made or was lost", where=where, hint="is the server up? try again")
+
+
+_STATES: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
+    "28P01": (AccessDenied, "the server refuses this user or password", "check user and secret"),
+    "28000": (AccessDenied, "the server refuses this user", "check user and pg_hba.conf"),
+    "3D000": (Unreachable, "there is no such database", "check dbname in the dsn"),
+    "42501": (AccessDenied, "a privilege is missing", "grant it to the connection's user"),
+    "42P01": (MissingTable, "a table of this run does not exist", "was it dropped? look with `penstock discover`"),
+    "42703": (MissingColumn, "a column of this run does not exist", "was it dropped? look with `penstock plan`"),
+    "42704": (SchemaMismatch, "a type of this run does not exist", "look with `penstock plan`"),
+    "53100": (OutOfSpace, "the disk is full", "free some space and run again: nothing is half-applied"),
+    "53200": (OutOfSpace, "the server is out of memory", "try again later"),
+    "53300": (Unavailable, "the server has no connection left", "raise max_connections or run fewer workers"),
+    "55P03": (Unavailable, "a lock could not be had in time", "something holds the table; try again later"),
+    "57014": (Unavailable, "a statement took too long or was cancelled", "try again"),
+    "57P01": (Unavailable, "the session was ended by the server", "a newer run, or an administrator; try again"),
+    "57P03": (Unreachable, "the server is starting or stopping", "try again"),
+}
+_CLASSES: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
+    "08": (Unreachable, "the connection was lost", "try again"),
+    "22": (BadData, "the target cannot take a value", "look at the mapped types"),
+    "23": (BadData, "a row breaks a constraint of the target", "look at its keys, checks and NOT NULL columns"),
+    "40": (Unavailable, "the transaction was rolled back by the server", "try again"),
+    "42": (SchemaMismatch, "the server does not understand the statement", "does the table still have its columns?"),
+    "53": (OutOfSpace, "the server is out of a resource", "try again later"),
+    "54": (BadData, "a limit of the server is passed", "look at the size of the rows"),
+    "57": (Unavailable, "the server interrupted the session", "try again"),
+    "58": (Unavailable, "the server has trouble with its files", "look at its log"),
+}
+
+
+def by_state(state: str, message: str, where: str) -> PenstockError:
+    """The error for an SQLSTATE; of `message` only what names objects is kept."""
+    if state == "22P02" and FENCED in message:
+        return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
+    if "No space left" in message:
+        state = "53100"
+    found = _STATES.get(state) or _CLASSES.get(state[:2])
+    kind, what, hint = found or (PenstockError, "the server reports an error", "look at its log")
+    named = f" ({message})" if kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} and message else ""
+    return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
+
+
+def result_error(result: pq.abc.PGresult, where: str) -> PenstockError:
+    """The error that a result of the C library holds."""
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+    if not state:
+        return Unreachable("the connection was lost", where=where, hint="try again")
+    return by_state(state, message, where)
+
+
+def one_message(session: Session, sql: str, where: str, *, sent: Callable[[], None] | None = None) -> None:
+    """Send `sql` (one or more statements) as one message, and wait for all of it.
+
+    A process that stops or dies cannot come between its statements. `sent` is called when it has left.
+    """
+    connection = session.pgconn
+    with translated(where):
+        connection.send_query(sql.encode())
+        while connection.flush():
+            select.select([], [connection.socket], [])
+    if sent is not None:
+        sent()
+    finish(session, where)
+
+
+def finish(session: Session, where: str) -> None:
+    """Take all results of what was sent; raise the first error."""
+    connection, wrong = session.pgconn, None
+    with translated(where):
+        while (result := connection.get_result()) is not None:
+            if result.status in {pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE}:
+                wrong = wrong or result_error(result, where)
+    if wrong is not None:
+        raise wrong
+
+
+def send(session: Session, sql: str, wanted: pq.ExecStatus, where: str) -> None:
+    """Start a COPY; `wanted` is COPY_IN or COPY_OUT."""
+    connection = session.pgconn
+    with translated(where):
+        connection.send_query(sql.encode())
+        result = connection.get_result()
+    if result is None or result.status != wanted:
+        wrong = result_error(result, where) if result is not None else Unreachable("no answer", where=where)
+        with contextlib.suppress(PenstockError):
+            finish(session, where)
+        raise wrong
+
+
+def copy_out(
+    session: Session, query: str, size: int, check: Callable[[], None], where: str, rows: int = 1 << 60
+) -> Iterator[bytes | int]:
+    """Blocks of whole rows, about `size` bytes and at most `rows` rows, of ``COPY (query) TO STDOUT``; at the end one int, the rows that the server counted.
+
+    `check` is called whenever the source keeps us waiting, at least each 0.2 s; what it raises ends the read.
+    """
+    send(session, query, pq.ExecStatus.COPY_OUT, where)
+    connection, waiting = session.pgconn, [session.pgconn.socket]
+    get, consume = connection.get_copy_data, connection.consume_input
+    parts: list[bytes | memoryview] = []
+    held = 0
+    while True:
+        count, data = _next_row(get, where)
+        if count > 0:
+            parts.append(data)
+            held += count
+            if held >= size or len(parts) >= rows:
+                yield b"".join(parts)
+                parts, held = [], 0
+        elif count == 0:
+            while not select.select(waiting, [], [], IDLE_SECONDS)[0]:
+                check()
+            with translated(where):
+                consume()
+        else:
+            break
+    if parts:
+        yield b"".join(parts)
+    yield _rows_counted(session, where)
+
+
+def _next_row(get: Callable[[int], tuple[int, Any]], where: str) -> tuple[int, Any]:
+    try:
+        return get(1)
+    except psycopg.Error as error:
+        raise translate(error, where) from None
+
+
+def _rows_counted(session: Session, where: str) -> int:
+    with translated(where):
+        result = session.pgconn.get_result()
+    if result is None or result.status != pq.ExecStatus.COMMAND_OK:
+        raise result_error(result, where) if result is not None else Unreachable("no answer", where=where)
+    rows = result.command_tuples or 0
+    finish(session, where)
+    return rows
+
+
+def one_row(session: Session, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> TupleRow:
+    """The one row of a query that always has one."""
+    row = session.execute(query, values).fetchone()
+    if row is None:
+        message = "a query that always has a row had none"
+        raise AssertionError(message)
+    return row
+
+
+LOCK_NOT_AVAILABLE = pg.LockNotAvailable

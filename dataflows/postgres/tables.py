@@ -1,0 +1,136 @@
+"""The exact shape of a table: columns with PostgreSQL's own names of their types, nullability, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg import sql
+
+from dataflows.postgres.session import Session, translated
+from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
+
+__all__ = ["Column", "Table", "TableName", "describe", "exists", "quoted"]
+
+FIRST_USER_OID: Final = 16384
+
+
+def quoted(*names: str) -> str:
+    """The names as one quoted SQL identifier."""
+    return sql.Identifier(*names).as_string(None)
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A table with its schema."""
+
+    schema: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> TableName:
+        """``schema.table``, or a bare name in `public`; names are taken literally, without quotes."""
+        schema, dot, name = text.partition(".")
+        return cls(schema, name) if dot else cls("public", text)
+
+    @property
+    def sql(self) -> str:
+        """Quoted, for use in a statement."""
+        return quoted(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column; `type` is what ``format_type`` says: ``numeric(15,2)``, ``character varying(40)``, ``integer``."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    default: bool = False
+    """Filled by the server when it is left out: a default, an identity or a generated column."""
+    generated: bool = False
+    """Computed by the server; cannot be written."""
+    builtin: bool = True
+    """Its type, and its element type, come with every PostgreSQL under the same oid."""
+    label: bool = False
+    """An enum: travels as its label."""
+
+    def summary(self) -> dict[str, Any]:
+        """As the result file tells it."""
+        return {"name": self.name, "type": self.type, "nullable": self.nullable}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table, view or partitioned table."""
+
+    name: TableName
+    kind: str
+    columns: tuple[Column, ...]
+    keys: tuple[tuple[str, ...], ...] = ()
+    """Unique keys over NOT NULL columns, the primary key first."""
+    estimated_rows: int = 0
+    pages: int = 0
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """The first key, or nothing."""
+        return self.keys[0] if self.keys else ()
+
+
+_RELATION = """
+SELECT c.oid, c.relkind::text, greatest(c.reltuples, 0)::bigint, c.relpages
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
+       a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '',
+       greatest(t.oid, t.typelem, t.typbasetype) < %s, t.typtype = 'e'
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
+_KEYS = """
+SELECT array_agg(a.attname::text ORDER BY k.place)
+FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place), pg_attribute a
+WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
+  AND i.indexprs IS NULL AND k.place <= i.indnkeyatts AND a.attrelid = i.indrelid AND a.attnum = k.attnum
+GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull) ORDER BY i.indisprimary DESC, i.indexrelid"""
+_NEIGHBOURS = """
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+  AND c.relname NOT LIKE '\\_penstock\\_%%' LIMIT 5000"""
+
+
+def exists(session: Session, name: TableName) -> bool:
+    """Whether the table is there."""
+    return session.execute(_RELATION, (name.schema, name.name)).fetchone() is not None
+
+
+def describe(session: Session, name: TableName, where: str) -> Table:
+    """The table as it is now.
+
+    Raises:
+        MissingTable: with the name that comes nearest.
+        SchemaMismatch: a table without columns.
+    """
+    with translated(where):
+        found = session.execute(_RELATION, (name.schema, name.name)).fetchone()
+        if found is None:
+            known = [row[0] for row in session.execute(_NEIGHBOURS)]
+            raise MissingTable(
+                "there is no such table", where=where, value=str(name),
+                hint=did_you_mean(str(name), known) or "look with `penstock discover`",
+            )  # fmt: skip
+        oid, kind, rows, pages = found
+        columns = tuple(Column(*row) for row in session.execute(_COLUMNS, (FIRST_USER_OID, oid)))
+        keys: Sequence[list[str]] = [row[0] for row in session.execute(_KEYS, (oid,))]
+    if not columns:
+        raise SchemaMismatch("the table has no columns", where=where, value=str(name))
+    return Table(name, kind, columns, tuple(map(tuple, keys)), rows, pages)

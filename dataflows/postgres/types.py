@@ -1,0 +1,119 @@
+"""PostgreSQL's types as Arrow types, where every value survives the way there and back.
+
+A type without an entry here cannot be looked at (mapped by an expression, or cast); it still travels as undecoded
+bytes where source and target have exactly the same type.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+__all__ = ["ARROW_DIGITS", "SqlType", "arrow_type", "fits", "parse_type"]
+
+ARROW_DIGITS: Final = 38
+"""Decimal digits that an Arrow decimal128 holds."""
+
+_SPELLINGS: Final = {
+    "int2": "smallint", "int": "integer", "int4": "integer", "int8": "bigint", "float4": "real",
+    "float8": "double precision", "double": "double precision", "bool": "boolean", "decimal": "numeric",
+    "varchar": "character varying", "char": "character", "bpchar": "character", "string": "text",
+    "timestamptz": "timestamp with time zone", "timestamp": "timestamp without time zone",
+    "time": "time without time zone", "float": "double precision",
+}  # fmt: skip
+_INTEGERS: Final = {"smallint": 0, "integer": 1, "bigint": 2}
+_INTEGER_DIGITS: Final = {"smallint": 5, "integer": 10, "bigint": 19}
+_TEXTS: Final = {"text", "character varying", "character", "json", "uuid", "jsonb", "label"}
+_ARROW: Final[dict[str, pa.DataType]] = {
+    "smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64(), "real": pa.float32(),
+    "double precision": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(),
+    "timestamp without time zone": pa.timestamp("us"), "timestamp with time zone": pa.timestamp("us", "UTC"),
+    "time without time zone": pa.time64("us"),
+} | dict.fromkeys(_TEXTS, pa.string())  # fmt: skip
+_FORM: Final = re.compile(r"^([a-z_0-9 ]+?)(?:\((\d+)(?:,(-?\d+))?\))?( with(?:out)? time zone)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class SqlType:
+    """A type by its base name as `format_type` spells it, with `precision` (or length) and `scale` where it has them."""
+
+    name: str
+    precision: int | None = None
+    scale: int | None = None
+
+    def __str__(self) -> str:
+        if self.precision is None:
+            return self.name
+        inner = f"{self.precision}" if self.scale is None else f"{self.precision},{self.scale}"
+        head, zone, rest = self.name.partition(" with")
+        return f"{head}({inner}){zone}{rest}"
+
+    @property
+    def integer(self) -> bool:
+        """A whole number."""
+        return self.name in _INTEGERS
+
+    @property
+    def text(self) -> bool:
+        """Characters that an expression may work on."""
+        return self.name in {"text", "character varying", "character"}
+
+
+def parse_type(text: str) -> SqlType:
+    """The type that a string such as ``numeric(15,2)`` or ``timestamptz`` names; unknown names are kept as they are."""
+    found = _FORM.match(text.strip().lower())
+    if found is None:
+        return SqlType(text.strip())
+    name, precision, scale, zone = found.groups()
+    name = _SPELLINGS.get(name, name) if zone is None else name + zone
+    if precision is None:
+        return SqlType(name, 1 if name == "character" else None)
+    if name == "numeric":
+        return SqlType(name, int(precision), int(scale or 0))
+    return SqlType(name, int(precision))
+
+
+def arrow_type(kind: SqlType) -> pa.DataType | None:
+    """The Arrow type that keeps each value of `kind` exactly, or None."""
+    if kind.name == "numeric":
+        exact = kind.precision is not None and kind.precision <= ARROW_DIGITS and 0 <= (kind.scale or 0) <= kind.precision
+        return pa.decimal128(kind.precision, kind.scale) if exact else None
+    return _ARROW.get(kind.name)
+
+
+def fits(value: SqlType, target: SqlType) -> bool:
+    """Whether each value of type `value` is kept exactly by `target`, or refused by the server with an error.
+
+    Too long a text is refused by the server; too many digits after the point would be rounded in silence, so those
+    do not fit.
+    """
+    if value == target:
+        return True
+    if value.integer and target.integer:
+        return _INTEGERS[value.name] <= _INTEGERS[target.name]
+    if target.name == "numeric" and (value.integer or value.name == "numeric"):
+        return _digits_fit(value, target)
+    if value.text and target.text:
+        return True
+    return (value.name, target.name) in _WIDER or (value.name == target.name and _finer(value, target))
+
+
+_WIDER: Final = {
+    ("real", "double precision"), ("uuid", "text"), ("json", "text"), ("label", "text"), ("json", "jsonb"),
+    ("smallint", "double precision"), ("integer", "double precision"),
+}  # fmt: skip
+
+
+def _finer(value: SqlType, target: SqlType) -> bool:
+    return target.precision is None or (value.precision is not None and value.precision <= target.precision)
+
+
+def _digits_fit(value: SqlType, target: SqlType) -> bool:
+    if target.precision is None:
+        return True
+    digits, scale = (_INTEGER_DIGITS[value.name], 0) if value.integer else (value.precision, value.scale or 0)
+    room = target.precision - (target.scale or 0)
+    return digits is not None and scale <= (target.scale or 0) and digits - scale <= room

@@ -1,0 +1,153 @@
+"""Several processes for one flow: child i of n takes the slots that are i mod n."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from dataflows.job import Job
+from dataflows.pipeline import FirstError
+from dataflows.runtime.prepare import Prepared
+from dataflows.runtime.progress import Progress, write_line
+from dataflows.sinks.positions import Counters
+from penstock import errors
+from penstock.errors import PenstockError, Unavailable
+
+__all__ = ["main", "run_children"]
+
+STOP_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    process: subprocess.Popen[str]
+    stdin: IO[str]
+    stdout: IO[str]
+
+
+def run_children(
+    job: Job, prepared: Prepared, task: Mapping[str, Any], first: FirstError, progress: Progress
+) -> None:
+    """Run the flow in ``job.workers`` processes; the first error of one of them stops all.
+
+    Raises:
+        PenstockError: that error.
+    """
+    lines: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+    children = [_start(task, number, prepared.generation) for number in range(job.workers)]
+    try:
+        for number, child in enumerate(children):
+            threading.Thread(target=_listen, args=(number, child, lines), daemon=True, name=f"child{number}").start()
+        _follow(lines, len(children), first, progress)
+    finally:
+        for child in children:
+            _end(child)
+    first.check()
+
+
+def _start(task: Mapping[str, Any], number: int, generation: int) -> _Child:
+    process = subprocess.Popen(  # noqa: S603 - this very program
+        [sys.executable, "-m", "dataflows.runtime.children"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    if process.stdin is None or process.stdout is None:
+        message = "the pipes that were asked for are not there"
+        raise AssertionError(message)
+    order = {"task": dict(task), "number": number, "generation": generation}
+    with contextlib.suppress(BrokenPipeError):  # a child that died at once is seen by the end of its lines
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+    return _Child(process, process.stdin, process.stdout)
+
+
+def _listen(number: int, child: _Child, lines: queue.Queue[tuple[int, dict[str, Any] | None]]) -> None:
+    with contextlib.suppress(ValueError, OSError):  # cut off in the middle of a line
+        for line in child.stdout:
+            lines.put((number, json.loads(line)))
+    lines.put((number, None))
+
+
+def _follow(
+    lines: queue.Queue[tuple[int, dict[str, Any] | None]], count: int, first: FirstError, progress: Progress
+) -> None:
+    running = set(range(count))
+    finished: set[int] = set()
+    while running and first.error is None:
+        try:
+            number, line = lines.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            continue
+        if line is None:
+            running.discard(number)
+            if number not in finished:
+                first.put(Unavailable(f"worker {number} of the run died", hint="the run goes on from its last commit"))
+        elif "committed" in line:
+            progress.committed(Counters(**line["committed"]))
+        elif "error" in line:
+            first.put(_raised(line["error"]))
+        else:
+            finished.add(number)
+
+
+def _raised(data: dict[str, Any]) -> PenstockError:
+    """The error that a child has told, of its own class."""
+    known = {kind.code: kind for kind in _all(PenstockError)}
+    kind = known.get(data["code"], PenstockError)
+    if kind is errors.InvalidDocument:
+        kind = errors.UsageError
+    return kind(data["what"], where=data["where"], hint=data["hint"])
+
+
+def _all(kind: type[PenstockError]) -> list[type[PenstockError]]:
+    return [kind, *(found for inner in kind.__subclasses__() for found in _all(inner))]
+
+
+def _end(child: _Child) -> None:
+    """Close the pipe that keeps the child alive, and wait for it."""
+    with contextlib.suppress(OSError):
+        child.stdin.close()
+    try:
+        child.process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.wait()
+    child.stdout.close()
+
+
+def main() -> None:
+    """A child: one line of orders, then lines of what was committed; the end of stdin is the end of the parent."""
+    from dataflows.runtime.launcher import error_of  # noqa: PLC0415 - it imports this module
+
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_the_parent, daemon=True, name="lifeline").start()
+    try:
+        _run(order["task"], order["number"], order["generation"])
+        write_line({"done": True})
+    except BaseException as error:  # noqa: BLE001 - the parent tells it
+        write_line({"error": error_of(error)})
+    os._exit(0)
+
+
+def _die_with_the_parent() -> None:
+    sys.stdin.read()
+    os._exit(3)
+
+
+def _run(task: Mapping[str, Any], number: int, generation: int) -> None:
+    from dataflows.runtime.launcher import stop_on_signal  # noqa: PLC0415 - it imports this module
+    from dataflows.runtime.prepare import joined  # noqa: PLC0415
+    from dataflows.runtime.slots import run_slots  # noqa: PLC0415
+
+    first = FirstError()
+    stop_on_signal(first)
+    job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
+    run_slots(job, joined(job, generation), [number], first, lambda counted: write_line({"committed": counted.as_dict()}))

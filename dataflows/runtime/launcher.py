@@ -1,0 +1,159 @@
+"""One run as a process of its own: prepare, flow, publish. ``python -m dataflows.runtime.launcher < task.json``.
+
+The task comes on stdin, progress goes to stdout as JSON lines, and at the end a result file is put in place in one step.
+SIGTERM stops the flow between two chunks. With several workers the flow runs in child processes, which die when this
+process does: they read from a pipe that only this process holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from dataflows.job import Job
+from dataflows.pipeline import FirstError, Stopped
+from dataflows.runtime.prepare import Finished, Prepared, prepare
+from dataflows.runtime.progress import Progress, reported
+from dataflows.runtime.publish import publish
+from dataflows.runtime.slots import run_slots
+from penstock.errors import Fenced, PenstockError, Unavailable
+from penstock.failpoints import failpoint
+
+__all__ = ["error_of", "launch", "main"]
+
+EMPTY: Final = {"rows_in": 0, "rows_out": 0, "filtered": 0, "dead": 0, "bytes": 0}
+
+
+def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
+    """Run the task to its end; the result, whatever happens."""
+    seconds: dict[str, float] = {}
+    try:
+        secrets = Path(task["secrets"]) if task.get("secrets") else None
+        outcome = _run(Job.from_task(task, secrets=secrets), task, first, progress, seconds)
+        recorded = dict(outcome)
+        schemas = recorded.pop("schemas", None)
+        return _result("completed", recorded, seconds, schemas, None)
+    except PenstockError as error:
+        status = "fenced" if isinstance(error, Fenced) else "failed"
+        counted = EMPTY | {"rows_in": progress.rows_in, "rows_out": progress.rows_out}
+        return _result(status, counted, seconds, None, error_of(error))
+    except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only
+        return _result("failed", dict(EMPTY), seconds, None, error_of(error))
+
+
+def _run(
+    job: Job, task: Mapping[str, Any], first: FirstError, progress: Progress, seconds: dict[str, float]
+) -> dict[str, Any]:
+    with _timed(seconds, "prepare"):
+        prepared = prepare(job)
+    if isinstance(prepared, Finished):
+        return prepared.result
+    first.check()
+    _show_plan(progress, prepared)
+    with _timed(seconds, "flow"):
+        failpoint("flow.begin")
+        _flow(job, prepared, task, first, progress)
+        failpoint("flow.end")
+    first.check()
+    progress.phase = "publish"
+    with _timed(seconds, "publish"):
+        outcome = publish(job, prepared)
+    progress.phase = "done"
+    return outcome
+
+
+def _show_plan(progress: Progress, prepared: Prepared) -> None:
+    progress.splits_planned = prepared.planned
+    progress.splits_done = prepared.planned - len(prepared.pending)
+    progress.rows_estimated = prepared.survey.source.estimated_rows
+    progress.phase = "flow"
+
+
+def _flow(job: Job, prepared: Prepared, task: Mapping[str, Any], first: FirstError, progress: Progress) -> None:
+    if job.workers == 1 or len(prepared.pending) <= 1:
+        run_slots(job, prepared, list(range(len(prepared.slots))), first, progress.committed)
+    else:
+        from dataflows.runtime.children import run_children  # noqa: PLC0415 - only where there are any
+
+        run_children(job, prepared, task, first, progress)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = round(time.perf_counter() - begin, 4)
+
+
+def _result(
+    status: str, counters: dict[str, Any], seconds: dict[str, float], schemas: Any, error: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {"status": status, "counters": counters | {"seconds": seconds}, "schemas": schemas, "error": error}
+
+
+def error_of(error: BaseException) -> dict[str, Any]:
+    """An error as the result file and the log hold it: codes, templates and names of objects, never values of rows."""
+    if not isinstance(error, PenstockError):
+        what = f"a defect in the run: {type(error).__name__}"
+        return {"code": "defect", "what": what, "where": None, "hint": "report it", "transient": False}
+    value = "" if error.value is None else f", got {error.value!r}"
+    transient = isinstance(error, Unavailable | Stopped)
+    return {
+        "code": error.code, "what": f"{error.what}{value}", "where": error.where, "hint": error.hint,
+        "transient": transient,
+    }  # fmt: skip
+
+
+def stop_on_signal(first: FirstError) -> None:
+    """Let SIGTERM and SIGINT put `Stopped` into the flow, by a thread that waits for them."""
+    wanted = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+
+    def wait() -> None:
+        signal.sigwait(wanted)
+        first.put(Stopped("the run was asked to stop", hint="it goes on from here when it is run again"))
+
+    threading.Thread(target=wait, daemon=True, name="signals").start()
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Put the file in place in one step, durably."""
+    failpoint("result.before")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        json.dump(result, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    failpoint("result.written")
+
+
+def run_task(task: Mapping[str, Any]) -> int:
+    """Run one task in this process; 0 where it completed."""
+    first, progress = FirstError(), Progress()
+    stop_on_signal(first)
+    with reported(progress.as_dict):
+        result = launch(task, first, progress)
+    write_result(Path(task["result"]), result)
+    return 0 if result["status"] == "completed" else 1
+
+
+def main() -> None:
+    """Read a task from stdin and run it."""
+    code = run_task(json.load(sys.stdin))
+    sys.stdout.flush()
+    os._exit(code)  # a reader that hangs in a dead connection must not keep the process
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The last step of a run: make its rows the target's, move the cursor, record the result - in one transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dataflows.job import Job
+from dataflows.postgres.session import connect, translated
+from dataflows.postgres.tables import TableName, exists
+from dataflows.runtime.prepare import Prepared, positions_of
+from dataflows.sinks.positions import TABLES, Counters, Positions, session_name
+from dataflows.sinks.swap import drop_leftovers, move_in
+from penstock.errors import Refused
+from penstock.failpoints import failpoint
+
+__all__ = ["drop_state", "publish"]
+
+LOCK_SECONDS = 20.0
+
+
+def publish(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """Finish the run; its counters and schemas, as they are recorded.
+
+    Raises:
+        Fenced: a newer run took over.
+        Refused: splits are missing.
+        Unavailable: the target is locked by others for longer than 20 s; trying again is safe.
+    """
+    failpoint("publish.begin")
+    positions = positions_of(job)
+    name = session_name(job.uid, prepared.generation)
+    with connect(job.sink_dsn, where=job.at_sink, name=name, lock=LOCK_SECONDS) as sink:
+        with positions.owned(sink, prepared.generation):
+            failpoint("publish.locked")
+            pending, planned = positions.pending(sink, job.run)
+            if pending:
+                raise Refused(f"{len(pending)} of {planned} splits are not done", where=job.at_sink, hint="run it again")
+            run = positions.run(sink, job.run)
+            counters = positions.counters(sink) - (run.base if run else Counters())
+            result = counters.as_dict() | {"splits": planned} | {"schemas": schemas(prepared)}
+            if prepared.survey.method is not None:
+                move_in(sink, job.sink, prepared.into, prepared.survey.mapping.targets, prepared.survey.method)
+            positions.finish(sink, job.run, prepared.upper, result)
+            failpoint("publish.moved")
+        failpoint("publish.done")
+    return result
+
+
+def schemas(prepared: Prepared) -> dict[str, Any]:
+    """The columns of both sides, as the run saw them."""
+    sides = {"source": prepared.survey.source, "target": prepared.survey.target}
+    return {side: [column.summary() for column in table.columns] for side, table in sides.items()}
+
+
+def drop_state(dsn: str, uid: str, sink: TableName, where: str, *, target: bool = False) -> None:
+    """Forget a deleted pipeline at its sink: positions, plans and shadows; with `target` the target table too.
+
+    Sessions of its runs are ended first, and find nothing to commit against afterwards.
+    """
+    positions = Positions(uid, "", sink, where)
+    with connect(dsn, where=where, name=f"penstock:drop:{uid}"[:63]) as session:
+        if all(exists(session, TableName(sink.schema, name)) for name in TABLES):
+            positions.drop(session)
+        drop_leftovers(session, uid, sink, None, where)
+        if target:
+            with translated(where):
+                session.execute(f"DROP TABLE IF EXISTS {sink.sql}")

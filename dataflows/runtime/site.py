@@ -1,0 +1,95 @@
+"""Where an installation lives: the server that it runs on, its catalog and its log, made ready for whoever enters."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import conninfo, sql
+
+from catalog.database import migrate
+from penstock import postgres
+from penstock.settings import Settings
+from penstock.topics.embedded import EmbeddedServer
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import TOPICS
+
+__all__ = ["Site"]
+
+CATALOG, LOG = "penstock", "penstock_log"
+
+
+class Site:
+    """The installation that `settings` describe, in use while entered.
+
+    Entering starts the embedded server where one is needed (the last process to leave stops it), makes both databases,
+    brings the catalog's schemas up to date and creates the topics. Every step is idempotent and safe side by side.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.server = EmbeddedServer(settings.home) if settings.embedded else None
+        self._catalog = settings.database_url
+        self._log = settings.log_url
+
+    @property
+    def catalog_dsn(self) -> str:
+        """The catalog's database."""
+        return self.server.dsn(CATALOG) if self.server else self._catalog
+
+    @property
+    def log_dsn(self) -> str:
+        """The topics' database: a database of its own beside the catalog's, or where `log_url` says."""
+        if self.server:
+            return self.server.dsn(LOG)
+        if self._log:
+            return self._log
+        name = conninfo.conninfo_to_dict(self._catalog).get("dbname") or CATALOG
+        return conninfo.make_conninfo(self._catalog, dbname=f"{name}_log")
+
+    def open_log(self, name: str = "log") -> PostgresLog:
+        """A log for one thread's use; close it after."""
+        return PostgresLog(self.log_dsn, name=name)
+
+    def __enter__(self) -> Self:
+        if self.server:
+            self.server.acquire()
+        try:
+            self._prepare()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.server:
+            self.server.release()
+
+    def _prepare(self) -> None:
+        if self.server:
+            for name in (CATALOG, LOG):
+                self.server.create_database(name)
+        elif not self._log:
+            self._create_log_database()
+        migrate(self.catalog_dsn)
+        with self.open_log("prepare") as log:
+            for topic in TOPICS:
+                log.create(topic)
+
+    def _create_log_database(self) -> None:
+        name = conninfo.conninfo_to_dict(self.log_dsn)["dbname"]
+        with postgres.connect(self._catalog, "penstock:prepare") as session:
+            if session.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+                return
+            try:
+                session.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(str(name))))
+            except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                return  # another process was faster
+            except psycopg.Error as error:
+                raise postgres.translated(error, where=f"database {name} for the topics") from error

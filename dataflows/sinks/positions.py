@@ -1,0 +1,366 @@
+"""What a PostgreSQL sink remembers beside its rows: generation, plan, positions and counters of each pipeline.
+
+Three tables in the target's schema. `_penstock_positions` has a row for each slot of a pipeline: its generation is the
+fence, its counters are cumulative over all runs. `_penstock_runs` has a row for each run: its window, and at the end its
+result. `_penstock_splits` has the planned splits of runs that are not finished; a split is done when its commit marked it.
+
+Whoever raised the generation last owns the pipeline. Every later statement of a run names its generation and finds no
+row when a newer one exists; that, not the order of events, keeps rows from being lost or doubled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg import sql
+
+from dataflows.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
+from dataflows.postgres.tables import TableName, exists, quoted
+from dataflows.splits import Split
+from penstock.errors import Fenced, Refused, Unavailable
+from penstock.failpoints import failpoint
+
+__all__ = ["Claim", "Counters", "Positions", "RunRow", "session_name"]
+
+KEPT_RUNS: Final = 100
+FENCE_TRIES: Final = 5
+LOCK_SECONDS: Final = 3.0
+TABLES: Final = ("_penstock_positions", "_penstock_runs", "_penstock_splits")
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS {positions} (
+  pipeline text NOT NULL, source text NOT NULL, sink text NOT NULL, slot text NOT NULL,
+  generation bigint NOT NULL DEFAULT 0, run text, cursor text,
+  rows_in bigint NOT NULL DEFAULT 0, rows_out bigint NOT NULL DEFAULT 0, filtered bigint NOT NULL DEFAULT 0,
+  dead bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, changed_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (pipeline, source, sink, slot), CHECK (rows_in = rows_out + filtered + dead)) WITH (fillfactor = 50);
+CREATE TABLE IF NOT EXISTS {runs} (
+  pipeline text NOT NULL, run text NOT NULL, source text NOT NULL, sink text NOT NULL, state text NOT NULL,
+  lower_bound text, upper_bound text, base jsonb NOT NULL, result jsonb, taken_over_by text,
+  planned_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, PRIMARY KEY (pipeline, run));
+CREATE TABLE IF NOT EXISTS {splits} (
+  pipeline text NOT NULL, run text NOT NULL, split int NOT NULL, lower_bound text, upper_bound text,
+  done bool NOT NULL DEFAULT false, PRIMARY KEY (pipeline, run, split)) WITH (fillfactor = 50)"""
+
+
+def session_name(uid: str, generation: int) -> str:
+    """The application name of a run's sessions with its sink."""
+    return f"penstock:{uid}:{generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What was processed: ``rows_in = rows_out + filtered + dead``."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    filtered: int = 0
+    dead: int = 0
+    bytes: int = 0
+
+    def __sub__(self, other: Counters) -> Counters:
+        return Counters(*(getattr(self, name) - getattr(other, name) for name in COUNTED))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether each row that came in is accounted for."""
+        return self.rows_in == self.rows_out + self.filtered + self.dead
+
+    def as_dict(self) -> dict[str, int]:
+        """By name."""
+        return {name: getattr(self, name) for name in COUNTED}
+
+
+COUNTED: Final = ("rows_in", "rows_out", "filtered", "dead", "bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the sink remembers it; `state` is running, finished or superseded."""
+
+    run: str
+    state: str
+    lower: str | None
+    upper: str | None
+    base: Counters
+    result: dict[str, Any] | None
+    taken_over_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A generation, raised for a pipeline; the cursor as the last finished run left it."""
+
+    generation: int
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The remembered state of one pipeline between one source object and one sink object."""
+
+    uid: str
+    source: str
+    sink: TableName
+    where: str
+
+    def table(self, name: str) -> str:
+        """Quoted name of one of the three tables."""
+        return quoted(self.sink.schema, f"_penstock_{name}")
+
+    def format(self, text: str) -> str:
+        """`text` with the names of the three tables put in."""
+        return text.format(**{name: self.table(name) for name in ("positions", "runs", "splits")})
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Values of the primary key, but for the slot."""
+        return {"pipeline": self.uid, "source": self.source, "sink": str(self.sink)}
+
+    # -- prepare -------------------------------------------------------------------------------------------------
+
+    def make(self, session: Session) -> None:
+        """Make the schema and the tables where they are missing.
+
+        Raises:
+            AccessDenied: this user may not.
+        """
+        with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
+            have = session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.sink.schema,)).fetchone()
+            if not have:
+                session.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(self.sink.schema)}")
+            if not all(exists(session, TableName(self.sink.schema, name)) for name in TABLES):
+                with session.transaction():  # two runs that make them at once would collide in the system's tables
+                    session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
+                    session.execute(self.format(_TABLES))
+
+    def claim(self, session: Session, slots: tuple[str, ...]) -> Claim:
+        """Raise the generation, end the sessions of older ones, and read the cursor.
+
+        A stopped process may hold the rows' locks for ever: after the lock time-out its sessions are ended and the
+        whole is tried again.
+
+        Raises:
+            Unavailable: the locks could not be had.
+        """
+        for _ in range(FENCE_TRIES):
+            try:
+                generation = self._raised(session, slots)
+                break
+            except LOCK_NOT_AVAILABLE:
+                self.end_sessions(session, None)
+        else:
+            hint = f"look at pg_stat_activity for sessions named penstock:{self.uid}:…"
+            raise Unavailable("another session holds the pipeline's positions", where=self.where, hint=hint)
+        failpoint("prepare.generation_raised")
+        self.end_sessions(session, generation)
+        failpoint("prepare.sessions_ended")
+        return Claim(generation, self._cursor(session))
+
+    def _raised(self, session: Session, slots: tuple[str, ...]) -> int:
+        with session.transaction():
+            session.execute(f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}")
+            session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"penstock.claim.{self.uid}",))
+            session.execute(
+                f"INSERT INTO {self.table('positions')} (pipeline, source, sink, slot) "
+                "SELECT %(pipeline)s, %(source)s, %(sink)s, unnest(%(slots)s::text[]) ON CONFLICT DO NOTHING",
+                self.key | {"slots": list(slots)},
+            )
+            session.execute(
+                f"SELECT 1 FROM {self.table('positions')} WHERE pipeline = %s ORDER BY source, sink, slot FOR UPDATE",
+                (self.uid,),
+            )
+            raised = session.execute(
+                f"UPDATE {self.table('positions')} p SET generation = m.top + 1, changed_at = now() "
+                f"FROM (SELECT max(generation) AS top FROM {self.table('positions')} WHERE pipeline = %(pipeline)s) m "
+                "WHERE p.pipeline = %(pipeline)s RETURNING p.generation",
+                self.key,
+            ).fetchall()
+            failpoint("prepare.claiming")
+        if len(raised) < len(slots):
+            message = "raising the generation did not reach every slot"
+            raise AssertionError(message)
+        return int(raised[0][0])
+
+    def end_sessions(self, session: Session, generation: int | None) -> None:
+        """End the pipeline's sessions of generations below `generation`; where None is given, of all.
+
+        Generation 0 is that of sessions that have not claimed yet; only None ends them.
+        """
+        prefix = f"penstock:{self.uid}:"
+        with translated(self.where):
+            session.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE starts_with(application_name, %(p)s) "
+                "AND pid <> pg_backend_pid() AND substr(application_name, length(%(p)s) + 1) ~ '^[0-9]+$' "
+                "AND (%(g)s::bigint IS NULL OR substr(application_name, length(%(p)s) + 1)::bigint BETWEEN 1 AND %(g)s - 1)",
+                {"p": prefix, "g": generation},
+            )
+
+    def _cursor(self, session: Session) -> str | None:
+        found = session.execute(
+            f"SELECT cursor FROM {self.table('positions')} "
+            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND slot = '00'",
+            self.key,
+        ).fetchone()
+        return found[0] if found else None
+
+    # -- the plan ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def owned(self, session: Session, generation: int) -> Iterator[None]:
+        """A transaction that holds the generation: nobody can take over before it has ended.
+
+        Raises:
+            Fenced: somebody has.
+        """
+        with translated(self.where), session.transaction():
+            rows = session.execute(
+                f"SELECT generation FROM {self.table('positions')} WHERE pipeline = %s ORDER BY source, sink, slot FOR UPDATE",
+                (self.uid,),
+            ).fetchall()
+            if not rows or any(row[0] != generation for row in rows):
+                raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
+            yield
+
+    def run(self, session: Session, run: str) -> RunRow | None:
+        """The run of that id, if the sink knows it."""
+        return next(iter(self._runs(session, "run = %(run)s", {"run": run})), None)
+
+    def unfinished(self, session: Session, run: str) -> RunRow | None:
+        """The run between the same source and sink that has a plan and is not finished, other than `run`."""
+        condition = "state = 'running' AND source = %(source)s AND sink = %(sink)s AND run <> %(run)s"
+        return next(iter(self._runs(session, condition, {"run": run})), None)
+
+    def _runs(self, session: Session, condition: str, values: dict[str, Any]) -> list[RunRow]:
+        with translated(self.where):
+            rows = session.execute(
+                "SELECT run, state, lower_bound, upper_bound, base, result, taken_over_by "
+                f"FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} ORDER BY planned_at DESC",
+                self.key | values,
+            ).fetchall()
+        return [RunRow(run, state, low, up, Counters(**base), res, by) for run, state, low, up, base, res, by in rows]
+
+    def write_plan(self, session: Session, run: str, bounds: tuple[str | None, str | None], splits: tuple[Split, ...]) -> None:
+        """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
+        base = json.dumps(self.counters(session).as_dict())
+        session.execute(
+            f"INSERT INTO {self.table('runs')} (pipeline, source, sink, run, state, lower_bound, upper_bound, base) "
+            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(lower)s, %(upper)s, %(base)s)",
+            self.key | {"run": run, "lower": bounds[0], "upper": bounds[1], "base": base},
+        )
+        with session.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) VALUES (%s, %s, %s, %s, %s)",
+                [(self.uid, run, one.number, one.lower, one.upper) for one in splits],
+            )
+        self.set_run(session, run)
+
+    def set_run(self, session: Session, run: str) -> None:
+        """Write the run's id beside the generation, for people who look."""
+        session.execute(f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (run, self.uid))
+
+    def take_over(self, session: Session, older: str, run: str) -> None:
+        """Give the splits of an unfinished run to another one, whose plan exists. Inside `owned`."""
+        values = {"older": older, "run": run, "pipeline": self.uid}
+        session.execute(f"UPDATE {self.table('splits')} SET run = %(run)s WHERE pipeline = %(pipeline)s AND run = %(older)s", values)
+        self.supersede(session, older, run)
+
+    def supersede(self, session: Session, older: str, run: str) -> None:
+        """Mark a run as taken over: whoever comes back with its id is refused. Inside `owned`."""
+        values = {"older": older, "run": run, "pipeline": self.uid}
+        session.execute(
+            f"UPDATE {self.table('runs')} SET state = 'superseded', taken_over_by = %(run)s, finished_at = now() "
+            "WHERE pipeline = %(pipeline)s AND run = %(older)s",
+            values,
+        )
+        session.execute(f"DELETE FROM {self.table('splits')} WHERE pipeline = %(pipeline)s AND run = %(older)s", values)
+
+    def forget(self, session: Session, run: str) -> None:
+        """Drop the plan of a run that has to begin again. Inside `owned`."""
+        for name in ("splits", "runs"):
+            session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s AND run = %s", (self.uid, run))
+
+    def next_split(self, session: Session, run: str) -> int:
+        """The number above those of all splits of a run."""
+        query = f"SELECT coalesce(max(split) + 1, 0) FROM {self.table('splits')} WHERE pipeline = %s AND run = %s"
+        return int(one_row(session, query, (self.uid, run))[0])
+
+    def pending(self, session: Session, run: str) -> tuple[tuple[Split, ...], int]:
+        """The splits of a run that are not done, and the number of all."""
+        with translated(self.where):
+            rows = session.execute(
+                f"SELECT split, lower_bound, upper_bound, done FROM {self.table('splits')} "
+                "WHERE pipeline = %s AND run = %s ORDER BY split",
+                (self.uid, run),
+            ).fetchall()
+        return tuple(Split(number, lower, upper) for number, lower, upper, done in rows if not done), len(rows)
+
+    def counters(self, session: Session) -> Counters:
+        """The cumulative counters of all slots."""
+        sums = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in COUNTED)
+        query = (
+            f"SELECT {sums} FROM {self.table('positions')} "
+            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s"
+        )
+        with translated(self.where):
+            return Counters(*one_row(session, query, self.key))
+
+    def drop(self, session: Session) -> None:
+        """Forget the pipeline: end its sessions, then delete what is remembered of it."""
+        self.end_sessions(session, None)
+        with translated(self.where), session.transaction():
+            for name in ("positions", "splits", "runs"):
+                session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s", (self.uid,))
+
+    # -- commit and publish --------------------------------------------------------------------------------------
+
+    def fence(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> str:
+        """The last statement of a commit: mark the split, move the counters, and fail unless both hit.
+
+        A newer generation, or a split that is done already, makes its last cast fail: that aborts the transaction, and the
+        COMMIT that travels in the same message does nothing. Under READ COMMITTED the UPDATE waits for a claim that
+        is under way and then sees the generation that it left.
+        """
+        sets = ", ".join(f"{name} = {name} + {getattr(counted, name)}" for name in COUNTED)
+        names = {name: _literal(value) for name, value in self.key.items()}
+        return self.format(
+            f"WITH s AS (UPDATE {{splits}} SET done = true WHERE pipeline = {names['pipeline']} AND run = {_literal(run)} "
+            f"AND split = {split} AND NOT done RETURNING 1), "
+            f"p AS (UPDATE {{positions}} SET {sets}, changed_at = now() WHERE pipeline = {names['pipeline']} "
+            f"AND source = {names['source']} AND sink = {names['sink']} AND slot = {_literal(slot)} "
+            f"AND generation = {generation} RETURNING 1) "
+            "SELECT (CASE WHEN (SELECT count(*) FROM s) * (SELECT count(*) FROM p) = 1 "
+            f"THEN '1' ELSE '{FENCED}' END)::int"
+        )
+
+    def finish(self, session: Session, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+        """Record the result of a run, move the cursor, and forget its splits. Inside `owned`.
+
+        Raises:
+            Refused: splits are missing.
+        """
+        pending, planned = self.pending(session, run)
+        if pending:
+            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
+        values = self.key | {"run": run, "cursor": cursor, "result": json.dumps(result), "kept": KEPT_RUNS}
+        for statement in _FINISH:
+            session.execute(self.format(statement), values)
+
+
+_FINISH: Final = (
+    "UPDATE {positions} SET cursor = coalesce(%(cursor)s, cursor), run = NULL "
+    "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
+    "UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s "
+    "WHERE pipeline = %(pipeline)s AND run = %(run)s",
+    "DELETE FROM {splits} WHERE pipeline = %(pipeline)s AND run = %(run)s",
+    "DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN "
+    "(SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)",
+)
+
+
+def _literal(value: str) -> str:
+    return sql.Literal(value).as_string(None)

@@ -1,0 +1,203 @@
+"""PostgreSQL as a sink: chunks by binary COPY, one commit for each split, fenced by the run's generation.
+
+A split's rows, the mark that it is done and the counters are one transaction. Its last statement is the fence, sent in
+one message with the COMMIT, so that no stopped or dead process can stand between them.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+from psycopg import pq
+
+from dataflows.chunks import Chunk
+from dataflows.postgres.session import Session, connect, finish, one_message, result_error, send, translated
+from dataflows.postgres.tables import TableName, quoted
+from dataflows.sinks.positions import Counters, Positions, session_name
+from penstock.errors import PenstockError, Unreachable
+from penstock.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from pgpq import ArrowToPostgresBinaryEncoder
+
+__all__ = ["PostgresWriter"]
+
+LOCK_SECONDS: Final = 20.0
+PIECE: Final = 1 << 20
+EMPTY_COPY: Final = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8 + b"\xff\xff"
+"""Header and trailer of a binary COPY without rows."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """The split whose transaction is open."""
+
+    split: int
+    sequence: int = 0
+    rows: int = 0
+    bytes: int = 0
+    encoder: ArrowToPostgresBinaryEncoder | None = None
+
+
+@dataclass(slots=True)
+class PostgresWriter:
+    """Writes the chunks of one slot over one session, which carries the generation in its name.
+
+    `check` is called while the server keeps us waiting, and ends the write by raising.
+    """
+
+    dsn: str
+    into: TableName
+    columns: tuple[str, ...]
+    positions: Positions
+    run: str
+    generation: int
+    slot: str
+    where: str
+    encoded: bool
+    check: Callable[[], None]
+    committed: Callable[[Counters], None]
+    _session: Session | None = field(default=None, init=False)
+    _open: _Open | None = field(default=None, init=False)
+
+    def open(self) -> None:
+        """Connect."""
+        name = session_name(self.positions.uid, self.generation)
+        self._session = connect(self.dsn, where=self.where, name=name, lock=LOCK_SECONDS)
+
+    def close(self) -> None:
+        """End the session; what is not committed is rolled back by the server."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def idle(self) -> None:
+        """Called while no chunk comes: raise if the server has ended the session or the COPY."""
+        connection = self._live.pgconn
+        if not select.select([connection.socket], [], [], 0)[0]:
+            return
+        with translated(self.where):
+            connection.consume_input()
+        if self._open is not None and not connection.is_busy():
+            finish(self._live, self.where)
+        if connection.status != pq.ConnStatus.OK:
+            raise Unreachable("the session was ended by the server", where=self.where, hint="try again")
+
+    def write(self, chunk: Chunk) -> None:
+        """Send a chunk; the last one of a split commits it.
+
+        Raises:
+            Fenced: a newer run took over.
+            BadData: the target refused a value or a row.
+        """
+        current = self._open or self._begin(chunk.split)
+        if (chunk.split, chunk.sequence) != (current.split, current.sequence):
+            message = f"chunk {chunk.split}.{chunk.sequence} came where {current.split}.{current.sequence} was due"
+            raise AssertionError(message)
+        current.sequence += 1
+        if chunk.data is not None:
+            self._copy(current, chunk.data)
+            current.rows += chunk.rows
+            current.bytes += chunk.size
+            failpoint("commit.mid_copy", chunk.split)
+        if chunk.last:
+            self._commit(current, chunk)
+
+    def done(self) -> None:
+        """Check that no split was left open when the stream ended."""
+        if self._open is not None:
+            message = f"the stream ended inside split {self._open.split}"
+            raise AssertionError(message)
+
+    @property
+    def _live(self) -> Session:
+        if self._session is None:
+            message = "the writer is not open"
+            raise AssertionError(message)
+        return self._session
+
+    def _begin(self, split: int) -> _Open:
+        one_message(self._live, "BEGIN", self.where)
+        failpoint("commit.begin", split)
+        names = ", ".join(quoted(name) for name in self.columns)
+        statement = f"COPY {self.into.sql} ({names}) FROM STDIN (FORMAT binary)"
+        send(self._live, statement, pq.ExecStatus.COPY_IN, self.where)
+        self._live.pgconn.nonblocking = 1
+        self._open = _Open(split)
+        return self._open
+
+    def _copy(self, current: _Open, data: pa.RecordBatch | bytes) -> None:
+        if isinstance(data, bytes):
+            self._put(data)
+            return
+        if current.encoder is None:
+            from pgpq import ArrowToPostgresBinaryEncoder  # noqa: PLC0415 - raw runs need no encoder
+
+            current.encoder = ArrowToPostgresBinaryEncoder(data.schema)
+            self._put(current.encoder.write_header())
+        self._put(current.encoder.write_batch(data))
+
+    def _put(self, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), PIECE):
+            with translated(self.where):
+                self._live.pgconn.put_copy_data(view[start : start + PIECE])
+            self._flush()
+
+    def _flush(self) -> None:
+        """Wait until what was put has left, watching for an error of the server's meanwhile."""
+        connection = self._live.pgconn
+        while True:
+            with translated(self.where):
+                if not connection.flush():
+                    return
+            readable, writable, _ = select.select([connection.socket], [connection.socket], [], 0.2)
+            if readable:
+                with translated(self.where):
+                    connection.consume_input()
+            if not writable:
+                self.check()
+
+    def _commit(self, current: _Open, marker: Chunk) -> None:
+        rows = self._end_copy(current)
+        failpoint("commit.copied", current.split)
+        counted = self._counted(current, marker, rows)
+        failpoint("commit.before_fence", current.split)
+        fence = self.positions.fence(self.slot, current.split, self.run, self.generation, counted)
+        one_message(self._live, f"{fence}; COMMIT", self.where, sent=lambda: failpoint("commit.sent", current.split))
+        failpoint("commit.done", current.split)
+        self._open = None
+        self.committed(counted)
+
+    def _counted(self, current: _Open, marker: Chunk, rows: int) -> Counters:
+        """The split's counters, checked against what the source said and what the server took."""
+        expected = current.rows if self.encoded else marker.rows
+        counted = Counters(marker.read, rows, marker.read - expected, 0, current.bytes)
+        if rows != expected or not counted.balanced or counted.filtered < 0:
+            raise PenstockError(
+                f"split {current.split} does not add up: {marker.read} rows read, {expected} sent, {rows} written",
+                where=self.where, hint="this is a defect: nothing of the split was committed",
+            )  # fmt: skip
+        return counted
+
+    def _end_copy(self, current: _Open) -> int:
+        if current.encoder is not None:
+            self._put(current.encoder.finish())
+        elif self.encoded:
+            self._put(EMPTY_COPY)
+        connection = self._live.pgconn
+        with translated(self.where):
+            connection.put_copy_end()
+        self._flush()
+        connection.nonblocking = 0
+        with translated(self.where):
+            result = connection.get_result()
+        if result is None or result.status != pq.ExecStatus.COMMAND_OK:
+            raise result_error(result, self.where) if result else Unreachable("no answer", where=self.where)
+        rows = result.command_tuples or 0
+        finish(self._live, self.where)
+        return rows

@@ -1,0 +1,165 @@
+"""`replace`: a shadow table is loaded, then takes the target's place in one transaction.
+
+By rename where nothing depends on the target and all that it carries can be carried over; else by ``DELETE`` and
+``INSERT … SELECT``, which keeps the table itself. A table whose rows others refer to by a foreign key that is not
+deferrable cannot be emptied and filled again, and is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from psycopg import sql
+
+from dataflows.postgres.session import Session, one_row, translated
+from dataflows.postgres.tables import TableName, quoted
+from penstock.errors import Refused
+
+__all__ = ["Method", "drop_leftovers", "make_shadow", "move_in", "replace_method", "shadow_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a shadow takes the target's place, and why."""
+
+    name: Literal["rename", "refill"]
+    reasons: tuple[str, ...] = ()
+
+
+def shadow_prefix(uid: str) -> str:
+    """What the names of all shadows of a pipeline begin with."""
+    return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:12]}_"
+
+
+def shadow_name(uid: str, run: str, sink: TableName) -> TableName:
+    """The shadow of a run, in the target's schema: 39 bytes, and never the same for two runs."""
+    digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
+    return TableName(sink.schema, shadow_prefix(uid) + digest)
+
+
+_OBSTACLES: Final = """
+WITH t AS (SELECT c.*, c.oid AS id FROM pg_class c WHERE c.oid = %(table)s::regclass)
+SELECT 'it is not an ordinary table' FROM t WHERE relkind <> 'r' OR relispartition OR relpersistence <> 'p'
+   OR relam <> (SELECT oid FROM pg_am WHERE amname = 'heap') OR relreplident <> 'd' OR reltoastrelid IN
+      (SELECT oid FROM pg_class WHERE reloptions IS NOT NULL)
+UNION ALL SELECT 'a view or rule uses it' FROM t WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+   WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.id) OR relhasrules
+UNION ALL SELECT 'foreign keys' FROM t WHERE EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f'
+   AND t.id IN (k.conrelid, k.confrelid))
+UNION ALL SELECT 'triggers' FROM t WHERE EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.id AND NOT g.tgisinternal)
+UNION ALL SELECT 'row security' FROM t WHERE relrowsecurity OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = t.id)
+UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = t.id)
+UNION ALL SELECT 'inheritance' FROM t WHERE EXISTS (SELECT FROM pg_inherits i WHERE t.id IN (i.inhrelid, i.inhparent))
+UNION ALL SELECT 'a sequence of its own' FROM t WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
+   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.id AND s.relkind = 'S')
+UNION ALL SELECT 'grants on columns, or statistics targets' FROM t WHERE EXISTS (SELECT FROM pg_attribute a
+   WHERE a.attrelid = t.id AND a.attnum > 0 AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL OR a.attstattarget > 0))
+UNION ALL SELECT 'its row type is used' FROM t WHERE EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass
+   AND d.refobjid IN (t.reltype, (SELECT typarray FROM pg_type WHERE oid = t.reltype)) AND d.deptype = 'n')
+UNION ALL SELECT 'it belongs to another user' FROM t WHERE NOT pg_has_role(t.relowner, 'USAGE')
+UNION ALL SELECT 'this user cannot create in its schema' FROM t WHERE NOT has_schema_privilege(t.relnamespace, 'CREATE')"""
+_REFERRERS: Final = """
+SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k
+WHERE k.contype = 'f' AND k.confrelid = %(table)s::regclass AND (NOT k.condeferrable OR k.confdeltype <> 'a')"""
+
+
+def replace_method(session: Session, sink: TableName, where: str) -> Method:
+    """How `replace` will work on this table.
+
+    Raises:
+        Refused: rows of another table refer to it in a way that would break, or delete them.
+    """
+    with translated(where):
+        referrer = session.execute(_REFERRERS, {"table": sink.sql}).fetchone()
+        obstacles = [row[0] for row in session.execute(_OBSTACLES, {"table": sink.sql})]
+    if referrer:
+        hint = "make the key DEFERRABLE with NO ACTION, or write to a table that nothing refers to"
+        raise Refused(f"`replace` would break foreign key {referrer[0]} of {referrer[1]}", where=where, hint=hint)
+    return Method("refill", tuple(obstacles)) if obstacles else Method("rename")
+
+
+def drop_leftovers(session: Session, uid: str, sink: TableName, keep: TableName | None, where: str) -> int:
+    """Drop the shadows of a pipeline in the sink's schema, all but `keep`; the number dropped."""
+    query = (
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = %s AND c.relkind = 'r' AND starts_with(c.relname, %s) AND c.relname <> %s"
+    )
+    with translated(where):
+        names = session.execute(query, (sink.schema, shadow_prefix(uid), keep.name if keep else "")).fetchall()
+        for (name,) in names:
+            session.execute(f"DROP TABLE IF EXISTS {quoted(sink.schema, name)}")
+    return len(names)
+
+
+_CARRIED: Final = """
+SELECT c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relowner), s.spcname, c.relacl IS NOT NULL,
+  (SELECT coalesce(json_agg(json_build_array(a.privilege_type, CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,
+     a.is_grantable)), '[]') FROM aclexplode(c.relacl) a)
+FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = %(table)s::regclass"""
+
+
+def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> None:
+    """Make the run's shadow with the target's columns, defaults, constraints, indexes and comments, if it is missing."""
+    with translated(where):
+        if one_row(session, "SELECT to_regclass(%s)", (shadow.sql,))[0] is not None:
+            return
+        space = one_row(session, _CARRIED, {"table": sink.sql})[3]
+        at = f" TABLESPACE {quoted(space)}" if space else ""
+        session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL){at}")
+
+
+def move_in(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...], method: Method) -> None:
+    """Put the shadow's rows in the target's place. Inside the transaction that holds the generation."""
+    if method.name == "refill":
+        _refill(session, sink, shadow, columns)
+    else:
+        _rename(session, sink, shadow)
+
+
+def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> None:
+    names = ", ".join(quoted(name) for name in columns)
+    session.execute("SET CONSTRAINTS ALL DEFERRED")
+    session.execute(f"LOCK TABLE {sink.sql} IN SHARE ROW EXCLUSIVE MODE")
+    session.execute(f"DELETE FROM {sink.sql}")
+    session.execute(f"INSERT INTO {sink.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {shadow.sql}")
+    session.execute(f"DROP TABLE {shadow.sql}")
+
+
+def _rename(session: Session, sink: TableName, shadow: TableName) -> None:
+    session.execute(f"LOCK TABLE {sink.sql}, {shadow.sql} IN ACCESS EXCLUSIVE MODE")
+    indexes, copies = _indexes(session, sink), _indexes(session, shadow)
+    if [one[1:] for one in indexes] != [one[1:] for one in copies]:
+        raise Refused("the table's indexes were changed while the run loaded", where=str(sink), hint="run it again")
+    for statement in _carry_over(session, sink, shadow):
+        session.execute(statement)
+    session.execute(f"DROP TABLE {sink.sql}")
+    session.execute(f"ALTER TABLE {shadow.sql} RENAME TO {quoted(sink.name)}")
+    for (old, *_), (new, *_) in zip(indexes, copies, strict=True):
+        session.execute(f"ALTER INDEX {quoted(sink.schema, new)} RENAME TO {quoted(old)}")
+
+
+_INDEXES: Final = """
+SELECT i.relname, x.indkey::text, x.indisunique, x.indisprimary, pg_get_expr(x.indexprs, x.indrelid),
+       pg_get_expr(x.indpred, x.indrelid), x.indoption::text, x.indclass::text
+FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = %s::regclass ORDER BY x.indexrelid"""
+
+
+def _indexes(session: Session, table: TableName) -> list[Any]:
+    return session.execute(_INDEXES, (table.sql,)).fetchall()
+
+
+def _carry_over(session: Session, sink: TableName, shadow: TableName) -> list[str]:
+    """Statements that give the shadow what ``LIKE`` does not copy: options, comment, grants, owner."""
+    options, comment, owner, _, granted, grants = one_row(session, _CARRIED, {"table": sink.sql})
+    found = [f"ALTER TABLE {shadow.sql} SET ({', '.join(options)})"] if options else []
+    if comment is not None:
+        found.append(f"COMMENT ON TABLE {shadow.sql} IS {sql.Literal(comment).as_string(None)}")
+    found.append(f"ALTER TABLE {shadow.sql} OWNER TO {quoted(owner)}")
+    if granted:
+        found.append(f"REVOKE ALL ON {shadow.sql} FROM {quoted(owner)}, PUBLIC")
+    for privilege, grantee, grantable in grants:
+        to = quoted(grantee) if grantee is not None else "PUBLIC"
+        found.append(f"GRANT {privilege} ON {shadow.sql} TO {to}{' WITH GRANT OPTION' if grantable else ''}")
+    return found

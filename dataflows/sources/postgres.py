@@ -1,0 +1,276 @@
+"""PostgreSQL as a bounded source: ranges of a key, read by COPY as undecoded bytes or as Arrow batches.
+
+Each split is read by one statement, in a snapshot of its own. A key that never changes puts each row into exactly one
+split, whatever is written meanwhile; rows inserted while a run reads may or may not be part of it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+from psycopg import sql
+from pyarrow import csv
+
+from dataflows.chunks import Chunk
+from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
+from dataflows.postgres.tables import Column, Table, quoted
+from dataflows.postgres.types import parse_type
+from dataflows.splits import Split
+from penstock.errors import BadData, MissingColumn, SchemaMismatch, Unavailable, did_you_mean
+from penstock.failpoints import failpoint
+
+__all__ = ["PostgresReader", "Window", "cursor_window", "plan_splits", "split_key"]
+
+RAW_BYTES: Final = 1 << 20
+ARROW_BYTES: Final = 16 << 20
+SAMPLE_BYTES: Final = 32 << 20
+LOCK_SECONDS: Final = 10.0
+PLAN_SECONDS: Final = 300.0
+_ORDERED: Final = {
+    "smallint", "integer", "bigint", "numeric", "text", "character varying", "uuid", "date",
+    "timestamp without time zone", "timestamp with time zone",
+}  # fmt: skip
+_TIMES: Final = {"date", "timestamp without time zone", "timestamp with time zone"}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Rows with a cursor above `lower` and not above `upper`; empty where `upper` is None."""
+
+    lower: str | None
+    upper: str | None
+
+
+def split_key(table: Table) -> Column | None:
+    """The column to split by: the first of a unique key of an ordered type, the primary key before others."""
+    for key in table.keys:
+        column = table.column(key[0])
+        if column is not None and parse_type(column.type).name in _ORDERED:
+            return column
+    return None
+
+
+def cursor_column(table: Table, name: str, where: str) -> Column:
+    """The cursor's column.
+
+    Raises:
+        MissingColumn: no such column.
+        SchemaMismatch: its type has no order that can be kept as text.
+    """
+    column = table.column(name)
+    if column is None:
+        known = [one.name for one in table.columns]
+        raise MissingColumn("there is no such column", where=where, value=name, hint=did_you_mean(name, known))
+    if parse_type(column.type).name not in _ORDERED:
+        hint = "use a whole number, a date, a timestamp, a uuid or a text that only grows"
+        raise SchemaMismatch(f"`{name}` of type {column.type} cannot be a cursor", where=where, hint=hint)
+    return column
+
+
+def cursor_window(session: Session, table: Table, column: Column, last: str | None, lag: timedelta, where: str) -> Window:
+    """The window of this run: above `last`, up to the greatest value now, and older than `lag`.
+
+    `now` is the source's. Transactions that were writing to the table when the window's end was taken are waited for,
+    so that a row that got its number or time before the end, and committed after it, is not passed by.
+
+    Raises:
+        SchemaMismatch: a lag on a column that is no time.
+        BadData: rows whose cursor is NULL: no window would ever hold them.
+    """
+    kind = parse_type(column.type)
+    if lag and kind.name not in _TIMES:
+        raise SchemaMismatch(f"a lag needs a time; `{column.name}` is {column.type}", where=where, hint="drop the lag")
+    name = quoted(column.name)
+    with translated(where):
+        if column.nullable and session.execute(f"SELECT 1 FROM {table.name.sql} WHERE {name} IS NULL LIMIT 1").fetchone():
+            hint = f"fill `{column.name}`, or leave such rows out by a view"
+            raise BadData(f"rows without a cursor (`{column.name}` IS NULL) would never be read", where=where, hint=hint)
+        top = f"max({name})" if kind.name != "uuid" else f"(SELECT {name} FROM {table.name.sql} ORDER BY {name} DESC LIMIT 1)"
+        if kind.name in _TIMES:
+            top = f"least({top}, (statement_timestamp() - %(lag)s::interval)::{column.type})"
+        above = f" WHERE {name} > %(last)s::{column.type}" if last is not None else ""
+        found = one_row(session, f"SELECT ({top})::text FROM {table.name.sql}{above}", {"last": last, "lag": lag})[0]
+        if found is not None and last is not None:
+            later = one_row(session, f"SELECT %(a)s::{column.type} > %(b)s::{column.type}", {"a": found, "b": last})[0]
+            found = found if later else None
+    if found is not None:
+        await_writers(session, table, where)
+    return Window(last, found)
+
+
+_WRITERS: Final = """
+SELECT count(*) FROM pg_locks l WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND l.relation = to_regclass(%(table)s) AND l.virtualtransaction = ANY(%(seen)s)"""
+_WRITING: Final = """
+SELECT coalesce(array_agg(l.virtualtransaction), '{}') FROM pg_locks l
+WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation = to_regclass(%(table)s)"""
+
+
+def await_writers(session: Session, table: Table, where: str, seconds: float = LOCK_SECONDS) -> None:
+    """Wait until the transactions that write to the table now have ended.
+
+    Raises:
+        Unavailable: one of them still writes after `seconds`.
+    """
+    with translated(where):
+        seen = one_row(session, _WRITING, {"table": table.name.sql})[0]
+        end = time.monotonic() + seconds
+        while seen and one_row(session, _WRITERS, {"table": table.name.sql, "seen": seen})[0]:
+            if time.monotonic() > end:
+                hint = "a transaction has been writing for long; end it, or try again later"
+                raise Unavailable("rows that are not committed yet may belong to this window", where=where, hint=hint)
+            time.sleep(0.02)
+
+
+def plan_splits(
+    session: Session, table: Table, key: Column | None, window: Window, rows: int, first: int, where: str
+) -> tuple[Split, ...]:
+    """Ranges of `key` that hold about `rows` rows each, numbered from `first`; one split where there is no key."""
+    if key is None:
+        return (Split(first),)
+    name, kind = quoted(key.name), key.type
+    percent = _sample_percent(session, table, where)
+    sample = f" TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)" if percent < 100 else ""  # noqa: PLR2004
+    query = f"FROM {table.name.sql}{sample} WHERE {_range(name, kind, window.lower, window.upper)}"
+    with translated(where):
+        count = one_row(session, f"SELECT count(*) {query}")[0] * 100 / percent
+        pieces = max(1, round(count / rows))
+        bounds: list[str] = []
+        if pieces > 1:
+            fractions = [number / pieces for number in range(1, pieces)]
+            found = one_row(
+                session,
+                f"SELECT array_agg(DISTINCT b::{kind} ORDER BY b::{kind})::text[] "
+                f"FROM unnest((SELECT percentile_disc(%(at)s::float8[]) WITHIN GROUP (ORDER BY {name}) {query})) b",
+                {"at": fractions},
+            )[0]
+            bounds = [value for value in found or [] if value is not None and value != window.upper]
+    edges: list[str | None] = [window.lower, *bounds, window.upper]
+    return tuple(Split(first + at, edges[at], edges[at + 1]) for at in range(len(edges) - 1))
+
+
+def _sample_percent(session: Session, table: Table, where: str) -> float:
+    if table.kind not in {"r", "m", "p"}:
+        return 100
+    query = "SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(%(name)s::regclass)"
+    plain = "SELECT pg_relation_size(%(name)s::regclass)"
+    with translated(where):
+        size = one_row(session, query if table.kind == "p" else plain, {"name": table.name.sql})[0]
+    return max(0.01, min(100.0, 100.0 * SAMPLE_BYTES / size)) if size else 100
+
+
+def _range(name: str, kind: str, lower: str | None, upper: str | None) -> str:
+    parts = []
+    if lower is not None:
+        parts.append(f"{name} > {sql.Literal(lower).as_string(None)}::{kind}")
+    if upper is not None:
+        parts.append(f"{name} <= {sql.Literal(upper).as_string(None)}::{kind}")
+    return " AND ".join(parts) or "true"
+
+
+@dataclass(slots=True)
+class PostgresReader:
+    """Reads splits over one session of its own.
+
+    With `schema`, as Arrow batches of at most `batch_rows` rows; without, as blocks of a binary COPY. `check` is called
+    while the source keeps us waiting, and ends the read by raising.
+    """
+
+    dsn: str
+    table: Table
+    columns: Sequence[str]
+    key: Column | None
+    where: str
+    batch_rows: int
+    schema: pa.Schema | None
+    check: Callable[[], None]
+    _session: Session | None = field(default=None, init=False)
+
+    def read(self, slot: str, split: Split) -> Iterator[Chunk]:
+        """The chunks of a split and its closing marker.
+
+        Raises:
+            BadData: a value that Arrow cannot hold, such as ``infinity`` in a timestamp.
+        """
+        failpoint("read.begin", split.number)
+        session = self._connected()
+        sequence = rows = counted = 0
+        for block in copy_out(session, self._query(split), self._block_bytes(), self.check, self.where, self._block_rows()):
+            if isinstance(block, int):
+                counted = block
+                continue
+            failpoint("read.block", split.number)
+            batch = block if self.schema is None else self._decoded(block)
+            held = 0 if isinstance(batch, bytes) else batch.num_rows
+            rows += held
+            yield Chunk(slot, split.number, sequence, batch, held, read=held)
+            sequence += 1
+        if self.schema is not None and rows != counted:
+            raise BadData(f"the server sent {counted} rows and {rows} were decoded", where=self.where)
+        failpoint("read.end", split.number)
+        yield Chunk(slot, split.number, sequence, None, counted, last=True, read=counted)
+
+    def close(self) -> None:
+        """End the session."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _connected(self) -> Session:
+        if self._session is None:
+            self._session = connect(self.dsn, where=self.where, name="penstock:source", lock=LOCK_SECONDS)
+        return self._session
+
+    def _block_bytes(self) -> int:
+        return RAW_BYTES if self.schema is None else ARROW_BYTES
+
+    def _block_rows(self) -> int:
+        return self.batch_rows if self.schema is not None else 1 << 60
+
+    def _query(self, split: Split) -> str:
+        names = ", ".join(quoted(name) for name in self.columns)
+        rows = _range(quoted(self.key.name), self.key.type, split.lower, split.upper) if self.key else "true"
+        form = "binary" if self.schema is None else "csv"
+        return f"COPY (SELECT {names} FROM {self.table.name.sql} WHERE {rows}) TO STDOUT (FORMAT {form})"
+
+    def _decoded(self, block: bytes) -> pa.RecordBatch:
+        schema = self.schema
+        assert schema is not None  # noqa: S101 - only called where there is one
+        try:
+            table = csv.read_csv(
+                pa.BufferReader(block),
+                csv.ReadOptions(column_names=schema.names, use_threads=False, block_size=len(block) + 1),
+                csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+                csv.ConvertOptions(
+                    column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""],
+                    true_values=["t"], false_values=["f"], check_utf8=False,
+                ),
+            )  # fmt: skip
+        except pa.ArrowInvalid as error:
+            raise self._bad(str(error)) from None
+        return _one_batch(table)
+
+    def _bad(self, message: str) -> BadData:
+        found = re.search(r"column #(\d+)", message)
+        name = self.columns[int(found.group(1))] if found else "?"
+        kind = self.table.column(name)
+        what = f"a value of `{name}`{f' ({kind.type})' if kind else ''} is outside of what can be kept exactly"
+        return BadData(what, where=self.where, hint="infinity, NaN in numeric and years above 9999 cannot be mapped")
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def arrow_schema(columns: Sequence[tuple[str, Any]]) -> pa.Schema:
+    """The schema of the columns that a reader asks for."""
+    return pa.schema([pa.field(name, kind) for name, kind in columns])

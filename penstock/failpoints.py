@@ -1,0 +1,69 @@
+"""Named points where a process can be made to die, stop or raise: how the chaos tests cut at every boundary.
+
+``PENSTOCK_FAILPOINT="commit.before_fence:3=kill"`` kills this process (SIGKILL) when it reaches that point of split 3;
+without an index, the first time that it reaches the point. ``stop`` sends SIGSTOP to itself, once; ``raise`` raises.
+Unset, a point costs one comparison.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["POINTS", "FailpointReached", "arm", "failpoint"]
+
+VARIABLE: Final = "PENSTOCK_FAILPOINT"
+
+POINTS: Final = (
+    "prepare.begin", "prepare.state_made", "prepare.claiming", "prepare.generation_raised", "prepare.sessions_ended",
+    "prepare.before_plan", "prepare.planned", "prepare.shadow_made", "flow.begin", "read.begin", "read.block", "read.end", "commit.begin",
+    "commit.mid_copy", "commit.copied", "commit.before_fence", "commit.sent", "commit.done", "flow.end",
+    "publish.begin", "publish.locked", "publish.moved", "publish.done", "result.before", "result.written",
+)  # fmt: skip
+"""Every point, in the order in which a run meets them; those of ``read`` and ``commit`` are met once for each split."""
+
+
+class FailpointReached(Exception):  # noqa: N818 - it is an order, not an error of the program
+    """The point that was set to ``raise``."""
+
+
+@dataclass(slots=True)
+class _Armed:
+    point: str = ""
+    action: str = ""
+
+
+_armed = _Armed()
+
+
+def arm(setting: str | None) -> None:
+    """Set the point from ``name[:index]=kill|stop|raise``; None or an empty string disarms.
+
+    Raises:
+        ValueError: an unknown name or action.
+    """
+    point, _, action = (setting or "").partition("=")
+    if point and (point.partition(":")[0] not in POINTS or action not in {"kill", "stop", "raise"}):
+        message = f"{VARIABLE}={setting}: no such failpoint; write name[:index]=kill|stop|raise"
+        raise ValueError(message)
+    _armed.point, _armed.action = point, action
+
+
+def failpoint(name: str, index: int | None = None) -> None:
+    """Do here what the environment asks for this point, if anything."""
+    if _armed.point and _armed.point in (name, f"{name}:{index}"):
+        _strike()
+
+
+def _strike() -> None:
+    action = _armed.action
+    if action != "kill":
+        arm(None)
+    if action == "raise":
+        raise FailpointReached
+    os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+
+
+arm(os.environ.get(VARIABLE))
