@@ -1,0 +1,262 @@
+"""What the catalog gives back: one frozen dataclass for each kind of row, and pages of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from penstock.models.domain import Schema
+
+__all__ = [
+    "Command", "ConnectionEntry", "Dataset", "Decision", "ErrorEntry", "MappingVersion", "Page", "PipelineEntry",
+    "PipelineVersion", "PolicyEntry", "RunEntry", "SchemaVersion", "Snapshot", "TaskEntry", "TimerEntry", "WorkerEntry",
+]  # fmt: skip
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """A part of a list; `after` asks for the next part, None where this is the last."""
+
+    items: tuple[Item, ...]
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command and its answer. `answer` is the offset of the record that answered it."""
+
+    id: str
+    type: str
+    key: str
+    actor: str
+    at: datetime
+    offset: int
+    status: Literal["pending", "applied", "refused"]
+    result: Mapping[str, Any] | None
+    refusal: Mapping[str, Any] | None
+    answered_at: datetime | None
+    answer: int | None
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionEntry:
+    """A connection as it was last put; secrets stand in it as references."""
+
+    name: str
+    type: str | None
+    version: int
+    connection: Mapping[str, Any]
+    at: datetime
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A catalog entry. `version` is that of its current schema, None until one was observed."""
+
+    id: str
+    connection: str
+    object: str
+    kind: str
+    description: str | None
+    tags: tuple[str, ...]
+    version: int | None
+    fingerprint: str | None
+    first_offset: int
+    first_at: datetime
+    last_offset: int
+    last_at: datetime
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """One schema that a dataset has had, from `at` on."""
+
+    dataset: str
+    version: int
+    fingerprint: str
+    schema: Schema
+    at: datetime
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class MappingVersion:
+    """One version of a mapping, as it was put."""
+
+    name: str
+    version: int
+    mapping: Mapping[str, Any]
+    at: datetime
+    actor: str
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineEntry:
+    """A pipeline at its current version. `source` and `sink` are ids of datasets; `pipeline` is the document."""
+
+    uid: str
+    name: str
+    version: int
+    status: Literal["active", "paused", "stopped", "deleting", "deleted"]
+    owner: str | None
+    labels: Mapping[str, str]
+    source: str | None
+    sink: str | None
+    pipeline: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineVersion:
+    """One version of a pipeline; versions never change."""
+
+    uid: str
+    version: int
+    name: str
+    pipeline: Mapping[str, Any]
+    at: datetime
+    actor: str
+    rollback_of: int | None
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """A policy and its hash, as it was accepted at `changed`."""
+
+    name: str
+    hash: str
+    origin: str
+    policy: Mapping[str, Any]
+    at: datetime
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """A run. `offset` is where it was created; `counters` and `error` are the last told."""
+
+    id: str
+    pipeline: str
+    uid: str | None
+    version: int
+    status: Literal["queued", "running", "completed", "failed", "stopped"]
+    full: bool
+    attempts: int | None
+    requested_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    counters: Mapping[str, int]
+    seconds: Mapping[str, float] | None
+    error: Mapping[str, Any] | None
+    offset: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEntry:
+    """A task and its current attempt."""
+
+    id: str
+    kind: str
+    pipeline: str
+    run: str | None
+    priority: int | None
+    attempt: int | None
+    worker: str | None
+    status: str
+    reason: str | None
+    queued_at: datetime | None
+    assigned_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    counters: Mapping[str, int] | None
+    seconds: Mapping[str, float] | None
+    error: Mapping[str, Any] | None
+    offset: int | None
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision by the id of its record; `decision` is all of it, `cause` the offset of what it answers."""
+
+    id: str
+    agent: str
+    cause: int | None
+    index: int | None
+    at: datetime
+    action: str
+    subject: str
+    outcome: Literal["acted", "proposed", "refused"]
+    confidence: float
+    threshold: float | None
+    policy: str | None
+    correlation: str | None
+    decision: Mapping[str, Any]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorEntry:
+    """Something that failed; `source` says which pipeline, agent or worker told it."""
+
+    id: str
+    at: datetime
+    source: str
+    pipeline: str | None
+    run: str | None
+    task: str | None
+    attempt: int | None
+    code: str
+    error: Mapping[str, Any]
+    correlation: str | None
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEntry:
+    """A worker; `lost` ones stay in the list."""
+
+    worker: str
+    kinds: tuple[str, ...] | None
+    slots: int | None
+    status: Literal["joined", "lost"]
+    reason: str | None
+    joined_at: datetime | None
+    lost_at: datetime | None
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimerEntry:
+    """A timer that an agent asked for."""
+
+    timer: str
+    due: datetime
+    subject: str | None
+    status: Literal["pending", "fired"]
+    requested_at: datetime | None
+    fired_at: datetime | None
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An agent's state after the record at `offset` - 1, as builtins; `rules` is the version that made it."""
+
+    agent: str
+    offset: int
+    rules: int
+    state: Any

@@ -1,0 +1,335 @@
+"""What each record does to the catalog: a table from record types to functions that list changes of rows.
+
+All of it is pure: the row before, the record and its offset decide the row after. Times are the records' times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import Table
+
+from catalog import tables
+from catalog.rows import Change, Entry, Row, Rows
+from catalog.words import words
+from penstock.ids import named_id
+from penstock.models.domain import Error
+from penstock.records import Record
+from penstock.records.coordination import (
+    AgentDecided,
+    AgentFaulted,
+    CommandApplied,
+    CommandRefused,
+    ConnectionChanged,
+    ConnectionDeleted,
+    PipelineChanged,
+    PipelineDeleted,
+    PipelineStatusChanged,
+    PolicyAccepted,
+    TaskAssigned,
+    TaskEnded,
+    TaskQueued,
+    TimerFired,
+    TimerRequested,
+    WorkerJoined,
+    WorkerLost,
+)
+from penstock.records.execution import ErrorRaised, RunChanged, SchemaObserved, TaskCompleted, TaskFailed, TaskStarted
+
+__all__ = ["FOLDS", "Fold", "Seen", "asked", "dataset_id", "unreadable"]
+
+REMEMBERED: Final = timedelta(hours=24)
+"""How long a command's id is remembered: the same id after that is a new command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A record in its place."""
+
+    offset: int
+    record: Record
+
+
+Fold = Callable[[Seen, Any], Iterable[Change | Entry]]
+
+
+def dataset_id(connection: str, object_: str) -> str:
+    """The id of a dataset's catalog entry, fit for a URL."""
+    return named_id("dataset", connection, object_)
+
+
+def asked(seen: Seen) -> Iterable[Change | Entry]:
+    """A command: pending, unless it repeats one that is remembered. Its payload is for the agents to judge."""
+    record = seen.record
+
+    def fold(row: Row, _: Rows) -> None:
+        if row.get("at") is not None and record.at - row["at"] < REMEMBERED:
+            return
+        row |= {"type": record.type, "key": record.key, "actor": record.actor, "at": record.at, "offset": seen.offset}
+        row |= {"status": "pending", "result": None, "refusal": None, "answered_at": None, "answer": None}
+
+    return [Change(tables.commands, record.id, fold)]
+
+
+def unreadable(seen: Seen, error: BaseException) -> Iterable[Change | Entry]:
+    """A record that this release cannot fold: an error of the catalog's own, and nothing else of it counts."""
+    what = f"{seen.record.type} at offset {seen.offset} was skipped: it does not hold what its type says"
+    hint = f"see it by: penstock events --since {seen.offset}; {type(error).__name__}"
+    problem = Error(code="record.unreadable", what=what, hint=hint)
+    return [_error(seen, named_id("unreadable", seen.offset), source="catalog", error=problem)]
+
+
+def _set(table: Table, key: str, **columns: object) -> Change:
+    return Change(table, key, lambda row, _: row.update(columns))
+
+
+def _applied(seen: Seen, body: CommandApplied) -> Iterable[Change | Entry]:
+    answer = {"status": "applied", "result": body.result, "refusal": None}
+    return [_set(tables.commands, body.command, **answer, answered_at=seen.record.at, answer=seen.offset)]
+
+
+def _refused(seen: Seen, body: CommandRefused) -> Iterable[Change | Entry]:
+    refusal = body.model_dump(mode="json", exclude={"command"}, exclude_none=True)
+    answer = {"status": "refused", "result": None, "refusal": refusal}
+    return [_set(tables.commands, body.command, **answer, answered_at=seen.record.at, answer=seen.offset)]
+
+
+def _connection(seen: Seen, body: ConnectionChanged) -> Iterable[Change | Entry]:
+    kind = body.connection.get("type")
+    columns = {"type": kind if isinstance(kind, str) else None, "version": body.version, "connection": body.connection}
+    return [_set(tables.connections, body.name, **columns, at=seen.record.at)]
+
+
+def _connection_deleted(_: Seen, body: ConnectionDeleted) -> Iterable[Change | Entry]:
+    return [Change(tables.connections, body.name, lambda _row, rows: rows.drop(tables.connections, body.name))]
+
+
+def _pipeline(seen: Seen, body: PipelineChanged) -> Iterable[Change | Entry]:
+    record, document = seen.record, body.pipeline
+    metadata, spec = _part(document, "metadata"), _part(document, "spec")
+    source, sink = _end(spec, "source"), _end(spec, "sink")
+    owner, labels = metadata.get("owner"), _part(metadata, "labels")
+    version = {
+        "uid": body.uid, "version": body.version, "name": body.name, "pipeline": document, "at": record.at,
+        "actor": record.actor, "rollback_of": body.rollback_of, "changed": seen.offset,
+    }  # fmt: skip
+
+    def fold(row: Row, _: Rows) -> None:
+        row |= {"name": body.name, "version": body.version, "pipeline": document, "updated_at": record.at}
+        row |= {"owner": owner if isinstance(owner, str) else None, "labels": labels}
+        row |= {"source": source and dataset_id(*source), "sink": sink and dataset_id(*sink)}
+        row["status"] = row.get("status") or "active"
+        row["created_at"] = row.get("created_at") or record.at
+
+    ends = [_seen_dataset(seen, *end) for end in (source, sink) if end]
+    return [Change(tables.pipelines, body.uid, fold), Entry(tables.pipeline_versions, version), *ends]
+
+
+def _pipeline_status(seen: Seen, body: PipelineStatusChanged) -> Iterable[Change | Entry]:
+    return [_set(tables.pipelines, body.uid, name=body.name, status=body.status, updated_at=seen.record.at)]
+
+
+def _pipeline_deleted(seen: Seen, body: PipelineDeleted) -> Iterable[Change | Entry]:
+    at = seen.record.at
+    return [_set(tables.pipelines, body.uid, name=body.name, status="deleted", updated_at=at, deleted_at=at)]
+
+
+def _part(document: dict[str, Any], name: str) -> dict[str, Any]:
+    part = document.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _end(spec: dict[str, Any], name: str) -> tuple[str, str] | None:
+    end = _part(spec, name)
+    connection, object_ = end.get("connection"), end.get("object")
+    return (connection, object_) if isinstance(connection, str) and isinstance(object_, str) else None
+
+
+def _seen_dataset(seen: Seen, connection: str, object_: str) -> Change:
+    """A dataset that something speaks of: an entry without a schema, unless there is one."""
+
+    def fold(row: Row, _: Rows) -> None:
+        _see(row, seen, connection, object_)
+        row["kind"] = row.get("kind") or "table"
+
+    return Change(tables.datasets, dataset_id(connection, object_), fold)
+
+
+def _see(row: Row, seen: Seen, connection: str, object_: str) -> None:
+    if row.get("first_offset") is None:
+        row |= {"connection": connection, "object": object_, "tags": [], "name_words": " ".join(words(object_))}
+        row |= {"first_offset": seen.offset, "first_at": seen.record.at}
+    row |= {"last_offset": seen.offset, "last_at": seen.record.at}
+
+
+def _schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry]:
+    dataset, schema, at = body.dataset, body.schema_, seen.record.at
+    key = dataset_id(dataset.connection, dataset.object)
+    fingerprint = schema.fingerprint
+    fields = [field.to_dict() for field in schema.fields]
+
+    def fold(row: Row, rows: Rows) -> None:
+        _see(row, seen, dataset.connection, dataset.object)
+        row |= {"kind": body.kind, "description": body.description, "tags": list(body.tags)}
+        row["column_words"] = " ".join(words(*(field.name for field in schema.fields)))
+        described = (field.description for field in schema.fields)
+        row["text_words"] = " ".join(words(body.description, *body.tags, *described))
+        if row.get("fingerprint") != fingerprint:
+            row |= {"version": (row.get("version") or 0) + 1, "fingerprint": fingerprint}
+            version = {"dataset": key, "version": row["version"], "fingerprint": fingerprint, "fields": fields}
+            version |= {"key": schema.key, "at": at, "offset": seen.offset, "changed": seen.offset}
+            rows.add(tables.schema_versions, version)
+
+    return [Change(tables.datasets, key, fold)]
+
+
+def _policy(seen: Seen, body: PolicyAccepted) -> Iterable[Change | Entry]:
+    columns = {"hash": body.hash, "origin": body.origin, "policy": body.policy, "at": seen.record.at}
+    version = {"offset": seen.offset, "name": body.name, **columns, "changed": seen.offset}
+    return [_set(tables.policies, body.name, **columns), Entry(tables.policy_versions, version)]
+
+
+def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
+    run, kind = body.run, seen.record.type
+    columns: Row = {
+        "pipeline": run.pipeline, "version": run.version, "status": run.status, "full": run.full,
+        "requested_at": run.requested_at, "finished_at": run.finished_at, "counters": run.counters.to_dict(),
+        "error": body.error and body.error.to_dict(),
+    }  # fmt: skip
+
+    def fold(row: Row, _: Rows) -> None:
+        row |= columns
+        if row.get("offset") is None:
+            row["offset"] = seen.offset
+        if kind == "run.started" and row.get("started_at") is None:
+            row["started_at"] = seen.record.at
+
+    return [Change(tables.runs, run.id, fold)]
+
+
+def _queued(seen: Seen, body: TaskQueued) -> Iterable[Change | Entry]:
+    task = body.task
+    columns: Row = {"kind": task.kind, "pipeline": task.pipeline, "run": task.run, "priority": task.priority}
+    columns |= {"attempt": task.attempt, "worker": task.worker, "status": task.status, "queued_at": seen.record.at}
+    return [_set(tables.tasks, task.id, **columns, offset=seen.offset)]
+
+
+def _assigned(seen: Seen, body: TaskAssigned) -> Iterable[Change | Entry]:
+    columns = {"kind": body.kind, "pipeline": body.pipeline, "run": body.run, "attempt": body.attempt}
+    started = {"worker": body.worker, "status": "assigned", "assigned_at": seen.record.at, "started_at": None}
+    yield _set(tables.tasks, body.task, **columns, **started, ended_at=None, error=None, reason=None)
+    if body.run is not None:
+        yield _set(tables.runs, body.run, uid=body.uid, attempts=body.attempt)
+
+
+def _open(attempt: int, **columns: object) -> Callable[[Row, Rows], None]:
+    """Set `columns` where `attempt` is the one that is open; what comes later than its end is ignored."""
+
+    def fold(row: Row, _: Rows) -> None:
+        if row.get("attempt") == attempt and row.get("ended_at") is None:
+            row.update(columns)
+
+    return fold
+
+
+def _task_started(seen: Seen, body: TaskStarted) -> Iterable[Change | Entry]:
+    return [Change(tables.tasks, body.task, _open(body.attempt, started_at=seen.record.at))]
+
+
+def _task_completed(_: Seen, body: TaskCompleted) -> Iterable[Change | Entry]:
+    columns = {"counters": body.counters.to_dict(), "seconds": body.seconds}
+    return [Change(tables.tasks, body.task, _open(body.attempt, **columns))]
+
+
+def _task_failed(_: Seen, body: TaskFailed) -> Iterable[Change | Entry]:
+    columns = {"counters": body.counters.to_dict(), "error": body.error.to_dict()}
+    return [Change(tables.tasks, body.task, _open(body.attempt, **columns))]
+
+
+def _task_ended(seen: Seen, body: TaskEnded) -> Iterable[Change | Entry]:
+    return [_set(tables.tasks, body.task, status=body.status, reason=body.reason, ended_at=seen.record.at)]
+
+
+def _task_cancelled(_: Seen, body: TaskEnded) -> Iterable[Change | Entry]:
+    return [_set(tables.tasks, body.task, status="cancelled", reason=body.reason)]
+
+
+def _decided(seen: Seen, body: AgentDecided) -> Iterable[Change | Entry]:
+    record = seen.record
+    cause, index = record.cause or (None, None)
+    row: Row = {
+        "id": record.id, "agent": body.agent, "cause": cause, "index": index, "at": record.at, "action": body.action,
+        "subject": body.subject, "outcome": body.outcome, "confidence": body.confidence, "threshold": body.threshold,
+        "policy": body.policy, "correlation": record.correlation, "decision": body.to_dict(), "offset": seen.offset,
+        "changed": seen.offset,
+    }  # fmt: skip
+    return [Entry(tables.agent_decisions, row)]
+
+
+def _faulted(seen: Seen, body: AgentFaulted) -> Iterable[Change | Entry]:
+    problem = Error(code="agent.faulted", what=body.fault, where=body.record)
+    return [_error(seen, seen.record.id, source=body.agent, error=problem)]
+
+
+def _raised(seen: Seen, body: ErrorRaised) -> Iterable[Change | Entry]:
+    where = {"pipeline": body.pipeline, "run": body.run, "task": body.task, "attempt": body.attempt}
+    return [_error(seen, seen.record.id, source=body.source, error=body.error, **where)]
+
+
+def _error(seen: Seen, key: str, *, source: str, error: Error, **where: object) -> Entry:
+    row: Row = {"id": key, "at": seen.record.at, "source": source, "code": error.code, "error": error.to_dict()}
+    row |= {"correlation": seen.record.correlation, "offset": seen.offset, "changed": seen.offset}
+    return Entry(tables.errors, row | where)
+
+
+def _joined(seen: Seen, body: WorkerJoined) -> Iterable[Change | Entry]:
+    columns = {"kinds": list(body.kinds), "slots": body.slots, "status": "joined", "reason": None}
+    return [_set(tables.workers, body.worker, **columns, joined_at=seen.record.at, lost_at=None)]
+
+
+def _lost(seen: Seen, body: WorkerLost) -> Iterable[Change | Entry]:
+    return [_set(tables.workers, body.worker, status="lost", reason=body.reason, lost_at=seen.record.at)]
+
+
+def _timer(seen: Seen, body: TimerRequested) -> Iterable[Change | Entry]:
+    columns = {"due": body.due, "subject": body.subject, "status": "pending", "requested_at": seen.record.at}
+    return [_set(tables.timers, body.timer, **columns, fired_at=None)]
+
+
+def _fired(seen: Seen, body: TimerFired) -> Iterable[Change | Entry]:
+    return [_set(tables.timers, body.timer, due=body.due, status="fired", fired_at=seen.record.at)]
+
+
+FOLDS: Final[dict[str, Fold]] = {
+    "command.applied": _applied,
+    "command.refused": _refused,
+    "connection.changed": _connection,
+    "connection.deleted": _connection_deleted,
+    "pipeline.created": _pipeline,
+    "pipeline.updated": _pipeline,
+    "pipeline.status_changed": _pipeline_status,
+    "pipeline.deleted": _pipeline_deleted,
+    "policy.accepted": _policy,
+    "agent.decided": _decided,
+    "agent.faulted": _faulted,
+    "worker.joined": _joined,
+    "worker.lost": _lost,
+    "task.queued": _queued,
+    "task.assigned": _assigned,
+    "task.started": _task_started,
+    "task.completed": _task_completed,
+    "task.failed": _task_failed,
+    "task.closed": _task_ended,
+    "task.cancelled": _task_cancelled,
+    "timer.requested": _timer,
+    "timer.fired": _fired,
+    "run.created": _run,
+    "run.started": _run,
+    "run.finished": _run,
+    "schema.observed": _schema,
+    "error.raised": _raised,
+}
+"""By record type; commands are folded by `asked`. Types that are not here change nothing (`brain.started`)."""

@@ -1,0 +1,172 @@
+"""The projection: the control topic becomes rows of schema `catalog`, in one transaction with its position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import orjson
+import psycopg
+from psycopg import errors
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from sqlalchemy import Table
+
+from catalog.folds import FOLDS, Seen, asked, unreadable
+from catalog.rows import Change, Entry, Rows
+from penstock.errors import Fenced
+from penstock.postgres import connect, place, translated
+from penstock.records import COMMANDS, Reading, Record, body, is_known
+
+__all__ = ["CHANNEL", "Projector", "changes"]
+
+CHANNEL: Final = "catalog"
+"""Each commit is told on this channel, with the next offset; a hint, which may be lost."""
+_ID: Final = "control"
+_BAD_ROW: Final = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    errors.ProgramLimitExceeded,
+    errors.StatementTooComplex,
+    TypeError,
+    RecursionError,
+)
+"""What a record that validates may still be refused with: a number or a key too large, a tree too deep."""
+
+Prepared = Sequence[tuple[Seen, Sequence[Change | Entry]]]
+
+
+class _Untouched(Loader):
+    """jsonb as the server wrote it: rows that are written back keep every digit of it, and nothing is parsed."""
+
+    def load(self, data: Buffer) -> orjson.Fragment:
+        return orjson.Fragment(bytes(data))
+
+
+def changes(offset: int, record: Record) -> list[Change | Entry]:
+    """What the record at `offset` does to the catalog: nothing, where this release does not know it.
+
+    Never raises: a record that does not hold what its type says becomes an entry of `errors`.
+    """
+    seen = Seen(offset, record)
+    if not is_known(record):
+        return []
+    if record.type in COMMANDS:
+        return list(asked(seen))
+    fold = FOLDS.get(record.type)
+    if fold is None:
+        return []
+    try:
+        return list(fold(seen, body(record)))
+    except Exception as error:  # noqa: BLE001 - whatever stands on the log, the projection goes on and tells
+        return list(unreadable(seen, error))
+
+
+class Projector:
+    """Folds batches of the control topic into the catalog; ONE at a time may work on a catalog, a second is fenced.
+
+    What it leaves depends on the records only: not on how they were cut into batches, not on when they were folded.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._where = place(dsn)
+        self._connection = connect(dsn, "penstock:projector", autocommit=True)
+        self._connection.adapters.register_loader("jsonb", _Untouched)
+        self._next: int | None = None
+        # A lost tail of commits is folded again: rows and position go together. So none waits for the disk.
+        self._connection.execute("SET synchronous_commit TO off")
+
+    def position(self) -> tuple[int, Reading]:
+        """The next offset to read, and the reader's state there; from here on this projector counts on both.
+
+        Raises Unavailable when the database cannot be used, MissingTable before `migrate`.
+        """
+        try:
+            self._connection.execute(_BEGIN, [_ID, orjson.dumps(Reading().to_dict()).decode()])
+            row = self._connection.execute(_POSITION, [_ID]).fetchone()
+        except psycopg.Error as error:
+            raise translated(error, where=self._where) from error
+        if row is None:
+            raise self._fenced()
+        self._next = int(row[0])
+        return self._next, Reading.from_dict(orjson.loads(row[1]))
+
+    def apply(self, records: Sequence[tuple[int, Record]], next_offset: int, reading: Reading) -> None:
+        """Fold `records` (offset and record, in order, those that `reading` kept) and move to `next_offset`.
+
+        `reading` is the state after them. All or nothing. A record of a type or version that this release does not know
+        is passed over; one that does not hold what its type says becomes an entry of `errors`.
+
+        Raises:
+            Fenced: another projector has moved the position; nothing was written, and this one must stop.
+            Unavailable: the database cannot be used; nothing was written, unless the connection broke at the commit,
+                so a new Projector must ask for the position.
+        """
+        if self._next is None:
+            self.position()
+        batch = [(Seen(offset, record), changes(offset, record)) for offset, record in records]
+        try:
+            try:
+                self._commit(next_offset, reading, lambda: self._fold(batch))
+            except _BAD_ROW:
+                self._commit(next_offset, reading, lambda: self._fold_parts(batch))
+        except psycopg.Error as error:
+            raise translated(error, where=self._where) from error
+        self._next = next_offset
+
+    def _commit(self, next_offset: int, reading: Reading, fold: Callable[[], None]) -> None:
+        state = orjson.dumps(reading.to_dict()).decode()
+        with self._connection.transaction():
+            # First of all, because its row lock makes a second projector wait here, and then find itself fenced.
+            if self._connection.execute(_MOVE, [next_offset, state, _ID, self._next]).rowcount != 1:
+                raise self._fenced()
+            fold()
+            self._connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(next_offset)])
+
+    def _fold(self, batch: Prepared) -> None:
+        rows, wanted = Rows(), dict[Table, dict[str, None]]()
+        for _, found in batch:
+            for change in found:
+                if isinstance(change, Change):
+                    wanted.setdefault(change.table, {})[change.key] = None
+        with self._connection.pipeline():
+            rows.load(self._connection, wanted)
+            for seen, found in batch:
+                for change in found:
+                    rows.apply(change, seen.offset)
+            rows.store(self._connection)
+
+    def _fold_parts(self, batch: Prepared) -> None:
+        """Fold what can be folded, halving the batch until only the records that the database refuses are left out."""
+        try:
+            with self._connection.transaction():
+                self._fold(batch)
+        except _BAD_ROW as error:
+            half = len(batch) // 2
+            if not half:
+                seen = batch[0][0]
+                return self._fold([(seen, list(unreadable(seen, error)))])
+            self._fold_parts(batch[:half])
+            self._fold_parts(batch[half:])
+
+    def _fenced(self) -> Fenced:
+        hint = "stop this one; the position is where the other left it"
+        return Fenced("another projector works on this catalog", where=self._where, value=self._next, hint=hint)
+
+    def close(self) -> None:
+        """Give the connection back; more than once is fine."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+
+_BEGIN: Final = "INSERT INTO catalog.position (id, next, reading) VALUES (%s, 0, %s::jsonb) ON CONFLICT (id) DO NOTHING"
+_POSITION: Final = "SELECT next, reading::text FROM catalog.position WHERE id = %s"
+_MOVE: Final = "UPDATE catalog.position SET next = %s, reading = %s::jsonb WHERE id = %s AND next = %s"

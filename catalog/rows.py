@@ -1,0 +1,151 @@
+"""Rows of the projection while a batch is folded: what records change, loaded and stored in one statement a table.
+
+A record is a list of changes; a change is a function of one row. All of a batch are applied in order to rows that were
+loaded before it, then each row that changed is written once. So batches may be cut anywhere: the end is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, LiteralString
+
+import orjson
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from sqlalchemy import Table
+
+__all__ = ["Change", "Entry", "Row", "Rows", "Statements", "statements"]
+
+Row = dict[str, Any]
+"""A row by its columns; builtins and datetimes only."""
+
+_INSERT: Final = (
+    "INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb) "
+)
+_NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a record does to the row of `table` whose key is `key`: `fold` changes that row in place.
+
+    A row that is not there yet holds its key only. `fold` may add rows of history by `Rows.add`, and drop its own by
+    `Rows.drop`.
+    """
+
+    table: Table
+    key: str
+    fold: Callable[[Row, Rows], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of history that a record adds: written once and never changed; the first of a key stays."""
+
+    table: Table
+    row: Row
+
+
+@dataclass(slots=True)
+class Rows:
+    """The rows that a batch touches."""
+
+    live: dict[tuple[str, str], Row] = field(default_factory=dict)
+    touched: dict[Table, dict[str, None]] = field(default_factory=dict)
+    dropped: dict[Table, set[str]] = field(default_factory=dict)
+    history: dict[Table, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
+
+    def apply(self, change: Change | Entry, offset: int) -> None:
+        """Fold one change into its row."""
+        if isinstance(change, Entry):
+            return self.add(change.table, change.row)
+        place = (change.table.name, change.key)
+        row = self.live.get(place)
+        if row is None:
+            row = self.live[place] = {statements(change.table).keys[0]: change.key}
+        row["changed"] = offset
+        self.touched.setdefault(change.table, {})[change.key] = None
+        return change.fold(row, self)
+
+    def add(self, table: Table, row: Row) -> None:
+        """A row of history: written once and never changed; the first of a key wins."""
+        key = tuple(row[name] for name in statements(table).keys)
+        self.history.setdefault(table, {}).setdefault(key, row)
+
+    def drop(self, table: Table, key: str) -> None:
+        """The row goes away; a later change begins with an empty one."""
+        self.live.pop((table.name, key), None)
+        self.touched.get(table, {}).pop(key, None)
+        self.dropped.setdefault(table, set()).add(key)
+
+    def load(self, connection: psycopg.Connection[Any], wanted: Mapping[Table, Iterable[str]]) -> None:
+        """Read the rows that changes will touch."""
+        cursors = []
+        for table, keys in wanted.items():
+            cursor = connection.cursor(row_factory=dict_row)
+            cursors.append((table, cursor.execute(statements(table).load, [list(keys)])))
+        for table, cursor in cursors:
+            key = statements(table).keys[0]
+            for row in cursor:
+                self.live[table.name, row[key]] = row
+
+    def store(self, connection: psycopg.Connection[Any]) -> None:
+        """Write what changed: for each table one DELETE and one upsert at most."""
+        for table, keys in self.dropped.items():
+            connection.execute(statements(table).drop, [list(keys)])
+        for table, touched in self.touched.items():
+            if touched:
+                rows = [self.live[table.name, key] for key in touched]
+                connection.execute(statements(table).put, [_json(rows)])
+        for table, added in self.history.items():
+            connection.execute(statements(table).add, [_json(list(added.values()))])
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """The SQL of one table; rows travel as ONE JSON text, whose types the server reads from the table."""
+
+    keys: tuple[str, ...]
+    load: bytes
+    drop: bytes
+    put: bytes
+    add: bytes
+
+
+@cache
+def statements(table: Table) -> Statements:
+    """The SQL of `table`."""
+    keys = tuple(str(column.name) for column in table.primary_key.columns)
+    names = [str(column.name) for column in table.columns if column.computed is None]
+    parts = {
+        "table": sql.Identifier(str(table.schema), table.name),
+        "key": sql.Identifier(keys[0]),
+        "keys": sql.SQL(", ").join(map(sql.Identifier, keys)),
+        "columns": sql.SQL(", ").join(map(sql.Identifier, names)),
+        "updates": sql.SQL(", ").join(
+            sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in names if name not in keys
+        ),
+    }
+
+    def composed(text: LiteralString) -> bytes:
+        return sql.SQL(text).format(**parts).as_bytes()
+
+    return Statements(
+        keys=keys,
+        load=composed("SELECT {columns} FROM {table} WHERE {key} = ANY(%s)"),
+        drop=composed("DELETE FROM {table} WHERE {key} = ANY(%s)"),
+        put=composed(_INSERT + "ON CONFLICT ({keys}) DO UPDATE SET {updates}"),
+        add=composed(_INSERT + "ON CONFLICT ({keys}) DO NOTHING"),
+    )
+
+
+def _json(rows: list[Row]) -> str:
+    """JSON that PostgreSQL takes: the character NUL, which it cannot store, becomes U+FFFD."""
+    data = orjson.dumps(rows, option=orjson.OPT_UTC_Z)
+    if b"\\u0000" in data:
+        data = _NUL.sub(rb"\1\\ufffd", data)
+    return data.decode()

@@ -1,0 +1,204 @@
+"""The tables: schema `catalog`, folded from the control topic and nothing else, and schema `ops`, which holds the rest.
+
+What stands in `catalog` must come back identical when the topic is replayed. So its keys are names, or ids that the
+records carry or that derive from them; there is no sequence and no default of the server's making, every time is a
+record's time, and `changed` is the offset of the record that last touched the row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    TIMESTAMP,
+    BigInteger,
+    Boolean,
+    Column,
+    Computed,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
+
+__all__ = [
+    "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "errors", "mapping_versions",
+    "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "runs",
+    "schema_versions", "settings", "snapshots", "tasks", "timers", "workers",
+]  # fmt: skip
+
+CATALOG: Final = "catalog"
+OPS: Final = "ops"
+
+metadata = MetaData(
+    naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"},
+)
+
+
+def _text(name: str, *, key: bool = False) -> Column[Any]:
+    return Column(name, Text, primary_key=key)
+
+
+def _time(name: str) -> Column[Any]:
+    return Column(name, TIMESTAMP(timezone=True))
+
+
+def _number(name: str, *, key: bool = False) -> Column[Any]:
+    return Column(name, BigInteger, primary_key=key, autoincrement=False)
+
+
+def _json(name: str) -> Column[Any]:
+    return Column(name, JSONB(none_as_null=True))
+
+
+def _folded(name: str, *parts: Column[Any] | Index) -> Table:
+    """A table of the projection; each row carries the offset of the record that last touched it."""
+    changed = Column("changed", BigInteger, nullable=False)
+    return Table(name, metadata, *parts, changed, schema=CATALOG)
+
+
+position = Table(
+    "position", metadata,
+    _text("id", key=True), Column("next", BigInteger, nullable=False), Column("reading", JSONB, nullable=False),
+    schema=CATALOG,
+)  # fmt: skip
+"""How far the projection is: the next offset to read, and the reader's state there."""
+
+connections = _folded(
+    "connections",
+    _text("name", key=True), _text("type"), Column("version", Integer), _json("connection"), _time("at"),
+)  # fmt: skip
+
+_SEARCH = (
+    "setweight(to_tsvector('simple', coalesce(name_words, '')), 'A') || "
+    "setweight(to_tsvector('simple', coalesce(column_words, '')), 'B') || "
+    "setweight(to_tsvector('simple', coalesce(text_words, '')), 'C')"
+)
+
+datasets = _folded(
+    "datasets",
+    _text("id", key=True), _text("connection"), _text("object"), _text("kind"), _text("description"),
+    Column("tags", ARRAY(Text)), Column("version", Integer), _text("fingerprint"),
+    _number("first_offset"), _time("first_at"), _number("last_offset"), _time("last_at"),
+    _text("name_words"), _text("column_words"), _text("text_words"),
+    Column("search", TSVECTOR, Computed(_SEARCH, persisted=True)),
+    Index("datasets_search_idx", "search", postgresql_using="gin"),
+    Index("datasets_tags_idx", "tags", postgresql_using="gin"),
+    Index("datasets_connection_object_idx", "connection", "object"),
+)  # fmt: skip
+"""Catalog entries. `version` is that of the current schema, null until one was observed; the words are `words.py`'s."""
+
+schema_versions = _folded(
+    "schema_versions",
+    _text("dataset", key=True), Column("version", Integer, primary_key=True, autoincrement=False),
+    _text("fingerprint"), _json("fields"), _json("key"), _time("at"), _number("offset"),
+)  # fmt: skip
+"""Every schema a dataset has had: version = previous + 1 where the fingerprint differs."""
+
+mappings = _folded(
+    "mappings",
+    _text("name", key=True), Column("version", Integer), _text("source"), _text("target"), _json("mapping"),
+    _time("at"),
+)  # fmt: skip
+
+mapping_versions = _folded(
+    "mapping_versions",
+    _text("name", key=True), Column("version", Integer, primary_key=True, autoincrement=False), _json("mapping"),
+    _time("at"), _text("actor"),
+)  # fmt: skip
+
+pipelines = _folded(
+    "pipelines",
+    _text("uid", key=True), _text("name"), Column("version", Integer), _text("status"), _text("owner"), _json("labels"),
+    _text("source"), _text("sink"), _json("pipeline"), _time("created_at"), _time("updated_at"), _time("deleted_at"),
+    Index("pipelines_name_idx", "name"),
+)  # fmt: skip
+"""Pipelines, the deleted ones too. The name is unique among the living; `source` and `sink` are ids of datasets."""
+
+pipeline_versions = _folded(
+    "pipeline_versions",
+    _text("uid", key=True), Column("version", Integer, primary_key=True, autoincrement=False), _text("name"),
+    _json("pipeline"), _time("at"), _text("actor"), Column("rollback_of", Integer),
+    Index("pipeline_versions_name_idx", "name"),
+)  # fmt: skip
+
+policies = _folded(
+    "policies",
+    _text("name", key=True), _text("hash"), _text("origin"), _json("policy"), _time("at"),
+)  # fmt: skip
+"""The policy of each name that is in force."""
+
+policy_versions = _folded(
+    "policy_versions",
+    _number("offset", key=True), _text("name"), _text("hash"), _text("origin"), _json("policy"), _time("at"),
+    Index("policy_versions_hash_idx", "hash"),
+)  # fmt: skip
+
+runs = _folded(
+    "runs",
+    _text("id", key=True), _text("pipeline"), _text("uid"), Column("version", Integer), _text("status"),
+    Column("full", Boolean), Column("attempts", Integer), _time("requested_at"), _time("started_at"),
+    _time("finished_at"), _json("counters"), _json("seconds"), _json("error"), _number("offset"),
+    Index("runs_offset_idx", "offset"), Index("runs_pipeline_offset_idx", "pipeline", "offset"),
+)  # fmt: skip
+"""Runs; `offset` is where the run was created. `uid`, `attempts` and `seconds` come from its task's records."""
+
+tasks = _folded(
+    "tasks",
+    _text("id", key=True), _text("kind"), _text("pipeline"), _text("run"), Column("priority", Integer),
+    Column("attempt", Integer), _text("worker"), _text("status"), _text("reason"), _time("queued_at"),
+    _time("assigned_at"), _time("started_at"), _time("ended_at"), _json("counters"), _json("seconds"), _json("error"),
+    _number("offset"),
+    Index("tasks_run_idx", "run"), Index("tasks_offset_idx", "offset"),
+)  # fmt: skip
+
+agent_decisions = _folded(
+    "agent_decisions",
+    _text("id", key=True), _text("agent"), _number("cause"), Column("index", Integer), _time("at"), _text("action"),
+    _text("subject"), _text("outcome"), Column("confidence", Double), Column("threshold", Double), _text("policy"),
+    _text("correlation"), _json("decision"), _number("offset"),
+    Index("agent_decisions_offset_idx", "offset"), Index("agent_decisions_agent_offset_idx", "agent", "offset"),
+    Index("agent_decisions_subject_offset_idx", "subject", "offset"), Index("agent_decisions_cause_idx", "cause"),
+)  # fmt: skip
+"""Decisions by the id of their `agent.decided`; `cause`, `index` are that record's, `decision` is the whole model."""
+
+errors = _folded(
+    "errors",
+    _text("id", key=True), _time("at"), _text("source"), _text("pipeline"), _text("run"), _text("task"),
+    Column("attempt", Integer), _text("code"), _json("error"), _text("correlation"), _number("offset"),
+    Index("errors_offset_idx", "offset"), Index("errors_pipeline_offset_idx", "pipeline", "offset"),
+)  # fmt: skip
+"""What failed, agents' faults and unreadable records too (their codes: `agent.faulted`, `record.unreadable`)."""
+
+commands = _folded(
+    "commands",
+    _text("id", key=True), _text("type"), _text("key"), _text("actor"), _time("at"), _number("offset"), _text("status"),
+    _json("result"), _json("refusal"), _time("answered_at"), _number("answer"),
+    Index("commands_offset_idx", "offset"),
+)  # fmt: skip
+"""Commands and their answers; `answer` is the offset of `command.applied` or `command.refused`."""
+
+workers = _folded(
+    "workers",
+    _text("worker", key=True), Column("kinds", ARRAY(Text)), Column("slots", Integer), _text("status"), _text("reason"),
+    _time("joined_at"), _time("lost_at"),
+)  # fmt: skip
+
+timers = _folded(
+    "timers",
+    _text("timer", key=True), _time("due"), _text("subject"), _text("status"), _time("requested_at"), _time("fired_at"),
+)  # fmt: skip
+
+snapshots = Table(
+    "snapshots", metadata,
+    _text("agent", key=True), Column("offset", BigInteger, nullable=False), Column("rules", Integer, nullable=False),
+    Column("state", JSON, nullable=False),
+    schema=OPS,
+)  # fmt: skip
+"""Agents' states: a cache that may be deleted. json, not jsonb: the state comes back as it was written."""
+
+settings = Table("settings", metadata, _text("name", key=True), _json("value"), schema=OPS)
