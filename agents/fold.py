@@ -3,7 +3,8 @@
 For each record that counts and is not the agent's own: ``decide`` on the state before it, ``evolve`` by it, ``evolve`` by
 each record of the decision at once. The agent's own records are skipped when they are read back. Up to the last cause
 that it answered on the log it never decides again: it evolves by what is RECORDED, so that other rules, an upgrade or a
-repeat after a crash cannot answer twice.
+repeat after a crash cannot answer twice. An agent that an older release did not have begins at the first `brain.started`
+that names it: what came before only shapes its state. The agents of the very first brain begin with the log.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 
 from agents.gate import Policies, gate
 from agents.protocol import Agent, Cause, Decision, Draft
+from catalog.entries import Snapshot
 from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
 from penstock.records import AGENT, Reading, Record
 
-__all__ = ["FORGET_AFTER", "Fold", "Recorded", "Snapshot", "look_ahead"]
+__all__ = ["FORGET_AFTER", "Fold", "Recorded", "look_ahead"]
 
 FORGET_AFTER = timedelta(hours=24)
 """For how long, in the time of the records, a command's id is remembered."""
@@ -30,30 +32,28 @@ NEVER = (-1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What an agent's own records on the log say: its last pair, and the records of each decision by cause."""
+    """What the log says of an agent: where it begins, its last pair, and the records of each decision by cause."""
 
+    begin: int = 0
     last: tuple[int, int] = NEVER
     by_cause: dict[int, list[Record]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The fold's state before the record at `offset`; valid only for the agent's `rules`. A cache: it may be deleted."""
-
-    agent: str
-    offset: int
-    rules: int
-    state: dict[str, Any]
-
-
 def look_ahead(records: Iterable[tuple[int, Record]], reading: Reading) -> dict[str, Recorded]:
-    """The decisions among `records` that count, by agent; `reading` is the state before the first of them."""
-    found: dict[str, dict[int, list[Record]]] = {}
+    """What `records` say of each agent that a brain among them names; `reading` is the state before the first of them.
+
+    Where an agent begins is right only if they are all there are from the log's beginning; a snapshot knows it better.
+    """
+    decided: dict[str, dict[int, list[Record]]] = {}
+    begins: dict[str, int] = {}
     for offset, record in records:
+        if record.type == "brain.started":
+            begins = {name: offset if begins else 0 for name in record.payload["agents"]} | begins
         agent = record.agent
         if reading.keep(offset, record) and agent is not None and record.cause is not None:
-            found.setdefault(agent, {}).setdefault(record.cause[0], []).append(record)
-    return {agent: Recorded(reading.pairs[agent], by_cause) for agent, by_cause in found.items()}
+            decided.setdefault(agent, {}).setdefault(record.cause[0], []).append(record)
+    last = reading.pairs
+    return {name: Recorded(begins[name], last.get(name, NEVER), decided.get(name, {})) for name in begins}
 
 
 class Fold:
@@ -68,6 +68,7 @@ class Fold:
         self.seen: dict[str, str] = {}
         self.next = 0
         self.emitted = NEVER
+        self.begin = self.recorded.begin
         if snapshot is not None and snapshot.rules == agent.rules:
             self._restore(snapshot)
 
@@ -75,6 +76,7 @@ class Fold:
         saved = snapshot.state
         self.state, self.seen, self.next = saved["agent"], dict(saved["seen"]), snapshot.offset
         self.policies, self.reading = Policies(saved["policies"]), Reading.from_dict(saved["reading"])
+        self.begin = saved["begin"]
 
     def snapshot(self) -> Snapshot | None:
         """The state now, or None while a decision of this agent is not yet known to be durable."""
@@ -82,7 +84,7 @@ class Fold:
             return None
         saved = {
             "v": 1, "agent": self.state, "seen": dict(self.seen), "policies": dict(self.policies.accepted),
-            "reading": self.reading.to_dict(),
+            "reading": self.reading.to_dict(), "begin": self.begin,
         }  # fmt: skip
         return Snapshot(self.agent.name, self.next, self.agent.rules, saved)
 
@@ -102,7 +104,7 @@ class Fold:
 
     def _answer(self, cause: Cause) -> list[Record]:
         repeated = self._repeated(cause.record)
-        if cause.offset <= self.recorded.last[0]:
+        if cause.offset < self.begin or cause.offset <= self.recorded.last[0]:
             recorded = self.recorded.by_cause.pop(cause.offset, [])
             if recorded or not repeated:
                 self._follow(cause, recorded)

@@ -7,6 +7,7 @@ process does: they read from a pipe that only this process holds.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -20,9 +21,10 @@ from typing import Any, Final
 
 from dataflows.job import Job
 from dataflows.pipeline import FirstError, Stopped
+from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Finished, Prepared, prepare
 from dataflows.runtime.progress import Progress, reported
-from dataflows.runtime.publish import publish
+from dataflows.runtime.publish import drop_state, publish
 from dataflows.runtime.slots import run_slots
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
@@ -37,7 +39,11 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
     seconds: dict[str, float] = {}
     try:
         secrets = Path(task["secrets"]) if task.get("secrets") else None
-        outcome = _run(Job.from_task(task, secrets=secrets), task, first, progress, seconds)
+        job = Job.from_task(task, secrets=secrets)
+        if task.get("kind") == "cleanup":
+            drop_state(job.sink_dsn, job.uid, job.sink, job.at_sink, target=bool(task.get("drop_table")))
+            return _result("completed", dict(EMPTY), seconds, None, None)
+        outcome = _run(job, task, first, progress, seconds)
         recorded = dict(outcome)
         schemas = recorded.pop("schemas", None)
         return _result("completed", recorded, seconds, schemas, None)
@@ -150,6 +156,11 @@ def run_task(task: Mapping[str, Any]) -> int:
 
 def main() -> None:
     """Read a task from stdin and run it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
+    options = parser.parse_args()
+    if options.lifeline is not None:
+        watch_lifeline(options.lifeline)
     code = run_task(json.load(sys.stdin))
     sys.stdout.flush()
     os._exit(code)  # a reader that hangs in a dead connection must not keep the process

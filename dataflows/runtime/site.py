@@ -79,7 +79,7 @@ class Site:
             self._create_log_database()
         migrate(self.catalog_dsn)
         with self.open_log("prepare") as log:
-            for topic in TOPICS:
+            for topic in TOPICS.values():
                 log.create(topic)
 
     def _create_log_database(self) -> None:

@@ -8,12 +8,28 @@ the same transaction as what was read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from penstock.records.envelope import Record
+from penstock.errors import LogError
+from penstock.records.envelope import Record, decode
+from penstock.topics.log import Stored
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "records_of"]
+
+_log = logging.getLogger(__name__)
+
+
+def records_of(stored: Iterable[Stored]) -> list[tuple[int, Record]]:
+    """The records in `stored` with their offsets; what holds no record is reported and skipped, for it stays for good."""
+    found = []
+    for one in stored:
+        try:
+            found.append((one.offset, decode(one.message)))
+        except LogError as error:
+            _log.warning("%s at offset %d of %s", error, one.offset, one.topic.name)
+    return found
 
 
 class Reading:

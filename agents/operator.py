@@ -1,0 +1,67 @@
+"""The one adapter of agents to Bytewax: a fold as a stateful operator over batches of the control topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from bytewax import operators as op
+from bytewax.dataflow import Stream
+from bytewax.operators import KeyedStream
+from bytewax.operators import StatefulBatchLogic
+
+from agents.fold import Fold
+from catalog.entries import Snapshot
+from penstock.errors import Fenced
+from penstock.records import Record, encode
+from penstock.topics.log import Message
+
+__all__ = ["SNAPSHOT_EVERY", "Batch", "run_agent"]
+
+SNAPSHOT_EVERY: Final = 2000
+"""Records between two snapshots of an agent."""
+
+Batch = list[tuple[int, Record]]
+"""What the log gave at once, in order."""
+
+Output = list[Message] | Snapshot
+
+
+def run_agent(fold: Fold, batches: Stream[Batch]) -> tuple[KeyedStream[list[Message]], Stream[Snapshot]]:
+    """`fold` over `batches`: its decisions, each the messages of ONE append keyed by the agent; and its snapshots."""
+    name = fold.agent.name
+    keyed = op.map(f"for_{name}", batches, lambda batch: (name, batch))
+    outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold))
+    halves = op.branch(f"kind_{name}", op.key_rm(f"unkey_{name}", outputs), lambda one: isinstance(one, Snapshot))
+    return op.key_on(f"append_{name}", halves.falses, lambda _: name), halves.trues
+
+
+class _Logic(StatefulBatchLogic[Batch, Output, None]):
+    """State lives in the fold; Bytewax recovers nothing here, the log and the snapshots do."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold, self._saved = fold, fold.next
+
+    def on_batch(self, values: list[Batch]) -> tuple[Iterable[Output], bool]:
+        out: list[Output] = []
+        for offset, record in (item for batch in values for item in batch):
+            if record.type == "brain.started" and offset > self._fold.brain:
+                raise Fenced("another control process took over", where=f"brain {self._fold.brain}", value=offset)
+            if decided := self._fold.step(offset, record):
+                out.append([encode(one) for one in decided])
+        return out + self._snapshot(SNAPSHOT_EVERY), StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[Iterable[Output], bool]:
+        return self._snapshot(1), StatefulBatchLogic.RETAIN
+
+    def _snapshot(self, after: int) -> list[Output]:
+        taken = self._fold.snapshot() if self._fold.next - self._saved >= after else None
+        if taken is None:
+            return []
+        self._saved = taken.offset
+        return [taken]
+
+    def snapshot(self) -> None:
+        """Nothing for Bytewax to keep."""
+
+

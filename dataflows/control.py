@@ -1,0 +1,114 @@
+"""The control flow: the control topic through every agent, and their decisions back onto it.
+
+One control process is active: it holds a lock on the very connection that appends. It begins by appending
+`brain.started`, whose offset is its generation; whatever a superseded one still appends is dropped by every reader.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from bytewax import operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from agents.fold import Fold, look_ahead
+from agents.lifecycle import Lifecycle
+from agents.operator import Batch, run_agent
+from agents.orchestrator import Orchestrator
+from agents.protocol import Agent
+from catalog.database import engine
+from catalog.entries import Snapshot
+from catalog.store import MetadataStore
+from dataflows.runtime.site import Site
+from penstock import __version__
+from penstock.clock import now
+from penstock.records import Reading, Record, encode, records_of
+from penstock.telemetry import current_traceparent
+from penstock.topics.operators import TopicSink, TopicSource
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL
+
+__all__ = ["LOCK", "add_control", "agents", "start_brain"]
+
+LOCK: Final = "control"
+"""The name of the lock that the active control process holds."""
+
+_READ: Final = 5000
+
+
+def agents() -> tuple[Agent, ...]:
+    """Every agent of this release."""
+    return Lifecycle(), Orchestrator()
+
+
+def add_control(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+    """Add the control flow to `flow`; waits until no other control process is active.
+
+    Raises:
+        Fenced: while it runs, when a later brain takes over.
+    """
+    log = site.open_log(LOCK)
+    log.lock(LOCK, wait=True)
+    store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
+    folds, start = start_brain(log, agents(), store.load_snapshots())
+    source = op.input("control_in", flow, TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop))
+    batches = op.flat_map_batch("control_batches", source, lambda stored: [records_of(stored)])
+    outputs = [run_agent(fold, batches) for fold in folds]
+    decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))
+    op.output("append", decisions, TopicSink(lambda: log, CONTROL))
+    taken = op.key_on("by_agent", op.merge("snapshots", *(taken for _, taken in outputs)), lambda one: one.agent)
+    op.output("save", taken, _SnapshotSink(store))
+
+
+def start_brain(log: PostgresLog, agents: Sequence[Agent], saved: dict[str, Snapshot]) -> tuple[list[Fold], int]:
+    """Begin a generation: a fold for each agent, ready to read from the returned offset."""
+    names = {agent.name: agent.rules for agent in agents}
+    started = Record(
+        type="brain.started", key="brain", at=now(), actor="control", traceparent=current_traceparent(),
+        payload={"agents": names, "release": __version__},
+    )  # fmt: skip
+    ((_, brain),) = log.append(CONTROL, [encode(started)])
+    valid = {name: one for name, one in saved.items() if names.get(name) == one.rules and one.offset <= brain}
+    start = min((valid[name].offset if name in valid else 0 for name in names), default=0)
+    earliest = next((one for one in valid.values() if one.offset == start), None)
+    reading = Reading.from_dict(earliest.state["reading"]) if earliest else Reading()
+    recorded = look_ahead(_records(log, start, brain + 1), reading)
+    return [Fold(agent, brain, recorded.get(agent.name), valid.get(agent.name)) for agent in agents], start
+
+
+def _records(log: PostgresLog, start: int, end: int) -> Iterator[tuple[int, Record]]:
+    at = start
+    while at < end:
+        stored = log.read(CONTROL, 0, at, min(_READ, end - at))
+        yield from records_of(stored)
+        at = stored[-1].offset + 1
+
+
+class _SnapshotSink(FixedPartitionedSink[Snapshot, None]):
+    """Saves snapshots; those of a superseded brain do no harm, for they hold only what is durable."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+
+    def list_parts(self) -> list[str]:
+        return ["0000"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Saved:  # noqa: ARG002 - Bytewax's
+        return _Saved(self._store)
+
+
+class _Saved(StatefulSinkPartition[Snapshot, None]):
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+
+    def write_batch(self, values: list[Snapshot]) -> None:
+        self._store.save_snapshots(values)
+
+    def snapshot(self) -> None:
+        """Nothing for Bytewax to keep."""
+
+    def close(self) -> None:
+        self._store.close()

@@ -1,0 +1,105 @@
+"""What a worker tells of its tasks: started, progress, completed, failed, and the schemas that the run has seen."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from agents.retries import CRASHED
+from catalog.store import MetadataStore
+from dataflows.processes import Ended
+from penstock.clock import now
+from penstock.models.domain import Counters, DatasetRef, Error, Schema
+from penstock.records import Record
+from penstock.records.execution import (
+    ErrorRaised,
+    RunProgress,
+    SchemaObserved,
+    TaskCompleted,
+    TaskFailed,
+    TaskStarted,
+)
+
+__all__ = ["Outcomes"]
+
+
+class Outcomes:
+    """Records by one worker; each names the task and the attempt, so that a late one is ignored."""
+
+    def __init__(self, actor: str, store: MetadataStore) -> None:
+        self._actor, self._store = actor, store
+
+    def started(self, offset: int, assigned: Record) -> Record:
+        """``task.started``."""
+        return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned)).to_dict())
+
+    def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
+        """``run.progress``, for the metrics."""
+        payload = RunProgress(
+            run=assigned.payload.get("run") or assigned.key, pipeline=assigned.payload["pipeline"],
+            attempt=assigned.payload["attempt"], phase=line["phase"], rows_in=line["rows_in"], rows_out=line["rows_out"],
+            splits_done=line["splits_done"], splits=line["splits_planned"], estimate=line["rows_estimated"],
+        )  # fmt: skip
+        at = now()
+        return Record(
+            type="run.progress", key=payload.run, at=at, actor=self._actor, cause=(offset, 0),
+            correlation=assigned.correlation, traceparent=assigned.traceparent, payload=payload.to_dict(),
+        )  # fmt: skip
+
+    def of(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
+        """What came of the attempt: new schemas first, then ``task.completed``, or the error and ``task.failed``."""
+        result = ended.result or {}
+        if result.get("status") == "completed":
+            return [*self._schemas(offset, assigned, result), self._completed(offset, assigned, result)]
+        error = Error(**result["error"]) if result.get("error") else _crash(ended)
+        return [
+            self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
+            self._answer(offset, assigned, "task.failed", self._failed(assigned, error)),
+        ]
+
+    def _completed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> Record:
+        counters = dict(result.get("counters") or {})
+        seconds = counters.pop("seconds", {})
+        known = {name: counters[name] for name in Counters.model_fields if name in counters}
+        payload = TaskCompleted(**_attempt(assigned), counters=Counters(**known), seconds=seconds)
+        return self._answer(offset, assigned, "task.completed", payload.to_dict())
+
+    def _failed(self, assigned: Record, error: Error) -> dict[str, Any]:
+        return TaskFailed(**_attempt(assigned), error=error).to_dict()
+
+    def _raised(self, assigned: Record, error: Error) -> dict[str, Any]:
+        payload = assigned.payload
+        return ErrorRaised(
+            source=self._actor, pipeline=payload["pipeline"], run=payload.get("run"), task=payload["task"],
+            attempt=payload["attempt"], error=error,
+        ).to_dict()  # fmt: skip
+
+    def _schemas(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
+        """``schema.observed`` for each side whose schema is not what the catalog has."""
+        spec, out = assigned.payload["spec"]["spec"], []
+        for side, part in (("source", spec["source"]), ("target", spec["sink"])):
+            columns = (result.get("schemas") or {}).get(side)
+            if not columns:
+                continue
+            ref = DatasetRef(connection=part["connection"], object=part["object"])
+            schema = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
+            if self._store.fingerprint(ref) != schema.fingerprint:
+                payload = SchemaObserved(dataset=ref, schema=schema).to_dict()
+                out.append(self._answer(offset, assigned, "schema.observed", payload, key=str(ref)))
+        return out
+
+    def _answer(self, offset: int, cause: Record, type_: str, payload: dict[str, Any], key: str | None = None) -> Record:
+        at: datetime = now()
+        return cause.answer(offset, type_, key or cause.key, payload, at=at, actor=self._actor)
+
+
+def _attempt(assigned: Record) -> dict[str, Any]:
+    return {name: assigned.payload[name] for name in ("task", "attempt", "worker")}
+
+
+def _crash(ended: Ended) -> Error:
+    """The error of a process that died without a word."""
+    how = f"by signal {signal.Signals(-ended.code).name}" if ended.code < 0 else f"with exit code {ended.code}"
+    return Error(code=CRASHED, what=f"the run's process ended {how}", hint="it is tried again", transient=True)

@@ -1,0 +1,142 @@
+"""The processes of a worker's tasks: begun, watched and ended; one that dies with its worker leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from penstock.settings import Settings
+
+__all__ = ["Ended", "Processes"]
+
+STOP_SECONDS: Final = 10.0
+"""How long a process may take to stop between two chunks before it is killed; the sink's fence makes both safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that ended: its exit code (negative: the signal that killed it) and what it left, if it left anything."""
+
+    task: str
+    attempt: int
+    code: int
+    result: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class _Running:
+    process: subprocess.Popen[bytes]
+    attempt: int
+    result: Path
+    lifeline: int
+    line: dict[str, Any] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Processes:
+    """One process for each task in progress."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._running: dict[str, _Running] = {}
+        self._ending: list[_Running] = []
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._ending)
+
+    def begin(self, task: Mapping[str, Any], traceparent: str | None) -> None:
+        """Start the process of an assigned task; an older attempt that still runs is ended."""
+        self.end(task["task"])
+        folder = self._settings.home / "runs" / (task.get("run") or task["task"])
+        folder.mkdir(parents=True, exist_ok=True)
+        result = folder / f"{task['attempt']}.json"
+        result.unlink(missing_ok=True)
+        reading, lifeline = os.pipe()
+        order = {
+            "run": task.get("run"), "attempt": task["attempt"], "uid": task["uid"], "kind": task["kind"],
+            "pipeline": task["spec"], "connections": task["connections"],
+            "drop_table": task.get("drop_table", False), "secrets": str(self._settings.secrets), "result": str(result),
+            "traceparent": traceparent,
+        }  # fmt: skip
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - this very program
+                [sys.executable, "-m", "dataflows.runtime.launcher", "--lifeline", str(reading)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, pass_fds=(reading,),
+                cwd=self._settings.project,
+            )  # fmt: skip
+        os.close(reading)
+        running = _Running(process, task["attempt"], result, lifeline)
+        self._running[task["task"]] = running
+        threading.Thread(target=_converse, args=(running, order), name="task", daemon=True).start()
+
+    def end(self, task: str) -> None:
+        """Ask the task's process to stop; its end is no longer told."""
+        running = self._running.pop(task, None)
+        if running is not None:
+            running.process.terminate()
+            threading.Timer(STOP_SECONDS, running.process.kill).start()
+            self._ending.append(running)
+
+    def end_all(self) -> None:
+        """Kill every process and wait for each; what they had not committed is done again elsewhere."""
+        for running in [*self._running.values(), *self._ending]:
+            running.process.kill()
+            running.process.wait()
+            _let_go(running)
+        self._running.clear()
+        self._ending.clear()
+
+    def ended(self) -> Iterator[Ended]:
+        """The tasks whose process has ended since the last call."""
+        for task, running in list(self._running.items()):
+            code = running.process.poll()
+            if code is not None:
+                del self._running[task]
+                _let_go(running)
+                yield Ended(task, running.attempt, code, _left(running.result))
+        for running in [one for one in self._ending if one.process.poll() is not None]:
+            self._ending.remove(running)
+            _let_go(running)
+
+    def progress(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The last line of each process that wrote one since the last call."""
+        for task, running in self._running.items():
+            with running.lock:
+                line, running.line = running.line, None
+            if line is not None:
+                yield task, line
+
+
+def _converse(running: _Running, order: Mapping[str, Any]) -> None:
+    """Hand the order over, then keep the last line of progress; a process that dies is seen by its exit code."""
+    stdin, stdout = running.process.stdin, running.process.stdout
+    if stdin is None or stdout is None:
+        return
+    with contextlib.suppress(OSError), stdin:
+        stdin.write(json.dumps(order).encode())
+    with contextlib.suppress(OSError, ValueError), stdout:
+        for text in stdout:
+            line = json.loads(text)
+            with running.lock:
+                running.line = line
+
+
+def _let_go(running: _Running) -> None:
+    with contextlib.suppress(OSError):
+        os.close(running.lifeline)
+
+
+def _left(result: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(result.read_text())
+    except (OSError, ValueError):
+        return None
+    return found

@@ -1,0 +1,93 @@
+"""Running flows in this process: the control plane's flows by name, any number of them in one Dataflow."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from bytewax.dataflow import Dataflow
+from bytewax.testing import run_main
+
+from dataflows.control import add_control
+from dataflows.projector import add_projector
+from dataflows.runtime.lifeline import watch_lifeline
+from dataflows.runtime.site import Site
+from dataflows.scheduler import add_scheduler
+from dataflows.worker import add_worker
+from penstock import settings, telemetry
+from penstock.errors import PenstockError, UsageError
+
+__all__ = ["FLOWS", "main", "run_flow", "run_flows"]
+
+FLOWS: Final[dict[str, Callable[[Dataflow, Site, threading.Event], None]]] = {
+    "control": add_control,
+    "projector": add_projector,
+    "scheduler": add_scheduler,
+    "worker": add_worker,
+}
+"""Every flow that runs for as long as the installation does."""
+
+_log = logging.getLogger(__name__)
+
+
+def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
+    """Run the flows of `names` in one Dataflow, on this thread, until `stop` is set.
+
+    Raises:
+        PenstockError: the error that ended them, not the engine's report of it.
+    """
+    flow = Dataflow("penstock_" + "_".join(names))
+    for name in names:
+        FLOWS[name](flow, site, stop)
+    run_flow(flow)
+
+
+def run_flow(flow: Dataflow) -> None:
+    """Run `flow` to its end; what ends it early is raised as it was, without Bytewax's report around it."""
+    try:
+        run_main(flow)
+    except Exception as error:
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, PenstockError):
+            found = found.__cause__
+        if found is None:
+            raise
+        raise found from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m dataflows.runtime.flows control projector …``: how the supervisor starts them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("names", nargs="+", choices=sorted(FLOWS))
+    parser.add_argument("--project", type=Path)
+    parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
+    options = parser.parse_args(arguments)
+    if options.lifeline is not None:
+        watch_lifeline(options.lifeline)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        telemetry.set_up("penstock-" + "-".join(options.names))
+        with Site(settings.load(options.project)) as site:
+            run_flows(options.names, site, stop)
+    except UsageError as error:
+        _log.error("%s", error)
+        return error.exit_code
+    except PenstockError as error:
+        _log.error("%s: %s", error.code, error)
+        return error.exit_code
+    finally:
+        telemetry.shut_down()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The scheduler flow: what the world tells the log: timers that are due, and workers that are gone.
+
+It knows what to watch from the catalog and from the log after the catalog's position. Telling something twice does no
+harm: the orchestrator ignores a timer that is no longer pending and a worker that it does not know.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+from bytewax import operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.operators import StatefulBatchLogic
+
+from catalog.projection import Projector
+from catalog.watch import watched
+from dataflows.once import Once
+from dataflows.runtime.site import Site
+from penstock.clock import now
+from penstock.ids import named_id
+from penstock.records import Reading, Record, encode, records_of
+from penstock.topics.log import Message, Stored
+from penstock.topics.operators import TopicSink, TopicSource
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL
+
+__all__ = ["LOCK", "Watch", "add_scheduler", "worker_lock", "worker_lost"]
+
+LOCK: Final = "scheduler"
+ACTOR: Final = "scheduler"
+LOOK: Final = timedelta(seconds=1)
+"""How often it looks whether workers still live."""
+
+
+def worker_lock(worker: str) -> str:
+    """The name of the lock that shows that a worker lives."""
+    return f"worker:{worker}"
+
+
+def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+    """Add the scheduler to `flow`; waits until no other one is active."""
+    log = site.open_log(LOCK)
+    log.lock(LOCK, wait=True)
+    with Projector(site.catalog_dsn) as projector:
+        start, reading = projector.position()
+    seen = Watch(*watched(site.catalog_dsn))
+    tail = TopicSource(lambda: site.open_log("scheduler-tail"), CONTROL, start, stop=stop)
+    source = op.input("scheduler_in", flow, tail)
+    batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
+    begin = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
+    told = op.stateful_batch("watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log.holder))
+    op.output("tell", told, TopicSink(lambda: log, CONTROL))
+
+
+class Watch:
+    """What is pending: timers by id with their time, and the names of workers."""
+
+    def __init__(self, timers: dict[str, datetime], workers: set[str]) -> None:
+        self.timers, self.workers = timers, workers
+
+    def follow(self, record: Record) -> None:
+        """Take in what a record changes."""
+        payload = record.payload
+        match record.type:
+            case "timer.requested":
+                self.timers[payload["timer"]] = datetime.fromisoformat(payload["due"])
+            case "timer.fired":
+                self.timers.pop(payload["timer"], None)
+            case "worker.joined":
+                self.workers.add(payload["worker"])
+            case "worker.lost":
+                self.workers.discard(payload["worker"])
+
+    def due(self, at: datetime) -> list[str]:
+        """The timers whose time has come, the earliest first."""
+        return sorted((t for t, due in self.timers.items() if due <= at), key=lambda t: (self.timers[t], t))
+
+    def told(self, records: Iterable[Record]) -> None:
+        """Forget what was told; the log tells the rest when it is read back."""
+        for record in records:
+            self.follow(record)
+
+
+class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
+    """Follows the log, and tells at once what is due. Its looks at workers' locks are one short query each."""
+
+    def __init__(self, watch: Watch, reading: Reading, holder: Callable[[str], bool]) -> None:
+        self._watch, self._reading, self._holder = watch, reading, holder
+        self._look = now() + LOOK
+
+    def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[list[Message]], bool]:
+        for offset, record in records_of(one for batch in values for one in batch):
+            if self._reading.keep(offset, record):
+                self._watch.follow(record)
+        return (), StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[Iterable[list[Message]], bool]:
+        at = now()
+        records = [_fired(timer, self._watch.timers[timer], at) for timer in self._watch.due(at)]
+        if at >= self._look:
+            self._look = at + LOOK
+            lost = [worker for worker in sorted(self._watch.workers) if not self._holder(worker_lock(worker))]
+            records += [worker_lost(worker, "its lock is free", at) for worker in lost]
+        self._watch.told(records)
+        return ([[encode(record) for record in records]] if records else []), StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> datetime:
+        return min([self._look, *self._watch.timers.values()])
+
+    def snapshot(self) -> None:
+        """Nothing: what is pending stands in the catalog and on the log."""
+
+
+def _fired(timer: str, due: datetime, at: datetime) -> Record:
+    payload = {"timer": timer, "due": due.isoformat()}
+    return Record(
+        id=named_id("timer.fired", timer), kind="timer", type="timer.fired", key=timer, at=at, actor=ACTOR, payload=payload
+    )
+
+
+def worker_lost(worker: str, reason: str, at: datetime) -> Record:
+    """The record that a worker is gone; the same one, whoever tells it."""
+    payload = {"worker": worker, "reason": reason}
+    return Record(
+        id=named_id("worker.lost", worker), type="worker.lost", key=worker, at=at, actor=ACTOR, payload=payload
+    )

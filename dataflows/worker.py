@@ -1,0 +1,132 @@
+"""The worker flow: tasks that are assigned to this worker become processes, and what comes of them becomes records.
+
+A worker lives as long as it holds the lock of its name, on the connection that it appends with. It decides nothing: what
+crashed or failed it tells, and the orchestrator says what happens next.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from bytewax import operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.operators import StatefulBatchLogic
+
+from catalog.database import engine
+from catalog.projection import Projector
+from catalog.store import MetadataStore
+from dataflows.once import Once
+from dataflows.outcomes import Outcomes
+from dataflows.processes import Ended, Processes
+from dataflows.runtime.site import Site
+from dataflows.scheduler import worker_lock, worker_lost
+from penstock.clock import now
+from penstock.errors import Fenced
+from penstock.ids import new_id
+from penstock.records import Reading, Record, encode, records_of
+from penstock.topics.log import Message, Stored
+from penstock.topics.operators import TopicSink, TopicSource
+from penstock.topics.table import CONTROL, METRICS
+
+__all__ = ["KINDS", "add_worker"]
+
+KINDS: Final = ("pipeline", "cleanup")
+LOOK: Final = timedelta(milliseconds=100)
+"""How often it looks after its processes while it has any."""
+
+
+
+def add_worker(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+    """Add a worker with a name of its own to `flow`.
+
+    Raises:
+        Fenced: while it runs, when the log says that it is lost; its processes are ended, and it must start anew.
+    """
+    name = f"{socket.gethostname().lower()[:32]}-{os.getpid()}-{new_id()[:8]}"
+    log = site.open_log(f"worker-{name}")
+    log.lock(worker_lock(name), wait=True)
+    with Projector(site.catalog_dsn) as projector:
+        start, reading = projector.position()
+    joined = Record(
+        type="worker.joined", key=name, at=now(), actor=f"worker:{name}",
+        payload={"worker": name, "kinds": list(KINDS), "slots": site.settings.parallel},
+    )  # fmt: skip
+    log.append(CONTROL, [encode(joined)])
+    tail = TopicSource(lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop)
+    batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
+    begin = op.input("worker_begin", flow, Once[tuple[str, list[Stored]]]((name, [])))
+    store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
+    logic = _Logic(name, reading, Processes(site.settings), Outcomes(f"worker:{name}", store))
+    told = op.stateful_batch("work", op.merge("worker_all", begin, batches), lambda _: logic)
+    kinds = op.branch("measured", told, lambda item: item[1][0])
+    for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):
+        messages = op.map_value(f"{step}_messages", items, lambda pair: pair[1])
+        open_log = (lambda: log) if topic is CONTROL else (lambda: site.open_log(f"worker-metrics-{name}"))
+        op.output(step, messages, TopicSink(open_log, topic))
+
+
+Output = tuple[bool, list[Message]]
+"""Whether it is measured only (and goes to the metrics), and the messages of one append."""
+
+
+class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
+    """Starts and ends processes as the log says, and looks after them."""
+
+    def __init__(self, name: str, reading: Reading, processes: Processes, outcomes: Outcomes) -> None:
+        self._name, self._reading, self._processes, self._outcomes = name, reading, processes, outcomes
+        self._assigned: dict[str, tuple[int, Record]] = {}
+
+    def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[Output], bool]:
+        out: list[Output] = []
+        for offset, record in records_of(one for batch in values for one in batch):
+            if self._reading.keep(offset, record):
+                out += self._follow(offset, record)
+        return out, StatefulBatchLogic.RETAIN
+
+    def _follow(self, offset: int, record: Record) -> list[Output]:
+        payload = record.payload
+        if record.type == "worker.lost" and payload["worker"] == self._name:
+            self._processes.end_all()
+            raise Fenced("the log says that this worker is lost", where=f"worker {self._name}")
+        if record.type == "task.assigned" and payload["worker"] == self._name:
+            self._assigned[payload["task"]] = (offset, record)
+            self._processes.begin(payload, record.traceparent)
+            started = self._outcomes.started(offset, record)
+            return [(False, [encode(started)])]
+        if record.type in {"task.cancelled", "task.closed"} and payload["task"] in self._assigned:
+            if self._assigned[payload["task"]][1].payload["attempt"] == payload["attempt"]:
+                self._assigned.pop(payload["task"])
+                self._processes.end(payload["task"])
+        return []
+
+    def on_notify(self) -> tuple[Iterable[Output], bool]:
+        out: list[Output] = []
+        for ended in self._processes.ended():
+            out += self._ended(ended)
+        for task, line in self._processes.progress():
+            if task in self._assigned:
+                out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))
+        return out, StatefulBatchLogic.RETAIN
+
+    def _ended(self, ended: Ended) -> list[Output]:
+        known = self._assigned.get(ended.task)
+        if known is None or known[1].payload["attempt"] != ended.attempt:
+            return []
+        self._assigned.pop(ended.task)
+        return [(False, [encode(record) for record in self._outcomes.of(*known, ended)])]
+
+    def notify_at(self) -> datetime | None:
+        return now() + LOOK if self._processes else None
+
+    def on_eof(self) -> tuple[Iterable[Output], bool]:
+        """End the processes and say goodbye, so that others take over at once."""
+        self._processes.end_all()
+        return [(False, [encode(worker_lost(self._name, "it was stopped", now()))])], StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> Any:
+        """Nothing: tasks come from the log."""
