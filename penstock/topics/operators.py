@@ -45,7 +45,8 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
 
     `open_log` gives each partition a log of its own, closed at the end. `start` is the first offset wanted, one for
     all partitions or one for each. The flow ends at what was the end when it began with `stop_at_end`, else once
-    `stop` is set; what was fetched but not yet handed on is then let go. An error of the log ends the flow.
+    `stop` is set; what was fetched but not yet handed on is then let go. An error of the log ends the flow: it is the
+    `__cause__` of the error that Bytewax raises.
     """
 
     def __init__(
