@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from catalog.migrations import REVISIONS
@@ -15,7 +15,7 @@ from catalog.tables import CATALOG, OPS, metadata
 from penstock.errors import SettingsError
 from penstock.postgres import connect, place, translated
 
-__all__ = ["engine", "migrate", "reset", "version"]
+__all__ = ["driver_of", "engine", "migrate", "reset", "version"]
 
 OLDEST_SERVER: Final = 150000
 _LOCK: Final = 0x70656E63
@@ -93,7 +93,7 @@ def _upgrade(dsn: str) -> bool:
     from alembic.config import Config
 
     with _locked(dsn) as connection:
-        if _is_current(version(_driver(connection)), place(dsn)):
+        if _is_current(version(driver_of(connection)), place(dsn)):
             return False
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {OPS}")
         config = Config()
@@ -126,8 +126,12 @@ def _extend(connection: Connection) -> None:
         connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA {OPS}")
 
 
-def _driver(connection: Connection) -> psycopg.Connection[Any]:
-    driver = connection.connection.driver_connection
+def driver_of(connection: Connection | PoolProxiedConnection) -> psycopg.Connection[Any]:
+    """The driver's connection below SQLAlchemy's, in the same transaction. Raises SettingsError: it is not psycopg's."""
+    proxied = connection.connection if isinstance(connection, Connection) else connection
+    driver = proxied.driver_connection
     if not isinstance(driver, psycopg.Connection):
-        raise SettingsError("is no connection of psycopg 3", where="catalog", value=type(driver).__name__)
+        raise SettingsError(
+            "does not speak through psycopg 3", where="engine", hint="make it by catalog.database.engine"
+        )
     return driver

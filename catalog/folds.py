@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Table
@@ -16,7 +16,7 @@ from catalog import tables
 from catalog.rows import Change, Entry, Row, Rows
 from catalog.words import words
 from penstock.ids import named_id
-from penstock.models.domain import Error
+from penstock.models.domain import Error, SchemaMapping
 from penstock.records import Record
 from penstock.records.coordination import (
     AgentDecided,
@@ -39,7 +39,7 @@ from penstock.records.coordination import (
 )
 from penstock.records.execution import ErrorRaised, RunChanged, SchemaObserved, TaskCompleted, TaskFailed, TaskStarted
 
-__all__ = ["FOLDS", "Fold", "Seen", "asked", "dataset_id", "unreadable"]
+__all__ = ["FOLDS", "Fold", "Seen", "asked", "dataset_id", "put_mapping", "unreadable"]
 
 REMEMBERED: Final = timedelta(hours=24)
 """How long a command's id is remembered: the same id after that is a new command."""
@@ -229,7 +229,7 @@ def _open(attempt: int, **columns: object) -> Callable[[Row, Rows], None]:
     """Set `columns` where `attempt` is the one that is open; what comes later than its end is ignored."""
 
     def fold(row: Row, _: Rows) -> None:
-        if row.get("attempt") == attempt and row.get("ended_at") is None:
+        if row.get("attempt") == attempt and row.get("status") == "assigned":
             row.update(columns)
 
     return fold
@@ -245,7 +245,7 @@ def _task_completed(_: Seen, body: TaskCompleted) -> Iterable[Change | Entry]:
 
 
 def _task_failed(_: Seen, body: TaskFailed) -> Iterable[Change | Entry]:
-    columns = {"counters": body.counters.to_dict(), "error": body.error.to_dict()}
+    columns = {"counters": body.counters.to_dict(), "error": body.error.to_dict(), "status": "waiting"}
     return [Change(tables.tasks, body.task, _open(body.attempt, **columns))]
 
 
@@ -254,7 +254,7 @@ def _task_ended(seen: Seen, body: TaskEnded) -> Iterable[Change | Entry]:
 
 
 def _task_cancelled(_: Seen, body: TaskEnded) -> Iterable[Change | Entry]:
-    return [_set(tables.tasks, body.task, status="cancelled", reason=body.reason)]
+    return [_set(tables.tasks, body.task, status="queued", worker=None, reason=body.reason)]
 
 
 def _decided(seen: Seen, body: AgentDecided) -> Iterable[Change | Entry]:
@@ -301,6 +301,21 @@ def _timer(seen: Seen, body: TimerRequested) -> Iterable[Change | Entry]:
 
 def _fired(seen: Seen, body: TimerFired) -> Iterable[Change | Entry]:
     return [_set(tables.timers, body.timer, due=body.due, status="fired", fired_at=seen.record.at)]
+
+
+def put_mapping(mapping: SchemaMapping, *, at: datetime, actor: str, offset: int) -> Change:
+    """A mapping becomes the next version of its name."""
+
+    def fold(row: Row, rows: Rows) -> None:
+        version = (row.get("version") or 0) + 1
+        document = mapping.model_copy(update={"version": version}).to_dict()
+        ends = {"source": mapping.source, "target": mapping.target}
+        row |= {name: dataset_id(end.connection, end.object) for name, end in ends.items()}
+        row |= {"version": version, "mapping": document, "at": at}
+        entry = {"name": mapping.name, "version": version, "mapping": document, "at": at, "actor": actor}
+        rows.add(tables.mapping_versions, entry | {"changed": offset})
+
+    return Change(tables.mappings, mapping.name, fold)
 
 
 FOLDS: Final[dict[str, Fold]] = {

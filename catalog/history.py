@@ -1,17 +1,110 @@
-"""What happened: commands, runs, tasks, decisions, errors, by the order of the topic."""
+"""What happened, the latest first: commands, runs, tasks, decisions and errors."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, Table, select
 
 from catalog import tables
-from catalog.entries import Command
+from catalog.entries import Command, Decision, ErrorEntry, Page, RunEntry, TaskEntry
+from catalog.pages import LIMIT, latest
 
-__all__ = ["command"]
+__all__ = ["command", "decision", "decisions", "errors", "run", "runs", "tasks"]
 
 
-def command(connection: Connection, id: str) -> Command | None:  # noqa: A002
+def command(connection: Connection, id: str) -> Command | None:  # noqa: A002 - the name in the contract
     """The command `id`, if the projection has it; an answer without its command is not one."""
     table = tables.commands
     row = connection.execute(select(table).where(table.c.id == id, table.c.at.is_not(None))).mappings().first()
     return None if row is None else Command(**row)
+
+
+def run(connection: Connection, id: str) -> RunEntry | None:  # noqa: A002
+    """The run `id`."""
+    row = connection.execute(_runs().where(tables.runs.c.id == id)).mappings().first()
+    return None if row is None else RunEntry(**row)
+
+
+def runs(
+    connection: Connection,
+    *,
+    pipeline: str | None = None,
+    status: str | None = None,
+    limit: int = LIMIT,
+    after: str | None = None,
+) -> Page[RunEntry]:
+    """Runs, of one pipeline or in one status."""
+    query = _where(_runs(), tables.runs, pipeline=pipeline, status=status)
+    return latest(connection, query, tables.runs.c.offset, lambda row: RunEntry(**row), limit=limit, after=after)
+
+
+def _runs() -> Select[Any]:
+    """Runs that were created: a task's record alone makes no run."""
+    return select(tables.runs).where(tables.runs.c.offset.is_not(None))
+
+
+def tasks(
+    connection: Connection,
+    *,
+    run: str | None = None,
+    status: str | None = None,
+    limit: int = LIMIT,
+    after: str | None = None,
+) -> Page[TaskEntry]:
+    """Tasks, of one run or in one status."""
+    table = tables.tasks
+    query = _where(select(table).where(table.c.offset.is_not(None)), table, run=run, status=status)
+    return latest(connection, query, table.c.offset, lambda row: TaskEntry(**row), limit=limit, after=after)
+
+
+def decision(connection: Connection, id: str) -> Decision | None:  # noqa: A002
+    """The decision `id`."""
+    table = tables.agent_decisions
+    row = connection.execute(select(table).where(table.c.id == id)).mappings().first()
+    return None if row is None else _decision(row)
+
+
+def decisions(
+    connection: Connection,
+    *,
+    agent: str | None = None,
+    subject: str | None = None,
+    pipeline: str | None = None,
+    limit: int = LIMIT,
+    after: str | None = None,
+) -> Page[Decision]:
+    """Decisions, of one agent, about one subject, or about one pipeline: itself, its runs and their tasks."""
+    table = tables.agent_decisions
+    query = _where(select(table), table, agent=agent, subject=subject)
+    if pipeline is not None:
+        about = [select(t.c.id).where(t.c.pipeline == pipeline) for t in (tables.runs, tables.tasks)]
+        query = query.where((table.c.subject == pipeline) | table.c.subject.in_(about[0].union_all(about[1])))
+    return latest(connection, query, table.c.offset, _decision, limit=limit, after=after)
+
+
+def errors(
+    connection: Connection,
+    *,
+    pipeline: str | None = None,
+    run: str | None = None,
+    code: str | None = None,
+    limit: int = LIMIT,
+    after: str | None = None,
+) -> Page[ErrorEntry]:
+    """Errors, of one pipeline or run, or of one code."""
+    table = tables.errors
+    query = _where(select(table), table, pipeline=pipeline, run=run, code=code)
+    return latest(connection, query, table.c.offset, _error, limit=limit, after=after)
+
+
+def _decision(row: RowMapping) -> Decision:
+    return Decision(**{name: value for name, value in row.items() if name != "changed"})
+
+
+def _error(row: RowMapping) -> ErrorEntry:
+    return ErrorEntry(**{name: value for name, value in row.items() if name != "changed"})
+
+
+def _where(query: Select[Any], table: Table, **equal: str | None) -> Select[Any]:
+    return query.where(*(table.c[name] == value for name, value in equal.items() if value is not None))

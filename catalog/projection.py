@@ -9,12 +9,9 @@ from typing import Final, Self
 import orjson
 import psycopg
 from psycopg import errors
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
-from sqlalchemy import Table
 
 from catalog.folds import FOLDS, Seen, asked, unreadable
-from catalog.rows import Change, Entry, Rows
+from catalog.rows import Change, Entry, fold
 from penstock.errors import Fenced
 from penstock.postgres import connect, place, translated
 from penstock.records import COMMANDS, Reading, Record, body, is_known
@@ -37,13 +34,6 @@ _BAD_ROW: Final = (
 Prepared = Sequence[tuple[Seen, Sequence[Change | Entry]]]
 
 
-class _Untouched(Loader):
-    """jsonb as the server wrote it: rows that are written back keep every digit of it, and nothing is parsed."""
-
-    def load(self, data: Buffer) -> orjson.Fragment:
-        return orjson.Fragment(bytes(data))
-
-
 def changes(offset: int, record: Record) -> list[Change | Entry]:
     """What the record at `offset` does to the catalog: nothing, where this release does not know it.
 
@@ -54,11 +44,11 @@ def changes(offset: int, record: Record) -> list[Change | Entry]:
         return []
     if record.type in COMMANDS:
         return list(asked(seen))
-    fold = FOLDS.get(record.type)
-    if fold is None:
+    apply = FOLDS.get(record.type)
+    if apply is None:
         return []
     try:
-        return list(fold(seen, body(record)))
+        return list(apply(seen, body(record)))
     except Exception as error:  # noqa: BLE001 - whatever stands on the log, the projection goes on and tells
         return list(unreadable(seen, error))
 
@@ -72,7 +62,6 @@ class Projector:
     def __init__(self, dsn: str) -> None:
         self._where = place(dsn)
         self._connection = connect(dsn, "penstock:projector", autocommit=True)
-        self._connection.adapters.register_loader("jsonb", _Untouched)
         self._next: int | None = None
         # A lost tail of commits is folded again: rows and position go together. So none waits for the disk.
         self._connection.execute("SET synchronous_commit TO off")
@@ -115,27 +104,17 @@ class Projector:
             raise translated(error, where=self._where) from error
         self._next = next_offset
 
-    def _commit(self, next_offset: int, reading: Reading, fold: Callable[[], None]) -> None:
+    def _commit(self, next_offset: int, reading: Reading, write: Callable[[], None]) -> None:
         state = orjson.dumps(reading.to_dict()).decode()
         with self._connection.transaction():
             # First of all, because its row lock makes a second projector wait here, and then find itself fenced.
             if self._connection.execute(_MOVE, [next_offset, state, _ID, self._next]).rowcount != 1:
                 raise self._fenced()
-            fold()
+            write()
             self._connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(next_offset)])
 
     def _fold(self, batch: Prepared) -> None:
-        rows, wanted = Rows(), dict[Table, dict[str, None]]()
-        for _, found in batch:
-            for change in found:
-                if isinstance(change, Change):
-                    wanted.setdefault(change.table, {})[change.key] = None
-        with self._connection.pipeline():
-            rows.load(self._connection, wanted)
-            for seen, found in batch:
-                for change in found:
-                    rows.apply(change, seen.offset)
-            rows.store(self._connection)
+        fold(self._connection, [(seen.offset, change) for seen, found in batch for change in found])
 
     def _fold_parts(self, batch: Prepared) -> None:
         """Fold what can be folded, halving the batch until only the records that the database refuses are left out."""

@@ -7,7 +7,7 @@ loaded before it, then each row that changed is written once. So batches may be 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, LiteralString
@@ -15,10 +15,12 @@ from typing import Any, Final, LiteralString
 import orjson
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import Table
 
-__all__ = ["Change", "Entry", "Row", "Rows", "Statements", "statements"]
+__all__ = ["Change", "Entry", "Row", "Rows", "Statements", "fold", "statements"]
 
 Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""
@@ -87,6 +89,7 @@ class Rows:
         cursors = []
         for table, keys in wanted.items():
             cursor = connection.cursor(row_factory=dict_row)
+            cursor.adapters.register_loader("jsonb", _Untouched)
             cursors.append((table, cursor.execute(statements(table).load, [list(keys)])))
         for table, cursor in cursors:
             key = statements(table).keys[0]
@@ -103,6 +106,26 @@ class Rows:
                 connection.execute(statements(table).put, [_json(rows)])
         for table, added in self.history.items():
             connection.execute(statements(table).add, [_json(list(added.values()))])
+
+
+class _Untouched(Loader):
+    """jsonb as the server wrote it: rows that are written back keep every digit of it, and nothing is parsed."""
+
+    def load(self, data: Buffer) -> orjson.Fragment:
+        return orjson.Fragment(bytes(data))
+
+
+def fold(connection: psycopg.Connection[Any], found: Sequence[tuple[int, Change | Entry]]) -> None:
+    """Fold changes, each with the offset of its record, into the tables, within the caller's transaction."""
+    rows, wanted = Rows(), dict[Table, dict[str, None]]()
+    for _, change in found:
+        if isinstance(change, Change):
+            wanted.setdefault(change.table, {})[change.key] = None
+    with connection.pipeline():
+        rows.load(connection, wanted)
+        for offset, change in found:
+            rows.apply(change, offset)
+        rows.store(connection)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -12,11 +13,36 @@ import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from catalog import history, snapshots
-from catalog.entries import Command, Snapshot
+from catalog import datasets, history, pipelines, snapshots, tables
+from catalog.database import driver_of
+from catalog.entries import (
+    Command,
+    ConnectionEntry,
+    Dataset,
+    Decision,
+    ErrorEntry,
+    MappingVersion,
+    Page,
+    PipelineEntry,
+    PipelineVersion,
+    PolicyEntry,
+    RunEntry,
+    SchemaVersion,
+    Snapshot,
+    TaskEntry,
+    WorkerEntry,
+)
+from catalog.folds import dataset_id, put_mapping
+from catalog.pages import LIMIT
+from catalog.projection import changes
+from catalog.rows import Change, Entry, Rows, fold
+from catalog.search import Hit, search
 from catalog.waiting import Commits, remaining
-from penstock.errors import NotFound, SettingsError, Unavailable
+from penstock.errors import NotFound, Unavailable
+from penstock.models import AgentDecision, DatasetRef, Model, Schema, SchemaMapping
 from penstock.postgres import translated
+from penstock.records import Record
+from penstock.records.execution import SchemaObserved
 
 __all__ = ["MetadataStore"]
 
@@ -30,6 +56,229 @@ class MetadataStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._commits = Commits(self._session)
+
+    # --- datasets
+
+    def dataset(self, id: str) -> Dataset:  # noqa: A002 - the name in the contract
+        """The catalog entry `id`. Raises NotFound."""
+        with self._transaction() as connection:
+            return datasets.dataset(connection, id)
+
+    def dataset_of(self, ref: DatasetRef) -> Dataset:
+        """The catalog entry of `ref`. Raises NotFound."""
+        return self.dataset(dataset_id(ref.connection, ref.object))
+
+    def datasets(
+        self,
+        *,
+        connection: str | None = None,
+        kind: str | None = None,
+        tag: str | None = None,
+        limit: int = LIMIT,
+        after: str | None = None,
+    ) -> Page[Dataset]:
+        """Entries by connection and object."""
+        with self._transaction() as session:
+            return datasets.datasets(session, connection_name=connection, kind=kind, tag=tag, limit=limit, after=after)
+
+    def search(
+        self,
+        query: str,
+        *,
+        kind: str | None = None,
+        tag: str | None = None,
+        connection: str | None = None,
+        fuzzy: bool = False,
+        limit: int = 20,
+    ) -> tuple[Hit, ...]:
+        """The entries that hold every word of `query`, the best first. Raises Unavailable: `fuzzy` without pg_trgm."""
+        with self._transaction() as session:
+            return search(session, query, kind=kind, tag=tag, connection_name=connection, fuzzy=fuzzy, limit=limit)
+
+    def put_dataset(self, observed: SchemaObserved, *, at: datetime, offset: int) -> Dataset:
+        """Create or change an entry, with a new schema version if its schema differs."""
+        self.write([(offset, _fact("schema.observed", str(observed.dataset), observed, at))])
+        return self.dataset_of(observed.dataset)
+
+    def delete_dataset(self, ref: DatasetRef) -> None:
+        """Drop an entry with the history of its schemas. Raises NotFound."""
+        found = self.dataset_of(ref).id
+        self._fold([(0, Change(tables.datasets, found, lambda _, rows: _forget(rows, found)))])
+
+    def fingerprint(self, ref: DatasetRef) -> str | None:
+        """The fingerprint of the current schema of `ref`, None where none was observed."""
+        with self._transaction() as connection:
+            return datasets.fingerprint(connection, ref)
+
+    def add_schema_version(self, ref: DatasetRef, schema: Schema, *, at: datetime, offset: int) -> SchemaVersion:
+        """`schema` as the current one of `ref`: a new version, unless it is the current one already."""
+        try:
+            entry = self.dataset_of(ref)
+            known = {"kind": entry.kind, "description": entry.description, "tags": entry.tags}
+        except NotFound:
+            known = {}
+        observed = SchemaObserved.model_validate({"dataset": ref, "schema": schema, **known})
+        return self.schema_at(self.put_dataset(observed, at=at, offset=offset).id)
+
+    def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:  # noqa: A002
+        """Every schema that the dataset has had, the first one first. Raises NotFound."""
+        with self._transaction() as connection:
+            return datasets.schema_history(connection, id)
+
+    def schema_at(self, id: str, *, version: int | None = None, at: datetime | None = None) -> SchemaVersion:  # noqa: A002
+        """The schema of `version`, the one that was current at `at`, or the current one. Raises NotFound."""
+        with self._transaction() as connection:
+            return datasets.schema_at(connection, id, version=version, at=at)
+
+    # --- mappings
+
+    def put_mapping(self, mapping: SchemaMapping, *, at: datetime, actor: str, offset: int) -> MappingVersion:
+        """Keep `mapping` as the next version of its name, whatever its own `version` says."""
+        self._fold([(offset, put_mapping(mapping, at=at, actor=actor, offset=offset))])
+        return self.mapping(mapping.name)
+
+    def mapping(self, name: str, version: int | None = None) -> MappingVersion:
+        """A mapping at `version`, or at its latest. Raises NotFound."""
+        with self._transaction() as connection:
+            return pipelines.mapping(connection, name, version)
+
+    def mappings(self, *, limit: int = LIMIT, after: str | None = None) -> Page[MappingVersion]:
+        """The latest version of each mapping, by name."""
+        with self._transaction() as connection:
+            return pipelines.mappings(connection, limit=limit, after=after)
+
+    def delete_mapping(self, name: str) -> None:
+        """Drop a mapping with all its versions. Raises NotFound."""
+        self.mapping(name)
+        self._fold([(0, Change(tables.mappings, name, lambda _, rows: _forget_mapping(rows, name)))])
+
+    # --- pipelines, connections, policies, workers
+
+    def pipeline(self, name: str) -> PipelineEntry:
+        """The living pipeline `name`. Raises NotFound, with the name nearest to it."""
+        with self._transaction() as connection:
+            return pipelines.pipeline(connection, name)
+
+    def pipelines(
+        self,
+        *,
+        status: str | None = None,
+        label: tuple[str, str] | None = None,
+        limit: int = LIMIT,
+        after: str | None = None,
+    ) -> Page[PipelineEntry]:
+        """The living pipelines by name, in one status or with one label."""
+        with self._transaction() as connection:
+            return pipelines.pipelines(connection, status=status, label=label, limit=limit, after=after)
+
+    def pipeline_versions(self, name: str) -> tuple[PipelineVersion, ...]:
+        """All versions of the living pipeline `name`, the first one first. Raises NotFound."""
+        with self._transaction() as connection:
+            return pipelines.versions(connection, pipelines.pipeline(connection, name).uid)
+
+    def versions_of(self, uid: str) -> tuple[PipelineVersion, ...]:
+        """All versions of the pipeline `uid`, deleted or not."""
+        with self._transaction() as connection:
+            return pipelines.versions(connection, uid)
+
+    def connections(self) -> tuple[ConnectionEntry, ...]:
+        """All connections by name; secrets stand in them as references."""
+        with self._transaction() as connection:
+            return pipelines.connections(connection)
+
+    def policies(self) -> tuple[PolicyEntry, ...]:
+        """The policies in force, by name."""
+        with self._transaction() as connection:
+            return pipelines.policies(connection)
+
+    def policy_by_hash(self, hash: str) -> PolicyEntry | None:  # noqa: A002 - its name everywhere
+        """The policy that a decision names, in force or not."""
+        with self._transaction() as connection:
+            return pipelines.policy_by_hash(connection, hash)
+
+    def workers(self) -> tuple[WorkerEntry, ...]:
+        """All workers by name, the lost ones too."""
+        with self._transaction() as connection:
+            return pipelines.workers(connection)
+
+    # --- what happened, the latest first
+
+    def run(self, id: str) -> RunEntry:  # noqa: A002
+        """The run `id`. Raises NotFound."""
+        with self._transaction() as connection:
+            found = history.run(connection, id)
+        if found is None:
+            raise NotFound("there is no such run", value=id, hint="see the latest: penstock runs")
+        return found
+
+    def runs(
+        self, *, pipeline: str | None = None, status: str | None = None, limit: int = LIMIT, after: str | None = None
+    ) -> Page[RunEntry]:
+        """Runs, of one pipeline or in one status."""
+        with self._transaction() as connection:
+            return history.runs(connection, pipeline=pipeline, status=status, limit=limit, after=after)
+
+    def tasks(
+        self, *, run: str | None = None, status: str | None = None, limit: int = LIMIT, after: str | None = None
+    ) -> Page[TaskEntry]:
+        """Tasks, of one run or in one status."""
+        with self._transaction() as connection:
+            return history.tasks(connection, run=run, status=status, limit=limit, after=after)
+
+    def log_decision(self, decision: AgentDecision, *, at: datetime, offset: int) -> Decision:
+        """Keep a decision."""
+        record = _fact("agent.decided", decision.subject, decision, at)
+        self.write([(offset, record)])
+        return self.decision(record.id)
+
+    def decision(self, id: str) -> Decision:  # noqa: A002
+        """The decision `id`. Raises NotFound."""
+        with self._transaction() as connection:
+            found = history.decision(connection, id)
+        if found is None:
+            raise NotFound("there is no such decision", value=id, hint="see the latest: penstock decisions")
+        return found
+
+    def decisions(
+        self,
+        *,
+        agent: str | None = None,
+        subject: str | None = None,
+        pipeline: str | None = None,
+        limit: int = LIMIT,
+        after: str | None = None,
+    ) -> Page[Decision]:
+        """Decisions, of one agent, about one subject, or about a pipeline with its runs and tasks."""
+        choice = {"agent": agent, "subject": subject, "pipeline": pipeline, "after": after}
+        with self._transaction() as connection:
+            return history.decisions(connection, **choice, limit=limit)
+
+    def errors(
+        self,
+        *,
+        pipeline: str | None = None,
+        run: str | None = None,
+        code: str | None = None,
+        limit: int = LIMIT,
+        after: str | None = None,
+    ) -> Page[ErrorEntry]:
+        """Errors, of one pipeline or run, or of one code."""
+        with self._transaction() as connection:
+            return history.errors(connection, pipeline=pipeline, run=run, code=code, limit=limit, after=after)
+
+    # --- writing beside the log
+
+    def write(self, records: Sequence[tuple[int, Record]]) -> None:
+        """Fold records into the catalog, all or none, without moving its position.
+
+        For tools and tests that have no topic: where a projector is at work, what is not on the topic is gone with the
+        next rebuild.
+        """
+        self._fold([(offset, change) for offset, record in records for change in changes(offset, record)])
+
+    def _fold(self, found: Sequence[tuple[int, Change | Entry]]) -> None:
+        with self._transaction() as connection:
+            fold(driver_of(connection), found)
 
     # --- commands
 
@@ -103,14 +352,28 @@ class MetadataStore:
             if isinstance(error.orig, psycopg.Error):
                 raise translated(error.orig, where="catalog") from error
             raise
+        except psycopg.Error as error:
+            raise translated(error, where="catalog") from error
 
     def _session(self) -> psycopg.Connection:
         """A session of its own, outside the pool."""
         raw = self._engine.raw_connection()
-        driver = raw.driver_connection
+        driver = driver_of(raw)
         raw.detach()
-        if not isinstance(driver, psycopg.Connection):
-            raise SettingsError("does not speak through psycopg 3", where="engine", hint="make it by catalog.engine()")
         driver.rollback()
         driver.autocommit = True
         return driver
+
+
+def _fact(type_: str, key: str, payload: Model, at: datetime) -> Record:
+    return Record(type=type_, key=key, at=at, actor="store", payload=payload.to_dict())
+
+
+def _forget(rows: Rows, dataset: str) -> None:
+    rows.drop(tables.datasets, dataset)
+    rows.drop(tables.schema_versions, dataset)
+
+
+def _forget_mapping(rows: Rows, name: str) -> None:
+    rows.drop(tables.mappings, name)
+    rows.drop(tables.mapping_versions, name)

@@ -1,0 +1,102 @@
+"""Datasets and the history of their schemas."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select, tuple_
+
+from catalog import tables
+from catalog.entries import Dataset, Page, SchemaVersion
+from catalog.folds import dataset_id
+from catalog.pages import LIMIT, checked
+from penstock.errors import NotFound
+from penstock.models import DatasetRef, Schema
+
+__all__ = ["COLUMNS", "dataset", "datasets", "entry", "fingerprint", "schema_at", "schema_history"]
+
+_WORDS = {"name_words", "column_words", "text_words", "search"}
+COLUMNS = [column for column in tables.datasets.columns if column.name not in _WORDS]
+"""The columns of an entry; the others serve the search."""
+
+
+def entry(row: RowMapping) -> Dataset:
+    """The entry in `row`."""
+    columns = {column.name: row[column.name] for column in COLUMNS}
+    return Dataset(**{**columns, "tags": tuple(columns["tags"])})
+
+
+def dataset(connection: Connection, id: str) -> Dataset:  # noqa: A002 - the name in the contract
+    """The catalog entry `id`. Raises NotFound."""
+    row = connection.execute(select(*COLUMNS).where(tables.datasets.c.id == id)).mappings().first()
+    if row is None:
+        raise NotFound("there is no such dataset", value=id, hint="find it: penstock catalog search WORDS")
+    return entry(row)
+
+
+def datasets(
+    connection: Connection,
+    *,
+    connection_name: str | None = None,
+    kind: str | None = None,
+    tag: str | None = None,
+    limit: int = LIMIT,
+    after: str | None = None,
+) -> Page[Dataset]:
+    """Entries by connection and object; `after` is the id of the last one of the page before."""
+    table = tables.datasets
+    query = select(*COLUMNS).where(*filters(connection_name=connection_name, kind=kind, tag=tag))
+    place = tuple_(table.c.connection.collate("C"), table.c.object.collate("C"))
+    if after is not None:
+        last = dataset(connection, after)
+        query = query.where(place > tuple_(last.connection, last.object))
+    query = query.order_by(table.c.connection.collate("C"), table.c.object.collate("C")).limit(checked(limit) + 1)
+    found = tuple(entry(row) for row in connection.execute(query).mappings())
+    return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+
+def filters(*, connection_name: str | None, kind: str | None, tag: str | None) -> list[Any]:
+    """The conditions of a list or a search; None sets none."""
+    table = tables.datasets
+    conditions = [] if connection_name is None else [table.c.connection == connection_name]
+    conditions += [] if kind is None else [table.c.kind == kind]
+    return conditions + ([] if tag is None else [table.c.tags.contains([tag])])
+
+
+def fingerprint(connection: Connection, ref: DatasetRef) -> str | None:
+    """The fingerprint of the current schema of `ref`, None where none was observed."""
+    table = tables.datasets
+    query = select(table.c.fingerprint).where(table.c.id == dataset_id(ref.connection, ref.object))
+    return connection.execute(query).scalar_one_or_none()
+
+
+def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]:  # noqa: A002
+    """Every schema that the dataset has had, the first one first; none where none was observed. Raises NotFound."""
+    dataset(connection, id)
+    table = tables.schema_versions
+    rows = connection.execute(select(table).where(table.c.dataset == id).order_by(table.c.version)).mappings()
+    return tuple(_version(row) for row in rows)
+
+
+def schema_at(
+    connection: Connection,
+    id: str,  # noqa: A002
+    *,
+    version: int | None = None,
+    at: datetime | None = None,
+) -> SchemaVersion:
+    """The schema that was current at `at`, the one of `version`, or the current one. Raises NotFound."""
+    table = tables.schema_versions
+    query = select(table).where(table.c.dataset == id).order_by(table.c.version.desc())
+    query = query if version is None else query.where(table.c.version == version)
+    query = query if at is None else query.where(table.c.at <= at)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFound("has no such schema version", where=f"dataset {id}", value=version or at)
+    return _version(row)
+
+
+def _version(row: RowMapping) -> SchemaVersion:
+    schema = Schema.parse({"fields": row["fields"], "key": row["key"]})
+    return SchemaVersion(row["dataset"], row["version"], row["fingerprint"], schema, row["at"], row["offset"])

@@ -1,0 +1,112 @@
+"""Pipelines and their versions, connections, policies, mappings and workers, as the catalog has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Select, select
+
+from catalog import tables
+from catalog.entries import (
+    ConnectionEntry,
+    MappingVersion,
+    Page,
+    PipelineEntry,
+    PipelineVersion,
+    PolicyEntry,
+    WorkerEntry,
+)
+from catalog.pages import LIMIT, by_name
+from penstock.errors import NotFound, did_you_mean
+
+__all__ = [
+    "connections", "mapping", "mappings", "pipeline", "pipelines", "policies", "policy_by_hash", "versions", "workers",
+]  # fmt: skip
+
+
+def _living() -> Select[Any]:
+    table = tables.pipelines
+    return select(table).where(table.c.deleted_at.is_(None), table.c.version.is_not(None))
+
+
+def pipeline(connection: Connection, name: str) -> PipelineEntry:
+    """The living pipeline `name`. Raises NotFound, with the name nearest to it."""
+    table = tables.pipelines
+    query = _living().where(table.c.name == name).order_by(table.c.changed.desc())
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        names = connection.execute(_living().with_only_columns(table.c.name)).scalars()
+        hint = did_you_mean(name, names) or "see them all: penstock list"
+        raise NotFound("there is no such pipeline", value=name, hint=hint)
+    return PipelineEntry(**row)
+
+
+def pipelines(
+    connection: Connection,
+    *,
+    status: str | None = None,
+    label: tuple[str, str] | None = None,
+    limit: int = LIMIT,
+    after: str | None = None,
+) -> Page[PipelineEntry]:
+    """The living pipelines by name, in one status or with one label."""
+    table, query = tables.pipelines, _living()
+    if status is not None:
+        query = query.where(table.c.status == status)
+    if label is not None:
+        query = query.where(table.c.labels.contains(dict([label])))
+    return by_name(connection, query, table.c.name, lambda row: PipelineEntry(**row), limit=limit, after=after)
+
+
+def versions(connection: Connection, uid: str) -> tuple[PipelineVersion, ...]:
+    """All versions of the pipeline `uid`, the first one first; those of a deleted pipeline too."""
+    table = tables.pipeline_versions
+    rows = connection.execute(select(table).where(table.c.uid == uid).order_by(table.c.version)).mappings()
+    return tuple(PipelineVersion(**row) for row in rows)
+
+
+def connections(connection: Connection) -> tuple[ConnectionEntry, ...]:
+    """All connections by name."""
+    rows = connection.execute(select(tables.connections).order_by(tables.connections.c.name.collate("C"))).mappings()
+    return tuple(ConnectionEntry(**row) for row in rows)
+
+
+def policies(connection: Connection) -> tuple[PolicyEntry, ...]:
+    """The policies in force, by name."""
+    rows = connection.execute(select(tables.policies).order_by(tables.policies.c.name.collate("C"))).mappings()
+    return tuple(PolicyEntry(**row) for row in rows)
+
+
+def policy_by_hash(connection: Connection, hash: str) -> PolicyEntry | None:  # noqa: A002 - its name everywhere
+    """The policy that a decision names, in force or not."""
+    table = tables.policy_versions
+    row = (
+        connection.execute(select(table).where(table.c.hash == hash).order_by(table.c.offset.desc())).mappings().first()
+    )
+    return None if row is None else PolicyEntry(**{name: value for name, value in row.items() if name != "offset"})
+
+
+def workers(connection: Connection) -> tuple[WorkerEntry, ...]:
+    """All workers by name, the lost ones too."""
+    rows = connection.execute(select(tables.workers).order_by(tables.workers.c.worker.collate("C"))).mappings()
+    return tuple(WorkerEntry(**{**row, "kinds": row["kinds"] and tuple(row["kinds"])}) for row in rows)
+
+
+def mapping(connection: Connection, name: str, version: int | None = None) -> MappingVersion:
+    """A mapping at `version`, or at its latest. Raises NotFound."""
+    table = tables.mapping_versions
+    query = select(table).where(table.c.name == name).order_by(table.c.version.desc())
+    if version is not None:
+        query = query.where(table.c.version == version)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        names = connection.execute(select(tables.mappings.c.name)).scalars()
+        raise NotFound("there is no such mapping or version", value=name, hint=did_you_mean(name, names))
+    return MappingVersion(**row)
+
+
+def mappings(connection: Connection, *, limit: int = LIMIT, after: str | None = None) -> Page[MappingVersion]:
+    """The latest version of each mapping, by name."""
+    old, live = tables.mapping_versions, tables.mappings
+    query = select(old).join(live, (live.c.name == old.c.name) & (live.c.version == old.c.version))
+    return by_name(connection, query, old.c.name, lambda row: MappingVersion(**row), limit=limit, after=after)
