@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+from pydantic import ValidationError
+
 from penstock.errors import LogError
 from penstock.models.base import Model
 from penstock.records import commands, coordination, execution
@@ -130,4 +133,8 @@ def body(record: Record) -> Model:
     """
     if not is_known(record):
         raise LogError("is no record type of this release", where=record.type, value=record.version)
-    return TYPES[record.type].payload.parse(current(record).payload, where=record.type)
+    model, payload = TYPES[record.type].payload, current(record).payload
+    try:
+        return model.model_validate_json(orjson.dumps(payload), strict=True)
+    except (ValidationError, TypeError):
+        return model.parse(payload, where=record.type)  # three times slower, and it says what is wrong
