@@ -89,8 +89,9 @@ def _is_current(found: str | None, where: str) -> bool:
 
 
 def _upgrade(dsn: str) -> bool:
-    from alembic import command  # 100 ms to import, and needed only where something is to be done
-    from alembic.config import Config
+    # 100 ms to import, and needed only where something is to be done.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
 
     with _locked(dsn) as connection:
         if _is_current(version(driver_of(connection)), place(dsn)):
@@ -127,7 +128,7 @@ def _extend(connection: Connection) -> None:
 
 
 def driver_of(connection: Connection | PoolProxiedConnection) -> psycopg.Connection[Any]:
-    """The driver's connection below SQLAlchemy's, in the same transaction. Raises SettingsError: it is not psycopg's."""
+    """The driver's connection below SQLAlchemy's, in the same transaction. Raises SettingsError: not psycopg's."""
     proxied = connection.connection if isinstance(connection, Connection) else connection
     driver = proxied.driver_connection
     if not isinstance(driver, psycopg.Connection):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select
@@ -50,7 +50,7 @@ def by_name(
 
 
 def _page(
-    connection: Connection, query: Select[Any], make: Make[Item], limit: int, cursor: Callable[[Mapping[str, Any]], str]
+    connection: Connection, query: Select[Any], make: Make[Item], limit: int, cursor: Callable[[RowMapping], str]
 ) -> Page[Item]:
     rows = connection.execute(query.limit(checked(limit) + 1)).mappings().all()
     after = cursor(rows[limit - 1]) if len(rows) > limit else None

@@ -1,8 +1,8 @@
 """Search over the catalog: names above columns above descriptions and tags, by PostgreSQL's full-text search.
 
-Every word that is typed must be found, as a whole word or as the beginning of one. Names are split as `words` does it, on
-both sides. The rank is PostgreSQL's `ts_rank` with the weights below; ties go by name. Fuzzy search finds misspelt names
-and columns by trigrams, where the server has pg_trgm.
+Every word that is typed must be found, as a whole word or as the beginning of one. Names are split by `words`, on both
+sides. The rank is PostgreSQL's `ts_rank` with the weights below; ties go by name. Fuzzy search finds misspelt names and
+columns by trigrams, where the server has pg_trgm.
 """
 
 from __future__ import annotations
