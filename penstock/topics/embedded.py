@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,9 @@ __all__ = ["EmbeddedServer"]
 USER: Final = "penstock"
 PATIENCE: Final = 60.0
 """Seconds that a start or stop may take before it is an error."""
+
+_TELLING: Final = re.compile(r"(?:LOG|ERROR|FATAL|PANIC|error): +(.*)")
+"""What is worth repeating of what the programs say."""
 
 CONFIGURATION: Final = MappingProxyType(
     {
@@ -231,8 +235,8 @@ class EmbeddedServer:
         said = self._log.read_bytes()[before:].decode(errors="replace")
         if "No space left on device" in said or "Disk quota exceeded" in said:
             return OutOfSpace(problem, where=str(self.home), hint="the disk is full: free some space, then try again")
-        telling = [line for line in said.splitlines() if "FATAL" in line or "rror" in line] or said.splitlines()[-3:]
-        return Unavailable(problem, where=str(self.home), hint=f"{' '.join(telling)[:500]} (see {self._log})")
+        telling = " / ".join(found[1] for found in _TELLING.finditer(said))
+        return Unavailable(problem, where=str(self.home), hint=f"{telling[-500:] or said[-500:]} (see {self._log})")
 
     # -- stopping --
 

