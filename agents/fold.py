@@ -59,7 +59,9 @@ def look_ahead(records: Iterable[tuple[int, Record]], reading: Reading) -> dict[
 class Fold:
     """One agent's pass over the log, for the brain of generation `brain`."""
 
-    def __init__(self, agent: Agent, brain: int, recorded: Recorded | None = None, snapshot: Snapshot | None = None) -> None:
+    def __init__(
+        self, agent: Agent, brain: int, recorded: Recorded | None = None, snapshot: Snapshot | None = None
+    ) -> None:
         self.agent, self.brain = agent, brain
         self.recorded = recorded or Recorded()
         self.state = agent.initial()
@@ -93,9 +95,9 @@ class Fold:
         if offset < self.next:
             return []
         self.next = offset + 1
-        if not self.reading.keep(offset, record) or record.agent == self.agent.name:
+        if not self.reading.keep(offset, record):
             return []
-        out = self._answer(Cause(offset, record))
+        out = [] if record.agent == self.agent.name else self._answer(Cause(offset, record))
         if record.type == "policy.accepted":
             self.policies = self.policies.with_record(record.payload)
         if out:
@@ -172,7 +174,9 @@ class Fold:
 
 def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> Decision:
     """The decision not to follow a command, and its answer."""
-    issues = [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
+    issues = (
+        [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
+    )
     what = error.what if error.where is None else f"{error.where}: {error.what}"
     payload: dict[str, Any] = {"command": cause.record.id, "code": error.code, "what": what, "issues": issues}
     payload |= {"exit_code": error.exit_code} | ({"hint": error.hint} if error.hint else {})

@@ -41,7 +41,8 @@ ELSEWHERE = {"run.start"}
 class Lifecycle:
     """Who exists, in which version, and whether it may run.
 
-    State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]}.
+    State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
+    ``policies`` name -> policy: those accepted so far, a record or two ahead of what judges.
     """
 
     name = "lifecycle"
@@ -49,7 +50,7 @@ class Lifecycle:
 
     def initial(self) -> State:
         """Nothing exists."""
-        return {"connections": {}, "pipelines": {}}
+        return {"connections": {}, "pipelines": {}, "policies": {}}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """Follow or refuse a command; end a deletion when its clean-up is done."""
@@ -158,10 +159,10 @@ def _transition(state: State, cause: Cause, command: PipelineTransition | Pipeli
     return (change,), {"status": status, "version": len(before["versions"])}, f"{before['status']} -> {status}"
 
 
-def _publish(state: State, cause: Cause, command: PolicyPublish, policies: Policies) -> Effects:
+def _publish(state: State, cause: Cause, command: PolicyPublish, _: Policies) -> Effects:
     policy = AgentPolicy.parse(command.policy)
-    policies.check(policy)
-    before = policies.accepted.get(policy.name)
+    Policies(state["policies"]).check(policy)
+    before = state["policies"].get(policy.name)
     if before is not None and AgentPolicy.parse(before).hash == policy.hash:
         return (), {"hash": policy.hash, "changed": False}, "it is in force already"
     payload = {"name": policy.name, "hash": policy.hash, "origin": command.origin, "policy": policy.to_dict()}
@@ -197,7 +198,9 @@ def _pipeline(state: State, name: str) -> dict[str, Any]:
 
 
 def _unknown(kind: str, name: str, known: dict[str, Any]) -> NotFound:
-    hint = did_you_mean(name, known) or (f"there are: {', '.join(sorted(known)[:10])}" if known else "there are none yet")
+    hint = did_you_mean(name, known) or (
+        f"there are: {', '.join(sorted(known)[:10])}" if known else "there are none yet"
+    )
     return NotFound(f"there is no {kind} {name!r}", hint=hint)
 
 
@@ -251,7 +254,9 @@ def _versioned(state: State, payload: dict[str, Any]) -> State:
 
 
 CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
-    "connection.changed": lambda s, p: _with(s, "connections", p["name"], {"version": p["version"], "connection": p["connection"]}),
+    "connection.changed": lambda s, p: _with(
+        s, "connections", p["name"], {"version": p["version"], "connection": p["connection"]}
+    ),
     "connection.deleted": lambda s, p: _without(s, "connections", p["name"]),
     "pipeline.created": _versioned,
     "pipeline.updated": _versioned,
@@ -259,5 +264,5 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
         s, "pipelines", p["name"], {**s["pipelines"][p["name"]], "status": p["status"]}
     ),
     "pipeline.deleted": lambda s, p: _without(s, "pipelines", p["name"]),
+    "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),
 }
-

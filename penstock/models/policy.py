@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
@@ -80,7 +81,7 @@ class AgentPolicySpec(Model):
 
     @model_validator(mode="after")
     def _capacity_is_global(self) -> Self:
-        if self.applies and "orchestrator" in self.model_fields_set:
+        if self.applies and self.orchestrator != OrchestratorPolicy():
             message = "`orchestrator` is for all pipelines together: set it in the policy without `applies`"
             raise ValueError(message)
         return self
@@ -102,7 +103,8 @@ class AgentPolicy(Model):
     @property
     def hash(self) -> str:
         """SHA-256 of its canonical JSON: the same rules have the same hash, however the file is written."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        text = json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether it applies to a pipeline with `labels`."""

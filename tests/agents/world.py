@@ -1,0 +1,176 @@
+"""The control plane without a process: one list is the log, and a fold of each agent follows it to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agents.fold import Fold, look_ahead
+from agents.lifecycle import Lifecycle
+from agents.orchestrator import Orchestrator
+from agents.protocol import Agent
+from catalog.entries import Snapshot
+from penstock.records import COMMANDS, Reading, Record, decode, encode
+from penstock.topics.log import Message
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ERROR = {"code": "unavailable.unreachable", "what": "nothing answers", "transient": True}
+FATAL = {"code": "schema.missing_table", "what": "the table does not exist", "transient": False}
+
+
+def postgres(database: str) -> dict[str, Any]:
+    return {"type": "postgres", "dsn": f"postgresql://me@localhost/{database}"}
+
+
+def pipeline(name: str, *, source: str = "shop", sink: str = "house", **labels: str) -> dict[str, Any]:
+    """A pipeline as a user writes it."""
+    metadata: dict[str, Any] = {"name": name} | ({"labels": labels} if labels else {})
+    origin = {"connection": source, "object": f"public.{name}"}
+    target = {"connection": sink, "object": f"sales.{name}"}
+    return {
+        "apiVersion": "penstock/v1",
+        "kind": "Pipeline",
+        "metadata": metadata,
+        "spec": {"source": origin, "sink": target},
+    }
+
+
+def policy(name: str, *, applies: Mapping[str, str] | None = None, **rooms: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy as a user writes it."""
+    spec = {"applies": dict(applies or {}), **rooms}
+    return {"apiVersion": "penstock/v1", "kind": "AgentPolicy", "metadata": {"name": name}, "spec": spec}
+
+
+def started(agents: Sequence[Agent], at: datetime = START) -> Record:
+    payload = {"agents": {agent.name: agent.rules for agent in agents}, "release": "0"}
+    return Record(id=f"brain {at}", type="brain.started", key="brain", at=at, actor="control", payload=payload)
+
+
+def refold(
+    log: Sequence[Record], agents: Sequence[Agent], snapshots: Mapping[str, Snapshot] | None = None
+) -> tuple[list[Fold], int]:
+    """Folds for the last brain of `log`, and where they begin to read: what a control process does at its start."""
+    brain = max(offset for offset, record in enumerate(log) if record.type == "brain.started")
+    rules = {agent.name: agent.rules for agent in agents}
+    valid = {name: one for name, one in (snapshots or {}).items() if rules.get(name) == one.rules}
+    start = min(valid[name].offset if name in valid else 0 for name in rules)
+    earliest = next((one for one in valid.values() if one.offset == start), None)
+    reading = Reading.from_dict(earliest.state["reading"]) if earliest else Reading()
+    recorded = look_ahead(((o, log[o]) for o in range(start, brain + 1)), reading)
+    return [Fold(agent, brain, recorded.get(agent.name), valid.get(agent.name)) for agent in agents], start
+
+
+class World:
+    """Every agent of the release (or those given) over one log; each record goes through its bytes."""
+
+    def __init__(self, *agents: Agent, log: Sequence[Message] = ()) -> None:
+        self.agents: tuple[Agent, ...] = agents or (Lifecycle(), Orchestrator())
+        self.log: list[Record] = [decode(message) for message in log]
+        self.now = self.log[-1].at if self.log else START
+        self.restart()
+
+    def restart(self, snapshots: Mapping[str, Snapshot] | None = None) -> None:
+        """A new brain takes over, with nothing but the log (and the snapshots given)."""
+        self.log.append(started(self.agents, self.tick()))
+        self.folds, self.next = refold(self.log, self.agents, snapshots)
+        self.settle()
+
+    def tick(self, seconds: float = 0.001) -> datetime:
+        self.now += timedelta(seconds=seconds)
+        return self.now
+
+    def settle(self) -> None:
+        """Let every fold read all there is, and append what it decides."""
+        while self.next < len(self.log):
+            at, self.next = self.next, self.next + 1
+            for fold in self.folds:
+                self.log += [decode(encode(record)) for record in fold.step(at, self.log[at])]
+
+    def put(self, *records: Record) -> list[Record]:
+        """Append `records` neighbours of one another, and return what came of them."""
+        before = len(self.log)
+        self.log += [decode(encode(record)) for record in records]
+        self.settle()
+        return self.log[before + len(records) :]
+
+    def record(self, type_: str, key: str, payload: Mapping[str, Any], **values: Any) -> Record:
+        values = {"at": self.tick(), "actor": "tests", "kind": "command" if type_ in COMMANDS else "event"} | values
+        return Record(type=type_, key=key, payload=dict(payload), **values)
+
+    def command(self, type_: str, /, **payload: Any) -> Record:
+        """Ask for something; the answer."""
+        command = self.record(
+            type_, payload.get("name") or payload.get("pipeline_name") or type_, payload, kind="command"
+        )
+        answers = [one for one in self.put(command) if one.type.startswith("command.") and one.key == command.id]
+        assert len(answers) == 1, "each command is answered once"
+        return answers[0]
+
+    def done(self, type_: str, /, **payload: Any) -> dict[str, Any]:
+        """Ask for something that is followed; its result."""
+        answer = self.command(type_, **payload)
+        assert answer.type == "command.applied", answer.payload
+        result: dict[str, Any] = answer.payload["result"]
+        return result
+
+    def refused(self, type_: str, /, **payload: Any) -> dict[str, Any]:
+        """Ask for something that is refused, with no other consequence; why."""
+        before = self.states()
+        answer = self.command(type_, **payload)
+        assert answer.type == "command.refused", answer.payload
+        assert self.states() == before, "what is refused changes nothing"
+        return answer.payload
+
+    def tell(self, type_: str, key: str, /, **payload: Any) -> list[Record]:
+        """Tell a fact; what came of it."""
+        kind = "timer" if type_ == "timer.fired" else "event"
+        return self.put(self.record(type_, key, payload, kind=kind))
+
+    def states(self) -> list[Any]:
+        return [fold.state for fold in self.folds]
+
+    def state(self, agent: str) -> dict[str, Any]:
+        return next(fold.state for fold in self.folds if fold.agent.name == agent)
+
+    def of(self, type_: str) -> list[Record]:
+        return [record for record in self.log if record.type == type_]
+
+    # --- what most tests need
+
+    def connect(self, *names: str) -> None:
+        for name in names:
+            self.done("connection.put", name=name, connection=postgres(name))
+
+    def apply(self, document: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        return self.done("pipeline.apply", pipeline=dict(document), **more)
+
+    def join(self, worker: str, *, slots: int = 1, kinds: Sequence[str] = ("pipeline", "cleanup")) -> list[Record]:
+        return self.tell("worker.joined", worker, worker=worker, kinds=list(kinds), slots=slots)
+
+    def lose(self, worker: str) -> list[Record]:
+        return self.tell("worker.lost", worker, worker=worker, reason="its lock is free")
+
+    def run(self, name: str) -> str:
+        """Start a run; its id."""
+        return str(self.done("run.start", pipeline=name)["run"])
+
+    def task_of(self, name: str) -> dict[str, Any]:
+        """The one open task of a pipeline."""
+        (task,) = [task for task in self.state("orchestrator")["tasks"].values() if task["pipeline"] == name]
+        return dict(task)
+
+    def end(self, task: Mapping[str, Any], error: Mapping[str, Any] | None = None) -> list[Record]:
+        """Tell how the open attempt of `task` ended."""
+        attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"]}
+        if error is None:
+            return self.tell("task.completed", task["id"], **attempt, counters={"rows_in": 3, "rows_out": 3})
+        return self.tell("task.failed", task["id"], **attempt, error=dict(error))
+
+    def fire(self, timer: str) -> list[Record]:
+        return self.tell("timer.fired", timer, timer=timer, due=self.now.isoformat())
+
+    def running(self) -> dict[str, str]:
+        """Pipelines that have an attempt open, and the worker that does it."""
+        tasks = self.state("orchestrator")["tasks"].values()
+        return {task["pipeline"]: task["worker"] for task in tasks if task["status"] == "assigned"}
