@@ -21,7 +21,7 @@ _SLICE: Final = 0.25
 """Seconds between two looks at the stop flag."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: Python 3.11 cannot make a generic one by its subscripted name
 class Codec(Generic[T]):
     """How a thing becomes a message and is read back, and the record type by which it is routed."""
 

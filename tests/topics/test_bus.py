@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from penstock.errors import LogError, UsageError
+from penstock.topics import CONTROL, METRICS, Message, Topic, TopicLog
+from penstock.topics.bus import RAW, Bus, Codec
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+WORDS = Codec[str](
+    encode=lambda word: Message(key=word.encode(), value=word.encode(), at=START),
+    decode=lambda message: message.value.decode(),
+    type_of=lambda word: word,
+)
+
+
+def test_things_are_routed_by_their_type_and_read_back(log: TopicLog) -> None:
+    bus = Bus(log, WORDS)
+    placed = bus.publish("run.started", "metric.rows", "run.ended")
+    assert placed[0] == (0, 0)
+    assert placed[2] == (0, 1)
+    assert [word for _, word in bus.subscribe(CONTROL, follow=False)] == ["run.started", "run.ended"]
+    [(stored, word)] = bus.subscribe(METRICS, follow=False)
+    assert (word, stored.partition, stored.offset) == ("metric.rows", *placed[1])
+
+
+def test_a_topic_can_be_named(log: TopicLog) -> None:
+    bus = Bus(log, RAW)
+    message = Message(key=b"k", value=b"v", at=START)
+    bus.publish(message, topic=CONTROL)
+    assert [found for _, found in bus.subscribe(CONTROL, follow=False)] == [message]
+    with pytest.raises(UsageError, match="name the topic"):
+        bus.publish(message)
+
+
+def test_a_subscription_starts_at_an_offset_or_a_time(log: TopicLog) -> None:
+    bus = Bus(log, RAW)
+    bus.publish(*(Message(key=None, value=b"%d" % n, at=START + timedelta(hours=n)) for n in range(5)), topic=CONTROL)
+
+    def seen(start: int | datetime) -> list[bytes]:
+        return [message.value for _, message in bus.subscribe(CONTROL, start, follow=False)]
+
+    assert seen(3) == [b"3", b"4"]
+    assert seen(START + timedelta(hours=3)) == [b"3", b"4"]
+    assert seen(5) == []
+
+
+def test_what_was_trimmed_away_before_is_passed_over(log: TopicLog, small: Topic) -> None:
+    bus = Bus(log, RAW)
+    log.append(small, [Message(key=None, value=b"old", at=START)], partition=0)
+    log.trim(small, START + timedelta(hours=9))
+    log.append(small, [Message(key=None, value=b"new", at=START)], partition=0)
+    assert [message.value for _, message in bus.subscribe(small, 0, follow=False)] == [b"new"]
+
+
+def test_a_subscriber_overtaken_by_trimming_is_told(log: TopicLog, small: Topic) -> None:
+    subscription = Bus(log, RAW).subscribe(small)
+    for n in range(2):
+        log.append(small, [Message(key=None, value=b"%d" % n, at=START)], partition=0)
+    assert next(subscription)[1].value == b"0"
+    assert next(subscription)[1].value == b"1"
+    log.append(small, [Message(key=None, value=b"2", at=START)], partition=0)
+    log.trim(small, START + timedelta(hours=9))
+    with pytest.raises(LogError, match="trimmed away"):
+        next(subscription)
+
+
+def test_a_follower_sees_all_partitions_as_they_grow_and_stops_when_told(open_log: Callable[[], TopicLog]) -> None:
+    stop = threading.Event()
+    seen: list[str] = []
+    enough = threading.Event()
+
+    def follow() -> None:
+        for _, word in Bus(open_log(), WORDS).subscribe(METRICS, stop=stop):
+            seen.append(word)
+            if len(seen) == 30:
+                enough.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    bus = Bus(open_log(), WORDS)
+    for n in range(30):
+        bus.publish(f"metric.{n}")
+    assert enough.wait(10)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert sorted(seen) == sorted(f"metric.{n}" for n in range(30))
