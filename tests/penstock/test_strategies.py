@@ -1,0 +1,26 @@
+"""The strategies themselves: all that comes out is valid, and every record type comes out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.models.pipeline import Pipeline
+from penstock.records import TYPES, body, is_known
+from tests.strategies import pipelines, records
+
+
+@settings(max_examples=40)
+@given(pipelines)
+def test_generated_pipelines_are_valid(document: dict[str, object]) -> None:
+    assert Pipeline.parse(document).to_dict() == document
+
+
+@pytest.mark.parametrize("type_", sorted(TYPES))
+@settings(max_examples=8)
+@given(data=st.data())
+def test_generated_records_are_valid(type_: str, data: st.DataObject) -> None:
+    record = data.draw(records(type_))
+    assert is_known(record)
+    body(record)

@@ -1,0 +1,279 @@
+"""Hypothesis strategies: valid values of every model, valid records of every type, and valid pipeline documents.
+
+A model's strategy is read off its fields, so that a new field is tried at once. What a validator of the model couples
+is written here by hand, and `test_strategies.py` shows that nothing which comes out is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+
+from hypothesis import strategies as st
+from pydantic import AfterValidator, BaseModel, JsonValue
+from pydantic.fields import FieldInfo
+
+from penstock.models import base, connection, domain, pipeline
+from penstock.models.base import Model
+from penstock.models.policy import AgentPolicySpec
+from penstock.records import TYPES, Record
+
+__all__ = ["SQL", "identifiers", "json_values", "logs", "models", "pipelines", "records", "texts", "times"]
+
+Strategy = st.SearchStrategy[Any]
+
+SQL: Final = ("price * quantity", "a", "upper(name)", "a <> 'x'", "coalesce(a, 0) + 1", "cast(a AS numeric(15, 2))")
+identifiers = st.sampled_from(["a", "b", "c", "d"])
+"""Few, so that records speak of each other's subjects."""
+texts = st.text(max_size=12)
+times = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - UTC by timezones
+durations = st.integers(0, 10**12).map(lambda n: timedelta(milliseconds=n))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+objects = st.dictionaries(texts, json_values, max_size=3)
+_IDS = {"id", "uid", "run", "task", "command", "worker", "timer", "subject", "correlation", "key"}
+
+
+def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
+    base._sql: st.sampled_from(SQL),
+    pipeline._cron: st.sampled_from(["*/15 * * * *", "0 3 * * 1", "30 4 1,15 * 5"]),
+    pipeline._timezone: st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
+    connection._no_literal: st.sampled_from(["${env:PENSTOCK_SECRET_A}", "${file:/run/secrets/a}"]),
+    connection._no_password_in_dsn: st.sampled_from(
+        ["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]
+    ),
+    domain._utc: times,
+}
+"""Values that a validator takes, where the type alone does not tell."""
+
+
+def models(model: type[Model], **fixed: Strategy) -> st.SearchStrategy[Any]:
+    """Valid instances of `model`; `fixed` names fields by what to draw for them."""
+    return _with(model, fixed) if fixed else _any(model)
+
+
+@cache
+def _any(model: type[Model]) -> Strategy:
+    return BY_MODEL[model]() if model in BY_MODEL else _with(model, {})
+
+
+def _with(model: type[Model], fixed: Mapping[str, Strategy]) -> Strategy:
+    required, optional = {}, {}
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        drawn = fixed[name] if name in fixed else _field(name, field)
+        (required if field.is_required() else optional)[key] = drawn
+    return st.fixed_dictionaries(required, optional=optional).map(model.model_validate)
+
+
+def _field(name: str, field: FieldInfo) -> Strategy:
+    if name in _IDS and field.annotation in (str, str | None):
+        return identifiers if field.annotation is str else st.none() | identifiers
+    return _values(field.annotation, field.metadata)
+
+
+def _values(annotation: Any, metadata: Sequence[Any] = ()) -> Strategy:
+    """Valid values of a type with its constraints."""
+    for one in metadata:
+        if isinstance(one, AfterValidator) and one.func in BY_VALIDATOR:
+            return BY_VALIDATOR[one.func]
+    unique = any(isinstance(one, AfterValidator) and one.func is pipeline._unique for one in metadata)
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        return _values(inner, [*metadata, *_flat(more)])
+    if annotation is JsonValue:
+        return json_values
+    found = _structure(annotation, metadata)
+    return found.map(_distinct) if unique else found
+
+
+def _flat(metadata: Sequence[Any]) -> list[Any]:
+    return [part for one in metadata for part in (one.metadata if isinstance(one, FieldInfo) else [one])]
+
+
+def _structure(annotation: Any, metadata: Sequence[Any]) -> Strategy:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of([_values(one, metadata) for one in inner])
+    if origin is Literal:
+        return st.sampled_from(inner)
+    if origin is tuple:
+        many = inner[-1] is Ellipsis
+        return st.lists(_values(inner[0]), max_size=3).map(tuple) if many else st.tuples(*map(_values, inner))
+    if origin is dict:
+        return st.dictionaries(_values(inner[0]), _values(inner[1]), max_size=3)
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return models(annotation)
+    return _scalar(annotation, metadata)
+
+
+def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
+    bounds = {
+        name: value
+        for one in metadata
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern")
+        if (value := getattr(one, name, None)) is not None
+    }
+    if annotation is int:
+        return st.integers(bounds.get("ge", 0), min(bounds.get("le", 9), 9))
+    if annotation is float:
+        low = bounds.get("ge", math.nextafter(bounds["gt"], math.inf) if "gt" in bounds else -1e9)
+        return st.floats(low, bounds.get("le", 1e9))
+    if annotation is str:
+        return _strings(**bounds)
+    plain: dict[Any, Strategy] = {
+        bool: st.booleans(), Any: json_values, datetime: times, timedelta: durations, type(None): st.none(),
+    }  # fmt: skip
+    return plain[annotation]
+
+
+def _strings(pattern: str | None = None, min_length: int = 0, max_length: int = 12, **_: Any) -> Strategy:
+    if pattern is None:
+        return st.text(min_size=min_length, max_size=min(max(max_length, min_length), 12))
+    if pattern == NAME:
+        return st.sampled_from(["a", "orders", "b-1"]) | st.from_regex(pattern, fullmatch=True)
+    return st.from_regex(pattern, fullmatch=True).filter(lambda text: min_length <= len(text) <= max(max_length, 64))
+
+
+NAME: Final = r"^[a-z][a-z0-9_-]{0,62}$"
+names = _strings(NAME)
+
+
+def _counters() -> Strategy:
+    counts = st.integers(0, 2**40)
+    return st.builds(
+        lambda out, filtered, dead, size: domain.Counters(
+            rows_in=out + filtered + dead, rows_out=out, filtered=filtered, dead=dead, bytes=size
+        ),
+        counts, counts, counts, counts,
+    )  # fmt: skip
+
+
+@st.composite
+def _schema(draw: st.DrawFn) -> domain.Schema:
+    fields = draw(st.lists(models(domain.Field), max_size=4, unique_by=lambda field: field.name))
+    key = draw(st.lists(st.sampled_from([field.name for field in fields]), unique=True)) if fields else []
+    return domain.Schema(fields=tuple(fields), key=tuple(key))
+
+
+def _field_rule() -> Strategy:
+    origin = st.one_of(st.fixed_dictionaries({"from": _columns}), st.fixed_dictionaries({"sql": st.sampled_from(SQL)}))
+    return st.tuples(_columns, origin).map(lambda p: pipeline.FieldRule.model_validate({"target": p[0], **p[1]}))
+
+
+def _mapping_rule() -> Strategy:
+    fields = st.lists(_field_rule(), min_size=1, max_size=4, unique_by=lambda rule: rule.target)
+    return st.one_of(
+        names.map(lambda name: pipeline.MappingRule(ref=name)),
+        fields.map(lambda found: pipeline.MappingRule(fields=tuple(found))),
+    )
+
+
+_columns = st.sampled_from(["id", "name", "total", "Order Id", "größe"])
+_OPERATIONS: Final[dict[str, Strategy]] = {
+    "rename": st.dictionaries(_columns, _columns, min_size=1, max_size=2),
+    "select": st.lists(_columns, min_size=1, unique=True).map(tuple),
+    "cast": st.dictionaries(_columns, st.sampled_from(["text", "timestamptz"]), min_size=1, max_size=2),
+    "set": st.dictionaries(_columns, st.sampled_from(SQL), min_size=1, max_size=2),
+    "filter": st.sampled_from(SQL),
+    "mask": st.dictionaries(_columns, st.sampled_from(["hash", "redact"]), min_size=1, max_size=2),
+}
+
+
+@st.composite
+def _step(draw: st.DrawFn) -> pipeline.TransformStep:
+    operation = draw(st.sampled_from(sorted(_OPERATIONS)))
+    found = {
+        "name": draw(names),
+        "when": draw(st.none() | st.sampled_from(SQL)),
+        operation: draw(_OPERATIONS[operation]),
+    }
+    return pipeline.TransformStep.model_validate(found)
+
+
+@st.composite
+def _sink(draw: st.DrawFn) -> pipeline.Sink:
+    write = draw(st.sampled_from(["append", "replace", "merge", "scd2"]))
+    key = draw(st.lists(_columns, min_size=1 if write in {"merge", "scd2"} else 0, unique=True))
+    return pipeline.Sink(connection=draw(names), object="sink." + draw(_columns), write=write, key=tuple(key))
+
+
+@st.composite
+def _retry(draw: st.DrawFn) -> pipeline.Retry:
+    first, second = sorted(draw(st.tuples(st.integers(1, 10**9), st.integers(1, 10**9))))
+    return pipeline.Retry(
+        base=timedelta(milliseconds=first), max=timedelta(milliseconds=second),
+        factor=draw(st.floats(1, 100)), attempts=draw(st.integers(1, 1000)),
+    )  # fmt: skip
+
+
+@st.composite
+def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
+    steps = draw(st.lists(_step(), max_size=3, unique_by=lambda step: step.name))
+    tests = draw(st.lists(models(pipeline.PipelineTest), max_size=2, unique_by=lambda test: test.name))
+    source = draw(models(pipeline.Source, object=_columns.map("source.{}".format)))
+    parts: dict[str, Any] = {
+        "mode": "batch", "source": source, "sink": draw(_sink()), "transforms": tuple(steps), "tests": tuple(tests),
+        "mapping": draw(st.none() | _mapping_rule()), "schema": draw(models(pipeline.SchemaRules)),
+        "errors": draw(models(pipeline.ErrorRules)), "limits": draw(models(pipeline.Limits)),
+    }  # fmt: skip
+    if draw(st.booleans()) and parts["sink"].write != "replace":
+        return pipeline.PipelineSpec.model_validate({**parts, "mode": "stream"})
+    rest = {"schedule": draw(st.none() | models(pipeline.Schedule)), "validate": draw(models(pipeline.Validation))}
+    return pipeline.PipelineSpec.model_validate(parts | rest)
+
+
+def _policy_spec() -> Strategy:
+    return models(AgentPolicySpec, applies=st.just({}))
+
+
+BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
+    domain.Counters: _counters,
+    domain.Schema: _schema,
+    pipeline.FieldRule: _field_rule,
+    pipeline.MappingRule: _mapping_rule,
+    pipeline.TransformStep: _step,
+    pipeline.Sink: _sink,
+    pipeline.Retry: _retry,
+    pipeline.PipelineSpec: _spec,
+    AgentPolicySpec: _policy_spec,
+}
+
+pipelines: st.SearchStrategy[dict[str, Any]] = models(pipeline.Pipeline).map(lambda one: one.to_dict())
+"""Valid pipeline documents, as a file holds them."""
+
+
+@st.composite
+def records(draw: st.DrawFn, type_: str | None = None) -> Record:
+    """A valid record of `type_`, or of any."""
+    name = type_ or draw(st.sampled_from(sorted(TYPES)))
+    known = TYPES[name]
+    payload: dict[str, Any] = draw(models(known.payload)).to_dict()
+    if name in {"pipeline.created", "pipeline.updated"} and draw(st.booleans()):
+        payload["pipeline"] = draw(pipelines)
+    agent = draw(st.none() | st.sampled_from(["lifecycle", "orchestrator"]))
+    return Record(
+        id=draw(st.uuids(version=4)).hex if known.kind != "command" else draw(identifiers), kind=known.kind, type=name,
+        key=draw(identifiers), at=draw(times), actor=f"agent:{agent}" if agent else "user:ann",
+        cause=draw(st.none() | st.tuples(st.integers(0, 99), st.integers(0, 9))),
+        correlation=draw(st.none() | identifiers),
+        traceparent=draw(st.none() | st.just("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")),
+        brain=draw(st.integers(0, 3)) if agent else None, payload=payload,
+    )  # fmt: skip
+
+
+def logs(max_size: int = 40) -> st.SearchStrategy[list[Record]]:
+    """Records of all types in any order, speaking of the same few subjects."""
+    return st.lists(records(), max_size=max_size)
