@@ -33,7 +33,7 @@ _ARROW: Final[dict[str, pa.DataType]] = {
     "timestamp without time zone": pa.timestamp("us"), "timestamp with time zone": pa.timestamp("us", "UTC"),
     "time without time zone": pa.time64("us"),
 } | dict.fromkeys(_TEXTS, pa.string())  # fmt: skip
-_FORM: Final = re.compile(r"^([a-z_0-9 ]+?)(?:\((\d+)(?:,(-?\d+))?\))?( with(?:out)? time zone)?$")
+_FORM: Final = re.compile(r"^([a-z_0-9 ]+?)(?:\((\d+)(?:, ?(-?\d+))?\))?( with(?:out)? time zone)?$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,3 +151,7 @@ def _run(task: Mapping[str, Any], number: int, generation: int) -> None:
     stop_on_signal(first)
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
     run_slots(job, joined(job, generation), [number], first, lambda counted: write_line({"committed": counted.as_dict()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,7 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
         counted = EMPTY | {"rows_in": progress.rows_in, "rows_out": progress.rows_out}
         return _result(status, counted, seconds, None, error_of(error))
     except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only
+        traceback.print_exc()
         return _result("failed", dict(EMPTY), seconds, None, error_of(error))
 
 

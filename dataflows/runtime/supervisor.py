@@ -1,0 +1,96 @@
+"""The flows of one machine as child processes: started, started again when they die, and ended with their parent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from penstock.settings import Settings
+
+__all__ = ["BRAIN", "WORKER", "Supervisor"]
+
+BRAIN: Final = ("control", "projector", "scheduler")
+"""The flows that share one process."""
+WORKER: Final = ("worker",)
+
+FIRST_WAIT, LONGEST_WAIT, HEALTHY = 0.2, 15.0, 30.0
+"""Seconds: before the first restart, before any, and of life after which the wait begins anew."""
+STOP_SECONDS: Final = 15.0
+
+
+@dataclass(slots=True)
+class _Child:
+    flows: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+    lifeline: int = -1
+    began: float = 0.0
+    wait: float = FIRST_WAIT
+    deaths: int = 0
+
+
+class Supervisor:
+    """Keeps a process for each group of flows alive. `check` is called now and then; nothing runs in the background.
+
+    Output of the children goes to ``<home>/logs/<first flow>.log``.
+    """
+
+    def __init__(self, settings: Settings, groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER)) -> None:
+        self._settings = settings
+        self._children = [_Child(group) for group in groups]
+
+    def start(self) -> None:
+        """Start every child."""
+        for child in self._children:
+            self._begin(child)
+
+    def check(self) -> list[str]:
+        """Start again what has died and waited long enough; a line for each death that is new."""
+        told = []
+        for child in self._children:
+            if child.process is not None and child.process.poll() is not None:
+                told.append(f"{'+'.join(child.flows)} ended with {child.process.returncode}; again in {child.wait:g} s")
+                self._bury(child)
+            if child.process is None and time.monotonic() - child.began >= child.wait:
+                self._begin(child)
+        return told
+
+    def pids(self) -> dict[str, int]:
+        """The process of each group that lives, by its first flow."""
+        return {child.flows[0]: child.process.pid for child in self._children if child.process is not None}
+
+    def stop(self) -> None:
+        """Ask every child to stop, the worker first, and wait; what does not stop is killed."""
+        for child in reversed(self._children):
+            if child.process is not None:
+                child.process.terminate()
+                try:
+                    child.process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    child.process.kill()
+                    child.process.wait()
+                self._bury(child)
+
+    def _begin(self, child: _Child) -> None:
+        logs = self._settings.home / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        reading, child.lifeline = os.pipe()
+        command = [sys.executable, "-m", "dataflows.runtime.flows", *child.flows, "--lifeline", str(reading)]
+        with (logs / f"{child.flows[0]}.log").open("ab") as log:
+            child.process = subprocess.Popen(  # noqa: S603 - this very program
+                [*command, "--project", str(self._settings.project)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=(reading,), start_new_session=True,
+            )  # fmt: skip
+        os.close(reading)
+        child.began = time.monotonic()
+
+    def _bury(self, child: _Child) -> None:
+        lived = time.monotonic() - child.began
+        child.wait = FIRST_WAIT if lived > HEALTHY else min(child.wait * 2, LONGEST_WAIT)
+        child.began = time.monotonic()
+        child.process = None
+        os.close(child.lifeline)

@@ -1,0 +1,260 @@
+"""CAST, as PostgreSQL does it: half away from zero into numeric and from it, half to even out of floating point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import polars as pl
+
+from dataflows.postgres.types import SqlType, parse_type
+from dataflows.transforms.terms import (
+    BOOLEAN,
+    DATE,
+    INTEGERS,
+    MAX_DIGITS,
+    STAMP,
+    STAMPTZ,
+    TEXT,
+    Term,
+    any_of,
+    as_double,
+    as_number,
+    is_number,
+    minus,
+    numeric,
+    out_of_range,
+    physical,
+    rescaled,
+    text_of,
+    when_null,
+)
+from penstock.errors import SchemaMismatch
+
+__all__ = ["cast", "cast_target", "rounded"]
+
+_TRUE: Final = ["t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"]
+_FALSE: Final = ["f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"]
+LARGEST_EXACT: Final = 1e15
+_DATE: Final = r"^\s*\d{4}-\d{2}-\d{2}\s*$"
+_TIME: Final = r"^\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)?\s*$"
+
+
+def cast(term: Term, kind: SqlType, where: str) -> Term:
+    """`term` as `kind`.
+
+    Raises:
+        SchemaMismatch: there is no such cast here.
+    """
+    if term.type == kind:
+        return term
+    if term.name == "null":
+        return when_null(kind)
+    family = _family(term.type), _family(kind)
+    found = _CASTS.get(family)
+    if found is None:
+        raise SchemaMismatch(f"no cast from {term.type} to {kind}", where=where, hint="see the list of casts in the docs")
+    return replace(found(term, kind), type=kind, literal=None)
+
+
+def _family(kind: SqlType) -> str:
+    if kind.name in INTEGERS:
+        return "integer"
+    if kind.text or kind.name == "unknown":
+        return "text"
+    return {"real": "float", "double precision": "float", STAMP.name: "stamp", STAMPTZ.name: "stamptz"}.get(kind.name, kind.name)
+
+
+def rounded(term: Term, scale: int) -> Term:
+    """A numeric with fewer digits after the point, half away from zero; more digits are zeros."""
+    less = (term.type.scale or 0) - scale
+    if less <= 0:
+        return rescaled(term, scale)
+    unit = pl.lit(10**less, dtype=pl.Int128)
+    size = term.expr.abs()
+    up = pl.when(size % unit * pl.lit(2, dtype=pl.Int128) >= unit).then(pl.lit(1, dtype=pl.Int128)).otherwise(pl.lit(0, dtype=pl.Int128))
+    whole = size // unit + up
+    signed = pl.when(term.expr < pl.lit(0, dtype=pl.Int128)).then(minus(whole)).otherwise(whole)
+    return replace(term, expr=signed, type=numeric((term.type.precision or MAX_DIGITS) - less + 1, scale), literal=None)
+
+
+def _to_integer(term: Term, kind: SqlType) -> Term:
+    wide = rounded(as_number(term), 0).expr
+    return _narrowed(term, wide, kind)
+
+
+def _narrowed(term: Term, wide: pl.Expr, kind: SqlType) -> Term:
+    return Term(wide.cast(physical(kind), strict=False), kind, any_of(term.wrong, out_of_range(wide, kind)))
+
+
+def _float_to_integer(term: Term, kind: SqlType) -> Term:
+    whole = term.expr.cast(pl.Float64).round(0, mode="half_to_even")
+    found = whole.cast(pl.Int64, strict=False).cast(physical(kind), strict=False)
+    lost = found.is_null() & term.expr.is_not_null()
+    return Term(found, kind, any_of(term.wrong, lost))
+
+
+def _text_to_integer(term: Term, kind: SqlType) -> Term:
+    text = text_of(term).str.strip_chars(" \t\n\r\f\v")
+    ok = text.str.contains(r"^[+-]?\d+$")
+    found = text.str.replace(r"^\+", "").cast(physical(kind), strict=False)
+    return Term(found, kind, any_of(term.wrong, term.expr.is_not_null() & (~ok | found.is_null())))
+
+
+def _to_numeric(term: Term, kind: SqlType) -> Term:
+    return _fitted(as_number(term), kind)
+
+
+def _fitted(term: Term, kind: SqlType) -> Term:
+    if kind.precision is None:
+        return term
+    found = rounded(term, kind.scale or 0)
+    limit = pl.lit(10 ** min(kind.precision, MAX_DIGITS), dtype=pl.Int128)
+    return found.also_wrong(found.expr.abs() >= limit)
+
+
+def _float_to_numeric(term: Term, kind: SqlType) -> Term:
+    if kind.precision is None:
+        raise SchemaMismatch("a cast to numeric needs its digits", hint="write numeric(p, s)")
+    digits = 15 if term.name == "double precision" else 6
+    wide = term.expr.cast(pl.Float64)
+    size = wide.abs()
+    shown = wide.round_sig_figs(digits).cast(pl.String)  # PostgreSQL goes by way of that many digits
+    tiny = size < 10.0 ** -((kind.scale or 0) + 2)
+    text = pl.when(tiny).then(pl.lit("0")).otherwise(shown)
+    found = _text_to_numeric(Term(text, TEXT), kind)
+    return found.also_wrong(term.wrong, wide.is_not_null() & ~(size < LARGEST_EXACT))
+
+
+def _text_to_numeric(term: Term, kind: SqlType) -> Term:
+    text = text_of(term).str.strip_chars(" \t\n\r\f\v")
+    if kind.precision is None:
+        raise SchemaMismatch("a cast of text to numeric needs its digits", hint="write numeric(p, s)")
+    ok = text.str.contains(r"^[+-]?(?:\d+\.?\d*|\.\d+)$")
+    whole = text.str.extract(r"^[+-]?(\d*)").fill_null("")
+    fraction = text.str.extract(r"\.(\d*)$").fill_null("")
+    scale = kind.scale or 0
+    kept = (whole + fraction.str.slice(0, scale + 1).str.pad_end(scale + 1, "0")).str.strip_chars_start("0")
+    long = kept.str.len_bytes() > MAX_DIGITS
+    number = pl.when(kept == "").then(pl.lit("0")).otherwise(kept).cast(pl.Int128, strict=False)
+    signed = pl.when(text.str.starts_with("-")).then(minus(number)).otherwise(number)
+    found = Term(signed, numeric(MAX_DIGITS, scale + 1), any_of(term.wrong, text.is_not_null() & (~ok | long)))
+    return _fitted(found, kind)
+
+
+def _to_float(term: Term, kind: SqlType) -> Term:
+    found = as_double(term)
+    expr = found.expr.cast(physical(kind))
+    return Term(expr, kind, any_of(term.wrong, expr.is_infinite() & found.expr.is_finite()))
+
+
+def _text_to_float(term: Term, kind: SqlType) -> Term:
+    text = text_of(term).str.strip_chars(" \t\n\r\f\v")
+    ok = text.str.contains(r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$")
+    found = text.cast(physical(kind), strict=False)
+    return Term(found, kind, any_of(term.wrong, text.is_not_null() & (~ok | found.is_infinite() | found.is_null())))
+
+
+def _sized(text: pl.Expr, kind: SqlType) -> pl.Expr:
+    if kind.precision is None or kind.name == "text":
+        return text
+    cut = text.str.slice(0, kind.precision)
+    return cut.str.pad_end(kind.precision, " ") if kind.name == "character" else cut
+
+
+def _text_to_text(term: Term, kind: SqlType) -> Term:
+    return Term(_sized(text_of(term), kind), kind, term.wrong)
+
+
+def _shown(make: Callable[[Term], pl.Expr]) -> Callable[[Term, SqlType], Term]:
+    return lambda term, kind: Term(_sized(make(term), kind), kind, term.wrong)
+
+
+def _numeric_text(term: Term) -> pl.Expr:
+    scale = term.type.scale or 0
+    digits = term.expr.abs().cast(pl.Decimal(MAX_DIGITS, 0)).cast(pl.String).str.pad_start(scale + 1, "0")
+    sign = pl.when(term.expr < pl.lit(0, dtype=pl.Int128)).then(pl.lit("-")).otherwise(pl.lit(""))
+    if scale == 0:
+        return sign + digits
+    return sign + digits.str.head(-scale) + "." + digits.str.tail(scale)
+
+
+def _stamp_text(term: Term) -> pl.Expr:
+    shown = term.expr.dt.replace_time_zone(None) if term.name == STAMPTZ.name else term.expr
+    text = shown.dt.strftime("%Y-%m-%d %H:%M:%S%.6f").str.replace(r"\.?0*$", "", literal=False)
+    whole = shown.dt.strftime("%Y-%m-%d %H:%M:%S")
+    text = pl.when(shown.dt.microsecond() == 0).then(whole).otherwise(text)
+    return text + "+00" if term.name == STAMPTZ.name else text
+
+
+def _text_to_boolean(term: Term, kind: SqlType) -> Term:
+    text = text_of(term).str.strip_chars(" \t\n\r\f\v").str.to_lowercase()
+    true, false = text.is_in(_TRUE), text.is_in(_FALSE)
+    return Term(pl.when(true | false).then(true), kind, any_of(term.wrong, text.is_not_null() & ~(true | false)))
+
+
+def _text_to_date(term: Term, kind: SqlType) -> Term:
+    text = text_of(term)
+    found = text.str.strip_chars(" ").str.to_date("%Y-%m-%d", strict=False)
+    ok = text.str.contains(_DATE) & found.is_not_null()
+    return Term(found, kind, any_of(term.wrong, text.is_not_null() & ~ok))
+
+
+def _text_to_stamp(term: Term, kind: SqlType) -> Term:
+    text = text_of(term).str.strip_chars(" ")
+    zoneless = text.str.replace(r"(?:Z|[+]00(?::?00)?)$", "") if kind == STAMPTZ else text
+    full = zoneless.str.replace("T", " ", literal=True)
+    full = pl.when(full.str.len_chars() == 10).then(full + " 00:00:00").otherwise(full)  # noqa: PLR2004 - a date alone
+    full = pl.when(full.str.len_chars() == 16).then(full + ":00").otherwise(full)  # noqa: PLR2004 - no seconds
+    found = full.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
+    ok = zoneless.str.contains(_TIME) & found.is_not_null()
+    found = found.dt.replace_time_zone("UTC") if kind == STAMPTZ else found
+    return Term(found, kind, any_of(term.wrong, text.is_not_null() & ~ok))
+
+
+def _to_stamp(term: Term, kind: SqlType) -> Term:
+    expr = term.expr.cast(pl.Datetime("us")) if term.name == DATE.name else term.expr
+    if term.name == STAMPTZ.name:
+        expr = expr.dt.replace_time_zone(None)
+    return Term(expr.dt.replace_time_zone("UTC") if kind == STAMPTZ else expr, kind, term.wrong)
+
+
+def _to_date(term: Term, kind: SqlType) -> Term:
+    return Term(term.expr.dt.date(), kind, term.wrong)
+
+
+def _same(term: Term, kind: SqlType) -> Term:
+    return Term(term.expr, kind, term.wrong)
+
+
+_CASTS: Final[dict[tuple[str, str], Callable[[Term, SqlType], Term]]] = {
+    ("integer", "integer"): _to_integer, ("numeric", "integer"): _to_integer, ("float", "integer"): _float_to_integer,
+    ("text", "integer"): _text_to_integer, ("integer", "numeric"): _to_numeric, ("numeric", "numeric"): _to_numeric,
+    ("float", "numeric"): _float_to_numeric, ("text", "numeric"): _text_to_numeric, ("integer", "float"): _to_float,
+    ("numeric", "float"): _to_float, ("float", "float"): _to_float, ("text", "float"): _text_to_float,
+    ("boolean", "integer"): lambda t, k: Term(t.expr.cast(pl.Int32), k, t.wrong),
+    ("integer", "boolean"): lambda t, k: Term(t.expr != 0, k, t.wrong),
+    ("text", "text"): _text_to_text, ("integer", "text"): _shown(lambda t: t.expr.cast(pl.String)),
+    ("numeric", "text"): _shown(_numeric_text), ("boolean", "text"): _shown(lambda t: t.expr.cast(pl.String)),
+    ("date", "text"): _shown(lambda t: t.expr.dt.strftime("%Y-%m-%d")), ("stamp", "text"): _shown(_stamp_text),
+    ("stamptz", "text"): _shown(_stamp_text), ("uuid", "text"): _text_to_text, ("label", "text"): _text_to_text,
+    ("json", "text"): _text_to_text, ("text", "boolean"): _text_to_boolean, ("text", "date"): _text_to_date,
+    ("text", "stamp"): _text_to_stamp, ("text", "stamptz"): _text_to_stamp, ("date", "stamp"): _to_stamp,
+    ("date", "stamptz"): _to_stamp, ("stamp", "stamptz"): _to_stamp, ("stamptz", "stamp"): _to_stamp,
+    ("stamp", "date"): _to_date, ("stamptz", "date"): _to_date, ("stamp", "stamp"): _same,
+    ("stamptz", "stamptz"): _same,
+}  # fmt: skip
+
+
+def cast_target(text: str, where: str) -> SqlType:
+    """The type that a CAST names.
+
+    Raises:
+        SchemaMismatch: not one of the listed ones.
+    """
+    kind = parse_type(text)
+    if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT} or is_number(kind) or kind.text:
+        return kind
+    hint = "listed: smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), boolean, date, timestamp, timestamptz"
+    raise SchemaMismatch(f"a cast to {text} is not supported", where=where, hint=hint)

@@ -1,0 +1,478 @@
+"""SQL scalar expressions, compiled to Polars by ONE table of what is allowed.
+
+sqlglot parses, `NODES` says what each node becomes; a node, or a part of one, that has no entry is refused with its name
+and place. No SQL text reaches any engine. The type of the result is known before a row is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final, cast as typed
+
+import polars as pl
+import pyarrow as pa
+import sqlglot
+from sqlglot import exp
+
+from dataflows.postgres.types import SqlType, arrow_type
+from dataflows.transforms import functions as f
+from dataflows.transforms.casts import cast, cast_target
+from dataflows.transforms.terms import (
+    BIGINT,
+    BOOLEAN,
+    INTEGER,
+    MAX_DIGITS,
+    NULL,
+    TEXT,
+    UNKNOWN,
+    Term,
+    known,
+    numeric,
+    physical,
+)
+from penstock.errors import BadData, MissingColumn, SchemaMismatch, did_you_mean
+
+__all__ = ["ALLOWED", "Compiled", "compile_expression", "evaluate"]
+
+MAX_LENGTH: Final = 4000
+MAX_NODES: Final = 600
+MAX_DEPTH: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """An expression ready to be evaluated: its type, the columns that it reads, and where it came from."""
+
+    expr: pl.Expr
+    type: SqlType
+    wrong: pl.Expr | None
+    columns: frozenset[str]
+    where: str
+
+
+@dataclass(slots=True)
+class _Compiler:
+    """One walk over one tree."""
+
+    columns: Mapping[str, SqlType]
+    where: str
+    text: str
+    used: set[str] = field(default_factory=set)
+
+    def __call__(self, node: Any) -> Term:
+        """The term of a node."""
+        entry = NODES.get(type(node))
+        if entry is None:
+            raise self.refused(node, _name(node))
+        for name, value in node.args.items():
+            if value and name not in entry.parts:
+                raise self.refused(node, f"{_name(node)} with {name}")
+        return entry.make(self, node)
+
+    def optional(self, node: Any) -> Term | None:
+        return None if node is None else self(node)
+
+    def all(self, nodes: list[Any]) -> list[Term]:
+        return [self(node) for node in nodes]
+
+    def refused(self, node: Any, what: str) -> SchemaMismatch:
+        near = did_you_mean(what.lower(), ALLOWED)
+        hint = near or "allowed: arithmetic, comparisons, CASE, COALESCE, CAST, LIKE and the functions of the docs"
+        return SchemaMismatch(f"{what} is not allowed in an expression", where=f"{self.where}{_place(node)}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    make: Callable[[_Compiler, Any], Term]
+    parts: frozenset[str]
+
+
+def _name(node: Any) -> str:
+    if isinstance(node, exp.Anonymous):
+        return f"the function {node.name}"
+    return node.sql_name() if isinstance(node, exp.Func) else type(node).__name__
+
+
+def _place(node: Any) -> str:
+    starts = [part.meta["start"] for part in node.walk() if "start" in part.meta] if isinstance(node, exp.Expression) else []
+    return f", at character {min(starts) + 1}" if starts else ""
+
+
+def compile_expression(text: str, columns: Mapping[str, SqlType], where: str) -> Compiled:
+    """Compile `text` over `columns`.
+
+    Raises:
+        SchemaMismatch: it does not parse, is too large, or holds something that is not allowed or does not fit together.
+        MissingColumn: with the name that comes nearest.
+    """
+    tree = _parsed(text, where)
+    compiler = _Compiler(columns, where, text)
+    try:
+        term = compiler(tree)
+    except SchemaMismatch as error:
+        raise _placed(error, where) from None
+    if term.name in {"null", "unknown"}:
+        term = cast(term, TEXT, where)
+    compiled = Compiled(term.expr, term.type, term.wrong, frozenset(compiler.used), where)
+    _try_on_nothing(compiled, columns)
+    return compiled
+
+
+def _placed(error: SchemaMismatch, where: str) -> SchemaMismatch:
+    return error if error.where else type(error)(error.what, where=where, value=error.value, hint=error.hint)
+
+
+def _parsed(text: str, where: str) -> exp.Expression:
+    if len(text) > MAX_LENGTH:
+        raise SchemaMismatch(f"the expression is longer than {MAX_LENGTH} characters", where=where)
+    try:
+        trees = sqlglot.parse(text, dialect="postgres")
+    except (sqlglot.errors.SqlglotError, RecursionError) as error:
+        hint = str(error).splitlines()[0][:200]
+        raise SchemaMismatch("this is no SQL expression", where=where, hint=hint) from None
+    if len(trees) != 1 or trees[0] is None:
+        raise SchemaMismatch("ONE expression is needed", where=where)
+    tree = typed("exp.Expression", trees[0])
+    if sum(1 for _ in tree.walk()) > MAX_NODES or _depth(tree) > MAX_DEPTH:
+        raise SchemaMismatch("the expression is too large", where=where, hint="split it over several fields")
+    return tree
+
+
+def _depth(tree: exp.Expression) -> int:
+    level, depth = [tree], 0
+    while level and depth <= MAX_DEPTH:
+        level = [child for node in level for child in node.iter_expressions()]
+        depth += 1
+    return depth
+
+
+def _try_on_nothing(compiled: Compiled, columns: Mapping[str, SqlType]) -> None:
+    """Type it on an empty frame: what Polars would refuse is refused now."""
+    schema = {name: _frame_type(columns[name]) for name in compiled.columns}
+    frame = pl.DataFrame(schema=schema)
+    try:
+        made = frame.lazy().with_columns(compiled.expr.alias("_value")).collect_schema()["_value"]
+    except pl.exceptions.PolarsError as error:
+        raise SchemaMismatch("the expression does not fit together", where=compiled.where, hint=str(error)[:200]) from None
+    if made != physical(compiled.type):
+        message = f"{compiled.where}: compiled to {made} in place of {physical(compiled.type)}"
+        raise AssertionError(message)
+
+
+def _frame_type(kind: SqlType) -> pl.DataType:
+    return pl.Decimal(kind.precision, kind.scale or 0) if kind.name == "numeric" else physical(kind)
+
+
+def evaluate(expressions: Mapping[str, Compiled], batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    """The values of the expressions over a batch.
+
+    Raises:
+        BadData: a row for which SQL would raise; which row is not told.
+    """
+    needed = sorted(set().union(*(one.columns for one in expressions.values())))
+    if needed:
+        frame = typed("pl.DataFrame", pl.from_arrow(batch.select(needed)))
+    else:
+        frame = pl.DataFrame({"_rows": pl.zeros(batch.num_rows, pl.Int8, eager=True)})
+    names = {name: f"_value_{at}" for at, name in enumerate(expressions)}
+    values = [one.expr.alias(names[name]) for name, one in expressions.items()]
+    masks = {name: one.wrong.alias(f"_wrong{names[name]}") for name, one in expressions.items() if one.wrong is not None}
+    try:
+        done = frame.with_columns(*values, *masks.values())
+    except pl.exceptions.PolarsError:
+        first = next(iter(expressions.values()))
+        raise BadData("the expressions cannot be computed for some row", where=first.where) from None
+    for name in masks:
+        if done[f"_wrong{names[name]}"].any():
+            hint = "an overflow, a division by zero, or a text that is no such value; guard it with CASE or NULLIF"
+            raise BadData("the expression fails for some row", where=expressions[name].where, hint=hint)
+    return {name: _arrow(done[names[name]], one) for name, one in expressions.items()}
+
+
+def _arrow(series: pl.Series, compiled: Compiled) -> pa.Array:
+    """As Arrow; a numeric gets its scale back without touching its digits."""
+    if compiled.type.name != "numeric":
+        array = series.to_arrow(compat_level=pl.CompatLevel.oldest())
+        wanted = arrow_type(compiled.type)
+        return array if wanted is None or array.type == wanted else array.cast(wanted)
+    try:
+        array = series.cast(pl.Decimal(MAX_DIGITS, 0)).to_arrow(compat_level=pl.CompatLevel.oldest())
+    except pl.exceptions.PolarsError:
+        raise BadData("a number has more than 38 digits", where=compiled.where) from None
+    kind = pa.decimal128(MAX_DIGITS, compiled.type.scale or 0)
+    return pa.Array.from_buffers(kind, len(array), array.buffers(), offset=array.offset)
+
+
+# -- leaves ----------------------------------------------------------------------------------------------------------
+
+
+def _column(c: _Compiler, node: exp.Column) -> Term:
+    identifier = node.this
+    if not isinstance(identifier, exp.Identifier):
+        raise c.refused(node, "*")
+    written, folded = identifier.name, identifier.name.lower()
+    name = written if identifier.args.get("quoted") or folded not in c.columns else folded
+    if name not in c.columns:
+        hint = did_you_mean(name, c.columns) or f"there are {', '.join(list(c.columns)[:12])}"
+        raise MissingColumn("there is no such column", where=f"{c.where}{_place(node)}", value=name, hint=hint)
+    kind = c.columns[name]
+    if not known(kind):
+        hint = "give the column a precision, such as numeric(38,10)" if kind.name == "numeric" else "leave it out of expressions"
+        raise SchemaMismatch(f"`{name}` of type {kind} cannot be used in an expression", where=f"{c.where}{_place(node)}", hint=hint)
+    c.used.add(name)
+    return Term(pl.col(name).to_physical() if kind.name == "numeric" else pl.col(name), kind)
+
+
+def _literal(c: _Compiler, node: exp.Literal) -> Term:
+    text = node.this
+    if node.is_string:
+        return Term(pl.lit(text, dtype=pl.String), UNKNOWN, literal=text)
+    value = Decimal(text)
+    if "." not in text and "e" not in text.lower() and abs(value) < 1 << 63:
+        kind = INTEGER if abs(value) < 1 << 31 else BIGINT
+        return Term(pl.lit(int(text), dtype=physical(kind)), kind, literal=text)
+    scale = max(0, -int(value.as_tuple().exponent))
+    digits = max(len(value.as_tuple().digits) + max(0, int(value.as_tuple().exponent)), scale)
+    if digits > MAX_DIGITS:
+        raise SchemaMismatch("a number has more than 38 digits", where=c.where)
+    return Term(pl.lit(int(value.scaleb(scale)), dtype=pl.Int128), numeric(digits, scale), literal=text)
+
+
+def _boolean(_: _Compiler, node: exp.Boolean) -> Term:
+    return Term(pl.lit(bool(node.this), dtype=pl.Boolean), BOOLEAN)
+
+
+def _null(_: _Compiler, __: exp.Null) -> Term:
+    return Term(pl.lit(None), NULL)
+
+
+# -- operators -------------------------------------------------------------------------------------------------------
+
+
+def _arithmetic(sign: str) -> Callable[[_Compiler, Any], Term]:
+    def make(c: _Compiler, node: Any) -> Term:
+        if sign in "+-" and isinstance(node.expression, exp.Interval):
+            return f.moved(sign, c(node.this), _interval(c, node.expression), c.where)
+        left, right = c(node.this), c(node.expression)
+        if sign in "+-" and (shifted := f.shifted(sign, left, right, c.where)):
+            return shifted
+        return f.arithmetic(sign, left, right, c.where)
+
+    return make
+
+
+def _interval(c: _Compiler, node: exp.Interval) -> str:
+    if not isinstance(node.this, exp.Literal):
+        raise c.refused(node, "a computed interval")
+    unit = node.args.get("unit")
+    return f"{node.this.this} {unit.name if unit is not None else ''}".strip()
+
+
+def _comparison(sign: str) -> Callable[[_Compiler, Any], Term]:
+    return lambda c, node: f.compare(sign, c(node.this), c(node.expression), c.where)
+
+
+def _logic(make: Callable[[Term, Term], Term]) -> Callable[[_Compiler, Any], Term]:
+    return lambda c, node: make(f.truth(c(node.this), c.where), f.truth(c(node.expression), c.where))
+
+
+def _not(c: _Compiler, node: exp.Not) -> Term:
+    return f.negated(f.truth(c(node.this), c.where))
+
+
+def _is(c: _Compiler, node: exp.Is) -> Term:
+    value, against = c(node.this), node.expression
+    if isinstance(against, exp.Null):
+        found = Term(value.expr.is_null(), BOOLEAN, value.wrong)
+    elif isinstance(against, exp.Boolean):
+        known_ = f.truth(value, c.where)
+        found = Term(known_.expr.eq_missing(pl.lit(bool(against.this))), BOOLEAN, known_.wrong)
+    else:
+        raise c.refused(node, "IS with this")
+    return f.negated(found) if node.args.get("negate") else found
+
+
+def _in(c: _Compiler, node: exp.In) -> Term:
+    value, found = c(node.this), None
+    for item in node.expressions:
+        same = f.compare("=", value, c(item), c.where)
+        found = same if found is None else f.either(found, same)
+    if found is None:
+        raise c.refused(node, "IN without a list")
+    return found
+
+
+def _between(c: _Compiler, node: exp.Between) -> Term:
+    value = c(node.this)
+    low, high = c(node.args["low"]), c(node.args["high"])
+    return f.both(f.compare(">=", value, low, c.where), f.compare("<=", value, high, c.where))
+
+
+def _like(*, any_case: bool) -> Callable[[_Compiler, Any], Term]:
+    def make(c: _Compiler, node: Any) -> Term:
+        pattern = f.constant(c(node.expression), "the pattern", c.where)
+        found = f.like(c(node.this), pattern, c.where, any_case=any_case)
+        return f.negated(found) if node.args.get("negate") else found
+
+    return make
+
+
+def _case(c: _Compiler, node: exp.Case) -> Term:
+    subject = c.optional(node.this)
+    branches = []
+    for branch in node.args["ifs"]:
+        if set(key for key, value in branch.args.items() if value) - {"this", "true"}:
+            raise c.refused(branch, "this form of CASE")
+        condition = c(branch.this)
+        test = f.truth(condition, c.where) if subject is None else f.compare("=", subject, condition, c.where)
+        branches.append((test, c(branch.args["true"])))
+    default = node.args.get("default")
+    return f.case(branches, Term(pl.lit(None), NULL) if default is None else c(default), c.where)
+
+
+def _cast(c: _Compiler, node: exp.Cast) -> Term:
+    return cast(c(node.this), cast_target(node.to.sql(dialect="postgres"), c.where), c.where)
+
+
+# -- functions -------------------------------------------------------------------------------------------------------
+
+
+def _texts(name: str, make: Callable[[pl.Expr], pl.Expr], kind: SqlType = TEXT) -> Callable[[_Compiler, Any], Term]:
+    def made(c: _Compiler, node: Any) -> Term:
+        value = f.text(c(node.this), name, c.where)
+        return Term(make(value.expr), kind, value.wrong)
+
+    return made
+
+
+def _trim(c: _Compiler, node: exp.Trim) -> Term:
+    value = f.text(c(node.this), "trim", c.where)
+    signs = f.constant(c(node.expression), "what trim takes off", c.where) if node.expression else " "
+    side = str(node.args.get("position") or "BOTH").upper()
+    strip = {"BOTH": value.expr.str.strip_chars, "LEADING": value.expr.str.strip_chars_start,
+             "TRAILING": value.expr.str.strip_chars_end}[side]  # fmt: skip
+    return Term(strip(signs) if signs else value.expr, TEXT, value.wrong)
+
+
+def _replace(c: _Compiler, node: exp.Replace) -> Term:
+    value = f.text(c(node.this), "replace", c.where)
+    old = f.constant(c(node.expression), "what replace looks for", c.where)
+    new = f.constant(c(node.args["replacement"]), "what replace puts in", c.where)
+    return Term(value.expr.str.replace_all(old, new, literal=True) if old else value.expr, TEXT, value.wrong)
+
+
+def _substring(c: _Compiler, node: exp.Substring) -> Term:
+    return f.substring(c(node.this), c(node.args["start"]), c.optional(node.args.get("length")), c.where)
+
+
+def _whole_constant(c: _Compiler, node: Any, what: str) -> int:
+    inner = node.this if isinstance(node, exp.Neg) else node
+    text = f.constant(c(inner), what, c.where)
+    if not text.isdigit() or c(inner).name != "integer":
+        raise SchemaMismatch(f"{what} must be a whole number", where=c.where)
+    return -int(text) if isinstance(node, exp.Neg) else int(text)
+
+
+def _split_part(c: _Compiler, node: exp.SplitPart) -> Term:
+    delimiter = f.constant(c(node.args["delimiter"]), "the delimiter", c.where)
+    return f.split_part(c(node.this), delimiter, _whole_constant(c, node.args["part_index"], "the part's number"), c.where)
+
+
+def _pad(c: _Compiler, node: exp.Pad) -> Term:
+    fill = node.args.get("fill_pattern")
+    sign = f.constant(c(fill), "what fills", c.where) if fill is not None else " "
+    width = _whole_constant(c, node.expression, "the width")
+    return f.padded(c(node.this), width, sign, c.where, left=bool(node.args.get("is_left")))
+
+
+def _left(c: _Compiler, node: exp.Left) -> Term:
+    value = f.text(c(node.this), "left", c.where)
+    return Term(value.expr.str.head(_whole_constant(c, node.expression, "the length")), TEXT, value.wrong)
+
+
+def _right(c: _Compiler, node: exp.Right) -> Term:
+    value = f.text(c(node.this), "right", c.where)
+    return Term(value.expr.str.tail(_whole_constant(c, node.expression, "the length")), TEXT, value.wrong)
+
+
+def _round(c: _Compiler, node: exp.Round) -> Term:
+    places = node.args.get("decimals")
+    return f.round_to(c(node.this), 0 if places is None else _whole_constant(c, places, "the digits"), c.where)
+
+
+def _many(make: Callable[[list[Term], str], Term]) -> Callable[[_Compiler, Any], Term]:
+    return lambda c, node: make([c(node.this), *c.all(node.expressions)], c.where)
+
+
+def _concat_ws(c: _Compiler, node: exp.ConcatWs) -> Term:
+    separator, *rest = c.all(node.expressions)
+    return f.concat(rest, separator, c.where)
+
+
+def _entry(make: Callable[[_Compiler, Any], Term], *parts: str) -> _Entry:
+    return _Entry(make, frozenset(parts))
+
+
+_PAIR: Final = ("this", "expression")
+_LIST: Final = ("this", "expressions")
+
+NODES: Final[dict[type[Any], _Entry]] = {
+    exp.Column: _entry(_column, "this"),
+    exp.Literal: _entry(_literal, "this", "is_string"),
+    exp.Boolean: _entry(_boolean, "this"),
+    exp.Null: _entry(_null),
+    exp.Paren: _entry(lambda c, node: c(node.this), "this"),
+    exp.Add: _entry(_arithmetic("+"), *_PAIR),
+    exp.Sub: _entry(_arithmetic("-"), *_PAIR),
+    exp.Mul: _entry(_arithmetic("*"), *_PAIR),
+    exp.Div: _entry(_arithmetic("/"), *_PAIR, "typed", "safe"),
+    exp.Mod: _entry(_arithmetic("%"), *_PAIR),
+    exp.Neg: _entry(lambda c, node: f.negative(c(node.this), c.where), "this"),
+    exp.EQ: _entry(_comparison("="), *_PAIR),
+    exp.NEQ: _entry(_comparison("<>"), *_PAIR),
+    exp.LT: _entry(_comparison("<"), *_PAIR),
+    exp.LTE: _entry(_comparison("<="), *_PAIR),
+    exp.GT: _entry(_comparison(">"), *_PAIR),
+    exp.GTE: _entry(_comparison(">="), *_PAIR),
+    exp.NullSafeNEQ: _entry(lambda c, n: f.distinct(c(n.this), c(n.expression), c.where), *_PAIR),
+    exp.NullSafeEQ: _entry(lambda c, n: f.negated(f.distinct(c(n.this), c(n.expression), c.where)), *_PAIR),
+    exp.And: _entry(_logic(f.both), *_PAIR),
+    exp.Or: _entry(_logic(f.either), *_PAIR),
+    exp.Not: _entry(_not, "this"),
+    exp.Is: _entry(_is, *_PAIR, "negate"),
+    exp.In: _entry(_in, *_LIST),
+    exp.Between: _entry(_between, "this", "low", "high"),
+    exp.Like: _entry(_like(any_case=False), *_PAIR, "negate"),
+    exp.ILike: _entry(_like(any_case=True), *_PAIR, "negate"),
+    exp.Case: _entry(_case, "this", "ifs", "default"),
+    exp.Cast: _entry(_cast, "this", "to", "_type"),
+    exp.Coalesce: _entry(_many(f.first_known), *_LIST),
+    exp.Nullif: _entry(lambda c, n: f.null_if(c(n.this), c(n.expression), c.where), *_PAIR),
+    exp.Greatest: _entry(_many(f.greatest), *_LIST, "ignore_nulls"),
+    exp.Least: _entry(_many(lambda t, w: f.greatest(t, w, least=True)), *_LIST, "ignore_nulls"),
+    exp.DPipe: _entry(lambda c, n: f.joined(c(n.this), c(n.expression), c.where), *_PAIR, "safe"),
+    exp.Concat: _entry(lambda c, n: f.concat(c.all(n.expressions), None, c.where), "expressions", "safe", "coalesce"),
+    exp.ConcatWs: _entry(_concat_ws, "expressions", "safe", "coalesce"),
+    exp.Lower: _entry(_texts("lower", lambda e: e.str.to_lowercase()), "this"),
+    exp.Upper: _entry(_texts("upper", lambda e: e.str.to_uppercase()), "this"),
+    exp.Length: _entry(_texts("length", lambda e: e.str.len_chars().cast(pl.Int32), INTEGER), "this"),
+    exp.Trim: _entry(_trim, *_PAIR, "position"),
+    exp.Replace: _entry(_replace, *_PAIR, "replacement"),
+    exp.Substring: _entry(_substring, "this", "start", "length"),
+    exp.SplitPart: _entry(_split_part, "this", "delimiter", "part_index"),
+    exp.Pad: _entry(_pad, *_PAIR, "fill_pattern", "is_left"),
+    exp.Left: _entry(_left, *_PAIR),
+    exp.Right: _entry(_right, *_PAIR),
+    exp.Abs: _entry(lambda c, n: f.absolute(c(n.this), c.where), "this"),
+    exp.Round: _entry(_round, "this", "decimals"),
+    exp.Floor: _entry(lambda c, n: f.whole_part("floor", c(n.this), c.where), "this"),
+    exp.Ceil: _entry(lambda c, n: f.whole_part("ceil", c(n.this), c.where), "this"),
+    exp.Extract: _entry(lambda c, n: f.extract(n.this.name.lower(), c(n.expression), c.where), *_PAIR),
+    exp.TimestampTrunc: _entry(lambda c, n: f.truncated(n.args["unit"].name.lower(), c(n.this), c.where), "this", "unit"),
+}
+"""What is allowed: each node with what it becomes, and the parts of it that are understood."""
+
+ALLOWED: Final = tuple(sorted({_name(kind()).lower() for kind in NODES}))
+"""The names of all of it."""

@@ -1,0 +1,99 @@
+"""Runs launchers as processes of their own, each a fork of this one, so that a hundred of them start in seconds.
+
+One JSON order a line on stdin, one answer a line on stdout: ``{"start": task, "failpoint": …, "without": […]}`` gives
+``{"pid": …}``; ``{"wait": pid, "seconds": …}`` gives how it ended, or that it is stopped or still runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import bytewax.dataflow
+import pgpq
+import polars as pl
+import pyarrow.csv
+
+import dataflows.pipeline
+from dataflows.postgres.session import Session, one_message
+from dataflows.runtime import launcher
+from dataflows.sinks import postgres as sink
+from dataflows.sinks.positions import Positions
+from penstock import failpoints
+
+LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline)
+TICK = 0.005
+
+
+def start(order: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(order)
+        finally:
+            os._exit(70)
+    return pid
+
+
+def run(order: dict[str, Any]) -> None:
+    out = os.open(order["start"]["result"] + ".log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    failpoints.arm(order.get("failpoint"))
+    for name in order.get("without", ()):
+        WITHOUT[name]()
+    os._exit(launcher.run_task(order["start"]))
+
+
+def no_fence() -> None:
+    """Commit whatever a newer run may have done."""
+    Positions.fence = lambda *_, **__: "SELECT 1"  # type: ignore[method-assign]
+
+
+def no_ending() -> None:
+    """Let the sessions of older generations live."""
+    Positions.end_sessions = lambda *_, **__: None  # type: ignore[method-assign]
+
+
+def no_single_message() -> None:
+    """Send the COMMIT after the fence was answered, so that a process can stop between them."""
+
+    def two_messages(session: Session, text: str, where: str, **_: Any) -> None:
+        if not text.endswith("; COMMIT"):
+            return one_message(session, text, where)
+        one_message(session, text.removesuffix("; COMMIT"), where)
+        failpoints.failpoint("commit.sent")
+        return one_message(session, "COMMIT", where)
+
+    sink.one_message = two_messages  # type: ignore[attr-defined]
+
+
+WITHOUT = {"fence": no_fence, "ending": no_ending, "single_message": no_single_message}
+
+
+def wait(pid: int, seconds: float) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if found and os.WIFSTOPPED(status):
+            return {"stopped": True}
+        if found:
+            return {"code": os.waitstatus_to_exitcode(status)}
+        time.sleep(TICK)
+    return {"running": True}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = {"pid": start(order)} if "start" in order else wait(order["wait"], order["seconds"])
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

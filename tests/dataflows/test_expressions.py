@@ -1,0 +1,225 @@
+"""Expressions mean what PostgreSQL means by them: the same text, the same rows, evaluated by both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from dataflows.postgres.types import arrow_type, parse_type
+from dataflows.transforms.expressions import Compiled, compile_expression, evaluate
+from penstock.errors import BadData, MissingColumn, SchemaMismatch
+
+COLUMNS = {
+    "i": "integer", "j": "integer", "k": "smallint", "l": "bigint", "n": "numeric(12,2)", "m": "numeric(20,5)",
+    "f": "double precision", "s": "text", "t": "character varying(20)", "b": "boolean", "c": "boolean", "d": "date",
+    "ts": "timestamp without time zone", "tz": "timestamp with time zone",
+}  # fmt: skip
+TYPES = {name: parse_type(kind) for name, kind in COLUMNS.items()}
+SCHEMA = pa.schema([pa.field(name, arrow_type(kind)) for name, kind in TYPES.items()])
+WORDS = ["", "a", "Abc", " pad ", "12", "-7", "x-y-z", "50%", "a_b", "Straße", "O'Neil", "true", "2024-02-29", "1.50", "nan"]
+DAY = datetime(2024, 2, 29, 23, 59, 59, 123400)  # noqa: DTZ001 - a timestamp without a zone
+
+Row = tuple[Any, ...]
+
+
+def sql_rows(rows: list[Row]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([dict(zip(COLUMNS, row, strict=True)) for row in rows], schema=SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def server(new_database: Callable[[], str]) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(new_database(), autocommit=True, options="-c TimeZone=UTC") as session:
+        session.execute(f"CREATE TABLE r (at int, {', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})")
+        yield session
+
+
+def there(server: psycopg.Connection[Any], text: str, rows: list[Row]) -> tuple[str, list[Any]] | None:
+    """PostgreSQL's type and values; None where it raises."""
+    server.execute("TRUNCATE r")
+    marks = ", ".join(["%s"] * (len(COLUMNS) + 1))
+    with server.cursor() as cursor:
+        cursor.executemany(f"INSERT INTO r VALUES ({marks})", [(at, *row) for at, row in enumerate(rows)])
+    try:
+        found = server.execute(f"SELECT pg_typeof({text})::text, {text} FROM r ORDER BY at").fetchall()
+    except psycopg.errors.DataError:
+        return None
+    return found[0][0], [value for _, value in found]
+
+
+def here(text: str, rows: list[Row]) -> tuple[Compiled, list[Any]] | None:
+    compiled = compile_expression(text, TYPES, "test")
+    try:
+        return compiled, evaluate({"v": compiled}, sql_rows(rows))["v"].to_pylist()
+    except BadData:
+        return None
+
+
+def agree(server: psycopg.Connection[Any], text: str, rows: list[Row]) -> None:
+    want, have = there(server, text, rows), here(text, rows)
+    assert (want is None) == (have is None), f"{text}: PostgreSQL {want}, here {have and have[1]}"
+    if want is None or have is None:
+        return
+    assert have[0].type.name == want[0].replace("unknown", "text"), text
+    assert list(map(plain, have[1])) == list(map(plain, want[1])), text
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, float) and value != value:  # noqa: PLR0124 - NaN
+        return "NaN"
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
+
+def numbers(scale: int, digits: int) -> st.SearchStrategy[Decimal]:
+    limit = 10**digits - 1
+    return st.integers(-limit, limit).map(lambda n: Decimal(n).scaleb(-scale))
+
+
+def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(st.none(), values)
+
+
+SMALL = st.one_of(st.integers(-5, 5), st.sampled_from([2**31 - 1, -(2**31), 1000, 7]))
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1))  # noqa: DTZ001
+ROWS = st.lists(
+    st.tuples(
+        maybe(SMALL), maybe(SMALL), maybe(st.integers(-(2**15), 2**15 - 1)),
+        maybe(st.one_of(st.integers(-9, 9), st.sampled_from([2**63 - 1, -(2**63)]))),
+        maybe(numbers(2, 12)), maybe(numbers(5, 20)),
+        maybe(st.one_of(st.sampled_from([0.0, 1.5, 2.5, -0.5, 1e300, 1e-300]), st.floats(-1e6, 1e6).map(lambda x: round(x, 3)))),
+        maybe(st.sampled_from(WORDS)), maybe(st.sampled_from(WORDS)), maybe(st.booleans()), maybe(st.booleans()),
+        maybe(st.dates(date(1970, 1, 1), date(2100, 1, 1))), maybe(TIMES), maybe(TIMES.map(lambda x: x.replace(tzinfo=UTC))),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+NUMBER, TEXT, TRUTH = st.deferred(lambda: number), st.deferred(lambda: text), st.deferred(lambda: truth)
+number_leaf = st.sampled_from(["i", "j", "k", "l", "n", "m"])
+constant = st.sampled_from(["1", "2", "-3", "0.5", "100", "2.25"])
+number = st.one_of(
+    number_leaf,
+    st.builds("({} {} {})".format, NUMBER, st.sampled_from("+-*"), st.one_of(number_leaf, constant)),
+    st.builds("({} {} {})".format, st.sampled_from(["i", "k", "l"]), st.sampled_from("/%"), st.sampled_from(["i", "j", "k", "l"])),
+    st.builds("mod({}, {})".format, st.sampled_from(["n", "m"]), st.sampled_from(["n", "m", "i"])),
+    st.builds("(- {})".format, NUMBER), st.builds("abs({})".format, NUMBER),
+    st.builds("round({}, {})".format, st.sampled_from(["n", "m", "(n * m)"]), st.integers(0, 4)),
+    st.builds("{}({})".format, st.sampled_from(["floor", "ceil"]), st.sampled_from(["n", "m", "f", "i"])),
+    st.builds("CAST({} AS {})".format, NUMBER, st.sampled_from(["integer", "bigint", "smallint", "numeric(10,1)", "numeric(30,3)"])),
+    st.builds("coalesce({}, {})".format, NUMBER, NUMBER), st.builds("nullif({}, {})".format, NUMBER, NUMBER),
+    st.builds("{}({}, {})".format, st.sampled_from(["greatest", "least"]), NUMBER, NUMBER),
+    st.builds("CASE WHEN {} THEN {} ELSE {} END".format, TRUTH, NUMBER, NUMBER),
+    st.builds("length({})".format, TEXT), st.just("(d - DATE '2000-01-01')"),
+)  # fmt: skip
+text_leaf = st.sampled_from(["s", "t"])
+text = st.one_of(
+    text_leaf,
+    st.builds("({} || {})".format, TEXT, text_leaf), st.builds("concat({}, {}, '!')".format, TEXT, st.sampled_from(["i", "n", "s"])),
+    st.builds("{}({})".format, st.sampled_from(["lower", "trim", "ltrim", "rtrim"]), TEXT),
+    st.builds("substring({} FROM {} FOR {})".format, TEXT, st.integers(-2, 5), st.integers(0, 4)),
+    st.builds("replace({}, 'a', 'bb')".format, TEXT), st.builds("split_part({}, '-', {})".format, TEXT, st.sampled_from([1, 2, 3, -1])),
+    st.builds("lpad({}, {}, '0')".format, TEXT, st.integers(0, 6)), st.builds("left({}, {})".format, TEXT, st.integers(0, 3)),
+    st.builds("right({}, {})".format, TEXT, st.integers(0, 3)),
+    st.builds("CAST({} AS text)".format, st.sampled_from(["i", "l", "n", "m", "b", "d", "ts", "tz", "(n * 2)"])),
+    st.builds("CAST({} AS varchar(3))".format, TEXT),
+    st.builds("CASE {} WHEN 'a' THEN {} END".format, TEXT, TEXT), st.builds("coalesce({}, '-')".format, TEXT),
+)  # fmt: skip
+truth = st.one_of(
+    st.sampled_from(["b", "c", "true"]),
+    st.builds("({} {} {})".format, NUMBER, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), NUMBER),
+    st.builds("({} {} {})".format, TEXT, st.sampled_from(["=", "<>"]), TEXT),
+    st.builds("({} {} {})".format, TRUTH, st.sampled_from(["AND", "OR"]), TRUTH), st.builds("(NOT {})".format, TRUTH),
+    st.builds("({} IS {}NULL)".format, st.one_of(NUMBER, TEXT, TRUTH), st.sampled_from(["", "NOT "])),
+    st.builds("({} IS {})".format, TRUTH, st.sampled_from(["TRUE", "NOT FALSE"])),
+    st.builds("({} IN (1, {}, NULL))".format, number_leaf, number_leaf), st.builds("({} BETWEEN {} AND 5)".format, NUMBER, NUMBER),
+    st.builds("({} {} '{}')".format, text_leaf, st.sampled_from(["LIKE", "ILIKE", "NOT LIKE"]), st.sampled_from(["a%", "%b_", "_", r"50\%", "%"])),
+    st.builds("({} IS DISTINCT FROM {})".format, number_leaf, number_leaf),
+    st.builds("({} > {})".format, st.sampled_from(["d", "ts"]), st.sampled_from(["d", "ts", "'2024-01-01'"])),
+)  # fmt: skip
+time = st.one_of(
+    st.builds("extract({} FROM {})".format, st.sampled_from(["year", "month", "day", "dow", "isodow", "doy", "week", "quarter", "isoyear", "epoch"]), st.sampled_from(["d", "ts", "tz"])),
+    st.builds("extract({} FROM {})".format, st.sampled_from(["hour", "minute", "second"]), st.sampled_from(["ts", "tz"])),
+    st.builds("date_trunc('{}', {})".format, st.sampled_from(["year", "quarter", "month", "week", "day", "hour", "minute", "second"]), st.sampled_from(["d", "ts", "tz"])),
+    st.builds("({} {} interval '{}')".format, st.sampled_from(["d", "ts", "tz"]), st.sampled_from("+-"), st.sampled_from(["1 day", "1 month", "2 years 3 days", "90 minutes", "5 seconds"])),
+    st.builds("(d {} {})".format, st.sampled_from("+-"), st.sampled_from(["1", "30", "k"])),
+    st.builds("CAST({} AS {})".format, st.sampled_from(["d", "ts", "tz"]), st.sampled_from(["date", "timestamp", "timestamptz"])),
+)  # fmt: skip
+float_ = st.one_of(
+    st.builds("(f {} {})".format, st.sampled_from("+-*/"), st.sampled_from(["f", "i", "n", "2"])),
+    st.builds("CAST(f AS {})".format, st.sampled_from(["integer", "bigint", "numeric(14,2)"])),
+    st.builds("CAST({} AS double precision)".format, st.sampled_from(["n", "m", "i"])), st.just("round(f)"), st.just("(f > n)"),
+)  # fmt: skip
+
+QUICK = settings(max_examples=250, deadline=None, phases=[Phase.explicit, Phase.generate], database=None, derandomize=False, suppress_health_check=list(HealthCheck))
+
+
+@QUICK
+@given(text=st.one_of(number, text, truth, time, float_), rows=ROWS)
+def test_an_expression_gives_what_postgresql_gives(server: psycopg.Connection[Any], text: str, rows: list[Row]) -> None:
+    agree(server, text, rows)
+
+
+EMPTY: dict[str, Any] = dict.fromkeys(COLUMNS)
+CASES = [
+    ("i / j", {"i": -7, "j": 2}), ("i % j", {"i": -7, "j": 2}), ("i / j", {"i": 1, "j": 0}), ("i + j", {"i": 2**31 - 1, "j": 1}),
+    ("l * l", {"l": 2**62}), ("n * (1 - m) * (1 + m)", {"n": Decimal("1234567.89"), "m": Decimal("0.05")}),
+    ("CASE WHEN j <> 0 THEN i / j ELSE 0 END", {"i": 1, "j": 0}), ("j <> 0 AND i / j > 1", {"i": 1, "j": 0}),
+    ("coalesce(i, CAST(s AS integer))", {"i": 1, "s": "x"}), ("CAST(s AS integer)", {"s": " 12 "}), ("CAST(s AS integer)", {"s": "1.5"}),
+    ("CAST(s AS numeric(6,2))", {"s": "-12.345"}), ("CAST(s AS numeric(4,2))", {"s": "123"}), ("CAST(s AS date)", {"s": "2023-02-29"}),
+    ("CAST(s AS date)", {"s": "2024-02-29"}), ("CAST(s AS timestamp)", {"s": "2024-02-29 01:02:03.5"}), ("CAST(s AS boolean)", {"s": "off"}),
+    ("CAST(s AS boolean)", {"s": "maybe"}), ("CAST(n AS integer)", {"n": Decimal("-2.50")}), ("CAST(f AS integer)", {"f": 2.5}),
+    ("CAST(f AS numeric(10,2))", {"f": 2.675}), ("round(n, 1)", {"n": Decimal("-2.25")}), ("i = NULL", {"i": 1}), ("NULL", {}), ("'x'", {}),
+    ("d + 1", {"d": date(2024, 2, 28)}), ("ts + interval '1 month'", {"ts": datetime(2024, 1, 31)}), ("d > '2024-01-01'", {"d": date(2024, 2, 1)}),  # noqa: DTZ001
+    ("CAST(ts AS text)", {"ts": DAY}), ("substring(s, 2)", {"s": "abc"}), ("substring(s FROM 2 FOR -1)", {"s": "abc"}),
+    ("concat_ws('-', s, t, 'z')", {"s": "a"}), ("-i", {"i": -(2**31)}), ("abs(i)", {"i": -(2**31)}), ("f / 0", {"f": 1.0}), ("f * f", {"f": 1e300}),
+    ("i IN (1, NULL)", {"i": 2}), ("s LIKE '50\\%'", {"s": "50%"}), ("upper(s)", {"s": "abc"}), ("CAST(tz AS date)", {"tz": DAY.replace(tzinfo=UTC)}),
+    ("i + 0.5 * 2 - 1", {"i": 3}), ("not b or c and b", {"b": True, "c": False}), ("i * 2 || 'x'", {"i": 2}), ("- i + 5 % 3", {"i": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "values"), CASES, ids=[f"{at:02d} {text}" for at, (text, _) in enumerate(CASES)])
+def test_known_corners(server: psycopg.Connection[Any], text: str, values: dict[str, Any]) -> None:
+    agree(server, text, [tuple((EMPTY | values).values())])
+
+
+REFUSED = [
+    ("random()", "RAND"), ("(SELECT 1)", "Subquery"), ("sum(i)", "SUM"), ("i + (i OVER ())", ""), ("pg_sleep(1)", "pg_sleep"),
+    ("n / m", "division"), ("s + 1", "`+`"), ("i; DROP TABLE x", "ONE"), ("s LIKE t", "literal"), ("CAST(s AS bytea)", "BYTEA"),
+    ("now()", ""), ("i[1]", ""), ("*", ""), ("CASE WHEN i THEN 1 END", "condition"), ("b = 1", "brought together"), ("s ~ 'x'", ""),
+    ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("'", "SQL"), ("DELETE FROM x", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "word"), REFUSED, ids=[f"{at:02d}" for at in range(len(REFUSED))])
+def test_what_has_no_entry_is_refused_by_name(text: str, word: str) -> None:
+    with pytest.raises(SchemaMismatch) as caught:
+        compile_expression(text, TYPES, "orders: spec.mapping.fields[2].sql")
+    assert word in caught.value.what
+    assert "spec.mapping.fields[2].sql" in str(caught.value)
+
+
+def test_a_missing_column_comes_with_the_nearest_name_and_its_place() -> None:
+    with pytest.raises(MissingColumn) as caught:
+        compile_expression("i + quantty", {"i": TYPES["i"], "quantity": TYPES["i"]}, "fields[0].sql")
+    assert str(caught.value) == "fields[0].sql, at character 5: there is no such column, got 'quantty'; did you mean `quantity`?"
+
+
+def test_a_failing_row_is_not_told() -> None:
+    compiled = compile_expression("CAST(s AS integer)", TYPES, "fields[0].sql")
+    with pytest.raises(BadData) as caught:
+        evaluate({"v": compiled}, sql_rows([tuple((EMPTY | {"s": "secret"}).values())]))
+    assert "secret" not in str(caught.value)
+
+
+def test_constants_fill_every_row() -> None:
+    compiled = {"one": compile_expression("1", {}, "x"), "half": compile_expression("0.50", {}, "x")}
+    found = evaluate(compiled, sql_rows([tuple(EMPTY.values())] * 3))
+    assert found["one"].to_pylist() == [1, 1, 1]
+    assert found["half"].to_pylist() == [Decimal("0.50")] * 3
+    assert len(evaluate(compiled, sql_rows([]))["one"]) == 0
