@@ -47,7 +47,9 @@ class Policies:
             clash = any(its.get(key, value) != value for key, value in mine.items())
             if other.name != policy.name and len(mine) == len(its) and not clash:
                 hint = "give one of them another label in `applies`"
-                raise Refused(f"ties with policy {other.name!r}: both could apply", where=f"policy {policy.name}", hint=hint)
+                raise Refused(
+                    f"ties with policy {other.name!r}: both could apply", where=f"policy {policy.name}", hint=hint
+                )
 
     def with_record(self, payload: Mapping[str, Any]) -> Policies:
         """These policies after one was accepted."""

@@ -63,5 +63,3 @@ class _Logic(StatefulBatchLogic[Batch, Output, None]):
 
     def snapshot(self) -> None:
         """Nothing for Bytewax to keep."""
-
-

@@ -47,7 +47,8 @@ class Orchestrator:
             return None
         effects, action, reason = REACTIONS[cause.type](state, cause, policies)
         after = self._after(state, cause, effects)
-        limits = policies.for_labels({}).spec.orchestrator
+        in_force = policies.with_record(cause.payload) if cause.type == "policy.accepted" else policies
+        limits = in_force.for_labels({}).spec.orchestrator
         assigned = queues.assignments(after, limits)
         asked = cause.record.id if cause.record.kind == "command" else None
         if not effects and not assigned and asked is None:
@@ -119,10 +120,16 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     retry = Pipeline.parse(task["spec"]).spec.errors.retry
     if is_worth_retrying(error) and failures < retry.attempts:
         wait = delay(retry, failures)
-        payload = {"timer": f"retry:{task['id']}:{failures}", "due": (cause.at + wait).isoformat(), "subject": task["id"]}
+        payload = {
+            "timer": f"retry:{task['id']}:{failures}",
+            "due": (cause.at + wait).isoformat(),
+            "subject": task["id"],
+        }
         reason = f"failure {failures} of {retry.attempts}, {error['code']}: again in {wait.total_seconds():g} s"
         return (Draft("timer.requested", payload["timer"], payload),), "retry", reason
-    reason = f"{error['code']}: " + ("no attempt is left" if is_worth_retrying(error) else "trying again would not help")
+    reason = f"{error['code']}: " + (
+        "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
+    )
     effects = (_closed(task, "failed", reason), *_finished(state, task, "failed", cause))
     return effects, "give_up", reason
 
@@ -147,8 +154,13 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     effects: list[Draft] = [_ended("task.cancelled", task, status) for task in tasks if task["status"] == "assigned"]
     if status in {"stopped", "deleting"}:
         for task in tasks:
-            effects += [_closed(task, "cancelled", f"the pipeline is {status}"), *_finished(state, task, "stopped", cause)]
-    if status == "deleting" and not any(t["kind"] == "cleanup" and t["pipeline"] == name for t in state["tasks"].values()):
+            effects += [
+                _closed(task, "cancelled", f"the pipeline is {status}"),
+                *_finished(state, task, "stopped", cause),
+            ]
+    if status == "deleting" and not any(
+        t["kind"] == "cleanup" and t["pipeline"] == name for t in state["tasks"].values()
+    ):
         effects.append(_task(state, "cleanup", name, policies, run=None, cause=cause))
     return tuple(effects), {"active": "resume"}.get(status, status), f"the pipeline is {status}"
 
