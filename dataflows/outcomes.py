@@ -31,9 +31,9 @@ class Outcomes:
     def __init__(self, actor: str, store: MetadataStore) -> None:
         self._actor, self._store = actor, store
 
-    def started(self, offset: int, assigned: Record) -> Record:
+    def started(self, offset: int, assigned: Record, pid: int) -> Record:
         """``task.started``."""
-        return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned)).to_dict())
+        return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned), pid=pid).to_dict())
 
     def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
         """``run.progress``, for the metrics."""

@@ -52,8 +52,8 @@ class Processes:
     def __len__(self) -> int:
         return len(self._running) + len(self._ending)
 
-    def begin(self, task: Mapping[str, Any], traceparent: str | None) -> None:
-        """Start the process of an assigned task; an older attempt that still runs is ended."""
+    def begin(self, task: Mapping[str, Any], traceparent: str | None) -> int:
+        """Start the process of an assigned task, and end an older attempt that still runs; its process id."""
         self.end(task["task"])
         folder = self._settings.home / "runs" / (task.get("run") or task["task"])
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +76,7 @@ class Processes:
         running = _Running(process, task["attempt"], result, lifeline)
         self._running[task["task"]] = running
         threading.Thread(target=_converse, args=(running, order), name="task", daemon=True).start()
+        return process.pid
 
     def end(self, task: str) -> None:
         """Ask the task's process to stop; its end is no longer told."""

@@ -15,21 +15,33 @@ from penstock.topics.log import Stored
 from penstock.topics.operators import TopicSource
 from penstock.topics.table import CONTROL
 
-__all__ = ["add_projector"]
+__all__ = ["add_projector", "project_to_end"]
 
 
-def add_projector(flow: Dataflow, site: Site, stop: threading.Event, *, stop_at_end: bool = False) -> None:
-    """Add the projector to `flow`; with `stop_at_end` it ends at what is the log's end now.
+READ = 2000
+
+
+def add_projector(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+    """Add the projector to `flow`.
 
     Raises:
         Fenced: while it runs, when another projector moved the position.
     """
     projector = Projector(site.catalog_dsn)
     start, reading = projector.position()
-    tail = TopicSource(lambda: site.open_log("projector-tail"), CONTROL, start, stop=stop, stop_at_end=stop_at_end)
+    tail = TopicSource(lambda: site.open_log("projector-tail"), CONTROL, start, stop=stop)
     source = op.input("projector_in", flow, tail)
     batches = op.flat_map_batch("projector_batches", source, lambda stored: [("catalog", stored)])
     op.output("project", batches, _CatalogSink(projector, reading))
+
+
+def project_to_end(site: Site) -> None:
+    """Bring the catalog up to what is the log's end now, in this process; no other projector may be at work."""
+    with site.open_log("projector") as log, Projector(site.catalog_dsn) as projector:
+        at, reading = projector.position()
+        while stored := log.read(CONTROL, 0, at, READ):
+            at = stored[-1].offset + 1
+            projector.apply([item for item in records_of(stored) if reading.keep(*item)], at, reading)
 
 
 class _CatalogSink(FixedPartitionedSink[list[Stored], None]):

@@ -95,8 +95,8 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             raise Fenced("the log says that this worker is lost", where=f"worker {self._name}")
         if record.type == "task.assigned" and payload["worker"] == self._name:
             self._assigned[payload["task"]] = (offset, record)
-            self._processes.begin(payload, record.traceparent)
-            started = self._outcomes.started(offset, record)
+            pid = self._processes.begin(payload, record.traceparent)
+            started = self._outcomes.started(offset, record, pid)
             return [(False, [encode(started)])]
         if record.type in {"task.cancelled", "task.closed"} and payload["task"] in self._assigned:
             if self._assigned[payload["task"]][1].payload["attempt"] == payload["attempt"]:

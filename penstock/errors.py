@@ -52,6 +52,7 @@ __all__ = [
     "Unreachable",
     "UsageError",
     "did_you_mean",
+    "kind_of",
 ]
 
 
@@ -195,6 +196,14 @@ class LogError(PenstockError):
     """The topic log broke a promise, or was used against one."""
 
     code = "log"
+
+
+def kind_of(code: str) -> type[PenstockError]:
+    """The class of errors with that code; `PenstockError` for a code of another release."""
+    kinds = [PenstockError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if kind.code == code), PenstockError)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

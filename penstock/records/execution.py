@@ -15,11 +15,12 @@ Attempt = Annotated[int, Field(ge=1)]
 
 
 class TaskStarted(Model):
-    """``task.started``: the worker has begun this attempt."""
+    """``task.started``: the worker has begun this attempt, as the process `pid` on its machine."""
 
     task: str
     attempt: Attempt
     worker: str
+    pid: Annotated[int, Field(ge=1)] | None = None
 
 
 class TaskCompleted(Model):

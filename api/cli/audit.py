@@ -1,0 +1,142 @@
+"""Commands about the log: its records, and what led to what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import click
+from rich.markup import escape
+
+from api.cli.main import State, command
+from api.client import Client, connected
+from penstock.clock import now
+from penstock.errors import NotFound, UsageError
+from penstock.records import Record, records_of
+from penstock.topics.table import CONTROL
+
+READ = 1000
+LOOK = 0.5
+
+
+@command(name="events")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes; Ctrl-C ends it.")
+@click.option("--since", help="From there: an offset, a time (ISO 8601), or a length of time such as 10m, 2h, 1d.")
+@click.option("--type", "type_", help="Only types that begin so, such as `run` or `task.failed`.")
+@click.option("--limit", default=50, show_default=True, help="Without --since: the last so many.")
+def events_(state: State, *, follow: bool, since: str | None, type_: str | None, limit: int) -> None:
+    """The records of the control topic, the oldest first."""
+    with connected(state.settings, runs=False) as client:
+        for offset, record in _records(client, _begin(client, since, limit), follow=follow):
+            if type_ is None or record.type.startswith(type_):
+                _show(state, offset, record)
+    state.output.hint("penstock why ID")
+
+
+def _begin(client: Client, since: str | None, limit: int) -> int:
+    if since is None:
+        return max(0, client.log.end(CONTROL, 0) - limit)
+    if since.isdigit():
+        return int(since)
+    return client.log.seek_time(CONTROL, 0, _moment(since))
+
+
+def _moment(text: str) -> datetime:
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    if found := re.fullmatch(r"(\d+)([smhd])", text):
+        return now() - timedelta(**{units[found[2]]: int(found[1])})
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
+        raise UsageError("is no offset, time or length of time", where="--since", value=text, hint=hint) from error
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _records(client: Client, at: int, *, follow: bool) -> Iterator[tuple[int, Record]]:
+    while True:
+        stored = client.log.read(CONTROL, 0, at, READ)
+        yield from records_of(stored)
+        if stored:
+            at = stored[-1].offset + 1
+        elif not follow:
+            return
+        else:
+            client.log.wait(CONTROL, 0, at, LOOK)
+
+
+def _show(state: State, offset: int, record: Record) -> None:
+    state.output.data({"offset": offset, **record.model_dump(mode="json", exclude_none=True)})
+    state.output.say(
+        f"{offset:>6} [dim]{record.at:%Y-%m-%d %H:%M:%S}[/dim] [bold]{record.type:<24}[/bold] {escape(record.key)} "
+        f"[dim]{escape(_gist(record))}[/dim]"
+    )
+
+
+def _gist(record: Record) -> str:
+    """What matters of a record in a few words."""
+    payload = record.payload
+    if record.type == "agent.decided":
+        return f"{payload['agent']} {payload['action']} ({payload['outcome']}): {payload['reason']}"
+    if "error" in payload:
+        return str(payload["error"].get("what", ""))
+    told = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
+    names = ("what", "status", "version", "worker", "attempt", "due", "reason")
+    return " ".join(f"{name}={told[name]}" for name in names if told.get(name) is not None)
+
+
+@command(name="why")
+@click.argument("id_", metavar="ID")
+def why_(state: State, id_: str) -> None:
+    """What led to it: ID is a run, a decision, a command, a record, an offset, or a pipeline's name (its last run)."""
+    with connected(state.settings, runs=False) as client:
+        chain = list(_chain(client, _offset(client, id_)))
+    state.output.data([{"offset": offset, **record.model_dump(mode="json", exclude_none=True)} for offset, record in chain])
+    for depth, (offset, record) in enumerate(chain):
+        _explain(state, depth, offset, record)
+    state.output.hint(f"penstock events --since {chain[-1][0]}")
+
+
+def _explain(state: State, depth: int, offset: int, record: Record) -> None:
+    lead = "because " if depth else ""
+    state.output.say(f"{'  ' * depth}{lead}[bold]{record.type}[/bold] {escape(record.key)} at {record.at:%Y-%m-%d %H:%M:%S} UTC, offset {offset}, by {escape(record.actor)}")
+    if record.type == "agent.decided":
+        why = record.payload
+        state.output.say(f"{'  ' * depth}  {escape(why['reason'])} [dim](rules {why['rules']}, policy {str(why.get('policy'))[:12]}, {why['outcome']})[/dim]")
+        if why.get("inputs"):
+            state.output.say(f"{'  ' * depth}  [dim]{escape(', '.join(f'{k}={v}' for k, v in why['inputs'].items()))}[/dim]")
+    elif gist := _gist(record):
+        state.output.say(f"{'  ' * depth}  {escape(gist)}")
+
+
+def _offset(client: Client, id_: str) -> int:
+    """The offset of what `id_` names."""
+    if id_.isdigit() and int(id_) < client.log.end(CONTROL, 0):
+        return int(id_)
+    store = client.store
+    for find in (lambda: store.run(id_).changed, lambda: store.decision(id_).offset, lambda: store.command(id_).offset):
+        try:
+            return find()
+        except NotFound:
+            continue
+    if runs := store.runs(pipeline=id_, limit=1).items:
+        return runs[0].changed
+    for offset, record in _records(client, 0, follow=False):
+        if record.id == id_:
+            return offset
+    raise NotFound("there is no run, decision, command, record or pipeline of that name", value=id_, hint="penstock events")
+
+
+def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:
+    """The record at `offset`, the decision that it is part of, and so on back to where it began."""
+    while True:
+        ((_, record),) = records_of(client.log.read(CONTROL, 0, offset, 1))
+        yield offset, record
+        if record.cause is None:
+            return
+        if record.brain is not None and record.cause[1] > 0:
+            first = offset - record.cause[1]
+            ((_, decided),) = records_of(client.log.read(CONTROL, 0, first, 1))
+            yield first, decided
+        offset = record.cause[0]

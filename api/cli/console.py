@@ -1,0 +1,111 @@
+"""What a command prints: tables and sentences for people, JSON for machines, and a `next:` hint at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from penstock.clock import now
+from penstock.errors import InvalidDocument, PenstockError
+
+__all__ = ["Output", "ago", "plain", "seconds"]
+
+
+class Output:
+    """Standard output of one command. Colours only on a terminal; with `as_json` one JSON document, or line by line."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A sentence for people."""
+        if not self.as_json:
+            self.console.print(text)
+
+    def data(self, value: Any) -> None:
+        """A document for machines."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None) -> None:
+        """A table for people; `empty` where there are no rows."""
+        if self.as_json:
+            return
+        if not rows:
+            self.console.print(empty)
+            return
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, justify="right" if column.startswith("#") else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+        for column in table.columns:
+            column.header = str(column.header).removeprefix("#")
+        self.console.print(table)
+
+    def hint(self, text: str) -> None:
+        """What one would do next."""
+        if not self.as_json:
+            self.console.print(f"[dim]next: {escape(text)}[/dim]")
+
+    def failed(self, error: PenstockError) -> None:
+        """The error, a line for each issue; for machines as JSON on standard output."""
+        if self.as_json:
+            issues = [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
+            told = {"code": error.code, "what": error.what, "where": error.where, "hint": error.hint, "issues": issues}
+            sys.stdout.write(json.dumps({"error": told}, ensure_ascii=False, default=str) + "\n")
+            return
+        lines = [str(issue) for issue in error.issues] if isinstance(error, InvalidDocument) else [_without_hint(error)]
+        for line in lines:
+            self.errors.print(f"[red]error:[/red] {escape(line)}")
+        if error.hint:
+            self.errors.print(f"[dim]next: {escape(error.hint)}[/dim]")
+
+
+def _without_hint(error: PenstockError) -> str:
+    text = str(error)
+    return text.removesuffix(f"; {error.hint}") if error.hint else text
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON types: dataclasses and models as objects, times in ISO 8601."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def ago(at: datetime | None) -> str:
+    """``3 min ago``."""
+    if at is None:
+        return ""
+    gone = (now() - at).total_seconds()
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if gone >= size:
+            return f"{int(gone // size)} {name} ago"
+    return f"{max(0, int(gone))} s ago"
+
+
+def seconds(begin: datetime | None, end: datetime | None) -> str:
+    """``4.2 s`` between two moments."""
+    return f"{(end - begin).total_seconds():.1f} s" if begin and end else ""

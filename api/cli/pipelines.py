@@ -1,0 +1,133 @@
+"""Commands about pipelines: list, status, lifecycle, versions."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from api.cli.console import ago, seconds
+from api.cli.main import State, command
+from api.client import Client, connected
+from penstock.errors import NotFound, Unavailable
+from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
+
+DELETE_SECONDS, LOOK = 120.0, 0.1
+
+
+@command(name="list")
+def list_(state: State) -> None:
+    """All pipelines, with their version and status."""
+    with connected(state.settings, runs=False) as client:
+        found = client.store.pipelines().items
+    rows = [(p.name, p.version, p.status, _way(p.pipeline), p.owner, ago(p.updated_at)) for p in found]
+    state.output.table(("name", "#version", "status", "moves", "owner", "changed"), rows, empty="There are no pipelines yet.")
+    state.output.data(found)
+    state.output.hint("penstock run NAME --watch" if found else "penstock apply")
+
+
+def _way(pipeline: Any) -> str:
+    spec = pipeline["spec"]
+    source, sink = spec["source"], spec["sink"]
+    return f"{source['connection']}:{source['object']} -> {sink['connection']}:{sink['object']}"
+
+
+@command(name="status")
+@click.argument("name")
+def status_(state: State, name: str) -> None:
+    """One pipeline: its version and status, and its last runs."""
+    with connected(state.settings, runs=False) as client:
+        pipeline = client.store.pipeline(name)
+        runs = client.store.runs(pipeline=name, limit=5).items
+    state.output.say(f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {_way(pipeline.pipeline)}")
+    state.output.table(*run_table(runs), empty="It has not run yet.")
+    state.output.data({"pipeline": pipeline, "runs": runs})
+    state.output.hint({"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}"))
+
+
+def run_table(runs: Any) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Columns and rows of a list of runs."""
+    rows = [
+        (r.id, r.pipeline, r.version, r.status, r.counters.get("rows_out", 0), seconds(r.started_at, r.finished_at),
+         ago(r.requested_at), (r.error or {}).get("what"))
+        for r in runs
+    ]  # fmt: skip
+    return ("run", "pipeline", "#version", "status", "#rows", "#took", "asked", "error"), rows
+
+
+def _transition(verb: str, text: str, following: str) -> click.Command:
+    @command(name=verb, help=text)
+    @click.argument("name")
+    @click.option("--expect", type=int, help="Only if it is at this version.")
+    def one(state: State, name: str, expect: int | None) -> None:
+        with connected(state.settings) as client:
+            answer = client.ask(f"pipeline.{verb}", name, PipelineTransition(name=name, expect=expect).to_dict())
+        result = answer.result or {}
+        state.output.say(f"{name} is {result['status']}")
+        state.output.data({"name": name, **result})
+        state.output.hint(following.format(name=name))
+
+    return one  # type: ignore[no-any-return]
+
+
+pause_ = _transition("pause", "No new runs; a running one stops at its last commit and keeps its place.", "penstock resume {name}")
+resume_ = _transition("resume", "Active again; an interrupted run goes on where it was.", "penstock status {name}")
+stop_ = _transition("stop", "Stopped: an open run is ended at its last commit.", "penstock resume {name}")
+
+
+@command(name="delete")
+@click.argument("name")
+@click.option("--expect", type=int, help="Only if it is at this version.")
+@click.option("--drop-table", is_flag=True, help="Drop the target table too; a policy may forbid it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete_(state: State, name: str, expect: int | None, *, drop_table: bool, yes: bool) -> None:
+    """Gone: the pipeline, its positions, plans and shadow tables at the sink. The target table stays, and so does history."""
+    if not yes and not state.output.as_json:
+        click.confirm(f"Delete {name}{' and its target table' if drop_table else ''}?", abort=True)
+    with connected(state.settings, worker=True) as client:
+        client.ask("pipeline.delete", name, PipelineDelete(name=name, expect=expect, drop_table=drop_table).to_dict())
+        _wait_until_gone(client, name)
+    state.output.say(f"{name} is deleted")
+    state.output.data({"name": name, "status": "deleted"})
+    state.output.hint("penstock list")
+
+
+def _wait_until_gone(client: Client, name: str) -> None:
+    deadline = time.monotonic() + DELETE_SECONDS
+    hint = f"mend it, then `penstock delete {name}` again: it stays `deleting` until then"
+    with suppress(NotFound):
+        while time.monotonic() < deadline:
+            client.store.pipeline(name)
+            ended = [task for task in client.store.tasks(limit=50).items if (task.kind, task.pipeline) == ("cleanup", name)]
+            if ended and ended[0].status == "failed":
+                raise Unavailable(f"the clean-up failed: {(ended[0].error or {}).get('what')}", where=name, hint=hint)
+            time.sleep(LOOK)
+        raise Unavailable(f"is not cleaned up after {DELETE_SECONDS:g} s", where=f"pipeline {name}", hint=hint)
+
+
+@command(name="versions")
+@click.argument("name")
+def versions_(state: State, name: str) -> None:
+    """Every version of a pipeline, the latest last."""
+    with connected(state.settings, runs=False) as client:
+        found = client.store.pipeline_versions(name)
+    rows = [(v.version, ago(v.at), v.actor, f"rollback to {v.rollback_of}" if v.rollback_of else "") for v in found]
+    state.output.table(("#version", "when", "by", "note"), rows, empty="")
+    state.output.data(found)
+    state.output.hint(f"penstock rollback {name} --to V")
+
+
+@command(name="rollback")
+@click.argument("name")
+@click.option("--to", "to", type=int, required=True, help="The version to go back to.")
+@click.option("--expect", type=int, help="Only if it is at this version.")
+def rollback_(state: State, name: str, to: int, expect: int | None) -> None:
+    """A new version that equals version TO."""
+    with connected(state.settings) as client:
+        answer = client.ask("pipeline.rollback", name, PipelineRollback(name=name, to=to, expect=expect).to_dict())
+    result = answer.result or {}
+    state.output.say(f"{name} is at version {result['version']}, which equals version {to}")
+    state.output.data({"name": name, **result})
+    state.output.hint(f"penstock run {name} --watch")

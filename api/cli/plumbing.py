@@ -1,0 +1,118 @@
+"""Commands about the parts: one flow in the foreground, and the topics."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+import threading
+from pathlib import Path
+
+import click
+
+from api.cli.main import State, command
+from api.client import connected
+from catalog.projection import Projector
+from dataflows.runtime.flows import FLOWS, run_flows
+from dataflows.runtime.launcher import run_task
+from dataflows.runtime.site import Site
+from penstock.errors import NotFound, UsageError, did_you_mean
+from penstock.ids import new_id
+from penstock.topics.table import CONTROL, TOPICS, topic_named
+
+LOOK = 0.5
+
+
+@command(name="flow")
+@click.argument("names", nargs=-1, required=True)
+def flow_(state: State, names: tuple[str, ...]) -> int:
+    """One flow, or several in one process: control, projector, scheduler, worker; or `pipeline NAME`, one run of it.
+
+    A flow runs until it is stopped by SIGTERM or Ctrl-C. A control or scheduler flow waits while another one is active.
+    """
+    if names[0] == "pipeline":
+        return _one_run(state, names[1:])
+    for name in names:
+        if name not in FLOWS:
+            raise NotFound("there is no such flow", value=name, hint=did_you_mean(name, FLOWS) or f"one of {', '.join(FLOWS)}, pipeline")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Site(state.settings) as site:
+        state.output.say(f"{', '.join(names)}: in the foreground, Ctrl-C stops")
+        run_flows(names, site, stop)
+    return 0
+
+
+def _one_run(state: State, names: tuple[str, ...]) -> int:
+    """A run in this process, outside the control plane; the sink's fence keeps it apart from any other."""
+    if len(names) != 1:
+        raise UsageError("name one pipeline", where="flow pipeline", hint="penstock flow pipeline NAME")
+    with connected(state.settings, runs=False) as client:
+        pipeline = client.store.pipeline(names[0])
+        connections = {one.name: dict(one.connection) for one in client.store.connections()}
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        task = {
+            "run": new_id(), "attempt": 1, "uid": pipeline.uid, "kind": "pipeline", "pipeline": dict(pipeline.pipeline),
+            "connections": connections, "secrets": str(state.settings.secrets), "result": str(result),
+        }  # fmt: skip
+        code = run_task(task)
+        click.echo(json.dumps(json.loads(result.read_text())))
+    return code
+
+
+@command(name="topics")
+@click.argument("action", type=click.Choice(["list", "tail", "lag"]), default="list")
+@click.argument("topic", required=False)
+@click.option("--from", "begin", type=int, help="tail: from this offset on (default: the last 20).")
+@click.option("--follow", "-f", is_flag=True, help="tail: go on with what comes.")
+def topics_(state: State, action: str, topic: str | None, begin: int | None, *, follow: bool) -> None:
+    """The topics: `list` them, `tail TOPIC`, or show how far the catalog is behind (`lag`)."""
+    if action == "tail":
+        _tail(state, topic, begin, follow=follow)
+    elif action == "lag":
+        _lag(state)
+    else:
+        _list(state)
+
+
+def _list(state: State) -> None:
+    with connected(state.settings, runs=False) as client:
+        rows = [
+            (one.name, part, client.log.begin(one, part), client.log.end(one, part), one.retention_time or "for good")
+            for one in TOPICS.values()
+            for part in range(one.partitions)
+        ]
+    columns = ("topic", "#partition", "#begin", "#end", "kept")
+    state.output.table(columns, rows, empty="")
+    state.output.data([dict(zip(("topic", "partition", "begin", "end", "kept"), row, strict=True)) for row in rows])
+    state.output.hint("penstock topics tail control")
+
+
+def _tail(state: State, name: str | None, begin: int | None, *, follow: bool) -> None:
+    topic = topic_named(name or CONTROL.name)
+    with connected(state.settings, runs=False) as client:
+        at = {part: max(client.log.begin(topic, part), client.log.end(topic, part) - 20) if begin is None else begin
+              for part in range(topic.partitions)}  # fmt: skip
+        while True:
+            found = [one for part, offset in at.items() for one in client.log.read(topic, part, offset, 1000)]
+            for one in found:
+                click.echo(f"{one.partition}/{one.offset} {(one.message.key or b'').decode(errors='replace')} {one.message.value.decode(errors='replace')}")
+                at[one.partition] = one.offset + 1
+            if not found and not follow:
+                return
+            if not found:
+                client.log.wait(topic, 0, at[0], LOOK)
+
+
+def _lag(state: State) -> None:
+    with connected(state.settings, runs=False) as client:
+        end = client.log.end(CONTROL, 0)
+        with Projector(client.site.catalog_dsn) as projector:
+            position = projector.position()[0]
+        rows = [("catalog", position, end, end - position)]
+        rows += [(f"snapshot of {name}", one.offset, end, end - one.offset) for name, one in client.store.load_snapshots().items()]
+    state.output.table(("reader", "#position", "#end", "#behind"), rows, empty="")
+    state.output.data([dict(zip(("reader", "position", "end", "behind"), row, strict=True)) for row in rows])
+    state.output.hint("penstock events")

@@ -1,0 +1,134 @@
+"""Commands about a project's files: init, validate, apply, schema, settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+from pydantic import TypeAdapter
+
+from api.cli.main import State, command
+from api.client import Client, connected
+from api.demo.data import TABLES
+from api.starter import make_project
+from dataflows.job import refuse_what_is_missing
+from dataflows.transforms.offline import check_expressions
+from penstock.errors import NotFound, PenstockError, Refused, did_you_mean
+from penstock.models.connection import Connection
+from penstock.models.documents import Documents, read_documents, read_project
+from penstock.models.pipeline import Pipeline
+from penstock.models.policy import AgentPolicy
+from penstock.records.commands import ConnectionPut, PipelineApply, PolicyPublish
+from penstock.settings import FILE, PREFIX
+
+Files = tuple[Path, ...]
+
+
+def _documents(state: State, files: Files) -> Documents:
+    return read_documents(files) if files else read_project(state.settings.project)
+
+
+FILES = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+
+
+@command(name="validate")
+@FILES
+def validate_(state: State, files: Files) -> None:
+    """Check files without touching any system: keys, types, rules, SQL expressions. Default: all of the project."""
+    documents = _documents(state, files)
+    for pipeline in documents.pipelines:
+        check_expressions(pipeline)
+    notes = [note for pipeline in documents.pipelines if (note := _cannot_run(pipeline))]
+    state.output.data({"valid": True, "documents": len(documents), "notes": notes})
+    state.output.say(f"{len(documents)} documents are valid")
+    for note in notes:
+        state.output.say(f"[yellow]note:[/yellow] {note}")
+    state.output.hint("penstock apply")
+
+
+def _cannot_run(pipeline: Pipeline) -> str | None:
+    try:
+        refuse_what_is_missing(pipeline.name, pipeline.spec)
+    except Refused as error:
+        return str(error)
+    return None
+
+
+@command(name="apply")
+@FILES
+def apply_(state: State, files: Files) -> None:
+    """Make it so: all files are checked first, then connections, policies and pipelines are put in place, in this order."""
+    documents = _documents(state, files)
+    for pipeline in documents.pipelines:
+        check_expressions(pipeline)
+    with connected(state.settings) as client:
+        rows = put(client, documents)
+    state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
+    state.output.data([{"kind": kind, "name": name, "version": version, "change": change} for kind, name, version, change in rows])
+    names = [pipeline.name for pipeline in documents.pipelines]
+    state.output.hint(f"penstock run {names[0]} --watch" if names else "penstock list")
+
+
+def put(client: Client, documents: Documents) -> list[tuple[str, str, object, str]]:
+    """Send every document; what came of each."""
+    asked = [
+        *(("connection.put", name, ConnectionPut(name=name, connection=one.to_dict())) for name, one in documents.connections.items()),
+        *(("policy.publish", one.name, PolicyPublish(policy=one.to_dict(), origin="file")) for one in documents.policies),
+        *(("pipeline.apply", one.name, PipelineApply(pipeline=one.to_dict())) for one in documents.pipelines),
+    ]
+    rows: list[tuple[str, str, object, str]] = []
+    for type_, name, payload in asked:
+        try:
+            result = client.ask(type_, name, payload.to_dict()).result or {}
+        except PenstockError as error:
+            error.add_note(f"{len(rows)} of {len(asked)} documents were applied before this one")
+            raise
+        change = "changed" if result.get("changed") else "unchanged"
+        rows.append((type_.partition(".")[0], name, result.get("version") or str(result.get("hash", ""))[:12], change))
+    return rows
+
+
+KINDS = {"Pipeline": Pipeline, "AgentPolicy": AgentPolicy}
+
+
+@command(name="schema")
+@click.argument("kind")
+def schema_(state: State, kind: str) -> None:
+    """The JSON Schema of a KIND: Pipeline, AgentPolicy or connections. For editors, and always JSON."""
+    if kind == "connections":
+        found = TypeAdapter(dict[str, Connection]).json_schema()
+    elif kind in KINDS:
+        found = KINDS[kind].model_json_schema(by_alias=True)
+    else:
+        known = [*KINDS, "connections"]
+        raise NotFound("there is no such kind", value=kind, hint=did_you_mean(kind, known) or f"one of {', '.join(known)}")
+    click.echo(json.dumps(found, indent=2))
+
+
+@command(name="settings")
+def settings_(state: State) -> None:
+    """Every setting: its value, and whether it comes from the environment, from penstock.toml, or is the default."""
+    settings = state.settings
+    written = (settings.project / FILE).read_text() if (settings.project / FILE).exists() else ""
+    rows = []
+    for name, value in settings.shown().items():
+        variable = PREFIX + name.upper()
+        origin = variable if variable in os.environ else FILE if f"{name} " in written or f"{name}=" in written else "default"
+        rows.append((name, value, origin))
+    state.output.table(("setting", "value", "from"), rows, empty="")
+    state.output.data({name: {"value": value, "from": origin} for name, value, origin in rows})
+    state.output.hint("penstock doctor")
+
+
+@command(name="init")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--demo", is_flag=True, help="With the demo's data, TPC-H, in place of a small sample.")
+def init_(state: State, folder: Path, *, demo: bool) -> None:
+    """A project folder that runs as it is: settings, connections to sample databases on the embedded server, a pipeline, a policy."""
+    made = make_project(folder, demo=tuple(TABLES) if demo else ())
+    state.output.data({"project": str(folder), "files": [str(path) for path in made]})
+    state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")
+    state.output.hint(f"cd {folder} && penstock apply && penstock run orders --watch")
+

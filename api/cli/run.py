@@ -1,0 +1,115 @@
+"""Commands about runs: start one and watch it, list them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from api.cli.main import State, command
+from api.cli.pipelines import run_table
+from api.client import UP, Client, connected
+from catalog.entries import RunEntry
+from penstock.errors import PenstockError, kind_of
+from penstock.records.commands import RunStart
+from penstock.records.execution import RunProgress
+
+__all__ = ["bar", "finish", "start"]
+
+
+@command(name="run")
+@click.argument("name")
+@click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
+def run_(state: State, name: str, *, watch: bool) -> None:
+    """One run. Where `penstock up` does not run, it is waited for."""
+    with connected(state.settings, worker=True) as client:
+        run = start(client, name)
+        if not watch and client.log.holder(UP):
+            state.output.say(f"run {run} is asked for")
+            state.output.data({"run": run, "status": "queued"})
+            state.output.hint(f"penstock status {name}")
+            return
+        with bar(state, name, shown=watch) as show:
+            entry = finish(client, run, show)
+    state.output.data(entry)
+    taken = sum((entry.seconds or {}).values())
+    rate = f", {entry.counters['rows_out'] / taken:,.0f} rows/s" if taken and entry.counters.get("rows_out") else ""
+    state.output.say(f"{name}: {entry.counters.get('rows_out', 0):,} rows in {taken:.1f} s{rate}")
+    state.output.hint(f"penstock why {run}")
+
+
+def start(client: Client, name: str) -> str:
+    """Ask for a run; its id."""
+    answer = client.ask("run.start", name, RunStart(pipeline=name).to_dict())
+    return str((answer.result or {})["run"])
+
+
+def finish(client: Client, run: str, show: Callable[[RunProgress], None]) -> RunEntry:
+    """Follow the run to its end.
+
+    Raises:
+        PenstockError: of the kind that the run failed with.
+    """
+    for told in client.watch(run):
+        if isinstance(told, RunEntry):
+            if told.status != "completed":
+                raise _failure(told)
+            return told
+        show(told)
+    message = "a run that is followed ends with its entry"
+    raise AssertionError(message)
+
+
+def _failure(entry: RunEntry) -> PenstockError:
+    error = entry.error or {"code": "refused", "what": f"the run is {entry.status}", "hint": f"penstock status {entry.pipeline}"}
+    return kind_of(error["code"])(error["what"], where=error.get("where"), hint=error.get("hint"))
+
+
+@contextmanager
+def bar(state: State, name: str, *, shown: bool = True) -> Iterator[Callable[[RunProgress], None]]:
+    """A progress bar with rows, rate and time left, on a terminal; a line at each phase elsewhere."""
+    if not shown or state.output.as_json:
+        yield lambda _: None
+        return
+    if not state.output.console.is_terminal:
+        yield _Lines(state, name)
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]:>12,} rows"),
+        TextColumn("{task.fields[rate]:>9,.0f}/s"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=state.output.console, transient=True) as progress:
+        task = progress.add_task(name, total=None, rows=0, rate=0.0)
+
+        def show(told: RunProgress) -> None:
+            total = max(told.estimate or 0, told.rows_in) or None
+            progress.update(task, total=total, completed=told.rows_in, rows=told.rows_in)
+            progress.update(task, rate=progress.tasks[0].speed or 0.0, description=f"{name} ({told.phase})")
+
+        yield show
+
+
+class _Lines:
+    """A line at each phase, where nobody watches a bar."""
+
+    def __init__(self, state: State, name: str) -> None:
+        self._state, self._name, self._phase = state, name, ""
+
+    def __call__(self, told: RunProgress) -> None:
+        if told.phase != self._phase:
+            self._phase = told.phase
+            self._state.output.say(f"  {self._name}: {told.phase}, {told.rows_out:,} rows")
+
+
+@command(name="runs")
+@click.argument("name", required=False)
+@click.option("--limit", default=20, show_default=True, help="How many.")
+def runs_(state: State, name: str | None, limit: int) -> None:
+    """Runs, the latest first; of one pipeline with NAME."""
+    with connected(state.settings, runs=False) as client:
+        found = client.store.runs(pipeline=name, limit=limit).items
+    state.output.table(*run_table(found), empty="There was no run yet.")
+    state.output.data(found)
+    state.output.hint("penstock why RUN")

@@ -1,0 +1,58 @@
+"""`penstock up`: everything on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+import click
+
+from api.cli.main import State, command
+from api.client import UP
+from api.health import Health
+from catalog.database import engine
+from catalog.store import MetadataStore
+from dataflows.control import LOCK
+from dataflows.runtime.site import Site
+from dataflows.runtime.supervisor import Supervisor
+from penstock.errors import Refused
+
+LOOK = 0.25
+
+
+@command(name="up")
+@click.option("--port", type=click.IntRange(0, 65535), help="Where health and readiness are told (default: settings).")
+def up_(state: State, port: int | None) -> None:
+    """All in one: the embedded server if none is set, one process for control, projector and scheduler, and one worker.
+
+    Health is told at /healthz, readiness at /readyz, on loopback.
+    """
+    settings = state.settings
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Health(settings.host, settings.port if port is None else port) as health, Site(settings) as site:
+        with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
+            if not log.lock(UP, wait=False):
+                hint = "use it, or stop it first"
+                raise Refused("`penstock up` runs already for this project", where=str(settings.project), hint=hint)
+            supervisor = Supervisor(settings)
+            supervisor.start()
+            try:
+                _wait(stop, lambda: log.holder(LOCK) and any(w.status == "joined" for w in store.workers()), supervisor, state)
+                health.ready.set()
+                state.output.say(f"Penstock is up: {health.url}/readyz, logs in {settings.home / 'logs'}. Ctrl-C stops it.")
+                state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
+                _wait(stop, lambda: False, supervisor, state)
+            finally:
+                health.ready.clear()
+                supervisor.stop()
+    state.output.say("stopped")
+
+
+def _wait(stop: threading.Event, over: Callable[[], bool], supervisor: Supervisor, state: State) -> None:
+    while not stop.is_set() and not over():
+        for line in supervisor.check():
+            state.output.errors.print(f"[yellow]warning:[/yellow] {line}")
+        stop.wait(LOOK)

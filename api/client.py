@@ -1,0 +1,120 @@
+"""Asking the installation for something: a command onto the log, and its answer out of the catalog."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from catalog.database import engine
+from catalog.entries import Command, RunEntry
+from catalog.store import MetadataStore
+from dataflows.control import LOCK
+from dataflows.runtime.site import Site
+from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
+from penstock.clock import now
+from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, Unavailable, kind_of
+from penstock.ids import command_id, new_id
+from penstock.records import Record, encode, records_of
+from penstock.records.execution import RunProgress
+from penstock.settings import Settings
+from penstock.telemetry import span
+from penstock.topics.partitioner import partition_of
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL, METRICS
+
+__all__ = ["UP", "Client", "connected"]
+
+UP: Final = "up"
+"""The name of the lock that ``penstock up`` holds: then everything runs, and a command starts nothing of its own."""
+
+ANSWER_SECONDS: Final = 60.0
+LOOK: Final = 0.25
+
+
+class Client:
+    """One user of an installation. For one thread."""
+
+    def __init__(self, site: Site, log: PostgresLog, store: MetadataStore) -> None:
+        self.site, self.log, self.store = site, log, store
+        self.actor = f"user:{getpass.getuser()}"
+
+    def ask(self, type_: str, key: str, payload: Mapping[str, Any], *, idempotency_key: str | None = None) -> Command:
+        """Send a command and wait until it is applied.
+
+        Raises:
+            PenstockError: of the kind that refused it, with its exit code.
+            Unavailable: no answer came in time; the command stays on the log.
+        """
+        with span(type_, subject=key) as current:
+            id_ = command_id(self.actor, idempotency_key) if idempotency_key else new_id()
+            record = Record(
+                id=id_, kind="command", type=type_, key=key, at=now(), actor=self.actor, payload=dict(payload),
+                traceparent=current.traceparent,
+            )  # fmt: skip
+            self.log.append(CONTROL, [encode(record)])
+            answered = self.store.wait_command(id_, ANSWER_SECONDS)
+        if answered.status == "refused":
+            raise refused(answered.refusal or {})
+        return answered
+
+    def watch(self, run: str) -> Iterator[RunProgress | RunEntry]:
+        """Follow a run: its progress as it comes, and the entry of the run once it has ended."""
+        part = partition_of(run.encode(), METRICS.partitions)
+        at = self.log.begin(METRICS, part)
+        while True:
+            entry = self._run(run)
+            stored = self.log.read(METRICS, part, at, 1000)
+            at = stored[-1].offset + 1 if stored else at
+            lines = [record for _, record in records_of(stored) if record.key == run and record.type == "run.progress"]
+            if lines:
+                yield RunProgress.parse(lines[-1].payload)
+            if entry is not None and entry.status not in {"queued", "running"}:
+                yield entry
+                return
+            self.log.wait(METRICS, part, at, LOOK)
+
+    def _run(self, run: str) -> RunEntry | None:
+        with suppress(NotFound):
+            return self.store.run(run)
+        return None
+
+
+def refused(refusal: Mapping[str, Any]) -> PenstockError:
+    """The error that a refusal tells of."""
+    kind = kind_of(refusal["code"])
+    issues = [Issue(issue["path"], issue["message"]) for issue in refusal.get("issues", ())]
+    if issubclass(kind, InvalidDocument):
+        return kind(issues or [Issue("", refusal["what"])], hint=refusal.get("hint"))
+    return kind(refusal["what"], hint=refusal.get("hint"))
+
+
+@contextmanager
+def connected(settings: Settings, *, worker: bool = False, runs: bool = True) -> Iterator[Client]:
+    """A client of the installation; what has to run for it is started, and stopped again, unless ``penstock up`` runs.
+
+    With `runs` false nothing is started: for those who only read.
+    """
+    with Site(settings) as site, site.open_log("client") as log, MetadataStore(engine(site.catalog_dsn)) as store:
+        supervisor = Supervisor(settings, (BRAIN, WORKER) if worker else (BRAIN,))
+        own = runs and not log.holder(UP)
+        try:
+            if own:
+                supervisor.start()
+                _wait_for_brain(log, supervisor, settings)
+            yield Client(site, log, store)
+        finally:
+            if own:
+                supervisor.stop()
+
+
+def _wait_for_brain(log: PostgresLog, supervisor: Supervisor, settings: Settings) -> None:
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not log.holder(LOCK):
+        deaths = supervisor.check()
+        if time.monotonic() > deadline or len(deaths) > 0 and not supervisor.pids():
+            hint = f"see {settings.home / 'logs' / 'control.log'}"
+            raise Unavailable("the control process does not start", hint=hint)
+        time.sleep(LOOK / 10)

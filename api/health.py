@@ -1,0 +1,63 @@
+"""Health and readiness over HTTP, for whoever looks after the process: `/healthz` and `/readyz`, nothing else."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from penstock.errors import PortInUse, SettingsError
+
+__all__ = ["Health"]
+
+
+class Health:
+    """Answers while entered; `ready` says what `/readyz` tells.
+
+    Raises:
+        PortInUse: another process listens there.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.ready = threading.Event()
+        ready = self.ready
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+                well = {"/healthz": True, "/readyz": ready.is_set()}.get(self.path)
+                status, text = (404, b"not found\n") if well is None else (200, b"ok\n") if well else (503, b"not ready\n")
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing: a probe comes every few seconds."""
+
+        where = f"{host}:{port}"
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                hint = "choose another one by --port or PENSTOCK_PORT, 0 for a free one"
+                raise PortInUse("another process listens on this port", where=where, hint=hint) from error
+            raise SettingsError(f"cannot listen: {error.strerror}", where=where, hint="set PENSTOCK_HOST and PENSTOCK_PORT") from error
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
