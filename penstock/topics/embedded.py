@@ -38,6 +38,7 @@ USER: Final = "penstock"
 PATIENCE: Final = 60.0
 """Seconds that a start or stop may take before it is an error."""
 
+_FULL: Final = ("No space left on device", "Disk quota exceeded", "Check free disk space")
 _TELLING: Final = re.compile(r"(?:LOG|ERROR|FATAL|PANIC|error): +(.*)")
 """What is worth repeating of what the programs say."""
 
@@ -75,7 +76,8 @@ class EmbeddedServer:
     home, or `nobody`); without root it is always the caller's own. `configuration` overrides the server's settings.
 
     Where that account cannot reach `home` (below a folder of mode 0700, say), the data live under
-    /var/lib/penstock instead and `home` holds a file, MOVED, that says where.
+    /var/lib/penstock instead and `home` holds a file, MOVED, that says where. Moving the project keeps them; a copy of
+    the project shares them until its MOVED is deleted.
     """
 
     def __init__(
@@ -233,7 +235,7 @@ class EmbeddedServer:
 
     def _failure(self, problem: str, before: int) -> Unavailable:
         said = self._log.read_bytes()[before:].decode(errors="replace")
-        if "No space left on device" in said or "Disk quota exceeded" in said:
+        if any(sign in said for sign in _FULL):
             return OutOfSpace(problem, where=str(self.home), hint="the disk is full: free some space, then try again")
         telling = " / ".join(found[1] for found in _TELLING.finditer(said))
         return Unavailable(problem, where=str(self.home), hint=f"{telling[-500:] or said[-500:]} (see {self._log})")

@@ -53,9 +53,10 @@ _BATCHES: Final = sql.SQL(
         count integer NOT NULL,
         size integer NOT NULL,
         high timestamptz NOT NULL,
-        body bytea STORAGE EXTERNAL NOT NULL,
+        body bytea NOT NULL,
         PRIMARY KEY ({key})
     ) {how};
+    ALTER TABLE {table} ALTER COLUMN body SET STORAGE EXTERNAL;
     CREATE INDEX IF NOT EXISTS {by_time} ON {table} (part, high, first)
     """
 )

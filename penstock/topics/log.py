@@ -57,7 +57,7 @@ class TopicLog(Protocol):
     def append(
         self, topic: Topic, messages: Sequence[Message], *, partition: int | None = None
     ) -> list[tuple[int, int]]:
-        """Append, and return each message's (partition, offset) in order.
+        """Append, and return each message's (partition, offset) in order. Raises LogError for a time without a zone.
 
         With `partition` the call is atomic and its messages are neighbours. Without, messages are spread by the hash
         of their key, atomically for each partition; those without a key go to one partition, another at each call.

@@ -6,6 +6,7 @@ permission is ever changed above our own folders; the data then live elsewhere, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -13,6 +14,7 @@ import pwd
 import re
 import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
@@ -93,15 +95,18 @@ def account_for(home: Path, user: str | None) -> Account:
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid(), other=False)
     try:
-        entry = pwd.getpwnam(user) if user else pwd.getpwuid(_owner(home) or pwd.getpwnam("nobody").pw_uid)
+        entry = pwd.getpwnam(user) if user else _owner(home) or pwd.getpwnam("nobody")
     except KeyError as error:
         raise NotFound("no such account for the embedded server", value=user) from error
     return Account(entry.pw_uid, entry.pw_gid, other=True)
 
 
-def _owner(home: Path) -> int:
-    """Who owns the home, or else the nearest folder above it that exists."""
-    return next(folder.stat().st_uid for folder in (home, *home.parents) if folder.exists())
+def _owner(home: Path) -> pwd.struct_passwd | None:
+    """Who owns the home, or else the nearest folder above it that exists; None for root and for an unnamed user."""
+    uid = next(folder.stat().st_uid for folder in (home, *home.parents) if folder.exists())
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid) if uid else None
+    return None
 
 
 def place_for(home: Path, account: Account) -> Place:
@@ -129,18 +134,32 @@ def system_error(error: OSError, home: Path) -> Unavailable:
 
 def _reachable(home: Path, account: Account) -> Path:
     pointer = home / POINTER
-    if pointer.exists():
-        root = Path(pointer.read_text().strip())
-        _private(root, account)
-        return root
-    _private(home, account)
-    if account.can_enter(home):
-        return home
-    root = ELSEWHERE / _digest(home)
-    ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if not pointer.exists():
+        _private(home, account)
+        if account.can_enter(home):
+            return home
+        _point(pointer, account)
+    root = Path(pointer.read_text().strip())
+    if not root.is_dir():
+        hint = f"bring that folder back, or delete {pointer} to begin with nothing"
+        raise Unavailable("the embedded server's data are gone", where=str(pointer), value=str(root), hint=hint)
     _private(root, account)
-    pointer.write_text(f"{root}\n")
     return root
+
+
+def _point(pointer: Path, account: Account) -> None:
+    """Make a folder elsewhere and name it in `pointer`, whole and once, whoever else tries."""
+    ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix="server-", dir=ELSEWHERE))
+    account.own(root)
+    draft = pointer.with_name(root.name)
+    draft.write_text(f"{root}\n")
+    try:
+        os.link(draft, pointer)
+    except FileExistsError:
+        root.rmdir()
+    finally:
+        draft.unlink()
 
 
 def _private(folder: Path, account: Account) -> None:

@@ -81,9 +81,10 @@ _HOLDER: Final = """
 class PostgresLog:
     """A TopicLog in the database at `dsn`.
 
-    It is one session, which appends, reads, listens and holds the locks. When that is lost the object stays unusable,
-    because its locks are lost with it: make a new one. An append that was under way then may or may not have been
-    taken; `TopicLog` says what a caller does about it.
+    It is one session, which appends, reads, listens and holds the locks; so the DSN must lead to the server itself, not
+    to a pool that shares sessions. When the session is lost the object stays unusable, because its locks are lost with
+    it: make a new one. An append that was under way then may or may not have been taken; `TopicLog` says what a caller
+    does about it.
     """
 
     def __init__(self, dsn: str, *, name: str = "log") -> None:
@@ -279,6 +280,8 @@ def _row(topic: Topic, part: int, batch: list[Message]) -> dict[str, object]:
         hint = f"append at most {APPEND_BYTES} bytes at once"
         raise LogError("too much for one append", where=f"{topic.name}/{part}", value=len(body), hint=hint)
     times = [message.at for message in batch]
+    if any(at.tzinfo is None for at in times):
+        raise LogError("a message's time has no zone", where=f"{topic.name}/{part}", hint="give it in UTC")
     return {
         "topic": topic.name,
         "part": part,

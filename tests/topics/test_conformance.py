@@ -104,6 +104,12 @@ def test_two_logs_see_the_same(open_log: Callable[[], TopicLog]) -> None:
     assert values(open_log()) == [b"one"]
 
 
+def test_a_time_without_a_zone_is_refused(log: TopicLog) -> None:
+    with pytest.raises(LogError, match="no zone"):
+        log.append(CONTROL, [said(), said(at=START.replace(tzinfo=None))])
+    assert log.end(CONTROL, 0) == 0
+
+
 # -- topics and partitions --
 
 

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import util
 from pathlib import Path
 
@@ -258,7 +259,7 @@ def test_locks_left_behind_need_nobody(server: EmbeddedServer) -> None:
     assert remembers(server)
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("moment", [0.0, 0.6])
 def test_an_owner_killed_while_it_makes_the_data(fresh: EmbeddedServer, run: Run, moment: float) -> None:
     owner = run("serve", fresh.home)
     deadline = time.monotonic() + 20
@@ -302,12 +303,25 @@ def test_a_home_that_the_servers_account_cannot_reach(base: Path, run: Run, monk
     with server.lease():
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         assert server.pid is not None
-        where = (home / "MOVED").read_text().strip() if ROOT else str(home)
-        assert (Path(where) / "data").is_dir()
+        where = Path((home / "MOVED").read_text().strip()) if ROOT else home
+        assert (where / "data").is_dir()
         another = run("serve", home)
         assert int(line(another)) == server.pid
         another.communicate(timeout=20)
-    assert server.pid is None
+    assert EmbeddedServer(home).pid is None
+    shutil.rmtree(where)
+    if ROOT:
+        with pytest.raises(Unavailable, match=r"data are gone, got .*; bring that folder back"):
+            EmbeddedServer(home).ensure()
+
+
+def test_processes_that_move_at_once_agree_on_the_place(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "ELSEWHERE", base / "agreed")
+    pointer = base / "pointer"
+    account = place.account_for(base, None)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: place._point(pointer, account), range(8)))
+    assert [str(folder) for folder in (base / "agreed").iterdir()] == [pointer.read_text().strip()]
 
 
 def test_a_home_with_a_long_or_odd_path_gets_a_short_socket(base: Path) -> None:

@@ -111,6 +111,6 @@ def test_a_log_reads_like_plain_lists(open_log: Callable[[], TopicLog], small: T
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

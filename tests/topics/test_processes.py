@@ -23,6 +23,7 @@ from penstock.topics.embedded import EmbeddedServer
 from penstock.topics.postgres import PostgresLog
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+LONG = (pytest.mark.chaos, pytest.mark.timeout(900))
 Run = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -54,10 +55,12 @@ def test_writers_and_readers_in_processes_agree_on_one_order(control: PostgresLo
         assert [v for v in values if v.startswith(f"writer-{n} ")] == [f"writer-{n} {i}" for i in range(400)]
 
 
-def test_writers_killed_at_any_moment_lose_nothing_acknowledged(control: PostgresLog, database: str, run: Run) -> None:
+@pytest.mark.parametrize("rounds", [8, pytest.param(200, marks=LONG)])
+def test_writers_killed_at_any_moment_lose_nothing_acknowledged(
+    control: PostgresLog, database: str, run: Run, rounds: int
+) -> None:
     pauses = random.Random(7)
     acknowledged: dict[str, int] = {}
-    rounds = 12
     for n in range(rounds):
         writer = run("append", database, f"writer-{n}", 100_000, 3)
         assert writer.stdout is not None
@@ -98,7 +101,8 @@ def own() -> Iterator[EmbeddedServer]:
     shutil.rmtree(home)
 
 
-def test_a_server_killed_at_any_moment_loses_nothing_acknowledged(own: EmbeddedServer) -> None:
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=LONG)])
+def test_a_server_killed_at_any_moment_loses_nothing_acknowledged(own: EmbeddedServer, rounds: int) -> None:
     with PostgresLog(own.dsn("log")) as log:
         log.create(CONTROL)
     acknowledged: dict[bytes, int] = {}
@@ -116,7 +120,7 @@ def test_a_server_killed_at_any_moment_loses_nothing_acknowledged(own: EmbeddedS
                     return
                 acknowledged[message.value] = offset
 
-    for n in range(5):
+    for n in range(rounds):
         threads = [threading.Thread(target=write, args=[f"{n}-{m}"]) for m in range(2)]
         for thread in threads:
             thread.start()
