@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,9 +29,7 @@ def pg() -> Iterator[EmbeddedServer]:
     try:
         yield server
     finally:
-        server.stop()
-        server.release()
-        shutil.rmtree(home)
+        server.remove()
 
 
 @pytest.fixture(scope="session")

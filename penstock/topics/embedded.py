@@ -127,6 +127,21 @@ class EmbeddedServer:
         with self._start_lock():
             self._stop()
 
+    def remove(self) -> None:
+        """Stop the server and delete everything it kept, leases of this object too; for when nobody else uses it."""
+        with self._start_lock():
+            self._stop()
+            while self._leases:
+                os.close(self._leases.pop())
+            for folder in {self._where()[1].root, self._where()[1].socket, self.home}:
+                shutil.rmtree(folder, ignore_errors=True)
+            self._found = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the data, the server's log and the locks really are."""
+        return self._where()[1].root
+
     @property
     def pid(self) -> int | None:
         """The server's process id, or None when no server runs."""

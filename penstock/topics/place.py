@@ -12,6 +12,7 @@ import hashlib
 import os
 import pwd
 import re
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -25,6 +26,8 @@ __all__ = ["Account", "Place", "account_for", "place_for", "system_error"]
 
 ELSEWHERE: Final = Path("/var/lib/penstock")
 POINTER: Final = "MOVED"
+OWNER: Final = "HOME"
+"""Says, in a folder elsewhere, whose it is."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./+-]+")
 _SOCKET_ROOM: Final = 90
 """Bytes of a socket's folder: 107 for the whole path, less ``/.s.PGSQL.5432.lock``."""
@@ -152,12 +155,13 @@ def _point(pointer: Path, account: Account) -> None:
     ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="server-", dir=ELSEWHERE))
     account.own(root)
+    (root / OWNER).write_text(f"{pointer.parent}\n")
     draft = pointer.with_name(root.name)
     draft.write_text(f"{root}\n")
     try:
         os.link(draft, pointer)
     except FileExistsError:
-        root.rmdir()
+        shutil.rmtree(root)
     finally:
         draft.unlink()
 

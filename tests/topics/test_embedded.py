@@ -303,13 +303,13 @@ def test_a_home_that_the_servers_account_cannot_reach(base: Path, run: Run, monk
     with server.lease():
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         assert server.pid is not None
-        where = Path((home / "MOVED").read_text().strip()) if ROOT else home
-        assert (where / "data").is_dir()
+        assert (server.folder / "data").is_dir()
+        assert (server.folder == home) is not ROOT
         another = run("serve", home)
         assert int(line(another)) == server.pid
         another.communicate(timeout=20)
     assert EmbeddedServer(home).pid is None
-    shutil.rmtree(where)
+    shutil.rmtree(server.folder)
     if ROOT:
         with pytest.raises(Unavailable, match=r"data are gone, got .*; bring that folder back"):
             EmbeddedServer(home).ensure()
@@ -330,7 +330,19 @@ def test_a_home_with_a_long_or_odd_path_gets_a_short_socket(base: Path) -> None:
     with server.lease():
         sockets = Path(server.dsn("x").partition("host=")[2].split()[0])
         assert len(str(sockets / ".s.PGSQL.5432.lock")) <= 107
-    shutil.rmtree(sockets)
+    server.remove()
+    assert not sockets.exists()
+
+
+def test_removing_leaves_nothing(fresh: EmbeddedServer, run: Run) -> None:
+    fresh.ensure()
+    before, folder = fresh.pid, fresh.folder
+    fresh.remove()
+    assert before is not None
+    assert not folder.exists()
+    assert not fresh.home.exists()
+    fresh.ensure()
+    assert fresh.pid not in {None, before}
 
 
 def test_it_works_for_a_plain_user(base: Path, run: Run) -> None:

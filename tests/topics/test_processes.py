@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -97,8 +96,7 @@ def own() -> Iterator[EmbeddedServer]:
     server.acquire()
     server.create_database("log")
     yield server
-    server.release()
-    shutil.rmtree(home)
+    server.remove()
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=LONG)])
