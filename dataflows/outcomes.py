@@ -96,7 +96,7 @@ class Outcomes:
 
 
 def _attempt(assigned: Record) -> dict[str, Any]:
-    return {name: assigned.payload[name] for name in ("task", "attempt", "worker")}
+    return {name: assigned.payload[name] for name in ("task", "run", "attempt", "worker") if name in assigned.payload}
 
 
 def _crash(ended: Ended) -> Error:

@@ -65,9 +65,13 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event) -> None:
     told = op.stateful_batch("work", op.merge("worker_all", begin, batches), lambda _: logic)
     kinds = op.branch("measured", told, lambda item: item[1][0])
     for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):
-        messages = op.map_value(f"{step}_messages", items, lambda pair: pair[1])
-        open_log = (lambda: log) if topic is CONTROL else (lambda: site.open_log(f"worker-metrics-{name}"))
-        op.output(step, messages, TopicSink(open_log, topic))
+        messages = op.map(f"{step}_messages", items, lambda item: _keyed(item[1][1]))
+        op.output(step, messages, TopicSink(lambda: log, topic))
+
+
+def _keyed(messages: list[Message]) -> tuple[str, list[Message]]:
+    """Messages of one key, with it: it says which partition they go to."""
+    return (messages[0].key or b"").decode(), messages
 
 
 Output = tuple[bool, list[Message]]

@@ -166,6 +166,9 @@ def finish(session: Session, where: str) -> None:
     connection, wrong = session.pgconn, None
     with translated(where):
         while (result := connection.get_result()) is not None:
+            if result.status in {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT}:
+                message = "a COPY is still open"
+                raise AssertionError(message)
             if result.status in {pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE}:
                 wrong = wrong or result_error(result, where)
     if wrong is not None:

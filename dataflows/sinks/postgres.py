@@ -76,15 +76,23 @@ class PostgresWriter:
             self._session = None
 
     def idle(self) -> None:
-        """Called while no chunk comes: raise if the server has ended the session or the COPY."""
+        """Called while no chunk comes: raise if the server has ended the session, or refused what it got.
+
+        Inside a COPY the server says nothing unless something is wrong, and libpq reads what it says only when the COPY
+        is ended: so the COPY is given up as soon as anything can be read.
+        """
         connection = self._live.pgconn
         if not select.select([connection.socket], [], [], 0)[0]:
             return
         with translated(self.where):
             connection.consume_input()
-        if self._open is not None and not connection.is_busy():
+            if self._open is not None:
+                connection.put_copy_end(b"given up: the server has something to say")
+        if self._open is not None:
+            self._flush()
+            connection.nonblocking = 0
             finish(self._live, self.where)
-        if connection.status != pq.ConnStatus.OK:
+        if connection.status != pq.ConnStatus.OK or self._open is not None:
             raise Unreachable("the session was ended by the server", where=self.where, hint="try again")
 
     def write(self, chunk: Chunk) -> None:

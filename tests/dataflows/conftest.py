@@ -72,7 +72,7 @@ def launchers() -> Iterator[Launchers]:
     root = str(Path(__file__).parents[2])
     made = subprocess.Popen(
         [sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": root},
+        env=os.environ | {"PYTHONPATH": root, "POLARS_MAX_THREADS": "1"},
     )  # fmt: skip
     launchers = Launchers(made)
     yield launchers

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from penstock.failpoints import POINTS
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Copy, Launchers
 
 SPLITS = 3
 
@@ -29,33 +35,66 @@ def test_there_are_enough_cuts() -> None:
     assert len(CUTS) >= 40
 
 
-@pytest.mark.parametrize("arrow", [False, True], ids=["raw", "arrow"])
+def survives(copy: Callable[..., Copy], launchers: Launchers, write: str, cut: str, *, arrow: bool, same: bool) -> None:
+    """Kill a run at `cut`, run it again (or a new one), and compare the target with the source."""
+    made = copy(write, arrow=arrow)
+    killed = launchers.run(made.task("r1"), f"{cut}=kill")
+    assert killed == {"killed": signal.SIGKILL} or (write, cut) == ("append", "prepare.shadow_made"), cut
+    if not same:
+        made.add(3)
+    again = launchers.run(made.task("r1" if same else "r2", attempt=2))
+    assert again["status"] == "completed", (cut, again)
+    assert made.differences() == {"lost": 0, "doubled": 0}, cut
+    assert made.leftovers() == 0, cut
+    counters = again["counters"]
+    assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"]
+    if same:
+        assert counters["rows_in"] == made.value(f"SELECT count(*) FROM {made.target}"), cut
+
+
+QUICK = [
+    ("append", True, True, CUTS), ("replace", False, True, CUTS), ("append", False, False, CUTS[::3]),
+    ("replace", True, False, CUTS[1::3]),
+]  # fmt: skip
+LONG = [(write, arrow, same, CUTS) for write in ("append", "replace") for arrow in (False, True) for same in (False, True)]
+
+
+@pytest.mark.parametrize(("write", "arrow", "same", "cuts"), QUICK, ids=["append-arrow", "replace-raw", "append-raw-new", "replace-arrow-new"])
+def test_killed_at_every_cut_and_run_again(
+    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool, same: bool, cuts: tuple[str, ...]  # noqa: FBT001
+) -> None:
+    for cut in cuts:
+        survives(copy, launchers, write, cut, arrow=arrow, same=same)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("write", "arrow", "same", "cuts"), LONG)
+def test_killed_at_every_cut_in_every_mode(
+    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool, same: bool, cuts: tuple[str, ...]  # noqa: FBT001
+) -> None:
+    for cut in cuts:
+        survives(copy, launchers, write, cut, arrow=arrow, same=same)
+
+
+@pytest.mark.chaos
 @pytest.mark.parametrize("write", ["append", "replace"])
-@pytest.mark.parametrize("resume", ["same run", "new run"])
-def test_killed_at_every_cut_and_run_again(copy: Callable, launchers, write: str, arrow: bool, resume: str) -> None:
-    for cut in CUTS if resume == "same run" else CUTS[::4]:
-        made = copy(write, arrow=arrow)
-        if write == "replace" and cut in {"prepare.shadow_made"}:
-            made.session.execute(f"INSERT INTO {made.target} VALUES (-1, 'old', 0, now())")
-        assert launchers.run(made.task("r1"), f"{cut}=kill") == {"killed": signal.SIGKILL} or never_met(cut, write), cut
-        if resume == "new run":
-            made.add(3)
-        again = launchers.run(made.task("r1" if resume == "same run" else "r2", attempt=2))
-        assert again["status"] == "completed", (cut, again)
-        assert made.differences() == {"lost": 0, "doubled": 0}, cut
-        assert made.leftovers() == 0, cut
-        counters = again["counters"]
-        assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"]
-        if resume == "same run":
-            assert counters["rows_in"] == made.value(f"SELECT count(*) FROM {made.target}"), cut
-        assert made.value(f"SELECT sum(rows_in) FROM w._penstock_positions WHERE pipeline = '{made.uid}'") >= counters["rows_in"]
+@pytest.mark.parametrize("arrow", [False, True], ids=["raw", "arrow"])
+def test_killed_at_random_again_and_again(copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool) -> None:  # noqa: FBT001
+    chance = random.Random(7)  # noqa: S311 - for the moments of kills
+    for _ in range(15):
+        made = copy(write, arrow=arrow, split_rows=30)
+        for attempt in range(1, 6):
+            pid = launchers.start(made.task("r1", attempt=attempt))
+            launchers.wait(pid, chance.uniform(0.02, 0.4))
+            if pid in launchers.alive:
+                os.kill(pid, signal.SIGKILL)
+                launchers.wait(pid)
+        assert launchers.run(made.task("r1", attempt=9))["status"] == "completed"
+        assert made.differences() == {"lost": 0, "doubled": 0}
+        assert made.leftovers() == 0
 
 
-def never_met(cut: str, write: str) -> bool:
-    return write == "append" and cut == "prepare.shadow_made"
-
-
-def test_a_finished_run_is_not_run_again(copy: Callable, launchers) -> None:
+def test_a_finished_run_is_not_run_again(copy: Callable[..., Copy], launchers: Launchers) -> None:
     for write in ("append", "replace"):
         made = copy(write)
         first = launchers.run(made.task("r1"))
@@ -66,7 +105,7 @@ def test_a_finished_run_is_not_run_again(copy: Callable, launchers) -> None:
         assert made.differences() == {"lost": 2, "doubled": 0}
 
 
-def test_append_moves_only_what_is_new(copy: Callable, launchers) -> None:
+def test_append_moves_only_what_is_new(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     launchers.run(made.task("r1"))
     assert launchers.run(made.task("r2"))["counters"]["rows_in"] == 0
@@ -75,7 +114,7 @@ def test_append_moves_only_what_is_new(copy: Callable, launchers) -> None:
     assert made.differences() == {"lost": 0, "doubled": 0}
 
 
-def test_an_older_run_that_comes_back_is_fenced(copy: Callable, launchers) -> None:
+def test_an_older_run_that_comes_back_is_fenced(copy: Callable[..., Copy], launchers: Launchers) -> None:
     for write in ("append", "replace"):
         made = copy(write)
         assert "killed" in launchers.run(made.task("r1"), "commit.done:1=kill")
@@ -85,7 +124,7 @@ def test_an_older_run_that_comes_back_is_fenced(copy: Callable, launchers) -> No
         assert made.differences() == {"lost": 0, "doubled": 0}
 
 
-def test_two_processes_killed_and_run_again_by_one(copy: Callable, launchers) -> None:
+def test_two_processes_killed_and_run_again_by_one(copy: Callable[..., Copy], launchers: Launchers) -> None:
     for write, cut in (("append", "commit.before_fence:1"), ("replace", "commit.sent:2")):
         made = copy(write, arrow=True, workers=2, split_rows=100)
         broken = launchers.run(made.task("r1"), f"{cut}=kill")

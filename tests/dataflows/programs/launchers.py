@@ -18,13 +18,14 @@ import polars as pl
 import pyarrow.csv
 
 import dataflows.pipeline
+import dataflows.transforms.expressions
 from dataflows.postgres.session import Session, one_message
 from dataflows.runtime import launcher
 from dataflows.sinks import postgres as sink
 from dataflows.sinks.positions import Positions
 from penstock import failpoints
 
-LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline)
+LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline, dataflows.transforms.expressions)
 TICK = 0.005
 
 
@@ -43,6 +44,7 @@ def run(order: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    os.environ[failpoints.VARIABLE] = order.get("failpoint") or ""  # for its children
     failpoints.arm(order.get("failpoint"))
     for name in order.get("without", ()):
         WITHOUT[name]()

@@ -1,0 +1,106 @@
+"""A run that was taken for dead, stopped anywhere and woken after its successor, changes nothing any more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Copy, Launchers
+
+EXACT = {"lost": 0, "doubled": 0}
+STOPS = (
+    "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
+    "commit.before_fence:1", "commit.sent:1", "commit.done:0", "flow.end", "publish.begin", "publish.done",
+)  # fmt: skip
+HOLDING_LOCKS = ("prepare.claiming", "publish.locked", "publish.moved")
+
+
+def outcome(task: dict[str, Any]) -> dict[str, Any]:
+    """What the result file holds."""
+    return dict(json.loads(Path(task["result"]).read_text()))
+
+
+def stopped(launchers: Launchers, task: dict[str, Any], point: str, without: tuple[str, ...] = ()) -> int:
+    pid = launchers.start(task, f"{point}=stop", without)
+    assert launchers.wait(pid) == {"stopped": True}, point
+    return pid
+
+
+def woken(launchers: Launchers, pid: int, task: dict[str, Any]) -> dict[str, Any]:
+    os.kill(pid, signal.SIGCONT)
+    assert launchers.wait(pid)["code"] in {0, 1}
+    return outcome(task)
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+@pytest.mark.parametrize("same", [True, False], ids=["same run", "new run"])
+def test_a_zombie_woken_after_its_successor_finished(
+    copy: Callable[..., Copy], launchers: Launchers, write: str, same: bool  # noqa: FBT001
+) -> None:
+    for at, point in enumerate(STOPS + HOLDING_LOCKS[: 3 if same else 1]):
+        made = copy(write, arrow=at % 2 == 1)
+        task = made.task("r1")
+        zombie = stopped(launchers, task, point)
+        successor = launchers.run(made.task("r1" if same else "r2", attempt=2))
+        assert successor["status"] == "completed", (point, successor)
+        assert made.differences() == EXACT, point
+        late = woken(launchers, zombie, task)
+        assert late["status"] in {"fenced", "failed"} or point == "publish.done", (point, late)
+        assert made.differences() == EXACT, point
+        assert made.leftovers() == 0, point
+
+
+def doubled_by_a_zombie(copy: Callable[..., Copy], launchers: Launchers, *without: str) -> tuple[int, str]:
+    """Rows that a zombie doubles which wakes just before its fence, in `append`, while nobody ends its session."""
+    made = copy("append")
+    task = made.task("r1")
+    zombie = stopped(launchers, task, "commit.before_fence:0", without)
+    assert launchers.run(made.task("r1", attempt=2), without=("ending",))["status"] == "completed"
+    assert made.differences() == EXACT
+    late = woken(launchers, zombie, task)
+    assert made.differences()["lost"] == 0
+    return made.differences()["doubled"], late["status"]
+
+
+def test_the_fence_alone_keeps_a_zombie_from_doubling(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    assert doubled_by_a_zombie(copy, launchers) == (0, "fenced")
+
+
+def test_without_the_fence_the_same_zombie_doubles_its_split(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    doubled, _ = doubled_by_a_zombie(copy, launchers, "fence")
+    assert doubled >= 200
+
+
+def test_a_zombie_between_the_fence_and_the_commit(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    """It holds the locks that its successor needs: they are had by ending its session, and its split is done again."""
+    for write in ("append", "replace"):
+        made = copy(write)
+        task = made.task("r1")
+        zombie = stopped(launchers, task, "commit.sent", ("single_message",))
+        assert launchers.run(made.task("r1", attempt=2))["status"] == "completed"
+        assert made.differences() == EXACT
+        assert woken(launchers, zombie, task)["status"] in {"failed", "fenced"}
+        assert made.differences() == EXACT
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+@pytest.mark.parametrize("same", [True, False], ids=["same run", "two runs"])
+def test_two_launchers_at_once(copy: Callable[..., Copy], launchers: Launchers, write: str, same: bool) -> None:  # noqa: FBT001
+    for _ in range(3):
+        made = copy(write, split_rows=50)
+        tasks = [made.task("r1"), made.task("r1" if same else "r2")]
+        pids = [launchers.start(task) for task in tasks]
+        for pid in pids:
+            assert launchers.wait(pid)["code"] in {0, 1}
+        ends = [outcome(task) for task in tasks]
+        if not any(end["status"] == "completed" for end in ends):
+            assert launchers.run(made.task("r3"))["status"] == "completed", ends
+        assert made.differences() == EXACT, ends
+        assert all(end["status"] == "completed" or end["error"]["code"] in {"fenced", "unavailable"} for end in ends), ends
