@@ -1,14 +1,16 @@
 """The fold: one agent, one pass over the log, the same outcome each time.
 
-For each record that counts and is not the agent's own: ``decide`` on the state before it, ``evolve`` by it, ``evolve`` by
-each record of the decision at once. The agent's own records are skipped when they are read back. Up to the last cause
-that it answered on the log it never decides again: it evolves by what is RECORDED, so that other rules, an upgrade or a
-repeat after a crash cannot answer twice. An agent that an older release did not have begins at the first `brain.started`
-that names it: what came before only shapes its state. The agents of the very first brain begin with the log.
+For each record that counts and is not the agent's own: ``decide`` on the state before it, ``evolve`` by it, ``evolve``
+by each record of the decision at once. The agent's own records are skipped when they are read back. Up to the last
+cause that it answered on the log it never decides again: it evolves by what is RECORDED, so that other rules, an
+upgrade or a repeat after a crash cannot answer twice. An agent that an older release did not have begins at the first
+`brain.started` that names it: what came before only shapes its state. The agents of the very first brain begin with
+the log.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,6 +31,8 @@ FORGET_AFTER = timedelta(hours=24)
 
 NEVER = (-1, -1)
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -48,7 +52,7 @@ def look_ahead(records: Iterable[tuple[int, Record]], reading: Reading) -> dict[
     begins: dict[str, int] = {}
     for offset, record in records:
         if record.type == "brain.started":
-            begins = {name: offset if begins else 0 for name in record.payload["agents"]} | begins
+            begins = dict.fromkeys(record.payload["agents"], offset if begins else 0) | begins
         agent = record.agent
         if reading.keep(offset, record) and agent is not None and record.cause is not None:
             decided.setdefault(agent, {}).setdefault(record.cause[0], []).append(record)
@@ -109,7 +113,7 @@ class Fold:
         if cause.offset < self.begin or cause.offset <= self.recorded.last[0]:
             recorded = self.recorded.by_cause.pop(cause.offset, [])
             if recorded or not repeated:
-                self._follow(cause, recorded)
+                self._follow_recorded(cause, recorded)
             return []
         if repeated:
             return []
@@ -141,6 +145,13 @@ class Fold:
         for record in out:
             state = self.agent.evolve(state, record)
         self.state = state
+
+    def _follow_recorded(self, cause: Cause, recorded: list[Record]) -> None:
+        """As `_follow`; what these rules cannot take in leaves the state as it was: the log cannot be told any more."""
+        try:
+            self._follow(cause, recorded)
+        except Exception:  # noqa: BLE001 - an agent's fault never ends the fold
+            _log.exception("agent %s cannot take in what is recorded at offset %d", self.agent.name, cause.offset)
 
     def _records(self, cause: Cause, decision: Decision) -> list[Record]:
         why = Draft("agent.decided", decision.why.subject, decision.why.to_dict())
@@ -181,8 +192,8 @@ def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> De
     payload: dict[str, Any] = {"command": cause.record.id, "code": error.code, "what": what, "issues": issues}
     payload |= {"exit_code": error.exit_code} | ({"hint": error.hint} if error.hint else {})
     why = AgentDecision(
-        agent=agent.name, rules=agent.rules, action=cause.type.partition(".")[2], subject=cause.record.key or cause.type,
-        reason=what, outcome="refused", policy=policy, inputs=_inputs(error),
+        agent=agent.name, rules=agent.rules, action=cause.type.partition(".")[2],
+        subject=cause.record.key or cause.type, reason=what, outcome="refused", policy=policy, inputs=_inputs(error),
     )  # fmt: skip
     return Decision(why, (Draft("command.refused", cause.record.id, payload),), asked=cause.record.id)
 

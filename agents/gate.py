@@ -81,6 +81,6 @@ def _autonomy(decision: Decision, policy: AgentPolicy) -> tuple[str, float | Non
     level = getattr(rules, "autonomy", "act")
     level = getattr(rules, "actions", {}).get(decision.why.action, level)
     threshold: float | None = getattr(rules, "act_above", None)
-    if decision.asked or level == "act" and (threshold is None or decision.why.confidence > threshold):
+    if decision.asked or (level == "act" and (threshold is None or decision.why.confidence > threshold)):
         return "acted", threshold
     return "proposed", threshold

@@ -1,4 +1,4 @@
-"""The lifecycle agent: connections, pipelines with their versions and status, and policies, as commands ask for them."""
+"""The lifecycle agent: connections, pipelines with their versions and status, and policies, as commands ask."""
 
 from __future__ import annotations
 

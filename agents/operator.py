@@ -7,8 +7,7 @@ from typing import Final
 
 from bytewax import operators as op
 from bytewax.dataflow import Stream
-from bytewax.operators import KeyedStream
-from bytewax.operators import StatefulBatchLogic
+from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from agents.fold import Fold
 from catalog.entries import Snapshot
@@ -32,8 +31,10 @@ def run_agent(fold: Fold, batches: Stream[Batch]) -> tuple[KeyedStream[list[Mess
     name = fold.agent.name
     keyed = op.map(f"for_{name}", batches, lambda batch: (name, batch))
     outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold))
-    halves = op.branch(f"kind_{name}", op.key_rm(f"unkey_{name}", outputs), lambda one: isinstance(one, Snapshot))
-    return op.key_on(f"append_{name}", halves.falses, lambda _: name), halves.trues
+    flat = op.key_rm(f"unkey_{name}", outputs)
+    decided = op.filter_map(f"decided_{name}", flat, lambda one: None if isinstance(one, Snapshot) else (name, one))
+    taken = op.filter_map(f"taken_{name}", flat, lambda one: one if isinstance(one, Snapshot) else None)
+    return decided, taken
 
 
 class _Logic(StatefulBatchLogic[Batch, Output, None]):

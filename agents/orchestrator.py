@@ -1,7 +1,7 @@
 """The orchestrator: queues of tasks, who does which next, and what happens to the tasks of those who fail.
 
-Only it assigns; workers never claim. A task keeps its place in its queue (its `order`) however often it comes back, so an
-interrupted one is the first to go on.
+Only it assigns; workers never claim. A task keeps its place in its queue (its `order`) however often it comes back, so
+an interrupted one is the first to go on.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Orchestrator:
     """Assigns tasks to workers within the policy's limits, and retries what failed.
 
     State: ``pipelines`` name -> {uid, version, status, pipeline, drop_table}; ``connections`` name -> connection;
-    ``workers`` name -> {kinds, slots}; ``tasks`` id -> open task, with the version that it was queued for; ``runs`` id ->
-    open run; ``order`` the next place.
+    ``workers`` name -> {kinds, slots}; ``tasks`` id -> open task, with the version that it was queued for;
+    ``runs`` id -> open run; ``order`` the next place.
     """
 
     name = "orchestrator"
@@ -98,7 +98,7 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
     run = {
         "id": named_id("run", cause.record.id), "pipeline": command.pipeline, "version": pipeline["version"],
-        "status": "queued", "full": command.full, "requested_at": cause.at.isoformat(),
+        "status": "queued", "requested_at": cause.at.isoformat(),
     }  # fmt: skip
     task = _task(state, "pipeline", command.pipeline, policies, run=run["id"], cause=cause)
     return (Draft("run.created", run["id"], {"run": run}), task), "start_run", "it is active and has no run"

@@ -56,8 +56,8 @@ class Draft:
 class Decision:
     """What an agent wants done, and why. It becomes ONE append: `agent.decided`, then the effects in their order.
 
-    `needs` names what a policy may forbid (``drop_table``); `labels` say which policy judges it; `asked` is the id of the
-    command it follows, and None where the agent acts by itself (only then autonomy and thresholds apply).
+    `needs` names what a policy may forbid (``drop_table``); `labels` say which policy judges it; `asked` is the id of
+    the command it follows, and None where the agent acts by itself (only then autonomy and thresholds apply).
     """
 
     why: AgentDecision

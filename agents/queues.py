@@ -1,4 +1,4 @@
-"""Which task goes to which worker next: first by priority, then by place; a task is passed over only where it cannot run.
+"""Which task goes to which worker next: first by priority, then by place; passed over only where it cannot run.
 
 There is one queue for each kind of task. A worker takes the kinds that it named when it joined.
 """
@@ -55,17 +55,15 @@ def connections_of(task: dict[str, Any]) -> set[str]:
 
 
 def _held(state: State, task: dict[str, Any]) -> bool:
-    return task["kind"] == "pipeline" and state["pipelines"][task["pipeline"]]["status"] != "active"
+    return bool(task["kind"] == "pipeline" and state["pipelines"][task["pipeline"]]["status"] != "active")
 
 
 def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
     pipeline = state["pipelines"][task["pipeline"]]
-    run = state["runs"].get(task["run"], {})
     connections = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
     payload = {
         "task": task["id"], "worker": worker, "attempt": task["attempt"] + 1, "kind": task["kind"],
         "pipeline": task["pipeline"], "uid": pipeline["uid"], "run": task["run"],
-        "version": task["version"], "full": run.get("full", False), "drop_table": pipeline.get("drop_table", False),
-        "spec": task["spec"], "connections": connections,
+        "version": task["version"], "drop_table": pipeline.get("drop_table", False), "spec": task["spec"], "connections": connections,
     }  # fmt: skip
     return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})

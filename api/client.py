@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,13 +33,17 @@ UP: Final = "up"
 
 ANSWER_SECONDS: Final = 60.0
 LOOK: Final = 0.25
+PATIENCE: Final = 2.0
+"""Seconds of waiting for an answer, after which the client looks after what it started."""
+
+_log = logging.getLogger(__name__)
 
 
 class Client:
     """One user of an installation. For one thread."""
 
-    def __init__(self, site: Site, log: PostgresLog, store: MetadataStore) -> None:
-        self.site, self.log, self.store = site, log, store
+    def __init__(self, site: Site, log: PostgresLog, store: MetadataStore, supervisor: Supervisor | None = None) -> None:
+        self.site, self.log, self.store, self._supervisor = site, log, store, supervisor
         self.actor = f"user:{getpass.getuser()}"
 
     def ask(self, type_: str, key: str, payload: Mapping[str, Any], *, idempotency_key: str | None = None) -> Command:
@@ -55,10 +60,26 @@ class Client:
                 traceparent=current.traceparent,
             )  # fmt: skip
             self.log.append(CONTROL, [encode(record)])
-            answered = self.store.wait_command(id_, ANSWER_SECONDS)
+            answered = self._answer(id_)
         if answered.status == "refused":
             raise refused(answered.refusal or {})
         return answered
+
+    def _answer(self, id_: str) -> Command:
+        """The answered command; what this client started and has died meanwhile is started again."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                return self.store.wait_command(id_, PATIENCE)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+            self.look_after()
+
+    def look_after(self) -> None:
+        """Start again what this client started and has died."""
+        for line in self._supervisor.check() if self._supervisor else ():
+            _log.warning("%s", line)
 
     def watch(self, run: str) -> Iterator[RunProgress | RunEntry]:
         """Follow a run: its progress as it comes, and the entry of the run once it has ended."""
@@ -74,6 +95,7 @@ class Client:
             if entry is not None and entry.status not in {"queued", "running"}:
                 yield entry
                 return
+            self.look_after()
             self.log.wait(METRICS, part, at, LOOK)
 
     def _run(self, run: str) -> RunEntry | None:
@@ -104,7 +126,7 @@ def connected(settings: Settings, *, worker: bool = False, runs: bool = True) ->
             if own:
                 supervisor.start()
                 _wait_for_brain(log, supervisor, settings)
-            yield Client(site, log, store)
+            yield Client(site, log, store, supervisor if own else None)
         finally:
             if own:
                 supervisor.stop()

@@ -152,7 +152,6 @@ class RunEntry:
     uid: str | None
     version: int
     status: Literal["queued", "running", "completed", "failed", "stopped"]
-    full: bool
     attempts: int | None
     requested_at: datetime
     started_at: datetime | None

@@ -193,9 +193,9 @@ def _policy(seen: Seen, body: PolicyAccepted) -> Iterable[Change | Entry]:
 
 
 def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
-    run, kind = body.run, seen.record.type
+    run = body.run
     columns: Row = {
-        "pipeline": run.pipeline, "version": run.version, "status": run.status, "full": run.full,
+        "pipeline": run.pipeline, "version": run.version, "status": run.status,
         "requested_at": run.requested_at, "finished_at": run.finished_at, "counters": run.counters.to_dict(),
         "error": body.error and body.error.to_dict(),
     }  # fmt: skip
@@ -204,8 +204,6 @@ def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
         row |= columns
         if row.get("offset") is None:
             row["offset"] = seen.offset
-        if kind == "run.started" and row.get("started_at") is None:
-            row["started_at"] = seen.record.at
 
     return [Change(tables.runs, run.id, fold)]
 
@@ -236,12 +234,26 @@ def _open(attempt: int, **columns: object) -> Callable[[Row, Rows], None]:
 
 
 def _task_started(seen: Seen, body: TaskStarted) -> Iterable[Change | Entry]:
-    return [Change(tables.tasks, body.task, _open(body.attempt, started_at=seen.record.at))]
+    yield Change(tables.tasks, body.task, _open(body.attempt, started_at=seen.record.at))
+    if body.run is not None:
+
+        def begun(row: Row, _: Rows) -> None:
+            if row.get("attempts") == body.attempt and row.get("finished_at") is None:
+                row |= {"status": "running", "started_at": row.get("started_at") or seen.record.at}
+
+        yield Change(tables.runs, body.run, begun)
 
 
 def _task_completed(_: Seen, body: TaskCompleted) -> Iterable[Change | Entry]:
     columns = {"counters": body.counters.to_dict(), "seconds": body.seconds}
-    return [Change(tables.tasks, body.task, _open(body.attempt, **columns))]
+    yield Change(tables.tasks, body.task, _open(body.attempt, **columns))
+    if body.run is not None:
+
+        def measured(row: Row, _: Rows) -> None:
+            if row.get("attempts") == body.attempt and row.get("finished_at") is None:
+                row["seconds"] = body.seconds
+
+        yield Change(tables.runs, body.run, measured)
 
 
 def _task_failed(_: Seen, body: TaskFailed) -> Iterable[Change | Entry]:
@@ -342,7 +354,6 @@ FOLDS: Final[dict[str, Fold]] = {
     "timer.requested": _timer,
     "timer.fired": _fired,
     "run.created": _run,
-    "run.started": _run,
     "run.finished": _run,
     "schema.observed": _schema,
     "error.raised": _raised,

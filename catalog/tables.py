@@ -13,7 +13,6 @@ from sqlalchemy import (
     JSON,
     TIMESTAMP,
     BigInteger,
-    Boolean,
     Column,
     Computed,
     Double,
@@ -141,7 +140,7 @@ policy_versions = _folded(
 runs = _folded(
     "runs",
     _text("id", key=True), _text("pipeline"), _text("uid"), Column("version", Integer), _text("status"),
-    Column("full", Boolean), Column("attempts", Integer), _time("requested_at"), _time("started_at"),
+    Column("attempts", Integer), _time("requested_at"), _time("started_at"),
     _time("finished_at"), _json("counters"), _json("seconds"), _json("error"), _number("offset"),
     Index("runs_offset_idx", "offset"), Index("runs_pipeline_offset_idx", "pipeline", "offset"),
 )  # fmt: skip

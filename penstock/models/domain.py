@@ -133,7 +133,6 @@ class Run(Model):
     pipeline: Name
     version: Annotated[int, Constraint(ge=1)]
     status: RunStatus
-    full: bool = False
     requested_at: Utc
     finished_at: Utc | None = None
     counters: Counters = Counters()

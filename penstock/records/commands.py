@@ -60,10 +60,9 @@ class PipelineRollback(Model):
 
 
 class RunStart(Model):
-    """``run.start``: one run; `full` forgets the cursor's position first."""
+    """``run.start``: one run."""
 
     pipeline: Name
-    full: bool = False
 
 
 class PolicyPublish(Model):

@@ -104,7 +104,6 @@ class TaskAssigned(Model):
     uid: str
     run: str | None = None
     version: int
-    full: bool = False
     drop_table: bool = False
     spec: dict[str, Any]
     connections: dict[str, dict[str, Any]]

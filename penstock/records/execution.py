@@ -18,6 +18,7 @@ class TaskStarted(Model):
     """``task.started``: the worker has begun this attempt, as the process `pid` on its machine."""
 
     task: str
+    run: str | None = None
     attempt: Attempt
     worker: str
     pid: Annotated[int, Field(ge=1)] | None = None
@@ -27,6 +28,7 @@ class TaskCompleted(Model):
     """``task.completed``: done, with the sink's counters; ignored once that attempt is closed."""
 
     task: str
+    run: str | None = None
     attempt: Attempt
     worker: str
     counters: Counters = Counters()
@@ -37,6 +39,7 @@ class TaskFailed(Model):
     """``task.failed``: this attempt came to nothing; ignored once that attempt is closed."""
 
     task: str
+    run: str | None = None
     attempt: Attempt
     worker: str
     error: Error
@@ -44,7 +47,7 @@ class TaskFailed(Model):
 
 
 class RunChanged(Model):
-    """``run.created``, ``run.started``, ``run.finished``: the run as it is from here on. Keyed by the run's id."""
+    """``run.created`` and ``run.finished``: the run as it is from here on. Keyed by the run's id."""
 
     run: Run
     error: Error | None = None

@@ -94,7 +94,6 @@ EXECUTION = _table(
     _event("task.started", execution.TaskStarted),
     _event("task.completed", execution.TaskCompleted),
     _event("run.created", execution.RunChanged),
-    _event("run.started", execution.RunChanged),
     _event("run.finished", execution.RunChanged),
     _event("run.progress", execution.RunProgress),
     _event("schema.observed", execution.SchemaObserved),

@@ -175,7 +175,6 @@ CREATE TABLE catalog.runs (
     uid TEXT,
     version INTEGER,
     status TEXT,
-    "full" BOOLEAN,
     attempts INTEGER,
     requested_at TIMESTAMP WITH TIME ZONE,
     started_at TIMESTAMP WITH TIME ZONE,
