@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from hypothesis import strategies as st
 
 from agents.fold import Fold, look_ahead
 from agents.lifecycle import Lifecycle
@@ -12,7 +16,6 @@ from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
 from catalog.entries import Snapshot
 from penstock.records import COMMANDS, Reading, Record, decode, encode
-from penstock.topics.log import Message
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ERROR = {"code": "unavailable.unreachable", "what": "nothing answers", "transient": True}
@@ -61,14 +64,50 @@ def refold(
     return [Fold(agent, brain, recorded.get(agent.name), valid.get(agent.name)) for agent in agents], start
 
 
+def _stored(snapshot: Snapshot) -> Snapshot:
+    """The snapshot as a database gives it back."""
+    return replace(snapshot, state=json.loads(json.dumps(snapshot.state)))
+
+
+def decisions(log: Sequence[Record], upto: int | None = None) -> dict[tuple[str, tuple[int, int]], bytes]:
+    """What each agent decided, as it counts for every reader: (agent, cause) -> the record, but for who wrote it."""
+    reading, found = Reading(), {}
+    for offset, record in enumerate(log):
+        kept = reading.keep(offset, record)
+        if kept and record.agent and record.cause and (upto is None or record.cause[0] < upto):
+            found[record.agent, record.cause] = encode(record.model_copy(update={"brain": 0})).value
+    return found
+
+
+def judged(log: Sequence[Record], agents: Sequence[Agent]) -> dict[tuple[str, tuple[int, int]], bytes]:
+    """What `agents` decide on the whole log when nothing of what they decided is taken as given."""
+    found = {}
+    for agent in agents:
+        fold = Fold(agent, 0)
+        for offset, record in enumerate(log):
+            for one in fold.step(offset, record):
+                assert one.cause is not None
+                found[agent.name, one.cause] = encode(decode(encode(one))).value
+    return found
+
+
 class World:
     """Every agent of the release (or those given) over one log; each record goes through its bytes."""
 
-    def __init__(self, *agents: Agent, log: Sequence[Message] = ()) -> None:
+    def __init__(
+        self,
+        *agents: Agent,
+        log: Sequence[Record] = (),
+        snapshots: Mapping[str, Snapshot] | None = None,
+        batch: int = 1,
+    ) -> None:
         self.agents: tuple[Agent, ...] = agents or (Lifecycle(), Orchestrator())
-        self.log: list[Record] = [decode(message) for message in log]
+        self.log: list[Record] = list(log)
+        self.batch = batch
         self.now = self.log[-1].at if self.log else START
-        self.restart()
+        self.cuts: list[int] = []
+        self.snapshots: list[dict[str, Snapshot]] = []
+        self.restart(snapshots)
 
     def restart(self, snapshots: Mapping[str, Snapshot] | None = None) -> None:
         """A new brain takes over, with nothing but the log (and the snapshots given)."""
@@ -81,11 +120,22 @@ class World:
         return self.now
 
     def settle(self) -> None:
-        """Let every fold read all there is, and append what it decides."""
+        """Let every fold read all there is, `batch` records at once, and append what they decide."""
         while self.next < len(self.log):
-            at, self.next = self.next, self.next + 1
+            begin, self.next = self.next, min(self.next + self.batch, len(self.log))
+            self._note()
             for fold in self.folds:
-                self.log += [decode(encode(record)) for record in fold.step(at, self.log[at])]
+                for at in range(begin, self.next):
+                    self.log += [decode(encode(record)) for record in fold.step(at, self.log[at])]
+                    self._note()
+
+    def _note(self) -> None:
+        """Where the log may have ended when a process died, and the snapshots that lay there then."""
+        if not self.cuts or self.cuts[-1] != len(self.log):
+            self.cuts.append(len(self.log))
+            self.snapshots.append({})
+        taken = [snapshot for fold in self.folds if (snapshot := fold.snapshot())]
+        self.snapshots[-1] |= {one.agent: _stored(one) for one in taken}
 
     def put(self, *records: Record) -> list[Record]:
         """Append `records` neighbours of one another, and return what came of them."""
@@ -174,3 +224,56 @@ class World:
         """Pipelines that have an attempt open, and the worker that does it."""
         tasks = self.state("orchestrator")["tasks"].values()
         return {task["pipeline"]: task["worker"] for task in tasks if task["status"] == "assigned"}
+
+    def take(self, step: str, number: int) -> None:
+        """One step of a random story; nothing where it does not fit."""
+        running = [task for task in self.state("orchestrator")["tasks"].values() if task["status"] == "assigned"]
+        name = "abcdefg"[number]
+        match step:
+            case "run":
+                self.command("run.start", pipeline=name)
+            case "pause" | "resume" | "stop" | "delete":
+                self.command(f"pipeline.{step}", name=name)
+            case "complete" | "fail" | "give up" if running:
+                error = {"complete": None, "fail": ERROR, "give up": FATAL}[step]
+                self.end(running[number % len(running)], error)
+            case "fire" if timers := self.of("timer.requested"):
+                self.fire(timers[number % len(timers)].key)
+            case "join":
+                kinds = [["pipeline", "cleanup"], ["pipeline"], ["cleanup"]][number % 3]
+                self.join(f"w{number % 4}.{len(self.log)}", slots=1 + number % 2, kinds=kinds)
+            case "lose" if workers := sorted(self.state("orchestrator")["workers"]):
+                self.lose(workers[number % len(workers)])
+            case "apply":
+                self.command("pipeline.apply", pipeline=pipeline(name, tier=["gold", "tin"][len(self.log) % 2]))
+            case "policy":
+                limits = {"max_running": 1 + number, "priorities": {"gold": number}}
+                self.command(
+                    "policy.publish", policy=policy("p", orchestrator=limits, constraints={"never": NEVER[number % 2]})
+                )
+            case "repeat" if commands := [record for record in self.log if record.kind == "command"]:
+                self.put(commands[number % len(commands)])
+
+
+NEVER: tuple[list[str], ...] = ([], ["drop_table"])
+RUNNING = [
+    "run",
+    "run",
+    "run",
+    "complete",
+    "fail",
+    "give up",
+    "fire",
+    "join",
+    "lose",
+    "pause",
+    "resume",
+    "stop",
+    "delete",
+]
+CHANGING = ["apply", "apply", "apply", "policy", "repeat"]
+
+
+def steps(*, changing: bool = False) -> st.SearchStrategy[tuple[str, int]]:
+    """Steps of a story: of running pipelines, or of changing them too."""
+    return st.tuples(st.sampled_from(RUNNING + CHANGING if changing else RUNNING), st.integers(0, 6))

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.records import Record
+from tests.agents.world import World, pipeline, policy, steps
+
+TIERS = {"gold": 10, "tin": 0}
+PIPELINES = {
+    name: pipeline(name, source=f"c{number % 3}", sink=f"c{3 + number % 2}", tier="gold" if number % 3 == 0 else "tin")
+    for number, name in enumerate("abcdefg")
+}
+
+
+class Queues:
+    """The queues as the log tells them, kept by other code than the orchestrator's."""
+
+    def __init__(self, max_running: int, per_connection: int) -> None:
+        self.max_running, self.per_connection = max_running, per_connection
+        self.waiting: dict[str, dict[str, Any]] = {}
+        self.running: dict[str, dict[str, Any]] = {}
+        self.timers: dict[str, str] = {}
+        self.sleeping: dict[str, dict[str, Any]] = {}
+        self.workers: dict[str, dict[str, Any]] = {}
+        self.inactive: set[str] = set()
+        self.places = 0
+
+    def follow(self, records: Iterable[tuple[int, Record]]) -> None:
+        """In the order in which the orchestrator sees: its own decision right after its cause."""
+        for _, record in sorted(records, key=lambda item: _seen(*item)):
+            getattr(self, record.type.replace(".", "_"), lambda _: None)(record.payload)
+
+    def task_queued(self, payload: dict[str, Any]) -> None:
+        task = {"priority": 0, **payload["task"], "place": self.places}
+        self.waiting[task["id"]], self.places = task, self.places + 1
+
+    def task_assigned(self, payload: dict[str, Any]) -> None:
+        task = self.waiting[payload["task"]]
+        assert self.could_run(task), "within the limits"
+        earlier = [
+            other
+            for other in self.waiting.values()
+            if other["kind"] == task["kind"]
+            and (-other["priority"], other["place"]) < (-task["priority"], task["place"])
+            and self.could_run(other)
+        ]
+        assert earlier == [], "it jumped the queue"
+        worker = self.workers[payload["worker"]]
+        assert task["kind"] in worker["kinds"]
+        assert self.room(payload["worker"]) > 0
+        self.running[task["id"]] = {**self.waiting.pop(task["id"]), "worker": payload["worker"]}
+
+    def task_closed(self, payload: dict[str, Any]) -> None:
+        for room in (self.waiting, self.running, self.sleeping):
+            room.pop(payload["task"], None)
+
+    def task_cancelled(self, payload: dict[str, Any]) -> None:
+        self.waiting[payload["task"]] = self.running.pop(payload["task"])
+
+    def timer_requested(self, payload: dict[str, Any]) -> None:
+        self.timers[payload["timer"]] = payload["subject"]
+        self.sleeping[payload["subject"]] = self.running.pop(payload["subject"])
+
+    def timer_fired(self, payload: dict[str, Any]) -> None:
+        task = self.sleeping.pop(self.timers.pop(payload["timer"], ""), None)
+        if task:
+            self.waiting[task["id"]] = task
+
+    def worker_joined(self, payload: dict[str, Any]) -> None:
+        self.workers[payload["worker"]] = payload
+
+    def worker_lost(self, payload: dict[str, Any]) -> None:
+        self.workers.pop(payload["worker"], None)
+        for task in [task for task in self.running.values() if task["worker"] == payload["worker"]]:
+            self.waiting[task["id"]] = self.running.pop(task["id"])
+
+    def pipeline_status_changed(self, payload: dict[str, Any]) -> None:
+        (self.inactive.discard if payload["status"] == "active" else self.inactive.add)(payload["name"])
+
+    def room(self, worker: str) -> int:
+        held = [task for task in self.running.values() if task["worker"] == worker]
+        return int(self.workers[worker]["slots"]) - len(held)
+
+    def could_run(self, task: dict[str, Any]) -> bool:
+        able = any(task["kind"] in self.workers[name]["kinds"] and self.room(name) > 0 for name in self.workers)
+        if task["kind"] == "cleanup" or not able:
+            return able
+        runs = [one for one in self.running.values() if one["kind"] == "pipeline"]
+        used = [sum(name in _connections(one) for one in runs) for name in _connections(task)]
+        free = len(runs) < self.max_running and all(count < self.per_connection for count in used)
+        return free and task["pipeline"] not in self.inactive
+
+
+def _seen(offset: int, record: Record) -> tuple[int, int, int]:
+    if record.agent == "orchestrator" and record.cause:
+        return record.cause[0], 1, record.cause[1]
+    return offset, 0, 0
+
+
+def _connections(task: dict[str, Any]) -> set[str]:
+    spec = PIPELINES[task["pipeline"]]["spec"]
+    return {spec["source"]["connection"], spec["sink"]["connection"]}
+
+
+@settings(max_examples=80, deadline=None)
+@given(taken=st.lists(steps(), min_size=10, max_size=45), running=st.integers(1, 4), per_connection=st.integers(1, 3))
+def test_property_03_assignment_keeps_queue_order(
+    taken: list[tuple[str, int]], running: int, per_connection: int
+) -> None:
+    """Property 3: Task assignment preserves queue ordering.
+
+    Whatever is queued, completed, failed, lost, paused and joined in whatever order: a task is never assigned while an
+    earlier one of its kind and priority (or one of a higher priority) that could run waits; and none waits that could.
+
+    Validates: Requirements 6.4
+    """
+    world = World()
+    world.connect(*(f"c{number}" for number in range(5)))
+    for document in PIPELINES.values():
+        world.apply(document)
+    limits = {"max_running": running, "per_connection": per_connection, "priorities": TIERS}
+    world.done("policy.publish", policy=policy("p", orchestrator=limits))
+    queues = Queues(running, per_connection)
+    for step, number in taken:
+        before = len(world.log)
+        world.take(step, number)
+        queues.follow(list(enumerate(world.log))[before:])
+        assert [task for task in queues.waiting.values() if queues.could_run(task)] == [], "none waits that could run"
+    assert world.of("agent.faulted") == []
