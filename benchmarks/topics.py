@@ -84,7 +84,7 @@ def tail(writer: TopicLog, reader: TopicLog, count: int = 500) -> None:
 
 def main() -> None:
     """All of it, on a server of its own."""
-    with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as folder:  # noqa: S108 - a short path for the socket
+    with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as folder:
         Path(folder).chmod(0o711)
         server = EmbeddedServer(Path(folder) / "home")
         server.ensure()
