@@ -25,7 +25,7 @@ __all__ = ["Hit", "search"]
 
 _WEIGHTS: Final = (0.01, 0.1, 0.4, 1.0)
 """Of D, C (descriptions and tags), B (columns) and A (names)."""
-ALIKE: Final = 0.45
+ALIKE: Final = 0.3
 """The trigram similarity of a word from which fuzzy search takes it for the one that was meant."""
 
 

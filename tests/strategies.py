@@ -70,7 +70,8 @@ def _any(model: type[Model]) -> Strategy:
 
 
 def _with(model: type[Model], fixed: Mapping[str, Strategy]) -> Strategy:
-    required, optional = {}, {}
+    required: dict[str, Strategy] = {}
+    optional: dict[str, Strategy] = {}
     for name, field in model.model_fields.items():
         key = field.alias or name
         drawn = fixed[name] if name in fixed else _field(name, field)
@@ -274,6 +275,12 @@ def records(draw: st.DrawFn, type_: str | None = None) -> Record:
     )  # fmt: skip
 
 
-def logs(max_size: int = 40) -> st.SearchStrategy[list[Record]]:
-    """Records of all types in any order, speaking of the same few subjects."""
-    return st.lists(records(), max_size=max_size)
+@st.composite
+def logs(draw: st.DrawFn, max_size: int = 40) -> list[Record]:
+    """Records in any order, of few types or of all, that speak of the same few subjects."""
+    types_ = draw(st.lists(st.sampled_from(sorted(TYPES)), min_size=1, max_size=6, unique=True) | st.just(sorted(TYPES)))
+    some = st.sampled_from(types_).flatmap(records)
+    size = draw(st.integers(0, max_size))
+    found = [draw(some) for _ in range(size)]
+    decided = draw(st.booleans())
+    return found if decided else [record.model_copy(update={"brain": None}) for record in found]

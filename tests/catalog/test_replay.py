@@ -1,0 +1,177 @@
+"""The catalog is a projection: dropped and folded again it is identical, whatever the batches were."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from catalog.compare import digest
+from catalog.database import migrate, reset
+from catalog.projection import Projector
+from catalog.tables import CATALOG, metadata
+from penstock.errors import Fenced
+from penstock.postgres import connect
+from penstock.records import TYPES, Reading, Record
+from tests.catalog.conftest import folded
+from tests.strategies import logs, records
+
+TABLES = ", ".join(f"{CATALOG}.{table.name}" for table in metadata.sorted_tables if table.schema == CATALOG)
+
+
+@pytest.fixture(scope="module")
+def kept(new_database: Callable[[], str]) -> str:
+    """A catalog for many examples."""
+    dsn = new_database()
+    migrate(dsn)
+    return dsn
+
+
+def emptied(dsn: str) -> None:
+    with closing(connect(dsn, "tests")) as session:
+        session.execute(f"TRUNCATE {TABLES}")
+
+
+def rows(dsn: str) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    with closing(connect(dsn, "tests")) as session:
+        found = [table for table in metadata.sorted_tables if table.schema == CATALOG]
+        return {t.name: session.execute(f"SELECT t::text FROM {t} t ORDER BY 1").fetchall() for t in found}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(log=logs(), data=st.data())
+def test_a_replay_gives_every_row_again_whatever_the_batches(kept: str, log: list[Record], data: st.DataObject) -> None:
+    cuts = st.lists(st.integers(0, len(log)), max_size=6).map(sorted)
+    emptied(kept)
+    folded(kept, log, data.draw(cuts))
+    first, shown = rows(kept), digest(kept)
+    emptied(kept)
+    folded(kept, log, data.draw(cuts))
+    assert rows(kept) == first
+    assert digest(kept) == shown
+    assert not [row for row in first["errors"] if "record.unreadable" in row[0]]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(log=logs(15), bad=st.lists(st.integers(0, 14), max_size=3), data=st.data())
+def test_records_that_the_database_refuses_are_told_and_skipped_whatever_the_batches(
+    kept: str, log: list[Record], bad: list[int], data: st.DataObject
+) -> None:
+    for place in sorted(index for index in set(bad) if index < len(log)):
+        payload = {"worker": "w", "kinds": ["pipeline"], "slots": 2**70}
+        log[place] = log[place].model_copy(
+            update={"type": "worker.joined", "kind": "event", "payload": payload, "brain": None}
+        )
+    cuts = st.lists(st.integers(0, len(log)), max_size=3).map(sorted)
+    emptied(kept)
+    folded(kept, log, data.draw(cuts))
+    first = rows(kept)
+    emptied(kept)
+    folded(kept, log, data.draw(cuts))
+    assert rows(kept) == first
+    told = [row for row in first["errors"] if "record.unreadable" in row[0]]
+    assert len(told) == len({index for index in bad if index < len(log)})
+
+
+@settings(max_examples=1, deadline=None)
+@given(data=st.data())
+def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.DataObject) -> None:
+    for type_ in sorted(TYPES):
+        emptied(kept)
+        folded(kept, [data.draw(records(type_)).model_copy(update={"brain": None})], [])
+        changed = {name for name, found in digest(kept).items() if found[0]} - {"position"}
+        assert changed or type_ in {"brain.started", "run.progress", "connection.deleted"}, type_
+
+
+def test_a_reset_drops_the_catalog_and_keeps_the_rest(store: Any, fold: Any, fact: Any, catalog: str) -> None:
+    empty = digest(catalog)
+    fold(fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2}))
+    store.save_snapshot("orchestrator", 7, 1, {"tasks": {}})
+    full = digest(catalog)
+    assert full["workers"][0] == 1
+    reset(catalog)
+    assert digest(catalog)["workers"] == empty["workers"]
+    assert store.load_snapshots()["orchestrator"].offset == 7
+    with Projector(catalog) as projector:
+        assert projector.position()[0] == 0
+    folded(catalog, [fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2})], [])
+    assert digest(catalog) == full
+
+
+def test_of_two_projectors_one_is_fenced_and_nothing_is_doubled(catalog: str, fact: Any) -> None:
+    log = [fact("run.start", {"pipeline": "orders"}, id=f"c{index}") for index in range(4)]
+    with Projector(catalog) as first, Projector(catalog) as second:
+        first.position()
+        second.position()
+        first.apply(list(enumerate(log[:2])), 2, Reading())
+        with pytest.raises(Fenced):
+            second.apply(list(enumerate(log[:3])), 3, Reading())
+        first.apply([(2, log[2]), (3, log[3])], 4, Reading())
+        with pytest.raises(Fenced):
+            second.apply([(2, log[2])], 3, Reading())
+    shown = digest(catalog)
+    reset(catalog)
+    folded(catalog, log, [])
+    assert digest(catalog) == shown
+
+
+def test_a_projector_of_a_catalog_that_was_reset_is_fenced(
+    catalog: str, projector: Projector, fold: Any, fact: Any
+) -> None:
+    fold(fact("run.start", {"pipeline": "orders"}))
+    reset(catalog)
+    with pytest.raises(Fenced):
+        projector.apply([], 2, Reading())
+
+
+PROGRAM = """
+    import sys
+    from catalog.projection import Projector
+    from penstock.records import Record
+    from tests.catalog.conftest import START
+    with Projector(sys.argv[1]) as projector:
+        start, reading = projector.position()
+        for first in range(start, 900, 7):
+            batch = []
+            for offset in range(first, min(first + 7, 900)):
+                payload = {"task": f"t{offset % 50}", "worker": "w", "attempt": offset + 1, "kind": "pipeline",
+                           "pipeline": "p", "uid": "u", "version": 1, "spec": {}, "connections": {}}
+                record = Record(type="task.assigned", key="t", at=START, actor="x", payload=payload)
+                batch.append((offset, record))
+            projector.apply(batch, first + len(batch), reading)
+            print(first, flush=True)
+"""
+
+
+def test_a_projector_killed_between_batches_goes_on_where_it_was(new_database: Callable[[], str]) -> None:
+    broken, whole = new_database(), new_database()
+    migrate(broken)
+    migrate(whole)
+    for lines in (3, 40, 7):
+        _projected(broken, stop_after=lines)
+    _projected(broken, stop_after=None)
+    _projected(whole, stop_after=None)
+    assert digest(broken) == digest(whole)
+    assert digest(whole)["tasks"][0] == 50
+
+
+def _projected(dsn: str, *, stop_after: int | None) -> None:
+    """Run the program; kill it when it has told of `stop_after` batches."""
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), dsn]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for told, _ in enumerate(process.stdout, 1):
+            if told == stop_after:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == (0 if stop_after is None else -signal.SIGKILL)

@@ -1,0 +1,418 @@
+"""The store: catalog entries, the history of schemas, mappings, pipelines, decisions, commands, snapshots."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from catalog.entries import Snapshot
+from catalog.folds import dataset_id
+from catalog.projection import Projector
+from catalog.store import MetadataStore
+from penstock.errors import NotFound, Unavailable, UsageError
+from penstock.models import AgentDecision, DatasetRef, Field, FieldMapping, Schema, SchemaMapping
+from penstock.records import Record
+from penstock.records.execution import SchemaObserved
+from tests.catalog.conftest import START, Fact
+
+ORDERS = DatasetRef(connection="shop", object="public.orders")
+V1 = Schema(
+    fields=(Field(name="id", type="bigint", nullable=False), Field(name="total", type="numeric(15,2)")), key=("id",)
+)
+V2 = Schema(fields=(*V1.fields, Field(name="placed_at", type="timestamptz")), key=("id",))
+Fold = Callable[..., int]
+
+
+def document(name: str, **labels: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": name, "owner": "ann", "labels": labels},
+        "spec": {
+            "source": {"connection": "shop", "object": f"public.{name}"},
+            "sink": {"connection": "lake", "object": name},
+        },
+    }  # fmt: skip
+
+
+def minutes(count: int) -> Any:
+    return START + timedelta(minutes=count)
+
+
+# --- datasets and schemas
+
+
+def test_an_entry_is_kept_and_given_back(store: MetadataStore) -> None:
+    observed = SchemaObserved(dataset=ORDERS, schema_=V1, description="what people bought", tags=("gold", "pii"))
+    put = store.put_dataset(observed, at=START, offset=5)
+    assert store.dataset(put.id) == store.dataset_of(ORDERS) == put
+    assert (put.connection, put.object, put.kind, put.description) == (
+        "shop",
+        "public.orders",
+        "table",
+        "what people bought",
+    )
+    assert (put.tags, put.version, put.fingerprint) == (("gold", "pii"), 1, V1.fingerprint)
+    assert (put.first_offset, put.first_at, put.changed) == (5, START, 5)
+
+
+def test_a_changed_entry_keeps_when_it_was_first_seen(store: MetadataStore) -> None:
+    store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=V1), at=START, offset=5)
+    later = store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=V1, kind="view"), at=minutes(9), offset=8)
+    assert (later.first_offset, later.last_offset, later.first_at, later.last_at) == (5, 8, START, minutes(9))
+    assert (later.kind, later.version) == ("view", 1)
+
+
+def test_a_deleted_entry_is_gone_with_its_history(store: MetadataStore) -> None:
+    put = store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=V1), at=START, offset=5)
+    store.delete_dataset(ORDERS)
+    with pytest.raises(NotFound):
+        store.dataset(put.id)
+    with pytest.raises(NotFound):
+        store.schema_history(put.id)
+    with pytest.raises(NotFound):
+        store.delete_dataset(ORDERS)
+    assert store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=V2), at=START, offset=6).version == 1
+
+
+def test_schema_versions_count_changes_only(store: MetadataStore) -> None:
+    versions = [
+        store.add_schema_version(ORDERS, schema, at=minutes(at), offset=at).version
+        for at, schema in enumerate([V1, V1, V2, V2, V1])
+    ]
+    assert versions == [1, 1, 2, 2, 3]
+    history = store.schema_history(dataset_id("shop", "public.orders"))
+    assert [(v.version, v.schema, v.at, v.offset) for v in history] == [
+        (1, V1, START, 0), (2, V2, minutes(2), 2), (3, V1, minutes(4), 4),
+    ]  # fmt: skip
+    assert history[0].fingerprint == history[2].fingerprint == store.fingerprint(ORDERS)
+
+
+def test_a_schema_is_found_by_version_and_by_time(store: MetadataStore) -> None:
+    id_ = dataset_id("shop", "public.orders")
+    store.add_schema_version(ORDERS, V1, at=minutes(10), offset=1)
+    store.add_schema_version(ORDERS, V2, at=minutes(20), offset=2)
+    assert store.schema_at(id_).schema == store.schema_at(id_, version=2).schema == V2
+    assert store.schema_at(id_, version=1).schema == store.schema_at(id_, at=minutes(19)).schema == V1
+    assert store.schema_at(id_, at=minutes(20)).schema == V2
+    for nowhere in ({"version": 3}, {"at": minutes(9)}):
+        with pytest.raises(NotFound):
+            store.schema_at(id_, **nowhere)
+
+
+def test_lists_of_datasets_are_filtered_and_paged(store: MetadataStore) -> None:
+    for number in range(7):
+        ref = DatasetRef(connection="lake" if number % 2 else "shop", object=f"t{number}")
+        tags = ("even",) if number % 4 == 0 else ()
+        store.put_dataset(
+            SchemaObserved(dataset=ref, schema_=V1, tags=tags, kind="view" if number > 4 else "table"),
+            at=START,
+            offset=number,
+        )
+    everything = [f"{d.connection}:{d.object}" for d in store.datasets().items]
+    assert everything == ["lake:t1", "lake:t3", "lake:t5", "shop:t0", "shop:t2", "shop:t4", "shop:t6"]
+    first = store.datasets(limit=4)
+    second = store.datasets(limit=4, after=first.after)
+    assert [f"{d.connection}:{d.object}" for d in first.items + second.items] == everything
+    assert second.after is None
+    assert [d.object for d in store.datasets(tag="even").items] == ["t0", "t4"]
+    assert [d.object for d in store.datasets(connection="shop", kind="view").items] == ["t6"]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1001])
+def test_a_page_has_bounds(store: MetadataStore, limit: int) -> None:
+    with pytest.raises(UsageError, match="must be 1 to 1000"):
+        store.datasets(limit=limit)
+
+
+def test_a_wrong_cursor_is_refused(store: MetadataStore) -> None:
+    with pytest.raises(UsageError, match="no cursor"):
+        store.runs(after="x")
+
+
+# --- mappings
+
+
+def test_mappings_are_versioned(store: MetadataStore) -> None:
+    target = DatasetRef(connection="lake", object="orders")
+    mapping = SchemaMapping(
+        name="orders", source=ORDERS, target=target, fields=(FieldMapping(target="id", sources=("id",)),)
+    )
+    assert store.put_mapping(mapping, at=START, actor="ann", offset=1).version == 1
+    second = mapping.model_copy(update={"fields": ()})
+    assert store.put_mapping(second, at=minutes(1), actor="bob", offset=2).version == 2
+    assert SchemaMapping.parse(store.mapping("orders", 1).mapping) == mapping
+    assert store.mapping("orders").actor == "bob"
+    assert [(m.name, m.version) for m in store.mappings().items] == [("orders", 2)]
+    store.delete_mapping("orders")
+    with pytest.raises(NotFound):
+        store.mapping("orders", 1)
+
+
+# --- pipelines
+
+
+def change(name: str, uid: str, version: int, doc: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "uid": uid, "version": version, "pipeline": doc}
+
+
+def test_pipelines_and_their_versions(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    fold(
+        fact("pipeline.created", change("orders", "u1", 1, document("orders", tier="gold"))),
+        fact("pipeline.created", change("users", "u2", 1, document("users")), minute=1),
+        fact("pipeline.updated", change("orders", "u1", 2, document("orders", tier="silver")), minute=2),
+        fact(
+            "pipeline.status_changed", {"name": "orders", "uid": "u1", "before": "active", "status": "paused"}, minute=3
+        ),
+    )
+    orders = store.pipeline("orders")
+    assert (orders.version, orders.status, orders.owner, orders.labels) == (2, "paused", "ann", {"tier": "silver"})
+    assert (orders.created_at, orders.updated_at) == (START, minutes(3))
+    assert [v.version for v in store.pipeline_versions("orders")] == [1, 2]
+    assert [p.name for p in store.pipelines().items] == ["orders", "users"]
+    assert [p.name for p in store.pipelines(status="active").items] == ["users"]
+    assert [p.name for p in store.pipelines(label=("tier", "silver")).items] == ["orders"]
+    assert not store.pipelines(label=("tier", "gold")).items
+    assert {str(DatasetRef(connection=d.connection, object=d.object)) for d in store.datasets().items} == {
+        "shop:public.orders", "lake:orders", "shop:public.users", "lake:users",
+    }  # fmt: skip
+    assert orders.source == dataset_id("shop", "public.orders")
+
+
+def test_a_deleted_pipeline_leaves_the_list_and_keeps_its_history(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    fold(
+        fact("pipeline.created", change("orders", "u1", 1, document("orders"))),
+        fact("pipeline.deleted", {"name": "orders", "uid": "u1"}),
+        fact("pipeline.created", change("orders", "u2", 1, document("orders"))),
+    )
+    assert store.pipeline("orders").uid == "u2"
+    assert len(store.pipelines().items) == 1
+    assert [v.uid for v in store.versions_of("u1")] == ["u1"]
+    fold(fact("pipeline.deleted", {"name": "orders", "uid": "u2"}))
+    with pytest.raises(NotFound):
+        store.pipeline("orders")
+
+
+def test_a_pipeline_that_is_not_there_is_told_with_the_nearest(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    fold(fact("pipeline.created", change("orders", "u1", 1, document("orders"))))
+    with pytest.raises(NotFound, match="did you mean `orders`"):
+        store.pipeline("order")
+
+
+# --- what happened
+
+
+def decision(agent: str, subject: str, **more: Any) -> AgentDecision:
+    return AgentDecision(agent=agent, rules=1, action="assign", subject=subject, reason="it has room", **more)
+
+
+def test_decisions_are_logged_and_found(store: MetadataStore) -> None:
+    full = decision(
+        "orchestrator", "orders", confidence=0.93, threshold=0.9, policy="abc", outcome="proposed", inputs={"n": 1}
+    )
+    logged = store.log_decision(full, at=START, offset=11)
+    assert store.decision(logged.id) == logged
+    assert AgentDecision.parse(logged.decision) == full
+    assert (logged.agent, logged.at, logged.offset, logged.outcome) == ("orchestrator", START, 11, "proposed")
+    assert (logged.confidence, logged.threshold, logged.policy) == (0.93, 0.9, "abc")
+
+
+def test_decisions_are_listed_by_agent_subject_and_pipeline(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    run = {"id": "r1", "pipeline": "orders", "version": 1, "status": "queued", "requested_at": START.isoformat()}
+    fold(fact("run.created", {"run": run}))
+    for offset, (agent, subject) in enumerate([("a", "orders"), ("b", "r1"), ("a", "users"), ("a", "orders")], 1):
+        store.log_decision(decision(agent, subject), at=minutes(offset), offset=offset)
+    assert [d.offset for d in store.decisions().items] == [4, 3, 2, 1]
+    assert [d.offset for d in store.decisions(agent="a").items] == [4, 3, 1]
+    assert [d.offset for d in store.decisions(subject="users").items] == [3]
+    assert [d.offset for d in store.decisions(pipeline="orders").items] == [4, 2, 1]
+    page = store.decisions(limit=2)
+    assert [d.offset for d in store.decisions(limit=2, after=page.after).items] == [2, 1]
+
+
+def test_runs_tasks_and_errors(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    run = {"id": "r1", "pipeline": "orders", "version": 3, "status": "queued", "requested_at": START.isoformat()}
+    counters = {"rows_in": 5, "rows_out": 4, "dead": 1}
+    oops = {"code": "unavailable", "what": "gone", "transient": True}
+    assigned = {
+        "task": "t1", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "orders", "uid": "u1", "run": "r1",
+        "version": 3, "spec": {}, "connections": {},
+    }  # fmt: skip
+    fold(
+        fact("run.created", {"run": run}),
+        fact("task.queued", {"task": {"id": "t1", "kind": "pipeline", "pipeline": "orders", "run": "r1"}}),
+        fact("task.assigned", assigned, minute=1),
+        fact("task.started", {"task": "t1", "run": "r1", "attempt": 1, "worker": "w"}, minute=2),
+        fact("task.failed", {"task": "t1", "attempt": 1, "worker": "w", "error": oops}, minute=3),
+        fact("error.raised", {"source": "worker:w", "pipeline": "orders", "run": "r1", "error": oops}, minute=3),
+        fact("task.completed", {"task": "t1", "attempt": 1, "worker": "w", "counters": counters}, minute=3),
+        fact("task.assigned", assigned | {"attempt": 2}, minute=4),
+        fact("task.completed", {"task": "t1", "attempt": 2, "worker": "w", "counters": counters}, minute=5),
+        fact("run.finished", {"run": run | {"status": "completed", "counters": counters}}, minute=6),
+    )
+    found = store.run("r1")
+    assert (found.status, found.attempts, found.uid, found.started_at) == ("completed", 2, "u1", minutes(2))
+    assert found.counters == {"rows_in": 5, "rows_out": 4, "filtered": 0, "dead": 1, "bytes": 0}
+    (task,) = store.tasks(run="r1").items
+    assert (task.attempt, task.status, task.counters, task.error) == (2, "assigned", found.counters, None)
+    assert [e.code for e in store.errors(pipeline="orders").items] == ["unavailable"]
+    assert not store.errors(run="r2").items
+    assert [r.id for r in store.runs(status="completed").items] == ["r1"]
+    with pytest.raises(NotFound):
+        store.run("r2")
+
+
+def test_an_outcome_of_a_closed_attempt_changes_nothing(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    assigned = {
+        "task": "t1", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "orders", "uid": "u1",
+        "version": 3, "spec": {}, "connections": {},
+    }  # fmt: skip
+    closed = {
+        "task": "t1",
+        "kind": "pipeline",
+        "pipeline": "orders",
+        "attempt": 1,
+        "worker": "w",
+        "status": "cancelled",
+    }
+    fold(
+        fact("task.queued", {"task": {"id": "t1", "kind": "pipeline", "pipeline": "orders"}}),
+        fact("task.assigned", assigned), fact("task.closed", closed),
+        fact("task.completed", {"task": "t1", "attempt": 1, "worker": "w", "seconds": {"read": 1.0}}),
+    )  # fmt: skip
+    (task,) = store.tasks().items
+    assert (task.status, task.seconds) == ("cancelled", None)
+
+
+def test_policies_workers_and_connections(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    policy = {"name": "default", "hash": "h1", "origin": "file", "policy": {"kind": "AgentPolicy"}}
+    fold(
+        fact("policy.accepted", policy), fact("policy.accepted", policy | {"hash": "h2"}, minute=1),
+        fact("worker.joined", {"worker": "w1", "kinds": ["pipeline"], "slots": 2}),
+        fact("worker.joined", {"worker": "w2", "kinds": ["pipeline"], "slots": 1}),
+        fact("worker.lost", {"worker": "w1", "reason": "its lock is free"}, minute=2),
+        fact("connection.changed", {"name": "shop", "version": 1, "connection": {"type": "postgres"}}),
+        fact("connection.changed", {"name": "lake", "version": 1, "connection": {"type": "s3", "url": "s3://a"}}),
+        fact("connection.deleted", {"name": "shop"}),
+    )  # fmt: skip
+    assert [(p.name, p.hash) for p in store.policies()] == [("default", "h2")]
+    old = store.policy_by_hash("h1")
+    assert old is not None
+    assert old.at == START
+    assert store.policy_by_hash("h3") is None
+    assert [(w.worker, w.status, w.lost_at) for w in store.workers()] == [
+        ("w1", "lost", minutes(2)),
+        ("w2", "joined", None),
+    ]
+    assert [(c.name, c.type) for c in store.connections()] == [("lake", "s3")]
+
+
+# --- commands
+
+
+def test_a_command_is_pending_then_answered(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    with pytest.raises(NotFound):
+        store.command("c1")
+    fold(fact("pipeline.pause", {"name": "orders"}, id="c1"), fact("pipeline.pause", {"name": "x"}, id="c2"))
+    assert store.command("c1").status == "pending"
+    fold(
+        fact("command.applied", {"command": "c1", "result": {"version": 2}}, minute=1),
+        fact("command.refused", {"command": "c2", "code": "not_found", "what": "no such pipeline", "exit_code": 3}),
+    )
+    applied, refused = store.command("c1"), store.command("c2")
+    assert (applied.status, applied.result, applied.answered_at, applied.answer) == (
+        "applied",
+        {"version": 2},
+        minutes(1),
+        2,
+    )
+    assert (refused.status, refused.result) == ("refused", None)
+    assert refused.refusal == {"code": "not_found", "what": "no such pipeline", "issues": [], "exit_code": 3}
+
+
+def test_a_repeated_command_keeps_its_answer_for_a_day(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    fold(fact("run.start", {"pipeline": "orders"}, id="c1"), fact("command.applied", {"command": "c1"}))
+    fold(fact("run.start", {"pipeline": "orders"}, id="c1", minute=24 * 60 - 1))
+    assert (store.command("c1").status, store.command("c1").offset) == ("applied", 0)
+    fold(fact("run.start", {"pipeline": "orders"}, id="c1", minute=24 * 60))
+    assert (store.command("c1").status, store.command("c1").offset) == ("pending", 3)
+
+
+def test_a_wait_ends_as_soon_as_the_command_is_answered(store: MetadataStore, projector: Projector, fact: Fact) -> None:
+    took = []
+    for number in range(20):
+        asked, answer = (
+            fact("run.start", {"pipeline": "a"}, id=f"c{number}"),
+            fact("command.applied", {"command": f"c{number}"}),
+        )
+        took.append(_answered_after(store, projector, asked, answer))
+    assert sorted(took)[10] < 0.1  # a poll takes 0.25 s: it was the notification
+
+
+def _answered_after(store: MetadataStore, projector: Projector, asked: Record, answer: Record) -> float:
+    waiting = threading.Thread(target=store.wait_command, args=(asked.id, 20))
+    waiting.start()
+    time.sleep(0.02)
+    offset, reading = projector.position()
+    start = time.perf_counter()
+    projector.apply([(offset, asked)], offset + 1, reading)
+    projector.apply([(offset + 1, answer)], offset + 2, reading)
+    waiting.join()
+    return time.perf_counter() - start
+
+
+def test_a_wait_sees_an_answer_that_was_there_before(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    fold(fact("run.start", {"pipeline": "a"}, id="c1"), fact("command.applied", {"command": "c1"}))
+    assert store.wait_command("c1", 0).status == "applied"
+
+
+def test_a_wait_without_an_answer_ends_in_time(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    fold(fact("run.start", {"pipeline": "a"}, id="c1"))
+    for id_ in ("c1", "nowhere"):
+        start = time.perf_counter()
+        with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
+            store.wait_command(id_, 0.3)
+        assert 0.25 < time.perf_counter() - start < 5
+
+
+# --- snapshots
+
+
+def test_snapshots_come_back_as_they_were(store: MetadataStore) -> None:
+    state = {"z": 1, "a": [1.5, None, "\x00 ü"], "deep": {"n": 2**60}}
+    store.save_snapshots([Snapshot("lifecycle", 7, 2, state), Snapshot("monitor", 8, 1, {})])
+    store.save_snapshot("monitor", 9, 1, {"seen": 3})
+    found = store.load_snapshots()
+    assert found == {"lifecycle": Snapshot("lifecycle", 7, 2, state), "monitor": Snapshot("monitor", 9, 1, {"seen": 3})}
+    assert list(found["lifecycle"].state) == ["z", "a", "deep"]
+    store.drop_snapshots("monitor")
+    assert set(store.load_snapshots()) == {"lifecycle"}
+    store.drop_snapshots()
+    assert store.load_snapshots() == {}
+
+
+# --- records that are not as they should be
+
+
+def test_what_cannot_be_read_is_told_and_skipped(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    good = {"worker": "w1", "kinds": ["pipeline"], "slots": 2}
+    fold(
+        fact("worker.joined", good | {"slots": "two"}), fact("worker.joined", good),
+        fact("worker.joined", good | {"worker": "w2"}, version=99),
+        Record(type="later.invented", key="k", at=START, actor="x", payload={}),
+    )  # fmt: skip
+    assert [w.worker for w in store.workers()] == ["w1"]
+    (problem,) = store.errors().items
+    assert (problem.code, problem.source, problem.offset) == ("record.unreadable", "catalog", 0)
+
+
+def test_the_character_nul_does_not_stop_the_projection(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    fold(
+        fact("error.raised", {"source": "w", "error": {"code": "a\x00b", "what": "\\u0000 stays, \x00 goes"}}, id="e1")
+    )
+    (found,) = store.errors().items
+    assert found.code == "a\ufffdb"
+    assert found.error["what"] == "\\u0000 stays, \ufffd goes"
