@@ -27,6 +27,8 @@ __all__ = ["BatchPipelineEngine", "FirstError", "Reader", "Stopped", "Writer"]
 READ_AHEAD: Final = 3
 WRITE_BEHIND: Final = 3
 IDLE_SECONDS: Final = 0.2
+READER_SECONDS: Final = 2.0
+"""How long a reader may take to give up its query; one that hangs in a dead connection is left behind."""
 POLL: Final = timedelta(milliseconds=2)
 EPOCH: Final = timedelta(seconds=10)
 
@@ -86,11 +88,11 @@ class _ReaderThread:
     reader: Reader
     first: FirstError
     queue: queue.Queue[Chunk | _End] = field(default_factory=lambda: queue.Queue(READ_AHEAD))
+    thread: threading.Thread | None = None
 
-    def start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._run, daemon=True, name="reader")
-        thread.start()
-        return thread
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True, name="reader")
+        self.thread.start()
 
     def _run(self) -> None:
         try:
@@ -155,10 +157,10 @@ class _WriterThread:
 class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
     """Takes what the reader thread has read; never blocks."""
 
-    def __init__(self, slot: str, reader: Reader, first: FirstError) -> None:
-        self._slot, self._first, self._ahead = slot, first, _ReaderThread(reader, first)
+    def __init__(self, slot: str, ahead: _ReaderThread, first: FirstError) -> None:
+        self._slot, self._first, self._ahead = slot, first, ahead
         self._awake: datetime | None = None
-        self._thread = self._ahead.start()
+        ahead.start()
 
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
         self._first.check()
@@ -180,7 +182,7 @@ class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
 
 
 class _Source(FixedPartitionedSource[tuple[str, Chunk], None]):
-    def __init__(self, readers: Mapping[str, Reader], first: FirstError) -> None:
+    def __init__(self, readers: Mapping[str, _ReaderThread], first: FirstError) -> None:
         self._readers, self._first = readers, first
 
     def list_parts(self) -> list[str]:
@@ -232,13 +234,13 @@ class BatchPipelineEngine:
     steps: Sequence[Callable[[Chunk], Chunk]] = ()
     first: FirstError = field(default_factory=FirstError)
 
-    def dataflow(self, threads: Mapping[str, _WriterThread]) -> Dataflow:
+    def dataflow(self, ahead: Mapping[str, _ReaderThread], behind: Mapping[str, _WriterThread]) -> Dataflow:
         """The Bytewax dataflow."""
         flow = Dataflow("batch")
-        stream: Any = op.input("source", flow, _Source(self.readers, self.first))
+        stream: Any = op.input("source", flow, _Source(ahead, self.first))
         for number, step in enumerate(self.steps):
             stream = op.map_value(f"step_{number:02d}", stream, step)
-        op.output("sink", stream, _Sink(threads))
+        op.output("sink", stream, _Sink(behind))
         return flow
 
     def run(self) -> None:
@@ -249,16 +251,20 @@ class BatchPipelineEngine:
         """
         if not self.readers:
             return
-        threads = {slot: _WriterThread(writer, self.first) for slot, writer in self.writers.items()}
+        behind = {slot: _WriterThread(writer, self.first) for slot, writer in self.writers.items()}
+        ahead = {slot: _ReaderThread(reader, self.first) for slot, reader in self.readers.items()}
         try:
-            cli_main(self.dataflow(threads), epoch_interval=EPOCH)
-            for thread in threads.values():
+            cli_main(self.dataflow(ahead, behind), epoch_interval=EPOCH)
+            for thread in behind.values():
                 thread.put(_End())
         except BaseException as error:  # noqa: BLE001 - Bytewax wraps it; the cause is what counts
             self.first.put(_cause(error))
-        for thread in threads.values():
-            if thread.thread is not None:
-                thread.thread.join()
+        for writing in behind.values():
+            if writing.thread is not None:
+                writing.thread.join()
+        for reading in ahead.values():
+            if reading.thread is not None:
+                reading.thread.join(READER_SECONDS)
         self.first.check()
 
 

@@ -199,32 +199,26 @@ def copy_out(
     connection, waiting = session.pgconn, [session.pgconn.socket]
     get, consume = connection.get_copy_data, connection.consume_input
     parts: list[bytes | memoryview] = []
-    held = 0
-    while True:
-        count, data = _next_row(get, where)
-        if count > 0:
-            parts.append(data)
-            held += count
-            if held >= size or len(parts) >= rows:
-                yield b"".join(parts)
-                parts, held = [], 0
-        elif count == 0:
-            while not select.select(waiting, [], [], IDLE_SECONDS)[0]:
-                check()
-            with translated(where):
+    held = count = 0
+    while count >= 0:
+        try:
+            count, data = get(1)
+            while count > 0:  # this loop is met once a row: nothing but what it must do
+                parts.append(data)
+                held += count
+                if held >= size or len(parts) >= rows:
+                    yield b"".join(parts)
+                    parts, held = [], 0
+                count, data = get(1)
+            if count == 0:
+                while not select.select(waiting, [], [], IDLE_SECONDS)[0]:
+                    check()
                 consume()
-        else:
-            break
+        except psycopg.Error as error:
+            raise translate(error, where) from None
     if parts:
         yield b"".join(parts)
     yield _rows_counted(session, where)
-
-
-def _next_row(get: Callable[[int], tuple[int, Any]], where: str) -> tuple[int, Any]:
-    try:
-        return get(1)
-    except psycopg.Error as error:
-        raise translate(error, where) from None
 
 
 def _rows_counted(session: Session, where: str) -> int:

@@ -6,6 +6,7 @@ split, whatever is written meanwhile; rows inserted while a run reads may or may
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
+import psycopg
 import pyarrow as pa
-from psycopg import sql
+from psycopg import pq, sql
 from pyarrow import csv
 
 from dataflows.chunks import Chunk
@@ -31,7 +33,7 @@ RAW_BYTES: Final = 1 << 20
 ARROW_BYTES: Final = 16 << 20
 SAMPLE_BYTES: Final = 32 << 20
 LOCK_SECONDS: Final = 10.0
-PLAN_SECONDS: Final = 300.0
+CANCEL_SECONDS: Final = 1.0
 _ORDERED: Final = {
     "smallint", "integer", "bigint", "numeric", "text", "character varying", "uuid", "date",
     "timestamp without time zone", "timestamp with time zone",
@@ -219,8 +221,11 @@ class PostgresReader:
         yield Chunk(slot, split.number, sequence, None, counted, last=True, read=counted)
 
     def close(self) -> None:
-        """End the session."""
+        """End the session, and the query that it may still be running."""
         if self._session is not None:
+            if self._session.info.transaction_status == pq.TransactionStatus.ACTIVE:
+                with contextlib.suppress(psycopg.Error):
+                    self._session.cancel_safe(timeout=CANCEL_SECONDS)
             self._session.close()
             self._session = None
 
