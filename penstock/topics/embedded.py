@@ -73,7 +73,8 @@ class EmbeddedServer:
 
     Any number of objects, threads and processes may name the same home; they share one server. `user` is the account
     that the server gets when this process is root (by default the owner of the data, or of the folder that holds the
-    home, or `nobody`); without root it is always the caller's own. `configuration` overrides the server's settings.
+    home, or `nobody`); without root it is always the caller's own. `home` is made that account's alone, mode 0700, so
+    let it be a folder for this and nothing else. `configuration` overrides the server's settings.
 
     Where that account cannot reach `home` (below a folder of mode 0700, say), the data live under
     /var/lib/penstock instead and `home` holds a file, MOVED, that says where. Moving the project keeps them; a copy of
