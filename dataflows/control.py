@@ -27,7 +27,7 @@ from penstock import __version__
 from penstock.clock import now
 from penstock.records import Reading, Record, encode, records_of
 from penstock.telemetry import current_traceparent
-from penstock.topics.operators import TopicSink, TopicSource
+from penstock.topics.operators import TopicSink, TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
@@ -44,7 +44,7 @@ def agents() -> tuple[Agent, ...]:
     return Lifecycle(), Orchestrator()
 
 
-def add_control(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
     """Add the control flow to `flow`; waits until no other control process is active.
 
     Raises:
@@ -54,7 +54,7 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event) -> None:
     log.lock(LOCK, wait=True)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     folds, start = start_brain(log, agents(), store.load_snapshots())
-    source = op.input("control_in", flow, TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop))
+    source = op.input("control_in", flow, TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop, wakeup=wakeup))
     batches = op.flat_map_batch("control_batches", source, lambda stored: [records_of(stored)])
     outputs = [run_agent(fold, batches) for fold in folds]
     decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))

@@ -12,7 +12,7 @@ from catalog.projection import Projector
 from dataflows.runtime.site import Site
 from penstock.records import Reading, records_of
 from penstock.topics.log import Stored
-from penstock.topics.operators import TopicSource
+from penstock.topics.operators import TopicSource, Wakeup
 from penstock.topics.table import CONTROL
 
 __all__ = ["add_projector", "project_to_end"]
@@ -21,7 +21,7 @@ __all__ = ["add_projector", "project_to_end"]
 READ = 2000
 
 
-def add_projector(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
     """Add the projector to `flow`.
 
     Raises:
@@ -29,7 +29,7 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event) -> None:
     """
     projector = Projector(site.catalog_dsn)
     start, reading = projector.position()
-    tail = TopicSource(lambda: site.open_log("projector-tail"), CONTROL, start, stop=stop)
+    tail = TopicSource(lambda: site.open_log("projector-tail"), CONTROL, start, stop=stop, wakeup=wakeup)
     source = op.input("projector_in", flow, tail)
     batches = op.flat_map_batch("projector_batches", source, lambda stored: [("catalog", stored)])
     op.output("project", batches, _CatalogSink(projector, reading))

@@ -23,7 +23,7 @@ from penstock.clock import now
 from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
 from penstock.topics.log import Message, Stored
-from penstock.topics.operators import TopicSink, TopicSource
+from penstock.topics.operators import TopicSink, TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
@@ -40,14 +40,14 @@ def worker_lock(worker: str) -> str:
     return f"worker:{worker}"
 
 
-def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
     """Add the scheduler to `flow`; waits until no other one is active."""
     log = site.open_log(LOCK)
     log.lock(LOCK, wait=True)
     with Projector(site.catalog_dsn) as projector:
         start, reading = projector.position()
     seen = Watch(*watched(site.catalog_dsn))
-    tail = TopicSource(lambda: site.open_log("scheduler-tail"), CONTROL, start, stop=stop)
+    tail = TopicSource(lambda: site.open_log("scheduler-tail"), CONTROL, start, stop=stop, wakeup=wakeup)
     source = op.input("scheduler_in", flow, tail)
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     begin = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))

@@ -30,7 +30,7 @@ from penstock.errors import Fenced
 from penstock.ids import new_id
 from penstock.records import Reading, Record, encode, records_of
 from penstock.topics.log import Message, Stored
-from penstock.topics.operators import TopicSink, TopicSource
+from penstock.topics.operators import TopicSink, TopicSource, Wakeup
 from penstock.topics.table import CONTROL, METRICS
 
 __all__ = ["KINDS", "add_worker"]
@@ -41,7 +41,7 @@ LOOK: Final = timedelta(milliseconds=100)
 
 
 
-def add_worker(flow: Dataflow, site: Site, stop: threading.Event) -> None:
+def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
     """Add a worker with a name of its own to `flow`.
 
     Raises:
@@ -57,7 +57,7 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event) -> None:
         payload={"worker": name, "kinds": list(KINDS), "slots": site.settings.parallel},
     )  # fmt: skip
     log.append(CONTROL, [encode(joined)])
-    tail = TopicSource(lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop)
+    tail = TopicSource(lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop, wakeup=wakeup)
     batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
     begin = op.input("worker_begin", flow, Once[tuple[str, list[Stored]]]((name, [])))
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))

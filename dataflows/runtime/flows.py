@@ -22,10 +22,11 @@ from dataflows.scheduler import add_scheduler
 from dataflows.worker import add_worker
 from penstock import settings, telemetry
 from penstock.errors import PenstockError, UsageError
+from penstock.topics.operators import Wakeup
 
 __all__ = ["FLOWS", "main", "run_flow", "run_flows"]
 
-FLOWS: Final[dict[str, Callable[[Dataflow, Site, threading.Event], None]]] = {
+FLOWS: Final[dict[str, Callable[[Dataflow, Site, threading.Event, Wakeup], None]]] = {
     "control": add_control,
     "projector": add_projector,
     "scheduler": add_scheduler,
@@ -42,9 +43,9 @@ def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
     Raises:
         PenstockError: the error that ended them, not the engine's report of it.
     """
-    flow = Dataflow("penstock_" + "_".join(names))
+    flow, wakeup = Dataflow("penstock_" + "_".join(names)), Wakeup()
     for name in names:
-        FLOWS[name](flow, site, stop)
+        FLOWS[name](flow, site, stop, wakeup)
     run_flow(flow)
 
 
