@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 import yaml
@@ -146,8 +147,12 @@ def _fraction(value: object) -> object:
     return value
 
 
+@lru_cache(maxsize=4096)
 def _sql(value: str) -> str:
-    """A SQL scalar expression that parses; what it may contain is checked where it is compiled."""
+    """A SQL scalar expression that parses; what it may contain is checked where it is compiled.
+
+    Kept, because parsing costs more than all else that a pipeline is checked for, and new versions repeat old expressions.
+    """
     from sqlglot import errors, parse  # noqa: PLC0415 - 60 ms to import, needed only where an expression stands
 
     if not value.strip():

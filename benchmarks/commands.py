@@ -1,0 +1,198 @@
+"""How long from a command to its effect in the catalog, on the embedded server, and what an idle `penstock up` costs.
+
+``python -m benchmarks.commands [--seconds 20] [--rate 300] [--json]``. A command is sent (`pipeline.apply`: validated,
+versioned, answered), decided by the control flow, appended, and projected; it counts as visible when another session,
+which listens, reads its answer out of the catalog. First one at a time, then at a rate, then nothing at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from api.client import UP, Client
+from api.starter import make_project
+from catalog.database import engine
+from catalog.projection import CHANNEL
+from catalog.store import MetadataStore
+from dataflows.runtime.site import Site
+from penstock.clock import now
+from penstock.ids import new_id
+from penstock.postgres import connect
+from penstock.records import Record, encode
+from penstock.settings import load
+from penstock.topics.table import CONTROL
+
+PIPELINES: Final = 50
+PATIENCE: Final = 60.0
+
+
+def pipeline(number: int) -> dict[str, Any]:
+    """A pipeline of eight fields, three of them expressions, that differs from every other one by its description."""
+    fields = [{"target": f"t{n}", "from": f"c{n}"} for n in range(5)]
+    fields += [{"target": f"e{n}", "sql": f"c{n} * 2 + {number % 100}"} for n in range(3)]
+    return {
+        "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": f"p{number % PIPELINES}", "description": f"number {number}"},
+        "spec": {
+            "source": {"connection": "shop", "object": "public.orders", "cursor": {"field": "id"}},
+            "mapping": {"fields": fields}, "sink": {"connection": "warehouse", "object": f"public.orders{number % PIPELINES}"},
+        },
+    }  # fmt: skip
+
+
+class Watcher(threading.Thread):
+    """Reads the answers out of the catalog as they are projected, and notes when it had each."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(daemon=True)
+        self.seen: dict[str, float] = {}
+        self.begin = 0
+        self.ended = threading.Event()
+        self.ready = threading.Event()
+        self._dsn = dsn
+
+    def run(self) -> None:
+        query = "SELECT id, \"offset\" FROM catalog.commands WHERE \"offset\" >= %s AND status <> 'pending' ORDER BY \"offset\""
+        with closing(connect(self._dsn, "benchmark")) as session:
+            session.execute(f"LISTEN {CHANNEL}".encode())
+            self.ready.set()
+            while not self.ended.is_set():
+                for _ in session.notifies(timeout=0.2, stop_after=1):
+                    pass
+                rows, at = session.execute(query, [self.begin]).fetchall(), time.perf_counter()
+                for id_, _offset in rows:
+                    self.seen.setdefault(id_, at)
+                self.begin = rows[-1][1] + 1 if rows else self.begin
+
+
+def measure(site: Site, count: int, wait: Callable[[int, float], None], *, one_at_a_time: bool) -> list[float]:
+    """Milliseconds from before the append to visible, sorted."""
+    watcher = Watcher(site.catalog_dsn)
+    sent: dict[str, float] = {}
+    with site.open_log("benchmark") as log:
+        watcher.begin = log.end(CONTROL, 0)
+        watcher.start()
+        watcher.ready.wait()
+        began = time.perf_counter()
+        for number in range(count):
+            wait(number, began)
+            id_ = new_id()
+            record = Record(
+                id=id_, kind="command", type="pipeline.apply", key=f"p{number % PIPELINES}", at=now(), actor="benchmark",
+                payload={"pipeline": pipeline(int(now().timestamp() * 1e6))},
+            )  # fmt: skip
+            message = encode(record)
+            sent[id_] = time.perf_counter()
+            log.append(CONTROL, [message])
+            while one_at_a_time and id_ not in watcher.seen:
+                time.sleep(0.0002)
+        deadline = time.perf_counter() + PATIENCE
+        while len(watcher.seen) < count and time.perf_counter() < deadline:
+            time.sleep(0.01)
+    watcher.ended.set()
+    watcher.join()
+    lost = count - len(watcher.seen)
+    if lost:
+        message_ = f"{lost} commands are not visible after {PATIENCE:g} s"
+        raise RuntimeError(message_)
+    return sorted((watcher.seen[id_] - at) * 1000 for id_, at in sent.items())
+
+
+@contextmanager
+def up(folder: Path) -> Iterator[int]:
+    """`penstock up` for the project in `folder`; its process id."""
+    program = str(Path(sys.executable).parent / "penstock")
+    process = subprocess.Popen([program, "--project", str(folder), "up", "--port", "0"], stdout=subprocess.DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def tree(root: int, home: Path) -> set[int]:
+    """`root`, all of its descendants, and the embedded server's processes."""
+    parents, wanted = {}, {root}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if str(home).encode() in (entry / "cmdline").read_bytes():
+                wanted.add(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    while more := {pid for pid, parent in parents.items() if parent in wanted} - wanted:
+        wanted |= more
+    return wanted
+
+
+def cpu(pids: set[int]) -> float:
+    """Seconds of CPU that `pids` have used."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def figures(spans: list[float]) -> dict[str, float]:
+    """Median, 99th percentile and largest, in milliseconds."""
+    return {"p50": statistics.median(spans), "p99": spans[int(len(spans) * 0.99)], "max": spans[-1]}
+
+
+def main() -> int:
+    """Run it and print a table, or one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--rate", type=int, default=300)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    count = int(options.rate * options.seconds)
+
+    def pace(number: int, began: float) -> None:
+        time.sleep(max(0.0, began + number / options.rate - time.perf_counter()))
+
+    with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as name:
+        folder = Path(name) / "project"
+        make_project(folder)
+        settings = load(folder)
+        with up(folder) as root, Site(settings) as site, site.open_log("client") as log:
+            with MetadataStore(engine(site.catalog_dsn)) as store:
+                while not log.holder(UP) or not any(worker.status == "joined" for worker in store.workers()):
+                    time.sleep(0.1)
+                for connection in ("shop", "warehouse"):
+                    payload = {"name": connection, "connection": {"type": "postgres", "dsn": site.catalog_dsn}}
+                    Client(site, log, store).ask("connection.put", connection, payload)
+            single = figures(measure(site, 500, lambda *_: None, one_at_a_time=True))
+            rated = figures(measure(site, count, pace, one_at_a_time=False))
+            time.sleep(5)
+            pids = tree(root, settings.home)
+            before = cpu(pids)
+            time.sleep(10)
+            idle = (cpu(pids) - before) / 10 * 100
+    found = {"one_at_a_time_ms": single, f"at_{options.rate}_per_second_ms": rated, "idle_percent_of_a_core": idle}
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    for what, values in (("one at a time", single), (f"at {options.rate}/s", rated)):
+        print(f"command to visible, {what:<14} p50 {values['p50']:6.1f} ms   p99 {values['p99']:6.1f} ms   max {values['max']:6.1f} ms")
+    print(f"idle `penstock up`, all processes: {idle:.1f} % of one core")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
