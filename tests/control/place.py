@@ -1,0 +1,274 @@
+"""An installation on two fresh databases of the shared server, its flows in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agents.lifecycle import Lifecycle
+from agents.orchestrator import Orchestrator
+from catalog.compare import Digest, digest
+from catalog.database import migrate
+from catalog.projection import Projector
+from dataflows.runtime.site import Site
+from penstock import postgres
+from penstock.clock import now
+from penstock.ids import command_id
+from penstock.records import COMMANDS, Reading, Record, encode, records_of
+from penstock.settings import Settings
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL
+from tests.agents.world import decisions, judged
+
+ROOT = Path(__file__).parents[2]
+AGENTS = (Lifecycle(), Orchestrator())
+SECONDS = 40.0
+
+
+def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
+    """The first true value of `found`, asked again and again."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for: {what}"
+        time.sleep(0.02)
+    return value
+
+
+@dataclass
+class Flow:
+    """One process that runs flows."""
+
+    names: tuple[str, ...]
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def ended(self, seconds: float = SECONDS) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self.process.wait(seconds)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@dataclass
+class Nursery:
+    """Flows by fork, for tests that start them by the dozen."""
+
+    process: subprocess.Popen[str]
+    alive: set[int] = field(default_factory=set)
+
+    def start(self, place: Place, *names: str) -> int:
+        """Start flows; the process's id."""
+        order = {
+            "arguments": [*names, "--project", str(place.folder)],
+            "environment": place.environment(),
+            "output": str(place.folder / f"{'-'.join(names)}.txt"),
+        }
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        self.alive.add(pid)
+        return pid
+
+    def kill(self, pid: int) -> None:
+        """Kill a process that this nursery started, and wait until it is gone."""
+        self.alive.discard(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(pid), "a killed process to be gone")
+
+    def close(self) -> None:
+        for pid in list(self.alive):
+            self.kill(pid)
+        self.process.kill()
+        self.process.communicate()
+
+
+@dataclass
+class Place:
+    """The databases, the project's folder, and what runs there."""
+
+    folder: Path
+    catalog_dsn: str
+    log_dsn: str
+    started: list[Flow] = field(default_factory=list)
+    sent: dict[str, Record] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings = Settings(
+            project=self.folder,
+            home=self.folder / ".penstock",
+            database_url=self.catalog_dsn,
+            log_url=self.log_dsn,
+        )
+        self.site = Site(settings)
+        with self.site:
+            pass
+        self.connect()
+
+    def connect(self) -> None:
+        self.log = PostgresLog(self.log_dsn, name="tests")
+        self._known: list[Record] = []
+
+    def start(self, *names: str, **environment: str) -> Flow:
+        """Start flows in one process."""
+        output = self.folder / f"{len(self.started)}-{'-'.join(names)}.txt"
+        env = {**os.environ, **self.environment(), **environment}
+        command = [sys.executable, "-m", "dataflows.runtime.flows", *names, "--project", str(self.folder)]
+        with output.open("wb") as sink:
+            process = subprocess.Popen(command, env=env, stdout=sink, stderr=sink, cwd=self.folder)
+        self.started.append(Flow(names, process, output))
+        return self.started[-1]
+
+    def environment(self) -> dict[str, str]:
+        """What says where the installation is."""
+        return {
+            "PYTHONPATH": str(ROOT), "PENSTOCK_DATABASE_URL": self.catalog_dsn, "PENSTOCK_LOG_URL": self.log_dsn,
+            "PENSTOCK_SLOTS": "2", "POLARS_MAX_THREADS": "1",
+        }  # fmt: skip
+
+    def close(self) -> None:
+        for flow in self.started:
+            for process in [*(flow.children() if psutil.pid_exists(flow.process.pid) else []), flow.process]:
+                process.kill()
+            flow.process.wait()
+        self.log.close()
+
+    # --- the log
+
+    def records(self) -> list[Record]:
+        """The whole log."""
+        while stored := self.log.read(CONTROL, 0, len(self._known), 1000):
+            self._known += [record for _, record in records_of(stored)]
+            assert len(self._known) == stored[-1].offset + 1, "every message is a record"
+        return list(self._known)
+
+    def counted(self) -> list[tuple[int, Record]]:
+        """What of the log counts for every reader."""
+        reading = Reading()
+        return [(offset, record) for offset, record in enumerate(self.records()) if reading.keep(offset, record)]
+
+    def of(self, type_: str) -> list[Record]:
+        return [record for _, record in self.counted() if record.type == type_]
+
+    def send(self, type_: str, /, key: str | None = None, log: PostgresLog | None = None, **payload: Any) -> str:
+        """Send a command; its id, once it is durable."""
+        id_ = command_id("tests", key or f"{type_} {len(self.sent)}")
+        kind = "command" if type_ in COMMANDS else "event"
+        record = Record(
+            id=id_, kind=kind, type=type_, key=payload.get("name", type_), at=now(), actor="user:tests", payload=payload
+        )  # fmt: skip
+        (log or self.log).append(CONTROL, [encode(record)])
+        self.sent[id_] = record
+        return id_
+
+    def answers(self) -> dict[str, list[Record]]:
+        """The answers that count, by command."""
+        found: dict[str, list[Record]] = {}
+        for _, record in self.counted():
+            if record.type in {"command.applied", "command.refused"}:
+                found.setdefault(record.key, []).append(record)
+        return found
+
+    def done(self, type_: str, /, **payload: Any) -> dict[str, Any]:
+        """Send a command and wait until it is applied; its result."""
+        id_ = self.send(type_, **payload)
+        (answer,) = until(lambda: self.answers().get(id_), f"the answer to {type_}")
+        assert answer.type == "command.applied", answer.payload
+        result: dict[str, Any] = answer.payload["result"]
+        return result
+
+    def all_answered(self, seconds: float = SECONDS) -> None:
+        until(lambda: self.sent.keys() <= self.answers().keys(), "every answer", seconds)
+
+    def brains(self) -> int:
+        return sum(record.type == "brain.started" for record in self.records())
+
+    def check_answers(self) -> None:
+        """Every command that was acknowledged is there and answered exactly once; nothing decided is unexplained."""
+        log = self.records()
+        assert self.sent.keys() <= {record.id for record in log}, "nothing acknowledged is lost"
+        answers = self.answers()
+        assert {id_: len(found) for id_, found in answers.items()} == dict.fromkeys(self.sent, 1)
+        assert judged(log, AGENTS) == decisions(log), "judged again, the log decides what is recorded"
+        assert self.of("agent.faulted") == []
+
+    # --- the catalog
+
+    def projected(self) -> None:
+        """Wait until the catalog has all of the log."""
+
+        def position() -> bool:
+            with postgres.connect(self.catalog_dsn, "tests") as session:
+                row = session.execute("SELECT next FROM catalog.position").fetchone()
+            return row is not None and row[0] == self.log.end(CONTROL, 0)
+
+        until(position, "the catalog to have all of the log")
+
+    def check_catalog(self, fresh: str) -> None:
+        """The catalog is what a new one, folded in database `fresh`, would be."""
+        migrate(fresh)
+        reading = Reading()
+        log = self.records()
+        kept = [(offset, record) for offset, record in enumerate(log) if reading.keep(offset, record)]
+        with Projector(fresh) as projector:
+            projector.position()
+            projector.apply(kept, len(log), reading)
+        mine, anew = self.digest(), digest(fresh)
+        assert {name: rows for name, (rows, _) in mine.items()} == {name: rows for name, (rows, _) in anew.items()}
+        assert mine == anew
+
+    def digest(self) -> Mapping[str, Digest]:
+        return digest(self.catalog_dsn)
+
+    def catalog(self, query: str, *values: object) -> Sequence[tuple[Any, ...]]:
+        with postgres.connect(self.catalog_dsn, "tests") as session:
+            return session.execute(query, values).fetchall()  # type: ignore[call-overload,no-any-return]
+
+
+class Load(threading.Thread):
+    """Sends pausing and resuming commands at about `rate` a second until it is told to stop."""
+
+    def __init__(self, place: Place, rate: float) -> None:
+        super().__init__(name="load", daemon=True)
+        self.place, self.rate, self.over = place, rate, threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with PostgresLog(self.place.log_dsn, name="load") as log:
+                while not self.over.wait(1 / self.rate):
+                    verb = ("pause", "resume", "stop", "resume")[len(self.place.sent) % 4]
+                    self.place.send(f"pipeline.{verb}", log=log, name=f"p{len(self.place.sent) % 3}")
+        except BaseException as error:  # noqa: BLE001 - looked at by the test
+            self.error = error
+
+    def stop(self) -> None:
+        self.over.set()
+        self.join()
+        assert self.error is None

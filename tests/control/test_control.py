@@ -1,0 +1,161 @@
+"""The control flow as a process: answered once, whatever dies."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from penstock import postgres
+from penstock.records import encode
+from penstock.topics.table import CONTROL
+from tests.agents.world import policy
+from tests.control.place import Load, Nursery, Place, until
+
+
+def test_commands_are_answered_and_seen_in_the_catalog(busy: Place, fresh: Callable[[], str]) -> None:
+    flow = busy.start("control", "projector")
+    busy.done("pipeline.pause", name="p1")
+    busy.all_answered()
+    busy.projected()
+    assert busy.catalog("SELECT name, status, version FROM catalog.pipelines ORDER BY name") == [
+        ("p0", "active", 1),
+        ("p1", "paused", 1),
+        ("p2", "active", 1),
+    ]
+    assert busy.catalog("SELECT status, count(*) FROM catalog.commands GROUP BY 1") == [("applied", 6)]
+    busy.check_answers()
+    busy.check_catalog(fresh())
+    flow.send(signal.SIGTERM)
+    assert flow.ended() == 0, flow.said
+
+
+def test_a_policy_changed_under_load_takes_effect_at_one_offset(busy: Place) -> None:
+    busy.start("control")
+    load = Load(busy, rate=400)
+    load.start()
+    more_load(busy)
+    first = busy.done("policy.publish", policy=policy("p"))["hash"]
+    more_load(busy)
+    second = busy.done("policy.publish", policy=policy("p", monitor={"sensitivity": 1.0}))["hash"]
+    more_load(busy)
+    load.stop()
+    busy.all_answered()
+    accepted = {r.payload["hash"]: offset for offset, r in busy.counted() if r.type == "policy.accepted"}
+    assert list(accepted) == [first, second]
+    found: dict[str, list[int]] = {}
+    for _, record in busy.counted():
+        if record.type == "agent.decided" and record.cause:
+            found.setdefault(record.payload["policy"], []).append(record.cause[0])
+    (built_in,) = found.keys() - accepted.keys()
+    assert max(found[built_in]) <= accepted[first] < min(found[first])
+    assert max(found[first]) <= accepted[second] < min(found[second])
+    assert min(len(causes) for causes in found.values()) > 50
+    busy.check_answers()
+
+
+def more_load(place: Place) -> None:
+    before = len(place.sent)
+    until(lambda: len(place.sent) > before + 100, "more load")
+
+
+def kill_again_and_again(busy: Place, nursery: Nursery, times: int, rate: float, seed: int) -> None:
+    chance = random.Random(seed)
+    load = Load(busy, rate)
+    load.start()
+    for number in range(times):
+        before = busy.brains()
+        pid = nursery.start(busy, "control")
+        if number % 5:  # else it dies while it starts
+            until(lambda n=before: busy.brains() > n, "a brain")
+        time.sleep(chance.uniform(0.0, 0.35))
+        nursery.kill(pid)
+    load.stop()
+    nursery.start(busy, "control")
+    busy.all_answered()
+    assert busy.brains() > times * 4 // 5
+    busy.check_answers()
+
+
+def test_twenty_kills_under_load_answer_every_command_exactly_once(busy: Place, nursery: Nursery) -> None:
+    kill_again_and_again(busy, nursery, times=20, rate=100, seed=1)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(5))
+def test_two_hundred_kills_under_load_answer_every_command_exactly_once(
+    busy: Place, nursery: Nursery, seed: int
+) -> None:
+    kill_again_and_again(busy, nursery, times=200, rate=100, seed=seed)
+
+
+def take_lock_from(place: Place, name: str) -> None:
+    """End the session that appends for the flow that logs in as `name`, as a lost network or a failover would."""
+    with postgres.connect(place.log_dsn, "tests") as session:
+        found = session.execute(
+            "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid"
+            " AND l.locktype = 'advisory' AND l.granted WHERE a.datname = current_database() AND application_name LIKE %s",
+            [f"%{name}%"],
+        ).fetchone()
+        assert found == (1,)
+
+
+def test_of_two_brains_at_once_only_the_later_counts_and_the_other_stops(busy: Place) -> None:
+    first = busy.start("control")
+    busy.all_answered()
+    first.send(signal.SIGSTOP)
+    waiting = [busy.send("pipeline.pause", name="p0")]
+    take_lock_from(busy, "control")
+    second = busy.start("control")
+    until(lambda: busy.brains() == 2, "the second brain")
+    waiting.append(busy.send("pipeline.resume", name="p0"))
+    busy.all_answered()
+    first.send(signal.SIGCONT)
+    waiting.append(busy.send("pipeline.pause", name="p0"))
+    assert first.ended() == 1, first.said
+    busy.all_answered()
+    later = max(offset for offset, record in enumerate(busy.records()) if record.type == "brain.started")
+    assert {busy.answers()[id_][0].brain for id_ in waiting} == {later}
+    busy.check_answers()
+    assert second.process.poll() is None
+
+
+def test_a_brain_that_reads_of_a_later_one_stops_by_itself(busy: Place) -> None:
+    flow = busy.start("control")
+    busy.all_answered()
+    later = busy.of("brain.started")[0].model_copy(update={"id": "another"})
+    busy.log.append(CONTROL, [encode(later)])
+    assert flow.ended() == 1
+    assert "another control process took over" in flow.said
+    busy.start("control")
+    busy.done("pipeline.pause", name="p0")
+    busy.check_answers()
+
+
+def test_a_clean_stop_saves_snapshots_and_the_next_start_reads_only_what_comes_after(busy: Place) -> None:
+    from agents.fold import Fold
+    from catalog.database import engine
+    from catalog.store import MetadataStore
+    from dataflows.control import agents, start_brain
+
+    flow = busy.start("control")
+    busy.all_answered()
+    until(lambda: busy.records()[-1].type == "command.applied", "the last answer")
+    time.sleep(0.2)
+    flow.send(signal.SIGTERM)
+    assert flow.ended() == 0, flow.said
+    end = len(busy.records())
+    with MetadataStore(engine(busy.catalog_dsn)) as store:
+        saved = store.load_snapshots()
+    assert {name: one.offset for name, one in saved.items()} == {"lifecycle": end, "orchestrator": end}
+    folds, start = start_brain(busy.log, agents(), saved)
+    assert start == end
+    assert all(isinstance(fold, Fold) and fold.next == end for fold in folds)
+    fresh, _ = start_brain(busy.log, agents(), {})
+    for offset, record in enumerate(busy.records()):
+        for fold in (*folds, *fresh):
+            assert fold.step(offset, record) == [], "all is answered"
+    assert [fold.state for fold in folds] == [fold.state for fold in fresh]

@@ -1,0 +1,99 @@
+"""The projector as a process, and the server itself: killed at any moment, the catalog is what the log says."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from penstock.errors import Unavailable
+from penstock.topics.embedded import EmbeddedServer
+from tests.agents.world import pipeline
+from tests.agents.world import postgres as connection
+from tests.control.place import Load, Nursery, Place, until
+
+
+def test_a_projector_killed_under_load_leaves_what_a_fresh_rebuild_gives(
+    busy: Place, nursery: Nursery, fresh: Callable[[], str]
+) -> None:
+    chance = random.Random(5)
+    busy.start("control")
+    busy.all_answered()
+    load = Load(busy, rate=60)
+    load.start()
+    for _ in range(10):
+        pid = nursery.start(busy, "projector")
+        time.sleep(chance.uniform(0.05, 0.5))
+        nursery.kill(pid)
+    load.stop()
+    busy.all_answered()
+    nursery.start(busy, "projector")
+    busy.projected()
+    assert len(busy.sent) > 100
+    busy.check_catalog(fresh())
+    busy.check_answers()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """A server that a test may kill, as durable as in production."""
+    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    server = EmbeddedServer(home)
+    server.acquire()
+    for name in ("penstock", "penstock_log", "anew"):
+        server.create_database(name)
+    yield server
+    server.release()
+    shutil.rmtree(home)
+
+
+def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(own: EmbeddedServer, tmp_path: Path) -> None:
+    place = Place(tmp_path, own.dsn("penstock"), own.dsn("penstock_log"))
+    try:
+        for name in ("shop", "house"):
+            place.send("connection.put", name=name, connection=connection(name))
+        for number in range(3):
+            place.send("pipeline.apply", pipeline=pipeline(f"p{number}"))
+        for _ in range(3):
+            flows = place.start("control", "scheduler"), place.start("projector")
+            place.all_answered()
+            load = Load(place, rate=150)
+            load.start()
+            before = len(place.sent)
+            until(lambda n=before: len(place.sent) > n + 40, "some load")
+            kill(own)
+            load.over.set()
+            load.join()
+            assert load.error is None or isinstance(load.error, Unavailable)
+            assert [flow.ended() for flow in flows] == [1, 1], "both end, and say why"
+            assert all("unavailable" in flow.said for flow in flows)
+            own.ensure()
+            place.log.close()
+            place.connect()
+        place.start("control", "projector")
+        place.all_answered()
+        unacknowledged = {one.id: one for one in place.records() if one.kind == "command"}.keys() - place.sent.keys()
+        assert len(unacknowledged) <= 3, "at most the one under way at each kill"
+        place.sent |= {id_: next(one for one in place.records() if one.id == id_) for id_ in unacknowledged}
+        place.all_answered()
+        place.projected()
+        place.check_answers()
+        place.check_catalog(own.dsn("anew"))
+    finally:
+        place.close()
+
+
+def kill(server: EmbeddedServer) -> None:
+    pid = server.pid
+    assert pid is not None
+    family = [psutil.Process(pid), *psutil.Process(pid).children()]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), "the server to be gone")
