@@ -16,7 +16,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from agents.fold import Fold, look_ahead
 from agents.lifecycle import Lifecycle
-from agents.operator import Batch, run_agent
+from agents.operator import run_agent
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
 from catalog.database import engine
@@ -54,7 +54,9 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
     log.lock(LOCK, wait=True)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     folds, start = start_brain(log, agents(), store.load_snapshots())
-    source = op.input("control_in", flow, TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop, wakeup=wakeup))
+    source = op.input(
+        "control_in", flow, TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop, wakeup=wakeup)
+    )
     batches = op.flat_map_batch("control_batches", source, lambda stored: [records_of(stored)])
     outputs = [run_agent(fold, batches) for fold in folds]
     decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))

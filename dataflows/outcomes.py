@@ -90,7 +90,9 @@ class Outcomes:
                 out.append(self._answer(offset, assigned, "schema.observed", payload, key=str(ref)))
         return out
 
-    def _answer(self, offset: int, cause: Record, type_: str, payload: dict[str, Any], key: str | None = None) -> Record:
+    def _answer(
+        self, offset: int, cause: Record, type_: str, payload: dict[str, Any], key: str | None = None
+    ) -> Record:
         at: datetime = now()
         return cause.answer(offset, type_, key or cause.key, payload, at=at, actor=self._actor)
 

@@ -67,7 +67,7 @@ class Processes:
             "traceparent": traceparent,
         }  # fmt: skip
         with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - this very program
+            process = subprocess.Popen(
                 [sys.executable, "-m", "dataflows.runtime.launcher", "--lifeline", str(reading)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, pass_fds=(reading,),
                 cwd=self._settings.project,

@@ -24,7 +24,6 @@ from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
 from penstock.topics.log import Message, Stored
 from penstock.topics.operators import TopicSink, TopicSource, Wakeup
-from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
 __all__ = ["LOCK", "Watch", "add_scheduler", "worker_lock", "worker_lost"]
@@ -51,7 +50,9 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     source = op.input("scheduler_in", flow, tail)
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     begin = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
-    told = op.stateful_batch("watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log.holder))
+    told = op.stateful_batch(
+        "watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log.holder)
+    )
     op.output("tell", told, TopicSink(lambda: log, CONTROL))
 
 
@@ -117,7 +118,13 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
 def _fired(timer: str, due: datetime, at: datetime) -> Record:
     payload = {"timer": timer, "due": due.isoformat()}
     return Record(
-        id=named_id("timer.fired", timer), kind="timer", type="timer.fired", key=timer, at=at, actor=ACTOR, payload=payload
+        id=named_id("timer.fired", timer),
+        kind="timer",
+        type="timer.fired",
+        key=timer,
+        at=at,
+        actor=ACTOR,
+        payload=payload,
     )
 
 

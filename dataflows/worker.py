@@ -40,7 +40,6 @@ LOOK: Final = timedelta(milliseconds=100)
 """How often it looks after its processes while it has any."""
 
 
-
 def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
     """Add a worker with a name of its own to `flow`.
 

@@ -138,7 +138,7 @@ def _text_to_numeric(term: Term, kind: SqlType) -> Term:
     kept = (whole + fraction.str.slice(0, scale + 1).str.pad_end(scale + 1, "0")).str.strip_chars_start("0")
     long = kept.str.len_bytes() > MAX_DIGITS
     number = pl.when(kept == "").then(pl.lit("0")).otherwise(kept).cast(pl.Int128, strict=False)
-    signed = pl.when(text.str.starts_with("-")).then(minus(number)).otherwise(number)
+    signed = pl.when(text.str.starts_with("-")).then(minus(number)).when(text.is_not_null()).then(number)
     found = Term(signed, numeric(MAX_DIGITS, scale + 1), any_of(term.wrong, text.is_not_null() & (~ok | long)))
     return _fitted(found, kind)
 

@@ -16,6 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from dataflows.sinks.swap import shadow_prefix
+
 PROGRAM = Path(__file__).parent / "programs" / "launchers.py"
 
 
@@ -146,7 +148,8 @@ class Copy:
 
     def leftovers(self) -> int:
         """Shadows that are still there, and splits that are still planned."""
-        shadows = self.value("SELECT count(*) FROM pg_class WHERE relname LIKE '\\_penstock\\_%%' AND relkind = 'r' AND relname ~ '[0-9a-f]{16}$'")
+        prefix = shadow_prefix(self.uid)
+        shadows = self.value(f"SELECT count(*) FROM pg_class WHERE relkind = 'r' AND starts_with(relname, '{prefix}')")
         return int(shadows) + int(self.value(f"SELECT count(*) FROM w._penstock_splits WHERE pipeline = '{self.uid}'"))
 
 

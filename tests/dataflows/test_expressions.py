@@ -115,6 +115,7 @@ number = st.one_of(
     st.builds("coalesce({}, {})".format, NUMBER, NUMBER), st.builds("nullif({}, {})".format, NUMBER, NUMBER),
     st.builds("{}({}, {})".format, st.sampled_from(["greatest", "least"]), NUMBER, NUMBER),
     st.builds("CASE WHEN {} THEN {} ELSE {} END".format, TRUTH, NUMBER, NUMBER),
+    st.builds("CAST(CASE WHEN s <> 'nan' THEN s END AS {})".format, st.sampled_from(["integer", "bigint", "numeric(6,1)"])),
     st.builds("length({})".format, TEXT), st.just("(d - DATE '2000-01-01')"),
 )  # fmt: skip
 text_leaf = st.sampled_from(["s", "t"])
@@ -163,6 +164,22 @@ QUICK = settings(max_examples=250, deadline=None, phases=[Phase.explicit, Phase.
 @given(text=st.one_of(number, text, truth, time, float_), rows=ROWS)
 def test_an_expression_gives_what_postgresql_gives(server: psycopg.Connection[Any], text: str, rows: list[Row]) -> None:
     agree(server, text, rows)
+
+
+NULLS = [
+    f"CAST({name} AS {kind})" for name in ("s", "f", "n", "i") for kind in ("integer", "numeric(9,2)", "double precision", "text")
+    if (name, kind) != ("f", "text")
+] + [f"CAST(s AS {kind})" for kind in ("date", "timestamp", "timestamptz", "boolean", "varchar(2)")] + [
+    "split_part(s, '-', 1)", "split_part(s, '', 1)", "lpad(s, 3, '0')", "substring(s FROM 1 FOR 2)", "replace(s, 'a', 'b')", "trim(s)",
+    "greatest(i, NULL, j)", "floor(n)", "ceil(n)", "round(n, 1)", "mod(n, m)", "i / j", "n * m", "s LIKE 'a%'", "i IN (1, 2)",
+    "i BETWEEN 1 AND 2", "d + i", "d - d", "extract(second FROM ts)", "date_trunc('day', ts)", "ts + interval '1 month'", "CASE WHEN b THEN 1 END",
+    "nullif(i, 1)", "coalesce(i, j)", "b AND c", "b OR c", "NOT b", "abs(i)", "- n", "concat(s, t)", "concat_ws('-', s, t)", "s || t", "length(s)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NULLS)
+def test_null_in_gives_what_postgresql_gives(server: psycopg.Connection[Any], text: str) -> None:
+    agree(server, text, [tuple(EMPTY.values()), tuple(EMPTY.values())])
 
 
 EMPTY: dict[str, Any] = dict.fromkeys(COLUMNS)

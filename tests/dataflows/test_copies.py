@@ -1,0 +1,229 @@
+"""Copies keep every value, and `replace` keeps what the target had around its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from dataflows.postgres.session import connect
+from dataflows.postgres.tables import TableName, describe
+from dataflows.runtime.publish import drop_state
+from dataflows.sinks.swap import replace_method
+from dataflows.transforms.mapping import FieldSpec, bind
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Copy, Launchers
+
+ALL_TYPES = """
+id bigint PRIMARY KEY, i2 smallint, i4 integer, f4 real, f8 double precision, n numeric(20,6), t text, v varchar(9), c char(4),
+b boolean, d date, ts timestamp, tz timestamptz, u uuid, tm time, j json, jb jsonb, mood mood"""
+VALUES = """
+(1, -32768, 2147483647, 1.1, 0.1, -12345678901234.567891, E'a,"b"\\nc\\\\.', '', 'x', true, '2024-02-29', '0001-01-01 00:00:00.000001',
+ '9999-12-31 23:59:59.999999+00', '00000000-0000-0000-0000-0000000000ff', '23:59:59.999999', '{"a": null}', '{"b": [1, "x"]}', 'so so'),
+(2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+(3, 0, 0, 'NaN', '-Infinity', 0, '', 'ß€𝄞', '', false, '1970-01-01', '1969-12-31 23:59:59.5', '1900-01-01 00:00:00+05', NULL, '00:00', 'null', 'null', 'good'),
+(4, 1, 1, 3.4028235e38, 1e-307, 1, '\\N', 't', 'f', true, '0044-03-15', '2024-01-01', '2024-01-01', NULL, '12:00', '1', '"x"', 'so so')"""
+
+
+def put(task: dict[str, Any], source: str, fields: list[dict[str, str]] | None = None, **sink: Any) -> dict[str, Any]:
+    spec = task["pipeline"]["spec"]
+    spec["source"] = {"connection": "shop", "object": source}
+    spec["sink"] |= sink
+    spec.pop("mapping", None)
+    if fields:
+        spec["mapping"] = {"fields": fields}
+    return task
+
+
+@pytest.mark.parametrize("how", ["raw", "arrow"])
+def test_every_type_that_can_be_mapped_keeps_every_value(copy: Callable[..., Copy], launchers: Launchers, how: str) -> None:
+    made = copy("replace")
+    run = made.session.execute
+    run("DROP TYPE IF EXISTS mood CASCADE; CREATE TYPE mood AS ENUM ('so so', 'good')")
+    run(f"DROP TABLE IF EXISTS every; CREATE TABLE every ({ALL_TYPES}); INSERT INTO every VALUES {VALUES}")
+    wider = ALL_TYPES.replace("i2 smallint", "i2 integer") if how == "arrow" else ALL_TYPES
+    run(f"DROP TABLE {made.target}; CREATE TABLE {made.target} ({wider})")
+    done = launchers.run(put(made.task("r1"), "public.every"))
+    assert done["status"] == "completed", done
+    shown = "SELECT id, to_jsonb(x.*)::text, x.t IS NULL, x.v IS NULL, x.c::text, x.f4::text, x.f8::text FROM {} x ORDER BY id"
+    assert run(shown.format(made.target)).fetchall() == run(shown.format("every")).fetchall()
+
+
+def test_a_single_text_column_keeps_null_and_empty_apart(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    run = made.session.execute
+    run("DROP TABLE IF EXISTS one; CREATE TABLE one (t text); INSERT INTO one VALUES (NULL), (''), ('x'), (NULL), (E'\\n')")
+    done = launchers.run(put(made.task("r1"), "public.one", [{"target": "name", "sql": "lower(t)"}]))
+    assert done["counters"]["rows_out"] == 5, done
+    assert run(f'''SELECT array_agg(coalesce(name, 'null') ORDER BY coalesce(name, 'null') COLLATE "C") FROM {made.target}''').fetchone() == (["", "\n", "null", "null", "x"],)
+
+
+def test_what_cannot_be_kept_exactly_fails_and_changes_nothing(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    made.session.execute("DROP TABLE IF EXISTS odd; CREATE TABLE odd (id bigint, at timestamptz, n numeric); INSERT INTO odd VALUES (1, 'infinity', 1)")
+    fields = [{"target": "id", "sql": "id + 1"}, {"target": "at", "from": "at"}]
+    error = launchers.run(put(made.task("r1"), "public.odd", fields))["error"]
+    assert (error["code"], "`at`" in error["what"]) == ("data.bad", True)
+    error = launchers.run(put(made.task("r2"), "public.odd", [{"target": "price", "from": "n"}]))["error"]
+    assert (error["code"], "numeric" in error["what"]) == ("schema.mismatch", True)
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 0
+
+
+def test_replace_by_rename_keeps_all_around_the_rows(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    run = made.session.execute
+    run("DROP ROLE IF EXISTS reader; CREATE ROLE reader")
+    run(
+        f"ALTER TABLE {made.target} ADD CONSTRAINT items_key PRIMARY KEY (id), ADD COLUMN loaded timestamptz DEFAULT now(), "
+        "ALTER name SET STORAGE EXTERNAL, SET (fillfactor = 77), ADD CONSTRAINT dear CHECK (price < 1e6)"
+    )
+    run(f"CREATE INDEX items_by_name ON {made.target} (lower(name)) WHERE price > 1; COMMENT ON TABLE {made.target} IS 'kept'")
+    run(f"COMMENT ON COLUMN {made.target}.name IS 'its name'; GRANT SELECT ON {made.target} TO reader WITH GRANT OPTION")
+    before = around(made)
+    oid = made.value(f"SELECT '{made.target}'::regclass::oid")
+    for turn in ("r1", "r2"):
+        assert launchers.run(made.task(turn))["status"] == "completed"
+        assert made.differences() == {"lost": 0, "doubled": 0}
+        assert around(made) == before
+    assert made.value(f"SELECT '{made.target}'::regclass::oid") != oid
+    run(f"REVOKE ALL ON {made.target} FROM reader; DROP ROLE reader")
+
+
+def around(made: Copy) -> list[Any]:
+    """Indexes, constraints, options, comments and grants of the target."""
+    table = f"'{made.target}'::regclass"
+    return [
+        made.session.execute(query).fetchall()
+        for query in (
+            f"SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = {table} ORDER BY 1",
+            f"SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = {table} AND contype <> 'n' ORDER BY 1",
+            f"SELECT reloptions, obj_description(oid), relowner FROM pg_class WHERE oid = {table}",
+            f"SELECT a::text FROM pg_class, unnest(relacl) a WHERE oid = {table} ORDER BY 1",
+            f"SELECT attname, attstorage, attnotnull, col_description(attrelid, attnum) FROM pg_attribute WHERE attrelid = {table} AND attnum > 0",
+        )
+    ]
+
+
+@pytest.mark.parametrize("obstacle", ["view", "trigger", "identity", "deferrable key"])
+def test_replace_refills_a_table_that_others_depend_on(copy: Callable[..., Copy], launchers: Launchers, obstacle: str) -> None:
+    made = copy("replace")
+    statements = {
+        "view": f"CREATE VIEW w.seen AS SELECT * FROM {made.target}",
+        "trigger": "CREATE OR REPLACE FUNCTION w.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
+        f"CREATE TRIGGER t BEFORE UPDATE ON {made.target} FOR EACH ROW EXECUTE FUNCTION w.nothing()",
+        "identity": f"ALTER TABLE {made.target} ADD COLUMN nr bigint GENERATED ALWAYS AS IDENTITY",
+        "deferrable key": f"ALTER TABLE {made.target} ADD PRIMARY KEY (id); INSERT INTO {made.target} VALUES (1); "
+        f"CREATE TABLE w.child (id bigint REFERENCES {made.target} DEFERRABLE); INSERT INTO w.child VALUES (1)",
+    }
+    made.session.execute(statements[obstacle])
+    oid = made.value(f"SELECT '{made.target}'::regclass::oid")
+    for turn in ("r1", "r2"):
+        done = launchers.run(made.task(turn))
+        assert done["status"] == "completed", done
+        assert made.differences() == {"lost": 0, "doubled": 0}
+    assert made.value(f"SELECT '{made.target}'::regclass::oid") == oid
+    made.session.execute("DROP VIEW IF EXISTS w.seen; DROP TABLE IF EXISTS w.child")
+
+
+def test_replace_of_a_table_that_a_plain_foreign_key_needs_is_refused(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    made.session.execute(f"ALTER TABLE {made.target} ADD PRIMARY KEY (id); CREATE TABLE w.needs (id bigint REFERENCES {made.target} ON DELETE CASCADE)")
+    error = launchers.run(made.task("r1"))["error"]
+    assert (error["code"], "foreign key" in error["what"]) == ("refused", True)
+    made.session.execute("DROP TABLE w.needs")
+
+
+def test_a_missing_target_is_made_from_the_mapping(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    for write in ("append", "replace"):
+        made = copy(write, arrow=True)
+        made.session.execute(f"DROP TABLE {made.target}")
+        task = made.task("r1")
+        task["pipeline"]["spec"]["sink"]["key"] = ["id"]
+        done = launchers.run(task)
+        assert done["status"] == "completed", done
+        assert made.differences() == {"lost": 0, "doubled": 0}
+        kinds = {column["name"]: column["type"] for column in done["schemas"]["target"]}
+        assert kinds == {"id": "bigint", "name": "text", "price": "numeric(12,2)", "at": "timestamp with time zone"}
+
+
+def test_a_deleted_pipeline_leaves_nothing(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    assert "killed" in launchers.run(made.task("r1"), "commit.done:1=kill")
+    sink = TableName.parse(made.target)
+    drop_state(made.dsn, made.uid, sink, "lake", target=True)
+    drop_state(made.dsn, made.uid, sink, "lake", target=True)
+    assert made.leftovers() == 0
+    assert made.value(f"SELECT to_regclass('{made.target}')") is None
+    assert made.value(f"SELECT count(*) FROM w._penstock_positions WHERE pipeline = '{made.uid}'") == 0
+
+
+@pytest.mark.parametrize("kind", ["uuid", "text", "date", "timestamptz", "numeric(9,3)", "smallint"])
+def test_tables_are_split_by_keys_of_other_types(copy: Callable[..., Copy], launchers: Launchers, kind: str) -> None:
+    value = {"uuid": "md5(g::text)::uuid", "text": "'k ' || g || ''''", "date": "date '2000-01-01' + g", "timestamptz": "to_timestamp(g)"}.get(kind, f"g::{kind}")
+    made = copy("replace", split_rows=100)
+    run = made.session.execute
+    run(f"DROP TABLE IF EXISTS keyed; CREATE TABLE keyed AS SELECT {value} AS k, g::bigint AS id FROM generate_series(1, 999) g; ALTER TABLE keyed ADD PRIMARY KEY (k); ANALYZE keyed")
+    done = launchers.run(put(made.task("r1"), "public.keyed", [{"target": "id", "from": "id"}]))
+    assert done["status"] == "completed", done
+    assert done["counters"]["splits"] == 10
+    assert made.value(f"SELECT count(DISTINCT id) FROM {made.target}") == made.value(f"SELECT count(*) FROM {made.target}") == 999
+
+
+def test_values_are_decoded_only_where_something_looks_at_them(copy: Callable[..., Copy]) -> None:
+    made = copy("replace")
+    with connect(made.dsn, where="shop", name="tests") as session:
+        source, target = (describe(session, TableName.parse(name), "shop") for name in ("public.items", made.target))
+        assert bind(None, source, target, "items").raw
+        assert bind([FieldSpec("id", "id"), FieldSpec("name", "name")], source, target, "items").raw
+        assert not bind([FieldSpec("id", "id"), FieldSpec("name", sql="lower(name)")], source, target, "items").raw
+        assert replace_method(session, TableName.parse(made.target), "lake").name == "rename"
+
+
+def test_a_writer_that_has_not_committed_yet_is_waited_for(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    """An append by number must not pass by a lower number that is committed later."""
+    made = copy("append")
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(made.dsn) as late:
+        late.execute("INSERT INTO items (name) VALUES ('late')")
+        made.add(1)
+        pid = launchers.start(made.task("r1"))
+        assert launchers.wait(pid, 1) == {"running": True}
+        late.commit()
+    assert launchers.wait(pid) == {"code": 0}
+    assert made.differences() == {"lost": 0, "doubled": 0}
+
+
+@settings(max_examples=12, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(
+    write=st.sampled_from(["append", "replace"]), arrow=st.booleans(), workers=st.sampled_from([1, 1, 1, 2]),
+    rows=st.integers(0, 700), split_rows=st.integers(40, 400), batch_rows=st.integers(1, 300),
+)  # fmt: skip
+def test_property_09_metrics_equal_what_was_processed(
+    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool, workers: int, rows: int, split_rows: int, batch_rows: int  # noqa: FBT001
+) -> None:
+    """Execution metrics accurately reflect processed data.
+
+    Validates: Requirements 1.4
+    """
+    made = copy(write, arrow=arrow, split_rows=split_rows, workers=workers)
+    made.session.execute("CREATE TABLE IF NOT EXISTS some_items (LIKE items INCLUDING ALL); TRUNCATE some_items")
+    made.session.execute("INSERT INTO some_items SELECT * FROM items ORDER BY id LIMIT %s", (rows,))
+    have = made.value("SELECT count(*) FROM some_items")
+    task = made.task("r1")
+    task["pipeline"]["spec"]["source"]["object"] = "public.some_items"
+    task["pipeline"]["spec"]["limits"]["batch_rows"] = batch_rows
+    done = launchers.run(task)
+    assert done["status"] == "completed", done
+    counters = done["counters"]
+    written = made.value(f"SELECT count(*) FROM {made.target}")
+    assert counters["rows_in"] == have
+    assert counters["rows_out"] == written
+    assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"]
+    assert (counters["bytes"] > 0) == (have > 0 or (not arrow and counters["splits"] > 0))
+    assert set(counters["seconds"]) == {"prepare", "flow", "publish"}
+    assert made.value(f"SELECT sum(rows_out) FROM w._penstock_positions WHERE pipeline = '{made.uid}'") == written
