@@ -1,8 +1,15 @@
 """The core of Penstock: settings, errors, the domain's models, records and topics. It imports none of the other packages."""
 
-from importlib.metadata import PackageNotFoundError, version
+__version__: str
 
-try:
-    __version__ = version("penstock")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.0.0"
+
+def __getattr__(name: str) -> str:
+    """``__version__``, looked up when it is asked for: that costs what all of the help costs."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("penstock")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0.0.0"

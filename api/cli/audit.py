@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import click
-from rich.markup import escape
 
+from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.clock import now

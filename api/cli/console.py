@@ -7,16 +7,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from penstock.clock import now
 from penstock.errors import InvalidDocument, PenstockError
 
-__all__ = ["Output", "ago", "plain", "seconds"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Output", "ago", "escape", "plain", "seconds"]
+
+
+WIDE: Final = 10_000
+"""Columns where nobody looks: a table in a pipe is never folded."""
 
 
 class Output:
@@ -24,8 +28,16 @@ class Output:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=True)
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @cached_property
+    def console(self) -> Console:
+        """Standard output."""
+        return _console(sys.stdout)
+
+    @cached_property
+    def errors(self) -> Console:
+        """Standard error."""
+        return _console(sys.stderr)
 
     def say(self, text: str) -> None:
         """A sentence for people."""
@@ -45,6 +57,8 @@ class Output:
         if not rows:
             self.console.print(empty)
             return
+        from rich.table import Table  # noqa: PLC0415 - only where there is one
+
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, justify="right" if column.startswith("#") else "left", overflow="fold")
@@ -71,6 +85,19 @@ class Output:
             self.errors.print(f"[red]error:[/red] {escape(line)}")
         if error.hint:
             self.errors.print(f"[dim]next: {escape(error.hint)}[/dim]")
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console  # noqa: PLC0415 - --help and --json do without
+
+    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
+
+
+def escape(text: str) -> str:
+    """`text` as it is, where markup is read."""
+    from rich.markup import escape  # noqa: PLC0415 - as above
+
+    return escape(text)
 
 
 def _without_hint(error: PenstockError) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from api.cli.console import Output
-from penstock import __version__, telemetry
-from penstock.errors import PenstockError, did_you_mean
-from penstock.settings import Settings, load
+from penstock import telemetry
+from penstock.errors import PenstockError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
 
 __all__ = ["State", "cli", "main"]
 
@@ -57,15 +60,22 @@ MODULES: Final = {"demo": "api.cli.demo", "up": "api.cli.up", "doctor": "api.cli
 """Commands that stand in a module of their own."""
 
 
+EPILOG: Final = """\b
+Exit codes: 0 done, 1 failed, 2 wrong use or invalid file, 3 not found, 4 refused by policy.
+Completion: eval "$(_PENSTOCK_COMPLETE=bash_source penstock)", or zsh_source, fish_source."""
+
+
 class State:
     """What every command shares: settings, made when first asked for, and the output."""
 
-    def __init__(self, project: Path | None, output: Output, *, debug: bool) -> None:
-        self.project, self.output, self.debug = project, output, debug
+    def __init__(self, project: Path | None, output: Output) -> None:
+        self.project, self.output = project, output
 
     @property
     def settings(self) -> Settings:
         """The settings of the project."""
+        from penstock.settings import load  # noqa: PLC0415 - it loads the driver, which --help does without
+
         return load(self.project)
 
 
@@ -83,9 +93,9 @@ class _Lazy(click.Group):
         return None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if self.get_command(ctx, args[0]) is None:
-            hint = did_you_mean(args[0], self.list_commands(ctx)) or "`penstock --help` lists all."
-            raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
+        if args[0] not in self.list_commands(ctx):
+            hint = did_you_mean(args[0], self.list_commands(ctx)) or "penstock --help"
+            raise UsageError(f"there is no command {args[0]!r}", where="penstock", hint=hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -94,41 +104,47 @@ class _Lazy(click.Group):
                 formatter.write_dl(list(names.items()))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="penstock")
-@click.option("--project", type=click.Path(path_type=Path, file_okay=False), help="The project's folder (default: here).")
-@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
-@click.option("--debug", is_flag=True, envvar="PENSTOCK_DEBUG", help="Show the stack of an error.")
+_COMMON: Final[dict[str, dict[str, Any]]] = {
+    "project": {"type": click.Path(path_type=Path, file_okay=False), "help": "The project's folder (default: here)."},
+    "json": {"is_flag": True, "help": "JSON for machines."},
+    "debug": {"is_flag": True, "envvar": "PENSTOCK_DEBUG", "help": "Show the stack of an error."},
+}
+"""The options that every command takes, before and after its name."""
+
+
+def _common(function: Any) -> Any:
+    for name, told in reversed(_COMMON.items()):
+        function = click.option(f"--{name}", f"common_{name}", **told)(function)
+    return function
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.version_option(package_name="penstock", prog_name="penstock")
+@_common
 @click.pass_context
-def cli(ctx: click.Context, project: Path | None, as_json: bool, debug: bool) -> None:  # noqa: FBT001 - click's way
+def cli(ctx: click.Context, common_project: Path | None, common_json: bool, **_: object) -> None:  # noqa: FBT001 - click's way
     """Penstock moves data between systems, and keeps moving it when they change.
 
-    Begin with `penstock demo`, then `penstock init DIR`. Each command takes --json and --project too, and its own --help.
-
-    Exit codes: 0 done, 1 failed, 2 wrong use or invalid file, 3 not found, 4 refused by policy.
+    Begin with `penstock demo`, then `penstock init DIR`. Each command takes --json, --project and --debug too, before or
+    after its name, and has its own --help.
     """
-    ctx.obj = State(project, Output(as_json=as_json), debug=debug)
+    ctx.obj = State(common_project, Output(as_json=common_json))
 
 
 def command(**settings: Any) -> Any:
-    """A command that also takes ``--json`` and ``--project`` after its name, and gets the shared `State` first."""
+    """A command that also takes the common options after its name, and gets the shared `State` first."""
 
     def decorate(function: Any) -> click.Command:
         @click.pass_context
-        def run(ctx: click.Context, /, as_json: bool, project: Path | None, **given: Any) -> Any:  # noqa: FBT001
+        def run(ctx: click.Context, /, common_json: bool, common_project: Path | None, **given: Any) -> Any:  # noqa: FBT001
             state: State = ctx.obj
-            state.output.as_json |= as_json
-            state.project = project or state.project
-            return function(state, **given)
+            state.output.as_json |= common_json
+            state.project = common_project or state.project
+            return function(state, **{name: value for name, value in given.items() if name != "common_debug"})
 
         run.__doc__ = function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        folder = click.Path(path_type=Path, file_okay=False)
-        made: click.Command = click.command(**settings)(
-            click.option("--json", "as_json", is_flag=True, help="JSON for machines.")(
-                click.option("--project", type=folder, help="The project's folder (default: here).")(run)
-            )
-        )
+        made: click.Command = click.command(**settings)(_common(run))
         return made
 
     return decorate
@@ -136,30 +152,46 @@ def command(**settings: Any) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors become one line and an exit code."""
-    output, debug = Output(), "--debug" in (sys.argv if arguments is None else arguments) or "PENSTOCK_DEBUG" in os.environ
-    output.as_json = "--json" in (sys.argv if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    output = Output(as_json="--json" in words)
     try:
         telemetry.set_up("penstock-cli")
         code = cli.main(arguments, prog_name="penstock", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except PenstockError as error:
-        if debug:
-            raise
-        output.failed(error)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        output.errors.print("stopped")
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except (click.Abort, KeyboardInterrupt):
+        output.errors.print("stopped")
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except Exception as error:
-        if debug:
-            raise
-        output.failed(PenstockError(f"a defect of Penstock: {type(error).__name__}", hint="show it with --debug, and report it"))
-        sys.exit(1)
+        found = _told(error)
+        if "--debug" in words or os.environ.get("PENSTOCK_DEBUG"):
+            traceback.print_exception(error)
+        output.failed(found)
+        sys.exit(found.exit_code)
     finally:
         telemetry.shut_down()
+
+
+def _told(error: Exception) -> PenstockError:
+    """What a person is told of `error`."""
+    if isinstance(error, PenstockError):
+        return error
+    if isinstance(error, click.ClickException):
+        return _wrong_use(error)
+    hint = "show it with --debug, and report it"
+    return PenstockError(f"a defect of Penstock: {type(error).__name__}", hint=hint)
+
+
+def _wrong_use(error: click.ClickException) -> UsageError:
+    where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "penstock"
+    if isinstance(error, click.NoSuchOption):
+        near = did_you_mean(error.option_name, error.possibilities or ())
+        return UsageError(f"there is no option {error.option_name}", where=where, hint=near or f"{where} --help")
+    what = error.format_message().rstrip(".")
+    return UsageError(what[:1].lower() + what[1:], where=where, hint=f"{where} --help")

@@ -1,0 +1,162 @@
+"""A project folder, and the `penstock` command in it: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from api.cli.main import main
+from api.starter import SHOP, WAREHOUSE
+from penstock import postgres
+from penstock.topics.embedded import EmbeddedServer
+
+SECONDS = 60.0
+PENSTOCK = (sys.executable, "-c", "from api.cli.main import main; main()")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Standard output as one JSON document a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> str:
+        """The one line that tells what is wrong."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith("error:")]
+        assert "Traceback" not in self.err
+        return line
+
+
+def penstock(*arguments: str | Path) -> Said:
+    """Run a command in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
+    """The first true value of `found`, asked again and again."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for: {what}"
+        time.sleep(0.05)
+    return value
+
+
+@dataclass
+class House:
+    """A project, and what was started in it."""
+
+    folder: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def do(self, *arguments: str | Path) -> Said:
+        """A command on this project, in this process."""
+        return penstock(arguments[0], "--project", self.folder, *arguments[1:])
+
+    def done(self, *arguments: str | Path) -> Any:
+        """A command that has to work; what it says as JSON."""
+        said = self.do(*arguments, "--json")
+        assert said.code == 0, said.out + said.err
+        return said.json
+
+    def start(self, *arguments: str, out: int | IO[str] = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
+        """A command in a process of its own."""
+        process = subprocess.Popen(
+            [*PENSTOCK, arguments[0], "--project", str(self.folder), *arguments[1:]], stdin=subprocess.DEVNULL,
+            stdout=out, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": ROOT, **environment},
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def up(self) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        """`penstock up`, once it is up, with what it told."""
+        process = self.start("up", "--port", "0", "--json")
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("{"), line + process.stdout.read()
+        return process, json.loads(line)
+
+    @property
+    def server(self) -> EmbeddedServer:
+        return EmbeddedServer(self.folder / ".penstock")
+
+    def sql(self, database: str, query: str) -> list[tuple[Any, ...]]:
+        with self.server.lease(), postgres.connect(self.server.dsn(database), "tests") as session:
+            cursor = session.execute(query.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def differences(self) -> list[tuple[Any, ...]]:
+        """Orders of the sample that are lost, doubled or wrong in the warehouse: none, if all is well."""
+        want = self.sql(SHOP, "SELECT id, upper(customer), CAST(price * quantity AS numeric(14,2)), placed_at FROM orders ORDER BY 1")
+        have = self.sql(WAREHOUSE, "SELECT order_id, customer, total, placed_at FROM orders ORDER BY 1")
+        return [pair for pair in zip(want, have, strict=False) if pair[0] != pair[1]][:3] or [(len(want), len(have))] * (len(want) != len(have))
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that has to do with this project: named by its command line, or the server of it."""
+        return [one for one in psutil.process_iter() if one.pid != os.getpid() and _belongs(one, str(self.folder))]
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self.started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+        self.server.remove()
+
+
+def _belongs(process: psutil.Process, folder: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE and (
+            any(folder in word for word in process.cmdline()) or folder in process.cwd()
+        )
+    return False
+
+
+ROOT = str(Path(__file__).parents[2])
+
+
+@contextlib.contextmanager
+def house(folder: Path) -> Iterator[House]:
+    """A project of the sample, gone afterwards with everything that runs in it."""
+    made = House(folder)
+    try:
+        said = penstock("init", folder)
+        assert said.code == 0, said.err
+        yield made
+    finally:
+        made.close()
