@@ -22,7 +22,7 @@ from agents.protocol import Agent
 from catalog.database import engine
 from catalog.entries import Snapshot
 from catalog.store import MetadataStore
-from dataflows.runtime.site import Site
+from dataflows.runtime.site import ACTIVE_CONTROL, Site
 from penstock import __version__
 from penstock.clock import now
 from penstock.records import Reading, Record, encode, records_of
@@ -31,10 +31,7 @@ from penstock.topics.operators import TopicSink, TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
-__all__ = ["LOCK", "add_control", "agents", "start_brain"]
-
-LOCK: Final = "control"
-"""The name of the lock that the active control process holds."""
+__all__ = ["add_control", "agents", "start_brain"]
 
 _READ: Final = 5000
 
@@ -50,8 +47,8 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
     Raises:
         Fenced: while it runs, when a later brain takes over.
     """
-    log = site.open_log(LOCK)
-    log.lock(LOCK, wait=True)
+    log = site.open_log(ACTIVE_CONTROL)
+    log.lock(ACTIVE_CONTROL, wait=True)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     folds, start = start_brain(log, agents(), store.load_snapshots())
     source = op.input(

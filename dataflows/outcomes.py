@@ -39,8 +39,9 @@ class Outcomes:
         """``run.progress``, for the metrics."""
         payload = RunProgress(
             run=assigned.payload.get("run") or assigned.key, pipeline=assigned.payload["pipeline"],
-            attempt=assigned.payload["attempt"], phase=line["phase"], rows_in=line["rows_in"], rows_out=line["rows_out"],
-            splits_done=line["splits_done"], splits=line["splits_planned"], estimate=line["rows_estimated"],
+            attempt=assigned.payload["attempt"], phase=line["phase"],
+            rows_in=line["rows_in"], rows_out=line["rows_out"], estimate=line["rows_estimated"],
+            splits_done=line["splits_done"], splits=line["splits_planned"],
         )  # fmt: skip
         at = now()
         return Record(
@@ -86,7 +87,7 @@ class Outcomes:
             ref = DatasetRef(connection=part["connection"], object=part["object"])
             schema = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
             if self._store.fingerprint(ref) != schema.fingerprint:
-                payload = SchemaObserved(dataset=ref, schema=schema).to_dict()
+                payload = SchemaObserved(dataset=ref, schema_=schema).to_dict()
                 out.append(self._answer(offset, assigned, "schema.observed", payload, key=str(ref)))
         return out
 

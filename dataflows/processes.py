@@ -23,7 +23,7 @@ STOP_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A process that ended: its exit code (negative: the signal that killed it) and what it left, if it left anything."""
+    """A process that ended: its exit code (negative: the signal that killed it) and what it left, if anything."""
 
     task: str
     attempt: int

@@ -1,4 +1,4 @@
-"""The worker flow: tasks that are assigned to this worker become processes, and what comes of them becomes records.
+"""The worker flow: tasks that are assigned to this worker become processes, their outcomes become records.
 
 A worker lives as long as it holds the lock of its name, on the connection that it appends with. It decides nothing: what
 crashed or failed it tells, and the orchestrator says what happens next.
@@ -101,11 +101,13 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             pid = self._processes.begin(payload, record.traceparent)
             started = self._outcomes.started(offset, record, pid)
             return [(False, [encode(started)])]
-        if record.type in {"task.cancelled", "task.closed"} and payload["task"] in self._assigned:
-            if self._assigned[payload["task"]][1].payload["attempt"] == payload["attempt"]:
-                self._assigned.pop(payload["task"])
-                self._processes.end(payload["task"])
+        if record.type in {"task.cancelled", "task.closed"} and self._is_open(payload["task"], payload["attempt"]):
+            self._assigned.pop(payload["task"])
+            self._processes.end(payload["task"])
         return []
+
+    def _is_open(self, task: str, attempt: int) -> bool:
+        return task in self._assigned and self._assigned[task][1].payload["attempt"] == attempt
 
     def on_notify(self) -> tuple[Iterable[Output], bool]:
         out: list[Output] = []
@@ -117,11 +119,10 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return out, StatefulBatchLogic.RETAIN
 
     def _ended(self, ended: Ended) -> list[Output]:
-        known = self._assigned.get(ended.task)
-        if known is None or known[1].payload["attempt"] != ended.attempt:
+        if not self._is_open(ended.task, ended.attempt):
             return []
-        self._assigned.pop(ended.task)
-        return [(False, [encode(record) for record in self._outcomes.of(*known, ended)])]
+        assigned = self._assigned.pop(ended.task)
+        return [(False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
 
     def notify_at(self) -> datetime | None:
         return now() + LOOK if self._processes else None

@@ -17,6 +17,8 @@ __all__ = ["FILE", "PREFIX", "Settings", "load"]
 
 FILE = "penstock.toml"
 PREFIX = "PENSTOCK_"
+HIGHEST = 65535
+"""The highest port; no other number is larger."""
 _CHOSEN_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
 
 
@@ -115,8 +117,8 @@ def _whole(value: object, where: str) -> int:
         number = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else -1
     except ValueError:
         number = -1
-    if not 0 <= number <= 65535:
-        raise SettingsError("must be a whole number from 0 to 65535", where=where, value=value)
+    if not 0 <= number <= HIGHEST:
+        raise SettingsError(f"must be a whole number from 0 to {HIGHEST}", where=where, value=value)
     return number
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import psycopg
 from psycopg import conninfo, sql
@@ -15,7 +15,10 @@ from penstock.topics.embedded import EmbeddedServer
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import TOPICS
 
-__all__ = ["Site"]
+__all__ = ["ACTIVE_CONTROL", "Site"]
+
+ACTIVE_CONTROL: Final = "control"
+"""The name of the lock that the active control process holds."""
 
 CATALOG, LOG = "penstock", "penstock_log"
 

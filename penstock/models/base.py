@@ -94,7 +94,11 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     message = message[:1].lower() + message[1:]
     if kind == "value_error" or isinstance(value, dict | list):
         return message
-    hint = did_you_mean(value, item["ctx"]["expected"].split("'")[1::2]) if kind == "literal_error" and isinstance(value, str) else None
+    hint = (
+        did_you_mean(value, item["ctx"]["expected"].split("'")[1::2])
+        if kind == "literal_error" and isinstance(value, str)
+        else None
+    )
     return f"{message}, got {value!r}{f'; {hint}' if hint else ''}"
 
 
@@ -151,7 +155,7 @@ def _fraction(value: object) -> object:
 def _sql(value: str) -> str:
     """A SQL scalar expression that parses; what it may contain is checked where it is compiled.
 
-    Kept, because parsing costs more than all else that a pipeline is checked for, and new versions repeat old expressions.
+    Kept: parsing costs more than all other checks of a pipeline, and new versions repeat old expressions.
     """
     from sqlglot import errors, parse  # noqa: PLC0415 - 60 ms to import, needed only where an expression stands
 

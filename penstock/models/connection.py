@@ -1,4 +1,4 @@
-"""Connections to other systems: what users write, without any literal secret, and secrets resolved at the last moment."""
+"""Connections to other systems: as users write them, without literal secrets; secrets are resolved at the last moment."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from psycopg import conninfo
 from psycopg import ProgrammingError as ConninfoError
+from psycopg import conninfo
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from penstock.errors import InvalidDocument, Issue, SettingsError

@@ -1,4 +1,4 @@
-"""Files of a project: many YAML or JSON documents to a file, each with the line it stands on, and errors that name it."""
+"""Files of a project: many YAML or JSON documents to a file, each with its line, and errors that name it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: dict[str, type[Pipeline | AgentPolicy]] = {"Pipeline": Pipeline, "AgentPo
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: a key that stands twice is an error; dates and ``yes``/``no``/``on``/``off`` stay text."""
+    """YAML without its traps: a key that stands twice is an error; dates and ``yes``, ``no``, ``on`` stay text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -89,11 +89,15 @@ def read_documents(paths: Iterable[Path]) -> Documents:
                     continue
                 model = _model(data)
             except InvalidDocument as error:
-                issues += [Issue(f"{path}:{_line(node, i.path)}: {i.path}".removesuffix(": "), i.message) for i in error.issues]
+                issues += [
+                    Issue(f"{path}:{_line(node, i.path)}: {i.path}".removesuffix(": "), i.message) for i in error.issues
+                ]
                 continue
             key = (model.kind, model.name)
             if key in origins:
-                issues.append(Issue(f"{where}: metadata.name", f"{model.kind} {model.name!r} stands in {origins[key]} too"))
+                issues.append(
+                    Issue(f"{where}: metadata.name", f"{model.kind} {model.name!r} stands in {origins[key]} too")
+                )
             origins[key] = where
             models.append(model)
     if issues:
@@ -114,8 +118,8 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
     try:
         loader = _Loader(text)
         while loader.check_node():
-            node = loader.get_node()
-            yield loader.construct_document(node), node
+            if (node := loader.get_node()) is not None:
+                yield loader.construct_document(node), node
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -1,4 +1,4 @@
-"""The domain's nouns that travel in records and rest in the catalog: datasets, schemas, mappings, tasks, decisions, errors, runs."""
+"""The nouns that travel in records and rest in the catalog: datasets, schemas, mappings, tasks, decisions, errors, runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field as Constraint, JsonValue, model_validator
+from pydantic import AfterValidator, JsonValue, model_validator
+from pydantic import Field as Constraint
 
 from penstock.errors import PenstockError, Unavailable
 from penstock.models.base import Model, Name, Sql
 
 __all__ = [
-    "AgentDecision", "Alternative", "Counters", "DatasetRef", "Error", "Field", "FieldMapping", "PipelineStatus", "Resolution",
-    "Run", "RunStatus", "Schema", "SchemaMapping", "Task", "TaskStatus", "Utc",
+    "AgentDecision", "Alternative", "Counters", "DatasetRef", "Error", "Field", "FieldMapping", "PipelineStatus",
+    "Resolution", "Run", "RunStatus", "Schema", "SchemaMapping", "Task", "TaskStatus", "Utc",
 ]  # fmt: skip
 
 
@@ -121,7 +122,9 @@ class Counters(Model):
     @model_validator(mode="after")
     def _nothing_vanishes(self) -> Self:
         if self.rows_in != self.rows_out + self.filtered + self.dead:
-            message = f"rows_in {self.rows_in} is not rows_out {self.rows_out} + filtered {self.filtered} + dead {self.dead}"
+            message = (
+                f"rows_in {self.rows_in} is not rows_out {self.rows_out} + filtered {self.filtered} + dead {self.dead}"
+            )
             raise ValueError(message)
         return self
 

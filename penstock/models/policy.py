@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from penstock.models.base import Duration, Fraction, Model, Name
 from penstock.models.pipeline import Labels
 
-__all__ = ["AgentPolicy", "AgentPolicySpec", "OrchestratorPolicy", "Autonomy"]
+__all__ = ["AgentPolicy", "AgentPolicySpec", "Autonomy", "OrchestratorPolicy"]
 
 Autonomy = Literal["observe", "propose", "act"]
 """observe: record only; propose: ask a person; act: do it, where confidence is ABOVE the threshold."""

@@ -10,7 +10,8 @@ from penstock.models.base import Model, Name
 from penstock.models.domain import AgentDecision, PipelineStatus, Task, Utc
 
 __all__ = [
-    "AgentDecided", "AgentFaulted", "BrainStarted", "CommandApplied", "CommandRefused", "ConnectionChanged", "ConnectionDeleted",
+    "AgentDecided", "AgentFaulted", "BrainStarted", "CommandApplied", "CommandRefused", "ConnectionChanged",
+    "ConnectionDeleted",
     "PipelineChanged", "PipelineDeleted", "PipelineStatusChanged", "PolicyAccepted", "TaskAssigned", "TaskEnded",
     "TaskQueued", "TimerFired", "TimerRequested", "WorkerJoined", "WorkerLost",
 ]  # fmt: skip
@@ -153,7 +154,7 @@ class WorkerLost(Model):
 
 
 class BrainStarted(Model):
-    """``brain.started``: a control process begins; its offset is the brain's generation. `agents`: name -> rules' version."""
+    """``brain.started``: a control process begins; its offset is its generation. `agents`: name -> rules' version."""
 
     agents: dict[Name, int]
     release: str

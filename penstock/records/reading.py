@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def records_of(stored: Iterable[Stored]) -> list[tuple[int, Record]]:
-    """The records in `stored` with their offsets; what holds no record is reported and skipped, for it stays for good."""
+    """The records in `stored` with their offsets; what holds none is reported and skipped, for it stays for good."""
     found = []
     for one in stored:
         try:
