@@ -44,7 +44,12 @@ def copied(home: Path) -> Path:
             shutil.copytree(tree, fresh / tree.relative_to(package.parent), copy_function=_link, symlinks=True)
         for folder in (target.parent, fresh, *(p for p in fresh.rglob("*") if p.is_dir())):
             folder.chmod(0o755)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if not target.exists():  # else another process was faster
+                raise
+            shutil.rmtree(fresh)
     return target / _PACKAGE / "pginstall" / "bin"
 
 

@@ -85,8 +85,8 @@ def test_a_follower_sees_all_partitions_as_they_grow_and_stops_when_told(open_lo
     bus = Bus(open_log(), WORDS)
     for n in range(30):
         bus.publish(f"metric.{n}")
-    assert enough.wait(10)
+    assert enough.wait(30)
     stop.set()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     assert sorted(seen) == sorted(f"metric.{n}" for n in range(30))

@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -148,7 +149,7 @@ def test_who_reads_the_output_of_a_starter_sees_it_end(fresh: EmbeddedServer, ru
     starter = run("serve", fresh.home)
     pid = int(line(starter))
     kill(starter.pid)
-    starter.communicate(timeout=5)
+    starter.communicate(timeout=30)
     assert fresh.pid == pid
 
 
@@ -162,9 +163,9 @@ def test_processes_that_start_at_once_share_one_server_and_the_last_one_stops_it
     pids = {int(line(user)) for user in users}
     assert pids == {fresh.pid}
     for user in users[:2]:
-        assert user.communicate(timeout=20)[0] == "released\n"
+        assert user.communicate(timeout=60)[0] == "released\n"
         assert fresh.pid in pids
-    users[2].communicate(timeout=20)
+    users[2].communicate(timeout=60)
     assert fresh.pid is None
 
 
@@ -262,7 +263,7 @@ def test_locks_left_behind_need_nobody(server: EmbeddedServer) -> None:
 @pytest.mark.parametrize("moment", [0.0, 0.6])
 def test_an_owner_killed_while_it_makes_the_data(fresh: EmbeddedServer, run: Run, moment: float) -> None:
     owner = run("serve", fresh.home)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (fresh.home / "data.new").exists():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -307,7 +308,7 @@ def test_a_home_that_the_servers_account_cannot_reach(base: Path, run: Run, monk
         assert (server.folder == home) is not ROOT
         another = run("serve", home)
         assert int(line(another)) == server.pid
-        another.communicate(timeout=20)
+        another.communicate(timeout=60)
     assert EmbeddedServer(home).pid is None
     shutil.rmtree(server.folder)
     if ROOT:
@@ -357,10 +358,10 @@ def test_it_works_for_a_plain_user(base: Path, run: Run) -> None:
         assert EmbeddedServer(folder / "home").pid == pid
         EmbeddedServer(folder / "home").ensure()
         assert {f.stat().st_uid for f in (folder / "home").iterdir()} == {PLAIN}
-    assert user.communicate(timeout=20)[0] == "released\n"
+    assert user.communicate(timeout=60)[0] == "released\n"
 
 
-def test_files_of_another_user_are_refused_with_a_way_out(base: Path, run: Run) -> None:
+def test_files_of_another_user_are_refused_with_a_way_out(base: Path) -> None:
     folder = base / "foreign" / "home"
     folder.mkdir(parents=True, mode=0o755)
     if not ROOT:
@@ -368,12 +369,27 @@ def test_files_of_another_user_are_refused_with_a_way_out(base: Path, run: Run) 
         with pytest.raises(AccessDenied, match="PENSTOCK_DATABASE_URL"):
             EmbeddedServer(folder / "inner").ensure()
         return
-    user = subprocess.run(
-        run("serve", folder, PLAIN).args, capture_output=True, text=True, check=False, env=dict(os.environ)
-    )
+    command = [sys.executable, Path(__file__).parent / "programs" / "serve.py", folder, str(PLAIN)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    user = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert user.returncode == 1
     assert "AccessDenied: " in user.stderr
     assert "PENSTOCK_DATABASE_URL" in user.stderr
+
+
+def test_processes_that_copy_the_programs_at_once_agree(base: Path) -> None:
+    folder = base / "copies"
+    command = (
+        f"from pathlib import Path; from penstock.topics.binaries import copied; print(copied(Path({str(folder)!r})))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    started = [
+        subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
+    assert len({process.communicate(timeout=60)[0] for process in started}) == 1
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert len(list((folder / "programs").iterdir())) == 1
 
 
 # -- what cannot work says so --
