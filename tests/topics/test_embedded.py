@@ -369,7 +369,7 @@ def test_files_of_another_user_are_refused_with_a_way_out(base: Path) -> None:
         with pytest.raises(AccessDenied, match="PENSTOCK_DATABASE_URL"):
             EmbeddedServer(folder / "inner").ensure()
         return
-    command = [sys.executable, Path(__file__).parent / "programs" / "serve.py", folder, str(PLAIN)]
+    command = [sys.executable, str(Path(__file__).parent / "programs" / "serve.py"), str(folder), str(PLAIN)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     user = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert user.returncode == 1
