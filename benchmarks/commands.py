@@ -93,7 +93,7 @@ def measure(site: Site, count: int, wait: Callable[[int, float], None], *, one_a
             wait(number, began)
             id_ = new_id()
             record = Record(
-                id=id_, kind="command", type="pipeline.apply", key=f"p{number % PIPELINES}", at=now(), actor="benchmark",
+                id=id_, kind="command", type="pipeline.apply", key=f"p{number % PIPELINES}", at=now(), actor="bench",
                 payload={"pipeline": pipeline(int(now().timestamp() * 1e6))},
             )  # fmt: skip
             message = encode(record)

@@ -1,7 +1,7 @@
 """The worker flow: tasks that are assigned to this worker become processes, their outcomes become records.
 
-A worker lives as long as it holds the lock of its name, on the connection that it appends with. It decides nothing: what
-crashed or failed it tells, and the orchestrator says what happens next.
+A worker lives as long as it holds the lock of its name, on the connection that it appends with. It decides nothing:
+what crashed or failed it tells, and the orchestrator says what happens next.
 """
 
 from __future__ import annotations

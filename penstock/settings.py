@@ -12,6 +12,7 @@ from typing import Any
 from psycopg import ProgrammingError, conninfo
 
 from penstock.errors import SettingsError, did_you_mean
+from penstock.postgres import place
 
 __all__ = ["FILE", "PREFIX", "Settings", "load"]
 
@@ -60,7 +61,7 @@ class Settings:
         return self.project / "secrets"
 
     def shown(self) -> dict[str, str]:
-        """Every setting as text, passwords hidden."""
+        """Every setting as text; of a database where it is, without a password."""
         return {f.name: _shown(f.name, getattr(self, f.name)) for f in fields(self)}
 
 
@@ -125,13 +126,13 @@ def _whole(value: object, where: str) -> int:
 def _check_dsn(name: str, dsn: str) -> None:
     try:
         conninfo.conninfo_to_dict(dsn)
-    except ProgrammingError as error:
+    except ProgrammingError:
         hint = "write postgresql://USER@HOST/DATABASE"
-        raise SettingsError("is no PostgreSQL connection string", where=f"{PREFIX}{name.upper()}", hint=hint) from error
+        # From None: the parser's own text quotes the string, and with it a password.
+        raise SettingsError("is no PostgreSQL connection string", where=f"{PREFIX}{name.upper()}", hint=hint) from None
 
 
 def _shown(name: str, value: object) -> str:
     if name.endswith("_url") and value:
-        parts = conninfo.conninfo_to_dict(str(value))
-        return conninfo.make_conninfo(**{k: "***" if k == "password" else v for k, v in parts.items()})
+        return place(str(value))
     return str(value)

@@ -1,4 +1,4 @@
-"""Connections to other systems: as users write them, without literal secrets; secrets are resolved at the last moment."""
+"""Connections to other systems: as users write them, without literal secrets; secrets are resolved last."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def _no_password_in_dsn(value: str) -> str:
         return value
     try:
         parts = conninfo.conninfo_to_dict(value)
-    except ConninfoError as error:
-        message = f"is no PostgreSQL connection string: {str(error).strip()}"
-        raise ValueError(message) from error
+    except ConninfoError:
+        message = "is no PostgreSQL connection string; write postgresql://USER@HOST/DATABASE"
+        raise ValueError(message) from None  # the parser's own text quotes the string, and with it a password
     if "password" in parts:
         message = "holds a literal password; move it to `password: ${env:PENSTOCK_SECRET_NAME}`"
         raise ValueError(message)
@@ -86,6 +86,9 @@ class KafkaConnection(Model):
 Connection = Annotated[PostgresConnection | S3Connection | KafkaConnection, Field(discriminator="type")]
 """One connection of `connections.yaml`; `type` says which."""
 
+TYPES: dict[str, type[Model]] = {"postgres": PostgresConnection, "s3": S3Connection, "kafka": KafkaConnection}
+"""The models by their `type`."""
+
 _ONE: TypeAdapter[Connection] = TypeAdapter(Connection)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
@@ -101,7 +104,7 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
         return _ONE.validate_python(data, strict=True)
     except ValidationError as error:
         kind = data.get("type") if isinstance(data, dict) else None
-        model = {"postgres": PostgresConnection, "s3": S3Connection, "kafka": KafkaConnection}.get(str(kind), Model)
+        model = TYPES.get(str(kind), Model)
         found = issues_of(error, model)
         issues = [Issue(f"{name}.{i.path.removeprefix(f'{kind}').lstrip('.')}".rstrip("."), i.message) for i in found]
         raise InvalidDocument(issues, where=where) from error
@@ -169,5 +172,5 @@ def postgres_dsn(connection: PostgresConnection, *, name: str, secrets: Path | N
         extra["password"] = resolve(connection.password, where=where, secrets=secrets)
     try:
         return conninfo.make_conninfo(dsn, **extra)
-    except ConninfoError as error:
-        raise SettingsError("is no PostgreSQL connection string", where=where, hint="see libpq's conninfo") from error
+    except ConninfoError:
+        raise SettingsError("is no PostgreSQL connection string", where=where, hint="see libpq's conninfo") from None

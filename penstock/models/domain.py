@@ -1,4 +1,4 @@
-"""The nouns that travel in records and rest in the catalog: datasets, schemas, mappings, tasks, decisions, errors, runs."""
+"""The nouns of records and catalog: datasets, schemas, mappings, tasks, decisions, errors, runs."""
 
 from __future__ import annotations
 
