@@ -1,4 +1,4 @@
-"""The scheduler flow: what the world tells the log: timers that are due, and workers that are gone.
+"""The scheduler flow: what the world tells the log: timers that are due, and workers that are gone. It also trims topics.
 
 It knows what to watch from the catalog and from the log after the catalog's position. Telling something twice does no
 harm: the orchestrator ignores a timer that is no longer pending and a worker that it does not know.
@@ -7,7 +7,7 @@ harm: the orchestrator ignores a timer that is no longer pending and a worker th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,7 +24,8 @@ from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
 from penstock.topics.log import Message, Stored
 from penstock.topics.operators import TopicSink, TopicSource, Wakeup
-from penstock.topics.table import CONTROL
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL, TOPICS
 
 __all__ = ["LOCK", "Watch", "add_scheduler", "worker_lock", "worker_lost"]
 
@@ -32,6 +33,8 @@ LOCK: Final = "scheduler"
 ACTOR: Final = "scheduler"
 LOOK: Final = timedelta(seconds=1)
 """How often it looks whether workers still live."""
+TRIM: Final = timedelta(minutes=1)
+"""How often it drops what a topic need not keep."""
 
 
 def worker_lock(worker: str) -> str:
@@ -51,7 +54,7 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     begin = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
     told = op.stateful_batch(
-        "watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log.holder)
+        "watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log)
     )
     op.output("tell", told, TopicSink(lambda: log, CONTROL))
 
@@ -88,9 +91,9 @@ class Watch:
 class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
     """Follows the log, and tells at once what is due. Its looks at workers' locks are one short query each."""
 
-    def __init__(self, watch: Watch, reading: Reading, holder: Callable[[str], bool]) -> None:
-        self._watch, self._reading, self._holder = watch, reading, holder
-        self._look = now() + LOOK
+    def __init__(self, watch: Watch, reading: Reading, log: PostgresLog) -> None:
+        self._watch, self._reading, self._log = watch, reading, log
+        self._look = self._trim = now() + LOOK
 
     def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[list[Message]], bool]:
         for offset, record in records_of(one for batch in values for one in batch):
@@ -103,8 +106,12 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
         records = [_fired(timer, self._watch.timers[timer], at) for timer in self._watch.due(at)]
         if at >= self._look:
             self._look = at + LOOK
-            lost = [worker for worker in sorted(self._watch.workers) if not self._holder(worker_lock(worker))]
+            lost = [worker for worker in sorted(self._watch.workers) if not self._log.holder(worker_lock(worker))]
             records += [worker_lost(worker, "its lock is free", at) for worker in lost]
+        if at >= self._trim:
+            self._trim = at + TRIM
+            for topic in TOPICS.values():
+                self._log.trim(topic, at)
         self._watch.told(records)
         return ([[encode(record) for record in records]] if records else []), StatefulBatchLogic.RETAIN
 
