@@ -12,8 +12,7 @@ from typing import Any, Final
 from catalog.database import engine
 from catalog.entries import Command, RunEntry
 from catalog.store import MetadataStore
-from dataflows.control import LOCK
-from dataflows.runtime.site import Site
+from dataflows.runtime.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
 from penstock.clock import now
 from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, Unavailable, kind_of
@@ -134,7 +133,7 @@ def connected(settings: Settings, *, worker: bool = False, runs: bool = True) ->
 
 def _wait_for_brain(log: PostgresLog, supervisor: Supervisor, settings: Settings) -> None:
     deadline = time.monotonic() + ANSWER_SECONDS
-    while not log.holder(LOCK):
+    while not log.holder(ACTIVE_CONTROL):
         deaths = supervisor.check()
         if time.monotonic() > deadline or len(deaths) > 0 and not supervisor.pids():
             hint = f"see {settings.home / 'logs' / 'control.log'}"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from api.cli.main import State, command
 from api.client import UP, connected
-from dataflows.control import LOCK
+from dataflows.runtime.site import ACTIVE_CONTROL
 from penstock.errors import PenstockError
 from penstock.models.connection import PostgresConnection, postgres_dsn
 from penstock.models.documents import CONNECTIONS, read_documents
@@ -82,7 +82,7 @@ def _installation(settings: Settings) -> Iterator[Finding]:
     with connected(settings, runs=False) as client:
         kind = "embedded" if settings.embedded else "yours"
         yield Finding("catalog and topics", well=True, seen=f"PostgreSQL ({kind}) answers")
-        up, control = client.log.holder(UP), client.log.holder(LOCK)
+        up, control = client.log.holder(UP), client.log.holder(ACTIVE_CONTROL)
         yield Finding("penstock up", well=True, seen="runs" if up else "control runs" if control else "does not run: commands start what they need")
 
 

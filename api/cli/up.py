@@ -13,8 +13,7 @@ from api.client import UP
 from api.health import Health
 from catalog.database import engine
 from catalog.store import MetadataStore
-from dataflows.control import LOCK
-from dataflows.runtime.site import Site
+from dataflows.runtime.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import Supervisor
 from penstock.errors import Refused
 
@@ -40,7 +39,7 @@ def up_(state: State, port: int | None) -> None:
             supervisor = Supervisor(settings)
             supervisor.start()
             try:
-                _wait(stop, lambda: log.holder(LOCK) and any(w.status == "joined" for w in store.workers()), supervisor, state)
+                _wait(stop, lambda: log.holder(ACTIVE_CONTROL) and any(w.status == "joined" for w in store.workers()), supervisor, state)
                 health.ready.set()
                 state.output.say(f"Penstock is up: {health.url}/readyz, logs in {settings.home / 'logs'}. Ctrl-C stops it.")
                 state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
