@@ -251,6 +251,17 @@ class Place:
             return session.execute(query, values).fetchall()  # type: ignore[call-overload,no-any-return]
 
 
+def take_lock_from(place: Place, name: str) -> None:
+    """End the session that appends for the flow that logs in as `name`, as a lost network or a failover would."""
+    with postgres.connect(place.log_dsn, "tests") as session:
+        found = session.execute(
+            "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid"
+            " AND l.locktype = 'advisory' AND l.granted WHERE a.datname = current_database() AND application_name LIKE %s",
+            [f"%{name}%"],
+        ).fetchone()
+        assert found == (1,)
+
+
 class Load(threading.Thread):
     """Sends pausing and resuming commands at about `rate` a second until it is told to stop."""
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock import postgres
 from penstock.records import encode
 from penstock.topics.table import CONTROL
 from tests.agents.world import policy
-from tests.control.place import Load, Nursery, Place, until
+from tests.control.place import Load, Nursery, Place, take_lock_from, until
 
 
 def test_commands_are_answered_and_seen_in_the_catalog(busy: Place, fresh: Callable[[], str]) -> None:
@@ -90,17 +89,6 @@ def test_two_hundred_kills_under_load_answer_every_command_exactly_once(
     busy: Place, nursery: Nursery, seed: int
 ) -> None:
     kill_again_and_again(busy, nursery, times=200, rate=100, seed=seed)
-
-
-def take_lock_from(place: Place, name: str) -> None:
-    """End the session that appends for the flow that logs in as `name`, as a lost network or a failover would."""
-    with postgres.connect(place.log_dsn, "tests") as session:
-        found = session.execute(
-            "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid"
-            " AND l.locktype = 'advisory' AND l.granted WHERE a.datname = current_database() AND application_name LIKE %s",
-            [f"%{name}%"],
-        ).fetchone()
-        assert found == (1,)
 
 
 def test_of_two_brains_at_once_only_the_later_counts_and_the_other_stops(busy: Place) -> None:

@@ -1,0 +1,244 @@
+"""Workers and schedulers as processes: whoever dies in the middle of a run, it goes on elsewhere and its rows are exact."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from dataflows.scheduler import worker_lock
+from penstock import postgres
+from penstock.records import Record
+from penstock.topics.postgres import PostgresLog
+from tests.agents.world import ERROR, pipeline
+from tests.control.place import Flow, Place, take_lock_from, until
+
+ROWS = 250_000
+"""Three splits of a run."""
+
+
+@dataclass
+class Copy:
+    """A pipeline that copies `public.items` to `sales.items` of one database, where control and projector run."""
+
+    place: Place
+    session: psycopg.Connection[Any]
+
+    def run(self) -> str:
+        return str(self.place.done("run.start", pipeline="items")["run"])
+
+    def hold(self) -> None:
+        """Keep everyone from writing to the sink."""
+        self.session.execute("BEGIN; LOCK TABLE sales.items IN SHARE MODE")
+
+    def let_go(self) -> None:
+        self.session.execute("ROLLBACK")
+
+    def waits(self) -> bool:
+        """Whether a run waits to write."""
+        query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sales.items'::regclass"
+        return bool((self.session.execute(query).fetchone() or (0,))[0])
+
+    def finished(self, status: str = "completed") -> dict[str, Any]:
+        """The run's last record, once there is one."""
+        (record,) = until(lambda: self.place.of("run.finished"), "the run to finish", 60)
+        found: dict[str, Any] = record.payload
+        assert found["run"]["status"] == status, found
+        return found
+
+    def check_rows(self) -> None:
+        """The sink holds the source's rows, each once."""
+        for first, second in (("public", "sales"), ("sales", "public")):
+            query = f"SELECT count(*) FROM (SELECT * FROM {first}.items EXCEPT ALL SELECT * FROM {second}.items) t"
+            assert self.session.execute(query).fetchone() == (0,)
+        assert self.session.execute("SELECT count(*) FROM sales.items").fetchone() == (ROWS,)
+
+
+@pytest.fixture
+def copy(place: Place, fresh: Callable[[], str]) -> Iterator[Copy]:
+    dsn = fresh()
+    with postgres.connect(dsn, "tests") as session:
+        session.execute(
+            "CREATE TABLE public.items (id bigint PRIMARY KEY, name text); CREATE SCHEMA sales;"
+            "CREATE TABLE sales.items (id bigint, name text)"
+        )
+        session.execute("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, %s) n", [ROWS])
+        session.execute("ANALYZE items")
+        place.start("control", "projector", "scheduler")
+        for name in ("shop", "house"):
+            place.done("connection.put", name=name, connection={"type": "postgres", "dsn": dsn})
+        document = pipeline("items")
+        document["spec"]["source"]["cursor"] = {"field": "id"}
+        place.done("pipeline.apply", pipeline=document)
+        yield Copy(place, session)
+
+
+def joined(place: Place, count: int) -> list[str]:
+    """The names of the workers, once there are `count`."""
+    found = until(lambda: len(told := place.of("worker.joined")) >= count and told, "workers")
+    return [record.key for record in found]
+
+
+def family(flow: Flow) -> list[psutil.Process]:
+    found = flow.children()
+    assert found, "the run is a process"
+    return found
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+
+
+def lost(place: Place, worker: str) -> list[Record]:
+    return [record for record in place.of("worker.lost") if record.key == worker]
+
+
+def test_a_killed_workers_run_dies_with_it_and_goes_on_elsewhere(copy: Copy) -> None:
+    place = copy.place
+    worker = place.start("worker")
+    (first,) = joined(place, 1)
+    copy.hold()
+    copy.run()
+    until(copy.waits, "the run to write")
+    processes = family(worker)
+    worker.kill()
+    until(lambda: gone(processes), "the run's processes to die with their worker", 5)
+    place.start("worker")
+    until(lambda: lost(place, first), "the scheduler to tell that the worker is lost")
+    until(lambda: len(place.of("task.assigned")) == 2, "the task to go elsewhere")
+    copy.let_go()
+    counters = copy.finished()["run"]["counters"]
+    assert (counters["rows_in"], counters["rows_out"]) == (ROWS, ROWS)
+    copy.check_rows()
+    assert [r.payload["attempt"] for r in place.of("task.assigned")] == [1, 2]
+    assert len(lost(place, first)) == 1
+    place.check_answers()
+
+
+def test_a_run_killed_midway_is_tried_again_and_exact(copy: Copy, fresh: Callable[[], str]) -> None:
+    place = copy.place
+    place.start("worker", PENSTOCK_FAILPOINT="commit.done:0=kill")
+    run = copy.run()
+    assert copy.finished()["run"]["counters"]["rows_out"] == ROWS
+    copy.check_rows()
+    (failed,) = place.of("task.failed")
+    assert failed.payload["error"]["code"] == "run.crashed"
+    (requested,), (fired,) = place.of("timer.requested"), place.of("timer.fired")
+    assert requested.payload["timer"] == fired.payload["timer"]
+    (again,) = place.of("task.assigned")[1:]
+    assert 1.0 <= (again.at - failed.at).total_seconds() < 5.0, "after a second's wait"
+    place.projected()
+    errors = place.catalog("SELECT run, attempt, code FROM catalog.errors")
+    assert errors == [(run, 1, "run.crashed")]
+    place.check_answers()
+    place.check_catalog(fresh())
+
+
+def test_a_worker_that_lost_its_lock_stops_by_itself_and_rows_are_exact(copy: Copy) -> None:
+    place = copy.place
+    zombie = place.start("worker")
+    (first,) = joined(place, 1)
+    copy.hold()
+    copy.run()
+    until(copy.waits, "the run to write")
+    processes = family(zombie)
+    zombie.send(signal.SIGSTOP)
+    take_lock_from(place, first[:20])
+    place.start("worker")
+    until(lambda: lost(place, first), "the scheduler to tell that the worker is lost")
+    until(lambda: len(place.of("task.started")) == 2, "the task to go elsewhere")
+    zombie.send(signal.SIGCONT)
+    assert zombie.ended() == 1, zombie.said
+    until(lambda: gone(processes), "the zombie's processes to end with it")
+    copy.let_go()
+    copy.finished()
+    copy.check_rows()
+    place.check_answers()
+
+
+def test_a_worker_that_is_stopped_says_goodbye_and_leaves_nothing(copy: Copy) -> None:
+    place = copy.place
+    worker = place.start("worker")
+    (first,) = joined(place, 1)
+    copy.hold()
+    copy.run()
+    until(copy.waits, "the run to write")
+    processes = family(worker)
+    worker.send(signal.SIGTERM)
+    assert worker.ended(15) == 0, worker.said
+    assert gone(processes)
+    until(lambda: lost(place, first), "its goodbye")
+    assert lost(place, first)[0].payload["reason"] == "it was stopped"
+    copy.let_go()
+    place.start("worker")
+    copy.finished()
+    copy.check_rows()
+
+
+def test_an_error_that_stays_is_an_event_and_ends_the_run(copy: Copy) -> None:
+    place = copy.place
+    place.start("worker")
+    copy.session.execute("DROP TABLE sales.items")
+    run = copy.run()
+    assert copy.finished("failed")["error"]["code"] == "schema.missing_table"
+    (raised,) = place.of("error.raised")
+    assert (raised.payload["run"], raised.payload["pipeline"]) == (run, "items")
+    assert len(place.of("task.assigned")) == 1
+    place.projected()
+    assert place.catalog("SELECT status FROM catalog.runs") == [("failed",)]
+    assert place.catalog("SELECT code FROM catalog.errors") == [("schema.missing_table",)]
+
+
+def tell(place: Place, type_: str, key: str, **payload: Any) -> None:
+    from penstock.clock import now
+    from penstock.records import encode
+    from penstock.topics.table import CONTROL
+
+    record = Record(type=type_, key=key, at=now(), actor="worker:tests", payload=payload)
+    place.log.append(CONTROL, [encode(record)])
+
+
+def test_of_two_schedulers_one_tells_each_thing_once_and_the_other_takes_over(busy: Place) -> None:
+    busy.start("control", "projector")
+    schedulers = [busy.start("scheduler")]
+    busy.all_answered()
+    with PostgresLog(busy.log_dsn, name="worker") as alive:
+        alive.lock(worker_lock("w"), wait=True)
+        tell(busy, "worker.joined", "w", worker="w", kinds=["pipeline"], slots=1)
+        busy.done("run.start", pipeline="p0")
+        for count in (1, 2):
+            assigned = until(lambda n=count: len(a := busy.of("task.assigned")) == n and a[-1], "an assignment").payload
+            attempt = {name: assigned[name] for name in ("task", "attempt", "worker")}
+            tell(busy, "task.failed", assigned["task"], **attempt, error=ERROR)
+            until(lambda n=count: len(busy.of("timer.fired")) == n, "the timer")
+            schedulers.append(busy.start("scheduler"))
+            schedulers[-2].kill()
+        assert lost(busy, "w") == []
+    until(lambda: lost(busy, "w"), "the scheduler to see that the lock is free")
+    busy.start("scheduler")
+    until(lambda: busy.of("timer.fired"), "nothing in particular", 3)
+    fired = [record.payload["timer"] for record in busy.of("timer.fired")]
+    assert fired == [record.payload["timer"] for record in busy.of("timer.requested")]
+    for record, request in zip(busy.of("timer.fired"), busy.of("timer.requested"), strict=True):
+        assert record.at.isoformat() >= request.payload["due"].replace("Z", "+00:00")
+    assert len(lost(busy, "w")) == 1
+    busy.check_answers()
+
+
+def test_a_second_worker_joins_while_the_first_is_at_work(copy: Copy, tmp_path: Path) -> None:
+    place = copy.place
+    place.start("worker")
+    place.start("worker")
+    names = joined(place, 2)
+    assert len(set(names)) == 2
+    copy.run()
+    copy.finished()
+    copy.check_rows()
+    assert {r.payload["worker"] for r in place.of("task.assigned")} <= set(names)
+    assert lost(place, names[0]) == lost(place, names[1]) == []
