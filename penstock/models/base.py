@@ -17,6 +17,7 @@ from penstock.errors import InvalidDocument, Issue, did_you_mean
 __all__ = ["Duration", "Fraction", "Model", "Name", "Sql", "issues_of"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
+_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|y)")
 
 
@@ -60,7 +61,10 @@ class Model(BaseModel):
 
     def to_yaml(self) -> str:
         """`to_dict` as YAML."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        data = self.to_dict()
+        # PyYAML writes these as they are, and reads them back as line breaks or not at all.
+        plain = not _BREAKS.search(json.dumps(data, ensure_ascii=False))
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=plain)
 
     @classmethod
     def from_yaml(cls, text: str | bytes) -> Self:

@@ -1,0 +1,341 @@
+"""Files of a project: YAML's traps, where an error is, and secrets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
+
+from penstock.errors import InvalidDocument, NotFound, SettingsError
+from penstock.models.connection import PostgresConnection, parse_connections, postgres_dsn, resolve
+from penstock.models.documents import read_documents, read_project
+from penstock.models.pipeline import Pipeline
+from tests.strategies import pipelines
+
+Break = Callable[[dict[str, Any]], None]
+
+
+def put(path: str, value: Any) -> Break:
+    """Put `value` at `path`, making the parents that are missing."""
+    *parents, last = path.split(".")
+
+    def apply(document: dict[str, Any]) -> None:
+        for part in parents:
+            document = document.setdefault(part, {})
+        document[last] = value
+
+    return apply
+
+
+def drop(path: str) -> Break:
+    *parents, last = path.split(".")
+
+    def apply(document: dict[str, Any]) -> None:
+        for part in parents:
+            document = document[part]
+        del document[last]
+
+    return apply
+
+
+def batch(*more: Break) -> Break:
+    """As a batch, so that nothing else is wrong, and then `more`."""
+
+    def apply(document: dict[str, Any]) -> None:
+        document["spec"].pop("mode", None)
+        for one in more:
+            one(document)
+
+    return apply
+
+
+def stream(*more: Break) -> Break:
+    def apply(document: dict[str, Any]) -> None:
+        spec = document["spec"]
+        spec["mode"] = "stream"
+        spec.pop("schedule", None)
+        spec.pop("validate", None)
+        spec["sink"] = {name: spec["sink"][name] for name in ("connection", "object")}
+        for one in more:
+            one(document)
+
+    return apply
+
+
+def same_ends(document: dict[str, Any]) -> None:
+    spec = document["spec"]
+    spec["sink"] |= {"connection": spec["source"]["connection"], "object": spec["source"]["object"]}
+
+
+FIELD: Final = {"target": "a", "from": "b"}
+STEP: Final = {"name": "one", "filter": "a > 1"}
+BREAKAGES: Final[dict[str, tuple[Break, str]]] = {
+    "unknown kind": (put("kind", "Pipeln"), "kind"),
+    "no kind": (drop("kind"), "kind"),
+    "wrong apiVersion": (put("apiVersion", "penstock/v9"), "apiVersion"),
+    "no metadata": (drop("metadata"), "metadata"),
+    "no name": (drop("metadata.name"), "metadata.name"),
+    "a name of capitals": (put("metadata.name", "Orders"), "metadata.name"),
+    "a name that is too long": (put("metadata.name", "a" * 64), "metadata.name"),
+    "an owner that is a number": (put("metadata.owner", 7), "metadata.owner"),
+    "a label that is a number": (put("metadata.labels", {"tier": 1}), "metadata.labels.tier"),
+    "an unknown key on top": (put("status", {}), "status"),
+    "an unknown key in metadata": (put("metadata.lables", {}), "metadata.lables"),
+    "an unknown key in the spec": (put("spec.sinks", {}), "spec.sinks"),
+    "an unknown key in the source": (put("spec.source.tabel", "x"), "spec.source.tabel"),
+    "no spec": (drop("spec"), "spec"),
+    "no source": (drop("spec.source"), "spec.source"),
+    "no sink": (drop("spec.sink"), "spec.sink"),
+    "a source that is text": (put("spec.source", "shop:orders"), "spec.source"),
+    "an object that is empty": (put("spec.source.object", ""), "spec.source.object"),
+    "an object with a line break": (put("spec.sink.object", "a\nb"), "spec.sink.object"),
+    "a connection that is no name": (put("spec.sink.connection", "My Lake"), "spec.sink.connection"),
+    "an unknown mode": (put("spec.mode", "hourly"), "spec.mode"),
+    "an unknown way to write": (put("spec.sink.write", "upsert"), "spec.sink.write"),
+    "a merge without a key": (
+        batch(put("spec.sink", {"connection": "z", "object": "z", "write": "merge"})), "spec.sink",
+    ),
+    "a key that stands twice": (put("spec.sink.key", ["a", "a"]), "spec.sink.key"),
+    "source and sink the same": (batch(same_ends), "spec"),
+    "a cron expression that is none": (batch(put("spec.schedule", {"cron": "daily"})), "spec.schedule.cron"),
+    "a time zone that is none": (
+        batch(put("spec.schedule", {"cron": "0 3 * * *", "timezone": "Berlin"})), "spec.schedule.timezone",
+    ),
+    "a schedule on a stream": (stream(put("spec.schedule", {"cron": "0 3 * * *"})), "spec"),
+    "a stream that replaces": (stream(put("spec.sink.write", "replace")), "spec"),
+    "a stream with unique": (stream(put("spec.validate", {"unique": ["a"]})), "spec"),
+    "a mapping of both forms": (put("spec.mapping", {"ref": "a", "fields": [FIELD]}), "spec.mapping"),
+    "a mapping of no field": (put("spec.mapping", {"fields": []}), "spec.mapping"),
+    "a target that stands twice": (put("spec.mapping", {"fields": [FIELD, FIELD]}), "spec.mapping"),
+    "a field without an origin": (put("spec.mapping", {"fields": [{"target": "a"}]}), "spec.mapping.fields[0]"),
+    "a field's SQL that does not parse": (
+        put("spec.mapping", {"fields": [FIELD, {"target": "c", "sql": "price *"}]}), "spec.mapping.fields[1].sql",
+    ),
+    "a step without an operation": (put("spec.transforms", [{"name": "one"}]), "spec.transforms[0]"),
+    "a step of two operations": (put("spec.transforms", [STEP | {"select": ["a"]}]), "spec.transforms[0]"),
+    "a step without a name": (put("spec.transforms", [STEP, {"filter": "a"}]), "spec.transforms[1].name"),
+    "a filter that does not parse": (
+        put("spec.transforms", [STEP, {"name": "two", "filter": "a >"}]), "spec.transforms[1].filter",
+    ),
+    "an unknown mask": (
+        put("spec.transforms", [{"name": "one", "mask": {"phone": "rot13"}}]), "spec.transforms[0].mask.phone",
+    ),
+    "a check that does not parse": (
+        batch(put("spec.validate", {"checks": {"positive": "a >="}})), "spec.validate.checks.positive",
+    ),
+    "an additive rule that is none": (put("spec.schema.additive", "maybe"), "spec.schema.additive"),
+    "a duration that is none": (put("spec.errors.retry", {"base": "soon"}), "spec.errors.retry.base"),
+    "a wait above its maximum": (put("spec.errors.retry", {"base": "2m", "max": "1m"}), "spec.errors.retry"),
+    "a share above one": (put("spec.errors.dead_letter", {"fail_above": 1.5}), "spec.errors.dead_letter.fail_above"),
+    "no worker": (put("spec.limits.workers", 0), "spec.limits.workers"),
+    "workers as text": (put("spec.limits.workers", "2"), "spec.limits.workers"),
+    "transforms that are no list": (put("spec.transforms", {}), "spec.transforms"),
+    "a test without rows": (put("spec.tests", [{"name": "one"}]), "spec.tests[0].given"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+@settings(
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+@given(document=pipelines, suffix=st.sampled_from(["yaml", "json"]))
+def test_property_18_invalid_pipeline_configurations_are_rejected(
+    tmp_path: Path, name: str, document: dict[str, Any], suffix: str
+) -> None:
+    """Property 18: Invalid pipeline configurations are rejected.
+
+    A valid pipeline file is read; with one thing broken it is refused, with an issue at exactly that path and with the
+    file and a line of it.
+
+    Validates: Requirements 1.1, 2.1
+    """
+    file = tmp_path / f"pipeline.{suffix}"
+    written = json.dumps if suffix == "json" else yaml.safe_dump
+    file.write_text(written(document))
+    assert [pipeline.to_dict() for pipeline in read_documents([file]).pipelines] == [document]
+    apply, path = BREAKAGES[name]
+    apply(document)
+    file.write_text(written(document))
+    with pytest.raises(InvalidDocument) as caught:
+        read_documents([file])
+    places = [issue.path.removeprefix(f"{file}:") for issue in caught.value.issues]
+    lines = len(file.read_text().splitlines())
+    found = {}
+    for place in places:
+        line, _, at = place.partition(": ")
+        assert 1 <= int(line) <= lines
+        found[at] = line
+    assert path in found, places
+
+
+def test_the_breakages_are_of_many_kinds() -> None:
+    assert len(BREAKAGES) >= 25
+    assert len({path for _, path in BREAKAGES.values()}) >= 25
+
+
+PIPELINE: Final = """\
+apiVersion: penstock/v1
+kind: Pipeline
+metadata: {name: NAME}
+spec:
+  source: {connection: shop, object: public.orders}
+  sink: {connection: lake, object: orders}
+"""
+
+
+def write(folder: Path, text: str, name: str = "p.yaml") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InvalidDocument) as caught:
+        read_documents([path])
+    return str(caught.value)
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, PIPELINE + "  sink: {connection: lake, object: other}\n")
+    assert f"{path}:7: is no YAML: the key 'sink' stands twice" in refused(path)
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "2026-01-01", "2026-01-01T00:00:00Z"])
+def test_words_that_yaml_takes_for_something_else_stay_text(tmp_path: Path, word: str) -> None:
+    path = write(tmp_path, PIPELINE.replace("NAME", f"orders, owner: {word}"))
+    assert read_documents([path]).pipelines[0].metadata.owner == word
+
+
+def test_true_and_false_are_no_text(tmp_path: Path) -> None:
+    path = write(tmp_path, PIPELINE.replace("NAME", "orders, owner: true"))
+    assert "metadata.owner" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "\t- x", "a: !!python/object/apply:os.system [ls]", "? [a]\n: b", "{[a]: b}", "\x00"]
+)
+def test_what_is_no_yaml_is_told_and_nothing_runs(tmp_path: Path, text: str) -> None:
+    assert "p.yaml" in refused(write(tmp_path, text))
+
+
+def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_bytes(b"\xff\xfe\xfa")
+    assert "cannot be read" in refused(path)
+    with pytest.raises(NotFound):
+        read_documents([tmp_path / "nowhere.yaml"])
+
+
+def test_an_error_names_the_line_of_its_key(tmp_path: Path) -> None:
+    path = write(tmp_path, PIPELINE.replace("NAME", "orders") + "  limits:\n    in_flight: 5\n    workers: 0\n")
+    assert f"{path}:9: spec.limits.workers" in refused(path)
+
+
+def test_many_documents_stand_in_one_file(tmp_path: Path) -> None:
+    path = write(tmp_path, PIPELINE.replace("NAME", "a") + "---\n" + PIPELINE.replace("NAME", "b"))
+    assert [pipeline.name for pipeline in read_documents([path]).pipelines] == ["a", "b"]
+    twice = write(tmp_path, PIPELINE.replace("NAME", "a"), "q.yaml")
+    with pytest.raises(InvalidDocument, match=r"Pipeline 'a' stands in .*p\.yaml:1 too"):
+        read_documents([path, twice])
+
+
+def test_a_project_is_read_as_a_whole(tmp_path: Path) -> None:
+    write(tmp_path, "shop: {type: postgres, dsn: dbname=shop}\n", "connections.yaml")
+    write(tmp_path, PIPELINE.replace("NAME", "a"), "pipelines/a.yaml")
+    write(tmp_path, "{kind: AgentPolicy, metadata: {name: default}}", "policies/default.yml")
+    found = read_project(tmp_path)
+    assert (set(found.connections), [p.name for p in found.pipelines], [p.name for p in found.policies]) == (
+        {"shop"}, ["a"], ["default"],
+    )  # fmt: skip
+    with pytest.raises(NotFound, match="penstock init"):
+        read_project(tmp_path / "pipelines")
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("connection", "path"),
+    [
+        ({"type": "postgres", "dsn": "postgresql://u:secret@h/d"}, "shop.dsn"),
+        ({"type": "postgres", "dsn": "host=h password=secret"}, "shop.dsn"),
+        ({"type": "postgres", "dsn": "dbname=d", "password": "secret"}, "shop.password"),
+        ({"type": "postgres", "dsn": "dbname=d", "password": "x${env:PENSTOCK_SECRET_A}"}, "shop.password"),
+        ({"type": "s3", "url": "s3://b", "secret_key": "secret"}, "shop.secret_key"),
+        ({"type": "kafka", "bootstrap": "h:1", "security": {"password": "secret"}}, "shop.security.password"),
+    ],
+)
+def test_a_literal_secret_is_refused_and_not_repeated(connection: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_connections({"shop": connection})
+    assert [issue.path for issue in caught.value.issues] == [path]
+    assert "secret@" not in str(caught.value)
+    assert "'secret'" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ({"shop": {"type": "oracle"}}, "shop"),
+        ({"shop": {"dsn": "dbname=a"}}, "shop"),
+        ({"Shop": {"type": "postgres", "dsn": "dbname=a"}}, "Shop"),
+        ({"shop": {"type": "postgres", "dns": "dbname=a", "dsn": "dbname=a"}}, "shop.dns"),
+        ({"shop": {"type": "postgres", "dsn": "no dsn at all"}}, "shop.dsn"),
+        ({"shop": "postgres"}, "shop"),
+        (["shop"], ""),
+    ],
+)
+def test_a_wrong_connection_is_refused_at_its_path(data: object, path: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_connections(data)
+    assert [issue.path for issue in caught.value.issues] == [path]
+
+
+def test_secrets_come_from_variables_of_our_own_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_SECRET_A", "s3cret")
+    monkeypatch.setenv("HOME_SECRET", "other")
+    assert resolve("x-${env:PENSTOCK_SECRET_A}-y", where="here") == "x-s3cret-y"
+    for reference in ("${env:HOME_SECRET}", "${env:PATH}", "${env:}"):
+        with pytest.raises(SettingsError, match="is not allowed"):
+            resolve(reference, where="here")
+    with pytest.raises(SettingsError, match="PENSTOCK_SECRET_B is not set"):
+        resolve("${env:PENSTOCK_SECRET_B}", where="here")
+
+
+def test_secret_files_lie_below_the_secrets_folder(tmp_path: Path) -> None:
+    inside = write(tmp_path, "s3cret\n", "secrets/a")
+    outside = write(tmp_path, "other", "b")
+    link = tmp_path / "secrets/link"
+    link.symlink_to(outside)
+    folder = tmp_path / "secrets"
+    assert resolve(f"${{file:{inside}}}", where="here", secrets=folder) == "s3cret"
+    for escape in (outside, link, folder / "../b", Path("/etc/passwd"), Path("/run/secrets/../../etc/passwd")):
+        with pytest.raises(SettingsError, match="is not allowed"):
+            resolve(f"${{file:{escape}}}", where="here", secrets=folder)
+    with pytest.raises(SettingsError, match="is not allowed"):
+        resolve(f"${{file:{inside}}}", where="here")
+    with pytest.raises(SettingsError, match="cannot read the secret file"):
+        resolve(f"${{file:{folder / 'nowhere'}}}", where="here", secrets=folder)
+
+
+def test_a_password_is_joined_to_its_dsn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_SECRET_A", "it's a \\ secret")
+    connection = PostgresConnection(type="postgres", dsn="host=h dbname=d", password="${env:PENSTOCK_SECRET_A}")
+    parts = conninfo_to_dict(postgres_dsn(connection, name="shop"))
+    assert parts == {"host": "h", "dbname": "d", "password": "it's a \\ secret"}
+
+
+def test_pipelines_hold_what_their_file_says(tmp_path: Path) -> None:
+    path = write(tmp_path, PIPELINE.replace("NAME", "orders"))
+    (found,) = read_documents([path]).pipelines
+    assert found == Pipeline.parse(yaml.safe_load(PIPELINE.replace("NAME", "orders")))

@@ -1,0 +1,149 @@
+"""Records: the envelope there and back, payloads of an older version, and what is no record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penstock.errors import InvalidDocument, LogError
+from penstock.models.base import Model
+from penstock.records import TYPES, Reading, Record, body, current, decode, encode, families, is_known
+from penstock.topics.log import Message
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL
+from tests.strategies import logs, records
+
+AT = datetime(2026, 1, 1, 12, 30, 0, 123456, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("type_", sorted(TYPES))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_property_02_messages_round_trip(type_: str, data: st.DataObject) -> None:
+    """Property 2: Message round trip consistency.
+
+    A record of any type comes back equal from its message, with its time, key, trace context and payload.
+
+    Validates: Requirements 6.1
+    """
+    record = data.draw(records(type_))
+    message = encode(record)
+    assert decode(message) == record
+    assert (message.key, message.at) == (record.key.encode(), record.at)
+    assert dict(message.headers).get("traceparent", b"").decode() == (record.traceparent or "")
+    assert body(decode(message)) == body(record)
+
+
+@pytest.fixture(scope="module")
+def log_dsn(new_database: Callable[[], str]) -> str:
+    dsn = new_database()
+    with closing(PostgresLog(dsn)) as log:
+        log.create(CONTROL)
+    return dsn
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(found=logs(20))
+def test_property_02_messages_round_trip_through_the_log(log_dsn: str, found: list[Record]) -> None:
+    """Property 2: Message round trip consistency.
+
+    Records of all types come back from the topic log equal and in order.
+
+    Validates: Requirements 6.1
+    """
+    with closing(PostgresLog(log_dsn)) as log:
+        start = log.end(CONTROL, 0)
+        log.append(CONTROL, [encode(record) for record in found], partition=0)
+        stored = log.read(CONTROL, 0, start, len(found) + 1)
+    assert [decode(one.message) for one in stored] == found
+    assert [one.offset for one in stored] == list(range(start, start + len(found)))
+
+
+def record(type_: str = "worker.lost", **more: Any) -> Record:
+    return Record(**{"type": type_, "key": "k", "at": AT, "actor": "x", **more})
+
+
+def test_an_older_payload_is_read_as_todays(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(Model):
+        worker: str
+        reason: str
+        since: int
+
+    upcasts = {1: lambda p: {"worker": p["name"], "reason": "?"}, 2: lambda p: p | {"since": 0}}
+    newer = families.RecordType("worker.lost", "event", Lost, version=3, upcasts=upcasts)
+    monkeypatch.setitem(families.TYPES, "worker.lost", newer)
+    old = record(payload={"name": "w"})
+    assert body(old) == Lost(worker="w", reason="?", since=0)
+    assert body(record(version=2, payload={"worker": "w", "reason": "r"})) == Lost(worker="w", reason="r", since=0)
+    assert current(old).version == 3
+    assert old.payload == {"name": "w"}, "a record is never rewritten"
+
+
+def test_a_missing_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = families.RecordType("worker.lost", "event", TYPES["worker.lost"].payload, version=2)
+    monkeypatch.setitem(families.TYPES, "worker.lost", newer)
+    with pytest.raises(LogError, match=r"worker\.lost: has no step to a newer version, got 1"):
+        body(record())
+
+
+@pytest.mark.parametrize("more", [{"version": 2}, {"kind": "command"}, {"type_": "later.invented"}])
+def test_what_a_later_release_wrote_is_unknown_and_kept(more: dict[str, Any]) -> None:
+    later = record(**more, payload={"anything": [1, {"x": None}]})
+    assert not is_known(later)
+    assert decode(encode(later)) == later
+    assert current(later) == later
+    with pytest.raises(LogError, match="is no record type of this release"):
+        body(later)
+
+
+def test_a_payload_that_does_not_fit_its_type_is_told_at_its_path() -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        body(record("worker.joined", payload={"worker": "w", "kinds": ["pipeline"], "slots": 0, "slot": 1}))
+    assert {issue.path for issue in caught.value.issues} == {"slots", "slot"}
+    assert "did you mean `slots`?" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b'{"type": "worker.lost"}', b"\xff", b"null"])
+def test_what_is_no_record_is_told(value: bytes) -> None:
+    with pytest.raises(LogError, match="holds no record"):
+        decode(Message(key=None, value=value, at=AT))
+
+
+def test_an_answer_told_again_has_the_same_id() -> None:
+    asked = record(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    first, again = (asked.answer(7, "task.started", "t", {}, at=AT, actor="worker:w") for _ in range(2))
+    assert first == again
+    assert (first.cause, first.correlation, first.traceparent) == ((7, 0), asked.id, asked.traceparent)
+    assert asked.answer(8, "task.started", "t", {}, at=AT, actor="worker:w").id != first.id
+
+
+def decided(offset: int, index: int, brain: int, agent: str = "a") -> Record:
+    return record("agent.decided", actor=f"agent:{agent}", cause=(offset, index), brain=brain)
+
+
+def test_a_reader_drops_repeats_and_superseded_brains() -> None:
+    reading = Reading()
+    log = [
+        (record("brain.started"), True), (decided(0, 0, 0), True), (decided(0, 1, 0), True), (decided(0, 1, 0), False),
+        (decided(0, 0, 0), False), (decided(0, 0, 0, "b"), True), (record("brain.started"), True),
+        (decided(5, 0, 0), False), (decided(5, 0, 6), True), (record(), True), (decided(4, 9, 6), False),
+    ]  # fmt: skip
+    assert [reading.keep(offset, one) for offset, (one, _) in enumerate(log)] == [kept for _, kept in log]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(found=logs(30), cut=st.integers(0, 30))
+def test_a_reader_that_is_saved_and_restored_drops_the_same(found: list[Record], cut: int) -> None:
+    whole, first = Reading(), Reading()
+    expected = [whole.keep(offset, one) for offset, one in enumerate(found)]
+    kept = [first.keep(offset, one) for offset, one in enumerate(found[:cut])]
+    second = Reading.from_dict(first.to_dict())
+    kept += [second.keep(offset, one) for offset, one in enumerate(found[cut:], len(found[:cut]))]
+    assert kept == expected
+    assert second.to_dict() == whole.to_dict()
