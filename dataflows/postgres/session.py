@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import errors as pg
@@ -28,10 +28,20 @@ from penstock.errors import (
     Unreachable,
 )
 
-if TYPE_CHECKING:
-    from psycopg.rows import TupleRow
-
-__all__ = ["FENCED", "LOCK_NOT_AVAILABLE", "Session", "connect", "copy_out", "finish", "one_message", "one_row", "send", "translate", "translated"]
+__all__ = [
+    "FENCED",
+    "LOCK_NOT_AVAILABLE",
+    "Session",
+    "connect",
+    "copy_out",
+    "finish",
+    "next_result",
+    "one_message",
+    "one_row",
+    "send",
+    "translate",
+    "translated",
+]
 
 Session = psycopg.Connection[Any]
 
@@ -161,11 +171,24 @@ def one_message(session: Session, sql: str, where: str, *, sent: Callable[[], No
     finish(session, where)
 
 
+def next_result(session: Session) -> pq.abc.PGresult | None:
+    """The next result of what was sent, None after the last; waits for it.
+
+    The driver's own `get_result` waits with the interpreter locked: one writer that waits for a lock at the server
+    would keep every other thread from running, the one that watches for the parent's end too.
+    """
+    connection = session.pgconn
+    while connection.is_busy():
+        select.select([connection.socket], [], [])
+        connection.consume_input()
+    return connection.get_result()
+
+
 def finish(session: Session, where: str) -> None:
     """Take all results of what was sent; raise the first error."""
-    connection, wrong = session.pgconn, None
+    wrong = None
     with translated(where):
-        while (result := connection.get_result()) is not None:
+        while (result := next_result(session)) is not None:
             if result.status in {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT}:
                 message = "a COPY is still open"
                 raise AssertionError(message)
@@ -180,7 +203,7 @@ def send(session: Session, sql: str, wanted: pq.ExecStatus, where: str) -> None:
     connection = session.pgconn
     with translated(where):
         connection.send_query(sql.encode())
-        result = connection.get_result()
+        result = next_result(session)
     if result is None or result.status != wanted:
         wrong = result_error(result, where) if result is not None else Unreachable("no answer", where=where)
         with contextlib.suppress(PenstockError):
@@ -191,7 +214,9 @@ def send(session: Session, sql: str, wanted: pq.ExecStatus, where: str) -> None:
 def copy_out(
     session: Session, query: str, size: int, check: Callable[[], None], where: str, rows: int = 1 << 60
 ) -> Iterator[bytes | int]:
-    """Blocks of whole rows, about `size` bytes and at most `rows` rows, of ``COPY (query) TO STDOUT``; at the end one int, the rows that the server counted.
+    """Blocks of whole rows, about `size` bytes and at most `rows` rows, of a ``COPY … TO STDOUT``.
+
+    At the end comes one int: the rows that the server counted.
 
     `check` is called whenever the source keeps us waiting, at least each 0.2 s; what it raises ends the read.
     """
@@ -223,7 +248,7 @@ def copy_out(
 
 def _rows_counted(session: Session, where: str) -> int:
     with translated(where):
-        result = session.pgconn.get_result()
+        result = next_result(session)
     if result is None or result.status != pq.ExecStatus.COMMAND_OK:
         raise result_error(result, where) if result is not None else Unreachable("no answer", where=where)
     rows = result.command_tuples or 0
@@ -231,9 +256,9 @@ def _rows_counted(session: Session, where: str) -> int:
     return rows
 
 
-def one_row(session: Session, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> TupleRow:
+def one_row(session: Session, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> tuple[Any, ...]:
     """The one row of a query that always has one."""
-    row = session.execute(query, values).fetchone()
+    row: tuple[Any, ...] | None = session.execute(query, values).fetchone()
     if row is None:
         message = "a query that always has a row had none"
         raise AssertionError(message)

@@ -15,7 +15,16 @@ import pyarrow as pa
 from psycopg import pq
 
 from dataflows.chunks import Chunk
-from dataflows.postgres.session import Session, connect, finish, one_message, result_error, send, translated
+from dataflows.postgres.session import (
+    Session,
+    connect,
+    finish,
+    next_result,
+    one_message,
+    result_error,
+    send,
+    translated,
+)
 from dataflows.postgres.tables import TableName, quoted
 from dataflows.sinks.positions import Counters, Positions, session_name
 from penstock.errors import PenstockError, Unreachable
@@ -203,7 +212,7 @@ class PostgresWriter:
         self._flush()
         connection.nonblocking = 0
         with translated(self.where):
-            result = connection.get_result()
+            result = next_result(self._live)
         if result is None or result.status != pq.ExecStatus.COMMAND_OK:
             raise result_error(result, self.where) if result else Unreachable("no answer", where=self.where)
         rows = result.command_tuples or 0

@@ -184,7 +184,7 @@ def test_a_worker_that_is_stopped_says_goodbye_and_leaves_nothing(copy: Copy) ->
 def test_an_error_that_stays_is_an_event_and_ends_the_run(copy: Copy) -> None:
     place = copy.place
     place.start("worker")
-    copy.session.execute("DROP TABLE sales.items")
+    copy.session.execute("DROP TABLE public.items")
     run = copy.run()
     assert copy.finished("failed")["error"]["code"] == "schema.missing_table"
     (raised,) = place.of("error.raised")
