@@ -83,7 +83,9 @@ class Processes:
         running = self._running.pop(task, None)
         if running is not None:
             running.process.terminate()
-            threading.Timer(STOP_SECONDS, running.process.kill).start()
+            deadline = threading.Timer(STOP_SECONDS, running.process.kill)
+            deadline.daemon = True
+            deadline.start()
             self._ending.append(running)
 
     def end_all(self) -> None:
