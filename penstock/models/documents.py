@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,14 @@ _Loader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), ["t", "f"])
-# YAML 1.1 asks for a dot in a number with an exponent; JSON, which is read by this loader too, does not.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+
+
+class _JsonLoader(_Loader):
+    """JSON, whose numbers need no dot before an exponent, as YAML 1.1 asks for one."""
+
+
+_JsonLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^-?[0-9]+[eE][-+]?[0-9]+$"), list("-0123456789")
 )
 
 
@@ -48,7 +53,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return found
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+for _one in (_Loader, _JsonLoader):
+    _one.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,11 @@ class Documents:
         return len(self.connections) + len(self.pipelines) + len(self.policies)
 
 
-def read_project(folder: Path) -> Documents:
+Check = Callable[[Pipeline], None]
+"""A look at a pipeline that goes further than its model; raises InvalidDocument with paths into it."""
+
+
+def read_project(folder: Path, check: Check | None = None) -> Documents:
     """All of a project: `connections.yaml`, `pipelines/*.yaml`, `policies/*.yaml` (or .yml, .json)."""
     paths = [folder / CONNECTIONS] if (folder / CONNECTIONS).exists() else []
     for room in ("pipelines", "policies"):
@@ -72,11 +82,11 @@ def read_project(folder: Path) -> Documents:
     if not paths:
         hint = "run `penstock init DIR` for a project that runs, or name files"
         raise NotFound("holds no connections.yaml, pipelines/ or policies/", where=str(folder), hint=hint)
-    return read_documents(paths)
+    return read_documents(paths, check)
 
 
-def read_documents(paths: Iterable[Path]) -> Documents:
-    """The documents of `paths`.
+def read_documents(paths: Iterable[Path], check: Check | None = None) -> Documents:
+    """The documents of `paths`, each pipeline looked at by `check` too.
 
     Raises:
         InvalidDocument: with every issue of every file, each as ``file:line: path: message``.
@@ -94,6 +104,8 @@ def read_documents(paths: Iterable[Path]) -> Documents:
                     connections |= parse_connections(data)
                     continue
                 model = _model(data)
+                if check and isinstance(model, Pipeline):
+                    check(model)
             except InvalidDocument as error:
                 issues += [
                     Issue(f"{path}:{_line(node, i.path)}: {i.path}".removesuffix(": "), i.message) for i in error.issues
@@ -122,14 +134,19 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
         issues.append(Issue(str(path), f"cannot be read: {error}"))
         return
     try:
-        loader = _Loader(text)
+        loader = (_JsonLoader if path.suffix == ".json" else _Loader)(text)
         while loader.check_node():
             if (node := loader.get_node()) is not None:
                 yield loader.construct_document(node), node
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        issues.append(Issue(f"{path}{line}", f"is no YAML: {getattr(error, 'problem', None) or error}"))
+        issues.append(
+            Issue(
+                f"{path}{line}",
+                f"is no YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
+            )
+        )
 
 
 def _model(data: Any) -> Pipeline | AgentPolicy:
