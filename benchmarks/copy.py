@@ -1,6 +1,6 @@
 """PostgreSQL to PostgreSQL: a Penstock run against ``COPY … TO STDOUT | COPY … FROM STDIN`` (binary) by psql.
 
-Both copy TPC-H's lineitem into a table without indexes, on one embedded server that writes to disk as it does by default.
+Both copy TPC-H's lineitem into a table without indexes, on one embedded server that writes to disk as by default.
 The ways take turns; of each the median counts. A run's time is that of its whole process, from its start to its exit.
 """
 
@@ -32,7 +32,16 @@ l_orderkey bigint NOT NULL, l_partkey bigint NOT NULL, l_suppkey bigint NOT NULL
 l_quantity numeric(15,2), l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2),
 l_returnflag char(1), l_linestatus char(1), l_shipdate date, l_commitdate date, l_receiptdate date,
 l_shipinstruct text, l_shipmode text, l_comment text"""
-PLAIN: Final = ("l_orderkey", "l_linenumber", "l_quantity", "l_extendedprice", "l_shipdate", "l_receiptdate", "l_shipinstruct", "l_comment")
+PLAIN: Final = (
+    "l_orderkey",
+    "l_linenumber",
+    "l_quantity",
+    "l_extendedprice",
+    "l_shipdate",
+    "l_receiptdate",
+    "l_shipinstruct",
+    "l_comment",
+)
 COMPUTED: Final = {
     "net": ("numeric(20,4)", "CAST(l_extendedprice * (1 - l_discount) AS numeric(20,4))"),
     "ship_mode": ("text", "lower(l_shipmode)"),
@@ -83,18 +92,29 @@ def loaded(dsn: str, rows: int) -> int:
     """Make and fill the tables; the rows that there are."""
     with psycopg.connect(dsn, autocommit=True) as session, tempfile.TemporaryDirectory() as folder:
         session.execute(f"CREATE TABLE lineitem ({LINEITEM})")
-        program = shutil.which("tpchgen-cli", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        program = shutil.which(
+            "tpchgen-cli", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        )
         if program is None:
             sys.exit("tpchgen-cli is missing; run `make setup`")
         scale = f"{rows / ROWS_AT_SCALE_1:.6f}"
-        subprocess.run([program, "csv", "-s", scale, "--tables=lineitem", f"--output-dir={folder}"], check=True, capture_output=True)  # noqa: S603
-        with session.cursor().copy("COPY lineitem FROM STDIN (FORMAT csv, HEADER)") as copy, (Path(folder) / "lineitem.csv").open("rb") as file:
+        subprocess.run(
+            [program, "csv", "-s", scale, "--tables=lineitem", f"--output-dir={folder}"],
+            check=True,
+            capture_output=True,
+        )
+        with (
+            session.cursor().copy("COPY lineitem FROM STDIN (FORMAT csv, HEADER)") as copy,
+            (Path(folder) / "lineitem.csv").open("rb") as file,
+        ):
             while data := file.read(1 << 20):
                 copy.write(data)
         session.execute("ALTER TABLE lineitem ADD PRIMARY KEY (l_orderkey, l_linenumber)")
         session.execute("VACUUM ANALYZE lineitem")
         session.execute(f"CREATE TABLE by_psql ({LINEITEM}); CREATE TABLE plain ({LINEITEM})")
-        columns = [f"{name} {kind_of(name)}" for name in PLAIN] + [f"{name} {kind}" for name, (kind, _) in COMPUTED.items()]
+        columns = [f"{name} {kind_of(name)}" for name in PLAIN] + [
+            f"{name} {kind}" for name, (kind, _) in COMPUTED.items()
+        ]
         session.execute(f"CREATE TABLE mapped ({', '.join(columns)})")
         found = session.execute("SELECT count(*) FROM lineitem").fetchone()
         return int(found[0]) if found else 0
@@ -144,8 +164,10 @@ def by_psql(dsn: str) -> Measured:
 PUMP: Final = """
 import sys, psycopg
 with psycopg.connect(sys.argv[1]) as a, psycopg.connect(sys.argv[1]) as b:
-    with a.cursor().copy("COPY lineitem TO STDOUT (FORMAT binary)") as out, b.cursor().copy("COPY by_psql FROM STDIN (FORMAT binary)") as into:
-        for data in out: into.write(data)
+    out = a.cursor().copy("COPY lineitem TO STDOUT (FORMAT binary)")
+    into = b.cursor().copy("COPY by_psql FROM STDIN (FORMAT binary)")
+    with out as source, into as sink:
+        for data in source: sink.write(data)
 """
 """The same by libpq's functions, where there is no psql."""
 
@@ -181,7 +203,7 @@ def timed(commands: list[list[str]], given: bytes) -> Measured:
     for at, command in enumerate(commands):
         stdin = processes[-1].stdout if processes else subprocess.PIPE
         last = at == len(commands) - 1
-        processes.append(subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL if last else subprocess.PIPE))  # noqa: S603
+        processes.append(subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL if last else subprocess.PIPE))
     first = processes[0].stdin
     if first is not None:
         first.write(given)
@@ -193,7 +215,7 @@ def timed(commands: list[list[str]], given: bytes) -> Measured:
     for process, (_, status, _) in zip(processes, usages, strict=True):
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            sys.exit(f"{process.args} ended with {process.returncode}")
+            sys.exit(f"{process.args!r} ended with {process.returncode}")
     cpu = sum(usage.ru_utime + usage.ru_stime for _, _, usage in usages)
     return Measured(seconds, cpu, max(usage.ru_maxrss for _, _, usage in usages) / 1024)
 
@@ -207,11 +229,15 @@ def show(rows: int, found: dict[str, list[Measured]], *, as_json: bool) -> None:
     for name, runs in found.items():
         cpu, peak = statistics.median(one.cpu for one in runs), max(one.peak_mb for one in runs)
         share = medians["limit"] / medians[name]
-        sys.stdout.write(f"{name:12}{medians[name]:9.2f}{rows / medians[name]:12,.0f}{share:10.2f}{cpu:8.2f}{peak:9.0f}\n")
+        sys.stdout.write(
+            f"{name:12}{medians[name]:9.2f}{rows / medians[name]:12,.0f}{share:10.2f}{cpu:8.2f}{peak:9.0f}\n"
+        )
     if as_json:
         raw = {name: [asdict(one) for one in runs] for name, runs in found.items()}
         speed = {name: round(rows / seconds) for name, seconds in medians.items()}
-        sys.stdout.write(json.dumps({"rows": rows, "ratio_to_limit": ratios, "rows_per_second": speed, "runs": raw}) + "\n")
+        sys.stdout.write(
+            json.dumps({"rows": rows, "ratio_to_limit": ratios, "rows_per_second": speed, "runs": raw}) + "\n"
+        )
 
 
 if __name__ == "__main__":

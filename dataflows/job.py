@@ -88,7 +88,7 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
         ("spec.sink.write", spec.sink.write not in {"append", "replace"}, f"`{spec.sink.write}` cannot be run yet"),
         ("spec.transforms", bool(spec.transforms), "transforms cannot be run yet; use `sql` fields of the mapping"),
         ("spec.validate", bool(validation.not_null or validation.unique or validation.checks), "cannot be run yet"),
-        ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must be put in as `fields`"),
+        ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),
         ("spec.source.cursor", spec.sink.write == "append" and spec.source.cursor is None,
          "`append` needs a cursor: without one each run would append every row again"),
         ("spec.source.cursor", spec.sink.write == "replace" and spec.source.cursor is not None,

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 import bytewax.operators as op
@@ -20,6 +20,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.chunks import Chunk
+from penstock.clock import now
 from penstock.errors import PenstockError
 
 __all__ = ["BatchPipelineEngine", "FirstError", "Reader", "Stopped", "Writer"]
@@ -167,7 +168,7 @@ class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
         try:
             item = self._ahead.queue.get_nowait()
         except queue.Empty:
-            self._awake = datetime.now(UTC) + POLL
+            self._awake = now() + POLL
             return []
         self._awake = None
         if isinstance(item, _End):

@@ -17,15 +17,16 @@ __all__ = ["POINTS", "FailpointReached", "arm", "failpoint"]
 VARIABLE: Final = "PENSTOCK_FAILPOINT"
 
 POINTS: Final = (
-    "prepare.begin", "prepare.state_made", "prepare.claiming", "prepare.generation_raised", "prepare.sessions_ended",
-    "prepare.before_plan", "prepare.planned", "prepare.shadow_made", "flow.begin", "read.begin", "read.block", "read.end", "commit.begin",
-    "commit.mid_copy", "commit.copied", "commit.before_fence", "commit.sent", "commit.done", "flow.end",
-    "publish.begin", "publish.locked", "publish.moved", "publish.done", "result.before", "result.written",
+    "prepare.begin", "prepare.state_made", "prepare.claiming", "prepare.generation_raised",
+    "prepare.sessions_ended", "prepare.before_plan", "prepare.planned", "prepare.shadow_made", "flow.begin",
+    "read.begin", "read.block", "read.end", "commit.begin", "commit.mid_copy", "commit.copied",
+    "commit.before_fence", "commit.sent", "commit.done", "flow.end", "publish.begin", "publish.locked",
+    "publish.moved", "publish.done", "result.before", "result.written",
 )  # fmt: skip
 """Every point, in the order in which a run meets them; those of ``read`` and ``commit`` are met once for each split."""
 
 
-class FailpointReached(Exception):  # noqa: N818 - it is an order, not an error of the program
+class FailpointReached(Exception):
     """The point that was set to ``raise``."""
 
 

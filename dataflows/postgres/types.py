@@ -38,7 +38,7 @@ _FORM: Final = re.compile(r"^([a-z_0-9 ]+?)(?:\((\d+)(?:, ?(-?\d+))?\))?( with(?
 
 @dataclass(frozen=True, slots=True)
 class SqlType:
-    """A type by its base name as `format_type` spells it, with `precision` (or length) and `scale` where it has them."""
+    """A type by its base name as `format_type` spells it, with its precision (or length) and scale, if any."""
 
     name: str
     precision: int | None = None
@@ -79,7 +79,9 @@ def parse_type(text: str) -> SqlType:
 def arrow_type(kind: SqlType) -> pa.DataType | None:
     """The Arrow type that keeps each value of `kind` exactly, or None."""
     if kind.name == "numeric":
-        exact = kind.precision is not None and kind.precision <= ARROW_DIGITS and 0 <= (kind.scale or 0) <= kind.precision
+        exact = (
+            kind.precision is not None and kind.precision <= ARROW_DIGITS and 0 <= (kind.scale or 0) <= kind.precision
+        )
         return pa.decimal128(kind.precision, kind.scale) if exact else None
     return _ARROW.get(kind.name)
 

@@ -35,9 +35,7 @@ class _Child:
     stdout: IO[str]
 
 
-def run_children(
-    job: Job, prepared: Prepared, task: Mapping[str, Any], first: FirstError, progress: Progress
-) -> None:
+def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: FirstError, progress: Progress) -> None:
     """Run the flow in ``job.workers`` processes; the first error of one of them stops all.
 
     Raises:
@@ -56,7 +54,7 @@ def run_children(
 
 
 def _start(task: Mapping[str, Any], number: int, generation: int) -> _Child:
-    process = subprocess.Popen(  # noqa: S603 - this very program
+    process = subprocess.Popen(
         [sys.executable, "-m", "dataflows.runtime.children"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     if process.stdin is None or process.stdout is None:
@@ -150,7 +148,9 @@ def _run(task: Mapping[str, Any], number: int, generation: int) -> None:
     first = FirstError()
     stop_on_signal(first)
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
-    run_slots(job, joined(job, generation), [number], first, lambda counted: write_line({"committed": counted.as_dict()}))
+    run_slots(
+        job, joined(job, generation), [number], first, lambda counted: write_line({"committed": counted.as_dict()})
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One run as a process of its own: prepare, flow, publish. ``python -m dataflows.runtime.launcher < task.json``.
 
-The task comes on stdin, progress goes to stdout as JSON lines, and at the end a result file is put in place in one step.
+The task comes on stdin, progress goes to stdout as JSON lines, and at the end a result file is put in place at once.
 SIGTERM stops the flow between two chunks. With several workers the flow runs in child processes, which die when this
 process does: they read from a pipe that only this process holds.
 """
@@ -25,7 +25,7 @@ from dataflows.pipeline import FirstError, Stopped
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Finished, Prepared, prepare
 from dataflows.runtime.progress import Progress, reported
-from dataflows.runtime.publish import drop_state, publish
+from dataflows.runtime.publish import drop_state, publish, superseded
 from dataflows.runtime.slots import run_slots
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
@@ -66,14 +66,20 @@ def _run(
         return prepared.result
     first.check()
     _show_plan(progress, prepared)
-    with _timed(seconds, "flow"):
-        failpoint("flow.begin")
-        _flow(job, prepared, task, first, progress)
-        failpoint("flow.end")
-    first.check()
-    progress.phase = "publish"
-    with _timed(seconds, "publish"):
-        outcome = publish(job, prepared)
+    try:
+        with _timed(seconds, "flow"):
+            failpoint("flow.begin")
+            _flow(job, prepared, task, first, progress)
+            failpoint("flow.end")
+        first.check()
+        progress.phase = "publish"
+        with _timed(seconds, "publish"):
+            outcome = publish(job, prepared)
+    except Unavailable as error:
+        if superseded(job, prepared):  # its sessions were ended by a newer run: that is not the server's fault
+            hint = "nothing to do: the newer run carries on"
+            raise Fenced("a newer run took over", where=job.at_sink, hint=hint) from error
+        raise
     progress.phase = "done"
     return outcome
 

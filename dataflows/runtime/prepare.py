@@ -78,6 +78,7 @@ def prepare(job: Job) -> Prepared | Finished:
     with (
         connect(job.source_dsn, where=job.at_source, name="penstock:source", statement=PLAN_SECONDS) as source,
         connect(job.sink_dsn, where=job.at_sink, name=session_name(job.uid, 0)) as sink,
+        translated(job.at_sink),
     ):
         return _prepare(job, source, sink)
 
@@ -169,13 +170,11 @@ def _resumable(positions: Positions, sink: Session, job: Job, claim: Claim) -> R
     return None
 
 
-def _plan(
-    job: Job, positions: Positions, source: Session, sink: Session, claim: Claim, surveyed: Survey
-) -> RunRow:
+def _plan(job: Job, positions: Positions, source: Session, sink: Session, claim: Claim, surveyed: Survey) -> RunRow:
     failpoint("prepare.before_plan")
     older = positions.unfinished(sink, job.run)
     carried = older if older is not None and job.write == "append" else None
-    last = (carried.upper if carried and carried.upper is not None else claim.cursor)
+    last = carried.upper if carried and carried.upper is not None else claim.cursor
     window = Window(None, None)
     if job.cursor is not None and surveyed.key is not None:
         window = cursor_window(source, surveyed.source, surveyed.key, last, job.lag, job.at_source)
@@ -205,8 +204,6 @@ def _into(job: Job, positions: Positions, sink: Session, generation: int) -> Tab
         make_shadow(sink, job.sink, shadow, job.at_sink)
     failpoint("prepare.shadow_made")
     return shadow
-
-
 
 
 def joined(job: Job, generation: int) -> Prepared:

@@ -10,10 +10,10 @@ from dataflows.postgres.tables import TableName, exists
 from dataflows.runtime.prepare import Prepared, positions_of
 from dataflows.sinks.positions import TABLES, Counters, Positions, session_name
 from dataflows.sinks.swap import drop_leftovers, move_in
-from penstock.errors import Refused
+from penstock.errors import Fenced, Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["drop_state", "publish"]
+__all__ = ["drop_state", "publish", "superseded"]
 
 LOCK_SECONDS = 20.0
 
@@ -34,7 +34,9 @@ def publish(job: Job, prepared: Prepared) -> dict[str, Any]:
             failpoint("publish.locked")
             pending, planned = positions.pending(sink, job.run)
             if pending:
-                raise Refused(f"{len(pending)} of {planned} splits are not done", where=job.at_sink, hint="run it again")
+                raise Refused(
+                    f"{len(pending)} of {planned} splits are not done", where=job.at_sink, hint="run it again"
+                )
             run = positions.run(sink, job.run)
             counters = positions.counters(sink) - (run.base if run else Counters())
             result = counters.as_dict() | {"splits": planned} | {"schemas": schemas(prepared)}
@@ -44,6 +46,20 @@ def publish(job: Job, prepared: Prepared) -> dict[str, Any]:
             failpoint("publish.moved")
         failpoint("publish.done")
     return result
+
+
+def superseded(job: Job, prepared: Prepared) -> bool:
+    """Whether a newer run owns the pipeline by now; False where that cannot be told."""
+    try:
+        with (
+            connect(job.sink_dsn, where=job.at_sink, name="penstock:ask") as sink,
+            positions_of(job).owned(sink, prepared.generation),
+        ):
+            return False
+    except Fenced:
+        return True
+    except Unavailable:
+        return False
 
 
 def schemas(prepared: Prepared) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a PostgreSQL sink remembers beside its rows: generation, plan, positions and counters of each pipeline.
 
 Three tables in the target's schema. `_penstock_positions` has a row for each slot of a pipeline: its generation is the
-fence, its counters are cumulative over all runs. `_penstock_runs` has a row for each run: its window, and at the end its
-result. `_penstock_splits` has the planned splits of runs that are not finished; a split is done when its commit marked it.
+fence, its counters are cumulative over all runs. `_penstock_runs` has a row for each run: its window, and at the end
+its result. `_penstock_splits` has the planned splits of unfinished runs; a split is done when its commit marked it.
 
 Whoever raised the generation last owns the pipeline. Every later statement of a run names its generation and finds no
 row when a newer one exists; that, not the order of events, keeps rows from being lost or doubled.
@@ -194,9 +194,11 @@ class Positions:
         prefix = f"penstock:{self.uid}:"
         with translated(self.where):
             session.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE starts_with(application_name, %(p)s) "
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE starts_with(application_name, %(p)s) "
                 "AND pid <> pg_backend_pid() AND substr(application_name, length(%(p)s) + 1) ~ '^[0-9]+$' "
-                "AND (%(g)s::bigint IS NULL OR substr(application_name, length(%(p)s) + 1)::bigint BETWEEN 1 AND %(g)s - 1)",
+                "AND (%(g)s::bigint IS NULL "
+                "OR substr(application_name, length(%(p)s) + 1)::bigint BETWEEN 1 AND %(g)s - 1)",
                 {"p": prefix, "g": generation},
             )
 
@@ -219,7 +221,8 @@ class Positions:
         """
         with translated(self.where), session.transaction():
             rows = session.execute(
-                f"SELECT generation FROM {self.table('positions')} WHERE pipeline = %s ORDER BY source, sink, slot FOR UPDATE",
+                f"SELECT generation FROM {self.table('positions')} WHERE pipeline = %s "
+                "ORDER BY source, sink, slot FOR UPDATE",
                 (self.uid,),
             ).fetchall()
             if not rows or any(row[0] != generation for row in rows):
@@ -244,7 +247,9 @@ class Positions:
             ).fetchall()
         return [RunRow(run, state, low, up, Counters(**base), res, by) for run, state, low, up, base, res, by in rows]
 
-    def write_plan(self, session: Session, run: str, bounds: tuple[str | None, str | None], splits: tuple[Split, ...]) -> None:
+    def write_plan(
+        self, session: Session, run: str, bounds: tuple[str | None, str | None], splits: tuple[Split, ...]
+    ) -> None:
         """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
         base = json.dumps(self.counters(session).as_dict())
         session.execute(
@@ -254,7 +259,8 @@ class Positions:
         )
         with session.cursor() as cursor:
             cursor.executemany(
-                f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) VALUES (%s, %s, %s, %s, %s)",
+                f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) "
+                "VALUES (%s, %s, %s, %s, %s)",
                 [(self.uid, run, one.number, one.lower, one.upper) for one in splits],
             )
         self.set_run(session, run)
@@ -266,7 +272,9 @@ class Positions:
     def take_over(self, session: Session, older: str, run: str) -> None:
         """Give the splits of an unfinished run to another one, whose plan exists. Inside `owned`."""
         values = {"older": older, "run": run, "pipeline": self.uid}
-        session.execute(f"UPDATE {self.table('splits')} SET run = %(run)s WHERE pipeline = %(pipeline)s AND run = %(older)s", values)
+        session.execute(
+            f"UPDATE {self.table('splits')} SET run = %(run)s WHERE pipeline = %(pipeline)s AND run = %(older)s", values
+        )
         self.supersede(session, older, run)
 
     def supersede(self, session: Session, older: str, run: str) -> None:
@@ -321,14 +329,15 @@ class Positions:
     def fence(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> str:
         """The last statement of a commit: mark the split, move the counters, and fail unless both hit.
 
-        A newer generation, or a split that is done already, makes its last cast fail: that aborts the transaction, and the
-        COMMIT that travels in the same message does nothing. Under READ COMMITTED the UPDATE waits for a claim that
+        A newer generation, or a split that is done already, makes its last cast fail: that aborts the transaction, and
+        the COMMIT that travels in the same message does nothing. Under READ COMMITTED the UPDATE waits for a claim that
         is under way and then sees the generation that it left.
         """
         sets = ", ".join(f"{name} = {name} + {getattr(counted, name)}" for name in COUNTED)
         names = {name: _literal(value) for name, value in self.key.items()}
         return self.format(
-            f"WITH s AS (UPDATE {{splits}} SET done = true WHERE pipeline = {names['pipeline']} AND run = {_literal(run)} "
+            f"WITH s AS (UPDATE {{splits}} SET done = true WHERE pipeline = {names['pipeline']} "
+            f"AND run = {_literal(run)} "
             f"AND split = {split} AND NOT done RETURNING 1), "
             f"p AS (UPDATE {{positions}} SET {sets}, changed_at = now() WHERE pipeline = {names['pipeline']} "
             f"AND source = {names['source']} AND sink = {names['sink']} AND slot = {_literal(slot)} "
@@ -352,13 +361,13 @@ class Positions:
 
 
 _FINISH: Final = (
-    "UPDATE {positions} SET cursor = coalesce(%(cursor)s, cursor), run = NULL "
-    "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
-    "UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s "
-    "WHERE pipeline = %(pipeline)s AND run = %(run)s",
+    """UPDATE {positions} SET cursor = coalesce(%(cursor)s, cursor), run = NULL
+    WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s""",
+    """UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s
+    WHERE pipeline = %(pipeline)s AND run = %(run)s""",
     "DELETE FROM {splits} WHERE pipeline = %(pipeline)s AND run = %(run)s",
-    "DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN "
-    "(SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)",
+    """DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN
+    (SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)""",
 )
 
 

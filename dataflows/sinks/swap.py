@@ -44,8 +44,10 @@ WITH t AS (SELECT c.*, c.oid AS id FROM pg_class c WHERE c.oid = %(table)s::regc
 SELECT 'it is not an ordinary table' FROM t WHERE relkind <> 'r' OR relispartition OR relpersistence <> 'p'
    OR relam <> (SELECT oid FROM pg_am WHERE amname = 'heap') OR relreplident <> 'd' OR reltoastrelid IN
       (SELECT oid FROM pg_class WHERE reloptions IS NOT NULL)
-UNION ALL SELECT 'a view or rule uses it' FROM t WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
-   WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.id) OR relhasrules
+UNION ALL SELECT 'a view or rule uses it' FROM t WHERE EXISTS (
+   SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+   WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+   AND d.refobjid = t.id) OR relhasrules
 UNION ALL SELECT 'foreign keys' FROM t WHERE EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f'
    AND t.id IN (k.conrelid, k.confrelid))
 UNION ALL SELECT 'triggers' FROM t WHERE EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.id AND NOT g.tgisinternal)
@@ -53,13 +55,17 @@ UNION ALL SELECT 'row security' FROM t WHERE relrowsecurity OR EXISTS (SELECT FR
 UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = t.id)
 UNION ALL SELECT 'inheritance' FROM t WHERE EXISTS (SELECT FROM pg_inherits i WHERE t.id IN (i.inhrelid, i.inhparent))
 UNION ALL SELECT 'a sequence of its own' FROM t WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
-   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.id AND s.relkind = 'S')
+   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+   AND d.refobjid = t.id AND s.relkind = 'S')
 UNION ALL SELECT 'grants on columns, or statistics targets' FROM t WHERE EXISTS (SELECT FROM pg_attribute a
-   WHERE a.attrelid = t.id AND a.attnum > 0 AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL OR a.attstattarget > 0))
-UNION ALL SELECT 'its row type is used' FROM t WHERE EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass
+   WHERE a.attrelid = t.id AND a.attnum > 0
+   AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL OR a.attstattarget > 0))
+UNION ALL SELECT 'its row type is used' FROM t WHERE EXISTS (SELECT FROM pg_depend d
+   WHERE d.refclassid = 'pg_type'::regclass
    AND d.refobjid IN (t.reltype, (SELECT typarray FROM pg_type WHERE oid = t.reltype)) AND d.deptype = 'n')
 UNION ALL SELECT 'it belongs to another user' FROM t WHERE NOT pg_has_role(t.relowner, 'USAGE')
-UNION ALL SELECT 'this user cannot create in its schema' FROM t WHERE NOT has_schema_privilege(t.relnamespace, 'CREATE')"""
+UNION ALL SELECT 'this user cannot create in its schema' FROM t
+   WHERE NOT has_schema_privilege(t.relnamespace, 'CREATE')"""
 _REFERRERS: Final = """
 SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k
 WHERE k.contype = 'f' AND k.confrelid = %(table)s::regclass AND (NOT k.condeferrable OR k.confdeltype <> 'a')"""
@@ -95,13 +101,14 @@ def drop_leftovers(session: Session, uid: str, sink: TableName, keep: TableName 
 
 _CARRIED: Final = """
 SELECT c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relowner), s.spcname, c.relacl IS NOT NULL,
-  (SELECT coalesce(json_agg(json_build_array(a.privilege_type, CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,
+  (SELECT coalesce(json_agg(json_build_array(a.privilege_type,
+     CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,
      a.is_grantable)), '[]') FROM aclexplode(c.relacl) a)
 FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = %(table)s::regclass"""
 
 
 def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> None:
-    """Make the run's shadow with the target's columns, defaults, constraints, indexes and comments, if it is missing."""
+    """Make the run's shadow with the target's columns, defaults, constraints, indexes and comments, if missing."""
     with translated(where):
         if one_row(session, "SELECT to_regclass(%s)", (shadow.sql,))[0] is not None:
             return

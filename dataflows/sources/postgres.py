@@ -75,7 +75,9 @@ def cursor_column(table: Table, name: str, where: str) -> Column:
     return column
 
 
-def cursor_window(session: Session, table: Table, column: Column, last: str | None, lag: timedelta, where: str) -> Window:
+def cursor_window(
+    session: Session, table: Table, column: Column, last: str | None, lag: timedelta, where: str
+) -> Window:
     """The window of this run: above `last`, up to the greatest value now, and older than `lag`.
 
     `now` is the source's. Transactions that were writing to the table when the window's end was taken are waited for,
@@ -90,10 +92,19 @@ def cursor_window(session: Session, table: Table, column: Column, last: str | No
         raise SchemaMismatch(f"a lag needs a time; `{column.name}` is {column.type}", where=where, hint="drop the lag")
     name = quoted(column.name)
     with translated(where):
-        if column.nullable and session.execute(f"SELECT 1 FROM {table.name.sql} WHERE {name} IS NULL LIMIT 1").fetchone():
+        if (
+            column.nullable
+            and session.execute(f"SELECT 1 FROM {table.name.sql} WHERE {name} IS NULL LIMIT 1").fetchone()
+        ):
             hint = f"fill `{column.name}`, or leave such rows out by a view"
-            raise BadData(f"rows without a cursor (`{column.name}` IS NULL) would never be read", where=where, hint=hint)
-        top = f"max({name})" if kind.name != "uuid" else f"(SELECT {name} FROM {table.name.sql} ORDER BY {name} DESC LIMIT 1)"
+            raise BadData(
+                f"rows without a cursor (`{column.name}` IS NULL) would never be read", where=where, hint=hint
+            )
+        top = (
+            f"max({name})"
+            if kind.name != "uuid"
+            else f"(SELECT {name} FROM {table.name.sql} ORDER BY {name} DESC LIMIT 1)"
+        )
         if kind.name in _TIMES:
             top = f"least({top}, (statement_timestamp() - %(lag)s::interval)::{column.type})"
         above = f" WHERE {name} > %(last)s::{column.type}" if last is not None else ""
@@ -107,13 +118,15 @@ def cursor_window(session: Session, table: Table, column: Column, last: str | No
 
 
 _WRITERS: Final = """
-SELECT count(*) FROM pg_locks l WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
+SELECT count(*) FROM pg_locks l
+WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND l.relation = to_regclass(%(table)s) AND l.virtualtransaction = ANY(%(seen)s)"""
 _WRITING: Final = """
 SELECT coalesce(array_agg(l.virtualtransaction), '{}') FROM pg_locks l
 WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
-AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation = to_regclass(%(table)s)"""
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND l.relation = to_regclass(%(table)s)"""
 
 
 def await_writers(session: Session, table: Table, where: str, seconds: float = LOCK_SECONDS) -> None:
@@ -205,7 +218,9 @@ class PostgresReader:
         failpoint("read.begin", split.number)
         session = self._connected()
         sequence = rows = counted = 0
-        for block in copy_out(session, self._query(split), self._block_bytes(), self.check, self.where, self._block_rows()):
+        for block in copy_out(
+            session, self._query(split), self._block_bytes(), self.check, self.where, self._block_rows()
+        ):
             if isinstance(block, int):
                 counted = block
                 continue

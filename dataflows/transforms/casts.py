@@ -54,7 +54,9 @@ def cast(term: Term, kind: SqlType, where: str) -> Term:
     family = _family(term.type), _family(kind)
     found = _CASTS.get(family)
     if found is None:
-        raise SchemaMismatch(f"no cast from {term.type} to {kind}", where=where, hint="see the list of casts in the docs")
+        raise SchemaMismatch(
+            f"no cast from {term.type} to {kind}", where=where, hint="see the list of casts in the docs"
+        )
     return replace(found(term, kind), type=kind, literal=None)
 
 
@@ -63,7 +65,9 @@ def _family(kind: SqlType) -> str:
         return "integer"
     if kind.text or kind.name == "unknown":
         return "text"
-    return {"real": "float", "double precision": "float", STAMP.name: "stamp", STAMPTZ.name: "stamptz"}.get(kind.name, kind.name)
+    return {"real": "float", "double precision": "float", STAMP.name: "stamp", STAMPTZ.name: "stamptz"}.get(
+        kind.name, kind.name
+    )
 
 
 def rounded(term: Term, scale: int) -> Term:
@@ -73,7 +77,11 @@ def rounded(term: Term, scale: int) -> Term:
         return rescaled(term, scale)
     unit = pl.lit(10**less, dtype=pl.Int128)
     size = term.expr.abs()
-    up = pl.when(size % unit * pl.lit(2, dtype=pl.Int128) >= unit).then(pl.lit(1, dtype=pl.Int128)).otherwise(pl.lit(0, dtype=pl.Int128))
+    up = (
+        pl.when(size % unit * pl.lit(2, dtype=pl.Int128) >= unit)
+        .then(pl.lit(1, dtype=pl.Int128))
+        .otherwise(pl.lit(0, dtype=pl.Int128))
+    )
     whole = size // unit + up
     signed = pl.when(term.expr < pl.lit(0, dtype=pl.Int128)).then(minus(whole)).otherwise(whole)
     return replace(term, expr=signed, type=numeric((term.type.precision or MAX_DIGITS) - less + 1, scale), literal=None)
@@ -256,5 +264,6 @@ def cast_target(text: str, where: str) -> SqlType:
     kind = parse_type(text)
     if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT} or is_number(kind) or kind.text:
         return kind
-    hint = "listed: smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), boolean, date, timestamp, timestamptz"
+    names = "smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), boolean, date"
+    hint = f"listed: {names}, timestamp, timestamptz"
     raise SchemaMismatch(f"a cast to {text} is not supported", where=where, hint=hint)

@@ -1,7 +1,7 @@
 """SQL scalar expressions, compiled to Polars by ONE table of what is allowed.
 
-sqlglot parses, `NODES` says what each node becomes; a node, or a part of one, that has no entry is refused with its name
-and place. No SQL text reaches any engine. The type of the result is known before a row is seen.
+sqlglot parses, `NODES` says what each node becomes; a node, or a part of one, that has no entry is refused with its
+name and place. No SQL text reaches any engine. The type of the result is known before a row is seen.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final, cast as typed
+from typing import Any, Final
+from typing import cast as typed
 
 import polars as pl
 import pyarrow as pa
@@ -96,7 +97,9 @@ def _name(node: Any) -> str:
 
 
 def _place(node: Any) -> str:
-    starts = [part.meta["start"] for part in node.walk() if "start" in part.meta] if isinstance(node, exp.Expression) else []
+    starts = (
+        [part.meta["start"] for part in node.walk() if "start" in part.meta] if isinstance(node, exp.Expression) else []
+    )
     return f", at character {min(starts) + 1}" if starts else ""
 
 
@@ -104,7 +107,7 @@ def compile_expression(text: str, columns: Mapping[str, SqlType], where: str) ->
     """Compile `text` over `columns`.
 
     Raises:
-        SchemaMismatch: it does not parse, is too large, or holds something that is not allowed or does not fit together.
+        SchemaMismatch: it does not parse, is too large, or holds what is not allowed or does not fit together.
         MissingColumn: with the name that comes nearest.
     """
     tree = _parsed(text, where)
@@ -155,7 +158,9 @@ def _try_on_nothing(compiled: Compiled, columns: Mapping[str, SqlType]) -> None:
     try:
         made = frame.lazy().with_columns(compiled.expr.alias("_value")).collect_schema()["_value"]
     except pl.exceptions.PolarsError as error:
-        raise SchemaMismatch("the expression does not fit together", where=compiled.where, hint=str(error)[:200]) from None
+        raise SchemaMismatch(
+            "the expression does not fit together", where=compiled.where, hint=str(error)[:200]
+        ) from None
     if made != physical(compiled.type):
         message = f"{compiled.where}: compiled to {made} in place of {physical(compiled.type)}"
         raise AssertionError(message)
@@ -178,7 +183,9 @@ def evaluate(expressions: Mapping[str, Compiled], batch: pa.RecordBatch) -> dict
         frame = pl.DataFrame({"_rows": pl.zeros(batch.num_rows, pl.Int8, eager=True)})
     names = {name: f"_value_{at}" for at, name in enumerate(expressions)}
     values = [one.expr.alias(names[name]) for name, one in expressions.items()]
-    masks = {name: one.wrong.alias(f"_wrong{names[name]}") for name, one in expressions.items() if one.wrong is not None}
+    masks = {
+        name: one.wrong.alias(f"_wrong{names[name]}") for name, one in expressions.items() if one.wrong is not None
+    }
     try:
         done = frame.with_columns(*values, *masks.values())
     except pl.exceptions.PolarsError:
@@ -219,8 +226,14 @@ def _column(c: _Compiler, node: exp.Column) -> Term:
         raise MissingColumn("there is no such column", where=f"{c.where}{_place(node)}", value=name, hint=hint)
     kind = c.columns[name]
     if not known(kind):
-        hint = "give the column a precision, such as numeric(38,10)" if kind.name == "numeric" else "leave it out of expressions"
-        raise SchemaMismatch(f"`{name}` of type {kind} cannot be used in an expression", where=f"{c.where}{_place(node)}", hint=hint)
+        hint = (
+            "give the column a precision, such as numeric(38,10)"
+            if kind.name == "numeric"
+            else "leave it out of expressions"
+        )
+        raise SchemaMismatch(
+            f"`{name}` of type {kind} cannot be used in an expression", where=f"{c.where}{_place(node)}", hint=hint
+        )
     c.used.add(name)
     return Term(pl.col(name).to_physical() if kind.name == "numeric" else pl.col(name), kind)
 
@@ -323,7 +336,7 @@ def _case(c: _Compiler, node: exp.Case) -> Term:
     subject = c.optional(node.this)
     branches = []
     for branch in node.args["ifs"]:
-        if set(key for key, value in branch.args.items() if value) - {"this", "true"}:
+        if {key for key, value in branch.args.items() if value} - {"this", "true"}:
             raise c.refused(branch, "this form of CASE")
         condition = c(branch.this)
         test = f.truth(condition, c.where) if subject is None else f.compare("=", subject, condition, c.where)
@@ -377,7 +390,9 @@ def _whole_constant(c: _Compiler, node: Any, what: str) -> int:
 
 def _split_part(c: _Compiler, node: exp.SplitPart) -> Term:
     delimiter = f.constant(c(node.args["delimiter"]), "the delimiter", c.where)
-    return f.split_part(c(node.this), delimiter, _whole_constant(c, node.args["part_index"], "the part's number"), c.where)
+    return f.split_part(
+        c(node.this), delimiter, _whole_constant(c, node.args["part_index"], "the part's number"), c.where
+    )
 
 
 def _pad(c: _Compiler, node: exp.Pad) -> Term:
@@ -470,7 +485,9 @@ NODES: Final[dict[type[Any], _Entry]] = {
     exp.Floor: _entry(lambda c, n: f.whole_part("floor", c(n.this), c.where), "this"),
     exp.Ceil: _entry(lambda c, n: f.whole_part("ceil", c(n.this), c.where), "this"),
     exp.Extract: _entry(lambda c, n: f.extract(n.this.name.lower(), c(n.expression), c.where), *_PAIR),
-    exp.TimestampTrunc: _entry(lambda c, n: f.truncated(n.args["unit"].name.lower(), c(n.this), c.where), "this", "unit"),
+    exp.TimestampTrunc: _entry(
+        lambda c, n: f.truncated(n.args["unit"].name.lower(), c(n.this), c.where), "this", "unit"
+    ),
 }
 """What is allowed: each node with what it becomes, and the parts of it that are understood."""
 

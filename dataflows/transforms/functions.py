@@ -39,7 +39,7 @@ from dataflows.transforms.terms import (
 )
 from penstock.errors import SchemaMismatch
 
-__all__ = ["arithmetic", "both", "compare", "either", "first_known", "greatest", "like", "negative", "negated"]
+__all__ = ["arithmetic", "both", "compare", "either", "first_known", "greatest", "like", "negated", "negative"]
 
 ZERO: Final = pl.lit(0, dtype=pl.Int128)
 COMPARISONS: Final[dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]]] = {
@@ -140,7 +140,9 @@ def _float(sign: str, left: Term, right: Term, where: str) -> Term:
     if sign == "/":
         wrong = wrong | ((b == 0.0) & a.is_not_null() & ~a.is_nan())
     if sign in "*/":
-        wrong = wrong | ((found == 0.0) & (a != 0.0) & b.is_finite() & ((b != 0.0) if sign == "*" else pl.lit(value=True)))
+        wrong = wrong | (
+            (found == 0.0) & (a != 0.0) & b.is_finite() & ((b != 0.0) if sign == "*" else pl.lit(value=True))
+        )
     return Term(found, left.type, any_of(left.wrong, right.wrong, wrong))
 
 
@@ -192,13 +194,15 @@ def whole_part(name: str, term: Term, where: str) -> Term:
     below = term.expr < ZERO
     away = (below if name == "floor" else ~below) & rest
     more = pl.when(away).then(pl.lit(1, dtype=pl.Int128)).otherwise(ZERO)
-    found = pl.when(below).then(minus(size + more)).otherwise(size + more)
-    return Term(found, numeric((term.type.precision or MAX_DIGITS) - scale + 1, 0), term.wrong)
+    whole = pl.when(below).then(minus(size + more)).otherwise(size + more)
+    return Term(whole, numeric((term.type.precision or MAX_DIGITS) - scale + 1, 0), term.wrong)
 
 
 def _needs_number(name: str, term: Term, where: str) -> None:
     if not is_number(term.type):
-        raise SchemaMismatch(f"{name} takes a number, not {term.type}", where=where, hint="write CAST(… AS …) around it")
+        raise SchemaMismatch(
+            f"{name} takes a number, not {term.type}", where=where, hint="write CAST(… AS …) around it"
+        )
 
 
 # -- truth -----------------------------------------------------------------------------------------------------------
@@ -240,7 +244,9 @@ def _brought(term: Term, kind: SqlType, where: str) -> Term:
     if kind.name == "numeric":
         if term.name == "unknown":
             return cast(term, numeric(MAX_DIGITS, kind.scale or 0), where)
-        return replace(rescaled(as_number(term), kind.scale or 0), type=kind) if term.name != "null" else when_null(kind)
+        return (
+            replace(rescaled(as_number(term), kind.scale or 0), type=kind) if term.name != "null" else when_null(kind)
+        )
     if kind == TEXT and term.name in {"text", "character varying", "unknown", "character"}:
         return replace(term, expr=text_of(term), type=TEXT)
     if term.name == "unknown" and kind.name in {"uuid", "label", "json", "jsonb"}:
@@ -345,7 +351,9 @@ def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
         return Term(pl.concat_str([part.expr.fill_null("") for part in parts]), TEXT, wrong)
     if separator.literal is None:
         raise SchemaMismatch("concat_ws needs a quoted separator", where=where)
-    return Term(pl.concat_str([part.expr for part in parts], separator=separator.literal, ignore_nulls=True), TEXT, wrong)
+    return Term(
+        pl.concat_str([part.expr for part in parts], separator=separator.literal, ignore_nulls=True), TEXT, wrong
+    )
 
 
 def substring(term: Term, start: Term, length: Term | None, where: str) -> Term:
@@ -365,7 +373,9 @@ def substring(term: Term, start: Term, length: Term | None, where: str) -> Term:
 
 
 def _count(term: Term, where: str) -> pl.Expr:
-    return cast(term, INTEGER, where).expr.cast(pl.Int64) if term.name in {*INTEGERS, "null"} else _no_count(term, where)
+    return (
+        cast(term, INTEGER, where).expr.cast(pl.Int64) if term.name in {*INTEGERS, "null"} else _no_count(term, where)
+    )
 
 
 def _no_count(term: Term, where: str) -> pl.Expr:
@@ -450,19 +460,25 @@ def extract(part: str, term: Term, where: str) -> Term:
     if part in {"hour", "minute", "second"} and value.name == DATE.name:
         raise SchemaMismatch(f"a date has no {part}", where=where)
     if part == "second":
-        micros = value.expr.dt.second().cast(pl.Int128) * pl.lit(10**6, dtype=pl.Int128) + value.expr.dt.microsecond().cast(pl.Int128)
+        micros = value.expr.dt.second().cast(pl.Int128) * pl.lit(
+            10**6, dtype=pl.Int128
+        ) + value.expr.dt.microsecond().cast(pl.Int128)
         return Term(micros, numeric(8, 6), value.wrong)
     if part == "epoch":
         micros = value.expr.cast(pl.Datetime("us")) if value.name == DATE.name else value.expr
         return Term(micros.dt.timestamp("us").cast(pl.Int128), numeric(20, 6), value.wrong)
     if part not in _PARTS:
-        raise SchemaMismatch(f"extract({part} …) is not supported", where=where, hint=f"one of {', '.join(_PARTS)}, second, epoch")
+        raise SchemaMismatch(
+            f"extract({part} …) is not supported", where=where, hint=f"one of {', '.join(_PARTS)}, second, epoch"
+        )
     return Term(_PARTS[part](value.expr).cast(pl.Int128), numeric(10, 0), value.wrong)
 
 
 def _time(term: Term, name: str, where: str) -> Term:
     if term.name not in TIMES:
-        raise SchemaMismatch(f"{name} takes a date or timestamp, not {term.type}", where=where, hint="write CAST(… AS timestamp)")
+        raise SchemaMismatch(
+            f"{name} takes a date or timestamp, not {term.type}", where=where, hint="write CAST(… AS timestamp)"
+        )
     return term
 
 
@@ -470,7 +486,9 @@ def truncated(unit: str, term: Term, where: str) -> Term:
     """``date_trunc(unit, x)``, in UTC; a date becomes a timestamptz, as in PostgreSQL."""
     value = _time(term, "date_trunc", where)
     if unit not in _UNITS or unit in {"microseconds", "milliseconds"}:
-        raise SchemaMismatch(f"date_trunc('{unit}', …) is not supported", where=where, hint=f"one of {', '.join(_UNITS)}")
+        raise SchemaMismatch(
+            f"date_trunc('{unit}', …) is not supported", where=where, hint=f"one of {', '.join(_UNITS)}"
+        )
     value = cast(value, STAMPTZ, where) if value.name == DATE.name else value
     return replace(value, expr=value.expr.dt.truncate(_UNITS[unit]), literal=None)
 
@@ -495,17 +513,20 @@ def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
 
 
 _INTERVAL: Final = re.compile(r"\s*([+-]?\d+)\s*(year|month|mon|week|day|hour|minute|min|second|sec)s?", re.IGNORECASE)
-_OFFSETS: Final = {"year": "y", "mon": "mo", "month": "mo", "week": "w", "day": "d", "hour": "h", "minute": "m", "min": "m",
+_OFFSETS: Final = {"year": "y", "mon": "mo", "month": "mo", "week": "w", "day": "d", "hour": "h", "minute": "m",
+                   "min": "m",
                    "second": "s", "sec": "s"}  # fmt: skip
 _ORDER: Final = ["y", "mo", "w", "d", "h", "m", "s"]
 
 
 def moved(sign: str, term: Term, interval: str, where: str) -> Term:
-    """A time plus or minus an interval such as ``1 month 2 days``: months first, kept within the month, then the rest."""
+    """A time plus or minus an interval such as ``1 month 2 days``: months first, within the month, then the rest."""
     value = _time(term, "an interval", where)
     parts = _INTERVAL.findall(interval)
     if not parts or re.sub(_INTERVAL, "", interval).strip():
-        raise SchemaMismatch("an interval of whole units is needed", where=where, value=interval, hint="such as '1 month 2 days'")
+        raise SchemaMismatch(
+            "an interval of whole units is needed", where=where, value=interval, hint="such as '1 month 2 days'"
+        )
     value = cast(value, STAMP, where) if value.name == DATE.name else value
     found = value.expr
     amounts: dict[str, int] = {}

@@ -86,7 +86,8 @@ def bind(fields: Sequence[FieldSpec] | None, source: Table, target: Table, where
     why = next(filter(None, (_look_at(one, column) for one, column in zip(bound, columns, strict=True))), None)
     targets = tuple(one.spec.target for one in bound)
     if why is None:
-        return Mapping(targets, tuple(one.column.name for one in bound if one.column), True, None, None, None)
+        reads = tuple(one.column.name for one in bound if one.column)
+        return Mapping(targets, reads, raw=True, schema=None, step=None, why_decoded=None)
     for one, column in zip(bound, columns, strict=True):
         _check_fits(one, column, where)
     reads = tuple(column.name for column in source.columns if any(column.name in one.reads for one in bound))
@@ -94,7 +95,7 @@ def bind(fields: Sequence[FieldSpec] | None, source: Table, target: Table, where
         reads = (source.columns[0].name,)
     schema = pa.schema([pa.field(name, _decoded(source, name, where)) for name in reads])
     step = _Step(tuple(bound), tuple(_kind(column) for column in columns), where)
-    return Mapping(targets, reads, False, schema, step, why)
+    return Mapping(targets, reads, raw=False, schema=schema, step=step, why_decoded=why)
 
 
 def _bound(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> list[_Bound]:
@@ -163,7 +164,11 @@ def _check_fits(bound: _Bound, target: Column, where: str) -> None:
     kind, wanted = bound.type, _kind(target)
     path = f"{where}: {bound.spec.path}"
     if not fits(kind, wanted) and not (target.label and kind.text):
-        hint = f"write sql: CAST(… AS {target.type})" if bound.column is None else f"map it by sql, CAST(… AS {target.type})"
+        hint = (
+            f"write sql: CAST(… AS {target.type})"
+            if bound.column is None
+            else f"map it by sql, CAST(… AS {target.type})"
+        )
         what = f"{kind} does not fit into `{target.name}` of type {target.type}"
         raise SchemaMismatch(what, where=path, hint=hint)
     if wanted.name != "numeric" and arrow_type(wanted) is None:

@@ -1,11 +1,11 @@
 """Typed terms: what an expression is made of while it is compiled.
 
-A term is a Polars expression that never raises, its SQL type, and a second expression that is true in the rows where SQL
-would raise (a division by zero, an overflow, a text that is no number). Whether such a row matters is only known at the
-top: ``CASE WHEN b <> 0 THEN a / b END`` computes every branch, and fails only where the failing branch is taken.
+A term is a Polars expression that never raises, its SQL type, and a second expression that is true in the rows where
+SQL would raise (a division by zero, an overflow, a text that is no number). Whether such a row matters is only known at
+the top: ``CASE WHEN b <> 0 THEN a / b END`` computes every branch, and fails only where the failing branch is taken.
 
-Numbers of type numeric are carried as 128-bit whole numbers with the scale in the type, since Polars' own decimals round
-products to the wider of both scales.
+Numbers of type numeric are carried as 128-bit whole numbers with the scale in the type, since Polars' own decimals
+round products to the wider of both scales.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import polars as pl
 from dataflows.postgres.types import SqlType
 from penstock.errors import SchemaMismatch
 
-__all__ = ["BIGINT", "BOOLEAN", "DATE", "DOUBLE", "INTEGER", "NULL", "STAMP", "STAMPTZ", "TEXT", "UNKNOWN", "Term", "any_of",
-           "as_number", "common", "minus", "numeric", "overflowing", "physical", "rescaled", "text_of", "when_null"]  # fmt: skip
+__all__ = [
+    "BIGINT", "BOOLEAN", "DATE", "DOUBLE", "INTEGER", "NULL", "STAMP", "STAMPTZ", "TEXT", "UNKNOWN", "Term", "any_of",
+    "as_double", "as_number", "common", "is_number", "is_text", "known", "minus", "numeric", "out_of_range",
+    "overflowing", "physical", "rescaled", "text_of", "when_null",
+]  # fmt: skip
 
 SMALLINT: Final = SqlType("smallint")
 INTEGER: Final = SqlType("integer")
@@ -177,7 +180,9 @@ def common(terms: list[Term], where: str) -> SqlType:
     if names <= {DATE.name, STAMP.name, STAMPTZ.name}:
         return STAMPTZ if STAMPTZ.name in names else STAMP
     listed = " and ".join(sorted(str(kind) for kind in kinds))
-    raise SchemaMismatch(f"{listed} cannot be brought together", where=where, hint="write CAST(… AS …) around one of them")
+    raise SchemaMismatch(
+        f"{listed} cannot be brought together", where=where, hint="write CAST(… AS …) around one of them"
+    )
 
 
 def _common_number(kinds: list[SqlType]) -> SqlType:

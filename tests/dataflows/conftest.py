@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
 """Launchers by the dozen, and copies whose target can be compared with its source."""
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ class Copy:
         return row and row[0]
 
     def add(self, rows: int) -> None:
-        self.session.execute("INSERT INTO items (name, price) SELECT 'more ' || g, g FROM generate_series(1, %s) g", (rows,))
+        self.session.execute(
+            "INSERT INTO items (name, price) SELECT 'more ' || g, g FROM generate_series(1, %s) g", (rows,)
+        )
 
     def leftovers(self) -> int:
         """Shadows that are still there, and splits that are still planned."""
@@ -158,7 +161,9 @@ def items(new_database: Callable[[], str]) -> Iterator[tuple[psycopg.Connection[
     """A database with a table of 600 items, with NULLs and empty texts, and an empty schema for targets."""
     dsn = new_database()
     with psycopg.connect(dsn, autocommit=True) as session:
-        session.execute("CREATE TABLE items (id bigserial PRIMARY KEY, name text, price numeric(12,2), at timestamptz DEFAULT now())")
+        session.execute(
+            "CREATE TABLE items (id bigserial PRIMARY KEY, name text, price numeric(12,2), at timestamptz DEFAULT now())"
+        )
         session.execute(
             "INSERT INTO items (name, price, at) SELECT CASE g %% 7 WHEN 0 THEN NULL WHEN 1 THEN '' ELSE 'item ' || g END, "
             "CASE WHEN g %% 5 > 0 THEN g * 1.01 END, timestamptz '2024-01-01' + g * interval '1 second' FROM generate_series(1, %s) g",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, FBT001 - tables of statements, one a line; what is parametrized comes by position
 """Copies keep every value, and `replace` keeps what the target had around its rows."""
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def put(task: dict[str, Any], source: str, fields: list[dict[str, str]] | None =
 
 
 @pytest.mark.parametrize("how", ["raw", "arrow"])
-def test_every_type_that_can_be_mapped_keeps_every_value(copy: Callable[..., Copy], launchers: Launchers, how: str) -> None:
+def test_every_type_that_can_be_mapped_keeps_every_value(
+    copy: Callable[..., Copy], launchers: Launchers, how: str
+) -> None:
     made = copy("replace")
     run = made.session.execute
     run("DROP TYPE IF EXISTS mood CASCADE; CREATE TYPE mood AS ENUM ('so so', 'good')")
@@ -56,15 +59,21 @@ def test_every_type_that_can_be_mapped_keeps_every_value(copy: Callable[..., Cop
 def test_a_single_text_column_keeps_null_and_empty_apart(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
     run = made.session.execute
-    run("DROP TABLE IF EXISTS one; CREATE TABLE one (t text); INSERT INTO one VALUES (NULL), (''), ('x'), (NULL), (E'\\n')")
+    run(
+        "DROP TABLE IF EXISTS one; CREATE TABLE one (t text); INSERT INTO one VALUES (NULL), (''), ('x'), (NULL), (E'\\n')"
+    )
     done = launchers.run(put(made.task("r1"), "public.one", [{"target": "name", "sql": "lower(t)"}]))
     assert done["counters"]["rows_out"] == 5, done
-    assert run(f'''SELECT array_agg(coalesce(name, 'null') ORDER BY coalesce(name, 'null') COLLATE "C") FROM {made.target}''').fetchone() == (["", "\n", "null", "null", "x"],)
+    assert run(
+        f"""SELECT array_agg(coalesce(name, 'null') ORDER BY coalesce(name, 'null') COLLATE "C") FROM {made.target}"""
+    ).fetchone() == (["", "\n", "null", "null", "x"],)
 
 
 def test_what_cannot_be_kept_exactly_fails_and_changes_nothing(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
-    made.session.execute("DROP TABLE IF EXISTS odd; CREATE TABLE odd (id bigint, at timestamptz, n numeric); INSERT INTO odd VALUES (1, 'infinity', 1)")
+    made.session.execute(
+        "DROP TABLE IF EXISTS odd; CREATE TABLE odd (id bigint, at timestamptz, n numeric); INSERT INTO odd VALUES (1, 'infinity', 1)"
+    )
     fields = [{"target": "id", "sql": "id + 1"}, {"target": "at", "from": "at"}]
     error = launchers.run(put(made.task("r1"), "public.odd", fields))["error"]
     assert (error["code"], "`at`" in error["what"]) == ("data.bad", True)
@@ -81,8 +90,12 @@ def test_replace_by_rename_keeps_all_around_the_rows(copy: Callable[..., Copy], 
         f"ALTER TABLE {made.target} ADD CONSTRAINT items_key PRIMARY KEY (id), ADD COLUMN loaded timestamptz DEFAULT now(), "
         "ALTER name SET STORAGE EXTERNAL, SET (fillfactor = 77), ADD CONSTRAINT dear CHECK (price < 1e6)"
     )
-    run(f"CREATE INDEX items_by_name ON {made.target} (lower(name)) WHERE price > 1; COMMENT ON TABLE {made.target} IS 'kept'")
-    run(f"COMMENT ON COLUMN {made.target}.name IS 'its name'; GRANT SELECT ON {made.target} TO reader WITH GRANT OPTION")
+    run(
+        f"CREATE INDEX items_by_name ON {made.target} (lower(name)) WHERE price > 1; COMMENT ON TABLE {made.target} IS 'kept'"
+    )
+    run(
+        f"COMMENT ON COLUMN {made.target}.name IS 'its name'; GRANT SELECT ON {made.target} TO reader WITH GRANT OPTION"
+    )
     before = around(made)
     oid = made.value(f"SELECT '{made.target}'::regclass::oid")
     for turn in ("r1", "r2"):
@@ -109,7 +122,9 @@ def around(made: Copy) -> list[Any]:
 
 
 @pytest.mark.parametrize("obstacle", ["view", "trigger", "identity", "deferrable key"])
-def test_replace_refills_a_table_that_others_depend_on(copy: Callable[..., Copy], launchers: Launchers, obstacle: str) -> None:
+def test_replace_refills_a_table_that_others_depend_on(
+    copy: Callable[..., Copy], launchers: Launchers, obstacle: str
+) -> None:
     made = copy("replace")
     statements = {
         "view": f"CREATE VIEW w.seen AS SELECT * FROM {made.target}",
@@ -129,9 +144,13 @@ def test_replace_refills_a_table_that_others_depend_on(copy: Callable[..., Copy]
     made.session.execute("DROP VIEW IF EXISTS w.seen; DROP TABLE IF EXISTS w.child")
 
 
-def test_replace_of_a_table_that_a_plain_foreign_key_needs_is_refused(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_replace_of_a_table_that_a_plain_foreign_key_needs_is_refused(
+    copy: Callable[..., Copy], launchers: Launchers
+) -> None:
     made = copy("replace")
-    made.session.execute(f"ALTER TABLE {made.target} ADD PRIMARY KEY (id); CREATE TABLE w.needs (id bigint REFERENCES {made.target} ON DELETE CASCADE)")
+    made.session.execute(
+        f"ALTER TABLE {made.target} ADD PRIMARY KEY (id); CREATE TABLE w.needs (id bigint REFERENCES {made.target} ON DELETE CASCADE)"
+    )
     error = launchers.run(made.task("r1"))["error"]
     assert (error["code"], "foreign key" in error["what"]) == ("refused", True)
     made.session.execute("DROP TABLE w.needs")
@@ -163,14 +182,25 @@ def test_a_deleted_pipeline_leaves_nothing(copy: Callable[..., Copy], launchers:
 
 @pytest.mark.parametrize("kind", ["uuid", "text", "date", "timestamptz", "numeric(9,3)", "smallint"])
 def test_tables_are_split_by_keys_of_other_types(copy: Callable[..., Copy], launchers: Launchers, kind: str) -> None:
-    value = {"uuid": "md5(g::text)::uuid", "text": "'k ' || g || ''''", "date": "date '2000-01-01' + g", "timestamptz": "to_timestamp(g)"}.get(kind, f"g::{kind}")
+    value = {
+        "uuid": "md5(g::text)::uuid",
+        "text": "'k ' || g || ''''",
+        "date": "date '2000-01-01' + g",
+        "timestamptz": "to_timestamp(g)",
+    }.get(kind, f"g::{kind}")
     made = copy("replace", split_rows=100)
     run = made.session.execute
-    run(f"DROP TABLE IF EXISTS keyed; CREATE TABLE keyed AS SELECT {value} AS k, g::bigint AS id FROM generate_series(1, 999) g; ALTER TABLE keyed ADD PRIMARY KEY (k); ANALYZE keyed")
+    run(
+        f"DROP TABLE IF EXISTS keyed; CREATE TABLE keyed AS SELECT {value} AS k, g::bigint AS id FROM generate_series(1, 999) g; ALTER TABLE keyed ADD PRIMARY KEY (k); ANALYZE keyed"
+    )
     done = launchers.run(put(made.task("r1"), "public.keyed", [{"target": "id", "from": "id"}]))
     assert done["status"] == "completed", done
     assert done["counters"]["splits"] == 10
-    assert made.value(f"SELECT count(DISTINCT id) FROM {made.target}") == made.value(f"SELECT count(*) FROM {made.target}") == 999
+    assert (
+        made.value(f"SELECT count(DISTINCT id) FROM {made.target}")
+        == made.value(f"SELECT count(*) FROM {made.target}")
+        == 999
+    )
 
 
 def test_values_are_decoded_only_where_something_looks_at_them(copy: Callable[..., Copy]) -> None:
@@ -186,7 +216,7 @@ def test_values_are_decoded_only_where_something_looks_at_them(copy: Callable[..
 def test_a_writer_that_has_not_committed_yet_is_waited_for(copy: Callable[..., Copy], launchers: Launchers) -> None:
     """An append by number must not pass by a lower number that is committed later."""
     made = copy("append")
-    import psycopg  # noqa: PLC0415
+    import psycopg
 
     with psycopg.connect(made.dsn) as late:
         late.execute("INSERT INTO items (name) VALUES ('late')")
@@ -198,13 +228,22 @@ def test_a_writer_that_has_not_committed_yet_is_waited_for(copy: Callable[..., C
     assert made.differences() == {"lost": 0, "doubled": 0}
 
 
-@settings(max_examples=12, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
 @given(
     write=st.sampled_from(["append", "replace"]), arrow=st.booleans(), workers=st.sampled_from([1, 1, 1, 2]),
     rows=st.integers(0, 700), split_rows=st.integers(40, 400), batch_rows=st.integers(1, 300),
 )  # fmt: skip
-def test_property_09_metrics_equal_what_was_processed(
-    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool, workers: int, rows: int, split_rows: int, batch_rows: int  # noqa: FBT001
+def test_property_09_metrics_equal_what_was_processed(  # noqa: PLR0917 - what Hypothesis draws
+    copy: Callable[..., Copy],
+    launchers: Launchers,
+    write: str,
+    arrow: bool,
+    workers: int,
+    rows: int,
+    split_rows: int,
+    batch_rows: int,
 ) -> None:
     """Execution metrics accurately reflect processed data.
 

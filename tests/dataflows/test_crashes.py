@@ -1,3 +1,4 @@
+# ruff: noqa: FBT001 - tables of statements, one a line; what is parametrized comes by position
 """A run that is killed at any point, and run again, ends with the same rows as one that was not."""
 
 from __future__ import annotations
@@ -56,12 +57,23 @@ QUICK = [
     ("append", True, True, CUTS), ("replace", False, True, CUTS), ("append", False, False, CUTS[::3]),
     ("replace", True, False, CUTS[1::3]),
 ]  # fmt: skip
-LONG = [(write, arrow, same, CUTS) for write in ("append", "replace") for arrow in (False, True) for same in (False, True)]
+LONG = [
+    (write, arrow, same, CUTS) for write in ("append", "replace") for arrow in (False, True) for same in (False, True)
+]
 
 
-@pytest.mark.parametrize(("write", "arrow", "same", "cuts"), QUICK, ids=["append-arrow", "replace-raw", "append-raw-new", "replace-arrow-new"])
+@pytest.mark.parametrize(
+    ("write", "arrow", "same", "cuts"),
+    QUICK,
+    ids=["append-arrow", "replace-raw", "append-raw-new", "replace-arrow-new"],
+)
 def test_killed_at_every_cut_and_run_again(
-    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool, same: bool, cuts: tuple[str, ...]  # noqa: FBT001
+    copy: Callable[..., Copy],
+    launchers: Launchers,
+    write: str,
+    arrow: bool,
+    same: bool,
+    cuts: tuple[str, ...],
 ) -> None:
     for cut in cuts:
         survives(copy, launchers, write, cut, arrow=arrow, same=same)
@@ -70,7 +82,12 @@ def test_killed_at_every_cut_and_run_again(
 @pytest.mark.chaos
 @pytest.mark.parametrize(("write", "arrow", "same", "cuts"), LONG)
 def test_killed_at_every_cut_in_every_mode(
-    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool, same: bool, cuts: tuple[str, ...]  # noqa: FBT001
+    copy: Callable[..., Copy],
+    launchers: Launchers,
+    write: str,
+    arrow: bool,
+    same: bool,
+    cuts: tuple[str, ...],
 ) -> None:
     for cut in cuts:
         survives(copy, launchers, write, cut, arrow=arrow, same=same)
@@ -79,8 +96,10 @@ def test_killed_at_every_cut_in_every_mode(
 @pytest.mark.chaos
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("arrow", [False, True], ids=["raw", "arrow"])
-def test_killed_at_random_again_and_again(copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool) -> None:  # noqa: FBT001
-    chance = random.Random(7)  # noqa: S311 - for the moments of kills
+def test_killed_at_random_again_and_again(
+    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool
+) -> None:
+    chance = random.Random(7)
     for _ in range(15):
         made = copy(write, arrow=arrow, split_rows=30)
         for attempt in range(1, 6):

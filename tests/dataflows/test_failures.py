@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
 """What goes wrong outside ends a run with one clear error, and leaves nothing half-applied."""
 
 from __future__ import annotations
@@ -101,19 +102,27 @@ def test_an_unreachable_database(copy: Callable[..., Copy], launchers: Launchers
     made = copy("replace")
     for name in ("shop", "lake"):
         task = made.task("r1")
-        task["connections"] = task["connections"] | {name: {"type": "postgres", "dsn": f"host={tmp_path} dbname=x user=y"}}
+        task["connections"] = task["connections"] | {
+            name: {"type": "postgres", "dsn": f"host={tmp_path} dbname=x user=y"}
+        }
         error = failed(launchers, task)
         assert (error["code"], error["transient"]) == ("unavailable.unreachable", True)
         assert f"connection {name}" in error["where"]
     assert untouched(made)
 
 
-def test_a_wrong_password(copy: Callable[..., Copy], launchers: Launchers, guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password(
+    copy: Callable[..., Copy], launchers: Launchers, guarded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = copy("replace")
     task = made.task("r1")
-    secret = "not the password"  # noqa: S105
+    secret = "not the password"
     monkeypatch.setenv("PENSTOCK_SECRET_LAKE", secret)
-    lake = {"type": "postgres", "dsn": guarded, "password": "${file:" + str(Path(task["result"]).parent / "secret") + "}"}
+    lake = {
+        "type": "postgres",
+        "dsn": guarded,
+        "password": "${file:" + str(Path(task["result"]).parent / "secret") + "}",
+    }
     (Path(task["result"]).parent / "secret").write_text(secret)
     task |= {"connections": task["connections"] | {"lake": lake}, "secrets": str(Path(task["result"]).parent)}
     error = failed(launchers, task)
@@ -124,7 +133,7 @@ def test_a_wrong_password(copy: Callable[..., Copy], launchers: Launchers, guard
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that asks for a password; a DSN without one."""
-    import tempfile  # noqa: PLC0415
+    import tempfile
 
     home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
     server = EmbeddedServer(home)
@@ -141,7 +150,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.stop()
         server.release()
-        import shutil  # noqa: PLC0415
+        import shutil
 
         shutil.rmtree(home)
 
@@ -163,7 +172,9 @@ def test_a_column_dropped_between_plan_and_run(copy: Callable[..., Copy], launch
 
 def test_a_column_dropped_in_the_middle(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
-    made.session.execute("CREATE TABLE public.shrinking AS TABLE items; ALTER TABLE public.shrinking ADD PRIMARY KEY (id)")
+    made.session.execute(
+        "CREATE TABLE public.shrinking AS TABLE items; ALTER TABLE public.shrinking ADD PRIMARY KEY (id)"
+    )
     task = with_spec(made.task("r1"), source={"connection": "shop", "object": "public.shrinking"})
     made.session.execute(f"INSERT INTO {made.target} VALUES (-1, 'before', 0, now())")
     pid = launchers.start(task, "read.begin:1=stop")
@@ -178,7 +189,7 @@ def test_a_column_dropped_in_the_middle(copy: Callable[..., Copy], launchers: La
 
 
 def result_of(task: dict[str, Any]) -> dict[str, Any]:
-    import json  # noqa: PLC0415
+    import json
 
     return dict(json.loads(Path(task["result"]).read_text()))
 
@@ -222,7 +233,9 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_sigterm_stops_between_chunks_and_the_run_goes_on_later(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_sigterm_stops_between_chunks_and_the_run_goes_on_later(
+    copy: Callable[..., Copy], launchers: Launchers
+) -> None:
     made = copy("append", split_rows=100)
     task = made.task("r1")
     pid = launchers.start(task, "read.begin:3=stop")
@@ -270,12 +283,25 @@ def small_disk(copy: Callable[..., Copy], pg: EmbeddedServer) -> Iterator[str]:
     folder = Path(made.value("SHOW data_directory")).parent / "small"
     folder.mkdir()
     owner = Path(made.value("SHOW data_directory")).stat()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=6m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}", "tmpfs", str(folder)], check=True)
+    subprocess.run(
+        [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size=6m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}",
+            "tmpfs",
+            str(folder),
+        ],
+        check=True,
+    )
     try:
         made.session.execute(f"CREATE TABLESPACE small LOCATION '{folder}'")
         yield "small"
     finally:
-        for (table,) in made.session.execute("SELECT t::regclass::text FROM (SELECT oid t FROM pg_class WHERE relkind = 'r' AND reltablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'small')) x").fetchall():
+        for (table,) in made.session.execute(
+            "SELECT t::regclass::text FROM (SELECT oid t FROM pg_class WHERE relkind = 'r' AND reltablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'small')) x"
+        ).fetchall():
             made.session.execute(f"DROP TABLE {table}")
         made.session.execute("DROP TABLESPACE IF EXISTS small")
         subprocess.run(["umount", str(folder)], check=True)
@@ -285,7 +311,9 @@ def small_disk(copy: Callable[..., Copy], pg: EmbeddedServer) -> Iterator[str]:
 @pytest.mark.parametrize("write", ["append", "replace"])
 def test_a_full_disk_at_the_sink(copy: Callable[..., Copy], launchers: Launchers, small_disk: str, write: str) -> None:
     made = copy(write, split_rows=2000)
-    made.session.execute("CREATE TABLE IF NOT EXISTS large AS SELECT g::bigint AS id, repeat(md5(g::text), 12) AS name, 1.0::numeric(12,2) AS price, now() AS at FROM generate_series(1, 30000) g")
+    made.session.execute(
+        "CREATE TABLE IF NOT EXISTS large AS SELECT g::bigint AS id, repeat(md5(g::text), 12) AS name, 1.0::numeric(12,2) AS price, now() AS at FROM generate_series(1, 30000) g"
+    )
     made.session.execute(f"ALTER TABLE {made.target} SET TABLESPACE {small_disk}")
     source: dict[str, Any] = {"connection": "shop", "object": "public.large"}
     if write == "append":
@@ -295,11 +323,18 @@ def test_a_full_disk_at_the_sink(copy: Callable[..., Copy], launchers: Launchers
     rows = made.value(f"SELECT count(*) FROM {made.target}")
     assert rows % 2000 == 0
     assert rows < 30000
-    assert rows == made.value(f"SELECT sum(rows_out) FROM w._penstock_positions WHERE pipeline = '{made.uid}'") or write == "replace"
+    assert (
+        rows == made.value(f"SELECT sum(rows_out) FROM w._penstock_positions WHERE pipeline = '{made.uid}'")
+        or write == "replace"
+    )
     made.session.execute(f"ALTER TABLE {made.target} SET TABLESPACE pg_default")
     if write == "replace":
         assert rows == 0
         made.session.execute("DROP TABLE large")
         return
     assert launchers.run(with_spec(made.task("r1", attempt=2), source=source))["status"] == "completed"
-    assert made.value(f"SELECT count(DISTINCT id) FROM {made.target}") == made.value(f"SELECT count(*) FROM {made.target}") == 30000
+    assert (
+        made.value(f"SELECT count(DISTINCT id) FROM {made.target}")
+        == made.value(f"SELECT count(*) FROM {made.target}")
+        == 30000
+    )
