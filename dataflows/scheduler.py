@@ -1,4 +1,4 @@
-"""The scheduler flow: what the world tells the log: timers that are due, and workers that are gone. It also trims topics.
+"""The scheduler flow: what the world tells the log: timers that are due, workers that are gone. It trims topics too.
 
 It knows what to watch from the catalog and from the log after the catalog's position. Telling something twice does no
 harm: the orchestrator ignores a timer that is no longer pending and a worker that it does not know.
