@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import click
 
-from api.cli.console import escape
+from api.cli.console import escape, stopped_by_hand
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.clock import now
@@ -18,6 +19,7 @@ from penstock.topics.table import CONTROL
 
 READ = 1000
 LOOK = 0.5
+Numbered = tuple[int, Record]
 
 
 @command(name="events")
@@ -27,16 +29,29 @@ LOOK = 0.5
 @click.option("--limit", default=50, show_default=True, help="Without --since: the last so many.")
 def events_(state: State, *, follow: bool, since: str | None, type_: str | None, limit: int) -> None:
     """The records of the control topic, the oldest first."""
-    with connected(state.settings, runs=False) as client:
-        for offset, record in _records(client, _begin(client, since, limit), follow=follow):
-            if type_ is None or record.type.startswith(type_):
-                _show(state, offset, record)
+    with connected(state.settings, runs=False) as client, stopped_by_hand():
+        for offset, record in _wanted(client, since, type_, limit, follow=follow):
+            _show(state, offset, record)
     state.output.hint("penstock why ID")
 
 
-def _begin(client: Client, since: str | None, limit: int) -> int:
-    if since is None:
-        return max(0, client.log.end(CONTROL, 0) - limit)
+def _wanted(client: Client, since: str | None, type_: str | None, limit: int, *, follow: bool) -> Iterator[Numbered]:
+    """The records that are asked for: from `since` on, else the last `limit` of them; then those that come."""
+
+    def matching(begin: int, *, follow: bool) -> Iterator[Numbered]:
+        return (one for one in _records(client, begin, follow=follow) if type_ is None or one[1].type.startswith(type_))
+
+    if since is not None:
+        yield from matching(_begin(client, since), follow=follow)
+        return
+    end = client.log.end(CONTROL, 0)
+    begin = max(0, end - limit) if type_ is None else 0
+    yield from deque((one for one in matching(begin, follow=False) if one[0] < end), limit)
+    if follow:
+        yield from matching(end, follow=True)
+
+
+def _begin(client: Client, since: str) -> int:
     if since.isdigit():
         return int(since)
     return client.log.seek_time(CONTROL, 0, _moment(since))

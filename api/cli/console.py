@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -16,7 +17,7 @@ from penstock.errors import InvalidDocument, PenstockError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Output", "ago", "escape", "plain", "seconds"]
+__all__ = ["Output", "ago", "escape", "plain", "seconds", "stopped_by_hand"]
 
 
 WIDE: Final = 10_000
@@ -77,12 +78,15 @@ class Output:
         """The error, a line for each issue; for machines as JSON on standard output."""
         if self.as_json:
             issues = [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
-            told = {"code": error.code, "what": error.what, "where": error.where, "hint": error.hint, "issues": issues}
+            told = {"code": error.code, "what": error.what, "where": error.where, "value": error.value, "hint": error.hint, "issues": issues,
+                    "notes": list(getattr(error, "__notes__", ()))}  # fmt: skip
             sys.stdout.write(json.dumps({"error": told}, ensure_ascii=False, default=str) + "\n")
             return
         lines = [str(issue) for issue in error.issues] if isinstance(error, InvalidDocument) else [_without_hint(error)]
         for line in lines:
             self.errors.print(f"[red]error:[/red] {escape(line)}")
+        for note in getattr(error, "__notes__", ()):
+            self.errors.print(f"[yellow]note:[/yellow] {escape(note)}")
         if error.hint:
             self.errors.print(f"[dim]next: {escape(error.hint)}[/dim]")
 
@@ -91,6 +95,13 @@ def _console(stream: TextIO) -> Console:
     from rich.console import Console  # noqa: PLC0415 - --help and --json do without
 
     return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
+
+
+@contextmanager
+def stopped_by_hand() -> Iterator[None]:
+    """What Ctrl-C ends, as it is meant to."""
+    with suppress(KeyboardInterrupt):
+        yield
 
 
 def escape(text: str) -> str:

@@ -11,7 +11,7 @@ import click
 from api.cli.console import ago, seconds
 from api.cli.main import State, command
 from api.client import Client, connected
-from penstock.errors import NotFound, Unavailable
+from penstock.errors import NotFound, Refused, Unavailable
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
 DELETE_SECONDS, LOOK = 120.0, 0.1
@@ -85,13 +85,24 @@ stop_ = _transition("stop", "Stopped: an open run is ended at its last commit.",
 def delete_(state: State, name: str, expect: int | None, *, drop_table: bool, yes: bool) -> None:
     """Gone: the pipeline, its positions, plans and shadow tables at the sink. The target table stays, and so does history."""
     if not yes and not state.output.as_json:
-        click.confirm(f"Delete {name}{' and its target table' if drop_table else ''}?", abort=True)
+        _confirm(f"Delete {name}{' and its target table' if drop_table else ''}?")
     with connected(state.settings, worker=True) as client:
         client.ask("pipeline.delete", name, PipelineDelete(name=name, expect=expect, drop_table=drop_table).to_dict())
         _wait_until_gone(client, name)
     state.output.say(f"{name} is deleted")
     state.output.data({"name": name, "status": "deleted"})
     state.output.hint("penstock list")
+
+
+def _confirm(question: str) -> None:
+    try:
+        sure = click.confirm(question)
+    except click.Abort as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        sure = False  # nobody is there to answer
+    if not sure:
+        raise Refused("was not confirmed: nothing is done", hint="say yes, or add --yes")
 
 
 def _wait_until_gone(client: Client, name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from api.cli.console import stopped_by_hand
 from api.cli.main import State, command
 from api.client import connected
 from catalog.projection import Projector
@@ -18,6 +19,7 @@ from dataflows.runtime.launcher import run_task
 from dataflows.runtime.site import Site
 from penstock.errors import NotFound, UsageError, did_you_mean
 from penstock.ids import new_id
+from penstock.topics.log import Stored
 from penstock.topics.table import CONTROL, TOPICS, topic_named
 
 LOOK = 0.5
@@ -92,18 +94,36 @@ def _list(state: State) -> None:
 
 def _tail(state: State, name: str | None, begin: int | None, *, follow: bool) -> None:
     topic = topic_named(name or CONTROL.name)
-    with connected(state.settings, runs=False) as client:
+    with connected(state.settings, runs=False) as client, stopped_by_hand():
         at = {part: max(client.log.begin(topic, part), client.log.end(topic, part) - 20) if begin is None else begin
               for part in range(topic.partitions)}  # fmt: skip
         while True:
             found = [one for part, offset in at.items() for one in client.log.read(topic, part, offset, 1000)]
             for one in found:
-                click.echo(f"{one.partition}/{one.offset} {(one.message.key or b'').decode(errors='replace')} {one.message.value.decode(errors='replace')}")
+                _print(state, one)
                 at[one.partition] = one.offset + 1
             if not found and not follow:
                 return
             if not found:
                 client.log.wait(topic, 0, at[0], LOOK)
+
+
+def _print(state: State, one: Stored) -> None:
+    """One message on one line."""
+    message = one.message
+    key, value = (message.key or b"").decode(errors="replace"), message.value.decode(errors="replace")
+    if not state.output.as_json:
+        click.echo(f"{one.partition}/{one.offset} {key} {value}")
+        return
+    told = {"topic": one.topic.name, "partition": one.partition, "offset": one.offset, "at": message.at, "key": key, "value": _parsed(value)}
+    state.output.data(told)
+
+
+def _parsed(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _lag(state: State) -> None:

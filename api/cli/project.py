@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 from pydantic import TypeAdapter
 
+from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import Client, connected
 from api.demo.data import TABLES
 from api.starter import make_project
 from dataflows.job import refuse_what_is_missing
 from dataflows.transforms.offline import check_expressions
-from penstock.errors import NotFound, PenstockError, Refused, did_you_mean
+from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, Refused, did_you_mean
 from penstock.models.connection import Connection
 from penstock.models.documents import Documents, read_documents, read_project
 from penstock.models.pipeline import Pipeline
@@ -27,7 +29,8 @@ Files = tuple[Path, ...]
 
 
 def _documents(state: State, files: Files) -> Documents:
-    return read_documents(files) if files else read_project(state.settings.project)
+    """The documents of `files`, else of the project; every issue of all of them is told at once."""
+    return read_documents(files, check_expressions) if files else read_project(state.settings.project, check_expressions)
 
 
 FILES = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
@@ -38,13 +41,12 @@ FILES = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 def validate_(state: State, files: Files) -> None:
     """Check files without touching any system: keys, types, rules, SQL expressions. Default: all of the project."""
     documents = _documents(state, files)
-    for pipeline in documents.pipelines:
-        check_expressions(pipeline)
     notes = [note for pipeline in documents.pipelines if (note := _cannot_run(pipeline))]
+    notes += [f"{issue}: the installation has to know it already" for issue in _unknown(documents, ())]
     state.output.data({"valid": True, "documents": len(documents), "notes": notes})
     state.output.say(f"{len(documents)} documents are valid")
     for note in notes:
-        state.output.say(f"[yellow]note:[/yellow] {note}")
+        state.output.say(f"[yellow]note:[/yellow] {escape(note)}")
     state.output.hint("penstock apply")
 
 
@@ -61,14 +63,30 @@ def _cannot_run(pipeline: Pipeline) -> str | None:
 def apply_(state: State, files: Files) -> None:
     """Make it so: all files are checked first, then connections, policies and pipelines are put in place, in this order."""
     documents = _documents(state, files)
-    for pipeline in documents.pipelines:
-        check_expressions(pipeline)
     with connected(state.settings) as client:
+        if issues := _unknown(documents, [one.name for one in client.store.connections()]):
+            raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")
         rows = put(client, documents)
     state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
     state.output.data([{"kind": kind, "name": name, "version": version, "change": change} for kind, name, version, change in rows])
     names = [pipeline.name for pipeline in documents.pipelines]
     state.output.hint(f"penstock run {names[0]} --watch" if names else "penstock list")
+
+
+def _unknown(documents: Documents, installed: Iterable[str]) -> list[Issue]:
+    """The connections that pipelines name and nobody knows."""
+    known = {*documents.connections, *installed}
+    return [
+        Issue(f"{documents.origins['Pipeline', pipeline.name]}: spec.{side}.connection", f"there is no connection `{name}`{_near(name, known)}")
+        for pipeline in documents.pipelines
+        for side, name in (("source", pipeline.spec.source.connection), ("sink", pipeline.spec.sink.connection))
+        if name not in known
+    ]
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    hint = did_you_mean(name, known)
+    return f"; {hint}" if hint else ""
 
 
 def put(client: Client, documents: Documents) -> list[tuple[str, str, object, str]]:

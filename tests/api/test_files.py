@@ -1,0 +1,106 @@
+"""Files that are wrong: every issue of every file at once, one line each, and nothing is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from api.starter import PIPELINE
+from tests.api.house import House, penstock
+
+GOOD = PIPELINE.replace("orders, owner", "good, owner")
+
+WRONG = {
+    "tab.yaml": ("spec:\n\tmode: batch\n", "tab.yaml:2: is no YAML"),
+    "open.yaml": ("spec: {mode: batch\n", "open.yaml"),
+    "twice.yaml": ("kind: Pipeline\nkind: Pipeline\n", "the key 'kind' stands twice"),
+    "list.yaml": ("- 1\n", "is no mapping"),
+    "kind.yaml": ("kind: Pipline\n", "did you mean `Pipeline`?"),
+    "key.yaml": (PIPELINE.replace("  sink:", "  snik:"), "did you mean `sink`?"),
+    "write.yaml": (PIPELINE.replace("write: append", "write: apend"), "spec.sink.write"),
+    "name.yaml": (PIPELINE.replace("name: orders", 'name: "Orders!"'), "metadata.name"),
+    "sql.yaml": (PIPELINE.replace("upper(customer)", "upper(customer"), "spec.mapping.fields[1].sql"),
+    "function.yaml": (PIPELINE.replace("upper(customer)", "uper(customer)"), "did you mean `upper`?"),
+    "binary.yaml": ("\x00\x01", "binary.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_file_is_one_clear_line(name: str, tmp_path: Path) -> None:
+    text, words = WRONG[name]
+    (tmp_path / name).write_text(text)
+    said = penstock("validate", tmp_path / name, "--project", tmp_path)
+    assert said.code == 2
+    assert words in said.err
+    assert name in said.err
+    assert "Traceback" not in said.err
+    assert len(said.err.splitlines()) <= 3
+
+
+def test_every_issue_of_every_file_is_told_at_once(tmp_path: Path) -> None:
+    for name, (text, _) in WRONG.items():
+        (tmp_path / name).write_text(text)
+    said = penstock("validate", *(tmp_path / name for name in WRONG), "--project", tmp_path)
+    assert said.code == 2
+    for name in WRONG:
+        assert name in said.err, name
+    told = penstock("validate", *(tmp_path / name for name in WRONG), "--project", tmp_path, "--json").json
+    assert len(told["error"]["issues"]) >= len(WRONG)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    said = penstock("validate", tmp_path / "nothing.yaml")
+    assert said.code == 3
+    assert "nothing.yaml" in said.error
+
+
+def test_a_literal_password_is_refused(tmp_path: Path) -> None:
+    for line in ("{type: postgres, dsn: 'host=h dbname=d', password: hunter2}", "{type: postgres, dsn: 'postgresql://u:hunter2@h/d'}"):
+        (tmp_path / "connections.yaml").write_text(f"shop: {line}\n")
+        said = penstock("validate", "--project", tmp_path)
+        assert said.code == 2
+        assert "${env:" in said.err
+        assert "hunter2" not in said.err + said.out
+
+
+def test_a_pipeline_that_names_no_known_connection_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "connections.yaml").write_text("shop: {type: postgres, dsn: 'host=h dbname=d'}\n")
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "orders.yaml").write_text(PIPELINE)
+    said = penstock("validate", "--project", tmp_path)
+    assert (said.code, said.err) == (0, "")
+    assert "warehouse" in said.out, "a note: it may be known to the installation"
+
+
+def test_what_the_engine_cannot_run_yet_is_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "merge.yaml"
+    path.write_text(PIPELINE.replace("write: append", "write: merge, key: [order_id]"))
+    said = penstock("validate", path, "--project", tmp_path)
+    assert said.code == 0
+    assert "note:" in said.out
+
+
+def test_apply_sends_nothing_where_one_file_is_wrong(busy: House, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "function.yaml").write_text(WRONG["function.yaml"][0])
+    before = busy.done("topics", "list")
+    said = busy.do("apply", tmp_path / "good.yaml", tmp_path / "function.yaml")
+    assert said.code == 2
+    assert "did you mean `upper`?" in said.error
+    assert busy.done("topics", "list") == before
+    assert "good" not in [one["name"] for one in busy.done("list")]
+
+
+def test_apply_sends_nothing_where_a_connection_is_unknown(busy: House, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "lost.yaml").write_text(GOOD.replace("name: good", "name: lost").replace("connection: shop", "connection: shpo"))
+    said = busy.do("apply", tmp_path / "good.yaml", tmp_path / "lost.yaml")
+    assert said.code in {2, 3}
+    assert "shpo" in said.error
+    assert "`shop`" in said.err
+    assert {"good", "lost"} & {one["name"] for one in busy.done("list")} == set()
+
+
+def test_apply_again_changes_nothing(busy: House) -> None:
+    assert {one["change"] for one in busy.done("apply")} == {"unchanged"}
