@@ -18,6 +18,9 @@ from penstock.models.policy import AgentPolicy
 __all__ = ["CONNECTIONS", "Documents", "read_documents", "read_project"]
 
 CONNECTIONS = "connections.yaml"
+MOST_VALUES = 100_000
+"""In one document."""
+
 KINDS: dict[str, type[Pipeline | AgentPolicy]] = {"Pipeline": Pipeline, "AgentPolicy": AgentPolicy}
 
 
@@ -137,7 +140,7 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
         loader = (_JsonLoader if path.suffix == ".json" else _Loader)(text)
         while loader.check_node():
             if (node := loader.get_node()) is not None:
-                yield loader.construct_document(node), node
+                yield _bounded(loader.construct_document(node)), node
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -147,6 +150,26 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
                 f"is no YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
             )
         )
+
+
+def _bounded(data: Any) -> Any:
+    """`data`, unless it is far larger than a file looks: aliases of aliases grow without bound when they are written out.
+
+    Raises:
+        ValueError: it holds more than `MOST_VALUES` values.
+    """
+    level, count = [data], 0
+    while level and count <= MOST_VALUES:
+        count += len(level)
+        level = [inner for value in level for inner in _inside(value)][: MOST_VALUES + 1]
+    if level:
+        message = f"holds more than {MOST_VALUES} values when its aliases are written out"
+        raise ValueError(message)
+    return data
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _model(data: Any) -> Pipeline | AgentPolicy:

@@ -339,3 +339,12 @@ def test_pipelines_hold_what_their_file_says(tmp_path: Path) -> None:
     path = write(tmp_path, PIPELINE.replace("NAME", "orders"))
     (found,) = read_documents([path]).pipelines
     assert found == Pipeline.parse(yaml.safe_load(PIPELINE.replace("NAME", "orders")))
+
+
+def test_a_small_file_that_grows_when_its_aliases_are_written_out_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(InvalidDocument, match="more than 100000 values"):
+        read_documents([path])
