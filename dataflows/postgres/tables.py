@@ -11,7 +11,7 @@ from psycopg import sql
 from dataflows.postgres.session import Session, translated
 from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
 
-__all__ = ["Column", "Table", "TableName", "describe", "exists", "quoted"]
+__all__ = ["Column", "Table", "TableName", "describe", "escaped", "exists", "quoted"]
 
 FIRST_USER_OID: Final = 16384
 
@@ -19,6 +19,11 @@ FIRST_USER_OID: Final = 16384
 def quoted(*names: str) -> str:
     """The names as one quoted SQL identifier."""
     return sql.Identifier(*names).as_string(None)
+
+
+def escaped(text: str) -> str:
+    """A part of a query that is executed with parameters: a per cent sign in a name is no placeholder."""
+    return text.replace("%", "%%")
 
 
 @dataclass(frozen=True, slots=True)

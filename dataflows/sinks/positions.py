@@ -19,7 +19,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from dataflows.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
-from dataflows.postgres.tables import TableName, exists, quoted
+from dataflows.postgres.tables import TableName, escaped, exists, quoted
 from dataflows.splits import Split
 from penstock.errors import Fenced, Refused, Unavailable
 from penstock.failpoints import failpoint
@@ -29,7 +29,8 @@ __all__ = ["Claim", "Counters", "Positions", "RunRow", "session_name"]
 KEPT_RUNS: Final = 100
 FENCE_TRIES: Final = 5
 LOCK_SECONDS: Final = 3.0
-TABLES: Final = ("_penstock_positions", "_penstock_runs", "_penstock_splits")
+_NAMES: Final = ("positions", "runs", "splits")
+TABLES: Final = tuple(f"_penstock_{name}" for name in _NAMES)
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS {positions} (
@@ -109,12 +110,16 @@ class Positions:
     where: str
 
     def table(self, name: str) -> str:
-        """Quoted name of one of the three tables."""
+        """Quoted name of one of the three tables, for a query that is executed with parameters."""
+        return escaped(self.plain(name))
+
+    def plain(self, name: str) -> str:
+        """Quoted name of one of the three tables, for a statement without parameters."""
         return quoted(self.sink.schema, f"_penstock_{name}")
 
     def format(self, text: str) -> str:
         """`text` with the names of the three tables put in."""
-        return text.format(**{name: self.table(name) for name in ("positions", "runs", "splits")})
+        return text.format(**{name: self.table(name) for name in _NAMES})
 
     @property
     def key(self) -> dict[str, Any]:
@@ -136,7 +141,7 @@ class Positions:
             if not all(exists(session, TableName(self.sink.schema, name)) for name in TABLES):
                 with session.transaction():  # two runs that make them at once would collide in the system's tables
                     session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
-                    session.execute(self.format(_TABLES))
+                    session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
 
     def claim(self, session: Session, slots: tuple[str, ...]) -> Claim:
         """Raise the generation, end the sessions of older ones, and read the cursor.
@@ -335,13 +340,12 @@ class Positions:
         """
         sets = ", ".join(f"{name} = {name} + {getattr(counted, name)}" for name in COUNTED)
         names = {name: _literal(value) for name, value in self.key.items()}
-        return self.format(
-            f"WITH s AS (UPDATE {{splits}} SET done = true WHERE pipeline = {names['pipeline']} "
-            f"AND run = {_literal(run)} "
-            f"AND split = {split} AND NOT done RETURNING 1), "
-            f"p AS (UPDATE {{positions}} SET {sets}, changed_at = now() WHERE pipeline = {names['pipeline']} "
-            f"AND source = {names['source']} AND sink = {names['sink']} AND slot = {_literal(slot)} "
-            f"AND generation = {generation} RETURNING 1) "
+        return (
+            f"WITH s AS (UPDATE {self.plain('splits')} SET done = true WHERE pipeline = {names['pipeline']} "
+            f"AND run = {_literal(run)} AND split = {split} AND NOT done RETURNING 1), "
+            f"p AS (UPDATE {self.plain('positions')} SET {sets}, changed_at = now() "
+            f"WHERE pipeline = {names['pipeline']} AND source = {names['source']} AND sink = {names['sink']} "
+            f"AND slot = {_literal(slot)} AND generation = {generation} RETURNING 1) "
             "SELECT (CASE WHEN (SELECT count(*) FROM s) * (SELECT count(*) FROM p) = 1 "
             f"THEN '1' ELSE '{FENCED}' END)::int"
         )

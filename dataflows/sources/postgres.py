@@ -21,7 +21,7 @@ from pyarrow import csv
 
 from dataflows.chunks import Chunk
 from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
-from dataflows.postgres.tables import Column, Table, quoted
+from dataflows.postgres.tables import Column, Table, escaped, quoted
 from dataflows.postgres.types import parse_type
 from dataflows.splits import Split
 from penstock.errors import BadData, MissingColumn, SchemaMismatch, Unavailable, did_you_mean
@@ -100,21 +100,27 @@ def cursor_window(
             raise BadData(
                 f"rows without a cursor (`{column.name}` IS NULL) would never be read", where=where, hint=hint
             )
-        top = (
-            f"max({name})"
-            if kind.name != "uuid"
-            else f"(SELECT {name} FROM {table.name.sql} ORDER BY {name} DESC LIMIT 1)"
-        )
-        if kind.name in _TIMES:
-            top = f"least({top}, (statement_timestamp() - %(lag)s::interval)::{column.type})"
-        above = f" WHERE {name} > %(last)s::{column.type}" if last is not None else ""
-        found = one_row(session, f"SELECT ({top})::text FROM {table.name.sql}{above}", {"last": last, "lag": lag})[0]
+        found = one_row(session, _top(table, column, kind.name, after=last is not None), {"last": last, "lag": lag})[0]
         if found is not None and last is not None:
             later = one_row(session, f"SELECT %(a)s::{column.type} > %(b)s::{column.type}", {"a": found, "b": last})[0]
             found = found if later else None
     if found is not None:
         await_writers(session, table, where)
     return Window(last, found)
+
+
+def _top(table: Table, column: Column, kind: str, *, after: bool) -> str:
+    """The query for the greatest value of the cursor; not by ``max``, which a uuid has not everywhere."""
+    name = escaped(quoted(column.name))
+    above = f"{name} > %(last)s::{column.type}" if after else "true"
+    greatest = (
+        f"SELECT {name} AS top FROM {escaped(table.name.sql)} "
+        f"WHERE {above} AND {name} IS NOT NULL ORDER BY {name} DESC LIMIT 1"
+    )
+    value = "top"
+    if kind in _TIMES:
+        value = f"least(top, (statement_timestamp() - %(lag)s::interval)::{column.type})"
+    return f"SELECT (SELECT {value}::text FROM ({greatest}) newest)"
 
 
 _WRITERS: Final = """
@@ -164,7 +170,8 @@ def plan_splits(
             found = one_row(
                 session,
                 f"SELECT array_agg(DISTINCT b::{kind} ORDER BY b::{kind})::text[] "
-                f"FROM unnest((SELECT percentile_disc(%(at)s::float8[]) WITHIN GROUP (ORDER BY {name}) {query})) b",
+                f"FROM unnest((SELECT percentile_disc(%(at)s::float8[]) "
+                f"WITHIN GROUP (ORDER BY {escaped(name)}) {escaped(query)})) b",
                 {"at": fractions},
             )[0]
             bounds = [value for value in found or [] if value is not None and value != window.upper]

@@ -203,6 +203,60 @@ def test_tables_are_split_by_keys_of_other_types(copy: Callable[..., Copy], laun
     )
 
 
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_names_with_signs_in_them(copy: Callable[..., Copy], launchers: Launchers, write: str) -> None:
+    made = copy(write)
+    made.session.execute(
+        """CREATE TABLE IF NOT EXISTS "o'{d} %s ""x" AS SELECT id, name AS "a {b} %s ""c" FROM items"""
+    )
+    name = "o'{d} %s \"x"
+    spec = (task := made.task("r'{1}"))["pipeline"]["spec"]
+    spec["source"]["object"], spec["sink"]["object"] = f"public.{name}", f"w.{name} {write}"
+    assert launchers.run(task)["status"] == "completed"
+    target = f'w."{name.replace(chr(34), chr(34) * 2)} {write}"'.replace("%", "%%")
+    assert (
+        made.session.execute(f"SELECT count(*) FROM {target}", ()).fetchone()
+        == made.session.execute("SELECT count(*) FROM items").fetchone()
+    )
+
+
+def test_append_by_a_uuid_that_only_grows(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append", split_rows=100)
+    run = made.session.execute
+    run(
+        "CREATE TABLE grown AS SELECT lpad(to_hex(g), 32, '0')::uuid AS k, g::bigint AS id FROM generate_series(1, 300) g"
+    )
+    moved = []
+    for turn in ("r1", "r2", "r3"):
+        task = put(made.task(turn), "public.grown", [{"target": "id", "from": "id"}])
+        task["pipeline"]["spec"]["source"]["cursor"] = {"field": "k"}
+        done = launchers.run(task)
+        assert done["status"] == "completed", done
+        moved.append(done["counters"]["rows_in"])
+        if turn == "r2":
+            run("INSERT INTO grown SELECT lpad(to_hex(g), 32, '0')::uuid, g FROM generate_series(301, 307) g")
+    assert moved == [300, 0, 7]
+
+
+def test_a_lag_leaves_what_is_younger_for_a_later_run(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append")
+    run = made.session.execute
+    run(
+        "CREATE TABLE aging AS SELECT g::bigint AS id, now() - g * interval '1 hour' AS at FROM generate_series(0, 9) g"
+    )
+    moved = []
+    for turn, lag in (("r1", "210m"), ("r2", "210m"), ("r3", "30m")):
+        task = put(made.task(turn), "public.aging")
+        task["pipeline"]["spec"]["source"]["cursor"] = {"field": "at", "lag": lag}
+        done = launchers.run(task)
+        assert done["status"] == "completed", done
+        moved.append(done["counters"]["rows_in"])
+    assert moved == [6, 0, 3]
+    assert made.value(f"SELECT count(DISTINCT id) FROM {made.target}") == made.value(
+        f"SELECT count(*) FROM {made.target}"
+    )
+
+
 def test_values_are_decoded_only_where_something_looks_at_them(copy: Callable[..., Copy]) -> None:
     made = copy("replace")
     with connect(made.dsn, where="shop", name="tests") as session:
