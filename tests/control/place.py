@@ -154,9 +154,10 @@ class Place:
 
     def close(self) -> None:
         for flow in self.started:
-            for process in [*(flow.children() if psutil.pid_exists(flow.process.pid) else []), flow.process]:
-                process.kill()
-            flow.process.wait()
+            children = flow.children() if psutil.pid_exists(flow.process.pid) else []
+            for child in children:
+                child.kill()
+            flow.kill()
         self.log.close()
 
     # --- the log
@@ -175,6 +176,16 @@ class Place:
 
     def of(self, type_: str) -> list[Record]:
         return [record for _, record in self.counted() if record.type == type_]
+
+    def told(self, type_: str, count: int) -> list[Record]:
+        """The records of a type, once there are `count` of them."""
+        until(lambda: len(self.of(type_)) >= count, f"{count} of {type_}")
+        return self.of(type_)
+
+    def loaded(self, count: int) -> None:
+        """Wait until `count` more commands have been sent."""
+        wanted = len(self.sent) + count
+        until(lambda: len(self.sent) >= wanted, "more load")
 
     def send(self, type_: str, /, key: str | None = None, log: PostgresLog | None = None, **payload: Any) -> str:
         """Send a command; its id, once it is durable."""
@@ -205,6 +216,10 @@ class Place:
 
     def all_answered(self, seconds: float = SECONDS) -> None:
         until(lambda: self.sent.keys() <= self.answers().keys(), "every answer", seconds)
+
+    def thinks(self, before: int) -> None:
+        """Wait until more than `before` brains have started."""
+        until(lambda: self.brains() > before, "a brain")
 
     def brains(self) -> int:
         return sum(record.type == "brain.started" for record in self.records())
@@ -248,7 +263,7 @@ class Place:
 
     def catalog(self, query: str, *values: object) -> Sequence[tuple[Any, ...]]:
         with postgres.connect(self.catalog_dsn, "tests") as session:
-            return session.execute(query, values).fetchall()  # type: ignore[call-overload,no-any-return]
+            return session.execute(query, values).fetchall()
 
 
 def take_lock_from(place: Place, name: str) -> None:
@@ -256,7 +271,8 @@ def take_lock_from(place: Place, name: str) -> None:
     with postgres.connect(place.log_dsn, "tests") as session:
         found = session.execute(
             "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid"
-            " AND l.locktype = 'advisory' AND l.granted WHERE a.datname = current_database() AND application_name LIKE %s",
+            " AND l.locktype = 'advisory' AND l.granted"
+            " WHERE a.datname = current_database() AND application_name LIKE %s",
             [f"%{name}%"],
         ).fetchone()
         assert found == (1,)

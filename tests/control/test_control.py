@@ -36,11 +36,11 @@ def test_a_policy_changed_under_load_takes_effect_at_one_offset(busy: Place) -> 
     busy.start("control")
     load = Load(busy, rate=400)
     load.start()
-    more_load(busy)
+    busy.loaded(100)
     first = busy.done("policy.publish", policy=policy("p"))["hash"]
-    more_load(busy)
+    busy.loaded(100)
     second = busy.done("policy.publish", policy=policy("p", monitor={"sensitivity": 1.0}))["hash"]
-    more_load(busy)
+    busy.loaded(100)
     load.stop()
     busy.all_answered()
     accepted = {r.payload["hash"]: offset for offset, r in busy.counted() if r.type == "policy.accepted"}
@@ -56,11 +56,6 @@ def test_a_policy_changed_under_load_takes_effect_at_one_offset(busy: Place) -> 
     busy.check_answers()
 
 
-def more_load(place: Place) -> None:
-    before = len(place.sent)
-    until(lambda: len(place.sent) > before + 100, "more load")
-
-
 def kill_again_and_again(busy: Place, nursery: Nursery, times: int, rate: float, seed: int) -> None:
     chance = random.Random(seed)
     load = Load(busy, rate)
@@ -69,7 +64,7 @@ def kill_again_and_again(busy: Place, nursery: Nursery, times: int, rate: float,
         before = busy.brains()
         pid = nursery.start(busy, "control")
         if number % 5:  # else it dies while it starts
-            until(lambda n=before: busy.brains() > n, "a brain")
+            busy.thinks(before)
         time.sleep(chance.uniform(0.0, 0.35))
         nursery.kill(pid)
     load.stop()

@@ -1,4 +1,4 @@
-"""Workers and schedulers as processes: whoever dies in the middle of a run, it goes on elsewhere and its rows are exact."""
+"""Workers and schedulers as processes: whoever dies midway, the run goes on elsewhere and its rows are exact."""
 
 from __future__ import annotations
 
@@ -81,8 +81,7 @@ def copy(place: Place, fresh: Callable[[], str]) -> Iterator[Copy]:
 
 def joined(place: Place, count: int) -> list[str]:
     """The names of the workers, once there are `count`."""
-    found = until(lambda: len(told := place.of("worker.joined")) >= count and told, "workers")
-    return [record.key for record in found]
+    return [record.key for record in place.told("worker.joined", count)]
 
 
 def family(flow: Flow) -> list[psutil.Process]:
@@ -111,7 +110,7 @@ def test_a_killed_workers_run_dies_with_it_and_goes_on_elsewhere(copy: Copy) -> 
     until(lambda: gone(processes), "the run's processes to die with their worker", 5)
     place.start("worker")
     until(lambda: lost(place, first), "the scheduler to tell that the worker is lost")
-    until(lambda: len(place.of("task.assigned")) == 2, "the task to go elsewhere")
+    place.told("task.assigned", 2)
     copy.let_go()
     counters = copy.finished()["run"]["counters"]
     assert (counters["rows_in"], counters["rows_out"]) == (ROWS, ROWS)
@@ -152,7 +151,7 @@ def test_a_worker_that_lost_its_lock_stops_by_itself_and_rows_are_exact(copy: Co
     take_lock_from(place, first[:20])
     place.start("worker")
     until(lambda: lost(place, first), "the scheduler to tell that the worker is lost")
-    until(lambda: len(place.of("task.started")) == 2, "the task to go elsewhere")
+    place.told("task.started", 2)
     zombie.send(signal.SIGCONT)
     assert zombie.ended() == 1, zombie.said
     until(lambda: gone(processes), "the zombie's processes to end with it")
@@ -213,16 +212,14 @@ def test_of_two_schedulers_one_tells_each_thing_once_and_the_other_takes_over(bu
         tell(busy, "worker.joined", "w", worker="w", kinds=["pipeline"], slots=1)
         busy.done("run.start", pipeline="p0")
         for count in (1, 2):
-            assigned = until(lambda n=count: len(a := busy.of("task.assigned")) == n and a[-1], "an assignment").payload
+            assigned = busy.told("task.assigned", count)[-1].payload
             attempt = {name: assigned[name] for name in ("task", "attempt", "worker")}
             tell(busy, "task.failed", assigned["task"], **attempt, error=ERROR)
-            until(lambda n=count: len(busy.of("timer.fired")) == n, "the timer")
+            busy.told("timer.fired", count)
             schedulers.append(busy.start("scheduler"))
             schedulers[-2].kill()
         assert lost(busy, "w") == []
     until(lambda: lost(busy, "w"), "the scheduler to see that the lock is free")
-    busy.start("scheduler")
-    until(lambda: busy.of("timer.fired"), "nothing in particular", 3)
     fired = [record.payload["timer"] for record in busy.of("timer.fired")]
     assert fired == [record.payload["timer"] for record in busy.of("timer.requested")]
     for record, request in zip(busy.of("timer.fired"), busy.of("timer.requested"), strict=True):

@@ -35,4 +35,5 @@ for line in sys.stdin:
     pid = os.fork()
     if not pid:
         child(json.loads(line))
-    print(pid, flush=True)
+    sys.stdout.write(f"{pid}\n")
+    sys.stdout.flush()
