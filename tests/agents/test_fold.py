@@ -21,7 +21,7 @@ from agents.orchestrator import Orchestrator
 from agents.protocol import Cause, Decision, Draft, State
 from penstock.models.domain import AgentDecision
 from penstock.records import Record
-from tests.agents.world import START, World, decisions, judged, pipeline, policy, steps
+from tests.agents.world import START, World, decisions, judged, pipeline, policy, refold, started, steps
 
 ROOT = Path(__file__).parents[2]
 STORY = [
@@ -228,6 +228,22 @@ def test_a_new_agent_begins_at_the_first_brain_that_names_it() -> None:
         assert len(world.of("worker.greeted")) == count, "it stays begun there"
     assert world.state("echo")["joined"][-2:] == ["early", "late"]
     assert first < len(world.log)
+
+
+def test_a_snapshot_from_before_a_new_agents_beginning_keeps_it() -> None:
+    world = told(STORY[:3])
+    early = len(world.log)
+    world.join("early")
+    agents = (*world.agents, Echo())
+    log = [*world.log, started(agents, world.tick())]
+    folds, _ = refold(log, agents)
+    for offset in range(early):
+        folds[-1].step(offset, log[offset])
+    snapshot = folds[-1].snapshot()
+    assert snapshot is not None
+    again = World(*agents, log=log, snapshots={"echo": snapshot})
+    assert again.state("echo")["joined"][-1] == "early"
+    assert again.of("worker.greeted") == []
 
 
 # --- faults
