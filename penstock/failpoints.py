@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +65,8 @@ def _strike() -> None:
         arm(None)
     if action == "raise":
         raise FailpointReached
-    os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+    # To this very thread: one sent to the process may reach another thread first, while this one goes on for a while.
+    signal.pthread_kill(threading.get_ident(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
 
 
 arm(os.environ.get(VARIABLE))
