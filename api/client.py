@@ -41,7 +41,9 @@ _log = logging.getLogger(__name__)
 class Client:
     """One user of an installation. For one thread."""
 
-    def __init__(self, site: Site, log: PostgresLog, store: MetadataStore, supervisor: Supervisor | None = None) -> None:
+    def __init__(
+        self, site: Site, log: PostgresLog, store: MetadataStore, supervisor: Supervisor | None = None
+    ) -> None:
         self.site, self.log, self.store, self._supervisor = site, log, store, supervisor
         self.actor = f"user:{getpass.getuser()}"
 

@@ -27,7 +27,9 @@ class Health:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
                 well = {"/healthz": True, "/readyz": ready.is_set()}.get(self.path)
-                status, text = (404, b"not found\n") if well is None else (200, b"ok\n") if well else (503, b"not ready\n")
+                status, text = (
+                    (404, b"not found\n") if well is None else (200, b"ok\n") if well else (503, b"not ready\n")
+                )
                 self.send_response(status)
                 self.send_header("Content-Type", "text/plain")
                 self.send_header("Content-Length", str(len(text)))
@@ -44,7 +46,9 @@ class Health:
             if error.errno == errno.EADDRINUSE:
                 hint = "choose another one by --port or PENSTOCK_PORT, 0 for a free one"
                 raise PortInUse("another process listens on this port", where=where, hint=hint) from error
-            raise SettingsError(f"cannot listen: {error.strerror}", where=where, hint="set PENSTOCK_HOST and PENSTOCK_PORT") from error
+            raise SettingsError(
+                f"cannot listen: {error.strerror}", where=where, hint="set PENSTOCK_HOST and PENSTOCK_PORT"
+            ) from error
 
     @property
     def url(self) -> str:

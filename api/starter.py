@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -63,8 +63,10 @@ CREATE TABLE IF NOT EXISTS orders (
 """
 
 
-def make_project(folder: Path, *, demo: Sequence[str] = ()) -> list[Path]:
-    """Write the project, and fill its sample databases, with these tables of the demo's data if any; the files written.
+def make_project(folder: Path, *, fill: Callable[[EmbeddedServer], None] | None = None) -> list[Path]:
+    """Write the project and fill its sample databases; the files written.
+
+    With `fill`, which gets the server with both databases empty, it is the demo's project.
 
     Raises:
         UsageError: the folder holds something already.
@@ -79,10 +81,10 @@ def make_project(folder: Path, *, demo: Sequence[str] = ()) -> list[Path]:
         for name in (SHOP, WAREHOUSE):
             server.create_database(name)
         written.append(write_connections(folder, server))
-        if demo:
-            from api.demo.data import pipelines, prepare  # noqa: PLC0415 - only where the demo's data are wanted
+        if fill:
+            from api.demo.data import pipelines  # noqa: PLC0415 - only where the demo's data are wanted
 
-            prepare(server, demo)
+            fill(server)
             return written + [_write(folder / "pipelines" / f"{name}.yaml", text) for name, text in pipelines().items()]
         with postgres.connect(server.dsn(SHOP), "penstock:init") as session:
             session.execute(SAMPLE)  # type: ignore[call-overload] - a constant of this module

@@ -23,6 +23,7 @@ from catalog.database import engine
 from catalog.entries import Snapshot
 from catalog.store import MetadataStore
 from dataflows.runtime.site import ACTIVE_CONTROL, Site
+from dataflows.turn import take_turn
 from penstock import __version__
 from penstock.clock import now
 from penstock.records import Reading, Record, encode, records_of
@@ -46,9 +47,10 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
 
     Raises:
         Fenced: while it runs, when a later brain takes over.
+        Stopped: `stop` was set before its turn came.
     """
     log = site.open_log(ACTIVE_CONTROL)
-    log.lock(ACTIVE_CONTROL, wait=True)
+    take_turn(log, ACTIVE_CONTROL, stop)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     folds, start = start_brain(log, agents(), store.load_snapshots())
     source = op.input(

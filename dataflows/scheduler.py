@@ -19,6 +19,7 @@ from catalog.projection import Projector
 from catalog.watch import watched
 from dataflows.once import Once
 from dataflows.runtime.site import Site
+from dataflows.turn import take_turn
 from penstock.clock import now
 from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
@@ -45,7 +46,7 @@ def worker_lock(worker: str) -> str:
 def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
     """Add the scheduler to `flow`; waits until no other one is active."""
     log = site.open_log(LOCK)
-    log.lock(LOCK, wait=True)
+    take_turn(log, LOCK, stop)
     with Projector(site.catalog_dsn) as projector:
         start, reading = projector.position()
     seen = Watch(*watched(site.catalog_dsn))

@@ -107,7 +107,9 @@ def why_(state: State, id_: str) -> None:
     """What led to it: ID is a run, a decision, a command, a record, an offset, or a pipeline's name (its last run)."""
     with connected(state.settings, runs=False) as client:
         chain = list(_chain(client, _offset(client, id_)))
-    state.output.data([{"offset": offset, **record.model_dump(mode="json", exclude_none=True)} for offset, record in chain])
+    state.output.data(
+        [{"offset": offset, **record.model_dump(mode="json", exclude_none=True)} for offset, record in chain]
+    )
     for depth, (offset, record) in enumerate(chain):
         _explain(state, depth, offset, record)
     state.output.hint(f"penstock events --since {chain[-1][0]}")
@@ -115,12 +117,18 @@ def why_(state: State, id_: str) -> None:
 
 def _explain(state: State, depth: int, offset: int, record: Record) -> None:
     lead = "because " if depth else ""
-    state.output.say(f"{'  ' * depth}{lead}[bold]{record.type}[/bold] {escape(record.key)} at {record.at:%Y-%m-%d %H:%M:%S} UTC, offset {offset}, by {escape(record.actor)}")
+    state.output.say(
+        f"{'  ' * depth}{lead}[bold]{record.type}[/bold] {escape(record.key)} at {record.at:%Y-%m-%d %H:%M:%S} UTC, offset {offset}, by {escape(record.actor)}"
+    )
     if record.type == "agent.decided":
         why = record.payload
-        state.output.say(f"{'  ' * depth}  {escape(why['reason'])} [dim](rules {why['rules']}, policy {str(why.get('policy'))[:12]}, {why['outcome']})[/dim]")
+        state.output.say(
+            f"{'  ' * depth}  {escape(why['reason'])} [dim](rules {why['rules']}, policy {str(why.get('policy'))[:12]}, {why['outcome']})[/dim]"
+        )
         if why.get("inputs"):
-            state.output.say(f"{'  ' * depth}  [dim]{escape(', '.join(f'{k}={v}' for k, v in why['inputs'].items()))}[/dim]")
+            state.output.say(
+                f"{'  ' * depth}  [dim]{escape(', '.join(f'{k}={v}' for k, v in why['inputs'].items()))}[/dim]"
+            )
     elif gist := _gist(record):
         state.output.say(f"{'  ' * depth}  {escape(gist)}")
 
@@ -140,7 +148,9 @@ def _offset(client: Client, id_: str) -> int:
     for offset, record in _records(client, 0, follow=False):
         if record.id == id_:
             return offset
-    raise NotFound("there is no run, decision, command, record or pipeline of that name", value=id_, hint="penstock events")
+    raise NotFound(
+        "there is no run, decision, command, record or pipeline of that name", value=id_, hint="penstock events"
+    )
 
 
 def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:

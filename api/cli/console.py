@@ -51,7 +51,9 @@ class Output:
             sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None) -> None:
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None
+    ) -> None:
         """A table for people; `empty` where there are no rows."""
         if self.as_json:
             return
@@ -77,7 +79,11 @@ class Output:
     def failed(self, error: PenstockError) -> None:
         """The error, a line for each issue; for machines as JSON on standard output."""
         if self.as_json:
-            issues = [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
+            issues = (
+                [{"path": i.path, "message": i.message} for i in error.issues]
+                if isinstance(error, InvalidDocument)
+                else []
+            )
             told = {"code": error.code, "what": error.what, "where": error.where, "value": error.value, "hint": error.hint, "issues": issues,
                     "notes": list(getattr(error, "__notes__", ()))}  # fmt: skip
             sys.stdout.write(json.dumps({"error": told}, ensure_ascii=False, default=str) + "\n")

@@ -83,7 +83,11 @@ def _installation(settings: Settings) -> Iterator[Finding]:
         kind = "embedded" if settings.embedded else "yours"
         yield Finding("catalog and topics", well=True, seen=f"PostgreSQL ({kind}) answers")
         up, control = client.log.holder(UP), client.log.holder(ACTIVE_CONTROL)
-        yield Finding("penstock up", well=True, seen="runs" if up else "control runs" if control else "does not run: commands start what they need")
+        yield Finding(
+            "penstock up",
+            well=True,
+            seen="runs" if up else "control runs" if control else "does not run: commands start what they need",
+        )
 
 
 def _connections(settings: Settings) -> Iterator[Finding]:
@@ -100,7 +104,9 @@ def _connections(settings: Settings) -> Iterator[Finding]:
 
 def _connects(settings: Settings, name: str, connection: PostgresConnection) -> Iterator[Finding]:
     try:
-        with connect(postgres_dsn(connection, name=name, secrets=settings.secrets), "penstock:doctor", timeout=5) as session:
+        with connect(
+            postgres_dsn(connection, name=name, secrets=settings.secrets), "penstock:doctor", timeout=5
+        ) as session:
             version = session.info.server_version
         yield Finding(f"connection {name}", well=True, seen=f"PostgreSQL {version // 10000}.{version % 10000}")
     except PenstockError as error:

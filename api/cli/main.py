@@ -56,7 +56,13 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
 }  # fmt: skip
 """Commands by the section that `--help` shows them in, with the module that holds them and the line that tells of them."""
 
-MODULES: Final = {"demo": "api.cli.demo", "up": "api.cli.up", "doctor": "api.cli.doctor", "run": "api.cli.run", "runs": "api.cli.run"}
+MODULES: Final = {
+    "demo": "api.cli.demo",
+    "up": "api.cli.up",
+    "doctor": "api.cli.doctor",
+    "run": "api.cli.run",
+    "runs": "api.cli.run",
+}
 """Commands that stand in a module of their own."""
 
 
@@ -118,7 +124,9 @@ def _common(function: Any) -> Any:
     return function
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.group(
+    cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG
+)
 @click.version_option(package_name="penstock", prog_name="penstock")
 @_common
 @click.pass_context

@@ -23,7 +23,9 @@ def list_(state: State) -> None:
     with connected(state.settings, runs=False) as client:
         found = client.store.pipelines().items
     rows = [(p.name, p.version, p.status, _way(p.pipeline), p.owner, ago(p.updated_at)) for p in found]
-    state.output.table(("name", "#version", "status", "moves", "owner", "changed"), rows, empty="There are no pipelines yet.")
+    state.output.table(
+        ("name", "#version", "status", "moves", "owner", "changed"), rows, empty="There are no pipelines yet."
+    )
     state.output.data(found)
     state.output.hint("penstock run NAME --watch" if found else "penstock apply")
 
@@ -41,7 +43,9 @@ def status_(state: State, name: str) -> None:
     with connected(state.settings, runs=False) as client:
         pipeline = client.store.pipeline(name)
         runs = client.store.runs(pipeline=name, limit=5).items
-    state.output.say(f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {_way(pipeline.pipeline)}")
+    state.output.say(
+        f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {_way(pipeline.pipeline)}"
+    )
     state.output.table(*run_table(runs), empty="It has not run yet.")
     state.output.data({"pipeline": pipeline, "runs": runs})
     state.output.hint({"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}"))
@@ -72,7 +76,9 @@ def _transition(verb: str, text: str, following: str) -> click.Command:
     return one  # type: ignore[no-any-return]
 
 
-pause_ = _transition("pause", "No new runs; a running one stops at its last commit and keeps its place.", "penstock resume {name}")
+pause_ = _transition(
+    "pause", "No new runs; a running one stops at its last commit and keeps its place.", "penstock resume {name}"
+)
 resume_ = _transition("resume", "Active again; an interrupted run goes on where it was.", "penstock status {name}")
 stop_ = _transition("stop", "Stopped: an open run is ended at its last commit.", "penstock resume {name}")
 
@@ -111,7 +117,9 @@ def _wait_until_gone(client: Client, name: str) -> None:
     with suppress(NotFound):
         while time.monotonic() < deadline:
             client.store.pipeline(name)
-            ended = [task for task in client.store.tasks(limit=50).items if (task.kind, task.pipeline) == ("cleanup", name)]
+            ended = [
+                task for task in client.store.tasks(limit=50).items if (task.kind, task.pipeline) == ("cleanup", name)
+            ]
             if ended and ended[0].status == "failed":
                 raise Unavailable(f"the clean-up failed: {(ended[0].error or {}).get('what')}", where=name, hint=hint)
             time.sleep(LOOK)

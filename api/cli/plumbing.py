@@ -36,7 +36,11 @@ def flow_(state: State, names: tuple[str, ...]) -> int:
         return _one_run(state, names[1:])
     for name in names:
         if name not in FLOWS:
-            raise NotFound("there is no such flow", value=name, hint=did_you_mean(name, FLOWS) or f"one of {', '.join(FLOWS)}, pipeline")
+            raise NotFound(
+                "there is no such flow",
+                value=name,
+                hint=did_you_mean(name, FLOWS) or f"one of {', '.join(FLOWS)}, pipeline",
+            )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -115,7 +119,14 @@ def _print(state: State, one: Stored) -> None:
     if not state.output.as_json:
         click.echo(f"{one.partition}/{one.offset} {key} {value}")
         return
-    told = {"topic": one.topic.name, "partition": one.partition, "offset": one.offset, "at": message.at, "key": key, "value": _parsed(value)}
+    told = {
+        "topic": one.topic.name,
+        "partition": one.partition,
+        "offset": one.offset,
+        "at": message.at,
+        "key": key,
+        "value": _parsed(value),
+    }
     state.output.data(told)
 
 
@@ -132,7 +143,10 @@ def _lag(state: State) -> None:
         with Projector(client.site.catalog_dsn) as projector:
             position = projector.position()[0]
         rows = [("catalog", position, end, end - position)]
-        rows += [(f"snapshot of {name}", one.offset, end, end - one.offset) for name, one in client.store.load_snapshots().items()]
+        rows += [
+            (f"snapshot of {name}", one.offset, end, end - one.offset)
+            for name, one in client.store.load_snapshots().items()
+        ]
     state.output.table(("reader", "#position", "#end", "#behind"), rows, empty="")
     state.output.data([dict(zip(("reader", "position", "end", "behind"), row, strict=True)) for row in rows])
     state.output.hint("penstock events")

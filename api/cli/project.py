@@ -13,10 +13,7 @@ from pydantic import TypeAdapter
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import Client, connected
-from api.demo.data import TABLES
 from api.starter import make_project
-from dataflows.job import refuse_what_is_missing
-from dataflows.transforms.offline import check_expressions
 from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, Refused, did_you_mean
 from penstock.models.connection import Connection
 from penstock.models.documents import Documents, read_documents, read_project
@@ -24,13 +21,18 @@ from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
 from penstock.records.commands import ConnectionPut, PipelineApply, PolicyPublish
 from penstock.settings import FILE, PREFIX
+from penstock.topics.embedded import EmbeddedServer
 
 Files = tuple[Path, ...]
 
 
 def _documents(state: State, files: Files) -> Documents:
     """The documents of `files`, else of the project; every issue of all of them is told at once."""
-    return read_documents(files, check_expressions) if files else read_project(state.settings.project, check_expressions)
+    from dataflows.transforms.offline import check_expressions  # noqa: PLC0415 - it loads the engine of expressions
+
+    return (
+        read_documents(files, check_expressions) if files else read_project(state.settings.project, check_expressions)
+    )
 
 
 FILES = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
@@ -51,6 +53,8 @@ def validate_(state: State, files: Files) -> None:
 
 
 def _cannot_run(pipeline: Pipeline) -> str | None:
+    from dataflows.job import refuse_what_is_missing  # noqa: PLC0415 - as above
+
     try:
         refuse_what_is_missing(pipeline.name, pipeline.spec)
     except Refused as error:
@@ -68,7 +72,9 @@ def apply_(state: State, files: Files) -> None:
             raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")
         rows = put(client, documents)
     state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
-    state.output.data([{"kind": kind, "name": name, "version": version, "change": change} for kind, name, version, change in rows])
+    state.output.data(
+        [{"kind": kind, "name": name, "version": version, "change": change} for kind, name, version, change in rows]
+    )
     names = [pipeline.name for pipeline in documents.pipelines]
     state.output.hint(f"penstock run {names[0]} --watch" if names else "penstock list")
 
@@ -77,7 +83,10 @@ def _unknown(documents: Documents, installed: Iterable[str]) -> list[Issue]:
     """The connections that pipelines name and nobody knows."""
     known = {*documents.connections, *installed}
     return [
-        Issue(f"{documents.origins['Pipeline', pipeline.name]}: spec.{side}.connection", f"there is no connection `{name}`{_near(name, known)}")
+        Issue(
+            f"{documents.origins['Pipeline', pipeline.name]}: spec.{side}.connection",
+            f"there is no connection `{name}`{_near(name, known)}",
+        )
         for pipeline in documents.pipelines
         for side, name in (("source", pipeline.spec.source.connection), ("sink", pipeline.spec.sink.connection))
         if name not in known
@@ -92,8 +101,14 @@ def _near(name: str, known: Iterable[str]) -> str:
 def put(client: Client, documents: Documents) -> list[tuple[str, str, object, str]]:
     """Send every document; what came of each."""
     asked = [
-        *(("connection.put", name, ConnectionPut(name=name, connection=one.to_dict())) for name, one in documents.connections.items()),
-        *(("policy.publish", one.name, PolicyPublish(policy=one.to_dict(), origin="file")) for one in documents.policies),
+        *(
+            ("connection.put", name, ConnectionPut(name=name, connection=one.to_dict()))
+            for name, one in documents.connections.items()
+        ),
+        *(
+            ("policy.publish", one.name, PolicyPublish(policy=one.to_dict(), origin="file"))
+            for one in documents.policies
+        ),
         *(("pipeline.apply", one.name, PipelineApply(pipeline=one.to_dict())) for one in documents.pipelines),
     ]
     rows: list[tuple[str, str, object, str]] = []
@@ -121,7 +136,9 @@ def schema_(state: State, kind: str) -> None:
         found = KINDS[kind].model_json_schema(by_alias=True)
     else:
         known = [*KINDS, "connections"]
-        raise NotFound("there is no such kind", value=kind, hint=did_you_mean(kind, known) or f"one of {', '.join(known)}")
+        raise NotFound(
+            "there is no such kind", value=kind, hint=did_you_mean(kind, known) or f"one of {', '.join(known)}"
+        )
     click.echo(json.dumps(found, indent=2))
 
 
@@ -133,7 +150,13 @@ def settings_(state: State) -> None:
     rows = []
     for name, value in settings.shown().items():
         variable = PREFIX + name.upper()
-        origin = variable if variable in os.environ else FILE if f"{name} " in written or f"{name}=" in written else "default"
+        origin = (
+            variable
+            if variable in os.environ
+            else FILE
+            if f"{name} " in written or f"{name}=" in written
+            else "default"
+        )
         rows.append((name, value, origin))
     state.output.table(("setting", "value", "from"), rows, empty="")
     state.output.data({name: {"value": value, "from": origin} for name, value, origin in rows})
@@ -145,8 +168,15 @@ def settings_(state: State) -> None:
 @click.option("--demo", is_flag=True, help="With the demo's data, TPC-H, in place of a small sample.")
 def init_(state: State, folder: Path, *, demo: bool) -> None:
     """A project folder that runs as it is: settings, connections to sample databases on the embedded server, a pipeline, a policy."""
-    made = make_project(folder, demo=tuple(TABLES) if demo else ())
+    made = make_project(folder, fill=_demo_data if demo else None)
     state.output.data({"project": str(folder), "files": [str(path) for path in made]})
     state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")
     state.output.hint(f"cd {folder} && penstock apply && penstock run orders --watch")
 
+
+def _demo_data(server: EmbeddedServer) -> None:
+    from api.demo.data import TABLES, Rows, prepare  # noqa: PLC0415 - only where it is asked for
+
+    with Rows() as rows:
+        prepare(server)
+        rows.load(server, TABLES)

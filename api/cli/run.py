@@ -12,11 +12,14 @@ from api.cli.main import State, command
 from api.cli.pipelines import run_table
 from api.client import UP, Client, connected
 from catalog.entries import RunEntry
-from penstock.errors import PenstockError, kind_of
+from penstock.errors import PenstockError, Refused, kind_of
 from penstock.records.commands import RunStart
 from penstock.records.execution import RunProgress
 
 __all__ = ["bar", "finish", "start"]
+
+OPEN = {"queued", "running"}
+"""The statuses of a run that has not ended."""
 
 
 @command(name="run")
@@ -25,19 +28,43 @@ __all__ = ["bar", "finish", "start"]
 def run_(state: State, name: str, *, watch: bool) -> None:
     """One run. Where `penstock up` does not run, it is waited for."""
     with connected(state.settings, worker=True) as client:
-        run = start(client, name)
+        run = _begin(state, client, name)
         if not watch and client.log.holder(UP):
             state.output.say(f"run {run} is asked for")
             state.output.data({"run": run, "status": "queued"})
             state.output.hint(f"penstock status {name}")
             return
-        with bar(state, name, shown=watch) as show:
+        with bar(state, name, shown=watch) as show, _left(state, name):
             entry = finish(client, run, show)
     state.output.data(entry)
     taken = sum((entry.seconds or {}).values())
     rate = f", {entry.counters['rows_out'] / taken:,.0f} rows/s" if taken and entry.counters.get("rows_out") else ""
     state.output.say(f"{name}: {entry.counters.get('rows_out', 0):,} rows in {taken:.1f} s{rate}")
     state.output.hint(f"penstock why {run}")
+
+
+def _begin(state: State, client: Client, name: str) -> str:
+    """Ask for a run, or find the one that is open: cut off, or another command's. Its id."""
+    try:
+        return start(client, name)
+    except Refused:
+        runs = client.store.runs(pipeline=name, limit=1).items
+        if not runs or runs[0].status not in OPEN or client.store.pipeline(name).status != "active":
+            raise
+        state.output.say(f"run {runs[0].id} of {name} is open: it goes on")
+        return str(runs[0].id)
+
+
+@contextmanager
+def _left(state: State, name: str) -> Iterator[None]:
+    """Say what becomes of a run that nobody watches any more."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        state.output.errors.print(
+            f"[dim]what is committed stays; `penstock run {name} --watch` goes on from there[/dim]"
+        )
+        raise
 
 
 def start(client: Client, name: str) -> str:
@@ -63,7 +90,11 @@ def finish(client: Client, run: str, show: Callable[[RunProgress], None]) -> Run
 
 
 def _failure(entry: RunEntry) -> PenstockError:
-    error = entry.error or {"code": "refused", "what": f"the run is {entry.status}", "hint": f"penstock status {entry.pipeline}"}
+    error = entry.error or {
+        "code": "refused",
+        "what": f"the run is {entry.status}",
+        "hint": f"penstock status {entry.pipeline}",
+    }
     return kind_of(error["code"])(error["what"], where=error.get("where"), hint=error.get("hint"))
 
 

@@ -39,9 +39,16 @@ def up_(state: State, port: int | None) -> None:
             supervisor = Supervisor(settings)
             supervisor.start()
             try:
-                _wait(stop, lambda: log.holder(ACTIVE_CONTROL) and any(w.status == "joined" for w in store.workers()), supervisor, state)
+                _wait(
+                    stop,
+                    lambda: log.holder(ACTIVE_CONTROL) and any(w.status == "joined" for w in store.workers()),
+                    supervisor,
+                    state,
+                )
                 health.ready.set()
-                state.output.say(f"Penstock is up: {health.url}/readyz, logs in {settings.home / 'logs'}. Ctrl-C stops it.")
+                state.output.say(
+                    f"Penstock is up: {health.url}/readyz, logs in {settings.home / 'logs'}. Ctrl-C stops it."
+                )
                 state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
                 _wait(stop, lambda: False, supervisor, state)
             finally:

@@ -1,4 +1,4 @@
-"""The demo's databases and pipelines: TPC-H at a small scale, made by the `tpchgen-cli` program, and an empty warehouse."""
+"""The demo's databases and pipelines: TPC-H at a small scale, made by `tpchgen-cli`, and an empty warehouse."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from api.starter import SHOP, WAREHOUSE
 from penstock import postgres
 from penstock.errors import Unavailable
 from penstock.topics.embedded import EmbeddedServer
 
-__all__ = ["CHECKS", "SCALE", "TABLES", "fill", "pipelines", "prepare"]
+__all__ = ["CHECKS", "SCALE", "TABLES", "Rows", "pipelines", "prepare"]
 
 SCALE: Final = 0.1
 """TPC-H's scale factor: 15 000 customers, 150 000 orders, 600 572 line items."""
@@ -132,41 +133,66 @@ def pipelines() -> dict[str, str]:
     return {"customers": _CUSTOMERS, "orders": _ORDERS, "line-items": _LINE_ITEMS}
 
 
-def prepare(server: EmbeddedServer, tables: Iterable[str] = TABLES) -> None:
-    """Make the warehouse's empty tables and the source's, and fill `tables` of the source.
-
-    Raises:
-        Unavailable: the generator is not installed.
-    """
+def prepare(server: EmbeddedServer) -> None:
+    """Make the empty tables of the source and of the warehouse."""
     with postgres.connect(server.dsn(WAREHOUSE), "penstock:demo") as session:
         session.execute(WAREHOUSE_TABLES)
     with postgres.connect(server.dsn(SHOP), "penstock:demo") as session:
         for name, columns in TABLES.items():
             session.execute(f"CREATE TABLE {name} ({columns})".encode())
-    fill(server, tables)
 
 
-def fill(server: EmbeddedServer, tables: Iterable[str], scale: float = SCALE) -> None:
-    """Fill `tables` of the source with TPC-H's rows at `scale`."""
-    with tempfile.TemporaryDirectory(prefix="penstock-tpch-") as folder:
-        _generate(Path(folder), tables, scale)
+class Rows:
+    """TPC-H's rows at `scale`, generated beside whatever else is done while this is entered.
+
+    Raises:
+        Unavailable: the generator is not installed, or fails.
+    """
+
+    def __init__(self, scale: float = SCALE) -> None:
+        self._scale = scale
+
+    def __enter__(self) -> Self:
+        program = _program()
+        self._folder = tempfile.TemporaryDirectory(prefix="penstock-tpch-")
+        self._said = Path(self._folder.name) / "said"
+        options = ("--num-threads", "1", "--output-dir", self._folder.name, "--tables", ",".join(TABLES))
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [program, "csv", "-s", str(self._scale), *options], stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def load(self, server: EmbeddedServer, tables: Iterable[str]) -> None:
+        """Fill `tables` of the source, once all rows are generated."""
+        if self._process.wait():
+            said = self._said.read_text(errors="replace")[-200:]
+            raise Unavailable("the generator of the demo's data failed", where="tpchgen-cli", hint=said)
         for name in tables:
-            _load(server, name, Path(folder) / f"{name}.csv")
+            _load(server, name, Path(self._folder.name) / f"{name}.csv")
 
 
-def _generate(folder: Path, tables: Iterable[str], scale: float) -> None:
+def _program() -> str:
     beside = Path(sys.executable).parent / "tpchgen-cli"
     program = str(beside) if beside.exists() else shutil.which("tpchgen-cli")
     if program is None:
         raise Unavailable("the generator of the demo's data is not installed", hint="pip install 'penstock[demo]'")
-    command = [program, "csv", "-s", str(scale), "--output-dir", str(folder), "--tables", ",".join(tables)]
-    made = subprocess.run(command, capture_output=True, check=False)
-    if made.returncode:
-        raise Unavailable("the generator of the demo's data failed", where=program, hint=made.stderr.decode()[-200:])
+    return program
 
 
 def _load(server: EmbeddedServer, name: str, path: Path) -> None:
-    with postgres.connect(server.dsn(SHOP), "penstock:demo") as session, session.cursor() as cursor, path.open("rb") as file:
+    with (
+        postgres.connect(server.dsn(SHOP), "penstock:demo") as session,
+        session.cursor() as cursor,
+        path.open("rb") as file,
+    ):
         with cursor.copy(f"COPY {name} FROM STDIN (FORMAT csv, HEADER)".encode()) as copy:
             while block := file.read(1 << 20):
                 copy.write(block)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from dataflows.projector import add_projector
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.site import Site
 from dataflows.scheduler import add_scheduler
+from dataflows.turn import Stopped
 from dataflows.worker import add_worker
 from penstock import settings, telemetry
 from penstock.errors import PenstockError, UsageError
@@ -44,9 +46,10 @@ def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
         PenstockError: the error that ended them, not the engine's report of it.
     """
     flow, wakeup = Dataflow("penstock_" + "_".join(names)), Wakeup()
-    for name in names:
-        FLOWS[name](flow, site, stop, wakeup)
-    run_flow(flow)
+    with suppress(Stopped):
+        for name in names:
+            FLOWS[name](flow, site, stop, wakeup)
+        run_flow(flow)
 
 
 def run_flow(flow: Dataflow) -> None:
@@ -69,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", type=Path)
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
     options = parser.parse_args(arguments)
-    if options.lifeline is not None:
-        watch_lifeline(options.lifeline)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = threading.Event()
+    if options.lifeline is not None:
+        watch_lifeline(options.lifeline, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:

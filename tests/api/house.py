@@ -78,6 +78,8 @@ class House:
 
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    address: str = ""
+    """Where `up` tells of its health."""
 
     def do(self, *arguments: str | Path) -> Said:
         """A command on this project, in this process."""
@@ -104,7 +106,9 @@ class House:
         assert process.stdout
         line = process.stdout.readline()
         assert line.startswith("{"), line + process.stdout.read()
-        return process, json.loads(line)
+        told = json.loads(line)
+        self.address = told["health"]
+        return process, told
 
     @property
     def server(self) -> EmbeddedServer:
@@ -117,9 +121,14 @@ class House:
 
     def differences(self) -> list[tuple[Any, ...]]:
         """Orders of the sample that are lost, doubled or wrong in the warehouse: none, if all is well."""
-        want = self.sql(SHOP, "SELECT id, upper(customer), CAST(price * quantity AS numeric(14,2)), placed_at FROM orders ORDER BY 1")
+        want = self.sql(
+            SHOP,
+            "SELECT id, upper(customer), CAST(price * quantity AS numeric(14,2)), placed_at FROM orders ORDER BY 1",
+        )
         have = self.sql(WAREHOUSE, "SELECT order_id, customer, total, placed_at FROM orders ORDER BY 1")
-        return [pair for pair in zip(want, have, strict=False) if pair[0] != pair[1]][:3] or [(len(want), len(have))] * (len(want) != len(have))
+        return [pair for pair in zip(want, have, strict=False) if pair[0] != pair[1]][:3] or [
+            (len(want), len(have))
+        ] * (len(want) != len(have))
 
     def processes(self) -> list[psutil.Process]:
         """Every process that has to do with this project: named by its command line, or the server of it."""

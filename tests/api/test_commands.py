@@ -66,7 +66,9 @@ def test_an_unknown_option_is_wrong_use_with_a_suggestion(name: str) -> None:
     assert said.out == ""
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("lst", "list"), ("statsu", "status"), ("aply", "apply"), ("evnets", "events")])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("lst", "list"), ("statsu", "status"), ("aply", "apply"), ("evnets", "events")]
+)
 def test_an_unknown_command_is_wrong_use_with_a_suggestion(wrong: str, right: str) -> None:
     said = penstock(wrong)
     assert said.code == 2
@@ -110,13 +112,19 @@ def _references(schema: Any) -> list[str]:
 def test_the_schema_of_a_pipeline_has_every_key_of_the_contract() -> None:
     found = penstock("schema", "Pipeline").json
     assert set(found["properties"]) == {"apiVersion", "kind", "metadata", "spec"}
-    spec = found["$defs"]["PipelineSpec"]["properties"] if "PipelineSpec" in found["$defs"] else found["$defs"]["Spec"]["properties"]
+    spec = (
+        found["$defs"]["PipelineSpec"]["properties"]
+        if "PipelineSpec" in found["$defs"]
+        else found["$defs"]["Spec"]["properties"]
+    )
     names = "mode source schedule mapping schema transforms validate sink errors limits tests"
     assert set(names.split()) <= set(spec)
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_an_exception_nobody_thought_of_is_one_line_without_debug(monkeypatch: pytest.MonkeyPatch, *, debug: bool) -> None:
+def test_an_exception_nobody_thought_of_is_one_line_without_debug(
+    monkeypatch: pytest.MonkeyPatch, *, debug: bool
+) -> None:
     def broken(*_: object) -> None:
         message = "a secret of the inside"
         raise ZeroDivisionError(message)
@@ -130,7 +138,9 @@ def test_an_exception_nobody_thought_of_is_one_line_without_debug(monkeypatch: p
 
 def test_debug_shows_the_stack_of_an_error_also_after_the_command_s_name(tmp_path: Path) -> None:
     for arguments in (["--debug", "validate"], ["validate", "--debug"]):
-        done = subprocess.run([*PENSTOCK, *arguments], cwd=tmp_path, env=_env(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*PENSTOCK, *arguments], cwd=tmp_path, env=_env(), capture_output=True, text=True, check=False
+        )
         assert "Traceback" in done.stderr
         assert done.returncode == 3
 
@@ -142,7 +152,9 @@ def _env(**more: str) -> dict[str, str]:
 def _on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
     """What a command prints on a terminal."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen([*PENSTOCK, *arguments], cwd=folder, env=_env(**more), stdin=theirs, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        [*PENSTOCK, *arguments], cwd=folder, env=_env(**more), stdin=theirs, stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     said = b""
     try:
@@ -158,7 +170,9 @@ def _on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
 
 def test_colours_only_on_a_terminal(tmp_path: Path) -> None:
     assert "\x1b[" in _on_a_terminal(["settings"], tmp_path)
-    assert "\x1b[" not in _on_a_terminal(["settings"], tmp_path, NO_COLOR="1").replace("\x1b[1m", "").replace("\x1b[2m", "").replace("\x1b[0m", "")
+    assert "\x1b[" not in _on_a_terminal(["settings"], tmp_path, NO_COLOR="1").replace("\x1b[1m", "").replace(
+        "\x1b[2m", ""
+    ).replace("\x1b[0m", "")
     done = subprocess.run([*PENSTOCK, "settings"], cwd=tmp_path, env=_env(), capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -185,9 +199,13 @@ def test_each_command_ends_with_the_next_one(tmp_path: Path) -> None:
 
 def test_completion_of_commands() -> None:
     words = {"COMP_WORDS": "penstock sta", "COMP_CWORD": "1"}
-    done = subprocess.run(PENSTOCK, env=_env(_PENSTOCK_COMPLETE="bash_complete", **words), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        PENSTOCK, env=_env(_PENSTOCK_COMPLETE="bash_complete", **words), capture_output=True, text=True, check=False
+    )
     assert done.stdout.split() == ["plain,status"]
-    script = subprocess.run(PENSTOCK, env=_env(_PENSTOCK_COMPLETE="zsh_source"), capture_output=True, text=True, check=False)
+    script = subprocess.run(
+        PENSTOCK, env=_env(_PENSTOCK_COMPLETE="zsh_source"), capture_output=True, text=True, check=False
+    )
     assert "#compdef penstock" in script.stdout
 
 

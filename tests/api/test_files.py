@@ -56,7 +56,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_literal_password_is_refused(tmp_path: Path) -> None:
-    for line in ("{type: postgres, dsn: 'host=h dbname=d', password: hunter2}", "{type: postgres, dsn: 'postgresql://u:hunter2@h/d'}"):
+    for line in (
+        "{type: postgres, dsn: 'host=h dbname=d', password: hunter2}",
+        "{type: postgres, dsn: 'postgresql://u:hunter2@h/d'}",
+    ):
         (tmp_path / "connections.yaml").write_text(f"shop: {line}\n")
         said = penstock("validate", "--project", tmp_path)
         assert said.code == 2
@@ -94,7 +97,9 @@ def test_apply_sends_nothing_where_one_file_is_wrong(busy: House, tmp_path: Path
 
 def test_apply_sends_nothing_where_a_connection_is_unknown(busy: House, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
-    (tmp_path / "lost.yaml").write_text(GOOD.replace("name: good", "name: lost").replace("connection: shop", "connection: shpo"))
+    (tmp_path / "lost.yaml").write_text(
+        GOOD.replace("name: good", "name: lost").replace("connection: shop", "connection: shpo")
+    )
     said = busy.do("apply", tmp_path / "good.yaml", tmp_path / "lost.yaml")
     assert said.code in {2, 3}
     assert "shpo" in said.error

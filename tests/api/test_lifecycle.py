@@ -27,7 +27,9 @@ def made(busy: House, tmp_path: Path) -> Make:
 
     def make(name: str | None = None, **changes: str) -> str:
         name = name or f"p{next(_numbers)}"
-        text = PIPELINE.replace("name: orders", f"name: {name}").replace("warehouse, object: public.orders", f"warehouse, object: public.{name}")
+        text = PIPELINE.replace("name: orders", f"name: {name}").replace(
+            "warehouse, object: public.orders", f"warehouse, object: public.{name}"
+        )
         for old, new in changes.items():
             text = text.replace(old, new)
         (tmp_path / f"{name}.yaml").write_text(text)
@@ -99,7 +101,10 @@ def slow(busy: House, made: Make) -> Iterator[str]:
 def test_a_run_in_progress_is_ended_and_nothing_is_lost(busy: House, slow: str, verb: str) -> None:
     began = time.monotonic()
     busy.done(verb, slow)
-    until(lambda: busy.done("status", slow)["runs"][0]["status"] not in {"running", "queued"} or verb == "pause", "the run to end")
+    until(
+        lambda: busy.done("status", slow)["runs"][0]["status"] not in {"running", "queued"} or verb == "pause",
+        "the run to end",
+    )
     assert time.monotonic() - began < 30
     assert rows(busy, slow) < 20_000
 
@@ -127,7 +132,12 @@ def test_delete_keeps_the_table_and_forgets_the_pipeline(busy: House, made: Make
 
 def test_delete_with_a_run_in_progress(busy: House, slow: str) -> None:
     process = busy.start("delete", slow, "--yes", "--json")
-    until(lambda: busy.done("status", slow)["pipeline"]["status"] == "deleting" if busy.do("status", slow).code == 0 else True, "it to be asked for")
+    until(
+        lambda: (
+            busy.done("status", slow)["pipeline"]["status"] == "deleting" if busy.do("status", slow).code == 0 else True
+        ),
+        "it to be asked for",
+    )
     process.kill()
 
 
@@ -188,7 +198,11 @@ def test_events_are_one_line_each(busy: House, made: Make) -> None:
     said = busy.do("events", "--since", "0", "--json")
     offsets = [one["offset"] for one in said.lines]
     assert offsets == list(range(len(offsets)))
-    applied = [one for one in busy.do("events", "--since", "0", "--type", "pipeline.apply", "--json").lines if one["key"] == name]
+    applied = [
+        one
+        for one in busy.do("events", "--since", "0", "--type", "pipeline.apply", "--json").lines
+        if one["key"] == name
+    ]
     assert len(applied) == 1
     assert busy.do("events", "--since", "10m", "--json").lines[0]["offset"] == 0
     assert len(busy.do("events", "--limit", "3", "--json").lines) == 3
@@ -235,7 +249,10 @@ def test_why_goes_back_to_the_command(busy: House, made: Make) -> None:
     assert busy.done("why", command)[-1]["offset"] == offset
     assert busy.done("why", str(offset))[0]["offset"] == offset
     decided = next(one for one in chain if one["type"] == "agent.decided")
-    assert busy.done("why", decided["payload"]["id"] if "id" in decided["payload"] else decided["id"])[0]["type"] == "agent.decided"
+    assert (
+        busy.done("why", decided["payload"]["id"] if "id" in decided["payload"] else decided["id"])[0]["type"]
+        == "agent.decided"
+    )
     assert "because" in busy.do("why", run).out
     said = busy.do("why", "nothing-of-that-name")
     assert said.code == 3

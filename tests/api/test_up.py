@@ -1,0 +1,101 @@
+"""`penstock up` as a process: it begins once, says where it is, ends cleanly, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from api.starter import WAREHOUSE
+from tests.api.house import House, until
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own address
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_health_and_readiness(busy: House) -> None:
+    assert get(f"{busy.address}/healthz") == (200, "ok\n")
+    assert get(f"{busy.address}/readyz") == (200, "ok\n")
+    assert get(f"{busy.address}/else")[0] == 404
+
+
+def test_a_second_one_for_the_same_project_is_refused(busy: House) -> None:
+    second = busy.start("up", "--port", "0")
+    out, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "runs already for this project" in out
+    assert "Traceback" not in out
+    assert busy.done("list")
+
+
+def test_a_port_in_use_is_told_before_anything_starts(folder: Path) -> None:
+    house = House(folder)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = house.start("up", "--port", port)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"error: 127.0.0.1:{port}: another process listens on this port" in out
+    assert "next: choose another one by --port" in out
+    assert not (folder / ".penstock").exists()
+
+
+def test_it_ends_cleanly_and_a_child_that_dies_is_started_again(idle: House) -> None:
+    process, told = idle.up()
+    assert set(told["pids"]) == {"control", "worker"}
+    os.kill(told["pids"]["control"], signal.SIGKILL)
+    assert {one["change"] for one in idle.done("apply")} == {"changed"}
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert "control+projector+scheduler ended with -9" in out
+    assert process.returncode == 0
+    assert idle.processes() == []
+
+
+def test_terminated_it_ends_cleanly_and_killed_it_leaves_nothing_running(idle: House) -> None:
+    process, _ = idle.up()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert idle.processes() == []
+    process, _ = idle.up()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    until(lambda: idle.processes() == [], "its children to end by themselves, and the server with the last of them")
+    assert idle.done("list") == []
+    assert idle.processes() == []
+
+
+def test_a_project_works_as_it_is_without_up_also_side_by_side(idle: House) -> None:
+    assert {one["change"] for one in idle.done("apply")} == {"changed"}
+    runs = [idle.start("run", "orders", "--watch") for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], said
+    assert idle.differences() == []
+    assert all("10,000 rows in" in one or "0 rows in" in one for one in said), said
+    assert idle.processes() == []
+
+
+def test_a_watched_run_that_is_stopped_by_hand_leaves_nothing_running(idle: House) -> None:
+    idle.done("apply")
+    with idle.server.lease():
+        idle.sql(WAREHOUSE, "ALTER TABLE orders ADD CONSTRAINT slow CHECK (pg_sleep(0.02) IS NOT NULL)")
+        process = idle.start("run", "orders", "--watch")
+        assert process.stdout
+        until(lambda: "prepare" in process.stdout.readline(), "the run to begin")  # type: ignore[union-attr]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "stopped" in process.stdout.read()
+        idle.sql(WAREHOUSE, "ALTER TABLE orders DROP CONSTRAINT slow")
+    said = idle.do("run", "orders", "--watch")
+    assert said.code == 0, said.err
+    until(lambda: idle.differences() == [], "the run that was cut off, and the one after it")
+    assert idle.processes() == []
