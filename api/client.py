@@ -18,7 +18,7 @@ from penstock.clock import now
 from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, Unavailable, kind_of
 from penstock.ids import command_id, new_id
 from penstock.records import Record, encode, records_of
-from penstock.records.execution import RunProgress
+from penstock.records.execution import RunProgress, TaskFailed
 from penstock.settings import Settings
 from penstock.telemetry import span
 from penstock.topics.partitioner import partition_of
@@ -82,9 +82,10 @@ class Client:
         for line in self._supervisor.check() if self._supervisor else ():
             _log.warning("%s", line)
 
-    def watch(self, run: str) -> Iterator[RunProgress | RunEntry]:
-        """Follow a run: its progress as it comes, and the entry of the run once it has ended."""
+    def watch(self, run: str) -> Iterator[RunProgress | TaskFailed | RunEntry]:
+        """Follow a run: its progress and failed attempts as they come, and the entry of the run once it has ended."""
         part = partition_of(run.encode(), METRICS.partitions)
+        control = self.log.end(CONTROL, 0)
         at = self.log.begin(METRICS, part)
         while True:
             entry = self._run(run)
@@ -93,6 +94,10 @@ class Client:
             lines = [record for _, record in records_of(stored) if record.key == run and record.type == "run.progress"]
             if lines:
                 yield RunProgress.parse(lines[-1].payload)
+            told = self.log.read(CONTROL, 0, control, 1000)
+            control = told[-1].offset + 1 if told else control
+            failed = [one for _, one in records_of(told) if one.type == "task.failed" and one.payload.get("run") == run]
+            yield from (TaskFailed.parse(one.payload) for one in failed)
             if entry is not None and entry.status not in {"queued", "running"}:
                 yield entry
                 return
@@ -137,7 +142,7 @@ def _wait_for_brain(log: PostgresLog, supervisor: Supervisor, settings: Settings
     deadline = time.monotonic() + ANSWER_SECONDS
     while not log.holder(ACTIVE_CONTROL):
         deaths = supervisor.check()
-        if time.monotonic() > deadline or len(deaths) > 0 and not supervisor.pids():
+        if time.monotonic() > deadline or (deaths and not supervisor.pids()):
             hint = f"see {settings.home / 'logs' / 'control.log'}"
             raise Unavailable("the control process does not start", hint=hint)
         time.sleep(LOOK / 10)

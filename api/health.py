@@ -25,7 +25,7 @@ class Health:
         ready = self.ready
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+            def do_GET(self) -> None:
                 well = {"/healthz": True, "/readyz": ready.is_set()}.get(self.path)
                 status, text = (
                     (404, b"not found\n") if well is None else (200, b"ok\n") if well else (503, b"not ready\n")

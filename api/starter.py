@@ -1,4 +1,4 @@
-"""A project that runs as it is: sample databases on the embedded server, connections to them, pipelines and a policy."""
+"""A project that runs as it is: sample databases on the embedded server, connections, pipelines and a policy."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def make_project(folder: Path, *, fill: Callable[[EmbeddedServer], None] | None 
             fill(server)
             return written + [_write(folder / "pipelines" / f"{name}.yaml", text) for name, text in pipelines().items()]
         with postgres.connect(server.dsn(SHOP), "penstock:init") as session:
-            session.execute(SAMPLE)  # type: ignore[call-overload] - a constant of this module
+            session.execute(SAMPLE.encode())
         with postgres.connect(server.dsn(WAREHOUSE), "penstock:init") as session:
-            session.execute(WAREHOUSE_TABLE)
+            session.execute(WAREHOUSE_TABLE.encode())
     return [*written, _write(folder / "pipelines" / "orders.yaml", PIPELINE)]
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 from penstock.clock import now
 from penstock.errors import InvalidDocument, PenstockError
@@ -64,11 +64,10 @@ class Output:
 
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in columns:
-            table.add_column(column, justify="right" if column.startswith("#") else "left", overflow="fold")
+            justify: Literal["right", "left"] = "right" if column.startswith("#") else "left"
+            table.add_column(column.removeprefix("#"), justify=justify, overflow="fold")
         for row in rows:
             table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
-        for column in table.columns:
-            column.header = str(column.header).removeprefix("#")
         self.console.print(table)
 
     def hint(self, text: str) -> None:
@@ -122,7 +121,7 @@ def _without_hint(error: PenstockError) -> str:
     return text.removesuffix(f"; {error.hint}") if error.hint else text
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any) -> Any:  # noqa: PLR0911 - a case a line
     """`value` as JSON types: dataclasses and models as objects, times in ISO 8601."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))

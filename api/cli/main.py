@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -88,10 +89,10 @@ class State:
 class _Lazy(click.Group):
     """Knows its commands by name and loads a command's module when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click calls it
         return [name for _, names in GROUPS.values() for name in names]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         for module, names in GROUPS.values():
             if cmd_name in names:
                 found = getattr(import_module(MODULES.get(cmd_name, module)), cmd_name.replace("-", "_") + "_")
@@ -104,7 +105,7 @@ class _Lazy(click.Group):
             raise UsageError(f"there is no command {args[0]!r}", where="penstock", hint=hint)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         for section, (_, names) in GROUPS.items():
             with formatter.section(section):
                 formatter.write_dl(list(names.items()))
@@ -118,7 +119,7 @@ _COMMON: Final[dict[str, dict[str, Any]]] = {
 """The options that every command takes, before and after its name."""
 
 
-def _common(function: Any) -> Any:
+def _common(function: Callable[..., Any]) -> Callable[..., Any]:
     for name, told in reversed(_COMMON.items()):
         function = click.option(f"--{name}", f"common_{name}", **told)(function)
     return function
@@ -130,7 +131,7 @@ def _common(function: Any) -> Any:
 @click.version_option(package_name="penstock", prog_name="penstock")
 @_common
 @click.pass_context
-def cli(ctx: click.Context, common_project: Path | None, common_json: bool, **_: object) -> None:  # noqa: FBT001 - click's way
+def cli(ctx: click.Context, /, common_project: Path | None, common_json: bool, **_: object) -> None:  # noqa: FBT001 - click's way
     """Penstock moves data between systems, and keeps moving it when they change.
 
     Begin with `penstock demo`, then `penstock init DIR`. Each command takes --json, --project and --debug too, before or
@@ -139,10 +140,10 @@ def cli(ctx: click.Context, common_project: Path | None, common_json: bool, **_:
     ctx.obj = State(common_project, Output(as_json=common_json))
 
 
-def command(**settings: Any) -> Any:
+def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """A command that also takes the common options after its name, and gets the shared `State` first."""
 
-    def decorate(function: Any) -> click.Command:
+    def decorate(function: Callable[..., Any]) -> click.Command:
         @click.pass_context
         def run(ctx: click.Context, /, common_json: bool, common_project: Path | None, **given: Any) -> Any:  # noqa: FBT001
             state: State = ctx.obj
@@ -176,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, a person is told in one line
         found = _told(error)
         if "--debug" in words or os.environ.get("PENSTOCK_DEBUG"):
             traceback.print_exception(error)

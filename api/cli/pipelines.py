@@ -53,7 +53,7 @@ def status_(state: State, name: str) -> None:
 
 def run_table(runs: Any) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Columns and rows of a list of runs."""
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (r.id, r.pipeline, r.version, r.status, r.counters.get("rows_out", 0), seconds(r.started_at, r.finished_at),
          ago(r.requested_at), (r.error or {}).get("what"))
         for r in runs
@@ -73,7 +73,7 @@ def _transition(verb: str, text: str, following: str) -> click.Command:
         state.output.data({"name": name, **result})
         state.output.hint(following.format(name=name))
 
-    return one  # type: ignore[no-any-return]
+    return one
 
 
 pause_ = _transition(

@@ -123,12 +123,12 @@ def put(client: Client, documents: Documents) -> list[tuple[str, str, object, st
     return rows
 
 
-KINDS = {"Pipeline": Pipeline, "AgentPolicy": AgentPolicy}
+KINDS: dict[str, type[Pipeline | AgentPolicy]] = {"Pipeline": Pipeline, "AgentPolicy": AgentPolicy}
 
 
 @command(name="schema")
 @click.argument("kind")
-def schema_(state: State, kind: str) -> None:
+def schema_(_: State, kind: str) -> None:
     """The JSON Schema of a KIND: Pipeline, AgentPolicy or connections. For editors, and always JSON."""
     if kind == "connections":
         found = TypeAdapter(dict[str, Connection]).json_schema()

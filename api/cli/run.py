@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from api.cli.console import escape
 from api.cli.main import State, command
 from api.cli.pipelines import run_table
 from api.client import UP, Client, connected
 from catalog.entries import RunEntry
 from penstock.errors import PenstockError, Refused, kind_of
 from penstock.records.commands import RunStart
-from penstock.records.execution import RunProgress
+from penstock.records.execution import RunProgress, TaskFailed
 
 __all__ = ["bar", "finish", "start"]
 
@@ -35,7 +37,7 @@ def run_(state: State, name: str, *, watch: bool) -> None:
             state.output.hint(f"penstock status {name}")
             return
         with bar(state, name, shown=watch) as show, _left(state, name):
-            entry = finish(client, run, show)
+            entry = finish(client, run, show, partial(_tell_attempt, state))
     state.output.data(entry)
     taken = sum((entry.seconds or {}).values())
     rate = f", {entry.counters['rows_out'] / taken:,.0f} rows/s" if taken and entry.counters.get("rows_out") else ""
@@ -73,20 +75,32 @@ def start(client: Client, name: str) -> str:
     return str((answer.result or {})["run"])
 
 
-def finish(client: Client, run: str, show: Callable[[RunProgress], None]) -> RunEntry:
-    """Follow the run to its end.
+def finish(
+    client: Client, run: str, show: Callable[[RunProgress], None], failed: Callable[[TaskFailed], None] = lambda _: None
+) -> RunEntry:
+    """Follow the run to its end; `show` gets its progress, `failed` each attempt that failed.
 
     Raises:
         PenstockError: of the kind that the run failed with.
     """
     for told in client.watch(run):
-        if isinstance(told, RunEntry):
-            if told.status != "completed":
-                raise _failure(told)
+        if isinstance(told, RunProgress):
+            show(told)
+        elif isinstance(told, TaskFailed):
+            failed(told)
+        elif told.status != "completed":
+            raise _failure(told)
+        else:
             return told
-        show(told)
     message = "a run that is followed ends with its entry"
     raise AssertionError(message)
+
+
+def _tell_attempt(state: State, told: TaskFailed) -> None:
+    """Say that an attempt failed, where another one may follow."""
+    if told.error.transient:
+        where = f"{told.error.where}: " if told.error.where else ""
+        state.output.say(f"[yellow]![/yellow] attempt {told.attempt} failed: {escape(where + told.error.what)}")
 
 
 def _failure(entry: RunEntry) -> PenstockError:
