@@ -122,7 +122,7 @@ class Fold:
             out = [] if decision is None else self._records(cause, decision)
             self._follow(cause, out)
         except Exception as error:  # noqa: BLE001 - an agent's fault is a record; the fold goes on
-            return [self._fault(cause, error)]
+            return self._fault(cause, error)
         return out
 
     def _decide(self, cause: Cause) -> Decision | None:
@@ -166,10 +166,16 @@ class Fold:
             correlation=cause.record.correlation or cause.record.id, traceparent=cause.record.traceparent,
         )  # fmt: skip
 
-    def _fault(self, cause: Cause, error: Exception) -> Record:
+    def _fault(self, cause: Cause, error: Exception) -> list[Record]:
+        """The fault; and where it was a command that the agent fell over, the answer to whoever waits for it."""
         fault = f"{type(error).__module__}.{type(error).__qualname__}"
         payload = {"agent": self.agent.name, "fault": fault, "record": cause.record.id}
-        return self._record(cause, 0, Draft("agent.faulted", self.agent.name, payload))
+        out = [Draft("agent.faulted", self.agent.name, payload)]
+        if cause.record.kind == "command":
+            what, hint = f"agent {self.agent.name} has a defect: {fault}", "nothing changed; report it"
+            answer = {"command": cause.record.id, "code": "defect", "what": what, "hint": hint}
+            out.append(Draft("command.refused", cause.record.id, answer))
+        return [self._record(cause, index, draft) for index, draft in enumerate(out)]
 
     def _repeated(self, record: Record) -> bool:
         """Whether `record` is a command that came before; its id is remembered for `FORGET_AFTER`."""

@@ -40,6 +40,8 @@ __all__ = ["ALLOWED", "Compiled", "compile_expression", "evaluate"]
 MAX_LENGTH: Final = 4000
 MAX_NODES: Final = 600
 MAX_DEPTH: Final = 60
+MAX_COMPILED: Final = 100_000
+"""Characters of a compiled expression: some functions use an operand more than once, so that nesting multiplies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,11 @@ class _Compiler:
         for name, value in node.args.items():
             if value and name not in entry.parts:
                 raise self.refused(node, f"{_name(node)} with {name}")
-        return entry.make(self, node)
+        term = entry.make(self, node)
+        if len(str(term.expr)) + (0 if term.wrong is None else len(str(term.wrong))) > MAX_COMPILED:
+            hint = "compute a part of it in a field of its own"
+            raise SchemaMismatch("the expression is too large", where=f"{self.where}{_place(node)}", hint=hint)
+        return term
 
     def optional(self, node: Any) -> Term | None:
         return None if node is None else self(node)

@@ -271,6 +271,26 @@ def test_an_agent_that_raises_is_a_record_and_the_fold_goes_on(where: str) -> No
     assert judged(world.log, world.agents) == decisions(world.log)
 
 
+class Clumsy(Lifecycle):
+    """Falls over one command, by a defect of its own."""
+
+    def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
+        if cause.type == "pipeline.pause":
+            raise ZeroDivisionError
+        return super().decide(state, cause, policies)
+
+
+def test_a_command_that_an_agent_falls_over_is_answered() -> None:
+    world = World(Clumsy(), Orchestrator())
+    world.connect("shop", "house")
+    world.apply(pipeline("p0"))
+    before = world.states()
+    assert world.refused("pipeline.pause", name="p0")["code"] == "defect"
+    assert len(world.of("agent.faulted")) == 1
+    assert world.states() == before
+    assert World(*world.agents, log=world.log).states() == before
+
+
 class Fragile(Echo):
     """A later release that cannot take in what an earlier one recorded."""
 

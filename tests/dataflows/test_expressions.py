@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time as clock
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -11,7 +13,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from dataflows.postgres.types import arrow_type, parse_type
@@ -82,7 +84,12 @@ def here(text: str, rows: list[Row]) -> tuple[Compiled, list[Any]] | None:
 
 
 def agree(server: psycopg.Connection[Any], text: str, rows: list[Row]) -> None:
-    want, have = there(server, text, rows), here(text, rows)
+    try:
+        have = here(text, rows)
+    except SchemaMismatch as error:
+        assume("too large" not in error.what)
+        raise
+    want = there(server, text, rows)
     assert (want is None) == (have is None), f"{text}: PostgreSQL {want}, here {have and have[1]}"
     if want is None or have is None:
         return
@@ -101,6 +108,11 @@ def plain(value: Any) -> Any:
 def numbers(scale: int, digits: int) -> st.SearchStrategy[Decimal]:
     limit = 10**digits - 1
     return st.integers(-limit, limit).map(lambda n: Decimal(n).scaleb(-scale))
+
+
+def built(template: str, *parts: st.SearchStrategy[Any]) -> st.SearchStrategy[str]:
+    """`template` filled in. Not `st.builds`: Hypothesis shows those as nested calls, which takes for ever here."""
+    return st.tuples(*parts).map(lambda values: template.format(*values))
 
 
 def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -126,56 +138,56 @@ number_leaf = st.sampled_from(["i", "j", "k", "l", "n", "m"])
 constant = st.sampled_from(["1", "2", "-3", "0.5", "100", "2.25"])
 number = st.one_of(
     number_leaf,
-    st.builds("({} {} {})".format, NUMBER, st.sampled_from("+-*"), st.one_of(number_leaf, constant)),
-    st.builds("({} {} {})".format, st.sampled_from(["i", "k", "l"]), st.sampled_from("/%"), st.sampled_from(["i", "j", "k", "l"])),
-    st.builds("mod({}, {})".format, st.sampled_from(["n", "m"]), st.sampled_from(["n", "m", "i"])),
-    st.builds("(- {})".format, NUMBER), st.builds("abs({})".format, NUMBER),
-    st.builds("round({}, {})".format, st.sampled_from(["n", "m", "(n * m)"]), st.integers(0, 4)),
-    st.builds("{}({})".format, st.sampled_from(["floor", "ceil"]), st.sampled_from(["n", "m", "f", "i"])),
-    st.builds("CAST({} AS {})".format, NUMBER, st.sampled_from(["integer", "bigint", "smallint", "numeric(10,1)", "numeric(30,3)"])),
-    st.builds("coalesce({}, {})".format, NUMBER, NUMBER), st.builds("nullif({}, {})".format, NUMBER, NUMBER),
-    st.builds("{}({}, {})".format, st.sampled_from(["greatest", "least"]), NUMBER, NUMBER),
-    st.builds("CASE WHEN {} THEN {} ELSE {} END".format, TRUTH, NUMBER, NUMBER),
-    st.builds("CAST(CASE WHEN s <> 'nan' THEN s END AS {})".format, st.sampled_from(["integer", "bigint", "numeric(6,1)"])),
-    st.builds("length({})".format, TEXT), st.just("(d - DATE '2000-01-01')"),
+    built("({} {} {})", NUMBER, st.sampled_from("+-*"), st.one_of(number_leaf, constant)),
+    built("({} {} {})", st.sampled_from(["i", "k", "l"]), st.sampled_from("/%"), st.sampled_from(["i", "j", "k", "l"])),
+    built("mod({}, {})", st.sampled_from(["n", "m"]), st.sampled_from(["n", "m", "i"])),
+    built("(- {})", NUMBER), built("abs({})", NUMBER),
+    built("round({}, {})", st.sampled_from(["n", "m", "(n * m)"]), st.integers(0, 4)),
+    built("{}({})", st.sampled_from(["floor", "ceil"]), st.sampled_from(["n", "m", "f", "i"])),
+    built("CAST({} AS {})", NUMBER, st.sampled_from(["integer", "bigint", "smallint", "numeric(10,1)", "numeric(30,3)"])),
+    built("coalesce({}, {})", NUMBER, NUMBER), built("nullif({}, {})", NUMBER, NUMBER),
+    built("{}({}, {})", st.sampled_from(["greatest", "least"]), NUMBER, NUMBER),
+    built("CASE WHEN {} THEN {} ELSE {} END", TRUTH, NUMBER, NUMBER),
+    built("CAST(CASE WHEN s <> 'nan' THEN s END AS {})", st.sampled_from(["integer", "bigint", "numeric(6,1)"])),
+    built("length({})", TEXT), st.just("(d - DATE '2000-01-01')"),
 )  # fmt: skip
 text_leaf = st.sampled_from(["s", "t"])
 text = st.one_of(
     text_leaf,
-    st.builds("({} || {})".format, TEXT, text_leaf), st.builds("concat({}, {}, '!')".format, TEXT, st.sampled_from(["i", "n", "s"])),
-    st.builds("{}({})".format, st.sampled_from(["lower", "trim", "ltrim", "rtrim"]), TEXT),
-    st.builds("substring({} FROM {} FOR {})".format, TEXT, st.integers(-2, 5), st.integers(0, 4)),
-    st.builds("replace({}, 'a', 'bb')".format, TEXT), st.builds("split_part({}, '-', {})".format, TEXT, st.sampled_from([1, 2, 3, -1])),
-    st.builds("lpad({}, {}, '0')".format, TEXT, st.integers(0, 6)), st.builds("left({}, {})".format, TEXT, st.integers(0, 3)),
-    st.builds("right({}, {})".format, TEXT, st.integers(0, 3)),
-    st.builds("CAST({} AS text)".format, st.sampled_from(["i", "l", "n", "m", "b", "d", "ts", "tz", "(n * 2)"])),
-    st.builds("CAST({} AS varchar(3))".format, TEXT),
-    st.builds("CASE {} WHEN 'a' THEN {} END".format, TEXT, TEXT), st.builds("coalesce({}, '-')".format, TEXT),
+    built("({} || {})", TEXT, text_leaf), built("concat({}, {}, '!')", TEXT, st.sampled_from(["i", "n", "s"])),
+    built("{}({})", st.sampled_from(["lower", "trim", "ltrim", "rtrim"]), TEXT),
+    built("substring({} FROM {} FOR {})", TEXT, st.integers(-2, 5), st.integers(0, 4)),
+    built("replace({}, 'a', 'bb')", TEXT), built("split_part({}, '-', {})", TEXT, st.sampled_from([1, 2, 3, -1])),
+    built("lpad({}, {}, '0')", TEXT, st.integers(0, 6)), built("left({}, {})", TEXT, st.integers(0, 3)),
+    built("right({}, {})", TEXT, st.integers(0, 3)),
+    built("CAST({} AS text)", st.sampled_from(["i", "l", "n", "m", "b", "d", "ts", "tz", "(n * 2)"])),
+    built("CAST({} AS varchar(3))", TEXT),
+    built("CASE {} WHEN 'a' THEN {} END", TEXT, TEXT), built("coalesce({}, '-')", TEXT),
 )  # fmt: skip
 truth = st.one_of(
     st.sampled_from(["b", "c", "true"]),
-    st.builds("({} {} {})".format, NUMBER, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), NUMBER),
-    st.builds("({} {} {})".format, TEXT, st.sampled_from(["=", "<>"]), TEXT),
-    st.builds("({} {} {})".format, TRUTH, st.sampled_from(["AND", "OR"]), TRUTH), st.builds("(NOT {})".format, TRUTH),
-    st.builds("({} IS {}NULL)".format, st.one_of(NUMBER, TEXT, TRUTH), st.sampled_from(["", "NOT "])),
-    st.builds("({} IS {})".format, TRUTH, st.sampled_from(["TRUE", "NOT FALSE"])),
-    st.builds("({} IN (1, {}, NULL))".format, number_leaf, number_leaf), st.builds("({} BETWEEN {} AND 5)".format, NUMBER, NUMBER),
-    st.builds("({} {} '{}')".format, text_leaf, st.sampled_from(["LIKE", "ILIKE", "NOT LIKE"]), st.sampled_from(["a%", "%b_", "_", r"50\%", "%"])),
-    st.builds("({} IS DISTINCT FROM {})".format, number_leaf, number_leaf),
-    st.builds("({} > {})".format, st.sampled_from(["d", "ts"]), st.sampled_from(["d", "ts", "'2024-01-01'"])),
+    built("({} {} {})", NUMBER, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), NUMBER),
+    built("({} {} {})", TEXT, st.sampled_from(["=", "<>"]), TEXT),
+    built("({} {} {})", TRUTH, st.sampled_from(["AND", "OR"]), TRUTH), built("(NOT {})", TRUTH),
+    built("({} IS {}NULL)", st.one_of(NUMBER, TEXT, TRUTH), st.sampled_from(["", "NOT "])),
+    built("({} IS {})", TRUTH, st.sampled_from(["TRUE", "NOT FALSE"])),
+    built("({} IN (1, {}, NULL))", number_leaf, number_leaf), built("({} BETWEEN {} AND 5)", NUMBER, NUMBER),
+    built("({} {} '{}')", text_leaf, st.sampled_from(["LIKE", "ILIKE", "NOT LIKE"]), st.sampled_from(["a%", "%b_", "_", r"50\%", "%"])),
+    built("({} IS DISTINCT FROM {})", number_leaf, number_leaf),
+    built("({} > {})", st.sampled_from(["d", "ts"]), st.sampled_from(["d", "ts", "'2024-01-01'"])),
 )  # fmt: skip
 time = st.one_of(
-    st.builds("extract({} FROM {})".format, st.sampled_from(["year", "month", "day", "dow", "isodow", "doy", "week", "quarter", "isoyear", "epoch"]), st.sampled_from(["d", "ts", "tz"])),
-    st.builds("extract({} FROM {})".format, st.sampled_from(["hour", "minute", "second"]), st.sampled_from(["ts", "tz"])),
-    st.builds("date_trunc('{}', {})".format, st.sampled_from(["year", "quarter", "month", "week", "day", "hour", "minute", "second"]), st.sampled_from(["d", "ts", "tz"])),
-    st.builds("({} {} interval '{}')".format, st.sampled_from(["d", "ts", "tz"]), st.sampled_from("+-"), st.sampled_from(["1 day", "1 month", "2 years 3 days", "90 minutes", "5 seconds"])),
-    st.builds("(d {} {})".format, st.sampled_from("+-"), st.sampled_from(["1", "30", "k"])),
-    st.builds("CAST({} AS {})".format, st.sampled_from(["d", "ts", "tz"]), st.sampled_from(["date", "timestamp", "timestamptz"])),
+    built("extract({} FROM {})", st.sampled_from(["year", "month", "day", "dow", "isodow", "doy", "week", "quarter", "isoyear", "epoch"]), st.sampled_from(["d", "ts", "tz"])),
+    built("extract({} FROM {})", st.sampled_from(["hour", "minute", "second"]), st.sampled_from(["ts", "tz"])),
+    built("date_trunc('{}', {})", st.sampled_from(["year", "quarter", "month", "week", "day", "hour", "minute", "second"]), st.sampled_from(["d", "ts", "tz"])),
+    built("({} {} interval '{}')", st.sampled_from(["d", "ts", "tz"]), st.sampled_from("+-"), st.sampled_from(["1 day", "1 month", "2 years 3 days", "90 minutes", "5 seconds"])),
+    built("(d {} {})", st.sampled_from("+-"), st.sampled_from(["1", "30", "k"])),
+    built("CAST({} AS {})", st.sampled_from(["d", "ts", "tz"]), st.sampled_from(["date", "timestamp", "timestamptz"])),
 )  # fmt: skip
 float_ = st.one_of(
-    st.builds("(f {} {})".format, st.sampled_from("+-*/"), st.sampled_from(["f", "i", "n", "2"])),
-    st.builds("CAST(f AS {})".format, st.sampled_from(["integer", "bigint", "numeric(14,2)"])),
-    st.builds("CAST({} AS double precision)".format, st.sampled_from(["n", "m", "i"])), st.just("round(f)"), st.just("(f > n)"),
+    built("(f {} {})", st.sampled_from("+-*/"), st.sampled_from(["f", "i", "n", "2"])),
+    built("CAST(f AS {})", st.sampled_from(["integer", "bigint", "numeric(14,2)"])),
+    built("CAST({} AS double precision)", st.sampled_from(["n", "m", "i"])), st.just("round(f)"), st.just("(f > n)"),
 )  # fmt: skip
 
 QUICK = settings(
@@ -247,6 +259,16 @@ def test_what_has_no_entry_is_refused_by_name(text: str, word: str) -> None:
         compile_expression(text, TYPES, "orders: spec.mapping.fields[2].sql")
     assert word in caught.value.what
     assert "spec.mapping.fields[2].sql" in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["greatest({}, i)", "({} % i)", "({} / i)", "CASE WHEN {0} > i THEN i ELSE {0} END"])
+def test_what_grows_out_of_bounds_when_it_is_compiled_is_refused_at_once(form: str) -> None:
+    text, began = "i", clock.monotonic()
+    while len(text) < 3000:
+        text = form.format(text)
+        with contextlib.suppress(SchemaMismatch):
+            assert len(str(compile_expression(text, TYPES, "fields[0].sql").expr)) <= 100_000
+    assert clock.monotonic() - began < 20
 
 
 def test_a_missing_column_comes_with_the_nearest_name_and_its_place() -> None:
