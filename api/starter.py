@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS orders (
   id bigint PRIMARY KEY, customer text NOT NULL, price numeric(10,2) NOT NULL, quantity integer NOT NULL,
   placed_at timestamptz NOT NULL);
 INSERT INTO orders
-  SELECT n, 'customer ' || n % 97, (n % 500) + 0.99, n % 7 + 1, timestamptz '2026-01-01 00:00Z' + n * interval '1 minute'
+  SELECT n, 'customer ' || n % 97, (n % 500) + 0.99, n % 7 + 1,
+    timestamptz '2026-01-01 00:00Z' + n * interval '1 minute'
   FROM generate_series(1, 10000) AS n
   ON CONFLICT DO NOTHING;
 ANALYZE orders;

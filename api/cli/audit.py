@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -117,14 +118,12 @@ def why_(state: State, id_: str) -> None:
 
 def _explain(state: State, depth: int, offset: int, record: Record) -> None:
     lead = "because " if depth else ""
-    state.output.say(
-        f"{'  ' * depth}{lead}[bold]{record.type}[/bold] {escape(record.key)} at {record.at:%Y-%m-%d %H:%M:%S} UTC, offset {offset}, by {escape(record.actor)}"
-    )
+    place = f"at {record.at:%Y-%m-%d %H:%M:%S} UTC, offset {offset}, by {record.actor}"
+    state.output.say(f"{'  ' * depth}{lead}[bold]{record.type}[/bold] {escape(f'{record.key} {place}')}")
     if record.type == "agent.decided":
         why = record.payload
-        state.output.say(
-            f"{'  ' * depth}  {escape(why['reason'])} [dim](rules {why['rules']}, policy {str(why.get('policy'))[:12]}, {why['outcome']})[/dim]"
-        )
+        judged = f"(rules {why['rules']}, policy {str(why.get('policy'))[:12]}, {why['outcome']})"
+        state.output.say(f"{'  ' * depth}  {escape(why['reason'])} [dim]{escape(judged)}[/dim]")
         if why.get("inputs"):
             state.output.say(
                 f"{'  ' * depth}  [dim]{escape(', '.join(f'{k}={v}' for k, v in why['inputs'].items()))}[/dim]"
@@ -138,11 +137,12 @@ def _offset(client: Client, id_: str) -> int:
     if id_.isdigit() and int(id_) < client.log.end(CONTROL, 0):
         return int(id_)
     store = client.store
-    for find in (lambda: store.run(id_).changed, lambda: store.decision(id_).offset, lambda: store.command(id_).offset):
-        try:
+    finds: tuple[Callable[[], int], ...] = (
+        lambda: store.run(id_).changed, lambda: store.decision(id_).offset, lambda: store.command(id_).offset,
+    )  # fmt: skip
+    for find in finds:
+        with suppress(NotFound):
             return find()
-        except NotFound:
-            continue
     if runs := store.runs(pipeline=id_, limit=1).items:
         return runs[0].changed
     for offset, record in _records(client, 0, follow=False):

@@ -83,8 +83,10 @@ class Output:
                 if isinstance(error, InvalidDocument)
                 else []
             )
-            told = {"code": error.code, "what": error.what, "where": error.where, "value": error.value, "hint": error.hint, "issues": issues,
-                    "notes": list(getattr(error, "__notes__", ()))}  # fmt: skip
+            told = {
+                "code": error.code, "what": error.what, "where": error.where, "value": error.value, "hint": error.hint,
+                "issues": issues, "notes": list(getattr(error, "__notes__", ())),
+            }  # fmt: skip
             sys.stdout.write(json.dumps({"error": told}, ensure_ascii=False, default=str) + "\n")
             return
         lines = [str(issue) for issue in error.issues] if isinstance(error, InvalidDocument) else [_without_hint(error)]

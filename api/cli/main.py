@@ -55,7 +55,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "topics": "The topics: list, tail, lag.",
     }),
 }  # fmt: skip
-"""Commands by the section that `--help` shows them in, with the module that holds them and the line that tells of them."""
+"""Commands by their section in `--help`, with the module that holds them and the line that tells of them."""
 
 MODULES: Final = {
     "demo": "api.cli.demo",
@@ -131,11 +131,11 @@ def _common(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.version_option(package_name="penstock", prog_name="penstock")
 @_common
 @click.pass_context
-def cli(ctx: click.Context, /, common_project: Path | None, common_json: bool, **_: object) -> None:  # noqa: FBT001 - click's way
+def cli(ctx: click.Context, /, common_project: Path | None, common_json: bool, **_: object) -> None:  # noqa: FBT001
     """Penstock moves data between systems, and keeps moving it when they change.
 
-    Begin with `penstock demo`, then `penstock init DIR`. Each command takes --json, --project and --debug too, before or
-    after its name, and has its own --help.
+    Begin with `penstock demo`, then `penstock init DIR`. Each command takes --json, --project and --debug too, before
+    or after its name, and has its own --help.
     """
     ctx.obj = State(common_project, Output(as_json=common_json))
 

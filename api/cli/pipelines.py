@@ -89,7 +89,7 @@ stop_ = _transition("stop", "Stopped: an open run is ended at its last commit.",
 @click.option("--drop-table", is_flag=True, help="Drop the target table too; a policy may forbid it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete_(state: State, name: str, expect: int | None, *, drop_table: bool, yes: bool) -> None:
-    """Gone: the pipeline, its positions, plans and shadow tables at the sink. The target table stays, and so does history."""
+    """Gone: the pipeline, and its positions, plans and shadow tables at the sink. Target table and history stay."""
     if not yes and not state.output.as_json:
         _confirm(f"Delete {name}{' and its target table' if drop_table else ''}?")
     with connected(state.settings, worker=True) as client:

@@ -65,7 +65,7 @@ def _cannot_run(pipeline: Pipeline) -> str | None:
 @command(name="apply")
 @FILES
 def apply_(state: State, files: Files) -> None:
-    """Make it so: all files are checked first, then connections, policies and pipelines are put in place, in this order."""
+    """Make it so: all files are checked, then connections, policies and pipelines are put in place, in this order."""
     documents = _documents(state, files)
     with connected(state.settings) as client:
         if issues := _unknown(documents, [one.name for one in client.store.connections()]):
@@ -167,7 +167,10 @@ def settings_(state: State) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--demo", is_flag=True, help="With the demo's data, TPC-H, in place of a small sample.")
 def init_(state: State, folder: Path, *, demo: bool) -> None:
-    """A project folder that runs as it is: settings, connections to sample databases on the embedded server, a pipeline, a policy."""
+    """A project folder that runs as it is: settings, connections to sample databases, a pipeline, a policy.
+
+    The databases are on the project's own embedded server, which needs no installation.
+    """
     made = make_project(folder, fill=_demo_data if demo else None)
     state.output.data({"project": str(folder), "files": [str(path) for path in made]})
     state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -16,6 +17,7 @@ from catalog.store import MetadataStore
 from dataflows.runtime.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import Supervisor
 from penstock.errors import Refused
+from penstock.topics.postgres import PostgresLog
 
 LOOK = 0.25
 
@@ -31,30 +33,35 @@ def up_(state: State, port: int | None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Health(settings.host, settings.port if port is None else port) as health, Site(settings) as site:
-        with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
-            if not log.lock(UP, wait=False):
-                hint = "use it, or stop it first"
-                raise Refused("`penstock up` runs already for this project", where=str(settings.project), hint=hint)
-            supervisor = Supervisor(settings)
-            supervisor.start()
-            try:
-                _wait(
-                    stop,
-                    lambda: log.holder(ACTIVE_CONTROL) and any(w.status == "joined" for w in store.workers()),
-                    supervisor,
-                    state,
-                )
-                health.ready.set()
-                state.output.say(
-                    f"Penstock is up: {health.url}/readyz, logs in {settings.home / 'logs'}. Ctrl-C stops it."
-                )
-                state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
-                _wait(stop, lambda: False, supervisor, state)
-            finally:
-                health.ready.clear()
-                supervisor.stop()
+    with (
+        Health(settings.host, settings.port if port is None else port) as health, Site(settings) as site,
+        site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store,
+    ):  # fmt: skip
+        if not log.lock(UP, wait=False):
+            hint = "use it, or stop it first"
+            raise Refused("`penstock up` runs already for this project", where=str(settings.project), hint=hint)
+        with _supervised(Supervisor(settings)) as supervisor:
+            _wait(stop, lambda: _is_ready(log, store), supervisor, state)
+            health.ready.set()
+            logs = settings.home / "logs"
+            state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
+            state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
+            _wait(stop, lambda: False, supervisor, state)
+            health.ready.clear()
     state.output.say("stopped")
+
+
+@contextmanager
+def _supervised(supervisor: Supervisor) -> Iterator[Supervisor]:
+    try:
+        supervisor.start()
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def _is_ready(log: PostgresLog, store: MetadataStore) -> bool:
+    return log.holder(ACTIVE_CONTROL) and any(worker.status == "joined" for worker in store.workers())
 
 
 def _wait(stop: threading.Event, over: Callable[[], bool], supervisor: Supervisor, state: State) -> None:

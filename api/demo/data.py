@@ -27,8 +27,8 @@ TABLES: Final = {
         c_phone text NOT NULL, c_acctbal numeric(15,2) NOT NULL, c_mktsegment text NOT NULL, c_comment text NOT NULL""",
     "orders": """
         o_orderkey bigint PRIMARY KEY, o_custkey bigint NOT NULL, o_orderstatus text NOT NULL,
-        o_totalprice numeric(15,2) NOT NULL, o_orderdate date NOT NULL, o_orderpriority text NOT NULL, o_clerk text NOT NULL,
-        o_shippriority integer NOT NULL, o_comment text NOT NULL""",
+        o_totalprice numeric(15,2) NOT NULL, o_orderdate date NOT NULL, o_orderpriority text NOT NULL,
+        o_clerk text NOT NULL, o_shippriority integer NOT NULL, o_comment text NOT NULL""",
     "lineitem": """
         l_orderkey bigint NOT NULL, l_partkey bigint NOT NULL, l_suppkey bigint NOT NULL, l_linenumber integer NOT NULL,
         l_quantity numeric(15,2) NOT NULL, l_extendedprice numeric(15,2) NOT NULL, l_discount numeric(15,2) NOT NULL,
@@ -106,23 +106,23 @@ spec:
 
 CHECKS: Final = {
     "customers": (
-        "SELECT count(*), sum(c_custkey), sum(c_acctbal), count(*) FILTER (WHERE c_acctbal < 0),"
-        " md5(string_agg(lower(c_mktsegment), ',' ORDER BY c_custkey)) FROM customer",
-        "SELECT count(*), sum(customer_id), sum(balance), count(*) FILTER (WHERE in_debt),"
-        " md5(string_agg(segment, ',' ORDER BY customer_id)) FROM sales.customers",
+        """SELECT count(*), sum(c_custkey), sum(c_acctbal), count(*) FILTER (WHERE c_acctbal < 0),
+            md5(string_agg(lower(c_mktsegment), ',' ORDER BY c_custkey)) FROM customer""",
+        """SELECT count(*), sum(customer_id), sum(balance), count(*) FILTER (WHERE in_debt),
+            md5(string_agg(segment, ',' ORDER BY customer_id)) FROM sales.customers""",
     ),
     "orders": (
-        "SELECT count(*), sum(o_orderkey), sum(o_totalprice), sum(o_orderdate - date '1990-01-01'),"
-        " md5(string_agg(o_custkey || split_part(o_orderpriority, '-', 1), ',' ORDER BY o_orderkey)) FROM orders",
-        "SELECT count(*), sum(order_id), sum(total), sum(ordered_on - date '1990-01-01'),"
-        " md5(string_agg(customer_id || priority, ',' ORDER BY order_id)) FROM sales.orders",
+        """SELECT count(*), sum(o_orderkey), sum(o_totalprice), sum(o_orderdate - date '1990-01-01'),
+            md5(string_agg(o_custkey || split_part(o_orderpriority, '-', 1), ',' ORDER BY o_orderkey)) FROM orders""",
+        """SELECT count(*), sum(order_id), sum(total), sum(ordered_on - date '1990-01-01'),
+            md5(string_agg(customer_id || priority, ',' ORDER BY order_id)) FROM sales.orders""",
     ),
     "line-items": (
-        "SELECT count(*), sum(l_quantity)::bigint, sum(l_extendedprice * (1 - l_discount)),"
-        " count(*) FILTER (WHERE l_receiptdate > l_commitdate),"
-        " md5(string_agg(l_partkey || lower(l_shipmode), ',' ORDER BY l_orderkey, l_linenumber)) FROM lineitem",
-        "SELECT count(*), sum(quantity), sum(revenue), count(*) FILTER (WHERE late),"
-        " md5(string_agg(part_id || ship_mode, ',' ORDER BY order_id, line)) FROM sales.line_items",
+        """SELECT count(*), sum(l_quantity)::bigint, sum(l_extendedprice * (1 - l_discount)),
+            count(*) FILTER (WHERE l_receiptdate > l_commitdate),
+            md5(string_agg(l_partkey || lower(l_shipmode), ',' ORDER BY l_orderkey, l_linenumber)) FROM lineitem""",
+        """SELECT count(*), sum(quantity), sum(revenue), count(*) FILTER (WHERE late),
+            md5(string_agg(part_id || ship_mode, ',' ORDER BY order_id, line)) FROM sales.line_items""",
     ),
 }
 """For each pipeline the same counts and checksums asked of the source and of the warehouse, in each one's own words."""

@@ -26,7 +26,7 @@ def idle(folder: Path) -> Iterator[House]:
 
 @pytest.fixture(scope="session")
 def busy() -> Iterator[House]:
-    """A project of the sample, applied, with `penstock up` running: one for all tests that change only their own pipelines."""
+    """A project of the sample, applied, with `penstock up` running: for tests that change only their own pipelines."""
     with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         with house(Path(name) / "p") as made:

@@ -218,7 +218,7 @@ def test_events_are_one_line_each(busy: House, made: Make) -> None:
 def test_events_are_followed(busy: House, made: Make) -> None:
     process = busy.start("events", "--follow", "--type", "pipeline.apply", "--json")
     assert process.stdout
-    until(lambda: process.stdout.readline(), "what is there already")  # type: ignore[union-attr]
+    assert json.loads(process.stdout.readline())["type"] == "pipeline.apply", "what is there already"
     name = made()
     while json.loads(process.stdout.readline())["key"] != name:
         pass
@@ -227,7 +227,8 @@ def test_events_are_followed(busy: House, made: Make) -> None:
     assert "Traceback" not in process.stdout.read()
 
 
-def test_topics_are_read_a_line_a_record(busy: House) -> None:
+def test_topics_are_read_a_line_a_record(busy: House, made: Make) -> None:
+    busy.done("run", made(), "--watch")
     for topic in ("control", "metrics"):
         lines = busy.do("topics", "tail", topic, "--from", "0", "--json").lines
         assert lines
