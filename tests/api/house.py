@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -70,6 +71,29 @@ def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for: {what}"
         time.sleep(0.05)
     return value
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": ROOT, "TERM": "xterm-256color", "COLUMNS": "100", **more}
+
+
+def on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
+    """What a command prints on a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*PENSTOCK, *arguments], cwd=folder, env=environment(**more), stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while block := os.read(ours, 4096):
+            said += block
+    except OSError:
+        pass  # Linux tells the end of a terminal so
+    finally:
+        process.wait()
+        os.close(ours)
+    return said.decode()
 
 
 @dataclass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import click
 import pytest
 
 from api.cli.main import GROUPS, cli
-from tests.api.house import PENSTOCK, ROOT, penstock
+from tests.api.house import PENSTOCK, environment, on_a_terminal, penstock
 
 NAMES = [name for _, names in GROUPS.values() for name in names]
 
@@ -139,41 +137,20 @@ def test_an_exception_nobody_thought_of_is_one_line_without_debug(
 def test_debug_shows_the_stack_of_an_error_also_after_the_command_s_name(tmp_path: Path) -> None:
     for arguments in (["--debug", "validate"], ["validate", "--debug"]):
         done = subprocess.run(
-            [*PENSTOCK, *arguments], cwd=tmp_path, env=_env(), capture_output=True, text=True, check=False
+            [*PENSTOCK, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
         )
         assert "Traceback" in done.stderr
         assert done.returncode == 3
 
 
-def _env(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": ROOT, "TERM": "xterm-256color", "COLUMNS": "100", **more}
-
-
-def _on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
-    """What a command prints on a terminal."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*PENSTOCK, *arguments], cwd=folder, env=_env(**more), stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    said = b""
-    try:
-        while block := os.read(ours, 4096):
-            said += block
-    except OSError:
-        pass  # Linux tells the end of a terminal so
-    finally:
-        process.wait()
-        os.close(ours)
-    return said.decode()
-
-
-def test_colours_only_on_a_terminal(tmp_path: Path) -> None:
-    assert "\x1b[" in _on_a_terminal(["settings"], tmp_path)
-    assert "\x1b[" not in _on_a_terminal(["settings"], tmp_path, NO_COLOR="1").replace("\x1b[1m", "").replace(
+def test_colours_onlyon_a_terminal(tmp_path: Path) -> None:
+    assert "\x1b[" in on_a_terminal(["settings"], tmp_path)
+    assert "\x1b[" not in on_a_terminal(["settings"], tmp_path, NO_COLOR="1").replace("\x1b[1m", "").replace(
         "\x1b[2m", ""
     ).replace("\x1b[0m", "")
-    done = subprocess.run([*PENSTOCK, "settings"], cwd=tmp_path, env=_env(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*PENSTOCK, "settings"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
     assert "\x1b" not in done.stdout + done.stderr
 
 
@@ -187,7 +164,7 @@ def test_a_table_in_a_pipe_is_never_folded(tmp_path: Path) -> None:
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     command = " ".join(f"'{word}'" for word in (*PENSTOCK, "schema", "Pipeline"))
     shell = f"set -o pipefail; {command} | head -n 1"
-    done = subprocess.run(["bash", "-c", shell], env=_env(), capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", "-c", shell], env=environment(), capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
 
 
@@ -200,11 +177,15 @@ def test_each_command_ends_with_the_next_one(tmp_path: Path) -> None:
 def test_completion_of_commands() -> None:
     words = {"COMP_WORDS": "penstock sta", "COMP_CWORD": "1"}
     done = subprocess.run(
-        PENSTOCK, env=_env(_PENSTOCK_COMPLETE="bash_complete", **words), capture_output=True, text=True, check=False
+        PENSTOCK,
+        env=environment(_PENSTOCK_COMPLETE="bash_complete", **words),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.split() == ["plain,status"]
     script = subprocess.run(
-        PENSTOCK, env=_env(_PENSTOCK_COMPLETE="zsh_source"), capture_output=True, text=True, check=False
+        PENSTOCK, env=environment(_PENSTOCK_COMPLETE="zsh_source"), capture_output=True, text=True, check=False
     )
     assert "#compdef penstock" in script.stdout
 
@@ -236,5 +217,5 @@ def test_help_and_completion_load_nothing_heavy() -> None:
         "heavy = {'psycopg', 'sqlalchemy', 'pydantic', 'bytewax', 'polars', 'rich.table', 'sqlglot'} & {*sys.modules}\n"
         "sys.exit(' '.join(heavy) or 0)"
     )
-    done = subprocess.run([*PENSTOCK[:2], program], env=_env(), capture_output=True, text=True, check=False)
+    done = subprocess.run([*PENSTOCK[:2], program], env=environment(), capture_output=True, text=True, check=False)
     assert (done.stderr, done.returncode) == ("", 0)

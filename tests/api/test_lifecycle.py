@@ -15,7 +15,7 @@ import pytest
 
 from api.starter import PIPELINE, SHOP, WAREHOUSE
 from penstock import postgres
-from tests.api.house import House, until
+from tests.api.house import House, on_a_terminal, until
 
 _numbers = count(1)
 Make = Callable[..., str]
@@ -61,6 +61,14 @@ def test_a_run_is_followed_to_its_end(busy: House, made: Make) -> None:
     told = busy.done("status", name)
     assert [run["status"] for run in told["runs"]] == ["completed", "completed"]
     assert [run["id"] for run in busy.done("runs", name)] == [run["id"] for run in told["runs"]]
+
+
+def test_a_run_on_a_terminal_has_a_bar(busy: House, made: Make) -> None:
+    said = on_a_terminal(["run", made(), "--watch", "--project", str(busy.folder)], busy.folder)
+    assert "\u2501" in said or "\u2578" in said
+    assert " rows " in said
+    assert "/s" in said
+    assert "\x1b[" in said
 
 
 def test_a_run_without_watching_is_only_asked_for(busy: House, made: Make) -> None:
