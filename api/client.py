@@ -15,7 +15,7 @@ from catalog.store import MetadataStore
 from dataflows.runtime.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
 from penstock.clock import now
-from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, Unavailable, kind_of
+from penstock.errors import NotFound, Unavailable, retold
 from penstock.ids import command_id, new_id
 from penstock.records import Record, encode, records_of
 from penstock.records.execution import RunProgress, TaskFailed
@@ -63,7 +63,7 @@ class Client:
             self.log.append(CONTROL, [encode(record)])
             answered = self._answer(id_)
         if answered.status == "refused":
-            raise refused(answered.refusal or {})
+            raise retold(answered.refusal or {"code": "refused", "what": "refused"})
         return answered
 
     def _answer(self, id_: str) -> Command:
@@ -108,15 +108,6 @@ class Client:
         with suppress(NotFound):
             return self.store.run(run)
         return None
-
-
-def refused(refusal: Mapping[str, Any]) -> PenstockError:
-    """The error that a refusal tells of."""
-    kind = kind_of(refusal["code"])
-    issues = [Issue(issue["path"], issue["message"]) for issue in refusal.get("issues", ())]
-    if issubclass(kind, InvalidDocument):
-        return kind(issues or [Issue("", refusal["what"])], hint=refusal.get("hint"))
-    return kind(refusal["what"], hint=refusal.get("hint"))
 
 
 @contextmanager

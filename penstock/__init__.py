@@ -1,4 +1,4 @@
-"""The core of Penstock: settings, errors, the domain's models, records and topics. It imports none of the other packages."""
+"""The core: settings, errors, the domain's models, records and topics. It imports none of the other packages."""
 
 __version__: str
 

@@ -26,8 +26,9 @@ The number is the exit code of a command that ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rapidfuzz import fuzz, process
 
@@ -52,7 +53,7 @@ __all__ = [
     "Unreachable",
     "UsageError",
     "did_you_mean",
-    "kind_of",
+    "retold",
 ]
 
 
@@ -198,12 +199,20 @@ class LogError(PenstockError):
     code = "log"
 
 
-def kind_of(code: str) -> type[PenstockError]:
-    """The class of errors with that code; `PenstockError` for a code of another release."""
-    kinds = [PenstockError]
+def retold(told: Mapping[str, Any]) -> PenstockError:
+    """The error that another process has told of, by `code`, `what`, `where`, `hint` and `issues`, of its own class.
+
+    A code that this release does not know gives a plain `PenstockError`.
+    """
+    kinds: list[type[PenstockError]] = [PenstockError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    return next((kind for kind in kinds if kind.code == code), PenstockError)
+    found = next((kind for kind in kinds if kind.code == told["code"]), PenstockError)
+    where, hint = told.get("where"), told.get("hint")
+    if found.code == InvalidDocument.code:
+        issues = [Issue(issue["path"], issue["message"]) for issue in told.get("issues") or ()]
+        return InvalidDocument(issues or [Issue("", told["what"])], where=where, hint=hint)
+    return found(told["what"], where=where, hint=hint)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

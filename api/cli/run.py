@@ -14,7 +14,7 @@ from api.cli.main import State, command
 from api.cli.pipelines import run_table
 from api.client import UP, Client, connected
 from catalog.entries import RunEntry
-from penstock.errors import PenstockError, Refused, kind_of
+from penstock.errors import PenstockError, Refused, retold
 from penstock.records.commands import RunStart
 from penstock.records.execution import RunProgress, TaskFailed
 
@@ -109,7 +109,7 @@ def _failure(entry: RunEntry) -> PenstockError:
         "what": f"the run is {entry.status}",
         "hint": f"penstock status {entry.pipeline}",
     }
-    return kind_of(error["code"])(error["what"], where=error.get("where"), hint=error.get("hint"))
+    return retold(error)
 
 
 @contextmanager

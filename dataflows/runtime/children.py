@@ -16,11 +16,11 @@ from typing import IO, Any, Final
 
 from dataflows.job import Job
 from dataflows.pipeline import FirstError
+from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Prepared
 from dataflows.runtime.progress import Progress, write_line
 from dataflows.sinks.positions import Counters
-from penstock import errors
-from penstock.errors import PenstockError, Unavailable
+from penstock.errors import Unavailable, retold
 
 __all__ = ["main", "run_children"]
 
@@ -91,22 +91,9 @@ def _follow(
         elif "committed" in line:
             progress.committed(Counters(**line["committed"]))
         elif "error" in line:
-            first.put(_raised(line["error"]))
+            first.put(retold(line["error"]))
         else:
             finished.add(number)
-
-
-def _raised(data: dict[str, Any]) -> PenstockError:
-    """The error that a child has told, of its own class."""
-    known = {kind.code: kind for kind in _all(PenstockError)}
-    kind = known.get(data["code"], PenstockError)
-    if kind is errors.InvalidDocument:
-        kind = errors.UsageError
-    return kind(data["what"], where=data["where"], hint=data["hint"])
-
-
-def _all(kind: type[PenstockError]) -> list[type[PenstockError]]:
-    return [kind, *(found for inner in kind.__subclasses__() for found in _all(inner))]
 
 
 def _end(child: _Child) -> None:
@@ -126,18 +113,13 @@ def main() -> None:
     from dataflows.runtime.launcher import error_of  # noqa: PLC0415 - it imports this module
 
     order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_the_parent, daemon=True, name="lifeline").start()
+    watch_lifeline(sys.stdin.fileno())
     try:
         _run(order["task"], order["number"], order["generation"])
         write_line({"done": True})
     except BaseException as error:  # noqa: BLE001 - the parent tells it
         write_line({"error": error_of(error)})
     os._exit(0)
-
-
-def _die_with_the_parent() -> None:
-    sys.stdin.read()
-    os._exit(3)
 
 
 def _run(task: Mapping[str, Any], number: int, generation: int) -> None:

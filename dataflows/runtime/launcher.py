@@ -29,6 +29,7 @@ from dataflows.runtime.publish import drop_state, publish, superseded
 from dataflows.runtime.slots import run_slots
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
+from penstock.telemetry import set_up, shut_down, span
 
 __all__ = ["error_of", "launch", "main"]
 
@@ -156,7 +157,10 @@ def run_task(task: Mapping[str, Any]) -> int:
     """Run one task in this process; 0 where it completed."""
     first, progress = FirstError(), Progress()
     stop_on_signal(first)
-    with reported(progress.as_dict):
+    with (
+        reported(progress.as_dict),
+        span("run", task.get("traceparent"), run=task.get("run"), attempt=task.get("attempt")),
+    ):
         result = launch(task, first, progress)
     write_result(Path(task["result"]), result)
     return 0 if result["status"] == "completed" else 1
@@ -169,7 +173,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.lifeline is not None:
         watch_lifeline(options.lifeline)
+    set_up("penstock-run")
     code = run_task(json.load(sys.stdin))
+    shut_down()
     sys.stdout.flush()
     os._exit(code)  # a reader that hangs in a dead connection must not keep the process
 

@@ -29,6 +29,8 @@ def check_expressions(pipeline: Pipeline) -> None:
             if isinstance(node, _REFUSED) and not isinstance(node, _PARTS) and type(node) not in NODES:
                 name = node.name if isinstance(node, exp.Anonymous) else node.key
                 hint = did_you_mean(name.lower(), ALLOWED)
-                issues.append(Issue(f"spec.mapping.fields[{at}].sql", f"`{name}` is not allowed{f'; {hint}' if hint else ''}"))
+                issues.append(
+                    Issue(f"spec.mapping.fields[{at}].sql", f"`{name}` is not allowed{f'; {hint}' if hint else ''}")
+                )
     if issues:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")

@@ -153,7 +153,7 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
 
 
 def _bounded(data: Any) -> Any:
-    """`data`, unless it is far larger than a file looks: aliases of aliases grow without bound when they are written out.
+    """`data`, unless it is far larger than its file looks: aliases of aliases grow without bound when written out.
 
     Raises:
         ValueError: it holds more than `MOST_VALUES` values.
