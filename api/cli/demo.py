@@ -50,6 +50,8 @@ def demo_(state: State, keep: Path | None) -> int:
     for name in ELSEWHERE:
         os.environ.pop(name, None)
     folder = keep or Path(tempfile.mkdtemp(prefix="penstock-demo-"))
+    if keep is None:
+        folder.chmod(0o711)  # so that the server's account reaches its data in it, and they are gone with it
     began = time.monotonic()
     try:
         proofs = _Story(state, folder, began).tell()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 
 import click
 
@@ -16,10 +16,10 @@ from catalog.database import engine
 from catalog.store import MetadataStore
 from dataflows.runtime.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import Supervisor
-from penstock.errors import Refused
+from penstock.errors import Refused, Unavailable
 from penstock.topics.postgres import PostgresLog
 
-LOOK = 0.25
+LOOK = 0.5
 
 
 @command(name="up")
@@ -33,31 +33,39 @@ def up_(state: State, port: int | None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with (
-        Health(settings.host, settings.port if port is None else port) as health, Site(settings) as site,
-        site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store,
-    ):  # fmt: skip
-        if not log.lock(UP, wait=False):
-            hint = "use it, or stop it first"
-            raise Refused("`penstock up` runs already for this project", where=str(settings.project), hint=hint)
-        with _supervised(Supervisor(settings)) as supervisor:
-            _wait(stop, lambda: _is_ready(log, store), supervisor, state)
-            health.ready.set()
-            logs = settings.home / "logs"
-            state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
-            state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
-            _wait(stop, lambda: False, supervisor, state)
-            health.ready.clear()
+    with Health(settings.host, settings.port if port is None else port) as health, Site(settings) as site:
+        supervisor = Supervisor(settings)
+        try:
+            while not stop.is_set():
+                _serve(state, stop, site, health, supervisor)
+        finally:
+            supervisor.stop()
     state.output.say("stopped")
 
 
-@contextmanager
-def _supervised(supervisor: Supervisor) -> Iterator[Supervisor]:
+def _serve(state: State, stop: threading.Event, site: Site, health: Health, supervisor: Supervisor) -> None:
+    """Serve until `stop` is set, or until the database is lost: then it is waited for, and served again."""
     try:
-        supervisor.start()
-        yield supervisor
+        with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
+            if not log.lock(UP, wait=False):
+                where = str(site.settings.project)
+                raise Refused("`penstock up` runs already for this project", where=where, hint="use it, or stop it first")
+            if not supervisor.pids():
+                supervisor.start()
+            _wait(stop, lambda: _is_ready(log, store), supervisor, state)
+            health.ready.set()
+            logs = site.settings.home / "logs"
+            state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
+            state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
+            _wait(stop, lambda: not log.holder(UP), supervisor, state)
+    except Unavailable as error:
+        state.output.errors.print(f"[yellow]warning:[/yellow] {error.what}; starting it again")
+        supervisor.check()
+        stop.wait(LOOK)
+        with suppress(Unavailable):
+            site.revive()
     finally:
-        supervisor.stop()
+        health.ready.clear()
 
 
 def _is_ready(log: PostgresLog, store: MetadataStore) -> bool:

@@ -55,6 +55,11 @@ class Site:
         """A log for one thread's use; close it after."""
         return PostgresLog(self.log_dsn, name=name)
 
+    def revive(self) -> None:
+        """Start the embedded server again where it has died; what runs on it finds its own way back."""
+        if self.server:
+            self.server.ensure()
+
     def __enter__(self) -> Self:
         if self.server:
             self.server.acquire()

@@ -101,3 +101,19 @@ def test_a_watched_run_that_is_stopped_by_hand_leaves_nothing_running(idle: Hous
     assert said.code == 0, said.err
     until(lambda: idle.differences() == EXACT, "the run that was cut off, and the one after it")
     assert idle.processes() == []
+
+
+def test_a_killed_server_is_started_again_and_everything_goes_on(idle: House) -> None:
+    process, told = idle.up()
+    idle.done("apply")
+    address = str(told["health"])
+    server = idle.server.pid
+    assert server
+    os.kill(server, signal.SIGKILL)
+    until(lambda: get(f"{address}/readyz")[0] == 503, "it is no longer ready")
+    until(lambda: get(f"{address}/readyz")[0] == 200, "it is ready again")
+    assert [one["name"] for one in idle.done("list")] == ["orders"]
+    assert idle.done("run", "orders", "--watch")["status"] == "completed"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
