@@ -13,12 +13,12 @@ from typing import Any, Final
 from typing import cast as typed
 
 import polars as pl
-import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 
-from dataflows.postgres.types import SqlType, arrow_type
+from dataflows.postgres.types import SqlType
 from dataflows.transforms import functions as f
+from dataflows.transforms import texts, times
 from dataflows.transforms.casts import cast, cast_target
 from dataflows.transforms.terms import (
     BIGINT,
@@ -33,9 +33,9 @@ from dataflows.transforms.terms import (
     numeric,
     physical,
 )
-from penstock.errors import BadData, MissingColumn, SchemaMismatch, did_you_mean
+from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
 
-__all__ = ["ALLOWED", "Compiled", "compile_expression", "evaluate"]
+__all__ = ["ALLOWED", "NODES", "Compiled", "compile_expression"]
 
 MAX_LENGTH: Final = 4000
 MAX_NODES: Final = 600
@@ -176,48 +176,6 @@ def _frame_type(kind: SqlType) -> pl.DataType:
     return pl.Decimal(kind.precision, kind.scale or 0) if kind.name == "numeric" else physical(kind)
 
 
-def evaluate(expressions: Mapping[str, Compiled], batch: pa.RecordBatch) -> dict[str, pa.Array]:
-    """The values of the expressions over a batch.
-
-    Raises:
-        BadData: a row for which SQL would raise; which row is not told.
-    """
-    needed = sorted(set().union(*(one.columns for one in expressions.values())))
-    if needed:
-        frame = typed("pl.DataFrame", pl.from_arrow(batch.select(needed)))
-    else:
-        frame = pl.DataFrame({"_rows": pl.zeros(batch.num_rows, pl.Int8, eager=True)})
-    names = {name: f"_value_{at}" for at, name in enumerate(expressions)}
-    values = [one.expr.alias(names[name]) for name, one in expressions.items()]
-    masks = {
-        name: one.wrong.alias(f"_wrong{names[name]}") for name, one in expressions.items() if one.wrong is not None
-    }
-    try:
-        done = frame.with_columns(*values, *masks.values())
-    except pl.exceptions.PolarsError:
-        first = next(iter(expressions.values()))
-        raise BadData("the expressions cannot be computed for some row", where=first.where) from None
-    for name in masks:
-        if done[f"_wrong{names[name]}"].any():
-            hint = "an overflow, a division by zero, or a text that is no such value; guard it with CASE or NULLIF"
-            raise BadData("the expression fails for some row", where=expressions[name].where, hint=hint)
-    return {name: _arrow(done[names[name]], one) for name, one in expressions.items()}
-
-
-def _arrow(series: pl.Series, compiled: Compiled) -> pa.Array:
-    """As Arrow; a numeric gets its scale back without touching its digits."""
-    if compiled.type.name != "numeric":
-        array = series.to_arrow(compat_level=pl.CompatLevel.oldest())
-        wanted = arrow_type(compiled.type)
-        return array if wanted is None or array.type == wanted else array.cast(wanted)
-    try:
-        array = series.cast(pl.Decimal(MAX_DIGITS, 0)).to_arrow(compat_level=pl.CompatLevel.oldest())
-    except pl.exceptions.PolarsError:
-        raise BadData("a number has more than 38 digits", where=compiled.where) from None
-    kind = pa.decimal128(MAX_DIGITS, compiled.type.scale or 0)
-    return pa.Array.from_buffers(kind, len(array), array.buffers(), offset=array.offset)
-
-
 # -- leaves ----------------------------------------------------------------------------------------------------------
 
 
@@ -273,9 +231,9 @@ def _null(_: _Compiler, __: exp.Null) -> Term:
 def _arithmetic(sign: str) -> Callable[[_Compiler, Any], Term]:
     def make(c: _Compiler, node: Any) -> Term:
         if sign in "+-" and isinstance(node.expression, exp.Interval):
-            return f.moved(sign, c(node.this), _interval(c, node.expression), c.where)
+            return times.moved(sign, c(node.this), _interval(c, node.expression), c.where)
         left, right = c(node.this), c(node.expression)
-        if sign in "+-" and (shifted := f.shifted(sign, left, right, c.where)):
+        if sign in "+-" and (shifted := times.shifted(sign, left, right, c.where)):
             return shifted
         return f.arithmetic(sign, left, right, c.where)
 
@@ -331,8 +289,8 @@ def _between(c: _Compiler, node: exp.Between) -> Term:
 
 def _like(*, any_case: bool) -> Callable[[_Compiler, Any], Term]:
     def make(c: _Compiler, node: Any) -> Term:
-        pattern = f.constant(c(node.expression), "the pattern", c.where)
-        found = f.like(c(node.this), pattern, c.where, any_case=any_case)
+        pattern = texts.constant(c(node.expression), "the pattern", c.where)
+        found = texts.like(c(node.this), pattern, c.where, any_case=any_case)
         return f.negated(found) if node.args.get("negate") else found
 
     return make
@@ -360,15 +318,15 @@ def _cast(c: _Compiler, node: exp.Cast) -> Term:
 
 def _texts(name: str, make: Callable[[pl.Expr], pl.Expr], kind: SqlType = TEXT) -> Callable[[_Compiler, Any], Term]:
     def made(c: _Compiler, node: Any) -> Term:
-        value = f.text(c(node.this), name, c.where)
+        value = texts.text(c(node.this), name, c.where)
         return Term(make(value.expr), kind, value.wrong)
 
     return made
 
 
 def _trim(c: _Compiler, node: exp.Trim) -> Term:
-    value = f.text(c(node.this), "trim", c.where)
-    signs = f.constant(c(node.expression), "what trim takes off", c.where) if node.expression else " "
+    value = texts.text(c(node.this), "trim", c.where)
+    signs = texts.constant(c(node.expression), "what trim takes off", c.where) if node.expression else " "
     side = str(node.args.get("position") or "BOTH").upper()
     strip = {"BOTH": value.expr.str.strip_chars, "LEADING": value.expr.str.strip_chars_start,
              "TRAILING": value.expr.str.strip_chars_end}[side]  # fmt: skip
@@ -376,45 +334,45 @@ def _trim(c: _Compiler, node: exp.Trim) -> Term:
 
 
 def _replace(c: _Compiler, node: exp.Replace) -> Term:
-    value = f.text(c(node.this), "replace", c.where)
-    old = f.constant(c(node.expression), "what replace looks for", c.where)
-    new = f.constant(c(node.args["replacement"]), "what replace puts in", c.where)
+    value = texts.text(c(node.this), "replace", c.where)
+    old = texts.constant(c(node.expression), "what replace looks for", c.where)
+    new = texts.constant(c(node.args["replacement"]), "what replace puts in", c.where)
     return Term(value.expr.str.replace_all(old, new, literal=True) if old else value.expr, TEXT, value.wrong)
 
 
 def _substring(c: _Compiler, node: exp.Substring) -> Term:
-    return f.substring(c(node.this), c(node.args["start"]), c.optional(node.args.get("length")), c.where)
+    return texts.substring(c(node.this), c(node.args["start"]), c.optional(node.args.get("length")), c.where)
 
 
 def _whole_constant(c: _Compiler, node: Any, what: str) -> int:
     inner = node.this if isinstance(node, exp.Neg) else node
-    text = f.constant(c(inner), what, c.where)
+    text = texts.constant(c(inner), what, c.where)
     if not text.isdigit() or c(inner).name != "integer":
         raise SchemaMismatch(f"{what} must be a whole number", where=c.where)
     return -int(text) if isinstance(node, exp.Neg) else int(text)
 
 
 def _split_part(c: _Compiler, node: exp.SplitPart) -> Term:
-    delimiter = f.constant(c(node.args["delimiter"]), "the delimiter", c.where)
-    return f.split_part(
+    delimiter = texts.constant(c(node.args["delimiter"]), "the delimiter", c.where)
+    return texts.split_part(
         c(node.this), delimiter, _whole_constant(c, node.args["part_index"], "the part's number"), c.where
     )
 
 
 def _pad(c: _Compiler, node: exp.Pad) -> Term:
     fill = node.args.get("fill_pattern")
-    sign = f.constant(c(fill), "what fills", c.where) if fill is not None else " "
+    sign = texts.constant(c(fill), "what fills", c.where) if fill is not None else " "
     width = _whole_constant(c, node.expression, "the width")
-    return f.padded(c(node.this), width, sign, c.where, left=bool(node.args.get("is_left")))
+    return texts.padded(c(node.this), width, sign, c.where, left=bool(node.args.get("is_left")))
 
 
 def _left(c: _Compiler, node: exp.Left) -> Term:
-    value = f.text(c(node.this), "left", c.where)
+    value = texts.text(c(node.this), "left", c.where)
     return Term(value.expr.str.head(_whole_constant(c, node.expression, "the length")), TEXT, value.wrong)
 
 
 def _right(c: _Compiler, node: exp.Right) -> Term:
-    value = f.text(c(node.this), "right", c.where)
+    value = texts.text(c(node.this), "right", c.where)
     return Term(value.expr.str.tail(_whole_constant(c, node.expression, "the length")), TEXT, value.wrong)
 
 
@@ -429,7 +387,7 @@ def _many(make: Callable[[list[Term], str], Term]) -> Callable[[_Compiler, Any],
 
 def _concat_ws(c: _Compiler, node: exp.ConcatWs) -> Term:
     separator, *rest = c.all(node.expressions)
-    return f.concat(rest, separator, c.where)
+    return texts.concat(rest, separator, c.where)
 
 
 def _entry(make: Callable[[_Compiler, Any], Term], *parts: str) -> _Entry:
@@ -473,8 +431,10 @@ NODES: Final[dict[type[Any], _Entry]] = {
     exp.Nullif: _entry(lambda c, n: f.null_if(c(n.this), c(n.expression), c.where), *_PAIR),
     exp.Greatest: _entry(_many(f.greatest), *_LIST, "ignore_nulls"),
     exp.Least: _entry(_many(lambda t, w: f.greatest(t, w, least=True)), *_LIST, "ignore_nulls"),
-    exp.DPipe: _entry(lambda c, n: f.joined(c(n.this), c(n.expression), c.where), *_PAIR, "safe"),
-    exp.Concat: _entry(lambda c, n: f.concat(c.all(n.expressions), None, c.where), "expressions", "safe", "coalesce"),
+    exp.DPipe: _entry(lambda c, n: texts.joined(c(n.this), c(n.expression), c.where), *_PAIR, "safe"),
+    exp.Concat: _entry(
+        lambda c, n: texts.concat(c.all(n.expressions), None, c.where), "expressions", "safe", "coalesce"
+    ),
     exp.ConcatWs: _entry(_concat_ws, "expressions", "safe", "coalesce"),
     exp.Lower: _entry(_texts("lower", lambda e: e.str.to_lowercase()), "this"),
     exp.Upper: _entry(_texts("upper", lambda e: e.str.to_uppercase()), "this"),
@@ -490,9 +450,9 @@ NODES: Final[dict[type[Any], _Entry]] = {
     exp.Round: _entry(_round, "this", "decimals"),
     exp.Floor: _entry(lambda c, n: f.whole_part("floor", c(n.this), c.where), "this"),
     exp.Ceil: _entry(lambda c, n: f.whole_part("ceil", c(n.this), c.where), "this"),
-    exp.Extract: _entry(lambda c, n: f.extract(n.this.name.lower(), c(n.expression), c.where), *_PAIR),
+    exp.Extract: _entry(lambda c, n: times.extract(n.this.name.lower(), c(n.expression), c.where), *_PAIR),
     exp.TimestampTrunc: _entry(
-        lambda c, n: f.truncated(n.args["unit"].name.lower(), c(n.this), c.where), "this", "unit"
+        lambda c, n: times.truncated(n.args["unit"].name.lower(), c(n.this), c.where), "this", "unit"
     ),
 }
 """What is allowed: each node with what it becomes, and the parts of it that are understood."""

@@ -1,8 +1,7 @@
-"""The functions and operators of expressions, on terms, with SQL's own rules for NULL, rounding and division."""
+"""The operators of expressions on numbers and truth, on terms, with SQL's own rules for NULL, rounding and division."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -14,12 +13,9 @@ from dataflows.transforms.casts import cast, rounded
 from dataflows.transforms.terms import (
     BIGINT,
     BOOLEAN,
-    DATE,
     INTEGER,
     INTEGERS,
     MAX_DIGITS,
-    STAMP,
-    STAMPTZ,
     TEXT,
     Term,
     any_of,
@@ -27,7 +23,6 @@ from dataflows.transforms.terms import (
     as_number,
     common,
     is_number,
-    is_text,
     minus,
     numeric,
     out_of_range,
@@ -39,7 +34,7 @@ from dataflows.transforms.terms import (
 )
 from penstock.errors import SchemaMismatch
 
-__all__ = ["arithmetic", "both", "compare", "either", "first_known", "greatest", "like", "negated", "negative"]
+__all__ = ["arithmetic", "both", "compare", "either", "first_known", "greatest", "negated", "negative"]
 
 ZERO: Final = pl.lit(0, dtype=pl.Int128)
 COMPARISONS: Final[dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]]] = {
@@ -319,223 +314,3 @@ def case(branches: list[tuple[Term, Term]], default: Term, where: str) -> Term:
             wrong = inner.otherwise(nothing if wrong is None else wrong)
         wrong = any_of(condition.wrong, wrong)
     return Term(expr, _widest(results), wrong)
-
-
-# -- texts -----------------------------------------------------------------------------------------------------------
-
-
-def text(term: Term, name: str, where: str) -> Term:
-    """A text; a NULL becomes one."""
-    if term.name == "null":
-        return when_null(TEXT)
-    if not is_text(term.type):
-        raise SchemaMismatch(f"{name} takes a text, not {term.type}", where=where, hint="write CAST(… AS text)")
-    return replace(term, expr=text_of(term), type=TEXT)
-
-
-def joined(left: Term, right: Term, where: str) -> Term:
-    """``||``: NULL if either side is. One side at least must be a text."""
-    if not any(is_text(term.type) for term in (left, right)):
-        raise SchemaMismatch("`||` takes texts", where=where, hint="write CAST(… AS text)")
-    a, b = (cast(term, TEXT, where) for term in (left, right))
-    return Term(a.expr + b.expr, TEXT, any_of(a.wrong, b.wrong))
-
-
-def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
-    """``concat`` and ``concat_ws``: NULLs are passed by."""
-    if any(term.type == BOOLEAN for term in terms):
-        raise SchemaMismatch("concat writes a boolean as t or f", where=where, hint="write CAST(… AS text)")
-    parts = [cast(term, TEXT, where) for term in terms]
-    wrong = any_of(*(part.wrong for part in parts))
-    if separator is None:
-        return Term(pl.concat_str([part.expr.fill_null("") for part in parts]), TEXT, wrong)
-    if separator.literal is None:
-        raise SchemaMismatch("concat_ws needs a quoted separator", where=where)
-    return Term(
-        pl.concat_str([part.expr for part in parts], separator=separator.literal, ignore_nulls=True), TEXT, wrong
-    )
-
-
-def substring(term: Term, start: Term, length: Term | None, where: str) -> Term:
-    """``substring(s FROM n FOR m)``, counted from 1; what lies before the text counts too. A negative length fails."""
-    value = text(term, "substring", where)
-    begin = _count(start, where)
-    offset = pl.max_horizontal(begin, pl.lit(1, dtype=pl.Int64)) - 1
-    known_start = begin.is_not_null()
-    if length is None:
-        expr = value.expr.str.slice(offset)
-        return Term(pl.when(known_start).then(expr), TEXT, any_of(value.wrong, start.wrong))
-    count = _count(length, where)
-    size = pl.max_horizontal(begin + count - 1 - offset, pl.lit(0, dtype=pl.Int64))
-    negative_ = (count < 0) & value.expr.is_not_null() & known_start
-    expr = pl.when(known_start & count.is_not_null()).then(value.expr.str.slice(offset, size))
-    return Term(expr, TEXT, any_of(value.wrong, start.wrong, length.wrong, negative_))
-
-
-def _count(term: Term, where: str) -> pl.Expr:
-    return (
-        cast(term, INTEGER, where).expr.cast(pl.Int64) if term.name in {*INTEGERS, "null"} else _no_count(term, where)
-    )
-
-
-def _no_count(term: Term, where: str) -> pl.Expr:
-    raise SchemaMismatch(f"a whole number is needed, not {term.type}", where=where)
-
-
-def constant(term: Term | None, what: str, where: str) -> str:
-    """The text of a literal.
-
-    Raises:
-        SchemaMismatch: it is computed.
-    """
-    if term is None or term.literal is None:
-        raise SchemaMismatch(f"{what} must be written as a literal", where=where)
-    return term.literal
-
-
-def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
-    """``split_part(s, d, n)``: the n-th piece, from the end if n is negative; empty where there is none."""
-    if part == 0:
-        raise SchemaMismatch("split_part counts from 1", where=where)
-    value = text(term, "split_part", where)
-    if not delimiter:
-        expr = value.expr if part in {1, -1} else pl.when(value.expr.is_not_null()).then(pl.lit(""))
-        return replace(value, expr=expr)
-    pieces = value.expr.str.split(delimiter)
-    found = pieces.list.get(part - 1 if part > 0 else part, null_on_oob=True).fill_null("")
-    return Term(pl.when(value.expr.is_not_null()).then(found), TEXT, value.wrong)
-
-
-def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term:
-    """``lpad`` and ``rpad``: to exactly `width` characters."""
-    if len(fill) != 1:
-        raise SchemaMismatch("lpad and rpad fill with one character here", where=where)
-    value = text(term, "lpad", where)
-    cut = value.expr.str.slice(0, max(width, 0))
-    expr = cut.str.pad_start(max(width, 0), fill) if left else cut.str.pad_end(max(width, 0), fill)
-    return replace(value, expr=expr, literal=None)
-
-
-def like(term: Term, pattern: str, where: str, *, any_case: bool) -> Term:
-    """``LIKE`` and ``ILIKE`` with a literal pattern; a backslash takes the next character as it is."""
-    if term.name == "character":
-        raise SchemaMismatch("LIKE on character(n) sees its padding", where=where, hint="write CAST(… AS text)")
-    value = text(term, "LIKE", where)
-    return Term(value.expr.str.contains(_regex(pattern, where, any_case=any_case)), BOOLEAN, value.wrong)
-
-
-def _regex(pattern: str, where: str, *, any_case: bool) -> str:
-    out, at = "", 0
-    while at < len(pattern):
-        sign = pattern[at]
-        if sign == "\\":
-            at += 1
-            if at == len(pattern):
-                raise SchemaMismatch("the pattern ends with its escape character", where=where)
-            out += re.escape(pattern[at])
-        else:
-            out += {"%": ".*", "_": "."}.get(sign) or re.escape(sign)
-        at += 1
-    return f"(?s{'i' if any_case else ''})^{out}\\z"
-
-
-# -- time ------------------------------------------------------------------------------------------------------------
-
-TIMES: Final = {DATE.name, STAMP.name, STAMPTZ.name}
-_PARTS: Final[dict[str, Callable[[pl.Expr], pl.Expr]]] = {
-    "year": lambda e: e.dt.year(), "month": lambda e: e.dt.month(), "day": lambda e: e.dt.day(),
-    "quarter": lambda e: e.dt.quarter(), "week": lambda e: e.dt.week(), "isodow": lambda e: e.dt.weekday(),
-    "dow": lambda e: e.dt.weekday() % 7, "doy": lambda e: e.dt.ordinal_day(), "isoyear": lambda e: e.dt.iso_year(),
-    "hour": lambda e: e.dt.hour(), "minute": lambda e: e.dt.minute(),
-}  # fmt: skip
-_UNITS: Final = {
-    "microseconds": "us", "milliseconds": "ms", "second": "1s", "minute": "1m", "hour": "1h", "day": "1d", "week": "1w",
-    "month": "1mo", "quarter": "1q", "year": "1y",
-}  # fmt: skip
-
-
-def extract(part: str, term: Term, where: str) -> Term:
-    """``extract(part FROM x)``: a numeric, as in PostgreSQL."""
-    value = _time(term, "extract", where)
-    if part in {"hour", "minute", "second"} and value.name == DATE.name:
-        raise SchemaMismatch(f"a date has no {part}", where=where)
-    if part == "second":
-        micros = value.expr.dt.second().cast(pl.Int128) * pl.lit(
-            10**6, dtype=pl.Int128
-        ) + value.expr.dt.microsecond().cast(pl.Int128)
-        return Term(micros, numeric(8, 6), value.wrong)
-    if part == "epoch":
-        micros = value.expr.cast(pl.Datetime("us")) if value.name == DATE.name else value.expr
-        return Term(micros.dt.timestamp("us").cast(pl.Int128), numeric(20, 6), value.wrong)
-    if part not in _PARTS:
-        raise SchemaMismatch(
-            f"extract({part} …) is not supported", where=where, hint=f"one of {', '.join(_PARTS)}, second, epoch"
-        )
-    return Term(_PARTS[part](value.expr).cast(pl.Int128), numeric(10, 0), value.wrong)
-
-
-def _time(term: Term, name: str, where: str) -> Term:
-    if term.name not in TIMES:
-        raise SchemaMismatch(
-            f"{name} takes a date or timestamp, not {term.type}", where=where, hint="write CAST(… AS timestamp)"
-        )
-    return term
-
-
-def truncated(unit: str, term: Term, where: str) -> Term:
-    """``date_trunc(unit, x)``, in UTC; a date becomes a timestamptz, as in PostgreSQL."""
-    value = _time(term, "date_trunc", where)
-    if unit not in _UNITS or unit in {"microseconds", "milliseconds"}:
-        raise SchemaMismatch(
-            f"date_trunc('{unit}', …) is not supported", where=where, hint=f"one of {', '.join(_UNITS)}"
-        )
-    value = cast(value, STAMPTZ, where) if value.name == DATE.name else value
-    return replace(value, expr=value.expr.dt.truncate(_UNITS[unit]), literal=None)
-
-
-def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
-    """``date ± whole number``, ``date - date``; None where neither side is a date."""
-    if left.name == DATE.name and right.name in {"smallint", "integer"}:
-        days = right.expr.cast(pl.Int64) * (1 if sign == "+" else -1)
-        far = days.abs() > 3_000_000  # noqa: PLR2004 - beyond what a date here can hold
-        moved = left.expr + pl.duration(days=pl.when(~far).then(days))
-        return Term(moved, DATE, any_of(left.wrong, right.wrong, far & left.expr.is_not_null()))
-    if sign == "+" and right.name == DATE.name and left.name in {"smallint", "integer"}:
-        return shifted("+", right, left, where)
-    if sign == "-" and DATE.name in {left.name, right.name}:
-        a, b = brought([left, right], where)
-        if a.name == DATE.name:
-            return Term((a.expr - b.expr).dt.total_days().cast(pl.Int32), INTEGER, any_of(a.wrong, b.wrong))
-    if left.name in TIMES or right.name in TIMES:
-        raise SchemaMismatch(f"`{left.type} {sign} {right.type}` is not supported", where=where,
-                             hint="add an interval, or a whole number of days to a date")  # fmt: skip
-    return None
-
-
-_INTERVAL: Final = re.compile(r"\s*([+-]?\d+)\s*(year|month|mon|week|day|hour|minute|min|second|sec)s?", re.IGNORECASE)
-_OFFSETS: Final = {"year": "y", "mon": "mo", "month": "mo", "week": "w", "day": "d", "hour": "h", "minute": "m",
-                   "min": "m",
-                   "second": "s", "sec": "s"}  # fmt: skip
-_ORDER: Final = ["y", "mo", "w", "d", "h", "m", "s"]
-
-
-def moved(sign: str, term: Term, interval: str, where: str) -> Term:
-    """A time plus or minus an interval such as ``1 month 2 days``: months first, within the month, then the rest."""
-    value = _time(term, "an interval", where)
-    parts = _INTERVAL.findall(interval)
-    if not parts or re.sub(_INTERVAL, "", interval).strip():
-        raise SchemaMismatch(
-            "an interval of whole units is needed", where=where, value=interval, hint="such as '1 month 2 days'"
-        )
-    value = cast(value, STAMP, where) if value.name == DATE.name else value
-    found = value.expr
-    amounts: dict[str, int] = {}
-    for number, unit in parts:
-        short = _OFFSETS[unit.lower()]
-        amounts[short] = amounts.get(short, 0) + int(number)
-    months = amounts.pop("y", 0) * 12 + amounts.pop("mo", 0)
-    steps = ([(months, "mo")] if months else []) + [(amounts[unit], unit) for unit in _ORDER if amounts.get(unit)]
-    for number, unit in steps:
-        number = number if sign == "+" else -number  # noqa: PLW2901
-        found = found.dt.offset_by(f"{number}{unit}")
-    return replace(value, expr=found, literal=None)

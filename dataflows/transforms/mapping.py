@@ -218,7 +218,7 @@ class _Step:
         expressions = {field.spec.target: field.compiled for field in self.fields if field.compiled}
         if not expressions:
             return {}
-        from dataflows.transforms.expressions import evaluate  # noqa: PLC0415 - brings Polars in
+        from dataflows.transforms.evaluation import evaluate  # noqa: PLC0415 - brings Polars in
 
         return evaluate(expressions, batch)
 

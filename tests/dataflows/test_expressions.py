@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from dataflows.postgres.types import arrow_type, parse_type
-from dataflows.transforms.expressions import Compiled, compile_expression, evaluate
+from dataflows.transforms.evaluation import evaluate
+from dataflows.transforms.expressions import Compiled, compile_expression
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 
 COLUMNS = {

@@ -1,0 +1,137 @@
+"""The functions of expressions on text, with SQL's own rules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import polars as pl
+
+from dataflows.transforms.casts import cast
+from dataflows.transforms.terms import (
+    BOOLEAN,
+    INTEGER,
+    INTEGERS,
+    TEXT,
+    Term,
+    any_of,
+    is_text,
+    text_of,
+    when_null,
+)
+from penstock.errors import SchemaMismatch
+
+
+def text(term: Term, name: str, where: str) -> Term:
+    """A text; a NULL becomes one."""
+    if term.name == "null":
+        return when_null(TEXT)
+    if not is_text(term.type):
+        raise SchemaMismatch(f"{name} takes a text, not {term.type}", where=where, hint="write CAST(… AS text)")
+    return replace(term, expr=text_of(term), type=TEXT)
+
+
+def joined(left: Term, right: Term, where: str) -> Term:
+    """``||``: NULL if either side is. One side at least must be a text."""
+    if not any(is_text(term.type) for term in (left, right)):
+        raise SchemaMismatch("`||` takes texts", where=where, hint="write CAST(… AS text)")
+    a, b = (cast(term, TEXT, where) for term in (left, right))
+    return Term(a.expr + b.expr, TEXT, any_of(a.wrong, b.wrong))
+
+
+def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
+    """``concat`` and ``concat_ws``: NULLs are passed by."""
+    if any(term.type == BOOLEAN for term in terms):
+        raise SchemaMismatch("concat writes a boolean as t or f", where=where, hint="write CAST(… AS text)")
+    parts = [cast(term, TEXT, where) for term in terms]
+    wrong = any_of(*(part.wrong for part in parts))
+    if separator is None:
+        return Term(pl.concat_str([part.expr.fill_null("") for part in parts]), TEXT, wrong)
+    if separator.literal is None:
+        raise SchemaMismatch("concat_ws needs a quoted separator", where=where)
+    return Term(
+        pl.concat_str([part.expr for part in parts], separator=separator.literal, ignore_nulls=True), TEXT, wrong
+    )
+
+
+def substring(term: Term, start: Term, length: Term | None, where: str) -> Term:
+    """``substring(s FROM n FOR m)``, counted from 1; what lies before the text counts too. A negative length fails."""
+    value = text(term, "substring", where)
+    begin = _count(start, where)
+    offset = pl.max_horizontal(begin, pl.lit(1, dtype=pl.Int64)) - 1
+    known_start = begin.is_not_null()
+    if length is None:
+        expr = value.expr.str.slice(offset)
+        return Term(pl.when(known_start).then(expr), TEXT, any_of(value.wrong, start.wrong))
+    count = _count(length, where)
+    size = pl.max_horizontal(begin + count - 1 - offset, pl.lit(0, dtype=pl.Int64))
+    negative_ = (count < 0) & value.expr.is_not_null() & known_start
+    expr = pl.when(known_start & count.is_not_null()).then(value.expr.str.slice(offset, size))
+    return Term(expr, TEXT, any_of(value.wrong, start.wrong, length.wrong, negative_))
+
+
+def _count(term: Term, where: str) -> pl.Expr:
+    return (
+        cast(term, INTEGER, where).expr.cast(pl.Int64) if term.name in {*INTEGERS, "null"} else _no_count(term, where)
+    )
+
+
+def _no_count(term: Term, where: str) -> pl.Expr:
+    raise SchemaMismatch(f"a whole number is needed, not {term.type}", where=where)
+
+
+def constant(term: Term | None, what: str, where: str) -> str:
+    """The text of a literal.
+
+    Raises:
+        SchemaMismatch: it is computed.
+    """
+    if term is None or term.literal is None:
+        raise SchemaMismatch(f"{what} must be written as a literal", where=where)
+    return term.literal
+
+
+def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
+    """``split_part(s, d, n)``: the n-th piece, from the end if n is negative; empty where there is none."""
+    if part == 0:
+        raise SchemaMismatch("split_part counts from 1", where=where)
+    value = text(term, "split_part", where)
+    if not delimiter:
+        expr = value.expr if part in {1, -1} else pl.when(value.expr.is_not_null()).then(pl.lit(""))
+        return replace(value, expr=expr)
+    pieces = value.expr.str.split(delimiter)
+    found = pieces.list.get(part - 1 if part > 0 else part, null_on_oob=True).fill_null("")
+    return Term(pl.when(value.expr.is_not_null()).then(found), TEXT, value.wrong)
+
+
+def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term:
+    """``lpad`` and ``rpad``: to exactly `width` characters."""
+    if len(fill) != 1:
+        raise SchemaMismatch("lpad and rpad fill with one character here", where=where)
+    value = text(term, "lpad", where)
+    cut = value.expr.str.slice(0, max(width, 0))
+    expr = cut.str.pad_start(max(width, 0), fill) if left else cut.str.pad_end(max(width, 0), fill)
+    return replace(value, expr=expr, literal=None)
+
+
+def like(term: Term, pattern: str, where: str, *, any_case: bool) -> Term:
+    """``LIKE`` and ``ILIKE`` with a literal pattern; a backslash takes the next character as it is."""
+    if term.name == "character":
+        raise SchemaMismatch("LIKE on character(n) sees its padding", where=where, hint="write CAST(… AS text)")
+    value = text(term, "LIKE", where)
+    return Term(value.expr.str.contains(_regex(pattern, where, any_case=any_case)), BOOLEAN, value.wrong)
+
+
+def _regex(pattern: str, where: str, *, any_case: bool) -> str:
+    out, at = "", 0
+    while at < len(pattern):
+        sign = pattern[at]
+        if sign == "\\":
+            at += 1
+            if at == len(pattern):
+                raise SchemaMismatch("the pattern ends with its escape character", where=where)
+            out += re.escape(pattern[at])
+        else:
+            out += {"%": ".*", "_": "."}.get(sign) or re.escape(sign)
+        at += 1
+    return f"(?s{'i' if any_case else ''})^{out}\\z"

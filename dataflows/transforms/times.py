@@ -1,0 +1,122 @@
+"""The functions of expressions on dates and times, with SQL's own rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import polars as pl
+
+from dataflows.transforms.casts import cast
+from dataflows.transforms.functions import brought
+from dataflows.transforms.terms import (
+    DATE,
+    INTEGER,
+    STAMP,
+    STAMPTZ,
+    Term,
+    any_of,
+    numeric,
+)
+from penstock.errors import SchemaMismatch
+
+TIMES: Final = {DATE.name, STAMP.name, STAMPTZ.name}
+_PARTS: Final[dict[str, Callable[[pl.Expr], pl.Expr]]] = {
+    "year": lambda e: e.dt.year(), "month": lambda e: e.dt.month(), "day": lambda e: e.dt.day(),
+    "quarter": lambda e: e.dt.quarter(), "week": lambda e: e.dt.week(), "isodow": lambda e: e.dt.weekday(),
+    "dow": lambda e: e.dt.weekday() % 7, "doy": lambda e: e.dt.ordinal_day(), "isoyear": lambda e: e.dt.iso_year(),
+    "hour": lambda e: e.dt.hour(), "minute": lambda e: e.dt.minute(),
+}  # fmt: skip
+_UNITS: Final = {
+    "microseconds": "us", "milliseconds": "ms", "second": "1s", "minute": "1m", "hour": "1h", "day": "1d", "week": "1w",
+    "month": "1mo", "quarter": "1q", "year": "1y",
+}  # fmt: skip
+
+
+def extract(part: str, term: Term, where: str) -> Term:
+    """``extract(part FROM x)``: a numeric, as in PostgreSQL."""
+    value = _time(term, "extract", where)
+    if part in {"hour", "minute", "second"} and value.name == DATE.name:
+        raise SchemaMismatch(f"a date has no {part}", where=where)
+    if part == "second":
+        micros = value.expr.dt.second().cast(pl.Int128) * pl.lit(
+            10**6, dtype=pl.Int128
+        ) + value.expr.dt.microsecond().cast(pl.Int128)
+        return Term(micros, numeric(8, 6), value.wrong)
+    if part == "epoch":
+        micros = value.expr.cast(pl.Datetime("us")) if value.name == DATE.name else value.expr
+        return Term(micros.dt.timestamp("us").cast(pl.Int128), numeric(20, 6), value.wrong)
+    if part not in _PARTS:
+        raise SchemaMismatch(
+            f"extract({part} …) is not supported", where=where, hint=f"one of {', '.join(_PARTS)}, second, epoch"
+        )
+    return Term(_PARTS[part](value.expr).cast(pl.Int128), numeric(10, 0), value.wrong)
+
+
+def _time(term: Term, name: str, where: str) -> Term:
+    if term.name not in TIMES:
+        raise SchemaMismatch(
+            f"{name} takes a date or timestamp, not {term.type}", where=where, hint="write CAST(… AS timestamp)"
+        )
+    return term
+
+
+def truncated(unit: str, term: Term, where: str) -> Term:
+    """``date_trunc(unit, x)``, in UTC; a date becomes a timestamptz, as in PostgreSQL."""
+    value = _time(term, "date_trunc", where)
+    if unit not in _UNITS or unit in {"microseconds", "milliseconds"}:
+        raise SchemaMismatch(
+            f"date_trunc('{unit}', …) is not supported", where=where, hint=f"one of {', '.join(_UNITS)}"
+        )
+    value = cast(value, STAMPTZ, where) if value.name == DATE.name else value
+    return replace(value, expr=value.expr.dt.truncate(_UNITS[unit]), literal=None)
+
+
+def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
+    """``date ± whole number``, ``date - date``; None where neither side is a date."""
+    if left.name == DATE.name and right.name in {"smallint", "integer"}:
+        days = right.expr.cast(pl.Int64) * (1 if sign == "+" else -1)
+        far = days.abs() > 3_000_000  # noqa: PLR2004 - beyond what a date here can hold
+        moved = left.expr + pl.duration(days=pl.when(~far).then(days))
+        return Term(moved, DATE, any_of(left.wrong, right.wrong, far & left.expr.is_not_null()))
+    if sign == "+" and right.name == DATE.name and left.name in {"smallint", "integer"}:
+        return shifted("+", right, left, where)
+    if sign == "-" and DATE.name in {left.name, right.name}:
+        a, b = brought([left, right], where)
+        if a.name == DATE.name:
+            return Term((a.expr - b.expr).dt.total_days().cast(pl.Int32), INTEGER, any_of(a.wrong, b.wrong))
+    if left.name in TIMES or right.name in TIMES:
+        raise SchemaMismatch(f"`{left.type} {sign} {right.type}` is not supported", where=where,
+                             hint="add an interval, or a whole number of days to a date")  # fmt: skip
+    return None
+
+
+_INTERVAL: Final = re.compile(r"\s*([+-]?\d+)\s*(year|month|mon|week|day|hour|minute|min|second|sec)s?", re.IGNORECASE)
+_OFFSETS: Final = {"year": "y", "mon": "mo", "month": "mo", "week": "w", "day": "d", "hour": "h", "minute": "m",
+                   "min": "m",
+                   "second": "s", "sec": "s"}  # fmt: skip
+_ORDER: Final = ["y", "mo", "w", "d", "h", "m", "s"]
+
+
+def moved(sign: str, term: Term, interval: str, where: str) -> Term:
+    """A time plus or minus an interval such as ``1 month 2 days``: months first, within the month, then the rest."""
+    value = _time(term, "an interval", where)
+    parts = _INTERVAL.findall(interval)
+    if not parts or re.sub(_INTERVAL, "", interval).strip():
+        raise SchemaMismatch(
+            "an interval of whole units is needed", where=where, value=interval, hint="such as '1 month 2 days'"
+        )
+    value = cast(value, STAMP, where) if value.name == DATE.name else value
+    found = value.expr
+    amounts: dict[str, int] = {}
+    for number, unit in parts:
+        short = _OFFSETS[unit.lower()]
+        amounts[short] = amounts.get(short, 0) + int(number)
+    months = amounts.pop("y", 0) * 12 + amounts.pop("mo", 0)
+    steps = ([(months, "mo")] if months else []) + [(amounts[unit], unit) for unit in _ORDER if amounts.get(unit)]
+    for number, unit in steps:
+        number = number if sign == "+" else -number  # noqa: PLW2901
+        found = found.dt.offset_by(f"{number}{unit}")
+    return replace(value, expr=found, literal=None)
