@@ -54,9 +54,7 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     source = op.input("scheduler_in", flow, tail)
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     begin = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
-    told = op.stateful_batch(
-        "watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log)
-    )
+    told = op.stateful_batch("watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log))
     op.output("tell", told, TopicSink(lambda: log, CONTROL))
 
 

@@ -278,7 +278,8 @@ def records(draw: st.DrawFn, type_: str | None = None) -> Record:
 @st.composite
 def logs(draw: st.DrawFn, max_size: int = 40) -> list[Record]:
     """Records in any order, of few types or of all, that speak of the same few subjects."""
-    types_ = draw(st.lists(st.sampled_from(sorted(TYPES)), min_size=1, max_size=6, unique=True) | st.just(sorted(TYPES)))
+    few = st.lists(st.sampled_from(sorted(TYPES)), min_size=1, max_size=6, unique=True)
+    types_ = draw(few | st.just(sorted(TYPES)))
     some = st.sampled_from(types_).flatmap(records)
     size = draw(st.integers(0, max_size))
     found = [draw(some) for _ in range(size)]

@@ -49,7 +49,7 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
         with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
             if not log.lock(UP, wait=False):
                 where = str(site.settings.project)
-                raise Refused("`penstock up` runs already for this project", where=where, hint="use it, or stop it first")
+                raise Refused("`penstock up` runs already here", where=where, hint="use it, or stop it first")
             if not supervisor.pids():
                 supervisor.start()
             _wait(stop, lambda: _is_ready(log, store), supervisor, state)

@@ -34,7 +34,7 @@ def test_a_second_one_for_the_same_project_is_refused(busy: House) -> None:
     second = busy.start("up", "--port", "0")
     out, _ = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert "runs already for this project" in out
+    assert "runs already here" in out
     assert "Traceback" not in out
     assert busy.done("list")
 

@@ -134,10 +134,12 @@ ROWS = st.lists(
     min_size=1, max_size=6,
 )  # fmt: skip
 
-NUMBER, TEXT, TRUTH = st.deferred(lambda: number), st.deferred(lambda: text), st.deferred(lambda: truth)
+NUMBER: st.SearchStrategy[str] = st.deferred(lambda: number)
+TEXT: st.SearchStrategy[str] = st.deferred(lambda: text)
+TRUTH: st.SearchStrategy[str] = st.deferred(lambda: truth)
 number_leaf = st.sampled_from(["i", "j", "k", "l", "n", "m"])
 constant = st.sampled_from(["1", "2", "-3", "0.5", "100", "2.25"])
-number = st.one_of(
+number: st.SearchStrategy[str] = st.one_of(
     number_leaf,
     built("({} {} {})", NUMBER, st.sampled_from("+-*"), st.one_of(number_leaf, constant)),
     built("({} {} {})", st.sampled_from(["i", "k", "l"]), st.sampled_from("/%"), st.sampled_from(["i", "j", "k", "l"])),
@@ -153,7 +155,7 @@ number = st.one_of(
     built("length({})", TEXT), st.just("(d - DATE '2000-01-01')"),
 )  # fmt: skip
 text_leaf = st.sampled_from(["s", "t"])
-text = st.one_of(
+text: st.SearchStrategy[str] = st.one_of(
     text_leaf,
     built("({} || {})", TEXT, text_leaf), built("concat({}, {}, '!')", TEXT, st.sampled_from(["i", "n", "s"])),
     built("{}({})", st.sampled_from(["lower", "trim", "ltrim", "rtrim"]), TEXT),
@@ -165,7 +167,7 @@ text = st.one_of(
     built("CAST({} AS varchar(3))", TEXT),
     built("CASE {} WHEN 'a' THEN {} END", TEXT, TEXT), built("coalesce({}, '-')", TEXT),
 )  # fmt: skip
-truth = st.one_of(
+truth: st.SearchStrategy[str] = st.one_of(
     st.sampled_from(["b", "c", "true"]),
     built("({} {} {})", NUMBER, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), NUMBER),
     built("({} {} {})", TEXT, st.sampled_from(["=", "<>"]), TEXT),
