@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import Refused, RefusedByPolicy
@@ -18,31 +17,33 @@ __all__ = ["DEFAULT", "Policies", "gate"]
 
 DEFAULT = AgentPolicy.parse({"metadata": {"name": "built-in"}})
 """What applies where no policy does."""
+_DEFAULT = (DEFAULT, DEFAULT.hash)
 
 
-@lru_cache(maxsize=256)
-def _parsed(text: str) -> AgentPolicy:
-    return AgentPolicy.from_json(text)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policies:
-    """The policies accepted at a lower offset, by name, as builtins."""
+    """The policies accepted at a lower offset, by name, as builtins. Each is read once, when it is first needed."""
 
     accepted: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
-    def all(self) -> list[AgentPolicy]:
-        """Every policy in force."""
-        return [_parsed(text) for text in map(json.dumps, self.accepted.values())]
+    @cached_property
+    def _parsed(self) -> tuple[tuple[AgentPolicy, str], ...]:
+        """Every policy in force, with its hash."""
+        parsed = [AgentPolicy.parse(policy) for policy in self.accepted.values()]
+        return tuple((policy, policy.hash) for policy in parsed)
 
     def for_labels(self, labels: Mapping[str, str]) -> AgentPolicy:
         """The most specific policy that applies to `labels`; `DEFAULT` if none does."""
-        fitting = [policy for policy in self.all() if policy.matches(labels)]
-        return max(fitting, key=lambda policy: len(policy.spec.applies), default=DEFAULT)
+        return self.judging(labels)[0]
+
+    def judging(self, labels: Mapping[str, str]) -> tuple[AgentPolicy, str]:
+        """`for_labels`, with its hash."""
+        fitting = [found for found in self._parsed if found[0].matches(labels)]
+        return max(fitting, key=lambda found: len(found[0].spec.applies), default=_DEFAULT)
 
     def check(self, policy: AgentPolicy) -> None:
         """Refuse a policy that ties with another one: as specific, and both may apply to one pipeline."""
-        for other in self.all():
+        for other, _ in self._parsed:
             mine, its = policy.spec.applies, other.spec.applies
             clash = any(its.get(key, value) != value for key, value in mine.items())
             if other.name != policy.name and len(mine) == len(its) and not clash:
@@ -62,8 +63,8 @@ def gate(decision: Decision, policies: Policies) -> Decision:
     Raises:
         RefusedByPolicy: it follows a command, and a policy forbids what it needs.
     """
-    policy = policies.for_labels(dict(decision.labels))
-    why = decision.why.model_copy(update={"policy": policy.hash})
+    policy, hash_ = policies.judging(dict(decision.labels))
+    why = decision.why.model_copy(update={"policy": hash_})
     never = [need for need in decision.needs if need in policy.spec.constraints.never]
     if never and decision.asked:
         hint = f"change `constraints.never` of policy {policy.name!r}, or ask without it"

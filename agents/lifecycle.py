@@ -115,17 +115,17 @@ def _delete_connection(state: State, cause: Cause, command: ConnectionDelete, _:
 def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> Effects:
     pipeline = Pipeline.parse(command.pipeline)
     _check_connections(state, pipeline)
-    before = state["pipelines"].get(pipeline.name)
+    before, written = state["pipelines"].get(pipeline.name), pipeline.to_dict()
     _expect(pipeline.name, before, command.expect)
     if before is None:
         uid = named_id("pipeline", pipeline.name, cause.offset)
-        return _version("pipeline.created", pipeline.name, uid, 1, pipeline.to_dict(), None)
+        return _version("pipeline.created", pipeline.name, uid, 1, written, None)
     if before["status"] == "deleting":
         raise Refused("is being deleted", where=f"pipeline {pipeline.name}", hint="wait until it is gone, then apply")
     version = len(before["versions"])
-    if before["versions"][-1] == pipeline.to_dict():
+    if before["versions"][-1] == written:
         return (), {"version": version, "changed": False}, "it is as asked already"
-    return _version("pipeline.updated", pipeline.name, before["uid"], version + 1, pipeline.to_dict(), None)
+    return _version("pipeline.updated", pipeline.name, before["uid"], version + 1, written, None)
 
 
 def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policies) -> Effects:

@@ -32,6 +32,8 @@ __all__ = ["LOCK", "Watch", "add_scheduler", "worker_lock", "worker_lost"]
 
 LOCK: Final = "scheduler"
 ACTOR: Final = "scheduler"
+LINGER: Final = 0.02
+"""Seconds between two reads of the log: nothing here is in haste."""
 LOOK: Final = timedelta(seconds=1)
 """How often it looks whether workers still live."""
 TRIM: Final = timedelta(minutes=1)
@@ -50,7 +52,7 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     with Projector(site.catalog_dsn) as projector:
         start, reading = projector.position()
     seen = Watch(*watched(site.catalog_dsn))
-    tail = TopicSource(lambda: site.open_log("scheduler-tail"), CONTROL, start, stop=stop, wakeup=wakeup)
+    tail = TopicSource(lambda: site.open_log("scheduler-tail"), CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER)
     source = op.input("scheduler_in", flow, tail)
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     begin = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))

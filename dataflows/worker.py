@@ -36,6 +36,8 @@ from penstock.topics.table import CONTROL, METRICS
 __all__ = ["KINDS", "add_worker"]
 
 KINDS: Final = ("pipeline", "cleanup")
+LINGER: Final = 0.02
+"""Seconds between two reads of the log."""
 LOOK: Final = timedelta(milliseconds=100)
 """How often it looks after its processes while it has any."""
 
@@ -56,7 +58,9 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
         payload={"worker": name, "kinds": list(KINDS), "slots": site.settings.parallel},
     )  # fmt: skip
     log.append(CONTROL, [encode(joined)])
-    tail = TopicSource(lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop, wakeup=wakeup)
+    tail = TopicSource(
+        lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER
+    )
     batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
     begin = op.input("worker_begin", flow, Once[tuple[str, list[Stored]]]((name, [])))
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from uuid import UUID, uuid4, uuid5
+from hashlib import sha1
+from uuid import UUID, uuid4
 
 NAMESPACE = UUID("6f1c2f43-6f0e-5c0a-9d51-70656e73746f")
 """The namespace of all named ids of Penstock."""
@@ -14,8 +15,13 @@ def new_id() -> str:
 
 
 def named_id(*parts: object) -> str:
-    """The id of `parts` (UUID 5): the same parts give the same id, on every machine."""
-    return str(uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts)))
+    """The id of `parts` (UUID 5, RFC 9562): the same parts give the same id, on every machine.
+
+    Written out here because each record of a decision needs one, and `uuid.uuid5` takes four times as long.
+    """
+    digest = sha1(NAMESPACE.bytes + "\x1f".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def command_id(actor: str, idempotency_key: str) -> str:

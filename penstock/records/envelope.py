@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +20,8 @@ AGENT = "agent:"
 """How the actor of a decision's records begins; what follows is the agent's name."""
 
 _TRACEPARENT = "traceparent"
+REMEMBERED_BYTES = 16 * 1024
+"""Records up to this size are remembered for a moment after they were decoded."""
 
 
 class Record(BaseModel):
@@ -71,8 +74,16 @@ def decode(message: Message) -> Record:
         LogError: it holds no record; someone else wrote to the topic.
     """
     try:
-        return Record.model_validate_json(message.value)
+        return _repeated(message.value) if len(message.value) <= REMEMBERED_BYTES else _decoded(message.value)
     except ValidationError as error:
         issue = error.errors()[0]
         hint = "only Penstock may write to this topic"
         raise LogError(f"holds no record: {issue['loc']} {issue['msg']}", where="a message", hint=hint) from error
+
+
+def _decoded(value: bytes) -> Record:
+    return Record.model_validate_json(value)
+
+
+_repeated = lru_cache(maxsize=2048)(_decoded)
+"""Several flows of one process read the same records a moment apart: each is decoded once."""

@@ -1,8 +1,8 @@
 """The Bytewax source and sink over any topic log.
 
 Bytewax asks a partition for its next batch on the one thread that also runs the logic, so nothing here may block: a
-daemon thread follows the log into a bounded queue, and the flow empties that queue at each turn. Emptying it whole
-matters: with one small batch a turn, each decision of a flow under load costs an fsync of its own.
+daemon thread reads one batch ahead, and the next when the flow has taken that one. So what comes while the flow is
+busy comes together: with one small batch a turn, each decision of a flow under load would cost an fsync of its own.
 
 Positions never come from Bytewax's recovery (`snapshot` is None): the caller gives them, from wherever they were kept
 together with what was made of the messages.
@@ -10,8 +10,6 @@ together with what was made of the messages.
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +26,7 @@ from penstock.topics.table import Topic
 
 __all__ = ["TopicSink", "TopicSource", "Wakeup"]
 
-_READ: Final = 1000
-_DRAIN: Final = 2000
-_QUEUED: Final = 8
+_READ: Final = 2000
 _SLICE: Final = 0.25
 """Seconds after which the tail looks whether it should end."""
 
@@ -76,7 +72,8 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
     `open_log` gives each partition a log of its own, closed at the end. `start` is the first offset wanted, one for
     all partitions or one for each. The flow ends at what was the end when it began with `stop_at_end`, else once
     `stop` is set; what was fetched but not yet handed on is then let go. An error of the log ends the flow: it is the
-    `__cause__` of the error that Bytewax raises.
+    `__cause__` of the error that Bytewax raises. With `linger` the tail waits so many seconds after each batch: for
+    flows to which fewer and larger batches matter more than haste.
     """
 
     def __init__(
@@ -88,75 +85,93 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
         stop_at_end: bool = False,
         stop: threading.Event | None = None,
         wakeup: Wakeup | None = None,
+        linger: float = 0.0,
     ) -> None:
-        self._open_log, self._topic, self._start = open_log, topic, start
-        self._stop_at_end, self._stop, self._wakeup = stop_at_end, stop or threading.Event(), wakeup
+        self.open_log, self.topic, self._start = open_log, topic, start
+        self.stop_at_end, self.stop, self.wakeup, self.linger = stop_at_end, stop or threading.Event(), wakeup, linger
 
     def list_parts(self) -> list[str]:
         """The partitions' names, zero-padded: Bytewax sorts them as text."""
-        return _names(self._topic)
+        return _names(self.topic)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Followed:  # noqa: ARG002 - Bytewax's
         """Start following one partition."""
         part = int(for_part)
         start = self._start if isinstance(self._start, int) else self._start.get(part, 0)
-        tail = _Tail(self._open_log, self._topic, part, start, stop_at_end=self._stop_at_end, wakeup=self._wakeup)
-        return _Followed(tail, self._stop, self._wakeup)
+        return _Followed(self, _Tail(self, part, start))
+
+
+class _Slot:
+    """One batch between the tail and the flow. The tail reads the next one when this one is taken, so that what comes
+    while the flow is busy comes together: that is the backpressure, and it keeps batches as large as the load asks for.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._batch: list[Stored] = []
+
+    def put(self, batch: list[Stored]) -> None:
+        """Lay a batch down; the slot is empty."""
+        with self._changed:
+            self._batch = batch
+
+    def take(self) -> list[Stored]:
+        """What is there, [] if nothing is."""
+        with self._changed:
+            batch, self._batch = self._batch, []
+            if batch:
+                self._changed.notify()
+        return batch
+
+    def wait_until_empty(self, timeout: float) -> bool:
+        """Whether the slot is empty, after `timeout` seconds at most."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._batch, timeout)
 
 
 class _Tail(threading.Thread):
-    """Reads one partition into a bounded queue, whose being full is the backpressure. None in it marks the end."""
+    """Reads one partition of a source into the slot."""
 
-    def __init__(
-        self,
-        open_log: Callable[[], TopicLog],
-        topic: Topic,
-        part: int,
-        start: int,
-        *,
-        stop_at_end: bool,
-        wakeup: Wakeup | None,
-    ) -> None:
-        super().__init__(name=f"tail-{topic.name}-{part}", daemon=True)
-        self.fetched: queue.Queue[list[Stored] | None] = queue.Queue(_QUEUED)
+    def __init__(self, source: TopicSource, part: int, start: int) -> None:
+        super().__init__(name=f"tail-{source.topic.name}-{part}", daemon=True)
+        self.slot = _Slot()
         self.ended = threading.Event()
+        self.over = False
         self.error: BaseException | None = None
-        self._open_log, self._topic, self._part = open_log, topic, part
-        self._start_at, self._stop_at_end, self._wakeup = start, stop_at_end, wakeup
+        self._source, self._part, self._at = source, part, start
         self.start()
 
     def run(self) -> None:
         try:
-            with self._open_log() as log:
+            with self._source.open_log() as log:
                 self._follow(log)
         except BaseException as error:  # noqa: BLE001 - handed to the flow's thread, which raises it
             self.error = error
 
     def _follow(self, log: TopicLog) -> None:
-        at = self._start_at
-        upto = log.end(self._topic, self._part) if self._stop_at_end else None
-        while not self.ended.is_set() and (upto is None or at < upto):
-            limit = _READ if upto is None else min(_READ, upto - at)
-            batch = log.read(self._topic, self._part, at, limit)
-            if batch:
-                self._put(batch)
-                at = batch[-1].offset + 1
-            else:
-                log.wait(self._topic, self._part, at, _SLICE)
-        self._put(None)
+        topic, upto = self._source.topic, None
+        if self._source.stop_at_end:
+            upto = log.end(topic, self._part)
+        while not self.ended.is_set() and (upto is None or self._at < upto):
+            if self.slot.wait_until_empty(_SLICE):
+                limit = _READ if upto is None else min(_READ, upto - self._at)
+                self._hand_on(log, log.read(topic, self._part, self._at, limit))
+        self.over = True
 
-    def _put(self, batch: list[Stored] | None) -> None:
-        while not self.ended.is_set():
-            with contextlib.suppress(queue.Full):
-                self.fetched.put(batch, timeout=_SLICE)
-                if self._wakeup:
-                    self._wakeup.touch()
-                return
+    def _hand_on(self, log: TopicLog, batch: list[Stored]) -> None:
+        if not batch:
+            log.wait(self._source.topic, self._part, self._at, _SLICE)
+            return
+        self._at = batch[-1].offset + 1
+        self.slot.put(batch)
+        if self._source.wakeup:
+            self._source.wakeup.touch()
+        self.ended.wait(self._source.linger)
 
 
 class _Followed(StatefulSourcePartition[Stored, None]):
-    def __init__(self, tail: _Tail, stop: threading.Event, wakeup: Wakeup | None) -> None:
-        self._tail, self._stop, self._wakeup = tail, stop, wakeup
+    def __init__(self, source: TopicSource, tail: _Tail) -> None:
+        self._tail, self._stop, self._wakeup = tail, source.stop, source.wakeup
         self._over = False
         self._last = time.monotonic()
         self._awake: datetime | None = None
@@ -166,29 +181,21 @@ class _Followed(StatefulSourcePartition[Stored, None]):
         if self._over or self._stop.is_set():
             self._tail.ended.set()
             raise StopIteration
-        drained = self._drain()
-        if not drained and not self._over and self._wakeup and not self._wakeup.hot:
+        over, fetched = self._tail.over, self._tail.slot.take()
+        if not (fetched or over) and self._wakeup and not self._wakeup.hot:
             self._wakeup.sleep()
-            drained = self._drain()
-        if drained:
+            over, fetched = self._tail.over, self._tail.slot.take()
+        self._over = over and not fetched
+        if fetched:
             self._last = time.monotonic()
-        self._awake = None if drained or self._over else self._later()
-        return drained
+        self._awake = None if fetched or over else self._later()
+        return fetched
 
     def _later(self) -> datetime:
         """When to look again, now that nothing was there; raises what ended the tail."""
-        if self._tail.error is not None and self._tail.fetched.empty():
+        if self._tail.error is not None:
             raise self._tail.error
         return now() + (AWAKE_HOT if time.monotonic() - self._last < HOT else AWAKE_IDLE)
-
-    def _drain(self) -> list[Stored]:
-        drained: list[Stored] = []
-        with contextlib.suppress(queue.Empty):
-            while not self._over and len(drained) <= _DRAIN - _READ:
-                batch = self._tail.fetched.get_nowait()
-                self._over = batch is None
-                drained += batch or []
-        return drained
 
     def next_awake(self) -> datetime | None:
         """When to look again; asked by Bytewax after each `next_batch` only."""
