@@ -17,7 +17,7 @@ from catalog.projection import Projector
 from dataflows.runtime.flows import FLOWS, run_flows
 from dataflows.runtime.launcher import run_task
 from dataflows.runtime.site import Site
-from penstock.errors import NotFound, UsageError, did_you_mean
+from penstock.errors import NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import new_id
 from penstock.topics.log import Stored
 from penstock.topics.table import CONTROL, TOPICS, topic_named
@@ -30,7 +30,11 @@ LOOK = 0.5
 def flow_(state: State, names: tuple[str, ...]) -> int:
     """One flow, or several in one process: control, projector, scheduler, worker; or `pipeline NAME`, one run of it.
 
-    A flow runs until it is stopped by SIGTERM or Ctrl-C. A control or scheduler flow waits while another one is active.
+    A flow runs until it is stopped by SIGTERM or Ctrl-C. A control, projector or scheduler flow waits while another
+    one is active.
+
+    `pipeline NAME` runs outside the control plane: no policy, no retry, no limit, and no record of it on the log, so
+    that `penstock runs` and `penstock why` do not know of it. Use `penstock run NAME` wherever you can.
     """
     if names[0] == "pipeline":
         return _one_run(state, names[1:])
@@ -54,14 +58,16 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
     """A run in this process, outside the control plane; the sink's fence keeps it apart from any other."""
     if len(names) != 1:
         raise UsageError("name one pipeline", where="flow pipeline", hint="penstock flow pipeline NAME")
-    with connected(state.settings, runs=False) as client:
+    with connected(state.settings, runs=False) as client, tempfile.TemporaryDirectory() as folder:
         pipeline = client.store.pipeline(names[0])
-        connections = {one.name: dict(one.connection) for one in client.store.connections()}
-    with tempfile.TemporaryDirectory() as folder:
+        if pipeline.status != "active":
+            hint = f"penstock resume {pipeline.name}" if pipeline.status in {"paused", "stopped"} else "penstock list"
+            raise Refused(f"is {pipeline.status}: it is not run", where=f"pipeline {pipeline.name}", hint=hint)
         result = Path(folder) / "result.json"
         task = {
             "run": new_id(), "attempt": 1, "uid": pipeline.uid, "kind": "pipeline", "pipeline": dict(pipeline.pipeline),
-            "connections": connections, "secrets": str(state.settings.secrets), "result": str(result),
+            "connections": {one.name: dict(one.connection) for one in client.store.connections()},
+            "secrets": str(state.settings.secrets), "result": str(result),
         }  # fmt: skip
         code = run_task(task)
         click.echo(json.dumps(json.loads(result.read_text())))

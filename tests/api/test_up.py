@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+import pytest
 
 from api.starter import WAREHOUSE
 from tests.api.house import House, until
@@ -84,6 +87,29 @@ def test_a_project_works_as_it_is_without_up_also_side_by_side(idle: House) -> N
     assert idle.differences() == EXACT
     assert all("10,000 rows in" in one or "0 rows in" in one for one in said), said
     assert idle.processes() == []
+
+
+def test_a_flow_of_one_pipeline_keeps_the_server_for_as_long_as_it_runs_and_leaves_no_record(idle: House) -> None:
+    idle.done("apply")
+    before = idle.done("topics", "lag")[0]["end"]
+    process = idle.start("flow", "pipeline", "orders")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert json.loads(out.splitlines()[-1])["counters"]["rows_out"] == 10_000
+    assert idle.differences() == EXACT
+    assert idle.done("topics", "lag")[0]["end"] == before
+    assert "no record" in idle.do("flow", "--help").out
+
+
+@pytest.mark.parametrize("verb", ["pause", "stop"])
+def test_a_flow_of_a_pipeline_that_is_not_active_is_refused(idle: House, verb: str) -> None:
+    idle.done("apply")
+    idle.done(verb, "orders")
+    said = idle.do("flow", "pipeline", "orders")
+    assert said.code == 1
+    assert {"pause": "paused", "stop": "stopped"}[verb] in said.error
+    assert "penstock resume orders" in said.err
+    assert idle.sql(WAREHOUSE, "SELECT count(*) FROM orders") == [(0,)]
 
 
 def test_a_watched_run_that_is_stopped_by_hand_leaves_nothing_running(idle: House) -> None:
