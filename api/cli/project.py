@@ -14,7 +14,7 @@ from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import Client, connected
 from api.starter import make_project
-from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, Refused, did_you_mean
+from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, did_you_mean
 from penstock.models.connection import Connection
 from penstock.models.documents import Documents, read_documents, read_project
 from penstock.models.pipeline import Pipeline
@@ -43,23 +43,23 @@ FILES = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 def validate_(state: State, files: Files) -> None:
     """Check files without touching any system: keys, types, rules, SQL expressions. Default: all of the project."""
     documents = _documents(state, files)
-    notes = [note for pipeline in documents.pipelines if (note := _cannot_run(pipeline))]
+    notes = [note for found in _notes(documents).values() for note in found]
     notes += [f"{issue}: the installation has to know it already" for issue in _unknown(documents, ())]
     state.output.data({"valid": True, "documents": len(documents), "notes": notes})
     state.output.say(f"{len(documents)} documents are valid")
-    for note in notes:
-        state.output.say(f"[yellow]note:[/yellow] {escape(note)}")
+    _tell(state, notes)
     state.output.hint("penstock apply")
 
 
-def _cannot_run(pipeline: Pipeline) -> str | None:
-    from dataflows.job import refuse_what_is_missing  # noqa: PLC0415 - as above
+def _tell(state: State, notes: Iterable[str]) -> None:
+    for note in notes:
+        state.output.say(f"[yellow]note:[/yellow] {escape(note)}")
 
-    try:
-        refuse_what_is_missing(pipeline.name, pipeline.spec)
-    except Refused as error:
-        return str(error)
-    return None
+
+def _notes(documents: Documents) -> dict[tuple[str, str], list[str]]:
+    from api.notes import notes_of  # noqa: PLC0415 - as above
+
+    return notes_of(documents)
 
 
 @command(name="apply")
@@ -72,8 +72,13 @@ def apply_(state: State, files: Files) -> None:
             raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")
         rows = put(client, documents)
     state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
+    notes = _notes(documents)
+    _tell(state, [note for found in notes.values() for note in found])
     state.output.data(
-        [{"kind": kind, "name": name, "version": version, "change": change} for kind, name, version, change in rows]
+        [
+            {"kind": kind, "name": name, "version": version, "change": change, "notes": notes.get((kind, name), [])}
+            for kind, name, version, change in rows
+        ]
     )
     names = [pipeline.name for pipeline in documents.pipelines]
     state.output.hint(f"penstock run {names[0]} --watch" if names else "penstock list")

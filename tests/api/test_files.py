@@ -84,6 +84,54 @@ def test_what_the_engine_cannot_run_yet_is_a_note(tmp_path: Path) -> None:
     assert "note:" in said.out
 
 
+NO_EFFECT = {
+    "schedule: {cron: '5 4 * * *'}": "spec.schedule: has no effect yet: run it by hand or by cron",
+    "schema: {additive: apply}": "spec.schema: has no effect yet",
+    "errors: {dead_letter: {keep: 7d}}": "spec.errors.dead_letter: has no effect yet",
+    "limits: {in_flight: 500000}": "spec.limits.in_flight: has no effect yet",
+    "limits: {max_lag: 5m}": "spec.limits.max_lag: has no effect yet",
+    "tests: [{name: one, given: [], expect: []}]": "spec.tests: has no effect yet",
+}
+EFFECT = ("errors: {retry: {attempts: 3}}", "limits: {batch_rows: 1000, workers: 2}", "tests: []", "schema: {}")
+
+
+@pytest.mark.parametrize("line", [*NO_EFFECT, *EFFECT])
+def test_a_setting_without_effect_is_a_note_and_only_that(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "orders.yaml"
+    path.write_text(f"{PIPELINE}  {line}\n")
+    told = penstock("validate", path, "--project", tmp_path, "--json").json
+    notes = [note for note in told["notes"] if "no effect" in note]
+    assert len(notes) == (line in NO_EFFECT), notes
+    assert all(note.startswith(f"orders: {NO_EFFECT[line]}") for note in notes)
+
+
+UNREAD = {
+    "discovery: {every: 2h}": 1, "mapping: {autonomy: act}": 1, "error_resolution: {act_above: 90%}": 1,
+    "monitor: {warm_up: 7}": 1, "constraints: {quiet_hours: ['22:00-06:00']}": 1,
+    "constraints: {max_rows_skipped: 0}": 1, "constraints: {never: [drop_table]}": 0,
+    "orchestrator: {max_running: 1}": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", UNREAD)
+def test_a_section_of_a_policy_that_nothing_reads_is_a_note(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"apiVersion: penstock/v1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec:\n  {line}\n")
+    told = penstock("validate", path, "--project", tmp_path, "--json").json
+    assert len(told["notes"]) == UNREAD[line]
+    assert all(note.startswith(f"p: spec.{line.partition(':')[0]}") for note in told["notes"])
+
+
+def test_apply_tells_the_same_notes(busy: House, tmp_path: Path) -> None:
+    path = tmp_path / "scheduled.yaml"
+    path.write_text(PIPELINE.replace("name: orders", "name: scheduled") + "  schedule: {cron: '5 4 * * *'}\n")
+    (row,) = busy.done("apply", path)
+    assert [note.partition(" has no effect")[0] for note in row["notes"]] == ["scheduled: spec.schedule:"]
+    said = busy.do("apply", path)
+    assert "note: scheduled: spec.schedule: has no effect yet: run it by hand or by cron" in said.out
+    assert busy.do("run", "scheduled", "--watch").code == 0, "by hand it runs all the same"
+
+
 def test_apply_sends_nothing_where_one_file_is_wrong(busy: House, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     (tmp_path / "function.yaml").write_text(WRONG["function.yaml"][0])

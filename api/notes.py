@@ -1,0 +1,74 @@
+"""What files set and this release does not act on: told when they are checked and applied, never passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from dataflows.job import refuse_what_is_missing
+from penstock.errors import Refused
+from penstock.models.documents import Documents
+from penstock.models.pipeline import Pipeline
+from penstock.models.policy import AgentPolicy
+
+__all__ = ["notes_of", "notes_on"]
+
+PIPELINE: Final = {
+    "spec.schedule": "run it by hand or by cron",
+    "spec.schema": "a changed schema fails the run",
+    "spec.errors.dead_letter": "a row that cannot be written fails the run",
+    "spec.limits.in_flight": "what is in flight follows from limits.batch_rows",
+    "spec.limits.max_lag": "look at `penstock status`",
+    "spec.tests": "they are checked for their form only",
+}
+"""The settings of a pipeline that nothing reads yet, and what holds or helps in their place."""
+
+POLICY: Final = {
+    "spec.discovery": "nothing is discovered by itself",
+    "spec.mapping": "write mappings as `fields` of the pipeline",
+    "spec.error_resolution": "errors are retried as the pipeline's errors.retry says",
+    "spec.monitor": "nothing is alerted; see `penstock runs`",
+    "spec.constraints.max_rows_skipped": "no row is ever skipped",
+    "spec.constraints.quiet_hours": "pause pipelines by hand",
+}
+"""The same of a policy."""
+
+
+def notes_of(documents: Documents) -> dict[tuple[str, str], list[str]]:
+    """The notes of each document that has any, by its kind (`pipeline`, `policy`) and name."""
+    found = {("pipeline", one.name): notes_on(one) for one in documents.pipelines}
+    found |= {("policy", one.name): notes_on(one) for one in documents.policies}
+    return {key: notes for key, notes in found.items() if notes}
+
+
+def notes_on(document: Pipeline | AgentPolicy) -> list[str]:
+    """One line for each setting that is written there and has no effect, and for what keeps it from running at all."""
+    known: Mapping[str, str] = PIPELINE if isinstance(document, Pipeline) else POLICY
+    notes = [
+        f"{document.name}: {path}: has no effect yet: {instead}"
+        for path, instead in known.items()
+        if _is_set(document, path.split("."))
+    ]
+    return [*_cannot_run(document), *notes] if isinstance(document, Pipeline) else notes
+
+
+def _cannot_run(pipeline: Pipeline) -> list[str]:
+    try:
+        refuse_what_is_missing(pipeline.name, pipeline.spec)
+    except Refused as error:
+        return [str(error)]
+    return []
+
+
+def _is_set(model: BaseModel, path: list[str]) -> bool:
+    """Whether the file says something at `path`: a default, or an empty section, says nothing."""
+    value: Any = model
+    for key in path:
+        fields = type(value).model_fields
+        name = next(name for name, field in fields.items() if key == (field.alias or name))
+        if name not in value.model_fields_set:
+            return False
+        value = getattr(value, name)
+    return bool(value.model_fields_set) if isinstance(value, BaseModel) else value not in (None, ())
