@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from penstock.errors import Unavailable
+from penstock.postgres import connect
 from penstock.topics.embedded import EmbeddedServer
 from tests.agents.world import pipeline
 from tests.agents.world import postgres as connection
@@ -40,6 +41,36 @@ def test_a_projector_killed_under_load_leaves_what_a_fresh_rebuild_gives(
     assert len(busy.sent) > 100
     busy.check_catalog(fresh())
     busy.check_answers()
+
+
+def test_of_two_projectors_one_waits_holds_up_nothing_and_takes_over(busy: Place, fresh: Callable[[], str]) -> None:
+    active = busy.start("projector")
+    until(lambda: busy.log.holder("projector"), "the first one's turn")
+    waiting = busy.start("control", "projector")
+    load = Load(busy, rate=60)
+    load.start()
+    busy.loaded(60)
+    busy.all_answered()
+    active.kill()
+    busy.loaded(60)
+    load.stop()
+    busy.all_answered()
+    busy.projected()
+    assert waiting.process.poll() is None
+    assert "fenced" not in (active.said + waiting.said).lower()
+    busy.check_catalog(fresh())
+    waiting.send(signal.SIGTERM)
+    assert waiting.ended() == 0
+
+
+def test_a_projector_that_waits_can_be_stopped(busy: Place) -> None:
+    with busy.site.open_log() as other:
+        assert other.lock("projector", wait=False)
+        waiting = busy.start("projector")
+        until(lambda: sessions(busy, "projector"), "it to wait")
+        waiting.send(signal.SIGTERM)
+        assert waiting.ended() == 0
+        assert waiting.said == ""
 
 
 @pytest.fixture
@@ -96,3 +127,11 @@ def kill(server: EmbeddedServer) -> None:
     family = [psutil.Process(pid), *psutil.Process(pid).children()]
     os.kill(pid, signal.SIGKILL)
     until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), "the server to be gone")
+
+
+def sessions(place: Place, name: str) -> bool:
+    """Whether a session of that name is in the topics' database."""
+    with connect(place.log_dsn, "tests") as session:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s"
+        found = session.execute(query, [f"%{name}%"]).fetchone()
+    return bool(found and found[0])
