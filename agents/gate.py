@@ -64,15 +64,17 @@ def gate(decision: Decision, policies: Policies) -> Decision:
         RefusedByPolicy: it follows a command, and a policy forbids what it needs.
     """
     policy, hash_ = policies.judging(dict(decision.labels))
-    why = decision.why.model_copy(update={"policy": hash_})
     never = [need for need in decision.needs if need in policy.spec.constraints.never]
     if never and decision.asked:
         hint = f"change `constraints.never` of policy {policy.name!r}, or ask without it"
-        raise RefusedByPolicy(f"policy {policy.name!r} never allows {', '.join(never)}", where=why.subject, hint=hint)
+        raise RefusedByPolicy(
+            f"policy {policy.name!r} never allows {', '.join(never)}", where=decision.why.subject, hint=hint
+        )
     if never:
-        return replace(decision, why=why.model_copy(update={"outcome": "refused"}), effects=())
+        why = decision.why.model_copy(update={"policy": hash_, "outcome": "refused"})
+        return replace(decision, why=why, effects=())
     outcome, threshold = _autonomy(decision, policy)
-    why = why.model_copy(update={"outcome": outcome, "threshold": threshold})
+    why = decision.why.model_copy(update={"policy": hash_, "outcome": outcome, "threshold": threshold})
     return replace(decision, why=why, effects=decision.effects if outcome == "acted" else ())
 
 

@@ -54,7 +54,6 @@ BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
     connection._no_password_in_dsn: st.sampled_from(
         ["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]
     ),
-    domain._utc: times,
 }
 """Values that a validator takes, where the type alone does not tell."""
 
@@ -135,7 +134,7 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
     if annotation is str:
         return _strings(**bounds)
     plain: dict[Any, Strategy] = {
-        bool: st.booleans(), Any: json_values, datetime: times, timedelta: durations, type(None): st.none(),
+        bool: st.booleans(), Any: json_values, datetime: times, domain.Utc: times, timedelta: durations, type(None): st.none(),
     }  # fmt: skip
     return plain[annotation]
 

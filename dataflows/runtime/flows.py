@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import signal
 import sys
@@ -65,6 +66,16 @@ def run_flow(flow: Dataflow) -> None:
         raise found from None
 
 
+def tune() -> None:
+    """Set the interpreter up for threads that hand small batches to each other, over a state that only grows.
+
+    A thread that waits for the interpreter gets it after half a millisecond in place of 5: each step of a command waits
+    for one or two. The collector of cycles looks rarely: there are next to none, and a look costs what the state is large.
+    """
+    sys.setswitchinterval(0.0005)
+    gc.set_threshold(50_000, 20, 100)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m dataflows.runtime.flows control projector …``: how the supervisor starts them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -73,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tune()
     stop = threading.Event()
     if options.lifeline is not None:
         watch_lifeline(options.lifeline, stop)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, JsonValue, model_validator
+from pydantic import AwareDatetime, JsonValue, model_validator
 from pydantic import Field as Constraint
 
 from penstock.errors import PenstockError, Unavailable
@@ -18,14 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _utc(value: datetime) -> datetime:
-    if value.tzinfo is None or value.utcoffset() is None:
-        message = "has no time zone; times are UTC"
-        raise ValueError(message)
-    return value
-
-
-Utc = Annotated[datetime, AfterValidator(_utc)]
+Utc = AwareDatetime
 """A moment, with its zone."""
 
 Confidence = Annotated[float, Constraint(ge=0, le=1)]
