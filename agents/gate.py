@@ -32,6 +32,10 @@ class Policies:
         parsed = [AgentPolicy.parse(policy) for policy in self.accepted.values()]
         return tuple((policy, policy.hash) for policy in parsed)
 
+    def all(self) -> list[AgentPolicy]:
+        """Every policy in force."""
+        return [policy for policy, _ in self._parsed]
+
     def for_labels(self, labels: Mapping[str, str]) -> AgentPolicy:
         """The most specific policy that applies to `labels`; `DEFAULT` if none does."""
         return self.judging(labels)[0]
@@ -43,7 +47,7 @@ class Policies:
 
     def check(self, policy: AgentPolicy) -> None:
         """Refuse a policy that ties with another one: as specific, and both may apply to one pipeline."""
-        for other, _ in self._parsed:
+        for other in self.all():
             mine, its = policy.spec.applies, other.spec.applies
             clash = any(its.get(key, value) != value for key, value in mine.items())
             if other.name != policy.name and len(mine) == len(its) and not clash:
@@ -67,9 +71,8 @@ def gate(decision: Decision, policies: Policies) -> Decision:
     never = [need for need in decision.needs if need in policy.spec.constraints.never]
     if never and decision.asked:
         hint = f"change `constraints.never` of policy {policy.name!r}, or ask without it"
-        raise RefusedByPolicy(
-            f"policy {policy.name!r} never allows {', '.join(never)}", where=decision.why.subject, hint=hint
-        )
+        what = f"policy {policy.name!r} never allows {', '.join(never)}"
+        raise RefusedByPolicy(what, where=decision.why.subject, hint=hint)
     if never:
         why = decision.why.model_copy(update={"policy": hash_, "outcome": "refused"})
         return replace(decision, why=why, effects=())

@@ -134,7 +134,8 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
     if annotation is str:
         return _strings(**bounds)
     plain: dict[Any, Strategy] = {
-        bool: st.booleans(), Any: json_values, datetime: times, domain.Utc: times, timedelta: durations, type(None): st.none(),
+        bool: st.booleans(), Any: json_values, datetime: times, domain.Utc: times, timedelta: durations,
+        type(None): st.none(),
     }  # fmt: skip
     return plain[annotation]
 

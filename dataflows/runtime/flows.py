@@ -70,7 +70,7 @@ def tune() -> None:
     """Set the interpreter up for threads that hand small batches to each other, over a state that only grows.
 
     A thread that waits for the interpreter gets it after half a millisecond in place of 5: each step of a command waits
-    for one or two. The collector of cycles looks rarely: there are next to none, and a look costs what the state is large.
+    for one or two. The collector of cycles looks rarely: there are next to none, and a look takes long.
     """
     sys.setswitchinterval(0.0005)
     gc.set_threshold(50_000, 20, 100)
