@@ -21,7 +21,7 @@ from dataflows.transforms.mapping import Mapping, bind, outputs
 from penstock.errors import Fenced, Refused
 from penstock.failpoints import failpoint
 
-__all__ = ["Finished", "Prepared", "Survey", "joined", "positions_of", "prepare", "survey"]
+__all__ = ["Finished", "Prepared", "Survey", "joined", "positions_of", "prepare", "recorded", "survey"]
 
 PLAN_SECONDS = 600.0
 
@@ -92,7 +92,9 @@ def _prepare(job: Job, source: Session, sink: Session) -> Prepared | Finished:
     positions.make(sink)
     failpoint("prepare.state_made")
     slots = slot_names(job.workers)
-    claim = positions.claim(sink, slots)
+    claim = positions.claim(sink, slots, job.run)
+    if isinstance(claim, RunRow):
+        return _ended(claim, job)
     with translated(job.at_sink):
         sink.execute("SELECT set_config('application_name', %s, false)", (session_name(job.uid, claim.generation),))
     if not exists(sink, job.sink):
@@ -110,12 +112,23 @@ def _finished(positions: Positions, sink: Session, job: Job) -> Finished | None:
     if not exists(sink, TableName(job.sink.schema, "_penstock_runs")):
         return None
     run = positions.run(sink, job.run)
-    if run is None or run.state == "running":
-        return None
+    return _ended(run, job) if run is not None and run.ended else None
+
+
+def _ended(run: RunRow, job: Job) -> Finished:
+    return Finished(recorded(run, job.at_sink))
+
+
+def recorded(run: RunRow, where: str) -> dict[str, Any]:
+    """The result of a run that has ended.
+
+    Raises:
+        Fenced: a newer one took its place.
+    """
     if run.state == "superseded":
         hint = "nothing to do: the newer run carries on"
-        raise Fenced(f"run {run.taken_over_by} has taken this run's place", where=job.at_sink, hint=hint)
-    return Finished(run.result or {})
+        raise Fenced(f"run {run.taken_over_by} has taken this run's place", where=where, hint=hint)
+    return run.result or {}
 
 
 def _check(job: Job, source: Table, sink: Session) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from dataflows.job import Job
 from dataflows.postgres.session import connect, translated
 from dataflows.postgres.tables import TableName, exists
-from dataflows.runtime.prepare import Prepared, positions_of
-from dataflows.sinks.positions import TABLES, Counters, Positions, session_name
+from dataflows.runtime.prepare import Prepared, positions_of, recorded
+from dataflows.sinks.positions import TABLES, Positions, session_name
 from dataflows.sinks.swap import drop_leftovers, move_in
 from penstock.errors import Fenced, Refused, Unavailable
 from penstock.failpoints import failpoint
@@ -19,7 +19,7 @@ LOCK_SECONDS = 20.0
 
 
 def publish(job: Job, prepared: Prepared) -> dict[str, Any]:
-    """Finish the run; its counters and schemas, as they are recorded.
+    """Finish the run; its counters and schemas, as they are recorded. One that is finished is not published again.
 
     Raises:
         Fenced: a newer run took over.
@@ -32,13 +32,17 @@ def publish(job: Job, prepared: Prepared) -> dict[str, Any]:
     with connect(job.sink_dsn, where=job.at_sink, name=name, lock=LOCK_SECONDS) as sink:
         with positions.owned(sink, prepared.generation):
             failpoint("publish.locked")
+            run = positions.run(sink, job.run)
+            if run is None:
+                raise Refused("the run has no plan any more", where=job.at_sink, hint="run it again")
+            if run.ended:
+                return recorded(run, job.at_sink)
             pending, planned = positions.pending(sink, job.run)
             if pending:
                 raise Refused(
                     f"{len(pending)} of {planned} splits are not done", where=job.at_sink, hint="run it again"
                 )
-            run = positions.run(sink, job.run)
-            counters = positions.counters(sink) - (run.base if run else Counters())
+            counters = positions.counters(sink) - run.base
             result = counters.as_dict() | {"splits": planned} | {"schemas": schemas(prepared)}
             if prepared.survey.method is not None:
                 move_in(sink, job.sink, prepared.into, prepared.survey.mapping.targets, prepared.survey.method)

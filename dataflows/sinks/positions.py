@@ -91,6 +91,11 @@ class RunRow:
     result: dict[str, Any] | None
     taken_over_by: str | None
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing may be written for it any more."""
+        return self.state != "running"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -143,8 +148,11 @@ class Positions:
                     session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
                     session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
 
-    def claim(self, session: Session, slots: tuple[str, ...]) -> Claim:
+    def claim(self, session: Session, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation, end the sessions of older ones, and read the cursor.
+
+        Where `run` has ended meanwhile, nothing is raised, and what is remembered of it is returned: a process that
+        slept until after its run's end neither begins it anew nor fences the run that owns the pipeline now.
 
         A stopped process may hold the rows' locks for ever: after the lock time-out its sessions are ended and the
         whole is tried again.
@@ -154,19 +162,21 @@ class Positions:
         """
         for _ in range(FENCE_TRIES):
             try:
-                generation = self._raised(session, slots)
+                generation = self._raised(session, slots, run)
                 break
             except LOCK_NOT_AVAILABLE:
                 self.end_sessions(session, None)
         else:
             hint = f"look at pg_stat_activity for sessions named penstock:{self.uid}:…"
             raise Unavailable("another session holds the pipeline's positions", where=self.where, hint=hint)
+        if isinstance(generation, RunRow):
+            return generation
         failpoint("prepare.generation_raised")
         self.end_sessions(session, generation)
         failpoint("prepare.sessions_ended")
         return Claim(generation, self._cursor(session))
 
-    def _raised(self, session: Session, slots: tuple[str, ...]) -> int:
+    def _raised(self, session: Session, slots: tuple[str, ...], run: str) -> int | RunRow:
         with session.transaction():
             session.execute(f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}")
             session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"penstock.claim.{self.uid}",))
@@ -179,6 +189,9 @@ class Positions:
                 f"SELECT 1 FROM {self.table('positions')} WHERE pipeline = %s ORDER BY source, sink, slot FOR UPDATE",
                 (self.uid,),
             )
+            known = self.run(session, run)  # a `finish` holds the same locks: after this only our generation can end it
+            if known is not None and known.ended:
+                return known
             raised = session.execute(
                 f"UPDATE {self.table('positions')} p SET generation = m.top + 1, changed_at = now() "
                 f"FROM (SELECT max(generation) AS top FROM {self.table('positions')} WHERE pipeline = %(pipeline)s) m "

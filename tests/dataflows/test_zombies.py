@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dataflows.job import Job
+from dataflows.pipeline import FirstError
+from dataflows.runtime.prepare import Prepared, prepare
+from dataflows.runtime.publish import publish
+from dataflows.runtime.slots import run_slots
+
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers
 
 EXACT = {"lost": 0, "doubled": 0}
 STOPS = (
-    "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
-    "commit.before_fence:1", "commit.sent:1", "commit.done:0", "flow.end", "publish.begin", "publish.done",
+    "prepare.state_made", "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
+    "commit.before_fence:1", "commit.sent:1", "commit.done:0", "flow.end", "publish.begin",
+    "publish.done",
 )  # fmt: skip
 HOLDING_LOCKS = ("prepare.claiming", "publish.locked", "publish.moved")
+LATE = {"publish.done", "prepare.state_made"}
+"""Stopped after its own end, or before its claim: it may find its run finished, or have work to do."""
 
 
 def outcome(task: dict[str, Any]) -> dict[str, Any]:
@@ -55,9 +64,66 @@ def test_a_zombie_woken_after_its_successor_finished(
         assert successor["status"] == "completed", (point, successor)
         assert made.differences() == EXACT, point
         late = woken(launchers, zombie, task)
-        assert late["status"] in {"fenced", "failed"} or point == "publish.done", (point, late)
+        assert late["status"] in {"fenced", "failed"} or point in LATE, (point, late)
         assert made.differences() == EXACT, point
         assert made.leftovers() == 0, point
+        assert launchers.run(made.task("r3"))["status"] == "completed"
+        assert made.differences() == EXACT, point  # no cursor was moved back
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+@pytest.mark.parametrize("same", [True, False], ids=["same run", "new run"])
+def test_a_zombie_woken_while_its_successor_runs(
+    copy: Callable[..., Copy],
+    launchers: Launchers,
+    write: str,
+    same: bool,  # noqa: FBT001
+) -> None:
+    """One that has not claimed yet may win; whoever does, the rows are exact."""
+    for at, point in enumerate(("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin")):
+        for meets in ("prepare.generation_raised", "commit.before_fence:2", "flow.end"):
+            made = copy(write, arrow=at % 2 == 1)
+            task, second = made.task("r1"), made.task("r1" if same else "r2", attempt=2)
+            zombie = stopped(launchers, task, point)
+            pid = launchers.start(second, f"{meets}=stop")
+            running = "stopped" in launchers.wait(pid)  # what the zombie has done leaves the successor no split to stop in
+            late = woken(launchers, zombie, task)
+            end = woken(launchers, pid, second) if running else outcome(second)
+            ends = (point, meets, late, end)
+            assert {late["status"], end["status"]} <= {"completed", "fenced", "failed"}, ends
+            assert "completed" in {late["status"], end["status"]}, ends
+            assert launchers.run(made.task("r3"))["status"] == "completed", ends
+            assert made.differences() == EXACT, ends
+            assert made.leftovers() == 0, ends
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_a_zombie_whose_run_is_finished_does_not_fence_the_next_run(
+    copy: Callable[..., Copy], launchers: Launchers, write: str
+) -> None:
+    made = copy(write)
+    task, newer = made.task("r1"), made.task("r2")
+    zombie = stopped(launchers, task, "prepare.state_made")
+    first = launchers.run(made.task("r1", attempt=2))
+    made.add(300)
+    pid = stopped(launchers, newer, "commit.before_fence:0")
+    late = woken(launchers, zombie, task)
+    assert (late["status"], late["schemas"]) == ("completed", first["schemas"])
+    assert woken(launchers, pid, newer)["status"] == "completed"
+    assert made.differences() == EXACT
+    assert made.value(f"SELECT max(generation) FROM w._penstock_positions WHERE pipeline = '{made.uid}'") == 2
+
+
+def test_a_run_is_published_once(copy: Callable[..., Copy]) -> None:
+    for write in ("append", "replace"):
+        made = copy(write)
+        job = Job.from_task(made.task("r1"))
+        prepared = prepare(job)
+        assert isinstance(prepared, Prepared)
+        run_slots(job, prepared, list(range(len(prepared.slots))), FirstError(), lambda _: None)
+        result = publish(job, prepared)
+        assert publish(job, prepared) == result
+        assert made.differences() == EXACT
 
 
 def doubled_by_a_zombie(copy: Callable[..., Copy], launchers: Launchers, *without: str) -> tuple[int, str]:
