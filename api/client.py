@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from api.vigil import Vigil, Waiting
 from catalog.database import engine
 from catalog.entries import Command, RunEntry
 from catalog.store import MetadataStore
@@ -82,8 +83,14 @@ class Client:
         for line in self._supervisor.check() if self._supervisor else ():
             _log.warning("%s", line)
 
-    def watch(self, run: str) -> Iterator[RunProgress | TaskFailed | RunEntry]:
-        """Follow a run: its progress and failed attempts as they come, and the entry of the run once it has ended."""
+    def watch(self, run: str) -> Iterator[RunProgress | TaskFailed | Waiting | RunEntry]:
+        """Follow a run: its progress and failed attempts as they come, and the entry of the run once it has ended.
+
+        Raises:
+            Refused: its pipeline was paused, stopped or deleted meanwhile, so that it does not go on.
+            Unavailable: nobody decides any more what happens to it.
+        """
+        vigil = Vigil(self)
         part = partition_of(run.encode(), METRICS.partitions)
         control = self.log.end(CONTROL, 0)
         at = self.log.begin(METRICS, part)
@@ -102,6 +109,7 @@ class Client:
                 yield entry
                 return
             self.look_after()
+            yield from vigil.look(entry)
             self.log.wait(METRICS, part, at, LOOK)
 
     def _run(self, run: str) -> RunEntry | None:

@@ -13,6 +13,7 @@ from api.cli.console import escape
 from api.cli.main import State, command
 from api.cli.pipelines import run_table
 from api.client import UP, Client, connected
+from api.vigil import Waiting
 from catalog.entries import RunEntry
 from penstock.errors import PenstockError, Refused, retold
 from penstock.records.commands import RunStart
@@ -37,7 +38,7 @@ def run_(state: State, name: str, *, watch: bool) -> None:
             state.output.hint(f"penstock status {name}")
             return
         with bar(state, name, shown=watch) as show, _left(state, name):
-            entry = finish(client, run, show, partial(_tell_attempt, state))
+            entry = finish(client, run, show, partial(_tell, state))
     state.output.data(entry)
     taken = sum((entry.seconds or {}).values())
     rate = f", {entry.counters['rows_out'] / taken:,.0f} rows/s" if taken and entry.counters.get("rows_out") else ""
@@ -76,18 +77,21 @@ def start(client: Client, name: str) -> str:
 
 
 def finish(
-    client: Client, run: str, show: Callable[[RunProgress], None], failed: Callable[[TaskFailed], None] = lambda _: None
+    client: Client,
+    run: str,
+    show: Callable[[RunProgress], None],
+    tell: Callable[[TaskFailed | Waiting], None] = lambda _: None,
 ) -> RunEntry:
-    """Follow the run to its end; `show` gets its progress, `failed` each attempt that failed.
+    """Follow the run to its end; `show` gets its progress, `tell` each attempt that failed and what it waits for.
 
     Raises:
-        PenstockError: of the kind that the run failed with.
+        PenstockError: of the kind that the run failed with, or because it cannot go on.
     """
     for told in client.watch(run):
         if isinstance(told, RunProgress):
             show(told)
-        elif isinstance(told, TaskFailed):
-            failed(told)
+        elif isinstance(told, TaskFailed | Waiting):
+            tell(told)
         elif told.status != "completed":
             raise _failure(told)
         else:
@@ -96,9 +100,11 @@ def finish(
     raise AssertionError(message)
 
 
-def _tell_attempt(state: State, told: TaskFailed) -> None:
-    """Say that an attempt failed, where another one may follow."""
-    if told.error.transient:
+def _tell(state: State, told: TaskFailed | Waiting) -> None:
+    """Say what it waits for, and that an attempt failed where another one may follow."""
+    if isinstance(told, Waiting):
+        state.output.say(f"[yellow]![/yellow] {escape(told.what)}")
+    elif told.error.transient:
         where = f"{told.error.where}: " if told.error.where else ""
         state.output.say(f"[yellow]![/yellow] attempt {told.attempt} failed: {escape(where + told.error.what)}")
 
