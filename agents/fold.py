@@ -109,11 +109,12 @@ class Fold:
         return out
 
     def _answer(self, cause: Cause) -> list[Record]:
-        repeated = self._repeated(cause.record)
+        repeated = self._is_repeated(cause.record)
         if cause.offset < self.begin or cause.offset <= self.recorded.last[0]:
             recorded = self.recorded.by_cause.pop(cause.offset, [])
             if recorded or not repeated:
                 self._follow_recorded(cause, recorded)
+            self._remember(cause.record, recorded)
             return []
         if repeated:
             return []
@@ -122,7 +123,8 @@ class Fold:
             out = [] if decision is None else self._records(cause, decision)
             self._follow(cause, out)
         except Exception as error:  # noqa: BLE001 - an agent's fault is a record; the fold goes on
-            return self._fault(cause, error)
+            out = self._fault(cause, error)
+        self._remember(cause.record, out)
         return out
 
     def _decide(self, cause: Cause) -> Decision | None:
@@ -177,16 +179,19 @@ class Fold:
             out.append(Draft("command.refused", cause.record.id, answer))
         return [self._record(cause, index, draft) for index, draft in enumerate(out)]
 
-    def _repeated(self, record: Record) -> bool:
-        """Whether `record` is a command that came before; its id is remembered for `FORGET_AFTER`."""
+    def _is_repeated(self, record: Record) -> bool:
+        """Whether `record` is a command that this agent has answered within `FORGET_AFTER`."""
         if record.kind != "command":
             return False
-        horizon = record.at - FORGET_AFTER
-        while self.seen and datetime.fromisoformat(next(iter(self.seen.values()))) < horizon:
+        while self.seen and record.at - datetime.fromisoformat(next(iter(self.seen.values()))) > FORGET_AFTER:
             del self.seen[next(iter(self.seen))]
-        known = record.id in self.seen
-        self.seen.setdefault(record.id, record.at.isoformat())
-        return known
+        answered = self.seen.get(record.id)
+        return answered is not None and record.at - datetime.fromisoformat(answered) <= FORGET_AFTER
+
+    def _remember(self, record: Record, out: list[Record]) -> None:
+        """Keep the id of a command that this agent answered; the others' need no place in its state."""
+        if record.kind == "command" and out:
+            self.seen[record.id] = record.at.isoformat()
 
 
 def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> Decision:

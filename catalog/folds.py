@@ -66,7 +66,7 @@ def asked(seen: Seen) -> Iterable[Change | Entry]:
     record = seen.record
 
     def fold(row: Row, _: Rows) -> None:
-        if row.get("at") is not None and record.at - row["at"] < REMEMBERED:
+        if row.get("at") is not None and record.at - row["at"] <= REMEMBERED:
             return
         row |= {"type": record.type, "key": record.key, "actor": record.actor, "at": record.at, "offset": seen.offset}
         row |= {"status": "pending", "result": None, "refusal": None, "answered_at": None, "answer": None}

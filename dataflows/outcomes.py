@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from agents.retries import CRASHED
 from catalog.store import MetadataStore
 from dataflows.processes import Ended
@@ -57,18 +59,26 @@ class Outcomes:
         error = Error(**result["error"]) if result.get("error") else _crash(ended)
         return [
             self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
-            self._answer(offset, assigned, "task.failed", self._failed(assigned, error)),
+            self._answer(offset, assigned, "task.failed", self._failed(assigned, error, _counters(result))),
+        ]
+
+    def not_started(self, offset: int, assigned: Record, error: OSError) -> list[Record]:
+        """The attempt's process could not be started here: a failed attempt like any other."""
+        what = f"the run's process cannot be started: {error.strerror}"
+        told = Error(code="worker.cannot_start", what=what, where=error.filename, transient=True)
+        return [
+            self._answer(offset, assigned, "error.raised", self._raised(assigned, told)),
+            self._answer(offset, assigned, "task.failed", self._failed(assigned, told, Counters())),
         ]
 
     def _completed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> Record:
         counters = dict(result.get("counters") or {})
         seconds = counters.pop("seconds", {})
-        known = {name: counters[name] for name in Counters.model_fields if name in counters}
-        payload = TaskCompleted(**_attempt(assigned), counters=Counters(**known), seconds=seconds)
+        payload = TaskCompleted(**_attempt(assigned), counters=_counters(result), seconds=seconds)
         return self._answer(offset, assigned, "task.completed", payload.to_dict())
 
-    def _failed(self, assigned: Record, error: Error) -> dict[str, Any]:
-        return TaskFailed(**_attempt(assigned), error=error).to_dict()
+    def _failed(self, assigned: Record, error: Error, counters: Counters) -> dict[str, Any]:
+        return TaskFailed(**_attempt(assigned), error=error, counters=counters).to_dict()
 
     def _raised(self, assigned: Record, error: Error) -> dict[str, Any]:
         payload = assigned.payload
@@ -100,6 +110,15 @@ class Outcomes:
 
 def _attempt(assigned: Record) -> dict[str, Any]:
     return {name: assigned.payload[name] for name in ("task", "run", "attempt", "worker") if name in assigned.payload}
+
+
+def _counters(result: Mapping[str, Any]) -> Counters:
+    """What the run has committed, as its result says; nothing where it left none, or one that does not add up."""
+    told = result.get("counters") or {}
+    try:
+        return Counters(**{name: told[name] for name in Counters.model_fields if name in told})
+    except ValidationError:
+        return Counters()
 
 
 def _crash(ended: Ended) -> Error:

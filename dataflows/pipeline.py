@@ -38,6 +38,7 @@ class Stopped(PenstockError):
     """The run was asked to stop, and did so between two chunks; it can be resumed."""
 
     code = "run.stopped"
+    transient = True
 
 
 class Reader(Protocol):

@@ -102,9 +102,12 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             raise Fenced("the log says that this worker is lost", where=f"worker {self._name}")
         if record.type == "task.assigned" and payload["worker"] == self._name:
             self._assigned[payload["task"]] = (offset, record)
-            pid = self._processes.begin(payload, record.traceparent)
-            started = self._outcomes.started(offset, record, pid)
-            return [(False, [encode(started)])]
+            try:
+                pid = self._processes.begin(payload, record.traceparent)
+            except OSError as error:
+                self._assigned.pop(payload["task"])
+                return [(False, [encode(one) for one in self._outcomes.not_started(offset, record, error)])]
+            return [(False, [encode(self._outcomes.started(offset, record, pid))])]
         if record.type in {"task.cancelled", "task.closed"} and self._is_open(payload["task"], payload["attempt"]):
             self._assigned.pop(payload["task"])
             self._processes.end(payload["task"])

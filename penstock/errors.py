@@ -9,7 +9,7 @@
     ├── NotFound                  3  no such pipeline, run, version …
     ├── Refused                   1  a command the system may not follow now (conflict, illegal transition)
     │   └── RefusedByPolicy       4  … because a policy says so
-    ├── Unavailable               1  something outside cannot be used; trying again may help
+    ├── Unavailable               1  something outside cannot be used; most such errors pass
     │   ├── Unreachable           1  nothing answers there
     │   ├── AccessDenied          1  wrong password, missing privilege
     │   ├── OutOfSpace            1  disk or quota full
@@ -66,6 +66,8 @@ class PenstockError(Exception):
 
     code = "error"
     exit_code = 1
+    transient = False
+    """Whether the same again, a little later, may well succeed."""
 
     def __init__(self, what: str, *, where: str | None = None, value: object = None, hint: str | None = None) -> None:
         self.what, self.where, self.value, self.hint = what, where, value, hint
@@ -137,6 +139,7 @@ class Unavailable(PenstockError):
     """Something outside cannot be used; trying again may help."""
 
     code = "unavailable"
+    transient = True
 
 
 class Unreachable(Unavailable):
@@ -149,12 +152,14 @@ class AccessDenied(Unavailable):
     """The other side refuses this user: wrong password, missing privilege."""
 
     code = "unavailable.access_denied"
+    transient = False
 
 
 class OutOfSpace(Unavailable):
     """A disk or quota is full."""
 
     code = "unavailable.out_of_space"
+    transient = False
 
 
 class PortInUse(Unavailable):

@@ -122,10 +122,9 @@ def error_of(error: BaseException) -> dict[str, Any]:
         what = f"a defect in the run: {type(error).__name__}"
         return {"code": "defect", "what": what, "where": None, "hint": "report it", "transient": False}
     value = "" if error.value is None else f", got {error.value!r}"
-    transient = isinstance(error, Unavailable | Stopped)
     return {
         "code": error.code, "what": f"{error.what}{value}", "where": error.where, "hint": error.hint,
-        "transient": transient,
+        "transient": error.transient,
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, JsonValue, model_validator
 from pydantic import Field as Constraint
 
-from penstock.errors import PenstockError, Unavailable
+from penstock.errors import PenstockError
 from penstock.models.base import Model, Name, Sql
 
 __all__ = [
@@ -170,8 +170,7 @@ class Error(Model):
     def of(cls, error: BaseException) -> Error:
         """What may be recorded of `error`; of one that is not ours, the class only."""
         if isinstance(error, PenstockError):
-            transient = isinstance(error, Unavailable)
-            return cls(code=error.code, what=error.what, where=error.where, hint=error.hint, transient=transient)
+            return cls(code=error.code, what=error.what, where=error.where, hint=error.hint, transient=error.transient)
         return cls(code="unexpected", what=f"{type(error).__module__}.{type(error).__qualname__}")
 
 

@@ -1,0 +1,67 @@
+"""What a worker tells of tasks that never began, or that left a result which is no result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog.database import engine, migrate
+from catalog.store import MetadataStore
+from dataflows.outcomes import Outcomes
+from dataflows.processes import Ended, Processes
+from penstock.clock import now
+from penstock.records import Record, body
+from penstock.settings import Settings
+
+ASSIGNED: dict[str, Any] = {
+    "task": "t", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "orders", "uid": "u", "run": "r",
+    "version": 1, "spec": {}, "connections": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def outcomes(database: str) -> Outcomes:
+    migrate(database)
+    return Outcomes("worker:w", MetadataStore(engine(database)))
+
+
+def assigned() -> Record:
+    return Record(type="task.assigned", key="t", at=now(), actor="agent:orchestrator", payload=ASSIGNED)
+
+
+def test_a_task_whose_process_cannot_be_started_has_failed_and_may_be_tried_again(
+    outcomes: Outcomes, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.write_text("no folder")
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        Processes(Settings(project=tmp_path, home=home)).begin(ASSIGNED, None)
+    raised, failed = outcomes.not_started(7, assigned(), caught.value)
+    assert (raised.type, failed.type) == ("error.raised", "task.failed")
+    assert failed.payload["error"]["transient"]
+    assert "Not a directory" in failed.payload["error"]["what"]
+    assert failed.cause == (7, 0)
+    body(raised)
+    body(failed)
+
+
+@pytest.mark.parametrize(
+    ("counters", "rows"),
+    [({"rows_in": 5, "rows_out": 5, "bytes": 9}, 5), ({"rows_in": 5, "rows_out": 4}, 0), ({}, 0), (None, 0)],
+)
+def test_a_failed_run_tells_what_it_has_committed(
+    outcomes: Outcomes, counters: dict[str, int] | None, rows: int
+) -> None:
+    error = {"code": "data.bad", "what": "bad", "where": None, "hint": None, "transient": False}
+    ended = Ended("t", 1, 1, {"status": "failed", "counters": counters, "error": error})
+    _, failed = outcomes.of(7, assigned(), ended)
+    assert failed.payload["counters"]["rows_out"] == rows
+    body(failed)
+
+
+def test_a_process_that_died_without_a_word_has_crashed(outcomes: Outcomes) -> None:
+    _, failed = outcomes.of(7, assigned(), Ended("t", 1, -9, None))
+    assert failed.payload["error"]["code"] == "run.crashed"
+    assert "SIGKILL" in failed.payload["error"]["what"]
