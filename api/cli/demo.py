@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from api.cli.main import State, command
 from api.cli.project import put
 from api.cli.run import bar, finish, start
 from api.client import Client, connected
+from api.demo.crash import Crash
 from api.demo.data import CHECKS, SCALE, Rows, prepare
+from api.demo.memory import Memory
 from api.starter import SHOP, WAREHOUSE, make_project
 from catalog.compare import digest
 from catalog.database import reset
@@ -28,15 +30,13 @@ from dataflows.runtime.site import Site
 from penstock import postgres
 from penstock.errors import UsageError
 from penstock.models.documents import read_project
-from penstock.records import records_of
-from penstock.records.execution import RunProgress
 from penstock.settings import Settings, load
 from penstock.topics.embedded import EmbeddedServer
-from penstock.topics.table import CONTROL
 
 Proof = tuple[str, str, bool]
 KILLED = "line-items"
 FIRST = "customers"
+HOME = ".penstock"
 ELSEWHERE = ("PENSTOCK_DATABASE_URL", "PENSTOCK_LOG_URL", "PENSTOCK_HOME", "PENSTOCK_PROJECT")
 
 
@@ -52,23 +52,36 @@ def demo_(state: State, keep: Path | None) -> int:
     folder = keep or Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     if keep is None:
         folder.chmod(0o711)  # so that the server's account reaches its data in it, and they are gone with it
-    began = time.monotonic()
+    story = _Story(state, folder)
     try:
-        proofs = _Story(state, folder, began).tell()
+        with Memory(story.processes) as memory:
+            proofs = story.tell()
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
-    return _proven(state, proofs, time.monotonic() - began, keep)
+    return _proven(state, proofs, Figures(story.seconds, story.first_rows, memory.peak / 1e6), keep)
 
 
-def _proven(state: State, proofs: list[Proof], took: float, keep: Path | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the whole took: seconds in all and until the first pipeline's rows were there, and memory at its most."""
+
+    seconds: float
+    first_rows_seconds: float
+    peak_mb: float
+
+
+def _proven(state: State, proofs: list[Proof], figures: Figures, keep: Path | None) -> int:
     """The table at the end; 0 if all of it holds."""
     rows = [("ok" if well else "WRONG", what, seen) for what, seen, well in proofs]
+    rows.append(("", "the first pipeline's rows were there", f"{figures.first_rows_seconds:.1f} s after the start"))
+    rows.append(("", "memory at its most (PSS)", f"{figures.peak_mb:,.0f} MB: all processes, and the server's"))
     state.output.say("")
     state.output.table(("", "what was proven", "figures"), rows, empty="")
-    state.output.data({"seconds": round(took, 1), "proofs": [{"what": w, "seen": s, "ok": ok} for w, s, ok in proofs]})
+    told = {name: round(value, 1) for name, value in asdict(figures).items()}
+    state.output.data({**told, "proofs": [{"what": w, "seen": s, "ok": ok} for w, s, ok in proofs]})
     wrong = sum(not well for _, _, well in proofs)
-    state.output.say(f"\n{wrong or 'Nothing'} of it is wrong; {took:.0f} seconds in all.")
+    state.output.say(f"\n{wrong or 'Nothing'} of it is wrong; {figures.seconds:.0f} seconds in all.")
     state.output.hint(
         f"penstock --project {keep} up"
         if keep
@@ -80,8 +93,20 @@ def _proven(state: State, proofs: list[Proof], took: float, keep: Path | None) -
 class _Story:
     """The steps in their order; each returns what it proved."""
 
-    def __init__(self, state: State, folder: Path, began: float) -> None:
-        self.state, self.folder, self.began = state, folder, began
+    def __init__(self, state: State, folder: Path) -> None:
+        self.state, self.folder, self.began = state, folder, time.monotonic()
+        self.first_rows = 0.0
+        """Seconds after the start."""
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.began
+
+    def processes(self) -> list[int]:
+        """This process and the server, which is nobody's child."""
+        server = EmbeddedServer(self.folder / HOME).pid if (self.folder / HOME).exists() else None
+        return [os.getpid(), *([server] if server else [])]
 
     def tell(self) -> list[Proof]:
         self.state.output.say("A shop's database, an empty warehouse, and what may go wrong on the way between them.\n")
@@ -108,41 +133,40 @@ class _Story:
         yield
         self.state.output.say(f"[green]✓[/green] {text} [dim]({time.monotonic() - at:.1f} s)[/dim]")
 
-    def _run(self, client: Client, name: str, act: Callable[[str, RunProgress], None] | None = None) -> RunEntry:
+    def _run(
+        self, client: Client, name: str, beside: Callable[[str], AbstractContextManager[object]] = nullcontext
+    ) -> RunEntry:
         run = start(client, name)
-        with bar(self.state, name) as show:
-
-            def shown(told: RunProgress) -> None:
-                show(told)
-                if act:
-                    act(run, told)
-
-            return finish(client, run, shown)
+        with beside(run), bar(self.state, name) as show:
+            return finish(client, run, show)
 
     def _copied(self, client: Client, name: str) -> Proof:
         with self._step(f"{name} copied, renamed and computed on the way"):
             entry = self._run(client, name)
         taken, moved = sum((entry.seconds or {}).values()), entry.counters["rows_out"]
-        since = f", {time.monotonic() - self.began:.0f} s after the start" if name == FIRST else ""
-        return f"{name} are copied", f"{moved:,} rows in {taken:.1f} s{since}", moved > 0
+        self.first_rows = self.first_rows or self.seconds
+        return f"{name} are copied", f"{moved:,} rows in {taken:.1f} s", moved > 0
 
     def _survived(self, client: Client) -> Proof:
         """Kill the run's process with SIGKILL when some of its splits are committed; it ends all the same."""
-        killed: list[str] = []
+        crashes: list[Crash] = []
 
-        def kill(run: str, told: RunProgress) -> None:
-            if not killed and 0 < told.splits_done < told.splits:
-                killed.append(f"{told.rows_out:,} rows")
-                os.kill(_pid(client, run), signal.SIGKILL)
-                self.state.output.say(
-                    f"[yellow]![/yellow] {KILLED}: its process is killed with SIGKILL after {killed[0]}"
-                )
+        def tell(rows: int) -> None:
+            self.state.output.say(
+                f"[yellow]![/yellow] {KILLED}: its process is killed with SIGKILL after {rows:,} rows"
+            )
+
+        def crash(run: str) -> Crash:
+            dsn = _server(client).dsn(WAREHOUSE)
+            crashes.append(Crash(client.site, run, dsn, "SELECT count(*) FROM sales.line_items", tell))
+            return crashes[0]
 
         with self._step(f"{KILLED} killed midway; a new process went on after the last commit"):
-            entry = self._run(client, KILLED, kill)
-        moved, attempts = entry.counters["rows_out"], entry.attempts
-        figures = f"killed after {killed[0] if killed else 'nothing'}; {moved:,} rows in {attempts} attempts"
-        return "a killed run finishes exactly", figures, bool(killed) and moved == _count(client, KILLED)
+            entry = self._run(client, KILLED, crash)
+        rows, moved, attempts = crashes[0].rows, entry.counters["rows_out"], entry.attempts or 0
+        figures = f"killed after {rows or 0:,} rows; {moved:,} rows in {attempts} attempts"
+        whole = moved == _count(client, KILLED)
+        return "a killed run finishes exactly", figures, rows is not None and rows < moved and attempts > 1 and whole
 
     def _nothing_new(self, client: Client) -> Proof:
         with self._step("orders and line-items run again: the position travels with the data"):
@@ -169,19 +193,6 @@ class _Story:
             f"{rows:,} rows in {len(after)} tables, identical",
             before == after != emptied,
         )
-
-
-def _pid(client: Client, run: str) -> int:
-    """The process of the run's attempt, as its worker told."""
-    stored = client.log.read(CONTROL, 0, 0, client.log.end(CONTROL, 0))
-    assigned = {
-        r.payload["task"] for _, r in records_of(stored) if r.type == "task.assigned" and r.payload.get("run") == run
-    }
-    return int(
-        [r.payload["pid"] for _, r in records_of(stored) if r.type == "task.started" and r.payload["task"] in assigned][
-            -1
-        ]
-    )
 
 
 def _begin(rows: Rows, server: EmbeddedServer) -> None:

@@ -6,15 +6,26 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from api.cli.console import Output
-from api.cli.demo import _proven
+from api.cli.demo import Figures, _proven
 from api.cli.main import State
-from tests.api.house import PENSTOCK, ROOT, until
+from api.demo.crash import Crash, process_of
+from api.demo.memory import Memory, family, pss
+from api.starter import SHOP
+from dataflows.runtime.site import Site
+from penstock.clock import now
+from penstock.records import Record, encode
+from penstock.settings import load
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL
+from tests.api.house import PENSTOCK, ROOT, House, until
 
 
 def _start(folder: Path) -> subprocess.Popen[str]:
@@ -45,6 +56,14 @@ def test_the_demo_proves_what_it_says(folder: Path) -> None:
     assert re.search(r"ok +a killed run finishes exactly +killed after [\d,]+ rows; 600,572 rows in 2 attempts", out)
     assert len(re.findall(r"^ok ", out, re.MULTILINE)) == 8
     assert "WRONG" not in out
+    first = re.search(r"the first pipeline's rows were there +([\d.]+) s after the start", out)
+    peak = re.search(r"memory at its most \(PSS\) +([\d,]+) MB", out)
+    whole = re.search(r"; (\d+) seconds in all", out)
+    assert first, out
+    assert peak, out
+    assert whole, out
+    assert 1 < float(first[1]) < float(whole[1]) < 120
+    assert 100 < float(peak[1].replace(",", "")) < 600
     assert "\x1b" not in out
     assert max(len(line) for line in out.splitlines()) <= 110
     assert out.splitlines()[-1].startswith("next: penstock init ")
@@ -65,7 +84,54 @@ def test_a_demo_that_is_cut_off_leaves_nothing_running(folder: Path, number: sig
 
 
 def test_a_proof_that_fails_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    state = State(None, Output())
-    assert _proven(state, [("a", "1", True), ("b", "2", True)], 1.0, None) == 0
-    assert _proven(state, [("a", "1", True), ("b", "2", False)], 1.0, None) == 1
+    state, figures = State(None, Output()), Figures(1.0, 0.5, 100.0)
+    assert _proven(state, [("a", "1", True), ("b", "2", True)], figures, None) == 0
+    assert _proven(state, [("a", "1", True), ("b", "2", False)], figures, None) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_memory_counts_what_a_process_started_while_it_lives() -> None:
+    program = "import time; block = bytearray(50_000_000); print(flush=True); time.sleep(60)"
+    shell = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        parent.stdout.readline()
+        with Memory(lambda: [parent.pid]) as memory:
+            until(lambda: memory.peak > 50_000_000, "a sample")
+        children = family([parent.pid])
+        assert len(children) == 2
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+    assert memory.peak < 200_000_000
+    assert pss(parent.pid) == 0
+
+
+def test_a_crash_finds_the_process_of_the_last_attempt_and_passes_over_one_that_has_gone(idle: House) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    told: list[int] = []
+    with (
+        Site(load(idle.folder)) as site,
+        site.open_log() as log,
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as alive,
+    ):
+        _attempt(log, 1, gone.pid)
+        with Crash(site, "r", idle.server.dsn(SHOP), "SELECT count(*) FROM orders", told.append):
+            until(lambda: process_of(log, "r") == gone.pid, "the first attempt")
+            time.sleep(0.2)
+            assert told == []
+            _attempt(log, 2, alive.pid)
+            until(lambda: told, "the kill")
+        assert alive.wait(10) == -signal.SIGKILL
+    assert told == [10_000]
+
+
+def _attempt(log: PostgresLog, attempt: int, pid: int) -> None:
+    """What a worker tells of an attempt of run `r`."""
+    assigned = {"task": "t", "run": "r", "attempt": attempt}
+    started = {"task": "t", "attempt": attempt, "pid": pid}
+    records = [
+        Record(type=type_, key="t", at=now(), actor="tests", payload=payload)
+        for type_, payload in (("task.assigned", assigned), ("task.started", started))
+    ]
+    log.append(CONTROL, [encode(record) for record in records])
