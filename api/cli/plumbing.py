@@ -14,9 +14,11 @@ from api.cli.console import stopped_by_hand
 from api.cli.main import State, command
 from api.client import connected
 from catalog.projection import Projector
+from dataflows.leftovers import drop_leftovers
 from dataflows.runtime.flows import FLOWS, run_flows
 from dataflows.runtime.launcher import run_task
 from dataflows.runtime.site import Site
+from penstock.clock import now
 from penstock.errors import NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import new_id
 from penstock.topics.log import Stored
@@ -48,6 +50,7 @@ def flow_(state: State, names: tuple[str, ...]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    drop_leftovers(state.settings.home, now())
     with Site(state.settings) as site:
         state.output.say(f"{', '.join(names)}: in the foreground, Ctrl-C stops")
         run_flows(names, site, stop)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dataflows.leftovers import drop_leftovers
+from penstock.clock import now
 from penstock.settings import Settings
 
 __all__ = ["BRAIN", "WORKER", "Supervisor"]
@@ -44,7 +46,8 @@ class Supervisor:
         self._children = [_Child(group) for group in groups]
 
     def start(self) -> None:
-        """Start every child."""
+        """Start every child, and drop what earlier ones left."""
+        drop_leftovers(self._settings.home, now())
         for child in self._children:
             self._begin(child)
 
