@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME …`` runs ``benchmarks/NAME.py``."""
+"""``python -m benchmarks [NAME …]`` runs ``benchmarks/NAME.py``, or every benchmark in turn with its defaults."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run the benchmark that is named first, with the rest of the arguments."""
+    """Run the benchmark that is named first with the rest of the arguments; without a name all of them.
+
+    The exit code is the largest of theirs.
+    """
     known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    if len(sys.argv) < 2 or sys.argv[1] not in known:
-        sys.stderr.write(f"usage: python -m benchmarks {{{','.join(known)}}} …\n")
+    if len(sys.argv) < 2:
+        return max(_run(name, headed=True) for name in known)
+    if sys.argv[1] not in known:
+        sys.stderr.write(f"usage: python -m benchmarks [{{{','.join(known)}}} …]\n")
         return 2
-    name = sys.argv.pop(1)
+    return _run(sys.argv.pop(1))
+
+
+def _run(name: str, *, headed: bool = False) -> int:
+    if headed:
+        sys.stdout.write(f"\n== {name}\n")
+        sys.stdout.flush()
     return int(importlib.import_module(f"benchmarks.{name}").main() or 0)
 
 

@@ -1,0 +1,48 @@
+"""`python -m benchmarks`: one by its name, or all of them in turn."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks").glob("[a-z]*.py"))
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """What was run, with its arguments, in place of the benchmarks themselves."""
+    found: list[tuple[str, list[str]]] = []
+    for name in NAMES:
+        module = importlib.import_module(f"benchmarks.{name}")
+        monkeypatch.setattr(module, "main", lambda name=name: found.append((name, sys.argv[1:])))
+    return found
+
+
+def test_without_a_name_every_benchmark_runs_with_its_defaults(
+    ran: list[tuple[str, list[str]]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    assert main() == 0
+    assert ran == [(name, []) for name in NAMES]
+    assert {"topics", "commands", "copy"} <= set(NAMES)
+    assert [line for line in capsys.readouterr().out.splitlines() if line] == [f"== {name}" for name in NAMES]
+
+
+def test_a_named_one_runs_alone_with_its_arguments(
+    ran: list[tuple[str, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "copy", "--rows", "5"])
+    assert main() == 0
+    assert ran == [("copy", ["--rows", "5"])]
+
+
+def test_an_unknown_one_is_wrong_use(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "cpoy"])
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert [name for name in NAMES if name not in said] == []
