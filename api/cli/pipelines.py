@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from api.cli.completion import pipeline_names
 from api.cli.console import ago, seconds
 from api.cli.main import State, command
 from api.client import Client, connected
@@ -37,7 +38,7 @@ def _way(pipeline: Any) -> str:
 
 
 @command(name="status")
-@click.argument("name")
+@click.argument("name", shell_complete=pipeline_names)
 def status_(state: State, name: str) -> None:
     """One pipeline: its version and status, and its last runs."""
     with connected(state.settings, runs=False) as client:
@@ -63,7 +64,7 @@ def run_table(runs: Any) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
 
 def _transition(verb: str, text: str, following: str) -> click.Command:
     @command(name=verb, help=text)
-    @click.argument("name")
+    @click.argument("name", shell_complete=pipeline_names)
     @click.option("--expect", type=int, help="Only if it is at this version.")
     def one(state: State, name: str, expect: int | None) -> None:
         with connected(state.settings) as client:
@@ -84,7 +85,7 @@ stop_ = _transition("stop", "Stopped: an open run is ended at its last commit.",
 
 
 @command(name="delete")
-@click.argument("name")
+@click.argument("name", shell_complete=pipeline_names)
 @click.option("--expect", type=int, help="Only if it is at this version.")
 @click.option("--drop-table", is_flag=True, help="Drop the target table too; a policy may forbid it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -127,7 +128,7 @@ def _wait_until_gone(client: Client, name: str) -> None:
 
 
 @command(name="versions")
-@click.argument("name")
+@click.argument("name", shell_complete=pipeline_names)
 def versions_(state: State, name: str) -> None:
     """Every version of a pipeline, the latest last."""
     with connected(state.settings, runs=False) as client:
@@ -139,7 +140,7 @@ def versions_(state: State, name: str) -> None:
 
 
 @command(name="rollback")
-@click.argument("name")
+@click.argument("name", shell_complete=pipeline_names)
 @click.option("--to", "to", type=int, required=True, help="The version to go back to.")
 @click.option("--expect", type=int, help="Only if it is at this version.")
 def rollback_(state: State, name: str, to: int, expect: int | None) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 import click
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from api.cli.completion import pipeline_names
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.cli.pipelines import run_table
@@ -26,7 +27,7 @@ OPEN = {"queued", "running"}
 
 
 @command(name="run")
-@click.argument("name")
+@click.argument("name", shell_complete=pipeline_names)
 @click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
 def run_(state: State, name: str, *, watch: bool) -> None:
     """One run. Where `penstock up` does not run, it is waited for."""
@@ -155,7 +156,7 @@ class _Lines:
 
 
 @command(name="runs")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=pipeline_names)
 @click.option("--limit", default=20, show_default=True, help="How many.")
 def runs_(state: State, name: str | None, limit: int) -> None:
     """Runs, the latest first; of one pipeline with NAME."""

@@ -1,0 +1,55 @@
+"""Completion of pipelines' names in a shell: quick, silent, and nothing is started for it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from api.starter import PIPELINE
+from tests.api.house import PENSTOCK, House, environment
+
+
+def completed(line: str, folder: Path) -> list[str]:
+    """What a shell would offer for the last word of `line`."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    done = subprocess.run(
+        PENSTOCK, cwd=folder, env=environment(_PENSTOCK_COMPLETE="bash_complete", **words), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return [one.removeprefix("plain,") for one in done.stdout.split()]
+
+
+@pytest.mark.parametrize("command", ["run", "status", "runs", "pause", "resume", "stop", "delete", "versions"])
+def test_names_come_from_the_catalog_while_it_runs(busy: House, command: str) -> None:
+    assert completed(f"penstock {command} or", busy.folder) == ["orders"]
+
+
+def test_the_project_may_be_named_on_the_line(busy: House, tmp_path: Path) -> None:
+    assert completed(f"penstock --project {busy.folder} run or", tmp_path) == ["orders"]
+    assert completed(f"penstock run --project {busy.folder} or", tmp_path) == ["orders"]
+    assert completed("penstock run or", tmp_path) == []
+
+
+def test_what_is_no_longer_in_the_files_but_applied_is_offered(busy: House, tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.yaml"
+    path.write_text(PIPELINE.replace("name: orders", "name: elsewhere"))
+    busy.done("apply", path)
+    assert completed("penstock status else", busy.folder) == ["elsewhere"]
+
+
+def test_without_a_server_names_come_from_the_files_and_none_is_started(idle: House) -> None:
+    (idle.folder / "pipelines" / "unapplied.yaml").write_text(PIPELINE.replace("name: orders", "name: unapplied"))
+    assert completed("penstock run ", idle.folder) == ["orders", "unapplied"]
+    assert idle.processes() == []
+
+
+def test_files_that_are_wrong_and_settings_that_are_wrong_complete_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "wrong.yaml").write_text("kind: Pipline\n")
+    assert completed("penstock run ", tmp_path) == []
+    (tmp_path / "penstock.toml").write_text("slots = 'many'\n")
+    assert completed("penstock run ", tmp_path) == []
+    assert not (tmp_path / ".penstock").exists()
