@@ -25,9 +25,13 @@ from penstock.errors import (
     Unreachable,
 )
 
-__all__ = ["connect", "place", "translated"]
+__all__ = ["KEEPALIVE", "connect", "place", "translated"]
 
 CONNECT_SECONDS: Final = 10
+KEEPALIVE: Final = {
+    "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000,
+}  # fmt: skip
+"""A peer that vanishes without a word is noticed within about a minute."""
 
 _BY_STATE: Final[dict[str, tuple[type[PenstockError], str | None]]] = {
     "28P01": (AccessDenied, "check the user and the password"),
@@ -87,10 +91,7 @@ def connect(
             application_name=application_name,
             connect_timeout=timeout,
             client_encoding="utf8",
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
-            tcp_user_timeout=60_000,
+            **KEEPALIVE,  # type: ignore[arg-type]
         )
     except psycopg.Error as error:
         raise translated(error, where=where) from error

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
+from psycopg import conninfo, pq
 from psycopg import errors as pg
-from psycopg import pq
 
 from penstock.errors import (
     AccessDenied,
@@ -27,6 +27,7 @@ from penstock.errors import (
     Unavailable,
     Unreachable,
 )
+from penstock.postgres import KEEPALIVE
 
 __all__ = [
     "FENCED",
@@ -61,19 +62,25 @@ CONNECT_SECONDS: Final = 10
 IDLE_SECONDS: Final = 0.2
 
 
-def connect(dsn: str, *, where: str, name: str, lock: float = 10.0, statement: float = 0.0) -> Session:
+def connect(
+    dsn: str, *, where: str, name: str, lock: float = 10.0, statement: float = 0.0, seconds: float = CONNECT_SECONDS
+) -> Session:
     """A session in autocommit with the pinned settings; `lock` and `statement` are time-outs in seconds, 0 for none.
+
+    `seconds` is for each host tried. Options that the DSN has stay, where they are not about what is pinned here. A
+    peer that vanishes is noticed within about a minute.
 
     Raises:
         AccessDenied: wrong password, unknown user, missing right to connect.
         Unreachable: nothing answers, or no such database.
     """
     limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
-    options = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in (PINNED | limits).items())
+    pinned = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in (PINNED | limits).items())
     with translated(where):
+        own = conninfo.conninfo_to_dict(dsn).get("options") or ""
         return psycopg.connect(
-            dsn, autocommit=True, application_name=name, options=options, client_encoding="UTF8",
-            connect_timeout=CONNECT_SECONDS, prepare_threshold=None,
+            dsn, autocommit=True, application_name=name, options=f"{own} {pinned}".lstrip(), client_encoding="UTF8",
+            connect_timeout=int(seconds), prepare_threshold=None, **KEEPALIVE,  # type: ignore[arg-type]
         )  # fmt: skip
 
 
@@ -111,11 +118,11 @@ _STATES: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "28000": (AccessDenied, "the server refuses this user", "check user and pg_hba.conf"),
     "3D000": (Unreachable, "there is no such database", "check dbname in the dsn"),
     "42501": (AccessDenied, "a privilege is missing", "grant it to the connection's user"),
-    "42P01": (MissingTable, "a table of this run does not exist", "was it dropped? look with `penstock discover`"),
-    "42703": (MissingColumn, "a column of this run does not exist", "was it dropped? look with `penstock plan`"),
-    "42704": (SchemaMismatch, "a type of this run does not exist", "look with `penstock plan`"),
+    "42P01": (MissingTable, "a table of this run does not exist", "was it dropped or renamed?"),
+    "42703": (MissingColumn, "a column of this run does not exist", "was it dropped or renamed?"),
+    "42704": (SchemaMismatch, "a type of this run does not exist", "was it dropped?"),
     "53100": (OutOfSpace, "the disk is full", "free some space and run again: nothing is half-applied"),
-    "53200": (OutOfSpace, "the server is out of memory", "try again later"),
+    "53200": (Unavailable, "the server is out of memory", "try again later"),
     "53300": (Unavailable, "the server has no connection left", "raise max_connections or run fewer workers"),
     "55P03": (Unavailable, "a lock could not be had in time", "something holds the table; try again later"),
     "57014": (Unavailable, "a statement took too long or was cancelled", "try again"),
@@ -128,7 +135,7 @@ _CLASSES: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "23": (BadData, "a row breaks a constraint of the target", "look at its keys, checks and NOT NULL columns"),
     "40": (Unavailable, "the transaction was rolled back by the server", "try again"),
     "42": (SchemaMismatch, "the server does not understand the statement", "does the table still have its columns?"),
-    "53": (OutOfSpace, "the server is out of a resource", "try again later"),
+    "53": (Unavailable, "the server is out of a resource", "try again later"),
     "54": (BadData, "a limit of the server is passed", "look at the size of the rows"),
     "57": (Unavailable, "the server interrupted the session", "try again"),
     "58": (Unavailable, "the server has trouble with its files", "look at its log"),
@@ -156,39 +163,48 @@ def result_error(result: pq.abc.PGresult, where: str) -> PenstockError:
     return by_state(state, message, where)
 
 
-def one_message(session: Session, sql: str, where: str, *, sent: Callable[[], None] | None = None) -> None:
+def _go_on() -> None:
+    """Nothing ends the wait."""
+
+
+def one_message(
+    session: Session, sql: str, where: str, *, sent: Callable[[], None] = _go_on, check: Callable[[], None] = _go_on
+) -> None:
     """Send `sql` (one or more statements) as one message, and wait for all of it.
 
-    A process that stops or dies cannot come between its statements. `sent` is called when it has left.
+    A process that stops or dies cannot come between its statements. `sent` is called when it has left. What `check`
+    raises ends the wait; whether the message was carried out is not known then.
     """
     connection = session.pgconn
     with translated(where):
         connection.send_query(sql.encode())
         while connection.flush():
-            select.select([], [connection.socket], [])
-    if sent is not None:
-        sent()
-    finish(session, where)
+            if not select.select([], [connection.socket], [], IDLE_SECONDS)[1]:
+                check()
+    sent()
+    finish(session, where, check)
 
 
-def next_result(session: Session) -> pq.abc.PGresult | None:
-    """The next result of what was sent, None after the last; waits for it.
+def next_result(session: Session, check: Callable[[], None] = _go_on) -> pq.abc.PGresult | None:
+    """The next result of what was sent, None after the last; waits for it, and calls `check` each 0.2 s meanwhile.
 
     The driver's own `get_result` waits with the interpreter locked: one writer that waits for a lock at the server
     would keep every other thread from running, the one that watches for the parent's end too.
     """
     connection = session.pgconn
     while connection.is_busy():
-        select.select([connection.socket], [], [])
-        connection.consume_input()
+        if select.select([connection.socket], [], [], IDLE_SECONDS)[0]:
+            connection.consume_input()
+        else:
+            check()
     return connection.get_result()
 
 
-def finish(session: Session, where: str) -> None:
+def finish(session: Session, where: str, check: Callable[[], None] = _go_on) -> None:
     """Take all results of what was sent; raise the first error."""
     wrong = None
     with translated(where):
-        while (result := next_result(session)) is not None:
+        while (result := next_result(session, check)) is not None:
             if result.status in {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT}:
                 message = "a COPY is still open"
                 raise AssertionError(message)
@@ -198,16 +214,16 @@ def finish(session: Session, where: str) -> None:
         raise wrong
 
 
-def send(session: Session, sql: str, wanted: pq.ExecStatus, where: str) -> None:
-    """Start a COPY; `wanted` is COPY_IN or COPY_OUT."""
+def send(session: Session, sql: str, wanted: pq.ExecStatus, where: str, check: Callable[[], None] = _go_on) -> None:
+    """Start a COPY; `wanted` is COPY_IN or COPY_OUT. What `check` raises ends the wait."""
     connection = session.pgconn
     with translated(where):
         connection.send_query(sql.encode())
-        result = next_result(session)
+        result = next_result(session, check)
     if result is None or result.status != wanted:
         wrong = result_error(result, where) if result is not None else Unreachable("no answer", where=where)
         with contextlib.suppress(PenstockError):
-            finish(session, where)
+            finish(session, where, check)
         raise wrong
 
 
@@ -220,7 +236,7 @@ def copy_out(
 
     `check` is called whenever the source keeps us waiting, at least each 0.2 s; what it raises ends the read.
     """
-    send(session, query, pq.ExecStatus.COPY_OUT, where)
+    send(session, query, pq.ExecStatus.COPY_OUT, where, check)
     connection, waiting = session.pgconn, [session.pgconn.socket]
     get, consume = connection.get_copy_data, connection.consume_input
     parts: list[bytes | memoryview] = []
@@ -243,16 +259,16 @@ def copy_out(
             raise translate(error, where) from None
     if parts:
         yield b"".join(parts)
-    yield _rows_counted(session, where)
+    yield _rows_counted(session, where, check)
 
 
-def _rows_counted(session: Session, where: str) -> int:
+def _rows_counted(session: Session, where: str, check: Callable[[], None]) -> int:
     with translated(where):
-        result = next_result(session)
+        result = next_result(session, check)
     if result is None or result.status != pq.ExecStatus.COMMAND_OK:
         raise result_error(result, where) if result is not None else Unreachable("no answer", where=where)
     rows = result.command_tuples or 0
-    finish(session, where)
+    finish(session, where, check)
     return rows
 
 

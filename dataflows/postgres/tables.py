@@ -79,20 +79,14 @@ class Table:
     keys: tuple[tuple[str, ...], ...] = ()
     """Unique keys over NOT NULL columns, the primary key first."""
     estimated_rows: int = 0
-    pages: int = 0
 
     def column(self, name: str) -> Column | None:
         """The column of that name."""
         return next((column for column in self.columns if column.name == name), None)
 
-    @property
-    def primary_key(self) -> tuple[str, ...]:
-        """The first key, or nothing."""
-        return self.keys[0] if self.keys else ()
-
 
 _RELATION = """
-SELECT c.oid, c.relkind::text, greatest(c.reltuples, 0)::bigint, c.relpages
+SELECT c.oid, c.relkind::text, greatest(c.reltuples, 0)::bigint
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
 _COLUMNS = """
@@ -131,11 +125,11 @@ def describe(session: Session, name: TableName, where: str) -> Table:
             known = [row[0] for row in session.execute(_NEIGHBOURS)]
             raise MissingTable(
                 "there is no such table", where=where, value=str(name),
-                hint=did_you_mean(str(name), known) or "look with `penstock discover`",
+                hint=did_you_mean(str(name), known) or "write it as schema.table; this user sees no name that is near",
             )  # fmt: skip
-        oid, kind, rows, pages = found
+        oid, kind, rows = found
         columns = tuple(Column(*row) for row in session.execute(_COLUMNS, (FIRST_USER_OID, oid)))
         keys: Sequence[list[str]] = [row[0] for row in session.execute(_KEYS, (oid,))]
     if not columns:
         raise SchemaMismatch("the table has no columns", where=where, value=str(name))
-    return Table(name, kind, columns, tuple(map(tuple, keys)), rows, pages)
+    return Table(name, kind, columns, tuple(map(tuple, keys)), rows)

@@ -100,7 +100,7 @@ class PostgresWriter:
         if self._open is not None:
             self._flush()
             connection.nonblocking = 0
-            finish(self._live, self.where)
+            finish(self._live, self.where, self.check)
         if connection.status != pq.ConnStatus.OK or self._open is not None:
             raise Unreachable("the session was ended by the server", where=self.where, hint="try again")
 
@@ -138,11 +138,11 @@ class PostgresWriter:
         return self._session
 
     def _begin(self, split: int) -> _Open:
-        one_message(self._live, "BEGIN", self.where)
+        one_message(self._live, "BEGIN", self.where, check=self.check)
         failpoint("commit.begin", split)
         names = ", ".join(quoted(name) for name in self.columns)
         statement = f"COPY {self.into.sql} ({names}) FROM STDIN (FORMAT binary)"
-        send(self._live, statement, pq.ExecStatus.COPY_IN, self.where)
+        send(self._live, statement, pq.ExecStatus.COPY_IN, self.where, self.check)
         self._live.pgconn.nonblocking = 1
         self._open = _Open(split)
         return self._open
@@ -185,7 +185,10 @@ class PostgresWriter:
         counted = self._counted(current, marker, rows)
         failpoint("commit.before_fence", current.split)
         fence = self.positions.fence(self.slot, current.split, self.run, self.generation, counted)
-        one_message(self._live, f"{fence}; COMMIT", self.where, sent=lambda: failpoint("commit.sent", current.split))
+        one_message(
+            self._live, f"{fence}; COMMIT", self.where, check=self.check,
+            sent=lambda: failpoint("commit.sent", current.split),
+        )  # fmt: skip
         failpoint("commit.done", current.split)
         self._open = None
         self.committed(counted)
@@ -212,9 +215,9 @@ class PostgresWriter:
         self._flush()
         connection.nonblocking = 0
         with translated(self.where):
-            result = next_result(self._live)
+            result = next_result(self._live, self.check)
         if result is None or result.status != pq.ExecStatus.COMMAND_OK:
             raise result_error(result, self.where) if result else Unreachable("no answer", where=self.where)
         rows = result.command_tuples or 0
-        finish(self._live, self.where)
+        finish(self._live, self.where, self.check)
         return rows

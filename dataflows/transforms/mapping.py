@@ -15,7 +15,7 @@ import pyarrow as pa
 from dataflows.chunks import Chunk
 from dataflows.postgres.tables import Column, Table
 from dataflows.postgres.types import SqlType, arrow_type, fits, parse_type
-from penstock.errors import BadData, MissingColumn, PenstockError, SchemaMismatch, did_you_mean
+from penstock.errors import BadData, MissingColumn, SchemaMismatch, did_you_mean
 
 if TYPE_CHECKING:
     from dataflows.transforms.expressions import Compiled
@@ -229,8 +229,6 @@ def _as_target(array: pa.Array, field: _Bound, kind: SqlType, where: str) -> pa.
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         what = f"a value does not fit into `{field.spec.target}` of type {kind}"
         raise BadData(what, where=f"{where}: {field.spec.path}", hint="look at the mapped types") from None
-    except PenstockError:
-        raise
 
 
 def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:

@@ -249,6 +249,26 @@ def test_sigterm_stops_between_chunks_and_the_run_goes_on_later(
     assert made.differences() == NOTHING
 
 
+def test_sigterm_ends_a_write_that_waits_for_a_lock(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append")
+    task = made.task("r1")
+    pid = launchers.start(task, "flow.begin=stop")
+    assert launchers.wait(pid) == {"stopped": True}
+    with psycopg.connect(made.dsn) as other:
+        other.execute(f"LOCK TABLE {made.target} IN ACCESS EXCLUSIVE MODE")
+        os.kill(pid, signal.SIGCONT)
+        waiting = (
+            f"FROM pg_stat_activity WHERE application_name LIKE 'penstock:{made.uid}:%' AND wait_event_type = 'Lock'"
+        )
+        until(lambda: made.value(f"SELECT count(*) {waiting}") == 1)
+        os.kill(pid, signal.SIGTERM)
+        assert launchers.wait(pid, 4) == {"code": 1}
+    error = result_of(task)["error"]
+    assert (error["code"], error["transient"]) == ("run.stopped", True)
+    assert launchers.run(made.task("r1", attempt=2))["status"] == "completed"
+    assert made.differences() == NOTHING
+
+
 def test_workers_die_with_their_launcher(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append", split_rows=100, workers=2)
     made.session.execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE; COMMIT")
@@ -319,7 +339,7 @@ def test_a_full_disk_at_the_sink(copy: Callable[..., Copy], launchers: Launchers
     if write == "append":
         source["cursor"] = {"field": "id"}
     error = failed(launchers, with_spec(made.task("r1"), source=source))
-    assert (error["code"], error["transient"]) == ("unavailable.out_of_space", True)
+    assert (error["code"], error["transient"]) == ("unavailable.out_of_space", False)
     rows = made.value(f"SELECT count(*) FROM {made.target}")
     assert rows % 2000 == 0
     assert rows < 30000
