@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import pyarrow as pa
@@ -24,7 +24,7 @@ from dataflows.postgres.session import Session, connect, copy_out, one_row, tran
 from dataflows.postgres.tables import Column, Table, escaped, quoted
 from dataflows.postgres.types import parse_type
 from dataflows.splits import Split
-from penstock.errors import BadData, MissingColumn, SchemaMismatch, Unavailable, did_you_mean
+from penstock.errors import BadData, MissingColumn, Refused, SchemaMismatch, Unavailable, did_you_mean
 from penstock.failpoints import failpoint
 
 __all__ = ["PostgresReader", "Window", "cursor_window", "plan_splits", "split_key"]
@@ -81,9 +81,13 @@ def cursor_window(
     """The window of this run: above `last`, up to the greatest value now, and older than `lag`.
 
     `now` is the source's. Transactions that were writing to the table when the window's end was taken are waited for,
-    so that a row that got its number or time before the end, and committed after it, is not passed by.
+    so that a row whose cursor was given by the INSERT itself (a sequence, ``clock_timestamp()``) and committed after
+    the end was taken is not passed by. What was given before the row's INSERT needs a `lag` longer than the longest
+    transaction: ``DEFAULT now()`` is the time at which the transaction began, and it may begin to write only later;
+    so does a number that the application took from a sequence beforehand.
 
     Raises:
+        Refused: without a lag, a materialized view or foreign table: nobody can tell who writes to what it shows.
         SchemaMismatch: a lag on a column that is no time.
         BadData: rows whose cursor is NULL: no window would ever hold them.
     """
@@ -92,6 +96,9 @@ def cursor_window(
         raise SchemaMismatch(f"a lag needs a time; `{column.name}` is {column.type}", where=where, hint="drop the lag")
     name = quoted(column.name)
     with translated(where):
+        if not lag and (hidden := session.execute(_HIDDEN, {"table": table.name.sql}).fetchone()):
+            hint = "give the cursor a lag, or read the tables behind it"
+            raise Refused(f"late rows behind {hidden[0]} cannot be waited for", where=where, hint=hint)
         if (
             column.nullable
             and session.execute(f"SELECT 1 FROM {table.name.sql} WHERE {name} IS NULL LIMIT 1").fetchone()
@@ -123,26 +130,31 @@ def _top(table: Table, column: Column, kind: str, *, after: bool) -> str:
     return f"SELECT (SELECT {value}::text FROM ({greatest}) newest)"
 
 
-_WRITERS: Final = """
-SELECT count(*) FROM pg_locks l
-WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
+_READ: Final = """
+WITH RECURSIVE read(id) AS (SELECT to_regclass(%(table)s)::oid UNION
+  SELECT n.id FROM read CROSS JOIN LATERAL (
+    SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = read.id
+    UNION ALL SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass
+      AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+      JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') WHERE r.ev_class = read.id) n(id))"""
+"""All that a table or view reads: itself, its partitions and heirs, what its query names. Not what functions read."""
+_HIDDEN: Final = f"""{_READ}
+SELECT c.oid::regclass::text FROM read JOIN pg_class c ON c.oid = read.id WHERE c.relkind IN ('m', 'f') LIMIT 1"""
+_WRITERS: Final = f"""{_READ}
+SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{{}}') FROM pg_locks l JOIN read ON read.id = l.relation
+WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-AND l.relation = to_regclass(%(table)s) AND l.virtualtransaction = ANY(%(seen)s)"""
-_WRITING: Final = """
-SELECT coalesce(array_agg(l.virtualtransaction), '{}') FROM pg_locks l
-WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
-AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-AND l.relation = to_regclass(%(table)s)"""
+AND (%(seen)s::text[] IS NULL OR l.virtualtransaction = ANY(%(seen)s))"""
 
 
 def await_writers(session: Session, table: Table, where: str, seconds: float = LOCK_SECONDS) -> None:
-    """Wait until the transactions that write to the table now have ended.
+    """Wait until the transactions that write to the table, or to what it reads, have ended; prepared ones too.
 
     Raises:
         Unavailable: one of them still writes after `seconds`.
     """
     with translated(where):
-        seen = one_row(session, _WRITING, {"table": table.name.sql})[0]
+        seen = one_row(session, _WRITERS, {"table": table.name.sql, "seen": None})[0]
         end = time.monotonic() + seconds
         while seen and one_row(session, _WRITERS, {"table": table.name.sql, "seen": seen})[0]:
             if time.monotonic() > end:
@@ -182,7 +194,7 @@ def plan_splits(
 def _sample_percent(session: Session, table: Table, where: str) -> float:
     if table.kind not in {"r", "m", "p"}:
         return 100
-    query = "SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(%(name)s::regclass)"
+    query = "SELECT coalesce(sum(pg_relation_size(relid)), 0)::bigint FROM pg_partition_tree(%(name)s::regclass)"
     plain = "SELECT pg_relation_size(%(name)s::regclass)"
     with translated(where):
         size = one_row(session, query if table.kind == "p" else plain, {"name": table.name.sql})[0]
@@ -296,8 +308,3 @@ class PostgresReader:
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
-
-
-def arrow_schema(columns: Sequence[tuple[str, Any]]) -> pa.Schema:
-    """The schema of the columns that a reader asks for."""
-    return pa.schema([pa.field(name, kind) for name, kind in columns])
