@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,46 +26,71 @@ from dataflows.pipeline import FirstError, Stopped
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Finished, Prepared, prepare
 from dataflows.runtime.progress import Progress, reported
-from dataflows.runtime.publish import drop_state, publish, superseded
+from dataflows.runtime.publish import committed, drop_state, publish, superseded
 from dataflows.runtime.slots import run_slots
+from dataflows.sinks.positions import Counters
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
 from penstock.telemetry import set_up, shut_down, span
 
 __all__ = ["error_of", "launch", "main"]
 
-EMPTY: Final = {"rows_in": 0, "rows_out": 0, "filtered": 0, "dead": 0, "bytes": 0}
+EMPTY: Final = Counters().as_dict()
 
 
 def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
-    """Run the task to its end; the result, whatever happens."""
-    seconds: dict[str, float] = {}
+    """Run the task to its end; the result, whatever happens.
+
+    The counters are the run's, of all its attempts: what is published, or else what is committed so far. Those of a
+    fenced attempt are its own only, since what the run has in all is the newer owner's to tell.
+    """
+    attempt = _Attempt()
     try:
         secrets = Path(task["secrets"]) if task.get("secrets") else None
         job = Job.from_task(task, secrets=secrets)
         if task.get("kind") == "cleanup":
             drop_state(job.sink_dsn, job.uid, job.sink, job.at_sink, target=bool(task.get("drop_table")))
-            return _result("completed", dict(EMPTY), seconds, None, None)
-        outcome = _run(job, task, first, progress, seconds)
-        recorded = dict(outcome)
-        schemas = recorded.pop("schemas", None)
-        return _result("completed", recorded, seconds, schemas, None)
+            return attempt.result("completed", EMPTY)
+        attempt.job = job
+        return attempt.result("completed", _run(attempt, job, task, first, progress))
     except PenstockError as error:
         status = "fenced" if isinstance(error, Fenced) else "failed"
-        counted = EMPTY | {"rows_in": progress.rows_in, "rows_out": progress.rows_out}
-        return _result(status, counted, seconds, None, error_of(error))
+        return attempt.result(status, attempt.counted(progress, fenced=status == "fenced"), error)
     except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only
         traceback.print_exc()
-        return _result("failed", dict(EMPTY), seconds, None, error_of(error))
+        return attempt.result("failed", attempt.counted(progress), error)
 
 
-def _run(
-    job: Job, task: Mapping[str, Any], first: FirstError, progress: Progress, seconds: dict[str, float]
-) -> dict[str, Any]:
+@dataclass(slots=True)
+class _Attempt:
+    """How far an attempt has come: what its result is made from."""
+
+    job: Job | None = None
+    prepared: Prepared | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def counted(self, progress: Progress, *, fenced: bool = False) -> dict[str, Any]:
+        """What is committed and not published: as the sink has it, or as this process saw it."""
+        found = committed(self.job, self.prepared) if self.job is not None and not fenced else None
+        return (found or progress.counted()).as_dict()
+
+    def result(self, status: str, outcome: Mapping[str, Any], error: BaseException | None = None) -> dict[str, Any]:
+        """The result file; `outcome` has the counters and, of a run that has ended, what else is recorded of it."""
+        counters = {name: value for name, value in outcome.items() if name not in {"schemas", "resumed"}}
+        resumed = self.prepared.resumed if self.prepared is not None else False
+        return {
+            "status": status, "counters": counters | {"seconds": self.seconds}, "schemas": outcome.get("schemas"),
+            "resumed": outcome.get("resumed", resumed), "error": None if error is None else error_of(error),
+        }  # fmt: skip
+
+
+def _run(attempt: _Attempt, job: Job, task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
+    seconds = attempt.seconds
     with _timed(seconds, "prepare"):
         prepared = prepare(job)
     if isinstance(prepared, Finished):
         return prepared.result
+    attempt.prepared = prepared
     first.check()
     _show_plan(progress, prepared)
     try:
@@ -108,12 +134,6 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         yield
     finally:
         seconds[phase] = round(time.perf_counter() - begin, 4)
-
-
-def _result(
-    status: str, counters: dict[str, Any], seconds: dict[str, float], schemas: Any, error: dict[str, Any] | None
-) -> dict[str, Any]:
-    return {"status": status, "counters": counters | {"seconds": seconds}, "schemas": schemas, "error": error}
 
 
 def error_of(error: BaseException) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from dataflows.job import Job
 from dataflows.postgres.session import Session, connect, translated
 from dataflows.postgres.tables import Column, Table, TableName, describe, exists, quoted
-from dataflows.sinks.positions import Claim, Positions, RunRow, session_name
+from dataflows.sinks.positions import Claim, Loaded, Positions, RunRow, session_name
 from dataflows.sinks.swap import Method, drop_leftovers, make_shadow, replace_method, shadow_name
 from dataflows.sources.postgres import Window, cursor_column, cursor_window, plan_splits, split_key
 from dataflows.splits import Split, slot_names
@@ -70,6 +70,8 @@ def positions_of(job: Job) -> Positions:
 def prepare(job: Job) -> Prepared | Finished:
     """Check, claim and plan.
 
+    An `append` goes on only from rows that an `append` by the same cursor loaded.
+
     Raises:
         Refused, MissingTable, MissingColumn, SchemaMismatch: the pipeline does not fit its tables; nothing was changed.
         Fenced: a newer run has taken this one's place.
@@ -95,6 +97,7 @@ def _prepare(job: Job, source: Session, sink: Session) -> Prepared | Finished:
     claim = positions.claim(sink, slots, job.run)
     if isinstance(claim, RunRow):
         return _ended(claim, job)
+    _check_continued(job, claim.loaded)
     with translated(job.at_sink):
         sink.execute("SELECT set_config('application_name', %s, false)", (session_name(job.uid, claim.generation),))
     if not exists(sink, job.sink):
@@ -135,6 +138,8 @@ def _check(job: Job, source: Table, sink: Session) -> None:
     """Everything that can be told before anything is changed."""
     if job.cursor is not None:
         cursor_column(source, job.cursor, job.at_source)
+    if exists(sink, TableName(job.sink.schema, "_penstock_splits")):
+        _check_continued(job, positions_of(job).loaded(sink))
     if exists(sink, job.sink):
         target = describe(sink, job.sink, job.at_sink)
         if target.kind not in {"r", "p"}:
@@ -144,6 +149,18 @@ def _check(job: Job, source: Table, sink: Session) -> None:
             replace_method(sink, job.sink, job.at_sink)
     else:
         outputs(job.fields, source, job.pipeline)
+
+
+def _check_continued(job: Job, loaded: Loaded) -> None:
+    """Refuse an `append` to rows that were loaded otherwise; a `replace` may always follow."""
+    if job.write != "append" or loaded.write is None or (loaded.write, loaded.field) == ("append", job.cursor):
+        return
+    ways = f"write: replace; or empty {job.sink}, `penstock delete` the pipeline and apply it again"
+    if loaded.write == "append":
+        what = f"{job.sink} was loaded by cursor `{loaded.field}`: by `{job.cursor}` rows would be lost or doubled"
+        raise Refused(what, where=f"{job.pipeline}: spec.source.cursor", hint=f"keep `{loaded.field}`, or {ways}")
+    what = f"{job.sink} was loaded by `replace`: an `append` would add all its rows again"
+    raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
 
 
 def survey(job: Job, source: Session, sink: Session) -> Survey:
@@ -168,26 +185,35 @@ def _make_target(sink: Session, job: Job, source: Table) -> None:
 def _resumable(positions: Positions, sink: Session, job: Job, claim: Claim) -> RunRow | None:
     """The run's own plan from an earlier attempt; a `replace` whose shadow is gone or outdated begins again."""
     run = positions.run(sink, job.run)
-    if run is None or job.write == "append":
+    if run is None or _can_go_on(job, positions, sink, run):
         return run
+    with positions.owned(sink, claim.generation):
+        if claim.loaded.partly and job.write == "replace":
+            positions.spoil(sink)
+        sink.execute(f"DROP TABLE IF EXISTS {shadow_name(job.uid, job.run, job.sink).sql}")
+        positions.forget(sink, job.run)
+    return None
+
+
+def _can_go_on(job: Job, positions: Positions, sink: Session, run: RunRow) -> bool:
+    if (run.write, run.field) != (job.write, job.cursor):
+        return False
+    if job.write == "append":
+        return True
     shadow = shadow_name(job.uid, job.run, job.sink)
     if exists(sink, shadow):
         have, want = describe(sink, shadow, job.at_sink), describe(sink, job.sink, job.at_sink)
-        if have.columns == want.columns:
-            return run
-    elif len(positions.pending(sink, job.run)[0]) == positions.pending(sink, job.run)[1]:
-        return run
-    with positions.owned(sink, claim.generation):
-        sink.execute(f"DROP TABLE IF EXISTS {shadow.sql}")
-        positions.forget(sink, job.run)
-    return None
+        return have.columns == want.columns
+    pending, planned = positions.pending(sink, job.run)
+    return len(pending) == planned
 
 
 def _plan(job: Job, positions: Positions, source: Session, sink: Session, claim: Claim, surveyed: Survey) -> RunRow:
     failpoint("prepare.before_plan")
     older = positions.unfinished(sink, job.run)
-    carried = older if older is not None and job.write == "append" else None
-    last = carried.upper if carried and carried.upper is not None else claim.cursor
+    alike = older is not None and (older.write, older.field) == (job.write, job.cursor)
+    carried = older if alike and job.write == "append" else None
+    last = carried.upper if carried and carried.upper is not None else claim.loaded.cursor
     window = Window(None, None)
     if job.cursor is not None and surveyed.key is not None:
         window = cursor_window(source, surveyed.source, surveyed.key, last, job.lag, job.at_source)
@@ -197,19 +223,21 @@ def _plan(job: Job, positions: Positions, source: Session, sink: Session, claim:
         splits = plan_splits(source, surveyed.source, surveyed.key, window, job.split_rows, first, job.at_source)
     upper = window.upper if window.upper is not None else carried.upper if carried else None
     with positions.owned(sink, claim.generation):
-        positions.write_plan(sink, job.run, (carried.lower if carried else window.lower, upper), splits)
+        base = carried.base if carried else positions.counters(sink)
+        plan = RunRow(job.run, job.write, job.cursor, carried.lower if carried else window.lower, upper, base)
+        positions.write_plan(sink, plan, splits)
+        if claim.loaded.partly and job.write == "replace":
+            positions.spoil(sink)
         if older is not None:
             (positions.take_over if carried else positions.supersede)(sink, older.run, job.run)
-    run = positions.run(sink, job.run)
-    if run is None:
-        message = "the plan that was just written is not there"
-        raise AssertionError(message)
-    return run
+    return plan
 
 
 def _into(job: Job, positions: Positions, sink: Session, generation: int) -> TableName:
     """The table that rows are copied into."""
     if job.write == "append":
+        with positions.owned(sink, generation):  # of a `replace` that this run has superseded
+            drop_leftovers(sink, job.uid, job.sink, None, job.at_sink)
         return job.sink
     shadow = shadow_name(job.uid, job.run, job.sink)
     with positions.owned(sink, generation):

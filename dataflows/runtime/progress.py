@@ -40,6 +40,11 @@ class Progress:
             self.rows_out += rows_out
             self.splits_done += splits
 
+    def counted(self) -> Counters:
+        """The rows counted here, all of them accounted for; their bytes are not known here."""
+        with self._lock:
+            return Counters(self.rows_in, self.rows_out, self.rows_in - self.rows_out)
+
     def as_dict(self) -> dict[str, Any]:
         """What a line holds."""
         with self._lock:

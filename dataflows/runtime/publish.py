@@ -8,14 +8,15 @@ from dataflows.job import Job
 from dataflows.postgres.session import connect, translated
 from dataflows.postgres.tables import TableName, exists
 from dataflows.runtime.prepare import Prepared, positions_of, recorded
-from dataflows.sinks.positions import TABLES, Positions, session_name
+from dataflows.sinks.positions import TABLES, Counters, Positions, session_name
 from dataflows.sinks.swap import drop_leftovers, move_in
-from penstock.errors import Fenced, Refused, Unavailable
+from penstock.errors import Fenced, PenstockError, Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["drop_state", "publish", "superseded"]
+__all__ = ["committed", "drop_state", "publish", "superseded"]
 
 LOCK_SECONDS = 20.0
+ASK_SECONDS = 3.0
 
 
 def publish(job: Job, prepared: Prepared) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def publish(job: Job, prepared: Prepared) -> dict[str, Any]:
                     f"{len(pending)} of {planned} splits are not done", where=job.at_sink, hint="run it again"
                 )
             counters = positions.counters(sink) - run.base
-            result = counters.as_dict() | {"splits": planned} | {"schemas": schemas(prepared)}
+            told = {"splits": planned, "schemas": schemas(prepared), "resumed": prepared.resumed}
+            result: dict[str, Any] = {**counters.as_dict(), **told}
             if prepared.survey.method is not None:
                 move_in(sink, job.sink, prepared.into, prepared.survey.mapping.targets, prepared.survey.method)
             positions.finish(sink, job.run, prepared.upper, result)
@@ -66,6 +68,17 @@ def superseded(job: Job, prepared: Prepared) -> bool:
         return False
 
 
+def committed(job: Job, prepared: Prepared | None) -> Counters | None:
+    """What the unfinished run has committed, by any attempt; None where that is unknown, or a newer run owns it."""
+    generation = prepared.generation if prepared else None
+    limits = {"seconds": ASK_SECONDS, "lock": ASK_SECONDS, "statement": ASK_SECONDS}
+    try:
+        with connect(job.sink_dsn, where=job.at_sink, name="penstock:ask", **limits) as sink:
+            return positions_of(job).committed(sink, job.run, generation)
+    except PenstockError:
+        return None
+
+
 def schemas(prepared: Prepared) -> dict[str, Any]:
     """The columns of both sides, as the run saw them."""
     sides = {"source": prepared.survey.source, "target": prepared.survey.target}
@@ -75,7 +88,8 @@ def schemas(prepared: Prepared) -> dict[str, Any]:
 def drop_state(dsn: str, uid: str, sink: TableName, where: str, *, target: bool = False) -> None:
     """Forget a deleted pipeline at its sink: positions, plans and shadows; with `target` the target table too.
 
-    Sessions of its runs are ended first, and find nothing to commit against afterwards.
+    Sessions of its runs are ended first, and find nothing to commit against afterwards; where state was kept, a
+    launcher that has not claimed yet is refused. Where none was, nothing marks the schema: it may still begin.
     """
     positions = Positions(uid, "", sink, where)
     with connect(dsn, where=where, name=f"penstock:drop:{uid}"[:63]) as session:

@@ -1,11 +1,18 @@
 """What a PostgreSQL sink remembers beside its rows: generation, plan, positions and counters of each pipeline.
 
 Three tables in the target's schema. `_penstock_positions` has a row for each slot of a pipeline: its generation is the
-fence, its counters are cumulative over all runs. `_penstock_runs` has a row for each run: its window, and at the end
-its result. `_penstock_splits` has the planned splits of unfinished runs; a split is done when its commit marked it.
+fence, its counters are cumulative over all runs; beside the cursor stands what it is a cursor of, and by which write
+mode the target's rows came. `_penstock_runs` has a row for each run: its window, and at the end its result.
+`_penstock_splits` has the planned splits of unfinished runs; a split is done when its commit marked it.
 
 Whoever raised the generation last owns the pipeline. Every later statement of a run names its generation and finds no
 row when a newer one exists; that, not the order of events, keeps rows from being lost or doubled.
+
+A run counts from its `base` on: all rows of its plan, whichever attempt committed them. A run that takes over an
+unfinished plan takes its base too, so that it counts what the older one had committed; the older one, whose own result
+may have told a part of that, never finishes. Over finished runs each row is counted once.
+
+A pipeline that was dropped leaves one row in `_penstock_runs`, its state `dropped`: nobody can claim it any more.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from dataflows.splits import Split
 from penstock.errors import Fenced, Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["Claim", "Counters", "Positions", "RunRow", "session_name"]
+__all__ = ["Claim", "Counters", "Loaded", "Positions", "RunRow", "session_name"]
 
 KEPT_RUNS: Final = 100
 FENCE_TRIES: Final = 5
@@ -35,12 +42,13 @@ TABLES: Final = tuple(f"_penstock_{name}" for name in _NAMES)
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS {positions} (
   pipeline text NOT NULL, source text NOT NULL, sink text NOT NULL, slot text NOT NULL,
-  generation bigint NOT NULL DEFAULT 0, run text, cursor text,
+  generation bigint NOT NULL DEFAULT 0, run text, cursor text, cursor_field text, write text,
   rows_in bigint NOT NULL DEFAULT 0, rows_out bigint NOT NULL DEFAULT 0, filtered bigint NOT NULL DEFAULT 0,
   dead bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, changed_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (pipeline, source, sink, slot), CHECK (rows_in = rows_out + filtered + dead)) WITH (fillfactor = 50);
 CREATE TABLE IF NOT EXISTS {runs} (
   pipeline text NOT NULL, run text NOT NULL, source text NOT NULL, sink text NOT NULL, state text NOT NULL,
+  write text NOT NULL, cursor_field text,
   lower_bound text, upper_bound text, base jsonb NOT NULL, result jsonb, taken_over_by text,
   planned_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, PRIMARY KEY (pipeline, run));
 CREATE TABLE IF NOT EXISTS {splits} (
@@ -84,12 +92,14 @@ class RunRow:
     """A run as the sink remembers it; `state` is running, finished or superseded."""
 
     run: str
-    state: str
+    write: str
+    field: str | None
     lower: str | None
     upper: str | None
     base: Counters
-    result: dict[str, Any] | None
-    taken_over_by: str | None
+    state: str = "running"
+    result: dict[str, Any] | None = None
+    taken_over_by: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -98,11 +108,24 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """How the target's rows came there: by which write mode, up to which value of which cursor.
+
+    All None where nothing was loaded yet. `partly`: by an `append` that is not finished.
+    """
+
+    write: str | None = None
+    field: str | None = None
+    cursor: str | None = None
+    partly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """A generation, raised for a pipeline; the cursor as the last finished run left it."""
+    """A generation, raised for a pipeline; what the runs before it loaded."""
 
     generation: int
-    cursor: str | None
+    loaded: Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +163,14 @@ class Positions:
             AccessDenied: this user may not.
         """
         with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
-            have = session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.sink.schema,)).fetchone()
-            if not have:
-                session.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(self.sink.schema)}")
-            if not all(exists(session, TableName(self.sink.schema, name)) for name in TABLES):
-                with session.transaction():  # two runs that make them at once would collide in the system's tables
-                    session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
-                    session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
+            if all(exists(session, TableName(self.sink.schema, name)) for name in TABLES):
+                return
+            with session.transaction():  # two runs that make them at once would collide in the system's tables
+                session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
+                have = session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.sink.schema,)).fetchone()
+                if not have:  # asked first: IF NOT EXISTS needs the right to create schemas even where it does nothing
+                    session.execute(f"CREATE SCHEMA {quoted(self.sink.schema)}")
+                session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
 
     def claim(self, session: Session, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation, end the sessions of older ones, and read the cursor.
@@ -159,6 +183,7 @@ class Positions:
 
         Raises:
             Unavailable: the locks could not be had.
+            Fenced: the pipeline was dropped.
         """
         for _ in range(FENCE_TRIES):
             try:
@@ -174,12 +199,15 @@ class Positions:
         failpoint("prepare.generation_raised")
         self.end_sessions(session, generation)
         failpoint("prepare.sessions_ended")
-        return Claim(generation, self._cursor(session))
+        return Claim(generation, self.loaded(session))
 
     def _raised(self, session: Session, slots: tuple[str, ...], run: str) -> int | RunRow:
         with session.transaction():
             session.execute(f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}")
-            session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"penstock.claim.{self.uid}",))
+            session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
+            if self._dropped(session):
+                hint = "nothing to do; a pipeline that is applied anew begins anew"
+                raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
             session.execute(
                 f"INSERT INTO {self.table('positions')} (pipeline, source, sink, slot) "
                 "SELECT %(pipeline)s, %(source)s, %(sink)s, unnest(%(slots)s::text[]) ON CONFLICT DO NOTHING",
@@ -220,13 +248,31 @@ class Positions:
                 {"p": prefix, "g": generation},
             )
 
-    def _cursor(self, session: Session) -> str | None:
-        found = session.execute(
-            f"SELECT cursor FROM {self.table('positions')} "
-            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND slot = '00'",
+    @property
+    def _claiming(self) -> str:
+        return f"penstock.claim.{self.uid}"
+
+    def _dropped(self, session: Session) -> bool:
+        query = f"SELECT 1 FROM {self.table('runs')} WHERE pipeline = %s AND state = 'dropped'"
+        return session.execute(query, (self.uid,)).fetchone() is not None
+
+    def loaded(self, session: Session) -> Loaded:
+        """What the runs so far have loaded, committed splits of an unfinished `append` too."""
+        with translated(self.where):
+            found = session.execute(self.format(_LOADED), self.key).fetchone()
+            partly = session.execute(self.format(_PARTLY), self.key).fetchone()
+        write, field, cursor = found or (None, None, None)
+        if partly is None:
+            return Loaded(write, field, cursor)
+        return Loaded(write or "append", field or partly[0], cursor, partly=True)
+
+    def spoil(self, session: Session) -> None:
+        """An unfinished `append` is given up, its rows stay: no later `append` may go on from here. Inside `owned`."""
+        session.execute(
+            f"UPDATE {self.table('positions')} SET write = 'replace', cursor_field = NULL, cursor = NULL "
+            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
             self.key,
-        ).fetchone()
-        return found[0] if found else None
+        )
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
@@ -259,29 +305,32 @@ class Positions:
     def _runs(self, session: Session, condition: str, values: dict[str, Any]) -> list[RunRow]:
         with translated(self.where):
             rows = session.execute(
-                "SELECT run, state, lower_bound, upper_bound, base, result, taken_over_by "
+                "SELECT run, write, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by "
                 f"FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} ORDER BY planned_at DESC",
                 self.key | values,
             ).fetchall()
-        return [RunRow(run, state, low, up, Counters(**base), res, by) for run, state, low, up, base, res, by in rows]
+        return [
+            RunRow(run, write, field, low, up, Counters(**base), state, res, by)
+            for run, write, field, low, up, base, state, res, by in rows
+        ]
 
-    def write_plan(
-        self, session: Session, run: str, bounds: tuple[str | None, str | None], splits: tuple[Split, ...]
-    ) -> None:
+    def write_plan(self, session: Session, plan: RunRow, splits: tuple[Split, ...]) -> None:
         """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
-        base = json.dumps(self.counters(session).as_dict())
+        names = {"run": plan.run, "write": plan.write, "field": plan.field, "lower": plan.lower, "upper": plan.upper}
         session.execute(
-            f"INSERT INTO {self.table('runs')} (pipeline, source, sink, run, state, lower_bound, upper_bound, base) "
-            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(lower)s, %(upper)s, %(base)s)",
-            self.key | {"run": run, "lower": bounds[0], "upper": bounds[1], "base": base},
+            f"INSERT INTO {self.table('runs')} "
+            "(pipeline, source, sink, run, state, write, cursor_field, lower_bound, upper_bound, base) "
+            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(lower)s, "
+            "%(upper)s, %(base)s)",
+            self.key | names | {"base": json.dumps(plan.base.as_dict())},
         )
         with session.cursor() as cursor:
             cursor.executemany(
                 f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) "
                 "VALUES (%s, %s, %s, %s, %s)",
-                [(self.uid, run, one.number, one.lower, one.upper) for one in splits],
+                [(self.uid, plan.run, one.number, one.lower, one.upper) for one in splits],
             )
-        self.set_run(session, run)
+        self.set_run(session, plan.run)
 
     def set_run(self, session: Session, run: str) -> None:
         """Write the run's id beside the generation, for people who look."""
@@ -335,12 +384,22 @@ class Positions:
         with translated(self.where):
             return Counters(*one_row(session, query, self.key))
 
+    def committed(self, session: Session, run: str, generation: int | None) -> Counters | None:
+        """What an unfinished run has committed so far; None where that is unknown, or `generation` is not the last."""
+        with translated(self.where):
+            found = session.execute(
+                self.format(_COMMITTED), self.key | {"run": run, "generation": generation}
+            ).fetchone()
+            return self.counters(session) - Counters(**found[0]) if found else None
+
     def drop(self, session: Session) -> None:
-        """Forget the pipeline: end its sessions, then delete what is remembered of it."""
+        """Forget the pipeline: end its sessions, delete what is remembered of it, and let nobody claim it again."""
         self.end_sessions(session, None)
         with translated(self.where), session.transaction():
+            session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
             for name in ("positions", "splits", "runs"):
                 session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s", (self.uid,))
+            session.execute(self.format(_DROPPED), self.key)
 
     # -- commit and publish --------------------------------------------------------------------------------------
 
@@ -378,14 +437,28 @@ class Positions:
 
 
 _FINISH: Final = (
-    """UPDATE {positions} SET cursor = coalesce(%(cursor)s, cursor), run = NULL
-    WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s""",
+    """UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
+    FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s
+    AND (r.write = 'replace' OR %(cursor)s::text IS NOT NULL)
+    AND p.pipeline = %(pipeline)s AND p.source = %(source)s AND p.sink = %(sink)s""",
+    "UPDATE {positions} SET run = NULL WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
     """UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s
     WHERE pipeline = %(pipeline)s AND run = %(run)s""",
     "DELETE FROM {splits} WHERE pipeline = %(pipeline)s AND run = %(run)s",
     """DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN
     (SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)""",
 )
+
+_LOADED: Final = """SELECT write, cursor_field, cursor FROM {positions}
+WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND slot = '00'"""
+_PARTLY: Final = """SELECT r.cursor_field FROM {runs} r
+WHERE r.pipeline = %(pipeline)s AND r.source = %(source)s AND r.sink = %(sink)s AND r.state = 'running'
+AND r.write = 'append' AND EXISTS (SELECT FROM {splits} s WHERE s.pipeline = r.pipeline AND s.run = r.run AND s.done)"""
+_COMMITTED: Final = """SELECT base FROM {runs}
+WHERE pipeline = %(pipeline)s AND run = %(run)s AND state = 'running' AND (%(generation)s::bigint IS NULL
+OR %(generation)s = (SELECT max(generation) FROM {positions} WHERE pipeline = %(pipeline)s))"""
+_DROPPED: Final = """INSERT INTO {runs} (pipeline, run, source, sink, state, write, base)
+VALUES (%(pipeline)s, '', %(source)s, %(sink)s, 'dropped', '', '{{}}')"""
 
 
 def _literal(value: str) -> str:

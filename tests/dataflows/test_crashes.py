@@ -34,6 +34,7 @@ CUTS = tuple(cuts())
 def test_there_are_enough_cuts() -> None:
     assert len(POINTS) >= 17
     assert len(CUTS) >= 40
+    assert sum(len(cuts) for *_, cuts in QUICK) >= 115
 
 
 def survives(copy: Callable[..., Copy], launchers: Launchers, write: str, cut: str, *, arrow: bool, same: bool) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 EXACT = {"lost": 0, "doubled": 0}
 STOPS = (
-    "prepare.state_made", "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
+    "prepare.state_made",
+    "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
     "commit.before_fence:1", "commit.sent:1", "commit.done:0", "flow.end", "publish.begin",
     "publish.done",
 )  # fmt: skip
@@ -80,13 +81,14 @@ def test_a_zombie_woken_while_its_successor_runs(
     same: bool,  # noqa: FBT001
 ) -> None:
     """One that has not claimed yet may win; whoever does, the rows are exact."""
-    for at, point in enumerate(("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin")):
+    points = ("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin")
+    for at, point in enumerate(points):
         for meets in ("prepare.generation_raised", "commit.before_fence:2", "flow.end"):
             made = copy(write, arrow=at % 2 == 1)
             task, second = made.task("r1"), made.task("r1" if same else "r2", attempt=2)
             zombie = stopped(launchers, task, point)
             pid = launchers.start(second, f"{meets}=stop")
-            running = "stopped" in launchers.wait(pid)  # what the zombie has done leaves the successor no split to stop in
+            running = "stopped" in launchers.wait(pid)  # not where the zombie has done the split to stop in
             late = woken(launchers, zombie, task)
             end = woken(launchers, pid, second) if running else outcome(second)
             ends = (point, meets, late, end)
