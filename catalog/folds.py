@@ -149,13 +149,13 @@ def _end(spec: dict[str, Any], name: str) -> tuple[str, str] | None:
 
 
 def _seen_dataset(seen: Seen, connection: str, object_: str) -> Change:
-    """A dataset that something speaks of: an entry without a schema, unless there is one."""
+    """A dataset that a pipeline speaks of: an entry without a schema, unless there is one."""
 
     def fold(row: Row, _: Rows) -> None:
         _see(row, seen, connection, object_)
-        row["kind"] = row.get("kind") or "table"
+        row["kind"] = "table"
 
-    return Change(tables.datasets, dataset_id(connection, object_), fold)
+    return Change(tables.datasets, dataset_id(connection, object_), fold, once=True)
 
 
 def _see(row: Row, seen: Seen, connection: str, object_: str) -> None:

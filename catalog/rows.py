@@ -35,13 +35,15 @@ _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 class Change:
     """What a record does to the row of `table` whose key is `key`: `fold` changes that row in place.
 
-    A row that is not there yet holds its key only. `fold` may add rows of history by `Rows.add`, and drop its own by
-    `Rows.drop`.
+    A row that is not there yet holds its key only. With `once` a row that is there is left alone: a row that many
+    records speak of and few change would else be written again and again, with all of its indexes. `fold` may add rows
+    of history by `Rows.add`, and drop its own by `Rows.drop`.
     """
 
     table: Table
     key: str
     fold: Callable[[Row, Rows], None]
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Rows:
             return self.add(change.table, change.row)
         place = (change.table.name, change.key)
         row = self.live.get(place)
+        if row is not None and change.once:
+            return None
         if row is None:
             row = self.live[place] = {statements(change.table).keys[0]: change.key}
         row["changed"] = offset

@@ -12,7 +12,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from catalog.projection import Projector
 from dataflows.runtime.site import Site
 from dataflows.turn import InTurn
-from penstock.records import Reading, records_of
+from penstock.records import Reading, Record, records_of
 from penstock.topics.log import Stored
 from penstock.topics.operators import TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
@@ -22,6 +22,7 @@ __all__ = ["add_projector", "project_to_end"]
 
 LOCK: Final = "projector"
 READ: Final = 2000
+MOST_WAITING: Final = 10_000
 
 
 def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
@@ -31,7 +32,7 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
         Fenced: while it runs, when another projector moved the position all the same.
     """
     log = site.open_log(LOCK)
-    work = _Work(Projector(site.catalog_dsn), log)
+    work = _Work(Projector(site.catalog_dsn), log, wakeup)
 
     def begin() -> TopicSource:
         return TopicSource(lambda: site.open_log("projector-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
@@ -51,24 +52,58 @@ def project_to_end(site: Site) -> None:
 
 
 class _Work:
-    """The projector at work, from its turn on, and the log whose lock makes it the only one."""
+    """The projector at work, from its turn on, and the log whose lock makes it the only one.
 
-    def __init__(self, projector: Projector, log: PostgresLog) -> None:
-        self._projector, self._log = projector, log
+    It works on a thread of its own, and folds together what came in while it was busy: so what is decided in this
+    process and what is projected do not wait for each other's transactions. What it has not folded when the flow ends
+    is read again by the next one, from the catalog's position on.
+    """
+
+    def __init__(self, projector: Projector, log: PostgresLog, wakeup: Wakeup) -> None:
+        self._projector, self._log, self._wakeup = projector, log, wakeup
         self._reading = Reading()
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[int, Record]] = []
+        self._next, self._state = 0, Reading().to_dict()
+        self._fresh = self._ended = False
+        self._thread = threading.Thread(target=self._run, name="projector", daemon=True)
 
     def begin(self) -> int:
         """Count on the catalog's position from now on; it is the offset to read from."""
-        start, self._reading = self._projector.position()
-        return start
+        self._next, self._reading = self._projector.position()
+        self._thread.start()
+        return self._next
 
-    def apply(self, stored: list[Stored]) -> None:
-        """One transaction for all of them."""
+    def take(self, stored: list[Stored]) -> None:
+        """Hand these over; waits while too much is waiting, which is the backpressure."""
         kept = [item for item in records_of(stored) if self._reading.keep(*item)]
-        self._projector.apply(kept, stored[-1].offset + 1, self._reading)
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < MOST_WAITING or not self._thread.is_alive())
+            self._waiting += kept
+            self._next, self._state, self._fresh = stored[-1].offset + 1, self._reading.to_dict(), True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._fresh or self._ended)
+                    if self._ended:
+                        return
+                    records, self._waiting, self._fresh = self._waiting, [], False
+                    at, state = self._next, self._state
+                    self._changed.notify_all()
+                self._projector.apply(records, at, Reading.from_dict(state))
+        except BaseException as error:  # noqa: BLE001 - handed to the flow's thread, which raises it
+            self._wakeup.fail(error)
 
     def close(self) -> None:
-        """Give both connections back, and the lock last."""
+        """Let the thread end, and give both connections back, the lock last."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._projector.close()
         self._log.close()
 
@@ -91,7 +126,7 @@ class _Projected(StatefulSinkPartition[list[Stored], None]):
     def write_batch(self, values: list[list[Stored]]) -> None:
         """All that came together at once."""
         if stored := [one for batch in values for one in batch]:
-            self._work.apply(stored)
+            self._work.take(stored)
 
     def snapshot(self) -> None:
         """Nothing for Bytewax to keep: the position is in the catalog."""

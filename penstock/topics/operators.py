@@ -49,6 +49,17 @@ class Wakeup:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._last = time.monotonic()
+        self._error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """End the flow with the error of a thread that works for it."""
+        self._error = error
+        self.touch()
+
+    def check(self) -> None:
+        """Raise that error, if there is one."""
+        if self._error is not None:
+            raise self._error
 
     @property
     def hot(self) -> bool:
@@ -178,6 +189,8 @@ class _Followed(StatefulSourcePartition[Stored, None]):
 
     def next_batch(self) -> list[Stored]:
         """Everything fetched, about 2000 messages at most; never waits, but for a `Wakeup` that all sources share."""
+        if self._wakeup:
+            self._wakeup.check()
         if self._over or self._stop.is_set():
             self._tail.ended.set()
             raise StopIteration
