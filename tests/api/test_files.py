@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.starter import PIPELINE
+from api.starter import PIPELINE, WAREHOUSE
 from tests.api.house import House, penstock
 
 GOOD = PIPELINE.replace("orders, owner", "good, owner")
@@ -124,7 +124,9 @@ def test_a_section_of_a_policy_that_nothing_reads_is_a_note(line: str, tmp_path:
 
 def test_apply_tells_the_same_notes(busy: House, tmp_path: Path) -> None:
     path = tmp_path / "scheduled.yaml"
-    path.write_text(PIPELINE.replace("name: orders", "name: scheduled") + "  schedule: {cron: '5 4 * * *'}\n")
+    text = PIPELINE.replace("name: orders", "name: scheduled").replace("public.orders, write", "public.later, write")
+    path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n")
+    busy.sql(WAREHOUSE, "CREATE TABLE later (LIKE orders)")
     (row,) = busy.done("apply", path)
     assert [note.partition(" has no effect")[0] for note in row["notes"]] == ["scheduled: spec.schedule:"]
     said = busy.do("apply", path)
