@@ -19,7 +19,7 @@ from catalog.projection import Projector
 from catalog.watch import watched
 from dataflows.once import Once
 from dataflows.runtime.site import Site
-from dataflows.turn import take_turn
+from dataflows.turn import InTurn
 from penstock.clock import now
 from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
@@ -46,17 +46,19 @@ def worker_lock(worker: str) -> str:
 
 
 def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
-    """Add the scheduler to `flow`; waits until no other one is active."""
+    """Add the scheduler to `flow`; it does nothing while another one is active, and takes over when it is gone."""
     log = site.open_log(LOCK)
-    take_turn(log, LOCK, stop)
-    with Projector(site.catalog_dsn) as projector:
-        start, reading = projector.position()
-    seen = Watch(*watched(site.catalog_dsn))
-    tail = TopicSource(lambda: site.open_log("scheduler-tail"), CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER)
-    source = op.input("scheduler_in", flow, tail)
+    logic = _Logic(log)
+
+    def begin() -> TopicSource:
+        start = logic.begin(site.catalog_dsn)
+        open_log = lambda: site.open_log("scheduler-tail")  # noqa: E731 - one for each partition
+        return TopicSource(open_log, CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER)
+
+    source = op.input("scheduler_in", flow, InTurn(log, LOCK, begin, stop, wakeup))
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
-    begin = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
-    told = op.stateful_batch("watch", op.merge("scheduler_all", begin, batches), lambda _: _Logic(seen, reading, log))
+    first = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
+    told = op.stateful_batch("watch", op.merge("scheduler_all", first, batches), lambda _: logic)
     op.output("tell", told, TopicSink(lambda: log, CONTROL))
 
 
@@ -92,9 +94,19 @@ class Watch:
 class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
     """Follows the log, and tells at once what is due. Its looks at workers' locks are one short query each."""
 
-    def __init__(self, watch: Watch, reading: Reading, log: PostgresLog) -> None:
-        self._watch, self._reading, self._log = watch, reading, log
+    def __init__(self, log: PostgresLog) -> None:
+        self._log, self._active = log, False
+        self._watch, self._reading = Watch({}, set()), Reading()
         self._look = self._trim = now() + LOOK
+
+    def begin(self, catalog_dsn: str) -> int:
+        """Its turn has come: watch what the catalog knows; the offset to read from."""
+        with Projector(catalog_dsn) as projector:
+            start, self._reading = projector.position()
+        self._watch = Watch(*watched(catalog_dsn))
+        self._look = self._trim = now() + LOOK
+        self._active = True
+        return start
 
     def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[list[Message]], bool]:
         for offset, record in records_of(one for batch in values for one in batch):
@@ -104,6 +116,9 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
 
     def on_notify(self) -> tuple[Iterable[list[Message]], bool]:
         at = now()
+        if not self._active:
+            self._look = at + LOOK
+            return (), StatefulBatchLogic.RETAIN
         records = [_fired(timer, self._watch.timers[timer], at) for timer in self._watch.due(at)]
         if at >= self._look:
             self._look = at + LOOK
