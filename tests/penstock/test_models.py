@@ -173,7 +173,9 @@ def test_counters_lose_no_row() -> None:
 
 def test_times_have_a_zone() -> None:
     run = {"id": "r", "pipeline": "p", "version": 1, "status": "queued"}
-    assert "should have timezone info" in issues(domain.Run, run | {"requested_at": "2026-01-01T00:00:00"})["requested_at"]
+    assert (
+        "should have timezone info" in issues(domain.Run, run | {"requested_at": "2026-01-01T00:00:00"})["requested_at"]
+    )
     assert domain.Run.parse(run | {"requested_at": "2026-01-01T01:00:00+01:00"}).requested_at.hour in {0, 1}
 
 
