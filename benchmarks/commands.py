@@ -80,7 +80,23 @@ class Watcher(threading.Thread):
                 self.begin = rows[-1][1] + 1 if rows else self.begin
 
 
-def measure(site: Site, count: int, wait: Callable[[int, float], None], *, one_at_a_time: bool) -> list[float]:
+def apply_(number: int) -> tuple[str, dict[str, Any]]:
+    """A new version of a pipeline: the heaviest command there is."""
+    return "pipeline.apply", {"pipeline": pipeline(int(now().timestamp() * 1e6) // PIPELINES * PIPELINES + number)}
+
+
+def toggle(number: int) -> tuple[str, dict[str, Any]]:
+    """Pause a pipeline, or resume it when it was paused the last time."""
+    verb = "resume" if number // PIPELINES % 2 else "pause"
+    return f"pipeline.{verb}", {"name": f"p{number % PIPELINES}"}
+
+
+Make = Callable[[int], tuple[str, dict[str, Any]]]
+
+
+def measure(
+    site: Site, make: Make, count: int, wait: Callable[[int, float], None], *, one_at_a_time: bool
+) -> list[float]:
     """Milliseconds from before the append to visible, sorted."""
     watcher = Watcher(site.catalog_dsn)
     sent: dict[str, float] = {}
@@ -92,9 +108,10 @@ def measure(site: Site, count: int, wait: Callable[[int, float], None], *, one_a
         for number in range(count):
             wait(number, began)
             id_ = new_id()
+            type_, payload = make(number)
             record = Record(
-                id=id_, kind="command", type="pipeline.apply", key=f"p{number % PIPELINES}", at=now(), actor="bench",
-                payload={"pipeline": pipeline(int(now().timestamp() * 1e6))},
+                id=id_, kind="command", type=type_, key=f"p{number % PIPELINES}", at=now(), actor="bench",
+                payload=payload,
             )  # fmt: skip
             message = encode(record)
             sent[id_] = time.perf_counter()
@@ -180,20 +197,24 @@ def main() -> int:
                 for connection in ("shop", "warehouse"):
                     payload = {"name": connection, "connection": {"type": "postgres", "dsn": site.catalog_dsn}}
                     Client(site, log, store).ask("connection.put", connection, payload)
-            single = figures(measure(site, 500, lambda *_: None, one_at_a_time=True))
-            rated = figures(measure(site, count, pace, one_at_a_time=False))
+            found = {
+                "apply, one at a time": figures(measure(site, apply_, 500, lambda *_: None, one_at_a_time=True)),
+                f"pause or resume, at {options.rate}/s": figures(
+                    measure(site, toggle, count, pace, one_at_a_time=False)
+                ),
+                f"apply, at {options.rate}/s": figures(measure(site, apply_, count, pace, one_at_a_time=False)),
+            }
             time.sleep(5)
             pids = tree(root, settings.home)
             before = cpu(pids)
             time.sleep(10)
             idle = (cpu(pids) - before) / 10 * 100
-    found = {"one_at_a_time_ms": single, f"at_{options.rate}_per_second_ms": rated, "idle_percent_of_a_core": idle}
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps({"command_to_visible_ms": found, "idle_percent_of_a_core": idle}))
         return 0
-    for what, values in (("one at a time", single), (f"at {options.rate}/s", rated)):
+    for what, values in found.items():
         shown = "   ".join(f"{name} {value:6.1f} ms" for name, value in values.items())
-        print(f"command to visible, {what:<14} {shown}")
+        print(f"command to visible, {what:<28} {shown}")
     print(f"idle `penstock up`, all processes: {idle:.1f} % of one core")
     return 0
 

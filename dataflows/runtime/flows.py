@@ -67,12 +67,7 @@ def run_flow(flow: Dataflow) -> None:
 
 
 def tune() -> None:
-    """Set the interpreter up for threads that hand small batches to each other, over a state that only grows.
-
-    A thread that waits for the interpreter gets it after half a millisecond in place of 5: each step of a command waits
-    for one or two. The collector of cycles looks rarely: there are next to none, and a look takes long.
-    """
-    sys.setswitchinterval(0.0005)
+    """Let the collector of cycles look rarely: there are next to none, and a look takes long over a large state."""
     gc.set_threshold(50_000, 20, 100)
 
 
