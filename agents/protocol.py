@@ -7,7 +7,7 @@ leaves the old one as it was (so that a fault in the middle changes nothing).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -65,9 +65,6 @@ class Decision:
     needs: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     asked: str | None = None
-
-    def __add__(self, effects: tuple[Draft, ...]) -> Decision:
-        return replace(self, effects=self.effects + effects)
 
 
 class Agent(Protocol):

@@ -83,6 +83,16 @@ class _End:
     """The end of a slot's chunks."""
 
 
+def _hand_over(to: queue.Queue[Chunk | _End], item: Chunk | _End, first: FirstError) -> None:
+    """Put the item into a bounded queue; waits while it is full, and raises the first error meanwhile."""
+    while True:
+        first.check()
+        try:
+            return to.put(item, timeout=IDLE_SECONDS)
+        except queue.Full:
+            continue
+
+
 @dataclass(slots=True)
 class _ReaderThread:
     """Reads ahead into a bounded queue."""
@@ -99,20 +109,12 @@ class _ReaderThread:
     def _run(self) -> None:
         try:
             for chunk in self.reader.chunks():
-                self._put(chunk)
-            self._put(_End())
+                _hand_over(self.queue, chunk, self.first)
+            _hand_over(self.queue, _End(), self.first)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the flow must hear of it
             self.first.put(error)
         finally:
             self.reader.close()
-
-    def _put(self, item: Chunk | _End) -> None:
-        while True:
-            self.first.check()
-            try:
-                return self.queue.put(item, timeout=IDLE_SECONDS)
-            except queue.Full:
-                continue
 
 
 @dataclass(slots=True)
@@ -129,12 +131,7 @@ class _WriterThread:
         self.thread.start()
 
     def put(self, item: Chunk | _End) -> None:
-        while True:
-            self.first.check()
-            try:
-                return self.queue.put(item, timeout=IDLE_SECONDS)
-            except queue.Full:
-                continue
+        _hand_over(self.queue, item, self.first)
 
     def _run(self) -> None:
         try:

@@ -74,7 +74,7 @@ class Lifecycles(RuleBasedStateMachine):
     @rule(name=NAMES)
     def clean_up(self, name: str) -> None:
         if self.model.get(name, ("absent", []))[0] == "deleting":
-            self.world.join("cleaner", kinds=["cleanup"])
+            self.world.join("cleaner", kinds=["cleanup"], slots=9)  # room for every clean-up that waits
             self.world.end(self.world.task_of(name))
             self.world.lose("cleaner")
             del self.model[name]
