@@ -6,54 +6,91 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from dataflows.postgres.tables import TableName
+from dataflows.connectors import Owner, Place, Source, Target, connector
 from dataflows.transforms.mapping import FieldSpec
 from penstock.errors import NotFound, Refused
-from penstock.models.connection import PostgresConnection, parse_connection, postgres_dsn
+from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Pipeline, PipelineSpec
 
 __all__ = ["SPLIT_ROWS", "Job"]
 
 SPLIT_ROWS: Final = 100_000
+CONTINUED: Final = {"append", "merge", "scd2"}
+"""Write modes that go on from what earlier runs have written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything that a run needs to know; the two DSNs hold secrets and leave this process to its children only."""
+    """Everything that a run needs to know. Secrets are not in it: connectors resolve them where they connect."""
 
     uid: str
     run: str
-    pipeline: str
-    source_dsn: str
-    sink_dsn: str
-    source_name: str
-    sink_name: str
-    source: TableName
-    sink: TableName
-    write: Literal["append", "replace"]
-    cursor: str | None = None
-    lag: timedelta = timedelta(0)
+    spec: PipelineSpec
+    source: Place
+    sink: Place
     fields: tuple[FieldSpec, ...] | None = None
-    key: tuple[str, ...] = ()
-    batch_rows: int = 65536
-    workers: int = 1
     split_rows: int = SPLIT_ROWS
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self.source.pipeline
 
     @property
     def at_source(self) -> str:
         """Where a source's error is."""
-        return f"{self.pipeline}: connection {self.source_name}"
+        return self.source.where
 
     @property
     def at_sink(self) -> str:
         """Where a sink's error is."""
-        return f"{self.pipeline}: connection {self.sink_name}"
+        return self.sink.where
+
+    @property
+    def write(self) -> str:
+        """The write mode."""
+        return self.spec.sink.write
+
+    @property
+    def continued(self) -> bool:
+        """Whether a run adds to what earlier ones have written."""
+        return self.write in CONTINUED
+
+    @property
+    def cursor(self) -> str | None:
+        """The cursor's column, if there is one."""
+        return self.spec.source.cursor.field if self.spec.source.cursor else None
+
+    @property
+    def lag(self) -> timedelta:
+        """How much older than now a row must be."""
+        return self.spec.source.cursor.lag if self.spec.source.cursor else timedelta(0)
+
+    @property
+    def workers(self) -> int:
+        """Processes, and slots."""
+        return self.spec.limits.workers
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows of a chunk."""
+        return self.spec.limits.batch_rows
+
+    def open_source(self) -> Source:
+        """The source, connected."""
+        return connector(self.source.settings.type, self.at_source).source(self.source)
+
+    def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
+        """The sink, connected, with the state of this pipeline's rows from its source."""
+        source = connector(self.source.settings.type, self.at_source).named(self.source)
+        owner = Owner(self.uid, source, self.spec.sink, generation, patience)
+        return connector(self.sink.settings.type, self.at_sink).target(self.sink, owner)
 
     @classmethod
     def from_task(cls, task: Mapping[str, Any], *, secrets: Path | None = None) -> Job:
-        """The job of a worker's task, with secrets resolved.
+        """The job of a worker's task.
 
         Raises:
             Refused: something that the file may say and this engine cannot do yet.
@@ -62,17 +99,13 @@ class Job:
         pipeline = Pipeline.parse(task["pipeline"])
         spec = pipeline.spec
         refuse_what_is_missing(pipeline.name, spec)
-        dsns = {name: _dsn(task, name, secrets) for name in (spec.source.connection, spec.sink.connection)}
-        cursor = spec.source.cursor
+        places = [
+            Place(pipeline.name, end.connection, _settings(task, end.connection), end.object, secrets)
+            for end in (spec.source, spec.sink)
+        ]
         return cls(
-            uid=str(task["uid"]), run=str(task["run"]), pipeline=pipeline.name,
-            source_dsn=dsns[spec.source.connection], sink_dsn=dsns[spec.sink.connection],
-            source_name=spec.source.connection, sink_name=spec.sink.connection,
-            source=TableName.parse(spec.source.object), sink=TableName.parse(spec.sink.object),
-            write="append" if spec.sink.write == "append" else "replace",
-            cursor=cursor.field if cursor else None, lag=cursor.lag if cursor else timedelta(0),
-            fields=_fields(spec), key=tuple(spec.sink.key), batch_rows=spec.limits.batch_rows,
-            workers=spec.limits.workers, split_rows=int(task.get("split_rows") or SPLIT_ROWS),
+            uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
+            fields=_fields(spec), split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )  # fmt: skip
 
 
@@ -100,21 +133,18 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
             raise Refused(what, where=f"{name}: {path}", hint=hint)
 
 
-def _dsn(task: Mapping[str, Any], name: str, secrets: Path | None) -> str:
+def _settings(task: Mapping[str, Any], name: str) -> Any:
     try:
         data = task["connections"][name]
     except KeyError as error:
         raise NotFound("there is no such connection", value=name, hint="add it to connections.yaml") from error
-    connection = parse_connection(name, data)
-    if not isinstance(connection, PostgresConnection):
-        raise Refused(f"connections of type {connection.type} cannot be used in a run yet", where=f"connection {name}")
-    return postgres_dsn(connection, name=name, secrets=secrets)
+    return parse_connection(name, data)
 
 
 def _fields(spec: PipelineSpec) -> tuple[FieldSpec, ...] | None:
     if spec.mapping is None or spec.mapping.fields is None:
         return None
     return tuple(
-        FieldSpec(field.target, field.from_, field.sql, f"spec.mapping.fields[{at}]")
-        for at, field in enumerate(spec.mapping.fields)
+        FieldSpec(rule.target, rule.from_, rule.sql, f"spec.mapping.fields[{at}]")
+        for at, rule in enumerate(spec.mapping.fields)
     )

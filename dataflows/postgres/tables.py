@@ -1,17 +1,18 @@
-"""The exact shape of a table: columns with PostgreSQL's own names of their types, nullability, keys."""
+"""PostgreSQL's tables as they are: columns with the server's own names of their types, nullability, keys."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from psycopg import sql
 
 from dataflows.postgres.session import Session, translated
+from dataflows.tables import Column, Table
 from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
 
-__all__ = ["Column", "Table", "TableName", "describe", "escaped", "exists", "quoted"]
+__all__ = ["TableName", "describe", "escaped", "exists", "quoted"]
 
 FIRST_USER_OID: Final = 16384
 
@@ -46,43 +47,6 @@ class TableName:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column; `type` is what ``format_type`` says: ``numeric(15,2)``, ``character varying(40)``, ``integer``."""
-
-    name: str
-    type: str
-    nullable: bool = True
-    default: bool = False
-    """Filled by the server when it is left out: a default, an identity or a generated column."""
-    generated: bool = False
-    """Computed by the server; cannot be written."""
-    builtin: bool = True
-    """Its type, and its element type, come with every PostgreSQL under the same oid."""
-    label: bool = False
-    """An enum: travels as its label."""
-
-    def summary(self) -> dict[str, Any]:
-        """As the result file tells it."""
-        return {"name": self.name, "type": self.type, "nullable": self.nullable}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table, view or partitioned table."""
-
-    name: TableName
-    kind: str
-    columns: tuple[Column, ...]
-    keys: tuple[tuple[str, ...], ...] = ()
-    """Unique keys over NOT NULL columns, the primary key first."""
-    estimated_rows: int = 0
-
-    def column(self, name: str) -> Column | None:
-        """The column of that name."""
-        return next((column for column in self.columns if column.name == name), None)
 
 
 _RELATION = """

@@ -19,7 +19,7 @@ from dataflows.pipeline import FirstError
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Prepared
 from dataflows.runtime.progress import Progress, write_line
-from dataflows.sinks.positions import Counters
+from dataflows.sinks.state import Counters
 from penstock.errors import Unavailable, retold
 
 __all__ = ["main", "run_children"]
@@ -42,7 +42,7 @@ def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: F
         PenstockError: that error.
     """
     lines: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-    children = [_start(task, number, prepared.generation) for number in range(job.workers)]
+    children = [_start(task, number, prepared) for number in range(job.workers)]
     try:
         for number, child in enumerate(children):
             threading.Thread(target=_listen, args=(number, child, lines), daemon=True, name=f"child{number}").start()
@@ -53,14 +53,14 @@ def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: F
     first.check()
 
 
-def _start(task: Mapping[str, Any], number: int, generation: int) -> _Child:
+def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
     process = subprocess.Popen(
         [sys.executable, "-m", "dataflows.runtime.children"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     if process.stdin is None or process.stdout is None:
         message = "the pipes that were asked for are not there"
         raise AssertionError(message)
-    order = {"task": dict(task), "number": number, "generation": generation}
+    order = {"task": dict(task), "number": number, "generation": prepared.generation, "held": prepared.held}
     with contextlib.suppress(BrokenPipeError):  # a child that died at once is seen by the end of its lines
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
@@ -115,24 +115,29 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     watch_lifeline(sys.stdin.fileno())
     try:
-        _run(order["task"], order["number"], order["generation"])
+        _run(order)
         write_line({"done": True})
     except BaseException as error:  # noqa: BLE001 - the parent tells it
         write_line({"error": error_of(error)})
     os._exit(0)
 
 
-def _run(task: Mapping[str, Any], number: int, generation: int) -> None:
+def _run(order: Mapping[str, Any]) -> None:
     from dataflows.runtime.launcher import stop_on_signal  # noqa: PLC0415 - it imports this module
-    from dataflows.runtime.prepare import joined  # noqa: PLC0415
+    from dataflows.runtime.prepare import joined, opened  # noqa: PLC0415
     from dataflows.runtime.slots import run_slots  # noqa: PLC0415
 
     first = FirstError()
     stop_on_signal(first)
+    task, generation = order["task"], order["generation"]
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
-    run_slots(
-        job, joined(job, generation), [number], first, lambda counted: write_line({"committed": counted.as_dict()})
-    )
+    with opened(job, generation) as ends:
+        prepared = joined(job, ends, generation, order["held"])
+        run_slots(job, prepared, ends, [order["number"]], first, _tell)
+
+
+def _tell(counted: Counters) -> None:
+    write_line({"committed": counted.as_dict()})
 
 
 if __name__ == "__main__":

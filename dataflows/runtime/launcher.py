@@ -24,11 +24,11 @@ from typing import Any, Final
 from dataflows.job import Job
 from dataflows.pipeline import FirstError, Stopped
 from dataflows.runtime.lifeline import watch_lifeline
-from dataflows.runtime.prepare import Finished, Prepared, prepare
+from dataflows.runtime.prepare import Ends, Finished, Prepared, opened, prepare
 from dataflows.runtime.progress import Progress, reported
 from dataflows.runtime.publish import committed, drop_state, publish, superseded
 from dataflows.runtime.slots import run_slots
-from dataflows.sinks.positions import Counters
+from dataflows.sinks.state import Counters
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
 from penstock.telemetry import set_up, shut_down, span
@@ -49,7 +49,7 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
         secrets = Path(task["secrets"]) if task.get("secrets") else None
         job = Job.from_task(task, secrets=secrets)
         if task.get("kind") == "cleanup":
-            drop_state(job.sink_dsn, job.uid, job.sink, job.at_sink, target=bool(task.get("drop_table")))
+            drop_state(job, table=bool(task.get("drop_table")))
             return attempt.result("completed", EMPTY)
         attempt.job = job
         return attempt.result("completed", _run(attempt, job, task, first, progress))
@@ -85,28 +85,43 @@ class _Attempt:
 
 
 def _run(attempt: _Attempt, job: Job, task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
-    seconds = attempt.seconds
-    with _timed(seconds, "prepare"):
-        prepared = prepare(job)
-    if isinstance(prepared, Finished):
-        return prepared.result
-    attempt.prepared = prepared
-    first.check()
-    _show_plan(progress, prepared)
     try:
-        with _timed(seconds, "flow"):
-            failpoint("flow.begin")
-            _flow(job, prepared, task, first, progress)
-            failpoint("flow.end")
-        first.check()
-        progress.phase = "publish"
-        with _timed(seconds, "publish"):
-            outcome = publish(job, prepared)
+        with opened(job) as ends:
+            return _phases(attempt, job, ends, _Order(task, first, progress))
     except Unavailable as error:
-        if superseded(job, prepared):  # its sessions were ended by a newer run: that is not the server's fault
+        if attempt.prepared and superseded(job, attempt.prepared):  # its sessions were ended by a newer run
             hint = "nothing to do: the newer run carries on"
             raise Fenced("a newer run took over", where=job.at_sink, hint=hint) from error
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What the launcher was given beside the job."""
+
+    task: Mapping[str, Any]
+    first: FirstError
+    progress: Progress
+
+
+def _phases(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str, Any]:
+    """Prepare, flow, publish."""
+    seconds, progress = attempt.seconds, order.progress
+    with _timed(seconds, "prepare"):
+        prepared = prepare(job, ends)
+    if isinstance(prepared, Finished):
+        return prepared.result
+    attempt.prepared = prepared
+    order.first.check()
+    _show_plan(progress, prepared)
+    with _timed(seconds, "flow"):
+        failpoint("flow.begin")
+        _flow(job, prepared, ends, order)
+        failpoint("flow.end")
+    order.first.check()
+    progress.phase = "publish"
+    with _timed(seconds, "publish"):
+        outcome = publish(job, prepared, ends.target)
     progress.phase = "done"
     return outcome
 
@@ -118,13 +133,13 @@ def _show_plan(progress: Progress, prepared: Prepared) -> None:
     progress.phase = "flow"
 
 
-def _flow(job: Job, prepared: Prepared, task: Mapping[str, Any], first: FirstError, progress: Progress) -> None:
+def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
     if job.workers == 1 or len(prepared.pending) <= 1:
-        run_slots(job, prepared, list(range(len(prepared.slots))), first, progress.committed)
+        run_slots(job, prepared, ends, list(range(len(prepared.slots))), order.first, order.progress.committed)
     else:
         from dataflows.runtime.children import run_children  # noqa: PLC0415 - only where there are any
 
-        run_children(job, prepared, task, first, progress)
+        run_children(job, prepared, order.task, order.first, order.progress)
 
 
 @contextmanager

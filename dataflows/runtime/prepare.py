@@ -1,29 +1,29 @@
 """The first step of a run: look at both sides, take the fence, make the plan. Idempotent: a repeat resumes.
 
 A run whose id is finished returns its recorded result. A new run that finds an unfinished older one between the same
-objects takes its place: in `append` it does the older plan's open splits and what has come since, so that nothing is
-lost or doubled; in `replace` it starts anew. An older run that comes back after that is fenced.
+objects takes its place: in `append` and `merge` it does the older plan's open splits and what has come since, so that
+nothing is lost or doubled; in `replace` it starts anew. An older run that comes back after that is fenced.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from dataflows.connectors import Source, Target
+from dataflows.cursors import Window, cursor_column
 from dataflows.job import Job
-from dataflows.postgres.session import Session, connect, translated
-from dataflows.postgres.tables import Column, Table, TableName, describe, exists, quoted
-from dataflows.sinks.positions import Claim, Loaded, Positions, RunRow, session_name
-from dataflows.sinks.swap import Method, drop_leftovers, make_shadow, replace_method, shadow_name
-from dataflows.sources.postgres import Window, cursor_column, cursor_window, plan_splits, split_key
+from dataflows.sinks.publication import recorded
+from dataflows.sinks.state import Claim, Loaded, RunRow
 from dataflows.splits import Split, slot_names
+from dataflows.tables import Column, Table
 from dataflows.transforms.mapping import Mapping, bind, outputs
-from penstock.errors import Fenced, Refused
+from penstock.errors import MissingTable, Refused
 from penstock.failpoints import failpoint
 
-__all__ = ["Finished", "Prepared", "Survey", "joined", "positions_of", "prepare", "recorded", "survey"]
-
-PLAN_SECONDS = 600.0
+__all__ = ["Ends", "Finished", "Prepared", "Survey", "joined", "opened", "prepare", "survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,13 @@ class Survey:
     target: Table
     key: Column | None
     mapping: Mapping
-    method: Method | None
+    method: Any
+    """How the sink will publish a `replace`."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The target's columns that are written, in the order of the batches."""
+        return tuple(column for name in self.mapping.targets if (column := self.target.column(name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +56,13 @@ class Prepared:
 
     survey: Survey
     generation: int
-    into: TableName
+    into: str
     slots: tuple[str, ...]
     pending: tuple[Split, ...]
     planned: int
     upper: str | None
+    held: str | None = None
+    """The point in time that all readers read at, where the source can keep one."""
 
     @property
     def resumed(self) -> bool:
@@ -62,199 +70,147 @@ class Prepared:
         return len(self.pending) < self.planned
 
 
-def positions_of(job: Job) -> Positions:
-    """What the sink remembers of this job's pipeline."""
-    return Positions(job.uid, str(job.source), job.sink, job.at_sink)
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Both sides of a run, connected."""
+
+    source: Source
+    target: Target
+
+    @property
+    def undecoded(self) -> bool:
+        """Whether both understand the same form of rows, so that bytes may pass as they are."""
+        return self.source.form is not None and self.source.form == self.target.form
 
 
-def prepare(job: Job) -> Prepared | Finished:
+@contextmanager
+def opened(job: Job, generation: int = 0) -> Iterator[Ends]:
+    """Connect both sides, for as long as the context lasts."""
+    with closing(job.open_source()) as source, closing(job.open_target(generation=generation)) as target:
+        yield Ends(source, target)
+
+
+def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     """Check, claim and plan.
 
-    An `append` goes on only from rows that an `append` by the same cursor loaded.
+    A run that continues goes on only from rows that a run of the same mode loaded by the same cursor.
 
     Raises:
         Refused, MissingTable, MissingColumn, SchemaMismatch: the pipeline does not fit its tables; nothing was changed.
         Fenced: a newer run has taken this one's place.
     """
     failpoint("prepare.begin")
-    with (
-        connect(job.source_dsn, where=job.at_source, name="penstock:source", statement=PLAN_SECONDS) as source,
-        connect(job.sink_dsn, where=job.at_sink, name=session_name(job.uid, 0)) as sink,
-        translated(job.at_sink),
-    ):
-        return _prepare(job, source, sink)
-
-
-def _prepare(job: Job, source: Session, sink: Session) -> Prepared | Finished:
-    positions = positions_of(job)
-    found = describe(source, job.source, job.at_source)
-    if finished := _finished(positions, sink, job):
-        return finished
-    _check(job, found, sink)
-    positions.make(sink)
+    found = ends.source.describe()
+    target, state = ends.target, ends.target.state
+    kept = state.exists()
+    if kept and (run := state.run(job.run)) is not None and run.ended:
+        return Finished(recorded(run, job.at_sink))
+    if kept:
+        _check_continued(job, state.loaded())
+    _check(job, found, ends)
+    state.make()
     failpoint("prepare.state_made")
     slots = slot_names(job.workers)
-    claim = positions.claim(sink, slots, job.run)
+    claim = state.claim(slots, job.run)
     if isinstance(claim, RunRow):
-        return _ended(claim, job)
+        return Finished(recorded(claim, job.at_sink))
     _check_continued(job, claim.loaded)
-    with translated(job.at_sink):
-        sink.execute("SELECT set_config('application_name', %s, false)", (session_name(job.uid, claim.generation),))
-    if not exists(sink, job.sink):
-        with positions.owned(sink, claim.generation):
-            _make_target(sink, job, found)
-    surveyed = survey(job, source, sink)
-    run = _resumable(positions, sink, job, claim) or _plan(job, positions, source, sink, claim, surveyed)
+    if target.describe() is None:
+        with state.owned(claim.generation):
+            target.make(outputs(job.fields, found, job.pipeline))
+    surveyed = survey(job, ends)
+    run = _resumable(target, job, claim) or _plan(job, ends, claim, surveyed)
     failpoint("prepare.planned")
-    into = _into(job, positions, sink, claim.generation)
-    pending, planned = positions.pending(sink, job.run)
-    return Prepared(surveyed, claim.generation, into, slots, pending, planned, run.upper)
+    into = target.load(job.run, claim.generation)
+    pending, planned = state.pending(job.run)
+    held = ends.source.hold(surveyed.source) if pending else None
+    return Prepared(surveyed, claim.generation, into, slots, pending, planned, run.upper, held)
 
 
-def _finished(positions: Positions, sink: Session, job: Job) -> Finished | None:
-    if not exists(sink, TableName(job.sink.schema, "_penstock_runs")):
-        return None
-    run = positions.run(sink, job.run)
-    return _ended(run, job) if run is not None and run.ended else None
-
-
-def _ended(run: RunRow, job: Job) -> Finished:
-    return Finished(recorded(run, job.at_sink))
-
-
-def recorded(run: RunRow, where: str) -> dict[str, Any]:
-    """The result of a run that has ended.
-
-    Raises:
-        Fenced: a newer one took its place.
-    """
-    if run.state == "superseded":
-        hint = "nothing to do: the newer run carries on"
-        raise Fenced(f"run {run.taken_over_by} has taken this run's place", where=where, hint=hint)
-    return run.result or {}
-
-
-def _check(job: Job, source: Table, sink: Session) -> None:
+def _check(job: Job, table: Table, ends: Ends) -> None:
     """Everything that can be told before anything is changed."""
     if job.cursor is not None:
-        cursor_column(source, job.cursor, job.at_source)
-    if exists(sink, TableName(job.sink.schema, "_penstock_splits")):
-        _check_continued(job, positions_of(job).loaded(sink))
-    if exists(sink, job.sink):
-        target = describe(sink, job.sink, job.at_sink)
-        if target.kind not in {"r", "p"}:
-            raise Refused("rows can only be written to a table", where=job.at_sink, value=str(job.sink))
-        bind(job.fields, source, target, job.pipeline)
-        if job.write == "replace":
-            replace_method(sink, job.sink, job.at_sink)
+        cursor_column(table, job.cursor, job.at_source)
+    there = ends.target.describe()
+    if there is not None:
+        ends.target.check(there, ())
+        bind(job.fields, table, there, job.pipeline, undecoded=ends.undecoded)
     else:
-        outputs(job.fields, source, job.pipeline)
+        ends.target.check(None, outputs(job.fields, table, job.pipeline))
 
 
 def _check_continued(job: Job, loaded: Loaded) -> None:
-    """Refuse an `append` to rows that were loaded otherwise; a `replace` may always follow."""
-    if job.write != "append" or loaded.write is None or (loaded.write, loaded.field) == ("append", job.cursor):
+    """Refuse to go on from rows that were loaded otherwise; a `replace` may always follow."""
+    if not job.continued or loaded.write is None or (loaded.write, loaded.field) == (job.write, job.cursor):
         return
-    ways = f"write: replace; or empty {job.sink}, `penstock delete` the pipeline and apply it again"
-    if loaded.write == "append":
-        what = f"{job.sink} was loaded by cursor `{loaded.field}`: by `{job.cursor}` rows would be lost or doubled"
+    ways = f"write: replace; or empty {job.sink.object}, `penstock delete` the pipeline and apply it again"
+    if loaded.write == job.write:
+        what = (
+            f"{job.sink.object} was loaded by cursor `{loaded.field}`: by `{job.cursor}` rows would be lost or doubled"
+        )
         raise Refused(what, where=f"{job.pipeline}: spec.source.cursor", hint=f"keep `{loaded.field}`, or {ways}")
-    what = f"{job.sink} was loaded by `replace`: an `append` would add all its rows again"
+    what = f"{job.sink.object} was loaded by `{loaded.write}`: an `{job.write}` would add all its rows again"
     raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
 
 
-def survey(job: Job, source: Session, sink: Session) -> Survey:
-    """Both tables, the key to split by, the mapping, and how a `replace` would be published."""
-    table = describe(source, job.source, job.at_source)
-    target = describe(sink, job.sink, job.at_sink)
-    key = cursor_column(table, job.cursor, job.at_source) if job.cursor else split_key(table)
-    method = replace_method(sink, job.sink, job.at_sink) if job.write == "replace" else None
-    return Survey(table, target, key, bind(job.fields, table, target, job.pipeline), method)
+def survey(job: Job, ends: Ends) -> Survey:
+    """Both tables, the key to split by, the mapping, and how a `replace` would be published.
+
+    Raises:
+        MissingTable: the target is not there.
+    """
+    table, there = ends.source.describe(), ends.target.describe()
+    if there is None:
+        raise MissingTable("there is no such table", where=job.at_sink, value=job.sink.object, hint="was it dropped?")
+    key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
+    method = ends.target.check(there, ())
+    return Survey(table, there, key, bind(job.fields, table, there, job.pipeline, undecoded=ends.undecoded), method)
 
 
-def _make_target(sink: Session, job: Job, source: Table) -> None:
-    lines = [
-        f"{quoted(column.name)} {column.type}{'' if column.nullable else ' NOT NULL'}"
-        for column in outputs(job.fields, source, job.pipeline)
-    ]
-    if job.key:
-        lines.append(f"PRIMARY KEY ({', '.join(quoted(name) for name in job.key)})")
-    sink.execute(f"CREATE TABLE IF NOT EXISTS {job.sink.sql} ({', '.join(lines)})")
-
-
-def _resumable(positions: Positions, sink: Session, job: Job, claim: Claim) -> RunRow | None:
+def _resumable(target: Target, job: Job, claim: Claim) -> RunRow | None:
     """The run's own plan from an earlier attempt; a `replace` whose shadow is gone or outdated begins again."""
-    run = positions.run(sink, job.run)
-    if run is None or _can_go_on(job, positions, sink, run):
+    state = target.state
+    run = state.run(job.run)
+    if run is None:
+        return None
+    if (run.write, run.field) == (job.write, job.cursor) and (job.continued or target.can_go_on(job.run)):
         return run
-    with positions.owned(sink, claim.generation):
-        if claim.loaded.partly and job.write == "replace":
-            positions.spoil(sink)
-        sink.execute(f"DROP TABLE IF EXISTS {shadow_name(job.uid, job.run, job.sink).sql}")
-        positions.forget(sink, job.run)
+    with state.owned(claim.generation):
+        if claim.loaded.partly and not job.continued:
+            state.spoil()
+        target.abandon(job.run)
+        state.forget(job.run)
     return None
 
 
-def _can_go_on(job: Job, positions: Positions, sink: Session, run: RunRow) -> bool:
-    if (run.write, run.field) != (job.write, job.cursor):
-        return False
-    if job.write == "append":
-        return True
-    shadow = shadow_name(job.uid, job.run, job.sink)
-    if exists(sink, shadow):
-        have, want = describe(sink, shadow, job.at_sink), describe(sink, job.sink, job.at_sink)
-        return have.columns == want.columns
-    pending, planned = positions.pending(sink, job.run)
-    return len(pending) == planned
-
-
-def _plan(job: Job, positions: Positions, source: Session, sink: Session, claim: Claim, surveyed: Survey) -> RunRow:
+def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     failpoint("prepare.before_plan")
-    older = positions.unfinished(sink, job.run)
+    source, state = ends.source, ends.target.state
+    older = state.unfinished(job.run)
     alike = older is not None and (older.write, older.field) == (job.write, job.cursor)
-    carried = older if alike and job.write == "append" else None
+    carried = older if alike and job.continued else None
     last = carried.upper if carried and carried.upper is not None else claim.loaded.cursor
     window = Window(None, None)
     if job.cursor is not None and surveyed.key is not None:
-        window = cursor_window(source, surveyed.source, surveyed.key, last, job.lag, job.at_source)
-    first = positions.next_split(sink, carried.run) if carried else 0
+        window = source.window(surveyed.source, surveyed.key, last, job.lag)
+    first = state.next_split(carried.run) if carried else 0
     splits: tuple[Split, ...] = ()
-    if job.write == "replace" or window.upper is not None:
-        splits = plan_splits(source, surveyed.source, surveyed.key, window, job.split_rows, first, job.at_source)
+    if job.cursor is None or window.upper is not None:
+        splits = source.plan(surveyed.source, surveyed.key, window, job.split_rows, first)
     upper = window.upper if window.upper is not None else carried.upper if carried else None
-    with positions.owned(sink, claim.generation):
-        base = carried.base if carried else positions.counters(sink)
+    with state.owned(claim.generation):
+        base = carried.base if carried else state.counters()
         plan = RunRow(job.run, job.write, job.cursor, carried.lower if carried else window.lower, upper, base)
-        positions.write_plan(sink, plan, splits)
-        if claim.loaded.partly and job.write == "replace":
-            positions.spoil(sink)
+        state.write_plan(plan, splits)
+        if claim.loaded.partly and not job.continued:
+            state.spoil()
         if older is not None:
-            (positions.take_over if carried else positions.supersede)(sink, older.run, job.run)
+            (state.take_over if carried else state.supersede)(older.run, job.run)
     return plan
 
 
-def _into(job: Job, positions: Positions, sink: Session, generation: int) -> TableName:
-    """The table that rows are copied into."""
-    if job.write == "append":
-        with positions.owned(sink, generation):  # of a `replace` that this run has superseded
-            drop_leftovers(sink, job.uid, job.sink, None, job.at_sink)
-        return job.sink
-    shadow = shadow_name(job.uid, job.run, job.sink)
-    with positions.owned(sink, generation):
-        drop_leftovers(sink, job.uid, job.sink, shadow, job.at_sink)
-        make_shadow(sink, job.sink, shadow, job.at_sink)
-    failpoint("prepare.shadow_made")
-    return shadow
-
-
-def joined(job: Job, generation: int) -> Prepared:
+def joined(job: Job, ends: Ends, generation: int, held: str | None) -> Prepared:
     """The run as a child of its launcher sees it: claimed and planned already, by `generation`."""
-    positions = positions_of(job)
-    with (
-        connect(job.source_dsn, where=job.at_source, name="penstock:source") as source,
-        connect(job.sink_dsn, where=job.at_sink, name=session_name(job.uid, generation)) as sink,
-    ):
-        surveyed = survey(job, source, sink)
-        pending, planned = positions.pending(sink, job.run)
-    into = job.sink if job.write == "append" else shadow_name(job.uid, job.run, job.sink)
-    return Prepared(surveyed, generation, into, slot_names(job.workers), pending, planned, None)
+    pending, planned = ends.target.state.pending(job.run)
+    into = ends.target.loads(job.run)
+    return Prepared(survey(job, ends), generation, into, slot_names(job.workers), pending, planned, None, held)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from dataflows.chunks import Chunk
+from dataflows.connectors import ReadOrder, Source, SplitReader, Target, WriterOrder
 from dataflows.job import Job
-from dataflows.pipeline import BatchPipelineEngine, FirstError
-from dataflows.runtime.prepare import Prepared, positions_of
-from dataflows.sinks.positions import Counters
-from dataflows.sinks.postgres import PostgresWriter
-from dataflows.sources.postgres import PostgresReader
+from dataflows.pipeline import BatchPipelineEngine, FirstError, Writer
+from dataflows.runtime.prepare import Ends, Prepared
+from dataflows.sinks.state import Counters
 from dataflows.splits import Split, of_slot
 
 __all__ = ["run_slots"]
@@ -23,7 +24,7 @@ class _SlotReader:
 
     slot: str
     splits: tuple[Split, ...]
-    reader: PostgresReader
+    reader: SplitReader
 
     def chunks(self) -> Iterator[Chunk]:
         for split in self.splits:
@@ -34,8 +35,9 @@ class _SlotReader:
 
 
 def run_slots(
-    job: Job, prepared: Prepared, numbers: list[int], first: FirstError, committed: Callable[[Counters], None]
-) -> None:
+    job: Job, prepared: Prepared, ends: Ends, numbers: list[int], first: FirstError,
+    committed: Callable[[Counters], None],
+) -> None:  # fmt: skip
     """Read, map and write the pending splits of these slots; slots without any are left out.
 
     Raises:
@@ -43,30 +45,44 @@ def run_slots(
     """
     mine = {prepared.slots[number]: of_slot(prepared.pending, number, len(prepared.slots)) for number in numbers}
     mine = {slot: splits for slot, splits in mine.items() if splits}
-    mapping = prepared.survey.mapping
     BatchPipelineEngine(
-        {slot: _SlotReader(slot, splits, _reader(job, prepared, first)) for slot, splits in mine.items()},
-        {slot: _writer(job, prepared, slot, first, committed) for slot in mine},
-        (mapping.step,) if mapping.step else (),
+        {slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first)) for slot, splits in mine.items()},
+        {slot: _writer(job, prepared, ends.target, slot, first, committed) for slot in mine},
+        _steps(prepared, ends.target),
         first,
     ).run()
 
 
-def _reader(job: Job, prepared: Prepared, first: FirstError) -> PostgresReader:
+def _reader(job: Job, prepared: Prepared, source: Source, first: FirstError) -> SplitReader:
     surveyed = prepared.survey
     mapping = surveyed.mapping
-    where = f"{job.at_source}: {job.source}"
-    return PostgresReader(
-        job.source_dsn, surveyed.source, mapping.reads, surveyed.key, where, job.batch_rows, mapping.schema, first.check
+    return source.reader(
+        ReadOrder(
+            surveyed.source, mapping.reads, surveyed.key, mapping.schema, job.batch_rows, first.check, prepared.held
+        )
     )
 
 
+def _steps(prepared: Prepared, target: Target) -> tuple[Callable[[Chunk], Chunk], ...]:
+    surveyed = prepared.survey
+    finishing = target.finishing(surveyed.columns) if not surveyed.mapping.raw else None
+    steps = (surveyed.mapping.step, _on_batches(finishing) if finishing else None)
+    return tuple(step for step in steps if step is not None)
+
+
+def _on_batches(change: Callable[[pa.RecordBatch], pa.RecordBatch]) -> Callable[[Chunk], Chunk]:
+    def step(chunk: Chunk) -> Chunk:
+        return chunk if chunk.data is None else replace(chunk, data=change(chunk.data))
+
+    return step
+
+
 def _writer(
-    job: Job, prepared: Prepared, slot: str, first: FirstError, committed: Callable[[Counters], None]
-) -> PostgresWriter:
-    mapping = prepared.survey.mapping
-    where = f"{job.at_sink}: {job.sink}"
-    return PostgresWriter(
-        job.sink_dsn, prepared.into, mapping.targets, positions_of(job), job.run, prepared.generation, slot, where,
-        not mapping.raw, first.check, committed,
-    )  # fmt: skip
+    job: Job, prepared: Prepared, target: Target, slot: str, first: FirstError, committed: Callable[[Counters], None]
+) -> Writer:
+    surveyed = prepared.survey
+    encoded = not surveyed.mapping.raw
+    order = WriterOrder(
+        prepared.into, surveyed.columns, encoded, slot, job.run, prepared.generation, first.check, committed
+    )
+    return target.writer(order)

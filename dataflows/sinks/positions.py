@@ -27,11 +27,12 @@ from psycopg import sql
 
 from dataflows.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
 from dataflows.postgres.tables import TableName, escaped, exists, quoted
+from dataflows.sinks.state import COUNTED, Claim, Counters, Loaded, RunRow
 from dataflows.splits import Split
 from penstock.errors import Fenced, Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["Claim", "Counters", "Loaded", "Positions", "RunRow", "session_name"]
+__all__ = ["TABLES", "Positions", "session_name"]
 
 KEPT_RUNS: Final = 100
 FENCE_TRIES: Final = 5
@@ -62,73 +63,6 @@ def session_name(uid: str, generation: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    """What was processed: ``rows_in = rows_out + filtered + dead``."""
-
-    rows_in: int = 0
-    rows_out: int = 0
-    filtered: int = 0
-    dead: int = 0
-    bytes: int = 0
-
-    def __sub__(self, other: Counters) -> Counters:
-        return Counters(*(getattr(self, name) - getattr(other, name) for name in COUNTED))
-
-    @property
-    def balanced(self) -> bool:
-        """Whether each row that came in is accounted for."""
-        return self.rows_in == self.rows_out + self.filtered + self.dead
-
-    def as_dict(self) -> dict[str, int]:
-        """By name."""
-        return {name: getattr(self, name) for name in COUNTED}
-
-
-COUNTED: Final = ("rows_in", "rows_out", "filtered", "dead", "bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run as the sink remembers it; `state` is running, finished or superseded."""
-
-    run: str
-    write: str
-    field: str | None
-    lower: str | None
-    upper: str | None
-    base: Counters
-    state: str = "running"
-    result: dict[str, Any] | None = None
-    taken_over_by: str | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing may be written for it any more."""
-        return self.state != "running"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """How the target's rows came there: by which write mode, up to which value of which cursor.
-
-    All None where nothing was loaded yet. `partly`: by an `append` that is not finished.
-    """
-
-    write: str | None = None
-    field: str | None = None
-    cursor: str | None = None
-    partly: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A generation, raised for a pipeline; what the runs before it loaded."""
-
-    generation: int
-    loaded: Loaded
-
-
-@dataclass(frozen=True, slots=True)
 class Positions:
     """The remembered state of one pipeline between one source object and one sink object."""
 
@@ -136,6 +70,16 @@ class Positions:
     source: str
     sink: TableName
     where: str
+    given: Session | None = None
+    """The session that everything but `fence` works over; whoever gave it closes it."""
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        if self.given is None:
+            message = "these positions were made without a session"
+            raise AssertionError(message)
+        return self.given
 
     def table(self, name: str) -> str:
         """Quoted name of one of the three tables, for a query that is executed with parameters."""
@@ -156,23 +100,30 @@ class Positions:
 
     # -- prepare -------------------------------------------------------------------------------------------------
 
-    def make(self, session: Session) -> None:
+    def make(self) -> None:
         """Make the schema and the tables where they are missing.
 
         Raises:
             AccessDenied: this user may not.
         """
         with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
-            if all(exists(session, TableName(self.sink.schema, name)) for name in TABLES):
+            if self.exists():
                 return
-            with session.transaction():  # two runs that make them at once would collide in the system's tables
-                session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
-                have = session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.sink.schema,)).fetchone()
+            with self.session.transaction():  # two runs that make them at once would collide in the system's tables
+                self.session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
+                have = self.session.execute(
+                    "SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.sink.schema,)
+                ).fetchone()
                 if not have:  # asked first: IF NOT EXISTS needs the right to create schemas even where it does nothing
-                    session.execute(f"CREATE SCHEMA {quoted(self.sink.schema)}")
-                session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
+                    self.session.execute(f"CREATE SCHEMA {quoted(self.sink.schema)}")
+                self.session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
 
-    def claim(self, session: Session, slots: tuple[str, ...], run: str) -> Claim | RunRow:
+    def exists(self) -> bool:
+        """Whether the three tables are there."""
+        with translated(self.where):
+            return all(exists(self.session, TableName(self.sink.schema, name)) for name in TABLES)
+
+    def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation, end the sessions of older ones, and read the cursor.
 
         Where `run` has ended meanwhile, nothing is raised, and what is remembered of it is returned: a process that
@@ -186,41 +137,45 @@ class Positions:
             Fenced: the pipeline was dropped.
         """
         for _ in range(FENCE_TRIES):
-            try:
-                generation = self._raised(session, slots, run)
-                break
-            except LOCK_NOT_AVAILABLE:
-                self.end_sessions(session, None)
+            with translated(self.where):
+                try:
+                    generation = self._raised(slots, run)
+                    break
+                except LOCK_NOT_AVAILABLE:
+                    self.end_sessions(None)
         else:
             hint = f"look at pg_stat_activity for sessions named penstock:{self.uid}:…"
             raise Unavailable("another session holds the pipeline's positions", where=self.where, hint=hint)
         if isinstance(generation, RunRow):
             return generation
         failpoint("prepare.generation_raised")
-        self.end_sessions(session, generation)
+        self.end_sessions(generation)
+        with translated(self.where):
+            name = session_name(self.uid, generation)
+            self.session.execute("SELECT set_config('application_name', %s, false)", (name,))
         failpoint("prepare.sessions_ended")
-        return Claim(generation, self.loaded(session))
+        return Claim(generation, self.loaded())
 
-    def _raised(self, session: Session, slots: tuple[str, ...], run: str) -> int | RunRow:
-        with session.transaction():
-            session.execute(f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}")
-            session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
-            if self._dropped(session):
+    def _raised(self, slots: tuple[str, ...], run: str) -> int | RunRow:
+        with self.session.transaction():
+            self.session.execute(f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}")
+            self.session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
+            if self._dropped():
                 hint = "nothing to do; a pipeline that is applied anew begins anew"
                 raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
-            session.execute(
+            self.session.execute(
                 f"INSERT INTO {self.table('positions')} (pipeline, source, sink, slot) "
                 "SELECT %(pipeline)s, %(source)s, %(sink)s, unnest(%(slots)s::text[]) ON CONFLICT DO NOTHING",
                 self.key | {"slots": list(slots)},
             )
-            session.execute(
+            self.session.execute(
                 f"SELECT 1 FROM {self.table('positions')} WHERE pipeline = %s ORDER BY source, sink, slot FOR UPDATE",
                 (self.uid,),
             )
-            known = self.run(session, run)  # a `finish` holds the same locks: after this only our generation can end it
+            known = self.run(run)  # a `finish` holds the same locks: after this only our generation can end it
             if known is not None and known.ended:
                 return known
-            raised = session.execute(
+            raised = self.session.execute(
                 f"UPDATE {self.table('positions')} p SET generation = m.top + 1, changed_at = now() "
                 f"FROM (SELECT max(generation) AS top FROM {self.table('positions')} WHERE pipeline = %(pipeline)s) m "
                 "WHERE p.pipeline = %(pipeline)s RETURNING p.generation",
@@ -232,14 +187,14 @@ class Positions:
             raise AssertionError(message)
         return int(raised[0][0])
 
-    def end_sessions(self, session: Session, generation: int | None) -> None:
+    def end_sessions(self, generation: int | None) -> None:
         """End the pipeline's sessions of generations below `generation`; where None is given, of all.
 
         Generation 0 is that of sessions that have not claimed yet; only None ends them.
         """
         prefix = f"penstock:{self.uid}:"
         with translated(self.where):
-            session.execute(
+            self.session.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE starts_with(application_name, %(p)s) "
                 "AND pid <> pg_backend_pid() AND substr(application_name, length(%(p)s) + 1) ~ '^[0-9]+$' "
@@ -252,23 +207,23 @@ class Positions:
     def _claiming(self) -> str:
         return f"penstock.claim.{self.uid}"
 
-    def _dropped(self, session: Session) -> bool:
+    def _dropped(self) -> bool:
         query = f"SELECT 1 FROM {self.table('runs')} WHERE pipeline = %s AND state = 'dropped'"
-        return session.execute(query, (self.uid,)).fetchone() is not None
+        return self.session.execute(query, (self.uid,)).fetchone() is not None
 
-    def loaded(self, session: Session) -> Loaded:
+    def loaded(self) -> Loaded:
         """What the runs so far have loaded, committed splits of an unfinished `append` too."""
         with translated(self.where):
-            found = session.execute(self.format(_LOADED), self.key).fetchone()
-            partly = session.execute(self.format(_PARTLY), self.key).fetchone()
+            found = self.session.execute(self.format(_LOADED), self.key).fetchone()
+            partly = self.session.execute(self.format(_PARTLY), self.key).fetchone()
         write, field, cursor = found or (None, None, None)
         if partly is None:
             return Loaded(write, field, cursor)
         return Loaded(write or "append", field or partly[0], cursor, partly=True)
 
-    def spoil(self, session: Session) -> None:
+    def spoil(self) -> None:
         """An unfinished `append` is given up, its rows stay: no later `append` may go on from here. Inside `owned`."""
-        session.execute(
+        self.session.execute(
             f"UPDATE {self.table('positions')} SET write = 'replace', cursor_field = NULL, cursor = NULL "
             "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
             self.key,
@@ -277,14 +232,14 @@ class Positions:
     # -- the plan ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def owned(self, session: Session, generation: int) -> Iterator[None]:
+    def owned(self, generation: int) -> Iterator[None]:
         """A transaction that holds the generation: nobody can take over before it has ended.
 
         Raises:
             Fenced: somebody has.
         """
-        with translated(self.where), session.transaction():
-            rows = session.execute(
+        with translated(self.where), self.session.transaction():
+            rows = self.session.execute(
                 f"SELECT generation FROM {self.table('positions')} WHERE pipeline = %s "
                 "ORDER BY source, sink, slot FOR UPDATE",
                 (self.uid,),
@@ -293,18 +248,18 @@ class Positions:
                 raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
             yield
 
-    def run(self, session: Session, run: str) -> RunRow | None:
+    def run(self, run: str) -> RunRow | None:
         """The run of that id, if the sink knows it."""
-        return next(iter(self._runs(session, "run = %(run)s", {"run": run})), None)
+        return next(iter(self._runs("run = %(run)s", {"run": run})), None)
 
-    def unfinished(self, session: Session, run: str) -> RunRow | None:
+    def unfinished(self, run: str) -> RunRow | None:
         """The run between the same source and sink that has a plan and is not finished, other than `run`."""
         condition = "state = 'running' AND source = %(source)s AND sink = %(sink)s AND run <> %(run)s"
-        return next(iter(self._runs(session, condition, {"run": run})), None)
+        return next(iter(self._runs(condition, {"run": run})), None)
 
-    def _runs(self, session: Session, condition: str, values: dict[str, Any]) -> list[RunRow]:
+    def _runs(self, condition: str, values: dict[str, Any]) -> list[RunRow]:
         with translated(self.where):
-            rows = session.execute(
+            rows = self.session.execute(
                 "SELECT run, write, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by "
                 f"FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} ORDER BY planned_at DESC",
                 self.key | values,
@@ -314,67 +269,70 @@ class Positions:
             for run, write, field, low, up, base, state, res, by in rows
         ]
 
-    def write_plan(self, session: Session, plan: RunRow, splits: tuple[Split, ...]) -> None:
+    def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
         names = {"run": plan.run, "write": plan.write, "field": plan.field, "lower": plan.lower, "upper": plan.upper}
-        session.execute(
+        self.session.execute(
             f"INSERT INTO {self.table('runs')} "
             "(pipeline, source, sink, run, state, write, cursor_field, lower_bound, upper_bound, base) "
             "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(lower)s, "
             "%(upper)s, %(base)s)",
             self.key | names | {"base": json.dumps(plan.base.as_dict())},
         )
-        with session.cursor() as cursor:
+        with self.session.cursor() as cursor:
             cursor.executemany(
                 f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) "
                 "VALUES (%s, %s, %s, %s, %s)",
                 [(self.uid, plan.run, one.number, one.lower, one.upper) for one in splits],
             )
-        self.set_run(session, plan.run)
+        self.set_run(plan.run)
 
-    def set_run(self, session: Session, run: str) -> None:
+    def set_run(self, run: str) -> None:
         """Write the run's id beside the generation, for people who look."""
-        session.execute(f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (run, self.uid))
+        self.session.execute(f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (run, self.uid))
 
-    def take_over(self, session: Session, older: str, run: str) -> None:
+    def take_over(self, older: str, run: str) -> None:
         """Give the splits of an unfinished run to another one, whose plan exists. Inside `owned`."""
         values = {"older": older, "run": run, "pipeline": self.uid}
-        session.execute(
+        self.session.execute(
             f"UPDATE {self.table('splits')} SET run = %(run)s WHERE pipeline = %(pipeline)s AND run = %(older)s", values
         )
-        self.supersede(session, older, run)
+        self.supersede(older, run)
 
-    def supersede(self, session: Session, older: str, run: str) -> None:
+    def supersede(self, older: str, run: str) -> None:
         """Mark a run as taken over: whoever comes back with its id is refused. Inside `owned`."""
         values = {"older": older, "run": run, "pipeline": self.uid}
-        session.execute(
+        self.session.execute(
             f"UPDATE {self.table('runs')} SET state = 'superseded', taken_over_by = %(run)s, finished_at = now() "
             "WHERE pipeline = %(pipeline)s AND run = %(older)s",
             values,
         )
-        session.execute(f"DELETE FROM {self.table('splits')} WHERE pipeline = %(pipeline)s AND run = %(older)s", values)
+        self.session.execute(
+            f"DELETE FROM {self.table('splits')} WHERE pipeline = %(pipeline)s AND run = %(older)s", values
+        )
 
-    def forget(self, session: Session, run: str) -> None:
+    def forget(self, run: str) -> None:
         """Drop the plan of a run that has to begin again. Inside `owned`."""
         for name in ("splits", "runs"):
-            session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s AND run = %s", (self.uid, run))
+            self.session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s AND run = %s", (self.uid, run))
 
-    def next_split(self, session: Session, run: str) -> int:
+    def next_split(self, run: str) -> int:
         """The number above those of all splits of a run."""
         query = f"SELECT coalesce(max(split) + 1, 0) FROM {self.table('splits')} WHERE pipeline = %s AND run = %s"
-        return int(one_row(session, query, (self.uid, run))[0])
+        with translated(self.where):
+            return int(one_row(self.session, query, (self.uid, run))[0])
 
-    def pending(self, session: Session, run: str) -> tuple[tuple[Split, ...], int]:
+    def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
         """The splits of a run that are not done, and the number of all."""
         with translated(self.where):
-            rows = session.execute(
+            rows = self.session.execute(
                 f"SELECT split, lower_bound, upper_bound, done FROM {self.table('splits')} "
                 "WHERE pipeline = %s AND run = %s ORDER BY split",
                 (self.uid, run),
             ).fetchall()
         return tuple(Split(number, lower, upper) for number, lower, upper, done in rows if not done), len(rows)
 
-    def counters(self, session: Session) -> Counters:
+    def counters(self) -> Counters:
         """The cumulative counters of all slots."""
         sums = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in COUNTED)
         query = (
@@ -382,24 +340,24 @@ class Positions:
             "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s"
         )
         with translated(self.where):
-            return Counters(*one_row(session, query, self.key))
+            return Counters(*one_row(self.session, query, self.key))
 
-    def committed(self, session: Session, run: str, generation: int | None) -> Counters | None:
+    def committed(self, run: str, generation: int | None) -> Counters | None:
         """What an unfinished run has committed so far; None where that is unknown, or `generation` is not the last."""
         with translated(self.where):
-            found = session.execute(
+            found = self.session.execute(
                 self.format(_COMMITTED), self.key | {"run": run, "generation": generation}
             ).fetchone()
-            return self.counters(session) - Counters(**found[0]) if found else None
+            return self.counters() - Counters(**found[0]) if found else None
 
-    def drop(self, session: Session) -> None:
+    def drop(self) -> None:
         """Forget the pipeline: end its sessions, delete what is remembered of it, and let nobody claim it again."""
-        self.end_sessions(session, None)
-        with translated(self.where), session.transaction():
-            session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
+        self.end_sessions(None)
+        with translated(self.where), self.session.transaction():
+            self.session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
             for name in ("positions", "splits", "runs"):
-                session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s", (self.uid,))
-            session.execute(self.format(_DROPPED), self.key)
+                self.session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s", (self.uid,))
+            self.session.execute(self.format(_DROPPED), self.key)
 
     # -- commit and publish --------------------------------------------------------------------------------------
 
@@ -422,18 +380,18 @@ class Positions:
             f"THEN '1' ELSE '{FENCED}' END)::int"
         )
 
-    def finish(self, session: Session, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
         """Record the result of a run, move the cursor, and forget its splits. Inside `owned`.
 
         Raises:
             Refused: splits are missing.
         """
-        pending, planned = self.pending(session, run)
+        pending, planned = self.pending(run)
         if pending:
             raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
         values = self.key | {"run": run, "cursor": cursor, "result": json.dumps(result), "kept": KEPT_RUNS}
         for statement in _FINISH:
-            session.execute(self.format(statement), values)
+            self.session.execute(self.format(statement), values)
 
 
 _FINISH: Final = (

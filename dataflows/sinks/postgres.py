@@ -26,7 +26,8 @@ from dataflows.postgres.session import (
     translated,
 )
 from dataflows.postgres.tables import TableName, quoted
-from dataflows.sinks.positions import Counters, Positions, session_name
+from dataflows.sinks.positions import Positions, session_name
+from dataflows.sinks.state import Counters
 from penstock.errors import PenstockError, Unreachable
 from penstock.failpoints import failpoint
 

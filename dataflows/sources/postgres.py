@@ -20,59 +20,22 @@ from psycopg import pq, sql
 from pyarrow import csv
 
 from dataflows.chunks import Chunk
+from dataflows.cursors import TIMES, Window
 from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
-from dataflows.postgres.tables import Column, Table, escaped, quoted
+from dataflows.postgres.tables import escaped, quoted
 from dataflows.postgres.types import parse_type
 from dataflows.splits import Split
-from penstock.errors import BadData, MissingColumn, Refused, SchemaMismatch, Unavailable, did_you_mean
+from dataflows.tables import Column, Table
+from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["PostgresReader", "Window", "cursor_window", "plan_splits", "split_key"]
+__all__ = ["PostgresReader", "cursor_window", "plan_splits"]
 
 RAW_BYTES: Final = 1 << 20
 ARROW_BYTES: Final = 16 << 20
 SAMPLE_BYTES: Final = 32 << 20
 LOCK_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 1.0
-_ORDERED: Final = {
-    "smallint", "integer", "bigint", "numeric", "text", "character varying", "uuid", "date",
-    "timestamp without time zone", "timestamp with time zone",
-}  # fmt: skip
-_TIMES: Final = {"date", "timestamp without time zone", "timestamp with time zone"}
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Rows with a cursor above `lower` and not above `upper`; empty where `upper` is None."""
-
-    lower: str | None
-    upper: str | None
-
-
-def split_key(table: Table) -> Column | None:
-    """The column to split by: the first of a unique key of an ordered type, the primary key before others."""
-    for key in table.keys:
-        column = table.column(key[0])
-        if column is not None and parse_type(column.type).name in _ORDERED:
-            return column
-    return None
-
-
-def cursor_column(table: Table, name: str, where: str) -> Column:
-    """The cursor's column.
-
-    Raises:
-        MissingColumn: no such column.
-        SchemaMismatch: its type has no order that can be kept as text.
-    """
-    column = table.column(name)
-    if column is None:
-        known = [one.name for one in table.columns]
-        raise MissingColumn("there is no such column", where=where, value=name, hint=did_you_mean(name, known))
-    if parse_type(column.type).name not in _ORDERED:
-        hint = "use a whole number, a date, a timestamp, a uuid or a text that only grows"
-        raise SchemaMismatch(f"`{name}` of type {column.type} cannot be a cursor", where=where, hint=hint)
-    return column
 
 
 def cursor_window(
@@ -92,7 +55,7 @@ def cursor_window(
         BadData: rows whose cursor is NULL: no window would ever hold them.
     """
     kind = parse_type(column.type)
-    if lag and kind.name not in _TIMES:
+    if lag and kind.name not in TIMES:
         raise SchemaMismatch(f"a lag needs a time; `{column.name}` is {column.type}", where=where, hint="drop the lag")
     name = quoted(column.name)
     with translated(where):
@@ -125,7 +88,7 @@ def _top(table: Table, column: Column, kind: str, *, after: bool) -> str:
         f"WHERE {above} AND {name} IS NOT NULL ORDER BY {name} DESC LIMIT 1"
     )
     value = "top"
-    if kind in _TIMES:
+    if kind in TIMES:
         value = f"least(top, (statement_timestamp() - %(lag)s::interval)::{column.type})"
     return f"SELECT (SELECT {value}::text FROM ({greatest}) newest)"
 

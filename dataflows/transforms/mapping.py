@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from dataflows.chunks import Chunk
-from dataflows.postgres.tables import Column, Table
 from dataflows.postgres.types import SqlType, arrow_type, fits, parse_type
+from dataflows.tables import Column, Table
 from penstock.errors import BadData, MissingColumn, SchemaMismatch, did_you_mean
 
 if TYPE_CHECKING:
@@ -73,8 +73,12 @@ def outputs(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
     return tuple(made)
 
 
-def bind(fields: Sequence[FieldSpec] | None, source: Table, target: Table, where: str) -> Mapping:
+def bind(
+    fields: Sequence[FieldSpec] | None, source: Table, target: Table, where: str, *, undecoded: bool = True
+) -> Mapping:
     """The mapping between two tables; without `fields`, each column to the one of its name.
+
+    `undecoded`: source and sink understand the same form of rows, so that bytes may pass as they are.
 
     Raises:
         MissingColumn: a name that the source or the target does not have.
@@ -85,6 +89,8 @@ def bind(fields: Sequence[FieldSpec] | None, source: Table, target: Table, where
     _check_filled(bound, target, where)
     why = next(filter(None, (_look_at(one, column) for one, column in zip(bound, columns, strict=True))), None)
     targets = tuple(one.spec.target for one in bound)
+    if why is None and not undecoded:
+        why = "source and sink are different systems"
     if why is None:
         reads = tuple(one.column.name for one in bound if one.column)
         return Mapping(targets, reads, raw=True, schema=None, step=None, why_decoded=None)
@@ -232,10 +238,6 @@ def _as_target(array: pa.Array, field: _Bound, kind: SqlType, where: str) -> pa.
 
 
 def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:
-    if kind.name in {"uuid", "jsonb"}:
-        from dataflows.transforms.encodings import encoded  # noqa: PLC0415 - brings Polars in
-
-        return encoded(array, kind.name)
     wanted: Any = arrow_type(kind)
     if kind.name == "numeric" and wanted is None:
         wanted = pa.decimal128(19, 0) if have.integer else array.type

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
+from typing import cast as typed
 
 from psycopg import ProgrammingError as ConninfoError
 from psycopg import conninfo
@@ -14,7 +16,10 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from penstock.errors import InvalidDocument, Issue, SettingsError
 from penstock.models.base import Model, Name, issues_of
 
-__all__ = ["Connection", "KafkaConnection", "PostgresConnection", "S3Connection", "parse_connections", "resolve"]
+__all__ = [
+    "PLUGINS", "Connection", "KafkaConnection", "PostgresConnection", "S3Connection", "parse_connections", "plugged_in",
+    "resolve",
+]  # fmt: skip
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 SECRET_VARIABLES = "PENSTOCK_SECRET_"  # noqa: S105 - the prefix of names, not a secret
@@ -89,8 +94,16 @@ Connection = Annotated[PostgresConnection | S3Connection | KafkaConnection, Fiel
 TYPES: dict[str, type[Model]] = {"postgres": PostgresConnection, "s3": S3Connection, "kafka": KafkaConnection}
 """The models by their `type`."""
 
+PLUGINS: Final = "penstock.connectors"
+"""The group of entry points by which another package adds a type of connection."""
+
 _ONE: TypeAdapter[Connection] = TypeAdapter(Connection)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+def plugged_in(kind: str) -> Any | None:
+    """The connector class that an installed package gives for a type of connection; None if none does."""
+    return next((point.load() for point in entry_points(group=PLUGINS, name=kind)), None)
 
 
 def parse_connection(name: str, data: object, *, where: str | None = None) -> Connection:
@@ -99,12 +112,15 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
     Raises:
         InvalidDocument: with every issue found, at ``name.key``.
     """
+    kind = data.get("type") if isinstance(data, dict) else None
+    plugged = plugged_in(str(kind)) if kind is not None and kind not in TYPES else None
     try:
         _NAME.validate_python(name)
+        if plugged is not None:
+            return typed("Connection", plugged.model.model_validate(data, strict=True))
         return _ONE.validate_python(data, strict=True)
     except ValidationError as error:
-        kind = data.get("type") if isinstance(data, dict) else None
-        model = TYPES.get(str(kind), Model)
+        model = TYPES.get(str(kind), plugged.model if plugged else Model)
         found = issues_of(error, model)
         issues = [Issue(f"{name}.{i.path.removeprefix(f'{kind}').lstrip('.')}".rstrip("."), i.message) for i in found]
         raise InvalidDocument(issues, where=where) from error

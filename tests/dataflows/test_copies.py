@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from dataflows.job import Job
 from dataflows.postgres.session import connect
 from dataflows.postgres.tables import TableName, describe
 from dataflows.runtime.publish import drop_state
@@ -172,9 +173,8 @@ def test_a_missing_target_is_made_from_the_mapping(copy: Callable[..., Copy], la
 def test_a_deleted_pipeline_leaves_nothing(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
     assert "killed" in launchers.run(made.task("r1"), "commit.done:1=kill")
-    sink = TableName.parse(made.target)
-    drop_state(made.dsn, made.uid, sink, "lake", target=True)
-    drop_state(made.dsn, made.uid, sink, "lake", target=True)
+    for _ in range(2):
+        drop_state(Job.from_task(made.task("r1")), table=True)
     assert made.leftovers() == 0
     assert made.value(f"SELECT to_regclass('{made.target}')") is None
     assert made.value(f"SELECT count(*) FROM w._penstock_positions WHERE pipeline = '{made.uid}'") == 0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from dataflows.job import Job
 from dataflows.postgres.session import connect
-from dataflows.postgres.tables import TableName
 from dataflows.runtime.publish import drop_state
 from tests.dataflows.conftest import result
 
@@ -117,7 +117,7 @@ def test_a_launcher_that_wakes_after_its_pipeline_was_deleted(copy: Callable[...
         pid = launchers.start(task, f"{point}=stop")
         assert launchers.wait(pid) == {"stopped": True}
         for _ in range(2):
-            drop_state(made.dsn, made.uid, TableName.parse(made.target), "lake")
+            drop_state(Job.from_task(made.task("r1")))
         os.kill(pid, signal.SIGCONT)
         assert launchers.wait(pid) == {"code": 1}
         assert result(task)["status"] in {"failed", "fenced"}

@@ -13,7 +13,7 @@ import pytest
 
 from dataflows.job import Job
 from dataflows.pipeline import FirstError
-from dataflows.runtime.prepare import Prepared, prepare
+from dataflows.runtime.prepare import Prepared, opened, prepare
 from dataflows.runtime.publish import publish
 from dataflows.runtime.slots import run_slots
 
@@ -120,11 +120,12 @@ def test_a_run_is_published_once(copy: Callable[..., Copy]) -> None:
     for write in ("append", "replace"):
         made = copy(write)
         job = Job.from_task(made.task("r1"))
-        prepared = prepare(job)
-        assert isinstance(prepared, Prepared)
-        run_slots(job, prepared, list(range(len(prepared.slots))), FirstError(), lambda _: None)
-        result = publish(job, prepared)
-        assert publish(job, prepared) == result
+        with opened(job) as ends:
+            prepared = prepare(job, ends)
+            assert isinstance(prepared, Prepared)
+            run_slots(job, prepared, ends, list(range(len(prepared.slots))), FirstError(), lambda _: None)
+            result = publish(job, prepared, ends.target)
+            assert publish(job, prepared, ends.target) == result
         assert made.differences() == EXACT
 
 

@@ -1,0 +1,252 @@
+"""Connectors: what a system must offer to be a source or a sink, and how one is found by the type of a connection.
+
+A connector is one class with a `model` (what `connections.yaml` says of it), and `source` and `target`, either of which
+may refuse. The built-in ones are in the table below, by name, so that only what a run needs is imported; a package of
+somebody else's adds one by an entry point of group ``penstock.connectors`` whose name is the connection's type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Protocol
+from typing import cast as typed
+
+import pyarrow as pa
+
+from dataflows.chunks import Chunk
+from dataflows.cursors import Window
+from dataflows.pipeline import Writer
+from dataflows.sinks.state import Counters, State
+from dataflows.splits import Split
+from dataflows.tables import Column, Table
+from penstock.errors import Refused
+from penstock.models.base import Model
+from penstock.models.connection import plugged_in
+from penstock.models.pipeline import Sink as SinkSpec
+
+__all__ = ["Connector", "Owner", "Place", "ReadOrder", "Source", "SplitReader", "Target", "WriterOrder", "connector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One object of one connection, as a pipeline names it; `settings` may hold references to secrets, no secrets."""
+
+    pipeline: str
+    connection: str
+    settings: Any
+    object: str
+    secrets: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """Where an error with this system is."""
+        return f"{self.pipeline}: connection {self.connection}"
+
+
+class SplitReader(Protocol):
+    """Reads splits over a session of its own."""
+
+    def read(self, slot: str, split: Split) -> Iterator[Chunk]:
+        """The chunks of a split and its closing marker.
+
+        Raises:
+            BadData: a value that Arrow cannot hold exactly.
+        """
+
+    def close(self) -> None:
+        """Give back what is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOrder:
+    """What a reader has to do: Arrow batches of `schema`, at most `batch_rows` rows each, or, without it, undecoded.
+
+    `check` is called at least each 0.2 s while the source keeps it waiting, and ends the read by raising. `held` is
+    what `Source.hold` gave in the process that planned.
+    """
+
+    table: Table
+    columns: Sequence[str]
+    key: Column | None
+    schema: pa.Schema | None
+    batch_rows: int
+    check: Callable[[], None]
+    held: str | None = None
+
+
+class Source(Protocol):
+    """One object that rows are read from, open for planning."""
+
+    @property
+    def form(self) -> str | None:
+        """The form in which it can hand out undecoded rows, such as ``pgcopy``; None if it cannot."""
+
+    def describe(self) -> Table:
+        """What it looks like now.
+
+        Raises:
+            MissingTable: it is not there, with the name that comes nearest.
+        """
+
+    def split_key(self, table: Table) -> Column | None:
+        """The column that full reads are split by; None where they are split by something else, or not at all."""
+
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
+        """The window of this run: above `last`, up to the greatest value now, and older than `lag`."""
+
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
+        """Splits of about `rows` rows each, numbered from `first`; together they hold each row of the window once.
+
+        `key` is the cursor's column, or `split_key`. Bounds are texts that only this source has to understand.
+        """
+
+    def hold(self, table: Table) -> str | None:
+        """Keep one point in time open, as long as this object is, that all readers of the run can read at."""
+
+    def reader(self, order: ReadOrder) -> SplitReader:
+        """A reader with a session of its own."""
+
+    def close(self) -> None:
+        """End the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose state a sink keeps: the pipeline, the name of the source's object, and how the pipeline writes.
+
+    `generation` is 0 before the claim. `patience` is how long a lock may be waited for, in seconds.
+    """
+
+    uid: str
+    source: str
+    write: SinkSpec
+    generation: int = 0
+    patience: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriterOrder:
+    """What a writer of one slot has to do: `columns` of the batches that come, into the place that `into` names."""
+
+    into: str
+    columns: tuple[Column, ...]
+    encoded: bool
+    slot: str
+    run: str
+    generation: int
+    check: Callable[[], None]
+    committed: Callable[[Counters], None]
+
+
+class Target(Protocol):
+    """One object that rows are written to, with what is remembered beside it."""
+
+    state: State
+
+    @property
+    def form(self) -> str | None:
+        """The form of undecoded rows that it takes; None if it takes none."""
+
+    def describe(self) -> Table | None:
+        """What it looks like now, its types in PostgreSQL's spelling; None if it is not there yet."""
+
+    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Any:
+        """Refuse, before anything is changed, what cannot be written; how a `replace` would be published.
+
+        `columns` are those that would be made where `table` is None.
+
+        Raises:
+            Refused, SchemaMismatch: by name.
+        """
+
+    def make(self, columns: tuple[Column, ...]) -> None:
+        """Make the table, if it is missing. Its key is that of the pipeline's sink, if that has one."""
+
+    def load(self, run: str, generation: int) -> str:
+        """Make ready what the run's rows go to, and drop what others left; its name, for writers.
+
+        In `replace` this is a shadow of the run's own.
+        """
+
+    def loads(self, run: str) -> str:
+        """The name that `load` returned to whoever owns the run."""
+
+    def can_go_on(self, run: str) -> bool:
+        """Whether what an earlier attempt of a `replace` loaded is still there and fits."""
+
+    def abandon(self, run: str) -> None:
+        """Drop what an earlier attempt of the run loaded. Inside `state.owned`."""
+
+    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
+        """A last step that brings batches to the form that the writer sends, on the flow's thread; None if none."""
+
+    def writer(self, order: WriterOrder) -> Writer:
+        """A writer with a session of its own, which carries the generation."""
+
+    def publish(self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any],
+                method: Any) -> dict[str, Any]:  # fmt: skip
+        """Make the run's rows the target's, move the cursor and record the result; that result.
+
+        `told` joins the run's counters in it. A run that has ended is not published again: its result is returned.
+
+        Raises:
+            Fenced: a newer run took over.
+            Refused: splits are missing.
+        """
+
+    def drop(self, *, table: bool) -> None:
+        """Forget a deleted pipeline; with `table`, drop what it wrote to as well."""
+
+    def close(self) -> None:
+        """End the session."""
+
+
+class Connector(Protocol):
+    """One kind of system."""
+
+    model: type[Model]
+    """What `connections.yaml` says of such a connection, beside its `type`."""
+
+    @staticmethod
+    def named(place: Place) -> str:
+        """What positions call the object, for as long as it is the same one; nothing is connected for it."""
+
+    @staticmethod
+    def source(place: Place) -> Source:
+        """The object as a source.
+
+        Raises:
+            Refused: this system, or this object, cannot be read from.
+        """
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> Target:
+        """The object as a sink.
+
+        Raises:
+            Refused: this system cannot be written to, or not by this write mode.
+        """
+
+
+BUILT_IN: Final = {
+    "postgres": "dataflows.postgres.connector:PostgresConnector",
+}
+
+
+def connector(kind: str, where: str) -> type[Connector]:
+    """The connector of a connection's type.
+
+    Raises:
+        Refused: none is known here.
+    """
+    if kind in BUILT_IN:
+        module, _, name = BUILT_IN[kind].partition(":")
+        return typed("type[Connector]", getattr(import_module(module), name))
+    plugged = plugged_in(kind)
+    if plugged is None:
+        raise Refused(f"connections of type {kind} cannot be used in a run yet", where=where)
+    return typed("type[Connector]", plugged)

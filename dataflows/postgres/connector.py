@@ -1,0 +1,212 @@
+"""PostgreSQL as a source and as a sink: the doors to its session, its tables, and the state that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+
+from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
+from dataflows.cursors import Window, split_key
+from dataflows.postgres.session import Session, connect, translated
+from dataflows.postgres.tables import TableName, describe, exists, quoted
+from dataflows.postgres.types import parse_type
+from dataflows.sinks.positions import Positions, session_name
+from dataflows.sinks.postgres import PostgresWriter
+from dataflows.sinks.publication import finished
+from dataflows.sinks.swap import Method, drop_leftovers, make_shadow, move_in, replace_method, shadow_name
+from dataflows.sources.postgres import PostgresReader, cursor_window, plan_splits
+from dataflows.splits import Split
+from dataflows.tables import Column, Table
+from penstock.errors import Refused
+from penstock.failpoints import failpoint
+from penstock.models.connection import PostgresConnection, postgres_dsn
+
+__all__ = ["PostgresConnector", "PostgresSource", "PostgresTarget"]
+
+FORM: Final = "pgcopy"
+PLAN_SECONDS: Final = 600.0
+LOCK_SECONDS: Final = 20.0
+
+
+class PostgresConnector:
+    """``type: postgres``."""
+
+    model = PostgresConnection
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return str(TableName.parse(place.object))
+
+    @staticmethod
+    def source(place: Place) -> PostgresSource:
+        return PostgresSource(place, TableName.parse(place.object), _dsn(place))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> PostgresTarget:
+        return PostgresTarget.opened(place, owner, TableName.parse(place.object), _dsn(place))
+
+
+def _dsn(place: Place) -> str:
+    return postgres_dsn(place.settings, name=place.connection, secrets=place.secrets)
+
+
+class PostgresSource:
+    """A table, view or partitioned table."""
+
+    form = FORM
+
+    def __init__(self, place: Place, table: TableName, dsn: str) -> None:
+        self._where, self._table, self._dsn = place.where, table, dsn
+        self._session = connect(dsn, where=place.where, name="penstock:source", statement=PLAN_SECONDS)
+
+    def describe(self) -> Table:
+        return describe(self._session, self._table, self._where)
+
+    def split_key(self, table: Table) -> Column | None:
+        return split_key(table)
+
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
+        return cursor_window(self._session, table, cursor, last, lag, self._where)
+
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
+        return plan_splits(self._session, table, key, window, rows, first, self._where)
+
+    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
+        return None
+
+    def reader(self, order: ReadOrder) -> PostgresReader:
+        where = f"{self._where}: {self._table}"
+        return PostgresReader(
+            self._dsn, order.table, order.columns, order.key, where, order.batch_rows, order.schema, order.check
+        )
+
+    def close(self) -> None:
+        self._session.close()
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresTarget:
+    """A table, with the state of its pipeline in the same schema."""
+
+    place: Place
+    owner: Owner
+    table: TableName
+    dsn: str
+    session: Session
+    state: Positions
+    form = FORM
+
+    @classmethod
+    def opened(cls, place: Place, owner: Owner, table: TableName, dsn: str) -> PostgresTarget:
+        """Connected; each wait is bounded by the owner's patience."""
+        name = session_name(owner.uid, owner.generation)
+        limits = {} if owner.patience is None else {"seconds": owner.patience, "statement": owner.patience}
+        session = connect(dsn, where=place.where, name=name, lock=owner.patience or LOCK_SECONDS, **limits)
+        return cls(place, owner, table, dsn, session, Positions(owner.uid, owner.source, table, place.where, session))
+
+    @property
+    def _replaces(self) -> bool:
+        return self.owner.write.write == "replace"
+
+    def describe(self) -> Table | None:
+        with translated(self.place.where):
+            return describe(self.session, self.table, self.place.where) if exists(self.session, self.table) else None
+
+    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:  # noqa: ARG002 - makes all
+        if table is None:
+            return None
+        if table.kind not in {"r", "p"}:
+            raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.table))
+        return replace_method(self.session, self.table, self.place.where) if self._replaces else None
+
+    def make(self, columns: tuple[Column, ...]) -> None:
+        lines = [f"{quoted(one.name)} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in columns]
+        if self.owner.write.key:
+            lines.append(f"PRIMARY KEY ({', '.join(quoted(name) for name in self.owner.write.key)})")
+        with translated(self.place.where):
+            self.session.execute(f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})")
+
+    def load(self, run: str, generation: int) -> str:
+        shadow = shadow_name(self.owner.uid, run, self.table) if self._replaces else None
+        with self.state.owned(generation):
+            drop_leftovers(self.session, self.owner.uid, self.table, shadow, self.place.where)
+            if shadow is not None:
+                make_shadow(self.session, self.table, shadow, self.place.where)
+        if shadow is not None:
+            failpoint("prepare.shadow_made")
+        return self.loads(run)
+
+    def loads(self, run: str) -> str:
+        return str(shadow_name(self.owner.uid, run, self.table) if self._replaces else self.table)
+
+    def can_go_on(self, run: str) -> bool:
+        shadow = shadow_name(self.owner.uid, run, self.table)
+        with translated(self.place.where):
+            there = exists(self.session, shadow)
+        if there:
+            have = describe(self.session, shadow, self.place.where)
+            return have.columns == describe(self.session, self.table, self.place.where).columns
+        pending, planned = self.state.pending(run)
+        return len(pending) == planned
+
+    def abandon(self, run: str) -> None:
+        self.session.execute(f"DROP TABLE IF EXISTS {shadow_name(self.owner.uid, run, self.table).sql}")
+
+    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
+        odd = {name: kind for name, kind in _kinds(columns).items() if kind in {"uuid", "jsonb"}}
+        if not odd:
+            return None
+        from dataflows.postgres.encodings import encoded  # noqa: PLC0415 - brings Polars in
+
+        def step(batch: pa.RecordBatch) -> pa.RecordBatch:
+            arrays = [
+                encoded(batch.column(name), odd[name]) if name in odd else batch.column(name)
+                for name in batch.schema.names
+            ]
+            return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+        return step
+
+    def writer(self, order: WriterOrder) -> PostgresWriter:
+        positions = replace(self.state, given=None)
+        where = f"{self.place.where}: {self.table}"
+        names = tuple(column.name for column in order.columns)
+        return PostgresWriter(
+            self.dsn, TableName.parse(order.into), names, positions, order.run, order.generation, order.slot, where,
+            order.encoded, order.check, order.committed,
+        )  # fmt: skip
+
+    def publish(
+        self, run: str, generation: int, cursor: str | None, columns: Sequence[str], told: dict[str, Any], method: Any
+    ) -> dict[str, Any]:
+        with self.state.owned(generation):
+            failpoint("publish.locked")
+            found = finished(self.state, run, told, self.place.where)
+            if found.ended:
+                return found.result
+            if method is not None:
+                shadow = shadow_name(self.owner.uid, run, self.table)
+                move_in(self.session, self.table, shadow, tuple(columns), method)
+            self.state.finish(run, cursor, found.result)
+            failpoint("publish.moved")
+        failpoint("publish.done")
+        return found.result
+
+    def drop(self, *, table: bool) -> None:
+        if self.state.exists():
+            self.state.drop()
+        drop_leftovers(self.session, self.owner.uid, self.table, None, self.place.where)
+        if table:
+            with translated(self.place.where):
+                self.session.execute(f"DROP TABLE IF EXISTS {self.table.sql}")
+
+    def close(self) -> None:
+        self.session.close()
+
+
+def _kinds(columns: Sequence[Column]) -> dict[str, str]:
+    return {column.name: parse_type(column.type).name for column in columns}

@@ -1,0 +1,48 @@
+"""The end of a run, as every sink tells it: once, and only when each of its splits is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dataflows.sinks.state import RunRow, State
+from penstock.errors import Fenced, Refused
+
+__all__ = ["Outcome", "finished", "recorded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of a run; `ended`: it was recorded before, and nothing is left to do."""
+
+    result: dict[str, Any]
+    ended: bool
+
+
+def recorded(run: RunRow, where: str) -> dict[str, Any]:
+    """The result of a run that has ended.
+
+    Raises:
+        Fenced: a newer one took its place.
+    """
+    if run.state == "superseded":
+        hint = "nothing to do: the newer run carries on"
+        raise Fenced(f"run {run.taken_over_by} has taken this run's place", where=where, hint=hint)
+    return run.result or {}
+
+
+def finished(state: State, run: str, told: dict[str, Any], where: str) -> Outcome:
+    """What is to be recorded of a run whose splits are all done: its counters, and `told`. Inside `state.owned`.
+
+    Raises:
+        Refused: it has no plan any more, or splits are missing.
+    """
+    row = state.run(run)
+    if row is None:
+        raise Refused("the run has no plan any more", where=where, hint="run it again")
+    if row.ended:
+        return Outcome(recorded(row, where), ended=True)
+    pending, planned = state.pending(run)
+    if pending:
+        raise Refused(f"{len(pending)} of {planned} splits are not done", where=where, hint="run it again")
+    return Outcome({**(state.counters() - row.base).as_dict(), "splits": planned, **told}, ended=False)

@@ -1,0 +1,50 @@
+"""The shape of a table, a file set or a list of records: what a pipeline is checked against, whatever system holds it.
+
+Types are written as PostgreSQL's `format_type` spells them, whichever system a table is in: a connector says what its
+own types become, and refuses by name what cannot be kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Column", "Table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column; `type` as ``format_type`` says it: ``numeric(15,2)``, ``character varying(40)``, ``integer``."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    default: bool = False
+    """Filled by the server when it is left out: a default, an identity or a generated column."""
+    generated: bool = False
+    """Computed by the server; cannot be written."""
+    builtin: bool = True
+    """Its type, and its element type, come with every server of its kind."""
+    label: bool = False
+    """An enum: travels as its label."""
+
+    def summary(self) -> dict[str, Any]:
+        """As the result file tells it."""
+        return {"name": self.name, "type": self.type, "nullable": self.nullable}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What rows are read from or written to; `kind` is the system's own word for it."""
+
+    name: Any
+    """Its name in its system; ``str(name)`` is how a person writes it."""
+    kind: str
+    columns: tuple[Column, ...]
+    keys: tuple[tuple[str, ...], ...] = ()
+    """Unique keys over NOT NULL columns, the primary key first."""
+    estimated_rows: int = 0
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
