@@ -15,17 +15,20 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Computed,
+    Date,
     Double,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
+    Uuid,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
 __all__ = [
-    "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "errors", "mapping_versions",
+    "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
+    "errors", "mapping_versions",
     "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "runs",
     "schema_versions", "settings", "snapshots", "tasks", "timers", "workers",
 ]  # fmt: skip
@@ -201,3 +204,22 @@ snapshots = Table(
 """Agents' states: a cache that may be deleted. json, not jsonb: the state comes back as it was written."""
 
 settings = Table("settings", metadata, _text("name", key=True), _json("value"), schema=OPS)
+
+dead_letters = Table(
+    "dead_letters", metadata,
+    Column("day", Date, primary_key=True), Column("id", Uuid, primary_key=True),
+    *(Column(name, Text, nullable=False) for name in ("pipeline", "name", "run")),
+    Column("split", Integer, nullable=False), Column("row", BigInteger, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("step", "code", "reason")),
+    Column("values", JSONB, nullable=False), Column("at", TIMESTAMP(timezone=True), nullable=False),
+    Index("dead_letters_pipeline_run_split_idx", "pipeline", "run", "split"),
+    Index("dead_letters_name_at_idx", "name", "at"),
+    schema=OPS, postgresql_partition_by="RANGE (day)",
+)  # fmt: skip
+"""Rows that a run could not write, by day; see `catalog.letters`."""
+
+dead_letter_owners = Table(
+    "dead_letter_owners", metadata, _text("pipeline", key=True), Column("token", Text, nullable=False),
+    schema=OPS,
+)  # fmt: skip
+"""Who may add dead letters of each pipeline."""

@@ -1,0 +1,175 @@
+"""Dead letters: the rows that a run could not write, kept by day in schema `ops`, outside of every log.
+
+A run's letters are durable before the split that they came from is committed. A split that is read again begins with
+none of its own: a launcher that has claimed the pipeline drops the letters of the splits that are still to be done, and
+from then on only those who know its token can add any. So each dead row is there once, however often its split was
+tried. A process that slept from its claim until after its successor's takes the letters from it: the successor then
+fails, and its next attempt puts all right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
+
+from penstock.clock import now
+from penstock.errors import Fenced
+from penstock.postgres import connect, place, translated
+
+__all__ = ["DeadLetters", "KeptLetter", "Letter", "letters"]
+
+_LOCK: Final = 0x64656164
+"""The advisory lock under which a day's partition is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One row that could not be written: where it stood in its split, the step that refused it, and its values.
+
+    `code` and `reason` hold names and templates, never a value; `values` is a JSON object, masked where the pipeline
+    masks.
+    """
+
+    row: int
+    step: str
+    code: str
+    reason: str
+    values: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLetter:
+    """A letter as it is kept."""
+
+    id: str
+    name: str
+    run: str
+    split: int
+    row: int
+    step: str
+    code: str
+    reason: str
+    values: dict[str, Any]
+    at: datetime
+
+
+class DeadLetters:
+    """The letters of one pipeline, for one run. Not to be shared between threads."""
+
+    def __init__(self, dsn: str, uid: str, name: str) -> None:
+        self._where, self._uid, self._name = place(dsn), uid, name
+        self._session = connect(dsn, f"penstock:letters:{uid}", autocommit=True)
+        self._days: set[date] = set()
+
+    def begin(self, runs: Sequence[str], pending: Sequence[int], keep: timedelta) -> str:
+        """Take the letters over: drop what earlier attempts left of the `pending` splits of `runs`, and what is old.
+
+        Returns the token that `put` asks for.
+        """
+        token = uuid4().hex
+        with self._translated(), self._session.transaction():
+            self._session.execute(
+                "INSERT INTO ops.dead_letter_owners (pipeline, token) VALUES (%s, %s) "
+                "ON CONFLICT (pipeline) DO UPDATE SET token = excluded.token",
+                (self._uid, token),
+            )
+            self._session.execute(
+                "DELETE FROM ops.dead_letters WHERE pipeline = %s AND (run = ANY(%s) AND split = ANY(%s) OR at < %s)",
+                (self._uid, list(runs), list(pending), now() - keep),
+            )
+        self._drop_empty_days(now() - keep)
+        return token
+
+    def put(self, token: str, run: str, split: int, found: Iterable[Letter]) -> None:
+        """Keep letters of a split, durably.
+
+        Raises:
+            Fenced: somebody else has taken the letters over.
+        """
+        at = now()
+        self._make_day(at.date())
+        rows = [self._row(at, run, split, letter) for letter in found]
+        with self._translated(), self._session.transaction():
+            owner = self._session.execute(
+                "SELECT token FROM ops.dead_letter_owners WHERE pipeline = %s FOR SHARE", (self._uid,)
+            ).fetchone()
+            if owner is None or owner[0] != token:
+                raise self._fenced()
+            with self._session.cursor() as cursor, cursor.copy(_COPY) as copy:
+                for row in rows:
+                    copy.write_row(row)
+
+    def forget(self) -> None:
+        """Erase all letters of the pipeline, and let no older run add any."""
+        with self._translated(), self._session.transaction():
+            self._session.execute("DELETE FROM ops.dead_letter_owners WHERE pipeline = %s", (self._uid,))
+            self._session.execute("DELETE FROM ops.dead_letters WHERE pipeline = %s", (self._uid,))
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.close()
+
+    def _row(self, at: datetime, run: str, split: int, letter: Letter) -> tuple[Any, ...]:
+        text = f"{self._uid}\x1f{run}\x1f{split}\x1f{letter.row}\x1f{letter.step}"
+        id_ = UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
+        fields = (letter.row, letter.step, letter.code, letter.reason, letter.values)
+        return (at.date(), id_, self._uid, self._name, run, split, *fields, at)
+
+    def _make_day(self, day: date) -> None:
+        if day in self._days:
+            return
+        table = sql.Identifier("ops", f"dead_letters_{day:%Y%m%d}")
+        with self._translated(), self._session.transaction():
+            self._session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            self._session.execute(
+                sql.SQL(
+                    "CREATE TABLE IF NOT EXISTS {} PARTITION OF ops.dead_letters FOR VALUES FROM ({}) TO ({})"
+                ).format(table, sql.Literal(day), sql.Literal(day + timedelta(days=1)))
+            )
+        self._days.add(day)
+
+    def _drop_empty_days(self, before: datetime) -> None:
+        """Drop the partitions of days that are over and hold no letter of any pipeline any more."""
+        with self._translated(), self._session.transaction():
+            self._session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            for (name,) in self._session.execute(_DAYS, (f"dead_letters_{before:%Y%m%d}",)).fetchall():
+                table = sql.Identifier("ops", name)
+                held = self._session.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table)).fetchone()
+                if held is not None and not held[0]:
+                    self._session.execute(sql.SQL("DROP TABLE {}").format(table))
+
+    def _fenced(self) -> Fenced:
+        hint = "nothing to do: the newer run carries on"
+        return Fenced("a newer run took over", where=f"{self._name}: dead letters", hint=hint)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise translated(error, where=f"{self._name}: dead letters at {self._where}") from None
+
+
+_COPY: Final = """COPY ops.dead_letters (day, id, pipeline, name, run, split, row, step, code, reason, values, at)
+FROM STDIN"""
+_DAYS: Final = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'ops.dead_letters'::regclass AND c.relname < %s ORDER BY 1"""
+
+
+def letters(session: psycopg.Connection[Any], name: str | None, run: str | None, limit: int) -> list[KeptLetter]:
+    """The newest letters, of one pipeline or one run where given."""
+    found = session.execute(
+        "SELECT id::text, name, run, split, row, step, code, reason, values, at FROM ops.dead_letters "
+        "WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(run)s::text IS NULL OR run = %(run)s) "
+        "ORDER BY at DESC, split, row LIMIT %(limit)s",
+        {"name": name, "run": run, "limit": limit},
+    )
+    return [KeptLetter(*row) for row in found]
