@@ -10,7 +10,7 @@ fails, and its next attempt puts all right.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -69,10 +69,11 @@ class DeadLetters:
         self._session = connect(dsn, f"penstock:letters:{uid}", autocommit=True)
         self._days: set[date] = set()
 
-    def begin(self, runs: Sequence[str], pending: Sequence[int], keep: timedelta) -> str:
-        """Take the letters over: drop what earlier attempts left of the `pending` splits of `runs`, and what is old.
+    def begin(self, stale: Mapping[str, Sequence[int] | None], keep: timedelta) -> str:
+        """Take the letters over; the token that `put` asks for.
 
-        Returns the token that `put` asks for.
+        Of each run in `stale` the letters of these splits are dropped, of all its splits where None is given; of any
+        run those that are older than `keep`.
         """
         token = uuid4().hex
         with self._translated(), self._session.transaction():
@@ -81,9 +82,14 @@ class DeadLetters:
                 "ON CONFLICT (pipeline) DO UPDATE SET token = excluded.token",
                 (self._uid, token),
             )
+            for run, splits in stale.items():
+                self._session.execute(
+                    "DELETE FROM ops.dead_letters WHERE pipeline = %(uid)s AND run = %(run)s "
+                    "AND (%(splits)s::int[] IS NULL OR split = ANY(%(splits)s))",
+                    {"uid": self._uid, "run": run, "splits": None if splits is None else list(splits)},
+                )
             self._session.execute(
-                "DELETE FROM ops.dead_letters WHERE pipeline = %s AND (run = ANY(%s) AND split = ANY(%s) OR at < %s)",
-                (self._uid, list(runs), list(pending), now() - keep),
+                "DELETE FROM ops.dead_letters WHERE pipeline = %s AND at < %s", (self._uid, now() - keep)
             )
         self._drop_empty_days(now() - keep)
         return token

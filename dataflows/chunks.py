@@ -26,6 +26,10 @@ class Chunk:
     last: bool = False
     read: int = 0
     """Rows read from the source for this chunk, before filters; of the marker: for the whole split."""
+    dead: int = 0
+    """Rows of this chunk that go to the dead letters; of the marker: of the whole split."""
+    refused: RecordBatch | None = None
+    """Those rows, with columns row (in the split, from 0), step, code, reason and values (a JSON object)."""
 
     @property
     def size(self) -> int:

@@ -197,7 +197,8 @@ class PostgresWriter:
     def _counted(self, current: _Open, marker: Chunk, rows: int) -> Counters:
         """The split's counters, checked against what the source said and what the server took."""
         expected = current.rows if self.encoded else marker.rows
-        counted = Counters(marker.read, rows, marker.read - expected, 0, current.bytes)
+        filtered = marker.read - marker.dead - expected
+        counted = Counters(marker.read, rows, filtered, marker.dead, current.bytes)
         if rows != expected or not counted.balanced or counted.filtered < 0:
             raise PenstockError(
                 f"split {current.split} does not add up: {marker.read} rows read, {expected} sent, {rows} written",

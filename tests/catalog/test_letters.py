@@ -23,7 +23,7 @@ def rows(dsn: str, **where: str) -> list[tuple[str, int, int]]:
 
 def test_letters_come_back_as_they_were_put(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as dead:
-        one = dead.begin(["r1"], [0, 1], KEEP)
+        one = dead.begin({"r1": [0, 1]}, KEEP)
         dead.put(one, "r1", 0, [letter(3), letter(4)])
     with closing(connect(catalog, "tests")) as session:
         found = letters(session, "orders", "r1", 10)
@@ -35,19 +35,19 @@ def test_letters_come_back_as_they_were_put(catalog: str) -> None:
 
 def test_a_split_that_is_read_again_has_its_letters_once(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as dead:
-        one = dead.begin(["r1"], [0, 1], KEEP)
+        one = dead.begin({"r1": [0, 1]}, KEEP)
         dead.put(one, "r1", 0, [letter(1)])
         dead.put(one, "r1", 1, [letter(5), letter(6)])
     with closing(DeadLetters(catalog, "u1", "orders")) as again:
-        two = again.begin(["r2", "r1"], [1], KEEP)  # split 0 was committed, split 1 goes to another run
+        two = again.begin({"r2": [1], "r1": [1]}, KEEP)  # split 0 was committed, split 1 goes to another run
         again.put(two, "r2", 1, [letter(6), letter(5)])
     assert rows(catalog) == [("r1", 0, 1), ("r2", 1, 5), ("r2", 1, 6)]
 
 
 def test_whoever_was_taken_over_from_adds_nothing(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as old, closing(DeadLetters(catalog, "u1", "orders")) as new:
-        one = old.begin(["r1"], [0], KEEP)
-        two = new.begin(["r1"], [0], KEEP)
+        one = old.begin({"r1": None}, KEEP)
+        two = new.begin({"r1": None}, KEEP)
         with pytest.raises(Fenced):
             old.put(one, "r1", 0, [letter(1)])
         new.put(two, "r1", 0, [letter(1)])
@@ -56,7 +56,7 @@ def test_whoever_was_taken_over_from_adds_nothing(catalog: str) -> None:
 
 def test_old_letters_and_their_days_go(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as dead:
-        one = dead.begin(["r1"], [0], KEEP)
+        one = dead.begin({"r1": None}, KEEP)
         dead.put(one, "r1", 0, [letter(1)])
         with closing(connect(catalog, "tests", autocommit=True)) as session:
             session.execute("CREATE TABLE ops.dead_letters_20200101 PARTITION OF ops.dead_letters "
@@ -64,7 +64,7 @@ def test_old_letters_and_their_days_go(catalog: str) -> None:
             session.execute("INSERT INTO ops.dead_letters SELECT '2020-01-01', gen_random_uuid(), pipeline, name, run, "
                             "split, row, step, code, reason, values, '2020-01-01' FROM ops.dead_letters")  # fmt: skip
         assert len(rows(catalog)) == 2
-        dead.begin(["r2"], [0], KEEP)
+        dead.begin({"r2": [0]}, KEEP)
         assert rows(catalog) == [("r1", 0, 1)]
         with closing(connect(catalog, "tests")) as session:
             assert session.execute("SELECT to_regclass('ops.dead_letters_20200101')").fetchone() == (None,)
@@ -72,7 +72,7 @@ def test_old_letters_and_their_days_go(catalog: str) -> None:
 
 def test_a_forgotten_pipeline_has_no_letters_and_gets_none(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as dead:
-        one = dead.begin(["r1"], [0], KEEP)
+        one = dead.begin({"r1": None}, KEEP)
         dead.put(one, "r1", 0, [letter(1)])
         dead.forget()
         assert rows(catalog) == []
