@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dataflows.connectors import Owner, Place, Source, Target, connector
 from dataflows.transforms.mapping import FieldSpec
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Pipeline, PipelineSpec
+
+if TYPE_CHECKING:
+    from catalog.letters import DeadLetters
 
 __all__ = ["SPLIT_ROWS", "Job"]
 
@@ -32,6 +35,8 @@ class Job:
     sink: Place
     fields: tuple[FieldSpec, ...] | None = None
     split_rows: int = SPLIT_ROWS
+    letters: str | None = None
+    """The catalog's database, which keeps the dead letters; where there is none, a row that fails fails the run."""
 
     @property
     def pipeline(self) -> str:
@@ -88,6 +93,12 @@ class Job:
         owner = Owner(self.uid, source, self.spec.sink, generation, patience)
         return connector(self.sink.settings.type, self.at_sink).target(self.sink, owner)
 
+    def open_letters(self) -> DeadLetters:
+        """The pipeline's dead letters; only where `letters` is given."""
+        from catalog.letters import DeadLetters  # noqa: PLC0415 - most runs refuse no row
+
+        return DeadLetters(self.letters or "", self.uid, self.pipeline)
+
     @classmethod
     def from_task(cls, task: Mapping[str, Any], *, secrets: Path | None = None) -> Job:
         """The job of a worker's task.
@@ -105,7 +116,7 @@ class Job:
         ]
         return cls(
             uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
-            fields=_fields(spec), split_rows=int(task.get("split_rows") or SPLIT_ROWS),
+            fields=_fields(spec), split_rows=int(task.get("split_rows") or SPLIT_ROWS), letters=task.get("letters"),
         )  # fmt: skip
 
 

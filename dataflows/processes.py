@@ -42,10 +42,10 @@ class _Running:
 
 
 class Processes:
-    """One process for each task in progress."""
+    """One process for each task in progress; `catalog` is the database that keeps their dead letters."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, catalog: str | None = None) -> None:
+        self._settings, self._catalog = settings, catalog
         self._running: dict[str, _Running] = {}
         self._ending: list[_Running] = []
 
@@ -64,7 +64,7 @@ class Processes:
             "run": task.get("run"), "attempt": task["attempt"], "uid": task["uid"], "kind": task["kind"],
             "pipeline": task["spec"], "connections": task["connections"],
             "drop_table": task.get("drop_table", False), "secrets": str(self._settings.secrets), "result": str(result),
-            "traceparent": traceparent,
+            "traceparent": traceparent, "letters": self._catalog,
         }  # fmt: skip
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(

@@ -64,7 +64,7 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
     batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
     begin = op.input("worker_begin", flow, Once[tuple[str, list[Stored]]]((name, [])))
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
-    logic = _Logic(name, reading, Processes(site.settings), Outcomes(f"worker:{name}", store))
+    logic = _Logic(name, reading, Processes(site.settings, site.catalog_dsn), Outcomes(f"worker:{name}", store))
     told = op.stateful_batch("work", op.merge("worker_all", begin, batches), lambda _: logic)
     kinds = op.branch("measured", told, lambda item: item[1][0])
     for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):

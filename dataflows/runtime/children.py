@@ -60,7 +60,8 @@ def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
     if process.stdin is None or process.stdout is None:
         message = "the pipes that were asked for are not there"
         raise AssertionError(message)
-    order = {"task": dict(task), "number": number, "generation": prepared.generation, "held": prepared.held}
+    order = {"task": dict(task), "number": number, "generation": prepared.generation, "held": prepared.held,
+             "token": prepared.token}  # fmt: skip
     with contextlib.suppress(BrokenPipeError):  # a child that died at once is seen by the end of its lines
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
@@ -129,10 +130,10 @@ def _run(order: Mapping[str, Any]) -> None:
 
     first = FirstError()
     stop_on_signal(first)
-    task, generation = order["task"], order["generation"]
+    task = order["task"]
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
-    with opened(job, generation) as ends:
-        prepared = joined(job, ends, generation, order["held"])
+    with opened(job, order["generation"]) as ends:
+        prepared = joined(job, ends, order)
         run_slots(job, prepared, ends, [order["number"]], first, _tell)
 
 

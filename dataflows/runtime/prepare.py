@@ -7,7 +7,7 @@ nothing is lost or doubled; in `replace` it starts anew. An older run that comes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,8 @@ from dataflows.sinks.publication import recorded
 from dataflows.sinks.state import Claim, Loaded, RunRow
 from dataflows.splits import Split, slot_names
 from dataflows.tables import Column, Table
-from dataflows.transforms.mapping import Mapping, bind, outputs
+from dataflows.transforms.mapping import Mapping as Bound
+from dataflows.transforms.mapping import bind, outputs
 from penstock.errors import MissingTable, Refused
 from penstock.failpoints import failpoint
 
@@ -33,7 +34,7 @@ class Survey:
     source: Table
     target: Table
     key: Column | None
-    mapping: Mapping
+    mapping: Bound
     method: Any
     """How the sink will publish a `replace`."""
 
@@ -61,6 +62,8 @@ class Prepared:
     pending: tuple[Split, ...]
     planned: int
     upper: str | None
+    token: str | None = None
+    """What lets the run add dead letters; None where it cannot refuse a row, or has no place for it."""
     held: str | None = None
     """The point in time that all readers read at, where the source can keep one."""
 
@@ -119,12 +122,13 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
         with state.owned(claim.generation):
             target.make(outputs(job.fields, found, job.pipeline))
     surveyed = survey(job, ends)
+    token = _take_letters(job, target, surveyed)
     run = _resumable(target, job, claim) or _plan(job, ends, claim, surveyed)
     failpoint("prepare.planned")
     into = target.load(job.run, claim.generation)
     pending, planned = state.pending(job.run)
     held = ends.source.hold(surveyed.source) if pending else None
-    return Prepared(surveyed, claim.generation, into, slots, pending, planned, run.upper, held)
+    return Prepared(surveyed, claim.generation, into, slots, pending, planned, run.upper, token, held)
 
 
 def _check(job: Job, table: Table, ends: Ends) -> None:
@@ -167,13 +171,30 @@ def survey(job: Job, ends: Ends) -> Survey:
     return Survey(table, there, key, bind(job.fields, table, there, job.pipeline, undecoded=ends.undecoded), method)
 
 
+def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
+    """Take the pipeline's dead letters over, and drop those of splits that will be read again."""
+    if job.letters is None or surveyed.mapping.raw:
+        return None
+    state, run, older = target.state, target.state.run(job.run), target.state.unfinished(job.run)
+    stale: dict[str, Sequence[int] | None] = {job.run: None}
+    if run is not None and _goes_on(job, target, run):
+        stale[job.run] = [split.number for split in state.pending(job.run)[0]]
+    if older is not None:
+        alike = job.continued and (older.write, older.field) == (job.write, job.cursor)
+        stale[older.run] = [split.number for split in state.pending(older.run)[0]] if alike else None
+    with closing(job.open_letters()) as letters:
+        return letters.begin(stale, job.spec.errors.dead_letter.keep)
+
+
+def _goes_on(job: Job, target: Target, run: RunRow) -> bool:
+    return (run.write, run.field) == (job.write, job.cursor) and (job.continued or target.can_go_on(job.run))
+
+
 def _resumable(target: Target, job: Job, claim: Claim) -> RunRow | None:
     """The run's own plan from an earlier attempt; a `replace` whose shadow is gone or outdated begins again."""
     state = target.state
     run = state.run(job.run)
-    if run is None:
-        return None
-    if (run.write, run.field) == (job.write, job.cursor) and (job.continued or target.can_go_on(job.run)):
+    if run is None or _goes_on(job, target, run):
         return run
     with state.owned(claim.generation):
         if claim.loaded.partly and not job.continued:
@@ -209,8 +230,11 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     return plan
 
 
-def joined(job: Job, ends: Ends, generation: int, held: str | None) -> Prepared:
-    """The run as a child of its launcher sees it: claimed and planned already, by `generation`."""
+def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:
+    """The run as a child of its launcher sees it, who has claimed and planned it and passes on what came of that."""
     pending, planned = ends.target.state.pending(job.run)
     into = ends.target.loads(job.run)
-    return Prepared(survey(job, ends), generation, into, slot_names(job.workers), pending, planned, None, held)
+    return Prepared(
+        survey(job, ends), order["generation"], into, slot_names(job.workers), pending, planned, None, order["token"],
+        order["held"],
+    )  # fmt: skip

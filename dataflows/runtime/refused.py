@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from catalog.letters import DeadLetters, Letter
 from dataflows.chunks import Chunk
 from dataflows.pipeline import Writer
+
+if TYPE_CHECKING:
+    from catalog.letters import DeadLetters, Letter
 
 __all__ = ["LetterWriter"]
 
@@ -60,5 +63,7 @@ class LetterWriter:
 def letters_of(refused: pa.RecordBatch) -> Iterator[Letter]:
     """The letters of a batch of refused rows."""
     columns = [refused.column(name).to_pylist() for name in ("row", "step", "code", "reason", "values")]
+    from catalog.letters import Letter  # noqa: PLC0415 - most runs refuse no row
+
     for row, step, code, reason, values in zip(*columns, strict=True):
         yield Letter(row, step, code, reason, values)

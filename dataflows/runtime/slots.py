@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from dataflows.connectors import ReadOrder, Source, SplitReader, Target, WriterO
 from dataflows.job import Job
 from dataflows.pipeline import BatchPipelineEngine, FirstError, Writer
 from dataflows.runtime.prepare import Ends, Prepared
+from dataflows.runtime.refused import LetterWriter
 from dataflows.sinks.state import Counters
 from dataflows.splits import Split, of_slot
 
@@ -65,9 +66,25 @@ def _reader(job: Job, prepared: Prepared, source: Source, first: FirstError) -> 
 
 def _steps(prepared: Prepared, target: Target) -> tuple[Callable[[Chunk], Chunk], ...]:
     surveyed = prepared.survey
-    finishing = target.finishing(surveyed.columns) if not surveyed.mapping.raw else None
-    steps = (surveyed.mapping.step, _on_batches(finishing) if finishing else None)
-    return tuple(step for step in steps if step is not None)
+    if surveyed.mapping.step is None:
+        return ()
+    finishing = target.finishing(surveyed.columns)
+    return (_Summed(surveyed.mapping.step), *((_on_batches(finishing),) if finishing else ()))
+
+
+@dataclass(slots=True)
+class _Summed:
+    """A step whose markers tell how many rows of their split the step refused."""
+
+    step: Callable[[Chunk], Chunk]
+    dead: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, chunk: Chunk) -> Chunk:
+        if chunk.last:
+            return replace(chunk, dead=self.dead.pop(chunk.slot, 0))
+        done = self.step(chunk)
+        self.dead[chunk.slot] = self.dead.get(chunk.slot, 0) + done.dead
+        return done
 
 
 def _on_batches(change: Callable[[pa.RecordBatch], pa.RecordBatch]) -> Callable[[Chunk], Chunk]:
@@ -85,4 +102,7 @@ def _writer(
     order = WriterOrder(
         prepared.into, surveyed.columns, encoded, slot, job.run, prepared.generation, first.check, committed
     )
-    return target.writer(order)
+    writer = target.writer(order)
+    if prepared.token is None or job.letters is None:
+        return writer
+    return LetterWriter(writer, job.open_letters, prepared.token, job.run)
