@@ -18,6 +18,7 @@
     │   ├── MissingTable          1
     │   └── MissingColumn         1
     ├── BadData                   1  a value that an expression or a type cannot take
+    │   └── TooManyRefused        1  more rows of a run went to the dead letters than its pipeline allows
     ├── Fenced                    1  a newer run, brain or projector took over; stop at once
     └── LogError                  1  the topic log broke a promise or was used against one
 
@@ -49,6 +50,7 @@ __all__ = [
     "RefusedByPolicy",
     "SchemaMismatch",
     "SettingsError",
+    "TooManyRefused",
     "Unavailable",
     "Unreachable",
     "UsageError",
@@ -190,6 +192,12 @@ class BadData(PenstockError):
     """A value that an expression or a type cannot take."""
 
     code = "data.bad"
+
+
+class TooManyRefused(BadData):
+    """More rows of a run went to the dead letters than its pipeline allows."""
+
+    code = "data.too_many_refused"
 
 
 class Fenced(PenstockError):

@@ -26,7 +26,7 @@ from dataflows.pipeline import FirstError, Stopped
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Ends, Finished, Prepared, opened, prepare
 from dataflows.runtime.progress import Progress, reported
-from dataflows.runtime.publish import committed, drop_state, publish, superseded
+from dataflows.runtime.publish import committed, drop_state, publish, superseded, too_many
 from dataflows.runtime.slots import run_slots
 from dataflows.sinks.state import Counters
 from penstock.errors import Fenced, PenstockError, Unavailable
@@ -36,6 +36,7 @@ from penstock.telemetry import set_up, shut_down, span
 __all__ = ["error_of", "launch", "main"]
 
 EMPTY: Final = Counters().as_dict()
+_NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many"}
 
 
 def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
@@ -52,7 +53,10 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
             drop_state(job, table=bool(task.get("drop_table")))
             return attempt.result("completed", EMPTY)
         attempt.job = job
-        return attempt.result("completed", _run(attempt, job, task, first, progress))
+        outcome = _run(attempt, job, task, first, progress)
+        if outcome.get("refused_too_many"):
+            return attempt.result("failed", outcome, too_many(job, outcome))
+        return attempt.result("completed", outcome)
     except PenstockError as error:
         status = "fenced" if isinstance(error, Fenced) else "failed"
         return attempt.result(status, attempt.counted(progress, fenced=status == "fenced"), error)
@@ -76,7 +80,7 @@ class _Attempt:
 
     def result(self, status: str, outcome: Mapping[str, Any], error: BaseException | None = None) -> dict[str, Any]:
         """The result file; `outcome` has the counters and, of a run that has ended, what else is recorded of it."""
-        counters = {name: value for name, value in outcome.items() if name not in {"schemas", "resumed"}}
+        counters = {name: value for name, value in outcome.items() if name not in _NOT_COUNTED}
         resumed = self.prepared.resumed if self.prepared is not None else False
         return {
             "status": status, "counters": counters | {"seconds": self.seconds}, "schemas": outcome.get("schemas"),

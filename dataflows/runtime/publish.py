@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -9,10 +10,10 @@ from dataflows.connectors import Target
 from dataflows.job import Job
 from dataflows.runtime.prepare import Prepared
 from dataflows.sinks.state import Counters
-from penstock.errors import Fenced, PenstockError, Unavailable
+from penstock.errors import Fenced, PenstockError, TooManyRefused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["committed", "drop_state", "publish", "superseded"]
+__all__ = ["committed", "drop_state", "publish", "superseded", "too_many"]
 
 ASK_SECONDS = 3.0
 
@@ -20,15 +21,35 @@ ASK_SECONDS = 3.0
 def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
     """Finish the run; its counters and schemas, as they are recorded. One that is finished is not published again.
 
+    Of a run that refused more rows than its pipeline allows a `replace` publishes nothing; in the other modes what is
+    committed stays, and the result says so by `refused_too_many`.
+
     Raises:
+        TooManyRefused: a `replace` with too many dead letters.
         Fenced: a newer run took over.
         Refused: splits are missing.
         Unavailable: the target is locked by others for longer than 20 s; trying again is safe.
     """
     failpoint("publish.begin")
     told = {"schemas": schemas(prepared), "resumed": prepared.resumed}
+    run = target.state.run(job.run)
+    if run is not None and not run.ended:
+        counters = target.state.counters() - run.base
+        if counters.dead > job.spec.errors.dead_letter.fail_above * counters.rows_in:
+            if not job.continued:
+                raise too_many(job, counters.as_dict())
+            told["refused_too_many"] = True
     surveyed = prepared.survey
     return target.publish(job.run, prepared.generation, prepared.upper, surveyed.mapping.targets, told, surveyed.method)
+
+
+def too_many(job: Job, counted: Mapping[str, Any]) -> TooManyRefused:
+    """The error of a run that refused more rows than its pipeline allows."""
+    limit = job.spec.errors.dead_letter.fail_above
+    what = f"{counted['dead']} of {counted['rows_in']} rows went to the dead letters, more than {limit:.4g} of all"
+    stays = "what was committed stays" if job.continued else "nothing was published"
+    hint = f"{stays}; see `penstock dlq list {job.pipeline}`"
+    return TooManyRefused(what, where=f"{job.pipeline}: spec.errors.dead_letter.fail_above", hint=hint)
 
 
 def superseded(job: Job, prepared: Prepared) -> bool:
