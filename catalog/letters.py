@@ -24,7 +24,7 @@ from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.postgres import connect, place, translated
 
-__all__ = ["DeadLetters", "KeptLetter", "Letter", "letters"]
+__all__ = ["DeadLetters", "KeptLetter", "Letter", "letter", "letters"]
 
 _LOCK: Final = 0x64656164
 """The advisory lock under which a day's partition is made."""
@@ -173,9 +173,18 @@ WHERE i.inhparent = 'ops.dead_letters'::regclass AND c.relname < %s ORDER BY 1""
 def letters(session: psycopg.Connection[Any], name: str | None, run: str | None, limit: int) -> list[KeptLetter]:
     """The newest letters, of one pipeline or one run where given."""
     found = session.execute(
-        "SELECT id::text, name, run, split, row, step, code, reason, values, at FROM ops.dead_letters "
+        f"{_KEPT} "
         "WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(run)s::text IS NULL OR run = %(run)s) "
         "ORDER BY at DESC, split, row LIMIT %(limit)s",
         {"name": name, "run": run, "limit": limit},
     )
     return [KeptLetter(*row) for row in found]
+
+
+def letter(session: psycopg.Connection[Any], id_: str) -> KeptLetter | None:
+    """The letter whose id begins so; None where none does, or more than one."""
+    found = session.execute(f"{_KEPT} WHERE starts_with(id::text, %s) LIMIT 2", (id_,)).fetchall()
+    return KeptLetter(*found[0]) if len(found) == 1 else None
+
+
+_KEPT: Final = "SELECT id::text, name, run, split, row, step, code, reason, values, at FROM ops.dead_letters"

@@ -46,6 +46,9 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "versions": "Every version of a pipeline.",
         "rollback": "A new version that equals an older one.",
     }),
+    "Operations": ("api.cli.letters", {
+        "dlq": "Dead letters: the rows that could not be written.",
+    }),
     "Audit": ("api.cli.audit", {
         "events": "The records of the control topic.",
         "why": "What led to a run, a decision, a command or a record.",

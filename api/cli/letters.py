@@ -1,0 +1,63 @@
+"""Commands about dead letters: the rows that a run could not write."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+
+import click
+
+from api.cli.main import State, command
+from api.client import connected
+from catalog.letters import KeptLetter, letter, letters
+from penstock.errors import NotFound, UsageError
+from penstock.postgres import connect
+
+WIDE = 60
+
+
+@command(name="dlq")
+@click.argument("action", type=click.Choice(["list", "show"]), default="list")
+@click.argument("name", metavar="[PIPELINE|ID]", required=False)
+@click.option("--run", help="list: only those of this run.")
+@click.option("--limit", default=50, show_default=True, help="list: the newest so many.")
+def dlq_(state: State, action: str, name: str | None, run: str | None, limit: int) -> None:
+    """Rows that could not be written: `list [PIPELINE]`, or `show ID` with the values of one."""
+    with connected(state.settings, runs=False) as client, closing(connect(client.site.catalog_dsn, "dlq")) as session:
+        if action == "list":
+            _list(state, letters(session, name, run, limit))
+            return
+        if name is None:
+            raise UsageError("which letter?", where="penstock dlq show", hint="penstock dlq list")
+        found = letter(session, name)
+    if found is None:
+        raise NotFound("there is no such dead letter", value=name, hint="penstock dlq list")
+    _show(state, found)
+
+
+def _list(state: State, found: list[KeptLetter]) -> None:
+    state.output.table(
+        ("id", "pipeline", "#split", "#row", "step", "reason", "values"),
+        [(one.id[:8], one.name, one.split, one.row, one.step, one.reason, _short(one)) for one in found],
+        empty="no dead letters",
+    )
+    state.output.data([asdict(one) for one in found])
+    if found:
+        state.output.hint(f"penstock dlq show {found[0].id[:8]}")
+
+
+def _show(state: State, found: KeptLetter) -> None:
+    state.output.say(
+        f"{found.name}, run {found.run}, split {found.split}, row {found.row}: {found.step}: {found.reason}"
+    )
+    state.output.table(
+        ("column", "value"), [(name, json.dumps(value)) for name, value in found.values.items()], empty=""
+    )
+    state.output.data(asdict(found))
+    state.output.hint(f"mend the rows at their source or the step in the file, then penstock run {found.name}")
+
+
+def _short(found: KeptLetter) -> str:
+    text = json.dumps(found.values, ensure_ascii=False)
+    return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
