@@ -26,6 +26,7 @@ from dataflows.tables import Column, Table
 from penstock.errors import Refused
 from penstock.models.base import Model
 from penstock.models.connection import plugged_in
+from penstock.models.formats import Format
 from penstock.models.pipeline import Sink as SinkSpec
 
 __all__ = ["Connector", "Owner", "Place", "ReadOrder", "Source", "SplitReader", "Target", "WriterOrder", "connector"]
@@ -40,6 +41,8 @@ class Place:
     settings: Any
     object: str
     secrets: Path | None = None
+    format: Format | None = None
+    """How files are read or written, where the pipeline says it."""
 
     @property
     def where(self) -> str:
@@ -234,6 +237,8 @@ class Connector(Protocol):
 
 BUILT_IN: Final = {
     "postgres": "dataflows.postgres.connector:PostgresConnector",
+    "files": "dataflows.files.connector:FilesConnector",
+    "s3": "dataflows.files.connector:S3Connector",
 }
 
 

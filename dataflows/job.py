@@ -111,7 +111,7 @@ class Job:
         spec = pipeline.spec
         refuse_what_is_missing(pipeline.name, spec)
         places = [
-            Place(pipeline.name, end.connection, _settings(task, end.connection), end.object, secrets)
+            Place(pipeline.name, end.connection, _settings(task, end.connection), end.object, secrets, end.format)
             for end in (spec.source, spec.sink)
         ]
         return cls(

@@ -27,6 +27,8 @@ class Column:
     """Its type, and its element type, come with every server of its kind."""
     label: bool = False
     """An enum: travels as its label."""
+    hidden: bool = False
+    """Read only where a mapping or cursor names it, such as the path of the file that a row stands in."""
 
     def summary(self) -> dict[str, Any]:
         """As the result file tells it."""

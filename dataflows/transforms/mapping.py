@@ -106,7 +106,7 @@ def bind(
 
 def _bound(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> list[_Bound]:
     if fields is None:
-        fields = [FieldSpec(column.name, column.name) for column in source.columns]
+        fields = [FieldSpec(column.name, column.name) for column in source.columns if not column.hidden]
     return [_bind_one(field, source, where) for field in fields]
 
 

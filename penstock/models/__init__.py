@@ -1,7 +1,13 @@
 """The domain's models: what users write (pipelines, policies, connections) and what travels in records."""
 
 from penstock.models.base import Duration, Model, Name
-from penstock.models.connection import Connection, KafkaConnection, PostgresConnection, S3Connection
+from penstock.models.connection import (
+    Connection,
+    FilesConnection,
+    KafkaConnection,
+    PostgresConnection,
+    S3Connection,
+)
 from penstock.models.domain import (
     AgentDecision,
     Alternative,
@@ -32,6 +38,7 @@ __all__ = [
     "Error",
     "Field",
     "FieldMapping",
+    "FilesConnection",
     "KafkaConnection",
     "Model",
     "Name",

@@ -17,8 +17,8 @@ from penstock.errors import InvalidDocument, Issue, SettingsError
 from penstock.models.base import Model, Name, issues_of
 
 __all__ = [
-    "PLUGINS", "Connection", "KafkaConnection", "PostgresConnection", "S3Connection", "parse_connections", "plugged_in",
-    "resolve",
+    "PLUGINS", "Connection", "FilesConnection", "KafkaConnection", "PostgresConnection", "S3Connection", "parse_connections",
+    "plugged_in", "resolve",
 ]  # fmt: skip
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
@@ -59,6 +59,13 @@ class PostgresConnection(Model):
     password: Secret | None = None
 
 
+class FilesConnection(Model):
+    """A folder on this machine; what a pipeline names lies below it."""
+
+    type: Literal["files"]
+    root: Annotated[str, Field(pattern=r"^/")]
+
+
 class S3Connection(Model):
     """A bucket and prefix on S3 or a server that speaks its protocol."""
 
@@ -68,6 +75,7 @@ class S3Connection(Model):
     region: str | None = None
     access_key: Secret | None = None
     secret_key: Secret | None = None
+    session_token: Secret | None = None
 
 
 class KafkaSecurity(Model):
@@ -88,10 +96,14 @@ class KafkaConnection(Model):
     security: KafkaSecurity = KafkaSecurity()
 
 
-Connection = Annotated[PostgresConnection | S3Connection | KafkaConnection, Field(discriminator="type")]
+Connection = Annotated[
+    PostgresConnection | FilesConnection | S3Connection | KafkaConnection, Field(discriminator="type")
+]
 """One connection of `connections.yaml`; `type` says which."""
 
-TYPES: dict[str, type[Model]] = {"postgres": PostgresConnection, "s3": S3Connection, "kafka": KafkaConnection}
+TYPES: dict[str, type[Model]] = {
+    "postgres": PostgresConnection, "files": FilesConnection, "s3": S3Connection, "kafka": KafkaConnection,
+}  # fmt: skip
 """The models by their `type`."""
 
 PLUGINS: Final = "penstock.connectors"

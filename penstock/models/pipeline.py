@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from penstock.models.base import Duration, Fraction, Model, Name, Sql
+from penstock.models.formats import Format
 
 __all__ = [
     "Cursor", "DeadLetter", "ErrorRules", "FieldRule", "Limits", "MappingRule", "Metadata", "Pipeline", "PipelineSpec",
@@ -73,6 +74,7 @@ class Source(Model):
     connection: Name
     object: ObjectName
     cursor: Cursor | None = None
+    format: Format | None = None
 
 
 class Schedule(Model):
@@ -169,6 +171,7 @@ class Sink(Model):
     object: ObjectName
     write: Literal["append", "replace", "merge", "scd2"] = "append"
     key: Columns = ()
+    format: Format | None = None
 
     @model_validator(mode="after")
     def _key_where_needed(self) -> Self:
