@@ -17,8 +17,8 @@ from penstock.errors import InvalidDocument, Issue, SettingsError
 from penstock.models.base import Model, Name, issues_of
 
 __all__ = [
-    "PLUGINS", "Connection", "FilesConnection", "KafkaConnection", "PostgresConnection", "S3Connection", "parse_connections",
-    "plugged_in", "resolve",
+    "PLUGINS", "Connection", "FilesConnection", "KafkaConnection", "PostgresConnection", "S3Connection",
+    "parse_connections", "plugged_in", "resolve",
 ]  # fmt: skip
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
