@@ -416,3 +416,9 @@ def test_the_character_nul_does_not_stop_the_projection(store: MetadataStore, fo
     (found,) = store.errors().items
     assert found.code == "a\ufffdb"
     assert found.error["what"] == "\\u0000 stays, \ufffd goes"
+
+
+def test_a_snapshot_keeps_numbers_of_any_size(store: MetadataStore) -> None:
+    state = {"agent": {"small": 1, "large": 2**80, "text": "ä"}}
+    store.save_snapshots([Snapshot("a", 5, 1, state)])
+    assert store.load_snapshots()["a"].state == state
