@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from bytewax import operators as op
@@ -26,11 +26,15 @@ Batch = list[tuple[int, Record]]
 Output = list[Message] | Snapshot
 
 
-def run_agent(fold: Fold, batches: Stream[Batch]) -> tuple[KeyedStream[list[Message]], Stream[Snapshot]]:
-    """`fold` over `batches`: its decisions, each the messages of ONE append keyed by the agent; and its snapshots."""
-    name = fold.agent.name
+def run_agent(
+    name: str, fold: Callable[[], Fold], batches: Stream[Batch]
+) -> tuple[KeyedStream[list[Message]], Stream[Snapshot]]:
+    """The agent over `batches`: its decisions, each the messages of ONE append keyed by it; and its snapshots.
+
+    `fold` is asked for when the first batch has come.
+    """
     keyed = op.map(f"for_{name}", batches, lambda batch: (name, batch))
-    outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold))
+    outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold()))
     flat = op.key_rm(f"unkey_{name}", outputs)
     decided = op.filter_map(f"decided_{name}", flat, lambda one: None if isinstance(one, Snapshot) else (name, one))
     taken = op.filter_map(f"taken_{name}", flat, lambda one: one if isinstance(one, Snapshot) else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from bytewax import operators as op
@@ -23,7 +24,7 @@ from catalog.database import engine
 from catalog.entries import Snapshot
 from catalog.store import MetadataStore
 from dataflows.runtime.site import ACTIVE_CONTROL, Site
-from dataflows.turn import take_turn
+from dataflows.turn import InTurn
 from penstock import __version__
 from penstock.clock import now
 from penstock.records import Reading, Record, encode, records_of
@@ -43,21 +44,19 @@ def agents() -> tuple[Agent, ...]:
 
 
 def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
-    """Add the control flow to `flow`; waits until no other control process is active.
-
-    Raises:
-        Fenced: while it runs, when a later brain takes over.
-        Stopped: `stop` was set before its turn came.
-    """
+    """Add the control flow to `flow`; it does nothing while another one is active, and takes over when it is gone."""
     log = site.open_log(ACTIVE_CONTROL)
-    take_turn(log, ACTIVE_CONTROL, stop)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
-    folds, start = start_brain(log, agents(), store.load_snapshots())
-    source = op.input(
-        "control_in", flow, TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop, wakeup=wakeup)
-    )
+    folds: dict[str, Fold] = {}
+
+    def begin() -> TopicSource:
+        begun, start = start_brain(log, agents(), store.load_snapshots())
+        folds.update({fold.agent.name: fold for fold in begun})
+        return TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop, wakeup=wakeup)
+
+    source = op.input("control_in", flow, InTurn(log, ACTIVE_CONTROL, begin, stop, wakeup))
     batches = op.flat_map_batch("control_batches", source, lambda stored: [records_of(stored)])
-    outputs = [run_agent(fold, batches) for fold in folds]
+    outputs = [run_agent(agent.name, partial(folds.__getitem__, agent.name), batches) for agent in agents()]
     decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))
     op.output("append", decisions, TopicSink(lambda: log, CONTROL))
     taken = op.key_on("by_agent", op.merge("snapshots", *(taken for _, taken in outputs)), lambda one: one.agent)

@@ -14,32 +14,17 @@ from penstock.topics.log import Stored
 from penstock.topics.operators import TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
 
-__all__ = ["InTurn", "Stopped", "take_turn"]
+__all__ = ["InTurn"]
 
 LOOK: Final = 0.1
 """Seconds between two looks whether the active one is gone."""
 
 
-class Stopped(Exception):
-    """It was asked to stop before its turn came: no error."""
-
-
-def take_turn(log: PostgresLog, name: str, stop: threading.Event) -> None:
-    """Take the lock of that name on the connection of `log`.
-
-    Raises:
-        Stopped: `stop` was set first.
-    """
-    while not log.lock(name, wait=False):
-        if stop.wait(LOOK):
-            raise Stopped(name)
-
-
 class InTurn(FixedPartitionedSource[Stored, None]):
     """Follows what `begin` gives, a topic of one partition, once the lock of that name is taken; nothing until then.
 
-    Unlike `take_turn` it does not hold up the other flows of its process: while a projector elsewhere is active, the
-    control flow beside this one works. The lock is held for as long as `log` is open.
+    It does not hold up the other flows of its process: while a projector elsewhere is active, the control flow beside
+    this one works, and the other way round. The lock is held for as long as `log` is open.
     """
 
     def __init__(

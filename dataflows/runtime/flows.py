@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,6 @@ from dataflows.projector import add_projector
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.site import Site
 from dataflows.scheduler import add_scheduler
-from dataflows.turn import Stopped
 from dataflows.worker import add_worker
 from penstock import settings, telemetry
 from penstock.errors import PenstockError, UsageError
@@ -47,10 +45,9 @@ def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
         PenstockError: the error that ended them, not the engine's report of it.
     """
     flow, wakeup = Dataflow("penstock_" + "_".join(names)), Wakeup()
-    with suppress(Stopped):
-        for name in names:
-            FLOWS[name](flow, site, stop, wakeup)
-        run_flow(flow)
+    for name in names:
+        FLOWS[name](flow, site, stop, wakeup)
+    run_flow(flow)
 
 
 def run_flow(flow: Dataflow) -> None:

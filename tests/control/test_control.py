@@ -106,6 +106,24 @@ def test_of_two_brains_at_once_only_the_later_counts_and_the_other_stops(busy: P
     assert second.process.poll() is None
 
 
+def test_a_control_flow_that_waits_holds_up_nothing_and_takes_over(busy: Place) -> None:
+    first = busy.start("control")
+    busy.all_answered()
+    second = busy.start("control", "projector")
+    busy.done("pipeline.pause", name="p0")
+    busy.all_answered()
+    busy.projected()
+    assert busy.brains() == 1
+    first.kill()
+    busy.done("pipeline.resume", name="p0")
+    busy.all_answered()
+    busy.projected()
+    assert busy.brains() == 2
+    busy.check_answers()
+    second.send(signal.SIGTERM)
+    assert second.ended() == 0, second.said
+
+
 def test_a_brain_that_reads_of_a_later_one_stops_by_itself(busy: Place) -> None:
     flow = busy.start("control")
     busy.all_answered()
