@@ -11,7 +11,7 @@ __all__ = ["Chunk"]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows of one split, as an Arrow batch or as undecoded bytes of a binary COPY.
+    """Some rows of one split, as an Arrow batch or undecoded, as messages of a binary COPY that are cut anywhere.
 
     A split's chunks are numbered from 0 by `sequence` and end with one whose `last` is true and whose `data` is None;
     only that marker lets the split be committed. `rows` of the marker is the number of rows that the source says it
@@ -21,7 +21,7 @@ class Chunk:
     slot: str
     split: int
     sequence: int
-    data: RecordBatch | bytes | None
+    data: RecordBatch | memoryview | None
     rows: int
     last: bool = False
     read: int = 0
@@ -36,4 +36,4 @@ class Chunk:
         """Bytes held."""
         if self.data is None:
             return 0
-        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+        return int(self.data.nbytes)

@@ -53,6 +53,7 @@ PINNED: Final = {
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
+    "client_min_messages": "error",
 }
 """Settings that decide how values are written and read; a role's or database's own defaults must not change them."""
 

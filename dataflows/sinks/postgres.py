@@ -26,6 +26,7 @@ from dataflows.postgres.session import (
     translated,
 )
 from dataflows.postgres.tables import TableName, quoted
+from dataflows.postgres.wire import framed, plain, put_messages, unframed
 from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.state import Counters
 from penstock.errors import PenstockError, Unreachable
@@ -51,6 +52,7 @@ class _Open:
     rows: int = 0
     bytes: int = 0
     encoder: ArrowToPostgresBinaryEncoder | None = None
+    unframed: unframed = field(default_factory=unframed)
 
 
 @dataclass(slots=True)
@@ -72,12 +74,14 @@ class PostgresWriter:
     check: Callable[[], None]
     committed: Callable[[Counters], None]
     _session: Session | None = field(default=None, init=False)
+    _plain: bool = field(default=False, init=False)
     _open: _Open | None = field(default=None, init=False)
 
     def open(self) -> None:
         """Connect."""
         name = session_name(self.positions.uid, self.generation)
         self._session = connect(self.dsn, where=self.where, name=name, lock=LOCK_SECONDS)
+        self._plain = plain(self._session)
 
     def close(self) -> None:
         """End the session; what is not committed is rolled back by the server."""
@@ -89,7 +93,8 @@ class PostgresWriter:
         """Called while no chunk comes: raise if the server has ended the session, or refused what it got.
 
         Inside a COPY the server says nothing unless something is wrong, and libpq reads what it says only when the COPY
-        is ended: so the COPY is given up as soon as anything can be read.
+        is ended: so the COPY is given up as soon as anything can be read. Only the first thing said is waited for: the
+        server may be in the middle of a message, and then never says that it is ready again.
         """
         connection = self._live.pgconn
         if not select.select([connection.socket], [], [], 0)[0]:
@@ -100,8 +105,10 @@ class PostgresWriter:
                 connection.put_copy_end(b"given up: the server has something to say")
         if self._open is not None:
             self._flush()
-            connection.nonblocking = 0
-            finish(self._live, self.where, self.check)
+            with translated(self.where):
+                result = next_result(self._live, self.check)
+            if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+                raise result_error(result, self.where)
         if connection.status != pq.ConnStatus.OK or self._open is not None:
             raise Unreachable("the session was ended by the server", where=self.where, hint="try again")
 
@@ -148,9 +155,12 @@ class PostgresWriter:
         self._open = _Open(split)
         return self._open
 
-    def _copy(self, current: _Open, data: pa.RecordBatch | bytes) -> None:
-        if isinstance(data, bytes):
-            self._put(data)
+    def _copy(self, current: _Open, data: pa.RecordBatch | memoryview) -> None:
+        if isinstance(data, memoryview):
+            if self._plain:
+                put_messages(self._live, data, self.check, self.where)
+            else:
+                self._put(current.unframed(data))
             return
         if current.encoder is None:
             from pgpq import ArrowToPostgresBinaryEncoder  # noqa: PLC0415 - raw runs need no encoder
@@ -160,6 +170,9 @@ class PostgresWriter:
         self._put(current.encoder.write_batch(data))
 
     def _put(self, data: bytes) -> None:
+        if self._plain:
+            put_messages(self._live, framed(data), self.check, self.where)
+            return
         view = memoryview(data)
         for start in range(0, len(view), PIECE):
             with translated(self.where):

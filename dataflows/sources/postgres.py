@@ -24,6 +24,7 @@ from dataflows.cursors import TIMES, Window
 from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
 from dataflows.postgres.tables import escaped, quoted
 from dataflows.postgres.types import parse_type
+from dataflows.postgres.wire import framed, plain, receive
 from dataflows.splits import Split
 from dataflows.tables import Column, Table
 from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
@@ -190,6 +191,8 @@ class PostgresReader:
     schema: pa.Schema | None
     check: Callable[[], None]
     _session: Session | None = field(default=None, init=False)
+    _asked: bool = field(default=False, init=False)
+    """A query goes over the socket behind the driver's back."""
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
         """The chunks of a split and its closing marker.
@@ -200,15 +203,13 @@ class PostgresReader:
         failpoint("read.begin", split.number)
         session = self._connected()
         sequence = rows = counted = 0
-        for block in copy_out(
-            session, self._query(split), self._block_bytes(), self.check, self.where, self._block_rows()
-        ):
+        for block in self._blocks(session, self._query(split)):
             if isinstance(block, int):
                 counted = block
                 continue
             failpoint("read.block", split.number)
-            batch = block if self.schema is None else self._decoded(block)
-            held = 0 if isinstance(batch, bytes) else batch.num_rows
+            batch = block if isinstance(block, memoryview) else self._decoded(block)
+            held = 0 if isinstance(batch, memoryview) else batch.num_rows
             rows += held
             yield Chunk(slot, split.number, sequence, batch, held, read=held)
             sequence += 1
@@ -217,10 +218,22 @@ class PostgresReader:
         failpoint("read.end", split.number)
         yield Chunk(slot, split.number, sequence, None, counted, last=True, read=counted)
 
+    def _blocks(self, session: Session, query: str) -> Iterator[bytes | memoryview | int]:
+        """What the server sends: messages, where nothing has to look at them, else whole rows; at the end the count."""
+        if self.schema is not None:
+            yield from copy_out(session, query, ARROW_BYTES, self.check, self.where, self.batch_rows)
+        elif not plain(session):
+            for block in copy_out(session, query, RAW_BYTES, self.check, self.where):
+                yield block if isinstance(block, int) else framed(block)
+        else:
+            self._asked = True
+            yield from receive(session, query, self.check, self.where, RAW_BYTES)
+            self._asked = False
+
     def close(self) -> None:
         """End the session, and the query that it may still be running."""
         if self._session is not None:
-            if self._session.info.transaction_status == pq.TransactionStatus.ACTIVE:
+            if self._asked or self._session.info.transaction_status == pq.TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error):
                     self._session.cancel_safe(timeout=CANCEL_SECONDS)
             self._session.close()
@@ -230,12 +243,6 @@ class PostgresReader:
         if self._session is None:
             self._session = connect(self.dsn, where=self.where, name="penstock:source", lock=LOCK_SECONDS)
         return self._session
-
-    def _block_bytes(self) -> int:
-        return RAW_BYTES if self.schema is None else ARROW_BYTES
-
-    def _block_rows(self) -> int:
-        return self.batch_rows if self.schema is not None else 1 << 60
 
     def _query(self, split: Split) -> str:
         names = ", ".join(quoted(name) for name in self.columns)

@@ -206,7 +206,7 @@ class _Step:
     def __call__(self, chunk: Chunk) -> Chunk:
         if chunk.data is None:
             return chunk
-        if isinstance(chunk.data, bytes):
+        if isinstance(chunk.data, memoryview):
             message = "undecoded bytes came where a batch was due"
             raise TypeError(message)
         batch = self._mapped(chunk.data)

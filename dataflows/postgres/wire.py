@@ -1,0 +1,201 @@
+"""COPY over the bare socket of a session: what one server sends goes to the other as it came.
+
+A row of ``COPY … TO STDOUT`` is a message ``d``, length, bytes; so is a row of ``COPY … FROM STDIN``. libpq takes such
+messages apart one row at a time, with the interpreter locked. Here libpq makes and authenticates the connection, and is
+idle while the query and all of its answer go over the same socket behind its back; the messages are never taken apart.
+
+How the end is found without looking at each message: the query is followed by a second one that selects a random
+number, made for this query alone. What is stored cannot hold it; so the bytes that end in its answer end the COPY.
+
+Only where the socket is plain (no TLS, no GSS encryption), see `plain`; everything else goes through libpq.
+Source: PostgreSQL's documentation, "Frontend/Backend Protocol", Message Formats.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+from uuid import uuid4
+
+from dataflows.postgres.session import IDLE_SECONDS, Session, by_state, translated
+from penstock.errors import PenstockError, Unreachable
+
+__all__ = ["framed", "plain", "put_messages", "receive", "unframed"]
+
+BLOCK: Final = 1 << 20
+HELD: Final = 4096
+"""Bytes at the end of what was received that are kept back, until it is known that the end is not in them."""
+LAST_WORDS: Final = 1 << 16
+"""Bytes kept of the end of a stream that broke, in which the server's reason is looked for."""
+_READY: Final = b"Z\x00\x00\x00\x05"
+_DONE: Final = re.compile(rb"c\x00\x00\x00\x04C\x00\x00\x00.COPY (\d+)\x00\Z", re.DOTALL)
+
+
+def plain(session: Session) -> bool:
+    """Whether the session's socket carries PostgreSQL's messages as they are."""
+    connection = session.pgconn
+    if connection.ssl_in_use:
+        return False
+    if not connection.host or connection.host.startswith(b"/"):
+        return True
+    with translated("a session"):
+        query = "SELECT 1 FROM pg_stat_gssapi WHERE pid = pg_backend_pid() AND encrypted"
+        return session.execute(query).fetchone() is None
+
+
+@contextmanager
+def _bare(session: Session) -> Iterator[socket.socket]:
+    """The session's socket, for as long as libpq has nothing to say on it."""
+    with closing(socket.socket(fileno=os.dup(session.pgconn.socket))) as bare:
+        bare.settimeout(0)
+        yield bare
+
+
+def receive(
+    session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK
+) -> Iterator[memoryview | int]:
+    """Blocks of about `size` bytes of a ``COPY … TO STDOUT``: messages as they came, cut anywhere; at the end the rows.
+
+    A block belongs to whoever got it. `check` is called whenever the source keeps us waiting, at least each 0.2 s; what
+    it raises ends the read, and leaves the session of no further use.
+    """
+    number = uuid4().hex.encode()
+    ask = b"".join(_query(text) for text in (query.encode(), b"SELECT '" + number + b"'::pg_catalog.text AS n"))
+    answer = _answer(number)
+    with _bare(session) as bare:
+        _send(bare, memoryview(ask), check, where)
+        block, held = bytearray(size + HELD), 0
+        while True:
+            held += _receive_into(bare, memoryview(block)[held:], check, where, block, held)
+            if block.endswith(answer, 0, held - 1) and (end := _end(block, held - 1 - len(answer), where)):
+                upto, rows = end
+                if upto:
+                    yield memoryview(block)[:upto]
+                yield rows
+                return
+            if held >= size:
+                following = bytearray(size + HELD)
+                following[:HELD] = memoryview(block)[held - HELD : held]
+                yield memoryview(block)[: held - HELD]
+                block, held = following, HELD
+
+
+def _receive_into(
+    bare: socket.socket, into: memoryview, check: Callable[[], None], where: str, block: bytearray, held: int
+) -> int:
+    while True:
+        try:
+            count = bare.recv_into(into)
+        except BlockingIOError:
+            if not select.select([bare], [], [], IDLE_SECONDS)[0]:
+                check()
+            continue
+        except OSError as error:
+            raise Unreachable("the connection was lost", where=where, hint="try again") from error
+        if count == 0:
+            raise _error(bytes(block[max(0, held - LAST_WORDS) : held]), where)
+        return count
+
+
+def _query(text: bytes) -> bytes:
+    return b"Q" + struct.pack(">I", len(text) + 5) + text + b"\x00"
+
+
+def _answer(number: bytes) -> bytes:
+    """All that the server says to the second query, but for the last byte: the state of the transaction."""
+    column = b"n\x00" + struct.pack(">IHIhih", 0, 0, 25, -1, -1, 0)
+    row = struct.pack(">HI", 1, len(number)) + number
+    parts = ((b"T", struct.pack(">H", 1) + column), (b"D", row), (b"C", b"SELECT 1\x00"))
+    return b"".join(kind + struct.pack(">I", len(body) + 4) + body for kind, body in parts) + _READY
+
+
+def _end(block: bytearray, upto: int, where: str) -> tuple[int, int]:
+    """Where the rows end, given where the answer to the COPY itself does, and how many they were.
+
+    Raises:
+        PenstockError: the COPY ended by an error.
+    """
+    said = bytes(block[max(0, upto - LAST_WORDS) : upto])
+    said = said[: -len(_READY) - 1]
+    found = _DONE.search(said[-64:])
+    if found is None:
+        raise _error(said, where)
+    return upto - len(_READY) - 1 - (found.end() - found.start()), int(found[1])
+
+
+def _error(said: bytes, where: str) -> PenstockError:
+    """The error whose message ends `said`; where there is none, the connection was lost."""
+    at = said.find(b"E")
+    while at >= 0:
+        length = int.from_bytes(said[at + 1 : at + 5])
+        if at + 1 + length == len(said) and said.endswith(b"\x00\x00"):
+            fields = {part[:1]: part[1:] for part in said[at + 5 : -2].split(b"\x00")}
+            if {b"S", b"C", b"M"} <= fields.keys():
+                return by_state(fields[b"C"].decode("ascii", "replace"), fields[b"M"].decode(errors="replace"), where)
+        at = said.find(b"E", at + 1)
+    return Unreachable("the connection was lost", where=where, hint="try again")
+
+
+def put_messages(session: Session, messages: memoryview, check: Callable[[], None], where: str) -> None:
+    """Send messages of a COPY that libpq has begun, and has nothing left to send for; cut anywhere.
+
+    What the server says meanwhile is left to libpq, which gives it when the COPY is ended.
+    """
+    with _bare(session) as bare:
+        _send(bare, messages, check, where, lambda: _listen(session, where))
+
+
+def _listen(session: Session, where: str) -> None:
+    with translated(where):
+        session.pgconn.consume_input()
+
+
+def _send(
+    bare: socket.socket,
+    data: memoryview,
+    check: Callable[[], None],
+    where: str,
+    heard: Callable[[], None] | None = None,
+) -> None:
+    sent = 0
+    while sent < len(data):
+        try:
+            sent += bare.send(data[sent:])
+        except BlockingIOError:
+            readable, writable, _ = select.select([bare] if heard else [], [bare], [], IDLE_SECONDS)
+            if readable and heard:
+                heard()
+            if not writable:
+                check()
+        except OSError as error:
+            raise Unreachable("the connection was lost", where=where, hint="try again") from error
+
+
+def framed(rows: bytes) -> memoryview:
+    """Bytes of whole rows as ONE message: where rows begin inside of messages means nothing to the server."""
+    return memoryview(b"d" + struct.pack(">I", len(rows) + 4) + rows)
+
+
+class unframed:  # noqa: N801 - a function with a memory
+    """Takes messages apart again, for a session whose socket is not plain; remembers what a cut left over."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def __call__(self, messages: memoryview) -> bytes:
+        data = self._rest + messages
+        at, parts = 0, []
+        while at + 5 <= len(data):
+            end = at + 1 + int.from_bytes(data[at + 1 : at + 5])
+            if end > len(data):
+                break
+            parts.append(data[at + 5 : end])
+            at = end
+        self._rest = data[at:]
+        return b"".join(parts)
