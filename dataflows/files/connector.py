@@ -1,0 +1,59 @@
+"""Files as a source and as a sink: in a folder of this machine, or in a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataflows.connectors import Owner, Place
+from dataflows.files.names import FileSet
+from dataflows.files.s3 import S3Store
+from dataflows.files.store import LocalStore
+from dataflows.sinks.files import FilesTarget
+from dataflows.sources.files import FilesSource
+from penstock.models.connection import FilesConnection, S3Connection
+
+__all__ = ["FilesConnector", "S3Connector"]
+
+
+class FilesConnector:
+    """``type: files``."""
+
+    model = FilesConnection
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return FileSet.parse(place.object, place.where).pattern
+
+    @staticmethod
+    def source(place: Place) -> FilesSource:
+        return FilesSource(place, _folder(place))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> FilesTarget:
+        return FilesTarget.opened(place, owner, _folder(place))
+
+
+class S3Connector:
+    """``type: s3``."""
+
+    model = S3Connection
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return FileSet.parse(place.object, place.where).pattern
+
+    @staticmethod
+    def source(place: Place) -> FilesSource:
+        return FilesSource(place, _bucket(place))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> FilesTarget:
+        return FilesTarget.opened(place, owner, _bucket(place))
+
+
+def _folder(place: Place) -> LocalStore:
+    return LocalStore(Path(place.settings.root), place.where)
+
+
+def _bucket(place: Place) -> S3Store:
+    return S3Store.of(place.settings, name=place.connection, where=place.where, secrets=place.secrets)

@@ -1,0 +1,183 @@
+"""JSON lines: one object a line. Types are told from the beginning of the files, or by the pipeline; then they hold.
+
+A name that a line does not have is NULL; one that no line of the sample had is an error, unless the pipeline names the
+columns itself. Objects and arrays are kept as JSON text; numbers inside of them as double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import json
+
+from dataflows.files.formats import Shape, declared
+from dataflows.files.types import UNKNOWN
+from dataflows.postgres.types import arrow_type, parse_type
+from dataflows.tables import Column
+from penstock.errors import BadData
+from penstock.models.formats import JsonlFormat
+
+__all__ = ["JsonlReader", "JsonlWriter"]
+
+BLOCK_BYTES: Final = 4 << 20
+SAMPLE_BYTES: Final = 1 << 20
+LINE_BYTES: Final = 64 << 20
+_BOM: Final = b"\xef\xbb\xbf"
+_AS_TEXT: Final = {"date", "time without time zone", "uuid"}
+
+
+@dataclass(frozen=True, slots=True)
+class JsonlReader:
+    """Reads files of JSON lines as a pipeline's `format` says."""
+
+    form: JsonlFormat
+
+    def shape(self, stream: Any, where: str) -> Shape:
+        if self.form.columns:
+            return Shape(declared(self.form.columns, where))
+        head = next(_blocks(stream, SAMPLE_BYTES, where), b"")
+        if not head.strip():
+            return Shape(())
+        try:
+            frame = pl.read_ndjson(head, infer_schema_length=None)
+        except (pl.exceptions.PolarsError, ValueError, RuntimeError):
+            raise BadData("its first lines are no JSON objects", where=where, hint="mend the file") from None
+        return Shape(tuple(Column(name, _told(kind)) for name, kind in frame.schema.items()))
+
+    def batches(
+        self, stream: Any, groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
+        known: Sequence[Column], rows: int, where: str,
+    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        line = 1
+        block_reader = _Block(columns, known, strict=not self.form.columns)
+        for block in _blocks(stream, BLOCK_BYTES, where):
+            if block.strip():
+                try:
+                    table = block_reader.read(block)
+                except _BAD:
+                    raise block_reader.located(block, line, where) from None
+                yield from table.combine_chunks().to_batches(max_chunksize=rows)
+            line += block.count(b"\n")
+
+
+_BAD: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pl.exceptions.PolarsError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Reads whole lines."""
+
+    columns: Mapping[str, Column]
+    known: Sequence[Column]
+    strict: bool
+
+    def read(self, block: bytes) -> pa.Table:
+        """The columns of these lines, of the types that are asked for."""
+        nested = [column.name for column in self.known if column.type in {"json", "jsonb"}]
+        fields = [pa.field(one.name, _read_as(one)) for one in self.known if one.name not in nested]
+        unexpected = "error" if self.strict and not nested else "ignore"
+        parsed = json.read_json(
+            pa.BufferReader(block), json.ReadOptions(use_threads=True, block_size=max(1 << 20, len(block) + 1)),
+            json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior=unexpected,
+                              newlines_in_values=False),
+        )  # fmt: skip
+        wanted = [name for name in self.columns if name in nested]
+        texts = pl.read_ndjson(block, schema=dict.fromkeys(wanted, pl.String)).to_arrow() if wanted else None
+        arrays = [
+            texts.column(name).cast(pa.string()) if texts is not None and name in wanted else _typed(parsed, column)
+            for name, column in self.columns.items()
+        ]
+        if not arrays:
+            return parsed
+        return pa.table(arrays, names=list(self.columns))
+
+    def located(self, block: bytes, first: int, where: str) -> BadData:
+        """The error of the first line that cannot be read, and of the column, found by halving."""
+        lines = block.splitlines(keepends=True)
+        low, high = 0, len(lines)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.fails(b"".join(lines[low:middle])) else (middle, high)
+        column = next((one.name for one in self.known if self._alone(one).fails(lines[low])), None)
+        what = (
+            f"the value of `{column}` is not of its type" if column else "no JSON object of the columns that are known"
+        )
+        hint = "give the columns and their types in `format.columns`, or mend the file"
+        return BadData(f"line {first + low}: {what}", where=where, hint=hint)
+
+    def _alone(self, column: Column) -> _Block:
+        return _Block({column.name: column}, (column,), strict=False)
+
+    def fails(self, block: bytes) -> bool:
+        if not block.strip():
+            return False
+        try:
+            self.read(block)
+        except _BAD:
+            return True
+        return False
+
+
+def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:
+    """Whole lines, about `size` bytes of them at a time."""
+    rest, first = b"", True
+    while data := bytes(stream.read(size)):
+        block = rest + (data.removeprefix(_BOM) if first else data)
+        first = False
+        whole, newline, rest = block.rpartition(b"\n")
+        if newline:
+            yield whole + newline
+        elif len(rest) > LINE_BYTES:
+            raise BadData("a line is longer than 64 MiB", where=where, hint="one object a line is what is read")
+    if rest:
+        yield rest
+
+
+def _told(kind: pl.DataType) -> str:
+    if kind.is_integer():
+        return "bigint" if kind != pl.UInt64 else "numeric(20,0)"
+    if kind.is_float():
+        return "double precision"
+    if kind == pl.Boolean:
+        return "boolean"
+    if kind == pl.Null:
+        return UNKNOWN
+    return "json" if kind.is_nested() else "text"
+
+
+def _read_as(column: Column) -> pa.DataType:
+    return pa.string() if column.type in _AS_TEXT else arrow_type(parse_type(column.type))
+
+
+def _typed(table: pa.Table, column: Column) -> pa.ChunkedArray:
+    found = table.column(column.name)
+    if column.type == "time without time zone":
+        series = cast("pl.Series", pl.from_arrow(found)).str.to_time("%H:%M:%S%.f")
+        return pa.chunked_array([(series.cast(pl.Int64) // 1000).to_arrow().cast(pa.time64("us"))])
+    return found.cast(pa.date32()) if column.type == "date" else found
+
+
+@dataclass(slots=True)
+class JsonlWriter:
+    """Writes one object a line: numerics, dates and times as texts, JSON columns as texts that hold JSON."""
+
+    stream: Any
+    where: str
+    _rows: int = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if pa.types.is_floating(column.type) and pc.all(pc.is_finite(column)).as_py() is False:
+                what = f"`{name}` holds NaN or infinity, which JSON cannot say"
+                raise BadData(what, where=self.where, hint="write Parquet, or map the column to text")
+        frame = cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches([batch])))
+        self.stream.write(frame.write_ndjson().encode())
+        self._rows += batch.num_rows
+
+    def close(self) -> int:
+        return self._rows

@@ -1,0 +1,151 @@
+"""The log of a folder: entries numbered without gaps, each created only where there is none yet.
+
+Whoever writes entry N + 1 has read all up to N. Of two that read the same N one succeeds; the other reads what came,
+and looks again whether it may go on. So a process that was taken for dead finds its successor's claim in its way.
+
+Every so often a writer puts a checkpoint: the whole state after an entry. Who comes new reads the last one and what
+follows it. Entries below a checkpoint are dropped when they are a week old: until then they stand in the way of any
+process that stopped before it wrote one; after that, an entry of an older generation counts nowhere (`Table.apply`).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+from dataflows.files.manifest import Change, Entry, Table
+from dataflows.files.store import Gone, Store
+from penstock.clock import now
+from penstock.errors import PenstockError, Unavailable
+
+__all__ = ["FolderLog"]
+
+ENTRIES: Final = "_penstock/log/"
+CHECKPOINTS: Final = "_penstock/checkpoints/"
+CHECKPOINT_EVERY: Final = 64
+KEPT: Final = timedelta(days=7)
+TRIES: Final = 200
+PAUSE_SECONDS: Final = 0.01
+
+
+@dataclass(slots=True)
+class FolderLog:
+    """The log below `folder`, and the state after all entries that were read. For one thread's use."""
+
+    store: Store
+    folder: str
+    where: str
+    table: Table = field(default_factory=Table)
+    _opened: bool = False
+
+    def at(self, path: str) -> str:
+        """A path of this folder as the store knows it."""
+        return f"{self.folder}/{path}" if self.folder else path
+
+    def refresh(self) -> Table:
+        """Read what has come; the state after it."""
+        if not self._opened:
+            self.table = self._checkpoint()
+            self._opened = True
+        while (data := self._entry(self.table.number + 1)) is not None:
+            self.table.apply(Entry.of(data))
+        return self.table
+
+    def append(self, uid: str, generation: int, decide: Callable[[Table], tuple[Change, ...]]) -> None:
+        """Write one entry with what `decide` says on the state before it; nothing where it says nothing.
+
+        `decide` is asked again where others were faster, and raises to give up.
+
+        Raises:
+            Unavailable: others were faster each time, or the store failed.
+        """
+        token = uuid.uuid4().hex
+        for attempt in range(TRIES):
+            changes = decide(self.table)
+            if not changes:
+                return
+            entry = Entry(uid, generation, token, changes)
+            if self._created(entry):
+                return
+            time.sleep(random.uniform(0, PAUSE_SECONDS * min(attempt, 20)))  # noqa: S311 - only spreads writers
+        raise Unavailable("others write to the folder all the time", where=self.where, hint="try again")
+
+    def _created(self, entry: Entry) -> bool:
+        """Whether the entry is in its place; where another was faster, or this one came in unheard, all is read."""
+        number = self.table.number + 1
+        data = json.dumps(entry.as_dict(), separators=(",", ":")).encode()
+        if self.store.create(self.at(_name(number)), data):
+            self._applied(entry)
+            return True
+        mine = False
+        while (found := self._entry(self.table.number + 1)) is not None:
+            other = Entry.of(found)
+            if other.token == entry.token:
+                mine = True
+                self._applied(other)
+            else:
+                self.table.apply(other)
+        return mine
+
+    def _applied(self, entry: Entry) -> None:
+        if not self.table.apply(entry):
+            what = "an entry was written that does not count: this process slept for more than a week"
+            raise PenstockError(what, where=self.where, hint="run it again")
+        if self.table.number % max(CHECKPOINT_EVERY, len(self.table.files) // 16) == 0:
+            data = json.dumps(self.table.as_dict(), separators=(",", ":")).encode()
+            self.store.put(self.at(f"{CHECKPOINTS}{self.table.number:012d}.json"), data)
+
+    def _entry(self, number: int) -> dict[str, Any] | None:
+        try:
+            data = self.store.get(self.at(_name(number)))
+        except Gone:
+            return None
+        return self._read(data)
+
+    def _read(self, data: bytes) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(data)
+            if found["v"] != 1:
+                what, hint = f"it is of version {found['v']}, which is not known here", "use a newer release"
+                raise PenstockError(what, where=f"{self.where}: the log of {self.folder}", hint=hint)
+        except (ValueError, KeyError, TypeError) as error:
+            hint = "somebody else wrote below `_penstock/`; take it away or choose another folder"
+            raise PenstockError(
+                "it cannot be read", where=f"{self.where}: the log of {self.folder}", hint=hint
+            ) from error
+        return found
+
+    def _checkpoint(self) -> Table:
+        while True:
+            names = [one.path for one in self.store.list(self.at(CHECKPOINTS.rstrip("/")))]
+            if not names:
+                return Table()
+            try:
+                return Table.of(self._read(self.store.get(max(names))))
+            except Gone:  # a newer one has taken its place meanwhile
+                continue
+
+    def trim(self) -> None:
+        """Drop what is below the last checkpoint and a week old."""
+        names = list(self.store.list(self.at(CHECKPOINTS.rstrip("/"))))
+        if not names:
+            return
+        last, limit = max(one.path for one in names), now() - KEPT
+        number = int(last.rpartition("/")[2].removesuffix(".json"))
+        old = [one.path for one in names if one.path != last and one.modified < limit]
+        below = self.at(_name(number))
+        for one in self.store.list(self.at(ENTRIES.rstrip("/"))):
+            if one.path >= below or one.modified >= limit:
+                break
+            old.append(one.path)
+        self.store.delete(old)
+
+
+def _name(number: int) -> str:
+    return f"{ENTRIES}{number:012d}.json"

@@ -1,0 +1,241 @@
+"""What a folder that Penstock writes to holds, and what its pipelines remember: plain data, folded from entries.
+
+An entry is what one writer did at once: a claim, a plan, the commit of a split, the end of a run. It counts only if its
+writer's generation was the pipeline's last one when the entry took its place; any other is passed over by everybody who
+reads, so that even an entry that came in by a back door changes nothing.
+
+The rows of a run become the folder's when its `finish` is written, all at once; until then its files are staged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+from dataflows.sinks.state import COUNTED, Counters, RunRow
+
+__all__ = ["Change", "Entry", "Pipeline", "RunKept", "Table", "published", "staged"]
+
+VERSION: Final = 1
+KEPT_RUNS: Final = 100
+STAGED: Final = "_penstock/data/"
+Change = dict[str, Any]
+"""One thing that an entry does, by `do`, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one writer did at once; `token` is its own, by which it knows its entry again."""
+
+    uid: str
+    generation: int
+    token: str
+    changes: tuple[Change, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is written."""
+        return {
+            "v": VERSION, "uid": self.uid, "generation": self.generation, "token": self.token,
+            "changes": list(self.changes),
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Entry:
+        """As it was written."""
+        return cls(data["uid"], data["generation"], data["token"], tuple(data["changes"]))
+
+
+def staged(uid: str, run: str, split: int, generation: int, ending: str) -> str:
+    """Where a split's file is until its run is published: named by its position, and by who wrote it.
+
+    A file of another generation has another name: what a process writes that was taken for dead cannot change a file
+    that its successor has committed.
+    """
+    return f"{STAGED}{uid}/{quote(run, safe='')}-{split:06d}-{generation}{ending}"
+
+
+def published(path: str) -> str:
+    """Where a staged file is once its run is published: beside the folder's other files."""
+    uid, _, name = path.removeprefix(STAGED).partition("/")
+    return f"part-{uid}-{name}"
+
+
+@dataclass(slots=True)
+class RunKept:
+    """A run; `splits` by number: lower and upper bound, and once it is done its staged file, or None."""
+
+    source: str
+    row: RunRow
+    splits: dict[int, list[Any]] = field(default_factory=dict)
+    done: dict[int, dict[str, Any] | None] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """The staged files of the splits that are done."""
+        return [one for _, one in sorted(self.done.items()) if one is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a checkpoint keeps it."""
+        done = {str(number): one for number, one in self.done.items()}
+        splits = {str(number): bounds for number, bounds in self.splits.items()}
+        return {"source": self.source, "row": asdict(self.row), "splits": splits, "done": done}
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> RunKept:
+        """As a checkpoint kept it."""
+        row = RunRow(**{**data["row"], "base": Counters(**data["row"]["base"])})
+        splits = {int(number): bounds for number, bounds in data["splits"].items()}
+        return cls(data["source"], row, splits, {int(number): one for number, one in data["done"].items()})
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """What is remembered of one pipeline; `sources`: how rows of a source object were loaded, and their counters."""
+
+    generation: int = 0
+    dropped: bool = False
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    runs: dict[str, RunKept] = field(default_factory=dict)
+
+    def source(self, name: str) -> dict[str, Any]:
+        """What is remembered of a source object."""
+        empty = {"write": None, "field": None, "cursor": None, "counters": [0] * len(COUNTED)}
+        return self.sources.setdefault(name, empty)
+
+
+@dataclass(slots=True)
+class Table:
+    """A folder after `number` entries. `files` are its rows; `replaced` were, and may still lie there."""
+
+    number: int = 0
+    columns: list[dict[str, Any]] | None = None
+    ending: str | None = None
+    files: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    pipelines: dict[str, Pipeline] = field(default_factory=dict)
+
+    def pipeline(self, uid: str) -> Pipeline:
+        """The pipeline of that id."""
+        return self.pipelines.setdefault(uid, Pipeline())
+
+    def apply(self, entry: Entry) -> bool:
+        """Take the next entry in; whether it counted."""
+        self.number += 1
+        pipeline = self.pipeline(entry.uid)
+        claims = any(change["do"] == "claim" for change in entry.changes)
+        if pipeline.dropped or entry.generation != pipeline.generation + claims:
+            return False
+        for change in entry.changes:
+            _CHANGES[change["do"]](self, pipeline, entry, change)
+        return True
+
+    def referenced(self, uid: str) -> set[str]:
+        """Every path of this pipeline's that counts, or may come to count: staged, and where it will be published."""
+        files = [one["path"] for run in self.pipeline(uid).runs.values() if not run.row.ended for one in run.files]
+        return {*files, *map(published, files), *(one["path"] for one in self.files)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a checkpoint keeps it."""
+        pipelines = {
+            uid: {
+                "generation": one.generation, "dropped": one.dropped, "sources": one.sources,
+                "runs": {run: kept.as_dict() for run, kept in one.runs.items()},
+            }
+            for uid, one in self.pipelines.items()
+        }  # fmt: skip
+        return {
+            "v": VERSION, "number": self.number, "columns": self.columns, "ending": self.ending, "files": self.files,
+            "replaced": self.replaced, "pipelines": pipelines,
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Table:
+        """As a checkpoint kept it."""
+        pipelines = {
+            uid: Pipeline(
+                one["generation"], one["dropped"], one["sources"],
+                {run: RunKept.of(kept) for run, kept in one["runs"].items()},
+            )
+            for uid, one in data["pipelines"].items()
+        }  # fmt: skip
+        return cls(data["number"], data["columns"], data["ending"], data["files"], data["replaced"], pipelines)
+
+
+def _make(table: Table, _: Pipeline, __: Entry, change: Change) -> None:
+    if table.columns is None:
+        table.columns, table.ending = change["columns"], change["ending"]
+
+
+def _claim(_: Table, pipeline: Pipeline, entry: Entry, __: Change) -> None:
+    pipeline.generation = entry.generation
+
+
+def _plan(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+    row = RunRow(**{**change["row"], "base": Counters(**change["row"]["base"])})
+    splits = {number: [lower, upper] for number, lower, upper in change["splits"]}
+    pipeline.runs[row.run] = RunKept(change["source"], row, splits)
+
+
+def _take_over(table: Table, pipeline: Pipeline, entry: Entry, change: Change) -> None:
+    older, run = pipeline.runs[change["older"]], pipeline.runs[change["run"]]
+    run.splits |= older.splits
+    run.done |= older.done
+    _supersede(table, pipeline, entry, change)
+
+
+def _supersede(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+    older = pipeline.runs[change["older"]]
+    row = older.row
+    ended = RunRow(row.run, row.write, row.field, row.lower, row.upper, row.base, "superseded", None, change["run"])
+    pipeline.runs[row.run] = RunKept(older.source, ended)
+
+
+def _forget(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+    pipeline.runs.pop(change["run"], None)
+
+
+def _commit(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+    run = pipeline.runs.get(change["run"])
+    if run is None or run.row.ended or change["split"] not in run.splits or change["split"] in run.done:
+        return
+    run.done[change["split"]] = change["file"]
+    counters = pipeline.source(run.source)["counters"]
+    counters[:] = [have + more for have, more in zip(counters, change["counted"], strict=True)]
+
+
+def _finish(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
+    run = pipeline.runs[change["run"]]
+    row, cursor = run.row, change["cursor"]
+    files = [one | {"path": published(one["path"])} for one in run.files]
+    if row.write == "replace":
+        table.replaced += [one["path"] for one in table.files]
+        table.files, table.ending = files, change["ending"]
+    else:
+        table.files += files
+    if row.write == "replace" or cursor is not None:
+        pipeline.source(run.source).update(write=row.write, field=row.field, cursor=cursor)
+    ended = RunRow(row.run, row.write, row.field, row.lower, row.upper, row.base, "finished", change["result"])
+    del pipeline.runs[row.run]
+    pipeline.runs[row.run] = RunKept(run.source, ended)
+    over = [name for name, one in pipeline.runs.items() if one.row.ended][:-KEPT_RUNS]
+    for name in over:
+        del pipeline.runs[name]
+
+
+def _swept(table: Table, _: Pipeline, __: Entry, change: Change) -> None:
+    gone = set(change["paths"])
+    table.replaced = [path for path in table.replaced if path not in gone]
+
+
+def _drop(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
+    pipeline.dropped, pipeline.sources, pipeline.runs = True, {}, {}
+    if change["table"]:
+        table.replaced += [one["path"] for one in table.files]
+        table.files, table.columns, table.ending = [], None, None
+
+
+_CHANGES: Final = {
+    "make": _make, "claim": _claim, "plan": _plan, "take_over": _take_over, "supersede": _supersede, "forget": _forget,
+    "commit": _commit, "finish": _finish, "swept": _swept, "drop": _drop,
+}  # fmt: skip

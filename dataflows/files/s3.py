@@ -1,0 +1,189 @@
+"""S3, and servers that speak its protocol: what creates is a PUT with ``If-None-Match: *``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import obstore
+import pyarrow as pa
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store as Client
+
+from dataflows.files.store import Gone, Listed
+from penstock.errors import AccessDenied, Refused, Unavailable, Unreachable
+from penstock.models.connection import S3Connection, resolve
+
+__all__ = ["S3Store"]
+
+READ_BYTES: Final = 4 << 20
+WRITE_BYTES: Final = 8 << 20
+REQUEST: Final = timedelta(seconds=30)
+CONNECT: Final = timedelta(seconds=5)
+DELETED_AT_ONCE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class S3Store:
+    """A prefix of a bucket. A request that fails is tried again for 30 s."""
+
+    client: Client
+    where: str
+    remote = True
+
+    @classmethod
+    def of(cls, connection: S3Connection, *, name: str, where: str, secrets: Path | None = None) -> S3Store:
+        """The bucket of a connection, its keys resolved; nothing is asked of the server yet."""
+        bucket, _, prefix = connection.url.removeprefix("s3://").partition("/")
+        given = {
+            "endpoint": connection.endpoint, "region": connection.region,
+            "access_key_id": _secret(connection.access_key, name, secrets),
+            "secret_access_key": _secret(connection.secret_key, name, secrets),
+            "session_token": _secret(connection.session_token, name, secrets),
+        }  # fmt: skip
+        config: Any = {key: value for key, value in given.items() if value is not None}
+        plain = (connection.endpoint or "").startswith("http://")
+        client = Client(
+            bucket, prefix=prefix.strip("/") or None, config=config,
+            client_options={"allow_http": plain, "timeout": REQUEST, "connect_timeout": CONNECT},
+            retry_config={"max_retries": 6, "retry_timeout": REQUEST},
+        )  # fmt: skip
+        return cls(client, where)
+
+    def list(self, folder: str, after: str | None = None) -> Iterator[Listed]:
+        with self._translated():
+            found = obstore.list(self.client, prefix=folder or None, offset=after, chunk_size=1000)
+            for page in found:
+                for meta in page:
+                    if not meta["path"].endswith("/"):
+                        yield _listed(meta)
+
+    def head(self, path: str) -> Listed:
+        with self._translated(path):
+            return _listed(obstore.head(self.client, path))
+
+    def get(self, path: str) -> bytes:
+        with self._translated(path):
+            return bytes(obstore.get(self.client, path).bytes())
+
+    def create(self, path: str, data: bytes) -> bool:
+        with self._translated():
+            try:
+                obstore.put(self.client, path, data, mode="create", use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        with self._translated():
+            obstore.put(self.client, path, data, use_multipart=False)
+
+    def reader(self, path: str) -> Any:
+        with self._translated(path):
+            return pa.PythonFile(_Reads(self, path), mode="r")
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[Any]:
+        with self._translated():
+            target = obstore.open_writer(self.client, path, buffer_size=WRITE_BYTES)
+            yield pa.PythonFile(_Writes(target), mode="w")
+            target.close()  # only this makes the object; one that is given up never becomes visible
+
+    def copy(self, source: str, target: str) -> None:
+        with self._translated(source):
+            obstore.copy(self.client, source, target)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        found = list(paths)
+        with self._translated():
+            for start in range(0, len(found), DELETED_AT_ONCE):
+                try:
+                    obstore.delete(self.client, found[start : start + DELETED_AT_ONCE])
+                except FileNotFoundError:
+                    continue
+
+    @contextmanager
+    def _translated(self, path: str | None = None) -> Iterator[None]:
+        """What the client raises, as errors of our own; its texts quote requests, and are left out."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise Gone("the object is gone", where=self.where, value=path, hint="run it again") from None
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError):
+            hint = "look at the keys, and at what they may do in this bucket"
+            raise AccessDenied("the object store refuses access", where=self.where, hint=hint) from None
+        except (NotSupportedError, NotImplementedError):
+            hint = "sinks need PUT with If-None-Match"
+            raise Refused("the object store cannot do this", where=self.where, hint=hint) from None
+        except BaseError as error:
+            hint = "look at the endpoint and whether the server is up"
+            if "sending request" in str(error):
+                raise Unreachable("the object store cannot be reached", where=self.where, hint=hint) from None
+            raise Unavailable("the object store failed", where=self.where, hint="try again") from None
+
+
+def _secret(value: str | None, name: str, secrets: Path | None) -> str | None:
+    return None if value is None else resolve(value, where=f"connection {name}", secrets=secrets)
+
+
+def _listed(meta: Any) -> Listed:
+    version = (meta["e_tag"] or f"{meta['size']}-{meta['last_modified'].timestamp()}").strip('"')
+    return Listed(meta["path"], meta["size"], meta["last_modified"], version)
+
+
+class _Reads(io.RawIOBase):
+    """A reader of ranges, read ahead by some megabytes; errors keep their kind on the way through Arrow."""
+
+    def __init__(self, store: S3Store, path: str) -> None:
+        self._store, self._path = store, path
+        self._inner = obstore.open_reader(store.client, path, buffer_size=READ_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def size(self) -> int:
+        return int(self._inner.size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return int(self._inner.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._inner.tell())
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._store._translated(self._path):  # noqa: SLF001 - two halves of one thing
+            return bytes(self._inner.read(None if size < 0 else size))
+
+
+class _Writes(io.RawIOBase):
+    """Bytes on their way into a multipart upload."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._at = inner, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def write(self, data: Any, /) -> int:
+        view = bytes(data)
+        self._inner.write(view)
+        self._at += len(view)
+        return len(view)

@@ -1,0 +1,233 @@
+"""What a sink of files remembers beside its rows, kept in the log of the folder that it writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dataflows.files.log import FolderLog
+from dataflows.files.manifest import Change, Entry, Pipeline, RunKept, Table
+from dataflows.sinks.state import COUNTED, Claim, Counters, Loaded, RunRow
+from dataflows.splits import Split
+from penstock.errors import Fenced, Refused
+from penstock.failpoints import failpoint
+
+__all__ = ["FilesState"]
+
+
+@dataclass(slots=True)
+class FilesState:
+    """The remembered state of one pipeline between one source object and one folder.
+
+    A run's rows become the folder's when it is finished: an unfinished `append` that is given up leaves none.
+    """
+
+    uid: str
+    source: str
+    log: FolderLog
+    where: str
+    ending: str
+    _changes: list[Change] | None = field(default=None, init=False)
+    _seen: Table | None = field(default=None, init=False)
+
+    def _table(self) -> Table:
+        """The state as it is now; inside `owned`, with the changes that are to be written."""
+        return self._seen if self._seen is not None else self.log.refresh()
+
+    def _pipeline(self) -> Pipeline:
+        return self._table().pipelines.get(self.uid) or Pipeline()
+
+    def _change(self, **change: Any) -> None:
+        if self._changes is None or self._seen is None:
+            message = "a change outside of `owned`"
+            raise AssertionError(message)
+        self._changes.append(change)
+        self._seen.apply(Entry(self.uid, self._seen.pipeline(self.uid).generation, "", (change,)))
+
+    def make(self) -> None:
+        """Nothing has to be made: the first entry makes the log."""
+
+    def exists(self) -> bool:
+        """Whether the folder has a log."""
+        return self._table().number > 0
+
+    def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:  # noqa: ARG002 - one state for all slots
+        """Raise the generation: from then on no entry of an older one is written, nor counted."""
+        ended: RunRow | None = None
+
+        def decide(pipeline: Pipeline) -> tuple[Change, ...]:
+            nonlocal ended
+            if pipeline.dropped:
+                hint = "nothing to do; a pipeline that is applied anew begins anew"
+                raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
+            known = pipeline.runs.get(run)
+            ended = known.row if known is not None and known.row.ended else None
+            failpoint("prepare.claiming")
+            return () if ended else ({"do": "claim"},)
+
+        generation = self._at_last(decide, raises=1)
+        if ended is not None:
+            return ended
+        failpoint("prepare.generation_raised")
+        self.log.trim()
+        failpoint("prepare.sessions_ended")
+        return Claim(generation, self.loaded())
+
+    def _at_last(self, decide: Callable[[Pipeline], tuple[Change, ...]], *, raises: int = 0) -> int:
+        """Write what `decide` says, whoever owns the pipeline; the generation under which it was written."""
+        while True:
+            generation = self.log.refresh().pipeline(self.uid).generation
+            moved = False
+
+            def asked(table: Table, base: int = generation) -> tuple[Change, ...]:
+                nonlocal moved
+                pipeline = table.pipeline(self.uid)
+                moved = pipeline.generation != base
+                return () if moved else decide(pipeline)
+
+            self.log.append(self.uid, generation + raises, asked)
+            if not moved:
+                return generation + raises
+
+    def loaded(self) -> Loaded:
+        """What finished runs have loaded."""
+        found = self._pipeline().source(self.source)
+        return Loaded(found["write"], found["field"], found["cursor"])
+
+    @contextmanager
+    def owned(self, generation: int) -> Iterator[None]:
+        """What is changed inside is written as one entry at the end, unless somebody has taken over.
+
+        Raises:
+            Fenced: somebody has.
+        """
+        self.check(self.log.refresh(), generation)
+        self._seen, self._changes = deepcopy(self.log.table), []
+        try:
+            yield
+            changes = tuple(self._changes)
+        finally:
+            self._seen, self._changes = None, None
+
+        def decide(table: Table) -> tuple[Change, ...]:
+            self.check(table, generation)
+            return changes
+
+        self.log.append(self.uid, generation, decide)
+
+    def check(self, table: Table, generation: int) -> None:
+        """Raise `Fenced` where the generation is not the last."""
+        pipeline = table.pipeline(self.uid)
+        if pipeline.dropped or pipeline.generation != generation:
+            raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
+
+    def run(self, run: str) -> RunRow | None:
+        """The run of that id."""
+        found = self._pipeline().runs.get(run)
+        return found.row if found else None
+
+    def unfinished(self, run: str) -> RunRow | None:
+        """Another run between the same source and folder that is not finished."""
+        found = (
+            one.row
+            for name, one in reversed(self._pipeline().runs.items())
+            if not one.row.ended and one.source == self.source and name != run
+        )
+        return next(found, None)
+
+    def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
+        """Keep the plan of a run. Inside `owned`."""
+        bounds = [[one.number, one.lower, one.upper] for one in splits]
+        self._change(do="plan", source=self.source, row=asdict(plan), splits=bounds)
+
+    def take_over(self, older: str, run: str) -> None:
+        """Give the splits of an unfinished run to another one, with their files. Inside `owned`."""
+        self._change(do="take_over", older=older, run=run)
+
+    def supersede(self, older: str, run: str) -> None:
+        """Give up an unfinished run; its staged files are leftovers. Inside `owned`."""
+        self._change(do="supersede", older=older, run=run)
+
+    def spoil(self) -> None:
+        """Nothing to spoil: the rows of a run that is given up were never the folder's."""
+
+    def forget(self, run: str) -> None:
+        """Forget a run's plan. Inside `owned`."""
+        self._change(do="forget", run=run)
+
+    def next_split(self, run: str) -> int:
+        """The first number that no split of the run has."""
+        return max(self._kept(run).splits, default=-1) + 1
+
+    def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
+        """The splits that are not done, in order, and the number of all."""
+        kept = self._kept(run)
+        left = sorted(number for number in kept.splits if number not in kept.done)
+        return tuple(Split(number, *kept.splits[number]) for number in left), len(kept.splits)
+
+    def files(self, run: str) -> list[dict[str, Any]]:
+        """The staged files of a run."""
+        return self._kept(run).files
+
+    def _kept(self, run: str) -> RunKept:
+        return self._pipeline().runs.get(run) or RunKept(self.source, RunRow(run, "", None, None, None, Counters()))
+
+    def counters(self) -> Counters:
+        """The cumulative counters between this source and the folder."""
+        return Counters(*self._pipeline().source(self.source)["counters"])
+
+    def committed(self, run: str, generation: int | None) -> Counters | None:
+        """What an unfinished run has committed so far."""
+        pipeline = self._pipeline()
+        kept = pipeline.runs.get(run)
+        if kept is None or kept.row.ended or generation not in (None, pipeline.generation):
+            return None
+        return self.counters() - kept.row.base
+
+    def commit(self, run: str, generation: int, split: int, counted: Counters, file: dict[str, Any] | None) -> None:
+        """Mark a split as done, with its file and counters: one entry, under the generation.
+
+        Raises:
+            Fenced: somebody has taken over, or has done the split.
+        """
+        numbers = [getattr(counted, name) for name in COUNTED]
+        change: Change = {"do": "commit", "run": run, "split": split, "counted": numbers, "file": file}
+
+        def decide(table: Table) -> tuple[Change, ...]:
+            self.check(table, generation)
+            kept = table.pipeline(self.uid).runs.get(run)
+            if kept is None or kept.row.ended or split not in kept.splits or split in kept.done:
+                raise Fenced("the split is not this run's any more", where=self.where, hint="nothing to do")
+            return (change,)
+
+        self.log.append(self.uid, generation, decide)
+
+    def make_table(self, columns: list[dict[str, Any]]) -> None:
+        """Say what the folder's columns are. Inside `owned`."""
+        self._change(do="make", columns=columns, ending=self.ending)
+
+    def swept(self, paths: list[str]) -> None:
+        """Say that replaced files are gone. Inside `owned`."""
+        self._change(do="swept", paths=paths)
+
+    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+        """Make the run's files the folder's, move the cursor, record the result. Inside `owned`.
+
+        Raises:
+            Refused: splits are missing.
+        """
+        pending, planned = self.pending(run)
+        if pending:
+            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
+        self._change(do="finish", run=run, cursor=cursor, result=result, ending=self.ending)
+
+    def drop(self) -> None:
+        """Forget the pipeline, and let nobody claim it again."""
+        self.drop_with(table=False)
+
+    def drop_with(self, *, table: bool) -> None:
+        """Forget the pipeline; with `table`, the folder's rows and columns too."""
+        self._at_last(lambda pipeline: () if pipeline.dropped else ({"do": "drop", "table": table},))

@@ -1,0 +1,226 @@
+"""Where files are kept: one interface for a folder on this machine and a bucket of an object store.
+
+Paths are relative to the connection's root, with ``/`` between their parts. What a sink stands on is `create`: of all
+processes that create one path, exactly one succeeds, and what it wrote is durable and whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import pyarrow as pa
+
+from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Unavailable
+
+__all__ = ["Gone", "Listed", "LocalStore", "Store", "patiently"]
+
+ASK_SECONDS: Final = 0.2
+NO_SPACE: Final = {28, 122}
+"""ENOSPC and EDQUOT."""
+T = TypeVar("T")
+
+
+class Gone(PenstockError):
+    """There is no such file (any more)."""
+
+    code = "files.gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file as the store lists it; `version` is another one whenever its content is."""
+
+    path: str
+    size: int
+    modified: datetime
+    version: str
+
+
+class Store(Protocol):
+    """A place for files. Every method raises `Unavailable` or `AccessDenied` where the store cannot be used."""
+
+    remote: bool
+    """Whether each request is a round trip."""
+
+    def list(self, folder: str, after: str | None = None) -> Iterator[Listed]:
+        """All files below a folder, sorted by path, or those whose path is above `after`."""
+
+    def head(self, path: str) -> Listed:
+        """One file. Raises `Gone`."""
+
+    def get(self, path: str) -> bytes:
+        """All of a small file. Raises `Gone`."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put the file in place as a whole, durably, unless there is one; whether there was none."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Put the file in place as a whole, durably, whatever there is."""
+
+    def reader(self, path: str) -> Any:
+        """An Arrow file to read from, and to seek in. Raises `Gone`."""
+
+    def writer(self, path: str) -> AbstractContextManager[Any]:
+        """An Arrow stream to write to; the file is there, durably, when the context ends, and not if it raises."""
+
+    def copy(self, source: str, target: str) -> None:
+        """The same content at another path, without reading it; a file there is replaced. Raises `Gone`."""
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Take files away; one that is not there is no error."""
+
+
+def patiently(pool: ThreadPoolExecutor | None, check: Callable[[], None], work: Callable[[], T]) -> T:
+    """The result of `work`, done by the pool's thread while `check` is called five times a second; here without one."""
+    if pool is None:
+        check()
+        return work()
+    future = pool.submit(work)
+    while True:
+        try:
+            return future.result(timeout=ASK_SECONDS)
+        except Late:
+            if future.done():
+                raise
+            check()
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """A folder on this machine, or one that is mounted with the meaning of POSIX (`link` is what creates)."""
+
+    root: Path
+    where: str
+    remote = False
+
+    def list(self, folder: str, after: str | None = None) -> Iterator[Listed]:
+        with self._translated():
+            found = sorted(self._walk(self._at(folder)))
+        for path in found:
+            if after is None or path > after:
+                with contextlib.suppress(Gone):
+                    yield self.head(path)
+
+    def _walk(self, folder: Path) -> Iterator[str]:
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead round in circles
+                yield from self._walk(Path(entry.path))
+            elif entry.is_file() and not entry.name.startswith(_TEMPORARY):
+                yield Path(entry.path).relative_to(self.root).as_posix()
+
+    def head(self, path: str) -> Listed:
+        with self._translated():
+            found = self._at(path).stat()
+        modified = datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
+        return Listed(path, found.st_size, modified, f"{found.st_size}-{found.st_mtime_ns}")
+
+    def get(self, path: str) -> bytes:
+        with self._translated():
+            return self._at(path).read_bytes()
+
+    def create(self, path: str, data: bytes) -> bool:
+        with self._written(path, data) as temporary:
+            try:
+                os.link(temporary, self._at(path))
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        with self._written(path, data) as temporary:
+            temporary.replace(self._at(path))
+
+    @contextmanager
+    def _written(self, path: str, data: bytes) -> Iterator[Path]:
+        """A file of that content beside `path`, under another name; afterwards the folder is made durable."""
+        with self._translated():
+            temporary = self._temporary(path)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+            _sync(temporary.parent)
+
+    def reader(self, path: str) -> Any:
+        with self._translated():
+            return pa.OSFile(str(self._at(path)))
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[Any]:
+        with self._translated():
+            temporary = self._temporary(path)
+            try:
+                with pa.OSFile(str(temporary), "wb") as stream:
+                    yield stream
+                _sync(temporary)
+                temporary.replace(self._at(path))
+                _sync(temporary.parent)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def copy(self, source: str, target: str) -> None:
+        with self._translated():
+            temporary = self._temporary(target)
+            os.link(self._at(source), temporary)
+            temporary.replace(self._at(target))  # does nothing where both are the same file already
+            temporary.unlink(missing_ok=True)
+            _sync(temporary.parent)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        with self._translated():
+            for path in paths:
+                self._at(path).unlink(missing_ok=True)
+
+    def _temporary(self, path: str) -> Path:
+        """A new name in the folder of `path`, which is made."""
+        found = self._at(path).with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        found.parent.mkdir(parents=True, exist_ok=True)
+        return found
+
+    def _at(self, path: str) -> Path:
+        return self.root / path
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            name = Path(str(error.filename)).name
+            raise Gone("the file is gone", where=self.where, value=name, hint="run it again") from error
+        except PermissionError as error:
+            hint = f"this user needs to read, or to write, below {self.root}"
+            raise AccessDenied("the file system refuses access", where=self.where, hint=hint) from error
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise OutOfSpace("the disk or quota is full", where=self.where, hint="make room") from error
+            what = f"the file system failed: {os.strerror(error.errno or 0)}"
+            raise Unavailable(what, where=self.where, hint="try again") from error
+
+
+_TEMPORARY: Final = "._penstock-"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,323 @@
+"""Files as a bounded source: Parquet by row groups, CSV and JSON lines by whole files.
+
+A split is some pieces of files, each named with the version that was planned: a file that is another one by the time
+that it is read is an error, never a mixture. With a cursor on `_modified` each file is read once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+
+from dataflows.chunks import Chunk
+from dataflows.connectors import Place, ReadOrder
+from dataflows.cursors import Window
+from dataflows.files.formats import FileReader, Shape, format_of, unpacked
+from dataflows.files.log import FolderLog
+from dataflows.files.names import FileSet, partition_columns, partitions
+from dataflows.files.seen import Seen
+from dataflows.files.store import Gone, Listed, Store, patiently
+from dataflows.files.types import as_asked, united
+from dataflows.splits import Split
+from dataflows.tables import Column, Table
+from penstock.clock import now
+from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch
+from penstock.failpoints import failpoint
+from penstock.models.formats import CsvFormat, Format, JsonlFormat
+
+__all__ = ["FilesReader", "FilesSource"]
+
+MODIFIED: Final = "_modified"
+HIDDEN: Final = (
+    Column("_path", "text", nullable=False, hidden=True),
+    Column(MODIFIED, "timestamp with time zone", nullable=False, hidden=True),
+)
+LOOKED_AT: Final = {"parquet": 64, "csv": 8, "jsonl": 8}
+"""Files that columns are told from; of more files, those at equal distances, with the first and the last."""
+AT_ONCE: Final = 8
+PIECES: Final = 256
+BYTES_PER_ROW: Final = 64
+Piece = list[Any]
+"""Path, version, and row groups or None, as JSON."""
+
+
+def reader_of(form: Format, *, remote: bool) -> FileReader:
+    """What reads a format."""
+    if isinstance(form, CsvFormat):
+        from dataflows.files.csv import CsvReader  # noqa: PLC0415 - only what is needed
+
+        return CsvReader(form)
+    if isinstance(form, JsonlFormat):
+        from dataflows.files.jsonl import JsonlReader  # noqa: PLC0415
+
+        return JsonlReader(form)
+    from dataflows.files.parquet import ParquetReader  # noqa: PLC0415
+
+    return ParquetReader(remote)
+
+
+@dataclass(slots=True)
+class FilesSource:
+    """A set of files, or what a folder's log says that it holds."""
+
+    place: Place
+    store: Store
+    form: None = field(default=None, init=False)
+    _shapes: dict[tuple[str, str], Shape] = field(default_factory=dict, init=False)
+    _table: Table | None = field(default=None, init=False)
+    _listing: list[Listed] | None = field(default=None, init=False)
+
+    @property
+    def where(self) -> str:
+        """Where an error with these files is."""
+        return f"{self.place.where}: {self.place.object}"
+
+    def describe(self) -> Table:
+        if self._table is None:
+            self._table = self._described()
+        return self._table
+
+    def _described(self) -> Table:
+        files, columns = self._listed()
+        self._listing = files
+        if not files and columns is None:
+            hint = "look at the pattern; names that begin with _ or . are passed over"
+            raise MissingTable("no file matches", where=self.place.where, value=self.place.object, hint=hint)
+        if columns is None:
+            columns = self._told(files)
+        names = {column.name for column in columns}
+        columns += tuple(column for column in HIDDEN if column.name not in names)
+        return Table(self.place.object, "files", columns, (), self._estimate(files))
+
+    def _told(self, files: Sequence[Listed]) -> tuple[Column, ...]:
+        kinds = {format_of(one.path, self.place.format, self.where)[0].type for one in files}
+        if len(kinds) > 1:
+            hint = "narrow the pattern, such as *.parquet"
+            raise Refused(
+                f"files of {' and '.join(sorted(kinds))} cannot be read together", where=self.where, hint=hint
+            )
+        kind = kinds.pop()
+        looked = _spread(files, LOOKED_AT[kind])
+        shapes = [(one.path, shape.columns) for one, shape in zip(looked, self._shaped(looked), strict=True)]
+        told = getattr(self.place.format, "columns", {})
+        folders = partition_columns((one.path for one in files), told, self.where)
+        columns = united(shapes, self.where, text=kind != "parquet")
+        if double := {one.name for one in folders} & {one.name for one in columns}:
+            raise SchemaMismatch(
+                f"`{double.pop()}` is a column and a folder's key", where=self.where, hint="rename one"
+            )
+        if not columns:
+            hint = "say their columns in `format.columns`" if kind != "parquet" else "name other files"
+            raise SchemaMismatch("the files have no columns", where=self.where, hint=hint)
+        return columns + folders
+
+    def _listed(self) -> tuple[list[Listed], tuple[Column, ...] | None]:
+        """The files of the set, by path, and the columns where a log of ours tells both."""
+        files = FileSet.parse(self.place.object, self.where)
+        log = FolderLog(self.store, files.folder, self.where)
+        table = log.refresh()
+        below = [one for one in self.store.list(files.folder) if files.matches(one.path)]
+        if files.plain and not below and "." in files.folder.rpartition("/")[2]:
+            below = self._one(files.folder)
+        if table.columns is None:
+            return below, None
+        rows = {log.at(one["path"]) for one in table.files}
+        return [one for one in below if one.path in rows], tuple(Column(**column) for column in table.columns)
+
+    def _one(self, path: str) -> list[Listed]:
+        try:
+            return [self.store.head(path)]
+        except Gone:
+            return []
+
+    def _shaped(self, files: Sequence[Listed]) -> list[Shape]:
+        """What files look like; those of a remote store are asked for side by side."""
+        with ThreadPoolExecutor(AT_ONCE if self.store.remote else 1) as pool:
+            return list(pool.map(self._shape, files))
+
+    def _shape(self, file: Listed) -> Shape:
+        key = (file.path, file.version)
+        if key not in self._shapes:
+            form, codec = format_of(file.path, self.place.format, self.where)
+            where = f"{self.place.where}: {file.path}"
+            with self.store.reader(file.path) as stream:
+                self._shapes[key] = reader_of(form, remote=self.store.remote).shape(_plain(stream, codec), where)
+        return self._shapes[key]
+
+    def _estimate(self, files: Sequence[Listed]) -> int:
+        known = [(one.size, sum(shape.groups)) for one in files
+                 if (shape := self._shapes.get((one.path, one.version))) and shape.groups is not None]  # fmt: skip
+        size, rows = sum(one for one, _ in known), sum(one for _, one in known)
+        total = sum(one.size for one in files)
+        return round(total * rows / size) if size else total // BYTES_PER_ROW
+
+    def split_key(self, table: Table) -> Column | None:  # noqa: ARG002 - splits are pieces of files
+        return None
+
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+        """The files that were not read yet and are older than `lag`.
+
+        Raises:
+            Refused: another column than `_modified`, or a file that has changed since it was read.
+        """
+        if cursor.name != MODIFIED:
+            hint = f"write cursor: {{field: {MODIFIED}}}: each file is read once"
+            raise Refused("files are read by whole files", where=self.where, value=cursor.name, hint=hint)
+        seen, limit = Seen.parse(last), now() - lag
+        files = self._listing if self._listing is not None else self._listed()[0]
+        if changed := [one.path for one in files if seen.changed(one)]:
+            hint = "put it back and write changes to new files, or read everything by write: replace"
+            raise Refused(f"{changed[0]} has changed since its rows were read", where=self.where, hint=hint)
+        new = [one for one in files if not seen.has(one) and (not lag or one.modified <= limit)]
+        return Window(last, seen.with_files(new, files).text() if new else None)
+
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+        files = self._listing if self._listing is not None else self._listed()[0]
+        if key is not None:
+            before, after = Seen.parse(window.lower), Seen.parse(window.upper)
+            files = [one for one in files if after.has(one) and not before.has(one)]
+        packs = _packed(self._pieces(files), rows)
+        return tuple(Split(first + at, json.dumps(pack, separators=(",", ":"))) for at, pack in enumerate(packs))
+
+    def _pieces(self, files: Sequence[Listed]) -> Iterator[tuple[Piece, int]]:
+        """Pieces with about how many rows each has: row groups of Parquet, whole files of text."""
+        parquet = [one for one in files if format_of(one.path, self.place.format, self.where)[0].type == "parquet"]
+        shapes = dict(zip((one.path for one in parquet), self._shaped(parquet), strict=True))
+        for file in files:
+            shape = shapes.get(file.path)
+            if shape is None or shape.groups is None:
+                yield [file.path, file.version, None], file.size // BYTES_PER_ROW + 1
+                continue
+            for at, rows in enumerate(shape.groups):
+                yield [file.path, file.version, [at]], rows
+
+    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - a version is a point in time of its own
+        return None
+
+    def reader(self, order: ReadOrder) -> FilesReader:
+        return FilesReader(self.place, self.store, order)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _plain(stream: Any, codec: str | None) -> Any:
+    return unpacked(stream, codec)
+
+
+def _spread(files: Sequence[Listed], count: int) -> list[Listed]:
+    if len(files) <= count:
+        return list(files)
+    return [files[round(at * (len(files) - 1) / (count - 1))] for at in range(count)]
+
+
+def _packed(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Piece]]:
+    """Pieces together until they have about `rows` rows; neighbouring row groups of a file are one piece."""
+    pack: list[Piece] = []
+    held = 0
+    for piece, count in pieces:
+        if pack and (held + count // 2 > rows or len(pack) >= PIECES):
+            yield pack
+            pack, held = [], 0
+        if pack and piece[2] is not None and pack[-1][:2] == piece[:2]:
+            pack[-1][2] += piece[2]
+        else:
+            pack.append(piece)
+        held += count
+    if pack:
+        yield pack
+
+
+@dataclass(slots=True)
+class FilesReader:
+    """Reads splits, piece by piece."""
+
+    place: Place
+    store: Store
+    order: ReadOrder
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False)
+
+    def read(self, slot: str, split: Split) -> Iterator[Chunk]:
+        """The chunks of a split and its closing marker.
+
+        Raises:
+            BadData: a value that is not of its type, or a file that has changed.
+        """
+        failpoint("read.begin", split.number)
+        if self.store.remote and self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="files")
+        sequence = rows = 0
+        for path, version, groups in json.loads(split.lower or "[]"):
+            for batch in self._batches(path, version, groups):
+                failpoint("read.block", split.number)
+                rows += batch.num_rows
+                yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
+                sequence += 1
+        failpoint("read.end", split.number)
+        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+
+    def close(self) -> None:
+        """Leave what may still hang in a request behind."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def _asked(self, work: Callable[[], Any]) -> Any:
+        return patiently(self._pool, self.order.check, work)
+
+    def _batches(self, path: str, version: str, groups: list[int] | None) -> Iterator[pa.RecordBatch]:
+        where = f"{self.place.where}: {path}"
+        file = self._unchanged(path, version, where)
+        form, codec = format_of(path, self.place.format, where)
+        known = [column for column in self.order.table.columns if not column.hidden]
+        folders = partitions(path)
+        inside = [column for column in known if column.name not in folders]
+        wanted = {name: column for name in self.order.columns for column in inside if column.name == name}
+        with self._asked(lambda: self.store.reader(path)) as stream:
+            batches = reader_of(form, remote=self.store.remote).batches(
+                _plain(stream, codec), groups, wanted, inside, self.order.batch_rows, where
+            )
+            while (batch := self._asked(lambda: next(batches, None))) is not None:
+                yield self._shaped(batch, file, folders, where)
+        self._unchanged(path, version, where)
+
+    def _unchanged(self, path: str, version: str, where: str) -> Listed:
+        try:
+            found: Listed = self._asked(lambda: self.store.head(path))
+        except Gone:
+            hint = "put it back and run again; a new run of write: replace plans anew"
+            raise BadData("the file is gone since the run was planned", where=where, hint=hint) from None
+        if found.version != version:
+            hint = "put it back and run again; a new run of write: replace plans anew"
+            raise BadData("the file has changed since the run was planned", where=where, hint=hint)
+        return found
+
+    def _shaped(
+        self, batch: pa.RecordBatch, file: Listed, folders: dict[str, str | None], where: str
+    ) -> pa.RecordBatch:
+        schema = self.order.schema
+        assert schema is not None  # noqa: S101 - files are never read undecoded
+        constants: dict[str, Any] = {"_path": file.path, MODIFIED: file.modified, **folders}
+        have = set(batch.schema.names)
+        arrays = []
+        for one in schema:
+            if one.name in have:
+                arrays.append(as_asked(batch.column(one.name), one, where))
+            else:
+                arrays.append(_repeated(constants.get(one.name), one, batch.num_rows, where))
+        return pa.RecordBatch.from_arrays(arrays, names=schema.names)
+
+
+def _repeated(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
+    try:
+        found = pa.scalar(value).cast(wanted.type) if value is not None else pa.scalar(None, wanted.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        what = f"the folder's value of `{wanted.name}` is no {wanted.type}"
+        raise BadData(what, where=where, hint="give the key another type in `format.columns`") from None
+    return pa.repeat(found, count)
