@@ -26,6 +26,7 @@ demo: $(STAMP) ## The whole story on an embedded server, in about two minutes
 
 .PHONY: test
 test: $(STAMP) ## All tests but the long chaos runs; ARGS="tests/topics -k wake" picks some
+	@tools/test-servers
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
 
 .PHONY: check
