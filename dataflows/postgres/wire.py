@@ -24,16 +24,19 @@ from typing import Final
 from uuid import uuid4
 
 from dataflows.postgres.session import IDLE_SECONDS, Session, by_state, translated
-from penstock.errors import PenstockError, Unreachable
+from penstock.errors import BadData, PenstockError, Unreachable
 
-__all__ = ["framed", "plain", "put_messages", "receive", "unframed"]
+__all__ = ["framed", "plain", "put_messages", "receive", "receive_rows", "unframed"]
 
 BLOCK: Final = 1 << 20
 HELD: Final = 4096
 """Bytes at the end of what was received that are kept back, until it is known that the end is not in them."""
 LAST_WORDS: Final = 1 << 16
 """Bytes kept of the end of a stream that broke, in which the server's reason is looked for."""
+HEADER: Final = 5
+"""Bytes before a message's body: its kind, and its length from there on, the four bytes of the length included."""
 _READY: Final = b"Z\x00\x00\x00\x05"
+_BETWEEN: Final = re.compile(rb"\nd\x00...", re.DOTALL)
 _DONE: Final = re.compile(rb"c\x00\x00\x00\x04C\x00\x00\x00.COPY (\d+)\x00\Z", re.DOTALL)
 
 
@@ -67,23 +70,24 @@ def receive(
     """
     number = uuid4().hex.encode()
     ask = b"".join(_query(text) for text in (query.encode(), b"SELECT '" + number + b"'::pg_catalog.text AS n"))
-    answer = _answer(number)
+    answer, size = _answer(number), max(size, HELD)
     with _bare(session) as bare:
         _send(bare, memoryview(ask), check, where)
-        block, held = bytearray(size + HELD), 0
+        block, begin, held = bytearray(size + 2 * HELD), -1, 0
         while True:
             held += _receive_into(bare, memoryview(block)[held:], check, where, block, held)
-            if block.endswith(answer, 0, held - 1) and (end := _end(block, held - 1 - len(answer), where)):
-                upto, rows = end
-                if upto:
-                    yield memoryview(block)[:upto]
+            if begin < 0 and held >= HEADER:  # a message of its own says how many columns there are
+                begin = 1 + int.from_bytes(block[1:HEADER]) if block.startswith(b"H") else 0
+            if block.endswith(answer, 0, held - 1):
+                upto, rows = _end(block, held - 1 - len(answer), where)
+                yield memoryview(block)[begin:upto]
                 yield rows
                 return
-            if held >= size:
-                following = bytearray(size + HELD)
+            if held > size + HELD:
+                following = bytearray(size + 2 * HELD)
                 following[:HELD] = memoryview(block)[held - HELD : held]
-                yield memoryview(block)[: held - HELD]
-                block, held = following, HELD
+                yield memoryview(block)[begin : held - HELD]
+                block, begin, held = following, 0, HELD
 
 
 def _receive_into(
@@ -175,6 +179,45 @@ def _send(
                 check()
         except OSError as error:
             raise Unreachable("the connection was lost", where=where, hint="try again") from error
+
+
+def receive_rows(
+    session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK
+) -> Iterator[bytes | int]:
+    r"""As `receive`, of a COPY in CSV or text format: whole rows, without what is around them.
+
+    Such a row ends in a newline and holds no NUL, so ``\n d NUL`` stands between two messages and nowhere else, but
+    for the length of a row of just 0x0a6400 bytes; a row of 16 MB or more has no NUL there, and is missed.
+
+    Raises:
+        BadData: a row of 16 MB or more.
+    """
+    rest, rows = b"\n", 0
+    for block in receive(session, query, check, where, size):
+        if isinstance(block, int):
+            text, count = _BETWEEN.subn(b"\n", rest)
+            if rows + count != block:
+                hint = "leave its large columns out of the mapping"
+                raise BadData("a row of 16 MB or more cannot be read by its values", where=where, hint=hint)
+            if len(text) > 1:
+                yield text[1:]
+            yield block
+            return
+        rest += block
+        upto = _boundary(rest)
+        if upto > 0:
+            text, count = _BETWEEN.subn(b"\n", memoryview(rest)[:upto])
+            rows += count
+            rest = rest[upto - 1 :]
+            yield text[1:]
+
+
+def _boundary(data: bytes) -> int:
+    """Where the last message begins that is not the first; 0 where there is one only."""
+    at = data.rfind(b"\nd\x00", 1, len(data) - 3)
+    if at > 0 and data[at - 3 : at] == b"\nd\x00":  # it is the length of the message that begins there
+        at -= 3
+    return at + 1 if at > 0 else 0
 
 
 def framed(rows: bytes) -> memoryview:

@@ -24,7 +24,7 @@ from dataflows.cursors import TIMES, Window
 from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
 from dataflows.postgres.tables import escaped, quoted
 from dataflows.postgres.types import parse_type
-from dataflows.postgres.wire import framed, plain, receive
+from dataflows.postgres.wire import framed, plain, receive, receive_rows
 from dataflows.splits import Split
 from dataflows.tables import Column, Table
 from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
@@ -33,7 +33,7 @@ from penstock.failpoints import failpoint
 __all__ = ["PostgresReader", "cursor_window", "plan_splits"]
 
 RAW_BYTES: Final = 1 << 20
-ARROW_BYTES: Final = 16 << 20
+ARROW_BYTES: Final = 4 << 20
 SAMPLE_BYTES: Final = 32 << 20
 LOCK_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 1.0
@@ -208,11 +208,11 @@ class PostgresReader:
                 counted = block
                 continue
             failpoint("read.block", split.number)
-            batch = block if isinstance(block, memoryview) else self._decoded(block)
-            held = 0 if isinstance(batch, memoryview) else batch.num_rows
-            rows += held
-            yield Chunk(slot, split.number, sequence, batch, held, read=held)
-            sequence += 1
+            for batch in [block] if isinstance(block, memoryview) else self._batches(block):
+                held = 0 if isinstance(batch, memoryview) else batch.num_rows
+                rows += held
+                yield Chunk(slot, split.number, sequence, batch, held, read=held)
+                sequence += 1
         if self.schema is not None and rows != counted:
             raise BadData(f"the server sent {counted} rows and {rows} were decoded", where=self.where)
         failpoint("read.end", split.number)
@@ -220,15 +220,17 @@ class PostgresReader:
 
     def _blocks(self, session: Session, query: str) -> Iterator[bytes | memoryview | int]:
         """What the server sends: messages, where nothing has to look at them, else whole rows; at the end the count."""
-        if self.schema is not None:
-            yield from copy_out(session, query, ARROW_BYTES, self.check, self.where, self.batch_rows)
-        elif not plain(session):
-            for block in copy_out(session, query, RAW_BYTES, self.check, self.where):
-                yield block if isinstance(block, int) else framed(block)
-        else:
-            self._asked = True
+        if not plain(session):
+            size = RAW_BYTES if self.schema is None else ARROW_BYTES
+            for block in copy_out(session, query, size, self.check, self.where):
+                yield framed(block) if isinstance(block, bytes) and self.schema is None else block
+            return
+        self._asked = True
+        if self.schema is None:
             yield from receive(session, query, self.check, self.where, RAW_BYTES)
-            self._asked = False
+        else:
+            yield from receive_rows(session, query, self.check, self.where, ARROW_BYTES)
+        self._asked = False
 
     def close(self) -> None:
         """End the session, and the query that it may still be running."""
@@ -249,6 +251,10 @@ class PostgresReader:
         rows = _range(quoted(self.key.name), self.key.type, split.lower, split.upper) if self.key else "true"
         form = "binary" if self.schema is None else "csv"
         return f"COPY (SELECT {names} FROM {self.table.name.sql} WHERE {rows}) TO STDOUT (FORMAT {form})"
+
+    def _batches(self, block: bytes) -> list[pa.RecordBatch]:
+        batch = self._decoded(block)
+        return [batch.slice(start, self.batch_rows) for start in range(0, batch.num_rows, self.batch_rows)]
 
     def _decoded(self, block: bytes) -> pa.RecordBatch:
         schema = self.schema
