@@ -8,7 +8,7 @@ numbers with a point become double precision, unless they have more than 15 digi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,7 +93,7 @@ class CsvReader:
             raise _bad(error, names, where) from None
 
     def batches(
-        self, stream: Any, groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
+        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         options = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=self.form.encoding)
@@ -102,7 +102,7 @@ class CsvReader:
         wanted = {name: arrow_type(parse_type(column.type)) for name, column in columns.items()}
         names: Sequence[str] = ()
         try:
-            with csv.open_csv(stream, options, self._parse(), self._convert(wanted)) as reader:
+            with csv.open_csv(opened(), options, self._parse(), self._convert(wanted)) as reader:
                 names = reader.schema.names
                 _check_names(names, known, where)
                 for batch in reader:
@@ -110,7 +110,7 @@ class CsvReader:
                         yield batch.slice(start, rows)
         except pa.ArrowInvalid as error:
             if "Empty CSV" not in str(error):
-                raise _bad(error, names, where) from None
+                raise _bad(error, names or self._names(_head(opened()), where), where) from None
 
     def _parse(self) -> csv.ParseOptions:
         return csv.ParseOptions(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -10,10 +11,21 @@ import pyarrow as pa
 
 from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.tables import Column
-from penstock.errors import Refused, SchemaMismatch
+from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat
 
-__all__ = ["ENDINGS", "FileReader", "FileWriter", "Shape", "declared", "ending_of", "format_of", "packed", "unpacked"]
+__all__ = [
+    "ENDINGS",
+    "FileReader",
+    "FileWriter",
+    "Shape",
+    "declared",
+    "decompressed",
+    "ending_of",
+    "format_of",
+    "packed",
+    "unpacked",
+]
 
 ENDINGS: Final[dict[str, Format]] = {
     ".parquet": ParquetFormat(type="parquet"), ".pq": ParquetFormat(type="parquet"),
@@ -32,7 +44,7 @@ class Shape:
 
 
 class FileReader(Protocol):
-    """Reads files of one format. `stream` is an Arrow file, already decompressed where the format is text."""
+    """Reads files of one format, from Arrow streams that are already decompressed where the format is text."""
 
     def shape(self, stream: Any, where: str) -> Shape:
         """What the file looks like; of a text file, what its beginning tells.
@@ -42,10 +54,12 @@ class FileReader(Protocol):
         """
 
     def batches(
-        self, stream: Any, groups: Sequence[int] | None, columns: Mapping[str, Column], known: Sequence[Column],
-        rows: int, where: str,
+        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],
+        known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         """Batches of at most `rows` rows that have at least those of `columns` that the file has.
+
+        `opened` gives a new stream of the file's content each time; `known` are all columns that files may have.
 
         Raises:
             BadData: by file, line and column.
@@ -91,6 +105,21 @@ def ending_of(form: Format) -> str:
     if isinstance(form, ParquetFormat):
         return plain
     return plain + {"gzip": ".gz", "zstd": ".zst"}.get(form.compression or "none", "")
+
+
+@contextmanager
+def decompressed(where: str) -> Iterator[None]:
+    """Say it where a compressed file is damaged.
+
+    Raises:
+        BadData: it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise BadData("the file cannot be decompressed", where=where, hint="mend the file, or its name") from None
 
 
 def unpacked(stream: Any, codec: str | None) -> Any:

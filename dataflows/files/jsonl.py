@@ -6,10 +6,11 @@ columns itself. Objects and arrays are kept as JSON text; numbers inside of them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import orjson
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,21 +42,20 @@ class JsonlReader:
         if self.form.columns:
             return Shape(declared(self.form.columns, where))
         head = next(_blocks(stream, SAMPLE_BYTES, where), b"")
-        if not head.strip():
-            return Shape(())
-        try:
-            frame = pl.read_ndjson(head, infer_schema_length=None)
-        except (pl.exceptions.PolarsError, ValueError, RuntimeError):
-            raise BadData("its first lines are no JSON objects", where=where, hint="mend the file") from None
-        return Shape(tuple(Column(name, _told(kind)) for name, kind in frame.schema.items()))
+        kinds: dict[str, set[type]] = {}
+        for number, line in enumerate(head.splitlines(), start=1):
+            if line.strip():
+                for name, value in _object(line, number, where).items():
+                    kinds.setdefault(name, set()).add(type(value))
+        return Shape(tuple(Column(name, _told(found - {type(None)})) for name, found in kinds.items()))
 
     def batches(
-        self, stream: Any, groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
+        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         line = 1
         block_reader = _Block(columns, known, strict=not self.form.columns)
-        for block in _blocks(stream, BLOCK_BYTES, where):
+        for block in _blocks(opened(), BLOCK_BYTES, where):
             if block.strip():
                 try:
                     table = block_reader.read(block)
@@ -138,16 +138,28 @@ def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:
         yield rest
 
 
-def _told(kind: pl.DataType) -> str:
-    if kind.is_integer():
-        return "bigint" if kind != pl.UInt64 else "numeric(20,0)"
-    if kind.is_float():
-        return "double precision"
-    if kind == pl.Boolean:
-        return "boolean"
-    if kind == pl.Null:
+def _object(line: bytes, number: int, where: str) -> dict[str, Any]:
+    try:
+        found = orjson.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadData(f"line {number} is no JSON object", where=where, hint="mend the file, or say its format")
+    return found
+
+
+def _told(kinds: set[type]) -> str:
+    """The type for values of these kinds; where they are mixed, text: a value that is none is then an error."""
+    if not kinds:
         return UNKNOWN
-    return "json" if kind.is_nested() else "text"
+    if kinds <= {dict, list}:
+        return "json"
+    if kinds == {int, float}:
+        return "double precision"
+    return _SCALARS.get(next(iter(kinds)), "text") if len(kinds) == 1 else "text"
+
+
+_SCALARS: Final = {bool: "boolean", int: "bigint", float: "double precision"}
 
 
 def _read_as(column: Column) -> pa.DataType:

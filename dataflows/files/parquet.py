@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,10 +38,10 @@ class ParquetReader:
         return Shape(columns, tuple(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)))
 
     def batches(
-        self, stream: Any, groups: Sequence[int] | None, columns: Mapping[str, Column],
+        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
-        file = self._opened(stream, where)
+        file = self._opened(opened(), where)
         have = file.schema_arrow.names
         if new := set(have) - {column.name for column in known}:
             hint = "it is in none of the files that were looked at; narrow the pattern, or write the files alike"

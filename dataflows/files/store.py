@@ -202,7 +202,7 @@ class LocalStore:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             name = Path(str(error.filename)).name
             raise Gone("the file is gone", where=self.where, value=name, hint="run it again") from error
         except PermissionError as error:

@@ -23,7 +23,7 @@ from dataflows.files.log import FolderLog
 from dataflows.files.manifest import STAGED, published, staged
 from dataflows.files.names import FileSet
 from dataflows.files.state import FilesState
-from dataflows.files.store import Store, patiently
+from dataflows.files.store import Gone, Store, patiently
 from dataflows.files.types import file_field
 from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.sinks.publication import finished
@@ -207,7 +207,11 @@ class FilesTarget:
             found = finished(self.state, run, told, self.where)
             if found.ended:
                 return found.result
-            self._copy([(log.at(one["path"]), log.at(published(one["path"]))) for one in before])
+            try:
+                self._copy([(log.at(one["path"]), log.at(published(one["path"]))) for one in before])
+            except Gone:
+                self.state.check(log.refresh(), generation)  # a newer run has published them, or taken them away
+                raise
             self.state.finish(run, cursor, found.result)
             failpoint("publish.moved")
         replaced = log.table.replaced if self._replaces else []

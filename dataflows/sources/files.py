@@ -18,7 +18,7 @@ import pyarrow as pa
 from dataflows.chunks import Chunk
 from dataflows.connectors import Place, ReadOrder
 from dataflows.cursors import Window
-from dataflows.files.formats import FileReader, Shape, format_of, unpacked
+from dataflows.files.formats import FileReader, Shape, decompressed, format_of, unpacked
 from dataflows.files.log import FolderLog
 from dataflows.files.names import FileSet, partition_columns, partitions
 from dataflows.files.seen import Seen
@@ -146,8 +146,8 @@ class FilesSource:
         if key not in self._shapes:
             form, codec = format_of(file.path, self.place.format, self.where)
             where = f"{self.place.where}: {file.path}"
-            with self.store.reader(file.path) as stream:
-                self._shapes[key] = reader_of(form, remote=self.store.remote).shape(_plain(stream, codec), where)
+            with self.store.reader(file.path) as stream, decompressed(where):
+                self._shapes[key] = reader_of(form, remote=self.store.remote).shape(unpacked(stream, codec), where)
         return self._shapes[key]
 
     def _estimate(self, files: Sequence[Listed]) -> int:
@@ -207,10 +207,6 @@ class FilesSource:
         """Nothing is held."""
 
 
-def _plain(stream: Any, codec: str | None) -> Any:
-    return unpacked(stream, codec)
-
-
 def _spread(files: Sequence[Listed], count: int) -> list[Listed]:
     if len(files) <= count:
         return list(files)
@@ -222,7 +218,7 @@ def _packed(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Pie
     pack: list[Piece] = []
     held = 0
     for piece, count in pieces:
-        if pack and (held + count // 2 > rows or len(pack) >= PIECES):
+        if pack and (held + count / 2 > rows or len(pack) >= PIECES):
             yield pack
             pack, held = [], 0
         if pack and piece[2] is not None and pack[-1][:2] == piece[:2]:
@@ -279,10 +275,10 @@ class FilesReader:
         folders = partitions(path)
         inside = [column for column in known if column.name not in folders]
         wanted = {name: column for name in self.order.columns for column in inside if column.name == name}
-        with self._asked(lambda: self.store.reader(path)) as stream:
-            batches = reader_of(form, remote=self.store.remote).batches(
-                _plain(stream, codec), groups, wanted, inside, self.order.batch_rows, where
-            )
+        batches = reader_of(form, remote=self.store.remote).batches(
+            lambda: unpacked(self.store.reader(path), codec), groups, wanted, inside, self.order.batch_rows, where
+        )
+        with decompressed(where):
             while (batch := self._asked(lambda: next(batches, None))) is not None:
                 yield self._shaped(batch, file, folders, where)
         self._unchanged(path, version, where)

@@ -1,0 +1,278 @@
+"""Places for files: a folder of this machine, and a bucket of a real S3 server; pipelines between items and files."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pyarrow as pa
+import pytest
+
+from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.files.connector import FilesConnector, S3Connector
+from dataflows.files.manifest import STAGED
+from dataflows.files.store import Store
+from dataflows.postgres.types import arrow_type, parse_type
+from dataflows.sources.files import FilesSource
+from dataflows.splits import Split
+from penstock.models.connection import parse_connection
+from penstock.models.formats import Format
+from penstock.models.pipeline import Sink
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Launchers
+
+VERSION = "v1.8.0"
+SECRET = "penstock-test-secret"
+WAIT = 20.0
+_numbers = count(1)
+
+
+def gateway() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    program = cache / "penstock" / "servers" / f"versitygw-{VERSION}"
+    assert program.exists(), f"{program} is missing: run tools/test-servers"
+    return program
+
+
+@dataclass
+class S3Server:
+    """A Versity gateway over a folder, on a free port of the loopback; it may be stopped and started again."""
+
+    home: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        for name in ("data/lake", "side"):
+            (self.home / name).mkdir(parents=True, exist_ok=True)
+        keys = {"ROOT_ACCESS_KEY": "penstock", "ROOT_SECRET_KEY": SECRET}
+        arguments = ["posix", "--sidecar", str(self.home / "side"), str(self.home / "data")]
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [gateway(), "--port", f"127.0.0.1:{self.port}", "--quiet", *arguments],
+                env=os.environ | keys, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise AssertionError((self.home / "log").read_text())
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = S3Server(tmp_path_factory.mktemp("s3"), port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@dataclass
+class Files:
+    """A connection to files with a root of its own, and the folder in which they really are."""
+
+    kind: str
+    root: Path
+    connection: dict[str, Any]
+    secrets: Path
+
+    def place(self, object: str, form: Format | None = None) -> Place:  # noqa: A002 - as pipelines call it
+        settings = parse_connection("files", self.connection)
+        return Place("items", "files", settings, object, self.secrets, form)
+
+    @property
+    def connector(self) -> type[FilesConnector | S3Connector]:
+        return S3Connector if self.kind == "s3" else FilesConnector
+
+    @property
+    def store(self) -> Store:
+        return self.source("x").store
+
+    def source(self, object: str, form: Format | None = None) -> FilesSource:  # noqa: A002
+        return self.connector.source(self.place(object, form))
+
+    def target(self, object: str, write: str = "replace", **sink: Any) -> Any:  # noqa: A002
+        spec = Sink.parse({"connection": "files", "object": object, "write": write, **sink})
+        return self.connector.target(self.place(object, spec.format), Owner("u1", "items", spec))
+
+    def write(self, path: str, data: bytes) -> Path:
+        """A file that somebody else puts there."""
+        if self.kind == "s3":
+            self.store.put(path, data)
+        else:
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / path).write_bytes(data)
+        return self.root / path
+
+    def visible(self, folder: str, ending: str = ".parquet") -> list[Path]:
+        """What a tool sees that lists a folder's files."""
+        return sorted((self.root / folder).glob(f"*{ending}"))
+
+    def staged(self, folder: str) -> list[str]:
+        """Files below `_penstock` that hold rows."""
+        return [one.path for one in self.store.list(f"{folder}/{STAGED}".rstrip("/"))]
+
+
+def read(source: FilesSource, columns: list[str] | None = None, split_rows: int = 100_000) -> pa.Table:
+    """All rows of a source, as a run reads them without a cursor."""
+    from dataflows.cursors import Window
+
+    table = source.describe()
+    names = columns or [column.name for column in table.columns if not column.hidden]
+    schema = pa.schema([(name, arrow_type(parse_type(table.column(name).type))) for name in names])  # type: ignore[union-attr]
+    reader = source.reader(ReadOrder(table, names, None, schema, 1000, lambda: None))
+    splits: tuple[Split, ...] = source.plan(table, None, Window(None, None), split_rows, 0)
+    try:
+        chunks = [chunk for split in splits for chunk in reader.read("00", split)]
+    finally:
+        reader.close()
+    batches = [chunk.data for chunk in chunks if chunk.data is not None]
+    found = pa.Table.from_batches(batches, schema=schema)
+    assert sum(chunk.rows for chunk in chunks if chunk.last) == found.num_rows
+    return found
+
+
+@pytest.fixture
+def places(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Files]:
+    """Make a fresh place of a kind: ``files`` or ``s3``."""
+
+    def make(kind: str) -> Files:
+        if kind == "files":
+            root = tmp_path / f"root{next(_numbers)}"
+            root.mkdir()
+            return Files(kind, root, {"type": "files", "root": str(root)}, tmp_path)
+        server: S3Server = request.getfixturevalue("s3")
+        (tmp_path / "key").write_text("penstock")
+        (tmp_path / "secret").write_text(SECRET)
+        prefix = f"p{next(_numbers)}-{tmp_path.name[-40:]}"
+        connection = {
+            "type": "s3", "url": f"s3://lake/{prefix}", "endpoint": server.endpoint, "region": "us-east-1",
+            "access_key": f"${{file:{tmp_path}/key}}", "secret_key": f"${{file:{tmp_path}/secret}}",
+        }  # fmt: skip
+        return Files(kind, server.home / "data" / "lake" / prefix, connection, tmp_path)
+
+    return make
+
+
+@pytest.fixture(params=["files", "s3"])
+def files(places: Callable[[str], Files], request: pytest.FixtureRequest) -> Files:
+    return places(request.param)
+
+
+@dataclass
+class Export:
+    """One pipeline from ``public.items`` to a folder, and the tasks of its runs."""
+
+    files: Files
+    session: psycopg.Connection[Any]
+    dsn: str
+    folder: Path
+    write: str
+    sink: dict[str, Any] = field(default_factory=dict)
+    split_rows: int = 200
+    number: int = field(default_factory=lambda: next(_numbers))
+
+    @property
+    def target(self) -> str:
+        return f"out/t{self.number}"
+
+    @property
+    def uid(self) -> str:
+        return f"00000000-0000-4000-8000-{self.number:012d}"
+
+    def task(self, run: str, **changes: Any) -> dict[str, Any]:
+        source: dict[str, Any] = {"connection": "shop", "object": "public.items"}
+        if self.write == "append":
+            source["cursor"] = {"field": "id"}
+        sink = {"connection": "lake", "object": self.target, "write": self.write, **self.sink}
+        task = {
+            "run": run, "attempt": 1, "uid": self.uid, "secrets": str(self.files.secrets),
+            "connections": {"shop": {"type": "postgres", "dsn": self.dsn}, "lake": self.files.connection},
+            "pipeline": {
+                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "spec": {"source": source, "sink": sink},
+            },
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
+            "split_rows": self.split_rows,
+        }  # fmt: skip
+        return task | changes
+
+    def rows(self, names: list[Path] | None = None) -> list[tuple[Any, ...]]:
+        """What the folder holds as our own source reads it, or what is in these files."""
+        if names is None:
+            return _rows(read(self.files.source(self.target)))
+        import pyarrow.parquet as pq
+
+        return [row for name in names for row in _rows(pq.read_table(name))]
+
+    def wanted(self) -> list[tuple[Any, ...]]:
+        return self.session.execute("SELECT id, name, price, at FROM public.items").fetchall()
+
+    def differences(self) -> dict[str, int]:
+        """Rows lost and doubled (or foreign), by the log and by a plain listing of the folder."""
+        found: dict[str, int] = {}
+        wanted = sorted(self.wanted(), key=repr)
+        for way, rows in (("log", self.rows()), ("glob", self.rows(self.files.visible(self.target)))):
+            have = sorted(rows, key=repr)
+            if have != wanted:
+                found[way] = len(have) - len(wanted)
+                found[f"{way} lost"] = len(set(wanted) - set(have))
+        return found
+
+    def add(self, rows: int) -> None:
+        self.session.execute(
+            "INSERT INTO items (name, price) SELECT 'more ' || g, g FROM generate_series(1, %s) g", (rows,)
+        )
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True)) if table.num_rows else []
+
+
+@pytest.fixture
+def export(
+    items: tuple[psycopg.Connection[Any], str], tmp_path: Path, places: Callable[[str], Files]
+) -> Callable[..., Export]:
+    """Make an export to a place of its own."""
+
+    def make(kind: str, write: str, **sink: Any) -> Export:
+        session, dsn = items
+        return Export(places(kind), session, dsn, tmp_path, write, sink)
+
+    return make
+
+
+@pytest.fixture
+def completed(launchers: Launchers) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Run a task that must complete; its counters."""
+
+    def run(task: dict[str, Any]) -> dict[str, Any]:
+        result = launchers.run(task)
+        assert result["status"] == "completed", result
+        return dict(result["counters"])
+
+    return run

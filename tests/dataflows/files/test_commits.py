@@ -1,0 +1,203 @@
+# ruff: noqa: FBT001 - tables of statements, one a line; what is parametrized comes by position
+"""A sink of files that is killed, or taken for dead, at any point: each row is in the folder once, by whole runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock.failpoints import POINTS
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Launchers
+    from tests.dataflows.files.conftest import Export
+
+    Make = Callable[..., Export]
+
+SPLITS = 3
+CUTS = tuple(
+    cut
+    for point in POINTS
+    for cut in ([f"{point}:{at}" for at in range(SPLITS)] if point.startswith(("read.", "commit.")) else [point])
+)
+QUICK = [
+    ("files", "append", True, CUTS[::4]), ("files", "replace", False, CUTS[1::4]),
+    ("files", "append", False, CUTS[2::5]), ("s3", "replace", True, CUTS[3::7]),
+]  # fmt: skip
+
+
+def survives(made: Export, launchers: Launchers, cut: str, *, same: bool) -> None:
+    before = sorted(made.wanted(), key=repr) if made.write == "replace" else []
+    if before:  # old rows, readable until the new ones are published
+        assert launchers.run(made.task("r0"))["status"] == "completed"
+    made.add(2)
+    assert launchers.run(made.task("r1"), f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
+    if before and cut not in {"publish.done", "result.before", "result.written", "publish.moved"}:
+        assert sorted(made.rows(), key=repr) == before, cut
+    if not same:
+        made.add(3)
+    again = launchers.run(made.task("r1" if same else "r2", attempt=2))
+    assert again["status"] == "completed", (cut, again)
+    assert made.differences() == {}, cut
+    counters = again["counters"]
+    assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"]
+    if same:
+        assert counters["rows_in"] == len(made.wanted()), cut
+    assert launchers.run(made.task("r3"))["status"] == "completed"
+    assert made.differences() == {}, cut
+    assert made.files.staged(made.target) == [], cut
+
+
+@pytest.mark.parametrize(("kind", "write", "same", "cuts"), QUICK)
+def test_killed_at_every_cut_and_run_again(
+    export: Make, launchers: Launchers, kind: str, write: str, same: bool, cuts: tuple[str, ...]
+) -> None:
+    for cut in cuts:
+        survives(export(kind, write), launchers, cut, same=same)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", ["files", "s3"])
+@pytest.mark.parametrize("write", ["append", "replace"])
+@pytest.mark.parametrize("same", [True, False])
+def test_killed_or_stopped_at_every_point_of_every_kind(
+    export: Make, launchers: Launchers, kind: str, write: str, same: bool
+) -> None:
+    for cut in CUTS:
+        survives(export(kind, write), launchers, cut, same=same)
+    for point in STOPS:
+        sleeps_through(export(kind, write), launchers, point, same=same)
+
+
+def stopped(launchers: Launchers, task: dict[str, Any], point: str) -> int:
+    pid = launchers.start(task, f"{point}=stop")
+    assert launchers.wait(pid) == {"stopped": True}, point
+    return pid
+
+
+def woken(launchers: Launchers, pid: int, task: dict[str, Any]) -> dict[str, Any]:
+    os.kill(pid, signal.SIGCONT)
+    assert launchers.wait(pid)["code"] in {0, 1}
+    return dict(json.loads(Path(task["result"]).read_text()))
+
+
+STOPS = (
+    "prepare.claiming", "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0",
+    "commit.mid_copy:1", "commit.before_fence:1", "commit.sent:1", "flow.end", "publish.begin", "publish.locked",
+    "publish.moved", "publish.done",
+)  # fmt: skip
+LATE = {"publish.done", "prepare.claiming"}
+"""Stopped after its own end, or before its claim: it may find its run finished, or have work to do."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "same", "stops"),
+    [("files", "append", True, STOPS[::2]), ("files", "replace", False, STOPS[1::2]),
+     ("s3", "append", False, STOPS[6::3])],
+)  # fmt: skip
+def test_a_zombie_woken_after_its_successor_finished(
+    export: Make, launchers: Launchers, kind: str, write: str, same: bool, stops: tuple[str, ...]
+) -> None:
+    for point in stops:
+        sleeps_through(export(kind, write), launchers, point, same=same)
+
+
+def sleeps_through(made: Export, launchers: Launchers, point: str, *, same: bool) -> None:
+    """Stop a run at a point, let its successor finish, and wake it."""
+    task = made.task("r1")
+    zombie = stopped(launchers, task, point)
+    successor = launchers.run(made.task("r1" if same else "r2", attempt=2))
+    assert successor["status"] == "completed", (point, successor)
+    assert made.differences() == {}, point
+    late = woken(launchers, zombie, task)
+    assert late["status"] in {"fenced", "failed"} or point in LATE, (point, late)
+    assert made.differences() == {}, point
+    assert launchers.run(made.task("r3"))["status"] == "completed"
+    assert made.differences() == {}, point
+    assert made.files.staged(made.target) == [], point
+
+
+@pytest.mark.parametrize("kind", ["files", "s3"])
+def test_a_zombie_woken_while_its_successor_writes(export: Make, launchers: Launchers, kind: str) -> None:
+    """It neither takes away what the successor has staged, nor commits anything itself."""
+    for point, meets in (
+        ("prepare.sessions_ended", "commit.before_fence:2"), ("prepare.planned", "flow.end"),
+        ("commit.before_fence:0", "commit.before_fence:2"), ("publish.locked", "flow.end"),
+        ("publish.locked", "commit.before_fence:2"),
+    ):  # fmt: skip
+        made = export(kind, "append")
+        task, second = made.task("r1"), made.task("r2", attempt=2)
+        zombie = stopped(launchers, task, point)
+        pid = launchers.start(second, f"{meets}=stop")
+        running = "stopped" in launchers.wait(pid)  # not where nothing is left to do
+        late = woken(launchers, zombie, task)
+        assert late["status"] == "fenced", (point, late)
+        if running:
+            assert woken(launchers, pid, second)["status"] == "completed", (point, meets)
+        assert made.differences() == {}, (point, meets)
+
+
+def test_two_launchers_at_once(export: Make, launchers: Launchers) -> None:
+    for kind in ("files", "s3"):
+        made = export(kind, "replace")
+        tasks = [made.task("r1"), made.task("r2")]
+        pids = [launchers.start(task) for task in tasks]
+        assert all(launchers.wait(pid)["code"] in {0, 1} for pid in pids)
+        ends = [json.loads(Path(task["result"]).read_text())["status"] for task in tasks]
+        assert set(ends) <= {"completed", "fenced"}, ends
+        assert "completed" in ends, ends
+        assert made.differences() == {}, ends
+
+
+def test_two_processes_write_one_folder(export: Make, launchers: Launchers, completed: Callable[..., Any]) -> None:
+    made = export("files", "replace")
+    made.split_rows = 50
+    task = made.task("r1")
+    task["pipeline"]["spec"]["limits"] = {"workers": 2}
+    assert completed(task)["rows_out"] == len(made.wanted())
+    assert made.differences() == {}
+
+
+def test_an_unfinished_append_that_is_given_up_leaves_no_row(
+    export: Make, launchers: Launchers, completed: Callable[..., Any]
+) -> None:
+    made = export("files", "append")
+    assert launchers.run(made.task("r1"), "commit.done:1=kill") == {"killed": signal.SIGKILL}
+    assert made.files.visible(made.target) == []
+    assert made.rows() == []
+    made.write = "replace"
+    completed(made.task("r2"))
+    assert made.differences() == {}
+
+
+def test_append_moves_only_what_is_new(export: Make, completed: Callable[..., Any]) -> None:
+    made = export("s3", "append")
+    completed(made.task("r1"))
+    assert completed(made.task("r2"))["rows_in"] == 0
+    made.add(5)
+    assert completed(made.task("r3"))["rows_in"] == 5
+    assert made.differences() == {}
+
+
+def test_a_deleted_pipeline_leaves_its_rows_or_takes_them_along(export: Make, completed: Callable[..., Any]) -> None:
+    for kind, table in (("files", False), ("s3", True)):
+        made = export(kind, "replace")
+        completed(made.task("r1"))
+        completed(made.task("r1", kind="cleanup", drop_table=table))
+        assert (made.files.visible(made.target) == []) == table
+        late = made.task("r2")
+        assert _status(made, late) == "fenced"
+
+
+def _status(made: Export, task: dict[str, Any]) -> str:
+    from dataflows.pipeline import FirstError
+    from dataflows.runtime.launcher import launch
+    from dataflows.runtime.progress import Progress
+
+    return str(launch(task, FirstError(), Progress())["status"])

@@ -1,0 +1,341 @@
+# ruff: noqa: DTZ001 - times without a zone are what is tested
+"""Files of every format as a source: what types become, what is refused by name, and what a bad file says."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from contextlib import suppress
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflows.files.connector import FilesConnector
+from dataflows.files.csv import told_by
+from dataflows.files.types import as_asked, sql_type
+from dataflows.postgres.types import arrow_type, parse_type
+from penstock.errors import BadData, MissingColumn, MissingTable, PenstockError, Refused, SchemaMismatch
+from penstock.models.formats import CsvFormat, JsonlFormat
+
+if TYPE_CHECKING:
+    from tests.dataflows.files.conftest import Files
+
+
+def parquet(table: pa.Table, **options: Any) -> bytes:
+    target = io.BytesIO()
+    pq.write_table(table, target, **options)
+    return target.getvalue()
+
+
+def rows(source: Any, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    from tests.dataflows.files.conftest import read
+
+    return list(read(source, columns).to_pylist())
+
+
+MICRO = datetime(2024, 1, 2, 3, 4, 5, 678901)
+KEPT: list[tuple[pa.DataType, Any, str, Any]] = [
+    (pa.bool_(), True, "boolean", True),
+    (pa.int8(), -128, "smallint", -128),
+    (pa.uint8(), 255, "smallint", 255),
+    (pa.int16(), -32768, "smallint", -32768),
+    (pa.uint16(), 65535, "integer", 65535),
+    (pa.int32(), -(2**31), "integer", -(2**31)),
+    (pa.uint32(), 2**32 - 1, "bigint", 2**32 - 1),
+    (pa.int64(), -(2**63), "bigint", -(2**63)),
+    (pa.uint64(), 2**64 - 1, "numeric(20,0)", Decimal(2**64 - 1)),
+    (pa.float32(), 1.5, "real", 1.5),
+    (pa.float64(), float("inf"), "double precision", float("inf")),
+    (pa.decimal128(38, 10), Decimal("1.0000000001"), "numeric(38,10)", Decimal("1.0000000001")),
+    (pa.decimal256(38, 2), Decimal("-99.99"), "numeric(38,2)", Decimal("-99.99")),
+    (pa.string(), "Ünï\n\x00☃", "text", "Ünï\n\x00☃"),
+    (pa.large_string(), "large", "text", "large"),
+    (pa.dictionary(pa.int32(), pa.string()), "word", "text", "word"),
+    (pa.date32(), date(1, 1, 1), "date", date(1, 1, 1)),
+    (pa.date32(), date(9999, 12, 31), "date", date(9999, 12, 31)),
+    (pa.timestamp("s"), datetime(1970, 1, 1), "timestamp without time zone", datetime(1970, 1, 1)),
+    (pa.timestamp("us"), MICRO, "timestamp without time zone", MICRO),
+    (pa.timestamp("ns"), MICRO, "timestamp without time zone", MICRO),
+    (pa.timestamp("us", "UTC"), MICRO.replace(tzinfo=UTC), "timestamp with time zone", MICRO.replace(tzinfo=UTC)),
+    (pa.time64("us"), time(1, 2, 3, 4), "time without time zone", time(1, 2, 3, 4)),
+    (pa.time32("ms"), time(23, 59, 59), "time without time zone", time(23, 59, 59)),
+    (pa.struct([("a", pa.int64()), ("b", pa.string())]), {"a": 1, "b": 'q"ü'}, "json", '{"a":1,"b":"q\\"ü"}'),
+    (pa.list_(pa.struct([("a", pa.int64())])), [{"a": 1}], "json", '[{"a":1}]'),
+    (pa.uuid(), UUID(int=258).bytes, "uuid", str(UUID(int=258))),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "name", "kept"), KEPT, ids=[f"{kind}-{at}" for at, (kind, *_) in enumerate(KEPT)]
+)
+def test_a_parquet_type_is_kept(
+    tmp_path: Path, places: Any, kind: pa.DataType, value: Any, name: str, kept: Any
+) -> None:
+    files: Files = places("files")
+    plain = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    array = pa.array([value, None], plain)
+    if plain != kind:
+        array = pa.ExtensionArray.from_storage(kind, array)
+    files.write("a.parquet", parquet(pa.table({"v": array})))
+    source = files.source("a.parquet")
+    assert source.describe().columns[0].type == name
+    assert rows(source) == [{"v": kept}, {"v": None}]
+
+
+REFUSED = [pa.decimal256(50, 2), pa.decimal128(5, -2), pa.duration("us"), pa.month_day_nano_interval()]
+
+
+@pytest.mark.parametrize("kind", REFUSED, ids=str)
+def test_a_type_that_no_column_keeps_is_refused_by_name(kind: pa.DataType) -> None:
+    with pytest.raises(SchemaMismatch, match="`v`"):
+        sql_type(pa.field("v", kind), "here")
+
+
+LOST = [
+    (pa.array([1001], pa.timestamp("ns")), "timestamp"),
+    (pa.array([1001], pa.time64("ns")), "time"),
+    (pa.array([86_400_001], pa.date64()), "date"),
+    (pa.array([2**31]), "integer"),
+]
+
+
+@pytest.mark.parametrize(("array", "kind"), LOST, ids=[kind for _, kind in LOST])
+def test_a_value_that_would_be_rounded_is_an_error(array: pa.Array, kind: str) -> None:
+    with pytest.raises(BadData, match="`v`"):
+        as_asked(array, pa.field("v", arrow_type(parse_type(kind))), "here")
+
+
+def test_files_are_united_by_name_and_by_the_wider_type(files: Files) -> None:
+    files.write("in/a.parquet", parquet(pa.table({"n": pa.array([1], pa.int32()), "x": ["x"]})))
+    files.write("in/b.parquet", parquet(pa.table({"y": ["y"], "n": pa.array([2**40])})))
+    source = files.source("in/*.parquet")
+    assert [(column.name, column.type) for column in source.describe().columns[:3]] == [
+        ("n", "bigint"), ("x", "text"), ("y", "text"),
+    ]  # fmt: skip
+    assert rows(source) == [{"n": 1, "x": "x", "y": None}, {"n": 2**40, "x": None, "y": "y"}]
+
+
+def test_types_that_do_not_fit_name_both_files(files: Files) -> None:
+    files.write("in/a.parquet", parquet(pa.table({"n": pa.array([1])})))
+    files.write("in/b.parquet", parquet(pa.table({"n": ["x"]})))
+    with pytest.raises(SchemaMismatch, match=r"`n` is bigint in in/a\.parquet and text in in/b\.parquet"):
+        files.source("in").describe()
+
+
+def test_csv_types_are_told_and_then_hold(files: Files) -> None:
+    text = (
+        "id,zip,price,ok,day,at,local,note\n1,00123,1.5,true,2024-02-29,2024-01-01T00:00:00Z,2024-01-01 00:00:00,\n"
+        '-2,99999,2,false,0001-01-01,2024-01-01 00:00:00+02:00,9999-12-31 23:59:59.999999,"a ""b""\nc,d"\n3,,,,,,,""\n'
+    )
+    files.write("a.csv.gz", gzip.compress(text.encode()))
+    source = files.source("*.csv.gz")
+    assert [column.type for column in source.describe().columns[:8]] == [
+        "bigint", "text", "double precision", "boolean", "date", "timestamp with time zone",
+        "timestamp without time zone", "text",
+    ]  # fmt: skip
+    found = rows(source)
+    assert found[0] == {
+        "id": 1, "zip": "00123", "price": 1.5, "ok": True, "day": date(2024, 2, 29),
+        "at": datetime(2024, 1, 1, tzinfo=UTC), "local": datetime(2024, 1, 1), "note": None,
+    }  # fmt: skip
+    assert (found[1]["note"], found[1]["day"]) == ('a "b"\nc,d', date(1, 1, 1))
+    assert [found[2][name] for name in ("zip", "ok", "note")] == [None, None, ""]
+
+
+def test_a_csv_of_another_make(files: Files) -> None:
+    files.write("a.txt", "1;Müller;\\N\n2;'x;y';3,5\n".encode("latin-1"))
+    form = CsvFormat(
+        type="csv", delimiter=";", quote="'", header=False, null_values=("\\N",), encoding="latin-1",
+        columns={"id": "integer", "name": "varchar(20)", "rate": "text"},
+    )  # fmt: skip
+    assert rows(files.source("a.txt", form)) == [
+        {"id": 1, "name": "Müller", "rate": None},
+        {"id": 2, "name": "x;y", "rate": "3,5"},
+    ]
+
+
+BAD_CSV = [
+    (b"id\n1\nx\n", {"id": "integer"}, r"in/a\.csv: row 3: the value of `id` is not of its type"),
+    (b"id,b\n1,2\n3\n", {}, r"row 3 has 1 values where 2 are due"),
+    (b"id\n1.234\n", {"id": "numeric(10,2)"}, "row 2: the value of `id`"),
+    (b"id\n2024-01-01\n", {"id": "timestamptz"}, "row 2: the value of `id`"),
+    (b"id\n\xff\n", {}, "row 2"),
+]
+
+
+@pytest.mark.parametrize(("data", "columns", "said"), BAD_CSV, ids=range(len(BAD_CSV)))
+def test_a_bad_value_names_file_row_and_column_and_nothing_else(
+    places: Any, data: bytes, columns: dict[str, str], said: str
+) -> None:
+    files: Files = places("files")
+    files.write("in/a.csv", data)
+    with pytest.raises(BadData, match=said) as caught:
+        rows(files.source("in/*.csv", CsvFormat(type="csv", columns=columns)))
+    assert "1.234" not in str(caught.value)
+
+
+def test_a_later_value_of_another_type_is_an_error(places: Any) -> None:
+    files: Files = places("files")
+    lines = "".join(f"{n},{'y' * 40}\n" for n in range(60_000))
+    files.write("a.csv", f"id,note\n{lines}late,x\n".encode())
+    with pytest.raises(BadData, match="row 60002: the value of `id`"):
+        rows(files.source("a.csv"))
+    lines = "".join(f'{{"id": {n}, "note": "{"y" * 40}"}}\n' for n in range(60_000))
+    files.write("a.jsonl", f'{lines}{{"id": "late"}}\n'.encode())
+    with pytest.raises(BadData, match="line 60001: the value of `id`"):
+        rows(files.source("a.jsonl"))
+
+
+def test_jsonl(files: Files) -> None:
+    text = (
+        '{"id": 1, "f": 1.5, "b": true, "o": {"k": [1, "x"]}, "t": "ü☃"}\n'
+        '{"id": 2, "f": 2, "o": [1], "t": null}\n\n{"id": 9007199254740993}\n'
+    )
+    files.write("in/a.jsonl", text.encode())
+    source = files.source("in/*.jsonl")
+    assert [column.type for column in source.describe().columns[:5]] == [
+        "bigint", "double precision", "boolean", "json", "text",
+    ]  # fmt: skip
+    found = rows(source)
+    assert [row["id"] for row in found] == [1, 2, 9007199254740993]
+    assert [row["o"].replace(" ", "") if row["o"] else None for row in found] == ['{"k":[1,"x"]}', "[1]", None]
+    assert [row["t"] for row in found] == ["ü☃", None, None]
+
+
+def test_jsonl_of_declared_types(files: Files) -> None:
+    text = '{"n": "1.50", "d": "2024-02-29", "w": "12:00:00.5", "at": "2024-01-01T00:00:00Z", "more": 1}\n{"n": 2.25}\n'
+    files.write("a.ndjson", text.encode())
+    columns = {"n": "numeric(10,2)", "d": "date", "w": "time", "at": "timestamptz"}
+    assert rows(files.source("a.ndjson", JsonlFormat(type="jsonl", columns=columns))) == [
+        {
+            "n": Decimal("1.50"),
+            "d": date(2024, 2, 29),
+            "w": time(12, 0, 0, 500_000),
+            "at": datetime(2024, 1, 1, tzinfo=UTC),
+        },
+        {"n": Decimal("2.25"), "d": None, "w": None, "at": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('{"id": 1}\n{"id": 2, "new": 3}\n', "line 2"), ('{"id": 1}\n{"id": \n', "line"), ("[1]\n", "no JSON object")],
+)
+def test_bad_lines(places: Any, text: str, said: str) -> None:
+    files: Files = places("files")
+    files.write("in/a.jsonl", b'{"id": 0}\n')
+    files.write("in/b.jsonl", text.encode())
+    form = None if "no JSON" in said else JsonlFormat(type="jsonl", columns={"id": "bigint"})
+    if "new" in text:
+        files.write("in/b.jsonl", ('{"id": 1}\n' * 200_000).encode() + b'{"id": 2, "new": 3}\n')
+        form, said = None, "line 200001"
+    with pytest.raises(BadData, match=said):
+        rows(files.source("in/*.jsonl", form))
+
+
+def test_hive_folders_become_columns(files: Files) -> None:
+    for year, month in (("2023", "01"), ("2024", "12")):
+        files.write(f"raw/year={year}/month={month}/x.parquet", parquet(pa.table({"v": [int(year)]})))
+    files.write("raw/_temporary/year=1/x.parquet", b"not finished")
+    source = files.source("raw/**/*.parquet")
+    assert [(column.name, column.type) for column in source.describe().columns[:3]] == [
+        ("v", "bigint"), ("year", "bigint"), ("month", "text"),
+    ]  # fmt: skip
+    assert rows(source, ["month", "v", "year", "_path"]) == [
+        {"month": "01", "v": 2023, "year": 2023, "_path": "raw/year=2023/month=01/x.parquet"},
+        {"month": "12", "v": 2024, "year": 2024, "_path": "raw/year=2024/month=12/x.parquet"},
+    ]
+    assert len(rows(files.source("raw/year=2024/*/*.parquet"))) == 1
+
+
+def test_splits_are_row_groups_and_small_files_together(files: Files) -> None:
+    from tests.dataflows.files.conftest import read
+
+    files.write("in/big.parquet", parquet(pa.table({"v": range(1000)}), row_group_size=100))
+    for n in range(5):
+        files.write(f"in/small{n}.parquet", parquet(pa.table({"v": [n]})))
+    source = files.source("in")
+    from dataflows.cursors import Window
+
+    assert len(source.plan(source.describe(), None, Window(None, None), 300, 0)) == 4
+    assert sorted(read(source, split_rows=300).column("v").to_pylist()) == sorted([*range(1000), *range(5)])
+
+
+def test_a_file_that_changed_or_went_between_plan_and_read_is_an_error(files: Files) -> None:
+    from dataflows.connectors import ReadOrder
+    from dataflows.cursors import Window
+
+    files.write("in/a.parquet", parquet(pa.table({"v": [1]})))
+    files.write("in/b.parquet", parquet(pa.table({"v": [1]})))
+    source = files.source("in")
+    table = source.describe()
+    splits = source.plan(table, None, Window(None, None), 1, 0)
+    files.write("in/a.parquet", parquet(pa.table({"v": [1, 2]})))
+    files.store.delete(["in/b.parquet"])
+    reader = source.reader(ReadOrder(table, ["v"], None, pa.schema([("v", pa.int64())]), 100, lambda: None))
+    for split, said in zip(splits, ("has changed", "is gone"), strict=True):
+        with pytest.raises(BadData, match=said):
+            list(reader.read("00", split))
+    reader.close()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "_penstock/log", ""])
+def test_names_outside_of_the_root_are_refused(places: Any, name: str) -> None:
+    files: Files = places("files")
+    with pytest.raises(PenstockError):
+        files.source(name).describe()
+
+
+def test_what_is_missing_or_mixed_is_told(places: Any) -> None:
+    files: Files = places("files")
+    with pytest.raises(MissingTable, match="no file matches"):
+        files.source("in/*.csv").describe()
+    files.write("in/a.csv", b"a\n1\n")
+    files.write("in/b.jsonl", b'{"a": 1}\n')
+    with pytest.raises(Refused, match="cannot be read together"):
+        files.source("in").describe()
+    with pytest.raises(MissingColumn, match="no such column"):
+        files.source("in/*.csv", CsvFormat(type="csv", columns={"b": "text"})).describe()
+    files.write("in/a.parquet", b"PAR1 is not enough")
+    with pytest.raises(BadData, match="no readable Parquet"):
+        files.source("in/a.parquet").describe()
+
+
+@given(
+    st.lists(
+        st.one_of(st.integers().map(str), st.floats().map(str), st.text(max_size=8), st.dates().map(str)), min_size=1
+    )
+)
+def test_told_types_read_every_value_of_the_sample_back(values: list[str]) -> None:
+    kind = told_by(pa.array(values))
+    assert kind in {"unknown", "text"} or arrow_type(parse_type(kind)) is not None
+    if kind == "bigint":
+        assert [str(int(value)) for value in values] == values
+    if kind == "text":
+        return
+    from pyarrow import csv
+
+    data = "v\n" + "".join(f"{value}\n" for value in values)
+    convert = csv.ConvertOptions(column_types={"v": arrow_type(parse_type(kind))})
+    assert csv.read_csv(io.BytesIO(data.encode()), convert_options=convert).num_rows == len(values)
+
+
+@settings(max_examples=150)
+@given(data=st.binary(max_size=400), ending=st.sampled_from([".csv", ".jsonl", ".parquet", ".csv.gz"]))
+def test_hostile_files_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, ending: str) -> None:
+    from dataflows.connectors import Place
+    from penstock.models.connection import FilesConnection
+
+    root = tmp_path_factory.mktemp("hostile")
+    (root / f"a{ending}").write_bytes(data)
+    settings_ = FilesConnection(type="files", root=str(root))
+    with suppress(PenstockError):
+        rows(FilesConnector.source(Place("p", "c", settings_, f"a{ending}")))
