@@ -190,7 +190,14 @@ _OPERATIONS: Final[dict[str, Strategy]] = {
     "set": st.dictionaries(_columns, st.sampled_from(SQL), min_size=1, max_size=2),
     "filter": st.sampled_from(SQL),
     "mask": st.dictionaries(_columns, st.sampled_from(["hash", "redact"]), min_size=1, max_size=2),
-}
+    "deduplicate": st.builds(dict, by=st.just(("id",)), keep=st.sampled_from(["first", "last"])),
+    "lookup": st.builds(
+        dict, connection=names, object=st.just("public.rates"), on=st.just({"id": "code"}), take=st.just({"rate": "r"}),
+        missing=st.sampled_from(["null", "refuse"]),
+    ),
+    "explode": st.builds(lambda column: {"column": column, "as": "bigint"}, _columns),
+    "python": st.just({"call": "shop.steps:clean", "columns": {"name": "text"}}),
+}  # fmt: skip
 
 
 @st.composite
@@ -198,7 +205,7 @@ def _step(draw: st.DrawFn) -> pipeline.TransformStep:
     operation = draw(st.sampled_from(sorted(_OPERATIONS)))
     found = {
         "name": draw(names),
-        "when": draw(st.none() | st.sampled_from(SQL)),
+        "when": draw(st.none() | st.sampled_from(SQL)) if operation in pipeline.CONDITIONAL else None,
         operation: draw(_OPERATIONS[operation]),
     }
     return pipeline.TransformStep.model_validate(found)

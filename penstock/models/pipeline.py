@@ -13,8 +13,9 @@ from penstock.models.base import Duration, Fraction, Model, Name, Sql
 from penstock.models.formats import Format
 
 __all__ = [
-    "Cursor", "DeadLetter", "ErrorRules", "FieldRule", "Limits", "MappingRule", "Metadata", "Pipeline", "PipelineSpec",
-    "PipelineTest", "Retry", "Schedule", "SchemaRules", "Sink", "Source", "TransformStep", "Validation",
+    "Cursor", "DeadLetter", "Deduplicate", "ErrorRules", "Explode", "FieldRule", "Limits", "Lookup", "MappingRule",
+    "Metadata", "Pipeline", "PipelineSpec", "PipelineTest", "PythonCall", "Retry", "Schedule", "SchemaRules", "Sink",
+    "Source", "TransformStep", "Validation",
 ]  # fmt: skip
 
 Labels = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_./-]{0,62}$")], Annotated[str, Field(max_length=63)]]
@@ -129,8 +130,54 @@ class SchemaRules(Model):
     renames: Literal["propose", "apply", "ignore"] = "propose"
 
 
+class Deduplicate(Model):
+    """Keep one row of those that agree in the columns `by`, within a chunk; further apart, `write: merge` does it."""
+
+    by: Columns
+    keep: Literal["first", "last"] = "first"
+
+
+class Lookup(Model):
+    """Columns of a small table, by a key: `on` maps columns to its key's, `take` new columns to its own.
+
+    The table is read once, when a run begins. Where there is no such key, the new columns are NULL, or the row is
+    refused.
+    """
+
+    connection: Name
+    object: ObjectName
+    on: dict[ColumnName, ColumnName] = Field(min_length=1)
+    take: dict[ColumnName, ColumnName] = Field(min_length=1)
+    missing: Literal["null", "refuse"] = "null"
+
+
+class Explode(Model):
+    """A row for each element of the JSON array in `column`; each element becomes a value of type `as`.
+
+    NULL stays one row with NULL; an empty array is no row at all, and counts as filtered.
+    """
+
+    column: ColumnName
+    as_: str = Field(default="text", alias="as", min_length=1, max_length=64)
+
+
+class PythonCall(Model):
+    """A function ``package.module:function`` over Arrow batches, for what SQL cannot say.
+
+    It gets the rows as a `pyarrow.RecordBatch` and gives one back with as many rows, in their order, that holds
+    `columns`, new or changed, each of the type told. Only modules that the settings name in `python_modules`.
+    """
+
+    call: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=255)]
+    columns: dict[ColumnName, Annotated[str, Field(min_length=1, max_length=64)]] = Field(min_length=1)
+
+
 class TransformStep(Model):
-    """One step after the mapping, on the target's names; exactly one operation, on the rows where `when` holds."""
+    """One step after the mapping, on the target's names; exactly one operation.
+
+    `when` limits `set`, `filter` and `mask` to the rows where it is true (a condition that is NULL is not); the others
+    are about whole columns or rows, and take none.
+    """
 
     name: Name
     when: Sql | None = None
@@ -140,6 +187,15 @@ class TransformStep(Model):
     set: dict[ColumnName, Sql] | None = None
     filter: Sql | None = None
     mask: dict[ColumnName, Literal["hash", "redact"]] | None = None
+    deduplicate: Deduplicate | None = None
+    lookup: Lookup | None = None
+    explode: Explode | None = None
+    python: PythonCall | None = None
+
+    @property
+    def operation(self) -> str:
+        """Which of `OPERATIONS` it is."""
+        return next(name for name in OPERATIONS if getattr(self, name) is not None)
 
     @model_validator(mode="after")
     def _one_operation(self) -> Self:
@@ -150,10 +206,14 @@ class TransformStep(Model):
         if not getattr(self, given[0]):
             message = f"`{given[0]}` is empty"
             raise ValueError(message)
+        if self.when is not None and given[0] not in CONDITIONAL:
+            message = f"`when` has no meaning for `{given[0]}`; it goes with {', '.join(CONDITIONAL)}"
+            raise ValueError(message)
         return self
 
 
-OPERATIONS = ("rename", "select", "cast", "set", "filter", "mask")
+CONDITIONAL = ("set", "filter", "mask")
+OPERATIONS = ("rename", "select", "cast", *CONDITIONAL, "deduplicate", "lookup", "explode", "python")
 
 
 class Validation(Model):
