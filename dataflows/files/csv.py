@@ -25,7 +25,7 @@ from penstock.models.formats import CsvFormat
 
 __all__ = ["CsvReader", "CsvWriter", "told_by"]
 
-BLOCK_BYTES: Final = 4 << 20
+BLOCK_BYTES: Final = 2 << 20
 SAMPLE_BYTES: Final = 1 << 20
 _DAY: Final = r"\d{4}-\d\d-\d\d"
 _CLOCK: Final = r"\d\d:\d\d:\d\d(\.\d{1,6})?"

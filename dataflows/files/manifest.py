@@ -100,8 +100,10 @@ class Pipeline:
 
     def source(self, name: str) -> dict[str, Any]:
         """What is remembered of a source object."""
-        empty = {"write": None, "field": None, "cursor": None, "counters": [0] * len(COUNTED)}
-        return self.sources.setdefault(name, empty)
+        return self.sources.get(name) or {**_NOTHING, "counters": [0] * len(COUNTED)}
+
+
+_NOTHING: Final = {"write": None, "field": None, "cursor": None}
 
 
 @dataclass(slots=True)
@@ -200,8 +202,9 @@ def _commit(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
     if run is None or run.row.ended or change["split"] not in run.splits or change["split"] in run.done:
         return
     run.done[change["split"]] = change["file"]
-    counters = pipeline.source(run.source)["counters"]
-    counters[:] = [have + more for have, more in zip(counters, change["counted"], strict=True)]
+    source = pipeline.source(run.source)
+    counters = [have + more for have, more in zip(source["counters"], change["counted"], strict=True)]
+    pipeline.sources[run.source] = {**source, "counters": counters}
 
 
 def _finish(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
@@ -214,7 +217,8 @@ def _finish(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
     else:
         table.files += files
     if row.write == "replace" or cursor is not None:
-        pipeline.source(run.source).update(write=row.write, field=row.field, cursor=cursor)
+        loaded = {"write": row.write, "field": row.field, "cursor": cursor}
+        pipeline.sources[run.source] = pipeline.source(run.source) | loaded
     ended = RunRow(row.run, row.write, row.field, row.lower, row.upper, row.base, "finished", change["result"])
     del pipeline.runs[row.run]
     pipeline.runs[row.run] = RunKept(run.source, ended)

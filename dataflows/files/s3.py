@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,16 +123,21 @@ class S3Store:
         except FileNotFoundError:
             raise Gone("the object is gone", where=self.where, value=path, hint="run it again") from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError):
-            hint = "look at the keys, and at what they may do in this bucket"
-            raise AccessDenied("the object store refuses access", where=self.where, hint=hint) from None
+            raise self._denied() from None
         except (NotSupportedError, NotImplementedError):
             hint = "sinks need PUT with If-None-Match"
             raise Refused("the object store cannot do this", where=self.where, hint=hint) from None
         except BaseError as error:
+            if re.search(r"status code: 40[13]", str(error)):  # the client tells it apart only where it asks for a path
+                raise self._denied() from None
             hint = "look at the endpoint and whether the server is up"
             if "sending request" in str(error):
                 raise Unreachable("the object store cannot be reached", where=self.where, hint=hint) from None
             raise Unavailable("the object store failed", where=self.where, hint="try again") from None
+
+    def _denied(self) -> AccessDenied:
+        hint = "look at the keys, and at what they may do in this bucket"
+        return AccessDenied("the object store refuses access", where=self.where, hint=hint)
 
 
 def _secret(value: str | None, name: str, secrets: Path | None) -> str | None:

@@ -1,0 +1,401 @@
+"""Folders that pipelines write and read: what stands in the files, who may write, and what is new since last time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflows.files.log import FolderLog
+from dataflows.files.manifest import Entry, Table
+from dataflows.files.seen import KEPT, Seen
+from dataflows.files.state import FilesState
+from dataflows.files.store import Listed, LocalStore
+from dataflows.sinks.state import Claim, Counters, RunRow
+from dataflows.splits import Split
+from dataflows.tables import Column
+from penstock.errors import AccessDenied, Fenced, Refused, SchemaMismatch, Unavailable
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Launchers
+    from tests.dataflows.files.conftest import Export, Files, S3Server
+
+    Make = Callable[..., Export]
+    Completed = Callable[[dict[str, Any]], dict[str, Any]]
+
+TYPES = """
+CREATE TABLE IF NOT EXISTS typed (id bigint PRIMARY KEY, s smallint, i integer, r real, d double precision, b boolean,
+  n numeric(38,10), t text, v varchar(40), c char(4), j json, jb jsonb, u uuid, day date, clock time, local timestamp,
+  at timestamptz)"""
+ROWS = """INSERT INTO typed VALUES
+(1, -32768, 2147483647, 1.5, 1e-300, true, 1234567890123456789012345678.0123456789, E'\\u2603 "q" \\\\ \\n,;', 'v', 'c',
+ '{"a": [1, 2.50, "x"]}', '{"k": null}', '00000000-0000-4000-8000-0000000000ff', '0001-01-01', '23:59:59.999999',
+ '9999-12-31 23:59:59.999999', '0001-01-01 00:00:00+00'),
+(2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+(3, 0, 0, 'NaN', 'infinity', false, 0, '', '', '', '[]', '0', '00000000-0000-4000-8000-000000000000', '2024-02-29',
+ '00:00', '1969-12-31 23:59:59.999999', '2024-06-30 12:00:00.000001+02')"""
+
+
+def task(export: Export, source: dict[str, Any], sink: dict[str, Any], run: str) -> dict[str, Any]:
+    made = export.task(run)
+    spec = made["pipeline"]["spec"]
+    spec["source"], spec["sink"] = source, sink
+    return made
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv.gz", "jsonl", "jsonl.zst"])
+@pytest.mark.parametrize("kind", ["files", "s3"])
+def test_every_type_goes_to_files_and_back(export: Make, completed: Completed, kind: str, ending: str) -> None:
+    made = export(kind, "replace")
+    made.session.execute(TYPES)
+    made.session.execute("TRUNCATE typed")
+    made.session.execute(ROWS)
+    if ending.startswith("jsonl"):
+        made.session.execute("UPDATE typed SET r = 0, d = 0 WHERE id = 3")
+    folder = f"{made.target}/*.{ending}"
+    completed(task(made, {"connection": "shop", "object": "public.typed"},
+                   {"connection": "lake", "object": folder, "write": "replace"}, "r1"))  # fmt: skip
+    assert len(made.files.visible(made.target, ending)) == 1
+    made.session.execute("DROP TABLE IF EXISTS w.back")
+    back = export(kind, "replace")
+    back.files = made.files
+    completed(task(back, {"connection": "lake", "object": made.target},
+                   {"connection": "shop", "object": "w.back", "write": "replace"}, "r1"))  # fmt: skip
+    have, want = (
+        made.session.execute(f"SELECT t::text FROM {name} t ORDER BY id").fetchall()
+        for name in ("w.back", "public.typed")
+    )
+    assert have == want
+    types = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+    assert [made.session.execute(types, (name,)).fetchall() for name in ("w.back",)] == [
+        made.session.execute(types, ("public.typed",)).fetchall()
+    ]
+
+
+def test_an_empty_table_is_an_empty_folder_with_columns(export: Make, completed: Completed) -> None:
+    made = export("files", "replace")
+    made.session.execute("CREATE TABLE IF NOT EXISTS nothing (id bigint PRIMARY KEY, t text)")
+    completed(task(made, {"connection": "shop", "object": "public.nothing"},
+                   {"connection": "lake", "object": made.target, "write": "replace"}, "r1"))  # fmt: skip
+    assert made.files.visible(made.target) == []
+    described = made.files.source(made.target).describe()
+    assert [column.name for column in described.columns if not column.hidden] == ["id", "t"]
+    assert made.rows() == []
+
+
+@pytest.mark.parametrize("kind", ["files", "s3"])
+def test_each_file_is_read_once(export: Make, launchers: Launchers, completed: Completed, kind: str) -> None:
+    made = export(kind, "append")
+    table = f"w.landed{made.number}"
+    made.session.execute(f"CREATE TABLE {table} (id bigint, path text)")
+
+    def run(name: str, lag: str = "0s") -> dict[str, Any]:
+        source = {"connection": "lake", "object": "in/*.csv", "cursor": {"field": "_modified", "lag": lag}}
+        order = task(made, source, {"connection": "shop", "object": table, "write": "append"}, name)
+        fields = [{"target": "id", "from": "id"}, {"target": "path", "from": "_path"}]
+        order["pipeline"]["spec"]["mapping"] = {"fields": fields}
+        return order
+
+    made.files.write("in/b.csv", b"id\n1\n2\n")
+    assert completed(run("r1"))["rows_in"] == 2
+    assert completed(run("r2"))["rows_in"] == 0
+    earlier = made.files.write("in/a.csv", b"id\n3\n")
+    os.utime(earlier, (0, 0))  # copied with its old time, to a name that sorts before
+    made.files.write("in/c.csv", b"id\n4\n")
+    assert completed(run("r3", "1h"))["rows_in"] == 1
+    assert launchers.run(run("r4"), "commit.done:0=kill")["killed"]
+    assert completed(run("r4"))["rows_in"] == 1
+    found = made.session.execute(f"SELECT id, path FROM {table} ORDER BY id").fetchall()
+    assert found == [(1, "in/b.csv"), (2, "in/b.csv"), (3, "in/a.csv"), (4, "in/c.csv")]
+    made.files.write("in/b.csv", b"id\n1\n2\n9\n")
+    result = launchers.run(run("r5"))
+    assert (result["status"], result["error"]["code"]) == ("failed", "refused")
+    assert "in/b.csv has changed" in result["error"]["what"]
+
+
+def test_files_are_read_by_modified_only(files: Files) -> None:
+    files.write("in/a.csv", b"id\n1\n")
+    source = files.source("in")
+    with pytest.raises(Refused, match="whole files"):
+        source.window(source.describe(), Column("id", "bigint"), None, timedelta(0))
+
+
+@pytest.mark.parametrize("write", ["merge", "scd2"])
+def test_modes_that_files_cannot_do_are_refused(files: Files, write: str) -> None:
+    with pytest.raises(Refused, match=f"`{write}`"):
+        files.target("out", write, key=["id"])
+
+
+def test_a_folder_with_files_of_others_is_refused(files: Files) -> None:
+    files.write("out/mine.parquet", b"precious")
+    target = files.target("out")
+    with pytest.raises(Refused, match="no pipeline wrote"):
+        target.check(None, (Column("id", "bigint"),))
+    assert files.store.get("out/mine.parquet") == b"precious"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("numeric", "out"), ("interval", "out"), ("point", "out")])
+def test_types_that_no_file_keeps_are_refused_by_name(places: Any, kind: str, name: str) -> None:
+    with pytest.raises(SchemaMismatch, match="`v`"):
+        places("files").target(name).check(None, (Column("v", kind),))
+
+
+def test_nan_has_no_form_in_json_lines(export: Make, launchers: Launchers) -> None:
+    made = export("files", "replace")
+    made.session.execute("CREATE TABLE IF NOT EXISTS nans AS SELECT 1 AS id, 'NaN'::float8 AS secret")
+    result = launchers.run(task(made, {"connection": "shop", "object": "public.nans"},
+                                {"connection": "lake", "object": "out/*.jsonl", "write": "replace"}, "r1"))  # fmt: skip
+    assert result["error"]["code"] == "data.bad"
+    assert "`secret` holds NaN" in result["error"]["what"]
+    assert made.files.visible("out", "jsonl") == []
+
+
+def test_two_pipelines_share_a_folder(export: Make, completed: Completed) -> None:
+    first, second = export("files", "append"), export("files", "append")
+    second.files = first.files
+    completed(first.task("r1"))
+    order = second.task("r1")
+    order["pipeline"]["spec"]["sink"]["object"] = first.target
+    completed(order)
+    assert len(first.rows()) == 2 * len(first.wanted())
+    first.write = "replace"
+    completed(first.task("r2"))
+    assert first.differences() == {}
+
+
+# -- the store and the log ---------------------------------------------------------------------------------------------
+
+
+def test_of_all_that_create_one_path_one_succeeds(files: Files) -> None:
+    won: list[list[int]] = [[] for _ in range(25)]
+
+    def create(writer: int) -> None:
+        store = files.source("x").store
+        for number, winners in enumerate(won):
+            if store.create(f"log/{number}", f"{writer}".encode()):
+                winners.append(writer)
+
+    threads = [threading.Thread(target=create, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(winners) for winners in won] == [1] * len(won)
+    assert [files.store.get(f"log/{number}") for number in range(len(won))] == [f"{one}".encode() for (one,) in won]
+
+
+def test_an_entry_whose_answer_was_lost_is_known_again(files: Files) -> None:
+    log = FolderLog(files.store, "out", "here")
+    create = files.store.create
+
+    class Lossy:
+        """Tells of each success that it was none, as a request that was repeated does."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(files.store, name)
+
+        def create(self, path: str, data: bytes) -> bool:
+            create(path, data)
+            return False
+
+    log.store = Lossy()
+    log.refresh()
+    log.append("u", 1, lambda _: ({"do": "claim"},))
+    assert (log.table.number, log.table.pipeline("u").generation) == (1, 1)
+    assert FolderLog(files.store, "out", "here").refresh().number == 1
+
+
+def state(store: Any, uid: str = "u") -> FilesState:
+    return FilesState(uid, "src", FolderLog(store, "out", "here"), "here", ".parquet")
+
+
+def test_the_log_is_read_from_its_checkpoints_and_trimmed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, "here")
+    for number in range(70):
+        claim = state(store).claim(("00",), f"r{number}")
+        assert isinstance(claim, Claim)
+    assert [path.name for path in (tmp_path / "out/_penstock/checkpoints").iterdir()] == ["000000000064.json"]
+    for path in (tmp_path / "out/_penstock/log").iterdir():
+        week = (datetime.now(UTC) - timedelta(days=8)).timestamp()  # noqa: TID251 - the file system's own clock
+        os.utime(path, (week, week))
+    state(store).claim(("00",), "last")
+    assert min(path.name for path in (tmp_path / "out/_penstock/log").iterdir()) == "000000000064.json"
+    fresh = state(store)
+    assert fresh.log.refresh().number == 71
+    assert Table.of(fresh.log.table.as_dict()).as_dict() == fresh.log.table.as_dict()
+
+
+def test_an_entry_of_an_older_generation_counts_nowhere(tmp_path: Path) -> None:
+    """Even where trimming has taken away what stood in its way."""
+    store = LocalStore(tmp_path, "here")
+    old, new = state(store), state(store)
+    first = old.claim(("00",), "r1")
+    assert isinstance(first, Claim)
+    with old.owned(first.generation):
+        old.write_plan(RunRow("r1", "replace", None, None, None, Counters()), (Split(0),))
+    assert isinstance(new.claim(("00",), "r2"), Claim)
+    file = {"path": "x", "rows": 1, "bytes": 1}
+    change = {"do": "commit", "run": "r1", "split": 0, "counted": [1, 1, 0, 0, 1], "file": file}
+    late = Entry("u", first.generation, "late", (change,))
+    table = new.log.refresh()
+    assert not table.apply(late)
+    assert table.pipeline("u").runs["r1"].done == {}
+    with pytest.raises(Fenced):
+        old.commit("r1", first.generation, 0, Counters(1, 1, 0, 0, 1), file)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(st.tuples(st.sampled_from(["claim", "commit", "finish"]), st.integers(0, 2)), max_size=25))
+def test_property_two_writers_and_the_list(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
+    """Three processes in any order: only the last to claim writes, each split once, and all read the same."""
+    store = LocalStore(tmp_path_factory.mktemp("log"), "here")
+    writers = [state(store) for _ in range(3)]
+    held: dict[int, tuple[int, str]] = {}
+    owner, runs, done, rows = -1, 0, 0, 0
+    for step, who in steps:
+        writer = writers[who]
+        if step == "claim":
+            runs += 1
+            claim = writer.claim(("00",), f"r{runs}")
+            assert isinstance(claim, Claim)
+            with writer.owned(claim.generation):
+                if (older := writer.unfinished(f"r{runs}")) is not None:
+                    writer.supersede(older.run, f"r{runs}")
+                writer.write_plan(RunRow(f"r{runs}", "replace", None, None, None, Counters()), (Split(0), Split(1)))
+            held[who], owner, done = (claim.generation, f"r{runs}"), who, 0
+        elif who in held and step == "commit":
+            generation, run = held[who]
+            file = {"path": f"_penstock/data/u/{run}-{done}", "rows": 1, "bytes": 1}
+            if who == owner and done < 2:
+                writer.commit(run, generation, done, Counters(1, 1, 0, 0, 1), file)
+                done += 1
+            else:
+                with pytest.raises(Fenced):
+                    writer.commit(run, generation, done, Counters(1, 1, 0, 0, 1), file)
+        elif who in held and step == "finish":
+            generation, run = held[who]
+            if who == owner and done == 2:
+                finished(writer, generation, run)
+                done, rows = 3, 2
+            else:
+                with pytest.raises((Fenced, Refused)):
+                    finished(writer, generation, run)
+    assert len({str(writer.log.refresh().as_dict()) for writer in [*writers, state(store)]}) == 1
+    assert len(writers[0].log.table.files) == rows
+
+
+def finished(writer: FilesState, generation: int, run: str) -> None:
+    with writer.owned(generation):
+        row = writer.run(run)
+        if row is None or row.ended:
+            raise Refused("was finished before")
+        writer.finish(run, None, {})
+
+
+def test_what_was_seen_is_kept_within_bounds() -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    files = [Listed(f"f{n}", 1, start + timedelta(seconds=n), "v") for n in range(KEPT + 10)]
+    seen = Seen.parse(Seen().with_files(files, files).text())
+    assert (len(seen.files), seen.upto) == (KEPT, start + timedelta(seconds=9))
+    assert all(seen.has(file) for file in files)
+    assert not seen.has(Listed("new", 1, start + timedelta(days=9), "v"))
+    assert seen.changed(Listed(files[-1].path, 2, start, "w"))
+
+
+# -- what goes wrong outside -------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_goes_away_in_the_middle_is_told_and_the_run_resumed(
+    export: Make, launchers: Launchers, completed: Completed, s3: S3Server
+) -> None:
+    made = export("s3", "append")
+    order = made.task("r1")
+    pid = launchers.start(order, "commit.before_fence:1=stop")
+    assert launchers.wait(pid) == {"stopped": True}
+    s3.stop()
+    os.kill(pid, 18)
+    assert launchers.wait(pid)["code"] == 1
+    s3.start()
+    result = json_of(order)
+    assert (result["status"], result["error"]["transient"]) == ("failed", True), result
+    completed(made.task("r1", attempt=2))
+    assert made.differences() == {}
+
+
+def json_of(order: dict[str, Any]) -> dict[str, Any]:
+    import json
+
+    return dict(json.loads(Path(order["result"]).read_text()))
+
+
+def test_wrong_keys_are_told_without_the_keys(places: Any) -> None:
+    files: Files = places("s3")
+    (files.secrets / "secret").write_text("not-the-secret")
+    with pytest.raises(AccessDenied, match="refuses access") as caught:
+        list(files.store.list("x"))
+    assert "not-the-secret" not in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_told_soon(places: Any) -> None:
+    files: Files = places("s3")
+    files.connection["endpoint"] = "http://127.0.0.1:1"
+    begin = time.monotonic()
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        files.store.head("x")
+    assert time.monotonic() - begin < 20
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(places: Any) -> None:
+    files: Files = places("files")
+    with pytest.raises(ValueError, match="closed"), files.store.writer("out/x") as stream:
+        broken(stream)
+    assert list(files.store.list("out")) == []
+    assert list((files.root / "out").iterdir()) == []
+
+
+def broken(stream: Any) -> None:
+    stream.write(b"half")
+    stream.close()
+    stream.write(b"the other half")
+
+
+def test_many_rows_at_constant_memory(tmp_path: Path, places: Any) -> None:
+    """Three times the rows take no more memory than one time; a row group is never decoded whole."""
+    from tests.dataflows.files.conftest import read
+
+    files: Files = places("files")
+    peaks = []
+    for rows in (400_000, 1_200_000):
+        table = pa.table({"id": pa.array(range(rows)), "t": pa.array([f"text {n}" for n in range(rows)])})
+        (files.root / "in").mkdir(exist_ok=True)
+        pq.write_table(table, files.root / "in" / f"{rows}.parquet", row_group_size=rows)
+        del table
+        source = files.source(f"in/{rows}.parquet")
+        peaks.append(peak_of(source))
+    assert peaks[1] < peaks[0] * 1.5 + 4e6, peaks
+    assert read(files.source("in/400000.parquet"), ["id"]).num_rows == 400_000
+
+
+def peak_of(source: Any) -> int:
+    """The most bytes that Arrow holds while a source is read chunk by chunk."""
+    from dataflows.connectors import ReadOrder
+    from dataflows.cursors import Window
+
+    table = source.describe()
+    schema = pa.schema([("id", pa.int64()), ("t", pa.string())])
+    reader = source.reader(ReadOrder(table, ["id", "t"], None, schema, 65_536, lambda: None))
+    before, top = pa.total_allocated_bytes(), 0
+    for split in source.plan(table, None, Window(None, None), 100_000, 0):
+        for _ in reader.read("00", split):
+            top = max(top, pa.total_allocated_bytes() - before)
+    return top
