@@ -44,6 +44,13 @@ class Place:
     format: Format | None = None
     """How files are read or written, where the pipeline says it."""
 
+    def __post_init__(self) -> None:
+        kind = self.settings.type
+        if self.format is not None and kind in BUILT_IN and kind not in OF_FILES:
+            raise Refused(
+                f"a connection of type {kind} has no files to `format`", where=self.where, hint="leave it out"
+            )
+
     @property
     def where(self) -> str:
         """Where an error with this system is."""
@@ -235,6 +242,8 @@ class Connector(Protocol):
         """
 
 
+OF_FILES: Final = {"files", "s3"}
+"""Connections whose objects are files, which have formats."""
 BUILT_IN: Final = {
     "postgres": "dataflows.postgres.connector:PostgresConnector",
     "files": "dataflows.files.connector:FilesConnector",

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflows.connectors import Place
 from dataflows.files.log import FolderLog
 from dataflows.files.manifest import Entry, Table
 from dataflows.files.seen import KEPT, Seen
@@ -25,6 +27,8 @@ from dataflows.sinks.state import Claim, Counters, RunRow
 from dataflows.splits import Split
 from dataflows.tables import Column
 from penstock.errors import AccessDenied, Fenced, Refused, SchemaMismatch, Unavailable
+from penstock.models.connection import PostgresConnection
+from penstock.models.formats import CsvFormat
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -134,6 +138,33 @@ def test_files_are_read_by_modified_only(files: Files) -> None:
 def test_modes_that_files_cannot_do_are_refused(files: Files, write: str) -> None:
     with pytest.raises(Refused, match=f"`{write}`"):
         files.target("out", write, key=["id"])
+
+
+def test_a_format_is_for_files(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="has no files"):
+        Place("p", "shop", PostgresConnection(type="postgres", dsn="host=x"), "t", None, CsvFormat(type="csv"))
+
+
+def test_without_create_only_an_owner_that_lost_overwrites_what_its_successor_wrote(tmp_path: Path) -> None:
+    """The control: what fences is that an entry is created only where there is none."""
+
+    class Careless(LocalStore):
+        def create(self, path: str, data: bytes) -> bool:
+            self.put(path, data)
+            return True
+
+    for store, fenced in ((LocalStore(tmp_path / "a", "here"), True), (Careless(tmp_path / "b", "here"), False)):
+        old, new = state(store), state(store)
+        claim = old.claim(("00",), "r1")
+        assert isinstance(claim, Claim)
+        with old.owned(claim.generation):
+            old.write_plan(RunRow("r1", "replace", None, None, None, Counters()), (Split(0),))
+        assert isinstance(new.claim(("00",), "r1"), Claim)
+        file = {"path": "x", "rows": 1, "bytes": 1}
+        with pytest.raises(Fenced) if fenced else nullcontext():
+            old.commit("r1", claim.generation, 0, Counters(1, 1, 0, 0, 1), file)
+        known = FolderLog(store, "out", "here").refresh().pipeline("u")
+        assert (known.generation, len(known.runs["r1"].done)) == ((2, 0) if fenced else (1, 1))
 
 
 def test_a_folder_with_files_of_others_is_refused(files: Files) -> None:
