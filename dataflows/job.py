@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dataflows.connectors import Owner, Place, Source, Target, connector
-from dataflows.transforms.mapping import FieldSpec
+from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Pipeline, PipelineSpec
@@ -33,7 +33,11 @@ class Job:
     spec: PipelineSpec
     source: Place
     sink: Place
-    fields: tuple[FieldSpec, ...] | None = None
+    rules: Rules = field(default_factory=Rules)
+    connections: Mapping[str, Any] = field(default_factory=dict)
+    """All that the task names, for tables to look up in."""
+    modules: frozenset[str] = frozenset()
+    """Modules whose functions steps may call."""
     split_rows: int = SPLIT_ROWS
     letters: str | None = None
     """The catalog's database, which keeps the dead letters; where there is none, a row that fails fails the run."""
@@ -93,6 +97,14 @@ class Job:
         owner = Owner(self.uid, source, self.spec.sink, generation, patience)
         return connector(self.sink.settings.type, self.at_sink).target(self.sink, owner)
 
+    def place(self, connection: str, object_: str) -> Place:
+        """Another object, of a connection that the task names.
+
+        Raises:
+            NotFound: it names no such connection.
+        """
+        return Place(self.pipeline, connection, _settings(self.connections, connection), object_, self.source.secrets)
+
     def open_letters(self) -> DeadLetters:
         """The pipeline's dead letters; only where `letters` is given."""
         from catalog.letters import DeadLetters  # noqa: PLC0415 - most runs refuse no row
@@ -111,12 +123,21 @@ class Job:
         spec = pipeline.spec
         refuse_what_is_missing(pipeline.name, spec)
         places = [
-            Place(pipeline.name, end.connection, _settings(task, end.connection), end.object, secrets, end.format)
+            Place(
+                pipeline.name,
+                end.connection,
+                _settings(task["connections"], end.connection),
+                end.object,
+                secrets,
+                end.format,
+            )
             for end in (spec.source, spec.sink)
         ]
         return cls(
             uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
-            fields=_fields(spec), split_rows=int(task.get("split_rows") or SPLIT_ROWS), letters=task.get("letters"),
+            rules=Rules(_fields(spec), spec.transforms, spec.validate_), connections=task["connections"],
+            modules=frozenset(task.get("modules") or ()), letters=task.get("letters"),
+            split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )  # fmt: skip
 
 
@@ -126,12 +147,9 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
     Raises:
         Refused: with the path of the first such thing.
     """
-    validation = spec.validate_
     wrong = (
         ("spec.mode", spec.mode != "batch", "streams cannot be run yet"),
         ("spec.sink.write", spec.sink.write not in {"append", "replace"}, f"`{spec.sink.write}` cannot be run yet"),
-        ("spec.transforms", bool(spec.transforms), "transforms cannot be run yet; use `sql` fields of the mapping"),
-        ("spec.validate", bool(validation.not_null or validation.unique or validation.checks), "cannot be run yet"),
         ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),
         ("spec.source.cursor", spec.sink.write == "append" and spec.source.cursor is None,
          "`append` needs a cursor: without one each run would append every row again"),
@@ -144,9 +162,9 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
             raise Refused(what, where=f"{name}: {path}", hint=hint)
 
 
-def _settings(task: Mapping[str, Any], name: str) -> Any:
+def _settings(connections: Mapping[str, Any], name: str) -> Any:
     try:
-        data = task["connections"][name]
+        data = connections[name]
     except KeyError as error:
         raise NotFound("there is no such connection", value=name, hint="add it to connections.yaml") from error
     return parse_connection(name, data)

@@ -65,6 +65,7 @@ class Processes:
             "pipeline": task["spec"], "connections": task["connections"],
             "drop_table": task.get("drop_table", False), "secrets": str(self._settings.secrets), "result": str(result),
             "traceparent": traceparent, "letters": self._catalog,
+            "modules": self._settings.modules,
         }  # fmt: skip
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(

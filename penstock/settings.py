@@ -35,6 +35,7 @@ class Settings:
         slots: batch runs at once on one worker; 0 = the number of cores.
         host: the address that health and readiness are told on.
         port: … and its port; 0 = a free one.
+        python_modules: modules whose functions `python` steps may call, separated by commas; none by default.
     """
 
     project: Path
@@ -44,6 +45,7 @@ class Settings:
     slots: int = 0
     host: str = "127.0.0.1"
     port: int = 8088
+    python_modules: str = ""
 
     @property
     def embedded(self) -> bool:
@@ -54,6 +56,11 @@ class Settings:
     def parallel(self) -> int:
         """Batch runs at once on one worker."""
         return self.slots or os.cpu_count() or 1
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules whose functions steps may call."""
+        return tuple(name.strip() for name in self.python_modules.split(",") if name.strip())
 
     @property
     def secrets(self) -> Path:

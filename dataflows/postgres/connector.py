@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
 from dataflows.cursors import Window, split_key
-from dataflows.postgres.session import Session, connect, translated
+from dataflows.postgres.session import Session, connect, one_row, translated
 from dataflows.postgres.tables import TableName, describe, exists, quoted
 from dataflows.postgres.types import parse_type
 from dataflows.sinks.positions import Positions, session_name
@@ -195,6 +195,15 @@ class PostgresTarget:
             failpoint("publish.moved")
         failpoint("publish.done")
         return found.result
+
+    def duplicates(self, run: str, columns: Sequence[str]) -> int:
+        """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
+        names = ", ".join(quoted(name) for name in columns)
+        there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+        shadow = shadow_name(self.owner.uid, run, self.table).sql
+        query = f"SELECT count(*) FROM (SELECT 1 FROM {shadow} WHERE {there} GROUP BY {names} HAVING count(*) > 1) d"
+        with translated(self.place.where):
+            return int(one_row(self.session, query)[0])
 
     def drop(self, *, table: bool) -> None:
         if self.state.exists():

@@ -15,6 +15,7 @@ from typing import Any
 from dataflows.connectors import Source, Target
 from dataflows.cursors import Window, cursor_column
 from dataflows.job import Job
+from dataflows.runtime.lookups import outside_of
 from dataflows.sinks.publication import recorded
 from dataflows.sinks.state import Claim, Loaded, RunRow
 from dataflows.splits import Split, slot_names
@@ -120,7 +121,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     _check_continued(job, claim.loaded)
     if target.describe() is None:
         with state.owned(claim.generation):
-            target.make(outputs(job.fields, found, job.pipeline))
+            target.make(outputs(job.rules, found, job.pipeline, outside_of(job)))
     surveyed = survey(job, ends)
     token = _take_letters(job, target, surveyed)
     run = _resumable(target, job, claim) or _plan(job, ends, claim, surveyed)
@@ -135,12 +136,23 @@ def _check(job: Job, table: Table, ends: Ends) -> None:
     """Everything that can be told before anything is changed."""
     if job.cursor is not None:
         cursor_column(table, job.cursor, job.at_source)
-    there = ends.target.describe()
+    there, outside = ends.target.describe(), outside_of(job)
+    _check_unique(job, there, ends.target)
     if there is not None:
         ends.target.check(there, ())
-        bind(job.fields, table, there, job.pipeline, undecoded=ends.undecoded)
+        bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside)
     else:
-        ends.target.check(None, outputs(job.fields, table, job.pipeline))
+        ends.target.check(None, outputs(job.rules, table, job.pipeline, outside))
+
+
+def _check_unique(job: Job, there: Table | None, target: Target) -> None:
+    """Refuse `validate.unique` where nobody can tell: the whole run's rows are together in a shadow only."""
+    unique = job.rules.validation.unique
+    if not unique or (there is not None and any(set(key) == set(unique) for key in there.keys)):
+        return
+    if job.write != "replace" or not hasattr(target, "duplicates"):
+        hint = f"give {job.sink.object} a unique key over these columns, or write: replace"
+        raise Refused("uniqueness cannot be checked there", where=f"{job.pipeline}: spec.validate.unique", hint=hint)
 
 
 def _check_continued(job: Job, loaded: Loaded) -> None:
@@ -167,8 +179,14 @@ def survey(job: Job, ends: Ends) -> Survey:
     if there is None:
         raise MissingTable("there is no such table", where=job.at_sink, value=job.sink.object, hint="was it dropped?")
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
-    method = ends.target.check(there, ())
-    return Survey(table, there, key, bind(job.fields, table, there, job.pipeline, undecoded=ends.undecoded), method)
+    method, outside = ends.target.check(there, ()), outside_of(job)
+    return Survey(
+        table,
+        there,
+        key,
+        bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside),
+        method,
+    )
 
 
 def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:

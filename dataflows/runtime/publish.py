@@ -10,7 +10,7 @@ from dataflows.connectors import Target
 from dataflows.job import Job
 from dataflows.runtime.prepare import Prepared
 from dataflows.sinks.state import Counters
-from penstock.errors import Fenced, PenstockError, TooManyRefused, Unavailable
+from penstock.errors import BadData, Fenced, PenstockError, TooManyRefused, Unavailable
 from penstock.failpoints import failpoint
 
 __all__ = ["committed", "drop_state", "publish", "superseded", "too_many"]
@@ -39,8 +39,20 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
             if not job.continued:
                 raise too_many(job, counters.as_dict())
             told["refused_too_many"] = True
+        _check_unique(job, target)
     surveyed = prepared.survey
     return target.publish(job.run, prepared.generation, prepared.upper, surveyed.mapping.targets, told, surveyed.method)
+
+
+def _check_unique(job: Job, target: Target) -> None:
+    """Refuse to publish a `replace` whose rows are not unique, where the target's own keys do not see to it."""
+    unique = job.rules.validation.unique
+    ask = getattr(target, "duplicates", None)
+    if unique and ask is not None and job.write == "replace" and (found := ask(job.run, unique)):
+        names = ", ".join(f"`{name}`" for name in unique)
+        hint = "nothing was published; mend the source, or deduplicate"
+        raise BadData(f"{found} values of {names} come more than once", where=f"{job.pipeline}: spec.validate.unique",
+                      hint=hint)  # fmt: skip
 
 
 def too_many(job: Job, counted: Mapping[str, Any]) -> TooManyRefused:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataflows.chunks import Chunk
 from dataflows.connectors import ReadOrder, Source, SplitReader, Target, WriterOrder
@@ -15,6 +16,7 @@ from dataflows.runtime.prepare import Ends, Prepared
 from dataflows.runtime.refused import LetterWriter
 from dataflows.sinks.state import Counters
 from dataflows.splits import Split, of_slot
+from penstock.errors import BadData
 
 __all__ = ["run_slots"]
 
@@ -49,7 +51,7 @@ def run_slots(
     BatchPipelineEngine(
         {slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first)) for slot, splits in mine.items()},
         {slot: _writer(job, prepared, ends.target, slot, first, committed) for slot in mine},
-        _steps(prepared, ends.target),
+        _steps(prepared, ends.target, job.pipeline),
         first,
     ).run()
 
@@ -64,27 +66,44 @@ def _reader(job: Job, prepared: Prepared, source: Source, first: FirstError) -> 
     )
 
 
-def _steps(prepared: Prepared, target: Target) -> tuple[Callable[[Chunk], Chunk], ...]:
+def _steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[[Chunk], Chunk], ...]:
     surveyed = prepared.survey
     if surveyed.mapping.step is None:
         return ()
     finishing = target.finishing(surveyed.columns)
-    return (_Summed(surveyed.mapping.step), *((_on_batches(finishing),) if finishing else ()))
+    keeps = prepared.token is not None
+    return (_Summed(surveyed.mapping.step, keeps, pipeline), *((_on_batches(finishing),) if finishing else ()))
 
 
 @dataclass(slots=True)
 class _Summed:
-    """A step whose markers tell how many rows of their split the step refused."""
+    """A step whose markers tell how many rows of their split it refused and added; refused rows get their numbers."""
 
     step: Callable[[Chunk], Chunk]
-    dead: dict[str, int] = field(default_factory=dict)
+    keeps: bool
+    """Whether refused rows have a place to go to; where they have none, the first of them fails the run."""
+    where: str
+    seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Of each slot's split: rows read, refused, and added so far."""
 
     def __call__(self, chunk: Chunk) -> Chunk:
+        read, dead, added = self.seen.pop(chunk.slot, (0, 0, 0))
         if chunk.last:
-            return replace(chunk, dead=self.dead.pop(chunk.slot, 0))
+            return replace(chunk, read=chunk.read + added, dead=dead)
         done = self.step(chunk)
-        self.dead[chunk.slot] = self.dead.get(chunk.slot, 0) + done.dead
+        if done.refused is not None:
+            done = replace(done, refused=self._numbered(done.refused, read))
+        self.seen[chunk.slot] = (read + chunk.read, dead + done.dead, added + done.read - chunk.read)
         return done
+
+    def _numbered(self, refused: pa.RecordBatch, read: int) -> pa.RecordBatch:
+        if not self.keeps:
+            step, reason = refused.column("step")[0].as_py(), refused.column("reason")[0].as_py()
+            raise BadData(
+                f"step `{step}` cannot take a row: {reason}", where=self.where, hint="look at the source's rows"
+            )
+        rows = pc.add(refused.column("row"), read)
+        return pa.RecordBatch.from_arrays([rows, *refused.columns[1:]], schema=refused.schema)
 
 
 def _on_batches(change: Callable[[pa.RecordBatch], pa.RecordBatch]) -> Callable[[Chunk], Chunk]:

@@ -85,7 +85,8 @@ class _Compiler:
         return [self(node) for node in nodes]
 
     def refused(self, node: Any, what: str) -> SchemaMismatch:
-        near = did_you_mean(what.lower(), ALLOWED)
+        name = node.name if isinstance(node, exp.Anonymous) else what
+        near = did_you_mean(name.lower(), ALLOWED)
         hint = near or "allowed: arithmetic, comparisons, CASE, COALESCE, CAST, LIKE and the functions of the docs"
         return SchemaMismatch(f"{what} is not allowed in an expression", where=f"{self.where}{_place(node)}", hint=hint)
 

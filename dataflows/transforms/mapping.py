@@ -1,26 +1,31 @@
-"""The mapping: source columns become target columns, checked against both tables before anything runs.
+"""The mapping and all steps after it, checked against both tables before anything runs.
 
-Where each field is a source column as it is and both types are equal, nothing has to look at the values: rows travel as
-undecoded bytes (`raw`). Otherwise they are decoded to Arrow, mapped, and brought to the target's types.
+Where each target column is a source column as it is, of the same type, and nothing else is asked for, nothing has to
+look at the values: rows travel as undecoded bytes (`raw`). Otherwise they are decoded to Arrow, and go through a chain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping as Lines
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
 from dataflows.chunks import Chunk
 from dataflows.postgres.types import SqlType, arrow_type, fits, parse_type
 from dataflows.tables import Column, Table
-from penstock.errors import BadData, MissingColumn, SchemaMismatch, did_you_mean
+from dataflows.transforms.chain import Chain, Output
+from dataflows.transforms.scope import Computed, Held, Scope
+from dataflows.transforms.steps import Outside, plan_checks, plan_steps
+from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
+from penstock.models.pipeline import TransformStep, Validation
 
 if TYPE_CHECKING:
-    from dataflows.transforms.expressions import Compiled
+    from dataflows.transforms.stages import Stage
 
-__all__ = ["FieldSpec", "Mapping", "bind", "outputs"]
+__all__ = ["FieldSpec", "Mapping", "Rules", "bind", "outputs"]
 
 _LABEL: Final = SqlType("label")
 
@@ -36,23 +41,25 @@ class FieldSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
-    """A field with its type; `compiled` for an expression, else `column`."""
+class Rules:
+    """What a pipeline says of its rows: fields (None: each column by its name), steps after them, checks at the end."""
 
-    spec: FieldSpec
-    type: SqlType
-    column: Column | None = None
-    compiled: Compiled | None = None
+    fields: tuple[FieldSpec, ...] | None = None
+    steps: tuple[TransformStep, ...] = ()
+    validation: Validation = field(default_factory=Validation)
 
     @property
-    def reads(self) -> frozenset[str]:
-        """The source columns that it needs."""
-        return self.compiled.columns if self.compiled else frozenset({self.column.name} if self.column else ())
+    def plain(self) -> bool:
+        """Whether there are neither steps nor checks."""
+        return not (self.steps or self.validation.not_null or self.validation.checks)
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapping that fits both tables. `reads` are the source columns to ask for, `schema` how to decode them."""
+    """Rules that fit both tables. `reads` are the source columns to ask for, `schema` how to decode them.
+
+    `lineage` tells for each target column which source columns its values come from, and through which steps.
+    """
 
     targets: tuple[str, ...]
     reads: tuple[str, ...]
@@ -60,23 +67,49 @@ class Mapping:
     schema: pa.Schema | None
     step: Callable[[Chunk], Chunk] | None
     why_decoded: str | None
+    lineage: Lines[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
-def outputs(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Column, ...]:
-    """The target's columns if the target were made from the mapping."""
+@dataclass(slots=True)
+class Planned:
+    """The rules over one source table, before there is a target: columns by name, in order, and the stages."""
+
+    scope: Scope
+    stages: list[Stage]
+    paths: dict[str, str]
+
+
+def planned(rules: Rules, source: Table, where: str, outside: Outside) -> Planned:
+    """Check fields, steps and checks over the source's columns.
+
+    Raises:
+        MissingColumn, SchemaMismatch, Refused: at the path of the first thing that does not fit.
+    """
+    scope, paths, stages = _mapped(rules.fields, source, where)
+    stages += plan_steps(scope, rules.steps, where, outside)
+    stages += plan_checks(scope, rules.validation, where)
+    return Planned(scope, stages, paths if not rules.steps else {})
+
+
+def outputs(rules: Rules, source: Table, where: str, outside: Outside = Outside()) -> tuple[Column, ...]:  # noqa: B008 - frozen
+    """The target's columns if the target were made from the rules."""
     made = []
-    for bound in _bound(fields, source, where):
-        column = bound.column
-        kind = column.type if column and column.builtin else str(bound.type)
-        nullable = column.nullable if column else True
-        made.append(Column(bound.spec.target, kind, nullable))
+    for name, held in planned(rules, source, where, outside).scope.columns.items():
+        kind = held.source.type if held.source and held.source.builtin else str(held.type)
+        made.append(Column(name, kind, held.nullable and name not in rules.validation.not_null))
     return tuple(made)
 
 
 def bind(
-    fields: Sequence[FieldSpec] | None, source: Table, target: Table, where: str, *, undecoded: bool = True
+    rules: Rules,
+    source: Table,
+    target: Table,
+    where: str,
+    *,
+    undecoded: bool = True,
+    outside: Outside = Outside(),  # noqa: B008
 ) -> Mapping:
-    """The mapping between two tables; without `fields`, each column to the one of its name.
+    """The rules between two tables.
 
     `undecoded`: source and sink understand the same form of rows, so that bytes may pass as they are.
 
@@ -84,43 +117,79 @@ def bind(
         MissingColumn: a name that the source or the target does not have.
         SchemaMismatch: a type that the target's column cannot keep, or a column that must be filled and is not.
     """
-    bound = _bound(fields, source, where)
-    columns = [_target_column(one, target, where) for one in bound]
-    _check_filled(bound, target, where)
-    why = next(filter(None, (_look_at(one, column) for one, column in zip(bound, columns, strict=True))), None)
-    targets = tuple(one.spec.target for one in bound)
-    if why is None and not undecoded:
-        why = "source and sink are different systems"
+    plan = planned(rules, source, where, outside)
+    scope = plan.scope
+    lineage = {name: (tuple(sorted(held.origins)), held.steps) for name, held in scope.columns.items()}
+    columns = {name: _target_column(name, target, _place(plan, name, where, ".target")) for name in scope.columns}
+    _check_filled(columns, target, where)
+    why = _why(rules, scope, columns, undecoded=undecoded)
     if why is None:
-        reads = tuple(one.column.name for one in bound if one.column)
-        return Mapping(targets, reads, raw=True, schema=None, step=None, why_decoded=None)
-    for one, column in zip(bound, columns, strict=True):
-        _check_fits(one, column, where)
-    reads = tuple(column.name for column in source.columns if any(column.name in one.reads for one in bound))
-    if not reads:
-        reads = (source.columns[0].name,)
+        reads = tuple(held.source.name for held in scope.columns.values() if held.source)
+        return Mapping(tuple(columns), reads, True, None, None, None, lineage)  # noqa: FBT003 - raw
+    for name, column in columns.items():
+        _check_fits(scope[name], column, _place(plan, name, where))
+    passed = {held.source.name for held in scope.columns.values() if held.source}
+    reads = tuple(one.name for one in source.columns if one.name in passed or one.name in scope.wanted)
+    reads = reads or (source.columns[0].name,)
     schema = pa.schema([pa.field(name, _decoded(source, name, where)) for name in reads])
-    step = _Step(tuple(bound), tuple(_kind(column) for column in columns), where)
-    return Mapping(targets, reads, raw=False, schema=schema, step=step, why_decoded=why)
+    made = [
+        Output(one, _kind(one), scope[name], plan.paths.get(name, "spec.transforms")) for name, one in columns.items()
+    ]
+    chain = Chain(scope.wanted, tuple(plan.stages), tuple(made), _masked(rules, source, where, outside), where)
+    return Mapping(tuple(columns), reads, False, schema, chain, why, lineage)  # noqa: FBT003 - not raw
 
 
-def _bound(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> list[_Bound]:
+def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Scope, dict[str, str], list[Stage]]:
+    """The columns that the mapping makes, where each is said, and the stage that computes some of them."""
+    scope = Scope({one.name: _held(one) for one in source.columns})
     if fields is None:
         fields = [FieldSpec(column.name, column.name) for column in source.columns if not column.hidden]
-    return [_bind_one(field, source, where) for field in fields]
+    made: dict[str, Held] = {}
+    values: dict[str, Computed] = {}
+    for spec in fields:
+        if spec.source is not None:
+            if spec.source not in scope.columns:
+                raise _missing(spec.source, source, f"{where}: {spec.path}.from")
+            made[spec.target] = scope[spec.source]
+            continue
+        id_ = scope.new_id()
+        values[id_] = found = scope.compute(spec.sql or "", f"{where}: {spec.path}.sql")
+        origins = scope.origins(found.compiled.columns)
+        made[spec.target] = Held(found.compiled.type, nullable=True, origins=origins, steps=("mapping",), id=id_)
+    paths = {spec.target: spec.path for spec in fields}
+    if not values:
+        return Scope(made, scope.wanted, scope.made), paths, []
+    from dataflows.transforms.stages import Compute  # noqa: PLC0415 - brings Polars in
+
+    return Scope(made, scope.wanted, scope.made), paths, [Compute("mapping", values)]
 
 
-def _bind_one(spec: FieldSpec, source: Table, where: str) -> _Bound:
-    if spec.source is not None:
-        column = source.column(spec.source)
-        if column is None:
-            raise _missing(spec.source, source, f"{where}: {spec.path}.from")
-        return _Bound(spec, _kind(column), column)
-    from dataflows.transforms.expressions import compile_expression  # noqa: PLC0415 - brings Polars in
+def _held(column: Column) -> Held:
+    return Held(_kind(column), column.nullable, frozenset({column.name}), source=column)
 
-    types = {column.name: _kind(column) for column in source.columns}
-    compiled = compile_expression(spec.sql or "", types, f"{where}: {spec.path}.sql")
-    return _Bound(spec, compiled.type, compiled=compiled)
+
+def _masked(rules: Rules, source: Table, where: str, outside: Outside) -> frozenset[str]:
+    """The source columns that some step masks: nobody sees them in the dead letters either."""
+    found: set[str] = set()
+    for at, step in enumerate(rules.steps):
+        if step.mask:
+            before = planned(Rules(rules.fields, rules.steps[:at]), source, where, outside).scope
+            found |= before.origins(step.mask)
+    return frozenset(found)
+
+
+def _place(plan: Planned, name: str, where: str, part: str = "") -> str:
+    path = plan.paths.get(name)
+    return f"{where}: spec.transforms" if path is None else f"{where}: {path}{part}"
+
+
+def _why(rules: Rules, scope: Scope, columns: Lines[str, Column], *, undecoded: bool) -> str | None:
+    """Why the values have to be decoded; None where bytes may pass as they are."""
+    if not rules.plain:
+        return "there are steps or checks"
+    found = (_look_at(name, scope[name], column) for name, column in columns.items())
+    why = next((one for one in found if one), None)
+    return why or (None if undecoded else "source and sink are different systems")
 
 
 def _kind(column: Column) -> SqlType:
@@ -133,32 +202,29 @@ def _missing(name: str, table: Table, where: str) -> MissingColumn:
     return MissingColumn(f"{table.name} has no such column", where=where, value=name, hint=hint)
 
 
-def _target_column(bound: _Bound, target: Table, where: str) -> Column:
-    column = target.column(bound.spec.target)
+def _target_column(name: str, target: Table, where: str) -> Column:
+    column = target.column(name)
     if column is None:
-        raise _missing(bound.spec.target, target, f"{where}: {bound.spec.path}.target")
+        raise _missing(name, target, where)
     if column.generated:
-        raise SchemaMismatch(
-            f"`{column.name}` of {target.name} is computed by the server", where=f"{where}: {bound.spec.path}.target",
-            hint="leave it out of the mapping",
-        )  # fmt: skip
+        what = f"`{column.name}` of {target.name} is computed by the server"
+        raise SchemaMismatch(what, where=where, hint="leave it out of the mapping")
     return column
 
 
-def _check_filled(bound: Sequence[_Bound], target: Table, where: str) -> None:
-    mapped = {one.spec.target for one in bound}
-    empty = [c.name for c in target.columns if not (c.nullable or c.default or c.generated or c.name in mapped)]
+def _check_filled(columns: Lines[str, Column], target: Table, where: str) -> None:
+    empty = [c.name for c in target.columns if not (c.nullable or c.default or c.generated or c.name in columns)]
     if empty:
         names = ", ".join(f"`{name}`" for name in empty)
         hint = "map them, or give them a default"
         raise SchemaMismatch(f"{target.name} needs values for {names}, which are not mapped", where=where, hint=hint)
 
 
-def _look_at(bound: _Bound, target: Column) -> str | None:
+def _look_at(name: str, held: Held, target: Column) -> str | None:
     """Why the values of this field have to be decoded; None where its bytes may pass as they are."""
-    column = bound.column
+    column = held.source
     if column is None:
-        return f"`{bound.spec.target}` is an expression"
+        return f"`{name}` is an expression"
     if column.type != target.type:
         return f"`{target.name}` is {target.type}, its source {column.type}"
     if not (column.builtin and target.builtin) and not (column.label and target.label):
@@ -166,19 +232,15 @@ def _look_at(bound: _Bound, target: Column) -> str | None:
     return None
 
 
-def _check_fits(bound: _Bound, target: Column, where: str) -> None:
-    kind, wanted = bound.type, _kind(target)
-    path = f"{where}: {bound.spec.path}"
+def _check_fits(held: Held, target: Column, where: str) -> None:
+    kind, wanted = held.type, _kind(target)
     if not fits(kind, wanted) and not (target.label and kind.text):
-        hint = (
-            f"write sql: CAST(… AS {target.type})"
-            if bound.column is None
-            else f"map it by sql, CAST(… AS {target.type})"
-        )
+        cast = f"CAST(… AS {target.type})"
+        hint = f"write sql: {cast}" if held.source is None else f"map it by sql, {cast}"
         what = f"{kind} does not fit into `{target.name}` of type {target.type}"
-        raise SchemaMismatch(what, where=path, hint=hint)
+        raise SchemaMismatch(what, where=where, hint=hint)
     if wanted.name != "numeric" and arrow_type(wanted) is None:
-        raise SchemaMismatch(f"`{target.name}` of type {target.type} cannot be written through Arrow yet", where=path,
+        raise SchemaMismatch(f"`{target.name}` of type {target.type} cannot be written through Arrow yet", where=where,
                              hint="give source and target exactly the same types and map no expressions")  # fmt: skip
 
 
@@ -193,52 +255,3 @@ def _decoded(source: Table, name: str, where: str) -> pa.DataType:
             hint = "a numeric without precision has no bound; give the column one, such as numeric(38,10)"
         raise SchemaMismatch(f"`{name}` of type {column.type} cannot be mapped by value", where=where, hint=hint)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """Maps a decoded chunk to the target's columns and types."""
-
-    fields: tuple[_Bound, ...]
-    kinds: tuple[SqlType, ...]
-    where: str
-
-    def __call__(self, chunk: Chunk) -> Chunk:
-        if chunk.data is None:
-            return chunk
-        if isinstance(chunk.data, memoryview):
-            message = "undecoded bytes came where a batch was due"
-            raise TypeError(message)
-        batch = self._mapped(chunk.data)
-        return Chunk(chunk.slot, chunk.split, chunk.sequence, batch, batch.num_rows, read=chunk.read)
-
-    def _mapped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        computed = self._computed(batch)
-        arrays = []
-        for field, kind in zip(self.fields, self.kinds, strict=True):
-            array = computed[field.spec.target] if field.column is None else batch.column(field.column.name)
-            arrays.append(_as_target(array, field, kind, self.where))
-        return pa.RecordBatch.from_arrays(arrays, names=[field.spec.target for field in self.fields])
-
-    def _computed(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
-        expressions = {field.spec.target: field.compiled for field in self.fields if field.compiled}
-        if not expressions:
-            return {}
-        from dataflows.transforms.evaluation import evaluate  # noqa: PLC0415 - brings Polars in
-
-        return evaluate(expressions, batch)
-
-
-def _as_target(array: pa.Array, field: _Bound, kind: SqlType, where: str) -> pa.Array:
-    try:
-        return _cast(array, field.type, kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        what = f"a value does not fit into `{field.spec.target}` of type {kind}"
-        raise BadData(what, where=f"{where}: {field.spec.path}", hint="look at the mapped types") from None
-
-
-def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:
-    wanted: Any = arrow_type(kind)
-    if kind.name == "numeric" and wanted is None:
-        wanted = pa.decimal128(19, 0) if have.integer else array.type
-    return array if array.type == wanted else array.cast(wanted)

@@ -15,7 +15,7 @@ from dataflows.postgres.session import connect
 from dataflows.postgres.tables import TableName, describe
 from dataflows.runtime.publish import drop_state
 from dataflows.sinks.swap import replace_method
-from dataflows.transforms.mapping import FieldSpec, bind
+from dataflows.transforms.mapping import FieldSpec, Rules, bind
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers
@@ -261,9 +261,11 @@ def test_values_are_decoded_only_where_something_looks_at_them(copy: Callable[..
     made = copy("replace")
     with connect(made.dsn, where="shop", name="tests") as session:
         source, target = (describe(session, TableName.parse(name), "shop") for name in ("public.items", made.target))
-        assert bind(None, source, target, "items").raw
-        assert bind([FieldSpec("id", "id"), FieldSpec("name", "name")], source, target, "items").raw
-        assert not bind([FieldSpec("id", "id"), FieldSpec("name", sql="lower(name)")], source, target, "items").raw
+        assert bind(Rules(), source, target, "items").raw
+        assert bind(Rules((FieldSpec("id", "id"), FieldSpec("name", "name"))), source, target, "items").raw
+        assert not bind(
+            Rules((FieldSpec("id", "id"), FieldSpec("name", sql="lower(name)"))), source, target, "items"
+        ).raw
         assert replace_method(session, TableName.parse(made.target), "lake").name == "rename"
 
 

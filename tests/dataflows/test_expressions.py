@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from dataflows.postgres.types import arrow_type, parse_type
-from dataflows.transforms.evaluation import evaluate
 from dataflows.transforms.expressions import Compiled, compile_expression
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
+from tests.dataflows.evaluation import evaluate
 
 COLUMNS = {
     "i": "integer", "j": "integer", "k": "smallint", "l": "bigint", "n": "numeric(12,2)", "m": "numeric(20,5)",

@@ -83,8 +83,8 @@ def test_a_target_column_that_must_be_filled_is_named(copy: Callable[..., Copy],
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"mode": "stream"}, "spec.mode"), ({"validate": {"not_null": ["id"]}}, "spec.validate"),
-        ({"transforms": [{"name": "x", "filter": "id > 1"}]}, "spec.transforms"), ({"mapping": {"ref": "items"}}, "spec.mapping.ref"),
+        ({"mode": "stream"}, "spec.mode"), ({"validate": {"unique": ["name"]}}, "spec.validate.unique"),
+        ({"mapping": {"ref": "items"}}, "spec.mapping.ref"),
         ({"source": {"connection": "shop", "object": "public.items"}}, "spec.source.cursor"),
         ({"sink": {"connection": "lake", "object": "w.x", "write": "merge", "key": ["id"]}}, "spec.sink.write"),
     ],

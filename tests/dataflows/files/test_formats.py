@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -22,7 +23,7 @@ from dataflows.files.connector import FilesConnector
 from dataflows.files.csv import told_by
 from dataflows.files.types import as_asked, sql_type
 from dataflows.postgres.types import arrow_type, parse_type
-from penstock.errors import BadData, MissingColumn, MissingTable, PenstockError, Refused, SchemaMismatch
+from penstock.errors import BadData, MissingColumn, MissingTable, PenstockError, Refused, SchemaMismatch, Unavailable
 from penstock.models.formats import CsvFormat, JsonlFormat
 
 if TYPE_CHECKING:
@@ -160,6 +161,40 @@ def test_a_csv_of_another_make(files: Files) -> None:
         {"id": 1, "name": "Müller", "rate": None},
         {"id": 2, "name": "x;y", "rate": "3,5"},
     ]
+
+
+def test_rows_wider_than_what_is_read_at_a_time(files: Files) -> None:
+    texts = ["x" * 100, "y\n" * 1_500_000, "z" * 100]
+    lines = "".join(f'{at},"{text}"\n' for at, text in enumerate(texts))
+    many = "".join(f"{at},short\n" for at in range(3, 300_000))
+    files.write("a.csv", f"id,t\n{lines}{many}{lines}".encode())
+    found = rows(files.source("a.csv"))
+    assert [row["t"] for row in found[:3]] == texts
+    assert [row["id"] for row in found] == [*range(300_000), 0, 1, 2]
+    files.write("a.jsonl", b'{"t": "' + b"x" * 6_000_000 + b'"}\n{"t": "y"}\n')
+    assert [len(row["t"]) for row in rows(files.source("a.jsonl"))] == [6_000_000, 1]
+
+
+def test_names_of_a_header_are_taken_as_they_are(places: Any) -> None:
+    files: Files = places("files")
+    files.write("a.csv", b'NA,"two\nlines"\n1,NA\n')
+    assert rows(files.source("a.csv", CsvFormat(type="csv", null_values=("NA",)))) == [{"NA": 1, "two\nlines": None}]
+
+
+def test_a_file_of_the_log_that_was_taken_away_is_told(places: Any) -> None:
+    from dataflows.files.log import FolderLog
+    from dataflows.files.manifest import Table
+
+    files: Files = places("files")
+    log = FolderLog(files.store, "out", "here")
+    column = {"name": "v", "type": "bigint"}
+    table = Table(64, [column], ".parquet", [{"path": "part-u-r-000000-1.parquet", "rows": 1, "bytes": 1}])
+    files.store.put(log.at("_penstock/checkpoints/000000000064.json"), json.dumps(table.as_dict()).encode())
+    with pytest.raises(Unavailable, match="is not there"):
+        files.source("out").describe()
+    files.write("out/part-u-r-000000-1.parquet", parquet(pa.table({"v": [7]})))
+    files.write("out/part-u-r-000001-1.parquet", parquet(pa.table({"v": [8]})))
+    assert rows(files.source("out")) == [{"v": 7}]
 
 
 BAD_CSV = [

@@ -1,4 +1,4 @@
-"""Compiled expressions over a batch: Arrow in, Arrow out, and an error where SQL would raise."""
+"""Compiled expressions over a batch, by themselves: Arrow in, Arrow out, and an error where SQL would raise."""
 
 from __future__ import annotations
 

@@ -1,0 +1,69 @@
+"""Small tables that steps look values up in: read once for a process, by any connector that is a source."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from dataflows.connectors import ReadOrder, connector
+from dataflows.cursors import Window
+from dataflows.job import Job
+from dataflows.postgres.types import arrow_type, parse_type
+from dataflows.transforms.steps import Loaded, Outside
+from penstock.errors import Refused
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["outside_of"]
+
+MOST_BYTES: Final = 64 << 20
+"""Arrow bytes of a table that may be kept in memory to look values up in."""
+BATCH_ROWS: Final = 65536
+
+
+def outside_of(job: Job) -> Outside:
+    """What the steps of a job may take from outside of the rows; tables are read when first asked for, and kept."""
+    return Outside(partial(_loaded, job), job.modules)
+
+
+_KEPT: Final[dict[tuple[str, str, str], Loaded]] = {}
+
+
+def _loaded(job: Job, connection: str, object_: str) -> Loaded:
+    key = (job.run, connection, object_)
+    if key not in _KEPT:
+        _KEPT[key] = _read(job, connection, object_)
+    return _KEPT[key]
+
+
+def _read(job: Job, connection: str, object_: str) -> Loaded:
+    """The whole table.
+
+    Raises:
+        Refused: it is too large.
+    """
+    import polars as pl  # noqa: PLC0415 - only where something is looked up
+    import pyarrow as pa  # noqa: PLC0415
+
+    place = job.place(connection, object_)
+    with closing(connector(place.settings.type, place.where).source(place)) as source:
+        table = source.describe()
+        types = {
+            one.name: parse_type(one.type) for one in table.columns if arrow_type(parse_type(one.type)) is not None
+        }
+        schema = pa.schema([(name, arrow_type(kind)) for name, kind in types.items()])
+        order = ReadOrder(table, tuple(types), None, schema, BATCH_ROWS, lambda: None)
+        batches: list[pa.RecordBatch] = []
+        with closing(source.reader(order)) as reader:
+            for split in source.plan(table, None, Window(None, None), 1 << 62, 0):
+                for chunk in reader.read("lookup", split):
+                    if chunk.data is not None:
+                        batches.append(chunk.data)
+                    if sum(batch.nbytes for batch in batches) > MOST_BYTES:
+                        hint = f"tables up to {MOST_BYTES >> 20} MB can be looked up in; join it at the source"
+                        raise Refused("the table is too large to be kept in memory", where=place.where, value=object_,
+                                      hint=hint)  # fmt: skip
+    frame = pl.from_arrow(pa.Table.from_batches(batches, schema=schema))
+    return Loaded(types, frame if isinstance(frame, pl.DataFrame) else frame.to_frame())

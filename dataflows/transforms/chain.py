@@ -1,0 +1,203 @@
+"""The chain of one pipeline at work on a chunk: mapping, steps, checks, and the target's own types, in one go.
+
+Columns that nothing looks at stay the source's Arrow arrays; the others are in a Polars frame for as long as stages
+need them. A row that a stage refuses leaves the chunk, with the step, the reason, and its values as the source sent
+them; the others go on, in their order. Rows in = rows out + filtered + refused - added, for each chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflows.chunks import Chunk
+from dataflows.postgres.types import SqlType, arrow_type
+from dataflows.tables import Column
+from dataflows.transforms.scope import Held
+from penstock.errors import BadData
+
+if TYPE_CHECKING:
+    from dataflows.transforms.stages import Refusal, Stage, Work
+
+__all__ = ["REFUSED", "Chain", "Output"]
+
+REFUSED: Final = pa.schema(
+    [("row", pa.int64()), *((name, pa.string()) for name in ("step", "code", "reason", "values"))]
+)
+"""Rows that were refused: their number in the chunk, by which step, why, and their values as a JSON object."""
+_LIMITED: Final = ("character varying", "character")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One column of the target and what goes there."""
+
+    target: Column
+    kind: SqlType
+    held: Held
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """All steps of a pipeline over the source's columns. `wanted` are those that stages look at, with their ids."""
+
+    wanted: Mapping[str, str]
+    stages: Sequence[Stage]
+    outputs: Sequence[Output]
+    masked: frozenset[str]
+    where: str
+
+    def __call__(self, chunk: Chunk) -> Chunk:
+        """The chunk as the target takes it; `refused` rows are numbered within the chunk."""
+        if chunk.data is None:
+            return chunk
+        if isinstance(chunk.data, memoryview):
+            message = "undecoded bytes came where a batch was due"
+            raise TypeError(message)
+        batch, refused, added = self.apply(chunk.data)
+        dead = 0 if refused is None else refused.num_rows
+        return replace(chunk, data=batch, rows=batch.num_rows, read=chunk.read + added, dead=dead, refused=refused)
+
+    def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int]:
+        """The rows for the target, those that were refused (schema `REFUSED`), and how many `explode` added."""
+        work = self._worked(batch) if self.stages else None
+        rows = None if work is None else _rows(work, batch.num_rows)
+        arrays = [self._array(one, batch, work, rows) for one in self.outputs]
+        refused = [] if work is None else list(work.refused)
+        made = pa.RecordBatch.from_arrays(arrays, names=[one.target.name for one in self.outputs])
+        made, late = self._checked(made, rows)
+        refused += late
+        letters = self._letters(batch, refused) if refused else None
+        return made, letters, 0 if work is None else work.added
+
+    def _worked(self, batch: pa.RecordBatch) -> Work:
+        import polars as pl  # noqa: PLC0415 - only where something is computed
+
+        from dataflows.transforms.stages import ROW, Work  # noqa: PLC0415
+
+        rows = pl.int_range(batch.num_rows, dtype=pl.UInt32, eager=True).alias(ROW)
+        frame = pl.DataFrame([rows])
+        if self.wanted:
+            read: Any = pl.from_arrow(batch.select(list(self.wanted)))
+            frame = read.rename(dict(self.wanted)).with_columns(rows)
+        work = Work(frame)
+        for stage in self.stages:
+            stage(work)
+        return work
+
+    def _array(self, one: Output, batch: pa.RecordBatch, work: Work | None, rows: pa.Array | None) -> pa.Array:
+        if one.held.source is not None:
+            array = batch.column(one.held.source.name)
+            array = array if rows is None else array.take(rows)
+        elif work is None:
+            message = "a computed column without stages"
+            raise AssertionError(message)
+        else:
+            from dataflows.transforms.values import arrow_of  # noqa: PLC0415
+
+            array = arrow_of(work.frame[one.held.id], one.held.type, f"{self.where}: {one.path}")
+        try:
+            return _cast(array, one.held.type, one.kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            what = f"a value does not fit into `{one.target.name}` of type {one.kind}"
+            raise BadData(what, where=f"{self.where}: {one.path}", hint="look at the mapped types") from None
+
+    def _checked(self, made: pa.RecordBatch, rows: pa.Array | None) -> tuple[pa.RecordBatch, list[Refusal]]:
+        """Refuse the rows that the target's own columns cannot hold."""
+        refused: list[Refusal] = []
+        for at, one in enumerate(self.outputs):
+            for check in (_null, _too_long):
+                found = check(made.column(at), one)
+                if found is None:
+                    continue
+                from dataflows.transforms.stages import Refusal  # noqa: PLC0415
+
+                bad, code, reason = found
+                places, keep = pc.indices_nonzero(bad), pc.invert(bad)
+                numbers = places if rows is None else rows.take(places)
+                refused.append(Refusal(numbers.to_pylist(), "target", code, reason))
+                rows = pc.indices_nonzero(keep) if rows is None else rows.filter(keep)
+                made = made.filter(keep)
+        return made, refused
+
+    def _letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
+        numbers = [row for one in refused for row in one.rows]
+        found = batch.take(pa.array(numbers, pa.uint32())).to_pylist()
+        values = [json.dumps({n: self._shown(n, v) for n, v in row.items()}, default=_plain) for row in found]
+        seen: dict[tuple[int, str], int] = {}
+        steps = [_told(seen, row, one.step) for one in refused for row in one.rows]
+        codes = [one.code for one in refused for _ in one.rows]
+        reasons = [one.reason for one in refused for _ in one.rows]
+        return pa.RecordBatch.from_arrays(
+            [pa.array(column, field.type) for column, field in
+             zip((numbers, steps, codes, reasons, values), REFUSED, strict=True)], schema=REFUSED,
+        )  # fmt: skip
+
+    def _shown(self, name: str, value: object) -> object:
+        return "***" if name in self.masked and value is not None else value
+
+
+def _told(seen: dict[tuple[int, str], int], row: int, step: str) -> str:
+    """The step's name; where it refuses a second part of an exploded row, with its number."""
+    number = seen[row, step] = seen.get((row, step), 0) + 1
+    return step if number == 1 else f"{step} ({number})"
+
+
+def _rows(work: Work, height: int) -> pa.Array | None:
+    """Which rows of the chunk are left, in order; None where all are."""
+    if not work.added and work.frame.height == height:
+        return None
+    from dataflows.transforms.stages import ROW  # noqa: PLC0415
+
+    array: pa.Array = work.frame[ROW].to_arrow()
+    return array
+
+
+def _null(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
+    """Where the target's column takes no NULL, and there is one."""
+    if not array.null_count or one.target.nullable or one.target.default:
+        return None
+    return array.is_null(), "not_null", f"`{one.target.name}` is NULL, and the target takes none"
+
+
+def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
+    """Where a text is longer than the target's column, but for blanks at its end."""
+    if one.kind.name not in _LIMITED or one.kind.precision is None or _is_short(one):
+        return None
+    length = pc.utf8_length(pc.utf8_rtrim(array, " "))
+    bad = pc.fill_null(pc.greater(length, one.kind.precision), fill_value=False)
+    if not pc.any(bad).as_py():
+        return None
+    return bad, "too_long", f"`{one.target.name}` is longer than {one.kind.precision} characters"
+
+
+def _is_short(one: Output) -> bool:
+    """Whether the source's own type keeps every value short enough."""
+    have = one.held.type
+    return have.name in _LIMITED and have.precision is not None and have.precision <= (one.kind.precision or 0)
+
+
+def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:
+    wanted: Any = arrow_type(kind)
+    if kind.name == "numeric" and wanted is None:
+        wanted = pa.decimal128(19, 0) if have.integer else array.type
+    return array if array.type == wanted else array.cast(wanted)
+
+
+def _plain(value: object) -> object:
+    """A value as JSON shows it."""
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    return _TEXTS.get(type(value), str)(value)
+
+
+_TEXTS: Final[dict[type, Callable[[Any], str]]] = {
+    datetime: datetime.isoformat, date: date.isoformat, time: time.isoformat, timedelta: str,
+}  # fmt: skip

@@ -1,0 +1,110 @@
+"""The columns between two steps while a chain is planned: what each is called, its type, and what it comes from.
+
+A column that no expression has touched is still the source's own array, and never enters Polars. One that an
+expression reads, or made, is held in a frame under an id that no step can change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from dataflows.postgres.types import SqlType
+from dataflows.tables import Column
+from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
+
+if TYPE_CHECKING:
+    from dataflows.transforms.expressions import Compiled
+
+__all__ = ["Computed", "Held", "Scope"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A column: `source` where it is still one of the source's, else `id`, its place in the frame.
+
+    `origins` are the source columns that its values come from, and `steps` the steps that they went through.
+    """
+
+    type: SqlType
+    nullable: bool = True
+    origins: frozenset[str] = frozenset()
+    steps: tuple[str, ...] = ()
+    source: Column | None = None
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A compiled expression, and which ids stand for the names in it."""
+
+    compiled: Compiled
+    reads: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Scope:
+    """The columns by name, in order. `wanted` are the source's columns that the frame has to hold, by their id."""
+
+    columns: dict[str, Held]
+    wanted: dict[str, str] = field(default_factory=dict)
+    made: int = 0
+
+    def __getitem__(self, name: str) -> Held:
+        return self.columns[name]
+
+    @property
+    def types(self) -> dict[str, SqlType]:
+        """The types by name."""
+        return {name: held.type for name, held in self.columns.items()}
+
+    def require(self, name: str, where: str) -> Held:
+        """The column of that name.
+
+        Raises:
+            MissingColumn: with the name that comes nearest.
+        """
+        if name not in self.columns:
+            near = did_you_mean(name, self.columns) or f"there are {', '.join(list(self.columns)[:12])}"
+            raise MissingColumn("there is no such column", where=where, value=name, hint=near)
+        return self.columns[name]
+
+    def absent(self, name: str, where: str) -> None:
+        """Refuse a name that is taken."""
+        if name in self.columns:
+            raise SchemaMismatch("there is such a column already", where=where, value=name, hint="choose another name")
+
+    def read(self, name: str) -> str:
+        """The id of a column in the frame; one that is still the source's is put there."""
+        held = self.columns[name]
+        if held.source is None:
+            return held.id
+        found = f"s:{held.source.name}"
+        self.wanted[held.source.name] = found
+        return found
+
+    def new_id(self) -> str:
+        """An id that no column has."""
+        self.made += 1
+        return f"v:{self.made}"
+
+    def compute(self, text: str, where: str) -> Computed:
+        """Compile an expression over these columns.
+
+        Raises:
+            SchemaMismatch, MissingColumn: as `compile_expression`.
+        """
+        from dataflows.transforms.expressions import compile_expression  # noqa: PLC0415 - brings Polars in
+
+        compiled = compile_expression(text, self.types, where)
+        return Computed(compiled, {name: self.read(name) for name in sorted(compiled.columns)})
+
+    def origins(self, names: Iterable[str]) -> frozenset[str]:
+        """The source columns behind these."""
+        return frozenset[str]().union(*(self.columns[name].origins for name in names))
+
+    def put(self, name: str, held: Held, step: str) -> None:
+        """Give `name` new values, made by a step."""
+        earlier = self.columns[name].steps if name in self.columns else ()
+        self.columns[name] = replace(held, steps=(*earlier, step))

@@ -1,0 +1,295 @@
+"""Steps as users write them, checked one after the other against the columns that the step before leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from dataflows.postgres.types import SqlType, arrow_type, parse_type
+from dataflows.transforms.scope import Computed, Held, Scope
+from penstock.errors import Refused, SchemaMismatch, did_you_mean
+from penstock.models.pipeline import TransformStep, Validation
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from dataflows.transforms.stages import Stage
+
+__all__ = ["Loaded", "Outside", "plan_checks", "plan_steps"]
+
+_TYPE: Final = re.compile(r"[a-z0-9_ ]+(\(\d+(, ?\d+)?\))?( with(out)? time zone)?", re.IGNORECASE)
+TEXT: Final = SqlType("text")
+BOOLEAN: Final = SqlType("boolean")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A small table, in memory: its types, and its rows."""
+
+    types: Mapping[str, SqlType]
+    frame: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What steps may take from outside of the chunk: tables by connection and object, and modules of functions."""
+
+    load: Callable[[str, str], Loaded] | None = None
+    modules: frozenset[str] = frozenset()
+
+
+def plan_steps(scope: Scope, steps: Sequence[TransformStep], where: str, outside: Outside) -> list[Stage]:
+    """The stages of the steps; `scope` is left as the last of them leaves it.
+
+    Raises:
+        MissingColumn, SchemaMismatch, Refused: the step, the column, and a suggestion.
+    """
+    stages: list[Stage] = []
+    for at, step in enumerate(steps):
+        place = f"{where}: spec.transforms[{at}] ({step.name}).{step.operation}"
+        stages += _PLANS[step.operation](scope, step, place, outside)
+    return stages
+
+
+def _rename(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    names = step.rename or {}
+    for old in names:
+        scope.require(old, where)
+    kept = [names.get(name, name) for name in scope.columns]
+    for name in kept:
+        if kept.count(name) > 1:
+            raise SchemaMismatch(
+                "two columns would have this name", where=where, value=name, hint="choose another name"
+            )
+    scope.columns = {names.get(name, name): held for name, held in scope.columns.items()}
+    return []
+
+
+def _select(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    scope.columns = {name: scope.require(name, where) for name in step.select or ()}
+    return []
+
+
+def _cast(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    texts = {}
+    for name, written in (step.cast or {}).items():
+        scope.require(name, f"{where}.{name}")
+        texts[name] = f"CAST({_quoted(name)} AS {known_type(written, f'{where}.{name}')})"
+    return _computed(scope, step, texts, where)
+
+
+def _set(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    if step.when is None:
+        return _computed(scope, step, dict(step.set or {}), where)
+    _condition(scope, step.when, where)
+    texts = {}
+    for name, text in (step.set or {}).items():
+        scope.compute(text, f"{where}.{name}")  # by itself first: what is wrong with it is told at its own place
+        kept = _quoted(name) if name in scope.columns else "NULL"
+        texts[name] = f"CASE WHEN ({step.when}\n) THEN ({text}\n) ELSE {kept} END"
+    return _computed(scope, step, texts, where)
+
+
+def _computed(scope: Scope, step: TransformStep, texts: Mapping[str, str], where: str) -> list[Stage]:
+    """New values for columns, all of them from the columns as they are before the step."""
+    from dataflows.transforms.stages import Compute  # noqa: PLC0415 - brings Polars in
+
+    found = {name: scope.compute(text, f"{where}.{name}") for name, text in texts.items()}
+    values = {scope.new_id(): (name, one) for name, one in found.items()}
+    held = {
+        name: Held(one.compiled.type, nullable=True, origins=scope.origins(one.compiled.columns), id=id_)
+        for id_, (name, one) in values.items()
+    }
+    for name, one in held.items():
+        scope.put(name, one, step.name)
+    return [Compute(step.name, {id_: one for id_, (_, one) in values.items()})]
+
+
+def _filter(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    from dataflows.transforms.stages import Filtered  # noqa: PLC0415 - brings Polars in
+
+    condition = _condition(scope, step.filter or "", where)
+    if step.when is not None:
+        _condition(scope, step.when, where)
+        text = f"CASE WHEN ({step.when}\n) THEN ({step.filter}\n) ELSE TRUE END"
+        condition = scope.compute(text, where)
+    return [Filtered(step.name, condition)]
+
+
+def _condition(scope: Scope, text: str, where: str) -> Computed:
+    found = scope.compute(text, where)
+    if found.compiled.type != BOOLEAN:
+        hint = "compare something, such as status <> 'draft'"
+        raise SchemaMismatch(
+            f"a condition must be true or false, this is {found.compiled.type}", where=where, hint=hint
+        )
+    return found
+
+
+def _mask(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    from dataflows.transforms.stages import Masked  # noqa: PLC0415 - brings Polars in
+
+    condition = None if step.when is None else _condition(scope, step.when, where)
+    values: dict[str, tuple[Computed, str]] = {}
+    made: dict[str, Held] = {}
+    for name, how in (step.mask or {}).items():
+        held = scope.require(name, f"{where}.{name}")
+        if condition is not None and not held.type.text:
+            hint = "cast it to text in a step before"
+            raise SchemaMismatch(f"only texts can be masked in some rows, this is {held.type}", where=where, value=name,
+                                 hint=hint)  # fmt: skip
+        id_ = scope.new_id()
+        values[id_] = (scope.compute(f"CAST({_quoted(name)} AS text)", f"{where}.{name}"), how)
+        made[name] = Held(TEXT, nullable=held.nullable, origins=held.origins, id=id_)
+    for name, one in made.items():
+        scope.put(name, one, step.name)
+    return [Masked(step.name, values, condition)]
+
+
+def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    from dataflows.transforms.stages import Deduplicated  # noqa: PLC0415 - brings Polars in
+
+    rule = step.deduplicate
+    if rule is None:
+        return []
+    for name in rule.by:
+        scope.require(name, f"{where}.by")
+    return [Deduplicated(tuple(scope.read(name) for name in rule.by), rule.keep)]
+
+
+def _lookup(scope: Scope, step: TransformStep, where: str, outside: Outside) -> list[Stage]:
+    from dataflows.transforms.stages import Joined  # noqa: PLC0415 - brings Polars in
+
+    rule = step.lookup
+    if rule is None or outside.load is None:
+        raise Refused("there is no table to look up in here", where=where, hint="try it with a run")
+    table = outside.load(rule.connection, rule.object)
+    for name, key in rule.on.items():
+        held, there = scope.require(name, f"{where}.on"), _of(table, key, f"{where}.on.{name}")
+        if _family(held.type) != _family(there):
+            hint = f"cast `{name}` to {there} in a step before"
+            raise SchemaMismatch(f"{held.type} is never equal to {there}", where=f"{where}.on.{name}", hint=hint)
+    if table.frame.select(list(rule.on.values())).is_duplicated().any():
+        hint = "name columns that are unique there"
+        raise SchemaMismatch(
+            f"{', '.join(rule.on.values())} is no key of {rule.object}", where=f"{where}.on", hint=hint
+        )
+    origins = scope.origins(rule.on)
+    taken = {}
+    left = tuple(scope.read(name) for name in rule.on)
+    for name, column in rule.take.items():
+        kind, id_ = _of(table, column, f"{where}.take.{name}"), scope.new_id()
+        scope.put(name, Held(kind, nullable=True, origins=origins, id=id_), step.name)
+        taken[id_] = column
+    return [Joined(step.name, table.frame, left, tuple(rule.on.values()), taken, rule.missing)]
+
+
+def _family(kind: SqlType) -> object:
+    """Types whose values can be equal in a frame."""
+    return "text" if kind.text else "integer" if kind.integer else (kind.name, kind.scale)
+
+
+def _of(table: Loaded, name: str, where: str) -> SqlType:
+    if name not in table.types:
+        near = did_you_mean(name, table.types) or f"there are {', '.join(table.types)}"
+        raise SchemaMismatch("the looked-up table has no such column", where=where, value=name, hint=near)
+    return table.types[name]
+
+
+def _explode(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+    from dataflows.transforms.stages import Compute, Exploded  # noqa: PLC0415 - brings Polars in
+
+    rule = step.explode
+    if rule is None:
+        return []
+    held = scope.require(rule.column, f"{where}.column")
+    if not (held.type.text or held.type.name in {"json", "jsonb"}):
+        raise SchemaMismatch(f"a JSON array is needed, this is {held.type}", where=where, value=rule.column)
+    read, id_ = scope.read(rule.column), scope.new_id()
+    stages: list[Stage] = [Exploded(step.name, read, id_)]
+    scope.put(rule.column, Held(TEXT, nullable=True, origins=held.origins, id=id_), step.name)
+    kind = known_type(rule.as_, f"{where}.as")
+    if parse_type(kind) != TEXT:
+        stages += _computed(scope, step, {rule.column: f"CAST({_quoted(rule.column)} AS {kind})"}, where)
+    return [one for one in stages if isinstance(one, Exploded | Compute)]
+
+
+def _python(scope: Scope, step: TransformStep, where: str, outside: Outside) -> list[Stage]:
+    from dataflows.transforms.stages import Called  # noqa: PLC0415 - brings Polars in
+
+    rule = step.python
+    if rule is None:
+        return []
+    function = _function(rule.call, where, outside)
+    given = {name: (scope.read(name), held.type) for name, held in scope.columns.items()}
+    origins, made = scope.origins(scope.columns), {}
+    for name, written in rule.columns.items():
+        kind, id_ = parse_type(known_type(written, f"{where}.columns.{name}")), scope.new_id()
+        made[name] = (id_, kind)
+        scope.put(name, Held(kind, nullable=True, origins=origins, id=id_), step.name)
+    return [Called(step.name, function, given, made, where)]
+
+
+def _function(call: str, where: str, outside: Outside) -> Callable[[Any], Any]:
+    module, _, name = call.partition(":")
+    if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in outside.modules):
+        hint = f'add it to the settings: python_modules = "{module}"'
+        raise Refused("only modules that the settings name may be called", where=where, value=module, hint=hint)
+    try:
+        found: Callable[[Any], Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise Refused("there is no such function", where=where, value=call, hint="is it installed?") from error
+    return found
+
+
+_PLANS: Final[dict[str, Callable[[Scope, TransformStep, str, Outside], list[Any]]]] = {
+    "rename": _rename, "select": _select, "cast": _cast, "set": _set, "filter": _filter, "mask": _mask,
+    "deduplicate": _deduplicate, "lookup": _lookup, "explode": _explode, "python": _python,
+}  # fmt: skip
+
+
+def plan_checks(scope: Scope, rules: Validation, where: str) -> list[Stage]:
+    """The stages that refuse rows which break the pipeline's own rules.
+
+    Raises:
+        MissingColumn, SchemaMismatch: a rule about what is not there, or about what is no condition.
+    """
+    if not (rules.not_null or rules.checks):
+        return []
+    from dataflows.transforms.stages import Checked  # noqa: PLC0415 - brings Polars in
+
+    stages: list[Stage] = []
+    for name in rules.not_null:
+        scope.require(name, f"{where}: spec.validate.not_null")
+        found = scope.compute(f"{_quoted(name)} IS NOT NULL", f"{where}: spec.validate.not_null")
+        stages.append(Checked("validate", f"`{name}` is NULL", found))
+    for name, text in rules.checks.items():
+        found = _condition(scope, text, f"{where}: spec.validate.checks.{name}")
+        stages.append(Checked("validate", f"check `{name}` does not hold", found))
+    return stages
+
+
+def known_type(text: str, where: str) -> str:
+    """The name of a type, as the compiler of expressions takes it.
+
+    Raises:
+        SchemaMismatch: it names no type that values can be computed in.
+    """
+    kind = parse_type(text)
+    if not _TYPE.fullmatch(text.strip()) or (arrow_type(kind) is None and kind.name != "numeric"):
+        hint = did_you_mean(text, NAMES) or f"there are {', '.join(NAMES)}"
+        raise SchemaMismatch("there is no such type here", where=where, value=text, hint=hint)
+    return str(replace(kind)) if kind.name != "character" else text
+
+
+NAMES: Final = (
+    "text", "varchar(n)", "smallint", "integer", "bigint", "numeric(p,s)", "real", "double precision", "boolean",
+    "date", "timestamp", "timestamptz", "uuid",
+)  # fmt: skip
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

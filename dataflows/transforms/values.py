@@ -1,0 +1,46 @@
+"""Values between Arrow and a frame: there a numeric is a 128-bit whole number, with its scale in the type."""
+
+from __future__ import annotations
+
+from typing import cast as typed
+
+import polars as pl
+import pyarrow as pa
+
+from dataflows.postgres.types import SqlType, arrow_type
+from dataflows.transforms.terms import MAX_DIGITS
+from penstock.errors import BadData
+
+__all__ = ["arrow_of", "series_of"]
+
+
+def arrow_of(series: pl.Series, kind: SqlType, where: str) -> pa.Array:
+    """As Arrow; a numeric gets its scale back without touching its digits.
+
+    Raises:
+        BadData: a number of more than 38 digits.
+    """
+    if kind.name != "numeric" or isinstance(series.dtype, pl.Decimal):
+        array = series.to_arrow(compat_level=pl.CompatLevel.oldest())
+        wanted = arrow_type(kind)
+        return array if wanted is None or array.type == wanted else array.cast(wanted)
+    try:
+        array = series.cast(pl.Decimal(MAX_DIGITS, 0)).to_arrow(compat_level=pl.CompatLevel.oldest())
+    except pl.exceptions.PolarsError:
+        raise BadData("a number has more than 38 digits", where=where) from None
+    made = pa.decimal128(MAX_DIGITS, kind.scale or 0)
+    return pa.Array.from_buffers(made, len(array), array.buffers(), offset=array.offset)
+
+
+def series_of(array: pa.Array, kind: SqlType, where: str) -> pl.Series:
+    """Values of a type that somebody else has made, as a frame holds them.
+
+    Raises:
+        BadData: they are of another type, and cannot be brought to this one without loss.
+    """
+    wanted = arrow_type(kind)
+    try:
+        fitting = array if wanted is None or array.type == wanted else array.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise BadData(f"values of type {array.type} are no {kind}", where=where) from None
+    return typed("pl.Series", pl.from_arrow(fitting))

@@ -1,0 +1,169 @@
+
+"""Rows that a run refuses: each kept once, whatever dies, and every row of the source accounted for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from catalog.database import migrate
+from tests.dataflows.conftest import Copy, Launchers, result
+
+STEPS = [
+    {"name": "open", "filter": "id % 10 <> 3"},
+    {"name": "share", "set": {"price": "CAST(100 / (id % 50) AS numeric(12,2))"}},
+    {"name": "hide", "mask": {"name": "redact"}},
+]
+BAD, FILTERED = 12, 60
+"""Of the 600 items: ids that 50 divides, and those that end in 3."""
+
+
+@pytest.fixture
+def kept(
+    copy: Callable[..., Copy], new_database: Callable[[], str]
+) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
+    """A copy with steps, and what makes its tasks; dead letters go to a catalog of their own."""
+    catalog = new_database()
+    migrate(catalog)
+
+    def make(write: str, **more: Any) -> tuple[Copy, Callable[..., dict[str, Any]]]:
+        made = copy(write, **more)
+
+        def task(run: str, fail_above: str = "5%", **changes: Any) -> dict[str, Any]:
+            found = made.task(run, letters=catalog, **changes)
+            found["pipeline"]["spec"] |= {"transforms": STEPS, "errors": {"dead_letter": {"fail_above": fail_above}}}
+            return found
+
+        return made, task
+
+    return make
+
+
+def letters(task: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with psycopg.connect(task["letters"]) as session:
+        query = 'SELECT run, step, code, "values" FROM ops.dead_letters ORDER BY ("values"->>\'id\')::int'
+        return session.execute(query).fetchall()
+
+
+def ids(task: dict[str, Any]) -> list[int]:
+    return [row[3]["id"] for row in letters(task)]
+
+
+WANTED = [50 * number for number in range(1, BAD + 1)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_what_comes_in_goes_out_or_is_filtered_or_is_a_dead_letter(
+    kept: Callable[..., Any], launchers: Launchers, write: str, workers: int
+) -> None:
+    made, task = kept(write, workers=workers)
+    done = launchers.run(task("r1"))
+    assert done["status"] == "completed", done["error"]
+    counters = done["counters"]
+    assert (counters["rows_in"], counters["filtered"], counters["dead"]) == (600, FILTERED, BAD)
+    assert counters["rows_out"] == 600 - FILTERED - BAD == made.value(f"SELECT count(*) FROM {made.target}")
+    assert ids(task("r1")) == WANTED
+    assert {(row[1], row[2], row[3]["name"]) for row in letters(task("r1"))} == {
+        ("share", "expression.failed", "***")
+    } | (
+        {("share", "expression.failed", None)} if any(row[3]["name"] is None for row in letters(task("r1"))) else set()
+    )
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+@pytest.mark.parametrize(
+    "cut", ["commit.mid_copy:0", "commit.before_fence:1", "commit.done:0", "commit.done:2", "publish.moved"]
+)
+def test_a_run_that_dies_keeps_each_dead_row_once(
+    kept: Callable[..., Any], launchers: Launchers, write: str, cut: str
+) -> None:
+    made, task = kept(write)
+    assert "killed" in launchers.run(task("r1"), f"{cut}=kill")
+    second = launchers.run(task("r1", attempt=2))
+    assert (second["status"], second["counters"]["dead"], second["counters"]["rows_in"]) == ("completed", BAD, 600)
+    assert ids(task("r1")) == WANTED
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 600 - FILTERED - BAD
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_another_run_that_takes_over_keeps_each_dead_row_once(
+    kept: Callable[..., Any], launchers: Launchers, write: str
+) -> None:
+    made, task = kept(write)
+    assert "killed" in launchers.run(task("r1"), "commit.before_fence:1=kill")
+    assert launchers.run(task("r2"))["counters"]["dead"] == BAD
+    assert ids(task("r2")) == WANTED
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 600 - FILTERED - BAD
+
+
+def test_a_zombie_adds_no_dead_row(kept: Callable[..., Any], launchers: Launchers) -> None:
+    _, task = kept("append")
+    zombie = task("r1")
+    pid = launchers.start(zombie, "commit.begin:1=stop")
+    assert launchers.wait(pid) == {"stopped": True}
+    assert launchers.run(task("r1", attempt=2))["status"] == "completed"
+    os.kill(pid, signal.SIGCONT)
+    launchers.wait(pid)
+    assert result(zombie)["status"] in {"fenced", "failed"}
+    assert ids(task("r1")) == WANTED
+
+
+def test_too_many_dead_rows_publish_nothing_in_replace_and_are_reported_in_append(
+    kept: Callable[..., Any], launchers: Launchers
+) -> None:
+    for write, rows in (("replace", 0), ("append", 600 - FILTERED - BAD)):
+        made, task = kept(write)
+        for attempt in (1, 2):
+            done = launchers.run(task("r1", "1%", attempt=attempt))
+            assert (done["status"], done["error"]["code"]) == ("failed", "data.too_many_refused"), done
+            assert done["counters"]["dead"] == BAD
+            assert "12 of 600 rows" in done["error"]["what"]
+            assert made.value(f"SELECT count(*) FROM {made.target}") == rows
+
+
+def test_without_a_place_for_dead_letters_a_bad_row_fails_the_run(
+    kept: Callable[..., Any], launchers: Launchers
+) -> None:
+    made, task = kept("replace")
+    error = launchers.run(task("r1") | {"letters": None})["error"]
+    assert (error["code"], "step `share`" in error["what"]) == ("data.bad", True)
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 0
+
+
+def test_rows_that_are_not_unique_are_not_published(kept: Callable[..., Any], launchers: Launchers) -> None:
+    made, task = kept("replace")
+    order = task("r1")
+    order["pipeline"]["spec"] |= {"transforms": [], "validate": {"unique": ["name"]}}
+    error = launchers.run(order)["error"]
+    assert (error["code"], "spec.validate.unique" in error["where"]) == ("data.bad", True)
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 0
+    order = task("r2")
+    order["pipeline"]["spec"] |= {"transforms": [], "validate": {"unique": ["id"]}}
+    assert launchers.run(order)["status"] == "completed"
+
+
+def test_values_are_looked_up_in_another_table(kept: Callable[..., Any], launchers: Launchers) -> None:
+    made, task = kept("replace")
+    made.session.execute("CREATE TABLE IF NOT EXISTS rates (code int PRIMARY KEY, rate numeric(6,2))")
+    made.session.execute("INSERT INTO rates VALUES (1, 2.50), (2, 4.00) ON CONFLICT DO NOTHING")
+    order = task("r1")
+    rule = {"connection": "shop", "object": "public.rates", "on": {"code": "code"}, "take": {"rate": "rate"}}
+    order["pipeline"]["spec"] |= {"transforms": [
+        {"name": "code", "set": {"code": "CAST(id % 3 AS integer)"}}, {"name": "rate", "lookup": rule},
+        {"name": "total", "set": {"price": "CAST(coalesce(rate, 0) AS numeric(12,2))"}},
+        {"name": "only", "select": ["id", "name", "price", "at"]},
+    ]}  # fmt: skip
+    done = launchers.run(order)
+    assert done["status"] == "completed", done["error"]
+    assert (
+        made.value(
+            f"SELECT count(*) FROM {made.target} WHERE price = CASE id % 3 WHEN 1 THEN 2.5 WHEN 2 THEN 4 ELSE 0 END"
+        )
+        == 600
+    )

@@ -1,0 +1,429 @@
+# ruff: noqa: E501 - tables of cases, one a line
+"""The chain over a batch: order, conditions, types, refused rows; against plain Python where that can say it too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflows.postgres.types import arrow_type, parse_type
+from dataflows.tables import Column, Table
+from dataflows.transforms.chain import Chain
+from dataflows.transforms.mapping import FieldSpec, Mapping, Rules, bind, outputs
+from dataflows.transforms.steps import Loaded, Outside
+from penstock.errors import BadData, InvalidDocument, MissingColumn, PenstockError, Refused, SchemaMismatch
+from penstock.models.pipeline import TransformStep, Validation
+
+COLUMNS = {
+    "id": "bigint", "name": "text", "price": "numeric(12,2)", "n": "integer", "placed": "date", "paid": "boolean",
+}  # fmt: skip
+SOURCE = Table("public.orders", "r", tuple(Column(name, kind) for name, kind in COLUMNS.items()))
+SCHEMA = pa.schema([(name, arrow_type(parse_type(kind))) for name, kind in COLUMNS.items()])
+ROWS: list[dict[str, Any]] = [
+    {"id": 1, "name": "ann", "price": Decimal("10.00"), "n": 2, "placed": date(2024, 1, 31), "paid": True},
+    {"id": 2, "name": None, "price": Decimal("0.50"), "n": 0, "placed": None, "paid": False},
+    {"id": 3, "name": "12", "price": None, "n": None, "placed": date(1, 1, 1), "paid": None},
+    {"id": 4, "name": "zoë ", "price": Decimal("-3.25"), "n": -1, "placed": date(9999, 12, 31), "paid": True},
+]
+
+
+def steps(*written: dict[str, Any]) -> tuple[TransformStep, ...]:
+    return tuple(TransformStep.parse({"name": f"s{at}"} | one) for at, one in enumerate(written))
+
+
+def made(*written: dict[str, Any], fields: Any = None, validate: dict[str, Any] | None = None, target: Any = None,
+         outside: Outside = Outside()) -> Mapping:  # noqa: B008 # fmt: skip
+    """The chain of these steps; the target is made from it, unless it is given."""
+    rules = Rules(fields, steps(*written), Validation.parse(validate or {}))
+    into = target or Table("w.orders", "r", outputs(rules, SOURCE, "orders", outside))
+    return bind(rules, SOURCE, into, "orders", undecoded=False, outside=outside)
+
+
+def apply(mapping: Mapping, rows: list[dict[str, Any]] = ROWS) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    assert isinstance(mapping.step, Chain)
+    batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).select(list(mapping.reads))
+    out, refused, _ = mapping.step.apply(batch)
+    return out.to_pylist(), [] if refused is None else refused.to_pylist()
+
+
+def values(mapping: Mapping, name: str) -> list[Any]:
+    return [row[name] for row in apply(mapping)[0]]
+
+
+def test_each_step_works_on_what_the_one_before_left() -> None:
+    chain = made(
+        {"rename": {"name": "who", "n": "count"}}, {"set": {"count": "count + 1", "next": "count + 2"}},
+        {"cast": {"price": "double precision"}}, {"filter": "count > 0"}, {"select": ["id", "who", "count", "next"]},
+    )  # fmt: skip
+    assert apply(chain)[0] == [
+        {"id": 1, "who": "ann", "count": 3, "next": 4}, {"id": 2, "who": None, "count": 1, "next": 2},
+    ]  # fmt: skip
+    assert chain.targets == ("id", "who", "count", "next")
+    assert set(chain.reads) == {"id", "name", "n", "price"}
+
+
+def test_columns_that_nothing_looks_at_never_enter_a_frame() -> None:
+    chain = made({"filter": "n > 0"}).step
+    assert isinstance(chain, Chain)
+    assert set(chain.wanted) == {"n"}
+
+
+def test_lineage_tells_where_values_come_from() -> None:
+    chain = made(
+        {"set": {"total": "price * n"}}, {"rename": {"total": "sum"}}, {"mask": {"name": "hash"}},
+        {"set": {"text": "concat(sum, name)"}}, {"select": ["sum", "text", "id"]},
+    )  # fmt: skip
+    assert chain.lineage == {
+        "sum": (("n", "price"), ("s0",)), "text": (("n", "name", "price"), ("s3",)), "id": (("id",), ()),
+    }  # fmt: skip
+
+
+def test_a_mask_hides_values_everywhere() -> None:
+    chain = made({"mask": {"name": "hash", "price": "redact"}}, {"set": {"bad": "10 / n"}})
+    out, refused = apply(chain)
+    digest = hashlib.sha256(b"ann").hexdigest()
+    assert [(row["id"], row["name"], row["price"]) for row in out] == [
+        (1, digest, "***"), (3, hashlib.sha256(b"12").hexdigest(), None), (4, hashlib.sha256("zoë ".encode()).hexdigest(), "***"),
+    ]  # fmt: skip
+    assert json.loads(refused[0]["values"]) | {"id": 2, "name": None, "price": "***"} == json.loads(
+        refused[0]["values"]
+    )
+
+
+def test_a_mask_in_some_rows_only() -> None:
+    assert values(made({"mask": {"name": "redact"}, "when": "paid"}), "name") == ["***", None, "12", "***"]
+
+
+def test_rows_that_fail_are_refused_and_the_others_go_on_in_order() -> None:
+    chain = made({"cast": {"name": "integer"}}, {"set": {"share": "100 / n"}}, validate={"checks": {"cheap": "id < 4"}})
+    out, refused = apply(chain, [*ROWS, ROWS[2] | {"id": 0, "name": "7", "n": 5}])
+    assert [row["id"] for row in out] == [3, 0]
+    told = [(row["row"], row["step"], row["code"]) for row in refused]
+    assert told == [(0, "s0", "expression.failed"), (3, "s0", "expression.failed"), (1, "s1", "expression.failed")]
+    assert json.loads(refused[0]["values"])["name"] == "ann"
+    assert not any("ann" in row["reason"] for row in refused)
+
+
+def test_a_check_that_is_null_passes_and_a_filter_that_is_null_does_not() -> None:
+    assert values(made(validate={"checks": {"c": "paid"}}), "id") == [1, 3, 4]
+    assert values(made({"filter": "paid"}), "id") == [1, 4]
+    assert values(made({"filter": "id = 1", "when": "paid"}), "id") == [1, 2, 3]
+
+
+def test_the_targets_own_columns_are_checked_row_by_row() -> None:
+    target = Table("w.t", "r", (Column("id", "bigint"), Column("name", "character varying(3)", nullable=False)))
+    fields = (FieldSpec("id", "id"), FieldSpec("name", "name"))
+    out, refused = apply(made(fields=fields, target=target), [*ROWS, ROWS[0] | {"id": 5, "name": "four"}])
+    assert [row["id"] for row in out] == [1, 3, 4]
+    assert [(row["row"], row["code"]) for row in refused] == [(1, "not_null"), (4, "too_long")]
+
+
+def test_not_null_is_asked_of_the_pipelines_own_names() -> None:
+    out, refused = apply(made({"rename": {"price": "cost"}}, validate={"not_null": ["cost"]}))
+    assert ([row["id"] for row in out], [row["row"] for row in refused]) == ([1, 2, 4], [2])
+
+
+def test_deduplicate_keeps_one_of_a_key() -> None:
+    rows = [ROWS[0], ROWS[1], ROWS[0] | {"id": 9}, ROWS[2]]
+    for keep, ids in (("first", [1, 2, 3]), ("last", [2, 9, 3])):
+        out, refused = apply(made({"deduplicate": {"by": ["name"], "keep": keep}}), rows)
+        assert ([row["id"] for row in out], refused) == (ids, [])
+
+
+RATES = Loaded(
+    {"code": parse_type("text"), "rate": parse_type("numeric(6,3)")},
+    pl.DataFrame({"code": ["ann", "12", None], "rate": [Decimal("1.500"), Decimal("2.000"), Decimal("9.000")]},
+                 schema={"code": pl.String, "rate": pl.Decimal(6, 3)}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", ["null", "refuse"])
+def test_a_lookup_takes_columns_of_another_table(missing: str) -> None:
+    rule = {"connection": "c", "object": "rates", "on": {"name": "code"}, "take": {"rate": "rate"}, "missing": missing}
+    chain = made({"lookup": rule}, {"set": {"total": "price * rate"}}, outside=Outside(lambda *_: RATES))
+    out, refused = apply(chain)
+    found = {row["id"]: (row["rate"], row["total"]) for row in out}
+    assert found[1] == (Decimal("1.500"), Decimal("15.00000"))
+    if missing == "null":
+        assert (found[2], found[4], refused) == ((None, None), (None, None), [])
+    else:
+        assert (sorted(found), [row["row"] for row in refused]) == ([1, 3], [1, 3])
+
+
+def test_a_lookup_by_what_is_no_key_is_refused() -> None:
+    twice = Loaded(RATES.types, pl.concat([RATES.frame, RATES.frame]))
+    rule = {"connection": "c", "object": "rates", "on": {"name": "code"}, "take": {"rate": "rate"}}
+    with pytest.raises(SchemaMismatch, match="is no key"):
+        made({"lookup": rule}, outside=Outside(lambda *_: twice))
+
+
+@pytest.mark.parametrize(
+    "arrays", [["[1, 2]", "[]", None, "[30]"], ['[1, 2, "x", {"a": 1}]', "oops", '{"a": 1}', "[]"]]
+)
+def test_explode_makes_a_row_of_each_element(arrays: list[str | None]) -> None:
+    rows = [row | {"name": text} for row, text in zip(ROWS, arrays, strict=True)]
+    chain = made({"explode": {"column": "name"}})
+    assert isinstance(chain.step, Chain)
+    batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).select(list(chain.reads))
+    out, refused, added = chain.step.apply(batch)
+    expected, bad, empty = [], [], 0
+    for at, row in enumerate(rows):
+        try:
+            found = None if row["name"] is None else json.loads(row["name"])
+            assert found is None or isinstance(found, list)
+        except (ValueError, AssertionError):
+            bad.append(at)
+            continue
+        empty += found == []
+        texts = [one if one is None or isinstance(one, str) else json.dumps(one) for one in found or []]
+        expected += [(row["id"], text) for text in ([None] if found is None else texts)]
+    assert [(row["id"], row["name"]) for row in out.to_pylist()] == expected
+    assert [row["row"] for row in (refused.to_pylist() if refused else [])] == bad
+    assert len(rows) + added == out.num_rows + empty + len(bad)
+
+
+def test_elements_that_fail_are_refused_one_by_one() -> None:
+    rows: list[dict[str, Any]] = [ROWS[0] | {"name": '["1", "x", "y", "4"]'}]
+    out, refused = apply(made({"explode": {"column": "name", "as": "integer"}}), rows)
+    assert [row["name"] for row in out] == [1, 4]
+    assert [(row["row"], row["step"]) for row in refused] == [(0, "s0"), (0, "s0 (2)")]
+
+
+def shout(batch: pa.RecordBatch) -> pa.RecordBatch:
+    texts = [None if one is None else one.upper() + "!" for one in batch.column("name").to_pylist()]
+    return pa.RecordBatch.from_pydict(
+        {"name": pa.array(texts, pa.string()), "size": pa.array([len(t or "") for t in texts])}
+    )
+
+
+def broken(_: pa.RecordBatch) -> pa.RecordBatch:
+    raise ValueError("ann")
+
+
+def fewer(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.slice(1)
+
+
+def test_a_function_of_python_gets_and_gives_columns() -> None:
+    outside = Outside(modules=frozenset({__name__.rpartition(".")[0] or __name__, __name__}))
+    rule: dict[str, Any] = {"call": f"{__name__}:shout", "columns": {"name": "text", "size": "bigint"}}
+    chain = made({"python": rule}, {"set": {"size": "size + 1"}}, outside=outside)
+    assert values(chain, "name") == ["ANN!", None, "12!", "ZOË !"]
+    assert values(chain, "size") == [5, 1, 4, 6]
+    for name, words in (("broken", "raised ValueError"), ("fewer", "RecordBatch of 4 rows")):
+        with pytest.raises(BadData, match=words) as error:
+            apply(made({"python": rule | {"call": f"{__name__}:{name}"}}, outside=outside))
+        assert "ann" not in str(error.value)
+
+
+def test_a_function_of_a_module_that_no_setting_names_is_refused() -> None:
+    with pytest.raises(Refused, match="only modules that the settings name"):
+        made({"python": {"call": "os:system", "columns": {"x": "text"}}})
+    with pytest.raises(Refused, match="no such function"):
+        made(
+            {"python": {"call": "json:nothing", "columns": {"x": "text"}}}, outside=Outside(modules=frozenset({"json"}))
+        )
+
+
+@pytest.mark.parametrize(
+    ("written", "error", "words"),
+    [
+        ([{"set": {"x": "prize + 1"}}], MissingColumn, ["transforms[0] (s0).set.x", "did you mean `price`"]),
+        (
+            [{"rename": {"name": "who"}}, {"filter": "name = 'a'"}],
+            MissingColumn,
+            ["transforms[1] (s1).filter", "'name'"],
+        ),
+        ([{"select": ["id"]}, {"mask": {"name": "hash"}}], MissingColumn, ["transforms[1] (s1).mask.name"]),
+        ([{"filter": "n + 1"}], SchemaMismatch, ["true or false", "integer"]),
+        ([{"set": {"n": "n + 1"}, "when": "n"}], SchemaMismatch, ["true or false"]),
+        ([{"cast": {"n": "integr"}}], SchemaMismatch, ["no such type", "did you mean `integer`"]),
+        ([{"cast": {"n": "integer) + (1"}}], SchemaMismatch, ["no such type"]),
+        ([{"cast": {"paid": "date"}}], SchemaMismatch, ["no cast"]),
+        ([{"rename": {"n": "id"}}], SchemaMismatch, ["two columns", "'id'"]),
+        ([{"set": {"x": "lowr(name)"}}], SchemaMismatch, ["lowr", "did you mean `lower`"]),
+        ([{"set": {"x": "1) ELSE (2"}, "when": "paid"}], InvalidDocument, ["no SQL expression"]),
+        ([{"mask": {"n": "hash"}, "when": "paid"}], SchemaMismatch, ["only texts"]),
+        ([{"deduplicate": {"by": ["nam"]}}], MissingColumn, ["did you mean `name`"]),
+        ([{"explode": {"column": "n"}}], SchemaMismatch, ["a JSON array is needed"]),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_runs(
+    written: list[dict[str, Any]], error: type[PenstockError], words: list[str]
+) -> None:
+    with pytest.raises(error) as found:
+        made(*written)
+    for word in words:
+        assert word in str(found.value)
+
+
+def test_what_the_target_does_not_have_is_told() -> None:
+    target = Table("w.t", "r", (Column("id", "bigint"), Column("total", "numeric(12,2)")))
+    with pytest.raises(SchemaMismatch, match=r"CAST"):
+        made({"set": {"total": "price * price"}}, {"select": ["id", "total"]}, target=target)
+    with pytest.raises(MissingColumn, match="total"):
+        made({"rename": {"price": "totl"}}, {"select": ["id", "totl"]}, target=target)
+
+
+# -- properties ------------------------------------------------------------------------------------------------------
+
+NUMBERS = st.one_of(st.none(), st.integers(-1000, 1000))
+Python = Callable[[dict[str, Any]], Any]
+SETS: dict[str, Python] = {
+    "a + 1": lambda r: None if r["a"] is None else r["a"] + 1,
+    "a * 2": lambda r: None if r["a"] is None else r["a"] * 2,
+    "b - a": lambda r: None if r["a"] is None or r["b"] is None else r["b"] - r["a"],
+    "coalesce(a, b, 0)": lambda r: next((v for v in (r["a"], r["b"]) if v is not None), 0),
+    "CASE WHEN a > b THEN a ELSE b END": lambda r: r["a"] if None not in (r["a"], r["b"]) and r["a"] > r["b"] else r["b"],
+}  # fmt: skip
+TESTS: dict[str, Python] = {
+    "a > 0": lambda r: r["a"] is not None and r["a"] > 0,
+    "a <> b": lambda r: None not in (r["a"], r["b"]) and r["a"] != r["b"],
+    "NOT (a < b)": lambda r: None not in (r["a"], r["b"]) and not r["a"] < r["b"],
+    "a IS NULL OR b > 3": lambda r: r["a"] is None or (r["b"] is not None and r["b"] > 3),
+    "a IN (1, 2, 3)": lambda r: r["a"] in (1, 2, 3),
+}
+PAIR = Table("public.pairs", "r", (Column("k", "bigint"), Column("a", "bigint"), Column("b", "bigint")))
+PAIRS = pa.schema([("k", pa.int64()), ("a", pa.int64()), ("b", pa.int64())])
+
+
+@st.composite
+def random_step(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["set", "filter", "swap"]))
+    if kind == "swap":
+        return {"rename": {"a": "b", "b": "a"}}
+    when = {"when": draw(st.sampled_from(sorted(TESTS)))} if draw(st.booleans()) else {}
+    if kind == "filter":
+        return {"filter": draw(st.sampled_from(sorted(TESTS)))} | when
+    return {"set": {draw(st.sampled_from(["a", "b"])): draw(st.sampled_from(sorted(SETS)))}} | when
+
+
+def oracle(written: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the steps mean, a row at a time."""
+    out = []
+    for given_row in rows:
+        row: dict[str, Any] | None = dict(given_row)
+        for step in written:
+            assert row is not None
+            if "rename" in step:
+                row["a"], row["b"] = row["b"], row["a"]
+            elif "when" in step and not TESTS[step["when"]](row):
+                continue
+            elif "filter" in step:
+                row = row if TESTS[step["filter"]](row) else None
+            else:
+                ((name, text),) = step["set"].items()
+                row[name] = SETS[text](row)
+            if row is None:
+                break
+        if row is not None:
+            out.append(row)
+    return out
+
+
+def run_pairs(written: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rules = Rules(None, steps(*written))
+    mapping = bind(rules, PAIR, Table("w.p", "r", outputs(rules, PAIR, "pairs")), "pairs", undecoded=False)
+    assert isinstance(mapping.step, Chain)
+    out, refused, added = mapping.step.apply(pa.RecordBatch.from_pylist(rows, schema=PAIRS).select(list(mapping.reads)))
+    assert (refused, added) == (None, 0)
+    return [{name: row[name] for name in ("k", "a", "b")} for row in out.to_pylist()]
+
+
+ROWS_OF_PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=30).map(
+    lambda pairs: [{"k": at, "a": a, "b": b} for at, (a, b) in enumerate(pairs)]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(written=st.lists(random_step(), min_size=1, max_size=6), rows=ROWS_OF_PAIRS)
+def test_property_08_transforms_apply_in_the_configured_order(
+    written: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> None:
+    """Validates: Requirements 4.1 - the steps, one after the other, each on what the one before it left."""
+    assert run_pairs(written, rows) == oracle(written, rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(test=st.sampled_from(sorted(TESTS)), text=st.sampled_from(sorted(SETS)), rows=ROWS_OF_PAIRS)
+def test_property_13_conditional_transforms_apply_only_where_the_condition_holds(
+    test: str, text: str, rows: list[dict[str, Any]]
+) -> None:
+    """Validates: Requirements 6.4 - where it is true, the row is changed; false and NULL leave it as it was."""
+    out = run_pairs([{"set": {"a": text}, "when": test}], rows)
+    assert len(out) == len(rows)
+    for before, after in zip(rows, out, strict=True):
+        expected = SETS[text](before) if TESTS[test](before) else before["a"]
+        assert after == before | {"a": expected}
+
+
+EXPRESSIONS = [
+    "id + n", "price * n", "price / n", "n / n", "lower(name)", "name || '!'", "CAST(name AS integer)", "placed + n",
+    "CAST(price AS integer)", "CASE WHEN paid THEN price ELSE n END", "coalesce(name, 'x')", "length(name)", "paid AND n > 0",
+    "round(price, 1)", "substr(name, 1, n)", "CAST(n AS text)", "extract(year FROM placed)", "abs(price)", "nullif(n, 0)",
+]  # fmt: skip
+TYPES = [
+    "text",
+    "integer",
+    "bigint",
+    "numeric(10,2)",
+    "double precision",
+    "boolean",
+    "date",
+    "timestamptz",
+    "varchar(3)",
+]
+FREE_STEP = st.one_of(
+    st.builds(lambda n, e: {"set": {n: e}}, st.sampled_from([*COLUMNS, "new"]), st.sampled_from(EXPRESSIONS)),
+    st.builds(lambda n, t: {"cast": {n: t}}, st.sampled_from(sorted(COLUMNS)), st.sampled_from(TYPES)),
+    st.builds(lambda e: {"filter": f"({e}) IS NOT NULL"}, st.sampled_from(EXPRESSIONS)),
+    st.builds(lambda n: {"mask": {n: "hash"}}, st.sampled_from(sorted(COLUMNS))),
+    st.builds(lambda n: {"explode": {"column": n, "as": "integer"}}, st.sampled_from(sorted(COLUMNS))),
+)
+DIGITS = st.integers(-(10**12) + 1, 10**12 - 1)
+FREE_ROW = st.fixed_dictionaries({
+    "id": st.integers(-(2**63), 2**63 - 1),
+    "name": st.none() | st.sampled_from(["", "7", " 12", "[1,2]", '["x"]', "t", "2024-02-30", "2024-02-29"]) | st.text(max_size=5),
+    "price": st.none() | DIGITS.map(lambda n: Decimal(n).scaleb(-2)),
+    "n": st.none() | st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31)]) | st.integers(-50, 50),
+    "placed": st.none() | st.dates(date(1, 1, 1), date(9999, 12, 31)), "paid": st.none() | st.booleans(),
+})  # fmt: skip
+
+
+def _planned(written: list[dict[str, Any]]) -> Mapping | None:
+    try:
+        return made(*written)
+    except (SchemaMismatch, MissingColumn):
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(written=st.lists(FREE_STEP, min_size=1, max_size=4), rows=st.lists(FREE_ROW, min_size=1, max_size=12))
+def test_property_12_valid_transforms_pass_schema_validation_and_never_fail_on_types(
+    written: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> None:
+    """Validates: Requirements 6.3 - what plans, runs: each row comes out in the planned types, or is refused alone."""
+    mapping = _planned(written)
+    if mapping is None:
+        return
+    assert isinstance(mapping.step, Chain)
+    batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).select(list(mapping.reads))
+    out, refused, added = mapping.step.apply(batch)
+    rules = Rules(None, steps(*written))
+    planned = {one.name: one for one in outputs(rules, SOURCE, "orders")}
+    assert tuple(out.schema.names) == tuple(planned)
+    for name, column in planned.items():
+        kind = parse_type(column.type)
+        assert out.schema.field(name).type == (arrow_type(kind) or out.schema.field(name).type)
+    dead = 0 if refused is None else refused.num_rows
+    assert out.num_rows + dead <= len(rows) + added
