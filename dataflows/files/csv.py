@@ -25,7 +25,8 @@ from penstock.models.formats import CsvFormat
 
 __all__ = ["CsvReader", "CsvWriter", "told_by"]
 
-BLOCK_BYTES: Final = 2 << 20
+BLOCK_BYTES: Final = (2 << 20, 64 << 20, 1 << 30)
+"""The first is what is read at a time; a larger one only for a file with a row that is larger."""
 SAMPLE_BYTES: Final = 1 << 20
 _DAY: Final = r"\d{4}-\d\d-\d\d"
 _CLOCK: Final = r"\d\d:\d\d:\d\d(\.\d{1,6})?"
@@ -47,7 +48,7 @@ class CsvReader:
     form: CsvFormat
 
     def shape(self, stream: Any, where: str) -> Shape:
-        head = _head(stream)
+        head = _head(stream, self.form.quote)
         told = {column.name: column for column in declared(self.form.columns, where)}
         if not head:
             return Shape(tuple(told.values()))
@@ -70,8 +71,8 @@ class CsvReader:
         return names
 
     def _sample(self, head: bytes, names: list[str], where: str) -> pa.RecordBatch:
-        options = csv.ReadOptions(column_names=names, skip_rows=int(self.form.header), block_size=len(head))
-        options.encoding = self.form.encoding
+        skipped = int(self.form.header)
+        options = csv.ReadOptions(column_names=names, skip_rows_after_names=skipped, block_size=len(head))
         return self._read(head, options, where, names)
 
     def _read(self, head: bytes, options: csv.ReadOptions, where: str, names: Sequence[str] = ()) -> pa.RecordBatch:
@@ -80,9 +81,9 @@ class CsvReader:
         options.encoding = self.form.encoding
         texts = {name: pa.string() for name in names or [f"f{at}" for at in range(10_000)]}
         convert = self._convert(texts)
-        cut = pa.BufferReader(head)
+        convert.strings_can_be_null = bool(names)  # a header's names are taken as they are
         try:
-            with csv.open_csv(cut, options, self._parse(), convert) as reader:
+            with csv.open_csv(pa.BufferReader(head), options, self._parse(), convert) as reader:
                 try:
                     return reader.read_next_batch()
                 except StopIteration:
@@ -96,21 +97,34 @@ class CsvReader:
         self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
-        options = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=self.form.encoding)
+        done = 0
+        for size in BLOCK_BYTES:
+            try:
+                for batch in self._blocks(opened(), size, done, columns, known, where):
+                    for start in range(0, batch.num_rows, rows):
+                        yield batch.slice(start, rows)
+                    done += batch.num_rows
+            except pa.ArrowInvalid as error:
+                if "Empty CSV" in str(error):
+                    return
+                if "straddl" not in str(error) or size == BLOCK_BYTES[-1]:
+                    names = self._names(_head(opened(), self.form.quote), where)
+                    raise _bad(error, names, where) from None
+            else:
+                return
+
+    def _blocks(
+        self, stream: Any, size: int, skipped: int, columns: Mapping[str, Column], known: Sequence[Column], where: str
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows after the first `skipped`, a block of about `size` bytes at a time, which must hold a whole row."""
+        options = csv.ReadOptions(use_threads=False, block_size=size, encoding=self.form.encoding)
+        options.skip_rows_after_names = skipped
         if not self.form.header:
             options.column_names = [column.name for column in known]
         wanted = {name: arrow_type(parse_type(column.type)) for name, column in columns.items()}
-        names: Sequence[str] = ()
-        try:
-            with csv.open_csv(opened(), options, self._parse(), self._convert(wanted)) as reader:
-                names = reader.schema.names
-                _check_names(names, known, where)
-                for batch in reader:
-                    for start in range(0, batch.num_rows, rows):
-                        yield batch.slice(start, rows)
-        except pa.ArrowInvalid as error:
-            if "Empty CSV" not in str(error):
-                raise _bad(error, names or self._names(_head(opened()), where), where) from None
+        with csv.open_csv(stream, options, self._parse(), self._convert(wanted)) as reader:
+            _check_names(reader.schema.names, known, where)
+            yield from reader
 
     def _parse(self) -> csv.ParseOptions:
         return csv.ParseOptions(
@@ -125,22 +139,23 @@ class CsvReader:
         )  # fmt: skip
 
 
-def _head(stream: Any) -> bytes:
+def _head(stream: Any, quote: str) -> bytes:
     """The beginning of the file, up to the end of a line where the file goes on."""
     head = bytes(stream.read(SAMPLE_BYTES))
     if len(head) < SAMPLE_BYTES or b"\n" not in head:
         return head
     if not stream.read(1):
         return head
-    return _whole_rows(head)
+    return _whole_rows(head, quote.encode())
 
 
-def _whole_rows(head: bytes) -> bytes:
+def _whole_rows(head: bytes, quote: bytes) -> bytes:
     """Up to the last line's end that stands outside of quotes, as far as counting quotes tells."""
-    while (end := head.rfind(b"\n")) > 0:
-        if head.count(b'"', 0, end) % 2 == 0:
-            return head[: end + 1]
-        head = head[:end]
+    parts = head.split(quote)
+    for at in range(len(parts) - 1 - (len(parts) - 1) % 2, -1, -2):  # those outside of quotes, from the last
+        line_end = parts[at].rfind(b"\n")
+        if line_end >= 0:
+            return quote.join([*parts[:at], parts[at][: line_end + 1]])
     return head
 
 

@@ -125,7 +125,7 @@ class FilesTarget:
         replaced = set(self.state.log.table.replaced)
         for one in self.store.list(self.folder.name):
             name = one.path.removeprefix(self.folder.name).lstrip("/")
-            if not name.startswith("_penstock/") and name not in replaced:
+            if not name.startswith(("_", ".")) and name not in replaced:
                 hint = "name an empty folder, or one that does not exist"
                 raise Refused("the folder holds files that no pipeline wrote", where=self.where, hint=hint)
 

@@ -27,7 +27,7 @@ from dataflows.files.types import as_asked, united
 from dataflows.splits import Split
 from dataflows.tables import Column, Table
 from penstock.clock import now
-from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch
+from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch, Unavailable
 from penstock.failpoints import failpoint
 from penstock.models.formats import CsvFormat, Format, JsonlFormat
 
@@ -41,6 +41,7 @@ HIDDEN: Final = (
 LOOKED_AT: Final = {"parquet": 64, "csv": 8, "jsonl": 8}
 """Files that columns are told from; of more files, those at equal distances, with the first and the last."""
 AT_ONCE: Final = 8
+LISTINGS: Final = 3
 PIECES: Final = 256
 BYTES_PER_ROW: Final = 64
 Piece = list[Any]
@@ -118,17 +119,25 @@ class FilesSource:
         return columns + folders
 
     def _listed(self) -> tuple[list[Listed], tuple[Column, ...] | None]:
-        """The files of the set, by path, and the columns where a log of ours tells both."""
+        """The files of the set, by path, and the columns where a log of ours tells both.
+
+        Raises:
+            Unavailable: a file that the log names is not there: a run that replaces it may be publishing.
+        """
         files = FileSet.parse(self.place.object, self.where)
         log = FolderLog(self.store, files.folder, self.where)
-        table = log.refresh()
-        below = [one for one in self.store.list(files.folder) if files.matches(one.path)]
-        if files.plain and not below and "." in files.folder.rpartition("/")[2]:
-            below = self._one(files.folder)
-        if table.columns is None:
-            return below, None
-        rows = {log.at(one["path"]) for one in table.files}
-        return [one for one in below if one.path in rows], tuple(Column(**column) for column in table.columns)
+        for _ in range(LISTINGS):
+            table = log.refresh()
+            below = [one for one in self.store.list(files.folder) if files.matches(one.path)]
+            if table.columns is None:
+                alone = files.plain and not below and "." in files.folder.rpartition("/")[2]
+                return self._one(files.folder) if alone else below, None
+            rows = {path for one in table.files if files.matches(path := log.at(one["path"]))}
+            found = [one for one in below if one.path in rows]
+            if len(found) == len(rows):
+                return found, tuple(Column(**column) for column in table.columns)
+        hint = "try again; if it was taken away by hand, put it back, or let write: replace make the folder anew"
+        raise Unavailable("a file of the folder is not there", where=self.where, hint=hint)
 
     def _one(self, path: str) -> list[Listed]:
         try:
