@@ -150,6 +150,8 @@ class WriterOrder:
     generation: int
     check: Callable[[], None]
     committed: Callable[[Counters], None]
+    version: str | None = None
+    """The column that says which of two rows with the same key is newer, in merge and scd2."""
 
 
 class Target(Protocol):

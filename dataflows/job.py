@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dataflows.connectors import Owner, Place, Source, Target, connector
+from dataflows.sinks.history import HISTORY
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
@@ -135,7 +136,7 @@ class Job:
         ]
         return cls(
             uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
-            rules=Rules(_fields(spec), spec.transforms, spec.validate_), connections=task["connections"],
+            rules=_rules(spec), connections=task["connections"],
             modules=frozenset(task.get("modules") or ()), letters=task.get("letters"),
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )  # fmt: skip
@@ -149,7 +150,6 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
     """
     wrong = (
         ("spec.mode", spec.mode != "batch", "streams cannot be run yet"),
-        ("spec.sink.write", spec.sink.write not in {"append", "replace"}, f"`{spec.sink.write}` cannot be run yet"),
         ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),
         ("spec.source.cursor", spec.sink.write == "append" and spec.source.cursor is None,
          "`append` needs a cursor: without one each run would append every row again"),
@@ -168,6 +168,12 @@ def _settings(connections: Mapping[str, Any], name: str) -> Any:
     except KeyError as error:
         raise NotFound("there is no such connection", value=name, hint="add it to connections.yaml") from error
     return parse_connection(name, data)
+
+
+def _rules(spec: PipelineSpec) -> Rules:
+    carried = frozenset({spec.sink.delete} if spec.sink.delete else ())
+    filled = frozenset(HISTORY) if spec.sink.write == "scd2" else frozenset[str]()
+    return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled)
 
 
 def _fields(spec: PipelineSpec) -> tuple[FieldSpec, ...] | None:

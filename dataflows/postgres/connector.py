@@ -14,6 +14,8 @@ from dataflows.cursors import Window, split_key
 from dataflows.postgres.session import Session, connect, one_row, translated
 from dataflows.postgres.tables import TableName, describe, exists, quoted
 from dataflows.postgres.types import parse_type
+from dataflows.sinks.history import HISTORY
+from dataflows.sinks.merge import Merge
 from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.postgres import PostgresWriter
 from dataflows.sinks.publication import finished
@@ -121,12 +123,23 @@ class PostgresTarget:
             return None
         if table.kind not in {"r", "p"}:
             raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.table))
+        if self.owner.write.write == "merge":
+            self._check_key(table)
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
+
+    def _check_key(self, table: Table) -> None:
+        key = self.owner.write.key
+        if not any(set(key) == set(one) for one in table.keys):
+            names = ", ".join(key)
+            hint = f"ALTER TABLE {table.name} ADD PRIMARY KEY ({names})"
+            what = f"{table.name} has no unique key over just {names} that takes no NULL"
+            raise Refused(what, where=f"{self.place.pipeline}: spec.sink.key", hint=hint)
 
     def make(self, columns: tuple[Column, ...]) -> None:
         lines = [f"{quoted(one.name)} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in columns]
-        if self.owner.write.key:
-            lines.append(f"PRIMARY KEY ({', '.join(quoted(name) for name in self.owner.write.key)})")
+        if key := self.owner.write.key:
+            names = (*key, HISTORY[0]) if self.owner.write.write == "scd2" else key
+            lines.append(f"PRIMARY KEY ({', '.join(quoted(name) for name in names)})")
         with translated(self.place.where):
             self.session.execute(f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})")
 
@@ -177,8 +190,19 @@ class PostgresTarget:
         names = tuple(column.name for column in order.columns)
         return PostgresWriter(
             self.dsn, TableName.parse(order.into), names, positions, order.run, order.generation, order.slot, where,
-            order.encoded, order.check, order.committed,
+            order.encoded, order.check, order.committed, self._merge(order),
         )  # fmt: skip
+
+    def _merge(self, order: WriterOrder) -> Merge | None:
+        spec = self.owner.write
+        if not self._keyed:
+            return None
+        history = spec.write == "scd2"
+        return Merge(TableName.parse(order.into), order.columns, spec.key, order.version, spec.delete, history)
+
+    @property
+    def _keyed(self) -> bool:
+        return self.owner.write.write in {"merge", "scd2"}
 
     def publish(
         self, run: str, generation: int, cursor: str | None, columns: Sequence[str], told: dict[str, Any], method: Any

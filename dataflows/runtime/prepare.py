@@ -16,13 +16,14 @@ from dataflows.connectors import Source, Target
 from dataflows.cursors import Window, cursor_column
 from dataflows.job import Job
 from dataflows.runtime.lookups import outside_of
+from dataflows.sinks.history import history_columns
 from dataflows.sinks.publication import recorded
 from dataflows.sinks.state import Claim, Loaded, RunRow
 from dataflows.splits import Split, slot_names
 from dataflows.tables import Column, Table
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import bind, outputs
-from penstock.errors import MissingTable, Refused
+from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
 from penstock.failpoints import failpoint
 
 __all__ = ["Ends", "Finished", "Prepared", "Survey", "joined", "opened", "prepare", "survey"]
@@ -38,11 +39,8 @@ class Survey:
     mapping: Bound
     method: Any
     """How the sink will publish a `replace`."""
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The target's columns that are written, in the order of the batches."""
-        return tuple(column for name in self.mapping.targets if (column := self.target.column(name)))
+    version: str | None
+    """The column that says which of two rows with the same key is newer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     _check_continued(job, claim.loaded)
     if target.describe() is None:
         with state.owned(claim.generation):
-            target.make(outputs(job.rules, found, job.pipeline, outside_of(job)))
+            target.make(_made(job, outputs(job.rules, found, job.pipeline, outside_of(job))))
     surveyed = survey(job, ends)
     token = _take_letters(job, target, surveyed)
     run = _resumable(target, job, claim) or _plan(job, ends, claim, surveyed)
@@ -134,15 +132,15 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
 
 def _check(job: Job, table: Table, ends: Ends) -> None:
     """Everything that can be told before anything is changed."""
-    if job.cursor is not None:
-        cursor_column(table, job.cursor, job.at_source)
-    there, outside = ends.target.describe(), outside_of(job)
+    there = ends.target.describe()
     _check_unique(job, there, ends.target)
-    if there is not None:
-        ends.target.check(there, ())
-        bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside)
+    if there is None:
+        columns = _made(job, outputs(job.rules, table, job.pipeline, outside_of(job)))
+        ends.target.check(None, columns)
+        there, method = Table(job.sink.object, "r", columns), None
     else:
-        ends.target.check(None, outputs(job.rules, table, job.pipeline, outside))
+        method = ends.target.check(there, ())
+    _surveyed(job, ends, table, there, method)
 
 
 def _check_unique(job: Job, there: Table | None, target: Target) -> None:
@@ -157,7 +155,7 @@ def _check_unique(job: Job, there: Table | None, target: Target) -> None:
 
 def _check_continued(job: Job, loaded: Loaded) -> None:
     """Refuse to go on from rows that were loaded otherwise; a `replace` may always follow."""
-    if not job.continued or loaded.write is None or (loaded.write, loaded.field) == (job.write, job.cursor):
+    if job.write != "append" or loaded.write is None or (loaded.write, loaded.field) == (job.write, job.cursor):
         return
     ways = f"write: replace; or empty {job.sink.object}, `penstock delete` the pipeline and apply it again"
     if loaded.write == job.write:
@@ -178,15 +176,53 @@ def survey(job: Job, ends: Ends) -> Survey:
     table, there = ends.source.describe(), ends.target.describe()
     if there is None:
         raise MissingTable("there is no such table", where=job.at_sink, value=job.sink.object, hint="was it dropped?")
+    return _surveyed(job, ends, table, there, ends.target.check(there, ()))
+
+
+def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> Survey:
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
-    method, outside = ends.target.check(there, ()), outside_of(job)
-    return Survey(
-        table,
-        there,
-        key,
-        bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside),
-        method,
-    )
+    mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside_of(job))
+    version = _version(job, mapping)
+    if job.write in {"merge", "scd2"}:
+        _check_keyed(job, mapping, key, version)
+    return Survey(table, there, key, mapping, method, version)
+
+
+def _made(job: Job, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns of a target that is to be made, with those that the write mode adds."""
+    if job.write != "scd2":
+        return columns
+    version = next((one for one in columns if one.name == job.spec.sink.version), None)
+    if version is None:
+        raise _no_version(job)
+    return (*columns, *history_columns(version))
+
+
+def _version(job: Job, mapping: Bound) -> str | None:
+    return job.spec.sink.version or (mapping.unchanged(job.cursor) if job.cursor else None)
+
+
+def _no_version(job: Job) -> Refused:
+    hint = "name the column that says since when a row is valid"
+    return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
+
+
+def _check_keyed(job: Job, mapping: Bound, split: Column | None, version: str | None) -> None:
+    """Refuse a merge whose result would depend on which writer comes last, or that cannot find its rows."""
+    sink = job.spec.sink
+    for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
+        for name in names:
+            if name is not None and name not in mapping.targets:
+                hint = did_you_mean(name, mapping.targets)
+                where = f"{job.pipeline}: spec.sink.{part}"
+                raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
+    if job.write == "scd2" and version is None:
+        raise _no_version(job)
+    bound = split is not None and mapping.unchanged(split.name) in sink.key
+    if job.workers > 1 and version is None and not bound:
+        hint = "name a `version`, or set limits.workers to 1"
+        raise Refused("of two rows with the same key, read by two workers, nobody can tell the newer one",
+                      where=f"{job.pipeline}: spec.sink.version", hint=hint)  # fmt: skip
 
 
 def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
@@ -228,7 +264,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     older = state.unfinished(job.run)
     alike = older is not None and (older.write, older.field) == (job.write, job.cursor)
     carried = older if alike and job.continued else None
-    last = carried.upper if carried and carried.upper is not None else claim.loaded.cursor
+    last = carried.upper if carried and carried.upper is not None else _last(job, claim.loaded)
     window = Window(None, None)
     if job.cursor is not None and surveyed.key is not None:
         window = source.window(surveyed.source, surveyed.key, last, job.lag)
@@ -246,6 +282,11 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
         if older is not None:
             (state.take_over if carried else state.supersede)(older.run, job.run)
     return plan
+
+
+def _last(job: Job, loaded: Loaded) -> str | None:
+    """Where the cursor stands, if what stands there is this one."""
+    return loaded.cursor if (loaded.write, loaded.field) == (job.write, job.cursor) else None
 
 
 def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:

@@ -70,7 +70,7 @@ def _steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[
     surveyed = prepared.survey
     if surveyed.mapping.step is None:
         return ()
-    finishing = target.finishing(surveyed.columns)
+    finishing = target.finishing(surveyed.mapping.columns)
     keeps = prepared.token is not None
     return (_Summed(surveyed.mapping.step, keeps, pipeline), *((_on_batches(finishing),) if finishing else ()))
 
@@ -119,7 +119,15 @@ def _writer(
     surveyed = prepared.survey
     encoded = not surveyed.mapping.raw
     order = WriterOrder(
-        prepared.into, surveyed.columns, encoded, slot, job.run, prepared.generation, first.check, committed
+        prepared.into,
+        surveyed.mapping.columns,
+        encoded,
+        slot,
+        job.run,
+        prepared.generation,
+        first.check,
+        committed,
+        surveyed.version,
     )
     writer = target.writer(order)
     if prepared.token is None or job.letters is None:

@@ -219,7 +219,7 @@ class Positions:
         write, field, cursor = found or (None, None, None)
         if partly is None:
             return Loaded(write, field, cursor)
-        return Loaded(write or "append", field or partly[0], cursor, partly=True)
+        return Loaded(write or partly[0], field or partly[1], cursor, partly=True)
 
     def spoil(self) -> None:
         """An unfinished `append` is given up, its rows stay: no later `append` may go on from here. Inside `owned`."""
@@ -397,7 +397,7 @@ class Positions:
 _FINISH: Final = (
     """UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
     FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s
-    AND (r.write = 'replace' OR %(cursor)s::text IS NOT NULL)
+    AND (r.write <> 'append' OR %(cursor)s::text IS NOT NULL)
     AND p.pipeline = %(pipeline)s AND p.source = %(source)s AND p.sink = %(sink)s""",
     "UPDATE {positions} SET run = NULL WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
     """UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s
@@ -409,9 +409,10 @@ _FINISH: Final = (
 
 _LOADED: Final = """SELECT write, cursor_field, cursor FROM {positions}
 WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND slot = '00'"""
-_PARTLY: Final = """SELECT r.cursor_field FROM {runs} r
+_PARTLY: Final = """SELECT r.write, r.cursor_field FROM {runs} r
 WHERE r.pipeline = %(pipeline)s AND r.source = %(source)s AND r.sink = %(sink)s AND r.state = 'running'
-AND r.write = 'append' AND EXISTS (SELECT FROM {splits} s WHERE s.pipeline = r.pipeline AND s.run = r.run AND s.done)"""
+AND r.write <> 'replace'
+AND EXISTS (SELECT FROM {splits} s WHERE s.pipeline = r.pipeline AND s.run = r.run AND s.done)"""
 _COMMITTED: Final = """SELECT base FROM {runs}
 WHERE pipeline = %(pipeline)s AND run = %(run)s AND state = 'running' AND (%(generation)s::bigint IS NULL
 OR %(generation)s = (SELECT max(generation) FROM {positions} WHERE pipeline = %(pipeline)s))"""

@@ -27,6 +27,7 @@ from dataflows.postgres.session import (
 )
 from dataflows.postgres.tables import TableName, quoted
 from dataflows.postgres.wire import framed, plain, put_messages, unframed
+from dataflows.sinks.merge import STAGE, Merge
 from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.state import Counters
 from penstock.errors import PenstockError, Unreachable
@@ -73,6 +74,7 @@ class PostgresWriter:
     encoded: bool
     check: Callable[[], None]
     committed: Callable[[Counters], None]
+    merge: Merge | None = None
     _session: Session | None = field(default=None, init=False)
     _plain: bool = field(default=False, init=False)
     _open: _Open | None = field(default=None, init=False)
@@ -139,6 +141,11 @@ class PostgresWriter:
             raise AssertionError(message)
 
     @property
+    def _loaded(self) -> TableName:
+        """The table that the COPY goes to."""
+        return self.into if self.merge is None else STAGE
+
+    @property
     def _live(self) -> Session:
         if self._session is None:
             message = "the writer is not open"
@@ -148,8 +155,10 @@ class PostgresWriter:
     def _begin(self, split: int) -> _Open:
         one_message(self._live, "BEGIN", self.where, check=self.check)
         failpoint("commit.begin", split)
+        if self.merge is not None:
+            one_message(self._live, self.merge.begin, self.where, check=self.check)
         names = ", ".join(quoted(name) for name in self.columns)
-        statement = f"COPY {self.into.sql} ({names}) FROM STDIN (FORMAT binary)"
+        statement = f"COPY {self._loaded.sql} ({names}) FROM STDIN (FORMAT binary)"
         send(self._live, statement, pq.ExecStatus.COPY_IN, self.where, self.check)
         self._live.pgconn.nonblocking = 1
         self._open = _Open(split)
@@ -197,6 +206,8 @@ class PostgresWriter:
         rows = self._end_copy(current)
         failpoint("commit.copied", current.split)
         counted = self._counted(current, marker, rows)
+        if self.merge is not None:
+            one_message(self._live, self.merge.end, self.where, check=self.check)
         failpoint("commit.before_fence", current.split)
         fence = self.positions.fence(self.slot, current.split, self.run, self.generation, counted)
         one_message(

@@ -47,6 +47,10 @@ class Rules:
     fields: tuple[FieldSpec, ...] | None = None
     steps: tuple[TransformStep, ...] = ()
     validation: Validation = field(default_factory=Validation)
+    carried: frozenset[str] = frozenset()
+    """Columns that the sink is given whether the target has them or not."""
+    filled: frozenset[str] = frozenset()
+    """Columns of the target that the sink fills by itself."""
 
     @property
     def plain(self) -> bool:
@@ -68,6 +72,12 @@ class Mapping:
     step: Callable[[Chunk], Chunk] | None
     why_decoded: str | None
     lineage: Lines[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    columns: tuple[Column, ...]
+    """What is written, in the order of the batches, as the target has it."""
+
+    def unchanged(self, source: str) -> str | None:
+        """The target's column that a source column goes to as it is, if there is one."""
+        return next((name for name, found in self.lineage.items() if found == ((source,), ())), None)
 
 
 @dataclass(slots=True)
@@ -95,6 +105,8 @@ def outputs(rules: Rules, source: Table, where: str, outside: Outside = Outside(
     """The target's columns if the target were made from the rules."""
     made = []
     for name, held in planned(rules, source, where, outside).scope.columns.items():
+        if name in rules.carried:
+            continue
         kind = held.source.type if held.source and held.source.builtin else str(held.type)
         made.append(Column(name, kind, held.nullable and name not in rules.validation.not_null))
     return tuple(made)
@@ -120,12 +132,14 @@ def bind(
     plan = planned(rules, source, where, outside)
     scope = plan.scope
     lineage = {name: (tuple(sorted(held.origins)), held.steps) for name, held in scope.columns.items()}
-    columns = {name: _target_column(name, target, _place(plan, name, where, ".target")) for name in scope.columns}
-    _check_filled(columns, target, where)
+    columns = {
+        name: _target_column(name, target, _place(plan, name, where, ".target"), plan, rules) for name in scope.columns
+    }
+    _check_filled({*columns, *rules.filled}, target, where)
     why = _why(rules, scope, columns, undecoded=undecoded)
     if why is None:
         reads = tuple(held.source.name for held in scope.columns.values() if held.source)
-        return Mapping(tuple(columns), reads, True, None, None, None, lineage)  # noqa: FBT003 - raw
+        return Mapping(tuple(columns), reads, True, None, None, None, lineage, tuple(columns.values()))  # noqa: FBT003 - raw
     for name, column in columns.items():
         _check_fits(scope[name], column, _place(plan, name, where))
     passed = {held.source.name for held in scope.columns.values() if held.source}
@@ -136,7 +150,7 @@ def bind(
         Output(one, _kind(one), scope[name], plan.paths.get(name, "spec.transforms")) for name, one in columns.items()
     ]
     chain = Chain(scope.wanted, tuple(plan.stages), tuple(made), _masked(rules, source, where, outside), where)
-    return Mapping(tuple(columns), reads, False, schema, chain, why, lineage)  # noqa: FBT003 - not raw
+    return Mapping(tuple(columns), reads, False, schema, chain, why, lineage, tuple(columns.values()))  # noqa: FBT003 - not raw
 
 
 def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Scope, dict[str, str], list[Stage]]:
@@ -202,8 +216,10 @@ def _missing(name: str, table: Table, where: str) -> MissingColumn:
     return MissingColumn(f"{table.name} has no such column", where=where, value=name, hint=hint)
 
 
-def _target_column(name: str, target: Table, where: str) -> Column:
+def _target_column(name: str, target: Table, where: str, plan: Planned, rules: Rules) -> Column:
     column = target.column(name)
+    if column is None and name in rules.carried:
+        return Column(name, str(plan.scope[name].type))
     if column is None:
         raise _missing(name, target, where)
     if column.generated:
@@ -212,7 +228,7 @@ def _target_column(name: str, target: Table, where: str) -> Column:
     return column
 
 
-def _check_filled(columns: Lines[str, Column], target: Table, where: str) -> None:
+def _check_filled(columns: set[str], target: Table, where: str) -> None:
     empty = [c.name for c in target.columns if not (c.nullable or c.default or c.generated or c.name in columns)]
     if empty:
         names = ", ".join(f"`{name}`" for name in empty)

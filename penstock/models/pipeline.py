@@ -225,18 +225,28 @@ class Validation(Model):
 
 
 class Sink(Model):
-    """Where rows go, and how they are written there."""
+    """Where rows go, and how they are written there.
+
+    `merge` and `scd2` find the row to change by `key`. Of two rows with the same key the one with the greater `version`
+    counts; without a `version`, the cursor's column, if it is mapped as it is. Where the column `delete` is true, the
+    row is deleted (`merge`), or no longer current (`scd2`); the target need not have that column.
+    """
 
     connection: Name
     object: ObjectName
     write: Literal["append", "replace", "merge", "scd2"] = "append"
     key: Columns = ()
+    version: ColumnName | None = None
+    delete: ColumnName | None = None
     format: Format | None = None
 
     @model_validator(mode="after")
     def _key_where_needed(self) -> Self:
         if self.write in {"merge", "scd2"} and not self.key:
             message = f"`write: {self.write}` needs a `key`"
+            raise ValueError(message)
+        if self.write not in {"merge", "scd2"} and (self.version or self.delete):
+            message = f"`version` and `delete` are for merge and scd2; `{self.write}` compares no rows"
             raise ValueError(message)
         return self
 

@@ -86,7 +86,6 @@ def test_a_target_column_that_must_be_filled_is_named(copy: Callable[..., Copy],
         ({"mode": "stream"}, "spec.mode"), ({"validate": {"unique": ["name"]}}, "spec.validate.unique"),
         ({"mapping": {"ref": "items"}}, "spec.mapping.ref"),
         ({"source": {"connection": "shop", "object": "public.items"}}, "spec.source.cursor"),
-        ({"sink": {"connection": "lake", "object": "w.x", "write": "merge", "key": ["id"]}}, "spec.sink.write"),
     ],
 )  # fmt: skip
 def test_what_the_engine_cannot_do_is_refused_by_name(

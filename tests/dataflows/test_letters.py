@@ -1,4 +1,3 @@
-
 """Rows that a run refuses: each kept once, whatever dies, and every row of the source accounted for."""
 
 from __future__ import annotations

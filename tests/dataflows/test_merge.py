@@ -1,0 +1,196 @@
+# ruff: noqa: E501 - tables of cases, one a line
+"""`merge` and `scd2` on PostgreSQL: by key, by version, whatever dies in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.dataflows.conftest import Copy, Launchers, result
+
+POINTS = [
+    "prepare.planned", "commit.begin:0", "commit.mid_copy:1", "commit.before_fence:1", "commit.sent:1", "commit.done:1",
+    "publish.moved", "publish.done",
+]  # fmt: skip
+
+
+@pytest.fixture
+def keyed(copy: Callable[..., Copy]) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
+    """A pipeline that merges ``public.versions`` (made anew) into a target of its own."""
+
+    def make(write: str = "merge", *, arrow: bool = False, cursor: str | None = None, **sink: Any) -> Any:
+        made = copy("replace")
+        made.session.execute("DROP TABLE IF EXISTS versions")
+        made.session.execute(
+            "CREATE TABLE versions (n bigint PRIMARY KEY, id int NOT NULL, name text, v int NOT NULL, gone bool)"
+        )
+        made.session.execute(f"DROP TABLE {made.target}")
+
+        def task(run: str, **changes: Any) -> dict[str, Any]:
+            found = made.task(run, **changes)
+            spec = found["pipeline"]["spec"]
+            spec["source"] = {"connection": "shop", "object": "public.versions"}
+            if cursor:
+                spec["source"]["cursor"] = {"field": cursor}
+            fields = [{"target": name, "from": name} for name in ("id", "name", "v")]
+            if arrow:
+                fields[1] = {"target": "name", "sql": "lower(name)"}
+            if sink.get("delete"):
+                fields.append({"target": "gone", "from": "gone"})
+            spec["mapping"] = {"fields": fields}
+            spec["sink"] = {"connection": "lake", "object": made.target, "write": write, "key": ["id"], **sink}
+            return found
+
+        return made, task
+
+    return make
+
+
+def put(made: Copy, *rows: tuple[Any, ...]) -> None:
+    with made.session.cursor() as cursor:
+        cursor.executemany("INSERT INTO versions VALUES ((SELECT coalesce(max(n), 0) + 1 FROM versions), %s, %s, %s, %s)",
+                           [(*row, False)[:4] if len(row) == 3 else row for row in rows])  # fmt: skip
+
+
+def rows(made: Copy, columns: str = "id, name, v") -> list[tuple[Any, ...]]:
+    return made.session.execute(f"SELECT {columns} FROM {made.target} ORDER BY 1, 3").fetchall()
+
+
+def completed(launchers: Launchers, task: dict[str, Any]) -> dict[str, Any]:
+    done = launchers.run(task)
+    assert done["status"] == "completed", done["error"]
+    return done
+
+
+@pytest.mark.parametrize("arrow", [False, True])
+def test_the_last_of_a_key_wins_and_the_others_stay(keyed: Any, launchers: Launchers, arrow: bool) -> None:  # noqa: FBT001
+    made, task = keyed(arrow=arrow, version="v")
+    put(made, (1, "a", 1), (2, "b", 1), (1, "a2", 3), (1, "late", 2))
+    assert completed(launchers, task("r1"))["counters"]["rows_in"] == 4
+    assert rows(made) == [(1, "a2", 3), (2, "b", 1)]
+    made.session.execute("TRUNCATE versions")
+    put(made, (2, "old", 0), (3, "c", 1), (1, "a3", 3))
+    completed(launchers, task("r2"))
+    assert rows(made) == [(1, "a3", 3), (2, "b", 1), (3, "c", 1)]
+
+
+def test_without_a_version_the_row_that_was_read_last_wins(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed()
+    put(made, (1, "a", 9), (1, "b", 1))
+    completed(launchers, task("r1"))
+    assert rows(made) == [(1, "b", 1)]
+
+
+def test_a_cursor_reads_what_is_new_and_is_the_version(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed(cursor="v")
+    put(made, (1, "a", 1), (2, "b", 2))
+    completed(launchers, task("r1"))
+    put(made, (1, "a2", 3))
+    done = completed(launchers, task("r2"))
+    assert (done["counters"]["rows_in"], rows(made)) == (1, [(1, "a2", 3), (2, "b", 2)])
+
+
+def test_flagged_rows_are_deleted_unless_the_target_has_a_newer_one(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed(version="v", delete="gone")
+    put(made, (1, "a", 1), (2, "b", 5), (3, "c", 1))
+    completed(launchers, task("r1"))
+    made.session.execute("TRUNCATE versions")
+    put(made, (1, "a", 2, True), (2, "b", 4, True), (4, "d", 1, True))
+    completed(launchers, task("r2"))
+    assert rows(made) == [(2, "b", 5), (3, "c", 1)]
+
+
+def test_history_is_kept_once_for_each_change(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed("scd2", version="v")
+    put(made, (1, "a", 1), (2, "b", 1))
+    completed(launchers, task("r1"))
+    made.session.execute("TRUNCATE versions")
+    put(made, (1, "a2", 5), (2, "b", 5), (3, "c", 5))
+    completed(launchers, task("r2"))
+    completed(launchers, task("r3"))
+    made.session.execute("TRUNCATE versions")
+    put(made, (1, "older", 3))
+    completed(launchers, task("r4"))
+    history = rows(made, "id, name, valid_from, valid_to, is_current")
+    assert history == [
+        (1, "a", 1, 5, False),
+        (1, "a2", 5, None, True),
+        (2, "b", 1, None, True),
+        (3, "c", 5, None, True),
+    ]
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("write", ["merge", "scd2"])
+def test_a_merge_that_dies_anywhere_ends_as_one_that_did_not(
+    keyed: Any, launchers: Launchers, write: str, point: str
+) -> None:
+    made, task = keyed(write, version="v")
+    put(made, *((at % 250, f"name {at}", at) for at in range(600)))
+    assert "killed" in launchers.run(task("r1"), f"{point}=kill")
+    assert completed(launchers, task("r1", attempt=2))["counters"]["rows_in"] == 600
+    key, other = ("id, name, v", "") if write == "merge" else ("id, name, v", "WHERE is_current")
+    found = made.session.execute(f"SELECT {key} FROM {made.target} {other} ORDER BY 1").fetchall()
+    newest = {at % 250: (at % 250, f"name {at}", at) for at in range(600)}
+    assert found == [newest[key] for key in sorted(newest)]
+
+
+@pytest.mark.parametrize("write", ["merge", "scd2"])
+def test_a_zombie_merges_nothing(keyed: Any, launchers: Launchers, write: str) -> None:
+    made, task = keyed(write, version="v")
+    put(made, *((at, f"name {at}", at) for at in range(600)))
+    zombie = task("r1")
+    pid = launchers.start(zombie, "commit.before_fence:1=stop")
+    assert launchers.wait(pid) == {"stopped": True}
+    completed(launchers, task("r1", attempt=2))
+    made.session.execute("TRUNCATE versions")
+    put(made, *((at, "newer", 1000) for at in range(600)))
+    completed(launchers, task("r2"))
+    before = rows(made)
+    os.kill(pid, signal.SIGCONT)
+    launchers.wait(pid)
+    assert result(zombie)["status"] != "completed"
+    assert rows(made) == before
+
+
+@pytest.mark.parametrize(
+    ("sink", "words"),
+    [
+        ({"version": "nothing"}, "spec.sink.version"), ({"key": ["idd"]}, "spec.sink.key"),
+        ({"write": "scd2"}, "needs a version"), ({"delete": "name2"}, "spec.sink.delete"),
+    ],
+)  # fmt: skip
+def test_what_a_merge_cannot_do_is_told_before_anything_is_changed(
+    keyed: Any, launchers: Launchers, sink: dict[str, Any], words: str
+) -> None:
+    made, task = keyed()
+    put(made, (1, "a", 1))
+    order = task("r1")
+    order["pipeline"]["spec"]["sink"] |= sink
+    error = launchers.run(order)["error"]
+    assert words in f"{error['where']}: {error['what']}"
+    assert made.value(f"SELECT to_regclass('{made.target}')") is None
+
+
+def test_a_target_without_a_unique_key_is_refused(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed()
+    made.session.execute(f"CREATE TABLE {made.target} (id int, name text, v int)")
+    error = launchers.run(task("r1"))["error"]
+    assert "ADD PRIMARY KEY (id)" in error["hint"]
+
+
+def test_two_workers_need_to_know_which_row_is_newer(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed()
+    put(made, *((at % 100, f"name {at}", at) for at in range(600)))
+    order = task("r1")
+    order["pipeline"]["spec"]["limits"] = {"workers": 2}
+    assert "limits.workers" in launchers.run(order)["error"]["hint"]
+    order = task("r2")
+    order["pipeline"]["spec"]["limits"] = {"workers": 2}
+    order["pipeline"]["spec"]["sink"]["version"] = "v"
+    completed(launchers, order)
+    assert rows(made) == [(key, f"name {500 + key}", 500 + key) for key in range(100)]
