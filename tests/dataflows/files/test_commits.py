@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from penstock.failpoints import POINTS
@@ -27,8 +30,8 @@ CUTS = tuple(
     for cut in ([f"{point}:{at}" for at in range(SPLITS)] if point.startswith(("read.", "commit.")) else [point])
 )
 QUICK = [
-    ("files", "append", True, CUTS[::4]), ("files", "replace", False, CUTS[1::4]),
-    ("files", "append", False, CUTS[2::5]), ("s3", "replace", True, CUTS[3::7]),
+    ("files", "append", True, CUTS[::6]), ("files", "replace", False, CUTS[1::7]),
+    ("files", "append", False, CUTS[2::8]), ("s3", "replace", True, CUTS[3::11]),
 ]  # fmt: skip
 
 
@@ -98,8 +101,8 @@ LATE = {"publish.done", "prepare.claiming"}
 
 @pytest.mark.parametrize(
     ("kind", "write", "same", "stops"),
-    [("files", "append", True, STOPS[::2]), ("files", "replace", False, STOPS[1::2]),
-     ("s3", "append", False, STOPS[6::3])],
+    [("files", "append", True, STOPS[::3]), ("files", "replace", False, STOPS[1::3]),
+     ("s3", "append", False, STOPS[6::4])],
 )  # fmt: skip
 def test_a_zombie_woken_after_its_successor_finished(
     export: Make, launchers: Launchers, kind: str, write: str, same: bool, stops: tuple[str, ...]
@@ -201,3 +204,48 @@ def _status(made: Export, task: dict[str, Any]) -> str:
     from dataflows.runtime.progress import Progress
 
     return str(launch(task, FirstError(), Progress())["status"])
+
+
+SOURCE_CUTS = (
+    ("files", "append", 1, ("prepare.planned", "read.block:2", "commit.before_fence:2")),
+    ("s3", "replace", 1, ("read.begin:1", "read.end:0", "publish.moved")),
+    ("files", "replace", 2, ("read.block:2",)),
+)
+
+
+@pytest.mark.parametrize(("kind", "write", "workers", "cuts"), SOURCE_CUTS)
+def test_files_into_a_table_killed_and_run_again(
+    export: Make, launchers: Launchers, kind: str, write: str, workers: int, cuts: tuple[str, ...]
+) -> None:
+    """Row groups are splits: each is in the table once, whatever was cut."""
+    for cut in cuts:
+        made = export(kind, write)
+        table = f"w.from_files{made.number}"
+        made.session.execute(f"CREATE TABLE {table} (id bigint)")
+        made.files.write("in/a.parquet", row_groups(0, 500))
+        made.files.write("in/b.parquet", row_groups(500, 620))
+        orders = [from_files(made, table, run, workers) for run in ("r1", "r1")]
+        broken = launchers.run(orders[0], f"{cut}=kill")
+        assert broken.get("status") in {None, "failed"}, cut
+        again = launchers.run(orders[1])
+        assert again["status"] == "completed", (cut, again)
+        assert again["counters"]["rows_in"] == 620, cut
+        found = made.session.execute(f"SELECT count(*), count(DISTINCT id), sum(id) FROM {table}").fetchone()
+        assert found == (620, 620, sum(range(620))), cut
+
+
+def row_groups(first: int, last: int) -> bytes:
+    target = io.BytesIO()
+    pq.write_table(pa.table({"id": list(range(first, last))}), target, row_group_size=100)
+    return target.getvalue()
+
+
+def from_files(made: Export, table: str, run: str, workers: int) -> dict[str, Any]:
+    order = made.task(run)
+    spec = order["pipeline"]["spec"]
+    spec["source"] = {"connection": "lake", "object": "in/*.parquet"}
+    if made.write == "append":
+        spec["source"]["cursor"] = {"field": "_modified"}
+    spec["sink"] = {"connection": "shop", "object": table, "write": made.write}
+    spec["limits"] = {"workers": workers}
+    return order
