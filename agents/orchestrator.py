@@ -7,20 +7,29 @@ an interrupted one is the first to go on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from agents import queues
 from agents.gate import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.retries import delay, is_worth_retrying
+from agents.ticks import next_tick, ticks
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
-from penstock.models.pipeline import Pipeline
+from penstock.models.pipeline import Pipeline, Schedule
 from penstock.records import Record, body
 from penstock.records.commands import RunStart
 
 __all__ = ["Orchestrator"]
+
+TICK_OF: Final = "pipeline "
+"""How the subject of a tick's timer begins; what follows is the pipeline's name, which holds no blank."""
+ON_TIME: Final = timedelta(minutes=1)
+"""A tick that is told later than this was missed."""
+MOST_AT_ONCE: Final = 100
+"""Runs that one decision makes; what is left of missed ticks comes with the next one, at once."""
 
 Outcome = tuple[tuple[Draft, ...], str, str]
 """Effects, the action's name, the reason."""
@@ -31,11 +40,12 @@ class Orchestrator:
 
     State: ``pipelines`` name -> {uid, version, status, pipeline, drop_table}; ``connections`` name -> connection;
     ``workers`` name -> {kinds, slots}; ``tasks`` id -> open task, with the version that it was queued for;
-    ``runs`` id -> open run; ``order`` the next place.
+    ``runs`` id -> open run; ``order`` the next place. Of a pipeline with a schedule, ``tick`` is the timer of its next
+    tick, and ``due`` its time.
     """
 
     name = "orchestrator"
-    rules = 1
+    rules = 2
 
     def initial(self) -> State:
         """No worker, no work."""
@@ -96,12 +106,20 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
         hint = f"`penstock status {command.pipeline}` shows it"
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
+    run = named_id("run", cause.record.id)
+    return _run(state, command.pipeline, policies, cause, run), "start_run", "it is active and has no run"
+
+
+def _run(
+    state: State, name: str, policies: Policies, cause: Cause, id_: str, tick: datetime | None = None
+) -> tuple[Draft, Draft]:
+    """A new run and its task."""
     run = {
-        "id": named_id("run", cause.record.id), "pipeline": command.pipeline, "version": pipeline["version"],
-        "status": "queued", "requested_at": cause.at.isoformat(),
+        "id": id_, "pipeline": name, "version": state["pipelines"][name]["version"], "status": "queued",
+        "requested_at": cause.at.isoformat(),
     }  # fmt: skip
-    task = _task(state, "pipeline", command.pipeline, policies, run=run["id"], cause=cause)
-    return (Draft("run.created", run["id"], {"run": run}), task), "start_run", "it is active and has no run"
+    run |= {"scheduled_for": tick.isoformat()} if tick else {}
+    return Draft("run.created", id_, {"run": run}), _task(state, "pipeline", name, policies, run=id_, cause=cause)
 
 
 def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -135,8 +153,75 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 
 def _timer(state: State, cause: Cause, policies: Policies) -> Outcome:
+    timer = cause.payload["timer"]
+    name = next((name for name, one in state["pipelines"].items() if one.get("tick") == timer), None)
+    if name is not None:
+        return _tick(state, name, policies, cause)
     due = any(task.get("timer") == cause.payload["timer"] for task in state["tasks"].values())
     return ((), "retry", "its wait is over") if due else NOTHING
+
+
+def _tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
+    """A schedule is due, or was while nobody looked: run what its rules say, and ask for the next tick.
+
+    Ticks that were missed, and all of which count, wait for their turn, whatever `overlap` says.
+    """
+    pipeline = state["pipelines"][name]
+    schedule = _schedule(pipeline)
+    if schedule is None or pipeline["status"] != "active":
+        return NOTHING
+    first = datetime.fromisoformat(pipeline["due"])
+    due = [first, *ticks(schedule, first, cause.at)]
+    wanted, reason = _wanted(schedule, due, cause.at)
+    running = [run["id"] for run in state["runs"].values() if run["pipeline"] == name]
+    if running and schedule.overlap == "skip" and wanted and not (schedule.missed == "all" and len(due) > 1):
+        wanted, reason = [], f"{reason}; skipped, since run {running[0]} is not done"
+    effects: list[Draft] = []
+    for tick in wanted[:MOST_AT_ONCE]:
+        effects += _run(state, name, policies, cause, named_id("run", pipeline["uid"], tick.isoformat()), tick)
+    left = wanted[MOST_AT_ONCE:]
+    following = left[0] if left else next_tick(schedule, max(due[-1], cause.at))
+    effects += _ask(name, pipeline, following)
+    return tuple(effects), "tick", reason
+
+
+def _wanted(schedule: Schedule, due: list[datetime], at: datetime) -> tuple[list[datetime], str]:
+    """Which of the ticks that are due get a run; all but the last were missed, and the last one, if it is late."""
+    late = at - due[-1] > ON_TIME
+    missed = len(due) - (0 if late else 1)
+    told = f"due at {due[-1].isoformat()}" + (f", {missed} missed" if missed else "")
+    if schedule.missed == "all" or not missed:
+        return due, told
+    if schedule.missed == "latest":
+        return due[-1:], f"{told}: the latest counts"
+    return ([] if late else due[-1:]), f"{told}: those are left out"
+
+
+def _scheduled(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """A pipeline is new, or changed: its next tick is after this moment."""
+    after = _change(state, cause.type, cause.payload)
+    pipeline = after["pipelines"][cause.payload["name"]]
+    schedule = _schedule(pipeline)
+    if schedule is None or pipeline["status"] != "active":
+        return NOTHING
+    effects = _ask(cause.payload["name"], pipeline, next_tick(schedule, cause.at))
+    return effects, "schedule", f"{schedule.cron} in {schedule.timezone}"
+
+
+def _schedule(pipeline: dict[str, Any]) -> Schedule | None:
+    return Pipeline.parse(pipeline["pipeline"]).spec.schedule if _has_schedule(pipeline) else None
+
+
+def _has_schedule(pipeline: dict[str, Any]) -> bool:
+    return bool(pipeline["pipeline"]["spec"].get("schedule"))
+
+
+def _ask(name: str, pipeline: dict[str, Any], tick: datetime | None) -> tuple[Draft, ...]:
+    """Ask for the timer of a tick."""
+    if tick is None:
+        return ()
+    payload = {"timer": f"tick:{pipeline['uid']}:{pipeline['version']}:{tick.isoformat()}", "due": tick.isoformat()}
+    return (Draft("timer.requested", payload["timer"], {**payload, "subject": f"{TICK_OF}{name}"}),)
 
 
 def _joined(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -162,6 +247,8 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
         t["kind"] == "cleanup" and t["pipeline"] == name for t in state["tasks"].values()
     ):
         effects.append(_task(state, "cleanup", name, policies, run=None, cause=cause))
+    if status == "active" and (pipeline := state["pipelines"].get(name)) and (schedule := _schedule(pipeline)):
+        effects += _ask(name, pipeline, next_tick(schedule, cause.at))
     return tuple(effects), {"active": "resume"}.get(status, status), f"the pipeline is {status}"
 
 
@@ -172,6 +259,8 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "task.completed": _completed,
     "task.failed": _failed,
     "timer.fired": _timer,
+    "pipeline.created": _scheduled,
+    "pipeline.updated": _scheduled,
     "worker.joined": _joined,
     "worker.lost": _lost,
     "pipeline.status_changed": _status_changed,
@@ -226,6 +315,7 @@ def _applied(cause: Cause, effects: tuple[Draft, ...]) -> Draft:
 
 def _labels(state: State, cause: Cause) -> tuple[tuple[str, str], ...]:
     name = cause.payload.get("pipeline")
+    name = name if isinstance(name, str) else cause.payload.get("name")
     if name not in state["pipelines"]:
         return ()
     return tuple(sorted(state["pipelines"][name]["pipeline"]["metadata"].get("labels", {}).items()))
@@ -250,6 +340,7 @@ def _drop(state: State, room: str, key: str) -> State:
 def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
     status = state["pipelines"].get(p["name"], {}).get("status", "active")
     values = {"uid": p["uid"], "version": p["version"], "pipeline": p["pipeline"], "status": status}
+    values |= {"tick": None, "due": None} if _has_schedule(values) else {}
     return _put(state, "pipelines", p["name"], **values)
 
 
@@ -261,6 +352,9 @@ def _queued(state: State, p: dict[str, Any]) -> State:
 
 
 def _waiting(state: State, p: dict[str, Any]) -> State:
+    name = p["subject"].removeprefix(TICK_OF)
+    if name != p["subject"]:
+        return _put(state, "pipelines", name, tick=p["timer"], due=p["due"]) if name in state["pipelines"] else state
     if p["subject"] not in state["tasks"]:
         return state
     failures = state["tasks"][p["subject"]]["failures"] + 1
@@ -292,7 +386,7 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "pipeline.created": _pipeline_changed,
     "pipeline.updated": _pipeline_changed,
     "pipeline.status_changed": lambda s, p: _put(
-        s, "pipelines", p["name"], status=p["status"], drop_table=p.get("drop_table", False)
+        s, "pipelines", p["name"], status=p["status"], drop_table=p.get("drop_table", False), tick=None, due=None
     ),
     "pipeline.deleted": lambda s, p: _drop(s, "pipelines", p["name"]),
     "worker.joined": lambda s, p: _put(s, "workers", p["worker"], kinds=p["kinds"], slots=p["slots"]),

@@ -16,8 +16,23 @@ __all__ = ["assignments", "free_slots", "waiting"]
 
 def waiting(state: State) -> list[dict[str, Any]]:
     """The tasks that wait for a worker, in the order in which they are to go."""
-    ready = [task for task in state["tasks"].values() if task["status"] == "queued" and not _held(state, task)]
+    first = _first_runs(state)
+    ready = [
+        task
+        for task in state["tasks"].values()
+        if task["status"] == "queued" and not _held(state, task) and _is_next(task, first)
+    ]
     return sorted(ready, key=lambda task: (-task["priority"], task["order"]))
+
+
+def _first_runs(state: State) -> dict[str, str]:
+    """Of each pipeline's open runs the one whose turn it is: a later one waits until the earlier is done."""
+    runs = sorted((t for t in state["tasks"].values() if t["kind"] == "pipeline"), key=lambda task: -task["order"])
+    return {task["pipeline"]: task["id"] for task in runs}
+
+
+def _is_next(task: dict[str, Any], first: dict[str, str]) -> bool:
+    return bool(task["kind"] != "pipeline" or first[task["pipeline"]] == task["id"])
 
 
 def free_slots(state: State) -> dict[str, int]:
@@ -51,7 +66,8 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
 def connections_of(task: dict[str, Any]) -> set[str]:
     """The connections that a task uses."""
     spec = task["spec"]["spec"]
-    return {spec["source"]["connection"], spec["sink"]["connection"]}
+    looked_up = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
+    return {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
 
 
 def _held(state: State, task: dict[str, Any]) -> bool:

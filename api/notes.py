@@ -16,12 +16,9 @@ from penstock.models.policy import AgentPolicy
 __all__ = ["notes_of", "notes_on"]
 
 PIPELINE: Final = {
-    "spec.schedule": "run it by hand or by cron",
     "spec.schema": "a changed schema fails the run",
-    "spec.errors.dead_letter": "a row that cannot be written fails the run",
     "spec.limits.in_flight": "what is in flight follows from limits.batch_rows",
     "spec.limits.max_lag": "look at `penstock status`",
-    "spec.tests": "they are checked for their form only",
 }
 """The settings of a pipeline that nothing reads yet, and what holds or helps in their place."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, func, select
 
 from catalog import tables
 from catalog.entries import (
@@ -39,6 +40,17 @@ def pipeline(connection: Connection, name: str) -> PipelineEntry:
         hint = did_you_mean(name, names) or "see them all: penstock list"
         raise NotFound("there is no such pipeline", value=name, hint=hint)
     return PipelineEntry(**row)
+
+
+def next_tick(connection: Connection, name: str) -> datetime | None:
+    """When the schedule of an active pipeline is due next, in UTC; None if it has none."""
+    table = tables.timers
+    one = pipeline(connection, name)
+    begins = f"tick:{one.uid}:{one.version}:"
+    query = select(func.max(table.c.due)).where(
+        table.c.fired_at.is_(None), table.c.timer.startswith(begins, autoescape=True)
+    )
+    return connection.execute(query).scalar() if one.status == "active" else None
 
 
 def pipelines(

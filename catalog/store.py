@@ -159,6 +159,11 @@ class MetadataStore:
         with self._transaction() as connection:
             return pipelines.pipeline(connection, name)
 
+    def next_tick(self, name: str) -> datetime | None:
+        """When the schedule of an active pipeline is due next, in UTC; None if it has none."""
+        with self._transaction() as connection:
+            return pipelines.next_tick(connection, name)
+
     def pipelines(
         self,
         *,

@@ -18,7 +18,7 @@ from penstock.models.pipeline import Pipeline, PipelineSpec
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters
 
-__all__ = ["SPLIT_ROWS", "Job"]
+__all__ = ["SPLIT_ROWS", "Job", "rules_of"]
 
 SPLIT_ROWS: Final = 100_000
 CONTINUED: Final = {"append", "merge", "scd2"}
@@ -136,7 +136,7 @@ class Job:
         ]
         return cls(
             uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
-            rules=_rules(spec), connections=task["connections"],
+            rules=rules_of(spec), connections=task["connections"],
             modules=frozenset(task.get("modules") or ()), letters=task.get("letters"),
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )  # fmt: skip
@@ -170,7 +170,8 @@ def _settings(connections: Mapping[str, Any], name: str) -> Any:
     return parse_connection(name, data)
 
 
-def _rules(spec: PipelineSpec) -> Rules:
+def rules_of(spec: PipelineSpec) -> Rules:
+    """What the pipeline says of its rows."""
     carried = frozenset({spec.sink.delete} if spec.sink.delete else ())
     filled = frozenset(HISTORY) if spec.sink.write == "scd2" else frozenset[str]()
     return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled)

@@ -31,12 +31,15 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     }),
     "Files": ("api.cli.project", {
         "validate": "Check the files of the project, or those named.",
+        "test": "Run the tests that pipelines carry, offline.",
+        "plan": "What runs would do, and what they would be refused.",
         "apply": "Make it so: connections, policies, pipelines.",
         "schema": "The JSON Schema of a kind of document, for editors.",
     }),
     "Pipelines": ("api.cli.pipelines", {
         "list": "All pipelines.",
         "status": "One pipeline: version, status, runs.",
+        "preview": "Rows before and after each step.",
         "run": "One run.",
         "runs": "Runs, the latest first.",
         "pause": "No new runs; a running one stops at its last commit.",
@@ -64,6 +67,9 @@ MODULES: Final = {
     "demo": "api.cli.demo",
     "up": "api.cli.up",
     "doctor": "api.cli.doctor",
+    "test": "api.cli.trials",
+    "plan": "api.cli.trials",
+    "preview": "api.cli.trials",
     "run": "api.cli.run",
     "runs": "api.cli.run",
 }

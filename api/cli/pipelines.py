@@ -44,11 +44,14 @@ def status_(state: State, name: str) -> None:
     with connected(state.settings, runs=False) as client:
         pipeline = client.store.pipeline(name)
         runs = client.store.runs(pipeline=name, limit=5).items
+        tick = client.store.next_tick(name)
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {_way(pipeline.pipeline)}"
     )
     state.output.table(*run_table(runs), empty="It has not run yet.")
-    state.output.data({"pipeline": pipeline, "runs": runs})
+    if tick is not None:
+        state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
+    state.output.data({"pipeline": pipeline, "runs": runs, "next_run": tick})
     state.output.hint({"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}"))
 
 

@@ -70,7 +70,8 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
         task = {
             "run": new_id(), "attempt": 1, "uid": pipeline.uid, "kind": "pipeline", "pipeline": dict(pipeline.pipeline),
             "connections": {one.name: dict(one.connection) for one in client.store.connections()},
-            "secrets": str(state.settings.secrets), "result": str(result),
+            "secrets": str(state.settings.secrets), "result": str(result), "letters": client.site.catalog_dsn,
+            "modules": state.settings.modules,
         }  # fmt: skip
         code = run_task(task)
         click.echo(json.dumps(json.loads(result.read_text())))

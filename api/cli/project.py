@@ -26,7 +26,7 @@ from penstock.topics.embedded import EmbeddedServer
 Files = tuple[Path, ...]
 
 
-def _documents(state: State, files: Files) -> Documents:
+def documents_of(state: State, files: Files) -> Documents:
     """The documents of `files`, else of the project; every issue of all of them is told at once."""
     from dataflows.transforms.offline import check_expressions  # noqa: PLC0415 - it loads the engine of expressions
 
@@ -42,7 +42,7 @@ FILES = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @FILES
 def validate_(state: State, files: Files) -> None:
     """Check files without touching any system: keys, types, rules, SQL expressions. Default: all of the project."""
-    documents = _documents(state, files)
+    documents = documents_of(state, files)
     notes = [note for found in _notes(documents).values() for note in found]
     notes += [f"{issue}: the installation has to know it already" for issue in _unknown(documents, ())]
     state.output.data({"valid": True, "documents": len(documents), "notes": notes})
@@ -66,7 +66,7 @@ def _notes(documents: Documents) -> dict[tuple[str, str], list[str]]:
 @FILES
 def apply_(state: State, files: Files) -> None:
     """Make it so: all files are checked, then connections, policies and pipelines are put in place, in this order."""
-    documents = _documents(state, files)
+    documents = documents_of(state, files)
     with connected(state.settings) as client:
         if issues := _unknown(documents, [one.name for one in client.store.connections()]):
             raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")

@@ -26,7 +26,7 @@ from dataflows.transforms.mapping import bind, outputs
 from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
 from penstock.failpoints import failpoint
 
-__all__ = ["Ends", "Finished", "Prepared", "Survey", "joined", "opened", "prepare", "survey"]
+__all__ = ["Ends", "Finished", "Foreseen", "Prepared", "Survey", "foresee", "joined", "opened", "prepare", "survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
         return Finished(recorded(run, job.at_sink))
     if kept:
         _check_continued(job, state.loaded())
-    _check(job, found, ends)
+    foresee(job, ends)
     state.make()
     failpoint("prepare.state_made")
     slots = slot_names(job.workers)
@@ -130,17 +130,27 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     return Prepared(surveyed, claim.generation, into, slots, pending, planned, run.upper, token, held)
 
 
-def _check(job: Job, table: Table, ends: Ends) -> None:
-    """Everything that can be told before anything is changed."""
-    there = ends.target.describe()
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a run would find; `made` are the columns of the target that it would make, None where there is one."""
+
+    survey: Survey
+    made: tuple[Column, ...] | None
+
+
+def foresee(job: Job, ends: Ends) -> Foreseen:
+    """Everything that can be told before anything is changed.
+
+    Raises:
+        Refused, MissingTable, MissingColumn, SchemaMismatch: what a run would be refused for.
+    """
+    table, there = ends.source.describe(), ends.target.describe()
     _check_unique(job, there, ends.target)
-    if there is None:
-        columns = _made(job, outputs(job.rules, table, job.pipeline, outside_of(job)))
-        ends.target.check(None, columns)
-        there, method = Table(job.sink.object, "r", columns), None
-    else:
-        method = ends.target.check(there, ())
-    _surveyed(job, ends, table, there, method)
+    if there is not None:
+        return Foreseen(_surveyed(job, ends, table, there, ends.target.check(there, ())), None)
+    columns = _made(job, outputs(job.rules, table, job.pipeline, outside_of(job)))
+    ends.target.check(None, columns)
+    return Foreseen(_surveyed(job, ends, table, Table(job.sink.object, "r", columns), None), columns)
 
 
 def _check_unique(job: Job, there: Table | None, target: Target) -> None:

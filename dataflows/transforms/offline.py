@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import sqlglot
 from sqlglot import exp
 
@@ -23,14 +25,27 @@ def check_expressions(pipeline: Pipeline) -> None:
         InvalidDocument: with every such place.
     """
     issues = []
-    mapping = pipeline.spec.mapping
-    for at, rule in enumerate(mapping.fields if mapping and mapping.fields else ()):
-        for node in sqlglot.parse_one(rule.sql, dialect="postgres").walk() if rule.sql else ():
+    for path, text in _texts(pipeline):
+        for node in sqlglot.parse_one(text, dialect="postgres").walk():
             if isinstance(node, _REFUSED) and not isinstance(node, _PARTS) and type(node) not in NODES:
                 name = node.name if isinstance(node, exp.Anonymous) else node.key
                 hint = did_you_mean(name.lower(), ALLOWED)
-                issues.append(
-                    Issue(f"spec.mapping.fields[{at}].sql", f"`{name}` is not allowed{f'; {hint}' if hint else ''}")
-                )
+                issues.append(Issue(path, f"`{name}` is not allowed{f'; {hint}' if hint else ''}"))
     if issues:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
+
+
+def _texts(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """Every expression of the pipeline, with its path."""
+    spec = pipeline.spec
+    for at, rule in enumerate(spec.mapping.fields if spec.mapping and spec.mapping.fields else ()):
+        if rule.sql:
+            yield f"spec.mapping.fields[{at}].sql", rule.sql
+    for at, step in enumerate(spec.transforms):
+        for part, text in (("when", step.when), ("filter", step.filter)):
+            if text:
+                yield f"spec.transforms[{at}].{part}", text
+        for name, text in (step.set or {}).items():
+            yield f"spec.transforms[{at}].set.{name}", text
+    for name, text in spec.validate_.checks.items():
+        yield f"spec.validate.checks.{name}", text

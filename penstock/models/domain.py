@@ -129,6 +129,8 @@ class Run(Model):
     version: Annotated[int, Constraint(ge=1)]
     status: RunStatus
     requested_at: Utc
+    scheduled_for: Utc | None = None
+    """The tick of its schedule that asked for it; None if a person did."""
     finished_at: Utc | None = None
     counters: Counters = Counters()
 

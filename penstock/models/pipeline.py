@@ -292,9 +292,13 @@ class Limits(Model):
 
 
 class PipelineTest(Model):
-    """Rows given and rows expected: a unit test of the mapping and the transforms."""
+    """Rows given and rows expected: a unit test of the mapping and the transforms.
+
+    `types` tells those of the source's columns that the given values do not show; a number with a point is numeric.
+    """
 
     name: Name
+    types: dict[ColumnName, Annotated[str, Field(min_length=1, max_length=64)]] = {}
     given: tuple[dict[str, JsonValue], ...]
     expect: tuple[dict[str, JsonValue], ...]
 

@@ -1,0 +1,142 @@
+"""Commands that look before anything runs: a pipeline's own tests, rows after each step, and what would change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from api.cli.completion import pipeline_names
+from api.cli.console import escape, plain
+from api.cli.main import State, command
+from api.cli.project import FILES, Files, documents_of
+from api.client import connected
+from dataflows.job import Job
+from dataflows.runtime.prepare import opened
+from dataflows.runtime.trial import Difference, Shown, plan, preview, run_tests
+from penstock.errors import PenstockError
+from penstock.ids import new_id
+from penstock.models.pipeline import Pipeline
+
+WIDE = 40
+
+
+@command(name="test")
+@FILES
+def test_(state: State, files: Files) -> int:
+    """Run the tests that pipelines carry, offline: rows given, rows expected. Default: all of the project."""
+    modules = frozenset(state.settings.modules)
+    found = {one.name: run_tests(one, modules) for one in documents_of(state, files).pipelines}
+    for name, results in found.items():
+        for one in results:
+            _tell(state, name, one)
+    results = [one for part in found.values() for one in part]
+    failed = sum(not one.passed for one in results)
+    state.output.data([{"pipeline": name, **asdict(one)} for name, part in found.items() for one in part])
+    state.output.say(f"{len(results) - failed} passed, {failed} failed")
+    state.output.hint("penstock plan" if not failed else "mend the steps, or what is expected of them")
+    return 1 if failed else 0
+
+
+def _tell(state: State, name: str, one: Difference) -> None:
+    mark = "[green]passed[/green]" if one.passed else "[red]failed[/red]"
+    state.output.say(f"{mark} {escape(name)}: {escape(one.test)}")
+    if one.passed:
+        return
+    if one.error:
+        state.output.say(f"  {escape(one.error)}")
+        return
+    state.output.table(*_side_by_side(one), empty="")
+    for row in one.refused:
+        state.output.say(f"  row {row['row']} refused by `{escape(row['step'])}`: {escape(row['reason'])}")
+
+
+def _side_by_side(one: Difference) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    height = max(len(one.expected), len(one.got))
+    rows = [(at + 1, _at(one.expected, at), _at(one.got, at)) for at in range(height)]
+    return ("#row", "expected", "got"), [row for row in rows if row[1] != row[2]] or list(rows)
+
+
+def _at(rows: Sequence[Mapping[str, Any]], at: int) -> str:
+    return ", ".join(f"{name}={plain(value)}" for name, value in rows[at].items()) if at < len(rows) else ""
+
+
+@command(name="preview")
+@click.argument("name", shell_complete=pipeline_names)
+@click.option("--rows", default=10, show_default=True, type=click.IntRange(1, 10_000), help="So many of the source.")
+def preview_(state: State, name: str, rows: int) -> None:
+    """Rows of the source before and after each step; nothing is written."""
+    with connected(state.settings, runs=False) as client:
+        pipeline = client.store.pipeline(name)
+        connections = {one.name: dict(one.connection) for one in client.store.connections()}
+    job = _job(state, dict(pipeline.pipeline), connections, pipeline.uid)
+    with opened(job) as ends:
+        shown = preview(job, ends, rows)
+    for one in shown:
+        _show(state, one)
+    state.output.data([asdict(one) for one in shown])
+    state.output.hint(f"penstock run {name} --watch")
+
+
+def _show(state: State, one: Shown) -> None:
+    rows = [[_short(row[name]) for name in one.columns] for row in one.rows]
+    state.output.table(tuple(one.columns), rows, empty="no rows", title=f"after {one.step}: {len(one.rows)} rows")
+    for row in one.refused:
+        state.output.say(f"  row {row['row']} refused by `{escape(row['step'])}`: {escape(row['reason'])}")
+
+
+def _short(value: object) -> str:
+    text = "NULL" if value is None else str(plain(value))
+    return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
+
+
+@command(name="plan")
+@FILES
+def plan_(state: State, files: Files) -> int:
+    """What runs of these pipelines would do: tables they would make, rows, splits, and what they would be refused."""
+    documents = documents_of(state, files)
+    with connected(state.settings, runs=False) as client:
+        connections = {one.name: dict(one.connection) for one in client.store.connections()}
+        uids = {one.name: one.uid for one in client.store.pipelines().items}
+    connections |= {name: one.to_dict() for name, one in documents.connections.items()}
+    found = [_planned(state, one, connections, uids.get(one.name, new_id())) for one in documents.pipelines]
+    for one in found:
+        _tell_plan(state, one)
+    state.output.data(found)
+    state.output.hint("penstock apply")
+    return 1 if any("refused" in one for one in found) else 0
+
+
+def _planned(state: State, pipeline: Pipeline, connections: Mapping[str, Any], uid: str) -> dict[str, Any]:
+    try:
+        job = _job(state, pipeline.to_dict(), connections, uid)
+        with opened(job) as ends:
+            return plan(job, ends)
+    except PenstockError as error:
+        return {"pipeline": pipeline.name, "refused": str(error)}
+
+
+def _tell_plan(state: State, one: Mapping[str, Any]) -> None:
+    name = f"[bold]{escape(one['pipeline'])}[/bold]"
+    if "refused" in one:
+        state.output.say(f"{name}: [red]refused:[/red] {escape(one['refused'])}")
+        return
+    state.output.say(f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
+                     f"{one['splits']} splits")  # fmt: skip
+    if one["make"]:
+        state.output.say(f"  {escape(one['make'])}")
+    if one["replace_by"]:
+        because = f", since: {', '.join(one['because'])}" if one["because"] else ""
+        state.output.say(f"  the table is replaced by {one['replace_by']}{escape(because)}")
+    state.output.say(
+        "  rows pass undecoded" if one["undecoded"] else f"  values are read: {escape(one['decoded_because'])}"
+    )
+
+
+def _job(state: State, pipeline: dict[str, Any], connections: Mapping[str, Any], uid: str) -> Job:
+    task = {"run": new_id(), "uid": uid, "pipeline": pipeline, "connections": connections,
+            "modules": state.settings.modules}  # fmt: skip
+    return Job.from_task(task, secrets=Path(state.settings.secrets))

@@ -1,0 +1,195 @@
+"""Looking before leaping: unit tests of a pipeline without any system, rows after each step, and what a run would do.
+
+Nothing here changes anything, at either end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import pyarrow as pa
+
+from dataflows.connectors import ReadOrder
+from dataflows.cursors import Window
+from dataflows.job import Job, rules_of
+from dataflows.postgres.types import arrow_type, parse_type
+from dataflows.runtime.lookups import outside_of
+from dataflows.runtime.prepare import Ends, foresee
+from dataflows.tables import Column, Table
+from dataflows.transforms.chain import Chain
+from dataflows.transforms.mapping import Mapping as Bound
+from dataflows.transforms.mapping import Rules, bind, outputs
+from dataflows.transforms.steps import Outside
+from penstock.errors import BadData, SchemaMismatch
+from penstock.models.pipeline import Pipeline, PipelineTest
+
+__all__ = ["Difference", "Shown", "plan", "preview", "run_tests"]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a test ended; where it failed, what was expected and what came, or why it could not run."""
+
+    test: str
+    passed: bool
+    expected: Sequence[Row] = ()
+    got: Sequence[Row] = ()
+    refused: Sequence[Row] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The rows after a step; `refused` are those that went no further, with step and reason."""
+
+    step: str
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
+    refused: Sequence[Row] = ()
+
+
+def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[Difference]:
+    """Run the pipeline's own tests over the rows that they give."""
+    return [_tested(pipeline, test, Outside(modules=modules)) for test in pipeline.spec.tests]
+
+
+def _tested(pipeline: Pipeline, test: PipelineTest, outside: Outside) -> Difference:
+    try:
+        table = _given(pipeline, test)
+        chain = _bound(rules_of(pipeline.spec), table, pipeline.name, outside)
+        out, refused = _applied(chain, _batch(table, test.given))
+    except (SchemaMismatch, BadData) as error:
+        return Difference(test.name, passed=False, expected=test.expect, error=str(error))
+    wanted = [{name: _comparable(value) for name, value in row.items()} for row in test.expect]
+    names = {name for row in test.expect for name in row}
+    got = [{name: value for name, value in row.items() if name in names} for row in out]
+    passed = [{name: _comparable(value) for name, value in row.items()} for row in got] == wanted
+    return Difference(test.name, passed, test.expect, got, refused)
+
+
+def _given(pipeline: Pipeline, test: PipelineTest) -> Table:
+    """The source as the test's rows show it: types as told, else as the values are."""
+    names = list(dict.fromkeys(name for row in test.given for name in row))
+    told = {**{name: _type_of([row.get(name) for row in test.given]) for name in names}, **test.types}
+    return Table(pipeline.spec.source.object, "r", tuple(Column(name, kind) for name, kind in told.items()))
+
+
+def _type_of(values: Sequence[Any]) -> str:
+    kinds = {type(value) for value in values if value is not None}
+    return (
+        _KINDS.get(next(iter(kinds)), "text")
+        if len(kinds) == 1
+        else "numeric(38,9)"
+        if kinds == {int, float}
+        else "text"
+    )
+
+
+_KINDS: Final = {bool: "boolean", int: "bigint", float: "numeric(38,9)", str: "text"}
+
+
+def _batch(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    arrays = []
+    for column in table.columns:
+        kind = arrow_type(parse_type(column.type))
+        if kind is None:
+            raise SchemaMismatch("tests cannot give values of this type", where=column.name, value=column.type)
+        arrays.append(_array([row.get(column.name) for row in rows], kind, column))
+    return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in table.columns])
+
+
+def _array(values: list[Any], kind: pa.DataType, column: Column) -> pa.Array:
+    texts = [None if value is None else value if isinstance(value, str) else json.dumps(value) for value in values]
+    try:
+        return pa.array(texts, pa.string()).cast(kind) if not pa.types.is_boolean(kind) else pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        raise BadData(f"a given value is no {column.type}", where=f"given: {column.name}", hint="see `types`") from None
+
+
+def _bound(rules: Rules, table: Table, name: str, outside: Outside) -> Bound:
+    target = Table("the target", "r", outputs(rules, table, name, outside))
+    return bind(replace(rules, filled=frozenset()), table, target, name, undecoded=False, outside=outside)
+
+
+def _applied(bound: Bound, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]:
+    if not isinstance(bound.step, Chain):
+        message = "a trial decodes its rows"
+        raise TypeError(message)
+    out, refused, _ = bound.step.apply(batch.select(list(bound.reads)))
+    return out.to_pylist(), [] if refused is None else refused.to_pylist()
+
+
+def _comparable(value: Any) -> Any:
+    """A value such that those that mean the same are equal: numbers by their value, times by their text."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float | Decimal):
+        return Decimal(str(value)).normalize()
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return value
+
+
+def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
+    """Up to `rows` rows of the source, then what each step makes of them."""
+    table, outside = ends.source.describe(), outside_of(job)
+    whole = _bound(job.rules, table, job.pipeline, outside)
+    batch = _first(job, ends, table, whole.reads, rows)
+    kinds = {column.name: column.type for column in table.columns}
+    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, batch.to_pylist())]
+    for count in range(len(job.rules.steps) + 1):
+        part = replace(job.rules, steps=job.rules.steps[:count])
+        part = part if count == len(job.rules.steps) else Rules(part.fields, part.steps)
+        out, refused = _applied(_bound(part, table, job.pipeline, outside), batch)
+        made = {column.name: column.type for column in outputs(part, table, job.pipeline, outside)}
+        shown.append(Shown(job.rules.steps[count - 1].name if count else "mapping", made, out, refused))
+    return shown
+
+
+def _first(job: Job, ends: Ends, table: Table, names: Sequence[str], rows: int) -> pa.RecordBatch:
+    """The first rows that the source gives."""
+    kinds = {column.name: arrow_type(parse_type(column.type)) or pa.string() for column in table.columns}
+    schema = pa.schema([(name, kinds[name]) for name in names])
+    order = ReadOrder(table, tuple(names), None, schema, max(rows, 1), lambda: None)
+    held: list[pa.RecordBatch] = []
+    with closing(ends.source.reader(order)) as reader:
+        for split in ends.source.plan(table, None, Window(None, None), job.split_rows, 0):
+            for chunk in reader.read("preview", split):
+                if chunk.data is not None:
+                    held.append(chunk.data)
+                if sum(one.num_rows for one in held) >= rows:
+                    break
+            if sum(one.num_rows for one in held) >= rows:
+                break
+    whole = pa.Table.from_batches(held, schema=schema).slice(0, rows).combine_chunks().to_batches()
+    return whole[0] if whole else pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def plan(job: Job, ends: Ends) -> dict[str, Any]:
+    """What a run would do.
+
+    Raises:
+        PenstockError: what it would be refused for.
+    """
+    found = foresee(job, ends)
+    there = found.made is None
+    columns = [f"{one.name} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in found.made or ()]
+    rows = found.survey.source.estimated_rows
+    method = found.survey.method
+    return {
+        "pipeline": job.pipeline, "write": job.write, "target": job.sink.object, "exists": there,
+        "make": None if there else f"CREATE TABLE {job.sink.object} ({', '.join(columns)})",
+        "replace_by": getattr(method, "name", None), "because": list(getattr(method, "reasons", ())),
+        "estimated_rows": rows, "splits": max(1, round(rows / job.split_rows)),
+        "undecoded": found.survey.mapping.raw, "decoded_because": found.survey.mapping.why_decoded,
+        "lineage": {name: {"from": list(origins), "by": list(steps)}
+                    for name, (origins, steps) in found.survey.mapping.lineage.items()},
+    }  # fmt: skip

@@ -1,0 +1,99 @@
+# ruff: noqa: E501 - files as users write them
+"""test, preview, plan and dlq: looking before a run, and at what it refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from api.starter import WAREHOUSE
+from tests.api.house import House, penstock
+
+TESTED = """
+apiVersion: penstock/v1
+kind: Pipeline
+metadata: {name: orders}
+spec:
+  source: {connection: shop, object: public.orders}
+  mapping: {fields: [{target: order_id, from: id}, {target: total, sql: "price * quantity"}, {target: day, from: day}]}
+  transforms:
+    - {name: big, filter: "total > 5"}
+    - {name: next, set: {day: "day + 1"}, when: "order_id = 1"}
+  sink: {connection: warehouse, object: public.tested, write: replace}
+  tests:
+    - {name: usd, types: {day: date}, given: [{id: 1, price: 2, quantity: 3, day: 2024-02-28}, {id: 2, price: 1, quantity: 3, day: null}],
+       expect: [{order_id: 1, total: 6.0, day: 2024-02-29}]}
+    - {name: wrong, types: {day: date}, given: [{id: 1, price: 2.50, quantity: 4, day: "2024-01-01"}], expect: [{order_id: 1, total: EXPECTED}]}
+"""
+
+
+def test_a_pipeline_s_own_tests_run_without_any_system(tmp_path: Path) -> None:
+    path = tmp_path / "orders.yaml"
+    path.write_text(TESTED.replace("EXPECTED", "11"))
+    said = penstock("test", path, "--project", tmp_path)
+    assert (said.code, "passed orders: usd" in said.out, "failed orders: wrong" in said.out) == (1, True, True)
+    assert "total=11" in said.out
+    assert "total=10" in said.out
+    assert "1 passed, 1 failed" in said.out
+    path.write_text(TESTED.replace("EXPECTED", "10"))
+    told = penstock("test", path, "--project", tmp_path, "--json")
+    assert (told.code, [one["passed"] for one in told.json]) == (0, [True, True])
+    path.write_text(TESTED.replace("EXPECTED", "10").replace("day + 1", "dayy + 1"))
+    said = penstock("test", path, "--project", tmp_path)
+    assert (said.code, "did you mean `day`" in said.out) == (1, True)
+
+
+STEPS = """
+apiVersion: penstock/v1
+kind: Pipeline
+metadata: {name: NAME}
+spec:
+  source: {connection: shop, object: public.orders}
+  mapping: {fields: [{target: id, from: id}, {target: share, sql: "CAST(100 / (id % 100) AS integer)"}, {target: price, from: price}]}
+  transforms:
+    - {name: small, filter: "id <= 500"}
+    - {name: hide, mask: {price: redact}}
+  errors: {dead_letter: {fail_above: 50%}}
+  sink: {connection: warehouse, object: public.NAME, write: replace}
+"""
+
+
+@pytest.fixture
+def stepped(busy: House, tmp_path: Path) -> Path:
+    path = tmp_path / "stepped.yaml"
+    path.write_text(STEPS.replace("NAME", "stepped"))
+    return path
+
+
+def test_plan_shows_what_a_run_would_make_and_changes_nothing(busy: House, stepped: Path) -> None:
+    said = busy.do("plan", stepped)
+    assert said.code == 0, said.err
+    assert "CREATE TABLE public.stepped (id" in said.out
+    (one,) = busy.done("plan", stepped)
+    assert (one["write"], one["exists"], one["undecoded"]) == ("replace", False, False)
+    assert one["lineage"]["share"] == {"from": ["id"], "by": ["mapping"]}
+    assert busy.sql(WAREHOUSE, "SELECT to_regclass('public.stepped')") == [(None,)]
+    stepped.write_text(stepped.read_text().replace("id <= 500", "idd <= 500"))
+    said = busy.do("plan", stepped)
+    assert (said.code, "did you mean `id`" in said.out) == (1, True)
+
+
+def test_preview_and_dead_letters(busy: House, stepped: Path) -> None:
+    busy.done("apply", stepped)
+    shown = busy.done("preview", "stepped", "--rows", "150")
+    assert [one["step"] for one in shown] == ["source", "mapping", "small", "hide"]
+    assert len(shown[0]["rows"]) == 150
+    assert all(row["price"] in {"***", None} for row in shown[-1]["rows"])
+    assert shown[1]["refused"][0]["step"] == "mapping"
+    assert "after hide" in busy.do("preview", "stepped").out
+    run = busy.done("run", "stepped", "--watch")
+    counters = run["counters"]
+    assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"] == 10_000
+    assert counters["dead"] == 100
+    found = busy.done("dlq", "list", "stepped", "--limit", "1000")
+    assert len(found) == 100
+    assert {one["values"]["price"] for one in found} == {"***"}
+    one = busy.done("dlq", "show", found[0]["id"])
+    assert one["step"] == "mapping"
+    assert "penstock dlq show" in busy.do("dlq", "list", "stepped").out
