@@ -14,7 +14,7 @@ from dataflows.cursors import Window, split_key
 from dataflows.postgres.session import Session, connect, one_row, translated
 from dataflows.postgres.tables import TableName, describe, exists, quoted
 from dataflows.postgres.types import parse_type
-from dataflows.sinks.history import HISTORY
+from dataflows.sinks.history import HISTORY, check_history
 from dataflows.sinks.merge import Merge
 from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.postgres import PostgresWriter
@@ -125,6 +125,8 @@ class PostgresTarget:
             raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.table))
         if self.owner.write.write == "merge":
             self._check_key(table)
+        if self.owner.write.write == "scd2":
+            check_history(table, f"{self.place.pipeline}: spec.sink.write")
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
 
     def _check_key(self, table: Table) -> None:

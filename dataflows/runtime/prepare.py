@@ -1,8 +1,8 @@
 """The first step of a run: look at both sides, take the fence, make the plan. Idempotent: a repeat resumes.
 
 A run whose id is finished returns its recorded result. A new run that finds an unfinished older one between the same
-objects takes its place: in `append` and `merge` it does the older plan's open splits and what has come since, so that
-nothing is lost or doubled; in `replace` it starts anew. An older run that comes back after that is fenced.
+objects takes its place: with a cursor it does the older plan's open splits and what has come since, so that nothing is
+lost or doubled; where all is read anyway it starts anew. An older run that comes back after that is fenced.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dataflows.connectors import Source, Target
 from dataflows.cursors import Window, cursor_column
@@ -28,6 +28,9 @@ from penstock.failpoints import failpoint
 
 __all__ = ["Ends", "Finished", "Foreseen", "Prepared", "Survey", "foresee", "joined", "opened", "prepare", "survey"]
 
+ONE_SPLIT: Final = 1 << 50
+"""Rows of a split that nothing is larger than."""
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -41,6 +44,8 @@ class Survey:
     """How the sink will publish a `replace`."""
     version: str | None
     """The column that says which of two rows with the same key is newer."""
+    whole: bool = False
+    """Whether the rows of a run have to be committed together, in one split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +198,8 @@ def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> 
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
     mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside_of(job))
     version = _version(job, mapping)
-    if job.write in {"merge", "scd2"}:
-        _check_keyed(job, mapping, key, version)
-    return Survey(table, there, key, mapping, method, version)
+    whole = job.write in {"merge", "scd2"} and _check_keyed(job, mapping, table, key, version)
+    return Survey(table, there, key, mapping, method, version, whole)
 
 
 def _made(job: Job, columns: tuple[Column, ...]) -> tuple[Column, ...]:
@@ -217,8 +221,12 @@ def _no_version(job: Job) -> Refused:
     return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
 
 
-def _check_keyed(job: Job, mapping: Bound, split: Column | None, version: str | None) -> None:
-    """Refuse a merge whose result would depend on which writer comes last, or that cannot find its rows."""
+def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, version: str | None) -> bool:
+    """Refuse a merge whose result would depend on which writer comes last, or that cannot find its rows.
+
+    Whether all of a run has to be one split: a row that is deleted leaves no version behind, so that an older one,
+    read after it, would bring it back.
+    """
     sink = job.spec.sink
     for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
         for name in names:
@@ -228,11 +236,20 @@ def _check_keyed(job: Job, mapping: Bound, split: Column | None, version: str | 
                 raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
     if job.write == "scd2" and version is None:
         raise _no_version(job)
-    bound = split is not None and mapping.unchanged(split.name) in sink.key
+    bound = _bound(sink.key, mapping, table, split)
     if job.workers > 1 and version is None and not bound:
         hint = "name a `version`, or set limits.workers to 1"
         raise Refused("of two rows with the same key, read by two workers, nobody can tell the newer one",
                       where=f"{job.pipeline}: spec.sink.version", hint=hint)  # fmt: skip
+    ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
+    return sink.delete is not None and not (bound or ordered)
+
+
+def _bound(key: Sequence[str], mapping: Bound, table: Table, split: Column | None) -> bool:
+    """Whether all rows with the same key are in one split, or there is only one of them."""
+    if split is not None and mapping.unchanged(split.name) in key:
+        return True
+    return any(all(mapping.unchanged(name) in key for name in one) for one in table.keys)
 
 
 def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
@@ -244,8 +261,7 @@ def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
     if run is not None and _goes_on(job, target, run):
         stale[job.run] = [split.number for split in state.pending(job.run)[0]]
     if older is not None:
-        alike = job.continued and (older.write, older.field) == (job.write, job.cursor)
-        stale[older.run] = [split.number for split in state.pending(older.run)[0]] if alike else None
+        stale[older.run] = [split.number for split in state.pending(older.run)[0]] if _carries(job, older) else None
     with closing(job.open_letters()) as letters:
         return letters.begin(stale, job.spec.errors.dead_letter.keep)
 
@@ -272,8 +288,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     failpoint("prepare.before_plan")
     source, state = ends.source, ends.target.state
     older = state.unfinished(job.run)
-    alike = older is not None and (older.write, older.field) == (job.write, job.cursor)
-    carried = older if alike and job.continued else None
+    carried = older if older is not None and _carries(job, older) else None
     last = carried.upper if carried and carried.upper is not None else _last(job, claim.loaded)
     window = Window(None, None)
     if job.cursor is not None and surveyed.key is not None:
@@ -281,7 +296,8 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     first = state.next_split(carried.run) if carried else 0
     splits: tuple[Split, ...] = ()
     if job.cursor is None or window.upper is not None:
-        splits = source.plan(surveyed.source, surveyed.key, window, job.split_rows, first)
+        rows = ONE_SPLIT if surveyed.whole else job.split_rows
+        splits = source.plan(surveyed.source, surveyed.key, window, rows, first)
     upper = window.upper if window.upper is not None else carried.upper if carried else None
     with state.owned(claim.generation):
         base = carried.base if carried else state.counters()
@@ -292,6 +308,11 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
         if older is not None:
             (state.take_over if carried else state.supersede)(older.run, job.run)
     return plan
+
+
+def _carries(job: Job, older: RunRow) -> bool:
+    """Whether a run does what an unfinished older one has left; one that reads everything anyway has no need to."""
+    return job.continued and job.cursor is not None and (older.write, older.field) == (job.write, job.cursor)
 
 
 def _last(job: Job, loaded: Loaded) -> str | None:

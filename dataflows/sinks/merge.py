@@ -3,7 +3,8 @@
 Of the rows of a split that have the same key the last one counts: the one of the greatest version, and of those the one
 that was read last. In `merge` it takes the place of the target's row, unless that one's version is greater; a row whose
 flag says so deletes it. In `scd2` it closes the current row of its key and opens another one, if anything but the
-version differs from it; a row that is not newer than the current one changes nothing.
+version differs from it; a row that is not newer than what is known of its key changes nothing. Writers of a history
+take turns, since no key of the table keeps two of them from opening a current row each.
 
 Keys are visited in their order, so that two writers wait for each other and never for a circle. A repeat of the same
 rows changes nothing.
@@ -72,7 +73,7 @@ class Merge:
             newer = f" WHERE t.{version} IS NULL OR t.{version} <= excluded.{version}"
         sets = ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in others)
         action = f"UPDATE SET {sets}{newer}" if sets else "NOTHING"
-        put = f"INSERT INTO {self.into.sql} AS t ({names}) SELECT {names} FROM ({rows}) r "
+        put = f"INSERT INTO {self.into.sql} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM ({rows}) r "
         put += f"ON CONFLICT ({keys}) DO {action}"
         return put if flag is None else f"{self._delete(flag)}; {put}"
 
@@ -97,13 +98,14 @@ class Merge:
             f"UPDATE {self.into.sql} t SET {end} = r.{version}, {current} = false FROM ({self._last('true')}) r "
             f"WHERE {same} AND t.{current} AND t.{begin} < r.{version} AND ({differs} OR {gone})"
         )
-        known = f"EXISTS (SELECT FROM {self.into.sql} t WHERE {same} AND (t.{current} OR t.{begin} >= r.{version}))"
+        later = f"t.{current} OR t.{begin} >= r.{version} OR t.{end} > r.{version}"
+        known = f"EXISTS (SELECT FROM {self.into.sql} t WHERE {same} AND ({later}))"
         open_ = (
-            f"INSERT INTO {self.into.sql} ({names}, {begin}, {end}, {current}) "
+            f"INSERT INTO {self.into.sql} ({names}, {begin}, {end}, {current}) OVERRIDING SYSTEM VALUE "
             f"SELECT {names}, r.{version}, NULL, true FROM ({self._last('true')}) r "
             f"WHERE NOT {known} AND NOT ({gone})"
         )
-        return f"{close}; {open_}"
+        return f"LOCK TABLE {self.into.sql} IN SHARE ROW EXCLUSIVE MODE; {close}; {open_}"
 
 
 def _list(names: Sequence[str]) -> str:

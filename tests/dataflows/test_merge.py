@@ -124,6 +124,70 @@ def test_history_is_kept_once_for_each_change(keyed: Any, launchers: Launchers) 
     ]
 
 
+def test_a_deleted_row_is_not_brought_back_by_an_older_one_in_a_later_split(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed(version="v", delete="gone")
+    put(made, (0, "gone", 9, True), *((at, f"name {at}", 5) for at in range(1, 500)), (0, "older", 3))
+    done = completed(launchers, task("r1"))
+    assert done["counters"]["splits"] == 1
+    assert made.value(f"SELECT count(*) FROM {made.target} WHERE id = 0") == 0
+
+
+def test_where_the_source_has_a_key_once_splits_are_many(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed(delete="gone")
+    put(made, *((at, f"name {at}", 5) for at in range(600)))
+    made.session.execute("ALTER TABLE versions ADD UNIQUE (id)")
+    order = task("r1")
+    order["pipeline"]["spec"]["limits"] = {"workers": 2}
+    assert completed(launchers, order)["counters"]["splits"] == 3
+
+
+def test_a_merge_that_reads_everything_leaves_the_plan_of_a_dead_run(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed(version="v")
+    put(made, *((at, f"name {at}", 5) for at in range(600)))
+    assert "killed" in launchers.run(task("r1"), "commit.done:0=kill")
+    counters = completed(launchers, task("r2"))["counters"]
+    assert (counters["rows_in"], counters["splits"]) == (600, 3)
+    assert made.leftovers() == 0
+
+
+def test_a_late_row_opens_no_history_inside_of_what_is_closed(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed("scd2", version="v", delete="gone")
+    for run, row in enumerate(((1, "a", 1), (1, "a", 5, True), (1, "late", 3), (1, "back", 7))):
+        put(made, row)
+        completed(launchers, task(f"r{run}"))
+        made.session.execute("TRUNCATE versions")
+    history = rows(made, "id, name, valid_from, valid_to, is_current")
+    assert history == [(1, "a", 1, 5, False), (1, "back", 7, None, True)]
+
+
+def test_two_writers_of_a_history_leave_one_current_row_of_a_key(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed("scd2", version="v")
+    put(made, *((at % 100, f"name {at}", at) for at in range(1000)))
+    order = task("r1")
+    order["pipeline"]["spec"]["limits"] = {"workers": 2}
+    completed(launchers, order)
+    current = made.session.execute(f"SELECT id, name FROM {made.target} WHERE is_current ORDER BY 1").fetchall()
+    assert current == [(key, f"name {900 + key}") for key in range(100)]
+    overlaps = f"SELECT count(*) FROM {made.target} a JOIN {made.target} b USING (id) WHERE a.valid_from < b.valid_from"
+    assert made.value(f"{overlaps} AND (a.valid_to IS NULL OR a.valid_to > b.valid_from)") == 0
+
+
+def test_a_history_needs_its_columns(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed("scd2", version="v")
+    made.session.execute(f"CREATE TABLE {made.target} (id int, name text, v int, valid_from int, is_current bool)")
+    assert "valid_to" in launchers.run(task("r1"))["error"]["what"]
+
+
+def test_keys_that_the_server_makes_are_written_as_they_come(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed()
+    made.session.execute(
+        f"CREATE TABLE {made.target} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, v int)"
+    )
+    put(made, (7, "a", 1))
+    completed(launchers, task("r1"))
+    assert rows(made) == [(7, "a", 1)]
+
+
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("write", ["merge", "scd2"])
 def test_a_merge_that_dies_anywhere_ends_as_one_that_did_not(
