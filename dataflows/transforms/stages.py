@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -236,14 +237,17 @@ class Exploded:
 
 
 def _elements(texts: pl.Series) -> tuple[pl.Series | None, pl.Series]:
-    """Lists of texts, and where a text is no array; quick where all elements are plain values."""
+    """Lists of texts, and where a text is no array; quick where all elements are plain values.
+
+    The quick way takes the texts for lines: a blank one is none, and one with a line break may be two.
+    """
     kind = pl.List(pl.String)
-    try:
-        return None, texts.str.json_decode(kind)
-    except pl.exceptions.PolarsError:
-        found = [_parsed(text) for text in texts.to_list()]
-        bad = pl.Series([one is _NO_ARRAY for one in found], dtype=pl.Boolean)
-        return bad, pl.Series([None if one is _NO_ARRAY else one for one in found], dtype=kind)
+    if not texts.str.contains(r"^\s*$|[\r\n]").any():
+        with suppress(pl.exceptions.PolarsError):
+            return None, texts.str.json_decode(kind)
+    found = [_parsed(text) for text in texts.to_list()]
+    bad = pl.Series([one is _NO_ARRAY for one in found], dtype=pl.Boolean)
+    return bad, pl.Series([None if one is _NO_ARRAY else one for one in found], dtype=kind)
 
 
 _NO_ARRAY: list[str | None] = []

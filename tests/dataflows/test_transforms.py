@@ -168,8 +168,12 @@ def test_a_lookup_by_what_is_no_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "arrays", [["[1, 2]", "[]", None, "[30]"], ['[1, 2, "x", {"a": 1}]', "oops", '{"a": 1}', "[]"]]
-)
+    "arrays",
+    [
+        ["[1, 2]", "[]", None, "[30]"], ['[1, 2, "x", {"a": 1}]', "oops", '{"a": 1}', "[]"],
+        ["[1]", "", "[2,\n3]", "[4]"],
+    ],
+)  # fmt: skip
 def test_explode_makes_a_row_of_each_element(arrays: list[str | None]) -> None:
     rows = [row | {"name": text} for row, text in zip(ROWS, arrays, strict=True)]
     chain = made({"explode": {"column": "name"}})
