@@ -303,6 +303,7 @@ def _finished(state: State, task: dict[str, Any], status: str, cause: Cause) -> 
         return ()
     run = {**state["runs"][task["run"]], "status": status, "finished_at": cause.at.isoformat()}
     run["counters"] = cause.payload.get("counters", {})
+    run |= {"resumed": True} if cause.payload.get("resumed") else {}
     payload = {"run": run} | ({"error": cause.payload["error"]} if "error" in cause.payload else {})
     return (Draft("run.finished", run["id"], payload),)
 

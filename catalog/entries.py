@@ -161,6 +161,10 @@ class RunEntry:
     error: Mapping[str, Any] | None
     offset: int
     changed: int
+    resumed: bool | None = None
+    """Whether an attempt went on from an earlier one's commits: then its rows come from more than one point in time."""
+    scheduled_for: datetime | None = None
+    """The tick of its schedule that asked for it."""
 
 
 @dataclass(frozen=True, slots=True)

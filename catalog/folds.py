@@ -37,7 +37,15 @@ from penstock.records.coordination import (
     WorkerJoined,
     WorkerLost,
 )
-from penstock.records.execution import ErrorRaised, RunChanged, SchemaObserved, TaskCompleted, TaskFailed, TaskStarted
+from penstock.records.execution import (
+    ErrorRaised,
+    RunChanged,
+    SchemaObserved,
+    TaskCompleted,
+    TaskFailed,
+    TaskHalted,
+    TaskStarted,
+)
 
 __all__ = ["FOLDS", "Fold", "Seen", "asked", "dataset_id", "put_mapping", "unreadable"]
 
@@ -197,7 +205,7 @@ def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
     columns: Row = {
         "pipeline": run.pipeline, "version": run.version, "status": run.status,
         "requested_at": run.requested_at, "finished_at": run.finished_at, "counters": run.counters.to_dict(),
-        "error": body.error and body.error.to_dict(),
+        "error": body.error and body.error.to_dict(), "resumed": run.resumed, "scheduled_for": run.scheduled_for,
     }  # fmt: skip
 
     def fold(row: Row, _: Rows) -> None:
@@ -206,6 +214,18 @@ def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
             row["offset"] = seen.offset
 
     return [Change(tables.runs, run.id, fold)]
+
+
+def _halted(_: Seen, body: TaskHalted) -> Iterable[Change | Entry]:
+    """What a run had committed when its process was told to end; a run that has ended by itself knows better."""
+
+    def fold(row: Row, rows: Rows) -> None:
+        if "status" not in row:
+            rows.drop(tables.runs, row["id"])
+        elif row["status"] in {"queued", "running", "stopped"}:
+            row["counters"] = body.counters.to_dict()
+
+    return [Change(tables.runs, body.run, fold)] if body.run else []
 
 
 def _queued(seen: Seen, body: TaskQueued) -> Iterable[Change | Entry]:
@@ -355,6 +375,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "timer.fired": _fired,
     "run.created": _run,
     "run.finished": _run,
+    "task.halted": _halted,
     "schema.observed": _schema,
     "error.raised": _raised,
 }

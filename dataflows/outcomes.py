@@ -21,6 +21,7 @@ from penstock.records.execution import (
     SchemaObserved,
     TaskCompleted,
     TaskFailed,
+    TaskHalted,
     TaskStarted,
 )
 
@@ -62,6 +63,13 @@ class Outcomes:
             self._answer(offset, assigned, "task.failed", self._failed(assigned, error, _counters(result))),
         ]
 
+    def halted(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
+        """``task.halted``, if the process told what it had committed before it ended."""
+        if ended.result is None:
+            return []
+        payload = TaskHalted(**_attempt(assigned), counters=_counters(ended.result))
+        return [self._answer(offset, assigned, "task.halted", payload.to_dict())]
+
     def not_started(self, offset: int, assigned: Record, error: OSError) -> list[Record]:
         """The attempt's process could not be started here: a failed attempt like any other."""
         what = f"the run's process cannot be started: {error.strerror}"
@@ -74,7 +82,8 @@ class Outcomes:
     def _completed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> Record:
         counters = dict(result.get("counters") or {})
         seconds = counters.pop("seconds", {})
-        payload = TaskCompleted(**_attempt(assigned), counters=_counters(result), seconds=seconds)
+        payload = TaskCompleted(**_attempt(assigned), counters=_counters(result), seconds=seconds,
+                                resumed=bool(result.get("resumed")))  # fmt: skip
         return self._answer(offset, assigned, "task.completed", payload.to_dict())
 
     def _failed(self, assigned: Record, error: Error, counters: Counters) -> dict[str, Any]:

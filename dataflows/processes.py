@@ -47,7 +47,7 @@ class Processes:
     def __init__(self, settings: Settings, catalog: str | None = None) -> None:
         self._settings, self._catalog = settings, catalog
         self._running: dict[str, _Running] = {}
-        self._ending: list[_Running] = []
+        self._ending: list[tuple[str, _Running]] = []
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ending)
@@ -80,18 +80,18 @@ class Processes:
         return process.pid
 
     def end(self, task: str) -> None:
-        """Ask the task's process to stop; its end is no longer told."""
+        """Ask the task's process to stop; its end is told by `halted`."""
         running = self._running.pop(task, None)
         if running is not None:
             running.process.terminate()
             deadline = threading.Timer(STOP_SECONDS, running.process.kill)
             deadline.daemon = True
             deadline.start()
-            self._ending.append(running)
+            self._ending.append((task, running))
 
     def end_all(self) -> None:
         """Kill every process and wait for each; what they had not committed is done again elsewhere."""
-        for running in [*self._running.values(), *self._ending]:
+        for running in [*self._running.values(), *(one for _, one in self._ending)]:
             running.process.kill()
             running.process.wait()
             _let_go(running)
@@ -106,9 +106,13 @@ class Processes:
                 del self._running[task]
                 _let_go(running)
                 yield Ended(task, running.attempt, code, _left(running.result))
-        for running in [one for one in self._ending if one.process.poll() is not None]:
-            self._ending.remove(running)
+
+    def halted(self) -> Iterator[Ended]:
+        """The tasks that were told to end, and whose process has since the last call."""
+        for task, running in [one for one in self._ending if one[1].process.poll() is not None]:
+            self._ending.remove((task, running))
             _let_go(running)
+            yield Ended(task, running.attempt, running.process.returncode, _left(running.result))
 
     def progress(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The last line of each process that wrote one since the last call."""

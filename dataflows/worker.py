@@ -87,6 +87,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
     def __init__(self, name: str, reading: Reading, processes: Processes, outcomes: Outcomes) -> None:
         self._name, self._reading, self._processes, self._outcomes = name, reading, processes, outcomes
         self._assigned: dict[str, tuple[int, Record]] = {}
+        self._halting: dict[tuple[str, int], tuple[int, Record]] = {}
 
     def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[Output], bool]:
         out: list[Output] = []
@@ -109,7 +110,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
                 return [(False, [encode(one) for one in self._outcomes.not_started(offset, record, error)])]
             return [(False, [encode(self._outcomes.started(offset, record, pid))])]
         if record.type in {"task.cancelled", "task.closed"} and self._is_open(payload["task"], payload["attempt"]):
-            self._assigned.pop(payload["task"])
+            self._halting[payload["task"], payload["attempt"]] = self._assigned.pop(payload["task"])
             self._processes.end(payload["task"])
         return []
 
@@ -120,6 +121,10 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         out: list[Output] = []
         for ended in self._processes.ended():
             out += self._ended(ended)
+        for ended in self._processes.halted():
+            assigned = self._halting.pop((ended.task, ended.attempt), None)
+            if assigned and (told := self._outcomes.halted(*assigned, ended)):
+                out.append((False, [encode(record) for record in told]))
         for task, line in self._processes.progress():
             if task in self._assigned:
                 out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))

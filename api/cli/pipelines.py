@@ -55,10 +55,14 @@ def status_(state: State, name: str) -> None:
     state.output.hint({"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}"))
 
 
+def _status(run: Any) -> str:
+    return f"{run.status}, resumed" if run.resumed else str(run.status)
+
+
 def run_table(runs: Any) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Columns and rows of a list of runs."""
     rows: list[tuple[object, ...]] = [
-        (r.id, r.pipeline, r.version, r.status, r.counters.get("rows_out", 0), seconds(r.started_at, r.finished_at),
+        (r.id, r.pipeline, r.version, _status(r), r.counters.get("rows_out", 0), seconds(r.started_at, r.finished_at),
          ago(r.requested_at), (r.error or {}).get("what"))
         for r in runs
     ]  # fmt: skip

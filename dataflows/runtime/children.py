@@ -111,8 +111,9 @@ def _end(child: _Child) -> None:
 
 def main() -> None:
     """A child: one line of orders, then lines of what was committed; the end of stdin is the end of the parent."""
-    from dataflows.runtime.launcher import error_of  # noqa: PLC0415 - it imports this module
+    from dataflows.runtime.launcher import error_of, hold_signals  # noqa: PLC0415 - it imports this module
 
+    hold_signals()
     order = json.loads(sys.stdin.readline())
     watch_lifeline(sys.stdin.fileno())
     try:

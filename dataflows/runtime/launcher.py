@@ -35,6 +35,7 @@ from penstock.telemetry import set_up, shut_down, span
 
 __all__ = ["error_of", "launch", "main"]
 
+STOPPING: Final = {signal.SIGTERM, signal.SIGINT}
 EMPTY: Final = Counters().as_dict()
 _NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many"}
 
@@ -167,13 +168,20 @@ def error_of(error: BaseException) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def hold_signals() -> None:
+    """Let SIGTERM and SIGINT wait for whoever asks for them: in this thread, and in those that it starts from now on.
+
+    Before any thread is started: one that does not hold them back would end the process at once.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+
+
 def stop_on_signal(first: FirstError) -> None:
     """Let SIGTERM and SIGINT put `Stopped` into the flow, by a thread that waits for them."""
-    wanted = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    hold_signals()
 
     def wait() -> None:
-        signal.sigwait(wanted)
+        signal.sigwait(STOPPING)
         first.put(Stopped("the run was asked to stop", hint="it goes on from here when it is run again"))
 
     threading.Thread(target=wait, daemon=True, name="signals").start()
@@ -209,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
     options = parser.parse_args()
+    hold_signals()
     if options.lifeline is not None:
         watch_lifeline(options.lifeline)
     set_up("penstock-run")

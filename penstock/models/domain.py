@@ -133,6 +133,8 @@ class Run(Model):
     """The tick of its schedule that asked for it; None if a person did."""
     finished_at: Utc | None = None
     counters: Counters = Counters()
+    resumed: bool = False
+    """Whether it went on from an earlier attempt's commits: then its rows come from more than one point in time."""
 
 
 class Alternative(Model):

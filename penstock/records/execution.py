@@ -9,7 +9,16 @@ from pydantic import Field
 from penstock.models.base import Model, Name
 from penstock.models.domain import Counters, DatasetRef, Error, Run, Schema
 
-__all__ = ["ErrorRaised", "RunChanged", "RunProgress", "SchemaObserved", "TaskCompleted", "TaskFailed", "TaskStarted"]
+__all__ = [
+    "ErrorRaised",
+    "RunChanged",
+    "RunProgress",
+    "SchemaObserved",
+    "TaskCompleted",
+    "TaskFailed",
+    "TaskHalted",
+    "TaskStarted",
+]
 
 Attempt = Annotated[int, Field(ge=1)]
 
@@ -33,6 +42,17 @@ class TaskCompleted(Model):
     worker: str
     counters: Counters = Counters()
     seconds: dict[str, float] = {}
+    resumed: bool = False
+
+
+class TaskHalted(Model):
+    """``task.halted``: the process of a cancelled or closed attempt has ended; what its run has committed so far."""
+
+    task: str
+    run: str | None = None
+    attempt: Attempt
+    worker: str
+    counters: Counters = Counters()
 
 
 class TaskFailed(Model):

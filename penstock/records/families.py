@@ -93,6 +93,7 @@ COORDINATION = _table(
 EXECUTION = _table(
     _event("task.started", execution.TaskStarted),
     _event("task.completed", execution.TaskCompleted),
+    _event("task.halted", execution.TaskHalted),
     _event("run.created", execution.RunChanged),
     _event("run.finished", execution.RunChanged),
     _event("run.progress", execution.RunProgress),

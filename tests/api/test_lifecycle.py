@@ -102,6 +102,11 @@ def slow(busy: House, made: Make) -> Iterator[str]:
         session.execute(f"LOCK TABLE {name} IN SHARE MODE".encode())
         busy.done("run", name)
         until(lambda: busy.done("status", name)["runs"][0]["status"] == "running", "the run to begin")
+        waiting = (
+            "SELECT 1 FROM pg_stat_activity "
+            "WHERE application_name ~ '^penstock:.*:[0-9]+$' AND wait_event_type = 'Lock'"
+        )
+        until(lambda: busy.sql(WAREHOUSE, waiting), "the run to wait at its sink")
         yield name
 
 
@@ -115,6 +120,13 @@ def test_a_run_in_progress_is_ended_and_nothing_is_lost(busy: House, slow: str, 
     )
     assert time.monotonic() - began < 30
     assert rows(busy, slow) < 20_000
+    run = busy.done("status", slow)["runs"][0]["id"]
+
+    def halted() -> bool:
+        told = busy.do("events", "--type", "task.halted", "--json").lines
+        return any(record["payload"]["run"] == run for record in told)
+
+    until(halted, "the worker to tell what was committed")
 
 
 def test_after_a_pause_the_run_goes_on_and_is_exact(busy: House, made: Make) -> None:

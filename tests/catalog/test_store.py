@@ -422,3 +422,14 @@ def test_a_snapshot_keeps_numbers_of_any_size(store: MetadataStore) -> None:
     state = {"agent": {"small": 1, "large": 2**80, "text": "ä"}}
     store.save_snapshots([Snapshot("a", 5, 1, state)])
     assert store.load_snapshots()["a"].state == state
+
+
+def test_a_stopped_run_tells_what_it_had_committed(store: MetadataStore, fold: Callable[..., int], fact: Fact) -> None:
+    run = {"id": "r1", "pipeline": "orders", "version": 1, "status": "queued", "requested_at": START}
+    halted = {"task": "t1", "run": "r1", "attempt": 1, "worker": "w", "counters": {"rows_in": 7, "rows_out": 7}}
+    fold(fact("run.created", {"run": run}))
+    fold(fact("run.finished", {"run": {**run, "status": "stopped"}}), fact("task.halted", halted))
+    assert store.run("r1").counters["rows_out"] == 7
+    done = {**run, "status": "completed", "resumed": True, "counters": {"rows_in": 9, "rows_out": 9}}
+    fold(fact("run.finished", {"run": done}), fact("task.halted", halted))
+    assert (store.run("r1").counters["rows_out"], store.run("r1").resumed) == (9, True)
