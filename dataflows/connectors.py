@@ -86,6 +86,8 @@ class ReadOrder:
     batch_rows: int
     check: Callable[[], None]
     held: str | None = None
+    as_text: bool = False
+    """Of undecoded rows: in the form that holds texts, for types whose bytes mean nothing elsewhere."""
 
 
 class Source(Protocol):
@@ -250,6 +252,8 @@ BUILT_IN: Final = {
     "postgres": "dataflows.postgres.connector:PostgresConnector",
     "files": "dataflows.files.connector:FilesConnector",
     "s3": "dataflows.files.connector:S3Connector",
+    "sqlite": "dataflows.databases.connectors:SqliteConnector",
+    "duckdb": "dataflows.databases.connectors:DuckdbConnector",
 }
 
 

@@ -29,6 +29,8 @@ class Column:
     """An enum: travels as its label."""
     hidden: bool = False
     """Read only where a mapping or cursor names it, such as the path of the file that a row stands in."""
+    base: str | None = None
+    """Of a domain: the type that it is over, where that comes with every server."""
 
     def summary(self) -> dict[str, Any]:
         """As the result file tells it."""

@@ -139,7 +139,7 @@ def declared(columns: Mapping[str, str], where: str) -> tuple[Column, ...]:
         SchemaMismatch: a type that text cannot be read as.
     """
     for name, kind in columns.items():
-        if arrow_type(parse_type(kind)) is None:
+        if arrow_type(parse_type(kind)) in {None, pa.binary()}:
             hint = "use text, a whole number, numeric(p,s), double precision, boolean, date, time, a timestamp or json"
             raise SchemaMismatch(f"`{name}` of type {kind} cannot be read from text", where=where, hint=hint)
     return tuple(Column(name, str(parse_type(kind))) for name, kind in columns.items())

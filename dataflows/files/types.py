@@ -1,7 +1,7 @@
 """Arrow's types, as files have them, in PostgreSQL's spelling; and columns of files as the types that are asked for.
 
 Each value is kept or refused: what does not go exactly is an error that names file and column. Nanoseconds are kept
-where they are whole microseconds; nested values become JSON text, but lists of plain values, which become arrays.
+where they are whole microseconds; nested values become JSON text.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _spelled(kind: pa.DataType) -> str | None:  # noqa: PLR0911 - a table of kin
         return "json"
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         inner = _spelled(kind.value_type)
-        return None if inner is None else "json" if inner == "json" or inner.endswith("[]") else f"{inner}[]"
+        return None if inner is None else "json"
     return None
 
 

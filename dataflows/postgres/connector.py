@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
 from dataflows.cursors import Window, split_key
+from dataflows.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.postgres.session import Session, connect, one_row, translated
 from dataflows.postgres.tables import TableName, describe, exists, quoted
-from dataflows.postgres.types import parse_type
+from dataflows.postgres.types import column_type, portable
 from dataflows.sinks.history import HISTORY, check_history
 from dataflows.sinks.merge import Merge
 from dataflows.sinks.positions import Positions, session_name
@@ -83,7 +84,15 @@ class PostgresSource:
     def reader(self, order: ReadOrder) -> PostgresReader:
         where = f"{self._where}: {self._table}"
         return PostgresReader(
-            self._dsn, order.table, order.columns, order.key, where, order.batch_rows, order.schema, order.check
+            self._dsn,
+            order.table,
+            order.columns,
+            order.key,
+            where,
+            order.batch_rows,
+            order.schema,
+            order.check,
+            "text" if order.as_text else "binary",
         )
 
     def close(self) -> None:
@@ -137,6 +146,15 @@ class PostgresTarget:
             what = f"{table.name} has no unique key over just {names} that takes no NULL"
             raise Refused(what, where=f"{self.place.pipeline}: spec.sink.key", hint=hint)
 
+    def kept(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        """The columns, of the types of the user's own that this server has too; others become what carries them."""
+        with translated(self.place.where):
+            return tuple(one if one.builtin else self._known(one) for one in columns)
+
+    def _known(self, column: Column) -> Column:
+        there = one_row(self.session, "SELECT to_regtype(%s) IS NOT NULL", (column.type,))[0]
+        return column if there else portable(column)
+
     def make(self, columns: tuple[Column, ...]) -> None:
         lines = [f"{quoted(one.name)} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in columns]
         if key := self.owner.write.key:
@@ -172,14 +190,16 @@ class PostgresTarget:
         self.session.execute(f"DROP TABLE IF EXISTS {shadow_name(self.owner.uid, run, self.table).sql}")
 
     def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
-        odd = {name: kind for name, kind in _kinds(columns).items() if kind in {"uuid", "jsonb"}}
+        kinds = {column.name: column_type(column) for column in columns}
+        odd = {name: kind.name for name, kind in kinds.items() if kind.name in ODD}
         if not odd:
             return None
-        from dataflows.postgres.encodings import encoded  # noqa: PLC0415 - brings Polars in
 
         def step(batch: pa.RecordBatch) -> pa.RecordBatch:
+            if not has_binary_form(kinds, batch.schema):
+                return batch
             arrays = [
-                encoded(batch.column(name), odd[name]) if name in odd else batch.column(name)
+                binary_values(batch.column(name), odd[name]) if name in odd else batch.column(name)
                 for name in batch.schema.names
             ]
             return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
@@ -189,10 +209,9 @@ class PostgresTarget:
     def writer(self, order: WriterOrder) -> PostgresWriter:
         positions = replace(self.state, given=None)
         where = f"{self.place.where}: {self.table}"
-        names = tuple(column.name for column in order.columns)
         return PostgresWriter(
-            self.dsn, TableName.parse(order.into), names, positions, order.run, order.generation, order.slot, where,
-            order.encoded, order.check, order.committed, self._merge(order),
+            self.dsn, TableName.parse(order.into), order.columns, positions, order.run, order.generation, order.slot,
+            where, order.encoded, order.check, order.committed, self._merge(order),
         )  # fmt: skip
 
     def _merge(self, order: WriterOrder) -> Merge | None:
@@ -241,7 +260,3 @@ class PostgresTarget:
 
     def close(self) -> None:
         self.session.close()
-
-
-def _kinds(columns: Sequence[Column]) -> dict[str, str]:
-    return {column.name: parse_type(column.type).name for column in columns}

@@ -1,17 +1,88 @@
-"""Types whose binary form in PostgreSQL is not that of the Arrow type that carries them."""
+"""How Arrow batches become what a COPY takes: binary where each column has a binary form, else CSV.
+
+The binary form is quicker for the server too. Types that only the server can write (an interval, an array, a type of
+the user's own) travel as its texts, and one such column makes the whole COPY one of texts.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, cast
 
-import polars as pl
 import pyarrow as pa
+from pyarrow import csv
 
-__all__ = ["encoded"]
+from dataflows.postgres.types import SqlType, carried
+
+__all__ = ["CsvEncoder", "Encoder", "binary_values", "encoder", "has_binary_form", "hex_decoded"]
+
+ODD: Final = ("uuid", "jsonb")
+"""Types whose binary form is not that of the Arrow type that carries them."""
 
 
-def encoded(array: pa.Array, kind: str) -> pa.Array:
-    """The bytes that a binary COPY takes: 16 bytes of a uuid, a version byte and the text of a jsonb."""
+class Encoder(Protocol):
+    """Batches as the bytes of one COPY."""
+
+    def write_header(self) -> bytes: ...
+    def write_batch(self, batch: pa.RecordBatch) -> bytes: ...
+    def finish(self) -> bytes: ...
+
+
+def has_binary_form(kinds: Mapping[str, SqlType], schema: pa.Schema) -> bool:
+    """Whether batches of `schema` can be written to columns of these types by a binary COPY."""
+    return not any(carried(kind) and pa.types.is_string(schema.field(name).type) for name, kind in kinds.items())
+
+
+def encoder(schema: pa.Schema, *, binary: bool) -> Encoder:
+    """The encoder for batches of a schema."""
+    if not binary:
+        return CsvEncoder()
+    from pgpq import ArrowToPostgresBinaryEncoder  # noqa: PLC0415 - raw runs need no encoder
+
+    return cast("Encoder", ArrowToPostgresBinaryEncoder(schema))
+
+
+class CsvEncoder:
+    """CSV, in which texts stand in quotes and NULL is nothing at all."""
+
+    def write_header(self) -> bytes:
+        return b""
+
+    def write_batch(self, batch: pa.RecordBatch) -> bytes:
+        sink = pa.BufferOutputStream()
+        arrays = [_hex_encoded(array) if pa.types.is_binary(array.type) else array for array in batch.columns]
+        shown = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+        csv.write_csv(shown, sink, csv.WriteOptions(include_header=False))
+        return bytes(sink.getvalue())
+
+    def finish(self) -> bytes:
+        return b""
+
+
+def _hex_encoded(array: pa.Array) -> pa.Array:
+    import polars as pl  # noqa: PLC0415 - only where there are such columns
+
+    series = cast("pl.Series", pl.from_arrow(array))
+    return ("\\x" + series.bin.encode("hex")).to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def hex_decoded(array: Any) -> pa.Array:
+    """The bytes that the server has written in hexadecimal digits."""
+    import polars as pl  # noqa: PLC0415 - only where there are such columns
+
+    series = cast("pl.Series", pl.from_arrow(array))
+    return (
+        series.str.slice(2)
+        .str.decode("hex", strict=True)
+        .to_arrow(compat_level=pl.CompatLevel.oldest())
+        .cast(pa.binary())
+    )
+
+
+def binary_values(array: pa.Array, kind: str) -> pa.Array:
+    """The bytes that a binary COPY takes of an odd type: 16 bytes of a uuid, a version byte and the text of a jsonb."""
+    import polars as pl  # noqa: PLC0415 - only where there are such columns
+
     series = cast("pl.Series", pl.from_arrow(array))
     if kind == "uuid":
         made = series.str.replace_all("[-{}]", "").str.decode("hex", strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from psycopg import sql
@@ -56,9 +56,10 @@ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '',
-       greatest(t.oid, t.typelem, t.typbasetype) < %s, t.typtype = 'e'
+       greatest(t.oid, t.typelem, t.typbasetype) < %(user)s, t.typtype = 'e',
+       CASE WHEN t.typtype = 'd' AND t.typbasetype < %(user)s THEN format_type(t.typbasetype, t.typtypmod) END
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
+WHERE a.attrelid = %(table)s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
 _KEYS = """
 SELECT array_agg(a.attname::text ORDER BY k.place)
 FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place), pg_attribute a
@@ -92,7 +93,8 @@ def describe(session: Session, name: TableName, where: str) -> Table:
                 hint=did_you_mean(str(name), known) or "write it as schema.table; this user sees no name that is near",
             )  # fmt: skip
         oid, kind, rows = found
-        columns = tuple(Column(*row) for row in session.execute(_COLUMNS, (FIRST_USER_OID, oid)))
+        rows_of = session.execute(_COLUMNS, {"user": FIRST_USER_OID, "table": oid})
+        columns = tuple(replace(Column(*row[:-1]), base=row[-1]) for row in rows_of)
         keys: Sequence[list[str]] = [row[0] for row in session.execute(_KEYS, (oid,))]
     if not columns:
         raise SchemaMismatch("the table has no columns", where=where, value=str(name))

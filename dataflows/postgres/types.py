@@ -1,18 +1,32 @@
 """PostgreSQL's types as Arrow types, where every value survives the way there and back.
 
-A type without an entry here cannot be looked at (mapped by an expression, or cast); it still travels as undecoded
-bytes where source and target have exactly the same type.
+A type that Arrow has no exact counterpart for is carried: its values travel as the text that the server writes for
+them, and reads again. What has no entry here at all cannot be looked at; it still travels as undecoded bytes where
+source and target have exactly the same type.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
 
-__all__ = ["ARROW_DIGITS", "SqlType", "arrow_type", "fits", "parse_type"]
+from dataflows.tables import Column
+
+__all__ = [
+    "ARROW_DIGITS",
+    "LABEL",
+    "SqlType",
+    "arrow_type",
+    "as_text",
+    "carried",
+    "column_type",
+    "fits",
+    "parse_type",
+    "portable",
+]
 
 ARROW_DIGITS: Final = 38
 """Decimal digits that an Arrow decimal128 holds."""
@@ -31,8 +45,19 @@ _ARROW: Final[dict[str, pa.DataType]] = {
     "smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64(), "real": pa.float32(),
     "double precision": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(),
     "timestamp without time zone": pa.timestamp("us"), "timestamp with time zone": pa.timestamp("us", "UTC"),
-    "time without time zone": pa.time64("us"),
+    "time without time zone": pa.time64("us"), "bytea": pa.binary(),
 } | dict.fromkeys(_TEXTS, pa.string())  # fmt: skip
+_NAMED: Final = {
+    "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
+    "regprocedure", "regrole", "regtype",
+}  # fmt: skip
+"""Types whose bytes are a number that means something in one database only; their text is a name."""
+_RANGES: Final = ("int4", "int8", "num", "date", "ts", "tstz")
+_CARRIED: Final = {
+    "interval", "time with time zone", "bit", "bit varying", "inet", "cidr", "macaddr", "macaddr8", "xml", "tsvector",
+    "tsquery", "point", "line", "lseg", "box", "path", "polygon", "circle", "pg_lsn", "jsonpath", "name", '"char"',
+    "oid", *_NAMED, *(f"{one}range" for one in _RANGES), *(f"{one}multirange" for one in _RANGES),
+}  # fmt: skip
 _FORM: Final = re.compile(r"^([a-z_0-9 ]+?)(?:\((\d+)(?:, ?(-?\d+))?\))?( with(?:out)? time zone)?$")
 
 
@@ -43,6 +68,8 @@ class SqlType:
     name: str
     precision: int | None = None
     scale: int | None = None
+    foreign: bool = False
+    """Of the user's own: nothing is known of it but its name."""
 
     def __str__(self) -> str:
         if self.precision is None:
@@ -62,6 +89,32 @@ class SqlType:
         return self.name in {"text", "character varying", "character"}
 
 
+LABEL: Final = SqlType("label")
+"""A value of any enum."""
+
+
+def column_type(column: Column) -> SqlType:
+    """The type of a column's values: of a domain, that which it is over."""
+    if column.label:
+        return LABEL
+    if column.base is not None:
+        return parse_type(column.base)
+    return parse_type(column.type) if column.builtin else SqlType(column.type, foreign=True)
+
+
+def portable(column: Column) -> Column:
+    """The column for a place that does not know its type: of a domain what that is over, else text."""
+    if column.builtin:
+        return column
+    return replace(column, type=column.base or "text", builtin=True, label=False, base=None)
+
+
+def as_text(column: Column) -> bool:
+    """Whether the column's bytes may mean something else in another database; its text does not."""
+    kind = column_type(column)
+    return kind.foreign or kind.name.removesuffix("[]") in _NAMED
+
+
 def parse_type(text: str) -> SqlType:
     """The type that a string such as ``numeric(15,2)`` or ``timestamptz`` names; unknown names are kept as they are."""
     found = _FORM.match(text.strip().lower())
@@ -78,12 +131,19 @@ def parse_type(text: str) -> SqlType:
 
 def arrow_type(kind: SqlType) -> pa.DataType | None:
     """The Arrow type that keeps each value of `kind` exactly, or None."""
+    if carried(kind):
+        return pa.string()
+    return pa.decimal128(kind.precision, kind.scale) if kind.name == "numeric" else _ARROW.get(kind.name)
+
+
+def carried(kind: SqlType) -> bool:
+    """Whether values of `kind` travel as the text that the server writes for them."""
     if kind.name == "numeric":
-        exact = (
-            kind.precision is not None and kind.precision <= ARROW_DIGITS and 0 <= (kind.scale or 0) <= kind.precision
-        )
-        return pa.decimal128(kind.precision, kind.scale) if exact else None
-    return _ARROW.get(kind.name)
+        digits = kind.precision
+        return digits is None or digits > ARROW_DIGITS or not 0 <= (kind.scale or 0) <= digits
+    if kind.name.endswith("[]"):
+        return kind.foreign or arrow_type(parse_type(kind.name[:-2])) is not None
+    return kind.foreign or kind.name in _CARRIED
 
 
 def fits(value: SqlType, target: SqlType) -> bool:
@@ -98,7 +158,7 @@ def fits(value: SqlType, target: SqlType) -> bool:
         return _INTEGERS[value.name] <= _INTEGERS[target.name]
     if target.name == "numeric" and (value.integer or value.name == "numeric"):
         return _digits_fit(value, target)
-    if value.text and target.text:
+    if (value.text or carried(value)) and target.text:
         return True
     return (value.name, target.name) in _WIDER or (value.name == target.name and _finer(value, target))
 

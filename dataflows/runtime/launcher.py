@@ -139,7 +139,8 @@ def _show_plan(progress: Progress, prepared: Prepared) -> None:
 
 
 def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
-    if job.workers == 1 or len(prepared.pending) <= 1:
+    alone = getattr(ends.target, "one_process", False)
+    if job.workers == 1 or len(prepared.pending) <= 1 or alone:
         run_slots(job, prepared, ends, list(range(len(prepared.slots))), order.first, order.progress.committed)
     else:
         from dataflows.runtime.children import run_children  # noqa: PLC0415 - only where there are any

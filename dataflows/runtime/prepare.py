@@ -15,6 +15,7 @@ from typing import Any, Final
 from dataflows.connectors import Source, Target
 from dataflows.cursors import Window, cursor_column
 from dataflows.job import Job
+from dataflows.postgres.types import portable
 from dataflows.runtime.lookups import outside_of
 from dataflows.sinks.history import history_columns
 from dataflows.sinks.publication import recorded
@@ -124,7 +125,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     _check_continued(job, claim.loaded)
     if target.describe() is None:
         with state.owned(claim.generation):
-            target.make(_made(job, outputs(job.rules, found, job.pipeline, outside_of(job))))
+            target.make(_made(job, found, target))
     surveyed = survey(job, ends)
     token = _take_letters(job, target, surveyed)
     run = _resumable(target, job, claim) or _plan(job, ends, claim, surveyed)
@@ -153,7 +154,7 @@ def foresee(job: Job, ends: Ends) -> Foreseen:
     _check_unique(job, there, ends.target)
     if there is not None:
         return Foreseen(_surveyed(job, ends, table, there, ends.target.check(there, ())), None)
-    columns = _made(job, outputs(job.rules, table, job.pipeline, outside_of(job)))
+    columns = _made(job, table, ends.target)
     ends.target.check(None, columns)
     return Foreseen(_surveyed(job, ends, table, Table(job.sink.object, "r", columns), None), columns)
 
@@ -202,8 +203,11 @@ def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> 
     return Survey(table, there, key, mapping, method, version, whole)
 
 
-def _made(job: Job, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+def _made(job: Job, source: Table, target: Target) -> tuple[Column, ...]:
     """The columns of a target that is to be made, with those that the write mode adds."""
+    made = outputs(job.rules, source, job.pipeline, outside_of(job))
+    kept = getattr(target, "kept", None)
+    columns = kept(made) if kept is not None else tuple(map(portable, made))
     if job.write != "scd2":
         return columns
     version = next((one for one in columns if one.name == job.spec.sink.version), None)

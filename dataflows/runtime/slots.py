@@ -61,7 +61,14 @@ def _reader(job: Job, prepared: Prepared, source: Source, first: FirstError) -> 
     mapping = surveyed.mapping
     return source.reader(
         ReadOrder(
-            surveyed.source, mapping.reads, surveyed.key, mapping.schema, job.batch_rows, first.check, prepared.held
+            surveyed.source,
+            mapping.reads,
+            surveyed.key,
+            mapping.schema,
+            job.batch_rows,
+            first.check,
+            prepared.held,
+            mapping.as_text,
         )
     )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pyarrow as pa
 from psycopg import pq
 
 from dataflows.chunks import Chunk
+from dataflows.postgres.encodings import Encoder, encoder, has_binary_form
 from dataflows.postgres.session import (
     Session,
     connect,
@@ -26,15 +27,14 @@ from dataflows.postgres.session import (
     translated,
 )
 from dataflows.postgres.tables import TableName, quoted
+from dataflows.postgres.types import as_text, column_type
 from dataflows.postgres.wire import framed, plain, put_messages, unframed
 from dataflows.sinks.merge import STAGE, Merge
 from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.state import Counters
+from dataflows.tables import Column
 from penstock.errors import PenstockError, Unreachable
 from penstock.failpoints import failpoint
-
-if TYPE_CHECKING:
-    from pgpq import ArrowToPostgresBinaryEncoder
 
 __all__ = ["PostgresWriter"]
 
@@ -49,10 +49,11 @@ class _Open:
     """The split whose transaction is open."""
 
     split: int
+    binary: bool = True
     sequence: int = 0
     rows: int = 0
     bytes: int = 0
-    encoder: ArrowToPostgresBinaryEncoder | None = None
+    encoder: Encoder | None = None
     unframed: unframed = field(default_factory=unframed)
 
 
@@ -65,7 +66,7 @@ class PostgresWriter:
 
     dsn: str
     into: TableName
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     positions: Positions
     run: str
     generation: int
@@ -121,7 +122,7 @@ class PostgresWriter:
             Fenced: a newer run took over.
             BadData: the target refused a value or a row.
         """
-        current = self._open or self._begin(chunk.split)
+        current = self._open or self._begin(chunk)
         if (chunk.split, chunk.sequence) != (current.split, current.sequence):
             message = f"chunk {chunk.split}.{chunk.sequence} came where {current.split}.{current.sequence} was due"
             raise AssertionError(message)
@@ -152,17 +153,27 @@ class PostgresWriter:
             raise AssertionError(message)
         return self._session
 
-    def _begin(self, split: int) -> _Open:
+    def _begin(self, chunk: Chunk) -> _Open:
         one_message(self._live, "BEGIN", self.where, check=self.check)
-        failpoint("commit.begin", split)
+        failpoint("commit.begin", chunk.split)
         if self.merge is not None:
             one_message(self._live, self.merge.begin, self.where, check=self.check)
-        names = ", ".join(quoted(name) for name in self.columns)
-        statement = f"COPY {self._loaded.sql} ({names}) FROM STDIN (FORMAT binary)"
+        names = ", ".join(quoted(column.name) for column in self.columns)
+        form = self._form(chunk.data)
+        statement = f"COPY {self._loaded.sql} ({names}) FROM STDIN (FORMAT {form})"
         send(self._live, statement, pq.ExecStatus.COPY_IN, self.where, self.check)
         self._live.pgconn.nonblocking = 1
-        self._open = _Open(split)
+        self._open = _Open(chunk.split, binary=form == "binary")
         return self._open
+
+    def _form(self, data: pa.RecordBatch | memoryview | None) -> str:
+        """Which of the forms of COPY the chunks of a split come in; its first one tells."""
+        if not self.encoded:
+            return "text" if any(map(as_text, self.columns)) else "binary"
+        if data is None or isinstance(data, memoryview):
+            return "binary"
+        kinds = {column.name: column_type(column) for column in self.columns}
+        return "binary" if has_binary_form(kinds, data.schema) else "csv"
 
     def _copy(self, current: _Open, data: pa.RecordBatch | memoryview) -> None:
         if isinstance(data, memoryview):
@@ -172,9 +183,7 @@ class PostgresWriter:
                 self._put(current.unframed(data))
             return
         if current.encoder is None:
-            from pgpq import ArrowToPostgresBinaryEncoder  # noqa: PLC0415 - raw runs need no encoder
-
-            current.encoder = ArrowToPostgresBinaryEncoder(data.schema)
+            current.encoder = encoder(data.schema, binary=current.binary)
             self._put(current.encoder.write_header())
         self._put(current.encoder.write_batch(data))
 

@@ -21,6 +21,7 @@ from pyarrow import csv
 
 from dataflows.chunks import Chunk
 from dataflows.cursors import TIMES, Window
+from dataflows.postgres.encodings import hex_decoded
 from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
 from dataflows.postgres.tables import escaped, quoted
 from dataflows.postgres.types import parse_type
@@ -190,6 +191,8 @@ class PostgresReader:
     batch_rows: int
     schema: pa.Schema | None
     check: Callable[[], None]
+    undecoded: str = "binary"
+    """The form of COPY that undecoded rows are read in."""
     _session: Session | None = field(default=None, init=False)
     _asked: bool = field(default=False, init=False)
     """A query goes over the socket behind the driver's back."""
@@ -249,7 +252,7 @@ class PostgresReader:
     def _query(self, split: Split) -> str:
         names = ", ".join(quoted(name) for name in self.columns)
         rows = _range(quoted(self.key.name), self.key.type, split.lower, split.upper) if self.key else "true"
-        form = "binary" if self.schema is None else "csv"
+        form = self.undecoded if self.schema is None else "csv"
         return f"COPY (SELECT {names} FROM {self.table.name.sql} WHERE {rows}) TO STDOUT (FORMAT {form})"
 
     def _batches(self, block: bytes) -> list[pa.RecordBatch]:
@@ -259,18 +262,22 @@ class PostgresReader:
     def _decoded(self, block: bytes) -> pa.RecordBatch:
         schema = self.schema
         assert schema is not None  # noqa: S101 - only called where there is one
+        kinds = {one.name: pa.string() if pa.types.is_binary(one.type) else one.type for one in schema}
         try:
             table = csv.read_csv(
                 pa.BufferReader(block),
                 csv.ReadOptions(column_names=schema.names, use_threads=False, block_size=len(block) + 1),
                 csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                 csv.ConvertOptions(
-                    column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""],
+                    column_types=kinds, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""],
                     true_values=["t"], false_values=["f"], check_utf8=False,
                 ),
             )  # fmt: skip
         except pa.ArrowInvalid as error:
             raise self._bad(str(error)) from None
+        for at, one in enumerate(schema):
+            if pa.types.is_binary(one.type):
+                table = table.set_column(at, one, hex_decoded(table.column(at)))
         return _one_batch(table)
 
     def _bad(self, message: str) -> BadData:
@@ -278,7 +285,10 @@ class PostgresReader:
         name = self.columns[int(found.group(1))] if found else "?"
         kind = self.table.column(name)
         what = f"a value of `{name}`{f' ({kind.type})' if kind else ''} is outside of what can be kept exactly"
-        return BadData(what, where=self.where, hint="infinity, NaN in numeric and years above 9999 cannot be mapped")
+        hint = (
+            "infinity, years before 1 or above 9999, 24:00, and NaN in a numeric(p,s) pass in rows that are not decoded"
+        )
+        return BadData(what, where=self.where, hint=hint)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

@@ -10,6 +10,7 @@ import polars as pl
 
 from dataflows.postgres.types import SqlType, parse_type
 from dataflows.transforms.terms import (
+    ANY_SIZE,
     BOOLEAN,
     DATE,
     INTEGERS,
@@ -63,7 +64,7 @@ def cast(term: Term, kind: SqlType, where: str) -> Term:
 def _family(kind: SqlType) -> str:
     if kind.name in INTEGERS:
         return "integer"
-    if kind.text or kind.name == "unknown":
+    if kind.text or kind.name in {"unknown", ANY_SIZE.name}:
         return "text"
     return {"real": "float", "double precision": "float", STAMP.name: "stamp", STAMPTZ.name: "stamptz"}.get(
         kind.name, kind.name

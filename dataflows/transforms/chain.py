@@ -186,7 +186,7 @@ def _is_short(one: Output) -> bool:
 
 def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:
     wanted: Any = arrow_type(kind)
-    if kind.name == "numeric" and wanted is None:
+    if kind.name == "numeric" and wanted == pa.string():  # of any size: what is a number already stays one
         wanted = pa.decimal128(19, 0) if have.integer else array.type
     return array if array.type == wanted else array.cast(wanted)
 

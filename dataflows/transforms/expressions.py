@@ -16,11 +16,12 @@ import polars as pl
 import sqlglot
 from sqlglot import exp
 
-from dataflows.postgres.types import SqlType
+from dataflows.postgres.types import SqlType, carried
 from dataflows.transforms import functions as f
 from dataflows.transforms import texts, times
 from dataflows.transforms.casts import cast, cast_target
 from dataflows.transforms.terms import (
+    ANY_SIZE,
     BIGINT,
     BOOLEAN,
     INTEGER,
@@ -125,7 +126,8 @@ def compile_expression(text: str, columns: Mapping[str, SqlType], where: str) ->
         raise _placed(error, where) from None
     if term.name in {"null", "unknown"}:
         term = cast(term, TEXT, where)
-    compiled = Compiled(term.expr, term.type, term.wrong, frozenset(compiler.used), where)
+    kind = SqlType("numeric") if term.type == ANY_SIZE else term.type
+    compiled = Compiled(term.expr, kind, term.wrong, frozenset(compiler.used), where)
     _try_on_nothing(compiled, columns)
     return compiled
 
@@ -174,7 +176,8 @@ def _try_on_nothing(compiled: Compiled, columns: Mapping[str, SqlType]) -> None:
 
 
 def _frame_type(kind: SqlType) -> pl.DataType:
-    return pl.Decimal(kind.precision, kind.scale or 0) if kind.name == "numeric" else physical(kind)
+    exact = kind.name == "numeric" and not carried(kind)
+    return pl.Decimal(kind.precision, kind.scale or 0) if exact else physical(kind)
 
 
 # -- leaves ----------------------------------------------------------------------------------------------------------
@@ -190,15 +193,11 @@ def _column(c: _Compiler, node: exp.Column) -> Term:
         hint = did_you_mean(name, c.columns) or f"there are {', '.join(list(c.columns)[:12])}"
         raise MissingColumn("there is no such column", where=f"{c.where}{_place(node)}", value=name, hint=hint)
     kind = c.columns[name]
+    if kind.name == "numeric" and carried(kind):
+        kind = ANY_SIZE
     if not known(kind):
-        hint = (
-            "give the column a precision, such as numeric(38,10)"
-            if kind.name == "numeric"
-            else "leave it out of expressions"
-        )
-        raise SchemaMismatch(
-            f"`{name}` of type {kind} cannot be used in an expression", where=f"{c.where}{_place(node)}", hint=hint
-        )
+        what = f"`{name}` of type {kind} cannot be used in an expression"
+        raise SchemaMismatch(what, where=f"{c.where}{_place(node)}", hint="leave it out of expressions")
     c.used.add(name)
     return Term(pl.col(name).to_physical() if kind.name == "numeric" else pl.col(name), kind)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Lines
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from dataflows.chunks import Chunk
-from dataflows.postgres.types import SqlType, arrow_type, fits, parse_type
+from dataflows.postgres.types import arrow_type, as_text, column_type, fits
 from dataflows.tables import Column, Table
 from dataflows.transforms.chain import Chain, Output
 from dataflows.transforms.scope import Computed, Held, Scope
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dataflows.transforms.stages import Stage
 
 __all__ = ["FieldSpec", "Mapping", "Rules", "bind", "outputs"]
-
-_LABEL: Final = SqlType("label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,8 @@ class Mapping:
     lineage: Lines[str, tuple[tuple[str, ...], tuple[str, ...]]]
     columns: tuple[Column, ...]
     """What is written, in the order of the batches, as the target has it."""
+    as_text: bool = False
+    """Of undecoded rows: whether they have to travel in their text form."""
 
     def unchanged(self, source: str) -> str | None:
         """The target's column that a source column goes to as it is, if there is one."""
@@ -107,8 +107,9 @@ def outputs(rules: Rules, source: Table, where: str, outside: Outside = Outside(
     for name, held in planned(rules, source, where, outside).scope.columns.items():
         if name in rules.carried:
             continue
-        kind = held.source.type if held.source and held.source.builtin else str(held.type)
-        made.append(Column(name, kind, held.nullable and name not in rules.validation.not_null))
+        column = held.source or Column(name, str(held.type))
+        nullable = held.nullable and name not in rules.validation.not_null
+        made.append(replace(column, name=name, nullable=nullable, default=False, generated=False, hidden=False))
     return tuple(made)
 
 
@@ -139,7 +140,8 @@ def bind(
     why = _why(rules, scope, columns, undecoded=undecoded)
     if why is None:
         reads = tuple(held.source.name for held in scope.columns.values() if held.source)
-        return Mapping(tuple(columns), reads, True, None, None, None, lineage, tuple(columns.values()))  # noqa: FBT003 - raw
+        text = any(as_text(column) for column in columns.values())
+        return Mapping(tuple(columns), reads, True, None, None, None, lineage, tuple(columns.values()), text)  # noqa: FBT003 - raw
     for name, column in columns.items():
         _check_fits(scope[name], column, _place(plan, name, where))
     passed = {held.source.name for held in scope.columns.values() if held.source}
@@ -147,7 +149,8 @@ def bind(
     reads = reads or (source.columns[0].name,)
     schema = pa.schema([pa.field(name, _decoded(source, name, where)) for name in reads])
     made = [
-        Output(one, _kind(one), scope[name], plan.paths.get(name, "spec.transforms")) for name, one in columns.items()
+        Output(one, column_type(one), scope[name], plan.paths.get(name, "spec.transforms"))
+        for name, one in columns.items()
     ]
     chain = Chain(scope.wanted, tuple(plan.stages), tuple(made), _masked(rules, source, where, outside), where)
     return Mapping(tuple(columns), reads, False, schema, chain, why, lineage, tuple(columns.values()))  # noqa: FBT003 - not raw
@@ -179,7 +182,7 @@ def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
 
 
 def _held(column: Column) -> Held:
-    return Held(_kind(column), column.nullable, frozenset({column.name}), source=column)
+    return Held(column_type(column), column.nullable, frozenset({column.name}), source=column)
 
 
 def _masked(rules: Rules, source: Table, where: str, outside: Outside) -> frozenset[str]:
@@ -204,10 +207,6 @@ def _why(rules: Rules, scope: Scope, columns: Lines[str, Column], *, undecoded: 
     found = (_look_at(name, scope[name], column) for name, column in columns.items())
     why = next((one for one in found if one), None)
     return why or (None if undecoded else "source and sink are different systems")
-
-
-def _kind(column: Column) -> SqlType:
-    return _LABEL if column.label else parse_type(column.type)
 
 
 def _missing(name: str, table: Table, where: str) -> MissingColumn:
@@ -243,20 +242,18 @@ def _look_at(name: str, held: Held, target: Column) -> str | None:
         return f"`{name}` is an expression"
     if column.type != target.type:
         return f"`{target.name}` is {target.type}, its source {column.type}"
-    if not (column.builtin and target.builtin) and not (column.label and target.label):
-        return f"`{target.name}` is of a type of the user's own"
     return None
 
 
 def _check_fits(held: Held, target: Column, where: str) -> None:
-    kind, wanted = held.type, _kind(target)
+    kind, wanted = held.type, column_type(target)
     if not fits(kind, wanted) and not (target.label and kind.text):
         cast = f"CAST(… AS {target.type})"
         hint = f"write sql: {cast}" if held.source is None else f"map it by sql, {cast}"
         what = f"{kind} does not fit into `{target.name}` of type {target.type}"
         raise SchemaMismatch(what, where=where, hint=hint)
-    if wanted.name != "numeric" and arrow_type(wanted) is None:
-        raise SchemaMismatch(f"`{target.name}` of type {target.type} cannot be written through Arrow yet", where=where,
+    if arrow_type(wanted) is None:
+        raise SchemaMismatch(f"`{target.name}` of type {target.type} cannot be written by its values", where=where,
                              hint="give source and target exactly the same types and map no expressions")  # fmt: skip
 
 
@@ -264,10 +261,8 @@ def _decoded(source: Table, name: str, where: str) -> pa.DataType:
     column = source.column(name)
     if column is None:
         raise _missing(name, source, where)
-    found = arrow_type(_kind(column))
+    found = arrow_type(column_type(column))
     if found is None:
         hint = "values of this type cannot be kept exactly once they are decoded"
-        if column.type == "numeric":
-            hint = "a numeric without precision has no bound; give the column one, such as numeric(38,10)"
         raise SchemaMismatch(f"`{name}` of type {column.type} cannot be mapped by value", where=where, hint=hint)
     return found

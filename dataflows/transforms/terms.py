@@ -15,12 +15,12 @@ from typing import Final
 
 import polars as pl
 
-from dataflows.postgres.types import SqlType
+from dataflows.postgres.types import SqlType, carried
 from penstock.errors import SchemaMismatch
 
 __all__ = [
-    "BIGINT", "BOOLEAN", "DATE", "DOUBLE", "INTEGER", "NULL", "STAMP", "STAMPTZ", "TEXT", "UNKNOWN", "Term", "any_of",
-    "as_double", "as_number", "common", "is_number", "is_text", "known", "minus", "numeric", "out_of_range",
+    "ANY_SIZE", "BIGINT", "BOOLEAN", "DATE", "DOUBLE", "INTEGER", "NULL", "STAMP", "STAMPTZ", "TEXT", "UNKNOWN", "Term",
+    "any_of", "as_double", "as_number", "common", "is_number", "is_text", "known", "minus", "numeric", "out_of_range",
     "overflowing", "physical", "rescaled", "text_of", "when_null",
 ]  # fmt: skip
 
@@ -35,6 +35,8 @@ DATE: Final = SqlType("date")
 STAMP: Final = SqlType("timestamp without time zone")
 STAMPTZ: Final = SqlType("timestamp with time zone")
 NULL: Final = SqlType("null")
+ANY_SIZE: Final = SqlType("numeric of any size")
+"""A number that is carried as its digits, and can only be cast."""
 UNKNOWN: Final = SqlType("unknown")
 """A quoted literal: it takes the type of what it meets."""
 
@@ -48,6 +50,7 @@ _POLARS: Final[dict[str, pl.DataType]] = {
     "boolean": pl.Boolean(), "date": pl.Date(), "numeric": pl.Int128(), "uuid": pl.String(),
     "timestamp without time zone": pl.Datetime("us"), "timestamp with time zone": pl.Datetime("us", "UTC"),
     "json": pl.String(), "jsonb": pl.String(), "label": pl.String(), "unknown": pl.String(), "null": pl.Null(),
+    ANY_SIZE.name: pl.String(),
 }  # fmt: skip
 
 
@@ -90,12 +93,12 @@ def numeric(digits: int, scale: int) -> SqlType:
 
 def physical(kind: SqlType) -> pl.DataType:
     """What Polars carries a type as, inside of expressions."""
-    return _POLARS[kind.name]
+    return pl.String() if carried(kind) else _POLARS[kind.name]
 
 
 def known(kind: SqlType) -> bool:
     """Whether expressions can work with a type."""
-    return kind.name in _POLARS and (kind.name != "numeric" or kind.precision is not None)
+    return kind.name in _POLARS and not carried(kind)
 
 
 def is_number(kind: SqlType) -> bool:

@@ -7,7 +7,7 @@ from typing import cast as typed
 import polars as pl
 import pyarrow as pa
 
-from dataflows.postgres.types import SqlType, arrow_type
+from dataflows.postgres.types import SqlType, arrow_type, carried
 from dataflows.transforms.terms import MAX_DIGITS
 from penstock.errors import BadData
 
@@ -20,7 +20,7 @@ def arrow_of(series: pl.Series, kind: SqlType, where: str) -> pa.Array:
     Raises:
         BadData: a number of more than 38 digits.
     """
-    if kind.name != "numeric" or isinstance(series.dtype, pl.Decimal):
+    if kind.name != "numeric" or carried(kind) or isinstance(series.dtype, pl.Decimal):
         array = series.to_arrow(compat_level=pl.CompatLevel.oldest())
         wanted = arrow_type(kind)
         return array if wanted is None or array.type == wanted else array.cast(wanted)
