@@ -3,10 +3,12 @@
 from penstock.models.base import Duration, Model, Name
 from penstock.models.connection import (
     Connection,
+    DuckdbConnection,
     FilesConnection,
     KafkaConnection,
     PostgresConnection,
     S3Connection,
+    SqliteConnection,
 )
 from penstock.models.domain import (
     AgentDecision,
@@ -34,6 +36,7 @@ __all__ = [
     "Connection",
     "Counters",
     "DatasetRef",
+    "DuckdbConnection",
     "Duration",
     "Error",
     "Field",
@@ -52,5 +55,6 @@ __all__ = [
     "S3Connection",
     "Schema",
     "SchemaMapping",
+    "SqliteConnection",
     "Task",
 ]

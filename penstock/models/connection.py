@@ -17,8 +17,8 @@ from penstock.errors import InvalidDocument, Issue, SettingsError
 from penstock.models.base import Model, Name, issues_of
 
 __all__ = [
-    "PLUGINS", "Connection", "FilesConnection", "KafkaConnection", "PostgresConnection", "S3Connection",
-    "parse_connections", "plugged_in", "resolve",
+    "PLUGINS", "Connection", "DuckdbConnection", "FilesConnection", "KafkaConnection", "PostgresConnection",
+    "S3Connection", "SqliteConnection", "parse_connections", "plugged_in", "resolve",
 ]  # fmt: skip
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
@@ -78,6 +78,20 @@ class S3Connection(Model):
     session_token: Secret | None = None
 
 
+class SqliteConnection(Model):
+    """An SQLite database file on this machine; as a sink it is made where it is missing."""
+
+    type: Literal["sqlite"]
+    path: Annotated[str, Field(pattern=r"^/")]
+
+
+class DuckdbConnection(Model):
+    """A DuckDB database file on this machine; as a sink it is made where it is missing."""
+
+    type: Literal["duckdb"]
+    path: Annotated[str, Field(pattern=r"^/")]
+
+
 class KafkaSecurity(Model):
     """How to log in to the brokers."""
 
@@ -97,12 +111,14 @@ class KafkaConnection(Model):
 
 
 Connection = Annotated[
-    PostgresConnection | FilesConnection | S3Connection | KafkaConnection, Field(discriminator="type")
+    PostgresConnection | FilesConnection | S3Connection | SqliteConnection | DuckdbConnection | KafkaConnection,
+    Field(discriminator="type"),
 ]
 """One connection of `connections.yaml`; `type` says which."""
 
 TYPES: dict[str, type[Model]] = {
-    "postgres": PostgresConnection, "files": FilesConnection, "s3": S3Connection, "kafka": KafkaConnection,
+    "postgres": PostgresConnection, "files": FilesConnection, "s3": S3Connection, "sqlite": SqliteConnection,
+    "duckdb": DuckdbConnection, "kafka": KafkaConnection,
 }  # fmt: skip
 """The models by their `type`."""
 

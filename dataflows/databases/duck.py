@@ -1,0 +1,280 @@
+"""DuckDB: one session with a file.
+
+DuckDB lets either one process write to a file or several read it. Inside of a process all sessions with a file have to
+be of one kind: so a source whose file the process writes to joins in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from dataflows.databases.database import STAGE, Database, ObjectName, quoted
+from dataflows.databases.duck_types import declared, selected, shaped
+from dataflows.databases.exact import outside
+from dataflows.tables import Column, Table
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    MissingTable,
+    OutOfSpace,
+    PenstockError,
+    Refused,
+    SchemaMismatch,
+    Unavailable,
+)
+
+__all__ = ["DuckDatabase"]
+
+OPEN_SECONDS: Final = 5.0
+CHECK_SECONDS: Final = 0.2
+FIRST_ROWS: Final = 2048
+VALUES: Final = 2_000_000
+"""Values of a batch."""
+_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
+    "threads": 2, "memory_limit": "1GB",
+    "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+}  # fmt: skip
+_COLUMNS: Final = """
+SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns()
+WHERE database_name = current_database() AND schema_name = ? AND table_name = ? ORDER BY column_index"""
+_KEYS: Final = """
+SELECT constraint_column_names FROM duckdb_constraints() WHERE database_name = current_database()
+AND schema_name = ? AND table_name = ? AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY constraint_type"""
+_TABLES: Final = """
+SELECT table_name, table_type FROM information_schema.tables
+WHERE table_catalog = current_database() AND table_schema = ?"""
+
+_written: Counter[Path] = Counter()
+_lock = threading.Lock()
+
+
+class DuckDatabase:
+    """A session with a file; the file is made only when it is asked for."""
+
+    one_process = True
+    indexed = False
+
+    def __init__(
+        self, path: Path, where: str, *, write: bool, check: Callable[[], None] = lambda: None,
+        patience: float | None = None,
+    ) -> None:  # fmt: skip
+        self.where, self._path, self._write, self._check = where, path.absolute(), write, check
+        self._patience = OPEN_SECONDS if patience is None else min(patience, OPEN_SECONDS)
+        self._holds = False
+        if not write and not path.exists():
+            raise MissingTable("there is no such database file", where=where, value=str(path))
+        self._session = self._connected()
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        if not self._path.exists():
+            return _at_utc(duckdb.connect(":memory:", config=_CONFIG))
+        return self._opened()
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        """A session with the file; a process that has just ended gives it up a little later."""
+        end = time.monotonic() + self._patience
+        while True:
+            self._check()
+            try:
+                return self._try()
+            except Unavailable as error:
+                if not error.transient or time.monotonic() > end:
+                    raise
+            time.sleep(CHECK_SECONDS / 2)
+
+    def _try(self) -> duckdb.DuckDBPyConnection:
+        with _lock, _translated(self.where):
+            write = self._write or _written[self._path] > 0
+            session = duckdb.connect(str(self._path), read_only=not write, config=_CONFIG)
+            if write:
+                _written[self._path] += 1
+                self._holds = True
+            return _at_utc(session)
+
+    def make(self) -> None:
+        if not self._holds:
+            self._session.close()
+            self._session = self._opened()
+
+    def another(self, check: Callable[[], None]) -> Database:
+        return DuckDatabase(self._path, self.where, write=self._write, check=check, patience=self._patience)
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._watched():
+            return self._session.execute(statement, values).fetchall()
+
+    def change(self, statement: str, values: Sequence[Any] = ()) -> int:
+        found = self.rows(statement, values)
+        return int(found[0][0]) if found and isinstance(found[0][0], int) else 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self.change("BEGIN")
+        try:
+            yield
+            self.change("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                self._session.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Interrupt what is asked of DuckDB as soon as `check` raises."""
+        done, stopped = threading.Event(), list[BaseException]()
+
+        def watch() -> None:
+            while not done.wait(CHECK_SECONDS):
+                try:
+                    self._check()
+                except BaseException as error:  # noqa: BLE001 - raised again below
+                    stopped.append(error)
+                    self._session.interrupt()
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True, name="check")
+        thread.start()
+        try:
+            with _translated(self.where):
+                yield
+        except PenstockError as error:
+            if stopped:
+                raise stopped[0] from error
+            raise
+        finally:
+            done.set()
+            thread.join()
+
+    def describe(self, name: ObjectName, *, sink: bool) -> Table | None:
+        kinds = dict(self.rows(_TABLES, (name.schema,)))
+        if name.name not in kinds:
+            return None
+        found = self.rows(_COLUMNS, (name.schema, name.name))
+        defaults = {row[0]: row[4] for row in self.rows(f"DESCRIBE {name.sql}")}
+        columns = []
+        for column, kind, nullable, default in found:
+            shape = shaped(kind, column, nullable=nullable, sink=sink)
+            generated = default is not None and defaults.get(column) is None
+            columns.append(
+                Column(column, shape.type, nullable, default is not None, generated, shape.builtin, shape.label)
+            )
+        filled = {column.name for column in columns if not column.nullable}
+        keys = tuple(tuple(row[0]) for row in self.rows(_KEYS, (name.schema, name.name)) if set(row[0]) <= filled)
+        return Table(name, "r" if kinds[name.name] == "BASE TABLE" else "v", tuple(columns), keys)
+
+    def tables(self, schema: str, prefix: str = "") -> list[str]:
+        return [row[0] for row in self.rows(_TABLES, (schema,)) if row[0].startswith(prefix)]
+
+    def declared(self, column: Column) -> str:
+        return declared(column)
+
+    def bound(self, column: Column) -> str:
+        return f"CAST(? AS {declared(column)})"
+
+    def value(self, column: Column, text: str) -> Any:  # noqa: ARG002 - DuckDB reads it
+        return text
+
+    def comparable(self, column: Column) -> bool:
+        return not column.label
+
+    def batches(
+        self, name: ObjectName, columns: Sequence[Column], condition: str, values: Sequence[Any], schema: pa.Schema,
+        rows: int,
+    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        kinds = {row[0]: row[1] for row in self.rows(_COLUMNS, (name.schema, name.name))}
+        shown = [selected(quoted(one.name), one, kinds[one.name]) for one in columns] or ["1"]
+        query = f"SELECT {', '.join(shown)} FROM {name.sql} WHERE {condition}"
+        size = max(1, min(rows, max(FIRST_ROWS, VALUES // len(shown))))
+        where = f"{self.where}: {name}"
+        with self._watched():
+            reader = self._session.sql(query, params=list(values)).to_arrow_reader(size)
+        with reader:
+            while True:
+                with self._watched():
+                    found = next(reader, None)
+                if found is None:
+                    return
+                if found.num_rows:
+                    yield _batch(found, columns, schema, where)
+
+    def make_stage(self, columns: Sequence[Column]) -> None:
+        lines = ", ".join(f"{quoted(one.name)} {'VARCHAR' if one.label else declared(one)}" for one in columns)
+        self.change(f'CREATE TEMP TABLE "_penstock_stage" ({lines})')
+
+    def stage(self, batch: pa.RecordBatch) -> None:
+        self._session.register("_penstock_batch", pa.Table.from_batches([batch]))
+        try:
+            self.change(f"INSERT INTO {STAGE} SELECT * FROM _penstock_batch")
+        finally:
+            self._session.unregister("_penstock_batch")
+
+    def close(self) -> None:
+        with _lock:
+            self._session.close()
+            if self._holds:
+                _written[self._path] -= 1
+                self._holds = False
+
+
+def _batch(found: pa.RecordBatch, columns: Sequence[Column], schema: pa.Schema, where: str) -> pa.RecordBatch:
+    if not columns:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * found.num_rows, pa.struct([])))
+    arrays = []
+    for column, array in zip(columns, found.columns, strict=True):
+        if outside(array):
+            what = f"a value of `{column.name}` is no {column.type} that can be kept exactly"
+            raise BadData(what, where=where, hint="leave infinite times and years beyond 1 to 9999 out by a view")
+        arrays.append(array.cast(schema.field(column.name).type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _at_utc(session: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    return session.execute("SET TimeZone = 'UTC'")
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _told(error, where) from None
+
+
+def _told(error: duckdb.Error, where: str) -> PenstockError:
+    """The error of the tree. DuckDB's texts may quote values: they are not passed on, but where they name objects."""
+    text = str(error)
+    if isinstance(error, duckdb.ConstraintException | duckdb.ConversionException | duckdb.OutOfRangeException
+                  | duckdb.InvalidInputException):  # fmt: skip
+        what = f"the database refused a value or row: {type(error).__name__}"
+        return BadData(what, where=where, hint="compare the rows with the table's types and constraints")
+    if isinstance(error, duckdb.IOException):
+        return _of_file(text, where)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return OutOfSpace("DuckDB has no memory or room left", where=where, hint="make the splits smaller")
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
+        return SchemaMismatch(text.partition("\n")[0], where=where)
+    if isinstance(error, duckdb.ConnectionException):
+        hint = "another part of this run reads the file; write to another file"
+        return Unavailable("the file is open in another mode", where=where, hint=hint)
+    return Unavailable(f"DuckDB could not do it: {type(error).__name__}", where=where, hint="try again")
+
+
+def _of_file(text: str, where: str) -> PenstockError:
+    if "lock" in text:
+        hint = "DuckDB lets one process write at a time; end the other one, or try again later"
+        return Unavailable("another process has the database file open", where=where, hint=hint)
+    if "not a valid" in text:
+        return Refused("the file is no DuckDB database", where=where, hint="look at the connection's `path`")
+    if "ermission denied" in text or "o such file" in text:
+        return AccessDenied("the database file cannot be opened or made", where=where, hint="look at its folder")
+    return Unavailable("the database file cannot be read or written", where=where, hint="look at its disk")

@@ -1,0 +1,256 @@
+"""SQLite: one session with a file."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from dataflows.databases.database import LOCK_SECONDS, STAGE, Database, ObjectName, quoted
+from dataflows.databases.sqlite_types import CLASSES, MIXED, array, declared, listed, sql_type
+from dataflows.postgres.types import arrow_type, column_type
+from dataflows.tables import Column, Table
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    MissingTable,
+    OutOfSpace,
+    PenstockError,
+    Refused,
+    SchemaMismatch,
+    Unavailable,
+)
+
+__all__ = ["SqliteDatabase"]
+
+STEPS: Final = 10_000
+"""Instructions of SQLite's machine between two looks at `check`."""
+CHECK_SECONDS: Final = 0.1
+FIRST_ROWS: Final = 1000
+BATCH_BYTES: Final = 8 << 20
+_COLUMNS: Final = """
+SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid"""
+_INDEXES: Final = """
+SELECT l.name, i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i
+WHERE l."unique" = 1 AND l.partial = 0 AND l.origin <> 'pk' ORDER BY l.seq, i.seqno"""
+
+
+class SqliteDatabase:
+    """A session with a file; the file is made only when it is asked for, and put into WAL mode then."""
+
+    one_process = False
+    indexed = True
+
+    def __init__(
+        self, path: Path, where: str, *, write: bool, check: Callable[[], None] = lambda: None,
+        patience: float | None = None,
+    ) -> None:  # fmt: skip
+        self.where, self._path, self._write, self._check = where, path, write, check
+        self._patience = LOCK_SECONDS if patience is None else patience
+        self._stopped: BaseException | None = None
+        if not write and not path.exists():
+            raise MissingTable("there is no such database file", where=where, value=str(path))
+        self._session = self._connected()
+
+    def _connected(self) -> sqlite3.Connection:
+        there = self._path.exists()
+        mode = "rw" if self._write else "ro"
+        name = f"{self._path.absolute().as_uri()}?mode={mode}" if there else ":memory:"
+        with self._translated():
+            session = sqlite3.connect(
+                name, uri=there, timeout=CHECK_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        session.set_progress_handler(self._look, STEPS)
+        return session
+
+    def make(self) -> None:
+        if not self._path.exists():
+            try:
+                self._path.touch()
+            except OSError as error:
+                what = f"the database file cannot be made: {error.strerror}"
+                raise AccessDenied(what, where=self.where, value=str(self._path)) from None
+        self._session.close()
+        self._session = self._connected()
+        self.rows("PRAGMA journal_mode = WAL")  # so that whoever reads keeps nobody from writing
+
+    def another(self, check: Callable[[], None]) -> Database:
+        return SqliteDatabase(self._path, self.where, write=self._write, check=check, patience=self._patience)
+
+    def _look(self) -> int:
+        try:
+            self._check()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where SQLite has given up
+            self._stopped = error
+            return 1
+        return 0
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            stopped, self._stopped = self._stopped, None
+            if stopped is not None:
+                raise stopped from None
+            raise _told(error, self.where) from None
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        cursor = self._patiently(statement, values)
+        with self._translated():
+            return cursor.fetchall()
+
+    def change(self, statement: str, values: Sequence[Any] = ()) -> int:
+        with self._translated():
+            return max(0, self._session.execute(statement, values).rowcount)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._patiently("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._patiently("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._session.execute("ROLLBACK")
+            raise
+
+    def _patiently(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Execute, and wait for whoever keeps the file busy."""
+        end = time.monotonic() + self._patience
+        while True:
+            self._check()
+            try:
+                with self._translated():
+                    return self._session.execute(statement, values)
+            except Unavailable as error:
+                if not error.transient or time.monotonic() > end:
+                    raise
+
+    def describe(self, name: ObjectName, *, sink: bool) -> Table | None:
+        kind = self.rows("SELECT type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ?", (name.name,))
+        if not kind:
+            return None
+        found = self.rows(_COLUMNS, (name.name,))
+        primary = [row[0] for row in sorted(found, key=lambda row: row[4]) if row[4]]
+        alias = len(primary) == 1 and any(row[4] and row[1].upper() == "INTEGER" for row in found) and not kind[0][1]
+        full = set(primary) if kind[0][1] or alias else set[str]()
+        columns = tuple(
+            Column(
+                row[0], self._type(name, row[0], row[1], sink=sink), nullable=not (row[2] or row[0] in full),
+                default=row[3] is not None or (alias and row[0] in primary), generated=row[5] in {2, 3},
+            )
+            for row in found if row[5] != 1
+        )  # fmt: skip
+        filled = {column.name for column in columns if not column.nullable}
+        keys = [tuple(primary)] if primary else []
+        indexed = self.rows(_INDEXES, (name.name,))
+        keys += [tuple(row[1] for row in indexed if row[0] == index) for index in dict.fromkeys(i for i, _ in indexed)]
+        usable = tuple(key for key in keys if set(key) <= filled)
+        return Table(name, "r" if kind[0][0] == "table" else "v", columns, usable)
+
+    def _type(self, table: ObjectName, column: str, text: str, *, sink: bool) -> str:
+        """A column's type; of one that has none declared, the class that all its values are of now."""
+        told = sql_type(text, sink=sink)
+        if told or sink:
+            return told or MIXED
+        name = quoted(column)
+        found = self.rows(f"SELECT DISTINCT typeof({name}) FROM {table.sql} WHERE {name} IS NOT NULL LIMIT 2")
+        return CLASSES[found[0][0] if found else "null"] if len(found) <= 1 else MIXED
+
+    def tables(self, schema: str, prefix: str = "") -> list[str]:  # noqa: ARG002 - there is only one
+        query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND substr(name, 1, ?) = ?"
+        return [row[0] for row in self.rows(query, (len(prefix), prefix))]
+
+    def declared(self, column: Column) -> str:
+        return declared(column)
+
+    def bound(self, column: Column) -> str:  # noqa: ARG002 - values have their own class
+        return "?"
+
+    def value(self, column: Column, text: str) -> Any:
+        if not column_type(column).integer:
+            return text
+        try:
+            return int(text)
+        except ValueError:
+            what = f"`{column.name}` holds values that are no whole numbers"
+            raise BadData(what, where=self.where, hint="leave such rows out by a view") from None
+
+    def comparable(self, column: Column) -> bool:
+        kind = arrow_type(column_type(column))
+        return kind is not None and not pa.types.is_decimal(kind)
+
+    def batches(
+        self, name: ObjectName, columns: Sequence[Column], condition: str, values: Sequence[Any], schema: pa.Schema,
+        rows: int,
+    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        names = ", ".join(quoted(column.name) for column in columns) or "NULL"
+        where = f"{self.where}: {name}"
+        cursor = self._patiently(f"SELECT {names} FROM {name.sql} WHERE {condition}", values)
+        size = min(rows, FIRST_ROWS)
+        try:
+            while True:
+                with self._translated():
+                    found = cursor.fetchmany(size)
+                if not found:
+                    return
+                batch = _batch(found, columns, schema, where)
+                yield batch
+                each = max(1, batch.nbytes // batch.num_rows)
+                size = max(1, min(rows, size * 4, BATCH_BYTES // each))
+        finally:
+            cursor.close()
+
+    def make_stage(self, columns: Sequence[Column]) -> None:
+        self.change(f'CREATE TEMP TABLE "_penstock_stage" ({", ".join(quoted(column.name) for column in columns)})')
+
+    def stage(self, batch: pa.RecordBatch) -> None:
+        lists = [listed(batch.column(name), name, self.where) for name in batch.schema.names]
+        marks = ", ".join("?" * len(lists))
+        with self._translated():
+            self._session.execute("BEGIN")
+            try:
+                self._session.executemany(f"INSERT INTO {STAGE} VALUES ({marks})", zip(*lists, strict=True))
+            finally:
+                self._session.execute("COMMIT")
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _batch(rows: list[tuple[Any, ...]], columns: Sequence[Column], schema: pa.Schema, where: str) -> pa.RecordBatch:
+    if not columns:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * len(rows), pa.struct([])))
+    values = list(zip(*rows, strict=True))
+    arrays = [array(found, column, schema.field(column.name).type, where)
+              for found, column in zip(values, columns, strict=True)]  # fmt: skip
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _told(error: sqlite3.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of codes
+    """The error of the tree; SQLite's own texts name tables and columns, never a value."""
+    text = str(error)
+    code = getattr(error, "sqlite_errorname", "") or ""
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        hint = "another process writes to the file, or has stopped in the middle of it; end it, or try again later"
+        return Unavailable("the database is locked", where=where, hint=hint)
+    if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+        return AccessDenied(text, where=where, hint="let this user read and write the file and its folder")
+    if code.startswith("SQLITE_FULL"):
+        return OutOfSpace(text, where=where)
+    if code.startswith("SQLITE_NOTADB"):
+        return Refused("the file is no SQLite database", where=where, hint="look at the connection's `path`")
+    if code.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):
+        return BadData(f"the table refused a row: {text}", where=where, hint="mend the source's rows, or the table")
+    if "decode" in text.lower():
+        return BadData("a text is no valid UTF-8", where=where, hint="leave such rows out by a view")
+    if code == "SQLITE_ERROR":
+        return SchemaMismatch(text, where=where)
+    return Unavailable(text, where=where, hint="see SQLite's documentation of this error")

@@ -1,0 +1,134 @@
+"""SQLite's declared types in PostgreSQL's spelling, and its values as Arrow arrays and back, exactly or not at all.
+
+A column of SQLite takes values of any class, whatever its declared type says: each value is looked at. What SQLite has
+no class for is text: decimals with all their digits (declared ``DECIMAL_TEXT(p,s)``, since SQLite itself would make
+floats of them), dates and times in ISO form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflows.databases.exact import outside
+from dataflows.postgres.types import SqlType, column_type, parse_type
+from dataflows.tables import Column
+from penstock.errors import BadData
+
+__all__ = ["CLASSES", "MIXED", "array", "declared", "listed", "sql_type"]
+
+MIXED: Final = "values of several kinds"
+"""The type of an untyped column that holds such; nothing can be read from it or put into it."""
+CLASSES: Final = {"integer": "bigint", "real": "double precision", "text": "text", "blob": "bytea", "null": "text"}
+_NAMED: Final = {
+    "INT2": "smallint", "INT4": "integer", "FLOAT4": "real", "BOOL": "boolean", "BOOLEAN": "boolean", "UUID": "uuid",
+    "DATE": "date", "DATETIME": "timestamp without time zone", "TIMESTAMP": "timestamp without time zone",
+    "TIMESTAMPTZ": "timestamp with time zone", "TIME": "time without time zone", "JSON_TEXT": "json",
+}  # fmt: skip
+_AFFINITIES: Final = (
+    (("INT",), "bigint"), (("CHAR", "CLOB", "TEXT"), "text"), (("BLOB",), "bytea"),
+    (("REAL", "FLOA", "DOUB"), "double precision"),
+)  # fmt: skip
+_DECLARED: Final = {
+    "smallint": "INT2", "integer": "INT4", "bigint": "BIGINT", "real": "FLOAT4", "double precision": "DOUBLE",
+    "boolean": "BOOLEAN", "date": "DATE", "timestamp without time zone": "TIMESTAMP",
+    "timestamp with time zone": "TIMESTAMPTZ", "time without time zone": "TIME", "bytea": "BLOB", "uuid": "UUID",
+    "json": "JSON_TEXT", "jsonb": "JSON_TEXT",
+}  # fmt: skip
+_DECIMAL: Final = re.compile(r"DECIMAL_TEXT\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+
+
+def sql_type(text: str, *, sink: bool) -> str:
+    """What a declared type is in PostgreSQL's spelling; empty where nothing is declared.
+
+    What is no whole number, text or blob by SQLite's rules, and has no name that is known here, holds floats.
+    """
+    told = text.strip().upper()
+    if found := _DECIMAL.fullmatch(told):
+        return f"numeric({found[1]},{found[2]})"
+    name = told.partition("(")[0].strip()
+    if name in {"", "ANY"}:
+        return ""
+    if name in _NAMED:
+        return "jsonb" if sink and _NAMED[name] == "json" else _NAMED[name]
+    return next((kind for parts, kind in _AFFINITIES if any(part in name for part in parts)), "double precision")
+
+
+def declared(column: Column) -> str:
+    """The type that a column is made with."""
+    kind = parse_type(column.type)
+    if kind.name == "numeric" and kind.precision is not None:
+        return f"DECIMAL_TEXT({kind.precision},{kind.scale})"
+    return _DECLARED.get(kind.name, "TEXT")
+
+
+def array(values: Sequence[Any], column: Column, wanted: pa.DataType, where: str) -> pa.Array:
+    """The values of a column, as the Arrow type that is asked for.
+
+    Raises:
+        BadData: one of them is of another class than the column's type, or out of its range.
+    """
+    kind = column_type(column)
+    classes = set(map(type, values)) - {type(None)}
+    try:
+        if not classes <= _allowed(wanted):
+            raise pa.ArrowInvalid
+        found = _converted(values, kind, wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        found = None
+    if found is None or outside(found):
+        what = f"a value of `{column.name}` is no {column.type} that can be kept exactly"
+        hint = "dates and times are read from ISO texts only; leave other rows out by a view, or CAST them there"
+        raise BadData(what, where=where, hint=hint) from None
+    return found
+
+
+def _allowed(wanted: pa.DataType) -> set[type]:
+    if pa.types.is_integer(wanted) or pa.types.is_boolean(wanted):
+        return {int}
+    if pa.types.is_floating(wanted):
+        return {int, float}
+    return {bytes} if pa.types.is_binary(wanted) else {str}
+
+
+def _converted(values: Sequence[Any], kind: SqlType, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_boolean(wanted):
+        found = pa.array(values, pa.int64())
+        if pc.any(pc.and_(pc.not_equal(found, 0), pc.not_equal(found, 1))).as_py():
+            raise pa.ArrowInvalid
+        return found.cast(wanted)
+    if pa.types.is_float32(wanted):
+        found = pa.array(values, pa.float64())
+        if pc.any(pc.not_equal(found.cast(wanted).cast(pa.float64()), found)).as_py():
+            raise pa.ArrowInvalid
+        return found.cast(wanted)
+    if kind.name == "time without time zone":
+        texts = pc.binary_join_element_wise("1970-01-01", pa.array(values, pa.string()), " ")
+        return texts.cast(pa.timestamp("us")).cast(wanted)
+    if wanted in (pa.string(), pa.binary()) or pa.types.is_integer(wanted) or pa.types.is_floating(wanted):
+        return pa.array(values, wanted)
+    return pa.array(values, pa.string()).cast(wanted)
+
+
+def listed(found: pa.Array, name: str, where: str) -> list[Any]:
+    """The values of an Arrow array as SQLite takes them.
+
+    Raises:
+        BadData: a time outside of the years 1 to 9999, or NaN, which SQLite would make NULL.
+    """
+    import polars as pl  # noqa: PLC0415 - its lists are ten times as quick as pyarrow's
+
+    kind = found.type
+    bad = pa.types.is_floating(kind) and pc.any(pc.is_nan(found)).as_py()
+    if bad or outside(found):
+        what = f"SQLite cannot hold a value of `{name}`: {'NaN' if bad else 'a time out of its range'}"
+        raise BadData(what, where=where, hint="leave such rows out, or map them to NULL")
+    if pa.types.is_boolean(kind):
+        found = found.cast(pa.int8())
+    elif pa.types.is_decimal(kind) or pa.types.is_temporal(kind):
+        found = found.cast(pa.string())
+    return pl.Series(pa.chunked_array([found])).to_list()

@@ -1,0 +1,184 @@
+"""A table of a database file as a sink, with the state of its pipeline beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.databases.database import Database, ObjectName, kept, quoted, shadow_name, shadow_prefix
+from dataflows.databases.merge import Merge, appended
+from dataflows.databases.state import DatabaseState
+from dataflows.databases.writer import DatabaseWriter
+from dataflows.sinks.publication import finished
+from dataflows.tables import Column, Table
+from penstock.errors import Refused
+from penstock.failpoints import failpoint
+
+__all__ = ["DatabaseTarget"]
+
+
+def _unchecked() -> None:
+    """Of a session that waits for its own patience only."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseTarget:
+    """A table; a `replace` fills a table of the run's own, whose rows then take the place of the target's."""
+
+    place: Place
+    owner: Owner
+    name: ObjectName
+    database: Database
+    state: DatabaseState
+    form = None
+
+    @classmethod
+    def opened(cls, place: Place, owner: Owner, name: ObjectName, database: Database) -> DatabaseTarget:
+        """With a session that is open."""
+        return cls(
+            place, owner, name, database, DatabaseState(database, owner.uid, owner.source, str(name), place.where)
+        )
+
+    @property
+    def one_process(self) -> bool:
+        """Whether all writers have to be in one process."""
+        return self.database.one_process
+
+    @property
+    def _replaces(self) -> bool:
+        return self.owner.write.write == "replace"
+
+    def describe(self) -> Table | None:
+        return self.database.describe(self.name, sink=True)
+
+    def check(self, table: Table | None, columns: tuple[Column, ...]) -> None:
+        write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
+        if write.write not in {"append", "replace", "merge"}:
+            hint = "write: append, replace or merge"
+            raise Refused(f"connections of type {self.place.settings.type} cannot `{write.write}`",
+                          where=f"{where}.write", hint=hint)  # fmt: skip
+        if self.name.name.startswith("_penstock_"):
+            raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(self.name))
+        if table is not None and table.kind != "r":
+            raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.name))
+        if write.write == "merge":
+            self._check_merge(table or Table(self.name, "r", columns, (write.key,)), where)
+
+    def _check_merge(self, table: Table, where: str) -> None:
+        key, version = self.owner.write.key, self.owner.write.version
+        if not any(set(key) == set(one) for one in table.keys):
+            what = f"{self.name} has no unique key over just {', '.join(key)} that takes no NULL"
+            raise Refused(what, where=f"{where}.key", hint="make the table with such a PRIMARY KEY")
+        column = table.column(version) if version else None
+        if column is not None and not self.database.comparable(column):
+            what = f"values of `{column.name}` ({column.type}) cannot be compared there"
+            raise Refused(what, where=f"{where}.version", hint="take a whole number or a time")
+
+    def kept(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        """The columns as a table that is made here would have them."""
+        return tuple(map(kept, columns))
+
+    def make(self, columns: tuple[Column, ...]) -> None:
+        lines = self._lines(columns)
+        if key := self.owner.write.key:
+            lines.append(f"PRIMARY KEY ({', '.join(quoted(name) for name in key)})")
+        self.database.change(f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)})")
+
+    def _lines(self, columns: tuple[Column, ...]) -> list[str]:
+        key = set(self.owner.write.key)
+        return [
+            f"{quoted(one.name)} {self.database.declared(one)}"
+            f"{'' if one.nullable and one.name not in key else ' NOT NULL'}"
+            for one in columns
+        ]
+
+    def load(self, run: str, generation: int) -> str:
+        shadow = shadow_name(self.owner.uid, run, self.name)
+        with self.state.owned(generation):
+            self._drop_shadows(keep=shadow.name if self._replaces else None)
+            if self._replaces:
+                self.database.change(
+                    f"CREATE TABLE IF NOT EXISTS {shadow.sql} AS SELECT * FROM {self.name.sql} LIMIT 0"
+                )
+        if self._replaces:
+            failpoint("prepare.shadow_made")
+        return self.loads(run)
+
+    def _drop_shadows(self, keep: str | None = None) -> None:
+        for name in self.database.tables(self.name.schema, shadow_prefix(self.owner.uid)):
+            if name != keep:
+                self.database.change(f"DROP TABLE {quoted(self.name.schema, name)}")
+
+    def loads(self, run: str) -> str:
+        return shadow_name(self.owner.uid, run, self.name).name if self._replaces else self.name.name
+
+    def can_go_on(self, run: str) -> bool:
+        shadow = self.database.describe(shadow_name(self.owner.uid, run, self.name), sink=True)
+        target = self.describe()
+        if shadow is not None and target is not None:
+            return [one.name for one in shadow.columns] == [one.name for one in target.columns]
+        pending, planned = self.state.pending(run)
+        return len(pending) == planned
+
+    def abandon(self, run: str) -> None:
+        self.database.change(f"DROP TABLE IF EXISTS {shadow_name(self.owner.uid, run, self.name).sql}")
+
+    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:  # noqa: ARG002
+        return None
+
+    def writer(self, order: WriterOrder) -> DatabaseWriter:
+        write, into = self.owner.write, ObjectName(order.into, self.name.schema)
+        columns = tuple(column.name for column in order.columns)
+        merges = write.write == "merge"
+        moves = (
+            Merge(into, columns, write.key, order.version, write.delete).statements
+            if merges
+            else appended(into, columns)
+        )
+        where = f"{self.place.where}: {self.name}"
+        return DatabaseWriter(self.database.another, self.state, order, moves, where, exact=not merges)
+
+    def publish(
+        self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any],
+        method: Any,  # noqa: ARG002 - there is only one
+    ) -> dict[str, Any]:  # fmt: skip
+        with self.state.owned(generation):
+            failpoint("publish.locked")
+            found = finished(self.state, run, told, self.place.where)
+            if found.ended:
+                return found.result
+            if self._replaces:
+                self._move_in(shadow_name(self.owner.uid, run, self.name), columns)
+            self.state.finish(run, cursor, found.result)
+            failpoint("publish.moved")
+        failpoint("publish.done")
+        return found.result
+
+    def _move_in(self, shadow: ObjectName, columns: tuple[str, ...]) -> None:
+        """The table itself stays, with all that depends on it: only its rows are others."""
+        names = ", ".join(map(quoted, columns))
+        self.database.change(f"DELETE FROM {self.name.sql}")
+        self.database.change(f"INSERT INTO {self.name.sql} ({names}) SELECT {names} FROM {shadow.sql}")
+        self.database.change(f"DROP TABLE {shadow.sql}")
+
+    def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
+        """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
+        names = ", ".join(map(quoted, columns))
+        there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+        shadow = shadow_name(self.owner.uid, run, self.name).sql
+        query = f"SELECT count(*) FROM (SELECT 1 FROM {shadow} WHERE {there} GROUP BY {names} HAVING count(*) > 1) d"
+        return int(self.database.rows(query)[0][0])
+
+    def drop(self, *, table: bool) -> None:
+        if self.state.exists():
+            self.state.drop()
+        self._drop_shadows()
+        if table:
+            self.database.change(f"DROP TABLE IF EXISTS {self.name.sql}")
+
+    def close(self) -> None:
+        self.database.close()
