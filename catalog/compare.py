@@ -18,7 +18,7 @@ __all__ = ["Digest", "digest"]
 Digest = tuple[int, str]
 """How many rows a table has, and the SHA-256 of them all in the order of their keys."""
 
-_COPY: Final = "COPY (SELECT * FROM {table} ORDER BY {keys}) TO STDOUT"
+_COPY: Final = "COPY (SELECT {columns} FROM {table} ORDER BY {keys}) TO STDOUT"
 _SESSION: Final = "SET LOCAL timezone TO 'UTC'; SET LOCAL datestyle TO 'ISO'; SET LOCAL extra_float_digits TO 1"
 
 
@@ -41,7 +41,9 @@ def _digest(connection: psycopg.Connection[Any], table: Table) -> Digest:
     keys = sql.SQL(", ").join(
         _ordered(column.name, text=column.type.python_type is str) for column in table.primary_key
     )
-    query = sql.SQL(_COPY).format(table=sql.Identifier(CATALOG, table.name), keys=keys)
+    # By name: a table that a migration added to has its columns in another order than one made anew.
+    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
+    query = sql.SQL(_COPY).format(columns=columns, table=sql.Identifier(CATALOG, table.name), keys=keys)
     rows, found = 0, hashlib.sha256()
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         for data in copy:

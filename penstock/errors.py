@@ -31,8 +31,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rapidfuzz import fuzz, process
-
 __all__ = [
     "AccessDenied",
     "BadData",
@@ -230,5 +228,7 @@ def retold(told: Mapping[str, Any]) -> PenstockError:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """``did you mean `total`?`` for the known name nearest to `name` (Levenshtein ratio of 60 or more), else None."""
+    from rapidfuzz import fuzz, process  # noqa: PLC0415 - only where somebody erred
+
     best = process.extractOne(name, list(known), scorer=fuzz.ratio, score_cutoff=60)
     return f"did you mean `{best[0]}`?" if best else None

@@ -188,11 +188,9 @@ class _Story:
             project_to_end(site)
             after = digest(site.catalog_dsn)
         rows = sum(count for count, _ in after.values())
-        return (
-            "the catalog is what the log says",
-            f"{rows:,} rows in {len(after)} tables, identical",
-            before == after != emptied,
-        )
+        differ = ", ".join(table for table in after if after[table] != before[table])
+        figures = f"{rows:,} rows in {len(after)} tables, " + (f"different in {differ}" if differ else "identical")
+        return "the catalog is what the log says", figures, before == after != emptied
 
 
 def _begin(rows: Rows, server: EmbeddedServer) -> None:

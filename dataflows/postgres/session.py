@@ -60,6 +60,8 @@ PINNED: Final = {
 FENCED: Final = "penstock.fenced"
 """What a commit casts to a number where it finds a newer generation; the error's message holds it."""
 CONNECT_SECONDS: Final = 10
+WATCHFUL_VERSION: Final = 140000
+WATCH: Final = "2s"
 IDLE_SECONDS: Final = 0.2
 
 
@@ -69,7 +71,8 @@ def connect(
     """A session in autocommit with the pinned settings; `lock` and `statement` are time-outs in seconds, 0 for none.
 
     `seconds` is for each host tried. Options that the DSN has stay, where they are not about what is pinned here. A
-    peer that vanishes is noticed within about a minute.
+    peer that vanishes is noticed within about a minute, and the server notices within seconds that this process died,
+    also in the middle of a statement: what it held is free for the next attempt.
 
     Raises:
         AccessDenied: wrong password, unknown user, missing right to connect.
@@ -79,10 +82,15 @@ def connect(
     pinned = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in (PINNED | limits).items())
     with translated(where):
         own = conninfo.conninfo_to_dict(dsn).get("options") or ""
-        return psycopg.connect(
+        session = psycopg.connect(
             dsn, autocommit=True, application_name=name, options=f"{own} {pinned}".lstrip(), client_encoding="UTF8",
             connect_timeout=int(seconds), prepare_threshold=None, **KEEPALIVE,  # type: ignore[arg-type]
         )  # fmt: skip
+        if session.info.server_version >= WATCHFUL_VERSION:
+            # A server on a platform that cannot watch its sockets says so, and works as before.
+            with contextlib.suppress(psycopg.DataError):
+                session.execute(f"SET client_connection_check_interval = '{WATCH}'")
+        return session
 
 
 @contextlib.contextmanager

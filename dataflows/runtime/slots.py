@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataflows.chunks import Chunk
 from dataflows.connectors import ReadOrder, Source, SplitReader, Target, WriterOrder
@@ -109,6 +108,8 @@ class _Summed:
             raise BadData(
                 f"step `{step}` cannot take a row: {reason}", where=self.where, hint="look at the source's rows"
             )
+        import pyarrow.compute as pc  # noqa: PLC0415 - only where a row is refused
+
         rows = pc.add(refused.column("row"), read)
         return pa.RecordBatch.from_arrays([rows, *refused.columns[1:]], schema=refused.schema)
 

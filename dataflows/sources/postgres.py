@@ -35,7 +35,7 @@ __all__ = ["PostgresReader", "cursor_window", "plan_splits"]
 
 RAW_BYTES: Final = 1 << 20
 ARROW_BYTES: Final = 4 << 20
-SAMPLE_BYTES: Final = 32 << 20
+SAMPLE_BYTES: Final = 8 << 20
 LOCK_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 1.0
 

@@ -14,7 +14,6 @@ from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataflows.chunks import Chunk
 from dataflows.postgres.types import SqlType, arrow_type
@@ -117,6 +116,8 @@ class Chain:
                 found = check(made.column(at), one)
                 if found is None:
                     continue
+                import pyarrow.compute as pc  # noqa: PLC0415 - slow to load, and rarely needed
+
                 from dataflows.transforms.stages import Refusal  # noqa: PLC0415
 
                 bad, code, reason = found
@@ -171,6 +172,8 @@ def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
     """Where a text is longer than the target's column, but for blanks at its end."""
     if one.kind.name not in _LIMITED or one.kind.precision is None or _is_short(one):
         return None
+    import pyarrow.compute as pc  # noqa: PLC0415 - slow to load, and rarely needed
+
     length = pc.utf8_length(pc.utf8_rtrim(array, " "))
     bad = pc.fill_null(pc.greater(length, one.kind.precision), fill_value=False)
     if not pc.any(bad).as_py():

@@ -9,7 +9,6 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from penstock.errors import InvalidDocument, Issue, did_you_mean
@@ -27,7 +26,9 @@ class Model(BaseModel):
     Outside data comes in by `parse`, as JSON types, so that YAML, JSON, a form and a record are judged alike.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, defer_build=True
+    )
 
     @classmethod
     def parse(cls, data: object, *, where: str | None = None) -> Self:
@@ -64,11 +65,15 @@ class Model(BaseModel):
         data = self.to_dict()
         # PyYAML writes these as they are, and reads them back as line breaks or not at all.
         plain = not _BREAKS.search(json.dumps(data, ensure_ascii=False))
+        import yaml  # noqa: PLC0415 - a run reads no file
+
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=plain)
 
     @classmethod
     def from_yaml(cls, text: str | bytes) -> Self:
         """The model that `to_yaml` wrote."""
+        import yaml  # noqa: PLC0415
+
         try:
             return cls.parse(yaml.safe_load(text))
         except yaml.YAMLError as error:

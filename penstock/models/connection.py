@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -125,8 +126,15 @@ TYPES: dict[str, type[Model]] = {
 PLUGINS: Final = "penstock.connectors"
 """The group of entry points by which another package adds a type of connection."""
 
-_ONE: TypeAdapter[Connection] = TypeAdapter(Connection)
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+@cache
+def _one() -> TypeAdapter[Connection]:
+    return TypeAdapter(Connection)
+
+
+@cache
+def _name() -> TypeAdapter[str]:
+    return TypeAdapter(Name)
 
 
 def plugged_in(kind: str) -> Any | None:
@@ -143,10 +151,10 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
     kind = data.get("type") if isinstance(data, dict) else None
     plugged = plugged_in(str(kind)) if kind is not None and kind not in TYPES else None
     try:
-        _NAME.validate_python(name)
+        _name().validate_python(name)
         if plugged is not None:
             return typed("Connection", plugged.model.model_validate(data, strict=True))
-        return _ONE.validate_python(data, strict=True)
+        return _one().validate_python(data, strict=True)
     except ValidationError as error:
         model = TYPES.get(str(kind), plugged.model if plugged else Model)
         found = issues_of(error, model)

@@ -83,6 +83,18 @@ def test_records_that_the_database_refuses_are_told_and_skipped_whatever_the_bat
     assert len(told) == len({index for index in bad if index < len(log)})
 
 
+@settings(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_catalog_made_anew_equals_one_that_grew_by_migrations(catalog: str, data: st.DataObject) -> None:
+    log = [data.draw(records(type_)).model_copy(update={"brain": None}) for type_ in sorted(TYPES)]
+    folded(catalog, log, [])
+    shown = digest(catalog)
+    assert shown["runs"][0]
+    reset(catalog)
+    folded(catalog, log, [])
+    assert digest(catalog) == shown
+
+
 @settings(max_examples=1, deadline=None)
 @given(data=st.data())
 def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.DataObject) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import pytest
 from dataflows.job import Job
 from dataflows.postgres.session import connect
 from dataflows.runtime.publish import drop_state
+from tests.control.place import until
 from tests.dataflows.conftest import result
 
 if TYPE_CHECKING:
@@ -181,6 +184,22 @@ def test_sessions_keep_the_options_of_the_dsn_and_notice_a_peer_that_vanished(co
         assert shown == [("123kB",), ("UTC",), ("10s",)]
         given = session.info.get_parameters()
         assert (given["tcp_user_timeout"], given["keepalives_idle"]) == ("60000", "30")
+
+
+def test_a_session_whose_process_died_ends_while_it_works(copy: Callable[..., Copy]) -> None:
+    made = copy("append")
+    code = (
+        "import sys; from dataflows.postgres.session import connect\n"
+        "with connect(sys.argv[1], where='shop', name='tests:left') as session: session.execute('SELECT pg_sleep(60)')"
+    )
+    alive = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tests:left' AND state = 'active'"
+    process = subprocess.Popen([sys.executable, "-c", code, made.dsn])
+    try:
+        until(lambda: made.session.execute(alive).fetchone() == (1,), "its query to begin")
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: made.session.execute(alive).fetchone() == (0,), "the server to notice", seconds=10)
 
 
 @pytest.mark.parametrize("shape", ["partition", "heir", "view", "view of a view"])

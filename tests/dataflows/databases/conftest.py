@@ -1,0 +1,168 @@
+"""Database files of both kinds, and pipelines between items in one file and a table in another."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.cursors import Window
+from dataflows.databases.connectors import DuckdbConnector, SqliteConnector
+from dataflows.postgres.types import arrow_type, column_type
+from penstock.models.connection import parse_connection
+from penstock.models.pipeline import Sink
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Launchers
+
+_numbers = count(1)
+CONNECTORS: dict[str, type[SqliteConnector | DuckdbConnector]] = {"sqlite": SqliteConnector, "duckdb": DuckdbConnector}
+
+
+@dataclass
+class File:
+    """A database file, to look into by its own library."""
+
+    kind: str
+    path: Path
+
+    @property
+    def connection(self) -> dict[str, str]:
+        return {"type": self.kind, "path": str(self.path)}
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if self.kind == "duckdb":
+            looks = query.startswith("SELECT")
+            with closing(duckdb.connect(str(self.path), read_only=looks)) as session:
+                return session.execute(query, values).fetchall()
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as session:
+            return session.execute(query, values).fetchall()
+
+    def script(self, *statements: str) -> None:
+        for statement in statements:
+            self.rows(statement)
+
+    def tables(self) -> set[str]:
+        names = "SELECT table_name FROM duckdb_tables()" if self.kind == "duckdb" else "SELECT name FROM sqlite_master"
+        return {row[0] for row in self.rows(names)}
+
+    def place(self, object: str) -> Place:  # noqa: A002 - as pipelines call it
+        return Place("items", self.kind, parse_connection("file", self.connection), object)
+
+    def source(self, object: str) -> Any:  # noqa: A002
+        return CONNECTORS[self.kind].source(self.place(object))
+
+    def target(self, object: str, write: str = "replace", **sink: Any) -> Any:  # noqa: A002
+        spec = Sink.parse({"connection": "file", "object": object, "write": write, **sink})
+        return CONNECTORS[self.kind].target(self.place(object), Owner("u1", "items", spec))
+
+
+def read(source: Any, rows: int = 100_000) -> pa.Table:
+    """All rows of a source, as a run reads them without a cursor."""
+    table = source.describe()
+    schema = pa.schema([(column.name, arrow_type(column_type(column))) for column in table.columns])
+    key = source.split_key(table)
+    reader = source.reader(ReadOrder(table, schema.names, key, schema, 1000, lambda: None))
+    with closing(reader):
+        splits = source.plan(table, key, Window(None, None), rows, 0)
+        chunks = [chunk for split in splits for chunk in reader.read("00", split)]
+    found = pa.Table.from_batches([chunk.data for chunk in chunks if chunk.data is not None], schema=schema)
+    assert sum(chunk.rows for chunk in chunks if chunk.last) == found.num_rows
+    return found
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[[str], File]:
+    """Make a file of a kind; it is not there yet."""
+    return lambda kind: File(kind, tmp_path / f"{next(_numbers)}.{kind}")
+
+
+@dataclass
+class Move:
+    """One pipeline from `items` of one file to `copied` of another, and the tasks of its runs."""
+
+    source: File
+    sink: File
+    folder: Path
+    write: str
+    launchers: Launchers
+    spec: dict[str, Any] = field(default_factory=dict)
+    split_rows: int = 200
+    number: int = field(default_factory=lambda: next(_numbers))
+
+    @property
+    def uid(self) -> str:
+        return f"00000000-0000-4000-9000-{self.number:012d}"
+
+    def task(self, run: str, **changes: Any) -> dict[str, Any]:
+        source: dict[str, Any] = {"connection": "from", "object": "items"}
+        if self.write != "replace":
+            source["cursor"] = {"field": "id"}
+        sink: dict[str, Any] = {"connection": "to", "object": "copied", "write": self.write}
+        if self.write == "merge":
+            sink["key"] = ["id"]
+        task = {
+            "run": run, "attempt": 1, "uid": self.uid,
+            "connections": {"from": self.source.connection, "to": self.sink.connection},
+            "pipeline": {
+                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "spec": {"source": source, "sink": sink, **self.spec},
+            },
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
+            "split_rows": self.split_rows,
+        }  # fmt: skip
+        return task | changes
+
+    def fill(self, rows: int = 600) -> None:
+        self.source.rows("CREATE TABLE items (id INTEGER PRIMARY KEY, name VARCHAR, price DOUBLE)")
+        self.add(rows)
+
+    def add(self, rows: int) -> None:
+        first = self.source.rows("SELECT coalesce(max(id), 0) + 1 FROM items")[0][0]
+        self.source.rows(
+            "WITH RECURSIVE n(g) AS (SELECT ? UNION ALL SELECT g + 1 FROM n WHERE g + 1 < ?) INSERT INTO items "
+            "SELECT g, CASE g % 7 WHEN 0 THEN NULL WHEN 1 THEN '' ELSE 'item ' || g END, "
+            "CASE WHEN g % 5 > 0 THEN g * 1.25 END FROM n",
+            (first, first + rows),
+        )
+
+    def wanted(self) -> list[tuple[Any, ...]]:
+        return self.source.rows("SELECT id, name, price FROM items ORDER BY id")
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """What everybody sees in the target now."""
+        there = "copied" in self.sink.tables()
+        return self.sink.rows("SELECT id, name, price FROM copied ORDER BY id") if there else []
+
+    def run(self, run: str, failpoint: str | None = None) -> dict[str, Any]:
+        return self.launchers.run(self.task(run), failpoint)
+
+    def completed(self, run: str) -> dict[str, Any]:
+        found = self.run(run)
+        assert found["status"] == "completed", found
+        return dict(found["counters"])
+
+    def leftovers(self) -> list[str]:
+        """Shadows that are still there, and splits that are still planned."""
+        state = {"_penstock_positions", "_penstock_runs", "_penstock_splits", "_penstock_of_runs"}
+        shadows = [name for name in self.sink.tables() if name.startswith("_penstock_") and name not in state]
+        return [*shadows, *map(str, self.sink.rows("SELECT split FROM _penstock_splits"))]
+
+
+@pytest.fixture
+def move(tmp_path: Path, files: Callable[[str], File], launchers: Launchers) -> Callable[..., Move]:
+    def make(source: str, sink: str, write: str, *, rows: int = 600, **spec: Any) -> Move:
+        made = Move(files(source), files(sink), tmp_path, write, launchers, spec)
+        made.fill(rows)
+        return made
+
+    return make

@@ -1,0 +1,287 @@
+# ruff: noqa: E501, FBT001 - tables of statements, one a line; what is parametrized comes by position
+"""Rows between database files: each once, whatever is killed or stopped, and old rows until the new ones are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from dataflows.chunks import Chunk
+from dataflows.connectors import WriterOrder
+from dataflows.sinks.state import Counters, RunRow
+from dataflows.splits import Split
+from dataflows.tables import Column
+from penstock.errors import Fenced
+from penstock.failpoints import POINTS
+
+if TYPE_CHECKING:
+    from tests.dataflows.databases.conftest import File, Move
+
+    Make = Callable[..., Move]
+
+PAIRS = [("sqlite", "duckdb"), ("duckdb", "sqlite")]
+
+
+@pytest.mark.parametrize(("source", "sink"), PAIRS)
+@pytest.mark.parametrize("write", ["append", "replace", "merge"])
+def test_all_rows_and_then_only_what_is_new(move: Make, source: str, sink: str, write: str) -> None:
+    made = move(source, sink, write)
+    assert made.completed("r1")["rows_out"] == 600
+    assert made.rows() == made.wanted()
+    assert made.completed("r1")["rows_out"] == 600  # the recorded result
+    made.add(5)
+    assert made.completed("r2")["rows_in"] == (605 if write == "replace" else 5)
+    assert made.completed("r3")["rows_in"] == (605 if write == "replace" else 0)
+    assert made.rows() == made.wanted()
+    assert made.leftovers() == []
+
+
+CUTS = tuple(
+    cut
+    for point in POINTS
+    for cut in ([f"{point}:{at}" for at in range(3)] if point.startswith(("read.", "commit.")) else [point])
+)
+PUBLISHED = {"publish.done", "result.before", "result.written"}
+
+
+def survives(made: Move, cut: str, *, same: bool) -> None:
+    if cut == "prepare.shadow_made" and made.write != "replace":
+        return
+    before = made.wanted()
+    if made.write == "replace":  # old rows, readable until the new ones are published
+        made.completed("r0")
+    made.add(2)
+    assert made.run("r1", f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
+    if made.write == "replace" and cut not in PUBLISHED:
+        assert made.rows() == before, cut
+    if not same:
+        made.add(3)
+    counters = made.completed("r1" if same else "r2")
+    assert made.rows() == made.wanted(), cut
+    assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"]
+    if same:
+        assert counters["rows_in"] == len(made.wanted()), cut
+    made.completed("r3")
+    assert made.rows() == made.wanted(), cut
+    assert made.leftovers() == [], cut
+
+
+QUICK = [
+    ("duckdb", "sqlite", "append", True, CUTS[::8]), ("sqlite", "duckdb", "append", False, CUTS[1::8]),
+    ("duckdb", "sqlite", "replace", False, CUTS[2::8]), ("sqlite", "duckdb", "replace", True, CUTS[3::8]),
+    ("sqlite", "duckdb", "merge", False, CUTS[4::11]), ("duckdb", "sqlite", "merge", True, CUTS[6::11]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "sink", "write", "same", "cuts"), QUICK)
+def test_killed_at_a_cut_and_run_again(
+    move: Make, source: str, sink: str, write: str, same: bool, cuts: tuple[str, ...]
+) -> None:
+    for cut in cuts:
+        survives(move(source, sink, write), cut, same=same)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("source", "sink"), PAIRS)
+@pytest.mark.parametrize("write", ["append", "replace", "merge"])
+@pytest.mark.parametrize("same", [True, False])
+def test_killed_at_every_cut_of_every_kind(move: Make, source: str, sink: str, write: str, same: bool) -> None:
+    for cut in CUTS:
+        survives(move(source, sink, write), cut, same=same)
+    if sink == "sqlite":
+        for point in (*FREE, *HOLDING):
+            sleeps_through(move(source, sink, write), point)
+
+
+FREE = (
+    "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
+    "commit.copied:1", "commit.sent:1", "flow.end", "publish.begin",
+)  # fmt: skip
+"""Where a stopped process keeps nobody from writing to an SQLite file."""
+HOLDING = ("prepare.claiming", "commit.before_fence:1", "publish.locked", "publish.moved")
+"""Where it does."""
+
+
+def stopped(made: Move, task: dict[str, Any], point: str) -> int:
+    pid = made.launchers.start(task, f"{point}=stop")
+    assert made.launchers.wait(pid) == {"stopped": True}, point
+    return pid
+
+
+def woken(made: Move, pid: int, task: dict[str, Any]) -> dict[str, Any]:
+    os.kill(pid, signal.SIGCONT)
+    assert made.launchers.wait(pid)["code"] in {0, 1}
+    return dict(json.loads(Path(task["result"]).read_text()))
+
+
+def sleeps_through(made: Move, point: str) -> None:
+    """Stop a run at a point, let its successor run, and wake it."""
+    task = made.task("r1")
+    zombie = stopped(made, task, point)
+    if point in FREE:
+        made.completed("r2")
+        assert made.rows() == made.wanted(), point
+        late = woken(made, zombie, task)
+        assert late["status"] in {"fenced", "failed"}, (point, late)
+    else:
+        kept_out(made)
+        assert woken(made, zombie, task)["status"] == "completed", point
+    assert made.rows() == made.wanted(), point
+    made.completed("r3")
+    assert made.rows() == made.wanted(), point
+    assert made.leftovers() == [], point
+
+
+def kept_out(made: Move) -> None:
+    found = made.run("r2")
+    assert found["status"] == "failed"
+    assert found["error"]["transient"], found["error"]
+    assert found["error"]["code"] == "unavailable", found["error"]
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_a_zombie_that_holds_no_lock_is_fenced_when_it_wakes(move: Make, write: str) -> None:
+    for point in FREE[:: 2 if write == "append" else 3]:
+        sleeps_through(move("duckdb", "sqlite", write), point)
+
+
+def test_a_zombie_that_holds_the_file_keeps_others_out_until_it_wakes(move: Make) -> None:
+    sleeps_through(move("duckdb", "sqlite", "append"), "commit.before_fence:1")
+    made = move("sqlite", "duckdb", "replace")
+    task = made.task("r1")
+    zombie = stopped(made, task, "commit.mid_copy:1")
+    kept_out(made)
+    assert woken(made, zombie, task)["status"] == "completed"
+    assert made.rows() == made.wanted()
+
+
+def test_a_killed_zombie_gives_the_file_back(move: Make) -> None:
+    for source, sink in PAIRS:
+        made = move(source, sink, "append")
+        zombie = stopped(made, made.task("r1"), "commit.before_fence:1")
+        os.kill(zombie, signal.SIGKILL)
+        assert made.launchers.wait(zombie)["code"] == -signal.SIGKILL
+        made.completed("r2")
+        assert made.rows() == made.wanted()
+        assert made.leftovers() == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_the_fence_alone_keeps_an_older_generation_out(files: Callable[[str], File], kind: str) -> None:
+    """In one process, where no lock of the file stands between two generations."""
+    file = files(kind)
+    target = file.target("t", "append")
+    target.state.make()
+    column = Column("id", "bigint")
+    target.make((column,))
+    old = target.state.claim(("00",), "r1").generation
+    with target.state.owned(old):
+        target.state.write_plan(RunRow("r1", "append", "id", None, "9", Counters()), (Split(0),))
+    order = WriterOrder("t", (column,), True, "00", "r1", old, lambda: None, lambda _: None)  # noqa: FBT003
+    writer = target.writer(order)
+    writer.open()
+    batch = pa.RecordBatch.from_pydict({"id": [1, 2]})
+    writer.write(Chunk("00", 0, 0, batch, 2, read=2))
+    new = target.state.claim(("00",), "r2").generation
+    assert new == old + 1
+    with pytest.raises(Fenced):
+        writer.write(Chunk("00", 0, 1, None, 2, last=True, read=2))
+    with pytest.raises(Fenced):
+        target.publish("r1", old, "9", ("id",), {}, None)
+    writer.close()
+    target.close()
+    assert file.rows("SELECT count(*) FROM t") == [(0,)]
+    assert file.rows("SELECT count(*) FROM _penstock_splits WHERE done = 1") == [(0,)]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_source_and_sink_in_one_file(move: Make, kind: str) -> None:
+    made = move(kind, kind, "replace")
+    made.sink = made.source
+    assert made.completed("r1")["rows_out"] == 600
+    assert made.rows() == made.wanted()
+
+
+@pytest.mark.parametrize(("source", "sink"), PAIRS)
+def test_two_writers(move: Make, source: str, sink: str) -> None:
+    for write in ("append", "replace"):
+        made = move(source, sink, write, limits={"workers": 2})
+        made.split_rows = 50
+        assert made.completed("r1")["rows_out"] == 600
+        assert made.rows() == made.wanted()
+
+
+@pytest.mark.parametrize(("source", "sink"), PAIRS)
+def test_a_deleted_pipeline_leaves_its_rows_or_takes_them_along(move: Make, source: str, sink: str) -> None:
+    for table in (False, True):
+        made = move(source, sink, "replace")
+        made.completed("r1")
+        made.run("r2", "commit.done:1=kill")
+        task = made.task("r3", kind="cleanup", drop_table=table)
+        assert made.launchers.run(task)["status"] == "completed"
+        assert (made.rows() == []) == table
+        assert made.leftovers() == []
+        assert made.run("r4")["status"] == "fenced"
+
+
+@pytest.mark.parametrize(("source", "sink"), PAIRS)
+def test_a_replace_keeps_the_table_and_what_depends_on_it(move: Make, source: str, sink: str) -> None:
+    made = move(source, sink, "replace")
+    made.sink.script(
+        "CREATE TABLE copied (id BIGINT NOT NULL PRIMARY KEY, name TEXT DEFAULT 'none', price DOUBLE, note TEXT DEFAULT 'x')",
+        "CREATE VIEW shown AS SELECT id FROM copied WHERE price > 3", "INSERT INTO copied (id) VALUES (1), (99999)",
+    )  # fmt: skip
+    for run in ("r1", "r2"):
+        made.completed(run)
+        assert made.rows() == made.wanted()
+    assert made.sink.rows("SELECT count(*), min(note) FROM copied") == [(600, "x")]
+    assert made.sink.rows("SELECT count(*) FROM shown")[0][0] > 0
+
+
+@pytest.mark.parametrize(("source", "sink"), PAIRS)
+def test_a_merge_puts_changes_and_deletes_into_the_table(move: Make, source: str, sink: str) -> None:
+    made = move(source, sink, "merge")
+    made.source.script(
+        "CREATE TABLE changes (id INTEGER PRIMARY KEY, k BIGINT, v VARCHAR, seq INTEGER, gone BOOLEAN)",
+        "INSERT INTO changes VALUES (1, 1, 'old', 5, false), (2, 1, 'new', 7, false), (3, 1, 'late', 6, false), "
+        "(4, 2, 'x', 1, false), (5, 3, 'y', 1, false), (6, 3, NULL, 2, true), (7, 4, 'z', 1, NULL)",
+    )
+    task = made.task("r1")
+    spec = task["pipeline"]["spec"]
+    spec["source"] = {"connection": "from", "object": "changes"}
+    spec["mapping"] = {"fields": [{"target": name, "from": name} for name in ("k", "v", "seq", "gone")]}
+    spec["sink"] = {
+        "connection": "to",
+        "object": "kept",
+        "write": "merge",
+        "key": ["k"],
+        "version": "seq",
+        "delete": "gone",
+    }
+    found = made.launchers.run(task)
+    assert found["status"] == "completed", found
+    assert made.sink.rows("SELECT k, v, seq FROM kept ORDER BY k") == [(1, "new", 7), (2, "x", 1), (4, "z", 1)]
+    made.source.script("DELETE FROM changes", "INSERT INTO changes VALUES (8, 1, 'older', 6, false), (9, 2, 'x2', 1, false)",
+                       "INSERT INTO changes VALUES (10, 4, NULL, 0, true), (11, 5, 'n', 9, false)")  # fmt: skip
+    assert made.launchers.run(task | {"run": "r2"})["counters"]["rows_out"] == 4
+    assert made.sink.rows("SELECT k, v, seq FROM kept ORDER BY k") == [
+        (1, "new", 7), (2, "x2", 1), (4, "z", 1), (5, "n", 9)
+    ]  # fmt: skip
+
+
+def test_scd2_is_refused_before_anything_is_made(move: Make) -> None:
+    for source, sink in PAIRS:
+        made = move(source, sink, "append")
+        task = made.task("r1")
+        task["pipeline"]["spec"]["sink"] |= {"write": "scd2", "key": ["id"], "version": "id"}
+        found = made.launchers.run(task)
+        assert found["status"] == "failed"
+        assert f"connections of type {sink} cannot `scd2`" in found["error"]["what"]
+        assert not made.sink.path.exists()

@@ -1,0 +1,334 @@
+# ruff: noqa: E501 - tables of values, one a line; what is parametrized comes by position
+"""Values between database files and PostgreSQL: there and back exactly, or refused by the name of their column."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from dataflows.cursors import Window
+from penstock.errors import AccessDenied, BadData, MissingTable, Refused, SchemaMismatch, Unavailable
+
+if TYPE_CHECKING:
+    from tests.dataflows.conftest import Launchers
+    from tests.dataflows.databases.conftest import File
+
+    Files = Callable[[str], File]
+
+KINDS = pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+
+
+def step(
+    launchers: Launchers, folder: Path, ends: tuple[tuple[Any, str], tuple[Any, str]], **spec: Any
+) -> dict[str, Any]:
+    """One full copy from a connection and object to another."""
+    (source, read), (sink, written) = ends
+    task = {
+        "run": "r1", "attempt": 1, "uid": f"00000000-0000-4000-a000-{abs(hash((read, written))) % 10**12:012d}",
+        "connections": {"from": source, "to": sink},
+        "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"}, "spec": {
+            "source": {"connection": "from", "object": read},
+            "sink": {"connection": "to", "object": written, "write": "replace"}, **spec}},
+        "result": str(folder / "result.json"), "progress": None,
+    }  # fmt: skip
+    return launchers.run(task)
+
+
+COLUMNS = """id bigint PRIMARY KEY, s smallint, i integer, b bigint, r real, d double precision, t boolean, n numeric(38,10),
+c character varying(9), x text, da date, ts timestamp, tz timestamptz, ti time, u uuid, j jsonb, by bytea"""
+ROWS = (
+    (
+        "(1, -32768, 2147483647, -9223372036854775808, 1.5, 0.1, true, 1234567890123456789012345678.0123456789, 'ü', "
+        "E'line\\n\"quoted\\'\\\\ \\t🜛', '0001-01-01', '9999-12-31 23:59:59.999999', '1999-01-01 00:00:00.000001+05', "
+        "'23:59:59.999999', '00000000-0000-0000-0000-0000000000ff', '{\"a\": [1, null]}', '\\x00ff10')"
+    ),
+    (
+        "(2, 0, 0, 9223372036854775807, '-Infinity', 1e308, false, -0.0000000001, '', '', '2024-02-29', "
+        "'1969-12-31 23:59:59.5', '2024-06-01 12:00:00+00', '00:00', 'ffffffff-ffff-ffff-ffff-ffffffffffff', '1', '')"
+    ),
+    "(3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
+    (
+        "(4, 7, -7, 1, 3.4e38, 5e-324, true, 0, '1e5', '1e5', '1970-01-01', '2000-01-01', '2000-01-01', '12:00', "
+        "'12345678-1234-1234-1234-123456789012', '\"7\"', '\\x31')"
+    ),
+)
+
+
+@pytest.mark.parametrize("way", [("sqlite", "duckdb"), ("duckdb", "sqlite")])
+def test_every_type_there_and_back(
+    new_database: Callable[[], str], files: Files, launchers: Launchers, tmp_path: Path, way: tuple[str, str]
+) -> None:
+    """PostgreSQL, one file, the other, and PostgreSQL again: each value as it was, and each type but varchar's length."""
+    dsn = new_database()
+    postgres = {"type": "postgres", "dsn": dsn}
+    first, second = (files(kind) for kind in way)
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute(f"CREATE TABLE every ({COLUMNS})")
+        session.execute(f"INSERT INTO every VALUES {', '.join(ROWS)}")
+        stops = [(postgres, "every"), (first.connection, "t"), (second.connection, "t"), (postgres, "back")]
+        for ends in itertools.pairwise(stops):
+            found = step(launchers, tmp_path, ends)
+            assert found["status"] == "completed", found
+        names = [
+            row[0]
+            for row in session.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = 'every'::regclass AND attnum > 0"
+            )
+        ]
+        shown = ", ".join(f"{name}::text" if name != "j" else "j::jsonb::text" for name in names)
+        wanted = session.execute(f"SELECT {shown} FROM every ORDER BY every.id").fetchall()
+        assert session.execute(f"SELECT {shown} FROM back ORDER BY back.id").fetchall() == wanted
+        query = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+        before, after = ({row[0]: row[1] for row in session.execute(query, (name,))} for name in ("every", "back"))
+        assert {name: (before[name], after[name]) for name in names if before[name] != after[name]} == {
+            "c": ("character varying(9)", "text"), "j": ("jsonb", "json")
+        }  # fmt: skip
+
+
+@KINDS
+def test_an_empty_table_and_a_wide_one(files: Files, launchers: Launchers, tmp_path: Path, kind: str) -> None:
+    source, sink = files(kind), files({"sqlite": "duckdb", "duckdb": "sqlite"}[kind])
+    wide = ", ".join(f"c{at} BIGINT" for at in range(200))
+    source.script(
+        "CREATE TABLE empty (id BIGINT, x VARCHAR)", f"CREATE TABLE wide ({wide})",
+        f"INSERT INTO wide VALUES ({', '.join(map(str, range(200)))})",
+        f"INSERT INTO wide VALUES ({', '.join(['NULL'] * 200)})",
+    )  # fmt: skip
+    for name in ("empty", "wide"):
+        found = step(launchers, tmp_path, ((source.connection, name), (sink.connection, name)))
+        assert found["status"] == "completed", found
+    assert sink.rows("SELECT * FROM empty") == []
+    assert sink.rows("SELECT * FROM wide") == [tuple(range(200)), (None,) * 200]
+
+
+@KINDS
+def test_refused_rows_are_counted(
+    files: Files, launchers: Launchers, tmp_path: Path, new_database: Callable[[], str], kind: str
+) -> None:
+    source, sink = files(kind), files("sqlite")
+    source.script(
+        "CREATE TABLE t (id BIGINT PRIMARY KEY, x VARCHAR)",
+        "INSERT INTO t VALUES (1, '5'), (2, 'five'), (3, '7'), (4, NULL)",
+    )
+    spec = {
+        "transforms": [{"name": "numbers", "cast": {"x": "integer"}}, {"name": "some", "filter": "x IS NULL OR x < 6"}]
+    }
+    found = step(launchers, tmp_path, ((source.connection, "t"), (sink.connection, "t")), **spec)
+    assert found["status"] == "failed"  # no place for dead letters: the first one fails the run
+    assert "five" not in json.dumps(found)
+
+
+SQLITE_REFUSED = [
+    ("INTEGER", "'seven'"), ("INTEGER", "2.5"), ("TEXT", "x'00'"), ("BLOB", "'text'"), ("DATE", "'01/02/2024'"),
+    ("DATE", "19000"), ("TIMESTAMP", "'2024-01-01 00:00:00Z'"), ("TIMESTAMP", "'2024-01-01 00:00:00.1234567'"),
+    ("TIMESTAMPTZ", "'2024-01-01 00:00:00'"), ("BOOLEAN", "2"), ("BOOLEAN", "'yes'"), ("DOUBLE", "'x'"),
+    ("DECIMAL(20,2)", "9007199254740993"), ("DECIMAL_TEXT(5,2)", "'1.234'"), ("DECIMAL_TEXT(5,2)", "'1234567.1'"),
+    ("INT2", "40000"), ("FLOAT4", "0.1"), ("TIME", "'24:00:00'"), ("TEXT", "CAST(x'ff' AS TEXT)"),
+]  # fmt: skip
+
+
+def read(file: File, name: str = "t", rows: int = 100_000) -> list[tuple[Any, ...]]:
+    from tests.dataflows.databases.conftest import read as table
+
+    found = table(file.source(name), rows)
+    return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+
+
+@pytest.mark.parametrize(("kind", "value"), SQLITE_REFUSED)
+def test_values_that_sqlite_holds_and_their_column_cannot(files: Files, kind: str, value: str) -> None:
+    file = files("sqlite")
+    file.script(f"CREATE TABLE t (odd {kind})", f"INSERT INTO t VALUES (NULL), ({value})")
+    with pytest.raises(BadData) as refused:
+        read(file)
+    assert "`odd`" in str(refused.value) or "UTF-8" in str(refused.value)
+    assert value not in refused.value.what
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "type_"),
+    [("DECIMAL(9,2)", [1, 2.5, -3], "double precision"), ("", [1, 2], "bigint"), ("", ["a"], "text"), ("", [b"a"], "bytea"),
+     ("VARCHAR(2)", ["longer", ""], "text"), ("UNSIGNED BIG INT", [2**63 - 1], "bigint"), ("DATETIME", ["2024-01-01T10:00"], "timestamp without time zone"),
+     ("INT", [2**40], "bigint"), ("BOOLEAN", [0, 1], "boolean")],
+)  # fmt: skip
+def test_what_sqlite_says_of_a_column(files: Files, kind: str, values: list[Any], type_: str) -> None:
+    file = files("sqlite")
+    file.rows(f"CREATE TABLE t (x {kind})")
+    for value in values:
+        file.rows("INSERT INTO t VALUES (?)", (value,))
+    assert file.source("t").describe().columns[0].type == type_
+    if type_ != "timestamp without time zone":
+        assert [row[0] for row in read(file)] == values
+
+
+def test_a_column_of_several_kinds_cannot_be_read(files: Files, launchers: Launchers, tmp_path: Path) -> None:
+    file, sink = files("sqlite"), files("duckdb")
+    file.script("CREATE TABLE t (odd)", "INSERT INTO t VALUES (1), ('x')")
+    found = step(launchers, tmp_path, ((file.connection, "t"), (sink.connection, "t")))
+    assert found["error"]["code"] == "schema.mismatch", found
+    assert "`odd`" in found["error"]["what"]
+    assert not sink.path.exists()
+
+
+DUCK_READ = [
+    ("TINYINT", "-128", -128), ("UTINYINT", "255", 255), ("UINTEGER", "4294967295", 2**32 - 1),
+    ("UBIGINT", "18446744073709551615", 2**64 - 1), ("HUGEINT", "-170141183460469231731687303715884105728", str(-(2**127))),
+    ("UUID", "'00000000-0000-0000-0000-0000000000ff'", "00000000-0000-0000-0000-0000000000ff"),
+    ("ENUM('a', 'b')", "'b'", "b"), ("INTEGER[]", "[1, NULL]", "[1,null]"), ("STRUCT(a INTEGER, b VARCHAR)", "{'a': 1, 'b': 'x'}", '{"a":1,"b":"x"}'),
+    ("JSON", "'{\"a\":  1}'", '{"a":  1}'), ("INTERVAL", "INTERVAL '1 month 2 days'", "1 month 2 days"), ("BLOB", "'\\x00a'::BLOB", b"\x00a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "value", "wanted"), DUCK_READ)
+def test_what_comes_of_duckdbs_own_types(files: Files, kind: str, value: str, wanted: Any) -> None:
+    file = files("duckdb")
+    file.script(f"CREATE TABLE t (x {kind})", f"INSERT INTO t VALUES ({value}), (NULL)")
+    assert read(file) == [(wanted,), (None,)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "DATE 'infinity'",
+        "TIMESTAMP '-infinity'",
+        "DATE '10000-01-01'",
+        "DATE '0001-01-01 (BC)'",
+        "TIMESTAMPTZ 'infinity'",
+    ],
+)
+def test_times_that_nobody_else_can_hold(files: Files, value: str) -> None:
+    file = files("duckdb")
+    file.script(f"CREATE TABLE t AS SELECT {value} AS odd")
+    with pytest.raises(BadData, match="`odd`"):
+        read(file)
+
+
+@pytest.mark.parametrize("kind", ["TIMESTAMP_NS", "UNION(a INTEGER, b VARCHAR)"])
+def test_types_of_duckdb_that_are_refused_by_name(
+    files: Files, launchers: Launchers, tmp_path: Path, kind: str
+) -> None:
+    file, sink = files("duckdb"), files("sqlite")
+    file.script(f"CREATE TABLE t (odd {kind})")
+    found = step(launchers, tmp_path, ((file.connection, "t"), (sink.connection, "t")))
+    assert found["error"]["code"] == "schema.mismatch", found
+    assert "`odd`" in found["error"]["what"]
+    assert not sink.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "sink"),
+    [("duckdb", "DOUBLE", "FLOAT"), ("duckdb", "DECIMAL(9,3)", "DECIMAL(9,2)"), ("duckdb", "BIGINT", "INTEGER"), ("duckdb", "VARCHAR", "INTEGER[]"),
+     ("duckdb", "TIMESTAMP", "TIMESTAMP_S"), ("sqlite", "DECIMAL(9,3)", "DECIMAL(9,3)"), ("sqlite", "VARCHAR", "INTEGER"), ("sqlite", "BIGINT", "")],
+)  # fmt: skip
+def test_a_sink_that_would_change_values_is_refused(
+    files: Files, launchers: Launchers, tmp_path: Path, kind: str, source: str, sink: str
+) -> None:
+    given, target = files("duckdb"), files(kind)
+    given.script(f"CREATE TABLE t (odd {source})")
+    target.script(f"CREATE TABLE t (odd {sink})")
+    found = step(launchers, tmp_path, ((given.connection, "t"), (target.connection, "t")))
+    assert found["error"]["code"] == "schema.mismatch", found
+    assert "`odd`" in found["error"]["what"]
+    assert target.tables() == {"t"}
+
+
+def test_nan_is_no_null(files: Files, launchers: Launchers, tmp_path: Path) -> None:
+    source, sink = files("duckdb"), files("sqlite")
+    source.script("CREATE TABLE t (odd DOUBLE)", "INSERT INTO t VALUES ('nan'), (1)")
+    found = step(launchers, tmp_path, ((source.connection, "t"), (sink.connection, "t")))
+    assert found["error"]["code"] == "data.bad"
+    assert "`odd`" in found["error"]["what"]
+    assert sink.rows("SELECT count(*) FROM t") == [(0,)]
+
+
+@KINDS
+def test_splits_hold_each_row_once(files: Files, kind: str) -> None:
+    file = files(kind)
+    file.script(
+        "CREATE TABLE t (k VARCHAR NOT NULL PRIMARY KEY)",
+        "WITH RECURSIVE n(g) AS (SELECT 1 UNION ALL SELECT g + 1 FROM n WHERE g < 999) INSERT INTO t SELECT 'ü ''' || g FROM n",
+    )
+    source = file.source("t")
+    table = source.describe()
+    assert len(source.plan(table, source.split_key(table), Window(None, None), 100, 7)) == 10
+    assert sorted(read(file, rows=100)) == sorted(file.rows("SELECT k FROM t"))
+
+
+@KINDS
+def test_windows(files: Files, kind: str) -> None:
+    file = files(kind)
+    file.script("CREATE TABLE t (at TIMESTAMP NOT NULL, n BIGINT, x VARCHAR)".replace("at TIME", '"at" TIME'))
+    source = file.source("t")
+    table = source.describe()
+    at, n, x = table.columns
+    assert source.window(table, at, None, timedelta(0)) == Window(None, None)
+    file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 1, 'a'), ('2999-01-01 10:00:00', 5, 'b')")
+    window = source.window(table, at, None, timedelta(0))
+    assert window.upper is not None
+    assert window.upper.startswith("2999-01-01 10:00:00")
+    lagging = source.window(table, at, "2024-01-01 10:00:00", timedelta(hours=1))
+    assert lagging.upper is not None
+    assert "2024-01-01" < lagging.upper < "2999"
+    assert source.window(table, at, "2998-01-01 00:00:00", timedelta(hours=1)).upper is None
+    assert source.window(table, n, "1", timedelta(0)) == Window("1", "5")
+    assert source.window(table, n, "5", timedelta(0)) == Window("5", None)
+    with pytest.raises(SchemaMismatch, match="lag"):
+        source.window(table, x, None, timedelta(1))
+    file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', NULL, 'a')")
+    with pytest.raises(BadData, match="`n` IS NULL"):
+        source.window(table, n, None, timedelta(0))
+
+
+@KINDS
+def test_errors_say_what_is_wrong_with_the_file(files: Files, kind: str, tmp_path: Path) -> None:
+    file = files(kind)
+    with pytest.raises(MissingTable, match="no such database file"):
+        file.source("t").describe()
+    file.script("CREATE TABLE orders (id INTEGER)")
+    with pytest.raises(MissingTable, match="did you mean `orders`"):
+        file.source("order").describe()
+    file.path = tmp_path / "none" / f"x.{kind}"
+    target = file.target("t")
+    with pytest.raises(AccessDenied):
+        target.state.make()
+    target.close()
+    file.path = tmp_path / "text"
+    file.path.write_text("this is no database, but a text that is long enough to be looked at\n" * 40)
+    with pytest.raises(Refused, match=r"is no .* database"):
+        file.source("t").describe()
+
+
+def test_a_process_that_has_a_duckdb_file_open_keeps_readers_out(files: Files) -> None:
+    file = files("duckdb")
+    file.script("CREATE TABLE t (id INTEGER)")
+    program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(file.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(Unavailable, match="another process") as refused:
+            file.source("t").describe()
+        assert refused.value.transient
+        other.stdin.close()
+    assert file.source("t").describe().columns[0].name == "id"
+
+
+MEASURED = """
+import json, resource, sys
+from dataflows.runtime.launcher import run_task
+task = json.load(sys.stdin)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+code = run_task(task)
+print("\\npeak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(code)
+"""
