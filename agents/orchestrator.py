@@ -18,7 +18,7 @@ from agents.ticks import next_tick, ticks
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
-from penstock.models.pipeline import Pipeline, Schedule
+from penstock.models.pipeline import Pipeline, PipelineSpec, Schedule
 from penstock.records import Record, body
 from penstock.records.commands import RunStart
 
@@ -106,19 +106,35 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
         hint = f"`penstock status {command.pipeline}` shows it"
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
+    reload = _reload(command, Pipeline.parse(pipeline["pipeline"]).spec)
     run = named_id("run", cause.record.id)
-    return _run(state, command.pipeline, policies, cause, run), "start_run", "it is active and has no run"
+    effects = _run(state, command.pipeline, policies, cause, run, {"reload": reload} if reload else {})
+    return effects, "start_run", "it is active and has no run"
+
+
+def _reload(command: RunStart, spec: PipelineSpec) -> dict[str, Any] | None:
+    """What the run reads again, if its pipeline can do so; a `replace` reads everything anyway."""
+    reload = command.reload
+    if reload is None or (spec.sink.write == "replace" and not reload.is_window):
+        return None
+    where = f"pipeline {command.pipeline}"
+    if spec.sink.write == "scd2":
+        hint = f"`penstock delete {command.pipeline} --drop-table` and apply it again, to begin a new history"
+        raise Refused("an `scd2` keeps history that its source no longer has", where=where, hint=hint)
+    if reload.is_window and spec.source.cursor is None:
+        hint = f"`penstock run {command.pipeline}` reads everything"
+        raise Refused("has no cursor, so that there are no windows", where=where, hint=hint)
+    return reload.to_dict()
 
 
 def _run(
-    state: State, name: str, policies: Policies, cause: Cause, id_: str, tick: datetime | None = None
+    state: State, name: str, policies: Policies, cause: Cause, id_: str, more: dict[str, Any]
 ) -> tuple[Draft, Draft]:
-    """A new run and its task."""
+    """A new run, with what `more` says of it, and its task."""
     run = {
         "id": id_, "pipeline": name, "version": state["pipelines"][name]["version"], "status": "queued",
-        "requested_at": cause.at.isoformat(),
+        "requested_at": cause.at.isoformat(), **more,
     }  # fmt: skip
-    run |= {"scheduled_for": tick.isoformat()} if tick else {}
     return Draft("run.created", id_, {"run": run}), _task(state, "pipeline", name, policies, run=id_, cause=cause)
 
 
@@ -178,7 +194,8 @@ def _tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
         wanted, reason = [], f"{reason}; skipped, since run {running[0]} is not done"
     effects: list[Draft] = []
     for tick in wanted[:MOST_AT_ONCE]:
-        effects += _run(state, name, policies, cause, named_id("run", pipeline["uid"], tick.isoformat()), tick)
+        id_ = named_id("run", pipeline["uid"], tick.isoformat())
+        effects += _run(state, name, policies, cause, id_, {"scheduled_for": tick.isoformat()})
     left = wanted[MOST_AT_ONCE:]
     following = left[0] if left else next_tick(schedule, max(due[-1], cause.at))
     effects += _ask(name, pipeline, following)

@@ -81,6 +81,6 @@ def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
         "task": task["id"], "worker": worker, "attempt": task["attempt"] + 1, "kind": task["kind"],
         "pipeline": task["pipeline"], "uid": pipeline["uid"], "run": task["run"],
         "version": task["version"], "drop_table": pipeline.get("drop_table", False), "spec": task["spec"],
-        "connections": connections,
+        "connections": connections, "reload": state["runs"].get(task["run"], {}).get("reload"),
     }  # fmt: skip
     return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})

@@ -165,6 +165,8 @@ class RunEntry:
     """Whether an attempt went on from an earlier one's commits: then its rows come from more than one point in time."""
     scheduled_for: datetime | None = None
     """The tick of its schedule that asked for it."""
+    reload: Mapping[str, Any] | None = None
+    """What it reads again: `rows` ("all" or "window"), and `from` and `to` of a window."""
 
 
 @dataclass(frozen=True, slots=True)

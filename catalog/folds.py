@@ -206,6 +206,7 @@ def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
         "pipeline": run.pipeline, "version": run.version, "status": run.status,
         "requested_at": run.requested_at, "finished_at": run.finished_at, "counters": run.counters.to_dict(),
         "error": body.error and body.error.to_dict(), "resumed": run.resumed, "scheduled_for": run.scheduled_for,
+        "reload": run.reload and run.reload.to_dict(),
     }  # fmt: skip
 
     def fold(row: Row, _: Rows) -> None:

@@ -130,7 +130,8 @@ class Source(Protocol):
 class Owner:
     """Whose state a sink keeps: the pipeline, the name of the source's object, and how the pipeline writes.
 
-    `generation` is 0 before the claim. `patience` is how long a lock may be waited for, in seconds.
+    `generation` is 0 before the claim. `patience` is how long a lock may be waited for, in seconds. `reloads`: the
+    run's rows come into a shadow, whatever the write mode, and take the place of the target's at the end.
     """
 
     uid: str
@@ -138,6 +139,12 @@ class Owner:
     write: SinkSpec
     generation: int = 0
     patience: float | None = None
+    reloads: bool = False
+
+    @property
+    def shadowed(self) -> bool:
+        """Whether the run's rows are gathered in a shadow."""
+        return self.reloads or self.write.write == "replace"
 
 
 @dataclass(frozen=True, slots=True)

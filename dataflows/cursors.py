@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
 
 from dataflows.postgres.types import parse_type
 from dataflows.tables import Column, Table
-from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
+from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
+from penstock.models.domain import Reload
 
-__all__ = ["ORDERED", "TIMES", "Window", "cursor_column", "split_key"]
+__all__ = ["ORDERED", "TIMES", "Window", "cursor_column", "split_key", "window_between"]
 
 ORDERED: Final = {
     "smallint", "integer", "bigint", "numeric", "text", "character varying", "uuid", "date",
@@ -51,3 +54,56 @@ def cursor_column(table: Table, name: str, where: str) -> Column:
         hint = "use a whole number, a date, a timestamp, a uuid or a text that only grows"
         raise SchemaMismatch(f"`{name}` of type {column.type} cannot be a cursor", where=where, hint=hint)
     return column
+
+
+def window_between(reload: Reload, cursor: Column, last: str, where: str) -> Window:
+    """The window of values that `reload` names, as far as runs have come: `last` is the position of the cursor.
+
+    Raises:
+        Refused: nothing of it was read yet, it is empty, a bound is no value of the cursor's type, or that type has no
+            value just before another one.
+    """
+    kind = parse_type(cursor.type).name
+    if kind not in _STEPS:
+        hint = "a window needs a cursor of whole numbers, dates or timestamps; `penstock run --full` reads everything"
+        raise Refused(f"`{cursor.name}` of type {cursor.type} has no windows", where=where, hint=hint)
+    read, step, write = _STEPS[kind]
+    lower, upper = (_value(text, read, cursor, where) for text in (reload.from_ or "", reload.to or ""))
+    if lower >= upper:
+        raise Refused("the window is empty", where=where, value=f"{reload.from_} to {reload.to}", hint="from < to")
+    end = min(upper - step, read(last))
+    if end < lower:
+        hint = "`penstock run` reads what is new; only what was read before is read again"
+        raise Refused(f"runs have come to {last} only", where=where, value=reload.from_, hint=hint)
+    return Window(write(lower - step), write(end))
+
+
+def _value(text: str, read: Callable[[str], Any], cursor: Column, where: str) -> Any:
+    try:
+        return read(text)
+    except (ValueError, OverflowError):
+        hint = f"`{cursor.name}` is of type {cursor.type}"
+        raise Refused("is no value of the cursor", where=where, value=text, hint=hint) from None
+
+
+def _moment(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _local(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is not None:
+        message = "a time without a zone is wanted"
+        raise ValueError(message)
+    return found
+
+
+_WHOLE: Final = (int, 1, str)
+_STEPS: Final[dict[str, tuple[Callable[[str], Any], Any, Callable[[Any], str]]]] = {
+    "smallint": _WHOLE, "integer": _WHOLE, "bigint": _WHOLE,
+    "date": (date.fromisoformat, timedelta(days=1), date.isoformat),
+    "timestamp without time zone": (_local, timedelta(microseconds=1), lambda one: one.isoformat(sep=" ")),
+    "timestamp with time zone": (_moment, timedelta(microseconds=1), lambda one: one.isoformat(sep=" ")),
+}  # fmt: skip
+"""How values of a type are read, the distance of two neighbours, and how they are written."""

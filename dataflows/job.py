@@ -13,6 +13,7 @@ from dataflows.sinks.history import HISTORY
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
+from penstock.models.domain import Reload
 from penstock.models.pipeline import Pipeline, PipelineSpec
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["SPLIT_ROWS", "Job", "rules_of"]
 
 SPLIT_ROWS: Final = 100_000
-CONTINUED: Final = {"append", "merge", "scd2"}
-"""Write modes that go on from what earlier runs have written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,8 @@ class Job:
     modules: frozenset[str] = frozenset()
     """Modules whose functions steps may call."""
     split_rows: int = SPLIT_ROWS
+    reload: Reload | None = None
+    """What is read again, whatever the position."""
     letters: str | None = None
     """The catalog's database, which keeps the dead letters; where there is none, a row that fails fails the run."""
 
@@ -64,9 +65,21 @@ class Job:
         return self.spec.sink.write
 
     @property
+    def shadowed(self) -> bool:
+        """Whether the run's rows are gathered in a shadow, and become the target's at its end."""
+        if self.write == "replace":
+            return True
+        return self.reload is not None and not (self.reload.is_window and self.write == "merge")
+
+    @property
     def continued(self) -> bool:
         """Whether a run adds to what earlier ones have written."""
-        return self.write in CONTINUED
+        return not self.shadowed
+
+    @property
+    def planned_as(self) -> str:
+        """The write mode of the run's plan: nobody goes on with a reload's, but that run itself."""
+        return "replace" if self.reload is not None else self.write
 
     @property
     def cursor(self) -> str | None:
@@ -95,7 +108,7 @@ class Job:
     def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
         """The sink, connected, with the state of this pipeline's rows from its source."""
         source = connector(self.source.settings.type, self.at_source).named(self.source)
-        owner = Owner(self.uid, source, self.spec.sink, generation, patience)
+        owner = Owner(self.uid, source, self.spec.sink, generation, patience, reloads=self.shadowed)
         return connector(self.sink.settings.type, self.at_sink).target(self.sink, owner)
 
     def place(self, connection: str, object_: str) -> Place:
@@ -138,6 +151,7 @@ class Job:
             uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
             rules=rules_of(spec), connections=task["connections"],
             modules=frozenset(task.get("modules") or ()), letters=task.get("letters"),
+            reload=Reload.parse(task["reload"]) if task.get("reload") else None,
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )  # fmt: skip
 

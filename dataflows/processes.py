@@ -63,7 +63,8 @@ class Processes:
         order = {
             "run": task.get("run"), "attempt": task["attempt"], "uid": task["uid"], "kind": task["kind"],
             "pipeline": task["spec"], "connections": task["connections"],
-            "drop_table": task.get("drop_table", False), "secrets": str(self._settings.secrets), "result": str(result),
+            "drop_table": task.get("drop_table", False), "reload": task.get("reload"),
+            "secrets": str(self._settings.secrets), "result": str(result),
             "traceparent": traceparent, "letters": self._catalog,
             "modules": self._settings.modules,
         }  # fmt: skip

@@ -247,8 +247,15 @@ def _policy_spec() -> Strategy:
     return models(AgentPolicySpec, applies=st.just({}))
 
 
+def _reload() -> Strategy:
+    bound = st.text("0123456789-", min_size=1, max_size=20)
+    window = st.builds(lambda first, end: {"rows": "window", "from": first, "to": end}, bound, bound)
+    return st.one_of(st.just({"rows": "all"}), window).map(domain.Reload.model_validate)
+
+
 BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     domain.Counters: _counters,
+    domain.Reload: _reload,
     domain.Schema: _schema,
     pipeline.FieldRule: _field_rule,
     pipeline.MappingRule: _mapping_rule,

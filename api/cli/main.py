@@ -41,6 +41,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "status": "One pipeline: version, status, runs.",
         "preview": "Rows before and after each step.",
         "run": "One run.",
+        "backfill": "A window of the cursor again.",
         "runs": "Runs, the latest first.",
         "pause": "No new runs; a running one stops at its last commit.",
         "resume": "Active again; an interrupted run goes on.",
@@ -71,6 +72,7 @@ MODULES: Final = {
     "plan": "api.cli.trials",
     "preview": "api.cli.trials",
     "run": "api.cli.run",
+    "backfill": "api.cli.run",
     "runs": "api.cli.run",
 }
 """Commands that stand in a module of their own."""

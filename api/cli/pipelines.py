@@ -62,11 +62,17 @@ def _status(run: Any) -> str:
 def run_table(runs: Any) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Columns and rows of a list of runs."""
     rows: list[tuple[object, ...]] = [
-        (r.id, r.pipeline, r.version, _status(r), r.counters.get("rows_out", 0), seconds(r.started_at, r.finished_at),
-         ago(r.requested_at), (r.error or {}).get("what"))
+        (r.id, r.pipeline, r.version, _status(r), _reads(r), r.counters.get("rows_out", 0),
+         seconds(r.started_at, r.finished_at), ago(r.requested_at), (r.error or {}).get("what"))
         for r in runs
     ]  # fmt: skip
-    return ("run", "pipeline", "#version", "status", "#rows", "#took", "asked", "error"), rows
+    return ("run", "pipeline", "#version", "status", "reads", "#rows", "#took", "asked", "error"), rows
+
+
+def _reads(run: Any) -> str:
+    """What a run reads again, in a word or two."""
+    reload = run.reload or {}
+    return f"{reload['from']} to {reload['to']}" if "from" in reload else str(reload.get("rows", ""))
 
 
 def _transition(verb: str, text: str, following: str) -> click.Command:

@@ -17,6 +17,7 @@ from api.client import UP, Client, connected
 from api.vigil import Waiting
 from catalog.entries import RunEntry
 from penstock.errors import PenstockError, Refused, retold
+from penstock.models.domain import Reload
 from penstock.records.commands import RunStart
 from penstock.records.execution import RunProgress, TaskFailed
 
@@ -29,10 +30,28 @@ OPEN = {"queued", "running"}
 @command(name="run")
 @click.argument("name", shell_complete=pipeline_names)
 @click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
-def run_(state: State, name: str, *, watch: bool) -> None:
+@click.option("--full", is_flag=True, help="Read all rows again; they take the target's place at the end.")
+def run_(state: State, name: str, *, watch: bool, full: bool) -> None:
     """One run. Where `penstock up` does not run, it is waited for."""
+    _run(state, name, Reload(rows="all") if full else None, watch=watch)
+
+
+@command(name="backfill")
+@click.argument("name", shell_complete=pipeline_names)
+@click.option("--from", "first", required=True, metavar="VALUE", help="The first value of the cursor, such as a day.")
+@click.option("--to", "end", required=True, metavar="VALUE", help="The value of the cursor before which it ends.")
+@click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
+def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> None:
+    """Read a window of the cursor again, as far as runs have come; its rows take the place of the target's.
+
+    In `merge` they are merged. The position stays as it is: the next run goes on from there.
+    """
+    _run(state, name, Reload.parse({"rows": "window", "from": first, "to": end}), watch=watch)
+
+
+def _run(state: State, name: str, reload: Reload | None, *, watch: bool) -> None:
     with connected(state.settings, worker=True) as client:
-        run = _begin(state, client, name)
+        run = _begin(state, client, name, reload)
         if not watch and client.log.holder(UP):
             state.output.say(f"run {run} is asked for")
             state.output.data({"run": run, "status": "queued"})
@@ -47,13 +66,15 @@ def run_(state: State, name: str, *, watch: bool) -> None:
     state.output.hint(f"penstock why {run}")
 
 
-def _begin(state: State, client: Client, name: str) -> str:
+def _begin(state: State, client: Client, name: str, reload: Reload | None) -> str:
     """Ask for a run, or find the one that is open: cut off, or another command's. Its id."""
     try:
-        return start(client, name)
+        return start(client, name, reload)
     except Refused:
         runs = client.store.runs(pipeline=name, limit=1).items
         if not runs or runs[0].status not in OPEN or client.store.pipeline(name).status != "active":
+            raise
+        if runs[0].reload != (reload and reload.to_dict()):
             raise
         state.output.say(f"run {runs[0].id} of {name} is open: it goes on")
         return str(runs[0].id)
@@ -71,9 +92,9 @@ def _left(state: State, name: str) -> Iterator[None]:
         raise
 
 
-def start(client: Client, name: str) -> str:
+def start(client: Client, name: str, reload: Reload | None = None) -> str:
     """Ask for a run; its id."""
-    answer = client.ask("run.start", name, RunStart(pipeline=name).to_dict())
+    answer = client.ask("run.start", name, RunStart(pipeline=name, reload=reload).to_dict())
     return str((answer.result or {})["run"])
 
 

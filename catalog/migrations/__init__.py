@@ -8,5 +8,5 @@ from typing import Final
 
 __all__ = ["REVISIONS"]
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""

@@ -35,6 +35,7 @@ class DatabaseTarget:
     database: Database
     state: DatabaseState
     form = None
+    reloads = ("append", "replace")
 
     @classmethod
     def opened(cls, place: Place, owner: Owner, name: ObjectName, database: Database) -> DatabaseTarget:
@@ -50,7 +51,7 @@ class DatabaseTarget:
 
     @property
     def _replaces(self) -> bool:
-        return self.owner.write.write == "replace"
+        return self.owner.shadowed
 
     def describe(self) -> Table | None:
         return self.database.describe(self.name, sink=True)

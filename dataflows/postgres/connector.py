@@ -110,6 +110,8 @@ class PostgresTarget:
     session: Session
     state: Positions
     form = FORM
+    reloads = ("append", "replace", "merge")
+    """Write modes in which rows that were there before can be loaded again."""
 
     @classmethod
     def opened(cls, place: Place, owner: Owner, table: TableName, dsn: str) -> PostgresTarget:
@@ -121,7 +123,7 @@ class PostgresTarget:
 
     @property
     def _replaces(self) -> bool:
-        return self.owner.write.write == "replace"
+        return self.owner.shadowed
 
     def describe(self) -> Table | None:
         with translated(self.place.where):
@@ -137,6 +139,10 @@ class PostgresTarget:
         if self.owner.write.write == "scd2":
             check_history(table, f"{self.place.pipeline}: spec.sink.write")
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
+
+    def in_window(self, column: Column) -> Method:
+        """How the rows of a window of `column` are replaced."""
+        return Method("window", column=column)
 
     def _check_key(self, table: Table) -> None:
         key = self.owner.write.key
@@ -235,7 +241,7 @@ class PostgresTarget:
                 return found.result
             if method is not None:
                 shadow = shadow_name(self.owner.uid, run, self.table)
-                move_in(self.session, self.table, shadow, tuple(columns), method)
+                move_in(self.session, self.table, shadow, tuple(columns), method, found.row)
             self.state.finish(run, cursor, found.result)
             failpoint("publish.moved")
         failpoint("publish.done")

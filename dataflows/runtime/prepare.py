@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dataflows.connectors import Source, Target
-from dataflows.cursors import Window, cursor_column
+from dataflows.cursors import Window, cursor_column, window_between
 from dataflows.job import Job
-from dataflows.postgres.types import portable
+from dataflows.postgres.types import parse_type, portable
 from dataflows.runtime.lookups import outside_of
 from dataflows.sinks.history import history_columns
 from dataflows.sinks.publication import recorded
@@ -133,7 +133,9 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     into = target.load(job.run, claim.generation)
     pending, planned = state.pending(job.run)
     held = ends.source.hold(surveyed.source) if pending else None
-    return Prepared(surveyed, claim.generation, into, slots, pending, planned, run.upper, token, held)
+    # What a window read again leaves the position as it was.
+    upper = claim.loaded.cursor if job.reload and job.reload.is_window else run.upper
+    return Prepared(surveyed, claim.generation, into, slots, pending, planned, upper, token, held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +173,9 @@ def _check_unique(job: Job, there: Table | None, target: Target) -> None:
 
 def _check_continued(job: Job, loaded: Loaded) -> None:
     """Refuse to go on from rows that were loaded otherwise; a `replace` may always follow."""
-    if job.write != "append" or loaded.write is None or (loaded.write, loaded.field) == (job.write, job.cursor):
+    if job.write != "append" or loaded.write is None or _is_from(job, loaded) or (job.reload and job.shadowed):
         return
-    ways = f"write: replace; or empty {job.sink.object}, `penstock delete` the pipeline and apply it again"
+    ways = f"write: replace; or load all anew by `penstock run {job.pipeline} --full`"
     if loaded.write == job.write:
         what = (
             f"{job.sink.object} was loaded by cursor `{loaded.field}`: by `{job.cursor}` rows would be lost or doubled"
@@ -200,7 +202,33 @@ def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> 
     mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside_of(job))
     version = _version(job, mapping)
     whole = job.write in {"merge", "scd2"} and _check_keyed(job, mapping, table, key, version)
+    if job.reload is not None and job.shadowed:
+        method = _reloading(job, ends.target, mapping, there, key) or method
     return Survey(table, there, key, mapping, method, version, whole)
+
+
+def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Column | None) -> Any:
+    """How a run's shadow takes the place of the target's rows, if not of them all.
+
+    Raises:
+        Refused: the sink cannot do that, or the cursor is not among the columns that are written.
+    """
+    where = f"{job.pipeline}: {'backfill' if job.reload and job.reload.is_window else '--full'}"
+    if job.write not in getattr(target, "reloads", ()):
+        hint = f"`penstock delete {job.pipeline} --drop-table` and apply it again, to begin anew"
+        raise Refused(f"an `{job.write}` into {job.sink.settings.type} cannot be read again", where=where, hint=hint)
+    if job.reload is None or not job.reload.is_window or key is None:
+        return None
+    name = mapping.unchanged(key.name)
+    column = there.column(name) if name else None
+    if column is None or parse_type(column.type) != parse_type(key.type):
+        hint = "write the cursor as it is, or reload everything by `penstock run --full`"
+        what = f"the rows of a window cannot be found in the target: it does not hold cursor `{key.name}` unchanged"
+        raise Refused(what, where=where, hint=hint)
+    if not hasattr(target, "in_window"):
+        hint = "reload everything by `penstock run --full`"
+        raise Refused(f"rows in {job.sink.settings.type} cannot be replaced by windows", where=where, hint=hint)
+    return target.in_window(column)
 
 
 def _made(job: Job, source: Table, target: Target) -> tuple[Column, ...]:
@@ -271,7 +299,7 @@ def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
 
 
 def _goes_on(job: Job, target: Target, run: RunRow) -> bool:
-    return (run.write, run.field) == (job.write, job.cursor) and (job.continued or target.can_go_on(job.run))
+    return (run.write, run.field) == (job.planned_as, job.cursor) and (job.continued or target.can_go_on(job.run))
 
 
 def _resumable(target: Target, job: Job, claim: Claim) -> RunRow | None:
@@ -293,10 +321,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     source, state = ends.source, ends.target.state
     older = state.unfinished(job.run)
     carried = older if older is not None and _carries(job, older) else None
-    last = carried.upper if carried and carried.upper is not None else _last(job, claim.loaded)
-    window = Window(None, None)
-    if job.cursor is not None and surveyed.key is not None:
-        window = source.window(surveyed.source, surveyed.key, last, job.lag)
+    window = _window(job, source, claim, surveyed, carried)
     first = state.next_split(carried.run) if carried else 0
     splits: tuple[Split, ...] = ()
     if job.cursor is None or window.upper is not None:
@@ -305,7 +330,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     upper = window.upper if window.upper is not None else carried.upper if carried else None
     with state.owned(claim.generation):
         base = carried.base if carried else state.counters()
-        plan = RunRow(job.run, job.write, job.cursor, carried.lower if carried else window.lower, upper, base)
+        plan = RunRow(job.run, job.planned_as, job.cursor, carried.lower if carried else window.lower, upper, base)
         state.write_plan(plan, splits)
         if claim.loaded.partly and not job.continued:
             state.spoil()
@@ -314,14 +339,41 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     return plan
 
 
+def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: RunRow | None) -> Window:
+    """The window of a run that reads by a cursor; none of one that reads everything."""
+    if job.cursor is None or surveyed.key is None:
+        return Window(None, None)
+    last = carried.upper if carried and carried.upper is not None else _last(job, claim.loaded)
+    if job.reload is None:
+        return source.window(surveyed.source, surveyed.key, last, job.lag)
+    if not job.reload.is_window:
+        return source.window(surveyed.source, surveyed.key, None, job.lag)
+    where = f"{job.pipeline}: backfill"
+    older = claim.loaded.partly
+    if last is None or older:
+        what = "an earlier run has not ended" if older else "nothing was read yet"
+        raise Refused(f"{what}: no window can be read again", where=where, hint=f"penstock run {job.pipeline}")
+    return window_between(job.reload, surveyed.key, last, where)
+
+
 def _carries(job: Job, older: RunRow) -> bool:
     """Whether a run does what an unfinished older one has left; one that reads everything anyway has no need to."""
-    return job.continued and job.cursor is not None and (older.write, older.field) == (job.write, job.cursor)
+    return (
+        job.reload is None
+        and job.continued
+        and job.cursor is not None
+        and (older.write, older.field) == (job.write, job.cursor)
+    )
 
 
 def _last(job: Job, loaded: Loaded) -> str | None:
     """Where the cursor stands, if what stands there is this one."""
-    return loaded.cursor if (loaded.write, loaded.field) == (job.write, job.cursor) else None
+    return loaded.cursor if _is_from(job, loaded) else None
+
+
+def _is_from(job: Job, loaded: Loaded) -> bool:
+    """Whether the target's rows came by this cursor; those that a reload put there did so too."""
+    return loaded.field == job.cursor and loaded.write in ({job.write, "replace"} if job.cursor else {job.write})
 
 
 def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:

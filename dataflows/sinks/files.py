@@ -82,6 +82,7 @@ class FilesTarget:
     store: Store
     state: FilesState
     form = None
+    reloads = ("append", "replace")
 
     @classmethod
     def opened(cls, place: Place, owner: Owner, store: Store) -> FilesTarget:
@@ -101,7 +102,7 @@ class FilesTarget:
 
     @property
     def _replaces(self) -> bool:
-        return self.owner.write.write == "replace"
+        return self.owner.shadowed
 
     def describe(self) -> Table | None:
         table = self.state.log.refresh()

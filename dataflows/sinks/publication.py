@@ -17,6 +17,7 @@ class Outcome:
 
     result: dict[str, Any]
     ended: bool
+    row: RunRow
 
 
 def recorded(run: RunRow, where: str) -> dict[str, Any]:
@@ -41,8 +42,9 @@ def finished(state: State, run: str, told: dict[str, Any], where: str) -> Outcom
     if row is None:
         raise Refused("the run has no plan any more", where=where, hint="run it again")
     if row.ended:
-        return Outcome(recorded(row, where), ended=True)
+        return Outcome(recorded(row, where), ended=True, row=row)
     pending, planned = state.pending(run)
     if pending:
         raise Refused(f"{len(pending)} of {planned} splits are not done", where=where, hint="run it again")
-    return Outcome({**(state.counters() - row.base).as_dict(), "splits": planned, **told}, ended=False)
+    counted = (state.counters() - row.base).as_dict()
+    return Outcome({**counted, "splits": planned, **told}, ended=False, row=row)

@@ -15,6 +15,8 @@ from psycopg import sql
 
 from dataflows.postgres.session import Session, one_row, translated
 from dataflows.postgres.tables import TableName, quoted
+from dataflows.sinks.state import RunRow
+from dataflows.tables import Column
 from penstock.errors import Refused
 
 __all__ = ["Method", "drop_leftovers", "make_shadow", "move_in", "replace_method", "shadow_name"]
@@ -24,8 +26,10 @@ __all__ = ["Method", "drop_leftovers", "make_shadow", "move_in", "replace_method
 class Method:
     """How a shadow takes the target's place, and why."""
 
-    name: Literal["rename", "refill"]
+    name: Literal["rename", "refill", "window"]
     reasons: tuple[str, ...] = ()
+    column: Column | None = None
+    """Of a window: the column whose values tell which rows of the target are replaced."""
 
 
 def shadow_prefix(uid: str) -> str:
@@ -117,19 +121,29 @@ def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str
         session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL){at}")
 
 
-def move_in(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...], method: Method) -> None:
-    """Put the shadow's rows in the target's place. Inside the transaction that holds the generation."""
-    if method.name == "refill":
-        _refill(session, sink, shadow, columns)
-    else:
+def move_in(
+    session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...], method: Method, run: RunRow
+) -> None:
+    """Put the shadow's rows in the place of the target's, or of those in the run's window.
+
+    Inside the transaction that holds the generation.
+    """
+    if method.name == "rename":
         _rename(session, sink, shadow)
+    elif method.column is None:
+        _refill(session, sink, shadow, columns, "true")
+    else:
+        name, kind = quoted(method.column.name), method.column.type
+        lower, upper = (sql.Literal(bound).as_string(None) for bound in (run.lower, run.upper))
+        window = f"{name} > {lower}::{kind} AND {name} <= {upper}::{kind}"
+        _refill(session, sink, shadow, columns, window)
 
 
-def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> None:
+def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...], which: str) -> None:
     names = ", ".join(quoted(name) for name in columns)
     session.execute("SET CONSTRAINTS ALL DEFERRED")
     session.execute(f"LOCK TABLE {sink.sql} IN SHARE ROW EXCLUSIVE MODE")
-    session.execute(f"DELETE FROM {sink.sql}")
+    session.execute(f"DELETE FROM {sink.sql} WHERE {which}")
     session.execute(f"INSERT INTO {sink.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {shadow.sql}")
     session.execute(f"DROP TABLE {shadow.sql}")
 

@@ -121,6 +121,31 @@ class Counters(Model):
         return self
 
 
+class Reload(Model):
+    """What a run reads again, whatever its pipeline's position: all rows, or those of a window of the cursor.
+
+    The window begins with `from` and ends before `to`, as a user writes values of the cursor: a whole number, a date,
+    or a time (UTC where it names no zone).
+    """
+
+    rows: Literal["all", "window"]
+    from_: Annotated[str, Constraint(min_length=1, max_length=100)] | None = Constraint(default=None, alias="from")
+    to: Annotated[str, Constraint(min_length=1, max_length=100)] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_of_windows(self) -> Self:
+        wanted = self.rows == "window"
+        if (self.from_ is not None, self.to is not None) != (wanted, wanted):
+            message = "a window needs both `from` and `to`" if wanted else "all rows have no bounds"
+            raise ValueError(message)
+        return self
+
+    @property
+    def is_window(self) -> bool:
+        """Whether it is only a part of the rows."""
+        return self.rows == "window"
+
+
 class Run(Model):
     """One run of one version of a pipeline."""
 
@@ -131,6 +156,8 @@ class Run(Model):
     requested_at: Utc
     scheduled_for: Utc | None = None
     """The tick of its schedule that asked for it; None if a person did."""
+    reload: Reload | None = None
+    """What it reads again; None for a run that reads what is new, or everything, as its pipeline says."""
     finished_at: Utc | None = None
     counters: Counters = Counters()
     resumed: bool = False

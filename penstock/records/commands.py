@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock.models.base import Model, Name
+from penstock.models.domain import Reload
 
 __all__ = [
     "ConnectionDelete", "ConnectionPut", "PipelineApply", "PipelineDelete", "PipelineRollback", "PipelineTransition",
@@ -60,9 +61,10 @@ class PipelineRollback(Model):
 
 
 class RunStart(Model):
-    """``run.start``: one run."""
+    """``run.start``: one run; with `reload` it reads rows again that were there before."""
 
     pipeline: Name
+    reload: Reload | None = None
 
 
 class PolicyPublish(Model):

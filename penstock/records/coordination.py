@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import AgentDecision, PipelineStatus, Task, Utc
+from penstock.models.domain import AgentDecision, PipelineStatus, Reload, Task, Utc
 
 __all__ = [
     "AgentDecided", "AgentFaulted", "BrainStarted", "CommandApplied", "CommandRefused", "ConnectionChanged",
@@ -106,6 +106,7 @@ class TaskAssigned(Model):
     run: str | None = None
     version: int
     drop_table: bool = False
+    reload: Reload | None = None
     spec: dict[str, Any]
     connections: dict[str, dict[str, Any]]
 

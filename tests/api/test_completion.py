@@ -22,7 +22,9 @@ def completed(line: str, folder: Path) -> list[str]:
     return [one.removeprefix("plain,") for one in done.stdout.split()]
 
 
-@pytest.mark.parametrize("command", ["run", "status", "runs", "pause", "resume", "stop", "delete", "versions"])
+@pytest.mark.parametrize(
+    "command", ["run", "backfill", "status", "runs", "pause", "resume", "stop", "delete", "versions"]
+)
 def test_names_come_from_the_catalog_while_it_runs(busy: House, command: str) -> None:
     assert completed(f"penstock {command} or", busy.folder) == ["orders"]
 

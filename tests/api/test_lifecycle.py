@@ -63,6 +63,24 @@ def test_a_run_is_followed_to_its_end(busy: House, made: Make) -> None:
     assert [run["id"] for run in busy.done("runs", name)] == [run["id"] for run in told["runs"]]
 
 
+def test_rows_are_read_again(busy: House, made: Make) -> None:
+    name = made()
+    assert "nothing was read yet" in busy.do("backfill", name, "--from", "1", "--to", "5", "--watch").err
+    busy.done("run", name, "--watch")
+    busy.sql(WAREHOUSE, f"UPDATE {name} SET total = 0")
+    window = busy.done("backfill", name, "--from", "101", "--to", "201", "--watch")
+    assert (window["counters"]["rows_out"], window["reload"]) == (100, {"rows": "window", "from": "101", "to": "201"})
+    assert busy.sql(WAREHOUSE, f"SELECT count(*) FROM {name} WHERE total <> 0") == [(100,)]
+    full = busy.done("run", name, "--full", "--watch")
+    assert (full["counters"]["rows_out"], full["reload"]) == (10_000, {"rows": "all"})
+    assert exact(busy, name)
+    assert busy.done("run", name, "--watch")["counters"]["rows_out"] == 0
+    shown = busy.do("runs", name).out
+    assert "101 to 201" in shown
+    said = busy.do("backfill", name, "--from", "201", "--to", "101", "--watch")
+    assert (said.code, "the window is empty" in said.err) == (1, True)
+
+
 def test_a_run_on_a_terminal_has_a_bar(busy: House, made: Make) -> None:
     said = on_a_terminal(["run", made(), "--watch", "--project", str(busy.folder)], busy.folder)
     assert "\u2501" in said or "\u2578" in said

@@ -43,6 +43,22 @@ def test_all_rows_and_then_only_what_is_new(move: Make, source: str, sink: str, 
     assert made.leftovers() == []
 
 
+@pytest.mark.parametrize(("source", "sink"), PAIRS)
+def test_all_rows_again_and_then_only_what_is_new(move: Make, source: str, sink: str) -> None:
+    made = move(source, sink, "append")
+    made.completed("r1")
+    made.sink.rows("UPDATE copied SET name = 'damaged' WHERE id < 100")
+    found = made.launchers.run(made.task("r2", reload={"rows": "all"}))
+    assert (found["status"], found["counters"]["rows_out"]) == ("completed", 600), found
+    assert made.rows() == made.wanted()
+    made.add(4)
+    assert made.completed("r3")["rows_in"] == 4
+    assert (made.rows(), made.leftovers()) == (made.wanted(), [])
+    window = {"rows": "window", "from": "1", "to": "9"}
+    told = made.launchers.run(made.task("r4", reload=window))["error"]
+    assert (told["code"], told["what"]) == ("refused", f"rows in {sink} cannot be replaced by windows")
+
+
 CUTS = tuple(
     cut
     for point in POINTS

@@ -57,6 +57,17 @@ def survives(made: Export, launchers: Launchers, cut: str, *, same: bool) -> Non
     assert made.files.staged(made.target) == [], cut
 
 
+def test_all_rows_again_and_then_only_what_is_new(export: Make, launchers: Launchers) -> None:
+    made = export("files", "append")
+    assert launchers.run(made.task("r1"))["status"] == "completed"
+    rows = len(made.wanted())
+    found = launchers.run(made.task("r2", reload={"rows": "all"}))
+    assert (found["status"], found["counters"]["rows_out"]) == ("completed", rows), found
+    made.add(4)
+    assert launchers.run(made.task("r3"))["counters"]["rows_in"] == 4
+    assert (made.differences(), made.files.staged(made.target)) == ({}, [])
+
+
 @pytest.mark.parametrize(("kind", "write", "same", "cuts"), QUICK)
 def test_killed_at_every_cut_and_run_again(
     export: Make, launchers: Launchers, kind: str, write: str, same: bool, cuts: tuple[str, ...]
