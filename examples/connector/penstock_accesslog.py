@@ -1,0 +1,191 @@
+# ruff: noqa: INP001 - a package of one module
+"""Access logs of web servers as a source: a connector of its own package, in one class.
+
+A row is one line, by the byte that it begins at (`position`): the cursor of a run that reads only what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import polars as pl
+import pyarrow as pa
+from pydantic import Field
+
+from dataflows.chunks import Chunk
+from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.cursors import Window
+from dataflows.splits import Split
+from dataflows.tables import Column, Table
+from penstock.errors import AccessDenied, BadData, MissingTable, Refused
+from penstock.failpoints import failpoint
+from penstock.models.base import Model
+
+__all__ = ["AccessLog", "AccessLogConnection"]
+
+BLOCK: Final = 1 << 20
+BYTES_PER_ROW: Final = 100
+LINE: Final = (
+    r'^(?P<host>\S+) \S+ (?P<login>\S+) \[(?P<at>[^\]]+)\] "(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}) '
+    r'(?P<bytes>\d+|-)(?: "(?P<referrer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)")?\r?$'
+)
+COLUMNS: Final = (
+    Column("position", "bigint", nullable=False), Column("host", "text", nullable=False), Column("login", "text"),
+    Column("at", "timestamp with time zone", nullable=False), Column("request", "text", nullable=False),
+    Column("status", "smallint", nullable=False), Column("bytes", "bigint"), Column("referrer", "text"),
+    Column("agent", "text"),
+)  # fmt: skip
+
+
+class AccessLogConnection(Model):
+    """The folder that a web server writes its logs to."""
+
+    type: Literal["accesslog"]
+    folder: Annotated[str, Field(pattern=r"^/")]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    """One log: the connector, the source of a run, and its readers."""
+
+    place: Place
+    order: ReadOrder | None = None
+    model = AccessLogConnection
+    form = None
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return place.object
+
+    @staticmethod
+    def source(place: Place) -> AccessLog:
+        return AccessLog(place)
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - whoever owns it
+        raise Refused("access logs are only read", where=place.where, hint="name another connection")
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.place.settings.folder) / self.place.object
+
+    @property
+    def where(self) -> str:
+        """Where an error with it is."""
+        return f"{self.place.where}: {self.place.object}"
+
+    def describe(self) -> Table:
+        return Table(self.place.object, "log", COLUMNS, (("position",),), self._size() // BYTES_PER_ROW)
+
+    def split_key(self, table: Table) -> Column | None:
+        return table.column("position")
+
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+        """The whole lines after the last one that was read.
+
+        Raises:
+            Refused: another cursor, a lag, or a file that is shorter than it was: it was rotated.
+        """
+        if cursor.name != "position" or lag:
+            raise Refused("logs are read by their position", where=self.where, hint="cursor: {field: position}")
+        if last is not None and self._size() <= int(last):
+            hint = "give each log a name of its own, or read it anew by `penstock run --full`"
+            raise Refused("the log is shorter than it was: it was rotated", where=self.where, hint=hint)
+        end = self._last_line()
+        return Window(last, str(end) if end > (-1 if last is None else int(last)) else None)
+
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+        """Ranges of bytes: a split's lines begin above its lower bound and not above its upper one."""
+        low = -1 if window.lower is None else int(window.lower)
+        high = self._last_line() if window.upper is None else int(window.upper)
+        edges = [*range(low, high, rows * BYTES_PER_ROW), high]
+        return tuple(Split(first + at, str(edges[at]), str(edges[at + 1])) for at in range(len(edges) - 1))
+
+    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - what is written to a log stays
+        return None
+
+    def reader(self, order: ReadOrder) -> AccessLog:
+        return replace(self, order=order)
+
+    def read(self, slot: str, split: Split) -> Iterator[Chunk]:
+        """The lines of a split.
+
+        Raises:
+            BadData: a line that is none of an access log, by its position.
+        """
+        failpoint("read.begin", split.number)
+        sequence = rows = 0
+        for batch in self._batches(int(split.lower or -1), int(split.upper or -1)):
+            failpoint("read.block", split.number)
+            yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
+            sequence, rows = sequence + 1, rows + batch.num_rows
+        failpoint("read.end", split.number)
+        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _batches(self, low: int, high: int) -> Iterator[pa.RecordBatch]:
+        assert self.order is not None  # noqa: S101 - readers have one
+        assert self.order.schema is not None  # noqa: S101 - logs are never read undecoded
+        with self._opened() as log:
+            if low >= 0:
+                log.seek(low)
+                log.readline()
+            while (start := log.tell()) <= high:
+                self.order.check()
+                block = log.read(min(BLOCK, high + 1 - start))
+                block += b"" if block.endswith(b"\n") else log.readline()
+                found = self._rows(block, start).to_arrow().select(self.order.columns).cast(self.order.schema)
+                yield from found.combine_chunks().to_batches(max_chunksize=self.order.batch_rows)
+
+    def _rows(self, block: bytes, start: int) -> pl.DataFrame:
+        """The whole lines of a block that begins at the byte `start`."""
+        try:
+            lines = pl.Series("line", [block.decode().removesuffix("\n")]).str.split("\n").explode()
+        except UnicodeDecodeError as error:
+            raise self._no_line(start + error.start) from None
+        sizes = lines.str.len_bytes().cast(pl.Int64) + 1
+        frame = pl.DataFrame({"position": sizes.cum_sum() - sizes + start, "line": lines})
+        frame = frame.with_columns(pl.col("line").str.extract_groups(LINE)).unnest("line")
+        time = pl.col("at").str.to_datetime("%d/%b/%Y:%H:%M:%S %z", time_unit="us", strict=False)
+        frame = frame.with_columns(
+            time.dt.convert_time_zone("UTC"), pl.col("login").replace("-", None), pl.col("status").cast(pl.Int16),
+            pl.col("bytes").cast(pl.Int64, strict=False),
+        )  # fmt: skip
+        if (wrong := frame.filter(pl.col("at").is_null())).height:
+            raise self._no_line(wrong["position"][0])
+        return frame
+
+    def _no_line(self, position: int) -> BadData:
+        what = f"what begins at byte {position} is no line of the Common or Combined Log Format"
+        return BadData(what, where=self.where, hint="look at the server's log format")
+
+    def _opened(self) -> Any:
+        try:
+            return self.path.open("rb")
+        except FileNotFoundError:
+            raise MissingTable("there is no such log", where=self.place.where, value=self.place.object) from None
+        except PermissionError:
+            hint = "let this user read it"
+            raise AccessDenied("the log may not be read", where=self.where, hint=hint) from None
+
+    def _size(self) -> int:
+        with self._opened() as log:
+            return int(log.seek(0, 2))
+
+    def _last_line(self) -> int:
+        """Where the last line begins that has its line break; -1 where there is none."""
+        with self._opened() as log:
+            end, tail = log.seek(0, 2), b""
+            while end > 0 and tail.count(b"\n") < 2:  # noqa: PLR2004 - the one before the line, and its own
+                step = min(end, BLOCK)
+                end = log.seek(end - step)
+                tail = log.read(step) + tail
+            head, newline, _ = tail.rpartition(b"\n")
+            return end + len(head.rpartition(b"\n")[0]) + (b"\n" in head) if newline else -1
