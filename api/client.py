@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from api.vigil import Vigil, Waiting
@@ -35,6 +36,9 @@ ANSWER_SECONDS: Final = 60.0
 LOOK: Final = 0.25
 PATIENCE: Final = 2.0
 """Seconds of waiting for an answer, after which the client looks after what it started."""
+
+LATE: Final = timedelta(minutes=1)
+"""How long after a run's end something that it told may still come."""
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +115,20 @@ class Client:
             self.look_after()
             yield from vigil.look(entry)
             self.log.wait(METRICS, part, at, LOOK)
+
+    def measured(self, run: RunEntry) -> list[tuple[datetime, RunProgress]]:
+        """What was measured of a run while it ran, in order, as far as the topic still has it."""
+        part = partition_of(run.id.encode(), METRICS.partitions)
+        at = self.log.seek_time(METRICS, part, run.requested_at)
+        found: list[tuple[datetime, RunProgress]] = []
+        while stored := self.log.read(METRICS, part, at, 1000):
+            at = stored[-1].offset + 1
+            records = [record for _, record in records_of(stored)]
+            lines = [one for one in records if one.key == run.id and one.type == "run.progress"]
+            found += [(one.at, RunProgress.parse(one.payload)) for one in lines]
+            if run.finished_at is not None and records and records[-1].at > run.finished_at + LATE:
+                break
+        return found
 
     def _run(self, run: str) -> RunEntry | None:
         with suppress(NotFound):

@@ -43,8 +43,8 @@ class Outcomes:
         payload = RunProgress(
             run=assigned.payload.get("run") or assigned.key, pipeline=assigned.payload["pipeline"],
             attempt=assigned.payload["attempt"], phase=line["phase"],
-            rows_in=line["rows_in"], rows_out=line["rows_out"], estimate=line["rows_estimated"],
-            splits_done=line["splits_done"], splits=line["splits_planned"],
+            **{name: line[name] for name in Counters.model_fields}, estimate=line["rows_estimated"],
+            splits_done=line["splits_done"], splits=line["splits_planned"], stages=line["seconds"], lag=line["lag"],
         )  # fmt: skip
         at = now()
         return Record(

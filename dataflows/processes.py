@@ -18,6 +18,7 @@ from penstock.settings import Settings
 __all__ = ["Ended", "Processes"]
 
 STOP_SECONDS: Final = 10.0
+LAST_WORDS_SECONDS: Final = 1.0
 """How long a process may take to stop between two chunks before it is killed; the sink's fence makes both safe."""
 
 
@@ -29,6 +30,8 @@ class Ended:
     attempt: int
     code: int
     result: dict[str, Any] | None
+    line: dict[str, Any] | None = None
+    """Its last line of progress, if nobody has seen it yet."""
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class _Running:
     lifeline: int
     line: dict[str, Any] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    conversation: threading.Thread | None = None
 
 
 class Processes:
@@ -77,7 +81,8 @@ class Processes:
         os.close(reading)
         running = _Running(process, task["attempt"], result, lifeline)
         self._running[task["task"]] = running
-        threading.Thread(target=_converse, args=(running, order), name="task", daemon=True).start()
+        running.conversation = threading.Thread(target=_converse, args=(running, order), name="task", daemon=True)
+        running.conversation.start()
         return process.pid
 
     def end(self, task: str) -> None:
@@ -106,7 +111,9 @@ class Processes:
             if code is not None:
                 del self._running[task]
                 _let_go(running)
-                yield Ended(task, running.attempt, code, _left(running.result))
+                if running.conversation is not None:
+                    running.conversation.join(LAST_WORDS_SECONDS)
+                yield Ended(task, running.attempt, code, _left(running.result), running.line)
 
     def halted(self) -> Iterator[Ended]:
         """The tasks that were told to end, and whose process has since the last call."""

@@ -121,20 +121,21 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         out: list[Output] = []
         for ended in self._processes.ended():
             out += self._ended(ended)
+        for task, line in self._processes.progress():
+            if task in self._assigned:
+                out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))
         for ended in self._processes.halted():
             assigned = self._halting.pop((ended.task, ended.attempt), None)
             if assigned and (told := self._outcomes.halted(*assigned, ended)):
                 out.append((False, [encode(record) for record in told]))
-        for task, line in self._processes.progress():
-            if task in self._assigned:
-                out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))
         return out, StatefulBatchLogic.RETAIN
 
     def _ended(self, ended: Ended) -> list[Output]:
         if not self._is_open(ended.task, ended.attempt):
             return []
         assigned = self._assigned.pop(ended.task)
-        return [(False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
+        last = [(True, [encode(self._outcomes.progress(*assigned, ended.line))])] if ended.line else []
+        return [*last, (False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
 
     def notify_at(self) -> datetime | None:
         return now() + LOOK if self._processes else None

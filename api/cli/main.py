@@ -52,6 +52,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     }),
     "Operations": ("api.cli.letters", {
         "dlq": "Dead letters: the rows that could not be written.",
+        "metrics": "What runs processed, how fast, and how far behind.",
     }),
     "Audit": ("api.cli.audit", {
         "events": "The records of the control topic.",
@@ -74,6 +75,7 @@ MODULES: Final = {
     "run": "api.cli.run",
     "backfill": "api.cli.run",
     "runs": "api.cli.run",
+    "metrics": "api.cli.metrics",
 }
 """Commands that stand in a module of their own."""
 

@@ -18,17 +18,21 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from dataflows.cursors import TIMES
 from dataflows.job import Job
 from dataflows.pipeline import FirstError, Stopped
+from dataflows.postgres.types import parse_type
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Ends, Finished, Prepared, opened, prepare
 from dataflows.runtime.progress import Progress, reported
 from dataflows.runtime.publish import committed, drop_state, publish, superseded, too_many
 from dataflows.runtime.slots import run_slots
 from dataflows.sinks.state import Counters
+from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
 from penstock.telemetry import set_up, shut_down, span
@@ -46,7 +50,7 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
     The counters are the run's, of all its attempts: what is published, or else what is committed so far. Those of a
     fenced attempt are its own only, since what the run has in all is the newer owner's to tell.
     """
-    attempt = _Attempt()
+    attempt = _Attempt(seconds=progress.seconds)
     try:
         secrets = Path(task["secrets"]) if task.get("secrets") else None
         job = Job.from_task(task, secrets=secrets)
@@ -77,7 +81,7 @@ class _Attempt:
     def counted(self, progress: Progress, *, fenced: bool = False) -> dict[str, Any]:
         """What is committed and not published: as the sink has it, or as this process saw it."""
         found = committed(self.job, self.prepared) if self.job is not None and not fenced else None
-        return (found or progress.counted()).as_dict()
+        return (found or progress.counters).as_dict()
 
     def result(self, status: str, outcome: Mapping[str, Any], error: BaseException | None = None) -> dict[str, Any]:
         """The result file; `outcome` has the counters and, of a run that has ended, what else is recorded of it."""
@@ -126,15 +130,14 @@ def _phases(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str,
     order.first.check()
     progress.phase = "publish"
     with _timed(seconds, "publish"):
-        outcome = publish(job, prepared, ends.target)
-    progress.phase = "done"
-    return outcome
+        return publish(job, prepared, ends.target)
 
 
 def _show_plan(progress: Progress, prepared: Prepared) -> None:
     progress.splits_planned = prepared.planned
     progress.splits_done = prepared.planned - len(prepared.pending)
     progress.rows_estimated = prepared.survey.source.estimated_rows
+    progress.lag = lag(prepared)
     progress.phase = "flow"
 
 
@@ -146,6 +149,18 @@ def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
         from dataflows.runtime.children import run_children  # noqa: PLC0415 - only where there are any
 
         run_children(job, prepared, order.task, order.first, order.progress)
+
+
+def lag(prepared: Prepared) -> float | None:
+    """How many seconds old the newest row is that the run reads, by a cursor that is a time; else None."""
+    key, upper = prepared.survey.key, prepared.upper
+    if key is None or upper is None or parse_type(key.type).name not in TIMES:
+        return None
+    try:
+        newest = datetime.fromisoformat(upper)
+    except ValueError:  # such as a year that Python does not know
+        return None
+    return round((now() - (newest if newest.tzinfo else newest.replace(tzinfo=UTC))).total_seconds(), 3)
 
 
 @contextmanager
@@ -209,6 +224,7 @@ def run_task(task: Mapping[str, Any]) -> int:
         span("run", task.get("traceparent"), run=task.get("run"), attempt=task.get("attempt")),
     ):
         result = launch(task, first, progress)
+        progress.phase = "done" if result["status"] == "completed" else result["status"]
     write_result(Path(task["result"]), result)
     return 0 if result["status"] == "completed" else 1
 

@@ -19,11 +19,14 @@ EVERY: Final = 0.25
 
 @dataclass(slots=True)
 class Progress:
-    """Rows committed so far, splits done, and the phase; safe to change from several threads."""
+    """What is committed so far, splits done, and the phase; safe to change from several threads."""
 
     phase: str = "prepare"
-    rows_in: int = 0
-    rows_out: int = 0
+    counters: Counters = field(default_factory=Counters)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each phase took that is over."""
+    lag: float | None = None
+    """Seconds between the greatest value of a cursor that is a time and now."""
     splits_done: int = 0
     splits_planned: int = 0
     rows_estimated: int = 0
@@ -31,27 +34,18 @@ class Progress:
 
     def committed(self, counted: Counters) -> None:
         """Count a split that was committed."""
-        self.add(counted.rows_in, counted.rows_out, 1)
-
-    def add(self, rows_in: int, rows_out: int, splits: int) -> None:
-        """Count rows and splits."""
         with self._lock:
-            self.rows_in += rows_in
-            self.rows_out += rows_out
-            self.splits_done += splits
-
-    def counted(self) -> Counters:
-        """The rows counted here, all of them accounted for; their bytes are not known here."""
-        with self._lock:
-            return Counters(self.rows_in, self.rows_out, self.rows_in - self.rows_out)
+            self.counters += counted
+            self.splits_done += 1
 
     def as_dict(self) -> dict[str, Any]:
         """What a line holds."""
         with self._lock:
-            return {name: getattr(self, name) for name in _SHOWN}
-
-
-_SHOWN: Final = ("phase", "rows_in", "rows_out", "splits_done", "splits_planned", "rows_estimated")
+            return {
+                "phase": self.phase, **self.counters.as_dict(), "seconds": dict(self.seconds), "lag": self.lag,
+                "splits_done": self.splits_done, "splits_planned": self.splits_planned,
+                "rows_estimated": self.rows_estimated,
+            }  # fmt: skip
 
 
 @contextmanager

@@ -92,11 +92,16 @@ class RunProgress(Model):
     phase: str
     rows_in: int = 0
     rows_out: int = 0
+    filtered: int = 0
+    dead: int = 0
     bytes: int = 0
     splits_done: int = 0
     splits: int = 0
     estimate: int | None = None
-    seconds: float = 0.0
+    stages: dict[str, float] = {}
+    """Seconds that the stages took that are over: prepare, flow, publish."""
+    lag: float | None = None
+    """Seconds between the newest row that the run reads and the run, by a cursor that is a time."""
 
 
 class ErrorRaised(Model):

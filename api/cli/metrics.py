@@ -1,0 +1,82 @@
+"""What runs processed: totals from the sinks' own counters, and the course of a run from what it told meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from api.cli.completion import pipeline_names
+from api.cli.main import State, command
+from api.client import Client, connected
+from catalog.entries import RunEntry
+from penstock.records.execution import RunProgress
+
+STAGES: Final = ("prepare", "flow", "publish")
+COLUMNS: Final = (
+    "run", "status", "#in", "#out", "#filtered", "#dead", "#bytes", *(f"#{stage}" for stage in STAGES), "#rows/s", "#lag",
+)  # fmt: skip
+BLOCKS: Final = "▁▂▃▄▅▆▇█"
+WIDTH: Final = 60
+
+
+@command(name="metrics")
+@click.argument("name", shell_complete=pipeline_names)
+@click.option("--runs", "count", type=click.IntRange(1, 200), default=10, show_default=True, help="The latest so many.")
+@click.option("--plot", is_flag=True, help="Draw the latest run: rows/s over its time.")
+def metrics_(state: State, name: str, count: int, *, plot: bool) -> None:
+    """Rows in, out, filtered and dead, bytes, seconds by stage, and lag of the latest runs."""
+    with connected(state.settings, runs=False) as client:
+        client.store.pipeline(name)
+        found = [_measured(client, run) for run in client.store.runs(pipeline=name, limit=count).items]
+    state.output.data([document for document, _ in found])
+    state.output.table(COLUMNS, [_row(document) for document, _ in found], empty=f"{name} has no runs yet")
+    if plot and found:
+        state.output.say(_plot(found[0][1]))
+    state.output.hint(f"penstock why {found[0][0]['run']}" if found else f"penstock run {name} --watch")
+
+
+def _measured(client: Client, run: RunEntry) -> tuple[dict[str, Any], list[tuple[datetime, RunProgress]]]:
+    """The figures of a run, and its course. What the catalog has goes before what was told while it ran."""
+    course = client.measured(run)
+    last = course[-1][1] if course else None
+    counters = (
+        dict(run.counters) if run.finished_at or last is None else {name: getattr(last, name) for name in run.counters}
+    )
+    stages = dict(run.seconds or (last.stages if last else {}))
+    taken = sum(stages.values())
+    return {
+        "run": run.id, "status": run.status, "requested_at": run.requested_at, "finished_at": run.finished_at,
+        "counters": counters, "seconds": stages, "lag": last.lag if last else None,
+        "rows_per_second": round(counters.get("rows_out", 0) / taken) if taken else None, "resumed": run.resumed,
+        "course": [
+            {"at": at, "phase": one.phase, "rows_in": one.rows_in, "rows_out": one.rows_out} for at, one in course
+        ],
+    }, course  # fmt: skip
+
+
+def _row(document: dict[str, Any]) -> tuple[object, ...]:
+    counters, seconds, lag = document["counters"], document["seconds"], document["lag"]
+    shown = [counters.get(name, 0) for name in ("rows_in", "rows_out", "filtered", "dead", "bytes")]
+    stages = [f"{seconds[one]:.2f} s" if one in seconds else "" for one in STAGES]
+    return (document["run"], document["status"], *shown, *stages, document["rows_per_second"],
+            "" if lag is None else f"{lag:,.1f} s")  # fmt: skip
+
+
+def _plot(course: list[tuple[datetime, RunProgress]]) -> str:
+    """A bar of blocks for each part of the run's time, as high as its rows/s."""
+    if len(course) < 2:  # noqa: PLR2004 - a rate needs two points
+        return "nothing to draw: the run told of itself less than twice"
+    begin, end = course[0][0], course[-1][0]
+    length = max((end - begin).total_seconds(), 0.001)
+    width = min(WIDTH, max(1, round(length / 0.25)))
+    rows = [0.0] * width
+    for (_, before), (at, after) in itertools.pairwise(course):
+        place = min(width - 1, int((at - begin).total_seconds() / length * width))
+        rows[place] += max(0, after.rows_out - before.rows_out)
+    rates = [one / (length / width) for one in rows]
+    top = max(rates)
+    drawn = "".join(BLOCKS[round(one / top * (len(BLOCKS) - 1))] if top else BLOCKS[0] for one in rates)
+    return f"{drawn}  {length:.1f} s, at most {top:,.0f} rows/s"
