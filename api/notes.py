@@ -16,7 +16,9 @@ from penstock.models.policy import AgentPolicy
 __all__ = ["notes_of", "notes_on"]
 
 PIPELINE: Final = {
-    "spec.schema": "a changed schema fails the run",
+    "spec.schema.compatibility": "a run whose rows no longer fit is refused",
+    "spec.schema.breaking": "a run whose rows no longer fit is refused",
+    "spec.schema.renames": "a column that is gone fails the run",
     "spec.limits.in_flight": "what is in flight follows from limits.batch_rows",
     "spec.limits.max_lag": "look at `penstock status`",
 }

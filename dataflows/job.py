@@ -188,7 +188,8 @@ def rules_of(spec: PipelineSpec) -> Rules:
     """What the pipeline says of its rows."""
     carried = frozenset({spec.sink.delete} if spec.sink.delete else ())
     filled = frozenset(HISTORY) if spec.sink.write == "scd2" else frozenset[str]()
-    return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled)
+    left_out = spec.schema_.additive == "ignore"
+    return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled, left_out)
 
 
 def _fields(spec: PipelineSpec) -> tuple[FieldSpec, ...] | None:

@@ -16,7 +16,7 @@ from penstock.records.execution import RunProgress
 
 STAGES: Final = ("prepare", "flow", "publish")
 COLUMNS: Final = (
-    "run", "status", "#in", "#out", "#filtered", "#dead", "#bytes", *(f"#{stage}" for stage in STAGES), "#rows/s", "#lag",
+    "run", "status", "#in", "#out", "#filtered", "#dead", "#bytes", *(f"#{one}" for one in STAGES), "#rows/s", "#lag",
 )  # fmt: skip
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 60

@@ -126,6 +126,8 @@ def _tell_plan(state: State, one: Mapping[str, Any]) -> None:
         return
     state.output.say(f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
                      f"{one['splits']} splits")  # fmt: skip
+    for column in one["add"]:
+        state.output.say(f"  ALTER TABLE {escape(one['target'])} ADD COLUMN {escape(column)}")
     if one["make"]:
         state.output.say(f"  {escape(one['make'])}")
     if one["replace_by"]:

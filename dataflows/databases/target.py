@@ -97,6 +97,12 @@ class DatabaseTarget:
             for one in columns
         ]
 
+    def add(self, columns: tuple[Column, ...]) -> None:
+        """Add columns, which take NULL, to the table. Inside `state.owned`."""
+        for one in columns:
+            kind = self.database.declared(one)
+            self.database.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind}")
+
     def load(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.name)
         with self.state.owned(generation):

@@ -169,6 +169,12 @@ class PostgresTarget:
         with translated(self.place.where):
             self.session.execute(f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})")
 
+    def add(self, columns: tuple[Column, ...]) -> None:
+        """Add columns, which take NULL, to the table; one that is there stays as it is. Inside `state.owned`."""
+        parts = ", ".join(f"ADD COLUMN IF NOT EXISTS {quoted(one.name)} {one.type}" for one in columns)
+        with translated(self.place.where):
+            self.session.execute(f"ALTER TABLE {self.table.sql} {parts}")
+
     def load(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.table) if self._replaces else None
         with self.state.owned(generation):

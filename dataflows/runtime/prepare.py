@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
+from typing import cast as typed
 
 from dataflows.connectors import Source, Target
 from dataflows.cursors import Window, cursor_column, window_between
@@ -126,6 +127,9 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     if target.describe() is None:
         with state.owned(claim.generation):
             target.make(_made(job, found, target))
+    elif added := _added(job, found, ends):
+        with state.owned(claim.generation):
+            typed("Any", target).add(added)
     surveyed = survey(job, ends)
     token = _take_letters(job, target, surveyed)
     run = _resumable(target, job, claim) or _plan(job, ends, claim, surveyed)
@@ -140,10 +144,14 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """What a run would find; `made` are the columns of the target that it would make, None where there is one."""
+    """What a run would find; `made` are the columns of the target that it would make, None where there is one.
+
+    `added` are those that it would add to a target that is there.
+    """
 
     survey: Survey
     made: tuple[Column, ...] | None
+    added: tuple[Column, ...] = ()
 
 
 def foresee(job: Job, ends: Ends) -> Foreseen:
@@ -155,10 +163,30 @@ def foresee(job: Job, ends: Ends) -> Foreseen:
     table, there = ends.source.describe(), ends.target.describe()
     _check_unique(job, there, ends.target)
     if there is not None:
-        return Foreseen(_surveyed(job, ends, table, there, ends.target.check(there, ())), None)
+        added = _added(job, table, ends)
+        there = replace(there, columns=(*there.columns, *added))
+        return Foreseen(_surveyed(job, ends, table, there, ends.target.check(there, ())), None, added)
     columns = _made(job, table, ends.target)
     ends.target.check(None, columns)
     return Foreseen(_surveyed(job, ends, table, Table(job.sink.object, "r", columns), None), columns)
+
+
+def _added(job: Job, source: Table, ends: Ends) -> tuple[Column, ...]:
+    """The columns that a target lacks and that the pipeline's rules for changed schemas add to it.
+
+    Raises:
+        Refused: the sink takes no more columns.
+    """
+    there = ends.target.describe() if job.spec.schema_.additive == "apply" else None
+    if there is None:
+        return ()
+    missing = [one for one in _made(job, source, ends.target) if there.column(one.name) is None]
+    if missing and not hasattr(ends.target, "add"):
+        names = ", ".join(f"`{one.name}`" for one in missing)
+        hint = f"delete the pipeline and what it wrote, or leave {names} out by a `select` step"
+        where = f"{job.pipeline}: spec.schema.additive"
+        raise Refused(f"{names} cannot be added to what is there", where=where, hint=hint)
+    return tuple(replace(one, nullable=True) for one in missing)
 
 
 def _check_unique(job: Job, there: Table | None, target: Target) -> None:

@@ -186,6 +186,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
     method = found.survey.method
     return {
         "pipeline": job.pipeline, "write": job.write, "target": job.sink.object, "exists": there,
+        "add": [f"{one.name} {one.type}" for one in found.added],
         "make": None if there else f"CREATE TABLE {job.sink.object} ({', '.join(columns)})",
         "replace_by": getattr(method, "name", None), "because": list(getattr(method, "reasons", ())),
         "estimated_rows": rows, "splits": max(1, round(rows / job.split_rows)),

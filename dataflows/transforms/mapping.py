@@ -49,6 +49,8 @@ class Rules:
     """Columns that the sink is given whether the target has them or not."""
     filled: frozenset[str] = frozenset()
     """Columns of the target that the sink fills by itself."""
+    left_out: bool = False
+    """Whether columns that the target does not have are left out."""
 
     @property
     def plain(self) -> bool:
@@ -132,6 +134,9 @@ def bind(
     """
     plan = planned(rules, source, where, outside)
     scope = plan.scope
+    if rules.left_out:
+        there = {one.name for one in target.columns} | rules.carried
+        scope.columns = {name: held for name, held in scope.columns.items() if name in there}
     lineage = {name: (tuple(sorted(held.origins)), held.steps) for name, held in scope.columns.items()}
     columns = {
         name: _target_column(name, target, _place(plan, name, where, ".target"), plan, rules) for name in scope.columns
@@ -220,7 +225,9 @@ def _target_column(name: str, target: Table, where: str, plan: Planned, rules: R
     if column is None and name in rules.carried:
         return Column(name, str(plan.scope[name].type))
     if column is None:
-        raise _missing(name, target, where)
+        hint = did_you_mean(name, [one.name for one in target.columns])
+        hint = hint or "add it to the table; or `schema: {additive: apply}` adds it, and `ignore` leaves it out"
+        raise MissingColumn(f"{target.name} has no such column", where=where, value=name, hint=hint)
     if column.generated:
         what = f"`{column.name}` of {target.name} is computed by the server"
         raise SchemaMismatch(what, where=where, hint="leave it out of the mapping")

@@ -85,11 +85,17 @@ def test_what_the_engine_cannot_run_yet_is_a_note(tmp_path: Path) -> None:
 
 
 NO_EFFECT = {
-    "schema: {additive: apply}": "spec.schema: has no effect yet",
+    "schema: {breaking: pause}": "spec.schema.breaking: has no effect yet",
     "limits: {in_flight: 500000}": "spec.limits.in_flight: has no effect yet",
     "limits: {max_lag: 5m}": "spec.limits.max_lag: has no effect yet",
 }
-EFFECT = ("errors: {retry: {attempts: 3}}", "limits: {batch_rows: 1000, workers: 2}", "tests: []", "schema: {}")
+EFFECT = (
+    "errors: {retry: {attempts: 3}}",
+    "limits: {batch_rows: 1000, workers: 2}",
+    "tests: []",
+    "schema: {}",
+    "schema: {additive: apply}",
+)
 
 
 @pytest.mark.parametrize("line", [*NO_EFFECT, *EFFECT])
@@ -122,12 +128,12 @@ def test_a_section_of_a_policy_that_nothing_reads_is_a_note(line: str, tmp_path:
 def test_apply_tells_the_same_notes(busy: House, tmp_path: Path) -> None:
     path = tmp_path / "scheduled.yaml"
     text = PIPELINE.replace("name: orders", "name: scheduled").replace("public.orders, write", "public.later, write")
-    path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n  schema: {additive: apply}\n")
+    path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n  schema: {renames: apply}\n")
     busy.sql(WAREHOUSE, "CREATE TABLE later (LIKE orders)")
     (row,) = busy.done("apply", path)
-    assert [note.partition(" has no effect")[0] for note in row["notes"]] == ["scheduled: spec.schema:"]
+    assert [note.partition(" has no effect")[0] for note in row["notes"]] == ["scheduled: spec.schema.renames:"]
     said = busy.do("apply", path)
-    assert "note: scheduled: spec.schema: has no effect yet" in said.out
+    assert "note: scheduled: spec.schema.renames: has no effect yet" in said.out
     assert busy.done("status", "scheduled")["next_run"][11:16] == "04:05"
     assert busy.do("run", "scheduled", "--watch").code == 0, "by hand it runs all the same"
 
