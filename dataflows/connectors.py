@@ -261,6 +261,7 @@ BUILT_IN: Final = {
     "s3": "dataflows.files.connector:S3Connector",
     "sqlite": "dataflows.databases.connectors:SqliteConnector",
     "duckdb": "dataflows.databases.connectors:DuckdbConnector",
+    "http": "dataflows.http.connector:HttpConnector",
 }
 
 

@@ -6,7 +6,7 @@ columns itself. Objects and arrays are kept as JSON text; numbers inside of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -23,7 +23,7 @@ from dataflows.tables import Column
 from penstock.errors import BadData
 from penstock.models.formats import JsonlFormat
 
-__all__ = ["JsonlReader", "JsonlWriter"]
+__all__ = ["UNREADABLE", "JsonlReader", "JsonlWriter", "Lines", "kinds_of"]
 
 BLOCK_BYTES: Final = 4 << 20
 SAMPLE_BYTES: Final = 1 << 20
@@ -42,34 +42,31 @@ class JsonlReader:
         if self.form.columns:
             return Shape(declared(self.form.columns, where))
         head = next(_blocks(stream, SAMPLE_BYTES, where), b"")
-        kinds: dict[str, set[type]] = {}
-        for number, line in enumerate(head.splitlines(), start=1):
-            if line.strip():
-                for name, value in _object(line, number, where).items():
-                    kinds.setdefault(name, set()).add(type(value))
-        return Shape(tuple(Column(name, _told(found - {type(None)})) for name, found in kinds.items()))
+        numbered = enumerate(head.splitlines(), start=1)
+        return Shape(kinds_of(_object(line, number, where) for number, line in numbered if line.strip()))
 
     def batches(
         self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         line = 1
-        block_reader = _Block(columns, known, strict=not self.form.columns)
+        block_reader = Lines(columns, known, strict=not self.form.columns)
         for block in _blocks(opened(), BLOCK_BYTES, where):
             if block.strip():
                 try:
                     table = block_reader.read(block)
-                except _BAD:
+                except UNREADABLE:
                     raise block_reader.located(block, line, where) from None
                 yield from table.combine_chunks().to_batches(max_chunksize=rows)
             line += block.count(b"\n")
 
 
-_BAD: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pl.exceptions.PolarsError)
+UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pl.exceptions.PolarsError)
+"""What `Lines.read` raises for lines that do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
+class Lines:
     """Reads whole lines."""
 
     columns: Mapping[str, Column]
@@ -97,28 +94,32 @@ class _Block:
         return pa.table(arrays, names=list(self.columns))
 
     def located(self, block: bytes, first: int, where: str) -> BadData:
-        """The error of the first line that cannot be read, and of the column, found by halving."""
+        """The error of the first line that cannot be read."""
+        at, column = self.culprit(block)
+        what = (
+            f"the value of `{column}` is not of its type" if column else "no JSON object of the columns that are known"
+        )
+        hint = "give the columns and their types in `format.columns`, or mend the file"
+        return BadData(f"line {first + at}: {what}", where=where, hint=hint)
+
+    def culprit(self, block: bytes) -> tuple[int, str | None]:
+        """The first line that cannot be read, from 0, and the column that is why, found by halving."""
         lines = block.splitlines(keepends=True)
         low, high = 0, len(lines)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.fails(b"".join(lines[low:middle])) else (middle, high)
-        column = next((one.name for one in self.known if self._alone(one).fails(lines[low])), None)
-        what = (
-            f"the value of `{column}` is not of its type" if column else "no JSON object of the columns that are known"
-        )
-        hint = "give the columns and their types in `format.columns`, or mend the file"
-        return BadData(f"line {first + low}: {what}", where=where, hint=hint)
+        return low, next((one.name for one in self.known if self._alone(one).fails(lines[low])), None)
 
-    def _alone(self, column: Column) -> _Block:
-        return _Block({column.name: column}, (column,), strict=False)
+    def _alone(self, column: Column) -> Lines:
+        return Lines({column.name: column}, (column,), strict=False)
 
     def fails(self, block: bytes) -> bool:
         if not block.strip():
             return False
         try:
             self.read(block)
-        except _BAD:
+        except UNREADABLE:
             return True
         return False
 
@@ -146,6 +147,15 @@ def _object(line: bytes, number: int, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadData(f"line {number} is no JSON object", where=where, hint="mend the file, or say its format")
     return found
+
+
+def kinds_of(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
+    """The columns of objects, in the order in which they come, with the types that their values tell."""
+    kinds: dict[str, set[type]] = {}
+    for one in objects:
+        for name, value in one.items():
+            kinds.setdefault(name, set()).add(type(value))
+    return tuple(Column(name, _told(found - {type(None)})) for name, found in kinds.items())
 
 
 def _told(kinds: set[type]) -> str:

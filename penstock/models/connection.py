@@ -16,10 +16,11 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from penstock.errors import InvalidDocument, Issue, SettingsError
 from penstock.models.base import Model, Name, issues_of
+from penstock.models.http import HttpConnection
 
 __all__ = [
-    "PLUGINS", "Connection", "DuckdbConnection", "FilesConnection", "KafkaConnection", "PostgresConnection",
-    "S3Connection", "SqliteConnection", "parse_connections", "plugged_in", "resolve",
+    "PLUGINS", "Connection", "DuckdbConnection", "FilesConnection", "HttpConnection", "KafkaConnection",
+    "PostgresConnection", "S3Connection", "SqliteConnection", "parse_connections", "plugged_in", "resolve",
 ]  # fmt: skip
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
@@ -112,14 +113,15 @@ class KafkaConnection(Model):
 
 
 Connection = Annotated[
-    PostgresConnection | FilesConnection | S3Connection | SqliteConnection | DuckdbConnection | KafkaConnection,
+    PostgresConnection | FilesConnection | S3Connection | SqliteConnection | DuckdbConnection | HttpConnection
+    | KafkaConnection,
     Field(discriminator="type"),
 ]
 """One connection of `connections.yaml`; `type` says which."""
 
 TYPES: dict[str, type[Model]] = {
     "postgres": PostgresConnection, "files": FilesConnection, "s3": S3Connection, "sqlite": SqliteConnection,
-    "duckdb": DuckdbConnection, "kafka": KafkaConnection,
+    "duckdb": DuckdbConnection, "http": HttpConnection, "kafka": KafkaConnection,
 }  # fmt: skip
 """The models by their `type`."""
 

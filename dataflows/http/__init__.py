@@ -1,0 +1,1 @@
+"""HTTP APIs that answer with JSON, a page at a time."""

@@ -1,0 +1,247 @@
+"""``type: http``: what an API has below a path, as a source.
+
+A run reads all pages of its window in one split: only the API knows where the next page is, and its pages may have
+moved by the time that somebody asks for one of them again. What is held is one page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflows.chunks import Chunk
+from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.cursors import TIMES, Window
+from dataflows.files.types import as_asked
+from dataflows.http.client import Client
+from dataflows.http.pages import Page, pages
+from dataflows.http.records import Records, columns_of
+from dataflows.postgres.types import arrow_type, carried, parse_type
+from dataflows.splits import Split
+from dataflows.tables import Column, Table
+from penstock.clock import now
+from penstock.errors import BadData, Refused, SchemaMismatch
+from penstock.failpoints import failpoint
+from penstock.models.connection import HttpConnection
+from penstock.models.http import HttpEndpoint, Since, sensitive
+
+__all__ = ["HttpConnector", "HttpReader", "HttpSource"]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class HttpConnector:
+    """``type: http``; an object is a path below the connection's `url`, and perhaps a query."""
+
+    model = HttpConnection
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return place.object.strip("/")
+
+    @staticmethod
+    def source(place: Place) -> HttpSource:
+        return HttpSource(place, _url(place), place.settings.endpoint(place.object))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - whoever owns it
+        raise Refused("an HTTP API is only read", where=place.where, hint="name another connection for the sink")
+
+
+def _url(place: Place) -> httpx.URL:
+    """The URL of an object.
+
+    Raises:
+        Refused: it would lead out of the connection's URL, or holds a secret.
+    """
+    path, _, query = place.object.strip("/").partition("?")
+    if ".." in path.split("/") or "#" in place.object or "\\" in path:
+        raise Refused("is no path below the connection's `url`", where=place.where, value=path, hint="such as /orders")
+    url = httpx.URL(f"{place.settings.url.rstrip('/')}/{path}")
+    parameters = httpx.QueryParams(query)
+    if secret := next((name for name in parameters if sensitive(name)), None):
+        hint = "name it in the connection's `parameters`, by reference"
+        raise Refused(f"`{secret}` in the object is a secret that anybody can read", where=place.where, hint=hint)
+    return url.copy_merge_params(parameters) if parameters else url
+
+
+@dataclass(slots=True)
+class HttpSource:
+    """What answers at one path."""
+
+    place: Place
+    url: httpx.URL
+    endpoint: HttpEndpoint
+    form: None = field(default=None, init=False)
+    _client: Client | None = field(default=None, init=False)
+    _table: Table | None = field(default=None, init=False)
+
+    @property
+    def where(self) -> str:
+        """Where an error with it is."""
+        return f"{self.place.where}: {self.place.object}"
+
+    def describe(self) -> Table:
+        if self._table is None:
+            columns = columns_of(self.endpoint.columns, lambda: next(self._pages(self.url), None), self.where)
+            self._table = Table(self.place.object, "http", columns)
+        return self._table
+
+    def split_key(self, table: Table) -> Column | None:  # noqa: ARG002 - there are no ranges that can be asked for
+        return None
+
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+        """Up to the greatest value that the API has now: all pages since `last` are looked through, or the newest one.
+
+        Raises:
+            SchemaMismatch: a lag on a cursor that is no time, or a cursor whose order is not that of its text.
+            BadData: a record whose cursor is NULL: no window would ever hold it.
+        """
+        kind = parse_type(cursor.type)
+        if (lag and kind.name not in TIMES) or carried(kind):
+            what = f"`{cursor.name}` of type {cursor.type} cannot be {'a cursor with a lag' if lag else 'a cursor'}"
+            hint = "declare its type in the connection's `endpoints`, such as timestamptz or numeric(20,0)"
+            raise SchemaMismatch(what, where=self.where, hint=hint)
+        wanted = arrow_type(kind)
+        edge = pa.scalar((now() - lag).replace(tzinfo=None if "without" in kind.name else UTC)) if lag else None
+        greatest = self._greatest(cursor, last)
+        if greatest is not None and edge is not None:
+            greatest = min(greatest, edge.cast(wanted), key=lambda one: one.as_py())
+        lower = None if last is None else pa.scalar(last).cast(wanted)
+        if greatest is None or (lower is not None and pc.less_equal(greatest, lower).as_py()):
+            return Window(last, None)
+        return Window(last, _spelled(greatest.as_py()))
+
+    def _greatest(self, cursor: Column, last: str | None) -> pa.Scalar | None:
+        records = Records((cursor,), (cursor,), sampled=False, where=self.where)
+        url = self.since(cursor, last)
+        found = self._pages(url.copy_merge_params(self.endpoint.newest) if self.endpoint.newest else url)
+        values = (_greatest_of(records.table(page), cursor, f"{self.where}: page {page.number}") for page in found)
+        if self.endpoint.newest:
+            return next(values, None)
+        return max(values, key=lambda one: one.as_py(), default=None)
+
+    def since(self, cursor: Column | None, last: str | None) -> httpx.URL:
+        """The URL of what is newer than `last`, or of everything, where the API does not tell it apart."""
+        told = self.endpoint.since
+        if cursor is None or last is None or told is None:
+            return self.url
+        return self.url.copy_set_param(told.parameter, _asked(last, cursor, told, self.where))
+
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+        return (Split(first, window.lower, window.upper),)
+
+    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - no API keeps a point in time
+        return None
+
+    def reader(self, order: ReadOrder) -> HttpReader:
+        return HttpReader(self, order, self.connected(order))
+
+    def connected(self, order: ReadOrder | None = None) -> Client:
+        """A session of its own."""
+        check = order.check if order is not None else lambda: None
+        return Client.of(self.place.settings, self.where, self.place.secrets, check)
+
+    def _pages(self, url: httpx.URL) -> Iterator[Page]:
+        self._client = self._client or self.connected()
+        return self.pages(self._client, url)
+
+    def pages(self, client: Client, url: httpx.URL) -> Iterator[Page]:
+        """The pages from `url` on."""
+        return pages(client, url, self.endpoint.pagination, self.endpoint.records, self.where)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+@dataclass(slots=True)
+class HttpReader:
+    """Reads the pages of a window."""
+
+    source: HttpSource
+    order: ReadOrder
+    client: Client
+
+    def read(self, slot: str, split: Split) -> Iterator[Chunk]:
+        """The chunks of a split and its closing marker.
+
+        Raises:
+            BadData: a value that is not of its column's type, by page, row and column.
+        """
+        failpoint("read.begin", split.number)
+        sequence = rows = 0
+        for batch in self._batches(split):
+            failpoint("read.block", split.number)
+            yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
+            sequence, rows = sequence + 1, rows + batch.num_rows
+        failpoint("read.end", split.number)
+        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+
+    def close(self) -> None:
+        """End the session."""
+        self.client.close()
+
+    def _batches(self, split: Split) -> Iterator[pa.RecordBatch]:
+        order, source = self.order, self.source
+        assert order.schema is not None  # noqa: S101 - records are never read undecoded
+        names = {*order.columns} | ({order.key.name} if order.key is not None else set())
+        wanted = [one for one in order.table.columns if one.name in names]
+        records = Records(wanted, order.table.columns, not source.endpoint.columns, source.where)
+        for page in source.pages(self.client, source.since(order.key, split.lower)):
+            where = f"{source.where}: page {page.number}"
+            table = _within(records.table(page), order.key, split, where).combine_chunks()
+            for batch in table.to_batches(max_chunksize=order.batch_rows):
+                arrays = [as_asked(batch.column(one.name), one, where) for one in order.schema]
+                yield pa.RecordBatch.from_arrays(arrays, names=order.schema.names)
+
+
+def _within(table: pa.Table, key: Column | None, split: Split, where: str) -> pa.Table:
+    """The rows of a window: above its lower bound, and not above its upper one."""
+    if key is None:
+        return table
+    values = _cursors(table, key, where)
+    for text, compare in ((split.lower, pc.greater), (split.upper, pc.less_equal)):
+        if text is not None:
+            kept = compare(values, pa.scalar(text).cast(values.type))
+            table, values = table.filter(kept), values.filter(kept)
+    return table
+
+
+def _greatest_of(table: pa.Table, key: Column, where: str) -> pa.Scalar:
+    return pc.max(_cursors(table, key, where))
+
+
+def _cursors(table: pa.Table, key: Column, where: str) -> pa.ChunkedArray:
+    values = table.column(key.name)
+    if values.null_count:
+        what = f"records without a cursor (`{key.name}` is null or missing) would never be read"
+        raise BadData(what, where=where, hint="take another cursor, or leave such records out by a query")
+    return values
+
+
+def _spelled(value: Any) -> str:
+    """A cursor's value as positions keep it."""
+    return str(value.isoformat(sep=" ") if isinstance(value, datetime) else value)
+
+
+def _asked(last: str, cursor: Column, told: Since, where: str) -> str:
+    """A position as the API wants it; whole seconds or milliseconds at or before it."""
+    kind = parse_type(cursor.type).name
+    if kind not in TIMES:
+        if told.form == "iso":
+            return last
+        hint = "declare its type in the connection's `endpoints`, such as timestamptz"
+        raise SchemaMismatch(f"`{cursor.name}` is no time to be asked for in {told.form}", where=where, hint=hint)
+    at = datetime.fromisoformat(last)
+    if told.form == "iso":
+        return last if kind == "date" else at.isoformat().replace("+00:00", "Z")
+    passed = (at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH
+    return str(passed // timedelta(seconds=1) if told.form == "seconds" else passed // timedelta(milliseconds=1))

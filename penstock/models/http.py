@@ -1,0 +1,152 @@
+"""HTTP APIs that answer with JSON, a page at a time: where their records are, and how the next page is asked for."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from penstock.models.base import Duration, Model
+
+__all__ = [
+    "HttpConnection", "HttpEndpoint", "LinkPages", "NumberedPages", "OffsetPages", "Pagination", "Since", "TokenPages",
+    "sensitive",
+]  # fmt: skip
+
+_REFERENCE = re.compile(r"\$\{(env|file):[^}]+\}")
+_SENSITIVE = re.compile(
+    r"(authorization|cookie|token|secret|password|passwd|signature|api[-_]?key|access[-_]?key|^key)$", re.IGNORECASE
+)
+MOST_SECONDS: Final = 600
+
+
+def sensitive(name: str) -> bool:
+    """Whether a header or parameter of that name holds a secret."""
+    return _SENSITIVE.search(name) is not None
+
+
+def _plain_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.username is not None or parts.password is not None:
+        message = "holds a user or password; name them in `headers`, by reference"
+        raise ValueError(message)
+    if not parts.hostname or parts.query or parts.fragment:
+        message = "is no base URL such as https://api.example.com/v1; query parameters go to `parameters`"
+        raise ValueError(message)
+    return value
+
+
+def _no_literal_secrets(values: dict[str, str]) -> dict[str, str]:
+    for name, value in values.items():
+        if sensitive(name) and not _REFERENCE.search(value):
+            message = (
+                f"`{name}` is a literal secret; write ${{env:PENSTOCK_SECRET_NAME}} or ${{file:/run/secrets/NAME}}"
+            )
+            raise ValueError(message)
+    return values
+
+
+_Path = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^.\x00-\x1f]+(\.[^.\x00-\x1f]+)*$")]
+"""Names of keys, one in the other, with dots between: ``data.items``."""
+_Parameter = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x20]+$")]
+_Size = Annotated[int, Field(ge=1, le=1_000_000)]
+_Columns = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(min_length=1, max_length=64)]]
+_Values = dict[_Parameter, Annotated[str, Field(max_length=2000)]]
+Given = Annotated[_Values, AfterValidator(_no_literal_secrets)]
+"""Headers or parameters; those that hold secrets do so by reference."""
+
+
+class NumberedPages(Model):
+    """``?page=1``, ``?page=2`` … until a page is empty."""
+
+    type: Literal["page"]
+    parameter: _Parameter = "page"
+    first: Annotated[int, Field(ge=0)] = 1
+    size: _Size | None = None
+    size_parameter: _Parameter = "per_page"
+
+
+class OffsetPages(Model):
+    """``?offset=0``, then further by as many records as came, until a page is empty."""
+
+    type: Literal["offset"]
+    parameter: _Parameter = "offset"
+    size: _Size | None = None
+    size_parameter: _Parameter = "limit"
+
+
+class TokenPages(Model):
+    """The body holds, at `token`, what asks for the next page; there is none where it holds nothing there."""
+
+    type: Literal["cursor"]
+    parameter: _Parameter = "cursor"
+    token: _Path
+    size: _Size | None = None
+    size_parameter: _Parameter = "limit"
+
+
+class LinkPages(Model):
+    """The answer names the next page's URL: in its ``Link`` header (RFC 8288, rel=next), or in the body at `next`."""
+
+    type: Literal["link"]
+    next: _Path | None = None
+    size: _Size | None = None
+    size_parameter: _Parameter = "per_page"
+
+
+Pagination = Annotated[NumberedPages | OffsetPages | TokenPages | LinkPages, Field(discriminator="type")]
+"""How the next page is asked for."""
+
+
+class Since(Model):
+    """The parameter by which the server leaves out what is older than the pipeline's cursor.
+
+    It may leave out less than that, nothing at all even: what was read before is not read twice.
+    """
+
+    parameter: _Parameter
+    form: Literal["iso", "seconds", "milliseconds"] = "iso"
+
+
+class HttpEndpoint(Model):
+    """One path of the API; what is not said holds as the connection says it.
+
+    `columns` names the columns and their types; without it they are told from the first page. `newest` are parameters
+    with which the first page begins with the newest records, so that a run need not look for them.
+    """
+
+    records: _Path | None = None
+    pagination: Pagination | None = None
+    since: Since | None = None
+    newest: _Values = {}
+    columns: _Columns = {}
+
+
+class HttpConnection(Model):
+    """An HTTP API that answers GET with JSON. `records` says where in an answer they are; without it, it is an array.
+
+    `headers` and `parameters` go with each request to that host, and to no other.
+    """
+
+    type: Literal["http"]
+    url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_plain_url)]
+    headers: Given = {}
+    parameters: Given = {}
+    records: _Path | None = None
+    pagination: Pagination | None = None
+    timeout: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(seconds=MOST_SECONDS))] = timedelta(seconds=30)
+    endpoints: dict[str, HttpEndpoint] = {}
+
+    def endpoint(self, object_: str) -> HttpEndpoint:
+        """What holds for an object: a path below `url`, and perhaps a query."""
+        path = object_.partition("?")[0].strip("/")
+        found = next((one for name, one in self.endpoints.items() if name.strip("/") == path), HttpEndpoint())
+        return found.model_copy(
+            update={
+                "records": found.records or self.records,
+                "pagination": found.pagination or self.pagination,
+            }
+        )

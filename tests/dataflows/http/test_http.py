@@ -1,0 +1,373 @@
+# ruff: noqa: E501, FBT001 - tables of statements, one a line; what is parametrized comes by position
+"""HTTP APIs as a source: every way of paging, each record once whatever breaks off, and secrets that stay at home."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from dataflows.connectors import ReadOrder
+from dataflows.cursors import Window
+from dataflows.postgres.types import arrow_type, column_type
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    InvalidDocument,
+    MissingTable,
+    PenstockError,
+    Refused,
+    SchemaMismatch,
+    Unavailable,
+    Unreachable,
+)
+from penstock.failpoints import POINTS
+from penstock.models.connection import parse_connection
+from tests.dataflows.http.conftest import SECRET, WAYS
+
+if TYPE_CHECKING:
+    from tests.dataflows.http.conftest import Api, Pull
+
+    Make = Callable[..., Pull]
+
+
+def read(source: Any) -> pa.Table:
+    """All records of a source, as a run reads them without a cursor."""
+    with closing(source):
+        table = source.describe()
+        schema = pa.schema([(one.name, arrow_type(column_type(one))) for one in table.columns])
+        with closing(source.reader(ReadOrder(table, schema.names, None, schema, 7, lambda: None))) as reader:
+            (split,) = source.plan(table, None, Window(None, None), 10, 0)
+            chunks = list(reader.read("00", split))
+    found = pa.Table.from_batches([one.data for one in chunks if one.data is not None], schema=schema)
+    assert chunks[-1].last
+    assert chunks[-1].rows == found.num_rows
+    return found
+
+
+@pytest.mark.parametrize("way", ["page", "cursor", "link"])
+def test_all_records_and_then_only_what_is_new(pull: Make, way: str) -> None:
+    made = pull(way)
+    assert made.completed("r1") == 90
+    assert made.rows() == made.wanted()
+    made.add(45)
+    assert made.completed("r2") == 45
+    assert made.completed("r3") == 0
+    assert made.rows() == made.wanted()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 19, 20, 21, 40])
+def test_pages_end_where_the_records_do(pull: Make, rows: int) -> None:
+    for way in WAYS:
+        made = pull(way, rows=rows, endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}})
+        assert read(made.open()).column("id").to_pylist() == list(range(1, rows + 1)), way
+
+
+def test_the_server_is_asked_for_what_is_newer_only(pull: Make, api: Api) -> None:
+    made = pull(
+        endpoint={
+            "columns": {"id": "bigint", "name": "text", "at": "timestamptz"},
+            "since": {"parameter": "since"}, "newest": {"sort": "-at"},
+        },
+        connection={"pagination": {"type": "page", "size": 30}},
+    )  # fmt: skip
+    assert made.completed("r1") == 90
+    api.asked.clear()
+    made.add(5)
+    assert made.completed("r2") == 5
+    assert [row[0] for row in made.rows()] == list(range(1, 96))
+    asked = [target for target, _ in api.asked]
+    assert all("since=2024-01-01T00%3A01%3A30Z" in target for target in asked), asked
+    assert "sort=-at" in asked[0]
+    assert len(asked) == 3, asked  # the newest, what is new, and the end
+
+
+@pytest.mark.parametrize(("form", "wanted"), [("seconds", "1704067290"), ("milliseconds", "1704067290000")])
+def test_since_as_a_number(pull: Make, form: str, wanted: str) -> None:
+    made = pull(endpoint={"columns": {"at": "timestamptz"}, "since": {"parameter": "after", "form": form}})
+    source = made.open()
+    found = source.since(source.describe().column("at"), "2024-01-01 00:01:30.75+00:00")
+    assert found.params["after"].startswith(wanted[:10])
+    assert found.params["after"] == (wanted if form == "seconds" else "1704067290750")
+
+
+def test_a_lag_leaves_what_is_too_new_for_the_next_run(pull: Make, api: Api) -> None:
+    made = pull(endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}},
+                source={"cursor": {"field": "at", "lag": "1h"}})  # fmt: skip
+    api.records.append({"id": 91, "name": "x", "at": "2999-01-01T00:00:00Z"})
+    assert made.completed("r1") == 90
+    assert made.completed("r2") == 0
+    assert len(made.rows()) == 90
+
+
+CUTS = tuple(
+    f"{point}:0" if point.startswith(("read.", "commit.")) else point
+    for point in POINTS
+    if point != "prepare.shadow_made"
+)
+
+
+def survives(made: Pull, cut: str, *, same: bool) -> None:
+    assert made.run("r1", f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
+    if not same:
+        made.add(3)
+    made.completed("r1" if same else "r2")
+    assert made.rows() == made.wanted(), cut
+    made.completed("r3")
+    assert made.rows() == made.wanted(), cut
+
+
+@pytest.mark.parametrize(
+    ("way", "write", "same", "cuts"),
+    [
+        ("cursor", "append", True, CUTS[::6]),
+        ("link", "append", False, CUTS[2::8]),
+        ("page", "replace", True, CUTS[4::8]),
+    ],
+)
+def test_killed_at_a_cut_and_run_again(pull: Make, way: str, write: str, same: bool, cuts: tuple[str, ...]) -> None:
+    for cut in cuts:
+        survives(pull(way, write), cut, same=same)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(("way", "write"), [("cursor", "append"), ("page", "append"), ("link", "replace")])
+def test_killed_at_every_cut(pull: Make, way: str, write: str, same: bool) -> None:
+    for cut in CUTS:
+        survives(pull(way, write), cut, same=same)
+
+
+def broken() -> Any:
+    return 200, {"X-Broken": "yes"}, b'{"data": {"items": [{"id": 1, "name": "half of a' * 500
+
+
+def test_what_breaks_off_or_asks_for_patience_is_asked_for_again(pull: Make, api: Api) -> None:
+    made = pull("cursor")
+    api.failing += [broken, lambda: None, lambda: (503, {}, b""), broken, lambda: None]
+    api.later("0", "1")
+    begin = time.monotonic()
+    assert made.completed("r1") == 90
+    assert time.monotonic() - begin > 1  # as long as was asked for
+    assert made.rows() == made.wanted()
+    assert api.failing == []
+
+
+def test_patience_has_an_end(pull: Make, api: Api) -> None:
+    made = pull()
+    api.later(*["0"] * 5)
+    with pytest.raises(Unavailable, match="the API answers 429"):
+        made.open().describe()
+    assert len(api.asked) == 5
+    api.later("3600")
+    begin = time.monotonic()
+    api.failing[0] = lambda: (503, {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}, b"")
+    with pytest.raises(Unavailable, match="the API answers 503"):
+        made.open().describe()
+    assert time.monotonic() - begin < 1
+    made.connection = {"timeout": "100ms"}
+    api.failing += [lambda: (200, {"X-Slow": "0.4"}, b"[]")] * 5
+    with pytest.raises(Unavailable, match="did not answer in time"):
+        made.open().describe()
+
+
+def test_a_run_that_is_to_stop_does_not_wait_for_the_server(pull: Make, api: Api) -> None:
+    class Enough(Exception):
+        pass
+
+    def check() -> None:
+        if time.monotonic() - begin > 0.3:
+            raise Enough
+
+    made = pull()
+    for slow in ((200, {"X-Slow": "5"}, b"[]"), (503, {"Retry-After": "30"}, b"")):
+        source = made.open()
+        table = source.describe()
+        schema = pa.schema([("id", pa.int64())])
+        begin = time.monotonic()
+        reader = source.reader(ReadOrder(table, ["id"], None, schema, 10, check))
+        api.failing.append(lambda slow=slow: slow)  # type: ignore[misc]
+        with pytest.raises(Enough):
+            list(reader.read("00", source.plan(table, None, Window(None, None), 10, 0)[0]))
+        assert time.monotonic() - begin < 1.5
+        reader.close()
+        source.close()
+
+
+def told(source: Callable[[], Any], kind: type[PenstockError], *words: str) -> None:
+    with pytest.raises(kind) as caught:
+        read(source())
+    text = str(caught.value)
+    for word in (*words, "items: connection api"):
+        assert word in text, text
+    assert SECRET not in text + (caught.value.hint or "")
+
+
+def test_what_is_wrong_is_told_in_one_sentence(pull: Make, api: Api) -> None:
+    made = pull()
+    told(lambda: made.open("/page/itemz"), MissingTable, "no such path (404)")
+    told(lambda: made.open("/../items"), Refused, "no path below")
+    told(lambda: made.open("/page/items?api_key=abc"), Refused, "`api_key` in the object is a secret")
+    api.secret = "another"
+    told(made.open, AccessDenied, "refuses access (401)")
+    api.secret = SECRET
+    for body, words in (
+        (b"<html>", "no JSON"), (b'{"data": 1}', "nothing at `data.items`"), (b'{"data": {"items": {"a": 1}}}', "no array"),
+        (b'{"data": {"items": [{"a": 1}, null]}}', "row 2"), (b'{"data": {"items": [{"a": "\xff"}]}}', "no UTF-8"),
+        (b'{"data": {"items": [{}]}}', "no columns"), (b'{"data": {"items": []}}', "no record that tells"),
+    ):  # fmt: skip
+        api.failing.append(lambda body=body: (200, {}, body))  # type: ignore[misc]
+        told(made.open, SchemaMismatch if "column" in words or "tells" in words else BadData, words)
+    api.failing.append(lambda: (422, {}, b"{}"))
+    told(made.open, Refused, "answers 422")
+    made.connection = {"url": "http://127.0.0.1:9"}
+    told(made.open, Unreachable, "cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("value", "column"), [('"x"', "id"), ("1.5", "id"), ("18446744073709551616", "id"), ("[1]", "name")]
+)
+def test_a_later_value_that_does_not_fit_names_page_row_and_column(
+    pull: Make, api: Api, value: str, column: str
+) -> None:
+    made = pull(rows=60)
+    api.records[44][column] = json.loads(value)
+    told(made.open, BadData, f"page 3, row 5: `{column}` is not of its type")
+    api.records[44] = {"id": 1, "name": "n", "at": "t", "later": SECRET}
+    told(made.open, BadData, "page 3, row 5: `later` was not among the first records")
+    made.endpoint = {"columns": {"id": "bigint"}}
+    assert read(made.open()).num_rows == 60
+    api.records[44] = None  # type: ignore[call-overload]
+    told(made.open, BadData, "page 3, row 5: is no object")
+
+
+def test_values_there_and_exact(pull: Make, api: Api) -> None:
+    columns = {
+        "n": "numeric(30,10)",
+        "i": "bigint",
+        "t": "timestamptz",
+        "d": "date",
+        "j": "json",
+        "u": "uuid",
+        "b": "boolean",
+    }
+    made = pull("all", endpoint={"columns": columns})
+    body = (
+        '{"data": {"items": [{"n": 12345678901234567890.0123456789, "i": -9223372036854775808, "d": "2024-02-29", \r\n'
+        ' "t": "2024-01-01T01:02:03.123456+02:00", "j": {"a": [1, "\\u00e4\\n"]}, "b": true, '
+        '"u": "4d7aa9b0-52c1-4f93-a4b8-13f1f1d77d2b"}, {"n": null, "more": 1}]}}'
+    )
+    api.paths["/v1/all/items"] = lambda _: (200, {}, body.encode())
+    first, second = read(made.open()).to_pylist()
+    assert (str(first["n"]), first["i"]) == ("12345678901234567890.0123456789", -(2**63))
+    assert (first["t"].isoformat(), str(first["d"])) == ("2023-12-31T23:02:03.123456+00:00", "2024-02-29")
+    assert (json.loads(first["j"]), first["b"]) == ({"a": [1, "ä\n"]}, True)
+    assert set(second.values()) == {None}
+
+
+def test_a_server_that_gives_the_same_page_again_is_told(pull: Make, api: Api) -> None:
+    for way in ("page", "offset"):
+        made = pull(way, rows=60, connection={"pagination": {"type": way, "parameter": "p"}})
+        told(made.open, BadData, "page 2: the API gives the same page again")
+    made = pull("next")
+    page = {"data": {"items": [{"id": 1}]}}
+    for at in range(5):  # 0 1 2 3 4 1 2 …
+        link = f"{api.url}/v1/ring{at % 4 + 1}"
+        api.paths[f"/v1/ring{at}"] = lambda _, link=link: (200, {}, json.dumps(page | {"next": link}).encode())  # type: ignore[misc]
+    told(lambda: made.open("ring0"), BadData, "the same page again")
+    assert len(api.asked) < 40
+
+
+def test_secrets_go_to_the_host_of_the_connection_only(apis: Callable[[], Api], pull: Make, api: Api) -> None:
+    other = apis()
+    other.paths["/elsewhere"] = lambda _: (200, {}, b'{"data": {"items": [{"id": 7}]}}')
+    made = pull("link", connection={
+        "headers": {"X-Api-Key": "${file:KEY}", "X-Plain": "x"}, "parameters": {"api_key": "${file:KEY}"},
+    })  # fmt: skip
+    made.connection = json.loads(json.dumps(made.connection).replace("KEY", f"{made.folder}/key"))
+    api.paths["/v1/moved"] = lambda _: (307, {"Location": f"{other.url}/elsewhere"}, b"")
+    api.paths["/v1/near"] = lambda _: (302, {"Location": "/v1/there"}, b"")
+    api.paths["/v1/there"] = lambda query: (
+        200,
+        {},
+        json.dumps({"data": {"items": [{"key": query["api_key"]}]}}).encode(),
+    )
+    assert read(made.open("moved")).column("id").to_pylist() == [7]
+    assert read(made.open("near")).column("key").to_pylist() == [SECRET]
+    assert api.asked[0][1]["x-api-key"] == SECRET
+    assert f"api_key={SECRET}" in api.asked[0][0]
+    for target, headers in other.asked:
+        assert SECRET not in target + json.dumps(headers)
+        assert "x-plain" not in headers
+    api.paths["/v1/far"] = lambda _: (
+        200,
+        {"Link": f'<{other.url}/elsewhere>; rel="next"'},
+        b'{"data": {"items": [{"a": 1}]}}',
+    )
+    told(lambda: made.open("far"), BadData, "the next page is on another host")
+    api.paths["/v1/round"] = lambda _: (302, {"Location": "/v1/round"}, b"")
+    told(lambda: made.open("round"), Refused, "redirects more than 5 times")
+    assert SECRET not in repr(made.open().connected())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"headers": {"Authorization": "Bearer abc"}}, "api.headers: `Authorization` is a literal secret"),
+        ({"parameters": {"access_token": "abc"}}, "`access_token` is a literal secret"),
+        ({"url": "https://me:pass@host/"}, "api.url: holds a user or password"),
+        ({"pagination": {"type": "pages"}}, "expected tags: 'page', 'offset'"), ({"headrs": {}}, "api.headrs: unknown key; did you mean `headers`?"),
+        ({"pagination": {"type": "cursor"}}, "token: is required"),
+    ],
+)  # fmt: skip
+def test_a_connection_is_checked(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_connection("api", {"type": "http", "url": "https://api.example.com/v1"} | change)
+    assert words in str(caught.value)
+    assert "pass@" not in str(caught.value)
+
+
+def test_an_api_is_no_sink_and_needs_a_cursor_without_null(pull: Make, api: Api) -> None:
+    made = pull()
+    task = made.task("r1")
+    task["pipeline"]["spec"]["sink"] |= {"connection": "api", "object": "x"}
+    task["pipeline"]["spec"]["source"]["object"] = "all/items"
+    found = made.launchers.run(task)
+    assert (found["status"], found["error"]["what"]) == ("failed", "an HTTP API is only read")
+    api.records[70]["at"] = None
+    error = made.run("r2")["error"]
+    assert "page 4: records without a cursor (`at` is null or missing)" in f"{error['where']}: {error['what']}"
+
+
+def test_many_pages_take_no_more_memory_than_one(pull: Make, api: Api) -> None:
+    made = pull("offset", rows=0, endpoint={"columns": {"id": "bigint", "name": "text"}})
+    pages, rows = 60, 1000
+    page = json.dumps({"data": {"items": [{"id": at, "name": "x" * 2000} for at in range(rows)]}}).encode()
+    varied = {at: page.replace(b'"id": 0,', b'"id": %d,' % (-1 - at)) for at in range(2)}
+
+    def answer(query: dict[str, str]) -> Any:
+        number = int(query["offset"]) // rows
+        return 200, {}, varied[number % 2] if number < pages else b'{"data": {"items": []}}'
+
+    api.paths["/v1/offset/items"] = answer
+    source = made.open()
+    table = source.describe()
+    schema = pa.schema([("id", pa.int64()), ("name", pa.string())])
+    with (
+        closing(source),
+        closing(source.reader(ReadOrder(table, ["id", "name"], None, schema, 500, lambda: None))) as reader,
+    ):
+        chunks = reader.read("00", source.plan(table, None, Window(None, None), 10, 0)[0])
+        found = [next(chunks).rows for _ in range(6)]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found += [one.rows for one in chunks if not one.last]
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert sum(found) == pages * rows
+    assert grown < 40 * 1024, grown  # KiB; all pages are 120 MB
