@@ -113,7 +113,12 @@ class KafkaConnection(Model):
 
 
 Connection = Annotated[
-    PostgresConnection | FilesConnection | S3Connection | SqliteConnection | DuckdbConnection | HttpConnection
+    PostgresConnection
+    | FilesConnection
+    | S3Connection
+    | SqliteConnection
+    | DuckdbConnection
+    | HttpConnection
     | KafkaConnection,
     Field(discriminator="type"),
 ]

@@ -1,0 +1,304 @@
+"""Every system that is both a source and a sink, behind one shape, and pipelines in and out of it.
+
+A world is one object of one system. Items come from an SQLite file (the hub) and go back to another table of it, so
+that what a system was given and what it gave back are compared by the same means. A new system is one more maker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import psycopg
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+import pytest
+
+from dataflows.sinks.swap import shadow_prefix
+from tests.dataflows.conftest import Launchers, launchers
+from tests.dataflows.files.conftest import SECRET, S3Server, s3
+
+__all__ = ["SYSTEMS", "Flow", "Hub", "World", "launchers", "s3"]
+
+_numbers = count(1)
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class World:
+    """One object of one system: how pipelines name it, and how anybody else looks into it."""
+
+    name: str
+    connection: dict[str, Any]
+    look: Callable[[], list[int]]
+    """The ids that everybody sees there now, in order; none where there is no such object yet."""
+    leftovers: Callable[[str], list[str]]
+    """What a run has left behind that nobody reads, by the pipeline's uid."""
+    denied: dict[str, Any]
+    """A connection to it whose user may not."""
+    object: str = "copied"
+    cursor: str = "id"
+    format: dict[str, Any] | None = None
+    refused: tuple[str, ...] = ()
+    """Types that it has no form for, and refuses by name."""
+
+    def sink(self, write: str) -> dict[str, Any]:
+        told = {"connection": self.name, "object": self.object, "write": write}
+        return told | ({"format": self.format} if self.format else {})
+
+    def source(self, *, cursor: bool) -> dict[str, Any]:
+        told: dict[str, Any] = {"connection": self.name, "object": self.object}
+        return told | ({"cursor": {"field": self.cursor}} if cursor else {})
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The SQLite file that items come from, and where they end."""
+
+    path: Path
+    connection: dict[str, Any]
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> Rows:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as session:
+            return session.execute(query, values).fetchall()
+
+    def add(self, rows: int) -> None:
+        self.rows(
+            "WITH RECURSIVE n(g) AS (SELECT (SELECT coalesce(max(id), 0) + 1 FROM items) UNION ALL SELECT g + 1 FROM n "
+            "LIMIT ?) INSERT INTO items SELECT g, CASE g % 7 WHEN 0 THEN NULL WHEN 1 THEN '' ELSE 'größe ' || g END, "
+            "CASE WHEN g % 5 > 0 THEN g * 1.25 END FROM n",
+            (rows,),
+        )
+
+    def ids(self) -> list[int]:
+        return [row[0] for row in self.rows("SELECT id FROM items ORDER BY id")]
+
+
+def tabled(query: Callable[[str], Rows]) -> Callable[[], list[int]]:
+    """The ids in a table; none where nobody has made it."""
+
+    def look() -> list[int]:
+        try:
+            return [row[0] for row in query("SELECT id FROM copied ORDER BY id")]
+        except (psycopg.errors.UndefinedTable, sqlite3.OperationalError, duckdb.CatalogException, duckdb.IOException):
+            return []
+
+    return look
+
+
+def unfinished(query: Callable[[str], Rows], tables: str) -> Callable[[str], list[str]]:
+    """Shadows that are still there, by the names in `tables`, and splits that are still planned."""
+
+    def leftovers(uid: str) -> list[str]:
+        shadows = [name for (name,) in query(tables) if name.startswith(shadow_prefix(uid))]
+        return [*shadows, *map(str, query(f"SELECT split FROM _penstock_splits WHERE pipeline = '{uid}'"))]
+
+    return leftovers
+
+
+def postgres(request: pytest.FixtureRequest, folder: Path) -> World:
+    dsn: str = request.getfixturevalue("database")
+
+    def query(text: str) -> Rows:
+        with psycopg.connect(dsn, autocommit=True) as session:
+            return session.execute(text).fetchall()
+
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("DROP ROLE IF EXISTS stranger")
+        session.execute("CREATE ROLE stranger LOGIN")
+    stranger = {"type": "postgres", "dsn": psycopg.conninfo.make_conninfo(dsn, user="stranger")}
+    leftovers = unfinished(query, "SELECT relname FROM pg_class WHERE relkind = 'r'")
+    return World(
+        "postgres", {"type": "postgres", "dsn": dsn}, tabled(query), leftovers, stranger, object="public.copied"
+    )
+
+
+def sqlite(request: pytest.FixtureRequest, folder: Path) -> World:
+    path = folder / "world.sqlite"
+
+    def query(text: str) -> Rows:
+        with closing(sqlite3.connect(path)) as session:
+            return session.execute(text).fetchall()
+
+    leftovers = unfinished(query, "SELECT name FROM sqlite_master WHERE type = 'table'")
+    nowhere = {"type": "sqlite", "path": str(folder / "none" / "world.sqlite")}
+    return World("sqlite", {"type": "sqlite", "path": str(path)}, tabled(query), leftovers, nowhere)
+
+
+def duck(request: pytest.FixtureRequest, folder: Path) -> World:
+    path = folder / "world.duckdb"
+
+    def query(text: str) -> Rows:
+        with closing(duckdb.connect(str(path), read_only=True)) as session:
+            return session.execute(text).fetchall()
+
+    leftovers = unfinished(query, "SELECT table_name FROM duckdb_tables()")
+    nowhere = {"type": "duckdb", "path": str(folder / "none" / "world.duckdb")}
+    return World("duckdb", {"type": "duckdb", "path": str(path)}, tabled(query), leftovers, nowhere)
+
+
+READERS: Final[dict[str, Callable[[Path], Any]]] = {
+    "parquet": pyarrow.parquet.read_table, "csv": pyarrow.csv.read_csv, "jsonl": pyarrow.json.read_json,
+}  # fmt: skip
+
+
+def of_files(
+    name: str, root: Path, kind: str, connection: dict[str, Any], denied: dict[str, Any], folder: str
+) -> World:
+    def look() -> list[int]:
+        found = (READERS[kind](path) for path in sorted((root / folder).glob(f"*.{kind}")))
+        return sorted(one for table in found for one in table.column("id").to_pylist())
+
+    def leftovers(uid: str) -> list[str]:
+        return [str(one) for one in (root / folder / "_penstock").rglob(f"*.{kind}")]
+
+    refused = () if kind == "parquet" else ("bytea",)
+    return World(name, connection, look, leftovers, denied, folder, "_modified", {"type": kind}, refused)
+
+
+def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], World]:
+    def make(request: pytest.FixtureRequest, folder: Path) -> World:
+        root = folder / "root"
+        root.mkdir()
+        denied = {"type": "files", "root": "/sys/kernel"}  # where not even root may make anything
+        return of_files(kind, root, kind, {"type": "files", "root": str(root)}, denied, "copied")
+
+    return make
+
+
+def in_bucket(request: pytest.FixtureRequest, folder: Path) -> World:
+    server: S3Server = request.getfixturevalue("s3")
+    for name, text in (("key", "penstock"), ("secret", SECRET), ("wrong", "wrong")):
+        (folder / name).write_text(text)
+    connection = {
+        "type": "s3", "url": "s3://lake", "endpoint": server.endpoint, "region": "us-east-1",
+        "access_key": f"${{file:{folder}/key}}", "secret_key": f"${{file:{folder}/secret}}",
+    }  # fmt: skip
+    denied = connection | {"secret_key": f"${{file:{folder}/wrong}}"}
+    return of_files("s3", server.home / "data" / "lake", "parquet", connection, denied, f"w{next(_numbers)}/copied")
+
+
+SYSTEMS: Final[dict[str, Callable[[pytest.FixtureRequest, Path], World]]] = {
+    "postgres": postgres, "sqlite": sqlite, "duckdb": duck, "parquet": in_folder("parquet"), "csv": in_folder("csv"),
+    "jsonl": in_folder("jsonl"), "s3": in_bucket,
+}  # fmt: skip
+
+
+@pytest.fixture
+def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], World]:
+    """Make a world of a system; one of PostgreSQL a test."""
+
+    def make(name: str) -> World:
+        folder = tmp_path / f"world{next(_numbers)}"
+        folder.mkdir()
+        return SYSTEMS[name](request, folder)
+
+    return make
+
+
+@pytest.fixture(params=SYSTEMS)
+def world(worlds: Callable[[str], World], request: pytest.FixtureRequest) -> World:
+    return worlds(request.param)
+
+
+@dataclass
+class Flow:
+    """One pipeline between two ends."""
+
+    launchers: Launchers
+    folder: Path
+    connections: dict[str, Any]
+    source: dict[str, Any]
+    sink: dict[str, Any]
+    split_rows: int = 20
+    number: int = field(default_factory=lambda: next(_numbers))
+
+    @property
+    def uid(self) -> str:
+        return f"00000000-0000-4000-b000-{self.number:012d}"
+
+    def task(self, run: str, attempt: int = 1) -> dict[str, Any]:
+        return {
+            "run": run, "attempt": attempt, "uid": self.uid, "connections": self.connections,
+            "pipeline": {
+                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "spec": {"source": self.source, "sink": self.sink},
+            },
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
+            "split_rows": self.split_rows, "secrets": str(self.folder),
+        }  # fmt: skip
+
+    def run(self, run: str, failpoint: str | None = None) -> dict[str, Any]:
+        return self.launchers.run(self.task(run), failpoint)
+
+    def completed(self, run: str) -> int:
+        """Rows read."""
+        found = self.run(run)
+        assert found["status"] == "completed", found
+        counters = found["counters"]
+        assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"]
+        return int(counters["rows_in"])
+
+    def failed(self, run: str) -> dict[str, Any]:
+        """The error."""
+        found = self.run(run)
+        assert found["status"] == "failed", found
+        return dict(found["error"])
+
+    def stopped(self, task: dict[str, Any], point: str) -> int:
+        pid = self.launchers.start(task, f"{point}=stop")
+        assert self.launchers.wait(pid) == {"stopped": True}, point
+        return pid
+
+    def woken(self, pid: int, task: dict[str, Any]) -> str:
+        """How a stopped run ends."""
+        os.kill(pid, signal.SIGCONT)
+        assert self.launchers.wait(pid)["code"] in {0, 1}
+        return str(json.loads(Path(task["result"]).read_text())["status"])
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    path = tmp_path / "hub.sqlite"
+    made = Hub(path, {"type": "sqlite", "path": str(path)})
+    made.rows("CREATE TABLE items (id INTEGER PRIMARY KEY, name VARCHAR, price DOUBLE)")
+    return made
+
+
+Flows = Callable[..., Flow]
+
+
+@pytest.fixture
+def into(hub: Hub, tmp_path: Path, launchers: Launchers) -> Flows:
+    """Make a pipeline from a table of the hub into a world."""
+
+    def make(world: World, write: str, table: str = "items") -> Flow:
+        source: dict[str, Any] = {"connection": "hub", "object": table}
+        if write == "append":
+            source["cursor"] = {"field": "id"}
+        connections = {"hub": hub.connection, world.name: world.connection}
+        return Flow(launchers, tmp_path, connections, source, world.sink(write))
+
+    return make
+
+
+@pytest.fixture
+def out_of(hub: Hub, tmp_path: Path, launchers: Launchers) -> Flows:
+    """Make a pipeline from a world into the hub's table `back`."""
+
+    def make(world: World, write: str) -> Flow:
+        connections = {"hub": hub.connection, world.name: world.connection}
+        sink = {"connection": "hub", "object": "back", "write": write}
+        return Flow(launchers, tmp_path, connections, world.source(cursor=write == "append"), sink)
+
+    return make
