@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 
-from penstock.topics.embedded import EmbeddedServer
+from benchmarks.parts.measure import Measured, timed
+from benchmarks.parts.readme import machine, write_table
+from benchmarks.parts.tables import LINEITEM, lineitem, served
 
-ROWS_AT_SCALE_1: Final = 6_001_215
-LINEITEM: Final = """
-l_orderkey bigint NOT NULL, l_partkey bigint NOT NULL, l_suppkey bigint NOT NULL, l_linenumber integer NOT NULL,
-l_quantity numeric(15,2), l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2),
-l_returnflag char(1), l_linestatus char(1), l_shipdate date, l_commitdate date, l_receiptdate date,
-l_shipinstruct text, l_shipmode text, l_comment text"""
 PLAIN: Final = (
     "l_orderkey",
     "l_linenumber",
@@ -50,15 +42,6 @@ COMPUTED: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One copy: wall-clock and CPU seconds of the client's processes, and the largest of them in MB."""
-
-    seconds: float
-    cpu: float
-    peak_mb: float
-
-
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="copy", description=__doc__.splitlines()[0] if __doc__ else None)
@@ -66,58 +49,26 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=3, help="turns of each way")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one last line of JSON")
+    parser.add_argument("--readme", action="store_true", help="write the README's table")
     options = parser.parse_args()
     with served() as dsn:
-        rows = loaded(dsn, options.rows)
+        rows = lineitem(dsn, options.rows)
+        targets(dsn)
         found = measured(dsn, options.times, options.workers)
     show(rows, found, as_json=options.json)
+    if options.readme:
+        write_table("copy", told(rows, found))
     return 0
 
 
-@contextmanager
-def served() -> Iterator[str]:
-    """An embedded server of its own; the DSN of its database."""
-    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
-    server = EmbeddedServer(home)
-    server.acquire()
-    try:
-        yield server.dsn("postgres")
-    finally:
-        server.stop()
-        server.release()
-        shutil.rmtree(home)
-
-
-def loaded(dsn: str, rows: int) -> int:
-    """Make and fill the tables; the rows that there are."""
-    with psycopg.connect(dsn, autocommit=True) as session, tempfile.TemporaryDirectory() as folder:
-        session.execute(f"CREATE TABLE lineitem ({LINEITEM})")
-        program = shutil.which(
-            "tpchgen-cli", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        )
-        if program is None:
-            sys.exit("tpchgen-cli is missing; run `make setup`")
-        scale = f"{rows / ROWS_AT_SCALE_1:.6f}"
-        subprocess.run(
-            [program, "csv", "-s", scale, "--tables=lineitem", f"--output-dir={folder}"],
-            check=True,
-            capture_output=True,
-        )
-        with (
-            session.cursor().copy("COPY lineitem FROM STDIN (FORMAT csv, HEADER)") as copy,
-            (Path(folder) / "lineitem.csv").open("rb") as file,
-        ):
-            while data := file.read(1 << 20):
-                copy.write(data)
-        session.execute("ALTER TABLE lineitem ADD PRIMARY KEY (l_orderkey, l_linenumber)")
-        session.execute("VACUUM ANALYZE lineitem")
+def targets(dsn: str) -> None:
+    """Make the tables that are written to."""
+    with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(f"CREATE TABLE by_psql ({LINEITEM}); CREATE TABLE plain ({LINEITEM})")
         columns = [f"{name} {kind_of(name)}" for name in PLAIN] + [
             f"{name} {kind}" for name, (kind, _) in COMPUTED.items()
         ]
         session.execute(f"CREATE TABLE mapped ({', '.join(columns)})")
-        found = session.execute("SELECT count(*) FROM lineitem").fetchone()
-        return int(found[0]) if found else 0
 
 
 def kind_of(name: str) -> str:
@@ -200,28 +151,25 @@ def by_penstock(dsn: str, turn: int, table: str, rules: dict[str, Any] | None, w
     return found
 
 
-def timed(commands: list[list[str]], given: bytes) -> Measured:
-    """Run the commands as a pipe; what they took together."""
-    began = time.perf_counter()
-    processes: list[subprocess.Popen[bytes]] = []
-    for at, command in enumerate(commands):
-        stdin = processes[-1].stdout if processes else subprocess.PIPE
-        last = at == len(commands) - 1
-        processes.append(subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL if last else subprocess.PIPE))
-    first = processes[0].stdin
-    if first is not None:
-        first.write(given)
-        first.close()
-    if len(processes) > 1 and processes[0].stdout is not None:
-        processes[0].stdout.close()
-    usages = [os.wait4(process.pid, 0) for process in processes]
-    seconds = time.perf_counter() - began
-    for process, (_, status, _) in zip(processes, usages, strict=True):
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            sys.exit(f"{process.args!r} ended with {process.returncode}")
-    cpu = sum(usage.ru_utime + usage.ru_stime for _, _, usage in usages)
-    return Measured(seconds, cpu, max(usage.ru_maxrss for _, _, usage in usages) / 1024)
+NAMES: Final = {
+    "limit": "`psql COPY TO STDOUT` piped into `psql COPY FROM STDIN`, binary: the limit",
+    "none": "Penstock, columns as they are",
+    "transforms": "Penstock: cast, derive, filter, mask",
+}
+
+
+def told(rows: int, found: dict[str, list[Measured]]) -> list[str]:
+    """The README's table."""
+    limit = statistics.median(one.seconds for one in found["limit"])
+    lines = [
+        f"| {rows:,} line items of TPC-H, PostgreSQL to PostgreSQL | rows/s | of the limit | CPU s | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in found.items():
+        seconds = statistics.median(one.seconds for one in runs)
+        cpu, peak = statistics.median(one.cpu for one in runs), max(one.peak_mb for one in runs)
+        lines.append(f"| {NAMES[name]} | {rows / seconds:,.0f} | {limit / seconds:.2f} | {cpu:.1f} | {peak:,.0f} MB |")
+    return [*lines, "", f"Median of {len(found['limit'])}, whole processes with their start; {machine()}."]
 
 
 def show(rows: int, found: dict[str, list[Measured]], *, as_json: bool) -> None:

@@ -1,0 +1,1 @@
+"""What several benchmarks share: a server with a table, a stopwatch, and the README's tables."""

@@ -1,0 +1,76 @@
+"""dlt: tables by ConnectorX into Arrow, files by pyarrow; loaded as Parquet by ADBC, or as CSV by COPY."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from benchmarks.peers.peer import Command, Move, Peer, in_venv
+
+__all__ = ["DLT"]
+
+VERSION: Final = "1.31.0"
+REQUIREMENTS: Final = (
+    f"dlt[postgres,parquet]=={VERSION}", "sqlalchemy==2.0.44", "connectorx==0.4.6", "adbc-driver-postgresql==1.13.0",
+    "adbc-driver-manager==1.13.0", "psycopg2-binary==2.9.11",
+)  # fmt: skip
+
+PROGRAM: Final = """
+import json, sys
+import dlt
+order = json.loads(sys.argv[1])
+way, url, folder = order["direction"], order["url"], order["folder"]
+source, target = way.split("-")
+
+def rows():
+    if source == "parquet":
+        import pyarrow.parquet as pq
+        yield from pq.ParquetFile(folder + "/lineitem.parquet").iter_batches(65536)
+    else:
+        import pyarrow.csv as pc
+        yield from pc.open_csv(folder + "/lineitem.csv")
+
+if source == "postgres":
+    from dlt.sources.sql_database import sql_table
+    backend = {"return_type": "arrow", "conn": url}
+    taken = sql_table(url, table=order["source"], backend="connectorx", backend_kwargs=backend,
+                      reflection_level="full_with_precision")
+else:
+    taken = rows()
+if target == "postgres":
+    into = dlt.destinations.postgres(url)
+else:
+    into = dlt.destinations.filesystem(bucket_url="file://" + folder + "/" + order["table"])
+pipeline = dlt.pipeline("bench", destination=into, dataset_name="by_dlt", pipelines_dir=folder + "/dlt")
+told = pipeline.run(taken, table_name=order["table"], write_disposition="replace", loader_file_format=order["loader"])
+told.raise_on_failed_jobs()
+"""
+LOADERS: Final = ("parquet", "csv")
+
+
+def _ready() -> None:
+    in_venv("dlt", *REQUIREMENTS)
+
+
+def _command(loader: str, move: Move) -> Command:
+    python = in_venv("dlt", *REQUIREMENTS) / "python"
+    order = {
+        "direction": move.direction, "url": move.url, "folder": str(move.folder), "source": move.source,
+        "table": move.table, "loader": loader if move.direction.endswith("postgres") else "parquet",
+    }  # fmt: skip
+    quiet = {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
+    return Command([[str(python), "-c", PROGRAM, json.dumps(order)]], environment=quiet)
+
+
+def _by(loader: str, directions: frozenset[str]) -> Peer:
+    return Peer(
+        f"dlt {VERSION} ({loader} loader)", directions, _ready, lambda move: _command(loader, move),
+        lambda move: f"by_dlt.{move.table}",
+    )  # fmt: skip
+
+
+DLT: Final = (
+    _by("parquet", frozenset({"postgres-postgres", "postgres-parquet", "parquet-postgres", "csv-postgres"})),
+    _by("csv", frozenset({"postgres-postgres", "parquet-postgres", "csv-postgres"})),
+)
+"""Its loaders, each as a peer: the fastest one counts."""

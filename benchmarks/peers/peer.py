@@ -1,0 +1,78 @@
+"""What a benchmark needs to know of another tool."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from psycopg import conninfo
+
+__all__ = ["HOME", "Command", "Move", "Peer", "in_venv", "said"]
+
+HOME: Final = Path(__file__).parents[2] / ".bench"
+"""Where peers are installed, each in a folder of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What is to be moved: a direction such as ``postgres-parquet``, between a database and a folder of files."""
+
+    direction: str
+    dsn: str
+    folder: Path
+    table: str
+    """The target's table, or the name of its folder."""
+    source: str = "lineitem"
+
+    @property
+    def url(self) -> str:
+        """The database as a URL, with the folder of its socket as a parameter."""
+        parts = conninfo.conninfo_to_dict(self.dsn)
+        return f"postgresql://{parts['user']}:any@localhost/{parts['dbname']}?host={quote(str(parts['host']), safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Processes in a pipe, and what the first one reads."""
+
+    pipe: list[list[str]]
+    given: bytes = b""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A tool: how it is set up (it raises OSError or CalledProcessError where that fails) and told to move."""
+
+    name: str
+    directions: frozenset[str]
+    ready: Callable[[], None]
+    command: Callable[[Move], Command]
+    landed: Callable[[Move], str] = lambda move: move.table
+    """The table in which the rows are afterwards."""
+    fraction: float = 1.0
+    """The part of the rows that it is given, where all would take too long."""
+
+
+def in_venv(name: str, *requirements: str) -> Path:
+    """A virtual environment below `HOME` with these packages, made if it is not there; its folder of programs."""
+    home = HOME / name
+    programs, mark = home / "bin", home / ".made-of"
+    wanted = " ".join(requirements)
+    if not mark.exists() or mark.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True, capture_output=True)
+        subprocess.run([programs / "pip", "install", "-q", *requirements], check=True, capture_output=True, text=True)
+        mark.write_text(wanted)
+    return programs
+
+
+def said(error: Exception) -> str:
+    """The last line that a failed set-up said."""
+    text = getattr(error, "stderr", None) or str(error)
+    text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return (text.strip().splitlines() or ["no word"])[-1][:200]
