@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME …]`` runs ``benchmarks/NAME.py``, or every benchmark in turn with its defaults."""
+"""``python -m benchmarks [NAME …]`` runs ``benchmarks/NAME.py``; without a name all of them, for the README's tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 def main() -> int:
     """Run the benchmark that is named first with the rest of the arguments; without a name all of them.
 
-    The exit code is the largest of theirs.
+    All of them write their figures into the README. The exit code is the largest of theirs.
     """
     known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     if len(sys.argv) < 2:
+        sys.argv.append("--readme")
         return max(_run(name, headed=True) for name in known)
     if sys.argv[1] not in known:
         sys.stderr.write(f"usage: python -m benchmarks [{{{','.join(known)}}} …]\n")

@@ -1,8 +1,9 @@
 """How long from a command to its effect in the catalog, on the embedded server, and what an idle `penstock up` costs.
 
-``python -m benchmarks.commands [--seconds 20] [--rate 300] [--json]``. A command is sent (`pipeline.apply`: validated,
-versioned, answered), decided by the control flow, appended, and projected; it counts as visible when another session,
-which listens, reads its answer out of the catalog. First one at a time, then at a rate, then nothing at all.
+``python -m benchmarks.commands [--seconds 20] [--rate 300] [--json] [--readme]``. A command is sent
+(`pipeline.apply`: validated, versioned, answered), decided by the control flow, appended, and projected; it counts as
+visible when another session, which listens, reads its answer out of the catalog. First one at a time, then at a rate,
+then nothing at all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 from api.client import UP, Client
 from api.starter import make_project
+from benchmarks.parts.readme import machine, write_table
 from catalog.database import engine
 from catalog.projection import CHANNEL
 from catalog.store import MetadataStore
@@ -180,6 +182,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rate", type=int, default=300)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--readme", action="store_true", help="write the README's table")
     options = parser.parse_args()
     count = int(options.rate * options.seconds)
 
@@ -209,6 +212,8 @@ def main() -> int:
             before = cpu(pids)
             time.sleep(10)
             idle = (cpu(pids) - before) / 10 * 100
+    if options.readme:
+        write_table("commands", told(found, idle))
     if options.json:
         print(json.dumps({"command_to_visible_ms": found, "idle_percent_of_a_core": idle}))
         return 0
@@ -217,6 +222,14 @@ def main() -> int:
         print(f"command to visible, {what:<28} {shown}")
     print(f"idle `penstock up`, all processes: {idle:.1f} % of one core")
     return 0
+
+
+def told(found: dict[str, dict[str, float]], idle: float) -> list[str]:
+    """The README's table."""
+    lines = ["| from a command to its effect in the catalog | p50 | p99 |", "|---|---|---|"]
+    lines += [f"| {what} | {values['p50']:.0f} ms | {values['p99']:.0f} ms |" for what, values in found.items()]
+    idle_ = f"`penstock up` with nothing to do takes {idle:.1f} % of one core, all processes together"
+    return [*lines, "", f"{idle_}; {machine()}."]
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ COMPUTED: Final = {
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="copy", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="about how many line items")
+    parser.add_argument("--rows", type=int, default=6_001_215, help="about how many line items")
     parser.add_argument("--times", type=int, default=3, help="turns of each way")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one last line of JSON")

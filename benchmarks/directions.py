@@ -27,6 +27,7 @@ from benchmarks.parts.tables import LINEITEM, generated, lineitem, served
 from benchmarks.peers.dlt import DLT
 from benchmarks.peers.peer import Command, Move, Peer, said
 from benchmarks.peers.programs import FAUCET, INGESTR, SLING
+from benchmarks.peers.psql import LIMIT
 from benchmarks.peers.singer import MELTANO
 
 DIRECTIONS: Final = {
@@ -35,7 +36,7 @@ DIRECTIONS: Final = {
     "parquet-postgres": "Parquet to PostgreSQL",
     "csv-postgres": "CSV to PostgreSQL",
 }
-PEERS: Final[Sequence[Peer]] = (*DLT, MELTANO, FAUCET, SLING, INGESTR)
+PEERS: Final[Sequence[Peer]] = (LIMIT, *DLT, MELTANO, FAUCET, SLING, INGESTR)
 PART: Final = "lineitem_part"
 
 
@@ -134,7 +135,7 @@ def moved(peer: Peer | None, move: Move, rows: int) -> Measured:
     landed = peer.landed(mine) if peer else f"public.{mine.table}"
     try:
         with psycopg.connect(mine.dsn, autocommit=True) as session:
-            if peer is FAUCET:
+            if peer is not None and not peer.makes_table:
                 session.execute(f"CREATE TABLE {landed} ({LINEITEM})")
             session.execute("CHECKPOINT")
             command = peer.command(mine) if peer else penstock(mine)
@@ -190,7 +191,7 @@ def penstock(move: Move) -> Command:
 def told(found: dict[str, dict[str, Found]], rows: int, times: int, missing: dict[str, str]) -> list[str]:
     """The README's table, and what is to be said of it."""
     lines = [
-        f"| {rows:,} line items of TPC-H | | rows/s | Penstock is | CPU s | peak memory |",
+        f"| {rows:,} line items of TPC-H | | rows/s | Penstock is | CPU s of the client | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for way, tools in found.items():

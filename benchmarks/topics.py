@@ -1,10 +1,11 @@
-"""How fast the topic log is on the embedded server, with fsync: ``python -m benchmarks.topics``.
+"""How fast the topic log is on the embedded server, with fsync: ``python -m benchmarks.topics [--readme]``.
 
 Prints one line for each figure. Needs about 200 MB of disk and 20 seconds.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import threading
@@ -13,12 +14,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.parts.readme import machine, write_table
 from penstock.clock import now
 from penstock.topics import CONTROL, METRICS, Message, TopicLog
 from penstock.topics.embedded import EmbeddedServer
 from penstock.topics.postgres import PostgresLog
 
 BATCH = 1000
+
+found: list[tuple[str, str]] = []
+"""What was measured so far: what, and its figure."""
+
+
+def tell(what: str, figure: str) -> None:
+    """Print a figure, and keep it for the table."""
+    found.append((what, figure))
+    print(f"{what:<40}{figure:>22}")
 
 
 def message(n: int) -> Message:
@@ -28,10 +39,10 @@ def message(n: int) -> Message:
 
 @contextmanager
 def timed(what: str, count: int) -> Iterator[None]:
-    """Print how many of `count` were done in a second."""
+    """Tell how many of `count` were done in a second."""
     began = time.perf_counter()
     yield
-    print(f"{what:<40}{count / (time.perf_counter() - began):>12,.0f} /s")
+    tell(what, f"{count / (time.perf_counter() - began):,.0f} /s")
 
 
 def appends(log: TopicLog) -> None:
@@ -77,13 +88,17 @@ def tail(writer: TopicLog, reader: TopicLog, count: int = 500) -> None:
         time.sleep(0.005)
     thread.join()
     spans.sort()
-    print(
-        f"append to read elsewhere: p50 {spans[count // 2] * 1000:.1f} ms, p99 {spans[count * 99 // 100] * 1000:.1f} ms"
+    tell(
+        "append to read elsewhere",
+        f"p50 {spans[count // 2] * 1000:.1f} ms, p99 {spans[count * 99 // 100] * 1000:.1f} ms",
     )
 
 
 def main() -> None:
     """All of it, on a server of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--readme", action="store_true", help="write the README's table")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as folder:
         Path(folder).chmod(0o711)
         server = EmbeddedServer(Path(folder) / "home")
@@ -98,6 +113,13 @@ def main() -> None:
                 tail(writer, reader)
         finally:
             server.remove()
+    if options.readme:
+        lines = [
+            "| the log on the embedded server | |",
+            "|---|---|",
+            *(f"| {what} | {figure} |" for what, figure in found),
+        ]
+        write_table("topics", [*lines, "", f"{machine()}."])
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ class Peer:
     """The table in which the rows are afterwards."""
     fraction: float = 1.0
     """The part of the rows that it is given, where all would take too long."""
+    makes_table: bool = True
+    """Whether it makes the target's table itself."""
 
 
 def in_venv(name: str, *requirements: str) -> Path:
