@@ -91,6 +91,15 @@ def test_a_parquet_type_is_kept(
     assert rows(source) == [{"v": kept}, {"v": None}]
 
 
+def test_the_docs_say_what_parquet_types_become() -> None:
+    page = (Path(__file__).parents[3] / "docs/types.md").read_text()
+    lines = page.partition("| column, as pyarrow calls it |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    told = {kind: what.partition(";")[0].strip("`") for kinds, what in cells for kind in kinds.strip("`").split("`, `")}
+    known = {str(kind): name for kind, _, name, _ in KEPT} | {str(kind): "refused" for kind in REFUSED}
+    assert told == known
+
+
 REFUSED = [pa.decimal256(50, 2), pa.decimal128(5, -2), pa.duration("us"), pa.month_day_nano_interval()]
 
 

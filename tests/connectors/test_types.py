@@ -1,0 +1,149 @@
+"""Every cell of the docs' table of what PostgreSQL's types become in files and database files, and back again."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
+import psycopg
+import pyarrow.parquet as pq
+import pytest
+from psycopg import sql
+
+from tests.dataflows.test_types import OWN, PAGE, VALUES, plain, values
+
+if TYPE_CHECKING:
+    from tests.connectors.conftest import Flow, World
+
+    Flows = Callable[..., Flow]
+    Worlds = Callable[[str], World]
+
+SYSTEMS: Final = ("parquet", "csv", "jsonl", "sqlite", "duckdb")
+TABLE: Final = {
+    name: dict(zip(SYSTEMS, cells, strict=True))
+    for name, *cells in (
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        for line in PAGE.partition("| Parquet | CSV |")[2].partition("\n\n")[0].splitlines()[2:]
+    )
+}
+NOT_FINITE: Final = {"NaN", "Infinity", "-Infinity"}
+
+
+@pytest.fixture(scope="module")
+def shop(new_database: Callable[[], str]) -> Iterator[tuple[psycopg.Connection[Any], str]]:
+    dsn = new_database()
+    with psycopg.connect(dsn, autocommit=True, options="-c timezone=UTC") as session:
+        session.execute("CREATE TYPE mood AS ENUM ('sad', 'so so', 'happy')")
+        session.execute("CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
+        session.execute("CREATE TYPE pair AS (a int, b text)")
+        yield session, dsn
+
+
+def fill(session: psycopg.Connection[Any], found: dict[str, tuple[str, ...]]) -> None:
+    """Table ``every`` with a column of each type, its values, and a row without any."""
+    session.execute("DROP TABLE IF EXISTS every; DROP TABLE IF EXISTS back")
+    session.execute(
+        f"CREATE TABLE every (id int PRIMARY KEY, {', '.join(f'c{at} {plain(name)}' for at, name in enumerate(found))})"
+    )
+    for row in range(max(map(len, found.values())) + 1):
+        texts = [one[row] if row < len(one) else None for one in found.values()]
+        literals = (
+            f"{sql.Literal(text).as_string(None)}::{plain(name)}" for name, text in zip(found, texts, strict=True)
+        )
+        session.execute(f"INSERT INTO every SELECT {row}, {', '.join(literals)}")
+
+
+def ends(dsn: str, world: World, into: Flows, out_of: Flows) -> tuple[Flow, Flow]:
+    """PostgreSQL's table ``every`` into the world, and out of it into ``back``."""
+    there, back = into(world, "replace"), out_of(world, "replace")
+    there.source = {"connection": "hub", "object": "public.every"}
+    back.sink = {"connection": "hub", "object": "public.back", "write": "replace"}
+    for flow in (there, back):
+        flow.connections["hub"] = {"type": "postgres", "dsn": dsn}
+    return there, back
+
+
+def types_in(world: World) -> list[str]:
+    """What its own tools say of the columns, but for the first one; of CSV all that there is to say."""
+    if world.name == "sqlite":
+        with closing(sqlite3.connect(world.connection["path"])) as session:
+            return [row[2] for row in session.execute("PRAGMA table_info(copied)")][1:]
+    if world.name == "duckdb":
+        with closing(duckdb.connect(world.connection["path"], read_only=True)) as session:
+            query = "SELECT data_type FROM duckdb_columns() WHERE table_name = 'copied' ORDER BY column_index"
+            return [row[0] for row in session.execute(query).fetchall()][1:]
+    path = next(path for path in Path(world.connection["root"], "copied").iterdir() if path.is_file())
+    if world.name == "parquet":
+        return [str(field.type) for field in pq.read_schema(path)][1:]
+    lines = path.read_text().splitlines()
+    return ["text"] * lines[0].count(",") if world.name == "csv" else _kinds(lines)
+
+
+def _kinds(lines: list[str]) -> list[str]:
+    import json
+
+    rows = [list(json.loads(line).values())[1:] for line in lines]
+    names = {str: "string", bool: "boolean", int: "number", float: "number"}
+    return [next(names[type(one)] for one in column if one is not None) for column in zip(*rows, strict=True)]
+
+
+def test_the_table_has_all_types() -> None:
+    assert {name.strip("`") for name in TABLE} == set(VALUES)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_each_type_becomes_what_the_table_says_and_comes_back(
+    shop: tuple[psycopg.Connection[Any], str], worlds: Worlds, into: Flows, out_of: Flows, system: str
+) -> None:
+    session, dsn = shop
+    cells = {name: row[system] for name, row in TABLE.items() if row[system] != "refused"}
+    found = {name: kept(name, cell) for name, cell in cells.items()}
+    fill(session, found)
+    there, back = ends(dsn, world := worlds(system), into, out_of)
+    assert there.completed("r1") == back.completed("r1")
+    assert types_in(world) == [
+        re.split(r",? (?:→|\w+ (?:and \w+ )?refused)", cell)[0].strip("`,") for cell in cells.values()
+    ]
+    query = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'back'::regclass AND attnum > 1"
+    types = [row[0] for row in session.execute(f"{query} ORDER BY attnum").fetchall()]
+    assert types == [
+        again.group(1) if (again := re.search(r"→ `(.+)`", cell)) else name.strip("`") for name, cell in cells.items()
+    ]
+    for at, name in enumerate(cells):
+        shown = f"c{at}::text::{plain(name)}::text" if types[at] == "text" else f"c{at}::text"
+        wanted = session.execute(f"SELECT c{at}::text FROM every ORDER BY id").fetchall()
+        assert session.execute(f"SELECT {shown} FROM back ORDER BY id").fetchall() == wanted, name
+
+
+def kept(name: str, cell: str) -> tuple[str, ...]:
+    """The values of a type that are not refused."""
+    refused = NOT_FINITE if "infinity" in cell else {"NaN"} if "refused at the value" in cell else set[str]()
+    return tuple(value for value in values(name) if value not in refused)
+
+
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [(name, system) for name, row in TABLE.items() for system, cell in row.items() if "refused" in cell],
+)
+def test_what_is_refused_names_its_column(
+    shop: tuple[psycopg.Connection[Any], str], worlds: Worlds, into: Flows, out_of: Flows, name: str, system: str
+) -> None:
+    session, dsn = shop
+    cell = TABLE[name][system]
+    lost = [value for value in values(name) if value not in kept(name, cell)]
+    for value in lost or values(name)[:1]:
+        fill(session, {name: (value,)})
+        there, _ = ends(dsn, world := worlds(system), into, out_of)
+        error = there.failed("r1")
+        assert error["code"] == ("data.bad" if lost else "schema.mismatch")
+        assert "`c0`" in error["what"]
+        assert world.look() == []
+
+
+def test_types_of_the_user_s_own_are_in_the_table() -> None:
+    assert set(OWN) <= set(TABLE)
