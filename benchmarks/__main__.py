@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME …]`` runs ``benchmarks/NAME.py``; without a name all of them, for the README's tables."""
+"""``python -m benchmarks [NAME …]`` runs ``benchmarks/NAME.py``, without a name all, for the README's tables."""
 
 from __future__ import annotations
 

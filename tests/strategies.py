@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from penstock.models import base, connection, domain, pipeline
+from penstock.models import base, connection, domain, http, pipeline
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicySpec
 from penstock.records import TYPES, Record
@@ -32,7 +32,13 @@ identifiers = st.sampled_from(["a", "b", "c", "d"])
 """Few, so that records speak of each other's subjects."""
 texts = st.text(max_size=12)
 times = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - UTC by timezones
-durations = st.integers(0, 10**12).map(lambda n: timedelta(milliseconds=n))
+MOST: Final = timedelta(milliseconds=10**12)
+
+
+def _durations(positive: bool, most: timedelta) -> Strategy:  # noqa: FBT001
+    return st.integers(int(positive), most // timedelta(milliseconds=1)).map(lambda n: timedelta(milliseconds=n))
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -54,6 +60,8 @@ BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
     connection._no_password_in_dsn: st.sampled_from(
         ["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]
     ),
+    http._plain_url: st.sampled_from(["https://api.example.com/v1", "http://127.0.0.1:8080"]),
+    http._no_literal_secrets: st.sampled_from([{}, {"Accept": "*/*"}, {"X-Api-Key": "${env:PENSTOCK_SECRET_A}"}]),
 }
 """Values that a validator takes, where the type alone does not tell."""
 
@@ -133,9 +141,10 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
         return st.floats(low, bounds.get("le", 1e9))
     if annotation is str:
         return _strings(**bounds)
+    if annotation is timedelta:
+        return _durations("gt" in bounds, bounds.get("le", MOST))
     plain: dict[Any, Strategy] = {
-        bool: st.booleans(), Any: json_values, datetime: times, domain.Utc: times, timedelta: durations,
-        type(None): st.none(),
+        bool: st.booleans(), Any: json_values, datetime: times, domain.Utc: times, type(None): st.none(),
     }  # fmt: skip
     return plain[annotation]
 

@@ -19,7 +19,7 @@ NAMES = [name for _, names in GROUPS.values() for name in names]
 def test_the_contract_s_commands_of_the_spine_are_there() -> None:
     asked = (
         "init up doctor validate apply run list status runs pause resume stop delete versions rollback events why "
-        "topics flow demo schema settings test plan preview dlq"
+        "topics flow demo schema settings test plan preview backfill dlq metrics"
     )
     assert set(NAMES) == set(asked.split())
 

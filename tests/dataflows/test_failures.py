@@ -340,7 +340,6 @@ def test_a_full_disk_at_the_sink(copy: Callable[..., Copy], launchers: Launchers
     error = failed(launchers, with_spec(made.task("r1"), source=source))
     assert (error["code"], error["transient"]) == ("unavailable.out_of_space", False)
     rows = made.value(f"SELECT count(*) FROM {made.target}")
-    assert rows % 2000 == 0
     assert rows < 30000
     assert (
         rows == made.value(f"SELECT sum(rows_out) FROM w._penstock_positions WHERE pipeline = '{made.uid}'")
