@@ -45,6 +45,7 @@ def run_slots(
     Raises:
         PenstockError: the first error; what was committed before stays, and a resume goes on from there.
     """
+    pa.set_memory_pool(pa.system_memory_pool())  # mimalloc keeps what was freed: a sixth more memory, no faster
     mine = {prepared.slots[number]: of_slot(prepared.pending, number, len(prepared.slots)) for number in numbers}
     mine = {slot: splits for slot, splits in mine.items() if splits}
     BatchPipelineEngine(
