@@ -143,7 +143,7 @@ def by_penstock(dsn: str, turn: int, table: str, rules: dict[str, Any] | None, w
             "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": table}, "spec": spec},
             "connections": {"bench": {"type": "postgres", "dsn": dsn}},
         }  # fmt: skip
-        found = timed([[sys.executable, "-m", "dataflows.runtime.launcher"]], json.dumps(task).encode())
+        found = timed([[sys.executable, "-m", "dataflows.runtime"]], json.dumps(task).encode())
         result = json.loads(Path(folder, "result.json").read_text())
     if result["status"] != "completed":
         sys.exit(f"the run failed: {result['error']}")

@@ -74,7 +74,7 @@ class Processes:
         }  # fmt: skip
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dataflows.runtime.launcher", "--lifeline", str(reading)],
+                [sys.executable, "-m", "dataflows.runtime", "--lifeline", str(reading)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, pass_fds=(reading,),
                 cwd=self._settings.project,
             )  # fmt: skip

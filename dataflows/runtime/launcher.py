@@ -1,4 +1,4 @@
-"""One run as a process of its own: prepare, flow, publish. ``python -m dataflows.runtime.launcher < task.json``.
+"""One run as a process of its own: prepare, flow, publish. ``python -m dataflows.runtime < task.json``.
 
 The task comes on stdin, progress goes to stdout as JSON lines, and at the end a result file is put in place at once.
 SIGTERM stops the flow between two chunks. With several workers the flow runs in child processes, which die when this
@@ -242,7 +242,3 @@ def main() -> None:
     shut_down()
     sys.stdout.flush()
     os._exit(code)  # a reader that hangs in a dead connection must not keep the process
-
-
-if __name__ == "__main__":
-    main()
