@@ -261,6 +261,8 @@ BUILT_IN: Final = {
     "s3": "dataflows.files.connector:S3Connector",
     "sqlite": "dataflows.databases.connectors:SqliteConnector",
     "duckdb": "dataflows.databases.connectors:DuckdbConnector",
+    "mysql": "dataflows.mysql.connector:MysqlConnector",
+    "mariadb": "dataflows.mysql.connector:MysqlConnector",
     "http": "dataflows.http.connector:HttpConnector",
 }
 

@@ -262,7 +262,16 @@ def _reload() -> Strategy:
     return st.one_of(st.just({"rows": "all"}), window).map(domain.Reload.model_validate)
 
 
+def _mysql() -> Strategy:
+    place = st.sampled_from([{"host": "db.example.com"}, {"host": "127.0.0.1", "port": 3307}, {"socket": "/run/s"}])
+    fields = connection.MysqlConnection.model_fields
+    others = {name: _field(name, fields[name]) for name in ("database", "password", "tls")}
+    drawn = st.fixed_dictionaries({"type": st.sampled_from(["mysql", "mariadb"]), "user": identifiers}, optional=others)
+    return st.builds(lambda one, two: connection.MysqlConnection.model_validate(one | two), place, drawn)
+
+
 BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
+    connection.MysqlConnection: _mysql,
     domain.Counters: _counters,
     domain.Reload: _reload,
     domain.Schema: _schema,

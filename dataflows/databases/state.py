@@ -240,10 +240,13 @@ class DatabaseState:
 
     def drop(self) -> None:
         with self.database.transaction():
-            for table in TABLES:
-                self.database.change(f"DELETE FROM {table} WHERE pipeline = ?", (self.uid,))
-            self.database.change(
-                "INSERT INTO _penstock_runs (pipeline, run, source, sink, state, written, base, planned_at) "
-                "VALUES (?, '', ?, ?, 'dropped', '', '{}', ?)",
-                (*self._ends, now().isoformat()),
-            )
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        for table in TABLES:
+            self.database.change(f"DELETE FROM {table} WHERE pipeline = ?", (self.uid,))
+        self.database.change(
+            "INSERT INTO _penstock_runs (pipeline, run, source, sink, state, written, base, planned_at) "
+            "VALUES (?, '', ?, ?, 'dropped', '', '{}', ?)",
+            (*self._ends, now().isoformat()),
+        )

@@ -7,12 +7,12 @@ import re
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from typing import cast as typed
 
 from psycopg import ProgrammingError as ConninfoError
 from psycopg import conninfo
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from penstock.errors import InvalidDocument, Issue, SettingsError
 from penstock.models.base import Model, Name, issues_of
@@ -20,7 +20,8 @@ from penstock.models.http import HttpConnection
 
 __all__ = [
     "PLUGINS", "Connection", "DuckdbConnection", "FilesConnection", "HttpConnection", "KafkaConnection",
-    "PostgresConnection", "S3Connection", "SqliteConnection", "parse_connections", "plugged_in", "resolve",
+    "MysqlConnection", "PostgresConnection", "S3Connection", "SqliteConnection", "parse_connections", "plugged_in",
+    "resolve",
 ]  # fmt: skip
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
@@ -94,6 +95,35 @@ class DuckdbConnection(Model):
     path: Annotated[str, Field(pattern=r"^/")]
 
 
+class MysqlTls(Model):
+    """How a connection with MySQL is encrypted; `verify` checks the server's certificate and name."""
+
+    mode: Literal["disable", "prefer", "require", "verify"] = "prefer"
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+class MysqlConnection(Model):
+    """MySQL 8 or MariaDB 10.5, or newer: by host and port, or by the server's socket on this machine."""
+
+    type: Literal["mysql", "mariadb"]
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 3306
+    socket: Annotated[str, Field(pattern=r"^/")] | None = None
+    database: Annotated[str, Field(min_length=1)] | None = None
+    user: Annotated[str, Field(min_length=1)]
+    password: Secret | None = None
+    tls: MysqlTls | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.host is None) == (self.socket is None):
+            message = "needs one of `host` and `socket`"
+            raise ValueError(message)
+        return self
+
+
 class KafkaSecurity(Model):
     """How to log in to the brokers."""
 
@@ -118,6 +148,7 @@ Connection = Annotated[
     | S3Connection
     | SqliteConnection
     | DuckdbConnection
+    | MysqlConnection
     | HttpConnection
     | KafkaConnection,
     Field(discriminator="type"),
@@ -126,7 +157,8 @@ Connection = Annotated[
 
 TYPES: dict[str, type[Model]] = {
     "postgres": PostgresConnection, "files": FilesConnection, "s3": S3Connection, "sqlite": SqliteConnection,
-    "duckdb": DuckdbConnection, "http": HttpConnection, "kafka": KafkaConnection,
+    "duckdb": DuckdbConnection, "mysql": MysqlConnection, "mariadb": MysqlConnection, "http": HttpConnection,
+    "kafka": KafkaConnection,
 }  # fmt: skip
 """The models by their `type`."""
 

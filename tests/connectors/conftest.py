@@ -22,15 +22,22 @@ import psycopg
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
+import pymysql
 import pytest
 
 from dataflows.sinks.swap import shadow_prefix
 from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.files.conftest import SECRET, S3Server, s3
+from tests.dataflows.mysql.conftest import MysqlServer, mariadb, new_schema
 
-__all__ = ["SYSTEMS", "Flow", "Hub", "World", "launchers", "s3"]
+__all__ = ["SYSTEMS", "Flow", "Hub", "World", "launchers", "mariadb", "new_schema", "s3"]
 
 _numbers = count(1)
+MISSING: Final = (
+    psycopg.errors.UndefinedTable, sqlite3.OperationalError, duckdb.CatalogException, duckdb.IOException,
+    pymysql.ProgrammingError,
+)  # fmt: skip
+"""What systems say of a table that is not there."""
 Rows = list[tuple[Any, ...]]
 
 
@@ -90,7 +97,7 @@ def tabled(query: Callable[[str], Rows]) -> Callable[[], list[int]]:
     def look() -> list[int]:
         try:
             return [row[0] for row in query("SELECT id FROM copied ORDER BY id")]
-        except (psycopg.errors.UndefinedTable, sqlite3.OperationalError, duckdb.CatalogException, duckdb.IOException):
+        except MISSING:
             return []
 
     return look
@@ -147,6 +154,19 @@ def duck(request: pytest.FixtureRequest, folder: Path) -> World:
     return World("duckdb", {"type": "duckdb", "path": str(path)}, tabled(query), leftovers, nowhere)
 
 
+def mysql(request: pytest.FixtureRequest, folder: Path) -> World:
+    server: MysqlServer = request.getfixturevalue("mariadb")
+    database = request.getfixturevalue("new_schema")()
+    (folder / "secret").write_text((server.home / "secret").read_text())
+
+    def query(text: str) -> Rows:
+        return server.query(text, database)
+
+    leftovers = unfinished(query, f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}'")
+    connection = server.connection(database, password=f"${{file:{folder}/secret}}")
+    return World("mysql", connection, tabled(query), leftovers, connection | {"user": "stranger"})
+
+
 READERS: Final[dict[str, Callable[[Path], Any]]] = {
     "parquet": pyarrow.parquet.read_table, "csv": pyarrow.csv.read_csv, "jsonl": pyarrow.json.read_json,
 }  # fmt: skip
@@ -190,7 +210,7 @@ def in_bucket(request: pytest.FixtureRequest, folder: Path) -> World:
 
 SYSTEMS: Final[dict[str, Callable[[pytest.FixtureRequest, Path], World]]] = {
     "postgres": postgres, "sqlite": sqlite, "duckdb": duck, "parquet": in_folder("parquet"), "csv": in_folder("csv"),
-    "jsonl": in_folder("jsonl"), "s3": in_bucket,
+    "jsonl": in_folder("jsonl"), "s3": in_bucket, "mysql": mysql,
 }  # fmt: skip
 
 

@@ -1,0 +1,62 @@
+"""``type: mysql``, or ``mariadb``: tables and views of a server of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dataflows.connectors import Owner, Place
+from dataflows.mysql.session import LOCK_SECONDS, Session, connect
+from dataflows.mysql.source import MysqlSource
+from dataflows.mysql.state import MysqlState
+from dataflows.mysql.tables import TableName
+from dataflows.mysql.target import MysqlTarget
+from penstock.models.connection import MysqlConnection
+
+__all__ = ["MysqlConnector"]
+
+SOURCE_LOCK_SECONDS = 10.0
+
+
+class MysqlConnector:
+    """An object is ``database.table``, or a bare name in the connection's database."""
+
+    model = MysqlConnection
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return str(_name(place))
+
+    @staticmethod
+    def source(place: Place) -> MysqlSource:
+        name = _name(place)
+        another = _sessions(place, name, write=False, lock=SOURCE_LOCK_SECONDS)
+        return MysqlSource(place, name, another(lambda: None), another)
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> MysqlTarget:
+        name = _name(place)
+        patience = LOCK_SECONDS if owner.patience is None else owner.patience
+        first = _sessions(place, name, write=True, lock=patience, seconds=owner.patience)(lambda: None)
+        another = _sessions(place, name, write=True, lock=LOCK_SECONDS)
+        state = MysqlState(
+            first, owner.uid, owner.source, str(name), place.where, schema=name.database, patience=patience
+        )
+        return MysqlTarget(place, owner, name, first, another, state)
+
+
+def _name(place: Place) -> TableName:
+    return TableName.parse(place.object, place.settings.database, place.where)
+
+
+def _sessions(
+    place: Place, name: TableName, *, write: bool, lock: float, seconds: float | None = None
+) -> Callable[[Callable[[], None]], Session]:
+    limits = {} if seconds is None else {"seconds": seconds}
+
+    def opened(check: Callable[[], None]) -> Session:
+        return connect(
+            place.settings, place.where, database=name.database, secrets=place.secrets, write=write, lock=lock,
+            check=check, **limits,
+        )  # fmt: skip
+
+    return opened

@@ -1,0 +1,87 @@
+# ruff: noqa: E501 - a table, one group of numbers a line
+"""The servers' numbers as errors of the tree; of their texts only what names objects is kept, never a value."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pymysql import err
+
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    Fenced,
+    MissingColumn,
+    MissingTable,
+    OutOfSpace,
+    PenstockError,
+    Refused,
+    SchemaMismatch,
+    Unavailable,
+    Unreachable,
+)
+
+__all__ = ["DUPLICATE", "FENCED", "LOST", "told"]
+
+LOST: Final = 2013
+DUPLICATE: Final = 1062
+FENCED: Final = 1242
+"""What a commit's fence ends in where a newer generation owns the pipeline: a subquery with more than one row."""
+_AGAIN: Final = "something holds the table or its rows; try again later"
+_CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
+    **dict.fromkeys((1045, 1698, 3118, 1862, 4151), (AccessDenied, "the server refuses this user or password", "check user and secret")),
+    **dict.fromkeys((1044, 1142, 1143, 1227, 1370, 1410), (AccessDenied, "a privilege is missing", "grant it to the connection's user")),
+    1049: (Unreachable, "there is no such database", "check `database`, or write the object as database.table"),
+    1146: (MissingTable, "a table of this run does not exist", "was it dropped or renamed?"),
+    1054: (MissingColumn, "a column of this run does not exist", "was it dropped or renamed?"),
+    1205: (Unavailable, "a lock could not be had in time", _AGAIN),
+    1213: (Unavailable, "the server ended a deadlock", "try again"),
+    **dict.fromkeys((1317, 3024, 1969, 1028, 1053, 1077, 1079, 1927, 3169), (Unavailable, "the server ended the session or the statement", "a newer run, or an administrator; try again")),
+    **dict.fromkeys((1040, 1203, 1226), (Unavailable, "the server has no connection left", "raise max_connections or run fewer workers")),
+    **dict.fromkeys((1037, 1038, 1041), (Unavailable, "the server is out of memory", "try again later")),
+    **dict.fromkeys((1021, 1114), (OutOfSpace, "the disk or the table space is full", "free some space and run again: nothing is half-applied")),
+    1153: (BadData, "a row is larger than the server takes at once", "raise max_allowed_packet"),
+    **dict.fromkeys((1148, 3948, 4166), (Refused, "the server takes no LOAD DATA LOCAL", "SET GLOBAL local_infile = 1")),
+    1062: (BadData, "a row has a key that another one has", "look at the table's unique keys"),
+    **dict.fromkeys((1048, 1263, 1364, 1566), (BadData, "a row has no value where the target needs one", "look at its NOT NULL columns")),
+    **dict.fromkeys((1264, 1265, 1292, 1366, 1367, 1406, 1411, 1441, 1300, 3140, 3141, 1690, 1261, 1262), (BadData, "the target cannot take a value", "look at the mapped types")),
+    **dict.fromkeys((1216, 1217, 1451, 1452, 3819, 4025, 1761, 1762), (BadData, "a row breaks a constraint of the target", "look at its foreign keys and checks")),
+    **dict.fromkeys((1118, 1074, 1071, 1117), (Refused, "the table cannot be made: its columns or its key are too long", "make the table by hand, with types that are smaller")),
+    **dict.fromkeys((1290, 1836, 3989), (Refused, "the server is read-only or forbids the statement", "connect to the one that is written to")),
+    FENCED: (Fenced, "a newer run took over", "nothing to do: the newer run carries on"),
+    **dict.fromkeys((2002, 2003, 2005), (Unreachable, "the connection cannot be made", "is the server up? try again")),
+    2026: (Unreachable, "no encrypted connection can be made", "look at the connection's `tls`"),
+    **dict.fromkeys((0, 2006, LOST, 2055), (Unreachable, "the connection was lost", "try again")),
+}  # fmt: skip
+_NAMING: Final = {MissingTable, MissingColumn, AccessDenied}
+_PLACE: Final = re.compile(r"for column [`']?(?:[^`']*`\.)*[`']?([^`']+?)[`']?(?: at row (\d+))?$|[Cc]olumn '([^']+)'")
+_KEY: Final = re.compile(r"for key '([^']+)'$")
+
+
+def told(error: err.Error, where: str) -> PenstockError:
+    """The error of Penstock's tree for one of PyMySQL's."""
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = str(error.args[1]) if len(error.args) > 1 else ""
+    if "errno: 28" in text or "Errcode: 28" in text or ("error 28" in text):
+        code = 1021
+    kind, what, hint = _CODES.get(code) or (
+        SchemaMismatch,
+        "the server does not take the statement",
+        "look at the hint",
+    )
+    if code not in _CODES:
+        hint = "does the table still have its columns, and the user its rights?"
+    return kind(f"{what}{_named(kind, text)} [error {code}]", where=where, hint=hint)
+
+
+def _named(kind: type[PenstockError], text: str) -> str:
+    if kind in _NAMING:
+        return f" ({text})" if text else ""
+    if kind is not BadData:
+        return ""
+    if found := _KEY.search(text):
+        return f" (key {found[1]})"
+    found = _PLACE.search(text)
+    name = found and (found[1] or found[3])
+    return f" (column `{name}`)" if name else ""

@@ -1,0 +1,96 @@
+"""`merge`: of the staged rows with one key the last counts, unless the target has a newer one.
+
+The last row of a key is the one of the greatest version, and of those the one that was staged last. A row whose flag
+says so deletes. Rows are visited in their keys' order, so that two writers wait for each other and never for a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dataflows.mysql.session import quoted
+from dataflows.mysql.tables import TableName
+
+__all__ = ["STAGE", "Merge"]
+
+STAGE: Final = "_penstock_stage"
+_NUMBER: Final = "_penstock_n"
+
+
+def _list(names: Sequence[str], of: str = "") -> str:
+    return ", ".join(of + quoted(name) for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How staged rows with `columns` get into `into`: by `key`, newer by `version`, gone where `delete` is true."""
+
+    into: TableName
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    version: str | None = None
+    delete: str | None = None
+
+    @property
+    def stage(self) -> tuple[str, ...]:
+        """Make the session's own table anew, with the target's own types; what is done before the transaction."""
+        flag = f", {quoted(self.delete)} TINYINT(1)" if self.delete else ""
+        name = quoted(self.into.database, STAGE)
+        made = (
+            f"CREATE TEMPORARY TABLE {name} ({quoted(_NUMBER)} BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY{flag}) "
+            f"ENGINE = InnoDB SELECT {_list(self._written)} FROM {self.into.sql} LIMIT 0"
+        )
+        return f"DROP TEMPORARY TABLE IF EXISTS {name}", made
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """What brings the staged rows into the target, in order."""
+        return (self._upsert(),) if self.delete is None else (self._gone(), self._upsert())
+
+    @property
+    def _written(self) -> list[str]:
+        return [name for name in self.columns if name != self.delete]
+
+    @property
+    def _last(self) -> str:
+        newest = f"{quoted(self.version)} IS NULL, {quoted(self.version)} DESC, " if self.version else ""
+        return (
+            f"(SELECT * FROM (SELECT s.*, row_number() OVER (PARTITION BY {_list(self.key)} "
+            f"ORDER BY {newest}{quoted(_NUMBER)} DESC) AS {quoted('_penstock_r')} "
+            f"FROM {quoted(self.into.database, STAGE)} s) n WHERE {quoted('_penstock_r')} = 1)"
+        )
+
+    def _upsert(self) -> str:
+        names = self._written
+        kept = f"WHERE r.{quoted(self.delete)} IS NOT TRUE " if self.delete else ""
+        others = [name for name in names if name not in {*self.key, self.version}]
+        others += [self.version] if self.version and self.version not in self.key else []  # the last one that is set
+        sets = ", ".join(f"{self._place(name)} = {self._newer(name)}" for name in others)
+        sets = sets or f"{self._place(self.key[0])} = {self._place(self.key[0])}"
+        return (
+            f"INSERT INTO {self.into.sql} ({_list(names)}) SELECT {_list(names, 'r.')} FROM {self._last} r {kept}"
+            f"ORDER BY {_list(self.key, 'r.')} ON DUPLICATE KEY UPDATE {sets}"
+        )
+
+    def _place(self, name: str) -> str:
+        return f"{self.into.sql}.{quoted(name)}"
+
+    def _newer(self, name: str) -> str:
+        given = f"VALUES({quoted(name)})"
+        if self.version is None:
+            return given
+        have = self._place(self.version)
+        return f"IF({have} IS NULL OR {have} <= VALUES({quoted(self.version)}), {given}, {self._place(name)})"
+
+    def _gone(self) -> str:
+        same = " AND ".join(f"t.{quoted(name)} = r.{quoted(name)}" for name in self.key)
+        older = ""
+        if self.version:
+            version = quoted(self.version)
+            older = f" AND (t.{version} IS NULL OR t.{version} <= r.{version})"
+        return (
+            f"DELETE t FROM {self.into.sql} t JOIN {self._last} r ON {same} "
+            f"WHERE r.{quoted(self.delete or '')} IS TRUE{older}"
+        )

@@ -1,0 +1,302 @@
+"""Sessions with MySQL and MariaDB: pinned settings, bounded waits, and errors that never repeat a row's value.
+
+PyMySQL logs in and frames the packets; waits are ours, so that whoever waits is asked whether to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pymysql import err
+from pymysql.connections import Connection
+from pymysql.constants import CLIENT, COMMAND
+from pymysql.protocol import MysqlPacket, OKPacketWrapper
+
+from dataflows.mysql.errors import LOST, told
+from dataflows.mysql.wire import Packets
+from penstock.errors import BadData, PenstockError, Unreachable
+from penstock.models.connection import MysqlConnection, resolve
+
+__all__ = ["LOCK_SECONDS", "Session", "connect", "quoted"]
+
+CONNECT_SECONDS: Final = 10.0
+LOCK_SECONDS: Final = 20.0
+IDLE_SECONDS: Final = 0.2
+RECEIVE: Final = 1 << 20
+PIECE: Final = 1 << 18
+DAY: Final = 86_400
+STRICT: Final = (
+    "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,NO_AUTO_VALUE_ON_ZERO,"
+    "NO_ENGINE_SUBSTITUTION"
+)
+KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
+
+def quoted(*names: str) -> str:
+    """The names as one quoted SQL identifier."""
+    return ".".join("`" + name.replace("`", "``") + "`" for name in names)
+
+
+def _go_on() -> None:
+    """Of a session that nobody asks to stop."""
+
+
+class _Wire(Connection):  # type: ignore[misc] # the library has no types
+    """PyMySQL's connection, whose waits ask `check` each 0.2 s; what that raises ends them."""
+
+    def __init__(self, seconds: float, **settings: Any) -> None:
+        self.check: Callable[[], None] = _go_on
+        self.held = bytearray()
+        self._until: float | None = time.monotonic() + seconds
+        super().__init__(**settings, connect_timeout=seconds, read_timeout=seconds, write_timeout=seconds)
+        self._until = None
+        self._read_timeout = self._write_timeout = self._current_timeout = IDLE_SECONDS
+        self._sock.settimeout(IDLE_SECONDS)
+
+    def fill(self, size: int = RECEIVE) -> bytes:
+        """Wait for bytes."""
+        while True:
+            try:
+                found: bytes = self._sock.recv(size)
+            except TimeoutError:
+                self._waited()
+                continue
+            except OSError as error:
+                raise self._lost() from error
+            if not found:
+                raise self._lost()
+            return found
+
+    def _waited(self) -> None:
+        if self._until is not None and time.monotonic() > self._until:
+            raise self._lost()
+        self.check()
+
+    def _lost(self) -> err.OperationalError:
+        self._force_close()
+        return err.OperationalError(LOST, "the connection was lost")
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        while len(self.held) < num_bytes:
+            self.held += self.fill(max(num_bytes - len(self.held), 1 << 14))
+        found = bytes(self.held[:num_bytes])
+        del self.held[:num_bytes]
+        return found
+
+    def _write_bytes(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._sock.send(view) :]
+            except TimeoutError:
+                self._waited()
+            except OSError as error:
+                raise self._lost() from error
+
+    @property
+    def spoken(self) -> bool:
+        """Whether the server has said something that nobody asked for."""
+        return self._sock is None or bool(select.select([self._sock], [], [], 0)[0])
+
+
+class Session:
+    """One session; its errors are Penstock's."""
+
+    def __init__(self, wire: _Wire, where: str) -> None:
+        self.wire, self.where = wire, where
+        version = str(wire.server_version)
+        self.mariadb = "mariadb" in version.lower()
+        found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", version.removeprefix("5.5.5-"))
+        self.version = tuple(int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise the library's errors as Penstock's."""
+        try:
+            yield
+        except err.Error as error:
+            raise told(error, self.where) from None
+        except RuntimeError as error:  # what it says where a login needs a package more
+            if "cryptography" not in str(error):
+                raise
+            hint = "use TLS, or a socket"
+            raise Unreachable("the login cannot be made in plain sight", where=self.where, hint=hint) from None
+
+    def literal(self, value: Any) -> str:
+        """The value as it is written in a statement."""
+        return str(self.wire.literal(value))
+
+    def _text(self, statement: str, values: Sequence[Any]) -> str:
+        if not values:
+            return statement
+        parts = statement.split("?")
+        return "".join(part + made for part, made in zip(parts, [*map(self.literal, values), ""], strict=True))
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Execute, and all rows that come of it; few are expected. Each ``?`` is a value."""
+        with self.translated(), self.wire.cursor() as cursor:
+            cursor.execute(self._text(statement, values))
+            return list(cursor.fetchall())
+
+    def value(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """The first value of the first row; None without rows."""
+        found = self.rows(statement, values)
+        return found[0][0] if found else None
+
+    def change(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Execute; how many rows were inserted, deleted or really changed, as the server says it."""
+        with self.translated(), self.wire.cursor() as cursor:
+            cursor.execute(self._text(statement, values))
+            return max(0, int(cursor.rowcount))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction; after a statement that commits by itself another one goes on."""
+        self.change("SET autocommit = 0")
+        try:
+            yield
+            self.change("COMMIT")
+        except BaseException:
+            with contextlib.suppress(PenstockError):
+                self.change("ROLLBACK")
+            raise
+        finally:
+            with contextlib.suppress(PenstockError):
+                self.change("SET autocommit = 1")
+
+    def together(self, statements: Sequence[str], sent: Callable[[], None]) -> None:
+        """Send several statements as one message, so that no stopped process can come between them."""
+        with self.translated():
+            self.wire._execute_command(COMMAND.COM_QUERY, "; ".join(statements))  # noqa: SLF001 - the protocol's door
+            sent()
+            self.wire._read_query_result()  # noqa: SLF001
+            while self.wire._result.has_next:  # noqa: SLF001
+                self.wire.next_result()
+
+    def stream(self, query: str, size: int, rows: int) -> Iterator[tuple[bytes, list[int]]]:
+        """The rows of a query, in blocks of about `size` bytes and at most `rows` rows, with the places of the rows."""
+        wire, packets = self.wire, Packets()
+        with self.translated():
+            wire._execute_command(COMMAND.COM_QUERY, query)  # noqa: SLF001
+            columns = wire._read_packet().read_length_encoded_integer()  # noqa: SLF001
+            for _ in range(columns + 1):  # the last one closes the columns' names
+                wire._read_packet()  # noqa: SLF001
+        packets.held, wire.held = wire.held, bytearray()
+        while packets.last is None:
+            packets.scan(rows)
+            if packets.last is None and packets.at < size and len(packets.found) < rows:
+                with self.translated():
+                    packets.held += wire.fill()
+            elif packets.found:
+                yield packets.take()
+        wire._result = None  # noqa: SLF001
+        packet = MysqlPacket(packets.last, wire.encoding)
+        if packet.is_error_packet():
+            with self.translated():
+                packet.raise_for_error()
+
+    def begin_load(self, statement: str) -> None:
+        """Send a ``LOAD DATA LOCAL``; its rows go by `load`."""
+        with self.translated():
+            self.wire._execute_command(COMMAND.COM_QUERY, statement)  # noqa: SLF001
+            packet = self.wire._read_packet()  # noqa: SLF001
+            if not packet.is_load_local_packet():
+                message = "the server did not ask for the rows"
+                raise AssertionError(message)
+
+    def load(self, data: bytes | memoryview) -> None:
+        """Send a piece of the rows."""
+        view = memoryview(data)
+        with self.translated():
+            for start in range(0, len(view), PIECE):
+                self.wire.write_packet(bytes(view[start : start + PIECE]))
+
+    def end_load(self) -> tuple[int, int]:
+        """Rows taken, and warnings."""
+        with self.translated():
+            self.wire.write_packet(b"")
+            packet = OKPacketWrapper(self.wire._read_packet())  # noqa: SLF001
+        return int(packet.affected_rows), int(packet.warning_count)
+
+    def warned(self) -> BadData:
+        """What the server warned of first, without its values."""
+        found = self.rows("SHOW WARNINGS LIMIT 1")
+        code, text = (int(found[0][1]), str(found[0][2])) if found else (0, "")
+        wrong = told(err.DataError(code, text), self.where)
+        return wrong if isinstance(wrong, BadData) else BadData(wrong.what, where=self.where, hint=wrong.hint)
+
+    @property
+    def id(self) -> int:
+        """The number by which the server knows it."""
+        return int(self.wire.thread_id())
+
+    @property
+    def spoken(self) -> bool:
+        """Whether the server has said something unasked: it has ended the session, or refuses what it gets."""
+        return bool(self.wire.spoken)
+
+    def close(self) -> None:
+        """End the session; a transaction that is open is rolled back, a query that runs is given up."""
+        self.wire._force_close()  # noqa: SLF001 - a farewell would wait for what is still coming
+
+
+def connect(  # noqa: PLR0913 - what a session is, by name
+    settings: MysqlConnection, where: str, *, database: str | None, secrets: Any = None, write: bool = False,
+    lock: float = LOCK_SECONDS, seconds: float = CONNECT_SECONDS, check: Callable[[], None] = _go_on,
+) -> Session:  # fmt: skip
+    """A session in autocommit with the pinned settings; `lock` seconds are what it waits for locks.
+
+    Raises:
+        AccessDenied: wrong password, unknown user, missing right.
+        Unreachable: nothing answers, or no such database.
+    """
+    password = resolve(settings.password, where=where, secrets=secrets) if settings.password else ""
+    place = {"unix_socket": settings.socket} if settings.socket else {"host": settings.host, "port": settings.port}
+    try:
+        wire = _Wire(
+            seconds, **place, **_tls(settings), user=settings.user, password=password.encode(), database=database,
+            charset="utf8mb4", autocommit=True, local_infile=True, program_name="penstock",
+            client_flag=CLIENT.MULTI_STATEMENTS,
+        )  # fmt: skip
+    except err.Error as error:
+        raise told(error, where) from None
+    except RuntimeError:
+        hint = "use TLS, or a socket"
+        raise Unreachable("the login needs a connection that nobody can listen to", where=where, hint=hint) from None
+    made = Session(wire, where)
+    _keep_alive(wire)
+    waits = max(1, int(lock))
+    mode = STRICT if write else ""
+    made.change(
+        f"SET SESSION sql_mode = '{mode}', time_zone = '+00:00', innodb_lock_wait_timeout = {waits}, "
+        f"lock_wait_timeout = {waits}, net_read_timeout = {DAY}, net_write_timeout = {DAY}, wait_timeout = {DAY}, "
+        f"sql_safe_updates = 0, sql_big_selects = 1, "
+        + ("max_statement_time = 0" if made.mariadb else "max_execution_time = 0")
+    )
+    made.change("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    wire.check = check
+    return made
+
+
+def _tls(settings: MysqlConnection) -> dict[str, Any]:
+    tls = settings.tls
+    if tls is None or tls.mode == "prefer":
+        return {}
+    if tls.mode == "disable":
+        return {"ssl_disabled": True}
+    files = {"ca": tls.ca, "cert": tls.cert, "key": tls.key}
+    checks = {"check_hostname": tls.mode == "verify", "verify_mode": tls.mode == "verify"}
+    return {"ssl": {**{name: path for name, path in files.items() if path}, **checks}}
+
+
+def _keep_alive(wire: Any) -> None:
+    if wire._sock.family != socket.AF_UNIX:  # noqa: SLF001
+        for name, value in KEEPALIVE.items():
+            wire._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)  # noqa: SLF001

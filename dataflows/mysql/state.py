@@ -1,0 +1,193 @@
+"""What a sink remembers in the database that its rows are in: generation, plan, positions and counters.
+
+A commit changes its slot's row, which names the generation: that is the fence. What is more than one transaction, since
+MySQL commits with each change of a table, is done under a lock of the pipeline's name; the server knows by such names
+whose session is whose, too. A session that holds one when a newer run claims the pipeline is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dataflows.databases.state import KEPT_RUNS, TABLES, DatabaseState
+from dataflows.mysql.session import LOCK_SECONDS, Session
+from dataflows.sinks.state import COUNTED, Claim, Counters, RunRow
+from penstock.clock import now
+from penstock.errors import Fenced, PenstockError, Refused, Unavailable
+from penstock.failpoints import failpoint
+
+__all__ = ["MysqlState", "take_name"]
+
+TRIES: Final = 3
+END_SECONDS: Final = 5.0
+_COUNTERS: Final = ", ".join(f"{name} BIGINT NOT NULL DEFAULT 0" for name in COUNTED)
+_TEXT: Final = "VARCHAR(700)"
+_ENGINE: Final = "ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin ROW_FORMAT = DYNAMIC"
+_MAKE: Final = (
+    f"""CREATE TABLE IF NOT EXISTS _penstock_positions (
+    pipeline VARCHAR(64) NOT NULL, source {_TEXT} NOT NULL, sink {_TEXT} NOT NULL, slot VARCHAR(8) NOT NULL,
+    generation BIGINT NOT NULL, run VARCHAR(255), cursor_value LONGTEXT, cursor_field {_TEXT}, written VARCHAR(16),
+    changed_at VARCHAR(40), {_COUNTERS}, ends CHAR(64) AS (SHA2(CONCAT_WS('\\n', source, sink), 256)) STORED,
+    UNIQUE (pipeline, ends, slot)) {_ENGINE}""",
+    f"""CREATE TABLE IF NOT EXISTS _penstock_runs (
+    pipeline VARCHAR(64) NOT NULL, run VARCHAR(255) NOT NULL, source {_TEXT} NOT NULL, sink {_TEXT} NOT NULL,
+    state VARCHAR(16) NOT NULL, written VARCHAR(16) NOT NULL, cursor_field {_TEXT}, lower_bound LONGTEXT,
+    upper_bound LONGTEXT, base LONGTEXT NOT NULL, result LONGTEXT, taken_over_by VARCHAR(255),
+    planned_at VARCHAR(40) NOT NULL, UNIQUE (pipeline, run)) {_ENGINE}""",
+    f"""CREATE TABLE IF NOT EXISTS _penstock_splits (
+    pipeline VARCHAR(64) NOT NULL, run VARCHAR(255) NOT NULL, split BIGINT NOT NULL, lower_bound LONGTEXT,
+    upper_bound LONGTEXT, done TINYINT NOT NULL, UNIQUE (pipeline, run, split)) {_ENGINE}""",
+)  # fmt: skip
+_ENDS: Final = "pipeline = ? AND source = ? AND sink = ?"
+_FENCED: Final = ("a newer run took over", "nothing to do: the newer run carries on")
+_STOP: Final = "(SELECT 1 UNION SELECT 2)"
+"""Where it is asked for one value, an error."""
+
+
+def _name(uid: str, part: str) -> str:
+    """The name of a lock: of the pipeline's changes, or of a slot's session."""
+    return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:32]}_{part}"
+
+
+def take_name(session: Session, uid: str, slot: str) -> None:
+    """Let the server know whose writer a session is."""
+    session.value("SELECT GET_LOCK(?, ?)", (_name(uid, slot), int(END_SECONDS)))
+
+
+@dataclass(frozen=True, slots=True)
+class MysqlState(DatabaseState):
+    """The remembered state of one pipeline between one source object and one sink object."""
+
+    database: Session  # type: ignore[assignment] # as much of a Database as is asked for here
+    schema: str = ""
+    patience: float = LOCK_SECONDS
+
+    def make(self) -> None:
+        if not self.exists():
+            for statement in _MAKE:
+                self.database.change(statement)
+
+    def exists(self) -> bool:
+        query = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_name LIKE ?"
+        found = {str(row[0]) for row in self.database.rows(query, (self.schema, "\\_penstock\\_%"))}
+        return set(TABLES) <= found
+
+    def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
+        for _ in range(TRIES):
+            try:
+                claimed = self._claimed(slots, run)
+                break
+            except Unavailable:
+                self.end_sessions()
+        else:
+            hint = "look at SHOW PROCESSLIST for sessions of Penstock's"
+            raise Unavailable("another session holds the pipeline's positions", where=self.where, hint=hint)
+        if isinstance(claimed, RunRow):
+            return claimed
+        failpoint("prepare.generation_raised")
+        self.end_sessions()
+        failpoint("prepare.sessions_ended")
+        return Claim(claimed, self.loaded())
+
+    def _claimed(self, slots: tuple[str, ...], run: str) -> int | RunRow:
+        with self._alone(), self.database.transaction():
+            if self.database.rows("SELECT 1 FROM _penstock_runs WHERE pipeline = ? AND state = 'dropped'", (self.uid,)):
+                hint = "nothing to do; a pipeline that is applied anew begins anew"
+                raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
+            known = self.run(run)
+            if known is not None and known.ended:
+                return known
+            generation = self._raised(slots)
+            failpoint("prepare.claiming")
+            return generation
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the pipeline's lock; no other session of it changes anything but by a fenced commit."""
+        name = _name(self.uid, "all")
+        if self.database.value("SELECT GET_LOCK(?, ?)", (name, self.patience)) != 1:
+            raise Unavailable("another run of the pipeline is in the middle of a change", where=self.where,
+                              hint="try again later")  # fmt: skip
+        try:
+            yield
+        finally:
+            with contextlib.suppress(PenstockError):  # a session that is lost holds no lock
+                self.database.value("SELECT RELEASE_LOCK(?)", (name,))
+
+    def end_sessions(self) -> None:
+        """End the sessions of other runs of the pipeline; they are fenced even where this user may not."""
+        query = "SELECT DISTINCT slot FROM _penstock_positions WHERE pipeline = ?"
+        slots = [row[0] for row in self.database.rows(query, (self.uid,))]
+        for name in (_name(self.uid, part) for part in ("all", *slots)):
+            holder = self.database.value("SELECT IS_USED_LOCK(?)", (name,))
+            if holder is None or holder == self.database.id:
+                continue
+            with contextlib.suppress(PenstockError):
+                self.database.change(f"KILL {int(holder)}")
+            end = time.monotonic() + END_SECONDS
+            while self.database.value("SELECT IS_USED_LOCK(?)", (name,)) == holder and time.monotonic() < end:
+                time.sleep(0.02)
+
+    @contextmanager
+    def owned(self, generation: int) -> Iterator[None]:
+        """As the protocol says, but that a change of a table in it commits what was changed before.
+
+        Raises:
+            Fenced: somebody has taken over.
+            Unavailable: somebody is in the middle of a change.
+        """
+        with self._alone(), self.database.transaction():
+            query = "SELECT generation FROM _penstock_positions WHERE pipeline = ? FOR UPDATE"
+            found = self.database.rows(query, (self.uid,))
+            if not found or any(row[0] != generation for row in found):
+                raise Fenced(_FENCED[0], where=self.where, hint=_FENCED[1])
+            yield
+
+    def fencing(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> tuple[str, ...]:
+        """The statements that mark a split and move its slot's counters, or fail; the last ones of a transaction."""
+        literal = self.database.literal
+        once = f"DO IF(ROW_COUNT() = 1, 1, {_STOP})"
+        sets = ", ".join(f"{name} = {name} + {int(getattr(counted, name))}" for name in COUNTED)
+        uid, source, sink = map(literal, self._ends)
+        marked = (
+            f"UPDATE _penstock_splits SET done = 1 WHERE pipeline = {uid} AND run = {literal(run)} "
+            f"AND split = {split} AND done = 0"
+        )
+        counted_on = (
+            f"UPDATE _penstock_positions SET {sets}, changed_at = {literal(now().isoformat())} WHERE pipeline = {uid} "
+            f"AND ends = SHA2(CONCAT_WS('\\n', {source}, {sink}), 256) AND slot = {literal(slot)} "
+            f"AND generation = {int(generation)}"
+        )
+        return marked, once, counted_on, once
+
+    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+        pending, planned = self.pending(run)
+        if pending:
+            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
+        row = self.run(run)
+        if row is not None and (row.write != "append" or cursor is not None):
+            self.database.change(
+                f"UPDATE _penstock_positions SET cursor_value = ?, cursor_field = ?, written = ? WHERE {_ENDS}",
+                (cursor, row.field, row.write, *self._ends),
+            )
+        self.database.change(f"UPDATE _penstock_positions SET run = NULL WHERE {_ENDS}", self._ends)
+        self.database.change(
+            "UPDATE _penstock_runs SET state = 'finished', result = ? WHERE pipeline = ? AND run = ?",
+            (json.dumps(result), self.uid, run),
+        )
+        self.database.change("DELETE FROM _penstock_splits WHERE pipeline = ? AND run = ?", (self.uid, run))
+        query = "SELECT run FROM _penstock_runs WHERE pipeline = ? AND state <> 'running' ORDER BY planned_at DESC"
+        for (old,) in self.database.rows(query, (self.uid,))[KEPT_RUNS:]:
+            self.database.change("DELETE FROM _penstock_runs WHERE pipeline = ? AND run = ?", (self.uid, old))
+
+    def drop(self) -> None:
+        with self._alone(), self.database.transaction():
+            self._forget_all()
+        self.end_sessions()

@@ -1,0 +1,99 @@
+"""`replace`: a shadow table is loaded, then takes the target's place.
+
+By one ``RENAME TABLE``, which is atomic, where the target has nothing that would stay with it: foreign keys,
+triggers, versions of its rows. Else by ``DELETE`` and ``INSERT … SELECT`` in the transaction that ends the run. Grants
+belong to a name in MySQL and need no care. A rename commits by itself: whether it was done is told by the table that it
+put aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from dataflows.databases.database import shadow_prefix
+from dataflows.mysql.session import Session, quoted
+from dataflows.mysql.tables import TableName, describe, exists
+from penstock.errors import Refused
+
+__all__ = ["Method", "aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method", "shadow_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a shadow takes the target's place, and why."""
+
+    name: Literal["rename", "refill"]
+    reasons: tuple[str, ...] = ()
+
+
+def shadow_name(uid: str, run: str, sink: TableName) -> TableName:
+    """The table that a run of `replace` fills; never the same for two runs."""
+    digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
+    return TableName(sink.database, shadow_prefix(uid) + digest)
+
+
+def aside_name(uid: str, run: str, sink: TableName) -> TableName:
+    """What the target is called once a run's shadow has its name."""
+    return TableName(sink.database, f"{shadow_name(uid, run, sink).name}_old")
+
+
+_OBSTACLES: Final = """
+SELECT 'triggers' FROM information_schema.triggers WHERE event_object_schema = ? AND event_object_table = ?
+UNION SELECT 'foreign keys' FROM information_schema.key_column_usage
+WHERE table_schema = ? AND table_name = ? AND referenced_table_name IS NOT NULL
+UNION SELECT 'it keeps versions of its rows' FROM information_schema.tables
+WHERE table_schema = ? AND table_name = ? AND table_type <> 'BASE TABLE'"""
+_REFERRERS: Final = """
+SELECT constraint_name, table_name FROM information_schema.key_column_usage
+WHERE referenced_table_schema = ? AND referenced_table_name = ? AND NOT (table_schema = ? AND table_name = ?) LIMIT 1"""
+
+
+def replace_method(session: Session, sink: TableName, where: str) -> Method:
+    """How `replace` will work on this table.
+
+    Raises:
+        Refused: rows of another table refer to it.
+    """
+    of = (sink.database, sink.name)
+    if found := session.rows(_REFERRERS, of * 2):
+        hint = "drop the key, or write to a table that nothing refers to"
+        raise Refused(f"`replace` would break foreign key {found[0][0]} of {found[0][1]}", where=where, hint=hint)
+    reasons = tuple(str(row[0]) for row in session.rows(_OBSTACLES, of * 3))
+    return Method("refill", reasons) if reasons else Method("rename")
+
+
+def drop_leftovers(session: Session, uid: str, sink: TableName, keep: tuple[str, ...]) -> None:
+    """Drop the shadows of a pipeline in the sink's database, and what was put aside; all but `keep`."""
+    prefix = shadow_prefix(uid)
+    query = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND LEFT(table_name, ?) = ?"
+    for (name,) in session.rows(query, (sink.database, len(prefix), prefix)):
+        if name not in keep:
+            session.change(f"DROP TABLE IF EXISTS {quoted(sink.database, name)}")
+
+
+def make_shadow(session: Session, sink: TableName, shadow: TableName) -> None:
+    """Make the run's shadow with the target's columns, defaults, checks and indexes, if it is missing."""
+    session.change(f"CREATE TABLE IF NOT EXISTS {shadow.sql} LIKE {sink.sql}")
+
+
+def rename(session: Session, sink: TableName, shadow: TableName, aside: TableName, where: str) -> None:
+    """Swap, unless it was done.
+
+    Raises:
+        Refused: the target has other columns or keys by now.
+    """
+    if exists(session, aside):
+        return
+    there, made = (describe(session, one, where, sink=True) for one in (sink, shadow))
+    if there is None or made is None or (there.columns, there.keys) != (made.columns, made.keys):
+        raise Refused("the table was changed while the run loaded", where=where, value=str(sink), hint="run it again")
+    session.change(f"RENAME TABLE {sink.sql} TO {aside.sql}, {shadow.sql} TO {sink.sql}")
+
+
+def refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> None:
+    """Put the shadow's rows in the place of the target's. Inside the transaction that ends the run."""
+    names = ", ".join(map(quoted, columns))
+    session.change(f"DELETE FROM {sink.sql}")
+    session.change(f"INSERT INTO {sink.sql} ({names}) SELECT {names} FROM {shadow.sql}")

@@ -1,0 +1,108 @@
+"""Tables as the server describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dataflows.mysql.session import Session, quoted
+from dataflows.mysql.types import spelled
+from dataflows.tables import Column, Table
+from penstock.errors import MissingTable, Refused, did_you_mean
+
+__all__ = ["TableName", "describe", "exists", "natives"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A table with its database."""
+
+    database: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str, database: str | None, where: str) -> TableName:
+        """``database.table``, or a bare name in the connection's database; names are taken literally.
+
+        Raises:
+            Refused: neither says which database.
+        """
+        found, dot, name = text.partition(".")
+        if dot:
+            return cls(found, name)
+        if database is None:
+            raise Refused("no database is named", where=where, value=text, hint="write it as database.table")
+        return cls(database, text)
+
+    @property
+    def sql(self) -> str:
+        """Quoted, for use in a statement."""
+        return quoted(self.database, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.database}.{self.name}"
+
+
+_RELATION: Final = """
+SELECT table_type, coalesce(table_rows, 0) FROM information_schema.tables
+WHERE table_schema = ? AND table_name = ? AND table_type <> 'SEQUENCE'"""
+_COLUMNS: Final = """
+SELECT column_name, data_type, column_type, is_nullable = 'YES',
+       column_default IS NOT NULL OR extra LIKE '%auto_increment%',
+       coalesce(generation_expression, '') <> ''
+FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position"""
+_KEYS: Final = """
+SELECT index_name, column_name, nullable = 'YES' OR sub_part IS NOT NULL OR column_name IS NULL
+FROM information_schema.statistics WHERE table_schema = ? AND table_name = ? AND non_unique = 0
+ORDER BY index_name <> 'PRIMARY', index_name, seq_in_index"""
+_JSON: Final = """
+SELECT check_clause FROM information_schema.check_constraints WHERE constraint_schema = ? AND table_name = ?"""
+_NEIGHBOURS: Final = """
+SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_name NOT LIKE '\\_penstock\\_%'
+LIMIT 5000"""
+
+
+def exists(session: Session, name: TableName) -> bool:
+    """Whether the table is there."""
+    return bool(session.rows(_RELATION, (name.database, name.name)))
+
+
+def natives(session: Session, name: TableName) -> dict[str, tuple[str, str]]:
+    """The server's own types, as DATA_TYPE and COLUMN_TYPE, by column; MariaDB's JSON is known by its check."""
+    of = (name.database, name.name)
+    checks = {str(row[0]) for row in session.rows(_JSON, of)} if session.mariadb else set()
+    return {
+        row[0]: ("json", "json") if f"json_valid({quoted(row[0])})" in checks else (_text(row[1]), _text(row[2]))
+        for row in session.rows(_COLUMNS, of)
+    }
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def describe(session: Session, name: TableName, where: str, *, sink: bool) -> Table | None:
+    """The table as it is now; None where there is none.
+
+    Raises:
+        MissingTable: a source's, with the name that comes nearest.
+    """
+    of = (name.database, name.name)
+    found = session.rows(_RELATION, of)
+    if not found:
+        if sink:
+            return None
+        known = [str(row[0]) for row in session.rows(_NEIGHBOURS, (name.database,))]
+        hint = did_you_mean(name.name, known) or "write it as database.table; this user sees no name that is near"
+        raise MissingTable("there is no such table", where=where, value=str(name), hint=hint)
+    kinds = natives(session, name)
+    columns = tuple(
+        Column(row[0], spelled(*kinds[row[0]], sink=sink), bool(row[3]), bool(row[4]), bool(row[5]))
+        for row in session.rows(_COLUMNS, of)
+    )
+    keys: dict[str, list[str] | None] = {}
+    for index, column, loose in session.rows(_KEYS, of):
+        so_far = keys.setdefault(index, [])
+        keys[index] = None if loose or so_far is None else [*so_far, column]
+    usable = tuple(tuple(key) for key in keys.values() if key)
+    return Table(name, "v" if "VIEW" in found[0][0] else "r", columns, usable, int(found[0][1]))

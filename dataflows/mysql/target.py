@@ -1,0 +1,218 @@
+"""A table as a sink, with the state of its pipeline in the same database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.mysql.merge import Merge
+from dataflows.mysql.session import Session, quoted
+from dataflows.mysql.state import MysqlState
+from dataflows.mysql.swap import (
+    Method,
+    aside_name,
+    drop_leftovers,
+    make_shadow,
+    refill,
+    rename,
+    replace_method,
+    shadow_name,
+)
+from dataflows.mysql.tables import TableName, describe, exists
+from dataflows.mysql.types import declared, kept, short_enough
+from dataflows.mysql.writer import MysqlWriter
+from dataflows.sinks.publication import finished
+from dataflows.tables import Column, Table
+from penstock.errors import Refused
+from penstock.failpoints import failpoint
+
+__all__ = ["MysqlTarget"]
+
+ROW_ROOM: Final = 48_000
+"""Bytes of a row's texts of a length, all together; the server's own limit is 65535 for all columns."""
+UUIDS: Final = (10, 7, 0)
+"""Since when MariaDB has a type for them."""
+EXACT: Final = {True: "utf8mb4_nopad_bin", False: "utf8mb4_0900_bin"}
+"""By whether it is MariaDB: the collation in which two texts are equal only if they are the same."""
+_ENGINE: Final = "SELECT coalesce(engine, '') FROM information_schema.tables WHERE table_schema = ? AND table_name = ?"
+_OTHER_KEYS: Final = """
+SELECT s.index_name, GROUP_CONCAT(s.column_name ORDER BY s.seq_in_index SEPARATOR '\\n'),
+       max(c.extra LIKE '%auto_increment%')
+FROM information_schema.statistics s JOIN information_schema.columns c USING (table_schema, table_name, column_name)
+WHERE table_schema = ? AND table_name = ? AND s.non_unique = 0 GROUP BY s.index_name"""
+
+
+@dataclass(frozen=True, slots=True)
+class MysqlTarget:
+    """A table; a `replace` fills a shadow, which takes its place."""
+
+    place: Place
+    owner: Owner
+    name: TableName
+    session: Session
+    another: Callable[[Callable[[], None]], Session]
+    state: MysqlState
+    form = None
+    reloads = ("append", "replace")
+
+    @property
+    def _replaces(self) -> bool:
+        return self.owner.shadowed
+
+    def _shadow(self, run: str) -> TableName:
+        return shadow_name(self.owner.uid, run, self.name)
+
+    def _aside(self, run: str) -> TableName:
+        return aside_name(self.owner.uid, run, self.name)
+
+    def describe(self) -> Table | None:
+        return describe(self.session, self.name, self.place.where, sink=True)
+
+    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:  # noqa: ARG002
+        write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
+        if write.write not in {"append", "replace", "merge"}:
+            hint = "write: append, replace or merge"
+            raise Refused(f"connections of type {self.place.settings.type} cannot `{write.write}`",
+                          where=f"{where}.write", hint=hint)  # fmt: skip
+        if self.name.name.startswith("_penstock_"):
+            raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(self.name))
+        if not self.session.value("SELECT @@local_infile"):
+            hint = "SET GLOBAL local_infile = 1"
+            raise Refused("the server takes no LOAD DATA LOCAL", where=self.place.where, hint=hint)
+        if table is None:
+            return None
+        if table.kind != "r":
+            raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.name))
+        engine = self.session.value(_ENGINE, (self.name.database, self.name.name))
+        if engine != "InnoDB":
+            hint = f"ALTER TABLE {self.name} ENGINE = InnoDB"
+            what = f"a table of engine {engine} has no transactions: rows and position could not be written together"
+            raise Refused(what, where=self.place.where, value=str(self.name), hint=hint)
+        if write.write == "merge":
+            self._check_merge(table, where)
+        return replace_method(self.session, self.name, self.place.where) if self._replaces else None
+
+    def _check_merge(self, table: Table, where: str) -> None:
+        key = set(self.owner.write.key)
+        if not any(key == set(one) for one in table.keys):
+            names = ", ".join(self.owner.write.key)
+            what = f"{self.name} has no unique key over just {names} that takes no NULL"
+            hint = f"ALTER TABLE {self.name} ADD PRIMARY KEY ({names})"
+            raise Refused(what, where=f"{where}.key", hint=hint)
+        for index, names, counted in self.session.rows(_OTHER_KEYS, (self.name.database, self.name.name)):
+            if set(str(names).split("\n")) != key and not counted:
+                what = f"{self.name} has another unique key, {index}: a row could take the place of a stranger"
+                raise Refused(what, where=f"{where}.key", hint=f"merge by it, or drop {index}")
+
+    def kept(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        """The columns as a table that is made here would have them."""
+        uuids = self.session.mariadb and self.session.version >= UUIDS
+        return short_enough(tuple(kept(one, uuids=uuids) for one in columns), room=ROW_ROOM)
+
+    def make(self, columns: tuple[Column, ...]) -> None:
+        key = self.owner.write.key
+        lines = [
+            f"{quoted(one.name)} {declared(one, key=one.name in key)}"
+            f"{' NULL' if one.nullable and one.name not in key else ' NOT NULL'}"
+            for one in columns
+        ]
+        lines += [f"PRIMARY KEY ({', '.join(map(quoted, key))})"] if key else []
+        exact = EXACT[self.session.mariadb]
+        self.session.change(
+            f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)}) "
+            f"ENGINE = InnoDB ROW_FORMAT = DYNAMIC CHARACTER SET utf8mb4 COLLATE {exact}"
+        )
+
+    def add(self, columns: tuple[Column, ...]) -> None:
+        """Add columns, which take NULL, to the table. Inside `state.owned`."""
+        there = describe(self.session, self.name, self.place.where, sink=True)
+        for one in columns:
+            if there is None or there.column(one.name) is None:
+                kind = declared(one)
+                self.session.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind} NULL")
+
+    def load(self, run: str, generation: int) -> str:
+        shadow, aside = self._shadow(run), self._aside(run)
+        with self.state.owned(generation):
+            drop_leftovers(self.session, self.owner.uid, self.name, (shadow.name, aside.name) if self._replaces else ())
+            if self._replaces and not exists(self.session, aside):
+                make_shadow(self.session, self.name, shadow)
+        if self._replaces:
+            failpoint("prepare.shadow_made")
+        return self.loads(run)
+
+    def loads(self, run: str) -> str:
+        return self._shadow(run).name if self._replaces else self.name.name
+
+    def can_go_on(self, run: str) -> bool:
+        shadow = describe(self.session, self._shadow(run), self.place.where, sink=True)
+        target = self.describe()
+        if shadow is not None and target is not None:
+            return shadow.columns == target.columns
+        pending, planned = self.state.pending(run)
+        return len(pending) == planned or (not pending and exists(self.session, self._aside(run)))
+
+    def abandon(self, run: str) -> None:
+        for name in (self._shadow(run), self._aside(run)):
+            self.session.change(f"DROP TABLE IF EXISTS {name.sql}")
+
+    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:  # noqa: ARG002
+        return None
+
+    def writer(self, order: WriterOrder) -> MysqlWriter:
+        write, into = self.owner.write, TableName(self.name.database, order.into)
+        names = tuple(column.name for column in order.columns)
+        merge = Merge(into, names, write.key, order.version, write.delete) if write.write == "merge" else None
+        where = f"{self.place.where}: {self.name}"
+        return MysqlWriter(self.another, self.state, order, into, where, merge)
+
+    def publish(
+        self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any], method: Any
+    ) -> dict[str, Any]:
+        with self.state.owned(generation):
+            failpoint("publish.locked")
+            found = finished(self.state, run, told, self.place.where)
+            if found.ended:
+                return found.result
+            self._move_in(run, columns, method)
+            self.state.finish(run, cursor, found.result)
+            failpoint("publish.moved")
+        if self._replaces:
+            self.abandon(run)
+        failpoint("publish.done")
+        return found.result
+
+    def _move_in(self, run: str, columns: tuple[str, ...], method: Any) -> None:
+        """Put the shadow in the target's place.
+
+        A rename stands before the run's end is recorded: from then on no later `append` may go on from what was known.
+        """
+        if not self._replaces:
+            return
+        if method is not None and method.name == "rename" and self.owner.write.write == "replace":
+            self.state.spoil()
+            rename(self.session, self.name, self._shadow(run), self._aside(run), self.place.where)
+        else:
+            refill(self.session, self.name, self._shadow(run), columns)
+
+    def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
+        """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
+        names = ", ".join(map(quoted, columns))
+        there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+        shadow = self._shadow(run).sql
+        query = f"SELECT count(*) FROM (SELECT 1 FROM {shadow} WHERE {there} GROUP BY {names} HAVING count(*) > 1) d"
+        return int(self.session.value(query))
+
+    def drop(self, *, table: bool) -> None:
+        if self.state.exists():
+            self.state.drop()
+        drop_leftovers(self.session, self.owner.uid, self.name, ())
+        if table:
+            self.session.change(f"DROP TABLE IF EXISTS {self.name.sql}")
+
+    def close(self) -> None:
+        self.session.close()

@@ -1,0 +1,238 @@
+"""MySQL's and MariaDB's types in PostgreSQL's spelling, the texts of their values as Arrow arrays, and back.
+
+Each value comes as the text that the server writes for it. Nothing is rounded, cut or wrapped: what a type cannot hold
+is refused, by the column's type where that tells, else at the value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflows.databases.exact import outside
+from dataflows.mysql.session import quoted
+from dataflows.postgres.types import SqlType, column_type, parse_type
+from dataflows.tables import Column
+from penstock.errors import BadData
+
+__all__ = ["array", "bound", "declared", "encoded", "kept", "load_target", "selected", "spelled"]
+
+DECIMAL_DIGITS: Final = 65
+DECIMAL_SCALE: Final = 30
+VARCHAR: Final = 4000
+"""Characters of a text up to which it is made as varchar."""
+KEY_VARCHAR: Final = 255
+BITS: Final = 64
+_WHOLE: Final = {
+    "tinyint": ("smallint", "smallint"), "smallint": ("smallint", "integer"), "mediumint": ("integer", "integer"),
+    "int": ("integer", "bigint"), "bigint": ("bigint", "numeric(20,0)"),
+}  # fmt: skip
+"""Whole numbers with and without a sign."""
+_SPELLED: Final = {
+    "float": "real", "double": "double precision", "date": "date", "json": "json", "uuid": "uuid", "inet4": "inet",
+    "inet6": "inet", "enum": "text", "set": "text", "char": "text", "varchar": "text", "tinytext": "text",
+    "text": "text", "mediumtext": "text", "longtext": "text", "binary": "bytea", "varbinary": "bytea",
+    "tinyblob": "bytea", "blob": "bytea", "mediumblob": "bytea", "longblob": "bytea",
+}  # fmt: skip
+_DECLARED: Final = {
+    "smallint": "SMALLINT", "integer": "INT", "bigint": "BIGINT", "real": "FLOAT", "double precision": "DOUBLE",
+    "boolean": "TINYINT(1)", "date": "DATE", "timestamp without time zone": "DATETIME",
+    "timestamp with time zone": "TIMESTAMP", "time without time zone": "TIME", "bytea": "LONGBLOB", "json": "JSON",
+    "jsonb": "JSON",
+    "uuid": "UUID", "text": "LONGTEXT",
+}  # fmt: skip
+_TIMED: Final = {
+    "datetime": "timestamp{} without time zone", "timestamp": "timestamp{} with time zone",
+    "time": "time{} without time zone",
+}  # fmt: skip
+_PARENS: Final = re.compile(r"\((.*)\)")
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
+
+
+def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a table of types
+    """A column's type; `name` and `text` are its DATA_TYPE and COLUMN_TYPE.
+
+    A sink's `year` and `set`, floats with a fixed scale and all that has no counterpart keep a name that nothing fits.
+    """
+    inner = found[1] if (found := _PARENS.search(text)) else ""
+    unsigned = "unsigned" in text
+    if name in _WHOLE:
+        return "boolean" if text == "tinyint(1)" else _WHOLE[name][unsigned]
+    if name == "decimal":
+        return f"numeric({inner})"
+    if name in _TIMED:
+        return _TIMED[name].format(f"({inner or 0})" if inner != "6" else "")
+    if name == "bit":
+        return f"bit({inner})"
+    if name == "year":
+        return "mysql year" if sink else "smallint"
+    if name == "varchar" or (name == "char" and inner):
+        return f"character varying({inner})"
+    if (sink and name == "set") or (sink and name in {"float", "double"} and inner):
+        return f"mysql {text}"
+    return "jsonb" if sink and name == "json" else _SPELLED.get(name, f"mysql {name}")
+
+
+def selected(column: Column, native: str) -> str:
+    """How a column is asked for: a float with all its digits, bits as digits."""
+    name = quoted(column.name)
+    if native == "float":
+        return f"{name} * 1e0"
+    if native == "bit":
+        return f"LPAD(BIN({name}), {column_type(column).precision}, '0')"
+    return name
+
+
+def is_binary(column: Column) -> bool:
+    """Whether values are bytes."""
+    return column_type(column).name == "bytea"
+
+
+def array(found: pa.Array, column: Column, wanted: pa.DataType, where: str) -> pa.Array:
+    """Texts of the server as the Arrow type that is asked for.
+
+    Raises:
+        BadData: one of them is none of that type's values.
+    """
+    try:
+        made = _converted(found, wanted)
+    except pa.ArrowInvalid:
+        made = None
+    if made is None or (pa.types.is_temporal(wanted) and outside(made)):
+        what = f"a value of `{column.name}` is no {column.type} that can be kept exactly"
+        hint = "such as a zero date, a time beyond a day, a tinyint(1) above 1; CAST it by a view, or leave it out"
+        raise BadData(what, where=where, hint=hint) from None
+    return made
+
+
+def _converted(found: pa.Array, wanted: pa.DataType) -> pa.Array:  # noqa: PLR0911 - a table of types
+    if pa.types.is_binary(wanted):
+        return found.cast(pa.binary())
+    texts = found.cast(pa.string())
+    if pa.types.is_string(wanted):
+        return texts
+    if pa.types.is_boolean(wanted):
+        numbers = texts.cast(pa.int8())
+        if pc.any(pc.greater(pc.abs(pc.subtract(pc.multiply(numbers, 2), 1)), 1)).as_py():
+            raise pa.ArrowInvalid
+        return numbers.cast(wanted)
+    if pa.types.is_float32(wanted):
+        return texts.cast(pa.float64()).cast(wanted)
+    if pa.types.is_time64(wanted):
+        days = pc.binary_join_element_wise("1970-01-01", texts, " ")
+        return days.cast(pa.timestamp("us")).cast(wanted)
+    if pa.types.is_timestamp(wanted):
+        return texts.cast(pa.timestamp("us")).cast(wanted)
+    return texts.cast(wanted)
+
+
+def kept(column: Column, *, uuids: bool) -> Column:
+    """The column as a table that is made can hold it: what has no exact counterpart there is text."""
+    kind = column_type(column)
+    told = _kept(kind, uuids=uuids)
+    return Column(column.name, told, column.nullable)
+
+
+def _kept(kind: SqlType, *, uuids: bool) -> str:
+    if kind.foreign:
+        return "text"
+    if kind.name == "numeric":
+        digits, scale = kind.precision, kind.scale or 0
+        fits = digits is not None and digits <= DECIMAL_DIGITS and 0 <= scale <= min(DECIMAL_SCALE, digits)
+        return str(kind) if fits else "text"
+    if kind.name in {"character", "character varying"}:
+        length = kind.precision
+        return f"character varying({length})" if length and length <= VARCHAR else "text"
+    if kind.name == "bit":
+        return f"bit({kind.precision or 1})" if (kind.precision or 1) <= BITS else "text"
+    if kind.name == "uuid":
+        return "uuid" if uuids else "character varying(36)"
+    return str(kind) if kind.name in _DECLARED else "text"
+
+
+def declared(column: Column, *, key: bool = False) -> str:
+    """What a column of such a type is called in ``CREATE TABLE``; of a key, short enough for an index."""
+    kind = parse_type(column.type)
+    if kind.name == "numeric":
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    if kind.name == "character varying":
+        return f"VARCHAR({kind.precision})"
+    if kind.name == "bit":
+        return f"BIT({kind.precision})"
+    if key and kind.name in {"text", "bytea"}:
+        return f"VAR{'CHAR' if kind.name == 'text' else 'BINARY'}({KEY_VARCHAR})"
+    if kind.name in {"timestamp without time zone", "timestamp with time zone", "time without time zone"}:
+        digits = 6 if kind.precision is None else kind.precision
+        return f"{_DECLARED[kind.name]}({digits})"
+    return _DECLARED[kind.name]
+
+
+def bound(column: Column, text: str, literal: Any) -> str:
+    """A bound of a range as it is written in a condition; numbers as such, for texts would be compared as floats."""
+    name = parse_type(column.type).name
+    if name in {"smallint", "integer", "bigint", "numeric"}:
+        if not _NUMBER.fullmatch(text):
+            message = f"{text!r} is no bound of numbers"
+            raise AssertionError(message)
+        return text
+    return str(literal(text.removesuffix("Z").removesuffix("+00:00") if name.startswith("timestamp") else text))
+
+
+def load_target(column: Column, native: str, text: str, at: int) -> tuple[str, str]:
+    """Where a field of ``LOAD DATA`` goes, and what is set from it, if it is not the column itself."""
+    name, variable = quoted(column.name), f"@v{at}"
+    if column_type(column).name == "bytea":
+        return variable, f"{name} = UNHEX({variable})"
+    if native == "bit":
+        return variable, f"{name} = CAST(CONV({variable}, 2, 10) AS UNSIGNED)"
+    if native == "enum":
+        labels = text.partition("(")[2].rpartition(")")[0]
+        known = f"FIELD(CAST({variable} AS BINARY), {', '.join(f'CAST({one} AS BINARY)' for one in _labels(labels))})"
+        return variable, f"{name} = IF({variable} IS NULL OR {known}, {variable}, _binary 0x01)"
+    return name, ""
+
+
+def _labels(text: str) -> Sequence[str]:
+    return re.findall(r"'(?:[^']|'')*'", text)
+
+
+def encoded(batch: pa.RecordBatch, columns: Sequence[Column], where: str) -> bytes:
+    """Rows as lines of CSV: texts quoted, NULL bare, so that no character of a text is anything else.
+
+    Raises:
+        BadData: a value that the server has no form for.
+    """
+    import polars as pl  # noqa: PLC0415 - only where rows are written
+
+    found = {column.name: _plain(batch.column(column.name), column.name, where) for column in columns}
+    frame = pl.DataFrame({str(at): pl.Series(pa.chunked_array([one])) for at, one in enumerate(found.values())})
+    frame = frame.with_columns(pl.col(pl.Binary).bin.encode("hex"))
+    return frame.write_csv(include_header=False, quote_style="non_numeric", null_value="NULL").encode()
+
+
+def _plain(values: pa.Array, name: str, where: str) -> pa.Array:
+    kind = values.type
+    endless = pa.types.is_floating(kind) and not pc.all(pc.is_finite(values)).as_py()
+    if (endless and pc.any(pc.invert(pc.is_finite(values))).as_py()) or outside(values):
+        what = f"no MySQL server holds a value of `{name}`: NaN, infinity, or a time out of its range"
+        raise BadData(what, where=where, hint="leave such rows out, or map them to NULL")
+    if pa.types.is_boolean(kind):
+        return values.cast(pa.int8())
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return values.cast(pa.timestamp("us")).cast(pa.string())
+    if pa.types.is_decimal(kind) or pa.types.is_temporal(kind):
+        return values.cast(pa.string())
+    return values
+
+
+def short_enough(columns: Sequence[Column], *, room: int) -> tuple[Column, ...]:
+    """The columns, texts of a length without it where all of them together would be too long for a row."""
+    sizes = (4 * (parse_type(one.type).precision or 0) for one in columns if one.type.startswith("character varying"))
+    if sum(sizes) <= room:
+        return tuple(columns)
+    return tuple(replace(one, type="text") if one.type.startswith("character varying") else one for one in columns)

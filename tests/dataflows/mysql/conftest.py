@@ -1,0 +1,156 @@
+"""A MariaDB server of the test run's own, and a fresh database for each test.
+
+``PENSTOCK_TEST_MYSQLD`` names another server program to try instead, a MySQL's ``mysqld``, with its arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+WAIT = 60.0
+SECRET = "penstock-test-secret"
+QUICK = (
+    "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M", "--skip-log-bin", "--skip-name-resolve",
+    "--local-infile=1", "--bind-address=127.0.0.1", "--max-allowed-packet=16M",
+)  # fmt: skip
+"""Tests kill processes, never the machine."""
+_numbers = count(1)
+
+
+@dataclass
+class MysqlServer:
+    """A server in a folder of its own, on a free port of the loopback, as an unprivileged user."""
+
+    home: Path
+    port: int
+    program: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def mariadb(self) -> bool:
+        return "mariadbd" in self.program[0]
+
+    @property
+    def _user(self) -> list[str]:
+        return ["--user=nobody"] if os.getuid() == 0 else []
+
+    def make(self) -> None:
+        if os.getuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            os.chown(self.home, nobody.pw_uid, nobody.pw_gid)
+        if self.mariadb:
+            command = ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal",
+                       "--skip-test-db", "--skip-name-resolve"]  # fmt: skip
+        else:
+            command = [*self.program, "--initialize-insecure"]
+        done = subprocess.run(
+            [*command, *self._user, f"--datadir={self.home}/data"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start(self, *more: str) -> None:
+        arguments = [f"--datadir={self.home}/data", f"--socket={self.socket}", f"--port={self.port}",
+                     f"--pid-file={self.home}/pid", f"--tmpdir={self.home}"]  # fmt: skip
+        others = [] if self.mariadb else ["--mysqlx=OFF", "--performance-schema=OFF", "--secure-file-priv=NULL"]
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.program, *([] if "--no-defaults" in self.program else ["--no-defaults"]), *self._user,
+                 *arguments, *QUICK, *others, *more],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, (self.home / "log").read_text()
+            time.sleep(0.05)
+        raise AssertionError((self.home / "log").read_text())
+
+    @property
+    def socket(self) -> str:
+        return f"{self.home}/s"
+
+    def query(self, text: str, database: str | None = None, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with (
+            closing(pymysql.connect(unix_socket=self.socket, user="root", database=database, autocommit=True)) as one,
+            one.cursor() as cursor,
+        ):
+            cursor.execute("SET time_zone = '+00:00'")
+            cursor.execute(text, values or None)
+            return list(cursor.fetchall())
+
+    def connection(self, database: str, **changes: Any) -> dict[str, Any]:
+        """As `connections.yaml` says it; the secret is a file's."""
+        return {
+            "type": "mysql", "host": "127.0.0.1", "port": self.port, "user": "penstock", "database": database,
+            "password": f"${{file:{self.home}/secret}}",
+        } | changes  # fmt: skip
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+def program() -> tuple[str, ...]:
+    if found := os.environ.get("PENSTOCK_TEST_MYSQLD"):
+        return tuple(shlex.split(found))
+    path = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert path, "mariadbd is missing: run tools/test-servers"
+    return (path,)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MysqlServer]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    server = MysqlServer(home, port, program())
+    try:
+        server.make()
+        server.start()
+        (home / "secret").write_text(SECRET)
+        (home / "wrong").write_text("wrong")
+        server.query(f"CREATE USER penstock@'%' IDENTIFIED BY '{SECRET}'")
+        server.query("GRANT ALL ON *.* TO penstock@'%'")
+        server.query(f"CREATE USER stranger@'%' IDENTIFIED BY '{SECRET}'")
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def new_schema(mariadb: MysqlServer) -> Iterator[Callable[[], str]]:
+    """Make a fresh, empty database on the server; its name."""
+    made = []
+
+    def make() -> str:
+        name = f"test_{next(_numbers)}"
+        mariadb.query(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        mariadb.query(f"DROP DATABASE {name}")
