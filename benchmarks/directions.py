@@ -58,7 +58,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="directions", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=6_001_215, help="about how many line items")
-    parser.add_argument("--times", type=int, default=3, help="turns of each tool")
+    parser.add_argument("--times", type=int, default=1, help="turns of each tool")
     parser.add_argument("--only", choices=sorted(DIRECTIONS), action="append", help="this direction; may be repeated")
     parser.add_argument("--json", action="store_true", help="one last line of JSON")
     parser.add_argument("--readme", action="store_true", help="write the README's table")

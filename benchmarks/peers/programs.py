@@ -71,7 +71,9 @@ def _ingestr_command(move: Move) -> Command:
 
 
 _TABLES: Final = frozenset({"postgres-postgres"})
-FAUCET: Final = Peer(f"faucet-stream {FAUCET_VERSION}", _TABLES, _faucet, _faucet_command, makes_table=False)
+FAUCET: Final = Peer(
+    f"faucet-stream {FAUCET_VERSION}", _TABLES, _faucet, _faucet_command, fraction=0.1, makes_table=False
+)
 SLING: Final = Peer(
     "Sling 1.6.5", _TABLES, lambda: _wheel("sling", "sling==1.6.5", "sling"), _sling_command,
     lambda move: f"by_sling.{move.table}",
