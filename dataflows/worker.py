@@ -39,7 +39,7 @@ KINDS: Final = ("pipeline", "cleanup")
 LINGER: Final = 0.02
 """Seconds between two reads of the log."""
 LOOK: Final = timedelta(milliseconds=100)
-"""How often it looks after its processes while it has any."""
+"""How often it looks after its processes while it has any at work."""
 
 
 def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
@@ -128,6 +128,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             assigned = self._halting.pop((ended.task, ended.attempt), None)
             if assigned and (told := self._outcomes.halted(*assigned, ended)):
                 out.append((False, [encode(record) for record in told]))
+        self._processes.make_ready()
         return out, StatefulBatchLogic.RETAIN
 
     def _ended(self, ended: Ended) -> list[Output]:
@@ -138,7 +139,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return [*last, (False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
 
     def notify_at(self) -> datetime | None:
-        return now() + LOOK if self._processes else None
+        return None if self._processes.settled else now() + LOOK
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:
         """End the processes and say goodbye, so that others take over at once."""

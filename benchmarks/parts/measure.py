@@ -39,8 +39,12 @@ def timed(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
     seconds: float = 1800,
+    ready: float = 0.0,
 ) -> Measured:
     """Run the commands as a pipe; what they took together.
+
+    With `ready` the first one is given so many seconds to start, before it gets what it waits for; they are not counted
+    in the wall-clock time, but in the CPU's.
 
     Raises:
         Failed: one of them did not end with 0, or not within `seconds`.
@@ -59,6 +63,9 @@ def timed(
         stop = threading.Timer(seconds, _end, [processes])
         stop.start()
         first = processes[0].stdin
+        if ready:
+            time.sleep(ready)
+            began = time.perf_counter()
         if first is not None:
             first.write(given)
             first.close()

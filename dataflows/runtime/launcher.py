@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -229,16 +230,28 @@ def run_task(task: Mapping[str, Any]) -> int:
     return 0 if result["status"] == "completed" else 1
 
 
+def _tell_errors(path: Path) -> None:
+    """Let stderr go on in a file, whose end others may have written."""
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+
+
 def main() -> None:
     """Read a task from stdin and run it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
+    parser.add_argument("--ready", action="store_true", help="the task is still to come: load what most tasks need")
     options = parser.parse_args()
     hold_signals()
     if options.lifeline is not None:
         watch_lifeline(options.lifeline)
     set_up("penstock-run")
-    code = run_task(json.load(sys.stdin))
+    if options.ready:
+        import_module("dataflows.postgres.connector")
+    task = json.load(sys.stdin)
+    if task.get("log"):
+        _tell_errors(Path(task["log"]))
+    code = run_task(task)
     shut_down()
     sys.stdout.flush()
     os._exit(code)  # a reader that hangs in a dead connection must not keep the process
