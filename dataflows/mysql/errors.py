@@ -55,7 +55,9 @@ _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((0, 2006, LOST, 2055), (Unreachable, "the connection was lost", "try again")),
 }  # fmt: skip
 _NAMING: Final = {MissingTable, MissingColumn, AccessDenied}
-_PLACE: Final = re.compile(r"for column [`']?(?:[^`']*`\.)*[`']?([^`']+?)[`']?(?: at row (\d+))?$|[Cc]olumn '([^']+)'")
+_PLACE: Final = re.compile(
+    r"(?:for|Data truncated for|too long for) column (.+) at row \d+$|[Cc]olumn '([^']+)' cannot be"
+)
 _KEY: Final = re.compile(r"for key '([^']+)'$")
 
 
@@ -83,5 +85,5 @@ def _named(kind: type[PenstockError], text: str) -> str:
     if found := _KEY.search(text):
         return f" (key {found[1]})"
     found = _PLACE.search(text)
-    name = found and (found[1] or found[3])
+    name = (found[1] or found[2]).rpartition("`.`")[2].strip("`'") if found else ""
     return f" (column `{name}`)" if name else ""

@@ -131,7 +131,7 @@ class Session:
 
     def literal(self, value: Any) -> str:
         """The value as it is written in a statement."""
-        return str(self.wire.literal(value))
+        return str(self.wire.escape(value, self.wire.encoders))
 
     def _text(self, statement: str, values: Sequence[Any]) -> str:
         if not values:

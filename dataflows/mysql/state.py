@@ -153,7 +153,7 @@ class MysqlState(DatabaseState):
     def fencing(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> tuple[str, ...]:
         """The statements that mark a split and move its slot's counters, or fail; the last ones of a transaction."""
         literal = self.database.literal
-        once = f"DO IF(ROW_COUNT() = 1, 1, {_STOP})"
+        once = f"SELECT IF(ROW_COUNT() = 1, 1, {_STOP})"  # not DO: MariaDB makes warnings of its errors
         sets = ", ".join(f"{name} = {name} + {int(getattr(counted, name))}" for name in COUNTED)
         uid, source, sink = map(literal, self._ends)
         marked = (

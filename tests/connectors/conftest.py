@@ -56,6 +56,8 @@ class World:
     object: str = "copied"
     cursor: str = "id"
     format: dict[str, Any] | None = None
+    rows: Callable[[str], Rows] = lambda query: []  # noqa: ARG005
+    """What a query of the system's own answers, where there is such."""
     refused: tuple[str, ...] = ()
     """Types that it has no form for, and refuses by name."""
 
@@ -164,7 +166,8 @@ def mysql(request: pytest.FixtureRequest, folder: Path) -> World:
 
     leftovers = unfinished(query, f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}'")
     connection = server.connection(database, password=f"${{file:{folder}/secret}}")
-    return World("mysql", connection, tabled(query), leftovers, connection | {"user": "stranger"})
+    stranger = connection | {"user": "stranger"}
+    return World("mysql", connection, tabled(query), leftovers, stranger, rows=query)
 
 
 READERS: Final[dict[str, Callable[[Path], Any]]] = {
@@ -183,7 +186,7 @@ def of_files(
         return [str(one) for one in (root / folder / "_penstock").rglob(f"*.{kind}")]
 
     refused = () if kind == "parquet" else ("bytea",)
-    return World(name, connection, look, leftovers, denied, folder, "_modified", {"type": kind}, refused)
+    return World(name, connection, look, leftovers, denied, folder, "_modified", {"type": kind}, refused=refused)
 
 
 def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], World]:
