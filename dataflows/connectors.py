@@ -71,6 +71,10 @@ class SplitReader(Protocol):
         """Give back what is held."""
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOrder:
     """What a reader has to do: Arrow batches of `schema`, at most `batch_rows` rows each, or, without it, undecoded.
@@ -88,6 +92,8 @@ class ReadOrder:
     held: str | None = None
     as_text: bool = False
     """Of undecoded rows: in the form that holds texts, for types whose bytes mean nothing elsewhere."""
+    released: Callable[[], None] = _nothing
+    """To be called when what is held cannot be read at any more: the splits from there on are at times of their own."""
 
 
 class Source(Protocol):
@@ -105,7 +111,12 @@ class Source(Protocol):
         """
 
     def split_key(self, table: Table) -> Column | None:
-        """The column that full reads are split by; None where they are split by something else, or not at all."""
+        """The column that full reads are split by; None where they are split by something else, or not at all.
+
+        A source may have a method `row_place` of the same shape beside it: what a `replace` of a table without such a
+        column is split by, where that holds only at the point in time that `hold` keeps. Its run begins anew after a
+        break.
+        """
 
     def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
         """The window of this run: above `last`, up to the greatest value now, and older than `lag`."""
@@ -116,8 +127,12 @@ class Source(Protocol):
         `key` is the cursor's column, or `split_key`. Bounds are texts that only this source has to understand.
         """
 
-    def hold(self, table: Table) -> str | None:
-        """Keep one point in time open, as long as this object is, that all readers of the run can read at."""
+    def hold(self, table: Table, limit: timedelta) -> str | None:
+        """Keep one point in time open that all readers of the run can read at; None where there is no such thing.
+
+        It is open for as long as this object is, and at most for `limit`. It comes after `window` and `plan`. Nothing
+        else is asked of this object after that.
+        """
 
     def reader(self, order: ReadOrder) -> SplitReader:
         """A reader with a session of its own."""

@@ -49,10 +49,17 @@ def status_(state: State, name: str) -> None:
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {_way(pipeline.pipeline)}"
     )
     state.output.table(*run_table(runs), empty="It has not run yet.")
+    explain(state, runs)
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data({"pipeline": pipeline, "runs": runs, "next_run": tick})
     state.output.hint({"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}"))
+
+
+def explain(state: State, runs: Any) -> None:
+    """What a word in the table of runs means, where it stands there."""
+    if any(run.resumed for run in runs):
+        state.output.say("resumed: the rows were read at more than one point in time, after a break or a limit")
 
 
 def _status(run: Any) -> str:

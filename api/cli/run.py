@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from api.cli.completion import pipeline_names
 from api.cli.console import escape
 from api.cli.main import State, command
-from api.cli.pipelines import run_table
+from api.cli.pipelines import explain, run_table
 from api.client import UP, Client, connected
 from api.vigil import Waiting
 from catalog.entries import RunEntry
@@ -184,5 +184,6 @@ def runs_(state: State, name: str | None, limit: int) -> None:
     with connected(state.settings, runs=False) as client:
         found = client.store.runs(pipeline=name, limit=limit).items
     state.output.table(*run_table(found), empty="There was no run yet.")
+    explain(state, found)
     state.output.data(found)
     state.output.hint("penstock why RUN")

@@ -116,7 +116,7 @@ class DatabaseSource:
         edges: list[str | None] = [window.lower, *bounds, window.upper]
         return tuple(Split(first + at, edges[at], edges[at + 1]) for at in range(len(edges) - 1))
 
-    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
+    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
         return None
 
     def reader(self, order: ReadOrder) -> DatabaseReader:

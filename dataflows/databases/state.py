@@ -32,8 +32,8 @@ _MAKE: Final = (
     CHECK (rows_in = rows_out + filtered + dead))""",
     """CREATE TABLE IF NOT EXISTS _penstock_runs (
     pipeline TEXT NOT NULL, run TEXT NOT NULL, source TEXT NOT NULL, sink TEXT NOT NULL, state TEXT NOT NULL,
-    written TEXT NOT NULL, cursor_field TEXT, lower_bound TEXT, upper_bound TEXT, base TEXT NOT NULL, result TEXT,
-    taken_over_by TEXT, planned_at TEXT NOT NULL)""",
+    written TEXT NOT NULL, cursor_field TEXT, split_by TEXT, lower_bound TEXT, upper_bound TEXT,
+    base TEXT NOT NULL, result TEXT, taken_over_by TEXT, planned_at TEXT NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS _penstock_splits (
     pipeline TEXT NOT NULL, run TEXT NOT NULL, split INTEGER NOT NULL, lower_bound TEXT, upper_bound TEXT,
     done INTEGER NOT NULL)""",
@@ -133,23 +133,32 @@ class DatabaseState:
 
     def _runs(self, condition: str, values: tuple[str, ...]) -> list[RunRow]:
         rows = self.database.rows(
-            "SELECT run, written, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by "
-            f"FROM _penstock_runs WHERE pipeline = ? AND {condition} ORDER BY planned_at DESC",
+            "SELECT run, written, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by, "
+            f"split_by FROM _penstock_runs WHERE pipeline = ? AND {condition} ORDER BY planned_at DESC",
             (self.uid, *values),
         )
         return [
             RunRow(
-                name, write, field, low, up, Counters(**json.loads(base)), state, json.loads(res) if res else None, by
+                name,
+                write,
+                field,
+                low,
+                up,
+                Counters(**json.loads(base)),
+                state,
+                json.loads(res) if res else None,
+                over,
+                by,
             )
-            for name, write, field, low, up, base, state, res, by in rows
+            for name, write, field, low, up, base, state, res, over, by in rows
         ]
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         base = json.dumps(plan.base.as_dict())
         self.database.change(
-            "INSERT INTO _penstock_runs (pipeline, source, sink, run, state, written, cursor_field, lower_bound, "
-            "upper_bound, base, planned_at) VALUES (?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?)",
-            (*self._ends, plan.run, plan.write, plan.field, plan.lower, plan.upper, base, now().isoformat()),
+            "INSERT INTO _penstock_runs (pipeline, source, sink, run, state, written, cursor_field, split_by, "
+            "lower_bound, upper_bound, base, planned_at) VALUES (?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?)",
+            (*self._ends, plan.run, plan.write, plan.field, plan.by, plan.lower, plan.upper, base, now().isoformat()),
         )
         for at in range(0, len(splits), AT_ONCE):
             some = splits[at : at + AT_ONCE]

@@ -137,7 +137,7 @@ class HttpSource:
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
         return (Split(first, window.lower, window.upper),)
 
-    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - no API keeps a point in time
+    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - no API keeps a point in time
         return None
 
     def reader(self, order: ReadOrder) -> HttpReader:

@@ -141,7 +141,7 @@ class MysqlSource:
     def _range(self, key: Column, split: Split) -> str:
         return ranged(self.session, key, split)
 
-    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
+    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
         return None
 
     def reader(self, order: ReadOrder) -> MysqlReader:

@@ -38,8 +38,8 @@ _MAKE: Final = (
     UNIQUE (pipeline, ends, slot)) {_ENGINE}""",
     f"""CREATE TABLE IF NOT EXISTS _penstock_runs (
     pipeline VARCHAR(64) NOT NULL, run VARCHAR(255) NOT NULL, source {_TEXT} NOT NULL, sink {_TEXT} NOT NULL,
-    state VARCHAR(16) NOT NULL, written VARCHAR(16) NOT NULL, cursor_field {_TEXT}, lower_bound LONGTEXT,
-    upper_bound LONGTEXT, base LONGTEXT NOT NULL, result LONGTEXT, taken_over_by VARCHAR(255),
+    state VARCHAR(16) NOT NULL, written VARCHAR(16) NOT NULL, cursor_field {_TEXT}, split_by {_TEXT},
+    lower_bound LONGTEXT, upper_bound LONGTEXT, base LONGTEXT NOT NULL, result LONGTEXT, taken_over_by VARCHAR(255),
     planned_at VARCHAR(40) NOT NULL, UNIQUE (pipeline, run)) {_ENGINE}""",
     f"""CREATE TABLE IF NOT EXISTS _penstock_splits (
     pipeline VARCHAR(64) NOT NULL, run VARCHAR(255) NOT NULL, split BIGINT NOT NULL, lower_bound LONGTEXT,

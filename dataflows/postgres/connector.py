@@ -12,7 +12,9 @@ import pyarrow as pa
 from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
 from dataflows.cursors import Window, split_key
 from dataflows.postgres.encodings import ODD, binary_values, has_binary_form
+from dataflows.postgres.locks import share
 from dataflows.postgres.session import Session, connect, one_row, translated
+from dataflows.postgres.snapshots import hold
 from dataflows.postgres.tables import TableName, describe, exists, quoted
 from dataflows.postgres.types import column_type, portable
 from dataflows.sinks.history import HISTORY, check_history
@@ -21,7 +23,7 @@ from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.postgres import PostgresWriter
 from dataflows.sinks.publication import finished
 from dataflows.sinks.swap import Method, drop_leftovers, make_shadow, move_in, replace_method, shadow_name
-from dataflows.sources.postgres import PostgresReader, cursor_window, plan_splits
+from dataflows.sources.postgres import PostgresReader, cursor_window, plan_splits, row_place
 from dataflows.splits import Split
 from dataflows.tables import Column, Table
 from penstock.errors import Refused
@@ -72,14 +74,20 @@ class PostgresSource:
     def split_key(self, table: Table) -> Column | None:
         return split_key(table)
 
+    def row_place(self, table: Table) -> Column | None:
+        """What a table without a key can be split by, in a run that is read in one snapshot from its beginning on."""
+        return row_place(self._session, table, self._where)
+
     def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
+        share(self._session, table.name, self._where)
         return cursor_window(self._session, table, cursor, last, lag, self._where)
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
+        share(self._session, table.name, self._where)
         return plan_splits(self._session, table, key, window, rows, first, self._where)
 
-    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
-        return None
+    def hold(self, table: Table, limit: timedelta) -> str | None:
+        return hold(self._session, table, limit, self._where)
 
     def reader(self, order: ReadOrder) -> PostgresReader:
         where = f"{self._where}: {self._table}"
@@ -93,6 +101,8 @@ class PostgresSource:
             order.schema,
             order.check,
             "text" if order.as_text else "binary",
+            order.held,
+            order.released,
         )
 
     def close(self) -> None:

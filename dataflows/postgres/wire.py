@@ -61,16 +61,18 @@ def _bare(session: Session) -> Iterator[socket.socket]:
 
 
 def receive(
-    session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK
+    session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK, mark: str | None = None
 ) -> Iterator[memoryview | int]:
     """Blocks of about `size` bytes of a ``COPY … TO STDOUT``: messages as they came, cut anywhere; at the end the rows.
 
     A block belongs to whoever got it. `check` is called whenever the source keeps us waiting, at least each 0.2 s; what
-    it raises ends the read, and leaves the session of no further use.
+    it raises ends the read, and leaves the session of no further use. In a transaction `mark` is a savepoint of it: the
+    second query begins by going back there, or else, after an error, it would have no answer.
     """
     number = uuid4().hex.encode()
-    ask = b"".join(_query(text) for text in (query.encode(), b"SELECT '" + number + b"'::pg_catalog.text AS n"))
-    answer, size = _answer(number), max(size, HELD)
+    back = b"ROLLBACK TO SAVEPOINT " + mark.encode() + b"; " if mark else b""
+    ask = b"".join(_query(text) for text in (query.encode(), back + b"SELECT '" + number + b"'::pg_catalog.text AS n"))
+    answer, size = _answer(number, b"ROLLBACK" if mark else b""), max(size, HELD)
     with _bare(session) as bare:
         _send(bare, memoryview(ask), check, where)
         block, begin, held = bytearray(size + 2 * HELD), -1, 0
@@ -111,11 +113,13 @@ def _query(text: bytes) -> bytes:
     return b"Q" + struct.pack(">I", len(text) + 5) + text + b"\x00"
 
 
-def _answer(number: bytes) -> bytes:
+def _answer(number: bytes, before: bytes) -> bytes:
     """All that the server says to the second query, but for the last byte: the state of the transaction."""
     column = b"n\x00" + struct.pack(">IHIhih", 0, 0, 25, -1, -1, 0)
     row = struct.pack(">HI", 1, len(number)) + number
-    parts = ((b"T", struct.pack(">H", 1) + column), (b"D", row), (b"C", b"SELECT 1\x00"))
+    parts = [(b"T", struct.pack(">H", 1) + column), (b"D", row), (b"C", b"SELECT 1\x00")]
+    if before:
+        parts.insert(0, (b"C", before + b"\x00"))
     return b"".join(kind + struct.pack(">I", len(body) + 4) + body for kind, body in parts) + _READY
 
 
@@ -182,7 +186,7 @@ def _send(
 
 
 def receive_rows(
-    session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK
+    session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK, mark: str | None = None
 ) -> Iterator[bytes | int]:
     r"""As `receive`, of a COPY in CSV or text format: whole rows, without what is around them.
 
@@ -193,7 +197,7 @@ def receive_rows(
         BadData: a row of 16 MB or more.
     """
     rest, rows = b"\n", 0
-    for block in receive(session, query, check, where, size):
+    for block in receive(session, query, check, where, size, mark):
         if isinstance(block, int):
             text, count = _BETWEEN.subn(b"\n", rest)
             if rows + count != block:

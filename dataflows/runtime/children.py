@@ -61,7 +61,7 @@ def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
         message = "the pipes that were asked for are not there"
         raise AssertionError(message)
     order = {"task": dict(task), "number": number, "generation": prepared.generation, "held": prepared.held,
-             "token": prepared.token}  # fmt: skip
+             "token": prepared.token, "by": prepared.survey.by}  # fmt: skip
     with contextlib.suppress(BrokenPipeError):  # a child that died at once is seen by the end of its lines
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
@@ -91,6 +91,8 @@ def _follow(
                 first.put(Unavailable(f"worker {number} of the run died", hint="the run goes on from its last commit"))
         elif "committed" in line:
             progress.committed(Counters(**line["committed"]))
+        elif "released" in line:
+            progress.release()
         elif "error" in line:
             first.put(retold(line["error"]))
         else:
@@ -135,7 +137,7 @@ def _run(order: Mapping[str, Any]) -> None:
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
     with opened(job, order["generation"]) as ends:
         prepared = joined(job, ends, order)
-        run_slots(job, prepared, ends, [order["number"]], first, _tell)
+        run_slots(job, prepared, ends, [order["number"]], first, _tell, lambda: write_line({"released": True}))
 
 
 def _tell(counted: Counters) -> None:

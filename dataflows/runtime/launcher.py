@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -128,6 +128,7 @@ def _phases(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str,
         failpoint("flow.begin")
         _flow(job, prepared, ends, order)
         failpoint("flow.end")
+    prepared = attempt.prepared = replace(prepared, released=progress.released)
     order.first.check()
     progress.phase = "publish"
     with _timed(seconds, "publish"):
@@ -145,7 +146,8 @@ def _show_plan(progress: Progress, prepared: Prepared) -> None:
 def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
     alone = getattr(ends.target, "one_process", False)
     if job.workers == 1 or len(prepared.pending) <= 1 or alone:
-        run_slots(job, prepared, ends, list(range(len(prepared.slots))), order.first, order.progress.committed)
+        numbers, progress = list(range(len(prepared.slots))), order.progress
+        run_slots(job, prepared, ends, numbers, order.first, progress.committed, progress.release)
     else:
         from dataflows.runtime.children import run_children  # noqa: PLC0415 - only where there are any
 

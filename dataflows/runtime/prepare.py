@@ -25,7 +25,7 @@ from dataflows.splits import Split, slot_names
 from dataflows.tables import Column, Table
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import bind, outputs
-from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
+from penstock.errors import MissingColumn, MissingTable, Refused, Unavailable, did_you_mean
 from penstock.failpoints import failpoint
 
 __all__ = ["Ends", "Finished", "Foreseen", "Prepared", "Survey", "foresee", "joined", "opened", "prepare", "survey"]
@@ -48,6 +48,13 @@ class Survey:
     """The column that says which of two rows with the same key is newer."""
     whole: bool = False
     """Whether the rows of a run have to be committed together, in one split."""
+    placed: bool = False
+    """Whether the key is where rows stand, at one point in time: what is read at another one begins anew."""
+
+    @property
+    def by(self) -> str | None:
+        """The name of the key."""
+        return self.key.name if self.key is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +79,13 @@ class Prepared:
     """What lets the run add dead letters; None where it cannot refuse a row, or has no place for it."""
     held: str | None = None
     """The point in time that all readers read at, where the source can keep one."""
+    released: bool = False
+    """Whether it was let go before all was read."""
 
     @property
     def resumed(self) -> bool:
-        """Whether splits were done by an earlier attempt; then the rows come from more than one point in time."""
-        return len(self.pending) < self.planned
+        """Whether the rows come from more than one point in time: splits were done by an earlier attempt, or late."""
+        return self.released or len(self.pending) < self.planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +141,11 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
             typed("Any", target).add(added)
     surveyed = survey(job, ends)
     token = _take_letters(job, target, surveyed)
-    run = _resumable(target, job, claim) or _plan(job, ends, claim, surveyed)
+    run = _resumable(target, job, claim, surveyed) or _plan(job, ends, claim, surveyed)
     failpoint("prepare.planned")
     into = target.load(job.run, claim.generation)
     pending, planned = state.pending(job.run)
-    held = ends.source.hold(surveyed.source) if pending else None
+    held = ends.source.hold(surveyed.source, job.spec.limits.snapshot) if pending else None
     # What a window read again leaves the position as it was.
     upper = claim.loaded.cursor if job.reload and job.reload.is_window else run.upper
     return Prepared(surveyed, claim.generation, into, slots, pending, planned, upper, token, held)
@@ -227,12 +236,19 @@ def survey(job: Job, ends: Ends) -> Survey:
 
 def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> Survey:
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
+    place = _row_place(job, ends.source, table) if key is None else None
     mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside_of(job))
     version = _version(job, mapping)
     whole = job.write in {"merge", "scd2"} and _check_keyed(job, mapping, table, key, version)
     if job.reload is not None and job.shadowed:
         method = _reloading(job, ends.target, mapping, there, key) or method
-    return Survey(table, there, key, mapping, method, version, whole)
+    return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)
+
+
+def _row_place(job: Job, source: Source, table: Table) -> Column | None:
+    """What a table without a key is split by; only a `replace` can begin anew."""
+    ask = getattr(source, "row_place", None)
+    return ask(table) if ask is not None and job.write == "replace" else None
 
 
 def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Column | None) -> Any:
@@ -318,7 +334,7 @@ def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
         return None
     state, run, older = target.state, target.state.run(job.run), target.state.unfinished(job.run)
     stale: dict[str, Sequence[int] | None] = {job.run: None}
-    if run is not None and _goes_on(job, target, run):
+    if run is not None and _goes_on(job, target, run, surveyed):
         stale[job.run] = [split.number for split in state.pending(job.run)[0]]
     if older is not None:
         stale[older.run] = [split.number for split in state.pending(older.run)[0]] if _carries(job, older) else None
@@ -326,15 +342,23 @@ def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
         return letters.begin(stale, job.spec.errors.dead_letter.keep)
 
 
-def _goes_on(job: Job, target: Target, run: RunRow) -> bool:
-    return (run.write, run.field) == (job.planned_as, job.cursor) and (job.continued or target.can_go_on(job.run))
+def _goes_on(job: Job, target: Target, run: RunRow, surveyed: Survey) -> bool:
+    if (run.write, run.field, run.by) != (job.planned_as, job.cursor, surveyed.by):
+        return False
+    if surveyed.placed and target.state.pending(job.run)[0]:
+        return False
+    return job.continued or target.can_go_on(job.run)
 
 
-def _resumable(target: Target, job: Job, claim: Claim) -> RunRow | None:
-    """The run's own plan from an earlier attempt; a `replace` whose shadow is gone or outdated begins again."""
+def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey) -> RunRow | None:
+    """The run's own plan from an earlier attempt.
+
+    A `replace` begins again where its shadow is gone or outdated, where splits are open that hold at the point in time
+    of that attempt only, and a run whose splits are ranges of another key.
+    """
     state = target.state
     run = state.run(job.run)
-    if run is None or _goes_on(job, target, run):
+    if run is None or _goes_on(job, target, run, surveyed):
         return run
     with state.owned(claim.generation):
         if claim.loaded.partly and not job.continued:
@@ -358,7 +382,8 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     upper = window.upper if window.upper is not None else carried.upper if carried else None
     with state.owned(claim.generation):
         base = carried.base if carried else state.counters()
-        plan = RunRow(job.run, job.planned_as, job.cursor, carried.lower if carried else window.lower, upper, base)
+        lower = carried.lower if carried else window.lower
+        plan = RunRow(job.run, job.planned_as, job.cursor, lower, upper, base, by=surveyed.by)
         state.write_plan(plan, splits)
         if claim.loaded.partly and not job.continued:
             state.spoil()
@@ -405,10 +430,17 @@ def _is_from(job: Job, loaded: Loaded) -> bool:
 
 
 def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:
-    """The run as a child of its launcher sees it, who has claimed and planned it and passes on what came of that."""
+    """The run as a child of its launcher sees it, who has claimed and planned it and passes on what came of that.
+
+    Raises:
+        Unavailable: the table got or lost a key meanwhile.
+    """
     pending, planned = ends.target.state.pending(job.run)
     into = ends.target.loads(job.run)
+    surveyed = survey(job, ends)
+    if surveyed.by != order["by"]:
+        raise Unavailable("the table's keys were changed while the run began", where=job.at_source, hint="try again")
     return Prepared(
-        survey(job, ends), order["generation"], into, slot_names(job.workers), pending, planned, None, order["token"],
+        surveyed, order["generation"], into, slot_names(job.workers), pending, planned, None, order["token"],
         order["held"],
     )  # fmt: skip

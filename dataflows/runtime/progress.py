@@ -30,6 +30,8 @@ class Progress:
     splits_done: int = 0
     splits_planned: int = 0
     rows_estimated: int = 0
+    released: bool = False
+    """Whether the point in time that all was to be read at was let go."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def committed(self, counted: Counters) -> None:
@@ -37,6 +39,10 @@ class Progress:
         with self._lock:
             self.counters += counted
             self.splits_done += 1
+
+    def release(self) -> None:
+        """Splits are read at points in time of their own from now on."""
+        self.released = True
 
     def as_dict(self) -> dict[str, Any]:
         """What a line holds."""

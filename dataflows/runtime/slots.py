@@ -38,9 +38,11 @@ class _SlotReader:
 
 def run_slots(
     job: Job, prepared: Prepared, ends: Ends, numbers: list[int], first: FirstError,
-    committed: Callable[[Counters], None],
+    committed: Callable[[Counters], None], released: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Read, map and write the pending splits of these slots; slots without any are left out.
+
+    `released` is called where the point in time that all were to be read at is let go.
 
     Raises:
         PenstockError: the first error; what was committed before stays, and a resume goes on from there.
@@ -49,14 +51,19 @@ def run_slots(
     mine = {prepared.slots[number]: of_slot(prepared.pending, number, len(prepared.slots)) for number in numbers}
     mine = {slot: splits for slot, splits in mine.items() if splits}
     BatchPipelineEngine(
-        {slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first)) for slot, splits in mine.items()},
+        {
+            slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first, released))
+            for slot, splits in mine.items()
+        },
         {slot: _writer(job, prepared, ends.target, slot, first, committed) for slot in mine},
         _steps(prepared, ends.target, job.pipeline),
         first,
     ).run()
 
 
-def _reader(job: Job, prepared: Prepared, source: Source, first: FirstError) -> SplitReader:
+def _reader(
+    job: Job, prepared: Prepared, source: Source, first: FirstError, released: Callable[[], None]
+) -> SplitReader:
     surveyed = prepared.survey
     mapping = surveyed.mapping
     return source.reader(
@@ -69,6 +76,7 @@ def _reader(job: Job, prepared: Prepared, source: Source, first: FirstError) -> 
             first.check,
             prepared.held,
             mapping.as_text,
+            released,
         )
     )
 

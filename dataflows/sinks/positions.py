@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS {positions} (
   PRIMARY KEY (pipeline, source, sink, slot), CHECK (rows_in = rows_out + filtered + dead)) WITH (fillfactor = 50);
 CREATE TABLE IF NOT EXISTS {runs} (
   pipeline text NOT NULL, run text NOT NULL, source text NOT NULL, sink text NOT NULL, state text NOT NULL,
-  write text NOT NULL, cursor_field text,
+  write text NOT NULL, cursor_field text, split_by text,
   lower_bound text, upper_bound text, base jsonb NOT NULL, result jsonb, taken_over_by text,
   planned_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, PRIMARY KEY (pipeline, run));
 CREATE TABLE IF NOT EXISTS {splits} (
@@ -260,22 +260,24 @@ class Positions:
     def _runs(self, condition: str, values: dict[str, Any]) -> list[RunRow]:
         with translated(self.where):
             rows = self.session.execute(
-                "SELECT run, write, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by "
-                f"FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} ORDER BY planned_at DESC",
+                "SELECT run, write, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by, "
+                f"split_by FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} "
+                "ORDER BY planned_at DESC",
                 self.key | values,
             ).fetchall()
         return [
-            RunRow(run, write, field, low, up, Counters(**base), state, res, by)
-            for run, write, field, low, up, base, state, res, by in rows
+            RunRow(run, write, field, low, up, Counters(**base), state, res, over, by)
+            for run, write, field, low, up, base, state, res, over, by in rows
         ]
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
-        names = {"run": plan.run, "write": plan.write, "field": plan.field, "lower": plan.lower, "upper": plan.upper}
+        names = {"run": plan.run, "write": plan.write, "field": plan.field, "lower": plan.lower, "upper": plan.upper,
+                 "by": plan.by}  # fmt: skip
         self.session.execute(
             f"INSERT INTO {self.table('runs')} "
-            "(pipeline, source, sink, run, state, write, cursor_field, lower_bound, upper_bound, base) "
-            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(lower)s, "
+            "(pipeline, source, sink, run, state, write, cursor_field, split_by, lower_bound, upper_bound, base) "
+            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(by)s, %(lower)s, "
             "%(upper)s, %(base)s)",
             self.key | names | {"base": json.dumps(plan.base.as_dict())},
         )

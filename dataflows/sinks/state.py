@@ -61,6 +61,8 @@ class RunRow:
     state: str = "running"
     result: dict[str, Any] | None = None
     taken_over_by: str | None = None
+    by: str | None = None
+    """The column that its splits are ranges of."""
 
     @property
     def ended(self) -> bool:

@@ -206,7 +206,7 @@ class FilesSource:
             for at, rows in enumerate(shape.groups):
                 yield [file.path, file.version, [at]], rows
 
-    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - a version is a point in time of its own
+    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - a version is a point in time of its own
         return None
 
     def reader(self, order: ReadOrder) -> FilesReader:

@@ -1,7 +1,8 @@
 """PostgreSQL as a bounded source: ranges of a key, read by COPY as undecoded bytes or as Arrow batches.
 
-Each split is read by one statement, in a snapshot of its own. A key that never changes puts each row into exactly one
-split, whatever is written meanwhile; rows inserted while a run reads may or may not be part of it.
+Each split is read by one statement; all of a run's, by however many readers, in one snapshot, for as long as that is
+held. A key that never changes puts each row into exactly one split whatever is written meanwhile, so that splits may be
+read at other points in time too, after a break. Where a row stands (`ctid`) is a key within one snapshot only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from pyarrow import csv
 from dataflows.chunks import Chunk
 from dataflows.cursors import TIMES, Window
 from dataflows.postgres.encodings import hex_decoded
+from dataflows.postgres.locks import READ
 from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
+from dataflows.postgres.snapshots import MARK, Moment
 from dataflows.postgres.tables import escaped, quoted
 from dataflows.postgres.types import parse_type
 from dataflows.postgres.wire import framed, plain, receive, receive_rows
@@ -31,13 +34,17 @@ from dataflows.tables import Column, Table
 from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["PostgresReader", "cursor_window", "plan_splits"]
+__all__ = ["PLACE", "PostgresReader", "cursor_window", "plan_splits", "row_place"]
 
 RAW_BYTES: Final = 1 << 20
 ARROW_BYTES: Final = 4 << 20
 SAMPLE_BYTES: Final = 8 << 20
 LOCK_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 1.0
+PLACE: Final = Column("ctid", "tid", nullable=False)
+"""Where a row stands: a key of every heap table, for as long as one snapshot lasts."""
+RANGES_VERSION: Final = 140000
+"""Servers from here on read a range of places without reading the rest."""
 
 
 def cursor_window(
@@ -95,17 +102,9 @@ def _top(table: Table, column: Column, kind: str, *, after: bool) -> str:
     return f"SELECT (SELECT {value}::text FROM ({greatest}) newest)"
 
 
-_READ: Final = """
-WITH RECURSIVE read(id) AS (SELECT to_regclass(%(table)s)::oid UNION
-  SELECT n.id FROM read CROSS JOIN LATERAL (
-    SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = read.id
-    UNION ALL SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass
-      AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
-      JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') WHERE r.ev_class = read.id) n(id))"""
-"""All that a table or view reads: itself, its partitions and heirs, what its query names. Not what functions read."""
-_HIDDEN: Final = f"""{_READ}
+_HIDDEN: Final = f"""{READ}
 SELECT c.oid::regclass::text FROM read JOIN pg_class c ON c.oid = read.id WHERE c.relkind IN ('m', 'f') LIMIT 1"""
-_WRITERS: Final = f"""{_READ}
+_WRITERS: Final = f"""{READ}
 SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{{}}') FROM pg_locks l JOIN read ON read.id = l.relation
 WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -128,6 +127,18 @@ def await_writers(session: Session, table: Table, where: str, seconds: float = L
             time.sleep(0.02)
 
 
+_PLACED: Final = """SELECT EXISTS (SELECT FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = %s::regclass
+AND c.relkind = 'r' AND a.amname = 'heap' AND has_table_privilege(c.oid, 'SELECT')
+AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid))"""
+
+
+def row_place(session: Session, table: Table, where: str) -> Column | None:
+    """The key that is where a row stands, of a plain table; None of all that is made of others, or not a heap."""
+    with translated(where):
+        ranges = session.info.server_version >= RANGES_VERSION
+        return PLACE if ranges and one_row(session, _PLACED, (table.name.sql,))[0] else None
+
+
 def plan_splits(
     session: Session, table: Table, key: Column | None, window: Window, rows: int, first: int, where: str
 ) -> tuple[Split, ...]:
@@ -142,7 +153,9 @@ def plan_splits(
         count = one_row(session, f"SELECT count(*) {query}")[0] * 100 / percent
         pieces = max(1, round(count / rows))
         bounds: list[str] = []
-        if pieces > 1:
+        if pieces > 1 and key == PLACE:
+            bounds = _places(session, table, pieces)
+        elif pieces > 1:
             fractions = [number / pieces for number in range(1, pieces)]
             found = one_row(
                 session,
@@ -154,6 +167,13 @@ def plan_splits(
             bounds = [value for value in found or [] if value is not None and value != window.upper]
     edges: list[str | None] = [window.lower, *bounds, window.upper]
     return tuple(Split(first + at, edges[at], edges[at + 1]) for at in range(len(edges) - 1))
+
+
+def _places(session: Session, table: Table, pieces: int) -> list[str]:
+    """Bounds between blocks: no row of a block stands at 0."""
+    query = "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::int"
+    blocks = int(one_row(session, query, (table.name.sql,))[0])
+    return [f"({block},0)" for block in sorted({blocks * at // pieces for at in range(1, pieces)} - {0})]
 
 
 def _sample_percent(session: Session, table: Table, where: str) -> float:
@@ -175,6 +195,10 @@ def _range(name: str, kind: str, lower: str | None, upper: str | None) -> str:
     return " AND ".join(parts) or "true"
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(slots=True)
 class PostgresReader:
     """Reads splits over one session of its own.
@@ -193,18 +217,31 @@ class PostgresReader:
     check: Callable[[], None]
     undecoded: str = "binary"
     """The form of COPY that undecoded rows are read in."""
+    held: str | None = None
+    """The point in time that `hold` keeps."""
+    released: Callable[[], None] = _nothing
+    """Called where that is not held any more, and splits are read at points in time of their own from then on."""
     _session: Session | None = field(default=None, init=False)
+    _moment: Moment = field(init=False)
     _asked: bool = field(default=False, init=False)
     """A query goes over the socket behind the driver's back."""
+
+    def __post_init__(self) -> None:
+        self._moment = Moment(self.table.name, self.held, self.key == PLACE, self.where, self.released)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
         """The chunks of a split and its closing marker.
 
         Raises:
             BadData: a value that Arrow cannot hold, such as ``infinity`` in a timestamp.
+            Unavailable: the table is locked by somebody.
+            Refused: a table without a key took longer than its snapshot may be held.
         """
         failpoint("read.begin", split.number)
+        if self._moment.passed:
+            self.close()
         session = self._connected()
+        self._moment.begin(session)
         sequence = rows = counted = 0
         for block in self._blocks(session, self._query(split)):
             if isinstance(block, int):
@@ -230,9 +267,9 @@ class PostgresReader:
             return
         self._asked = True
         if self.schema is None:
-            yield from receive(session, query, self.check, self.where, RAW_BYTES)
+            yield from receive(session, query, self.check, self.where, RAW_BYTES, MARK)
         else:
-            yield from receive_rows(session, query, self.check, self.where, ARROW_BYTES)
+            yield from receive_rows(session, query, self.check, self.where, ARROW_BYTES, MARK)
         self._asked = False
 
     def close(self) -> None:

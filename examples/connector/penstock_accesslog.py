@@ -106,7 +106,7 @@ class AccessLog:
         edges = [*range(low, high, rows * BYTES_PER_ROW), high]
         return tuple(Split(first + at, str(edges[at]), str(edges[at + 1])) for at in range(len(edges) - 1))
 
-    def hold(self, table: Table) -> str | None:  # noqa: ARG002 - what is written to a log stays
+    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - what is written to a log stays
         return None
 
     def reader(self, order: ReadOrder) -> AccessLog:

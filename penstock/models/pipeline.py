@@ -283,12 +283,16 @@ class ErrorRules(Model):
 
 
 class Limits(Model):
-    """Sizes: rows in a chunk, rows in flight, processes, and the lag of a stream that raises an alert."""
+    """Sizes: rows in a chunk, rows in flight, processes, and the lag of a stream that raises an alert.
+
+    `snapshot` is how long a run may keep its source at one point in time, which keeps that server from cleaning up.
+    """
 
     batch_rows: int = Field(default=65536, ge=1, le=1_000_000)
     in_flight: int = Field(default=500_000, ge=1, le=100_000_000)
     workers: int = Field(default=1, ge=1, le=64)
     max_lag: Duration | None = None
+    snapshot: Duration = Field(default=timedelta(hours=1), gt=timedelta(0))
 
 
 class PipelineTest(Model):

@@ -174,15 +174,21 @@ def test_a_column_dropped_in_the_middle(copy: Callable[..., Copy], launchers: La
     made.session.execute(
         "CREATE TABLE public.shrinking AS TABLE items; ALTER TABLE public.shrinking ADD PRIMARY KEY (id)"
     )
-    task = with_spec(made.task("r1"), source={"connection": "shop", "object": "public.shrinking"})
+    task = with_spec(
+        made.task("r1"),
+        source={"connection": "shop", "object": "public.shrinking"},
+        mapping={"fields": [{"target": "id", "from": "id"}, {"target": "name", "from": "name"}]},
+    )
     made.session.execute(f"INSERT INTO {made.target} VALUES (-1, 'before', 0, now())")
-    pid = launchers.start(task, "read.begin:1=stop")
+    pid = launchers.start(task, "prepare.planned=stop")  # later on the run's lock is in its way
     assert launchers.wait(pid) == {"stopped": True}
     made.session.execute("ALTER TABLE public.shrinking DROP COLUMN name")
     os.kill(pid, signal.SIGCONT)
     assert launchers.wait(pid) == {"code": 1}
     error = result_of(task)["error"]
-    assert (error["code"], error["transient"]) == ("schema.missing_column", False)
+    assert (error["code"], error["transient"]) == ("unavailable", True)
+    assert "changed while the run began" in error["what"]
+    assert failed(launchers, task | {"attempt": 2})["code"] == "schema.missing_column"
     assert made.value(f"SELECT array_agg(name) FROM {made.target}") == ["before"]
     made.session.execute("DROP TABLE public.shrinking")
 
