@@ -8,6 +8,8 @@ them; the others go on, in their order. Rows in = rows out + filtered + refused 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
@@ -131,7 +133,7 @@ class Chain:
     def _letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
         numbers = [row for one in refused for row in one.rows]
         found = batch.take(pa.array(numbers, pa.uint32())).to_pylist()
-        values = [json.dumps({n: self._shown(n, v) for n, v in row.items()}, default=_plain) for row in found]
+        values = [_json({n: self._shown(n, v) for n, v in row.items()}) for row in found]
         seen: dict[tuple[int, str], int] = {}
         steps = [_told(seen, row, one.step) for one in refused for row in one.rows]
         codes = [one.code for one in refused for _ in one.rows]
@@ -192,6 +194,29 @@ def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:
     if kind.name == "numeric" and wanted == pa.string():  # of any size: what is a number already stays one
         wanted = pa.decimal128(19, 0) if have.integer else array.type
     return array if array.type == wanted else array.cast(wanted)
+
+
+def _json(row: Mapping[str, object]) -> str:
+    """A row as `jsonb` takes it: NaN and infinities are texts, and NUL in a text is its picture, ␀."""
+    try:
+        text = json.dumps(row, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(row), default=_plain)
+    return _NUL.sub(r"\1\\u2400", text)
+
+
+_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _INFINITE.get(value, "NaN")
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list) else value
+
+
+_INFINITE: Final = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 def _plain(value: object) -> object:

@@ -239,10 +239,11 @@ class Exploded:
 def _elements(texts: pl.Series) -> tuple[pl.Series | None, pl.Series]:
     """Lists of texts, and where a text is no array; quick where all elements are plain values.
 
-    The quick way takes the texts for lines: a blank one is none, and one with a line break may be two.
+    The quick way takes the texts for lines: a blank one is none, and one with a line break may be two. It reads a
+    number with a fraction or an exponent as a double, which may be another number than the one that is written.
     """
     kind = pl.List(pl.String)
-    if not texts.str.contains(r"^\s*$|[\r\n]").any():
+    if not texts.str.contains(r"^\s*$|[\r\n]|\d[.eE]").any():
         with suppress(pl.exceptions.PolarsError):
             return None, texts.str.json_decode(kind)
     found = [_parsed(text) for text in texts.to_list()]
@@ -254,17 +255,17 @@ _NO_ARRAY: list[str | None] = []
 
 
 def _parsed(text: str | None) -> list[str | None] | None:
-    import json  # noqa: PLC0415 - only for arrays that are not plain
+    """The elements: texts by their value, anything else as it is written."""
+    import msgspec  # noqa: PLC0415 - only for arrays that are not plain
 
     if text is None:
         return None
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = msgspec.json.decode(text, type=list[msgspec.Raw])
+        return [msgspec.json.decode(one, type=str | None) if one[:1] in b'"n' else str(one, "utf-8")
+                for one in map(bytes, found)]  # fmt: skip
+    except msgspec.MsgspecError:
         return _NO_ARRAY
-    if not isinstance(found, list):
-        return _NO_ARRAY
-    return [one if one is None or isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in found]
 
 
 @dataclass(frozen=True, slots=True)

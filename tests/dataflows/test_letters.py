@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from catalog.database import migrate
@@ -166,3 +169,28 @@ def test_values_are_looked_up_in_another_table(kept: Callable[..., Any], launche
         )
         == 600
     )
+
+
+ODD = pa.table({
+    "id": [1, 2, 3, 4, 5], "share": [0.5, float("nan"), float("-inf"), 1.0, 2.0],
+    "name": ["one", "x", "x", "nul \0, no \\u0000", "12"],
+})  # fmt: skip
+
+
+def test_a_row_that_json_has_no_form_for_is_a_dead_letter_too(
+    kept: Callable[..., Any], launchers: Launchers, tmp_path: Path
+) -> None:
+    """NaN, infinities and NUL: a letter that cannot be kept would fail the run for ever."""
+    pq.write_table(ODD, tmp_path / "odd.parquet")
+    made, task = kept("replace")
+    order = task("r1", fail_above="99%")
+    order["connections"]["odd"] = {"type": "files", "root": str(tmp_path)}
+    spec = order["pipeline"]["spec"]
+    spec["source"] = {"connection": "odd", "object": "odd.parquet"}
+    spec["sink"]["object"] = f"{made.target}_odd"
+    spec["transforms"] = [{"name": "number", "cast": {"name": "integer"}}]
+    done = launchers.run(order)
+    assert (done["status"], done["counters"]["dead"], done["counters"]["rows_out"]) == ("completed", 4, 1), done
+    values = [row[3] for row in letters(order)]
+    assert [one["share"] for one in values] == [0.5, "NaN", "-Infinity", 1.0]
+    assert values[3]["name"] == "nul ␀, no \\u0000"

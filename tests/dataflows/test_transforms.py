@@ -196,6 +196,15 @@ def test_explode_makes_a_row_of_each_element(arrays: list[str | None]) -> None:
     assert len(rows) + added == out.num_rows + empty + len(bad)
 
 
+def test_exploded_numbers_are_as_they_are_written() -> None:
+    """Whatever else is in the chunk: no double stands between a number and its text."""
+    numbers = ["123456789.123456789123", "1.10", "1e400", "12345678901234567890123", "-0.0"]
+    rows = [ROWS[0] | {"name": text} for text in (f"[{', '.join(numbers)}]", '["1.5", null, [1.10, {"a": 2.50}]]')]
+    out, refused = apply(made({"explode": {"column": "name"}}), rows)
+    assert [row["name"] for row in out] == [*numbers, "1.5", None, '[1.10, {"a": 2.50}]']
+    assert refused == []
+
+
 def test_elements_that_fail_are_refused_one_by_one() -> None:
     rows: list[dict[str, Any]] = [ROWS[0] | {"name": '["1", "x", "y", "4"]'}]
     out, refused = apply(made({"explode": {"column": "name", "as": "integer"}}), rows)
