@@ -4,8 +4,9 @@ Whoever writes entry N + 1 has read all up to N. Of two that read the same N one
 and looks again whether it may go on. So a process that was taken for dead finds its successor's claim in its way.
 
 Every so often a writer puts a checkpoint: the whole state after an entry. Who comes new reads the last one and what
-follows it. Entries below a checkpoint are dropped when they are a week old: until then they stand in the way of any
-process that stopped before it wrote one; after that, an entry of an older generation counts nowhere (`Table.apply`).
+follows it. Entries below a checkpoint are dropped when that is a week old: until then they stand in the way of any
+process that stopped before it wrote one. After that such a process may write into the gap, where nobody reads any more:
+so whoever has slept for days looks for a checkpoint beyond its entry before it takes the entry for written.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any, Final
 
 from dataflows.files.manifest import Change, Entry, Table
@@ -24,14 +26,16 @@ from dataflows.files.store import Gone, Store
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 
-__all__ = ["FolderLog"]
+__all__ = ["OWN", "FolderLog"]
 
-ENTRIES: Final = "_penstock/log/"
-CHECKPOINTS: Final = "_penstock/checkpoints/"
+OWN: Final = "_penstock/"
+ENTRIES: Final = f"{OWN}log/"
+CHECKPOINTS: Final = f"{OWN}checkpoints/"
 CHECKPOINT_EVERY: Final = 64
 KEPT: Final = timedelta(days=7)
 TRIES: Final = 200
 PAUSE_SECONDS: Final = 0.01
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -43,6 +47,8 @@ class FolderLog:
     where: str
     table: Table = field(default_factory=Table)
     _opened: bool = False
+    _read_at: datetime = NEVER
+    """When the log was last seen to end where `table` does."""
 
     def at(self, path: str) -> str:
         """A path of this folder as the store knows it."""
@@ -80,7 +86,11 @@ class FolderLog:
         """Whether the entry is in its place; where another was faster, or this one came in unheard, all is read."""
         number = self.table.number + 1
         data = json.dumps(entry.as_dict(), separators=(",", ":")).encode()
+        at = now()
         if self.store.create(self.at(_name(number)), data):
+            if now() - self._read_at > KEPT / 2 and self._checkpoint().number >= number:
+                raise self._overslept()
+            self._read_at = at
             self._applied(entry)
             return True
         mine = False
@@ -95,16 +105,21 @@ class FolderLog:
 
     def _applied(self, entry: Entry) -> None:
         if not self.table.apply(entry):
-            what = "an entry was written that does not count: this process slept for more than a week"
-            raise PenstockError(what, where=self.where, hint="run it again")
+            raise self._overslept()
         if self.table.number % max(CHECKPOINT_EVERY, len(self.table.files) // 16) == 0:
             data = json.dumps(self.table.as_dict(), separators=(",", ":")).encode()
             self.store.put(self.at(f"{CHECKPOINTS}{self.table.number:012d}.json"), data)
 
+    def _overslept(self) -> PenstockError:
+        what = "an entry was written that does not count: this process slept for more than a week"
+        return PenstockError(what, where=self.where, hint="run it again")
+
     def _entry(self, number: int) -> dict[str, Any] | None:
+        at = now()
         try:
             data = self.store.get(self.at(_name(number)))
         except Gone:
+            self._read_at = at
             return None
         return self._read(data)
 
@@ -132,19 +147,18 @@ class FolderLog:
                 continue
 
     def trim(self) -> None:
-        """Drop what is below the last checkpoint and a week old."""
-        names = list(self.store.list(self.at(CHECKPOINTS.rstrip("/"))))
-        if not names:
+        """Drop what is below a checkpoint that is a week old, by the store's clock.
+
+        Not below a newer one: who had read the checkpoint before it would take the gap for the log's end.
+        """
+        limit = self.store.head(self.at(_name(self.table.number))).modified - KEPT
+        old = [one.path for one in self.store.list(self.at(CHECKPOINTS.rstrip("/"))) if one.modified < limit]
+        if not old:
             return
-        last, limit = max(one.path for one in names), now() - KEPT
-        number = int(last.rpartition("/")[2].removesuffix(".json"))
-        old = [one.path for one in names if one.path != last and one.modified < limit]
-        below = self.at(_name(number))
-        for one in self.store.list(self.at(ENTRIES.rstrip("/"))):
-            if one.path >= below or one.modified >= limit:
-                break
-            old.append(one.path)
-        self.store.delete(old)
+        last = max(old)
+        first = self.at(_name(int(last.rpartition("/")[2].removesuffix(".json"))))
+        entries = (one.path for one in self.store.list(self.at(ENTRIES.rstrip("/"))))
+        self.store.delete([*(path for path in old if path != last), *takewhile(lambda path: path < first, entries)])
 
 
 def _name(number: int) -> str:

@@ -19,7 +19,7 @@ from dataflows.chunks import Chunk
 from dataflows.connectors import Place, ReadOrder
 from dataflows.cursors import Window
 from dataflows.files.formats import FileReader, Shape, decompressed, format_of, unpacked
-from dataflows.files.log import FolderLog
+from dataflows.files.log import OWN, FolderLog
 from dataflows.files.names import FileSet, partition_columns, partitions
 from dataflows.files.seen import Seen
 from dataflows.files.store import Gone, Listed, Store, patiently
@@ -119,25 +119,38 @@ class FilesSource:
         return columns + folders
 
     def _listed(self) -> tuple[list[Listed], tuple[Column, ...] | None]:
-        """The files of the set, by path, and the columns where a log of ours tells both.
+        """The files of the set, by path, and the columns where the log of just this folder tells them.
+
+        Below a folder with a log only what that says it holds: other files are of unfinished or replaced runs.
 
         Raises:
             Unavailable: a file that the log names is not there: a run that replaces it may be publishing.
         """
         files = FileSet.parse(self.place.object, self.where)
-        log = FolderLog(self.store, files.folder, self.where)
+        logs: dict[str, FolderLog] = {}
         for _ in range(LISTINGS):
-            table = log.refresh()
-            below = [one for one in self.store.list(files.folder) if files.matches(one.path)]
-            if table.columns is None:
-                alone = files.plain and not below and "." in files.folder.rpartition("/")[2]
-                return self._one(files.folder) if alone else below, None
-            rows = {path for one in table.files if files.matches(path := log.at(one["path"]))}
-            found = [one for one in below if one.path in rows]
-            if len(found) == len(rows):
-                return found, tuple(Column(**column) for column in table.columns)
+            below = list(self.store.list(files.folder))
+            self._read_logs(logs, below)
+            there = [one for one in below if files.matches(one.path)]
+            if not logs:
+                alone = files.plain and not there and "." in files.folder.rpartition("/")[2]
+                return self._one(files.folder) if alone else there, None
+            told = (log.at(one["path"]) for log in logs.values() for one in log.table.files)
+            rows, ours = set(filter(files.matches, told)), tuple(f"{home}/" for home in logs)
+            found = [one for one in there if one.path in rows or not one.path.startswith(ours)]
+            if rows <= {one.path for one in found}:
+                own = logs[files.folder].table.columns if files.folder in logs else None
+                return found, None if own is None else tuple(Column(**column) for column in own)
         hint = "try again; if it was taken away by hand, put it back, or let write: replace make the folder anew"
         raise Unavailable("a file of the folder is not there", where=self.where, hint=hint)
+
+    def _read_logs(self, logs: dict[str, FolderLog], below: Sequence[Listed]) -> None:
+        """The logs of all folders that Penstock writes to; one of a folder that has no columns says nothing."""
+        homes = {home for home, found, _ in (one.path.partition(f"/{OWN}") for one in below) if found}
+        for home in homes:
+            log = logs.pop(home, None) or FolderLog(self.store, home, self.where)
+            if log.refresh().columns is not None:
+                logs[home] = log
 
     def _one(self, path: str) -> list[Listed]:
         try:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.failpoints import POINTS
+from tests.dataflows.files.conftest import read
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -155,6 +156,21 @@ def test_a_zombie_woken_while_its_successor_writes(export: Make, launchers: Laun
         if running:
             assert woken(launchers, pid, second)["status"] == "completed", (point, meets)
         assert made.differences() == {}, (point, meets)
+
+
+@pytest.mark.parametrize(("kind", "pattern"), [("files", "out"), ("files", "out/**/*.parquet"), ("s3", "out/t*/*")])
+def test_a_wider_pattern_sees_whole_runs_too(export: Make, launchers: Launchers, kind: str, pattern: str) -> None:
+    """Whatever lies in the folders meanwhile: while a run is published, its files stand beside those they replace."""
+    made = export(kind, "replace")
+    assert launchers.run(made.task("r1"))["status"] == "completed"
+    made.files.write("out/by_hand/more.parquet", made.files.visible(made.target)[0].read_bytes())
+    before = len(read(made.files.source(pattern)))
+    task = made.task("r2")
+    pid = stopped(launchers, task, "publish.moved")
+    assert len(made.rows(made.files.visible(made.target))) > before
+    assert len(read(made.files.source(pattern))) == before
+    assert woken(launchers, pid, task)["status"] == "completed"
+    assert len(read(made.files.source(pattern))) == before
 
 
 def test_two_launchers_at_once(export: Make, launchers: Launchers) -> None:

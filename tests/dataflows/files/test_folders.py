@@ -26,7 +26,7 @@ from dataflows.files.store import Listed, LocalStore
 from dataflows.sinks.state import Claim, Counters, RunRow
 from dataflows.splits import Split
 from dataflows.tables import Column
-from penstock.errors import AccessDenied, Fenced, Refused, SchemaMismatch, Unavailable
+from penstock.errors import AccessDenied, Fenced, PenstockError, Refused, SchemaMismatch, Unavailable
 from penstock.models.connection import PostgresConnection
 from penstock.models.formats import CsvFormat
 
@@ -250,20 +250,73 @@ def state(store: Any, uid: str = "u") -> FilesState:
     return FilesState(uid, "src", FolderLog(store, "out", "here"), "here", ".parquet")
 
 
+def claims(store: Any, count: int) -> None:
+    for number in range(count):
+        assert isinstance(state(store).claim(("00",), f"r{number}"), Claim)
+
+
+def age(folder: Path, days: int) -> None:
+    for path in folder.rglob("*.json"):
+        at = (datetime.now(UTC) - timedelta(days=days)).timestamp()  # noqa: TID251 - the file system's own clock
+        os.utime(path, (at, at))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.stem.lstrip("0") for path in folder.iterdir())
+
+
 def test_the_log_is_read_from_its_checkpoints_and_trimmed(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path, "here")
-    for number in range(70):
-        claim = state(store).claim(("00",), f"r{number}")
-        assert isinstance(claim, Claim)
-    assert [path.name for path in (tmp_path / "out/_penstock/checkpoints").iterdir()] == ["000000000064.json"]
-    for path in (tmp_path / "out/_penstock/log").iterdir():
-        week = (datetime.now(UTC) - timedelta(days=8)).timestamp()  # noqa: TID251 - the file system's own clock
-        os.utime(path, (week, week))
-    state(store).claim(("00",), "last")
-    assert min(path.name for path in (tmp_path / "out/_penstock/log").iterdir()) == "000000000064.json"
+    store, kept = LocalStore(tmp_path, "here"), tmp_path / "out/_penstock"
+    claims(store, 70)
+    assert names(kept / "checkpoints") == ["64"]
+    age(kept / "log", 8)
+    claims(store, 1)
+    assert len(names(kept / "log")) == 71  # somebody may just be reading up to the checkpoint
+    age(kept, 8)
+    claims(store, 1)
+    assert (kept / "log" / f"{64:012d}.json").exists()
+    assert len(names(kept / "log")) == 72 - 63
     fresh = state(store)
-    assert fresh.log.refresh().number == 71
+    assert fresh.log.refresh().number == 72
     assert Table.of(fresh.log.table.as_dict()).as_dict() == fresh.log.table.as_dict()
+
+
+def test_who_reads_while_others_trim_reads_to_the_end(tmp_path: Path) -> None:
+    """A gap would be taken for the end, and what is written there is nobody's."""
+    store, kept = LocalStore(tmp_path, "here"), tmp_path / "out/_penstock"
+    claims(store, 127)
+    age(kept, 8)
+    log = FolderLog(store, "out", "here")
+
+    class Slow:
+        """After the checkpoint was read, others write on."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def get(self, path: str) -> bytes:
+            data = store.get(path)
+            if "checkpoints" in path:
+                claims(store, 3)
+            return data
+
+    log.store = Slow()
+    assert log.refresh().number == 130
+    log.append("other", 1, lambda _: ({"do": "claim"},))
+    assert FolderLog(store, "out", "here").refresh().pipeline("other").generation == 1
+
+
+def test_who_slept_until_all_was_trimmed_is_told(tmp_path: Path) -> None:
+    store, kept = LocalStore(tmp_path, "here"), tmp_path / "out/_penstock"
+    log = FolderLog(store, "out", "here")
+    log.append("zombie", 1, lambda _: ({"do": "claim"},))
+    claims(store, 70)
+    age(kept, 8)
+    claims(store, 1)
+    assert not (kept / "log" / f"{2:012d}.json").exists()
+    log._read_at -= timedelta(days=8)  # a sleep
+    with pytest.raises(PenstockError, match="slept"):
+        log.append("zombie", 1, lambda _: ({"do": "plan"},))
 
 
 def test_an_entry_of_an_older_generation_counts_nowhere(tmp_path: Path) -> None:
