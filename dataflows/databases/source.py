@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -58,7 +58,9 @@ class DatabaseSource:
         return None
 
     def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
-        """The window of this run. Writers of one file take turns: what comes later has the greater cursor.
+        """The window of this run: up to the greatest value, and of times not beyond now, in UTC, less the lag.
+
+        Writers of one file take turns: what comes later has the greater cursor.
 
         Raises:
             SchemaMismatch: a lag on a column that is no time, or values whose order is not that of their type.
@@ -86,8 +88,8 @@ class DatabaseSource:
         condition, values = ("", []) if last is None else (f" WHERE {name} > {bound}", [database.value(cursor, last)])
         query = f"SELECT CAST(max({name}) AS VARCHAR) FROM {self.name.sql}{condition}"
         found = database.rows(query, values)[0][0]
-        if found is not None and lag:
-            found = self._earlier(database, cursor, found, _spelled(now() - lag, kind))
+        if found is not None and kind in TIMES:  # one row with a time to come would hide all until then
+            found = self._earlier(database, cursor, found, _spelled(now() - lag, kind, like=found))
             if last is not None and self._earlier(database, cursor, found, last) == found:
                 found = None
         return Window(last, found)
@@ -136,11 +138,12 @@ def _ordered(column: Column) -> bool:
     }  # fmt: skip
 
 
-def _spelled(at: Any, kind: str) -> str:
+def _spelled(at: datetime, kind: str, *, like: str) -> str:
+    """The time as text that is in order with `like`, whose date and clock stand apart by a blank or a T."""
     if kind == "date":
         return str(at.date())
-    text = at.strftime("%Y-%m-%d %H:%M:%S.%f")
-    return f"{text}Z" if kind == "timestamp with time zone" else str(text)
+    text = at.strftime(f"%Y-%m-%d{'T' if like[10:11] == 'T' else ' '}%H:%M:%S.%f")
+    return f"{text}Z" if kind == "timestamp with time zone" else text
 
 
 def _range(database: Database, key: Column | None, split: Split) -> tuple[str, list[Any]]:

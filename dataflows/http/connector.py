@@ -99,6 +99,8 @@ class HttpSource:
     def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
         """Up to the greatest value that the API has now: all pages since `last` are looked through, or the newest one.
 
+        Of times not beyond now less the lag: one record with a time to come would hide all that are made until then.
+
         Raises:
             SchemaMismatch: a lag on a cursor that is no time, or a cursor whose order is not that of its text.
             BadData: a record whose cursor is NULL: no window would ever hold it.
@@ -109,9 +111,9 @@ class HttpSource:
             hint = "declare its type in the connection's `endpoints`, such as timestamptz or numeric(20,0)"
             raise SchemaMismatch(what, where=self.where, hint=hint)
         wanted = arrow_type(kind)
-        edge = pa.scalar((now() - lag).replace(tzinfo=None if "without" in kind.name else UTC)) if lag else None
+        edge = pa.scalar((now() - lag).replace(tzinfo=None if "without" in kind.name else UTC))
         greatest = self._greatest(cursor, last)
-        if greatest is not None and edge is not None:
+        if greatest is not None and kind.name in TIMES:
             greatest = min(greatest, edge.cast(wanted), key=lambda one: one.as_py())
         lower = None if last is None else pa.scalar(last).cast(wanted)
         if greatest is None or (lower is not None and pc.less_equal(greatest, lower).as_py()):

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from dataflows.cursors import Window
+from penstock.clock import now
 from penstock.errors import AccessDenied, BadData, MissingTable, Refused, SchemaMismatch, Unavailable
 
 if TYPE_CHECKING:
@@ -271,9 +272,11 @@ def test_windows(files: Files, kind: str) -> None:
     at, n, x = table.columns
     assert source.window(table, at, None, timedelta(0)) == Window(None, None)
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 1, 'a'), ('2999-01-01 10:00:00', 5, 'b')")
-    window = source.window(table, at, None, timedelta(0))
+    window = source.window(table, at, None, timedelta(0))  # a time to come hides nothing that comes before it
     assert window.upper is not None
-    assert window.upper.startswith("2999-01-01 10:00:00")
+    assert "2024-01-01 10:00:00" < window.upper < "2999"
+    file.script("INSERT INTO t VALUES ('2024-01-01T11:00:00', 2, 'c')")
+    assert source.window(table, at, "2024-01-01 10:00:00", timedelta(0)).upper is not None
     lagging = source.window(table, at, "2024-01-01 10:00:00", timedelta(hours=1))
     assert lagging.upper is not None
     assert "2024-01-01" < lagging.upper < "2999"
@@ -285,6 +288,14 @@ def test_windows(files: Files, kind: str) -> None:
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', NULL, 'a')")
     with pytest.raises(BadData, match="`n` IS NULL"):
         source.window(table, n, None, timedelta(0))
+
+
+def test_a_row_of_today_is_read_today_however_its_time_is_written(files: Files) -> None:
+    for written in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):
+        file, at = files("sqlite"), now().strftime(written)
+        file.script("CREATE TABLE t (at TIMESTAMP NOT NULL)", f"INSERT INTO t VALUES ('{at}')")
+        source = file.source("t")
+        assert source.window(source.describe(), source.describe().columns[0], None, timedelta(0)).upper == at
 
 
 @KINDS

@@ -17,6 +17,7 @@ import pytest
 from dataflows.connectors import ReadOrder
 from dataflows.cursors import Window
 from dataflows.postgres.types import arrow_type, column_type
+from penstock.clock import now
 from penstock.errors import (
     AccessDenied,
     BadData,
@@ -105,6 +106,14 @@ def test_a_lag_leaves_what_is_too_new_for_the_next_run(pull: Make, api: Api) -> 
     assert made.completed("r1") == 90
     assert made.completed("r2") == 0
     assert len(made.rows()) == 90
+
+
+def test_a_record_with_a_time_to_come_hides_none_that_comes_before_it(pull: Make, api: Api) -> None:
+    made = pull(endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}})
+    api.records.append({"id": 91, "name": "x", "at": "2999-01-01T00:00:00Z"})
+    assert made.completed("r1") == 90
+    api.records.append({"id": 92, "name": "y", "at": f"{now():%Y-%m-%dT%H:%M:%SZ}"})
+    assert made.completed("r2") == 1
 
 
 CUTS = tuple(
