@@ -17,8 +17,10 @@ from typing import IO, Any, Final
 from dataflows.job import Job
 from dataflows.pipeline import FirstError
 from dataflows.runtime.lifeline import watch_lifeline
-from dataflows.runtime.prepare import Prepared
+from dataflows.runtime.prepare import Prepared, joined, opened
+from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from dataflows.runtime.progress import Progress, write_line
+from dataflows.runtime.slots import run_slots
 from dataflows.sinks.state import Counters
 from penstock.errors import Unavailable, retold
 
@@ -113,8 +115,6 @@ def _end(child: _Child) -> None:
 
 def main() -> None:
     """A child: one line of orders, then lines of what was committed; the end of stdin is the end of the parent."""
-    from dataflows.runtime.launcher import error_of, hold_signals  # noqa: PLC0415 - it imports this module
-
     hold_signals()
     order = json.loads(sys.stdin.readline())
     watch_lifeline(sys.stdin.fileno())
@@ -127,10 +127,6 @@ def main() -> None:
 
 
 def _run(order: Mapping[str, Any]) -> None:
-    from dataflows.runtime.launcher import stop_on_signal  # noqa: PLC0415 - it imports this module
-    from dataflows.runtime.prepare import joined, opened  # noqa: PLC0415
-    from dataflows.runtime.slots import run_slots  # noqa: PLC0415
-
     first = FirstError()
     stop_on_signal(first)
     task = order["task"]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -25,10 +23,11 @@ from typing import Any, Final
 
 from dataflows.cursors import TIMES
 from dataflows.job import Job
-from dataflows.pipeline import FirstError, Stopped
+from dataflows.pipeline import FirstError
 from dataflows.postgres.types import parse_type
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Ends, Finished, Prepared, opened, prepare
+from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from dataflows.runtime.progress import Progress, reported
 from dataflows.runtime.publish import committed, drop_state, publish, superseded, too_many
 from dataflows.runtime.slots import run_slots
@@ -38,9 +37,8 @@ from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
 from penstock.telemetry import set_up, shut_down, span
 
-__all__ = ["error_of", "launch", "main"]
+__all__ = ["launch", "main"]
 
-STOPPING: Final = {signal.SIGTERM, signal.SIGINT}
 EMPTY: Final = Counters().as_dict()
 _NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many"}
 
@@ -173,37 +171,6 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         yield
     finally:
         seconds[phase] = round(time.perf_counter() - begin, 4)
-
-
-def error_of(error: BaseException) -> dict[str, Any]:
-    """An error as the result file and the log hold it: codes, templates and names of objects, never values of rows."""
-    if not isinstance(error, PenstockError):
-        what = f"a defect in the run: {type(error).__name__}"
-        return {"code": "defect", "what": what, "where": None, "hint": "report it", "transient": False}
-    value = "" if error.value is None else f", got {error.value!r}"
-    return {
-        "code": error.code, "what": f"{error.what}{value}", "where": error.where, "hint": error.hint,
-        "transient": error.transient,
-    }  # fmt: skip
-
-
-def hold_signals() -> None:
-    """Let SIGTERM and SIGINT wait for whoever asks for them: in this thread, and in those that it starts from now on.
-
-    Before any thread is started: one that does not hold them back would end the process at once.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-
-
-def stop_on_signal(first: FirstError) -> None:
-    """Let SIGTERM and SIGINT put `Stopped` into the flow, by a thread that waits for them."""
-    hold_signals()
-
-    def wait() -> None:
-        signal.sigwait(STOPPING)
-        first.put(Stopped("the run was asked to stop", hint="it goes on from here when it is run again"))
-
-    threading.Thread(target=wait, daemon=True, name="signals").start()
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
