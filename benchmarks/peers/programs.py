@@ -53,7 +53,8 @@ def _wheel(name: str, requirement: str, program: str) -> None:
         [in_venv(name, requirement) / program, "--version"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise OSError((done.stderr.strip().splitlines() or ["it does not start"])[-1])
+        message = "its wheel fetches the program itself when it is first started, and could not"
+        raise OSError(message)
 
 
 def _sling_command(move: Move) -> Command:
