@@ -22,9 +22,10 @@ from penstock.errors import (
     Unreachable,
 )
 
-__all__ = ["DUPLICATE", "FENCED", "LOST", "told"]
+__all__ = ["DUPLICATE", "FENCED", "LOST", "NOBODY", "told"]
 
 LOST: Final = 2013
+NOBODY: Final = 2002
 DUPLICATE: Final = 1062
 FENCED: Final = 1242
 """What a commit's fence ends in where a newer generation owns the pipeline: a subquery with more than one row."""
@@ -50,7 +51,7 @@ _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1118, 1074, 1071, 1117), (Refused, "the table cannot be made: its columns or its key are too long", "make the table by hand, with types that are smaller")),
     **dict.fromkeys((1290, 1836, 3989), (Refused, "the server is read-only or forbids the statement", "connect to the one that is written to")),
     FENCED: (Fenced, "a newer run took over", "nothing to do: the newer run carries on"),
-    **dict.fromkeys((2002, 2003, 2005), (Unreachable, "the connection cannot be made", "is the server up? try again")),
+    **dict.fromkeys((NOBODY, 2003, 2005), (Unreachable, "the connection cannot be made", "is the server up? try again")),
     2026: (Unreachable, "no encrypted connection can be made", "look at the connection's `tls`"),
     **dict.fromkeys((0, 2006, LOST, 2055), (Unreachable, "the connection was lost", "try again")),
 }  # fmt: skip

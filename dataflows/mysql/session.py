@@ -19,7 +19,7 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT, COMMAND
 from pymysql.protocol import MysqlPacket, OKPacketWrapper
 
-from dataflows.mysql.errors import LOST, told
+from dataflows.mysql.errors import LOST, NOBODY, told
 from dataflows.mysql.wire import Packets
 from penstock.errors import BadData, PenstockError, Unreachable
 from penstock.models.connection import MysqlConnection, resolve
@@ -59,6 +59,19 @@ class _Wire(Connection):  # type: ignore[misc] # the library has no types
         self._until = None
         self._read_timeout = self._write_timeout = self._current_timeout = IDLE_SECONDS
         self._sock.settimeout(IDLE_SECONDS)
+
+    def connect(self, sock: socket.socket | None = None) -> None:
+        """Connect; a socket that nobody answers at is closed, which the library leaves to others."""
+        if sock is None and self.unix_socket:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(self.connect_timeout)
+            try:
+                sock.connect(self.unix_socket)
+            except OSError as error:
+                sock.close()
+                raise err.OperationalError(NOBODY, "nobody answers at the socket") from error
+            self._secure = True
+        super().connect(sock)
 
     def fill(self, size: int = RECEIVE) -> bytes:
         """Wait for bytes."""

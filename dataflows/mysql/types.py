@@ -151,7 +151,7 @@ def _kept(kind: SqlType, *, uuids: bool) -> str:
     if kind.name == "bit":
         return f"bit({kind.precision or 1})" if (kind.precision or 1) <= BITS else "text"
     if kind.name == "uuid":
-        return "uuid" if uuids else "character varying(36)"
+        return "uuid" if uuids else "text"
     return str(kind) if kind.name in _DECLARED else "text"
 
 

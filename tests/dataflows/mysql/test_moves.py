@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pymysql
 import pytest
 
 from dataflows.chunks import Chunk
-from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
+from dataflows.cursors import Window
 from dataflows.mysql.connector import MysqlConnector
 from dataflows.mysql.target import MysqlTarget
 from dataflows.sinks.state import Claim, Counters, RunRow
 from dataflows.splits import Split
 from dataflows.tables import Column
-from penstock.errors import Fenced
+from penstock.errors import Fenced, PenstockError
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 from tests.dataflows.conftest import Launchers, launchers
@@ -48,7 +55,7 @@ class Shop:
             self.rows(statement)
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        return self.server.connection(self.database, **changes)
+        return self.server.connection(**{"database": self.database} | changes)
 
     def place(self, name: str, **changes: Any) -> Place:
         return Place("items", "shop", parse_connection("shop", self.settings(**changes)), name, self.server.home)
@@ -143,3 +150,219 @@ def test_a_split_is_committed_once(shop: Shop) -> None:
                 writer.write(marker)
         assert shop.rows("SELECT * FROM sink") == [(1, "a")]
         assert target.state.counters().rows_out == 1
+
+
+VERSIONS = "CREATE TABLE source (n BIGINT PRIMARY KEY, id INT NOT NULL, name TEXT, v INT NOT NULL, gone BOOL)"
+BY: dict[str, Any] = {"key": ["id"], "version": "v", "delete": "gone"}
+
+
+def put(shop: Shop, *rows: str) -> None:
+    for row in rows:
+        shop.rows(f"INSERT INTO source SELECT coalesce(max(n), 0) + 1, {row} FROM source")
+
+
+def test_merge_takes_the_newer_and_deletes_what_is_flagged(shop: Shop) -> None:
+    shop.script(VERSIONS)
+    put(shop, "1, 'a', 1, false", "2, 'b', 5, NULL", "1, 'a2', 3, false", "1, 'late', 2, false", "3, '🐎', 1, false")
+    done = shop.completed("r1", "merge", **BY)
+    assert done["counters"]["rows_in"] == done["counters"]["rows_out"] == 5
+    assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == [(1, "a2", 3), (2, "b", 5), (3, "🐎", 1)]
+    shop.script("DELETE FROM source")
+    put(shop, "1, 'a', 4, true", "2, 'old', 4, true", "3, 'older', 0, false", "3, 'same', 1, false", "4, 'd', 1, true")
+    shop.completed("r2", "merge", **BY)
+    assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == [(2, "b", 5), (3, "same", 1)]
+    shop.completed("r3", "merge", **BY)
+    assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == [(2, "b", 5), (3, "same", 1)]
+
+
+CUTS = (
+    "prepare.planned", "commit.begin:0", "commit.mid_copy:0", "commit.before_fence:0", "commit.sent:0", "commit.done:0",
+    "publish.locked", "publish.moved", "publish.done",
+)  # fmt: skip
+
+
+def filled(shop: Shop) -> list[tuple[Any, ...]]:
+    shop.script(VERSIONS, "CREATE TABLE sink (id INT PRIMARY KEY, name TEXT, v INT, n BIGINT)")
+    shop.script("INSERT INTO sink VALUES (1, 'old', 1, 0), (2, 'newer', 9, 0), (3, 'gone', 1, 0)")
+    put(shop, "1, 'a', 2, false", "2, 'b', 5, false", "3, 'c', 5, true", "4, 'd', 1, false", "5, 'e', 1, false")
+    return [(1, "a", 2), (2, "newer", 9), (4, "d", 1), (5, "e", 1)]
+
+
+@pytest.mark.parametrize("cut", ["commit.before_fence:0", "commit.sent:0"])
+def test_a_merge_that_is_killed_is_done_once(shop: Shop, cut: str) -> None:
+    wanted = filled(shop)
+    assert shop.run("r1", "merge", f"{cut}=kill", **BY) == {"killed": signal.SIGKILL}
+    shop.completed("r1", "merge", **BY)
+    assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == wanted
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("run", ["r1", "r2"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_merge_that_is_killed_anywhere_is_done_once(shop: Shop, cut: str, run: str) -> None:
+    wanted = filled(shop)
+    assert shop.run("r1", "merge", f"{cut}=kill", **BY) == {"killed": signal.SIGKILL}
+    shop.completed(run, "merge", **BY)
+    assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == wanted
+
+
+def test_a_merge_that_slept_writes_nothing_once_it_has_a_successor(shop: Shop) -> None:
+    wanted = filled(shop)
+    task = shop.task("r1", "merge", **BY)
+    pid = shop.launchers.start(task, "commit.before_fence:0=stop")
+    assert shop.launchers.wait(pid) == {"stopped": True}
+    shop.completed("r2", "merge", **BY)
+    assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == wanted
+    os.kill(pid, signal.SIGCONT)
+    assert shop.launchers.wait(pid)["code"] == 1
+    assert json.loads(Path(task["result"]).read_text())["status"] in {"failed", "fenced"}
+    assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == wanted
+
+
+ITEMS = "CREATE TABLE source (id BIGINT PRIMARY KEY, name VARCHAR(20))"
+
+
+@pytest.mark.parametrize(
+    ("table", "write", "sink", "what"),
+    [
+        ("(id BIGINT, name TEXT) ENGINE = MyISAM", "append", {}, "a table of engine MyISAM has no transactions"),
+        ("(id BIGINT, name TEXT)", "merge", {"key": ["id"]}, "has no unique key over just id"),
+        ("(id BIGINT PRIMARY KEY, name VARCHAR(9) UNIQUE)", "merge", {"key": ["id"]}, "has another unique key, name"),
+        ("(id BIGINT PRIMARY KEY, name TEXT)", "scd2", {"key": ["id"], "version": "id"}, "cannot `scd2`"),
+        ("(id BIGINT, name GEOMETRY)", "append", {}, "does not fit into `name` of type mysql geometry"),
+        ("(id YEAR, name TEXT)", "append", {}, "bigint does not fit into `id` of type mysql year"),
+        ("(id BIGINT, name TEXT, more INT NOT NULL)", "append", {}, "needs values for `more`"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_changed(
+    shop: Shop, table: str, write: str, sink: dict[str, Any], what: str
+) -> None:
+    shop.script(ITEMS, f"CREATE TABLE sink {table}")
+    task = shop.task("r1", write, cursor="id" if write == "append" else None, **sink)
+    error = shop.launchers.run(task)["error"]
+    assert what in error["what"], error
+    assert shop.rows("SHOW TABLES LIKE '\\_penstock%'") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "what"),
+    [
+        ("VARCHAR(9) CHARACTER SET latin1", "'🐎'", "the target cannot take a value (column `name`)"),
+        ("ENUM('a', 'b')", "'A'", "the target cannot take a value (column `name`)"),
+        ("ENUM('a', 'b')", "'2'", "the target cannot take a value (column `name`)"),
+        ("VARCHAR(9) UNIQUE", "'twice'", "a row has a key that another one has"),
+        ("VARCHAR(9) CHECK (name <> 'no')", "'no'", "a row breaks a constraint of the target"),
+    ],
+)
+def test_a_value_that_the_target_refuses_is_named_by_its_column_and_nothing_is_written(
+    shop: Shop, kind: str, value: str, what: str
+) -> None:
+    shop.script(ITEMS, f"CREATE TABLE sink (id BIGINT, name {kind})")
+    shop.script(f"INSERT INTO source VALUES (1, 'a'), (2, {value}), (3, {value})")
+    error = shop.launchers.run(shop.task("r1", "append", cursor="id") | {"split_rows": 9})["error"]
+    assert (error["code"], error["what"].startswith(what)) == ("data.bad", True), error
+    assert value not in error["what"]
+    assert shop.rows("SELECT * FROM sink") == []
+
+
+def test_an_enum_takes_its_labels(shop: Shop) -> None:
+    shop.script(ITEMS, "CREATE TABLE sink (id BIGINT, name ENUM('a', 'it''s, b'))")
+    shop.script("INSERT INTO source VALUES (1, 'a'), (2, 'it''s, b'), (3, NULL)")
+    assert shop.launchers.run(shop.task("r1", "append", cursor="id"))["status"] == "completed"
+    assert shop.rows("SELECT name FROM sink ORDER BY id") == [("a",), ("it's, b",), (None,)]
+
+
+def test_a_replace_keeps_indexes_triggers_and_what_refers_to_it(shop: Shop) -> None:
+    shop.script(ITEMS, "INSERT INTO source VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    shop.script("CREATE TABLE sink (id BIGINT, name VARCHAR(20), KEY of_name (name), CHECK (id > 0))")
+    shop.completed("r1", "replace")
+    assert shop.rows("SELECT id FROM sink ORDER BY id") == [(1,), (2,), (3,)]
+    assert "of_name" in shop.rows("SHOW CREATE TABLE sink")[0][1]
+    shop.script("CREATE TRIGGER t BEFORE INSERT ON sink FOR EACH ROW SET NEW.name = upper(NEW.name)")
+    shop.completed("r2", "replace")
+    assert shop.rows("SELECT name FROM sink ORDER BY id") == [("A",), ("B",), ("C",)]
+    shop.script("ALTER TABLE sink ADD PRIMARY KEY (id)")
+    shop.script("CREATE TABLE other (id BIGINT, FOREIGN KEY (id) REFERENCES sink (id))")
+    assert "would break foreign key" in shop.error("r3", "replace")["what"]
+
+
+def test_writers_are_waited_for(shop: Shop) -> None:
+    """A row whose key was given before the window's end and that is committed after it belongs to the run."""
+    shop.script("CREATE TABLE source (id BIGINT AUTO_INCREMENT PRIMARY KEY, name TEXT)")
+    with closing(pymysql.connect(unix_socket=shop.server.socket, user="root", database=shop.database)) as slow:
+        cursor = slow.cursor()
+        cursor.execute("INSERT INTO source (name) VALUES ('late')")
+        shop.script("INSERT INTO source (name) VALUES ('early')")
+        timer = threading.Timer(1.0, slow.commit)
+        timer.start()
+        found = shop.launchers.run(shop.task("r1", "append", cursor="id"))
+        timer.join()
+    assert found["status"] == "completed", found["error"]
+    assert shop.rows("SELECT name FROM sink ORDER BY id") == [("late",), ("early",)]
+
+
+def test_a_lock_that_is_held_is_waited_for_in_bounds(shop: Shop) -> None:
+    shop.script("CREATE TABLE sink (id BIGINT PRIMARY KEY, name TEXT)", "INSERT INTO sink VALUES (1, 'a')")
+    with (
+        closing(shop.target()) as target,
+        closing(pymysql.connect(unix_socket=shop.server.socket, user="root", database=shop.database)) as other,
+    ):
+        other.cursor().execute("UPDATE sink SET name = 'b'")
+        began = time.monotonic()
+        with pytest.raises(PenstockError) as error:
+            target.session.change("UPDATE sink SET name = 'c'")
+        assert (error.value.code, error.value.transient) == ("unavailable", True)
+        assert time.monotonic() - began < 10
+
+
+def test_cursors_that_are_null_are_refused(shop: Shop) -> None:
+    shop.script("CREATE TABLE source (id BIGINT PRIMARY KEY, at DATETIME(6))", "INSERT INTO source VALUES (1, NULL)")
+    error = shop.launchers.run(shop.task("r1", "append", cursor="at"))["error"]
+    assert (error["code"], "`at` IS NULL" in error["what"]) == ("data.bad", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "what"),
+    [
+        ({"password": "${file:HOME/wrong}"}, "unavailable.access_denied", "refuses this user or password"),
+        ({"port": 1}, "unavailable.unreachable", "cannot be made"),
+        ({"database": "nowhere"}, "unavailable.unreachable", "no such database"),
+        ({"user": "stranger"}, "unavailable.access_denied", "a privilege is missing"),
+        ({"host": None, "socket": "/nowhere/s"}, "unavailable.unreachable", "cannot be made"),
+    ],
+)
+def test_what_keeps_a_connection_from_working_is_told_in_one_line(
+    shop: Shop, changes: dict[str, Any], code: str, what: str
+) -> None:
+    told = {name: value.replace("HOME", str(shop.server.home)) if name == "password" else value
+            for name, value in changes.items()}  # fmt: skip
+    settings = {name: value for name, value in shop.settings(**told).items() if value is not None}
+    place = Place("items", "shop", parse_connection("shop", settings), "source", shop.server.home)
+    with pytest.raises(PenstockError) as error:
+        MysqlConnector.source(place)
+    assert (error.value.code, what in error.value.what) == (code, True), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_many_packets_come_whole(shop: Shop) -> None:
+    """A row above 16 MB is several packets of the protocol."""
+    shop.script(
+        "SET GLOBAL max_allowed_packet = 67108864", "CREATE TABLE source (id INT PRIMARY KEY, a LONGTEXT, b TEXT)"
+    )
+    shop.rows(
+        "INSERT INTO source VALUES (1, repeat('x', 20000000), 'after'), (2, 'y', NULL), (3, repeat('z', 16777206), '')"
+    )
+    with closing(MysqlConnector.source(shop.place("source"))) as source:
+        table = source.describe()
+        schema = pa.schema([("id", pa.int32()), ("a", pa.string()), ("b", pa.string())])
+        order = ReadOrder(table, schema.names, source.split_key(table), schema, 1000, lambda: None)
+        with closing(source.reader(order)) as reader:
+            splits = source.plan(table, source.split_key(table), Window(None, None), 10, 0)
+            found = [chunk.data for split in splits for chunk in reader.read("00", split) if chunk.data is not None]
+    rows = pa.Table.from_batches(found).to_pylist()
+    assert [(row["id"], len(row["a"]), row["b"]) for row in rows] == [
+        (1, 20000000, "after"),
+        (2, 1, None),
+        (3, 16777206, ""),
+    ]
+    shop.script("SET GLOBAL max_allowed_packet = 16777216")
