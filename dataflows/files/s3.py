@@ -63,9 +63,9 @@ class S3Store:
         )  # fmt: skip
         return cls(client, where)
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[Listed]:
+    def list(self, folder: str) -> Iterator[Listed]:
         with self._translated():
-            found = obstore.list(self.client, prefix=folder or None, offset=after, chunk_size=1000)
+            found = obstore.list(self.client, prefix=folder or None, chunk_size=1000)
             for page in found:
                 for meta in page:
                     if not meta["path"].endswith("/"):

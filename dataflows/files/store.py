@@ -52,8 +52,8 @@ class Store(Protocol):
     remote: bool
     """Whether each request is a round trip."""
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[Listed]:
-        """All files below a folder, sorted by path, or those whose path is above `after`."""
+    def list(self, folder: str) -> Iterator[Listed]:
+        """All files below a folder, sorted by path."""
 
     def head(self, path: str) -> Listed:
         """One file. Raises `Gone`."""
@@ -103,13 +103,12 @@ class LocalStore:
     where: str
     remote = False
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[Listed]:
+    def list(self, folder: str) -> Iterator[Listed]:
         with self._translated():
             found = sorted(self._walk(self._at(folder)))
         for path in found:
-            if after is None or path > after:
-                with contextlib.suppress(Gone):
-                    yield self.head(path)
+            with contextlib.suppress(Gone):
+                yield self.head(path)
 
     def _walk(self, folder: Path) -> Iterator[str]:
         try:

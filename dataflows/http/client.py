@@ -155,6 +155,8 @@ class Client:
         if status != httpx.codes.OK:
             hint = "look at the path, the parameters and the API's documentation"
             raise Refused(f"the API answers {status}", where=self.where, hint=hint)
+        if "," in response.headers.get("Content-Encoding", ""):  # each time may make a thousand bytes of one, unasked
+            raise Refused("the answer is compressed more than once", where=self.where, hint="ask for plain gzip")
 
     def _body(self, response: httpx.Response) -> bytes:
         found = bytearray()

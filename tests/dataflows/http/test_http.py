@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import resource
 import signal
@@ -238,6 +239,15 @@ def test_what_is_wrong_is_told_in_one_sentence(pull: Make, api: Api) -> None:
     told(made.open, Refused, "answers 422")
     made.connection = {"url": "http://127.0.0.1:9"}
     told(made.open, Unreachable, "cannot be reached")
+
+
+def test_an_answer_that_swells_is_given_up_before_it_fills_the_memory(pull: Make, api: Api) -> None:
+    packed = gzip.compress(bytes(200 << 20), 1)
+    for coding, body, kind, words in (
+        ("gzip", packed, BadData, "larger than 64 MiB"), ("gzip, gzip", gzip.compress(packed, 1), Refused, "more than once")
+    ):  # fmt: skip
+        api.failing.append(lambda coding=coding, body=body: (200, {"Content-Encoding": coding}, body))  # type: ignore[misc]
+        told(pull().open, kind, words)
 
 
 @pytest.mark.parametrize(
