@@ -80,7 +80,7 @@ def cursor_window(
                 f"rows without a cursor (`{column.name}` IS NULL) would never be read", where=where, hint=hint
             )
         found = one_row(session, _top(table, column, kind.name, after=last is not None), {"last": last, "lag": lag})[0]
-        if found is not None and last is not None:
+        if found is not None and last is not None and kind.name in TIMES:  # a text is compared as its column is, above
             later = one_row(session, f"SELECT %(a)s::{column.type} > %(b)s::{column.type}", {"a": found, "b": last})[0]
             found = found if later else None
     if found is not None:
