@@ -6,14 +6,19 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
 from dataflows.postgres.types import carried, column_type
 from dataflows.tables import Column, Table
+from penstock.errors import Unavailable
 
-__all__ = ["LOCK_SECONDS", "STAGE", "Database", "ObjectName", "kept", "quoted", "shadow_name", "shadow_prefix"]
+__all__ = [
+    "LOCK_SECONDS", "STAGE", "Database", "ObjectName", "check_there", "kept", "moved", "quoted", "shadow_name",
+    "shadow_prefix",
+]  # fmt: skip
 
 LOCK_SECONDS: Final = 5.0
 """How long a commit waits for whoever else writes to the file."""
@@ -43,6 +48,22 @@ class ObjectName:
 
     def __str__(self) -> str:
         return self.name if self.schema == "main" else f"{self.schema}.{self.name}"
+
+
+def check_there(path: Path, where: str, known: int | None = None) -> None:
+    """Raise where the file is not there any more, or another one is: `known` is the one that a session is with."""
+    try:
+        found = path.stat().st_ino
+    except OSError:
+        raise moved(where) from None
+    if known not in {None, found}:
+        raise moved(where)
+
+
+def moved(where: str) -> Unavailable:
+    """What is told of a file that was there before: what is written to it then is written for nobody."""
+    hint = "put it back, or let the next run make it anew; then run again"
+    return Unavailable("the database file was moved or deleted in the middle", where=where, hint=hint)
 
 
 def shadow_prefix(uid: str) -> str:

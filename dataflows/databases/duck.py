@@ -18,7 +18,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from dataflows.databases.database import STAGE, Database, ObjectName, quoted
+from dataflows.databases.database import STAGE, Database, ObjectName, check_there, quoted
 from dataflows.databases.duck_types import declared, selected, shaped
 from dataflows.databases.exact import outside
 from dataflows.tables import Column, Table
@@ -41,7 +41,7 @@ FIRST_ROWS: Final = 2048
 VALUES: Final = 2_000_000
 """Values of a batch."""
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
-    "threads": 2, "memory_limit": "1GB",
+    "threads": 2, "memory_limit": "64MB",
     "autoinstall_known_extensions": False, "autoload_known_extensions": False,
 }  # fmt: skip
 _COLUMNS: Final = """
@@ -71,6 +71,7 @@ class DuckDatabase:
         self.where, self._path, self._write, self._check = where, path.absolute(), write, check
         self._patience = OPEN_SECONDS if patience is None else min(patience, OPEN_SECONDS)
         self._holds = False
+        self._file: int | None = None
         if not write and not path.exists():
             raise MissingTable("there is no such database file", where=where, value=str(path))
         self._session = self._connected()
@@ -99,6 +100,7 @@ class DuckDatabase:
             if write:
                 _written[self._path] += 1
                 self._holds = True
+                self._file = self._path.stat().st_ino
             return _at_utc(session)
 
     def make(self) -> None:
@@ -107,6 +109,7 @@ class DuckDatabase:
             self._session = self._opened()
 
     def another(self, check: Callable[[], None]) -> Database:
+        check_there(self._path, self.where)
         return DuckDatabase(self._path, self.where, write=self._write, check=check, patience=self._patience)
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -119,9 +122,11 @@ class DuckDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        check_there(self._path, self.where, self._file)
         self.change("BEGIN")
         try:
             yield
+            check_there(self._path, self.where, self._file)
             self.change("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):
@@ -250,9 +255,11 @@ def _translated(where: str) -> Iterator[None]:
         raise _told(error, where) from None
 
 
-def _told(error: duckdb.Error, where: str) -> PenstockError:
+def _told(error: duckdb.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of kinds
     """The error of the tree. DuckDB's texts may quote values: they are not passed on, but where they name objects."""
     text = str(error)
+    if "No space left" in text:
+        return OutOfSpace("the disk is full", where=where, hint="make room and run again: nothing is half-applied")
     if isinstance(error, duckdb.ConstraintException | duckdb.ConversionException | duckdb.OutOfRangeException
                   | duckdb.InvalidInputException):  # fmt: skip
         what = f"the database refused a value or row: {type(error).__name__}"

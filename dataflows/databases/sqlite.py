@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.databases.database import LOCK_SECONDS, STAGE, Database, ObjectName, quoted
+from dataflows.databases.database import LOCK_SECONDS, STAGE, Database, ObjectName, check_there, moved, quoted
 from dataflows.databases.sqlite_types import CLASSES, MIXED, array, declared, listed, sql_type
 from dataflows.postgres.types import arrow_type, column_type
 from dataflows.tables import Column, Table
@@ -54,6 +54,7 @@ class SqliteDatabase:
         self.where, self._path, self._write, self._check = where, path, write, check
         self._patience = LOCK_SECONDS if patience is None else patience
         self._stopped: BaseException | None = None
+        self._file: int | None = None
         if not write and not path.exists():
             raise MissingTable("there is no such database file", where=where, value=str(path))
         self._session = self._connected()
@@ -67,6 +68,7 @@ class SqliteDatabase:
                 name, uri=there, timeout=CHECK_SECONDS, isolation_level=None, check_same_thread=False
             )
         session.set_progress_handler(self._look, STEPS)
+        self._file = self._path.stat().st_ino if there else None
         return session
 
     def make(self) -> None:
@@ -81,6 +83,7 @@ class SqliteDatabase:
         self.rows("PRAGMA journal_mode = WAL")  # so that whoever reads keeps nobody from writing
 
     def another(self, check: Callable[[], None]) -> Database:
+        check_there(self._path, self.where)
         return SqliteDatabase(self._path, self.where, write=self._write, check=check, patience=self._patience)
 
     def _look(self) -> int:
@@ -114,7 +117,9 @@ class SqliteDatabase:
     def transaction(self) -> Iterator[None]:
         self._patiently("BEGIN IMMEDIATE")
         try:
+            check_there(self._path, self.where, self._file)
             yield
+            check_there(self._path, self.where, self._file)
             self._patiently("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -241,6 +246,8 @@ def _told(error: sqlite3.Error, where: str) -> PenstockError:  # noqa: PLR0911 -
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         hint = "another process writes to the file, or has stopped in the middle of it; end it, or try again later"
         return Unavailable("the database is locked", where=where, hint=hint)
+    if code == "SQLITE_READONLY_DBMOVED":
+        return moved(where)
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return AccessDenied(text, where=where, hint="let this user read and write the file and its folder")
     if code.startswith("SQLITE_FULL"):

@@ -26,7 +26,7 @@ from dataflows.files.store import Gone, Store
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 
-__all__ = ["OWN", "FolderLog"]
+__all__ = ["OWN", "FolderLog", "taken_away"]
 
 OWN: Final = "_penstock/"
 ENTRIES: Final = f"{OWN}log/"
@@ -87,7 +87,7 @@ class FolderLog:
         number = self.table.number + 1
         data = json.dumps(entry.as_dict(), separators=(",", ":")).encode()
         at = now()
-        if self.store.create(self.at(_name(number)), data):
+        if self._put(number, data):
             if now() - self._read_at > KEPT / 2 and self._checkpoint().number >= number:
                 raise self._overslept()
             self._read_at = at
@@ -102,6 +102,13 @@ class FolderLog:
             else:
                 self.table.apply(other)
         return mine
+
+    def _put(self, number: int, data: bytes) -> bool:
+        """Put an entry in its place; only the first one makes the log's folder."""
+        try:
+            return self.store.create(self.at(_name(number)), data, beside=number > 1)
+        except Gone:
+            raise taken_away(self.where) from None
 
     def _applied(self, entry: Entry) -> None:
         if not self.table.apply(entry):
@@ -159,6 +166,12 @@ class FolderLog:
         first = self.at(_name(int(last.rpartition("/")[2].removesuffix(".json"))))
         entries = (one.path for one in self.store.list(self.at(ENTRIES.rstrip("/"))))
         self.store.delete([*(path for path in old if path != last), *takewhile(lambda path: path < first, entries)])
+
+
+def taken_away(where: str) -> Unavailable:
+    """What is told where a log that was read before is not there any more."""
+    what = "the folder was taken away, or emptied, in the middle"
+    return Unavailable(what, where=where, hint="run it again: it begins anew there")
 
 
 def _name(number: int) -> str:

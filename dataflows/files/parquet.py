@@ -19,7 +19,10 @@ __all__ = ["ParquetReader", "ParquetWriter"]
 READ_BYTES: Final = 1 << 20
 BATCH_ROWS: Final = 32_768
 """More would only be held in queues: as quick, and half the memory."""
+BATCH_BYTES: Final = 8 << 20
 GROUP_ROWS: Final = 131_072
+GROUP_BYTES: Final = 16 << 20
+"""What a writer holds of wide rows, whose groups have fewer of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,11 @@ class ParquetReader:
             raise SchemaMismatch(f"column `{min(new)}` is new", where=where, hint=hint)
         names = [name for name in columns if name in have] or have[:1]
         try:
-            size = min(rows, BATCH_ROWS)
-            yield from file.iter_batches(size, row_groups=groups, columns=names, use_threads=False)
+            yield from file.iter_batches(
+                _at_once(file.metadata, rows), row_groups=groups, columns=names, use_threads=False
+            )
         except (pa.ArrowException, OSError) as error:
-            raise _broken(where) from error
+            raise _broken(error, where) from error
 
     def _opened(self, stream: Any, where: str) -> pq.ParquetFile:
         try:
@@ -61,16 +65,26 @@ class ParquetReader:
                 return pq.ParquetFile(stream, pre_buffer=True)
             return pq.ParquetFile(stream, buffer_size=READ_BYTES)
         except (pa.ArrowException, OSError) as error:
-            raise _broken(where) from error
+            raise _broken(error, where) from error
 
 
-def _broken(where: str) -> BadData:
+def _at_once(metadata: Any, rows: int) -> int:
+    """How many rows a batch has: fewer where they are wide, as far as their encoded size tells."""
+    held = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
+    each = held / max(1, metadata.num_rows)
+    return max(1, min(rows, BATCH_ROWS, int(BATCH_BYTES // max(1.0, each))))
+
+
+def _broken(error: Exception, where: str) -> Exception:
+    """The error itself where the system says it, not the file's content."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
     return BadData("the file is no readable Parquet", where=where, hint="write it anew, or name other files")
 
 
 @dataclass(slots=True)
 class ParquetWriter:
-    """Writes row groups of up to 131,072 rows."""
+    """Writes row groups of up to 131,072 rows, or about 16 MB of them."""
 
     stream: Any
     schema: pa.Schema
@@ -78,12 +92,14 @@ class ParquetWriter:
     _inner: Any = field(default=None, init=False)
     _held: list[pa.RecordBatch] = field(default_factory=list, init=False)
     _rows: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        if self._held and self._rows + batch.num_rows > GROUP_ROWS:
+        if self._held and (self._rows + batch.num_rows > GROUP_ROWS or self._bytes + batch.nbytes > GROUP_BYTES):
             self._flush()
         self._held.append(pa.RecordBatch.from_arrays(batch.columns, schema=self.schema))
         self._rows += batch.num_rows
+        self._bytes += batch.nbytes
 
     def close(self) -> int:
         self._flush()
@@ -95,4 +111,4 @@ class ParquetWriter:
             self._inner = pq.ParquetWriter(self.stream, self.schema, compression=self.compression)
         if self._held:
             self._inner.write_table(pa.Table.from_batches(self._held), row_group_size=GROUP_ROWS)
-        self._held, self._rows = [], 0
+        self._held, self._rows, self._bytes = [], 0, 0

@@ -79,7 +79,7 @@ class S3Store:
         with self._translated(path):
             return bytes(obstore.get(self.client, path).bytes())
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:  # noqa: ARG002 - it has no folders
         with self._translated():
             try:
                 obstore.put(self.client, path, data, mode="create", use_multipart=False)
@@ -99,7 +99,7 @@ class S3Store:
     def writer(self, path: str) -> Iterator[Any]:
         with self._translated():
             target = obstore.open_writer(self.client, path, buffer_size=WRITE_BYTES)
-            yield pa.PythonFile(_Writes(target), mode="w")
+            yield pa.PythonFile(_Writes(self, target), mode="w")
             target.close()  # only this makes the object; one that is given up never becomes visible
 
     def copy(self, source: str, target: str) -> None:
@@ -127,7 +127,7 @@ class S3Store:
         except (NotSupportedError, NotImplementedError):
             hint = "sinks need PUT with If-None-Match"
             raise Refused("the object store cannot do this", where=self.where, hint=hint) from None
-        except BaseError as error:
+        except (BaseError, OSError) as error:  # streams raise the latter, with the same texts
             if re.search(r"status code: 40[13]", str(error)):  # the client tells it apart only where it asks for a path
                 raise self._denied() from None
             hint = "look at the endpoint and whether the server is up"
@@ -179,8 +179,8 @@ class _Reads(io.RawIOBase):
 class _Writes(io.RawIOBase):
     """Bytes on their way into a multipart upload."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner, self._at = inner, 0
+    def __init__(self, store: S3Store, inner: Any) -> None:
+        self._store, self._inner, self._at = store, inner, 0
 
     def writable(self) -> bool:
         return True
@@ -190,6 +190,7 @@ class _Writes(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         view = bytes(data)
-        self._inner.write(view)
+        with self._store._translated():  # noqa: SLF001 - two halves of one thing
+            self._inner.write(view)
         self._at += len(view)
         return len(view)

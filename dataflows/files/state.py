@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dataflows.files.log import FolderLog
+from dataflows.files.log import FolderLog, taken_away
 from dataflows.files.manifest import Change, Entry, Pipeline, RunKept, Table
 from dataflows.sinks.state import COUNTED, Claim, Counters, Loaded, RunRow
 from dataflows.splits import Split
@@ -119,8 +119,10 @@ class FilesState:
         self.log.append(self.uid, generation, decide)
 
     def check(self, table: Table, generation: int) -> None:
-        """Raise `Fenced` where the generation is not the last."""
+        """Raise `Fenced` where the generation is not the last; `Unavailable` where it is not known any more."""
         pipeline = table.pipeline(self.uid)
+        if pipeline.generation < generation and not pipeline.dropped:
+            raise taken_away(self.where)
         if pipeline.dropped or pipeline.generation != generation:
             raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
 

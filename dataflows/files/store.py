@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Unavailable
 
-__all__ = ["Gone", "Listed", "LocalStore", "Store", "patiently"]
+__all__ = ["Gone", "Listed", "LocalStore", "Store", "patiently", "translated"]
 
 ASK_SECONDS: Final = 0.2
 NO_SPACE: Final = {28, 122}
@@ -61,8 +61,11 @@ class Store(Protocol):
     def get(self, path: str) -> bytes:
         """All of a small file. Raises `Gone`."""
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Put the file in place as a whole, durably, unless there is one; whether there was none."""
+    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
+        """Put the file in place as a whole, durably, unless there is one; whether there was none.
+
+        `beside`: only into a folder that is there, as far as the store has folders. Raises `Gone` where there is none.
+        """
 
     def put(self, path: str, data: bytes) -> None:
         """Put the file in place as a whole, durably, whatever there is."""
@@ -105,6 +108,7 @@ class LocalStore:
 
     def list(self, folder: str) -> Iterator[Listed]:
         with self._translated():
+            self.root.stat()
             found = sorted(self._walk(self._at(folder)))
         for path in found:
             with contextlib.suppress(Gone):
@@ -131,8 +135,8 @@ class LocalStore:
         with self._translated():
             return self._at(path).read_bytes()
 
-    def create(self, path: str, data: bytes) -> bool:
-        with self._written(path, data) as temporary:
+    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
+        with self._written(path, data, beside=beside) as temporary:
             try:
                 os.link(temporary, self._at(path))
             except FileExistsError:
@@ -146,10 +150,10 @@ class LocalStore:
             temporary.replace(self._at(path))
 
     @contextmanager
-    def _written(self, path: str, data: bytes) -> Iterator[Path]:
+    def _written(self, path: str, data: bytes, *, beside: bool = False) -> Iterator[Path]:
         """A file of that content beside `path`, under another name; afterwards the folder is made durable."""
         with self._translated():
-            temporary = self._temporary(path)
+            temporary = self._temporary(path, beside=beside)
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
@@ -188,10 +192,12 @@ class LocalStore:
             for path in paths:
                 self._at(path).unlink(missing_ok=True)
 
-    def _temporary(self, path: str) -> Path:
-        """A new name in the folder of `path`, which is made."""
+    def _temporary(self, path: str, *, beside: bool = False) -> Path:
+        """A new name in the folder of `path`, which is made; but never the root, which may be a share that is away."""
         found = self._at(path).with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-        found.parent.mkdir(parents=True, exist_ok=True)
+        if not beside:
+            self.root.stat()
+            found.parent.mkdir(parents=True, exist_ok=True)
         return found
 
     def _at(self, path: str) -> Path:
@@ -200,18 +206,38 @@ class LocalStore:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
-            yield
-        except (FileNotFoundError, NotADirectoryError) as error:
-            name = Path(str(error.filename)).name
-            raise Gone("the file is gone", where=self.where, value=name, hint="run it again") from error
-        except PermissionError as error:
-            hint = f"this user needs to read, or to write, below {self.root}"
-            raise AccessDenied("the file system refuses access", where=self.where, hint=hint) from error
-        except OSError as error:
-            if error.errno in NO_SPACE:
-                raise OutOfSpace("the disk or quota is full", where=self.where, hint="make room") from error
-            what = f"the file system failed: {os.strerror(error.errno or 0)}"
-            raise Unavailable(what, where=self.where, hint="try again") from error
+            with translated(self.where):
+                yield
+        except Gone as error:
+            if self.root.is_dir():
+                raise
+            hint = "make it, or mount what it is on, then run again"
+            what = "the connection's folder is not there"
+            raise Unavailable(what, where=self.where, value=str(self.root), hint=hint) from error
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Raise what the system says of a file as an error of ours; an `OSError` of Arrow's own, without a number, stays.
+
+    Raises:
+        Gone, AccessDenied, OutOfSpace, Unavailable: whatever it was.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        name = Path(str(error.filename)).name
+        raise Gone("the file is gone", where=where, value=name, hint="run it again") from error
+    except PermissionError as error:
+        hint = "this user needs to read, or to write, below the connection's root"
+        raise AccessDenied("the file system refuses access", where=where, hint=hint) from error
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise OutOfSpace("the disk or quota is full", where=where, hint="make room") from error
+        if error.errno is None:
+            raise
+        what = f"the file system failed: {os.strerror(error.errno)}"
+        raise Unavailable(what, where=where, hint="try again") from error
 
 
 _TEMPORARY: Final = "._penstock-"

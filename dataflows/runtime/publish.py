@@ -10,7 +10,7 @@ from dataflows.connectors import Target
 from dataflows.job import Job
 from dataflows.runtime.prepare import Prepared
 from dataflows.sinks.state import Counters
-from penstock.errors import BadData, Fenced, PenstockError, TooManyRefused, Unavailable
+from penstock.errors import BadData, Fenced, PenstockError, TooManyRefused
 from penstock.failpoints import failpoint
 
 __all__ = ["committed", "drop_state", "publish", "superseded", "too_many"]
@@ -74,7 +74,7 @@ def superseded(job: Job, prepared: Prepared) -> bool:
             return False
     except Fenced:
         return True
-    except Unavailable:
+    except PenstockError:
         return False
 
 

@@ -19,11 +19,11 @@ import pyarrow as pa
 from dataflows.chunks import Chunk
 from dataflows.connectors import Owner, Place, WriterOrder
 from dataflows.files.formats import FileWriter, ending_of, format_of, packed
-from dataflows.files.log import FolderLog
+from dataflows.files.log import FolderLog, taken_away
 from dataflows.files.manifest import STAGED, published, staged
 from dataflows.files.names import FileSet
 from dataflows.files.state import FilesState
-from dataflows.files.store import Gone, Store, patiently
+from dataflows.files.store import Gone, Store, patiently, translated
 from dataflows.files.types import file_field
 from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.sinks.publication import finished
@@ -212,7 +212,7 @@ class FilesTarget:
                 self._copy([(log.at(one["path"]), log.at(published(one["path"]))) for one in before])
             except Gone:
                 self.state.check(log.refresh(), generation)  # a newer run has published them, or taken them away
-                raise
+                raise taken_away(self.where) from None
             self.state.finish(run, cursor, found.result)
             failpoint("publish.moved")
         replaced = log.table.replaced if self._replaces else []
@@ -276,7 +276,7 @@ class FilesWriter:
         """Give up what is not committed."""
         current, self._open = self._open, None
         if current is not None and current.held is not None:
-            with suppress(_GivenUp):
+            with suppress(_GivenUp, PenstockError):
                 current.held.__exit__(_GivenUp, _GivenUp(), None)
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -311,7 +311,8 @@ class FilesWriter:
             self._commit(current, chunk)
 
     def _asked(self, work: Callable[[], Any]) -> Any:
-        return patiently(self._pool, self.order.check, work)
+        with translated(self.state.where):
+            return patiently(self._pool, self.order.check, work)
 
     def _begun(self, split: int) -> _Open:
         failpoint("commit.begin", split)

@@ -56,7 +56,14 @@ UNION ALL SELECT 'foreign keys' FROM t WHERE EXISTS (SELECT FROM pg_constraint k
    AND t.id IN (k.conrelid, k.confrelid))
 UNION ALL SELECT 'triggers' FROM t WHERE EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.id AND NOT g.tgisinternal)
 UNION ALL SELECT 'row security' FROM t WHERE relrowsecurity OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = t.id)
-UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = t.id)
+UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication_tables p
+   WHERE (p.schemaname, p.tablename) = (t.relnamespace::regnamespace::text, t.relname))
+   OR EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = t.id)
+UNION ALL SELECT 'extended statistics' FROM t WHERE EXISTS (SELECT FROM pg_statistic_ext x WHERE x.stxrelid = t.id)
+UNION ALL SELECT 'a clustered index' FROM t WHERE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.id
+   AND i.indisclustered)
+UNION ALL SELECT 'a constraint that is not validated' FROM t WHERE EXISTS (SELECT FROM pg_constraint k
+   WHERE k.conrelid = t.id AND NOT k.convalidated)
 UNION ALL SELECT 'inheritance' FROM t WHERE EXISTS (SELECT FROM pg_inherits i WHERE t.id IN (i.inhrelid, i.inhparent))
 UNION ALL SELECT 'a sequence of its own' FROM t WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
@@ -73,20 +80,31 @@ UNION ALL SELECT 'this user cannot create in its schema' FROM t
 _REFERRERS: Final = """
 SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k
 WHERE k.contype = 'f' AND k.confrelid = %(table)s::regclass AND (NOT k.condeferrable OR k.confdeltype <> 'a')"""
+_UNDELETABLE: Final = """
+SELECT p.pubname FROM pg_publication_tables p JOIN pg_publication USING (pubname), pg_class c
+WHERE c.oid = %(table)s::regclass AND pubdelete AND c.relkind = 'r'
+AND (p.schemaname, p.tablename) = (c.relnamespace::regnamespace::text, c.relname) AND (c.relreplident = 'n'
+OR (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)))
+LIMIT 1"""
 
 
 def replace_method(session: Session, sink: TableName, where: str) -> Method:
     """How `replace` will work on this table.
 
     Raises:
-        Refused: rows of another table refer to it in a way that would break, or delete them.
+        Refused: rows of another table refer to it in a way that would break, or delete them; or the server lets
+            nobody delete its rows.
     """
     with translated(where):
         referrer = session.execute(_REFERRERS, {"table": sink.sql}).fetchone()
+        publication = session.execute(_UNDELETABLE, {"table": sink.sql}).fetchone()
         obstacles = [row[0] for row in session.execute(_OBSTACLES, {"table": sink.sql})]
     if referrer:
         hint = "make the key DEFERRABLE with NO ACTION, or write to a table that nothing refers to"
         raise Refused(f"`replace` would break foreign key {referrer[0]} of {referrer[1]}", where=where, hint=hint)
+    if publication:
+        what = f"publication {publication[0]} tells of deletes, and {sink} has no key to tell them by"
+        raise Refused(what, where=where, hint="give the table a primary key, or REPLICA IDENTITY FULL")
     return Method("refill", tuple(obstacles)) if obstacles else Method("rename")
 
 
@@ -107,7 +125,7 @@ _CARRIED: Final = """
 SELECT c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relowner), s.spcname, c.relacl IS NOT NULL,
   (SELECT coalesce(json_agg(json_build_array(a.privilege_type,
      CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,
-     a.is_grantable)), '[]') FROM aclexplode(c.relacl) a)
+     a.is_grantable)), '[]') FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a)
 FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = %(table)s::regclass"""
 
 
@@ -178,9 +196,16 @@ def _carry_over(session: Session, sink: TableName, shadow: TableName) -> list[st
     if comment is not None:
         found.append(f"COMMENT ON TABLE {shadow.sql} IS {sql.Literal(comment).as_string(None)}")
     found.append(f"ALTER TABLE {shadow.sql} OWNER TO {quoted(owner)}")
-    if granted:
-        found.append(f"REVOKE ALL ON {shadow.sql} FROM {quoted(owner)}, PUBLIC")
+    *_, changed, given = one_row(session, _CARRIED, {"table": shadow.sql})  # by default privileges
+    if not granted and not changed:
+        return found
+    grantees = {_grantee(name) for _, name, _ in given} | {quoted(owner), "PUBLIC"}
+    found.append(f"REVOKE ALL ON {shadow.sql} FROM {', '.join(sorted(grantees))} CASCADE")
     for privilege, grantee, grantable in grants:
-        to = quoted(grantee) if grantee is not None else "PUBLIC"
+        to = _grantee(grantee)
         found.append(f"GRANT {privilege} ON {shadow.sql} TO {to}{' WITH GRANT OPTION' if grantable else ''}")
     return found
+
+
+def _grantee(name: str | None) -> str:
+    return quoted(name) if name is not None else "PUBLIC"

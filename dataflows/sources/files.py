@@ -22,7 +22,7 @@ from dataflows.files.formats import FileReader, Shape, decompressed, format_of, 
 from dataflows.files.log import OWN, FolderLog
 from dataflows.files.names import FileSet, partition_columns, partitions
 from dataflows.files.seen import Seen
-from dataflows.files.store import Gone, Listed, Store, patiently
+from dataflows.files.store import Gone, Listed, Store, patiently, translated
 from dataflows.files.types import as_asked, united
 from dataflows.splits import Split
 from dataflows.tables import Column, Table
@@ -287,7 +287,8 @@ class FilesReader:
             self._pool = None
 
     def _asked(self, work: Callable[[], Any]) -> Any:
-        return patiently(self._pool, self.order.check, work)
+        with translated(self.place.where):
+            return patiently(self._pool, self.order.check, work)
 
     def _batches(self, path: str, version: str, groups: list[int] | None) -> Iterator[pa.RecordBatch]:
         where = f"{self.place.where}: {path}"

@@ -10,8 +10,8 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -26,11 +26,12 @@ import pymysql
 import pytest
 
 from dataflows.sinks.swap import shadow_prefix
+from penstock.failpoints import POINTS
 from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.files.conftest import SECRET, S3Server, s3
 from tests.dataflows.mysql.conftest import MysqlServer, mariadb, new_schema
 
-__all__ = ["SYSTEMS", "Flow", "Hub", "World", "launchers", "mariadb", "new_schema", "s3"]
+__all__ = ["CUTS", "KEYED", "SYSTEMS", "Flow", "Hub", "World", "launchers", "mariadb", "new_schema", "s3"]
 
 _numbers = count(1)
 MISSING: Final = (
@@ -53,6 +54,8 @@ class World:
     """What a run has left behind that nobody reads, by the pipeline's uid."""
     denied: dict[str, Any]
     """A connection to it whose user may not."""
+    away: Callable[[], AbstractContextManager[None]]
+    """It cannot be reached for as long as the context lasts: sessions are ended, its server or files are gone."""
     object: str = "copied"
     cursor: str = "id"
     format: dict[str, Any] | None = None
@@ -60,9 +63,11 @@ class World:
     """What a query of the system's own answers, where there is such."""
     refused: tuple[str, ...] = ()
     """Types that it has no form for, and refuses by name."""
+    held: bool = False
+    """Whether what a run has open can be read to its end while the system is away."""
 
-    def sink(self, write: str) -> dict[str, Any]:
-        told = {"connection": self.name, "object": self.object, "write": write}
+    def sink(self, write: str, **more: Any) -> dict[str, Any]:
+        told = {"connection": self.name, "object": self.object, "write": write, **more}
         return told | ({"format": self.format} if self.format else {})
 
     def source(self, *, cursor: bool) -> dict[str, Any]:
@@ -115,8 +120,50 @@ def unfinished(query: Callable[[str], Rows], tables: str) -> Callable[[str], lis
     return leftovers
 
 
+@contextmanager
+def renamed(path: Path) -> Iterator[None]:
+    """The folder has another name for a while."""
+    other = path.with_name(f"{path.name}-away")
+    path.rename(other)
+    try:
+        yield
+    finally:
+        assert not path.exists(), f"{list(path.rglob('*'))} was made where nothing should be"
+        other.rename(path)
+
+
+@contextmanager
+def stopped(server: S3Server | MysqlServer) -> Iterator[None]:
+    """A server that is killed, and started again after a while."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def shut(dsn: str) -> Iterator[None]:
+    """A database whose sessions of Penstock's are ended, and that takes no others for a while."""
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    with psycopg.connect(psycopg.conninfo.make_conninfo(dsn, dbname="postgres"), autocommit=True) as session:
+        session.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        session.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = %s AND starts_with(application_name, 'penstock')",
+            (name,),
+        )
+        try:
+            yield
+        finally:
+            session.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
 def postgres(request: pytest.FixtureRequest, folder: Path) -> World:
-    dsn: str = request.getfixturevalue("database")
+    return in_database(request.getfixturevalue("database"))
+
+
+def in_database(dsn: str) -> World:
 
     def query(text: str) -> Rows:
         with psycopg.connect(dsn, autocommit=True) as session:
@@ -128,8 +175,9 @@ def postgres(request: pytest.FixtureRequest, folder: Path) -> World:
     stranger = {"type": "postgres", "dsn": psycopg.conninfo.make_conninfo(dsn, user="stranger")}
     leftovers = unfinished(query, "SELECT relname FROM pg_class WHERE relkind = 'r'")
     return World(
-        "postgres", {"type": "postgres", "dsn": dsn}, tabled(query), leftovers, stranger, object="public.copied"
-    )
+        "postgres", {"type": "postgres", "dsn": dsn}, tabled(query), leftovers, stranger, lambda: shut(dsn),
+        object="public.copied",
+    )  # fmt: skip
 
 
 def sqlite(request: pytest.FixtureRequest, folder: Path) -> World:
@@ -141,7 +189,8 @@ def sqlite(request: pytest.FixtureRequest, folder: Path) -> World:
 
     leftovers = unfinished(query, "SELECT name FROM sqlite_master WHERE type = 'table'")
     nowhere = {"type": "sqlite", "path": str(folder / "none" / "world.sqlite")}
-    return World("sqlite", {"type": "sqlite", "path": str(path)}, tabled(query), leftovers, nowhere)
+    connection = {"type": "sqlite", "path": str(path)}
+    return World("sqlite", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
 
 
 def duck(request: pytest.FixtureRequest, folder: Path) -> World:
@@ -153,7 +202,8 @@ def duck(request: pytest.FixtureRequest, folder: Path) -> World:
 
     leftovers = unfinished(query, "SELECT table_name FROM duckdb_tables()")
     nowhere = {"type": "duckdb", "path": str(folder / "none" / "world.duckdb")}
-    return World("duckdb", {"type": "duckdb", "path": str(path)}, tabled(query), leftovers, nowhere)
+    connection = {"type": "duckdb", "path": str(path)}
+    return World("duckdb", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
 
 
 def mysql(request: pytest.FixtureRequest, folder: Path) -> World:
@@ -167,7 +217,7 @@ def mysql(request: pytest.FixtureRequest, folder: Path) -> World:
     leftovers = unfinished(query, f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}'")
     connection = server.connection(database, password=f"${{file:{folder}/secret}}")
     stranger = connection | {"user": "stranger"}
-    return World("mysql", connection, tabled(query), leftovers, stranger, rows=query)
+    return World("mysql", connection, tabled(query), leftovers, stranger, lambda: stopped(server), rows=query)
 
 
 READERS: Final[dict[str, Callable[[Path], Any]]] = {
@@ -176,8 +226,9 @@ READERS: Final[dict[str, Callable[[Path], Any]]] = {
 
 
 def of_files(
-    name: str, root: Path, kind: str, connection: dict[str, Any], denied: dict[str, Any], folder: str
-) -> World:
+    name: str, root: Path, kind: str, connection: dict[str, Any], denied: dict[str, Any], folder: str,
+    away: Callable[[], AbstractContextManager[None]],
+) -> World:  # fmt: skip
     def look() -> list[int]:
         found = (READERS[kind](path) for path in sorted((root / folder).glob(f"*.{kind}")))
         return sorted(one for table in found for one in table.column("id").to_pylist())
@@ -186,7 +237,7 @@ def of_files(
         return [str(one) for one in (root / folder / "_penstock").rglob(f"*.{kind}")]
 
     refused = () if kind == "parquet" else ("bytea",)
-    return World(name, connection, look, leftovers, denied, folder, "_modified", {"type": kind}, refused=refused)
+    return World(name, connection, look, leftovers, denied, away, folder, "_modified", {"type": kind}, refused=refused)
 
 
 def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], World]:
@@ -194,7 +245,8 @@ def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], World]:
         root = folder / "root"
         root.mkdir()
         denied = {"type": "files", "root": "/sys/kernel"}  # where not even root may make anything
-        return of_files(kind, root, kind, {"type": "files", "root": str(root)}, denied, "copied")
+        connection = {"type": "files", "root": str(root)}
+        return of_files(kind, root, kind, connection, denied, "copied", lambda: renamed(root))
 
     return make
 
@@ -208,13 +260,24 @@ def in_bucket(request: pytest.FixtureRequest, folder: Path) -> World:
         "access_key": f"${{file:{folder}/key}}", "secret_key": f"${{file:{folder}/secret}}",
     }  # fmt: skip
     denied = connection | {"secret_key": f"${{file:{folder}/wrong}}"}
-    return of_files("s3", server.home / "data" / "lake", "parquet", connection, denied, f"w{next(_numbers)}/copied")
+    root, folder_name = server.home / "data" / "lake", f"w{next(_numbers)}/copied"
+    return of_files("s3", root, "parquet", connection, denied, folder_name, lambda: stopped(server))
 
 
 SYSTEMS: Final[dict[str, Callable[[pytest.FixtureRequest, Path], World]]] = {
     "postgres": postgres, "sqlite": sqlite, "duckdb": duck, "parquet": in_folder("parquet"), "csv": in_folder("csv"),
     "jsonl": in_folder("jsonl"), "s3": in_bucket, "mysql": mysql,
 }  # fmt: skip
+KEYED: Final = (
+    ("postgres", "merge"), ("postgres", "scd2"), ("sqlite", "merge"), ("duckdb", "merge"), ("mysql", "merge"),
+)  # fmt: skip
+"""Systems that can find a row again, and by which modes they do; each other one refuses these modes."""
+CUTS: Final = tuple(
+    cut
+    for point in POINTS
+    for cut in ([f"{point}:{at}" for at in range(3)] if point.startswith(("read.", "commit.")) else [point])
+)
+"""Every point that a run of three splits meets."""
 
 
 @pytest.fixture
@@ -245,6 +308,10 @@ class Flow:
     sink: dict[str, Any]
     split_rows: int = 20
     number: int = field(default_factory=lambda: next(_numbers))
+    spec: dict[str, Any] = field(default_factory=dict)
+    """More of the pipeline than its ends."""
+    letters: str | None = None
+    """Where its dead letters are kept."""
 
     @property
     def uid(self) -> str:
@@ -255,10 +322,10 @@ class Flow:
             "run": run, "attempt": attempt, "uid": self.uid, "connections": self.connections,
             "pipeline": {
                 "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
-                "spec": {"source": self.source, "sink": self.sink},
+                "spec": {"source": self.source, "sink": self.sink, **self.spec},
             },
             "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
-            "split_rows": self.split_rows, "secrets": str(self.folder),
+            "split_rows": self.split_rows, "secrets": str(self.folder), "letters": self.letters,
         }  # fmt: skip
 
     def run(self, run: str, failpoint: str | None = None) -> dict[str, Any]:
@@ -283,11 +350,15 @@ class Flow:
         assert self.launchers.wait(pid) == {"stopped": True}, point
         return pid
 
-    def woken(self, pid: int, task: dict[str, Any]) -> str:
+    def woken(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
         """How a stopped run ends."""
         os.kill(pid, signal.SIGCONT)
+        return self.ended(pid, task)
+
+    def ended(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
+        """The result of a run that was started."""
         assert self.launchers.wait(pid)["code"] in {0, 1}
-        return str(json.loads(Path(task["result"]).read_text())["status"])
+        return dict(json.loads(Path(task["result"]).read_text()))
 
 
 @pytest.fixture
@@ -305,12 +376,12 @@ Flows = Callable[..., Flow]
 def into(hub: Hub, tmp_path: Path, launchers: Launchers) -> Flows:
     """Make a pipeline from a table of the hub into a world."""
 
-    def make(world: World, write: str, table: str = "items") -> Flow:
+    def make(world: World, write: str, table: str = "items", **sink: Any) -> Flow:
         source: dict[str, Any] = {"connection": "hub", "object": table}
         if write == "append":
             source["cursor"] = {"field": "id"}
         connections = {"hub": hub.connection, world.name: world.connection}
-        return Flow(launchers, tmp_path, connections, source, world.sink(write))
+        return Flow(launchers, tmp_path, connections, source, world.sink(write, **sink))
 
     return make
 

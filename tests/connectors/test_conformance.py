@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from penstock.failpoints import POINTS
-from tests.connectors.conftest import SYSTEMS
+from tests.connectors.conftest import CUTS, SYSTEMS
 
 if TYPE_CHECKING:
     from tests.connectors.conftest import Flow, Hub, World
@@ -105,11 +104,6 @@ def test_wide_rows(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
     assert hub.rows(f"SELECT {columns} FROM back ORDER BY id") == hub.rows("SELECT * FROM wide ORDER BY id")
 
 
-CUTS = tuple(
-    cut
-    for point in POINTS
-    for cut in ([f"{point}:{at}" for at in range(3)] if point.startswith(("read.", "commit.")) else [point])
-)
 PUBLISHED = {"publish.moved", "publish.done", "result.before", "result.written"}
 
 
@@ -202,10 +196,10 @@ def sleeps_through(made: Flow, world: World, hub: Hub, point: str) -> None:
     successor = made.run("r2")
     if successor["status"] == "completed":
         assert world.look() == hub.ids()
-        assert made.woken(zombie, task) in {"fenced", "failed"}
+        assert made.woken(zombie, task)["status"] in {"fenced", "failed"}
     else:
         assert successor["error"]["transient"], successor
-        assert made.woken(zombie, task) == "completed"
+        assert made.woken(zombie, task)["status"] == "completed"
     assert world.look() == hub.ids()
     made.completed("r3")
     assert (world.look(), world.leftovers(made.uid)) == (hub.ids(), [])

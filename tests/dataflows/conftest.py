@@ -28,6 +28,8 @@ class Launchers:
 
     process: subprocess.Popen[str]
     alive: set[int] = field(default_factory=set)
+    peaks: dict[int, int] = field(default_factory=dict)
+    """The greatest resident memory that each launcher had, in kB, once it has ended."""
 
     def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin
@@ -45,6 +47,7 @@ class Launchers:
         answer = self._ask({"wait": pid, "seconds": seconds})
         if "code" in answer:
             self.alive.discard(pid)
+            self.peaks[pid] = answer.pop("peak")
         return answer
 
     def run(self, task: dict[str, Any], failpoint: str | None = None, without: tuple[str, ...] = ()) -> dict[str, Any]:

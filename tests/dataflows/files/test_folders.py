@@ -149,11 +149,12 @@ def test_without_create_only_an_owner_that_lost_overwrites_what_its_successor_wr
     """The control: what fences is that an entry is created only where there is none."""
 
     class Careless(LocalStore):
-        def create(self, path: str, data: bytes) -> bool:
+        def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:  # noqa: ARG002 - careless
             self.put(path, data)
             return True
 
     for store, fenced in ((LocalStore(tmp_path / "a", "here"), True), (Careless(tmp_path / "b", "here"), False)):
+        store.root.mkdir()
         old, new = state(store), state(store)
         claim = old.claim(("00",), "r1")
         assert isinstance(claim, Claim)
@@ -235,8 +236,8 @@ def test_an_entry_whose_answer_was_lost_is_known_again(files: Files) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(files.store, name)
 
-        def create(self, path: str, data: bytes) -> bool:
-            create(path, data)
+        def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
+            create(path, data, beside=beside)
             return False
 
     log.store = Lossy()

@@ -27,7 +27,7 @@ import pytest
 WAIT = 60.0
 SECRET = "penstock-test-secret"
 QUICK = (
-    "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M", "--skip-log-bin", "--skip-name-resolve",
+    "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M", "--skip-log-bin", "--skip-name-resolve",
     "--local-infile=1", "--bind-address=127.0.0.1", "--max-allowed-packet=16M",
 )  # fmt: skip
 """Tests kill processes, never the machine."""

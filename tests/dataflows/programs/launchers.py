@@ -1,7 +1,8 @@
 """Runs launchers as processes of their own, each a fork of this one, so that a hundred of them start in seconds.
 
 One JSON order a line on stdin, one answer a line on stdout: ``{"start": task, "failpoint": …, "without": […]}`` gives
-``{"pid": …}``; ``{"wait": pid, "seconds": …}`` gives how it ended, or that it is stopped or still runs.
+``{"pid": …}``; ``{"wait": pid, "seconds": …}`` gives how it ended and the most memory that it had, in kB, or that it is
+stopped or still runs.
 """
 
 from __future__ import annotations
@@ -80,11 +81,11 @@ WITHOUT = {"fence": no_fence, "ending": no_ending, "single_message": no_single_m
 def wait(pid: int, seconds: float) -> dict[str, Any]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        found, status, used = os.wait4(pid, os.WNOHANG | os.WUNTRACED)
         if found and os.WIFSTOPPED(status):
             return {"stopped": True}
         if found:
-            return {"code": os.waitstatus_to_exitcode(status)}
+            return {"code": os.waitstatus_to_exitcode(status), "peak": used.ru_maxrss}
         time.sleep(TICK)
     return {"running": True}
 

@@ -1,0 +1,88 @@
+"""Bad rows among good ones, into each sink by each mode: every row is accounted for, the good ones go on in order."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from catalog.database import migrate
+from tests.connectors.conftest import KEYED, SYSTEMS
+
+if TYPE_CHECKING:
+    from tests.connectors.conftest import Flow, Hub, World
+
+    Flows = Callable[..., Flow]
+    Worlds = Callable[[str], World]
+
+STEPS = [
+    {"name": "open", "filter": "id % 10 <> 3"},
+    {"name": "share", "set": {"price": "CAST(100 / (id % 20) AS double precision)"}},
+    {"name": "hide", "mask": {"name": "redact"}},
+]
+CHECKS = {"checks": {"odd": "id % 25 <> 4"}, "not_null": ["name"]}
+MODES = [*((name, write) for name in SYSTEMS for write in ("append", "replace")), *KEYED]
+
+
+def fate(id_: int) -> tuple[str, str] | None:
+    """The step that refuses a row and what its reason says, or ``open`` where it is filtered; None where it goes on."""
+    if id_ % 10 == 3:
+        return "open", ""
+    if id_ % 20 == 0:
+        return "share", "division by zero"
+    if id_ % 7 == 0:
+        return "validate", "`name` is NULL"
+    return ("validate", "check `odd` does not hold") if id_ % 25 == 4 else None
+
+
+@pytest.fixture
+def letters(new_database: Callable[[], str]) -> str:
+    """A catalog for dead letters."""
+    dsn = new_database()
+    migrate(dsn)
+    return dsn
+
+
+@pytest.mark.parametrize(("system", "write"), MODES)
+def test_each_row_goes_out_or_is_filtered_or_is_a_dead_letter(
+    worlds: Worlds, hub: Hub, into: Flows, out_of: Flows, letters: str, system: str, write: str
+) -> None:
+    world = worlds(system)
+    hub.add(100)
+    made = into(world, write, **({"key": ["id"], "version": "id"} if (system, write) in KEYED else {}))
+    made.letters = letters
+    made.spec |= {"transforms": STEPS, "validate": CHECKS, "errors": {"dead_letter": {"fail_above": "50%"}}}
+    assert made.run("r1", "commit.done:1=kill") == {"killed": signal.SIGKILL}
+    half = committed(world, made)
+    assert half is None or half["rows_in"] == half["rows_out"] + half["filtered"] + half["dead"] == 40
+    found = made.run("r1")
+    assert found["status"] == "completed", found
+    fates = {id_: fate(id_) for id_ in hub.ids()}
+    good = [id_ for id_, one in fates.items() if one is None]
+    dead = {id_: one for id_, one in fates.items() if one is not None and one[0] != "open"}
+    counters = found["counters"]
+    assert [counters[name] for name in ("rows_in", "rows_out", "filtered", "dead")] == [100, len(good), 10, len(dead)]
+    assert world.look() == good
+    with psycopg.connect(letters) as session:
+        rows = session.execute('SELECT step, code, reason, split, "row", "values" FROM ops.dead_letters').fetchall()
+    assert sorted(row[-1]["id"] for row in rows) == sorted(dead)
+    for step, code, reason, split, row, values in rows:
+        wanted, words = dead[values["id"]]
+        assert (step, words in reason, bool(code)) == (wanted, True, True), (step, reason)
+        assert values["id"] == split * 20 + row + 1, (split, row, values)
+        assert values["name"] in {"***", None}, values
+        assert set(values) == {"id", "name"}, values
+    back = out_of(world, "replace")
+    back.completed("r1")
+    assert [row[0] for row in hub.rows("SELECT id FROM back ORDER BY rowid")] == good or write == "merge"
+
+
+def committed(world: World, made: Flow) -> dict[str, Any] | None:
+    """What the run that was killed has committed, as the next attempt tells that fails before its first commit."""
+    found = made.launchers.run(made.task("r1"), "read.begin=raise")
+    assert found["status"] == "failed", json.dumps(found)
+    return dict(found["counters"])

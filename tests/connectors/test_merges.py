@@ -1,0 +1,220 @@
+# ruff: noqa: FBT001 - what is parametrized comes by position
+"""`merge` and `scd2` on every sink that can, whatever is killed or stopped; and targets that get columns."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.connectors.conftest import CUTS, KEYED, SYSTEMS
+
+if TYPE_CHECKING:
+    from tests.connectors.conftest import Flow, Hub, World
+
+    Flows = Callable[..., Flow]
+    Worlds = Callable[[str], World]
+    Rows = list[tuple[Any, ...]]
+
+IDS = 25
+HISTORY = "id, name, v, valid_from, valid_to, is_current"
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A pipeline that merges the hub's table `changes` into a world, and what has to be there."""
+
+    flow: Flow
+    back: Flow
+    hub: Hub
+
+    @property
+    def history(self) -> bool:
+        return bool(self.flow.sink["write"] == "scd2")
+
+    def change(self, rows: int) -> None:
+        """New versions, of each id in turn; every seventh says that its row is gone."""
+        self.hub.rows(
+            "WITH RECURSIVE n(g) AS (SELECT (SELECT coalesce(max(v), 0) + 1 FROM changes) UNION ALL "
+            "SELECT g + 1 FROM n LIMIT ?) "
+            f"INSERT INTO changes SELECT g, g % {IDS}, 'größe ' || g, g % 7 = 3 FROM n",
+            (rows,),
+        )
+
+    def wanted(self) -> Rows:
+        """In the order of ids and versions."""
+        changes = self.hub.rows("SELECT id, name, v, gone FROM changes ORDER BY v")
+        if not self.history:
+            last = {one[0]: one for one in changes}
+            return by_key(one[:3] for one in last.values() if not one[3])
+        return by_key(one for id_ in range(IDS) for one in history([one for one in changes if one[0] == id_]))
+
+    def rows(self) -> Rows:
+        """What is in the world, as a pipeline back finds it."""
+        self.back.completed(f"b{next(_numbers)}")
+        found = self.hub.rows(f"SELECT {HISTORY if self.history else 'id, name, v'} FROM back")
+        return by_key(found)
+
+
+_numbers = count(1)
+
+
+def by_key(rows: Iterable[tuple[Any, ...]]) -> Rows:
+    """By id and version."""
+    return sorted(rows, key=lambda row: (row[0], row[2]))
+
+
+def history(versions: Rows) -> Iterator[tuple[Any, ...]]:
+    """The rows that one id's versions leave behind: each is current from its own version to the next."""
+    for at, (id_, name, version, gone) in enumerate(versions):
+        end = versions[at + 1][2] if at + 1 < len(versions) else None
+        if not gone:
+            yield id_, name, version, version, end, int(end is None)
+
+
+@pytest.fixture
+def keyed(hub: Hub, into: Flows, out_of: Flows) -> Callable[..., Keyed]:
+    def make(world: World, write: str) -> Keyed:
+        hub.rows("DROP TABLE IF EXISTS changes")
+        hub.rows("CREATE TABLE changes (v INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, gone BOOLEAN)")
+        flow = into(world, write, "changes", key=["id"], version="v", delete="gone")
+        flow.source["cursor"] = {"field": "v"}
+        flow.spec["mapping"] = {"fields": [{"target": name, "from": name} for name in ("id", "name", "v", "gone")]}
+        return Keyed(flow, out_of(world, "replace"), hub)
+
+    return make
+
+
+def survives(made: Keyed, world: World, cut: str, *, same: bool) -> None:
+    made.change(60)
+    assert made.flow.run("r1", f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
+    if not same:
+        made.change(4)
+    read = made.flow.completed("r1" if same else "r2")
+    assert made.rows() == made.wanted(), cut
+    assert read == 60 or not same, cut
+    made.change(30)
+    assert made.flow.completed("r3") == 30, cut
+    assert (made.rows(), world.leftovers(made.flow.uid)) == (made.wanted(), []), cut
+
+
+def cut_of(at: int) -> str:
+    """Another cut for each of the sinks."""
+    return [cut for cut in CUTS if cut.startswith(("commit.", "publish."))][3 + at * 4]
+
+
+@pytest.mark.parametrize(("system", "write", "cut"), [(*one, cut_of(at)) for at, one in enumerate(KEYED)])
+def test_killed_and_run_again(worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str, cut: str) -> None:
+    survives(keyed(world := worlds(system), write), world, cut, same=write == "merge")
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(("system", "write"), KEYED)
+def test_killed_or_stopped_at_every_point(
+    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str, same: bool
+) -> None:
+    for cut in CUTS:
+        if cut != "prepare.shadow_made":
+            survives(keyed(world := fresh(worlds, system), write), world, cut, same=same)
+    for point in STOPPED if same else ():
+        sleeps_through(keyed(world := fresh(worlds, system), write), world, point)
+
+
+def fresh(worlds: Worlds, system: str) -> World:
+    """A world of which nothing was asked yet; of PostgreSQL a test has one, whose table is dropped."""
+    world = worlds(system)
+    if system == "postgres":
+        import psycopg
+
+        with psycopg.connect(world.connection["dsn"], autocommit=True) as session:
+            session.execute(f"DROP TABLE IF EXISTS {world.object}")
+    return world
+
+
+STOPPED = (
+    "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
+    "commit.before_fence:1", "commit.sent:1", "flow.end", "publish.begin", "publish.locked", "publish.moved",
+)  # fmt: skip
+
+
+def sleeps_through(made: Keyed, world: World, point: str) -> None:
+    """Stop a run, let its successor run with newer rows, and wake it.
+
+    One that is stopped while it holds the system's lock keeps others out, and is no zombie.
+    """
+    made.change(60)
+    task = made.flow.task("r1")
+    zombie = made.flow.stopped(task, point)
+    made.change(20)
+    successor = made.flow.run("r2")
+    if successor["status"] == "completed":
+        assert made.rows() == made.wanted(), point
+        assert made.flow.woken(zombie, task)["status"] in {"fenced", "failed"}, point
+    else:
+        assert successor["error"]["transient"], successor
+        assert made.flow.woken(zombie, task)["status"] == "completed", point
+        made.flow.completed("r2")
+    assert made.rows() == made.wanted(), point
+    made.flow.completed("r3")
+    assert (made.rows(), world.leftovers(made.flow.uid)) == (made.wanted(), []), point
+
+
+@pytest.mark.parametrize(
+    ("system", "write", "point"),
+    [(*one, ("commit.before_fence:1", "commit.mid_copy:1", "commit.begin:1")[at % 3]) for at, one in enumerate(KEYED)],
+)
+def test_a_zombie_merges_nothing_once_it_has_a_successor(
+    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str, point: str
+) -> None:
+    sleeps_through(keyed(world := worlds(system), write), world, point)
+
+
+REFUSING = [(name, write) for name in SYSTEMS for write in ("merge", "scd2") if (name, write) not in KEYED]
+
+
+@pytest.mark.parametrize(("system", "write"), REFUSING)
+def test_a_mode_that_a_sink_cannot_do_is_refused(
+    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str
+) -> None:
+    made = keyed(world := worlds(system), write)
+    made.change(1)
+    error = made.flow.failed("r1")
+    assert (error["code"], write in error["what"]) == ("refused", True), error
+    assert world.look() == []
+
+
+@pytest.mark.parametrize("write", ["append", "merge"])
+@pytest.mark.parametrize("system", sorted({name for name, _ in KEYED}))
+def test_a_new_column_of_the_source_is_added_to_the_target(
+    worlds: Worlds, hub: Hub, into: Flows, out_of: Flows, system: str, write: str
+) -> None:
+    world = worlds(system)
+    hub.add(40)
+    made = into(world, write, key=["id"])
+    made.source["cursor"] = {"field": "id"}
+    made.spec["schema"] = {"additive": "apply"}
+    made.completed("r1")
+    hub.rows("ALTER TABLE items ADD COLUMN note TEXT")
+    hub.rows("INSERT INTO items SELECT id + 40, name, price, 'note ' || id FROM items")
+    assert made.run("r2", "prepare.planned=kill") == {"killed": signal.SIGKILL}
+    assert made.completed("r2") == 40
+    out_of(world, "replace").completed("r1")
+    assert hub.rows("SELECT id, name, price, note FROM back ORDER BY id") == hub.rows("SELECT * FROM items ORDER BY id")
+
+
+@pytest.mark.parametrize("system", sorted(set(SYSTEMS) - {name for name, _ in KEYED}))
+def test_files_take_no_new_columns_and_say_so(worlds: Worlds, hub: Hub, into: Flows, system: str) -> None:
+    world = worlds(system)
+    hub.add(5)
+    made = into(world, "append")
+    made.spec["schema"] = {"additive": "apply"}
+    made.completed("r1")
+    hub.rows("ALTER TABLE items ADD COLUMN note TEXT")
+    error = made.failed("r2")
+    assert (error["code"], "`note`" in error["what"]) == ("refused", True), error
+    assert world.look() == hub.ids()
