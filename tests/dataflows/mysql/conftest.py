@@ -88,12 +88,16 @@ class MysqlServer:
     def socket(self) -> str:
         return f"{self.home}/s"
 
-    def query(self, text: str, database: str | None = None, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def query(
+        self, text: str, database: str | None = None, values: Sequence[Any] = (), *, lenient: bool = False
+    ) -> list[tuple[Any, ...]]:
         with (
             closing(pymysql.connect(unix_socket=self.socket, user="root", database=database, autocommit=True)) as one,
             one.cursor() as cursor,
         ):
             cursor.execute("SET time_zone = '+00:00'")
+            if lenient:
+                cursor.execute("SET sql_mode = ''")
             cursor.execute(text, values or None)
             return list(cursor.fetchall())
 
