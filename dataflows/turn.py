@@ -54,8 +54,8 @@ class _Waiting(StatefulSourcePartition[Stored, None]):
             raise StopIteration
         if self._source.log.lock(self._source.name, wait=False):
             self._followed = self._follow()
-        elif not self._source.wakeup.hot:
-            self._source.wakeup.sleep()
+        else:
+            self._source.wakeup.rest()
         return []
 
     def next_awake(self) -> datetime | None:

@@ -1,8 +1,8 @@
 """The Bytewax source and sink over any topic log.
 
 Bytewax asks a partition for its next batch on the one thread that also runs the logic, so nothing here may block: a
-daemon thread reads one batch ahead, and the next when the flow has taken that one. So what comes while the flow is
-busy comes together: with one small batch a turn, each decision of a flow under load would cost an fsync of its own.
+daemon thread reads ahead, and again when the flow has taken what was read. So what comes while the flow is busy comes
+together: with one small batch a turn, each decision of a flow under load would cost an fsync of its own.
 
 Positions never come from Bytewax's recovery (`snapshot` is None): the caller gives them, from wherever they were kept
 together with what was made of the messages.
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -27,29 +28,42 @@ from penstock.topics.table import Topic
 __all__ = ["TopicSink", "TopicSource", "Wakeup"]
 
 _READ: Final = 2000
-_SLICE: Final = 0.25
-"""Seconds after which the tail looks whether it should end."""
+_SLICE: Final = 0.1
+"""Seconds after which a tail looks who wants what."""
 
 HOT: Final = 2.0
-"""Seconds after the last message in which the queue is looked at each millisecond."""
+"""Seconds after the last message in which a source without a `Wakeup` is looked at each millisecond."""
 IDLE: Final = 0.1
 """Seconds that a flow which shares a `Wakeup` sleeps at most, when none of its topics has anything."""
+LOOKS: Final = 3
+"""Looks of each source that find nothing, a millisecond apart, before such a flow sleeps: what is in it has moved on."""
+NAP: Final = 0.001
+"""Seconds of the first sleep, which each further one doubles: what is still in the flow waits no longer than that."""
 AWAKE_HOT: Final = timedelta(milliseconds=1)
 AWAKE_IDLE: Final = timedelta(milliseconds=50)
 
 
 class Wakeup:
-    """Shared by all topic sources of one flow, so that the flow sleeps when none of them has anything.
+    """Shared by all topic sources of one flow: one tail for each partition of the log, and sleep when there is nothing.
 
     Bytewax's own loop turns once a millisecond whatever its sources say, and that alone costs about 3 % of a core. A
     source that has nothing may instead wait here, on the flow's thread: what comes in for any of them ends the wait.
-    Only for flows whose sources are all of these, and whose timers may be late by `IDLE`.
+    Only for flows whose sources are all of these and read one log, and whose timers may be late by `IDLE`.
     """
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._last = time.monotonic()
+        self._sources = self._looks = 0
         self._error: BaseException | None = None
+        self._tails: dict[tuple[str, int], _Tail] = {}
+
+    def tail(self, topic: Topic, part: int, make: Callable[[], _Tail]) -> _Tail:
+        """The tail that all of the flow's sources of one partition share."""
+        place = (topic.name, part)
+        self._sources += 1
+        if place not in self._tails or self._tails[place].over:
+            self._tails[place] = make()
+        return self._tails[place]
 
     def fail(self, error: BaseException) -> None:
         """End the flow with the error of a thread that works for it."""
@@ -61,20 +75,17 @@ class Wakeup:
         if self._error is not None:
             raise self._error
 
-    @property
-    def hot(self) -> bool:
-        """Whether something came in for any of the sources in the last `HOT` seconds."""
-        return time.monotonic() - self._last < HOT
-
     def touch(self) -> None:
         """Something came in."""
-        self._last = time.monotonic()
+        self._looks = 0
         self._event.set()
 
-    def sleep(self) -> None:
-        """Wait for something to come in, `IDLE` at most."""
-        self._event.wait(IDLE)
-        self._event.clear()
+    def rest(self) -> None:
+        """A source has nothing: wait for something to come in, `IDLE` at most, once the others have nothing either."""
+        self._looks += 1
+        if (further := self._looks - LOOKS * self._sources) > 0:
+            self._event.wait(min(IDLE, NAP * 2 ** min(further, 10)))
+            self._event.clear()
 
 
 class TopicSource(FixedPartitionedSource[Stored, None]):
@@ -84,7 +95,7 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
     all partitions or one for each. The flow ends at what was the end when it began with `stop_at_end`, else once
     `stop` is set; what was fetched but not yet handed on is then let go. An error of the log ends the flow: it is the
     `__cause__` of the error that Bytewax raises. With `linger` the tail waits so many seconds after each batch: for
-    flows to which fewer and larger batches matter more than haste.
+    flows to which fewer and larger batches matter more than haste, where no other source shares the tail.
     """
 
     def __init__(
@@ -109,106 +120,143 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
         """Start following one partition."""
         part = int(for_part)
         start = self._start if isinstance(self._start, int) else self._start.get(part, 0)
-        return _Followed(self, _Tail(self, part, start))
+        make = partial(_Tail, self.open_log, self.topic, part, self.wakeup)
+        tail = self.wakeup.tail(self.topic, part, make) if self.wakeup else make()
+        return _Followed(self, tail, tail.follow(start, self.linger, to_end=self.stop_at_end))
 
 
 class _Slot:
-    """One batch between the tail and the flow. The tail reads the next one when this one is taken, so that what comes
-    while the flow is busy comes together: that is the backpressure, and it keeps batches as large as the load asks for.
+    """What one source has yet to take, and where it reads on. The tail fills it when some source has taken what it had:
+    so what comes while the flow is busy comes together, and batches are as large as the load asks for.
     """
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._batch: list[Stored] = []
+    def __init__(self, at: int, linger: float, *, to_end: bool) -> None:
+        self.at, self.linger, self.to_end = at, linger, to_end
+        self.upto: int | None = None
+        self.batch: list[Stored] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self.upto is not None and self.at >= self.upto
 
     def put(self, batch: list[Stored]) -> None:
-        """Lay a batch down; the slot is empty."""
-        with self._changed:
-            self._batch = batch
-
-    def take(self) -> list[Stored]:
-        """What is there, [] if nothing is."""
-        with self._changed:
-            batch, self._batch = self._batch, []
-            if batch:
-                self._changed.notify()
-        return batch
-
-    def wait_until_empty(self, timeout: float) -> bool:
-        """Whether the slot is empty, after `timeout` seconds at most."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._batch, timeout)
+        """Add what follows."""
+        if self.upto is not None:
+            batch = [one for one in batch if one.offset < self.upto]
+        self.batch += batch
+        self.at = self.batch[-1].offset + 1
 
 
 class _Tail(threading.Thread):
-    """Reads one partition of a source into the slot."""
+    """Reads one partition for the sources that follow it. Those that are equally far share each read, and what it gave.
 
-    def __init__(self, source: TopicSource, part: int, start: int) -> None:
-        super().__init__(name=f"tail-{source.topic.name}-{part}", daemon=True)
-        self.slot = _Slot()
-        self.ended = threading.Event()
+    It begins with the first that follows, and ends when the last has left.
+    """
+
+    def __init__(self, open_log: Callable[[], TopicLog], topic: Topic, part: int, wakeup: Wakeup | None) -> None:
+        super().__init__(name=f"tail-{topic.name}-{part}", daemon=True)
         self.over = False
         self.error: BaseException | None = None
-        self._source, self._part, self._at = source, part, start
-        self.start()
+        self._open_log, self._topic, self._part, self._wakeup = open_log, topic, part, wakeup
+        self._changed = threading.Condition()
+        self._slots: list[_Slot] = []
+
+    def follow(self, at: int, linger: float, *, to_end: bool) -> _Slot:
+        """A slot that is filled from offset `at` on."""
+        slot = _Slot(at, linger, to_end=to_end)
+        with self._changed:
+            self._slots.append(slot)
+            self._changed.notify()
+        if self.ident is None:
+            self.start()
+        return slot
+
+    def leave(self, slot: _Slot) -> None:
+        """Nobody takes from `slot` any more."""
+        with self._changed:
+            if slot in self._slots:
+                self._slots.remove(slot)
+            self.over = not self._slots
+            self._changed.notify()
+
+    def take(self, slot: _Slot) -> list[Stored]:
+        """What is in `slot`, [] if nothing is."""
+        if not slot.batch:
+            return []
+        with self._changed:
+            batch, slot.batch = slot.batch, []
+            self._changed.notify()
+        return batch
 
     def run(self) -> None:
         try:
-            with self._source.open_log() as log:
-                self._follow(log)
+            with self._open_log() as log:
+                while not self.over:
+                    self._turn(log)
         except BaseException as error:  # noqa: BLE001 - handed to the flow's thread, which raises it
             self.error = error
+            if self._wakeup:
+                self._wakeup.touch()
 
-    def _follow(self, log: TopicLog) -> None:
-        topic, upto = self._source.topic, None
-        if self._source.stop_at_end:
-            upto = log.end(topic, self._part)
-        while not self.ended.is_set() and (upto is None or self._at < upto):
-            if self.slot.wait_until_empty(_SLICE):
-                limit = _READ if upto is None else min(_READ, upto - self._at)
-                self._hand_on(log, log.read(topic, self._part, self._at, limit))
-        self.over = True
+    def _turn(self, log: TopicLog) -> None:
+        hungry = self._hungry()
+        for slot in hungry:
+            if slot.to_end and slot.upto is None:
+                slot.upto = log.end(self._topic, self._part)
+        found = [self._fill(log, at) for at in sorted({slot.at for slot in hungry if not slot.over})]
+        if any(found):
+            if self._wakeup:
+                self._wakeup.touch()
+            time.sleep(min(slot.linger for slot in self._slots or hungry))
+        elif found:
+            log.wait(self._topic, self._part, max(slot.at for slot in hungry), _SLICE)
 
-    def _hand_on(self, log: TopicLog, batch: list[Stored]) -> None:
-        if not batch:
-            log.wait(self._source.topic, self._part, self._at, _SLICE)
-            return
-        self._at = batch[-1].offset + 1
-        self.slot.put(batch)
-        if self._source.wakeup:
-            self._source.wakeup.touch()
-        self.ended.wait(self._source.linger)
+    def _hungry(self) -> list[_Slot]:
+        """Who wants more; waits a moment where nobody does."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.over or any(not s.batch and not s.over for s in self._slots), _SLICE)
+            return [slot for slot in self._slots if not slot.batch and not slot.over]
+
+    def _fill(self, log: TopicLog, at: int) -> bool:
+        """Give what follows `at` to all who are there and have not very much yet; whether there was something."""
+        batch = log.read(self._topic, self._part, at, _READ)
+        with self._changed:
+            for slot in self._slots if batch else ():
+                if slot.at == at and len(slot.batch) < _READ:
+                    slot.put(batch)
+        return bool(batch)
 
 
 class _Followed(StatefulSourcePartition[Stored, None]):
-    def __init__(self, source: TopicSource, tail: _Tail) -> None:
-        self._tail, self._stop, self._wakeup = tail, source.stop, source.wakeup
-        self._over = False
+    def __init__(self, source: TopicSource, tail: _Tail, slot: _Slot) -> None:
+        self._tail, self._slot, self._stop, self._wakeup = tail, slot, source.stop, source.wakeup
         self._last = time.monotonic()
         self._awake: datetime | None = None
 
     def next_batch(self) -> list[Stored]:
-        """Everything fetched, about 2000 messages at most; never waits, but for a `Wakeup` that all sources share."""
+        """Everything fetched, some 1000 messages at most; never waits, but for a `Wakeup` that all sources share."""
         if self._wakeup:
             self._wakeup.check()
-        if self._over or self._stop.is_set():
-            self._tail.ended.set()
+        if self._stop.is_set():
             raise StopIteration
-        over, fetched = self._tail.over, self._tail.slot.take()
-        if not (fetched or over) and self._wakeup and not self._wakeup.hot:
-            self._wakeup.sleep()
-            over, fetched = self._tail.over, self._tail.slot.take()
-        self._over = over and not fetched
+        over = self._slot.over
+        fetched = self._tail.take(self._slot)
+        if over and not fetched:
+            raise StopIteration
+        if not fetched and self._wakeup:
+            self._wakeup.rest()
+            fetched = self._tail.take(self._slot)
         if fetched:
             self._last = time.monotonic()
-        self._awake = None if fetched or over else self._later()
+        self._awake = None if fetched else self._later()
         return fetched
 
     def _later(self) -> datetime:
         """When to look again, now that nothing was there; raises what ended the tail."""
         if self._tail.error is not None:
             raise self._tail.error
-        return now() + (AWAKE_HOT if time.monotonic() - self._last < HOT else AWAKE_IDLE)
+        return now() + (AWAKE_HOT if self._wakeup or time.monotonic() - self._last < HOT else AWAKE_IDLE)
 
     def next_awake(self) -> datetime | None:
         """When to look again; asked by Bytewax after each `next_batch` only."""
@@ -218,8 +266,8 @@ class _Followed(StatefulSourcePartition[Stored, None]):
         """Nothing: positions are not Bytewax's business here."""
 
     def close(self) -> None:
-        """Let the tail end."""
-        self._tail.ended.set()
+        """Let the tail end, unless others follow it."""
+        self._tail.leave(self._slot)
 
 
 class TopicSink(FixedPartitionedSink[Sequence[Message], None]):

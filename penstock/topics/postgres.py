@@ -52,10 +52,10 @@ _APPEND: Final = """
     )
     INSERT INTO {table} (segment, part, first, count, size, high, body)
     SELECT segment, %(part)s, first, %(count)s, %(size)s, high, %(body)b FROM head
-    RETURNING first, pg_notify(%(channel)s, '')
+    RETURNING first, pg_notify(%(channel)s, (first + %(count)s)::text)
 """
 _READ: Final = """
-    SELECT head.start, batch.first, batch.body
+    SELECT head.start, head.next, batch.first, batch.body
     FROM {counters} AS head LEFT JOIN LATERAL (
         SELECT first, body, sum(size) OVER (ORDER BY first ROWS UNBOUNDED PRECEDING) - size AS before
         FROM {table}
@@ -92,7 +92,8 @@ class PostgresLog:
         self._session = postgres.connect(dsn, f"penstock:{name}")
         self._session.add_notify_handler(self._hear)
         self._listened: set[str] = set()
-        self._hint = False
+        self._heard: dict[str, int] = {}
+        self._ends: dict[str, tuple[int, float]] = {}
         self._turn = itertools.count()
         self._statements: dict[tuple[str, str], bytes] = {}
         with self._talking():
@@ -143,8 +144,9 @@ class PostgresLog:
             "upto": offset + limit,
             "bytes": READ_BYTES,
         }
-        with self._talking():
+        with self._looking(_channel(topic, partition)) as seen:
             rows = self._session.execute(statement, values, binary=True).fetchall()
+            seen += [row[1] for row in rows[:1]]
         if not rows:
             self._missing(topic)
         if offset < rows[0][0]:
@@ -152,7 +154,7 @@ class PostgresLog:
             raise LogError("trimmed away", where=f"{topic.name}/{partition}", value=offset, hint=hint)
         return [
             Stored(topic, partition, at, message)
-            for _, first, body in rows
+            for _, _, first, body in rows
             if first is not None
             for at, message in enumerate(_decode(body), first)
             if offset <= at < offset + limit
@@ -185,18 +187,26 @@ class PostgresLog:
                 retention.trim(self._session, topic, now)
 
     def wait(self, topic: Topic, partition: int, offset: int, timeout: float) -> bool:
-        """See TopicLog. Woken by NOTIFY, which is only a hint; looks once a second all the same."""
+        """See TopicLog. Woken by NOTIFY, which is only a hint; looks once a second all the same.
+
+        Who has just read to the end asks nothing of the server: a hint names the end that its append made.
+        """
         deadline = time.monotonic() + timeout
-        self._listen(_channel(topic, partition))
+        channel = _channel(topic, partition)
+        self._listen(channel)
         while True:
-            self._hint = False
-            if self.end(topic, partition) > offset:
+            self._listen_in()
+            end, looked = self._ends.get(channel, (-1, -POLL_SECONDS))
+            if end > offset or self._heard.get(channel, -1) > offset:
                 return True
+            if time.monotonic() - looked >= POLL_SECONDS:
+                if self.end(topic, partition) > offset:
+                    return True
+                looked = time.monotonic()
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            if not self._hint:  # a hint that came with the answer is no longer on the wire
-                select.select([self._session], [], [], min(left, POLL_SECONDS))
+            select.select([self._session], [], [], max(0.0, min(left, looked + POLL_SECONDS - time.monotonic())))
 
     def lock(self, name: str, *, wait: bool) -> bool:
         """Take the lock of that name for as long as this object's session lives; False if it is taken and not `wait`.
@@ -242,7 +252,7 @@ class PostgresLog:
         except psycopg.Error as error:
             found = postgres.translated(error, where=self._where)
             if self._session.closed and not isinstance(found, Unavailable):
-                raise Unavailable("the session was lost", where=self._where, hint="connect again") from error
+                raise self._lost() from error
             raise found from error
 
     def _statement(self, text: LiteralString, topic: Topic) -> bytes:
@@ -254,8 +264,9 @@ class PostgresLog:
 
     def _counter(self, topic: Topic, partition: int) -> tuple[int, int]:
         statement = self._statement(_COUNTER, topic)
-        with self._talking():
+        with self._looking(_channel(topic, partition)) as seen:
             found = self._session.execute(statement, [topic.name, _checked(topic, partition)]).fetchone()
+            seen += found[1:] if found else ()
         return (found[0], found[1]) if found else (self._missing(topic), 0)
 
     def _listen(self, channel: str) -> None:
@@ -263,9 +274,35 @@ class PostgresLog:
             with self._talking():
                 self._session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             self._listened.add(channel)
+            self._ends.pop(channel, None)
 
-    def _hear(self, _: psycopg.Notify) -> None:
-        self._hint = True
+    @contextlib.contextmanager
+    def _looking(self, channel: str) -> Iterator[list[int]]:
+        """A query that gives the partition's end, put into the list. Hints that come with the answer may know more."""
+        seen: list[int] = []
+        self._heard.pop(channel, None)
+        with self._talking():
+            yield seen
+        if seen:
+            self._ends[channel] = seen[0], time.monotonic()
+
+    def _listen_in(self) -> None:
+        """Take in what the server has told since the last query."""
+        try:
+            self._session.pgconn.consume_input()
+        except psycopg.OperationalError as error:
+            raise self._lost() from error
+        while told := self._session.pgconn.notifies():
+            self._hear(psycopg.Notify(told.relname.decode(), told.extra.decode(), told.be_pid))
+
+    def _hear(self, told: psycopg.Notify) -> None:
+        if told.payload.isdecimal():
+            self._heard[told.channel] = max(int(told.payload), self._heard.get(told.channel, -1))
+        else:
+            self._ends.pop(told.channel, None)
+
+    def _lost(self) -> Unavailable:
+        return Unavailable("the session was lost", where=self._where, hint="connect again")
 
     def _missing(self, topic: Topic) -> int:
         raise self._unknown(f"no such topic: {topic.name}")
