@@ -161,7 +161,7 @@ class Fold:
 
     def _record(self, cause: Cause, index: int, draft: Draft) -> Record:
         name = self.agent.name
-        return Record.model_construct(
+        return Record(
             id=named_id(name, cause.offset, index), type=draft.type, key=draft.key, payload=draft.payload,
             kind="policy" if draft.type == "policy.accepted" else "event",
             at=cause.at, actor=AGENT + name, cause=(cause.offset, index), brain=self.brain,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import orjson
 import psycopg
 from psycopg import errors
 
+from catalog import tables
 from catalog.folds import FOLDS, Seen, asked, unreadable
-from catalog.rows import Change, Entry, fold
+from catalog.rows import Change, Entry, Memory, Rows, fold
 from penstock.errors import Fenced
 from penstock.postgres import connect, place, translated
 from penstock.records import COMMANDS, Reading, Record, body, is_known
@@ -31,6 +33,7 @@ _BAD_ROW: Final = (
 )
 """What a record that validates may still be refused with: a number or a key too large, a tree too deep."""
 
+T = TypeVar("T")
 Prepared = Sequence[tuple[Seen, Sequence[Change | Entry]]]
 
 
@@ -63,6 +66,7 @@ class Projector:
         self._where = place(dsn)
         self._connection = connect(dsn, "penstock:projector", autocommit=True)
         self._next: int | None = None
+        self._memory = Memory((tables.commands, tables.pipelines, tables.runs, tables.tasks))
         # A lost tail of commits is folded again: rows and position go together. So none waits for the disk.
         self._connection.execute("SET synchronous_commit TO off")
 
@@ -79,6 +83,7 @@ class Projector:
         if row is None:
             raise self._fenced()
         self._next = int(row[0])
+        self._memory.clear()
         return self._next, Reading.from_dict(orjson.loads(row[1]))
 
     def apply(self, records: Sequence[tuple[int, Record]], next_offset: int, reading: Reading) -> None:
@@ -97,24 +102,42 @@ class Projector:
         batch = [(Seen(offset, record), changes(offset, record)) for offset, record in records]
         try:
             try:
-                self._commit(next_offset, reading, lambda: self._fold(batch))
+                self._memory.keep(self._commit(next_offset, reading, lambda: self._fold(batch)))
             except _BAD_ROW:
+                self._memory.clear()
                 self._commit(next_offset, reading, lambda: self._fold_parts(batch))
         except psycopg.Error as error:
             raise translated(error, where=self._where) from error
         self._next = next_offset
 
-    def _commit(self, next_offset: int, reading: Reading, write: Callable[[], None]) -> None:
+    def _commit(self, next_offset: int, reading: Reading, write: Callable[[], T]) -> T:
+        """Move the position and `write`, in one transaction."""
         state = orjson.dumps(reading.to_dict()).decode()
-        with self._connection.transaction():
+        with self._transaction():
             # First of all, because its row lock makes a second projector wait here, and then find itself fenced.
-            if self._connection.execute(_MOVE, [next_offset, state, _ID, self._next]).rowcount != 1:
-                raise self._fenced()
-            write()
+            moved = self._connection.execute(_MOVE, [next_offset, state, _ID, self._next])
+            written = write()
             self._connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(next_offset)])
+            if moved.fetchone() is None:
+                raise self._fenced()
+        return written
 
-    def _fold(self, batch: Prepared) -> None:
-        fold(self._connection, [(seen.offset, change) for seen, found in batch for change in found])
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A transaction whose beginning and end travel with its statements: the fewest waits for the server."""
+        try:
+            with self._connection.pipeline():
+                self._connection.execute("BEGIN")
+                yield
+                self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(psycopg.OperationalError):
+                self._connection.rollback()
+            raise
+
+    def _fold(self, batch: Prepared) -> Rows:
+        changes = [(seen.offset, change) for seen, found in batch for change in found]
+        return fold(self._connection, changes, self._memory)
 
     def _fold_parts(self, batch: Prepared) -> None:
         """Fold what can be folded, halving the batch until only the records that the database refuses are left out."""
@@ -125,7 +148,8 @@ class Projector:
             half = len(batch) // 2
             if not half:
                 seen = batch[0][0]
-                return self._fold([(seen, list(unreadable(seen, error)))])
+                self._fold([(seen, list(unreadable(seen, error)))])
+                return
             self._fold_parts(batch[:half])
             self._fold_parts(batch[half:])
 
@@ -148,4 +172,4 @@ class Projector:
 
 _BEGIN: Final = "INSERT INTO catalog.position (id, next, reading) VALUES (%s, 0, %s::jsonb) ON CONFLICT (id) DO NOTHING"
 _POSITION: Final = "SELECT next, reading::text FROM catalog.position WHERE id = %s"
-_MOVE: Final = "UPDATE catalog.position SET next = %s, reading = %s::jsonb WHERE id = %s AND next = %s"
+_MOVE: Final = "UPDATE catalog.position SET next = %s, reading = %s::jsonb WHERE id = %s AND next = %s RETURNING next"

@@ -7,9 +7,11 @@ loaded before it, then each row that changed is written once. So batches may be 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, LiteralString
 
 import orjson
@@ -20,10 +22,15 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import Table
 
-__all__ = ["Change", "Entry", "Row", "Rows", "Statements", "fold", "statements"]
+__all__ = ["Change", "Entry", "Memory", "Row", "Rows", "Statements", "fold", "statements"]
 
 Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""
+Place = tuple[str, str]
+"""A row's table and key."""
+
+KEPT: Final = 2000
+"""Rows that are remembered from one batch to the next."""
 
 _INSERT: Final = (
     "INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb) "
@@ -58,7 +65,7 @@ class Entry:
 class Rows:
     """The rows that a batch touches."""
 
-    live: dict[tuple[str, str], Row] = field(default_factory=dict)
+    live: dict[Place, Row] = field(default_factory=dict)
     touched: dict[Table, dict[str, None]] = field(default_factory=dict)
     dropped: dict[Table, set[str]] = field(default_factory=dict)
     history: dict[Table, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
@@ -119,17 +126,48 @@ class _Untouched(Loader):
         return orjson.Fragment(bytes(data))
 
 
-def fold(connection: psycopg.Connection[Any], found: Sequence[tuple[int, Change | Entry]]) -> None:
-    """Fold changes, each with the offset of its record, into the tables, within the caller's transaction."""
+def fold(
+    connection: psycopg.Connection[Any],
+    found: Sequence[tuple[int, Change | Entry]],
+    remembered: Mapping[Place, Row] = MappingProxyType({}),
+) -> Rows:
+    """Fold changes, each with the offset of its record, into the tables, within the caller's transaction and pipeline.
+
+    `remembered` are rows as they stand in the tables, which then need not be loaded. They are left as they are.
+    """
     rows, wanted = Rows(), dict[Table, dict[str, None]]()
     for _, change in found:
         if isinstance(change, Change):
-            wanted.setdefault(change.table, {})[change.key] = None
-    with connection.pipeline():
-        rows.load(connection, wanted)
-        for offset, change in found:
-            rows.apply(change, offset)
-        rows.store(connection)
+            place = (change.table.name, change.key)
+            if place in remembered:
+                rows.live[place] = dict(remembered[place])
+            else:
+                wanted.setdefault(change.table, {})[change.key] = None
+    rows.load(connection, wanted)
+    for offset, change in found:
+        rows.apply(change, offset)
+    rows.store(connection)
+    return rows
+
+
+class Memory(OrderedDict[Place, Row]):
+    """Rows that the last batches touched, as they stand in the tables; of those tables only that nobody else writes."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        super().__init__()
+        self._tables = {table.name for table in tables}
+
+    def keep(self, rows: Rows) -> None:
+        """Remember what a batch has left; to be called once it is committed."""
+        for table, keys in rows.dropped.items():
+            for key in keys:
+                self.pop((table.name, key), None)
+        for place, row in rows.live.items():
+            if place[0] in self._tables:
+                self[place] = row
+                self.move_to_end(place)
+        while len(self) > KEPT:
+            self.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

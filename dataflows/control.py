@@ -6,6 +6,7 @@ One control process is active: it holds a lock on the very connection that appen
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -60,7 +61,7 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
     decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))
     op.output("append", decisions, TopicSink(lambda: log, CONTROL))
     taken = op.key_on("by_agent", op.merge("snapshots", *(taken for _, taken in outputs)), lambda one: one.agent)
-    op.output("save", taken, _SnapshotSink(store))
+    op.output("save", taken, _SnapshotSink(store, wakeup))
 
 
 def start_brain(log: PostgresLog, agents: Sequence[Agent], saved: dict[str, Snapshot]) -> tuple[list[Fold], int]:
@@ -90,25 +91,39 @@ def _records(log: PostgresLog, start: int, end: int) -> Iterator[tuple[int, Reco
 class _SnapshotSink(FixedPartitionedSink[Snapshot, None]):
     """Saves snapshots; those of a superseded brain do no harm, for they hold only what is durable."""
 
-    def __init__(self, store: MetadataStore) -> None:
-        self._store = store
+    def __init__(self, store: MetadataStore, wakeup: Wakeup) -> None:
+        self._store, self._wakeup = store, wakeup
 
     def list_parts(self) -> list[str]:
         return ["0000"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Saved:  # noqa: ARG002 - Bytewax's
-        return _Saved(self._store)
+        return _Saved(self._store, self._wakeup)
 
 
 class _Saved(StatefulSinkPartition[Snapshot, None]):
-    def __init__(self, store: MetadataStore) -> None:
-        self._store = store
+    """Saves on a thread of its own, for commands should not wait for it; of two of one agent the later one counts."""
+
+    def __init__(self, store: MetadataStore, wakeup: Wakeup) -> None:
+        self._store, self._wakeup = store, wakeup
+        self._waiting: queue.SimpleQueue[list[Snapshot] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
+        self._thread.start()
 
     def write_batch(self, values: list[Snapshot]) -> None:
-        self._store.save_snapshots(values)
+        self._waiting.put(values)
+
+    def _run(self) -> None:
+        try:
+            while taken := self._waiting.get():
+                self._store.save_snapshots(taken)
+        except BaseException as error:  # noqa: BLE001 - handed to the flow's thread, which raises it
+            self._wakeup.fail(error)
 
     def snapshot(self) -> None:
         """Nothing for Bytewax to keep."""
 
     def close(self) -> None:
+        self._waiting.put(None)
+        self._thread.join()
         self._store.close()

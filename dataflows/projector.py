@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Final
 
 from bytewax import operators as op
@@ -23,6 +24,8 @@ __all__ = ["add_projector", "project_to_end"]
 LOCK: Final = "projector"
 READ: Final = 2000
 MOST_WAITING: Final = 10_000
+LINGER: Final = 0.002
+"""Seconds between the first record and the transaction: a command and its answer become one."""
 
 
 def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
@@ -88,6 +91,8 @@ class _Work:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._fresh or self._ended)
+                time.sleep(LINGER)
+                with self._changed:
                     if self._ended:
                         return
                     records, self._waiting, self._fresh = self._waiting, [], False

@@ -316,4 +316,4 @@ def logs(draw: st.DrawFn, max_size: int = 40) -> list[Record]:
     size = draw(st.integers(0, max_size))
     found = [draw(some) for _ in range(size)]
     decided = draw(st.booleans())
-    return found if decided else [record.model_copy(update={"brain": None}) for record in found]
+    return found if decided else [record.replaced(brain=None) for record in found]

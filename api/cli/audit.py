@@ -83,7 +83,7 @@ def _records(client: Client, at: int, *, follow: bool) -> Iterator[tuple[int, Re
 
 
 def _show(state: State, offset: int, record: Record) -> None:
-    state.output.data({"offset": offset, **record.model_dump(mode="json", exclude_none=True)})
+    state.output.data({"offset": offset, **record.to_dict()})
     state.output.say(
         f"{offset:>6} [dim]{record.at:%Y-%m-%d %H:%M:%S}[/dim] [bold]{record.type:<24}[/bold] {escape(record.key)} "
         f"[dim]{escape(_gist(record))}[/dim]"
@@ -108,9 +108,7 @@ def why_(state: State, id_: str) -> None:
     """What led to it: ID is a run, a decision, a command, a record, an offset, or a pipeline's name (its last run)."""
     with connected(state.settings, runs=False) as client:
         chain = list(_chain(client, _offset(client, id_)))
-    state.output.data(
-        [{"offset": offset, **record.model_dump(mode="json", exclude_none=True)} for offset, record in chain]
-    )
+    state.output.data([{"offset": offset, **record.to_dict()} for offset, record in chain])
     for depth, (offset, record) in enumerate(chain):
         _explain(state, depth, offset, record)
     state.output.hint(f"penstock events --since {chain[-1][0]}")

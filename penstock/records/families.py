@@ -121,7 +121,7 @@ def current(record: Record) -> Record:
     if known is None or record.version >= known.version:
         return record
     payload = known.upcast(record.payload, record.version)
-    return record.model_copy(update={"payload": payload, "version": known.version})
+    return record.replaced(payload=payload, version=known.version)
 
 
 def body(record: Record) -> Model:

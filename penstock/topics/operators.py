@@ -36,7 +36,7 @@ HOT: Final = 2.0
 IDLE: Final = 0.1
 """Seconds that a flow which shares a `Wakeup` sleeps at most, when none of its topics has anything."""
 LOOKS: Final = 3
-"""Looks of each source that find nothing, a millisecond apart, before such a flow sleeps: what is in it has moved on."""
+"""Looks of each source that find nothing, a millisecond apart, before such a flow sleeps: what was in it is done."""
 NAP: Final = 0.001
 """Seconds of the first sleep, which each further one doubles: what is still in the flow waits no longer than that."""
 AWAKE_HOT: Final = timedelta(milliseconds=1)

@@ -146,7 +146,7 @@ class PostgresLog:
         }
         with self._looking(_channel(topic, partition)) as seen:
             rows = self._session.execute(statement, values, binary=True).fetchall()
-            seen += [row[1] for row in rows[:1]]
+            seen.extend(row[1] for row in rows[:1])
         if not rows:
             self._missing(topic)
         if offset < rows[0][0]:
@@ -266,7 +266,7 @@ class PostgresLog:
         statement = self._statement(_COUNTER, topic)
         with self._looking(_channel(topic, partition)) as seen:
             found = self._session.execute(statement, [topic.name, _checked(topic, partition)]).fetchone()
-            seen += found[1:] if found else ()
+            seen.extend(found[1:] if found else ())
         return (found[0], found[1]) if found else (self._missing(topic), 0)
 
     def _listen(self, channel: str) -> None:

@@ -324,11 +324,11 @@ def test_a_repeated_command_is_answered_once_and_forgotten_after_a_day_of_the_lo
     assert world.put(command, command)
     world.restart()
     world.now += FORGET_AFTER
-    assert world.put(command.model_copy(update={"at": command.at + FORGET_AFTER})) == []
+    assert world.put(command.replaced(at=command.at + FORGET_AFTER)) == []
     world.restart(_latest(world, len(world.cuts)))
-    assert world.put(command.model_copy(update={"at": command.at + FORGET_AFTER})) == []
+    assert world.put(command.replaced(at=command.at + FORGET_AFTER)) == []
     assert len([record for record in world.log if record.key == "the same" and record.agent]) == 1
-    late = command.model_copy(update={"at": command.at + FORGET_AFTER + timedelta(microseconds=1)})
+    late = command.replaced(at=command.at + FORGET_AFTER + timedelta(microseconds=1))
     (_, answer) = world.put(late)
     assert (answer.type, answer.key) == ("command.refused", "the same")
     assert judged(world.log, world.agents) == decisions(world.log)

@@ -75,7 +75,7 @@ def decisions(log: Sequence[Record], upto: int | None = None) -> dict[tuple[str,
     for offset, record in enumerate(log):
         kept = reading.keep(offset, record)
         if kept and record.agent and record.cause and (upto is None or record.cause[0] < upto):
-            found[record.agent, record.cause] = encode(record.model_copy(update={"brain": 0})).value
+            found[record.agent, record.cause] = encode(record.replaced(brain=0)).value
     return found
 
 

@@ -69,9 +69,7 @@ def test_records_that_the_database_refuses_are_told_and_skipped_whatever_the_bat
 ) -> None:
     for place in sorted(index for index in set(bad) if index < len(log)):
         payload = {"worker": "w", "kinds": ["pipeline"], "slots": 2**70}
-        log[place] = log[place].model_copy(
-            update={"type": "worker.joined", "kind": "event", "payload": payload, "brain": None}
-        )
+        log[place] = log[place].replaced(type="worker.joined", kind="event", payload=payload, brain=None)
     cuts = st.lists(st.integers(0, len(log)), max_size=3).map(sorted)
     emptied(kept)
     folded(kept, log, data.draw(cuts))
@@ -86,7 +84,7 @@ def test_records_that_the_database_refuses_are_told_and_skipped_whatever_the_bat
 @settings(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_catalog_made_anew_equals_one_that_grew_by_migrations(catalog: str, data: st.DataObject) -> None:
-    log = [data.draw(records(type_)).model_copy(update={"brain": None}) for type_ in sorted(TYPES)]
+    log = [data.draw(records(type_)).replaced(brain=None) for type_ in sorted(TYPES)]
     folded(catalog, log, [])
     shown = digest(catalog)
     assert shown["runs"][0]
@@ -100,7 +98,7 @@ def test_a_catalog_made_anew_equals_one_that_grew_by_migrations(catalog: str, da
 def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.DataObject) -> None:
     for type_ in sorted(TYPES):
         emptied(kept)
-        folded(kept, [data.draw(records(type_)).model_copy(update={"brain": None})], [])
+        folded(kept, [data.draw(records(type_)).replaced(brain=None)], [])
         changed = {name for name, found in digest(kept).items() if found[0]} - {"position"}
         assert changed or type_ in {"brain.started", "run.progress", "connection.deleted", "task.halted"}, type_
 

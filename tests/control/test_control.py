@@ -127,7 +127,7 @@ def test_a_control_flow_that_waits_holds_up_nothing_and_takes_over(busy: Place) 
 def test_a_brain_that_reads_of_a_later_one_stops_by_itself(busy: Place) -> None:
     flow = busy.start("control")
     busy.all_answered()
-    later = busy.of("brain.started")[0].model_copy(update={"id": "another"})
+    later = busy.of("brain.started")[0].replaced(id="another")
     busy.log.append(CONTROL, [encode(later)])
     assert flow.ended() == 1
     assert "another control process took over" in flow.said

@@ -40,6 +40,20 @@ def test_property_02_messages_round_trip(type_: str, data: st.DataObject) -> Non
     assert body(decode(message)) == body(record)
 
 
+def test_what_stands_on_the_log_is_as_the_first_releases_wrote_it() -> None:
+    """An empty payload and the defaults of kind and version are written, what is not set is not."""
+    bare = record(id="7", payload={})
+    assert encode(bare).value == (
+        b'{"id":"7","kind":"event","type":"worker.lost","key":"k","at":"2026-01-01T12:30:00.123456Z","actor":"x",'
+        b'"version":1,"payload":{}}'
+    )
+    asked = record(id="7", kind="command", at=AT.replace(microsecond=0), cause=(3, 1), brain=2, payload={"n": None})
+    assert encode(asked).value == (
+        b'{"id":"7","kind":"command","type":"worker.lost","key":"k","at":"2026-01-01T12:30:00Z","actor":"x",'
+        b'"cause":[3,1],"version":1,"brain":2,"payload":{"n":null}}'
+    )
+
+
 @pytest.fixture(scope="module")
 def log_dsn(new_database: Callable[[], str]) -> str:
     dsn = new_database()
@@ -109,7 +123,13 @@ def test_a_payload_that_does_not_fit_its_type_is_told_at_its_path() -> None:
     assert "did you mean `slots`?" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [b"", b"{", b"[]", b'{"type": "worker.lost"}', b"\xff", b"null"])
+NO_RECORDS = [
+    b"", b"{", b"[]", b'{"type": "worker.lost"}', b"\xff", b"null", b"[" * 5000, b'{"key":"\xff"}',
+    b'{"type":"worker.lost","key":"k","actor":"x","at":"2026-01-01T12:30:00"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_RECORDS)
 def test_what_is_no_record_is_told(value: bytes) -> None:
     with pytest.raises(LogError, match="holds no record"):
         decode(Message(key=None, value=value, at=AT))
