@@ -28,16 +28,15 @@ Output = list[Message] | Snapshot
 
 def run_agent(
     name: str, fold: Callable[[], Fold], batches: Stream[Batch]
-) -> tuple[KeyedStream[list[Message]], Stream[Snapshot]]:
-    """The agent over `batches`: its decisions, each the messages of ONE append keyed by it; and its snapshots.
+) -> tuple[KeyedStream[list[Message]], KeyedStream[Snapshot]]:
+    """The agent over `batches`: its decisions, each the messages of ONE append, and its snapshots; both keyed by it.
 
     `fold` is asked for when the first batch has come.
     """
     keyed = op.map(f"for_{name}", batches, lambda batch: (name, batch))
     outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold()))
-    flat = op.key_rm(f"unkey_{name}", outputs)
-    decided = op.filter_map(f"decided_{name}", flat, lambda one: None if isinstance(one, Snapshot) else (name, one))
-    taken = op.filter_map(f"taken_{name}", flat, lambda one: one if isinstance(one, Snapshot) else None)
+    decided = op.filter_map_value(f"decided_{name}", outputs, lambda one: None if isinstance(one, Snapshot) else one)
+    taken = op.filter_map_value(f"taken_{name}", outputs, lambda one: one if isinstance(one, Snapshot) else None)
     return decided, taken
 
 

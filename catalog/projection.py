@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import orjson
 import psycopg
@@ -13,7 +12,7 @@ from psycopg import errors
 
 from catalog import tables
 from catalog.folds import FOLDS, Seen, asked, unreadable
-from catalog.rows import Change, Entry, Memory, Rows, fold
+from catalog.rows import Change, Entry, Memory, at_once, fold, folded
 from penstock.errors import Fenced
 from penstock.postgres import connect, place, translated
 from penstock.records import COMMANDS, Reading, Record, body, is_known
@@ -33,7 +32,6 @@ _BAD_ROW: Final = (
 )
 """What a record that validates may still be refused with: a number or a key too large, a tree too deep."""
 
-T = TypeVar("T")
 Prepared = Sequence[tuple[Seen, Sequence[Change | Entry]]]
 
 
@@ -102,56 +100,50 @@ class Projector:
         batch = [(Seen(offset, record), changes(offset, record)) for offset, record in records]
         try:
             try:
-                self._memory.keep(self._commit(next_offset, reading, lambda: self._fold(batch)))
+                self._write(batch, next_offset, reading)
             except _BAD_ROW:
                 self._memory.clear()
-                self._commit(next_offset, reading, lambda: self._fold_parts(batch))
+                self._write_parts(batch, next_offset, reading)
         except psycopg.Error as error:
             raise translated(error, where=self._where) from error
         self._next = next_offset
 
-    def _commit(self, next_offset: int, reading: Reading, write: Callable[[], T]) -> T:
-        """Move the position and `write`, in one transaction."""
-        state = orjson.dumps(reading.to_dict()).decode()
-        with self._transaction():
+    def _write(self, batch: Prepared, next_offset: int, reading: Reading) -> None:
+        """All that the batch changes and the position, in one statement."""
+        rows = folded(self._connection, _flat(batch), self._memory)
+        if rows.dropped:  # a row may be dropped and made anew, which one statement cannot do
+            self._memory.clear()
+            return self._write_parts(batch, next_offset, reading)
+        written = rows.written()
+        statement = at_once(_MOVE, tuple(written), _TELL)
+        values = [*self._move(next_offset, reading), *written.values(), CHANNEL]
+        if self._connection.execute(statement, values).fetchone() is None:
+            raise self._fenced()
+        return self._memory.keep(rows)
+
+    def _write_parts(self, batch: Prepared, next_offset: int, reading: Reading) -> None:
+        with self._connection.transaction():
             # First of all, because its row lock makes a second projector wait here, and then find itself fenced.
-            moved = self._connection.execute(_MOVE, [next_offset, state, _ID, self._next])
-            written = write()
-            self._connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(next_offset)])
-            if moved.fetchone() is None:
+            if self._connection.execute(_MOVE, self._move(next_offset, reading)).fetchone() is None:
                 raise self._fenced()
-        return written
+            self._fold_parts(batch)
+            self._connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(next_offset)])
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """A transaction whose beginning and end travel with its statements: the fewest waits for the server."""
-        try:
-            with self._connection.pipeline():
-                self._connection.execute("BEGIN")
-                yield
-                self._connection.execute("COMMIT")
-        except BaseException:
-            with suppress(psycopg.OperationalError):
-                self._connection.rollback()
-            raise
-
-    def _fold(self, batch: Prepared) -> Rows:
-        changes = [(seen.offset, change) for seen, found in batch for change in found]
-        return fold(self._connection, changes, self._memory)
+    def _move(self, next_offset: int, reading: Reading) -> list[object]:
+        return [next_offset, orjson.dumps(reading.to_dict()).decode(), _ID, self._next]
 
     def _fold_parts(self, batch: Prepared) -> None:
         """Fold what can be folded, halving the batch until only the records that the database refuses are left out."""
         try:
             with self._connection.transaction():
-                self._fold(batch)
+                fold(self._connection, _flat(batch))
         except _BAD_ROW as error:
             half = len(batch) // 2
             if not half:
                 seen = batch[0][0]
-                self._fold([(seen, list(unreadable(seen, error)))])
-                return
+                return fold(self._connection, _flat([(seen, list(unreadable(seen, error)))]))
             self._fold_parts(batch[:half])
-            self._fold_parts(batch[half:])
+            return self._fold_parts(batch[half:])
 
     def _fenced(self) -> Fenced:
         hint = "stop this one; the position is where the other left it"
@@ -170,6 +162,11 @@ class Projector:
         self.close()
 
 
+def _flat(batch: Prepared) -> list[tuple[int, Change | Entry]]:
+    return [(seen.offset, change) for seen, found in batch for change in found]
+
+
 _BEGIN: Final = "INSERT INTO catalog.position (id, next, reading) VALUES (%s, 0, %s::jsonb) ON CONFLICT (id) DO NOTHING"
 _POSITION: Final = "SELECT next, reading::text FROM catalog.position WHERE id = %s"
-_MOVE: Final = "UPDATE catalog.position SET next = %s, reading = %s::jsonb WHERE id = %s AND next = %s RETURNING next"
+_MOVE: Final = b"UPDATE catalog.position SET next = %s, reading = %s::jsonb WHERE id = %s AND next = %s RETURNING next"
+_TELL: Final = b"SELECT pg_notify(%s, next::text) FROM moved"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
@@ -22,12 +23,14 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import Table
 
-__all__ = ["Change", "Entry", "Memory", "Row", "Rows", "Statements", "fold", "statements"]
+__all__ = ["Change", "Entry", "Memory", "Row", "Rows", "Statements", "at_once", "fold", "folded", "statements"]
 
 Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""
 Place = tuple[str, str]
 """A row's table and key."""
+Part = tuple[Table, bool]
+"""A table, and whether its rows are new ones of history."""
 
 KEPT: Final = 2000
 """Rows that are remembered from one batch to the next."""
@@ -35,6 +38,8 @@ KEPT: Final = 2000
 _INSERT: Final = (
     "INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb) "
 )
+_PUT: Final = "ON CONFLICT ({keys}) DO UPDATE SET {updates}"
+_ADD: Final = "ON CONFLICT ({keys}) DO NOTHING"
 _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
@@ -111,12 +116,15 @@ class Rows:
         """Write what changed: for each table one DELETE and one upsert at most."""
         for table, keys in self.dropped.items():
             connection.execute(statements(table).drop, [list(keys)])
-        for table, touched in self.touched.items():
-            if touched:
-                rows = [self.live[table.name, key] for key in touched]
-                connection.execute(statements(table).put, [_json(rows)])
-        for table, added in self.history.items():
-            connection.execute(statements(table).add, [_json(list(added.values()))])
+        for (table, is_new), rows in self.written().items():
+            connection.execute(statements(table).add if is_new else statements(table).put, [rows])
+
+    def written(self) -> dict[Part, str]:
+        """What an upsert is to write, table by table, as JSON; in one order of tables, so that statements repeat."""
+        put = {(t, False): [self.live[t.name, key] for key in keys] for t, keys in self.touched.items()}
+        add = {(t, True): list(rows.values()) for t, rows in self.history.items()}
+        found = sorted((put | add).items(), key=lambda one: one[0][0].name)
+        return {part: _json(rows) for part, rows in found if rows}
 
 
 class _Untouched(Loader):
@@ -126,12 +134,18 @@ class _Untouched(Loader):
         return orjson.Fragment(bytes(data))
 
 
-def fold(
+def fold(connection: psycopg.Connection[Any], found: Sequence[tuple[int, Change | Entry]]) -> None:
+    """Fold changes, each with the offset of its record, into the tables, within the caller's transaction."""
+    with connection.pipeline():
+        folded(connection, found).store(connection)
+
+
+def folded(
     connection: psycopg.Connection[Any],
     found: Sequence[tuple[int, Change | Entry]],
     remembered: Mapping[Place, Row] = MappingProxyType({}),
 ) -> Rows:
-    """Fold changes, each with the offset of its record, into the tables, within the caller's transaction and pipeline.
+    """The rows as changes leave them, each with the offset of its record; they are still to be stored.
 
     `remembered` are rows as they stand in the tables, which then need not be loaded. They are left as they are.
     """
@@ -143,10 +157,10 @@ def fold(
                 rows.live[place] = dict(remembered[place])
             else:
                 wanted.setdefault(change.table, {})[change.key] = None
-    rows.load(connection, wanted)
+    with connection.pipeline() if len(wanted) > 1 else nullcontext():
+        rows.load(connection, wanted)
     for offset, change in found:
         rows.apply(change, offset)
-    rows.store(connection)
     return rows
 
 
@@ -179,6 +193,8 @@ class Statements:
     drop: bytes
     put: bytes
     add: bytes
+    put_if: bytes
+    add_if: bytes
 
 
 @cache
@@ -203,9 +219,19 @@ def statements(table: Table) -> Statements:
         keys=keys,
         load=composed("SELECT {columns} FROM {table} WHERE {key} = ANY(%s)"),
         drop=composed("DELETE FROM {table} WHERE {key} = ANY(%s)"),
-        put=composed(_INSERT + "ON CONFLICT ({keys}) DO UPDATE SET {updates}"),
-        add=composed(_INSERT + "ON CONFLICT ({keys}) DO NOTHING"),
+        put=composed(_INSERT + _PUT),
+        add=composed(_INSERT + _ADD),
+        put_if=composed(_INSERT + "WHERE EXISTS (SELECT FROM moved) " + _PUT),
+        add_if=composed(_INSERT + "WHERE EXISTS (SELECT FROM moved) " + _ADD),
     )
+
+
+@cache
+def at_once(move: bytes, parts: tuple[Part, ...], last: bytes) -> bytes:
+    """ONE statement: `move`, which returns a row or none; `parts`, if it returned one; and `last`, over that row."""
+    writes = [statements(table).add_if if is_new else statements(table).put_if for table, is_new in parts]
+    named = [b"moved AS (%b)" % move, *(b"part%d AS (%b)" % numbered for numbered in enumerate(writes))]
+    return b"WITH " + b", ".join(named) + b" " + last
 
 
 def _json(rows: list[Row]) -> str:

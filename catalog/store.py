@@ -282,7 +282,7 @@ class MetadataStore:
         self._fold([(offset, change) for offset, record in records for change in changes(offset, record)])
 
     def _fold(self, found: Sequence[tuple[int, Change | Entry]]) -> None:
-        with self._transaction() as connection, driver_of(connection).pipeline():
+        with self._transaction() as connection:
             fold(driver_of(connection), found)
 
     # --- commands

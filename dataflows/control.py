@@ -59,8 +59,8 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
     batches = op.flat_map_batch("control_batches", source, lambda stored: [records_of(stored)])
     outputs = [run_agent(agent.name, partial(folds.__getitem__, agent.name), batches) for agent in agents()]
     decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))
-    op.output("append", decisions, TopicSink(lambda: log, CONTROL))
-    taken = op.key_on("by_agent", op.merge("snapshots", *(taken for _, taken in outputs)), lambda one: one.agent)
+    op.output("append", decisions, TopicSink(lambda: log, CONTROL, wakeup))
+    taken = op.merge("snapshots", *(taken for _, taken in outputs))
     op.output("save", taken, _SnapshotSink(store, wakeup))
 
 

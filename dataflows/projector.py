@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Final
 
 from bytewax import operators as op
@@ -24,8 +23,9 @@ __all__ = ["add_projector", "project_to_end"]
 LOCK: Final = "projector"
 READ: Final = 2000
 MOST_WAITING: Final = 10_000
-LINGER: Final = 0.002
-"""Seconds between the first record and the transaction: a command and its answer become one."""
+ANSWERS: Final = {"command.applied", "command.refused"}
+LINGER: Final = 0.005
+"""Seconds that a command waits for its answer at most, so that both become one transaction."""
 
 
 def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
@@ -67,6 +67,7 @@ class _Work:
         self._reading = Reading()
         self._changed = threading.Condition()
         self._waiting: list[tuple[int, Record]] = []
+        self._asked: set[str] = set()
         self._next, self._state = 0, Reading().to_dict()
         self._fresh = self._ended = False
         self._thread = threading.Thread(target=self._run, name="projector", daemon=True)
@@ -83,6 +84,11 @@ class _Work:
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < MOST_WAITING or not self._thread.is_alive())
             self._waiting += kept
+            for _, record in kept:
+                if record.kind == "command":
+                    self._asked.add(record.id)
+                elif record.type in ANSWERS:
+                    self._asked.discard(record.payload["command"])
             self._next, self._state, self._fresh = stored[-1].offset + 1, self._reading.to_dict(), True
             self._changed.notify_all()
 
@@ -91,10 +97,10 @@ class _Work:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._fresh or self._ended)
-                time.sleep(LINGER)
-                with self._changed:
+                    self._changed.wait_for(lambda: not self._asked or self._ended, LINGER)
                     if self._ended:
                         return
+                    self._asked.clear()
                     records, self._waiting, self._fresh = self._waiting, [], False
                     at, state = self._next, self._state
                     self._changed.notify_all()

@@ -64,7 +64,7 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
     batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
     begin = op.input("worker_begin", flow, Once[tuple[str, list[Stored]]]((name, [])))
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
-    logic = _Logic(name, reading, Processes(site.settings, site.catalog_dsn), Outcomes(f"worker:{name}", store))
+    logic = _Logic(name, wakeup, reading, Processes(site.settings, site.catalog_dsn), Outcomes(f"worker:{name}", store))
     told = op.stateful_batch("work", op.merge("worker_all", begin, batches), lambda _: logic)
     kinds = op.branch("measured", told, lambda item: item[1][0])
     for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):
@@ -84,7 +84,8 @@ Output = tuple[bool, list[Message]]
 class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
     """Starts and ends processes as the log says, and looks after them."""
 
-    def __init__(self, name: str, reading: Reading, processes: Processes, outcomes: Outcomes) -> None:
+    def __init__(self, name: str, wakeup: Wakeup, reading: Reading, processes: Processes, outcomes: Outcomes) -> None:
+        self._wakeup = wakeup
         self._name, self._reading, self._processes, self._outcomes = name, reading, processes, outcomes
         self._assigned: dict[str, tuple[int, Record]] = {}
         self._halting: dict[tuple[str, int], tuple[int, Record]] = {}
@@ -94,7 +95,13 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         for offset, record in records_of(one for batch in values for one in batch):
             if self._reading.keep(offset, record):
                 out += self._follow(offset, record)
-        return out, StatefulBatchLogic.RETAIN
+        return self._told(out), StatefulBatchLogic.RETAIN
+
+    def _told(self, out: list[Output]) -> list[Output]:
+        """`out`, which is to be on the log before the flow sleeps again."""
+        if out:
+            self._wakeup.touch()
+        return out
 
     def _follow(self, offset: int, record: Record) -> list[Output]:
         payload = record.payload
@@ -129,7 +136,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             if assigned and (told := self._outcomes.halted(*assigned, ended)):
                 out.append((False, [encode(record) for record in told]))
         self._processes.make_ready()
-        return out, StatefulBatchLogic.RETAIN
+        return self._told(out), StatefulBatchLogic.RETAIN
 
     def _ended(self, ended: Ended) -> list[Output]:
         if not self._is_open(ended.task, ended.attempt):

@@ -28,6 +28,8 @@ from penstock.topics.table import Topic
 __all__ = ["TopicSink", "TopicSource", "Wakeup"]
 
 _READ: Final = 2000
+_OWN: Final = 64
+"""Appends of its own that a process holds for those of its sources that are not so far yet."""
 _SLICE: Final = 0.1
 """Seconds after which a tail looks who wants what."""
 
@@ -35,10 +37,10 @@ HOT: Final = 2.0
 """Seconds after the last message in which a source without a `Wakeup` is looked at each millisecond."""
 IDLE: Final = 0.1
 """Seconds that a flow which shares a `Wakeup` sleeps at most, when none of its topics has anything."""
-LOOKS: Final = 3
-"""Looks of each source that find nothing, a millisecond apart, before such a flow sleeps: what was in it is done."""
-NAP: Final = 0.001
-"""Seconds of the first sleep, which each further one doubles: what is still in the flow waits no longer than that."""
+BUSY: Final = 0.02
+"""Seconds after something came in for which such a flow does not sleep: what came is still on its way through it."""
+NAP: Final = 0.005
+"""Seconds of the first sleep, which each further one doubles: what is in the flow even so waits no longer than that."""
 AWAKE_HOT: Final = timedelta(milliseconds=1)
 AWAKE_IDLE: Final = timedelta(milliseconds=50)
 
@@ -53,14 +55,14 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._sources = self._looks = 0
+        self._naps = 0
+        self._busy = 0.0
         self._error: BaseException | None = None
         self._tails: dict[tuple[str, int], _Tail] = {}
 
     def tail(self, topic: Topic, part: int, make: Callable[[], _Tail]) -> _Tail:
         """The tail that all of the flow's sources of one partition share."""
         place = (topic.name, part)
-        self._sources += 1
         if place not in self._tails or self._tails[place].over:
             self._tails[place] = make()
         return self._tails[place]
@@ -75,17 +77,27 @@ class Wakeup:
         if self._error is not None:
             raise self._error
 
-    def touch(self) -> None:
-        """Something came in."""
-        self._looks = 0
+    def touch(self, *, haste: bool = True) -> None:
+        """Something came in; with `haste` the flow does not sleep before that has gone through it."""
+        self._naps = 0
+        if haste:
+            self._busy = time.monotonic() + BUSY
         self._event.set()
 
+    def append(self, log: TopicLog, topic: Topic, part: int, messages: Sequence[Message]) -> None:
+        """Append; what follows the partition in this process has them at once, without a look at the log."""
+        tail = self._tails.get((topic.name, part))
+        if tail is None or tail.over:
+            log.append(topic, messages, partition=part)
+        else:
+            tail.append(log, messages)
+
     def rest(self) -> None:
-        """A source has nothing: wait for something to come in, `IDLE` at most, once the others have nothing either."""
-        self._looks += 1
-        if (further := self._looks - LOOKS * self._sources) > 0:
-            self._event.wait(min(IDLE, NAP * 2 ** min(further, 10)))
+        """A source has nothing: wait for something to come in, `IDLE` at most, unless the flow is busy."""
+        if time.monotonic() > self._busy:
+            self._event.wait(min(IDLE, NAP * 2 ** min(self._naps, 10)))
             self._event.clear()
+            self._naps += 1
 
 
 class TopicSource(FixedPartitionedSource[Stored, None]):
@@ -161,6 +173,8 @@ class _Tail(threading.Thread):
         self._open_log, self._topic, self._part, self._wakeup = open_log, topic, part, wakeup
         self._changed = threading.Condition()
         self._slots: list[_Slot] = []
+        self._own: dict[int, list[Stored]] = {}
+        self._appending = False
 
     def follow(self, at: int, linger: float, *, to_end: bool) -> _Slot:
         """A slot that is filled from offset `at` on."""
@@ -189,6 +203,27 @@ class _Tail(threading.Thread):
             self._changed.notify()
         return batch
 
+    def append(self, log: TopicLog, messages: Sequence[Message]) -> None:
+        """Append to what is read here, and hand it on, now that it is durable. Nothing is read meanwhile.
+
+        Those who are not so far yet read what is before, and then get it too.
+        """
+        self._appending = True
+        try:
+            ((_, first), *_) = log.append(self._topic, messages, partition=self._part)
+            own = [Stored(self._topic, self._part, at, message) for at, message in enumerate(messages, first)]
+            with self._changed:
+                self._own[first] = own
+                if len(self._own) > _OWN:
+                    del self._own[min(self._own)]
+                self._put(first, own)
+        finally:
+            with self._changed:
+                self._appending = False
+                self._changed.notify()
+        if self._wakeup:
+            self._wakeup.touch()
+
     def run(self) -> None:
         try:
             with self._open_log() as log:
@@ -204,28 +239,42 @@ class _Tail(threading.Thread):
         for slot in hungry:
             if slot.to_end and slot.upto is None:
                 slot.upto = log.end(self._topic, self._part)
-        found = [self._fill(log, at) for at in sorted({slot.at for slot in hungry if not slot.over})]
-        if any(found):
+        places = sorted({slot.at for slot in hungry if not slot.over})
+        found = [at for at in places if self._fill(log, at)]
+        if found:
+            linger = min(slot.linger for slot in self._slots or hungry)
             if self._wakeup:
-                self._wakeup.touch()
-            time.sleep(min(slot.linger for slot in self._slots or hungry))
-        elif found:
-            log.wait(self._topic, self._part, max(slot.at for slot in hungry), _SLICE)
+                self._wakeup.touch(haste=not linger)
+            time.sleep(linger)
+        elif places:
+            log.wait(self._topic, self._part, places[-1], _SLICE)
 
     def _hungry(self) -> list[_Slot]:
         """Who wants more; waits a moment where nobody does."""
         with self._changed:
-            self._changed.wait_for(lambda: self.over or any(not s.batch and not s.over for s in self._slots), _SLICE)
-            return [slot for slot in self._slots if not slot.batch and not slot.over]
+            self._changed.wait_for(lambda: self.over or self._wanted(), _SLICE)
+            return self._wanted()
+
+    def _wanted(self) -> list[_Slot]:
+        return [] if self._appending else [slot for slot in self._slots if not slot.batch and not slot.over]
 
     def _fill(self, log: TopicLog, at: int) -> bool:
-        """Give what follows `at` to all who are there and have not very much yet; whether there was something."""
-        batch = log.read(self._topic, self._part, at, _READ)
+        """Give what follows `at` to all who are there; whether there was something."""
+        batch = self._own.get(at, [])
+        if not batch and log.wait(self._topic, self._part, at, 0):
+            batch = log.read(self._topic, self._part, at, _READ)
         with self._changed:
-            for slot in self._slots if batch else ():
-                if slot.at == at and len(slot.batch) < _READ:
-                    slot.put(batch)
+            self._put(at, batch)
         return bool(batch)
+
+    def _put(self, at: int, batch: list[Stored]) -> None:
+        """Give `batch` to all who are there and have not very much yet."""
+        for slot in self._slots if batch else ():
+            if slot.at == at and len(slot.batch) < _READ:
+                slot.put(batch)
+        earliest = min((slot.at for slot in self._slots), default=0)
+        for first in [first for first in self._own if first < earliest]:
+            del self._own[first]
 
 
 class _Followed(StatefulSourcePartition[Stored, None]):
@@ -274,11 +323,12 @@ class TopicSink(FixedPartitionedSink[Sequence[Message], None]):
     """Append to a topic. An item is (key, messages), and its messages are ONE append, to the key's partition.
 
     All items that come together are one append too, in their order, so that what was decided in one turn costs one
-    fsync. `open_log` gives each partition the log that it appends to, closed at the flow's end.
+    fsync. `open_log` gives each partition the log that it appends to, closed at the flow's end. With `wakeup`, the
+    flow's own sources have what was appended at once.
     """
 
-    def __init__(self, open_log: Callable[[], TopicLog], topic: Topic) -> None:
-        self._open_log, self._topic = open_log, topic
+    def __init__(self, open_log: Callable[[], TopicLog], topic: Topic, wakeup: Wakeup | None = None) -> None:
+        self._open_log, self._topic, self._wakeup = open_log, topic, wakeup or Wakeup()
 
     def list_parts(self) -> list[str]:
         """As the source's, so that Bytewax keeps partition and slot together."""
@@ -290,18 +340,18 @@ class TopicSink(FixedPartitionedSink[Sequence[Message], None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Appended:  # noqa: ARG002 - Bytewax's
         """Open the log for one partition."""
-        return _Appended(self._open_log(), self._topic, int(for_part))
+        return _Appended(self._open_log(), self._topic, int(for_part), self._wakeup)
 
 
 class _Appended(StatefulSinkPartition[Sequence[Message], None]):
-    def __init__(self, log: TopicLog, topic: Topic, part: int) -> None:
-        self._log, self._topic, self._part = log, topic, part
+    def __init__(self, log: TopicLog, topic: Topic, part: int, wakeup: Wakeup) -> None:
+        self._log, self._topic, self._part, self._wakeup = log, topic, part, wakeup
 
     def write_batch(self, values: list[Sequence[Message]]) -> None:
         """One append for all of them."""
         messages = [message for item in values for message in item]
         if messages:
-            self._log.append(self._topic, messages, partition=self._part)
+            self._wakeup.append(self._log, self._topic, self._part, messages)
 
     def snapshot(self) -> None:
         """Nothing, as in the source."""

@@ -145,8 +145,12 @@ class World:
         return self.log[before + len(records) :]
 
     def record(self, type_: str, key: str, payload: Mapping[str, Any], **values: Any) -> Record:
-        values = {"at": self.tick(), "actor": "tests", "kind": "command" if type_ in COMMANDS else "event"} | values
-        return Record(type=type_, key=key, payload=dict(payload), **values)
+        given: dict[str, Any] = {
+            "at": self.tick(),
+            "actor": "tests",
+            "kind": "command" if type_ in COMMANDS else "event",
+        } | values
+        return Record(type=type_, key=key, payload=dict(payload), **given)
 
     def command(self, type_: str, /, **payload: Any) -> Record:
         """Ask for something; the answer."""

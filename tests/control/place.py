@@ -27,6 +27,7 @@ from penstock import postgres
 from penstock.clock import now
 from penstock.ids import command_id
 from penstock.records import COMMANDS, Reading, Record, encode, records_of
+from penstock.records.envelope import Kind
 from penstock.settings import Settings
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
@@ -190,7 +191,7 @@ class Place:
     def send(self, type_: str, /, key: str | None = None, log: PostgresLog | None = None, **payload: Any) -> str:
         """Send a command; its id, once it is durable."""
         id_ = command_id("tests", key or f"{type_} {len(self.sent)}")
-        kind = "command" if type_ in COMMANDS else "event"
+        kind: Kind = "command" if type_ in COMMANDS else "event"
         record = Record(
             id=id_, kind=kind, type=type_, key=payload.get("name", type_), at=now(), actor="user:tests", payload=payload
         )  # fmt: skip

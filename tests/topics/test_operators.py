@@ -15,7 +15,8 @@ from bytewax.testing import run_main as bytewax_run_main
 from penstock import postgres
 from penstock.errors import LogError, Unavailable
 from penstock.topics import CONTROL, METRICS, Message, Stored, Topic, TopicLog
-from penstock.topics.operators import TopicSink, TopicSource
+from penstock.topics.layout import SCHEMA
+from penstock.topics.operators import TopicSink, TopicSource, Wakeup
 from penstock.topics.partitioner import partition_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -113,6 +114,53 @@ def test_an_idle_source_whose_session_is_lost_ends_the_flow(open_log: Open, data
             session.execute("SELECT pg_terminate_backend(%s)", pid)
     thread.join(30)
     assert [type(cause) for cause in causes] == [Unavailable]
+
+
+def test_sources_that_share_a_wakeup_share_one_tail_and_have_what_their_flow_appends(open_log: Open) -> None:
+    log, stop, wakeup = open_log(), threading.Event(), Wakeup()
+    log.append(CONTROL, numbered(range(5)))
+    found: list[list[Stored]] = [[], []]
+    flow = Dataflow("share")
+    streams = [
+        op.input(f"in_{start}", flow, TopicSource(open_log, CONTROL, start, stop=stop, wakeup=wakeup))
+        for start in (0, 3)
+    ]
+    for number, stream in enumerate(streams):
+        op.output(f"out_{number}", stream, TestingSink(found[number]))
+    echoes = op.filter_map("echo", streams[0], _echo)
+    op.output("append", echoes, TopicSink(open_log, CONTROL, wakeup))
+    thread = in_thread(lambda: run_main(flow))
+    for n in range(5, 40):
+        log.append(CONTROL, numbered([n]))
+    deadline = time.monotonic() + 30
+    while min(len(found[0]), len(found[1]) + 3) < 80 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    tails = [thread.name for thread in threading.enumerate() if thread.name == "tail-control-0"]
+    stop.set()
+    thread.join(30)
+    stood = log.read(CONTROL, 0, 0, 100)
+    assert sorted(int(s.message.value) for s in stood) == [*range(40), *range(1000, 1040)]
+    assert (found[0], found[1]) == (stood, stood[3:])
+    assert tails == ["tail-control-0"]
+
+
+def _echo(stored: Stored) -> tuple[str, list[Message]] | None:
+    number = int(stored.message.value)
+    return ("echo", numbered([number + 1000])) if number < 1000 else None
+
+
+@pytest.mark.parametrize("hint", ["", "9999999", "-5", "x"])
+def test_a_hint_that_lies_costs_a_look_and_hides_nothing(open_log: Open, database: str, hint: str) -> None:
+    log, reader = open_log(), open_log()
+    assert not reader.wait(CONTROL, 0, 0, 0)
+    with postgres.connect(database, "test") as session:
+        session.execute("SELECT pg_notify(%s, %s)", [f"{SCHEMA}:{CONTROL.name}/0", hint])
+    reader.wait(CONTROL, 0, 0, 0.2)
+    assert reader.read(CONTROL, 0, 0, 10) == []
+    assert not reader.wait(CONTROL, 0, 0, 0.2)
+    log.append(CONTROL, numbered([1]))
+    assert reader.wait(CONTROL, 0, 0, 30)
+    assert len(reader.read(CONTROL, 0, 0, 10)) == 1
 
 
 def test_what_comes_together_is_one_append(open_log: Open, monkeypatch: pytest.MonkeyPatch) -> None:
