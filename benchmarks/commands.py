@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,10 +35,13 @@ from penstock.ids import new_id
 from penstock.postgres import connect
 from penstock.records import Record, encode
 from penstock.settings import load
+from penstock.topics.log import Message
 from penstock.topics.table import CONTROL
 
 PIPELINES: Final = 50
 PATIENCE: Final = 60.0
+SENDERS: Final = 4
+"""Sessions that send at a rate: one alone would wait for the disk at each command."""
 
 
 def pipeline(number: int) -> dict[str, Any]:
@@ -64,7 +67,13 @@ class Watcher(threading.Thread):
         self.begin = 0
         self.ended = threading.Event()
         self.ready = threading.Event()
+        self._changed = threading.Condition()
         self._dsn = dsn
+
+    def wait(self, count: int) -> None:
+        """Until that many answers were seen, or too long."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.seen) >= count, PATIENCE)
 
     def run(self) -> None:
         query = (
@@ -77,8 +86,10 @@ class Watcher(threading.Thread):
                 for _ in session.notifies(timeout=0.2, stop_after=1):
                     pass
                 rows, at = session.execute(query, [self.begin]).fetchall(), time.perf_counter()
-                for id_, _offset in rows:
-                    self.seen.setdefault(id_, at)
+                with self._changed:
+                    for id_, _offset in rows:
+                        self.seen.setdefault(id_, at)
+                    self._changed.notify()
                 self.begin = rows[-1][1] + 1 if rows else self.begin
 
 
@@ -96,40 +107,56 @@ def toggle(number: int) -> tuple[str, dict[str, Any]]:
 Make = Callable[[int], tuple[str, dict[str, Any]]]
 
 
-def measure(
-    site: Site, make: Make, count: int, wait: Callable[[int, float], None], *, one_at_a_time: bool
-) -> list[float]:
-    """Milliseconds from before the append to visible, sorted."""
+def messages(make: Make, count: int) -> list[tuple[str, Message]]:
+    """`count` commands with their ids, made beforehand: the sender takes as little of the machine as can be."""
+    found = []
+    for number in range(count):
+        type_, payload = make(number)
+        record = Record(
+            id=new_id(), kind="command", type=type_, key=f"p{number % PIPELINES}", at=now(), actor="bench",
+            payload=payload,
+        )  # fmt: skip
+        found.append((record.id, encode(record)))
+    return found
+
+
+def measure(site: Site, make: Make, count: int, rate: int | None) -> list[float]:
+    """Milliseconds to visible, sorted: from when a command is due, `rate` a second; without it, one after the other.
+
+    A command that is sent late, because those before took long, is counted from when it was due all the same.
+    """
     watcher = Watcher(site.catalog_dsn)
-    sent: dict[str, float] = {}
+    commands = list(enumerate(messages(make, count)))
     with site.open_log("benchmark") as log:
         watcher.begin = log.end(CONTROL, 0)
-        watcher.start()
-        watcher.ready.wait()
-        began = time.perf_counter()
-        for number in range(count):
-            wait(number, began)
-            id_ = new_id()
-            type_, payload = make(number)
-            record = Record(
-                id=id_, kind="command", type=type_, key=f"p{number % PIPELINES}", at=now(), actor="bench",
-                payload=payload,
-            )  # fmt: skip
-            message = encode(record)
-            sent[id_] = time.perf_counter()
-            log.append(CONTROL, [message])
-            while one_at_a_time and id_ not in watcher.seen:
-                time.sleep(0.0002)
-        deadline = time.perf_counter() + PATIENCE
-        while len(watcher.seen) < count and time.perf_counter() < deadline:
-            time.sleep(0.01)
+    watcher.start()
+    watcher.ready.wait()
+    began = time.perf_counter() + 0.1
+    due = {id_: began + number / rate for number, (id_, _) in commands} if rate else {}
+    senders = SENDERS if rate else 1
+    threads = [threading.Thread(target=_send, args=(site, watcher, commands[n::senders], due)) for n in range(senders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    watcher.wait(count)
     watcher.ended.set()
     watcher.join()
-    lost = count - len(watcher.seen)
-    if lost:
+    if lost := count - len(watcher.seen):
         message_ = f"{lost} commands are not visible after {PATIENCE:g} s"
         raise RuntimeError(message_)
-    return sorted((watcher.seen[id_] - at) * 1000 for id_, at in sent.items())
+    return sorted((watcher.seen[id_] - at) * 1000 for id_, at in due.items())
+
+
+def _send(site: Site, watcher: Watcher, commands: list[tuple[int, tuple[str, Message]]], due: dict[str, float]) -> None:
+    """Send each when it is due; those for which no time is set, when the one before is visible."""
+    with site.open_log("benchmark") as log:
+        for number, (id_, message) in commands:
+            if id_ not in due:
+                watcher.wait(number)
+            at = due.setdefault(id_, time.perf_counter())
+            time.sleep(max(0.0, at - time.perf_counter()))
+            log.append(CONTROL, [message])
 
 
 @contextmanager
@@ -144,19 +171,26 @@ def up(folder: Path) -> Iterator[int]:
         process.wait(60)
 
 
-def tree(root: int, home: Path) -> set[int]:
-    """`root`, all of its descendants, and the embedded server's processes."""
-    parents, wanted = {}, {root}
+def tree(*roots: int) -> set[int]:
+    """`roots` and all of their descendants."""
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if str(home).encode() in (entry / "cmdline").read_bytes():
-                wanted.add(int(entry.name))
-        except (OSError, ValueError):
-            continue
+        with suppress(OSError):
+            parents[int(entry.name)] = parent_of(int(entry.name))
+    wanted = set(roots)
     while more := {pid for pid, parent in parents.items() if parent in wanted} - wanted:
         wanted |= more
     return wanted
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def server_of(dsn: str) -> int:
+    """The process of the server at `dsn`, which runs on this machine."""
+    with closing(connect(dsn, "benchmark")) as session:
+        return parent_of(session.info.backend_pid)
 
 
 def cpu(pids: set[int]) -> float:
@@ -186,9 +220,6 @@ def main() -> int:
     options = parser.parse_args()
     count = int(options.rate * options.seconds)
 
-    def pace(number: int, began: float) -> None:
-        time.sleep(max(0.0, began + number / options.rate - time.perf_counter()))
-
     with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as name:
         folder = Path(name) / "project"
         make_project(folder)
@@ -201,14 +232,12 @@ def main() -> int:
                     payload = {"name": connection, "connection": {"type": "postgres", "dsn": site.catalog_dsn}}
                     Client(site, log, store).ask("connection.put", connection, payload)
             found = {
-                "apply, one at a time": figures(measure(site, apply_, 500, lambda *_: None, one_at_a_time=True)),
-                f"pause or resume, at {options.rate}/s": figures(
-                    measure(site, toggle, count, pace, one_at_a_time=False)
-                ),
-                f"apply, at {options.rate}/s": figures(measure(site, apply_, count, pace, one_at_a_time=False)),
+                "apply, one at a time": figures(measure(site, apply_, 500, None)),
+                f"pause or resume, at {options.rate}/s": figures(measure(site, toggle, count, options.rate)),
+                f"apply, at {options.rate}/s": figures(measure(site, apply_, count, options.rate)),
             }
             time.sleep(5)
-            pids = tree(root, settings.home)
+            pids = tree(root, server_of(site.catalog_dsn))
             before = cpu(pids)
             time.sleep(10)
             idle = (cpu(pids) - before) / 10 * 100
