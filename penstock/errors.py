@@ -27,6 +27,7 @@ The number is the exit code of a command that ends with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,14 @@ __all__ = [
 ]
 
 
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def _line(text: str) -> str:
+    """`text` in one line that every terminal takes: control characters, and halves of characters, as escapes."""
+    return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
 class PenstockError(Exception):
     """An error that a person can act on.
 
@@ -78,7 +87,7 @@ class PenstockError(Exception):
         text = f"{self.where}: {self.what}" if self.where else self.what
         if self.value is not None:
             text += f", got {self.value!r}"
-        return f"{text}; {self.hint}" if self.hint else text
+        return _line(f"{text}; {self.hint}" if self.hint else text)
 
 
 class UsageError(PenstockError):
@@ -102,7 +111,7 @@ class Issue:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
+        return _line(f"{self.path}: {self.message}" if self.path else self.message)
 
 
 class InvalidDocument(UsageError):

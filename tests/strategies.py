@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from penstock.models import base, connection, domain, http, pipeline
+from penstock.models import base, connection, domain, formats, http, pipeline
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicySpec
 from penstock.records import TYPES, Record
@@ -56,6 +56,7 @@ BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
     base._sql: st.sampled_from(SQL),
     pipeline._cron: st.sampled_from(["*/15 * * * *", "0 3 * * 1", "30 4 1,15 * 5"]),
     pipeline._timezone: st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
+    formats._encoding: st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16"]),
     connection._no_literal: st.sampled_from(["${env:PENSTOCK_SECRET_A}", "${file:/run/secrets/a}"]),
     connection._no_password_in_dsn: st.sampled_from(
         ["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]

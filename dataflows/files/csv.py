@@ -7,6 +7,8 @@ numbers with a point become double precision, unless they have more than 15 digi
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,8 +49,17 @@ class CsvReader:
 
     form: CsvFormat
 
+    def _undecoded(self, where: str) -> BadData:
+        return BadData(f"the file is not in {self.form.encoding}", where=where, hint="tell its `encoding` in `format`")
+
     def shape(self, stream: Any, where: str) -> Shape:
-        head = _head(stream, self.form.quote)
+        try:
+            return self._shape(stream, where)
+        except UnicodeError:
+            raise self._undecoded(where) from None
+
+    def _shape(self, stream: Any, where: str) -> Shape:
+        head = _head(self._plain(stream), self.form.quote)
         told = {column.name: column for column in declared(self.form.columns, where)}
         if not head:
             return Shape(tuple(told.values()))
@@ -78,16 +89,17 @@ class CsvReader:
     def _read(self, head: bytes, options: csv.ReadOptions, where: str, names: Sequence[str] = ()) -> pa.RecordBatch:
         """The first rows as texts; a row that the sample cuts off is not among them."""
         options.use_threads = False
-        options.encoding = self.form.encoding
         texts = {name: pa.string() for name in names or [f"f{at}" for at in range(10_000)]}
         convert = self._convert(texts)
         convert.strings_can_be_null = bool(names)  # a header's names are taken as they are
         try:
-            with csv.open_csv(pa.BufferReader(head), options, self._parse(), convert) as reader:
+            with csv.open_csv(pa.BufferReader(head), options, self._parse(names), convert) as reader:
                 try:
                     return reader.read_next_batch()
                 except StopIteration:
                     return pa.RecordBatch.from_pylist([], schema=reader.schema)
+        except UnicodeError:
+            raise self._undecoded(where) from None
         except pa.ArrowInvalid as error:
             if "Empty CSV" in str(error):
                 return pa.RecordBatch.from_pylist([], schema=pa.schema([(name, pa.string()) for name in names]))
@@ -97,18 +109,23 @@ class CsvReader:
         self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
-        done = 0
+        done, strict = 0, False
         for size in BLOCK_BYTES:
             try:
-                for batch in self._blocks(opened(), size, done, columns, known, where):
+                for batch in self._blocks(self._plain(opened()), size, done, columns, known, where):
+                    if not strict and _has_lines(batch):
+                        strict = True
+                        self._check_quotes(opened, where)
                     for start in range(0, batch.num_rows, rows):
                         yield batch.slice(start, rows)
                     done += batch.num_rows
+            except UnicodeError:
+                raise self._undecoded(where) from None
             except pa.ArrowInvalid as error:
                 if "Empty CSV" in str(error):
                     return
                 if "straddl" not in str(error) or size == BLOCK_BYTES[-1]:
-                    names = self._names(_head(opened(), self.form.quote), where)
+                    names = self._names(_head(self._plain(opened()), self.form.quote), where)
                     raise _bad(error, names, where) from None
             else:
                 return
@@ -117,19 +134,45 @@ class CsvReader:
         self, stream: Any, size: int, skipped: int, columns: Mapping[str, Column], known: Sequence[Column], where: str
     ) -> Iterator[pa.RecordBatch]:
         """The rows after the first `skipped`, a block of about `size` bytes at a time, which must hold a whole row."""
-        options = csv.ReadOptions(use_threads=False, block_size=size, encoding=self.form.encoding)
+        options = csv.ReadOptions(use_threads=False, block_size=size)
         options.skip_rows_after_names = skipped
         if not self.form.header:
             options.column_names = [column.name for column in known]
         wanted = {name: arrow_type(parse_type(column.type)) for name, column in columns.items()}
-        with csv.open_csv(stream, options, self._parse(), self._convert(wanted)) as reader:
+        with csv.open_csv(stream, options, self._parse(known), self._convert(wanted)) as reader:
             _check_names(reader.schema.names, known, where)
             yield from reader
 
-    def _parse(self) -> csv.ParseOptions:
+    def _plain(self, stream: Any) -> Any:
+        """The file's text as UTF-8."""
+        if codecs.lookup(self.form.encoding).name == "utf-8":
+            return _Ended(stream)
+        return _Ended(pa.transcoding_input_stream(stream, self.form.encoding, "utf-8"))
+
+    def _check_quotes(self, opened: Callable[[], Any], where: str) -> None:
+        """A quote that is not closed, or not where a value begins and ends, hides rows in a value: Arrow takes it so.
+
+        Only a value with a line's end in it can hide any; all rows of such a file are read once more, by strict rules.
+        """
+        import csv as strict  # noqa: PLC0415 - rarely needed, and of the same name
+        import sys  # noqa: PLC0415
+
+        strict.field_size_limit(sys.maxsize)
+        lines = io.TextIOWrapper(opened(), self.form.encoding, newline="")
+        rows = strict.reader(lines, delimiter=self.form.delimiter, quotechar=self.form.quote, strict=True)
+        try:
+            for _ in rows:
+                pass
+        except strict.Error:
+            what = f"line {rows.line_num}: a quote is not closed, or stands in the middle of a value"
+            hint = "double quotes inside of values, or tell another `quote` in `format`"
+            raise BadData(what, where=where, hint=hint) from None
+
+    def _parse(self, columns: Sequence[Any]) -> csv.ParseOptions:
+        """An empty line is a row only where there is one column."""
         return csv.ParseOptions(
             delimiter=self.form.delimiter, quote_char=self.form.quote, newlines_in_values=True,
-            ignore_empty_lines=False,
+            ignore_empty_lines=len(columns) > 1,
         )  # fmt: skip
 
     def _convert(self, types: Mapping[str, Any]) -> csv.ConvertOptions:
@@ -159,6 +202,33 @@ def _whole_rows(head: bytes, quote: bytes) -> bytes:
     return head
 
 
+class _Ended(io.RawIOBase):
+    """A stream whose last line has an end, so that a quote which is not closed shows as a text over a line's end."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._last = inner, b"\n"
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = bytes(self._inner.read(size) if size >= 0 else self._inner.read())
+        if not data and self._last != b"\n":
+            data = b"\n"
+        self._last = data[-1:] or b"\n"
+        return data
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+def _has_lines(batch: pa.RecordBatch) -> bool:
+    """Whether a text goes over a line's end."""
+    texts = (column for column in batch.columns if pa.types.is_string(column.type))
+    return any(pc.any(pc.match_substring_regex(column, r"[\r\n]")).as_py() for column in texts)
+
+
 def _first_row(batch: pa.RecordBatch) -> list[Any]:
     return [column[0].as_py() or "" for column in batch.columns] if batch.num_rows else []
 
@@ -176,10 +246,19 @@ def told_by(values: pa.Array) -> str:
     if not len(have):
         return UNKNOWN
     for kind, pattern in _KINDS:
-        if pc.all(pc.match_substring_regex(have, pattern)).as_py() and pc.all(pc.not_equal(have, "")).as_py():
+        if pc.all(pc.match_substring_regex(have, pattern)).as_py() and _reads(have, kind):
             exact = kind != "double precision" or pc.all(pc.match_substring_regex(have, _EXACT_DIGITS)).as_py()
             return kind if exact else "text"
     return "text"
+
+
+def _reads(texts: pa.Array, kind: str) -> bool:
+    """Whether all texts can be read as this type: not ``2024-02-30`` as a date, nor ``1e999`` as a number."""
+    try:
+        found = texts.cast(arrow_type(parse_type(kind)))
+    except pa.ArrowInvalid:
+        return False
+    return not pa.types.is_floating(found.type) or bool(pc.all(pc.is_finite(found)).as_py())
 
 
 def _bad(error: Exception, names: Sequence[str], where: str) -> BadData:

@@ -6,6 +6,8 @@ columns itself. Objects and arrays are kept as JSON text; numbers inside of them
 
 from __future__ import annotations
 
+import json as json_text
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -28,6 +30,11 @@ __all__ = ["UNREADABLE", "JsonlReader", "JsonlWriter", "Lines", "kinds_of"]
 BLOCK_BYTES: Final = 4 << 20
 SAMPLE_BYTES: Final = 1 << 20
 LINE_BYTES: Final = 64 << 20
+MAX_DEPTH: Final = 500
+_OBJECT: Final = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
+_NO_OBJECT: Final = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
+_SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_BLANK: Final = b" \t\r\n"
 _BOM: Final = b"\xef\xbb\xbf"
 _AS_TEXT: Final = {"date", "time without time zone", "uuid"}
 
@@ -52,7 +59,7 @@ class JsonlReader:
         line = 1
         block_reader = Lines(columns, known, strict=not self.form.columns)
         for block in _blocks(opened(), BLOCK_BYTES, where):
-            if block.strip():
+            if block.strip(_BLANK):
                 try:
                     table = block_reader.read(block)
                 except UNREADABLE:
@@ -61,7 +68,7 @@ class JsonlReader:
             line += block.count(b"\n")
 
 
-UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pl.exceptions.PolarsError)
+UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pl.exceptions.PolarsError, orjson.JSONDecodeError)
 """What `Lines.read` raises for lines that do not fit."""
 
 
@@ -75,6 +82,9 @@ class Lines:
 
     def read(self, block: bytes) -> pa.Table:
         """The columns of these lines, of the types that are asked for."""
+        if _NO_OBJECT.search(block) or _too_deep(block):  # Arrow may end the process over either
+            message = "no object, or nested too deep"
+            raise pa.ArrowInvalid(message)
         nested = [column.name for column in self.known if column.type in {"json", "jsonb"}]
         fields = [pa.field(one.name, _read_as(one)) for one in self.known if one.name not in nested]
         unexpected = "error" if self.strict and not nested else "ignore"
@@ -83,10 +93,18 @@ class Lines:
             json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior=unexpected,
                               newlines_in_values=False),
         )  # fmt: skip
+        if parsed.num_rows != len(_OBJECT.findall(block)):
+            message = "more than an object on a line"
+            raise pa.ArrowInvalid(message)
+        if self.strict and nested and not _names_in(block) <= {column.name for column in self.known}:
+            message = "a name that no line of the sample had"
+            raise pa.ArrowInvalid(message)
         wanted = [name for name in self.columns if name in nested]
         texts = pl.read_ndjson(block, schema=dict.fromkeys(wanted, pl.String)).to_arrow() if wanted else None
         arrays = [
-            texts.column(name).cast(pa.string()) if texts is not None and name in wanted else _typed(parsed, column)
+            _documents(texts.column(name).cast(pa.string()), name, block)
+            if texts is not None and name in wanted
+            else _typed(parsed, column)
             for name, column in self.columns.items()
         ]
         if not arrays:
@@ -124,6 +142,37 @@ class Lines:
         return False
 
 
+def _names_in(block: bytes) -> set[str]:
+    return {name for line in block.split(b"\n") if line.strip() for name in orjson.loads(line)}
+
+
+def _documents(texts: pa.ChunkedArray, name: str, block: bytes) -> pa.ChunkedArray:
+    """Values of a JSON column as JSON; texts and other plain values among them come without their quotes."""
+    if pc.all(pc.match_substring_regex(texts, r"^[{\[]")).as_py() is not False:
+        return texts
+    values = [orjson.loads(line).get(name) for line in block.split(b"\n") if line.strip()]
+    return pa.chunked_array(
+        [[None if value is None else orjson.dumps(value).decode() for value in values]], pa.string()
+    )
+
+
+def _too_deep(block: bytes) -> bool:
+    """Whether a line nests deeper than parsers do without running out of stack."""
+    if block.count(b"[") + block.count(b"{") - block.count(b"\n") <= MAX_DEPTH:
+        return False
+    return any(
+        _depth(line) > MAX_DEPTH for line in block.split(b"\n") if line.count(b"[") + line.count(b"{") > MAX_DEPTH
+    )
+
+
+def _depth(line: bytes) -> int:
+    deepest = depth = 0
+    for sign in _SIGNS.findall(line):  # texts are passed over as a whole
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(sign, 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:
     """Whole lines, about `size` bytes of them at a time."""
     rest, first = b"", True
@@ -146,30 +195,42 @@ def _object(line: bytes, number: int, where: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise BadData(f"line {number} is no JSON object", where=where, hint="mend the file, or say its format")
+    if any(isinstance(value, float) and abs(value) >= _BIGINT for value in found.values()):
+        return dict(json_text.loads(line))  # orjson rounds whole numbers that are larger than 64 bits
     return found
 
 
 def kinds_of(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
     """The columns of objects, in the order in which they come, with the types that their values tell."""
-    kinds: dict[str, set[type]] = {}
+    kinds: dict[str, set[str]] = {}
     for one in objects:
         for name, value in one.items():
-            kinds.setdefault(name, set()).add(type(value))
-    return tuple(Column(name, _told(found - {type(None)})) for name, found in kinds.items())
+            kinds.setdefault(name, set()).add(_kind(value))
+    return tuple(Column(name, _told(found - {"null"})) for name, found in kinds.items())
 
 
-def _told(kinds: set[type]) -> str:
+def _kind(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "integer" if abs(value) < _EXACT else "long integer" if -_BIGINT <= value < _BIGINT else "huge integer"
+    return _NAMES.get(type(value), "text")
+
+
+def _told(kinds: set[str]) -> str:
     """The type for values of these kinds; where they are mixed, text: a value that is none is then an error."""
     if not kinds:
         return UNKNOWN
-    if kinds <= {dict, list}:
-        return "json"
-    if kinds == {int, float}:
+    if kinds == {"integer", "number"}:
         return "double precision"
-    return _SCALARS.get(next(iter(kinds)), "text") if len(kinds) == 1 else "text"
+    if kinds <= {"integer", "long integer"}:
+        return "bigint"
+    return _KINDS.get(next(iter(kinds)), "text") if len(kinds) == 1 else "text"
 
 
-_SCALARS: Final = {bool: "boolean", int: "bigint", float: "double precision"}
+_EXACT: Final = 1 << 53
+"""Whole numbers below it are kept by double precision."""
+_BIGINT: Final = 1 << 63
+_NAMES: Final = {type(None): "null", bool: "truth", float: "number", dict: "nested", list: "nested"}
+_KINDS: Final = {"truth": "boolean", "number": "double precision", "nested": "json"}
 
 
 def _read_as(column: Column) -> pa.DataType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,40 +33,56 @@ class ParquetReader:
     remote: bool
 
     def shape(self, stream: Any, where: str) -> Shape:
-        file = self._opened(stream, where)
-        names = file.schema_arrow.names
+        with _readable(where):
+            file = self._opened(stream)
+            metadata, schema = file.metadata, file.schema_arrow
+            groups = tuple(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups))
+        names = schema.names
         if len(set(names)) < len(names):
             raise BadData("two columns have the same name", where=where, hint="write the file anew")
-        columns = tuple(
-            Column(one.name, sql_type(one, where), nullable=one.nullable) for one in file.schema_arrow
-        )  # fmt: skip
-        metadata = file.metadata
-        return Shape(columns, tuple(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)))
+        if sum(groups) != metadata.num_rows:
+            raise _broken(where)
+        return Shape(tuple(Column(one.name, sql_type(one, where), nullable=one.nullable) for one in schema), groups)
 
     def batches(
         self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
-        file = self._opened(opened(), where)
-        have = file.schema_arrow.names
+        with _readable(where):
+            file = self._opened(opened())
+            have = file.schema_arrow.names
         if new := set(have) - {column.name for column in known}:
             hint = "it is in none of the files that were looked at; narrow the pattern, or write the files alike"
             raise SchemaMismatch(f"column `{min(new)}` is new", where=where, hint=hint)
         names = [name for name in columns if name in have] or have[:1]
-        try:
-            yield from file.iter_batches(
-                _at_once(file.metadata, rows), row_groups=groups, columns=names, use_threads=False
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise _broken(error, where) from error
+        left = _rows(file, groups)
+        with _readable(where):
+            size = _at_once(file.metadata, rows)
+            for batch in file.iter_batches(size, row_groups=groups, columns=names, use_threads=False):
+                batch.validate(full=True)  # damage that no checksum tells
+                left -= batch.num_rows
+                yield batch
+        if left:
+            raise _broken(where)
 
-    def _opened(self, stream: Any, where: str) -> pq.ParquetFile:
-        try:
-            if self.remote:
-                return pq.ParquetFile(stream, pre_buffer=True)
-            return pq.ParquetFile(stream, buffer_size=READ_BYTES)
-        except (pa.ArrowException, OSError) as error:
-            raise _broken(error, where) from error
+    def _opened(self, stream: Any) -> pq.ParquetFile:
+        if self.remote:
+            return pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=True)
+        return pq.ParquetFile(stream, buffer_size=READ_BYTES, page_checksum_verification=True)
+
+
+def _rows(file: pq.ParquetFile, groups: Sequence[int] | None) -> int:
+    metadata = file.metadata
+    return int(metadata.num_rows if groups is None else sum(metadata.row_group(at).num_rows for at in groups))
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """What Arrow says of damaged files is of many kinds; all of them mean the same."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as error:
+        raise _broken(where, error) from error
 
 
 def _at_once(metadata: Any, rows: int) -> int:
@@ -75,7 +92,7 @@ def _at_once(metadata: Any, rows: int) -> int:
     return max(1, min(rows, BATCH_ROWS, int(BATCH_BYTES // max(1.0, each))))
 
 
-def _broken(error: Exception, where: str) -> Exception:
+def _broken(where: str, error: Exception | None = None) -> Exception:
     """The error itself where the system says it, not the file's content."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
@@ -108,7 +125,9 @@ class ParquetWriter:
 
     def _flush(self) -> None:
         if self._inner is None:
-            self._inner = pq.ParquetWriter(self.stream, self.schema, compression=self.compression)
+            self._inner = pq.ParquetWriter(
+                self.stream, self.schema, compression=self.compression, write_page_checksum=True
+            )
         if self._held:
             self._inner.write_table(pa.Table.from_batches(self._held), row_group_size=GROUP_ROWS)
         self._held, self._rows, self._bytes = [], 0, 0

@@ -40,9 +40,9 @@ def sql_type(field: pa.Field, where: str) -> str:
     Raises:
         SchemaMismatch: values of its type cannot be kept exactly.
     """
-    told = (field.metadata or {}).get(TYPE_KEY)
-    if told is not None:
-        return str(told.decode())
+    told = (field.metadata or {}).get(TYPE_KEY, b"").decode(errors="replace")
+    if told and arrow_type(parse_type(told)) is not None:
+        return str(told)
     found = _spelled(field.type)
     if found is None:
         hint = "leave it out of the file, or write it there as a type that a table can keep"

@@ -140,7 +140,7 @@ def carried(kind: SqlType) -> bool:
     """Whether values of `kind` travel as the text that the server writes for them."""
     if kind.name == "numeric":
         digits = kind.precision
-        return digits is None or digits > ARROW_DIGITS or not 0 <= (kind.scale or 0) <= digits
+        return digits is None or digits > ARROW_DIGITS or digits < 1 or not 0 <= (kind.scale or 0) <= digits
     if kind.name.endswith("[]"):
         return kind.foreign or arrow_type(parse_type(kind.name[:-2])) is not None
     return kind.foreign or kind.name in _CARRIED

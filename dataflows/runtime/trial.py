@@ -21,6 +21,7 @@ from dataflows.job import Job, rules_of
 from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.runtime.lookups import outside_of
 from dataflows.runtime.prepare import Ends, foresee
+from dataflows.shown import rows_of
 from dataflows.tables import Column, Table
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import Mapping as Bound
@@ -101,7 +102,8 @@ def _batch(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     for column in table.columns:
         kind = arrow_type(parse_type(column.type))
         if kind is None:
-            raise SchemaMismatch("tests cannot give values of this type", where=column.name, value=column.type)
+            what, hint = "tests cannot give values of this type", "tell another one in `types`"
+            raise SchemaMismatch(what, where=f"given: {column.name}", value=column.type, hint=hint)
         arrays.append(_array([row.get(column.name) for row in rows], kind, column))
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in table.columns])
 
@@ -124,7 +126,7 @@ def _applied(bound: Bound, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]
         message = "a trial decodes its rows"
         raise TypeError(message)
     out, refused, _ = bound.step.apply(batch.select(list(bound.reads)))
-    return out.to_pylist(), [] if refused is None else refused.to_pylist()
+    return rows_of(out), [] if refused is None else refused.to_pylist()
 
 
 def _comparable(value: Any) -> Any:
@@ -144,7 +146,7 @@ def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
     whole = _bound(job.rules, table, job.pipeline, outside)
     batch = _first(job, ends, table, whole.reads, rows)
     kinds = {column.name: column.type for column in table.columns}
-    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, batch.to_pylist())]
+    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, rows_of(batch))]
     for count in range(len(job.rules.steps) + 1):
         part = replace(job.rules, steps=job.rules.steps[:count])
         part = part if count == len(job.rules.steps) else Rules(part.fields, part.steps)

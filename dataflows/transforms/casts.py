@@ -38,6 +38,9 @@ __all__ = ["cast", "cast_target", "rounded"]
 _TRUE: Final = ["t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"]
 _FALSE: Final = ["f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"]
 LARGEST_EXACT: Final = 1e15
+LONGEST: Final = 10_000
+"""Characters that a text may be filled up to."""
+_LONGEST_VARYING: Final = 10_485_760
 _DATE: Final = r"^\s*\d{4}-\d{2}-\d{2}\s*$"
 _TIME: Final = r"^\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)?\s*$"
 
@@ -58,7 +61,9 @@ def cast(term: Term, kind: SqlType, where: str) -> Term:
         raise SchemaMismatch(
             f"no cast from {term.type} to {kind}", where=where, hint="see the list of casts in the docs"
         )
-    return replace(found(term, kind), type=kind, literal=None)
+    made = found(term, kind)
+    plain = kind.name == "numeric" and kind.precision is None  # as many digits as the value has
+    return replace(made, type=made.type if plain else kind, literal=None)
 
 
 def _family(kind: SqlType) -> str:
@@ -191,10 +196,21 @@ def _numeric_text(term: Term) -> pl.Expr:
 
 def _stamp_text(term: Term) -> pl.Expr:
     shown = term.expr.dt.replace_time_zone(None) if term.name == STAMPTZ.name else term.expr
-    text = shown.dt.strftime("%Y-%m-%d %H:%M:%S%.6f").str.replace(r"\.?0*$", "", literal=False)
-    whole = shown.dt.strftime("%Y-%m-%d %H:%M:%S")
+    text = shown.dt.strftime("%m-%d %H:%M:%S%.6f").str.replace(r"\.?0*$", "", literal=False)
+    whole = shown.dt.strftime("%m-%d %H:%M:%S")
     text = pl.when(shown.dt.microsecond() == 0).then(whole).otherwise(text)
-    return text + "+00" if term.name == STAMPTZ.name else text
+    return _with_year(shown, text + "+00" if term.name == STAMPTZ.name else text)
+
+
+def _date_text(term: Term) -> pl.Expr:
+    return _with_year(term.expr, term.expr.dt.strftime("%m-%d"))
+
+
+def _with_year(times: pl.Expr, rest: pl.Expr) -> pl.Expr:
+    """The year before the rest of a text; the one before 1 is 1 BC."""
+    year = times.dt.year()
+    shown = pl.when(year > 0).then(year).otherwise(1 - year).cast(pl.String).str.pad_start(4, "0")
+    return shown + "-" + rest + pl.when(year > 0).then(pl.lit("")).otherwise(pl.lit(" BC"))
 
 
 def _text_to_boolean(term: Term, kind: SqlType) -> Term:
@@ -206,7 +222,7 @@ def _text_to_boolean(term: Term, kind: SqlType) -> Term:
 def _text_to_date(term: Term, kind: SqlType) -> Term:
     text = text_of(term)
     found = text.str.strip_chars(" ").str.to_date("%Y-%m-%d", strict=False)
-    ok = text.str.contains(_DATE) & found.is_not_null()
+    ok = text.str.contains(_DATE) & found.is_not_null() & (found.dt.year() > 0)
     return Term(found, kind, any_of(term.wrong, text.is_not_null() & ~ok))
 
 
@@ -217,7 +233,7 @@ def _text_to_stamp(term: Term, kind: SqlType) -> Term:
     full = pl.when(full.str.len_chars() == 10).then(full + " 00:00:00").otherwise(full)  # noqa: PLR2004 - a date alone
     full = pl.when(full.str.len_chars() == 16).then(full + ":00").otherwise(full)  # noqa: PLR2004 - no seconds
     found = full.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
-    ok = zoneless.str.contains(_TIME) & found.is_not_null()
+    ok = zoneless.str.contains(_TIME) & found.is_not_null() & (found.dt.year() > 0)
     found = found.dt.replace_time_zone("UTC") if kind == STAMPTZ else found
     return Term(found, kind, any_of(term.wrong, text.is_not_null() & ~ok))
 
@@ -242,11 +258,11 @@ _CASTS: Final[dict[tuple[str, str], Callable[[Term, SqlType], Term]]] = {
     ("text", "integer"): _text_to_integer, ("integer", "numeric"): _to_numeric, ("numeric", "numeric"): _to_numeric,
     ("float", "numeric"): _float_to_numeric, ("text", "numeric"): _text_to_numeric, ("integer", "float"): _to_float,
     ("numeric", "float"): _to_float, ("float", "float"): _to_float, ("text", "float"): _text_to_float,
-    ("boolean", "integer"): lambda t, k: Term(t.expr.cast(pl.Int32), k, t.wrong),
+    ("boolean", "integer"): lambda t, k: Term(t.expr.cast(physical(k)), k, t.wrong),
     ("integer", "boolean"): lambda t, k: Term(t.expr != 0, k, t.wrong),
     ("text", "text"): _text_to_text, ("integer", "text"): _shown(lambda t: t.expr.cast(pl.String)),
     ("numeric", "text"): _shown(_numeric_text), ("boolean", "text"): _shown(lambda t: t.expr.cast(pl.String)),
-    ("date", "text"): _shown(lambda t: t.expr.dt.strftime("%Y-%m-%d")), ("stamp", "text"): _shown(_stamp_text),
+    ("date", "text"): _shown(_date_text), ("stamp", "text"): _shown(_stamp_text),
     ("stamptz", "text"): _shown(_stamp_text), ("uuid", "text"): _text_to_text, ("label", "text"): _text_to_text,
     ("json", "text"): _text_to_text, ("text", "boolean"): _text_to_boolean, ("text", "date"): _text_to_date,
     ("text", "stamp"): _text_to_stamp, ("text", "stamptz"): _text_to_stamp, ("date", "stamp"): _to_stamp,
@@ -263,8 +279,22 @@ def cast_target(text: str, where: str) -> SqlType:
         SchemaMismatch: not one of the listed ones.
     """
     kind = parse_type(text)
+    if kind.precision is not None and (wrong := _misfit(kind)):
+        raise SchemaMismatch(f"there is no {text} here", where=where, hint=wrong)
     if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT} or is_number(kind) or kind.text:
         return kind
     names = "smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), boolean, date"
     hint = f"listed: {names}, timestamp, timestamptz"
     raise SchemaMismatch(f"a cast to {text} is not supported", where=where, hint=hint)
+
+
+def _misfit(kind: SqlType) -> str | None:
+    """What is wrong with the numbers of a type, if anything."""
+    digits = kind.precision or 0
+    if kind.name == "numeric":
+        ok = 1 <= digits <= MAX_DIGITS and 0 <= (kind.scale or 0) <= digits
+        return None if ok else f"write numeric(p, s) with 1 to {MAX_DIGITS} digits, s of them after the point"
+    if kind.name not in {"character", "character varying"}:
+        return f"write {kind.name} without a number"
+    longest = LONGEST if kind.name == "character" else _LONGEST_VARYING
+    return None if 1 <= digits <= longest else f"1 to {longest} characters"

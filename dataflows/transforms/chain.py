@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from dataflows.chunks import Chunk
 from dataflows.postgres.types import SqlType, arrow_type
+from dataflows.shown import rows_of
 from dataflows.tables import Column
 from dataflows.transforms.scope import Held
 from penstock.errors import BadData
@@ -32,6 +33,8 @@ REFUSED: Final = pa.schema(
     [("row", pa.int64()), *((name, pa.string()) for name in ("step", "code", "reason", "values"))]
 )
 """Rows that were refused: their number in the chunk, by which step, why, and their values as a JSON object."""
+MOST_BYTES: Final = 2 << 30
+"""Of a chunk between two steps."""
 _LIMITED: Final = ("character varying", "character")
 
 
@@ -91,6 +94,9 @@ class Chain:
         work = Work(frame)
         for stage in self.stages:
             stage(work)
+            if work.frame.estimated_size() > MOST_BYTES:
+                hint = "some step makes texts longer and longer: look at ||, concat, lpad and replace"
+                raise BadData(f"a chunk has grown beyond {MOST_BYTES >> 30} GiB", where=self.where, hint=hint)
         return work
 
     def _array(self, one: Output, batch: pa.RecordBatch, work: Work | None, rows: pa.Array | None) -> pa.Array:
@@ -132,7 +138,7 @@ class Chain:
 
     def _letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
         numbers = [row for one in refused for row in one.rows]
-        found = batch.take(pa.array(numbers, pa.uint32())).to_pylist()
+        found = rows_of(batch.take(pa.array(numbers, pa.uint32())))
         values = [_json({n: self._shown(n, v) for n, v in row.items()}) for row in found]
         seen: dict[tuple[int, str], int] = {}
         steps = [_told(seen, row, one.step) for one in refused for row in one.rows]

@@ -10,10 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
-from typing import cast as typed
 
 import polars as pl
-import sqlglot
 from sqlglot import exp
 
 from dataflows.postgres.types import SqlType, carried
@@ -24,23 +22,27 @@ from dataflows.transforms.terms import (
     ANY_SIZE,
     BIGINT,
     BOOLEAN,
+    DATE,
     INTEGER,
     MAX_DIGITS,
     NULL,
+    STAMP,
+    STAMPTZ,
     TEXT,
     UNKNOWN,
     Term,
+    dated,
+    frame_name,
     known,
     numeric,
     physical,
 )
 from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
+from penstock.models.sql import parsed
 
 __all__ = ["ALLOWED", "NODES", "Compiled", "compile_expression"]
 
-MAX_LENGTH: Final = 4000
-MAX_NODES: Final = 600
-MAX_DEPTH: Final = 60
+MAX_GROWTH: Final = 1000
 MAX_COMPILED: Final = 100_000
 """Characters of a compiled expression: some functions use an operand more than once, so that nesting multiplies."""
 
@@ -73,6 +75,11 @@ class _Compiler:
         for name, value in node.args.items():
             if value and name not in entry.parts:
                 raise self.refused(node, f"{_name(node)} with {name}")
+        if missing := [name for name in sorted(entry.needed) if node.args.get(name) is None]:
+            what = f"{_name(node)} needs more: its {missing[0].replace('_', ' ')} is missing"
+            raise SchemaMismatch(
+                what, where=f"{self.where}{_place(node)}", hint="see the list of functions in the docs"
+            )
         term = entry.make(self, node)
         if len(str(term.expr)) + (0 if term.wrong is None else len(str(term.wrong))) > MAX_COMPILED:
             hint = "compute a part of it in a field of its own"
@@ -96,6 +103,7 @@ class _Compiler:
 class _Entry:
     make: Callable[[_Compiler, Any], Term]
     parts: frozenset[str]
+    needed: frozenset[str]
 
 
 def _name(node: Any) -> str:
@@ -119,6 +127,9 @@ def compile_expression(text: str, columns: Mapping[str, SqlType], where: str) ->
         MissingColumn: with the name that comes nearest.
     """
     tree = _parsed(text, where)
+    if _growth(tree) > MAX_GROWTH:
+        hint = "replace less by less, in steps of their own"
+        raise SchemaMismatch(f"a text could grow {MAX_GROWTH} times as long", where=where, hint=hint)
     compiler = _Compiler(columns, where, text)
     try:
         term = compiler(tree)
@@ -137,32 +148,25 @@ def _placed(error: SchemaMismatch, where: str) -> SchemaMismatch:
 
 
 def _parsed(text: str, where: str) -> exp.Expression:
-    if len(text) > MAX_LENGTH:
-        raise SchemaMismatch(f"the expression is longer than {MAX_LENGTH} characters", where=where)
     try:
-        trees = sqlglot.parse(text, dialect="postgres")
-    except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        hint = str(error).splitlines()[0][:200]
-        raise SchemaMismatch("this is no SQL expression", where=where, hint=hint) from None
-    if len(trees) != 1 or trees[0] is None:
-        raise SchemaMismatch("ONE expression is needed", where=where)
-    tree = typed("exp.Expression", trees[0])
-    if sum(1 for _ in tree.walk()) > MAX_NODES or _depth(tree) > MAX_DEPTH:
-        raise SchemaMismatch("the expression is too large", where=where, hint="split it over several fields")
-    return tree
+        return parsed(text)
+    except ValueError as error:
+        hint = "write one SQL expression over the columns, such as price * quantity"
+        raise SchemaMismatch(f"the expression {error}", where=where, hint=hint) from None
 
 
-def _depth(tree: exp.Expression) -> int:
-    level, depth = [tree], 0
-    while level and depth <= MAX_DEPTH:
-        level = [child for node in level for child in node.iter_expressions()]
-        depth += 1
-    return depth
+def _growth(node: exp.Expression) -> float:
+    """How many times as long as its longest column a text can at most become."""
+    if isinstance(node, exp.Replace):
+        old, new = (len(one.name) if isinstance(one, exp.Literal) else 1
+                    for one in (node.expression, node.args.get("replacement")))  # fmt: skip
+        return _growth(node.this) * max(1.0, new / max(old, 1))
+    return max(1.0, sum(_growth(child) for child in node.iter_expressions()))
 
 
 def _try_on_nothing(compiled: Compiled, columns: Mapping[str, SqlType]) -> None:
     """Type it on an empty frame: what Polars would refuse is refused now."""
-    schema = {name: _frame_type(columns[name]) for name in compiled.columns}
+    schema = {frame_name(name): _frame_type(columns[name]) for name in compiled.columns}
     frame = pl.DataFrame(schema=schema)
     try:
         made = frame.lazy().with_columns(compiled.expr.alias("_value")).collect_schema()["_value"]
@@ -199,7 +203,10 @@ def _column(c: _Compiler, node: exp.Column) -> Term:
         what = f"`{name}` of type {kind} cannot be used in an expression"
         raise SchemaMismatch(what, where=f"{c.where}{_place(node)}", hint="leave it out of expressions")
     c.used.add(name)
-    return Term(pl.col(name).to_physical() if kind.name == "numeric" else pl.col(name), kind)
+    column = pl.col(frame_name(name))
+    if kind in {DATE, STAMP, STAMPTZ}:
+        return dated(Term(column, kind))
+    return Term(column.to_physical() if kind.name == "numeric" else column, kind)
 
 
 def _literal(c: _Compiler, node: exp.Literal) -> Term:
@@ -210,11 +217,17 @@ def _literal(c: _Compiler, node: exp.Literal) -> Term:
     if "." not in text and "e" not in text.lower() and abs(value) < 1 << 63:
         kind = INTEGER if abs(value) < 1 << 31 else BIGINT
         return Term(pl.lit(int(text), dtype=physical(kind)), kind, literal=text)
-    scale = max(0, -int(value.as_tuple().exponent))
-    digits = max(len(value.as_tuple().digits) + max(0, int(value.as_tuple().exponent)), scale)
-    if digits > MAX_DIGITS:
-        raise SchemaMismatch("a number has more than 38 digits", where=c.where)
-    return Term(pl.lit(int(value.scaleb(scale)), dtype=pl.Int128), numeric(digits, scale), literal=text)
+    _, digits, exponent = value.as_tuple()
+    more, scale = max(0, int(exponent)), max(0, -int(exponent))
+    count = max(len(digits) + more, scale)
+    if count > MAX_DIGITS:
+        raise _too_long(c)
+    whole = int("".join(map(str, digits)) + "0" * more)  # by its digits: Decimal's own arithmetic keeps 28 of them
+    return Term(pl.lit(whole, dtype=pl.Int128), numeric(count, scale), literal=text)
+
+
+def _too_long(c: _Compiler) -> SchemaMismatch:
+    return SchemaMismatch("a number has more than 38 digits", where=c.where, hint="write fewer, or a quoted text")
 
 
 def _boolean(_: _Compiler, node: exp.Boolean) -> Term:
@@ -348,7 +361,7 @@ def _whole_constant(c: _Compiler, node: Any, what: str) -> int:
     inner = node.this if isinstance(node, exp.Neg) else node
     text = texts.constant(c(inner), what, c.where)
     if not text.isdigit() or c(inner).name != "integer":
-        raise SchemaMismatch(f"{what} must be a whole number", where=c.where)
+        raise SchemaMismatch(f"{what} must be a whole number", where=c.where, hint="write it out, such as 2")
     return -int(text) if isinstance(node, exp.Neg) else int(text)
 
 
@@ -391,11 +404,13 @@ def _concat_ws(c: _Compiler, node: exp.ConcatWs) -> Term:
 
 
 def _entry(make: Callable[[_Compiler, Any], Term], *parts: str) -> _Entry:
-    return _Entry(make, frozenset(parts))
+    """`parts` that end with a question mark may be missing."""
+    names = frozenset(part.rstrip("?") for part in parts)
+    return _Entry(make, names, names & set(parts))
 
 
 _PAIR: Final = ("this", "expression")
-_LIST: Final = ("this", "expressions")
+_LIST: Final = ("this", "expressions?")
 
 NODES: Final[dict[type[Any], _Entry]] = {
     exp.Column: _entry(_column, "this"),
@@ -406,7 +421,7 @@ NODES: Final[dict[type[Any], _Entry]] = {
     exp.Add: _entry(_arithmetic("+"), *_PAIR),
     exp.Sub: _entry(_arithmetic("-"), *_PAIR),
     exp.Mul: _entry(_arithmetic("*"), *_PAIR),
-    exp.Div: _entry(_arithmetic("/"), *_PAIR, "typed", "safe"),
+    exp.Div: _entry(_arithmetic("/"), *_PAIR, "typed?", "safe?"),
     exp.Mod: _entry(_arithmetic("%"), *_PAIR),
     exp.Neg: _entry(lambda c, node: f.negative(c(node.this), c.where), "this"),
     exp.EQ: _entry(_comparison("="), *_PAIR),
@@ -420,34 +435,34 @@ NODES: Final[dict[type[Any], _Entry]] = {
     exp.And: _entry(_logic(f.both), *_PAIR),
     exp.Or: _entry(_logic(f.either), *_PAIR),
     exp.Not: _entry(_not, "this"),
-    exp.Is: _entry(_is, *_PAIR, "negate"),
+    exp.Is: _entry(_is, *_PAIR, "negate?"),
     exp.In: _entry(_in, *_LIST),
     exp.Between: _entry(_between, "this", "low", "high"),
-    exp.Like: _entry(_like(any_case=False), *_PAIR, "negate"),
-    exp.ILike: _entry(_like(any_case=True), *_PAIR, "negate"),
-    exp.Case: _entry(_case, "this", "ifs", "default"),
-    exp.Cast: _entry(_cast, "this", "to", "_type"),
+    exp.Like: _entry(_like(any_case=False), *_PAIR, "negate?"),
+    exp.ILike: _entry(_like(any_case=True), *_PAIR, "negate?"),
+    exp.Case: _entry(_case, "this?", "ifs", "default?"),
+    exp.Cast: _entry(_cast, "this", "to", "_type?"),
     exp.Coalesce: _entry(_many(f.first_known), *_LIST),
     exp.Nullif: _entry(lambda c, n: f.null_if(c(n.this), c(n.expression), c.where), *_PAIR),
-    exp.Greatest: _entry(_many(f.greatest), *_LIST, "ignore_nulls"),
-    exp.Least: _entry(_many(lambda t, w: f.greatest(t, w, least=True)), *_LIST, "ignore_nulls"),
-    exp.DPipe: _entry(lambda c, n: texts.joined(c(n.this), c(n.expression), c.where), *_PAIR, "safe"),
+    exp.Greatest: _entry(_many(f.greatest), *_LIST, "ignore_nulls?"),
+    exp.Least: _entry(_many(lambda t, w: f.greatest(t, w, least=True)), *_LIST, "ignore_nulls?"),
+    exp.DPipe: _entry(lambda c, n: texts.joined(c(n.this), c(n.expression), c.where), *_PAIR, "safe?"),
     exp.Concat: _entry(
-        lambda c, n: texts.concat(c.all(n.expressions), None, c.where), "expressions", "safe", "coalesce"
+        lambda c, n: texts.concat(c.all(n.expressions), None, c.where), "expressions", "safe?", "coalesce?"
     ),
-    exp.ConcatWs: _entry(_concat_ws, "expressions", "safe", "coalesce"),
+    exp.ConcatWs: _entry(_concat_ws, "expressions", "safe?", "coalesce?"),
     exp.Lower: _entry(_texts("lower", lambda e: e.str.to_lowercase()), "this"),
     exp.Upper: _entry(_texts("upper", lambda e: e.str.to_uppercase()), "this"),
     exp.Length: _entry(_texts("length", lambda e: e.str.len_chars().cast(pl.Int32), INTEGER), "this"),
-    exp.Trim: _entry(_trim, *_PAIR, "position"),
+    exp.Trim: _entry(_trim, "this", "expression?", "position?"),
     exp.Replace: _entry(_replace, *_PAIR, "replacement"),
-    exp.Substring: _entry(_substring, "this", "start", "length"),
+    exp.Substring: _entry(_substring, "this", "start", "length?"),
     exp.SplitPart: _entry(_split_part, "this", "delimiter", "part_index"),
-    exp.Pad: _entry(_pad, *_PAIR, "fill_pattern", "is_left"),
+    exp.Pad: _entry(_pad, *_PAIR, "fill_pattern?", "is_left?"),
     exp.Left: _entry(_left, *_PAIR),
     exp.Right: _entry(_right, *_PAIR),
     exp.Abs: _entry(lambda c, n: f.absolute(c(n.this), c.where), "this"),
-    exp.Round: _entry(_round, "this", "decimals"),
+    exp.Round: _entry(_round, "this", "decimals?"),
     exp.Floor: _entry(lambda c, n: f.whole_part("floor", c(n.this), c.where), "this"),
     exp.Ceil: _entry(lambda c, n: f.whole_part("ceil", c(n.this), c.where), "this"),
     exp.Extract: _entry(lambda c, n: times.extract(n.this.name.lower(), c(n.expression), c.where), *_PAIR),

@@ -171,8 +171,8 @@ def round_to(term: Term, places: int, where: str) -> Term:
     exact = as_number(term)
     if term.name in INTEGERS and places == 0:
         return replace(as_double(term), expr=as_double(term).expr.round(0, mode="half_to_even"), literal=None)
-    if places < 0:
-        raise SchemaMismatch("round to a negative number of digits is not supported", where=where)
+    if not 0 <= places <= MAX_DIGITS:
+        raise SchemaMismatch(f"round takes 0 to {MAX_DIGITS} digits here", where=where, value=places, hint="cast it")
     return replace(rounded(exact, places), literal=None)
 
 
@@ -253,7 +253,7 @@ def compare(sign: str, left: Term, right: Term, where: str) -> Term:
     """A comparison. Texts are compared by code points, as ``COLLATE "C"`` does."""
     a, b = brought([left, right], where)
     if a.name in {"json", "jsonb"} or (a.name == "label" and sign not in {"=", "<>"}):
-        raise SchemaMismatch(f"`{sign}` does not take {left.type}", where=where)
+        raise SchemaMismatch(f"`{sign}` does not take {left.type}", where=where, hint="write CAST(… AS text) around it")
     return Term(COMPARISONS[sign](a.expr, b.expr), BOOLEAN, any_of(a.wrong, b.wrong))
 
 

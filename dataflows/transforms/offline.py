@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import sqlglot
 from sqlglot import exp
 
 from dataflows.transforms.expressions import ALLOWED, NODES
 from penstock.errors import InvalidDocument, Issue, did_you_mean
 from penstock.models.pipeline import Pipeline
+from penstock.models.sql import parsed
 
 __all__ = ["check_expressions"]
 
@@ -26,7 +26,7 @@ def check_expressions(pipeline: Pipeline) -> None:
     """
     issues = []
     for path, text in _texts(pipeline):
-        for node in sqlglot.parse_one(text, dialect="postgres").walk():
+        for node in parsed(text).walk():
             if isinstance(node, _REFUSED) and not isinstance(node, _PARTS) and type(node) not in NODES:
                 name = node.name if isinstance(node, exp.Anonymous) else node.key
                 hint = did_you_mean(name.lower(), ALLOWED)

@@ -11,7 +11,7 @@ import polars as pl
 
 from dataflows.postgres.types import SqlType
 from dataflows.transforms.scope import Computed
-from dataflows.transforms.terms import physical
+from dataflows.transforms.terms import frame_name, physical
 from penstock.errors import BadData
 
 if TYPE_CHECKING:
@@ -60,20 +60,28 @@ class Stage(Protocol):
 def evaluated(frame: pl.DataFrame, values: Mapping[str, Computed]) -> pl.DataFrame:
     """The values by their names, and beside each that may fail a mask ``?name`` of the rows where it does."""
     reads = {name: id_ for one in values.values() for name, id_ in one.reads.items()}
-    names = [pl.col(id_).alias(name) for name, id_ in reads.items()]
+    names = [pl.col(id_).alias(frame_name(name)) for name, id_ in reads.items()]
     sub = frame.select(pl.col(ROW), *names) if names else frame.select(ROW)
-    wanted = [one.compiled.expr.alias(f"={key}") for key, one in values.items()]
-    wrong = {key: one.compiled.wrong for key, one in values.items()}
-    wanted += [mask.fill_null(value=False).alias(f"?{key}") for key, mask in wrong.items() if mask is not None]
+    wanted = {f"={key}": one.compiled.expr for key, one in values.items()}
+    masks = {f"?{key}": one.compiled.wrong for key, one in values.items()}
+    wanted |= {name: mask.fill_null(value=False) for name, mask in masks.items() if mask is not None}
     try:
-        done = sub.with_columns(wanted)
+        done = _columns(sub, wanted)
     except pl.exceptions.PolarsError:
         where = next(iter(values.values())).compiled.where
-        raise BadData("the expression cannot be computed for some row", where=where) from None
+        raise BadData("the expression cannot be computed for some row", where=where, hint="report it") from None
     return done.select(
-        *(pl.col(f"={key}").alias(key) for key in values),
-        *(f"?{key}" for key, mask in wrong.items() if mask is not None),
+        *(pl.col(f"={key}").alias(key) for key in values), *(name for name in wanted if name.startswith("?"))
     )
+
+
+def _columns(sub: pl.DataFrame, wanted: Mapping[str, pl.Expr]) -> pl.DataFrame:
+    """The expressions as columns. Where all rows come out alike, Polars may give one value for all, and refuse it."""
+    try:
+        return sub.with_columns(expr.alias(name) for name, expr in wanted.items())
+    except pl.exceptions.PolarsError:
+        rows = pl.col(ROW).is_not_null()
+        return sub.with_columns(pl.when(rows).then(expr).alias(name) for name, expr in wanted.items())
 
 
 def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, Computed], step: str) -> None:
@@ -292,10 +300,11 @@ class Called:
             raise BadData(what, where=self.where, hint="run it on such rows by hand") from error
         if not isinstance(back, pa.RecordBatch) or back.num_rows != work.frame.height:
             what = f"the function must give back a RecordBatch of {work.frame.height} rows"
-            raise BadData(what, where=self.where)
+            raise BadData(what, where=self.where, hint="keep the rows, and their order")
         missing = [name for name in self.made if name not in back.schema.names]
         if missing:
-            raise BadData(f"the function gave back no column `{missing[0]}`", where=self.where)
+            hint = "name it in what the function returns, or leave it out of `columns`"
+            raise BadData(f"the function gave back no column `{missing[0]}`", where=self.where, hint=hint)
         work.frame = work.frame.with_columns(
             series_of(back.column(name), kind, f"{self.where}: `{name}`").alias(id_)
             for name, (id_, kind) in self.made.items()

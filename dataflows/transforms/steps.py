@@ -207,7 +207,8 @@ def _explode(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[
         return []
     held = scope.require(rule.column, f"{where}.column")
     if not (held.type.text or held.type.name in {"json", "jsonb"}):
-        raise SchemaMismatch(f"a JSON array is needed, this is {held.type}", where=where, value=rule.column)
+        hint = "name a column of texts or JSON"
+        raise SchemaMismatch(f"a JSON array is needed, this is {held.type}", where=where, value=rule.column, hint=hint)
     read, id_ = scope.read(rule.column), scope.new_id()
     stages: list[Stage] = [Exploded(step.name, read, id_)]
     scope.put(rule.column, Held(TEXT, nullable=True, origins=held.origins, id=id_), step.name)

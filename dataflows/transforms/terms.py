@@ -20,7 +20,8 @@ from penstock.errors import SchemaMismatch
 
 __all__ = [
     "ANY_SIZE", "BIGINT", "BOOLEAN", "DATE", "DOUBLE", "INTEGER", "NULL", "STAMP", "STAMPTZ", "TEXT", "UNKNOWN", "Term",
-    "any_of", "as_double", "as_number", "common", "is_number", "is_text", "known", "minus", "numeric", "out_of_range",
+    "any_of", "as_double", "as_number", "common", "dated", "day_unit", "frame_name", "is_number", "is_text",
+    "known", "minus", "numeric", "out_of_range",
     "overflowing", "physical", "rescaled", "text_of", "when_null",
 ]  # fmt: skip
 
@@ -41,6 +42,11 @@ UNKNOWN: Final = SqlType("unknown")
 """A quoted literal: it takes the type of what it meets."""
 
 MAX_DIGITS: Final = 38
+FIRST_DAY: Final = -2_440_588
+"""24 November 4714 BC, where PostgreSQL's dates begin."""
+LAST_DAY: Final = 95_000_000
+"""In the year 262,000: Polars knows no later times."""
+DAY_MICROS: Final = 86_400_000_000
 SAFE: Final = 9.9e37
 INTEGERS: Final = ("smallint", "integer", "bigint")
 LIMITS: Final = {"smallint": (1 << 15, 5), "integer": (1 << 31, 10), "bigint": (1 << 63, 19)}
@@ -73,6 +79,23 @@ class Term:
         return replace(self, wrong=any_of(self.wrong, *others))
 
 
+def frame_name(name: str) -> str:
+    """What a column is called while expressions look at it: Polars takes names such as ``*`` and ``^a.*$`` for many."""
+    return f"c:{name}"
+
+
+def day_unit(kind: SqlType) -> int:
+    """How many of a date's or timestamp's units a day has."""
+    return 1 if kind == DATE else DAY_MICROS
+
+
+def dated(term: Term) -> Term:
+    """A date or timestamp that is wrong outside of the years that can be computed with, where Polars would panic."""
+    unit = day_unit(term.type)
+    inside = term.expr.to_physical().cast(pl.Int64).is_between(FIRST_DAY * unit, LAST_DAY * unit)
+    return replace(term, expr=pl.when(inside).then(term.expr)).also_wrong(~inside)
+
+
 def any_of(*masks: pl.Expr | None) -> pl.Expr | None:
     """True where one of the masks is; a NULL counts as false."""
     found = [mask.fill_null(value=False) for mask in masks if mask is not None]
@@ -87,7 +110,7 @@ def any_of(*masks: pl.Expr | None) -> pl.Expr | None:
 def numeric(digits: int, scale: int) -> SqlType:
     """A numeric of that many digits (38 at most are tracked), `scale` of them after the point."""
     if scale > MAX_DIGITS:
-        raise SchemaMismatch(f"a numeric with {scale} digits after the point is too fine", hint="cast to fewer")
+        raise SchemaMismatch(f"a numeric with {scale} digits after the point is too fine", hint="cast it to fewer")
     return SqlType("numeric", min(digits, MAX_DIGITS), scale)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from dataflows.transforms.casts import cast
+from dataflows.transforms.casts import LONGEST, cast
 from dataflows.transforms.terms import (
     BOOLEAN,
     INTEGER,
@@ -48,7 +48,7 @@ def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
     if separator is None:
         return Term(pl.concat_str([part.expr.fill_null("") for part in parts]), TEXT, wrong)
     if separator.literal is None:
-        raise SchemaMismatch("concat_ws needs a quoted separator", where=where)
+        raise SchemaMismatch("concat_ws needs a quoted separator", where=where, hint="such as concat_ws(', ', a, b)")
     return Term(
         pl.concat_str([part.expr for part in parts], separator=separator.literal, ignore_nulls=True), TEXT, wrong
     )
@@ -77,7 +77,7 @@ def _count(term: Term, where: str) -> pl.Expr:
 
 
 def _no_count(term: Term, where: str) -> pl.Expr:
-    raise SchemaMismatch(f"a whole number is needed, not {term.type}", where=where)
+    raise SchemaMismatch(f"a whole number is needed, not {term.type}", where=where, hint="write CAST(… AS integer)")
 
 
 def constant(term: Term | None, what: str, where: str) -> str:
@@ -87,14 +87,14 @@ def constant(term: Term | None, what: str, where: str) -> str:
         SchemaMismatch: it is computed.
     """
     if term is None or term.literal is None:
-        raise SchemaMismatch(f"{what} must be written as a literal", where=where)
+        raise SchemaMismatch(f"{what} must be written as a literal", where=where, hint="write it out between quotes")
     return term.literal
 
 
 def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
     """``split_part(s, d, n)``: the n-th piece, from the end if n is negative; empty where there is none."""
     if part == 0:
-        raise SchemaMismatch("split_part counts from 1", where=where)
+        raise SchemaMismatch("split_part counts from 1", where=where, hint="the first is 1, the last -1")
     value = text(term, "split_part", where)
     if not delimiter:
         expr = value.expr if part in {1, -1} else pl.when(value.expr.is_not_null()).then(pl.lit(""))
@@ -106,8 +106,11 @@ def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
 
 def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term:
     """``lpad`` and ``rpad``: to exactly `width` characters."""
+    if width > LONGEST:
+        hint = f"{LONGEST} characters at most"
+        raise SchemaMismatch("lpad and rpad make no longer text here", where=where, value=width, hint=hint)
     if len(fill) != 1:
-        raise SchemaMismatch("lpad and rpad fill with one character here", where=where)
+        raise SchemaMismatch("lpad and rpad fill with one character here", where=where, hint="such as '0'")
     value = text(term, "lpad", where)
     cut = value.expr.str.slice(0, max(width, 0))
     expr = cut.str.pad_start(max(width, 0), fill) if left else cut.str.pad_end(max(width, 0), fill)
@@ -129,7 +132,7 @@ def _regex(pattern: str, where: str, *, any_case: bool) -> str:
         if sign == "\\":
             at += 1
             if at == len(pattern):
-                raise SchemaMismatch("the pattern ends with its escape character", where=where)
+                raise SchemaMismatch("the pattern ends with its escape character", where=where, hint="double it: \\\\")
             out += re.escape(pattern[at])
         else:
             out += {"%": ".*", "_": "."}.get(sign) or re.escape(sign)

@@ -13,20 +13,25 @@ from dataflows.transforms.casts import cast
 from dataflows.transforms.functions import brought
 from dataflows.transforms.terms import (
     DATE,
+    DAY_MICROS,
+    FIRST_DAY,
     INTEGER,
+    LAST_DAY,
     STAMP,
     STAMPTZ,
     Term,
     any_of,
+    dated,
     numeric,
 )
 from penstock.errors import SchemaMismatch
 
 TIMES: Final = {DATE.name, STAMP.name, STAMPTZ.name}
 _PARTS: Final[dict[str, Callable[[pl.Expr], pl.Expr]]] = {
-    "year": lambda e: e.dt.year(), "month": lambda e: e.dt.month(), "day": lambda e: e.dt.day(),
+    "year": lambda e: _year(e.dt.year()), "month": lambda e: e.dt.month(), "day": lambda e: e.dt.day(),
     "quarter": lambda e: e.dt.quarter(), "week": lambda e: e.dt.week(), "isodow": lambda e: e.dt.weekday(),
-    "dow": lambda e: e.dt.weekday() % 7, "doy": lambda e: e.dt.ordinal_day(), "isoyear": lambda e: e.dt.iso_year(),
+    "dow": lambda e: e.dt.weekday() % 7, "doy": lambda e: e.dt.ordinal_day(),
+    "isoyear": lambda e: _year(e.dt.iso_year()),
     "hour": lambda e: e.dt.hour(), "minute": lambda e: e.dt.minute(),
 }  # fmt: skip
 _UNITS: Final = {
@@ -35,11 +40,16 @@ _UNITS: Final = {
 }  # fmt: skip
 
 
+def _year(year: pl.Expr) -> pl.Expr:
+    """The year before 1 is 1 BC, which is -1."""
+    return pl.when(year > 0).then(year).otherwise(year - 1)
+
+
 def extract(part: str, term: Term, where: str) -> Term:
     """``extract(part FROM x)``: a numeric, as in PostgreSQL."""
     value = _time(term, "extract", where)
     if part in {"hour", "minute", "second"} and value.name == DATE.name:
-        raise SchemaMismatch(f"a date has no {part}", where=where)
+        raise SchemaMismatch(f"a date has no {part}", where=where, hint="write CAST(… AS timestamp) around it")
     if part == "second":
         micros = value.expr.dt.second().cast(pl.Int128) * pl.lit(
             10**6, dtype=pl.Int128
@@ -78,9 +88,10 @@ def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
     """``date ± whole number``, ``date - date``; None where neither side is a date."""
     if left.name == DATE.name and right.name in {"smallint", "integer"}:
         days = right.expr.cast(pl.Int64) * (1 if sign == "+" else -1)
-        far = days.abs() > 3_000_000  # noqa: PLR2004 - beyond what a date here can hold
-        moved = left.expr + pl.duration(days=pl.when(~far).then(days))
-        return Term(moved, DATE, any_of(left.wrong, right.wrong, far & left.expr.is_not_null()))
+        day = left.expr.to_physical().cast(pl.Int64) + days
+        inside = day.is_between(FIRST_DAY, LAST_DAY)
+        moved = pl.when(inside).then(day).cast(pl.Int32).cast(pl.Date)
+        return Term(moved, DATE, any_of(left.wrong, right.wrong, ~inside))
     if sign == "+" and right.name == DATE.name and left.name in {"smallint", "integer"}:
         return shifted("+", right, left, where)
     if sign == "-" and DATE.name in {left.name, right.name}:
@@ -98,6 +109,8 @@ _OFFSETS: Final = {"year": "y", "mon": "mo", "month": "mo", "week": "w", "day": 
                    "min": "m",
                    "second": "s", "sec": "s"}  # fmt: skip
 _ORDER: Final = ["y", "mo", "w", "d", "h", "m", "s"]
+_DAYS: Final = {"mo": 31, "w": 7, "d": 1, "h": 1 / 24, "m": 1 / 1440, "s": 1 / 86_400}
+MOST_DAYS: Final = 10_000_000
 
 
 def moved(sign: str, term: Term, interval: str, where: str) -> Term:
@@ -109,14 +122,23 @@ def moved(sign: str, term: Term, interval: str, where: str) -> Term:
             "an interval of whole units is needed", where=where, value=interval, hint="such as '1 month 2 days'"
         )
     value = cast(value, STAMP, where) if value.name == DATE.name else value
-    found = value.expr
     amounts: dict[str, int] = {}
     for number, unit in parts:
         short = _OFFSETS[unit.lower()]
         amounts[short] = amounts.get(short, 0) + int(number)
     months = amounts.pop("y", 0) * 12 + amounts.pop("mo", 0)
     steps = ([(months, "mo")] if months else []) + [(amounts[unit], unit) for unit in _ORDER if amounts.get(unit)]
+    found = _guarded(value, steps, 1 if sign == "+" else -1, where)
     for number, unit in steps:
-        number = number if sign == "+" else -number  # noqa: PLW2901
-        found = found.dt.offset_by(f"{number}{unit}")
-    return replace(value, expr=found, literal=None)
+        found = found.dt.offset_by(f"{number if sign == '+' else -number}{unit}")
+    return dated(replace(value, expr=found, literal=None)).also_wrong(value.expr.is_not_null() & found.is_null())
+
+
+def _guarded(value: Term, steps: list[tuple[int, str]], sign: int, where: str) -> pl.Expr:
+    """The times from which such a step leads to times that can be computed with; NULL in place of the others."""
+    days = sum(abs(number) * _DAYS[unit] for number, unit in steps)
+    if days > MOST_DAYS:
+        raise SchemaMismatch("the interval is too long", where=where, hint=f"at most {MOST_DAYS} days")
+    step = sign * round(sum(number * _DAYS[unit] for number, unit in steps) * DAY_MICROS)
+    there = value.expr.to_physical().cast(pl.Int64) + step
+    return pl.when(there.is_between(2 * FIRST_DAY * DAY_MICROS, LAST_DAY * DAY_MICROS)).then(value.expr)

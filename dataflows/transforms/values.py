@@ -27,7 +27,7 @@ def arrow_of(series: pl.Series, kind: SqlType, where: str) -> pa.Array:
     try:
         array = series.cast(pl.Decimal(MAX_DIGITS, 0)).to_arrow(compat_level=pl.CompatLevel.oldest())
     except pl.exceptions.PolarsError:
-        raise BadData("a number has more than 38 digits", where=where) from None
+        raise BadData("a number has more than 38 digits", where=where, hint="cast it to fewer") from None
     made = pa.decimal128(MAX_DIGITS, kind.scale or 0)
     return pa.Array.from_buffers(made, len(array), array.buffers(), offset=array.offset)
 
@@ -42,5 +42,5 @@ def series_of(array: pa.Array, kind: SqlType, where: str) -> pl.Series:
     try:
         fitting = array if wanted is None or array.type == wanted else array.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise BadData(f"values of type {array.type} are no {kind}", where=where) from None
+        raise BadData(f"values of type {array.type} are no {kind}", where=where, hint="tell their type") from None
     return typed("pl.Series", pl.from_arrow(fitting))

@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from penstock.errors import InvalidDocument, Issue, did_you_mean
+from penstock.models.sql import MAX_LENGTH, parsed
 
 __all__ = ["Duration", "Fraction", "Model", "Name", "Sql", "issues_of"]
 
@@ -27,7 +27,12 @@ class Model(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, defer_build=True
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        serialize_by_alias=True,
+        defer_build=True,
+        allow_inf_nan=False,
     )
 
     @classmethod
@@ -38,7 +43,7 @@ class Model(BaseModel):
             InvalidDocument: with every issue found, each at its path.
         """
         try:
-            return cls.model_validate_json(json.dumps(data, default=str), strict=True)
+            return cls.model_validate_json(_json(data), strict=True)
         except ValidationError as error:
             raise InvalidDocument(issues_of(error, cls), where=where) from error
         except (TypeError, ValueError, RecursionError) as error:
@@ -78,6 +83,20 @@ class Model(BaseModel):
             return cls.parse(yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise InvalidDocument([Issue("", f"is no YAML: {error}")]) from error
+
+
+def _json(data: object) -> bytes:
+    """`data` as JSON that everybody reads.
+
+    Raises:
+        ValueError: it holds infinity, NaN, or half of a character.
+    """
+    text = json.dumps(data, default=str, ensure_ascii=False, allow_nan=False)
+    try:  # JSON writes a character as two halves, which YAML's reader does not join
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
+    except UnicodeDecodeError:
+        message = "it holds half of a character"
+        raise ValueError(message) from None
 
 
 def issues_of(error: ValidationError, model: type[BaseModel]) -> list[Issue]:
@@ -160,25 +179,9 @@ def _fraction(value: object) -> object:
     return value
 
 
-@lru_cache(maxsize=4096)
 def _sql(value: str) -> str:
-    """A SQL scalar expression that parses; what it may contain is checked where it is compiled.
-
-    Kept: parsing costs more than all other checks of a pipeline, and new versions repeat old expressions.
-    """
-    from sqlglot import errors, parse  # noqa: PLC0415 - 60 ms to import, needed only where an expression stands
-
-    if not value.strip():
-        message = "is an empty expression"
-        raise ValueError(message)
-    try:
-        trees = parse(value, dialect="postgres")
-    except errors.SqlglotError as error:
-        message = f"is no SQL expression: {str(error).splitlines()[0]}"
-        raise ValueError(message) from error
-    if len(trees) != 1 or trees[0] is None:
-        message = "must be ONE SQL expression"
-        raise ValueError(message)
+    """A SQL scalar expression that parses; what it may contain is checked where it is compiled."""
+    parsed(value)
     return value
 
 
@@ -196,5 +199,5 @@ Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 """A name that people type: lower case, begins with a letter, at most 63 of ``a-z 0-9 _ -``."""
 
-Sql = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_sql)]
+Sql = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH), AfterValidator(_sql)]
 """A SQL scalar expression over the columns; it is compiled, never sent to an engine."""

@@ -188,7 +188,7 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
         InvalidDocument: with every issue found, at ``name.key``.
     """
     kind = data.get("type") if isinstance(data, dict) else None
-    plugged = plugged_in(str(kind)) if kind is not None and kind not in TYPES else None
+    plugged = plugged_in(kind) if isinstance(kind, str) and kind not in TYPES else None
     try:
         _name().validate_python(name)
         if plugged is not None:

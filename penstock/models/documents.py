@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,44 +20,85 @@ __all__ = ["CONNECTIONS", "Documents", "read_documents", "read_project"]
 CONNECTIONS = "connections.yaml"
 MOST_VALUES = 100_000
 """In one document."""
+MOST_BYTES = 1 << 20
+"""In one file; YAML is read at a tenth of this a second."""
 
 KINDS: dict[str, type[Pipeline | AgentPolicy]] = {"Pipeline": Pipeline, "AgentPolicy": AgentPolicy}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: a key that stands twice is an error; dates and ``yes``, ``no``, ``on`` stay text."""
+    """YAML without its traps.
+
+    A key that stands twice is an error, and so is one that is no text; dates and ``yes``, ``no``, ``on`` stay text;
+    there are no tags but those of plain data.
+    """
 
 
+_PLAIN = "tag:yaml.org,2002:"
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":timestamp", ":bool"))]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), ["t", "f"])
+_Loader.add_implicit_resolver(f"{_PLAIN}bool", re.compile(r"^(?:true|false)$"), ["t", "f"])
 
 
 class _JsonLoader(_Loader):
     """JSON, whose numbers need no dot before an exponent, as YAML 1.1 asks for one."""
 
 
-_JsonLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^-?[0-9]+[eE][-+]?[0-9]+$"), list("-0123456789")
-)
+_JsonLoader.add_implicit_resolver(f"{_PLAIN}float", re.compile(r"^-?[0-9]+[eE][-+]?[0-9]+$"), list("-0123456789"))
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
+def _wrong(node: yaml.Node, what: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+
+
+def _scalar(kind: str, make: Callable[[yaml.SafeLoader, Any], Any]) -> Callable[[_Loader, yaml.Node], Any]:
+    """What PyYAML makes of a scalar; a tag that stands before something else is told at its place."""
+
+    def made(loader: _Loader, node: yaml.Node) -> Any:
+        try:
+            return make(loader, node)
+        except (ValueError, ArithmeticError, LookupError):
+            raise _wrong(node, f"this is no {kind}") from None
+
+    return made
+
+
+def _sequence(loader: _Loader, node: yaml.Node) -> list[Any]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise _wrong(node, "this is no list")
+    return [loader.construct_object(inner, deep=True) for inner in node.value]
+
+
+def _mapping(loader: _Loader, node: yaml.Node) -> dict[str, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise _wrong(node, "this is no mapping")
+    found: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable):
-            raise yaml.constructor.ConstructorError(None, None, "a key is no text", key_node.start_mark)
+        if not isinstance(key, str):
+            raise _wrong(key_node, "a key is no text; put it between quotes")
         if key in found:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise _wrong(key_node, f"the key {key!r} stands twice")
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 
 
-for _one in (_Loader, _JsonLoader):
-    _one.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.yaml_constructors = {
+    f"{_PLAIN}null": _scalar("null", yaml.SafeLoader.construct_yaml_null),
+    f"{_PLAIN}bool": _scalar("boolean", yaml.SafeLoader.construct_yaml_bool),
+    f"{_PLAIN}int": _scalar("whole number", yaml.SafeLoader.construct_yaml_int),
+    f"{_PLAIN}float": _scalar("number", yaml.SafeLoader.construct_yaml_float),
+    f"{_PLAIN}str": yaml.SafeLoader.construct_yaml_str,
+    f"{_PLAIN}seq": _sequence,
+    f"{_PLAIN}map": _mapping,
+    None: lambda _, node: _refuse(node),
+}
+
+
+def _refuse(node: yaml.Node) -> None:
+    raise _wrong(node, f"the tag or sign {node.tag.removeprefix(_PLAIN)!r} has no meaning here; put it between quotes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +171,10 @@ def read_documents(paths: Iterable[Path], check: Check | None = None) -> Documen
 
 def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
     try:
-        text = path.read_text()
+        text = _text(path)
     except FileNotFoundError as error:
         raise NotFound("no such file", where=str(path)) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         issues.append(Issue(str(path), f"cannot be read: {error}"))
         return
     try:
@@ -150,6 +191,15 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
                 f"is no YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
             )
         )
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        message = f"it is larger than {MOST_BYTES >> 20} MiB; split it over several files"
+        raise ValueError(message)
+    return data.decode()
 
 
 def _bounded(data: Any) -> Any:
@@ -176,7 +226,7 @@ def _model(data: Any) -> Pipeline | AgentPolicy:
     if not isinstance(data, dict):
         raise InvalidDocument([Issue("", "is no mapping with apiVersion, kind, metadata and spec")])
     kind = data.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         hint = did_you_mean(str(kind), KINDS) or f"one of {', '.join(KINDS)}"
         raise InvalidDocument([Issue("kind", f"unknown kind {kind!r}; {hint}" if kind else f"is required; {hint}")])
     return KINDS[kind].parse(data)
@@ -192,8 +242,8 @@ def _line(node: yaml.Node, path: str) -> int:
             if mark is not None and not isinstance(found, yaml.MappingNode | yaml.SequenceNode):
                 return int(mark.start_mark.line) + 1
         elif isinstance(node, yaml.SequenceNode) and part.startswith("["):
-            index = int(part[1:-1])
-            found = node.value[index] if index < len(node.value) else None
+            index = part[1:-1]
+            found = node.value[int(index)] if index.isdecimal() and int(index) < len(node.value) else None
         if found is None:
             break
         node = found

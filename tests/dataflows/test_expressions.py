@@ -252,7 +252,7 @@ REFUSED = [
     ("random()", "RAND"), ("(SELECT 1)", "Subquery"), ("sum(i)", "SUM"), ("i + (i OVER ())", ""), ("pg_sleep(1)", "pg_sleep"),
     ("n / m", "division"), ("s + 1", "`+`"), ("i; DROP TABLE x", "ONE"), ("s LIKE t", "literal"), ("CAST(s AS bytea)", "BYTEA"),
     ("now()", ""), ("i[1]", ""), ("*", ""), ("CASE WHEN i THEN 1 END", "condition"), ("b = 1", "brought together"), ("s ~ 'x'", ""),
-    ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("'", "SQL"), ("DELETE FROM x", ""),
+    ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("(" * 500, "too deep"), ("'", "SQL"), ("DELETE FROM x", ""),
 ]  # fmt: skip
 
 

@@ -1,0 +1,94 @@
+"""SQL expressions as text become trees here only: whatever the text is, a tree or a plain `ValueError` comes out."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+__all__ = ["MAX_DEPTH", "MAX_LENGTH", "parsed"]
+
+MAX_LENGTH: Final = 4000
+MAX_NODES: Final = 600
+MAX_DEPTH: Final = 60
+MAX_NESTING: Final = 3
+"""Brackets, and parentheses behind a type, inside of each other: the parser tries each of them twice, so that
+``date(date(date(…)))`` would take it twice as long with each.
+"""
+
+
+@lru_cache(maxsize=4096)
+def parsed(text: str) -> exp.Expression:
+    """The tree of ONE expression; what it may contain is checked where it is compiled. Nobody may change it.
+
+    Kept: parsing costs more than all other checks of a pipeline, and new versions repeat old expressions.
+
+    Raises:
+        ValueError: it is no such expression, or too large to be compiled.
+    """
+    if len(text) > MAX_LENGTH:
+        message = f"is longer than {MAX_LENGTH} characters"
+        raise ValueError(message)
+    if not text.strip():
+        message = "is an empty expression"
+        raise ValueError(message)
+    tree = _tree(text)
+    if sum(1 for _ in tree.walk()) > MAX_NODES or _depth(tree) > MAX_DEPTH:
+        message = "is too large; split it over several fields or steps"
+        raise ValueError(message)
+    return tree
+
+
+def _tree(text: str) -> exp.Expression:
+    import logging  # noqa: PLC0415
+
+    from sqlglot import parse  # noqa: PLC0415 - 60 ms to import, needed only where an expression stands
+
+    logging.getLogger("sqlglot").disabled = True  # it tells of statements that it does not know; they are refused
+    try:
+        text.encode()
+        if _nesting(text) > MAX_NESTING:
+            raise RecursionError
+        trees = parse(text, dialect="postgres")
+    except RecursionError:
+        message = "is too deep; split it over several fields or steps"
+        raise ValueError(message) from None
+    except UnicodeEncodeError:
+        message = "holds half of a character"
+        raise ValueError(message) from None
+    except Exception as error:  # a parser of another's, over anything that people write
+        message = f"is no SQL expression: {' '.join(str(error).split())[:200]}"
+        raise ValueError(message) from error
+    if len(trees) != 1 or trees[0] is None:
+        message = "must be ONE SQL expression"
+        raise ValueError(message)
+    return cast("exp.Expression", trees[0])
+
+
+def _nesting(text: str) -> int:
+    from sqlglot import tokenize  # noqa: PLC0415
+    from sqlglot.dialects.postgres import Postgres  # noqa: PLC0415
+    from sqlglot.tokenizer_core import TokenType  # noqa: PLC0415
+
+    opening = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE}
+    closing = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE}
+    found, open_, before = 0, [], None
+    for token in tokenize(text, dialect="postgres"):
+        kind = token.token_type
+        if kind in opening:
+            open_.append(kind != TokenType.L_PAREN or before in Postgres.Parser.TYPE_TOKENS)
+            found = max(found, sum(open_))
+        elif kind in closing and open_:
+            open_.pop()
+        before = kind
+    return found
+
+
+def _depth(tree: exp.Expression) -> int:
+    level, depth = [tree], 0
+    while level and depth <= MAX_DEPTH:
+        level = [child for node in level for child in node.iter_expressions()]
+        depth += 1
+    return depth

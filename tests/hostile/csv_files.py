@@ -1,0 +1,193 @@
+# ruff: noqa: E501, RUF001, PLR0124, RUF005 - tables and grammars of what is wrong on purpose
+"""Hostile CSV, beside what Python's own csv module reads."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import random
+import struct
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from penstock.models.formats import CsvFormat
+from tests.hostile.reading import flipped, rows_of
+
+CELLS = [
+    "", "", "1", "-7", "0", "007", "1.5", "-", "e5", "1e400", "1e-400", "-0", "NaN", "inf", "9223372036854775807", "9223372036854775808", "9" * 37, "9" * 40, "0.1234567890123456789", "true", "False", "T", "2024-02-29",
+    "2024-02-30", "9999-99-99", "0000-01-01", "2024-01-01 00:00:00", "2024-01-01T25:00:00", "2024-01-01T00:00:00Z", "12:34:56", "24:00:00", "99:99:99", "a", "b c", "é🙂", "\u2028", "\0", "'", "\\", "\\N", "NA", "NULL", '""', 'a"b', ",", "x" * 5000, "a\nb", "a\r\nb", "a\rb", " 1", "1 ", "\t",
+    "=1+1", "\ufeff", "１２",
+]  # fmt: skip
+ENCODINGS = ["utf-8"] * 12 + [
+    "latin-1",
+    "utf-16",
+    "utf-16-le",
+    "utf-8-sig",
+    "cp1252",
+    "shift_jis",
+    "utf-7",
+    "nope",
+    "rot13",
+    "hex",
+    "idna",
+    "undefined",
+    "zlib",
+    "unicode_escape",
+]
+
+
+def cell(rng: random.Random, text: str, form: _Form) -> str:
+    special = any(sign in text for sign in (form.delimiter, form.quote, "\n", "\r"))
+    if (special and rng.random() < 0.97) or rng.random() < 0.1:
+        doubled = text.replace(form.quote, form.quote * 2) if rng.random() < 0.97 else text
+        return form.quote + doubled + (form.quote if rng.random() < 0.97 else "")
+    return text
+
+
+class _Form(NamedTuple):
+    delimiter: str
+    quote: str
+    header: bool
+
+
+def made(number: int) -> tuple[str, bytes, dict[str, Any], str]:
+    """A file's name and content, the format that the pipeline tells, and the text that is in it."""
+    rng = random.Random(number)
+    width, height = rng.choice([1, 2, 3, 3, 5, 40]), rng.choice([0, 1, 3, 3, 10, 60])
+    names = [
+        rng.choice(["id", "name", "a b", "é", "x", "y", "z", "select", '"', "n,m", ""])
+        if rng.random() < 0.2
+        else f"c{at}"
+        for at in range(width)
+    ]
+    kinds = rng.choice(
+        [
+            {},
+            {},
+            dict.fromkeys(names, "text"),
+            dict.fromkeys(
+                names,
+                rng.choice(
+                    [
+                        "integer",
+                        "numeric(10,2)",
+                        "date",
+                        "boolean",
+                        "time",
+                        "timestamptz",
+                        "double precision",
+                        "uuid",
+                        "json",
+                        "bytea",
+                        "nope",
+                        "interval",
+                    ]
+                ),
+            ),
+            {"nope": "text"},
+        ]
+    )
+    told: dict[str, Any] = {
+        "type": "csv", "delimiter": rng.choice([",", ",", ",", ";", "\t", "|", "a", '"']), "quote": rng.choice(['"', '"', '"', "'"]), "header": rng.random() < 0.8,
+        "encoding": rng.choice(ENCODINGS), "columns": {name: kind for name, kind in kinds.items() if name}, **({"null_values": ["NA", ""]} if rng.random() < 0.1 else {}),
+    }  # fmt: skip
+    form = _Form(told["delimiter"], told["quote"], told["header"])
+    plain = rng.choice(
+        [
+            CELLS,
+            CELLS[:20],
+            ["1", "2", "", "3"],
+            ["1.5", "-", ""],
+            ["2024-02-29", "2024-02-30", ""],
+            ["true", "false"],
+            ["a", "b", ""],
+        ]
+    )
+    end = rng.choice(["\n", "\n", "\r\n", "\r"])
+    lines = [form.delimiter.join(cell(rng, one, form) for one in names)] if form.header else []
+    for _ in range(height):
+        ragged = 0 if rng.random() < 0.985 else rng.choice([-1, 1, 5])
+        lines.append(form.delimiter.join(cell(rng, rng.choice(plain), form) for _ in range(max(width + ragged, 0))))
+    if rng.random() < 0.1 and lines:
+        lines.insert(rng.randrange(len(lines)), rng.choice(["", " ", "#", end]))
+    text = end.join(lines) + rng.choice([end, end, "", end * 2, "\x1a"])
+    if rng.random() < 0.05:
+        text = text.replace(end, "\n", 2)
+    encoding = (
+        told["encoding"]
+        if told["encoding"] in ENCODINGS[:12] + ["latin-1", "utf-16", "utf-16-le", "utf-8-sig", "cp1252", "shift_jis"]
+        else "utf-8"
+    )
+    data = text.encode(encoding, "replace")
+    text = data.decode(encoding)
+    if encoding == "utf-8" and rng.random() < 0.1:
+        data = b"\xef\xbb\xbf" + data
+    if rng.random() < 0.25:
+        data = flipped(rng, data)
+        text = data.decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace").removeprefix("\ufeff")
+    name = "a.csv"
+    if rng.random() < 0.2:
+        name, data = packed(rng, data)
+    return name, data, told, text
+
+
+def packed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
+    """Compressed: sound, in two parts, or damaged."""
+    zstd = rng.random() < 0.4
+    press = (lambda one: pa.compress(one, "zstd", asbytes=True)) if zstd else gzip.compress
+    name = "a.csv.zst" if zstd else "a.csv.gz"
+    half = len(data) // 2
+    whole = bytes(press(data)) if rng.random() < 0.5 else bytes(press(data[:half])) + bytes(press(data[half:]))
+    way = rng.randrange(6)
+    if way == 0:
+        return name, whole[: rng.randrange(len(whole) + 1)]
+    if way == 1:
+        return name, flipped(rng, whole)
+    if way == 2:
+        return name, whole + rng.choice([b"\0" * 9, b"garbage", data])
+    if way == 3 and not zstd:
+        return name, whole[:-4] + struct.pack("<I", 1)
+    return name, whole
+
+
+def expected(text: str, form: CsvFormat) -> list[list[str]] | None:
+    """What Python reads; None where that is no CSV by its strict rules."""
+    csv.field_size_limit(1 << 30)
+    rules: dict[str, Any] = {"delimiter": form.delimiter, "quotechar": form.quote}
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), **rules, strict=True))
+    except csv.Error:  # a value such as `"a"b`, which many write, is no harm where it hides no line's end
+        found = list(csv.reader(io.StringIO(text, newline=""), **rules))
+        closed = text.count(form.quote) % 2 == 0
+        return found if closed and not any("\n" in one or "\r" in one for row in found for one in row) else None
+
+
+def judge(made: tuple[str, bytes, dict[str, Any], str]) -> str:
+    name, data, given, text = made
+    form = CsvFormat.parse(given, where="p.yaml")
+    table, told = rows_of(name, data, form)
+    rows = expected(text.removeprefix("\ufeff"), form)
+    assert rows is not None, f"Python refuses it, here are {table.num_rows} rows"
+    width = len(table.columns)
+    rows = [row or [""] for row in rows if row or width == 1][form.header :]
+    if name != "a.csv" and table.num_rows != len(rows):
+        raise AssertionError(f"{name}: {table.num_rows} rows in place of {len(rows)}")
+    assert table.num_rows == len(rows), f"{table.num_rows} rows in place of {len(rows)}: {rows[:5]}"
+    for at, column in enumerate(table.columns):
+        for mine, row in zip(column.to_pylist(), rows, strict=True):
+            assert same(mine, row[at], told[table.schema.names[at]], form), f"{mine!r} in place of {row[at]!r}"
+    return "read" if len(rows) else "read, no rows"
+
+
+def same(mine: Any, text: str, kind: str, form: CsvFormat) -> bool:
+    if mine is None:
+        return text in form.null_values
+    if kind == "text":
+        return bool(mine == text)
+    if isinstance(mine, bool):
+        return text.strip().lower() in {str(mine).lower(), str(int(mine))}
+    if isinstance(mine, int | float) or kind.startswith("numeric"):
+        return float(text) == float(mine) or (mine != mine and "nan" in text.lower())
+    return str(mine)[:4] == text[:4] or ":" in text

@@ -1,0 +1,179 @@
+# ruff: noqa: E501 - tables and grammars of what is wrong on purpose
+"""Hostile JSON lines, beside what Python's own json module reads."""
+
+from __future__ import annotations
+
+import json
+import random
+from decimal import Decimal
+from typing import Any
+
+from penstock.models.formats import JsonlFormat
+from tests.hostile.csv_files import packed
+from tests.hostile.reading import flipped, rows_of
+
+VALUES = [
+    "null", "true", "false", "0", "-0", "1", "-1", "1.5", "1e5", "1E400", "-1e400", "1e-400", "9007199254740993", "9223372036854775807", "9223372036854775808", "18446744073709551616", "123456789012345678901234567890", "0.1234567890123456789", "NaN",
+    "Infinity", "-Infinity", "01", "1.", ".5", "+1", "0x1", '""', '"a"', '"é🙂"', '"\\u00e9"', '"\\ud83d\\ude42"', '"\\ud800"', '"\\udc00a"', '"\\u0000"', '"\\x"', '"a\\nb"', '"2024-01-01"', '"2024-01-01T00:00:00Z"', '"12"', "{}", "[]", '{"a": 1}', '{"a": {"b": [1, null, "x"]}}', "[1, 2.5]", '[{"a": 1}]',
+    '{"a": 9007199254740993}', '{"a": 1.10}', '{"a": 1, "a": 2}', "[" * 50 + "]" * 50, "[" * 5000 + "]" * 5000, '{"a":' * 3000 + "1" + "}" * 3000, "'a'", "tru", "{", "[1,]", '"' + "x" * 3000 + '"', '"\u2028"', '"\0"', '"\t"', "undefined",
+]  # fmt: skip
+SOUND = ["null", "true", "1", "-7", "1.5", '"a"', '"é🙂"', '{"a": 1}', "[1, 2]", '""', '"a\\nb"']
+
+
+def made(number: int) -> tuple[str, bytes, JsonlFormat, bytes]:
+    rng = random.Random(number)
+    names = rng.sample(["id", "name", "x", "é", "a.b", "", "c", "a\\nb", "d"], rng.randrange(1, 5))
+    kinds = rng.choice(
+        [
+            {},
+            {},
+            {},
+            {
+                name: rng.choice(
+                    [
+                        "text",
+                        "bigint",
+                        "json",
+                        "jsonb",
+                        "date",
+                        "numeric(10,2)",
+                        "double precision",
+                        "boolean",
+                        "time",
+                        "timestamptz",
+                        "uuid",
+                        "interval",
+                    ]
+                )
+                for name in names
+                if name
+            },
+        ]
+    )
+    form = JsonlFormat.parse({"type": "jsonl", "columns": kinds})
+    pools = {
+        name: rng.choice(
+            [
+                VALUES,
+                SOUND,
+                ["1", "2", "null"],
+                ["1.5", "2"],
+                ['"a"', '"b"', "null"],
+                ["true", "false"],
+                ['{"a": 1}', "[1]", "null"],
+                [rng.choice(VALUES)],
+            ]
+        )
+        for name in names
+    }
+    lines = []
+    for _ in range(rng.choice([0, 1, 2, 4, 4, 20])):
+        some = [name for name in names if rng.random() < 0.9]
+        if rng.random() < 0.02:
+            some += some[:1]
+        if rng.random() < 0.03:
+            some.append(rng.choice(["new", "e"]))
+        parts = [f'"{name}": {rng.choice(pools.get(name, SOUND))}' for name in some]
+        lines.append(rng.choice([", "] * 20 + [",", ",,", ",\r"]).join(parts).join("{}"))
+    if rng.random() < 0.15:
+        lines.insert(
+            rng.randrange(len(lines) + 1),
+            rng.choice(["", " ", "[1]", "1", "null", '"a"', "{}{}", "# x", "{} {}", "\r", "{", "}"]),
+        )
+    end = rng.choice(["\n", "\n", "\n", "\r\n"])
+    data = (end.join(lines) + rng.choice([end, "", end * 2])).encode()
+    if rng.random() < 0.05:
+        data = rng.choice(
+            [
+                b"\xef\xbb\xbf" + data,
+                data.decode().encode("utf-16"),
+                data.replace(b"a", b"\xed\xa0\x80"),
+                data.replace(b"a", b"\xff"),
+            ]
+        )
+    if rng.random() < 0.2:
+        data = flipped(rng, data)
+    plain = data
+    name = "a.jsonl"
+    if rng.random() < 0.1:
+        name, data = packed(rng, data)
+        name = name.replace("csv", "jsonl")
+    return name, data, form, plain
+
+
+def expected(plain: bytes) -> list[dict[str, Any]] | None:
+    rows = []
+    for line in plain.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if not line.strip(b" \t\r"):
+            continue
+        try:
+            found = json.loads(line.decode(), parse_float=Decimal, parse_constant=_no)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(found, dict):
+            return None
+        rows.append(found)
+    return rows
+
+
+def _no(text: str) -> None:
+    raise ValueError(text)
+
+
+def twice(plain: bytes) -> bool:
+    """Whether some object names a key twice: which of both counts is not told anywhere."""
+    found = False
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal found
+        found |= len(dict(pairs)) < len(pairs)
+
+    for line in plain.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if line.strip():
+            json.loads(line, object_pairs_hook=look)
+    return found
+
+
+def judge(made: tuple[str, bytes, JsonlFormat, bytes]) -> str:
+    name, data, form, plain = made
+    table, told = rows_of(name, data, form)
+    rows = expected(plain)
+    assert rows is not None, f"Python refuses it, here are {table.num_rows} rows"
+    assert table.num_rows == len(rows), f"{table.num_rows} rows in place of {len(rows)}"
+    if twice(plain):
+        return "read, some key stands twice"
+    for mine, row in zip(table.to_pylist(), rows, strict=True):
+        unread = set(row) - set(mine)
+        assert form.columns or not unread, f"{unread} are lost"
+        for column, value in mine.items():
+            assert same(value, row.get(column), told[column]), (
+                f"{column} ({told[column]}): {value!r} in place of {row.get(column)!r}"
+            )
+    return "read" if rows else "read, no rows"
+
+
+def same(mine: Any, value: Any, kind: str) -> bool:
+    if mine is None or value is None:
+        return mine is value
+    if kind in {"json", "jsonb"}:
+        return bool(_floats(json.loads(mine)) == _floats(value))
+    if isinstance(value, bool) or isinstance(mine, bool):
+        return mine is value
+    if isinstance(value, int):
+        return bool(mine == value)
+    if isinstance(value, Decimal):
+        return isinstance(mine, int | float | Decimal) and float(mine) == float(value) and abs(mine) != float("inf")
+    return (
+        mine == value
+        if isinstance(mine, str)
+        else str(mine)[:4] == str(value)[:4] or ":" in str(value) or not isinstance(mine, float | int)
+    )
+
+
+def _floats(value: Any) -> Any:
+    """Numbers inside of documents are double precision."""
+    if isinstance(value, dict):
+        return {name: _floats(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_floats(one) for one in value]
+    return float(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value

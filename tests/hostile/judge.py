@@ -1,0 +1,87 @@
+"""The child: makes the inputs of a kind by their numbers and judges each, under limits of time and memory.
+
+An input may end in a result or in one `PenstockError` that tells where and what next. Anything else is a defect: any
+other exception, too much CPU, too much memory, the end of the process, and above all rows that are not accounted for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from penstock.errors import InvalidDocument, PenstockError
+
+CPU_SECONDS = 5.0
+MEMORY = 12 << 30
+"""Of addresses, most of which are never touched."""
+
+
+class Defect(AssertionError):
+    """What must not be."""
+
+
+def told(error: PenstockError) -> str:
+    """The verdict of an input that is refused; a refusal has to say where and what next, or what about each place."""
+    text = str(error)
+    if "\n" in text and not isinstance(error, InvalidDocument):
+        raise Defect(f"more than a line: {text!r}") from error
+    if isinstance(error, InvalidDocument):
+        if not all((issue.path or error.where) and issue.message for issue in error.issues):
+            raise Defect(f"an issue without its place: {error.issues}") from error
+        if any("\n" in str(issue) for issue in error.issues):
+            raise Defect(f"an issue of more than a line: {error.issues}") from error
+    elif not error.where or not error.hint:
+        raise Defect(f"neither where nor hint may be missing: {text!r}") from error
+    text.encode()
+    return f"refused: {error.code}"
+
+
+def main() -> None:
+    kind, start, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    inputs: Any = importlib.import_module(f"tests.hostile.{kind}")
+    out = os.fdopen(os.dup(1), "w")
+    getattr(inputs, "prepare", lambda: None)()
+    for number in range(start, stop):
+        say(out, begin=number)
+        say(out, end=number, **judged(inputs, number))
+    out.flush()
+    os._exit(0)
+
+
+def judged(inputs: Any, number: int) -> dict[str, str]:
+    made = inputs.made(number)
+    began = time.process_time()
+    try:
+        try:
+            verdict = inputs.judge(made)
+        except PenstockError as error:
+            verdict = told(error)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is a defect; polars panics with a BaseException
+        return {"defect": f"{shown(made)}\n{''.join(traceback.format_exception(error, limit=-6))}"}
+    if (spent := time.process_time() - began) > CPU_SECONDS:
+        return {"defect": f"{shown(made)}\n{spent:.1f} s of CPU"}
+    return {"verdict": verdict}
+
+
+def shown(made: Any) -> str:
+    text = repr(made)
+    return text if len(text) < 1500 else f"{text[:900]} … {text[-500:]}"
+
+
+def say(out: Any, **told: Any) -> None:
+    out.write(json.dumps(told) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main()

@@ -1,0 +1,106 @@
+# ruff: noqa: E501 - tables and grammars of what is wrong on purpose
+"""Damaged Parquet: no such file may end the process, and no damage inside of pages with checksums may stay unseen."""
+
+from __future__ import annotations
+
+import io
+import random
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataflows.shown import rows_of as shown
+from tests.hostile.reading import flipped, rows_of
+
+
+def table(rng: random.Random) -> pa.Table:
+    count = rng.choice([0, 1, 5, 50, 1000])
+    some: dict[str, Any] = {
+        "i": pa.array([None if n % 7 == 0 else n for n in range(count)], pa.int64()), "u": pa.array([n % 200 for n in range(count)], pa.uint8()), "f": pa.array([n / 3 for n in range(count)]),
+        "s": pa.array([f"text {n % 5} é🙂" for n in range(count)]), "t": pa.array(["x" * (n % 90) for n in range(count)]), "b": pa.array([n % 2 == 0 for n in range(count)]),
+        "d": pa.array([date(2024, 1, 1 + n % 28) for n in range(count)], pa.date32()), "ts": pa.array([datetime(2024, 1, 1, tzinfo=UTC)] * count, pa.timestamp("us", "UTC")),
+        "n": pa.array([Decimal(n).scaleb(-2) for n in range(count)], pa.decimal128(12, 2)), "l": pa.array([list(range(n % 4)) for n in range(count)], pa.list_(pa.int32())),
+        "st": pa.array([{"a": n, "b": None if n % 3 else "x"} for n in range(count)], pa.struct([("a", pa.int32()), ("b", pa.string())])), "c": pa.array([f"w{n % 3}" for n in range(count)]).dictionary_encode(),
+        "y": pa.array([bytes([n % 256]) * 3 for n in range(count)]), "m": pa.array([[("k", n)] for n in range(count)], pa.map_(pa.string(), pa.int32())), "z": pa.nulls(count), "e": pa.array([n % 3 for n in range(count)], pa.int32()),
+    }  # fmt: skip
+    names = rng.sample(list(some), rng.randrange(1, 7))
+    return pa.table({name: some[name] for name in names})
+
+
+def made(number: int) -> tuple[bytes, pa.Table, bool]:
+    """A damaged file, what was in it, and whether any damage has to be seen."""
+    rng = random.Random(number)
+    whole, checked = table(rng), rng.random() < 0.7
+    if rng.random() < 0.1:
+        key = rng.choice(
+            [
+                b"numeric(5,2)",
+                b"integer",
+                b"\xff\xfe",
+                b"nope(",
+                b"text",
+                b"date",
+                b"numeric(0)",
+                b"bytea",
+                b"interval",
+                b"numeric",
+                b"",
+            ]
+        )
+        whole = whole.replace_schema_metadata(None).cast(
+            pa.schema([one.with_metadata({b"penstock.type": key}) for one in whole.schema])
+        )
+    target = io.BytesIO()
+    encoding: dict[str, Any] = rng.choice(
+        [{}, {"use_dictionary": False}, {"data_page_version": "2.0"}, {"data_page_size": 64}]
+    )
+    pq.write_table(
+        whole,
+        target,
+        compression=rng.choice(["snappy", "none", "zstd", "gzip", "lz4"]),
+        row_group_size=rng.choice([7, 100, 1000]),
+        write_page_checksum=checked,
+        **encoding,
+    )
+    data = target.getvalue()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    way = rng.randrange(8)
+    if way == 0:
+        return data[: rng.randrange(len(data))], whole, False
+    if way == 1:
+        return data[:-8] + rng.randbytes(4) + data[-4:], whole, False
+    if way == 2:
+        return (
+            rng.choice(
+                [
+                    b"",
+                    b"PAR1",
+                    b"PAR1PAR1",
+                    b"PAR1" + b"\xff" * 4 + b"PAR1",
+                    rng.randbytes(300),
+                    data + b"x",
+                    b"x" + data,
+                    data + data,
+                    data[:4] + data[footer:],
+                ]
+            ),
+            whole,
+            False,
+        )
+    if way < 5:
+        return flipped(rng, data, footer), whole, False
+    if way == 5:
+        return flipped(rng, data), whole, False
+    return flipped(rng, data, 4, footer), whole, checked
+
+
+def judge(made: tuple[bytes, pa.Table, bool]) -> str:
+    data, whole, checked = made
+    found, _ = rows_of("a.parquet", data, None)
+    for one in found.to_batches():
+        shown(one)
+    assert not checked or found.num_rows == whole.num_rows, f"{found.num_rows} rows in place of {whole.num_rows}"
+    return "read"
