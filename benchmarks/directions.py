@@ -1,4 +1,4 @@
-"""Each direction that others can do too, beside them: PostgreSQL, Parquet and CSV, TPC-H's lineitem.
+"""Each direction that others can do too, beside them: PostgreSQL, MariaDB, Parquet and CSV, TPC-H's lineitem.
 
 All run on one machine, in turns; of each the median counts. The time of a tool is that of its processes, from start to
 exit, and its rows are counted afterwards. A tool that cannot be had is named with the reason.
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from typing import Any, Final
 import psycopg
 import pyarrow.dataset as ds
 
+from benchmarks.parts.mariadb import DATABASE, served_mysql
 from benchmarks.parts.measure import Failed, Measured, timed
 from benchmarks.parts.readme import machine, write_table
 from benchmarks.parts.tables import LINEITEM, generated, lineitem, served
@@ -35,6 +37,7 @@ DIRECTIONS: Final = {
     "postgres-parquet": "PostgreSQL to Parquet",
     "parquet-postgres": "Parquet to PostgreSQL",
     "csv-postgres": "CSV to PostgreSQL",
+    "mysql-postgres": "MariaDB to PostgreSQL",
 }
 PEERS: Final[Sequence[Peer]] = (LIMIT, *DLT, MELTANO, FAUCET, SLING, INGESTR)
 PART: Final = "lineitem_part"
@@ -67,7 +70,15 @@ def main() -> int:
     with served() as dsn, tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as name:
         folder = Path(name)
         rows = filled(dsn, options.rows, folder)
-        found = {way: compared(way, dsn, folder, peers, rows, options.times) for way in options.only or DIRECTIONS}
+        found = {}
+        for way in options.only or DIRECTIONS:
+            with (
+                served_mysql(folder / "lineitem.csv", PART, rows // 10)
+                if way.startswith("mysql")
+                else nullcontext(0) as port
+            ):
+                move = Move(way, dsn, folder, "", mysql=port)
+                found[way] = compared(move, peers, rows, options.times)
     lines = told(found, rows, options.times, missing)
     sys.stdout.write("\n".join(lines) + "\n")
     if options.readme:
@@ -103,18 +114,18 @@ def filled(dsn: str, rows: int, folder: Path) -> int:
     return count
 
 
-def compared(way: str, dsn: str, folder: Path, peers: Sequence[Peer], rows: int, times: int) -> dict[str, Found]:
+def compared(way: Move, peers: Sequence[Peer], rows: int, times: int) -> dict[str, Found]:
     """Penstock and each peer that knows the direction, in turns."""
     found: dict[str, Found] = {"Penstock": Found(rows)}
-    able = [peer for peer in peers if way in peer.directions]
+    able = [peer for peer in peers if way.direction in peer.directions]
     found |= {peer.name: Found(rows if peer.fraction == 1 else rows // 10) for peer in able}
     for turn in range(times):
         for peer in (None, *able):
             mine = found[peer.name if peer else "Penstock"]
             if mine.why_not:
                 continue
-            move = Move(way, dsn, folder, f"turn_{turn}", PART if mine.rows < rows else "lineitem")
-            sys.stderr.write(f"{way}, turn {turn + 1}: {peer.name if peer else 'Penstock'}\n")
+            move = replace(way, table=f"turn_{turn}", source=PART if mine.rows < rows else "lineitem")
+            sys.stderr.write(f"{way.direction}, turn {turn + 1}: {peer.name if peer else 'Penstock'}\n")
             try:
                 mine.turns.append(moved(peer, move, mine.rows))
             except Failed as error:
@@ -168,9 +179,10 @@ def penstock(move: Move) -> Command:
     source, target = move.direction.split("-")
     files = {"type": "files", "root": str(move.folder)}
     database = {"type": "postgres", "dsn": move.dsn}
+    mysql = {"type": "mariadb", "host": "127.0.0.1", "port": move.mysql or 1, "user": DATABASE, "database": DATABASE}
     ends = {
         "postgres": ("bench", f"public.{move.source}"), "parquet": ("files", "lineitem.parquet"),
-        "csv": ("files", "lineitem.csv"),
+        "csv": ("files", "lineitem.csv"), "mysql": ("mysql", f"{DATABASE}.{move.source}"),
     }  # fmt: skip
     connection, object_ = ends[source]
     into, place = ("bench", f"public.{move.table}") if target == "postgres" else ("files", f"{move.table}/*.parquet")
@@ -180,7 +192,7 @@ def penstock(move: Move) -> Command:
     }
     task = {
         "run": move.table, "attempt": 1, "uid": f"{move.direction}-{move.table}", "progress": None,
-        "result": str(move.folder / "result.json"), "connections": {"bench": database, "files": files},
+        "result": str(move.folder / "result.json"), "connections": {"bench": database, "files": files, "mysql": mysql},
         "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "bench"}, "spec": spec},
     }  # fmt: skip
     root = str(Path(__file__).parents[1])

@@ -12,7 +12,7 @@ __all__ = ["DLT"]
 VERSION: Final = "1.31.0"
 REQUIREMENTS: Final = (
     f"dlt[postgres,parquet]=={VERSION}", "sqlalchemy==2.0.44", "connectorx==0.4.6", "adbc-driver-postgresql==1.13.0",
-    "adbc-driver-manager==1.13.0", "psycopg2-binary==2.9.11",
+    "adbc-driver-manager==1.13.0", "psycopg2-binary==2.9.11", "pymysql==1.1.2",
 )  # fmt: skip
 
 PROGRAM: Final = """
@@ -30,11 +30,12 @@ def rows():
         import pyarrow.csv as pc
         yield from pc.open_csv(folder + "/lineitem.csv")
 
-if source == "postgres":
+if source in ("postgres", "mysql"):
     from dlt.sources.sql_database import sql_table
-    backend = {"return_type": "arrow", "conn": url}
-    taken = sql_table(url, table=order["source"], backend="connectorx", backend_kwargs=backend,
-                      reflection_level="full_with_precision")
+    here = url if source == "postgres" else order["mysql"]
+    backend = {"return_type": "arrow", "conn": here}
+    taken = sql_table(here.replace("mysql:", "mysql+pymysql:"), table=order["source"], backend="connectorx",
+                      backend_kwargs=backend, reflection_level="full_with_precision")
 else:
     taken = rows()
 if target == "postgres":
@@ -56,6 +57,7 @@ def _command(loader: str, move: Move) -> Command:
     python = in_venv("dlt", *REQUIREMENTS) / "python"
     order = {
         "direction": move.direction, "url": move.url, "folder": str(move.folder), "source": move.source,
+        "mysql": f"mysql://bench@127.0.0.1:{move.mysql}/bench",
         "table": move.table, "loader": loader if move.direction.endswith("postgres") else "parquet",
     }  # fmt: skip
     quiet = {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
@@ -70,7 +72,10 @@ def _by(loader: str, directions: frozenset[str]) -> Peer:
 
 
 DLT: Final = (
-    _by("parquet", frozenset({"postgres-postgres", "postgres-parquet", "parquet-postgres", "csv-postgres"})),
-    _by("csv", frozenset({"postgres-postgres", "parquet-postgres", "csv-postgres"})),
+    _by(
+        "parquet",
+        frozenset({"postgres-postgres", "postgres-parquet", "parquet-postgres", "csv-postgres", "mysql-postgres"}),
+    ),
+    _by("csv", frozenset({"postgres-postgres", "parquet-postgres", "csv-postgres", "mysql-postgres"})),
 )
 """Its loaders, each as a peer: the fastest one counts."""

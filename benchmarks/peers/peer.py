@@ -28,6 +28,8 @@ class Move:
     table: str
     """The target's table, or the name of its folder."""
     source: str = "lineitem"
+    mysql: int = 0
+    """The port of the MariaDB server, where rows come from one."""
 
     @property
     def url(self) -> str:
