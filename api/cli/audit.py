@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from api.cli.console import escape, stopped_by_hand
+from api.cli.console import escape, stopped_by_hand, told
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.clock import now
@@ -96,10 +96,11 @@ def _gist(record: Record) -> str:
     if record.type == "agent.decided":
         return f"{payload['agent']} {payload['action']} ({payload['outcome']}): {payload['reason']}"
     if "error" in payload:
-        return str(payload["error"].get("what", ""))
-    told = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
+        hint = payload["error"].get("hint")
+        return told(payload["error"]) + (f"; {hint}" if hint else "")
+    said = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
     names = ("what", "status", "version", "worker", "attempt", "due", "reason")
-    return " ".join(f"{name}={told[name]}" for name in names if told.get(name) is not None)
+    return " ".join(f"{name}={said[name]}" for name in names if said.get(name) is not None)
 
 
 @command(name="why")

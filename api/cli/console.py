@@ -17,7 +17,7 @@ from penstock.errors import InvalidDocument, PenstockError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Output", "ago", "escape", "plain", "seconds", "stopped_by_hand"]
+__all__ = ["Output", "ago", "escape", "length", "plain", "seconds", "size", "stopped_by_hand", "told"]
 
 
 WIDE: Final = 10_000
@@ -149,6 +149,27 @@ def ago(at: datetime | None) -> str:
         if gone >= size:
             return f"{int(gone // size)} {name} ago"
     return f"{max(0, int(gone))} s ago"
+
+
+def size(count: int) -> str:
+    """``4.7 MB``."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count} B"
+
+
+def length(taken: float) -> str:
+    """``7.7 s``, ``18 min``, ``5.2 h``, ``3.0 d``: a length of time with the unit that suits it."""
+    for unit, name in ((172800, "d"), (7200, "h"), (120, "min")):
+        if taken >= unit:
+            return f"{taken / {'d': 86400, 'h': 3600, 'min': 60}[name]:.1f} {name}"
+    return f"{taken:.1f} s"
+
+
+def told(error: Mapping[str, Any]) -> str:
+    """A recorded error in a line: where, and what."""
+    return f"{error['where']}: {error['what']}" if error.get("where") else str(error.get("what", ""))
 
 
 def seconds(begin: datetime | None, end: datetime | None) -> str:

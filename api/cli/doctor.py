@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from penstock.models.connection import PostgresConnection, postgres_dsn
 from penstock.models.documents import CONNECTIONS, read_documents
 from penstock.postgres import connect
 from penstock.settings import Settings
+from penstock.topics.embedded import EmbeddedServer
 
 PACKAGES = ("penstock", "catalog", "agents", "dataflows", "api")
 ENOUGH_BYTES = 1 << 30
@@ -34,13 +36,26 @@ class Finding(NamedTuple):
 @command(name="doctor")
 def doctor_(state: State) -> int:
     """What is wrong with this installation, and how to mend it. Exit code 1 where something is."""
-    findings = [finding for look in LOOKS for finding in _looked(look, state.settings)]
+    with _server(state.settings):
+        findings = [finding for look in LOOKS for finding in _looked(look, state.settings)]
     rows = [("ok" if one.well else "WRONG", one.check, one.seen, one.mend) for one in findings]
     state.output.table(("", "check", "seen", "mend it by"), rows, empty="")
     state.output.data([one._asdict() for one in findings])
     wrong = [one for one in findings if not one.well]
     state.output.hint(wrong[0].mend or "penstock --help" if wrong else "penstock up")
     return 1 if wrong else 0
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[None]:
+    """One server for all looks: connections may lie on the embedded one. That it does not start, a look tells."""
+    with ExitStack() as stack:
+        if settings.embedded:
+            server = EmbeddedServer(settings.home)
+            with suppress(PenstockError):
+                server.acquire()
+                stack.callback(server.release)
+        yield
 
 
 def _looked(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from api.cli.completion import pipeline_names
+from api.cli.console import length, size
 from api.cli.main import State, command
 from api.client import Client, connected
 from catalog.entries import RunEntry
@@ -59,10 +60,12 @@ def _measured(client: Client, run: RunEntry) -> tuple[dict[str, Any], list[tuple
 
 def _row(document: dict[str, Any]) -> tuple[object, ...]:
     counters, seconds, lag = document["counters"], document["seconds"], document["lag"]
-    shown = [counters.get(name, 0) for name in ("rows_in", "rows_out", "filtered", "dead", "bytes")]
+    shown = [f"{counters.get(name, 0):,}" for name in ("rows_in", "rows_out", "filtered", "dead")]
+    shown.append(size(counters.get("bytes", 0)))
     stages = [f"{seconds[one]:.2f} s" if one in seconds else "" for one in STAGES]
-    return (document["run"], document["status"], *shown, *stages, document["rows_per_second"],
-            "" if lag is None else f"{lag:,.1f} s")  # fmt: skip
+    return (document["run"], document["status"], *shown, *stages,
+            "" if document["rows_per_second"] is None else f"{document['rows_per_second']:,}",
+            "" if lag is None else length(lag))  # fmt: skip
 
 
 def _plot(course: list[tuple[datetime, RunProgress]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from api.cli.completion import pipeline_names
-from api.cli.console import ago, seconds
+from api.cli.console import ago, escape, seconds, told
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.errors import NotFound, Refused, Unavailable
@@ -53,7 +53,17 @@ def status_(state: State, name: str) -> None:
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data({"pipeline": pipeline, "runs": runs, "next_run": tick})
-    state.output.hint({"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}"))
+    following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
+    state.output.hint(_failed(state, runs) or following)
+
+
+def _failed(state: State, runs: Any) -> str | None:
+    """Say in full what the last run failed with; what to do about it."""
+    error = runs[0].error if runs and runs[0].status == "failed" else None
+    if error is None:
+        return None
+    state.output.say(f"[red]the last run failed:[/red] {escape(told(error))}")
+    return str(error["hint"]) if error.get("hint") else None
 
 
 def explain(state: State, runs: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -16,7 +18,7 @@ from api.client import Client, connected
 from api.starter import make_project
 from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, did_you_mean
 from penstock.models.connection import Connection
-from penstock.models.documents import Documents, read_documents, read_project
+from penstock.models.documents import CONNECTIONS, Documents, read_documents, read_project
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
 from penstock.records.commands import ConnectionPut, PipelineApply, PolicyPublish
@@ -44,11 +46,19 @@ def validate_(state: State, files: Files) -> None:
     """Check files without touching any system: keys, types, rules, SQL expressions. Default: all of the project."""
     documents = documents_of(state, files)
     notes = [note for found in _notes(documents).values() for note in found]
-    notes += [f"{issue}: the installation has to know it already" for issue in _unknown(documents, ())]
+    notes += [f"{issue}: the installation has to know it already" for issue in _unknown(documents, _written(state))]
     state.output.data({"valid": True, "documents": len(documents), "notes": notes})
-    state.output.say(f"{len(documents)} documents are valid")
+    state.output.say("1 document is valid" if len(documents) == 1 else f"{len(documents)} documents are valid")
     _tell(state, notes)
     state.output.hint("penstock apply")
+
+
+def _written(state: State) -> Iterable[str]:
+    """The connections of the project's own file, where single files are looked at."""
+    path = state.settings.project / CONNECTIONS
+    with suppress(PenstockError):
+        return read_documents([path]).connections if path.exists() else ()
+    return ()
 
 
 def _tell(state: State, notes: Iterable[str]) -> None:
@@ -151,17 +161,12 @@ def schema_(_: State, kind: str) -> None:
 def settings_(state: State) -> None:
     """Every setting: its value, and whether it comes from the environment, from penstock.toml, or is the default."""
     settings = state.settings
-    written = (settings.project / FILE).read_text() if (settings.project / FILE).exists() else ""
+    path = settings.project / FILE
+    written = tomllib.loads(path.read_text()) if path.exists() else {}
     rows = []
     for name, value in settings.shown().items():
         variable = PREFIX + name.upper()
-        origin = (
-            variable
-            if variable in os.environ
-            else FILE
-            if f"{name} " in written or f"{name}=" in written
-            else "default"
-        )
+        origin = variable if variable in os.environ else FILE if name in written else "default"
         rows.append((name, value, origin))
     state.output.table(("setting", "value", "from"), rows, empty="")
     state.output.data({name: {"value": value, "from": origin} for name, value, origin in rows})

@@ -106,8 +106,9 @@ def plan_(state: State, files: Files) -> int:
     for one in found:
         _tell_plan(state, one)
     state.output.data(found)
-    state.output.hint("penstock apply")
-    return 1 if any("refused" in one for one in found) else 0
+    refused = any("refused" in one for one in found)
+    state.output.hint("mend what is refused, then penstock plan" if refused else "penstock apply")
+    return 1 if refused else 0
 
 
 def _planned(state: State, pipeline: Pipeline, connections: Mapping[str, Any], uid: str) -> dict[str, Any]:
@@ -122,10 +123,11 @@ def _planned(state: State, pipeline: Pipeline, connections: Mapping[str, Any], u
 def _tell_plan(state: State, one: Mapping[str, Any]) -> None:
     name = f"[bold]{escape(one['pipeline'])}[/bold]"
     if "refused" in one:
-        state.output.say(f"{name}: [red]refused:[/red] {escape(one['refused'])}")
+        why = one["refused"].removeprefix(one["pipeline"] + ": ")
+        state.output.say(f"{name}: [red]refused:[/red] {escape(why)}")
         return
     state.output.say(f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
-                     f"{one['splits']} splits")  # fmt: skip
+                     f"{one['splits']} split{'s' if one['splits'] > 1 else ''}")  # fmt: skip
     for column in one["add"]:
         state.output.say(f"  ALTER TABLE {escape(one['target'])} ADD COLUMN {escape(column)}")
     if one["make"]:

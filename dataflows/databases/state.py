@@ -60,10 +60,17 @@ class DatabaseState:
     def make(self) -> None:
         self.database.make()
         if self.exists():
+            self._amend()
             return
         with self.database.transaction():
             for statement in (*_MAKE, *((_INDEX,) if self.database.indexed else ())):
                 self.database.change(statement)
+
+    def _amend(self) -> None:
+        """Add the columns that tables made by an older version lack."""
+        if ("split_by",) not in self.database.rows("SELECT name FROM pragma_table_info('_penstock_runs')"):
+            with self.database.transaction():
+                self.database.change("ALTER TABLE _penstock_runs ADD COLUMN split_by TEXT")
 
     def exists(self) -> bool:
         return set(TABLES) <= set(self.database.tables("main", "_penstock_"))

@@ -121,6 +121,8 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     found = ends.source.describe()
     target, state = ends.target, ends.target.state
     kept = state.exists()
+    if kept:
+        state.make()  # an older version's tables may lack a column
     if kept and (run := state.run(job.run)) is not None and run.ended:
         return Finished(recorded(run, job.at_sink))
     if kept:
@@ -282,7 +284,9 @@ def _made(job: Job, source: Table, target: Target) -> tuple[Column, ...]:
     columns = kept(made) if kept is not None else tuple(map(portable, made))
     if job.write != "scd2":
         return columns
-    version = next((one for one in columns if one.name == job.spec.sink.version), None)
+    there = Table(job.sink.object, "r", columns)
+    named = _version(job, bind(job.rules, source, there, job.pipeline, outside=outside_of(job)))
+    version = next((one for one in columns if one.name == named), None)
     if version is None:
         raise _no_version(job)
     return (*columns, *history_columns(version))
@@ -293,7 +297,7 @@ def _version(job: Job, mapping: Bound) -> str | None:
 
 
 def _no_version(job: Job) -> Refused:
-    hint = "name the column that says since when a row is valid"
+    hint = "name the column that says since when a row is valid, or write the cursor as it is"
     return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
 
 

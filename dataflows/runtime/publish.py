@@ -58,7 +58,7 @@ def _check_unique(job: Job, target: Target) -> None:
 def too_many(job: Job, counted: Mapping[str, Any]) -> TooManyRefused:
     """The error of a run that refused more rows than its pipeline allows."""
     limit = job.spec.errors.dead_letter.fail_above
-    what = f"{counted['dead']} of {counted['rows_in']} rows went to the dead letters, more than {limit:.4g} of all"
+    what = f"{counted['dead']:,} of {counted['rows_in']:,} rows went to the dead letters, more than {limit * 100:.4g} %"
     stays = "what was committed stays" if job.continued else "nothing was published"
     hint = f"{stays}; see `penstock dlq list {job.pipeline}`"
     return TooManyRefused(what, where=f"{job.pipeline}: spec.errors.dead_letter.fail_above", hint=hint)

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -26,8 +27,8 @@ from dataflows.tables import Column, Table
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import Rules, bind, outputs
-from dataflows.transforms.steps import Outside
-from penstock.errors import BadData, SchemaMismatch
+from dataflows.transforms.steps import Loaded, Outside
+from penstock.errors import BadData, PenstockError, SchemaMismatch
 from penstock.models.pipeline import Pipeline, PipelineTest
 
 __all__ = ["Difference", "Shown", "plan", "preview", "run_tests"]
@@ -59,7 +60,7 @@ class Shown:
 
 def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[Difference]:
     """Run the pipeline's own tests over the rows that they give."""
-    return [_tested(pipeline, test, Outside(modules=modules)) for test in pipeline.spec.tests]
+    return [_tested(pipeline, test, Outside(partial(_looked_up, test), modules)) for test in pipeline.spec.tests]
 
 
 def _tested(pipeline: Pipeline, test: PipelineTest, outside: Outside) -> Difference:
@@ -67,7 +68,7 @@ def _tested(pipeline: Pipeline, test: PipelineTest, outside: Outside) -> Differe
         table = _given(pipeline, test)
         chain = _bound(rules_of(pipeline.spec), table, pipeline.name, outside)
         out, refused = _applied(chain, _batch(table, test.given))
-    except (SchemaMismatch, BadData) as error:
+    except PenstockError as error:
         return Difference(test.name, passed=False, expected=test.expect, error=str(error))
     wanted = [{name: _comparable(value) for name, value in row.items()} for row in test.expect]
     names = {name for row in test.expect for name in row}
@@ -78,9 +79,27 @@ def _tested(pipeline: Pipeline, test: PipelineTest, outside: Outside) -> Differe
 
 def _given(pipeline: Pipeline, test: PipelineTest) -> Table:
     """The source as the test's rows show it: types as told, else as the values are."""
-    names = list(dict.fromkeys(name for row in test.given for name in row))
-    told = {**{name: _type_of([row.get(name) for row in test.given]) for name in names}, **test.types}
-    return Table(pipeline.spec.source.object, "r", tuple(Column(name, kind) for name, kind in told.items()))
+    return _table(pipeline.spec.source.object, test.given, test.types)
+
+
+def _table(name: str, rows: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> Table:
+    names = list(dict.fromkeys(column for row in rows for column in row))
+    told = {**{column: _type_of([row.get(column) for row in rows]) for column in names}, **types}
+    return Table(name, "r", tuple(Column(column, kind) for column, kind in told.items()))
+
+
+def _looked_up(test: PipelineTest, _: str, object_: str) -> Loaded:
+    """The table that a lookup reads, as the test gives it."""
+    if object_ not in test.tables:
+        hint = f"add `tables: {{{object_}: [...]}}` to the test"
+        raise SchemaMismatch("the test gives no rows of the table that is looked up", where=test.name, value=object_,
+                             hint=hint)  # fmt: skip
+    import polars as pl  # noqa: PLC0415 - only where something is looked up
+
+    rows = test.tables[object_]
+    table = _table(object_, rows, {})
+    types = {column.name: parse_type(column.type) for column in table.columns}
+    return Loaded(types, pl.DataFrame(pl.from_arrow(pa.Table.from_batches([_batch(table, rows)]))))
 
 
 def _type_of(values: Sequence[Any]) -> str:

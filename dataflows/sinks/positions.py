@@ -108,6 +108,7 @@ class Positions:
         """
         with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
             if self.exists():
+                self._amend()
                 return
             with self.session.transaction():  # two runs that make them at once would collide in the system's tables
                 self.session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
@@ -117,6 +118,15 @@ class Positions:
                 if not have:  # asked first: IF NOT EXISTS needs the right to create schemas even where it does nothing
                     self.session.execute(f"CREATE SCHEMA {quoted(self.sink.schema)}")
                 self.session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
+
+    def _amend(self) -> None:
+        """Add the columns that tables made by an older version lack; asked first, for ALTER waits for everybody."""
+        have = self.session.execute(
+            "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = 'split_by' AND NOT attisdropped",
+            (self.plain("runs"),),
+        ).fetchone()
+        if not have:
+            self.session.execute(f"ALTER TABLE {self.plain('runs')} ADD COLUMN IF NOT EXISTS split_by text")
 
     def exists(self) -> bool:
         """Whether the three tables are there."""

@@ -242,7 +242,8 @@ def _function(call: str, where: str, outside: Outside) -> Callable[[Any], Any]:
     try:
         found: Callable[[Any], Any] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise Refused("there is no such function", where=where, value=call, hint="is it installed?") from error
+        hint = f"install the package of {module} beside Penstock, or name its folder in PYTHONPATH"
+        raise Refused("there is no such function", where=where, value=call, hint=hint) from error
     return found
 
 

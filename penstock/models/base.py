@@ -114,8 +114,14 @@ def _path(location: tuple[int | str, ...]) -> str:
 def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        hint = did_you_mean(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1]))
+        known = _keys_at(model, item["loc"][:-1])
+        hint = did_you_mean(str(item["loc"][-1]), known) or (f"known: {', '.join(known)}" if known else None)
         return f"unknown key{f'; {hint}' if hint else ''}"
+    if kind == "union_tag_invalid":
+        tag, known = str(item["ctx"]["tag"]), item["ctx"]["expected_tags"].split("'")[1::2]
+        return f"there is no type {tag!r}; {did_you_mean(tag, known) or 'known: ' + ', '.join(known)}"
+    if kind == "union_tag_not_found":
+        return f"needs {item['ctx']['discriminator'].strip(chr(39))!r}"
     if kind == "missing":
         return "is required"
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

@@ -173,7 +173,10 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
     try:
         text = _text(path)
     except FileNotFoundError as error:
-        raise NotFound("no such file", where=str(path)) from error
+        raise NotFound("no such file", where=str(path), hint="without files, those of the project are taken") from error
+    except IsADirectoryError:
+        issues.append(Issue(str(path), f"is a folder: name files, such as {path}/*.yaml, or --project {path}"))
+        return
     except (OSError, ValueError) as error:
         issues.append(Issue(str(path), f"cannot be read: {error}"))
         return

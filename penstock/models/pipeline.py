@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -23,6 +23,10 @@ ObjectName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x0
 ColumnName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 
 
+LEAP_YEAR = datetime(2024, 1, 1, tzinfo=UTC)
+"""A moment before every day that there is."""
+
+
 def _timezone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -36,10 +40,13 @@ def _cron(value: str) -> str:
     from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - needed only where a schedule stands
 
     try:
-        CronTrigger.from_crontab(value, timezone="UTC")
+        trigger = CronTrigger.from_crontab(value, timezone="UTC")
     except ValueError as error:
         message = f"is no cron expression of five fields: {error}"
         raise ValueError(message) from error
+    if trigger.get_next_fire_time(None, LEAP_YEAR) is None:
+        message = f"never comes: there is no such day, got {value!r}"
+        raise ValueError(message)
     return value
 
 
@@ -299,9 +306,11 @@ class PipelineTest(Model):
     """Rows given and rows expected: a unit test of the mapping and the transforms.
 
     `types` tells those of the source's columns that the given values do not show; a number with a point is numeric.
+    `tables` gives the rows of the tables that lookups read, by their object.
     """
 
     name: Name
+    tables: dict[ObjectName, tuple[dict[str, JsonValue], ...]] = {}
     types: dict[ColumnName, Annotated[str, Field(min_length=1, max_length=64)]] = {}
     given: tuple[dict[str, JsonValue], ...]
     expect: tuple[dict[str, JsonValue], ...]

@@ -59,12 +59,19 @@ def _tree(text: str) -> exp.Expression:
         message = "holds half of a character"
         raise ValueError(message) from None
     except Exception as error:  # a parser of another's, over anything that people write
-        message = f"is no SQL expression: {' '.join(str(error).split())[:200]}"
-        raise ValueError(message) from error
+        raise ValueError(_no_expression(error)) from error
     if len(trees) != 1 or trees[0] is None:
         message = "must be ONE SQL expression"
         raise ValueError(message)
     return cast("exp.Expression", trees[0])
+
+
+def _no_expression(error: Exception) -> str:
+    """Where the parser stopped, and at which word; its own sentences speak of its classes."""
+    first = next(iter(getattr(error, "errors", ())), None)
+    if not first or not first.get("col"):
+        return "is no SQL expression"
+    return f"is no SQL expression: it goes wrong at column {first['col']}, by {first.get('highlight') or 'its end'!r}"
 
 
 def _nesting(text: str) -> int:

@@ -115,6 +115,10 @@ def test_doctor_finds_nothing_where_all_is_well(busy: House) -> None:
     assert "runs" in said.out
 
 
+def test_doctor_asks_databases_on_the_embedded_server_while_it_is_up(idle: House) -> None:
+    assert wrong(idle) == {}
+
+
 def test_doctor_finds_a_connection_that_does_not_answer(busy: House) -> None:
     path = busy.folder / "connections.yaml"
     before = path.read_text()

@@ -23,6 +23,11 @@ WRONG = {
     "sql.yaml": (PIPELINE.replace("upper(customer)", "upper(customer"), "spec.mapping.fields[1].sql"),
     "function.yaml": (PIPELINE.replace("upper(customer)", "uper(customer)"), "did you mean `upper`?"),
     "binary.yaml": ("\x00\x01", "binary.yaml"),
+    "never.yaml": (PIPELINE + '  schedule: {cron: "0 0 31 2 *"}\n', "spec.schedule.cron: never comes"),
+    "ends.yaml": (PIPELINE.replace("upper(customer)", "price +"), "it goes wrong at column 7, by '+'"),
+    "connections.yaml": ("lake: {type: file, root: a}\n", "lake: there is no type 'file'; did you mean `files`?"),
+    "connections.a.yaml": ("lake: {type: files, path: a}\n", "lake.path: unknown key; known: type, root"),
+    "connections.b.yaml": ("lake: {root: a}\n", "lake: needs 'type'"),
 }
 
 
@@ -163,3 +168,19 @@ def test_apply_sends_nothing_where_a_connection_is_unknown(busy: House, tmp_path
 
 def test_apply_again_changes_nothing(busy: House) -> None:
     assert {one["change"] for one in busy.done("apply")} == {"unchanged"}
+
+
+def test_files_of_a_project_are_looked_at_with_its_connections(tmp_path: Path) -> None:
+    (tmp_path / "connections.yaml").write_text("shop: {type: files, root: /a}\nwarehouse: {type: files, root: /b}\n")
+    path = tmp_path / "orders.yaml"
+    path.write_text(GOOD)
+    assert "there is no connection" not in penstock("validate", path, "--project", tmp_path).out
+    assert "there is no connection `shop`" in penstock("validate", path, "--project", tmp_path / "else").out
+    said = penstock("validate", tmp_path, "--project", tmp_path)
+    assert (said.code, f"{tmp_path}/*.yaml" in said.err) == (2, True)
+
+
+def test_a_setting_that_is_a_comment_in_the_file_is_a_default(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text("# slots = 2\nport = 0\n")
+    told = penstock("settings", "--project", tmp_path, "--json").json
+    assert (told["slots"]["from"], told["port"]["from"]) == ("default", "penstock.toml")

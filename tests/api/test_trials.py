@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api.starter import WAREHOUSE
+from api.starter import PIPELINE, WAREHOUSE
 from tests.api.house import House, penstock
 
 TESTED = """
@@ -97,3 +97,47 @@ def test_preview_and_dead_letters(busy: House, stepped: Path) -> None:
     one = busy.done("dlq", "show", found[0]["id"])
     assert one["step"] == "mapping"
     assert "penstock dlq show" in busy.do("dlq", "list", "stepped").out
+
+
+LOOKED_UP = """
+apiVersion: penstock/v1
+kind: Pipeline
+metadata: {name: looked-up}
+spec:
+  source: {connection: shop, object: public.orders}
+  mapping: {fields: [{target: id, from: id}, {target: currency, from: currency}]}
+  transforms:
+    - {name: rates, lookup: {connection: shop, object: public.rates, on: {currency: code}, take: {rate: rate}}}
+  sink: {connection: warehouse, object: public.tested, write: replace}
+  tests:
+    - name: known
+      TABLES
+      given: [{id: 1, currency: USD}, {id: 2, currency: XXX}]
+      expect: [{id: 1, rate: 0.9}, {id: 2, rate: null}]
+"""
+
+
+def test_a_test_gives_the_tables_that_lookups_read(tmp_path: Path) -> None:
+    path = tmp_path / "looked-up.yaml"
+    path.write_text(
+        LOOKED_UP.replace("TABLES", "tables: {public.rates: [{code: USD, rate: 0.9}, {code: EUR, rate: 1}]}")
+    )
+    said = penstock("test", path, "--project", tmp_path)
+    assert (said.code, "1 passed, 0 failed" in said.out) == (0, True)
+    path.write_text(
+        LOOKED_UP.replace("TABLES", "").replace("looked-up}", "first}") + "---" + TESTED.replace("EXPECTED", "10")
+    )
+    said = penstock("test", path, "--project", tmp_path)
+    assert (said.code, "2 passed, 1 failed" in said.out) == (1, True)
+    assert "tables: {public.rates" in said.out
+
+
+def test_a_failed_run_is_told_in_full_with_what_mends_it(busy: House, tmp_path: Path) -> None:
+    path = tmp_path / "failing.yaml"
+    path.write_text(PIPELINE.replace("name: orders", "name: failing").replace("from: placed_at", "from: placed"))
+    busy.done("apply", path)
+    busy.do("run", "failing", "--watch")
+    for words in (("status", "failing"), ("why", "failing"), ("plan", str(path))):
+        told = busy.do(*words).out
+        assert "spec.mapping.fields[3].from: " in told
+        assert "did you mean `placed_at`?" in told

@@ -240,6 +240,13 @@ def test_what_a_merge_cannot_do_is_told_before_anything_is_changed(
     assert made.value(f"SELECT to_regclass('{made.target}')") is None
 
 
+def test_a_history_without_a_version_takes_its_times_from_the_cursor(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed("scd2", cursor="v")
+    put(made, (1, "a", 1))
+    completed(launchers, task("r1"))
+    assert made.session.execute(f"SELECT id, valid_from, is_current FROM {made.target}").fetchall() == [(1, 1, True)]
+
+
 def test_a_target_without_a_unique_key_is_refused(keyed: Any, launchers: Launchers) -> None:
     made, task = keyed()
     made.session.execute(f"CREATE TABLE {made.target} (id int, name text, v int)")

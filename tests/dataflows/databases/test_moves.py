@@ -43,6 +43,15 @@ def test_all_rows_and_then_only_what_is_new(move: Make, source: str, sink: str, 
     assert made.leftovers() == []
 
 
+@pytest.mark.parametrize("sink", ["sqlite", "duckdb"])
+def test_what_an_older_version_remembers_gets_the_columns_it_lacks(move: Make, sink: str) -> None:
+    made = move("sqlite", sink, "append")
+    made.completed("r1")
+    made.sink.rows("ALTER TABLE _penstock_runs DROP COLUMN split_by")
+    made.add(5)
+    assert made.completed("r2")["rows_in"] == 5
+
+
 @pytest.mark.parametrize(("source", "sink"), PAIRS)
 def test_all_rows_again_and_then_only_what_is_new(move: Make, source: str, sink: str) -> None:
     made = move(source, sink, "append")
