@@ -138,6 +138,10 @@ class DatabaseState:
         condition = "state = 'running' AND source = ? AND sink = ? AND run <> ?"
         return next(iter(self._runs(condition, (self.source, self.sink, run))), None)
 
+    def finished(self) -> RunRow | None:
+        condition = "state = 'finished' AND source = ? AND sink = ?"
+        return next(iter(self._runs(condition, (self.source, self.sink))), None)
+
     def _runs(self, condition: str, values: tuple[str, ...]) -> list[RunRow]:
         rows = self.database.rows(
             "SELECT run, written, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by, "

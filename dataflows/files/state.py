@@ -140,6 +140,11 @@ class FilesState:
         )
         return next(found, None)
 
+    def finished(self) -> RunRow | None:
+        """The latest run between the same source and folder that is finished."""
+        runs = reversed(self._pipeline().runs.values())
+        return next((one.row for one in runs if one.row.state == "finished" and one.source == self.source), None)
+
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         """Keep the plan of a run. Inside `owned`."""
         bounds = [[one.number, one.lower, one.upper] for one in splits]

@@ -174,12 +174,37 @@ def foresee(job: Job, ends: Ends) -> Foreseen:
     table, there = ends.source.describe(), ends.target.describe()
     _check_unique(job, there, ends.target)
     if there is not None:
+        _check_gone(job, table, there, ends.target)
         added = _added(job, table, ends)
         there = replace(there, columns=(*there.columns, *added))
         return Foreseen(_surveyed(job, ends, table, there, ends.target.check(there, ())), None, added)
     columns = _made(job, table, ends.target)
     ends.target.check(None, columns)
     return Foreseen(_surveyed(job, ends, table, Table(job.sink.object, "r", columns), None), columns)
+
+
+def _check_gone(job: Job, source: Table, there: Table, target: Target) -> None:
+    """Refuse to go on without a column that the last run wrote: from now on it would be NULL, and nobody would know.
+
+    Where a mapping or a `select` names the columns, they are the ones that are wanted.
+
+    Raises:
+        MissingColumn: by name.
+    """
+    if job.rules.fields is not None or any(step.select for step in job.rules.steps) or not target.state.exists():
+        return
+    last = target.state.finished()
+    before = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
+    made = {one.name for one in outputs(job.rules, source, job.pipeline, outside_of(job))}
+    gone = [
+        one["name"] for one in before
+        if one["name"] not in made and source.column(one["name"]) is None and there.column(one["name"]) is not None
+    ]  # fmt: skip
+    if gone:
+        names = ", ".join(f"`{name}`" for name in gone)
+        hint = "name the columns that are wanted in a mapping or a `select` step, or bring it back"
+        what = f"{names} came from {job.source.object} until now, and is gone from it"
+        raise MissingColumn(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
 
 
 def _added(job: Job, source: Table, ends: Ends) -> tuple[Column, ...]:

@@ -267,6 +267,10 @@ class Positions:
         condition = "state = 'running' AND source = %(source)s AND sink = %(sink)s AND run <> %(run)s"
         return next(iter(self._runs(condition, {"run": run})), None)
 
+    def finished(self) -> RunRow | None:
+        """The latest run between the same source and sink that is finished."""
+        return next(iter(self._runs("state = 'finished' AND source = %(source)s AND sink = %(sink)s", {})), None)
+
     def _runs(self, condition: str, values: dict[str, Any]) -> list[RunRow]:
         with translated(self.where):
             rows = self.session.execute(

@@ -130,6 +130,9 @@ class State(Protocol):
     def unfinished(self, run: str) -> RunRow | None:
         """The run between the same source and sink that has a plan and is not finished, other than `run`."""
 
+    def finished(self) -> RunRow | None:
+        """The latest run between the same source and sink that is finished."""
+
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
 

@@ -89,3 +89,22 @@ def test_refused_by_name_otherwise(grown: Any, launchers: Launchers, rule: str |
     assert "'size'" in error["what"]
     assert "additive: apply" in error["hint"]
     assert made.value(f"SELECT count(*) FROM {made.target}") == 300
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+@pytest.mark.parametrize("change", ["DROP COLUMN note", "RENAME COLUMN note TO remark"])
+def test_a_column_that_is_gone_is_never_silently_null(
+    grown: Any, launchers: Launchers, write: str, change: str
+) -> None:
+    made, task = grown(write, "ignore")
+    made.session.execute("ALTER TABLE growing ADD note text DEFAULT 'kept'")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute(f"ALTER TABLE growing {change}")
+    made.session.execute("INSERT INTO growing (name) VALUES ('late')")
+    error = launchers.run(task("r2"))["error"]
+    assert (error["code"], "`note`" in error["what"]) == ("schema.missing_column", True), error
+    assert made.session.execute(f"SELECT count(*), count(note) FROM {made.target}").fetchone() == (300, 300)
+    wanted = task("r3")
+    wanted["pipeline"]["spec"]["transforms"] = [{"name": "wanted", "select": ["id", "name"]}]
+    assert launchers.run(wanted)["status"] == "completed"
+    assert made.session.execute(f"SELECT count(*) FROM {made.target}").fetchone() == (301,)
