@@ -211,7 +211,7 @@ def test_a_zombie_merges_nothing(keyed: Any, launchers: Launchers, write: str) -
     pid = launchers.start(zombie, "commit.before_fence:1=stop")
     assert launchers.wait(pid) == {"stopped": True}
     completed(launchers, task("r1", attempt=2))
-    made.session.execute("TRUNCATE versions")
+    made.session.execute("DELETE FROM versions")  # the zombie keeps its source from being truncated
     put(made, *((at, "newer", 1000) for at in range(600)))
     completed(launchers, task("r2"))
     before = rows(made)
