@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from dataflows.runtime.process import STOPPING
 from penstock.settings import Settings
 
 __all__ = ["Ended", "Processes"]
@@ -119,6 +121,8 @@ class Processes:
 
     def _start(self, *options: str) -> _Started:
         reading, lifeline = os.pipe()
+        # The process begins with them held: one that is told to stop while it starts still tells what was committed.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dataflows.runtime", "--lifeline", str(reading), *options],
@@ -128,6 +132,7 @@ class Processes:
             os.close(lifeline)
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.close(reading)
         return _Started(process, lifeline)
 

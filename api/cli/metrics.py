@@ -35,7 +35,7 @@ def metrics_(state: State, name: str, count: int, *, plot: bool) -> None:
     state.output.data([document for document, _ in found])
     state.output.table(COLUMNS, [_row(document) for document, _ in found], empty=f"{name} has no runs yet")
     if plot and found:
-        state.output.say(_plot(found[0][1]))
+        state.output.say(_plot(found[0][0]["requested_at"], found[0][1]))
     state.output.hint(f"penstock why {found[0][0]['run']}" if found else f"penstock run {name} --watch")
 
 
@@ -68,17 +68,18 @@ def _row(document: dict[str, Any]) -> tuple[object, ...]:
             "" if lag is None else length(lag))  # fmt: skip
 
 
-def _plot(course: list[tuple[datetime, RunProgress]]) -> str:
-    """A bar of blocks for each part of the run's time, as high as its rows/s."""
-    if len(course) < 2:  # noqa: PLR2004 - a rate needs two points
-        return "nothing to draw: the run told of itself less than twice"
-    begin, end = course[0][0], course[-1][0]
+def _plot(asked: datetime, course: list[tuple[datetime, RunProgress]]) -> str:
+    """A bar of blocks for each part of the time since the run was asked for, as high as its rows/s."""
+    if not course:
+        return "nothing to draw: the run has told nothing of itself yet"
+    points = [(asked, 0), *((at, one.rows_out) for at, one in course)]
+    begin, end = points[0][0], points[-1][0]
     length = max((end - begin).total_seconds(), 0.001)
     width = min(WIDTH, max(1, round(length / 0.25)))
     rows = [0.0] * width
-    for (_, before), (at, after) in itertools.pairwise(course):
+    for (_, before), (at, after) in itertools.pairwise(points):
         place = min(width - 1, int((at - begin).total_seconds() / length * width))
-        rows[place] += max(0, after.rows_out - before.rows_out)
+        rows[place] += max(0, after - before)
     rates = [one / (length / width) for one in rows]
     top = max(rates)
     drawn = "".join(BLOCKS[round(one / top * (len(BLOCKS) - 1))] if top else BLOCKS[0] for one in rates)

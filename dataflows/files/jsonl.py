@@ -41,9 +41,10 @@ _AS_TEXT: Final = {"date", "time without time zone", "uuid"}
 
 @dataclass(frozen=True, slots=True)
 class JsonlReader:
-    """Reads files of JSON lines as a pipeline's `format` says."""
+    """Reads files of JSON lines as a pipeline's `format` says; those that `JsonlWriter` wrote hold JSON as texts."""
 
     form: JsonlFormat
+    own: bool = False
 
     def shape(self, stream: Any, where: str) -> Shape:
         if self.form.columns:
@@ -57,7 +58,7 @@ class JsonlReader:
         known: Sequence[Column], rows: int, where: str,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         line = 1
-        block_reader = Lines(columns, known, strict=not self.form.columns)
+        block_reader = Lines(columns, known, strict=not self.form.columns, own=self.own)
         for block in _blocks(opened(), BLOCK_BYTES, where):
             if block.strip(_BLANK):
                 try:
@@ -79,13 +80,14 @@ class Lines:
     columns: Mapping[str, Column]
     known: Sequence[Column]
     strict: bool
+    own: bool = False
 
     def read(self, block: bytes) -> pa.Table:
         """The columns of these lines, of the types that are asked for."""
         if _NO_OBJECT.search(block) or _too_deep(block):  # Arrow may end the process over either
             message = "no object, or nested too deep"
             raise pa.ArrowInvalid(message)
-        nested = [column.name for column in self.known if column.type in {"json", "jsonb"}]
+        nested = [column.name for column in self.known if column.type in {"json", "jsonb"} and not self.own]
         fields = [pa.field(one.name, _read_as(one)) for one in self.known if one.name not in nested]
         unexpected = "error" if self.strict and not nested else "ignore"
         parsed = json.read_json(
@@ -130,7 +132,7 @@ class Lines:
         return low, next((one.name for one in self.known if self._alone(one).fails(lines[low])), None)
 
     def _alone(self, column: Column) -> Lines:
-        return Lines({column.name: column}, (column,), strict=False)
+        return Lines({column.name: column}, (column,), strict=False, own=self.own)
 
     def fails(self, block: bytes) -> bool:
         if not block.strip():

@@ -9,7 +9,7 @@ from typing import Any, Final
 from dataflows.pipeline import FirstError, Stopped
 from penstock.errors import PenstockError
 
-__all__ = ["error_of", "hold_signals", "stop_on_signal"]
+__all__ = ["STOPPING", "error_of", "hold_signals", "stop_on_signal"]
 
 STOPPING: Final = {signal.SIGTERM, signal.SIGINT}
 

@@ -48,8 +48,8 @@ Piece = list[Any]
 """Path, version, and row groups or None, as JSON."""
 
 
-def reader_of(form: Format, *, remote: bool) -> FileReader:
-    """What reads a format."""
+def reader_of(form: Format, *, remote: bool, own: bool = False) -> FileReader:
+    """What reads a format; `own` files were written by a run."""
     if isinstance(form, CsvFormat):
         from dataflows.files.csv import CsvReader  # noqa: PLC0415 - only what is needed
 
@@ -57,7 +57,7 @@ def reader_of(form: Format, *, remote: bool) -> FileReader:
     if isinstance(form, JsonlFormat):
         from dataflows.files.jsonl import JsonlReader  # noqa: PLC0415
 
-        return JsonlReader(form)
+        return JsonlReader(form, own)
     from dataflows.files.parquet import ParquetReader  # noqa: PLC0415
 
     return ParquetReader(remote)
@@ -73,6 +73,8 @@ class FilesSource:
     _shapes: dict[tuple[str, str], Shape] = field(default_factory=dict, init=False)
     _table: Table | None = field(default=None, init=False)
     _listing: list[Listed] | None = field(default=None, init=False)
+    _own: bool = field(default=False, init=False)
+    """Whether a folder's log tells the columns."""
 
     @property
     def where(self) -> str:
@@ -86,7 +88,7 @@ class FilesSource:
 
     def _described(self) -> Table:
         files, columns = self._listed()
-        self._listing = files
+        self._listing, self._own = files, columns is not None
         if not files and columns is None:
             hint = "look at the pattern; names that begin with _ or . are passed over"
             raise MissingTable("no file matches", where=self.place.where, value=self.place.object, hint=hint)
@@ -223,7 +225,8 @@ class FilesSource:
         return None
 
     def reader(self, order: ReadOrder) -> FilesReader:
-        return FilesReader(self.place, self.store, order)
+        self.describe()
+        return FilesReader(self.place, self.store, order, self._own)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -259,6 +262,7 @@ class FilesReader:
     place: Place
     store: Store
     order: ReadOrder
+    own: bool = False
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
@@ -298,7 +302,7 @@ class FilesReader:
         folders = partitions(path)
         inside = [column for column in known if column.name not in folders]
         wanted = {name: column for name in self.order.columns for column in inside if column.name == name}
-        batches = reader_of(form, remote=self.store.remote).batches(
+        batches = reader_of(form, remote=self.store.remote, own=self.own).batches(
             lambda: unpacked(self.store.reader(path), codec), groups, wanted, inside, self.order.batch_rows, where
         )
         with decompressed(where):

@@ -327,7 +327,7 @@ def test_commands_beside_up_start_nothing_and_are_quick(busy: House) -> None:
     process = busy.start("list", "--json")
     seen: set[int] = set()
     while process.poll() is None:
-        seen |= {one.pid for one in busy.processes() if "flows" in " ".join(_words(one))}
+        seen |= {one.pid for one in busy.processes() if "dataflows.runtime.flows" in _words(one)}
     assert process.returncode == 0
     assert seen <= before
 

@@ -112,7 +112,7 @@ spec:
   tests:
     - name: known
       TABLES
-      given: [{id: 1, currency: USD}, {id: 2, currency: XXX}]
+      given: [{id: 1, currency: USD}, {id: 2, currency: ZZZ}]
       expect: [{id: 1, rate: 0.9}, {id: 2, rate: null}]
 """
 

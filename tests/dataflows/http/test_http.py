@@ -113,7 +113,7 @@ def test_a_record_with_a_time_to_come_hides_none_that_comes_before_it(pull: Make
     made = pull(endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}})
     api.records.append({"id": 91, "name": "x", "at": "2999-01-01T00:00:00Z"})
     assert made.completed("r1") == 90
-    api.records.append({"id": 92, "name": "y", "at": f"{now():%Y-%m-%dT%H:%M:%SZ}"})
+    api.records.append({"id": 92, "name": "y", "at": now().isoformat()})
     assert made.completed("r2") == 1
 
 
@@ -342,7 +342,7 @@ def test_secrets_go_to_the_host_of_the_connection_only(apis: Callable[[], Api], 
         ({"headers": {"Authorization": "Bearer abc"}}, "api.headers: `Authorization` is a literal secret"),
         ({"parameters": {"access_token": "abc"}}, "`access_token` is a literal secret"),
         ({"url": "https://me:pass@host/"}, "api.url: holds a user or password"),
-        ({"pagination": {"type": "pages"}}, "expected tags: 'page', 'offset'"), ({"headrs": {}}, "api.headrs: unknown key; did you mean `headers`?"),
+        ({"pagination": {"type": "pages"}}, "there is no type 'pages'; did you mean `page`?"), ({"headrs": {}}, "api.headrs: unknown key; did you mean `headers`?"),
         ({"pagination": {"type": "cursor"}}, "token: is required"),
     ],
 )  # fmt: skip
