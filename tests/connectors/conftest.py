@@ -334,7 +334,7 @@ class Flow:
     def completed(self, run: str) -> int:
         """Rows read."""
         found = self.run(run)
-        assert found["status"] == "completed", found
+        assert found["status"] == "completed", found.get("error", found)
         counters = found["counters"]
         assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"]
         return int(counters["rows_in"])

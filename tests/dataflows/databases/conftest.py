@@ -148,7 +148,7 @@ class Move:
 
     def completed(self, run: str) -> dict[str, Any]:
         found = self.run(run)
-        assert found["status"] == "completed", found
+        assert found["status"] == "completed", found.get("error", found)
         return dict(found["counters"])
 
     def leftovers(self) -> list[str]:
