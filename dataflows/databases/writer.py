@@ -16,8 +16,7 @@ from dataflows.chunks import Chunk
 from dataflows.connectors import WriterOrder
 from dataflows.databases.database import STAGE, Database
 from dataflows.databases.state import DatabaseState
-from dataflows.sinks.state import Counters
-from penstock.errors import PenstockError
+from dataflows.sinks.publication import counted_split
 from penstock.failpoints import failpoint
 
 __all__ = ["DatabaseWriter"]
@@ -105,7 +104,7 @@ class DatabaseWriter:
         failpoint("commit.copied", current.split)
         order, state = self.order, replace(self.state, database=self._live)
         with self._live.transaction():
-            counted = self._counted(current, marker, self._moved())
+            counted = counted_split(marker, current.rows, self._moved(), current.bytes, self.where)
             failpoint("commit.before_fence", current.split)
             state.fence(order.slot, current.split, order.run, order.generation, counted)
         failpoint("commit.sent", current.split)
@@ -118,13 +117,3 @@ class DatabaseWriter:
         staged = int(self._live.rows(f"SELECT count(*) FROM {STAGE}")[0][0])
         moved = sum(self._live.change(statement) for statement in self.moves)
         return moved if self.exact else staged
-
-    def _counted(self, current: _Open, marker: Chunk, rows: int) -> Counters:
-        filtered = marker.read - marker.dead - current.rows
-        counted = Counters(marker.read, rows, filtered, marker.dead, current.bytes)
-        if rows != current.rows or not counted.balanced or filtered < 0:
-            raise PenstockError(
-                f"split {current.split} does not add up: {marker.read} rows read, {current.rows} sent, {rows} written",
-                where=self.where, hint="this is a defect: nothing of the split was committed",
-            )  # fmt: skip
-        return counted

@@ -18,8 +18,8 @@ from dataflows.mysql.session import Session, quoted
 from dataflows.mysql.state import MysqlState, take_name
 from dataflows.mysql.tables import TableName, natives
 from dataflows.mysql.types import encoded, load_target
-from dataflows.sinks.state import Counters
-from penstock.errors import PenstockError, Unreachable
+from dataflows.sinks.publication import counted_split
+from penstock.errors import Unreachable
 from penstock.failpoints import failpoint
 
 __all__ = ["MysqlWriter"]
@@ -130,7 +130,7 @@ class MysqlWriter:
     def _commit(self, current: _Open, marker: Chunk) -> None:
         loaded = self._loaded(current)
         failpoint("commit.copied", current.split)
-        counted = self._counted(current, marker, loaded)
+        counted = counted_split(marker, current.rows, loaded, current.bytes, self.where)
         session, order = self._live, self.order
         for statement in self.merge.statements if self.merge else ():
             session.change(statement)
@@ -149,13 +149,3 @@ class MysqlWriter:
         if warnings:
             raise self._live.warned()
         return rows
-
-    def _counted(self, current: _Open, marker: Chunk, rows: int) -> Counters:
-        filtered = marker.read - marker.dead - current.rows
-        counted = Counters(marker.read, rows, filtered, marker.dead, current.bytes)
-        if rows != current.rows or not counted.balanced or filtered < 0:
-            raise PenstockError(
-                f"split {current.split} does not add up: {marker.read} rows read, {current.rows} sent, {rows} written",
-                where=self.where, hint="this is a defect: nothing of the split was committed",
-            )  # fmt: skip
-        return counted

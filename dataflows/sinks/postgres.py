@@ -31,9 +31,10 @@ from dataflows.postgres.types import as_text, column_type
 from dataflows.postgres.wire import framed, plain, put_messages, unframed
 from dataflows.sinks.merge import STAGE, Merge
 from dataflows.sinks.positions import Positions, session_name
+from dataflows.sinks.publication import counted_split
 from dataflows.sinks.state import Counters
 from dataflows.tables import Column
-from penstock.errors import PenstockError, Unreachable
+from penstock.errors import Unreachable
 from penstock.failpoints import failpoint
 
 __all__ = ["PostgresWriter"]
@@ -214,7 +215,8 @@ class PostgresWriter:
     def _commit(self, current: _Open, marker: Chunk) -> None:
         rows = self._end_copy(current)
         failpoint("commit.copied", current.split)
-        counted = self._counted(current, marker, rows)
+        sent = current.rows if self.encoded else marker.rows
+        counted = counted_split(marker, sent, rows, current.bytes, self.where)
         if self.merge is not None:
             one_message(self._live, self.merge.end, self.where, check=self.check)
         failpoint("commit.before_fence", current.split)
@@ -226,18 +228,6 @@ class PostgresWriter:
         failpoint("commit.done", current.split)
         self._open = None
         self.committed(counted)
-
-    def _counted(self, current: _Open, marker: Chunk, rows: int) -> Counters:
-        """The split's counters, checked against what the source said and what the server took."""
-        expected = current.rows if self.encoded else marker.rows
-        filtered = marker.read - marker.dead - expected
-        counted = Counters(marker.read, rows, filtered, marker.dead, current.bytes)
-        if rows != expected or not counted.balanced or counted.filtered < 0:
-            raise PenstockError(
-                f"split {current.split} does not add up: {marker.read} rows read, {expected} sent, {rows} written",
-                where=self.where, hint="this is a defect: nothing of the split was committed",
-            )  # fmt: skip
-        return counted
 
     def _end_copy(self, current: _Open) -> int:
         if current.encoder is not None:
