@@ -17,12 +17,13 @@ from typing import cast as typed
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
-from dataflows.cursors import Window
+from dataflows.data.chunks import Chunk
+from dataflows.data.counters import Counters
+from dataflows.data.cursors import Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
 from dataflows.pipeline import Writer
-from dataflows.sinks.state import Counters, State
-from dataflows.splits import Split
-from dataflows.tables import Column, Table
+from dataflows.sinks.state import State
 from penstock.errors import Refused
 from penstock.models.base import Model
 from penstock.models.connection import plugged_in

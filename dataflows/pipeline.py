@@ -19,7 +19,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from dataflows.chunks import Chunk
+from dataflows.data.chunks import Chunk
 from penstock.clock import now
 from penstock.errors import PenstockError
 

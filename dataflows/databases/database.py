@@ -11,8 +11,8 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from dataflows.postgres.types import carried, column_type
-from dataflows.tables import Column, Table
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import carried, column_type
 from penstock.errors import Unavailable
 
 __all__ = [

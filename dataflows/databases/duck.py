@@ -18,10 +18,10 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from dataflows.data.tables import Column, Table
+from dataflows.data.times import outside
 from dataflows.databases.database import STAGE, Database, ObjectName, check_there, quoted
 from dataflows.databases.duck_types import declared, selected, shaped
-from dataflows.databases.exact import outside
-from dataflows.tables import Column, Table
 from penstock.errors import (
     AccessDenied,
     BadData,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from dataflows.postgres.types import column_type, parse_type
-from dataflows.tables import Column
+from dataflows.data.tables import Column
+from dataflows.data.types import column_type, parse_type
 
 __all__ = ["declared", "selected", "shaped"]
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.databases.exact import outside
-from dataflows.postgres.types import SqlType, column_type, parse_type
-from dataflows.tables import Column
+from dataflows.data.tables import Column
+from dataflows.data.times import outside
+from dataflows.data.types import SqlType, column_type, parse_type
 from penstock.errors import BadData
 
 __all__ = ["CLASSES", "MIXED", "array", "declared", "listed", "sql_type"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
 from dataflows.connectors import WriterOrder
+from dataflows.data.chunks import Chunk
 from dataflows.databases.database import STAGE, Database
 from dataflows.databases.state import DatabaseState
 from dataflows.sinks.publication import counted_split

@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from dataflows.postgres.types import arrow_type, parse_type
-from dataflows.tables import Column
+from dataflows.data.tables import Column
+from dataflows.data.types import arrow_type, parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat
 

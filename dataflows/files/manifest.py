@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from dataflows.sinks.state import COUNTED, Counters, RunRow
+from dataflows.data.counters import COUNTED, Counters
+from dataflows.sinks.state import RunRow
 
 __all__ = ["Change", "Entry", "Pipeline", "RunKept", "Table", "published", "staged"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from dataflows.tables import Column
+from dataflows.data.tables import Column
 from penstock.errors import Refused
 
 __all__ = ["FileSet", "partition_columns", "partitions"]

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.postgres.types import arrow_type, fits, parse_type
-from dataflows.tables import Column
+from dataflows.data.tables import Column
+from dataflows.data.types import arrow_type, fits, parse_type
 from penstock.errors import BadData, SchemaMismatch
 
 __all__ = ["TYPE_KEY", "UNKNOWN", "as_asked", "file_field", "sql_type", "united"]

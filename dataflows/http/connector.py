@@ -15,16 +15,16 @@ import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.chunks import Chunk
 from dataflows.connectors import Owner, Place, ReadOrder
-from dataflows.cursors import TIMES, Window
+from dataflows.data.chunks import Chunk
+from dataflows.data.cursors import TIMES, Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import arrow_type, carried, parse_type
 from dataflows.files.types import as_asked
 from dataflows.http.client import Client
 from dataflows.http.pages import Page, pages
 from dataflows.http.records import Records, columns_of
-from dataflows.postgres.types import arrow_type, carried, parse_type
-from dataflows.splits import Split
-from dataflows.tables import Column, Table
 from penstock.clock import now
 from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.failpoints import failpoint

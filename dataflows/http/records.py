@@ -11,11 +11,11 @@ import msgspec
 import orjson
 import pyarrow as pa
 
+from dataflows.data.tables import Column
 from dataflows.files.formats import declared
 from dataflows.files.jsonl import UNREADABLE, Lines, kinds_of
 from dataflows.files.types import UNKNOWN
 from dataflows.http.pages import Page
-from dataflows.tables import Column
 from penstock.errors import BadData, SchemaMismatch
 
 __all__ = ["Records", "columns_of"]

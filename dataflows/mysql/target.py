@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.data.tables import Column, Table
 from dataflows.mysql.merge import Merge
 from dataflows.mysql.session import Session, quoted
 from dataflows.mysql.state import MysqlState
@@ -26,7 +27,6 @@ from dataflows.mysql.tables import TableName, describe, exists
 from dataflows.mysql.types import declared, kept, short_enough
 from dataflows.mysql.writer import MysqlWriter
 from dataflows.sinks.publication import finished
-from dataflows.tables import Column, Table
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
 from dataflows.connectors import WriterOrder
+from dataflows.data.chunks import Chunk
 from dataflows.mysql.merge import STAGE, Merge
 from dataflows.mysql.session import Session, quoted
 from dataflows.mysql.state import MysqlState, take_name

@@ -10,13 +10,15 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
-from dataflows.cursors import Window, split_key
+from dataflows.data.cursors import Window, split_key
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import column_type, portable
 from dataflows.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.postgres.locks import share
 from dataflows.postgres.session import Session, connect, one_row, translated
 from dataflows.postgres.snapshots import hold
 from dataflows.postgres.tables import TableName, describe, exists, quoted
-from dataflows.postgres.types import column_type, portable
 from dataflows.sinks.history import HISTORY, check_history
 from dataflows.sinks.merge import Merge
 from dataflows.sinks.positions import Positions, session_name
@@ -24,8 +26,6 @@ from dataflows.sinks.postgres import PostgresWriter
 from dataflows.sinks.publication import finished
 from dataflows.sinks.swap import Method, drop_leftovers, make_shadow, move_in, replace_method, shadow_name
 from dataflows.sources.postgres import PostgresReader, cursor_window, plan_splits, row_place
-from dataflows.splits import Split
-from dataflows.tables import Column, Table
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 from penstock.models.connection import PostgresConnection, postgres_dsn

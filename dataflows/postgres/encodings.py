@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, cast
 import pyarrow as pa
 from pyarrow import csv
 
-from dataflows.postgres.types import SqlType, carried
+from dataflows.data.types import SqlType, carried
 
 __all__ = ["CsvEncoder", "Encoder", "binary_values", "encoder", "has_binary_form", "hex_decoded"]
 

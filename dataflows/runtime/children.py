@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from dataflows.data.counters import Counters
 from dataflows.job import Job
 from dataflows.pipeline import FirstError
 from dataflows.runtime.lifeline import watch_lifeline
@@ -21,7 +22,6 @@ from dataflows.runtime.prepare import Prepared, joined, opened
 from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from dataflows.runtime.progress import Progress, write_line
 from dataflows.runtime.slots import run_slots
-from dataflows.sinks.state import Counters
 from penstock.errors import Unavailable, retold
 
 __all__ = ["main", "run_children"]

@@ -21,17 +21,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from dataflows.cursors import TIMES
+from dataflows.data.counters import Counters
+from dataflows.data.cursors import TIMES
+from dataflows.data.types import parse_type
 from dataflows.job import Job
 from dataflows.pipeline import FirstError
-from dataflows.postgres.types import parse_type
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.prepare import Ends, Finished, Prepared, opened, prepare
 from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from dataflows.runtime.progress import Progress, reported
 from dataflows.runtime.publish import committed, drop_state, publish, superseded, too_many
 from dataflows.runtime.slots import run_slots
-from dataflows.sinks.state import Counters
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dataflows.connectors import ReadOrder, connector
-from dataflows.cursors import Window
+from dataflows.data.cursors import Window
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.job import Job
-from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.transforms.steps import Loaded, Outside
 from penstock.errors import Refused
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dataflows.sinks.state import Counters
+from dataflows.data.counters import Counters
 
 __all__ = ["Progress", "reported"]
 

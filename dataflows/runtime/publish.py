@@ -7,9 +7,9 @@ from contextlib import closing
 from typing import Any
 
 from dataflows.connectors import Target
+from dataflows.data.counters import Counters
 from dataflows.job import Job
 from dataflows.runtime.prepare import Prepared
-from dataflows.sinks.state import Counters
 from penstock.errors import BadData, Fenced, PenstockError, TooManyRefused
 from penstock.failpoints import failpoint
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
+from dataflows.data.chunks import Chunk
 from dataflows.pipeline import Writer
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
 from dataflows.connectors import ReadOrder, Source, SplitReader, Target, WriterOrder
+from dataflows.data.chunks import Chunk
+from dataflows.data.counters import Counters
+from dataflows.data.splits import Split, of_slot
 from dataflows.job import Job
 from dataflows.pipeline import BatchPipelineEngine, FirstError, Writer
 from dataflows.runtime.prepare import Ends, Prepared
 from dataflows.runtime.refused import LetterWriter
-from dataflows.sinks.state import Counters
-from dataflows.splits import Split, of_slot
 from penstock.errors import BadData
 
 __all__ = ["run_slots"]

@@ -17,13 +17,13 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors import ReadOrder
-from dataflows.cursors import Window
+from dataflows.data.cursors import Window
+from dataflows.data.display import rows_of
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.job import Job, rules_of
-from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.runtime.lookups import outside_of
 from dataflows.runtime.prepare import Ends, foresee
-from dataflows.shown import rows_of
-from dataflows.tables import Column, Table
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import Rules, bind, outputs

@@ -16,8 +16,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
 from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.data.chunks import Chunk
+from dataflows.data.counters import Counters
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.files.formats import FileWriter, ending_of, format_of, packed
 from dataflows.files.log import FolderLog, taken_away
 from dataflows.files.manifest import STAGED, published, staged
@@ -25,10 +28,7 @@ from dataflows.files.names import FileSet
 from dataflows.files.state import FilesState
 from dataflows.files.store import Gone, Store, patiently, translated
 from dataflows.files.types import file_field
-from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.sinks.publication import finished
-from dataflows.sinks.state import Counters
-from dataflows.tables import Column, Table
 from penstock.errors import PenstockError, Refused, SchemaMismatch
 from penstock.failpoints import failpoint
 from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dataflows.tables import Column, Table
+from dataflows.data.tables import Column, Table
 from penstock.errors import MissingColumn
 
 __all__ = ["HISTORY", "check_history", "history_columns"]

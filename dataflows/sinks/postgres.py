@@ -14,7 +14,10 @@ from typing import Final
 import pyarrow as pa
 from psycopg import pq
 
-from dataflows.chunks import Chunk
+from dataflows.data.chunks import Chunk
+from dataflows.data.counters import Counters
+from dataflows.data.tables import Column
+from dataflows.data.types import as_text, column_type
 from dataflows.postgres.encodings import Encoder, encoder, has_binary_form
 from dataflows.postgres.session import (
     Session,
@@ -27,13 +30,10 @@ from dataflows.postgres.session import (
     translated,
 )
 from dataflows.postgres.tables import TableName, quoted
-from dataflows.postgres.types import as_text, column_type
 from dataflows.postgres.wire import framed, plain, put_messages, unframed
 from dataflows.sinks.merge import STAGE, Merge
 from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.publication import counted_split
-from dataflows.sinks.state import Counters
-from dataflows.tables import Column
 from penstock.errors import Unreachable
 from penstock.failpoints import failpoint
 

@@ -12,40 +12,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from dataflows.splits import Split
+from dataflows.data.counters import Counters
+from dataflows.data.splits import Split
 
-__all__ = ["COUNTED", "Claim", "Counters", "Loaded", "RunRow", "State"]
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What was processed: ``rows_in = rows_out + filtered + dead``."""
-
-    rows_in: int = 0
-    rows_out: int = 0
-    filtered: int = 0
-    dead: int = 0
-    bytes: int = 0
-
-    def __sub__(self, other: Counters) -> Counters:
-        return Counters(*(getattr(self, name) - getattr(other, name) for name in COUNTED))
-
-    def __add__(self, other: Counters) -> Counters:
-        return Counters(*(getattr(self, name) + getattr(other, name) for name in COUNTED))
-
-    @property
-    def balanced(self) -> bool:
-        """Whether each row that came in is accounted for."""
-        return self.rows_in == self.rows_out + self.filtered + self.dead
-
-    def as_dict(self) -> dict[str, int]:
-        """By name."""
-        return {name: getattr(self, name) for name in COUNTED}
-
-
-COUNTED: Final = ("rows_in", "rows_out", "filtered", "dead", "bytes")
+__all__ = ["Claim", "Loaded", "RunRow", "State"]
 
 
 @dataclass(frozen=True, slots=True)

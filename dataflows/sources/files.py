@@ -15,17 +15,17 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
 from dataflows.connectors import Place, ReadOrder
-from dataflows.cursors import Window
+from dataflows.data.chunks import Chunk
+from dataflows.data.cursors import Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
 from dataflows.files.formats import FileReader, Shape, decompressed, format_of, unpacked
 from dataflows.files.log import OWN, FolderLog
 from dataflows.files.names import FileSet, partition_columns, partitions
 from dataflows.files.seen import Seen
 from dataflows.files.store import Gone, Listed, Store, patiently, translated
 from dataflows.files.types import as_asked, united
-from dataflows.splits import Split
-from dataflows.tables import Column, Table
 from penstock.clock import now
 from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch, Unavailable
 from penstock.failpoints import failpoint

@@ -20,17 +20,17 @@ import pyarrow as pa
 from psycopg import pq, sql
 from pyarrow import csv
 
-from dataflows.chunks import Chunk
-from dataflows.cursors import TIMES, Window
+from dataflows.data.chunks import Chunk
+from dataflows.data.cursors import TIMES, Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import parse_type
 from dataflows.postgres.encodings import hex_decoded
 from dataflows.postgres.locks import READ
 from dataflows.postgres.session import Session, connect, copy_out, one_row, translated
 from dataflows.postgres.snapshots import MARK, Moment
 from dataflows.postgres.tables import escaped, quoted
-from dataflows.postgres.types import parse_type
 from dataflows.postgres.wire import framed, plain, receive, receive_rows
-from dataflows.splits import Split
-from dataflows.tables import Column, Table
 from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
 from penstock.failpoints import failpoint
 

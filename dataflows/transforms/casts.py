@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from dataflows.postgres.types import SqlType, parse_type
+from dataflows.data.types import SqlType, parse_type
 from dataflows.transforms.terms import (
     ANY_SIZE,
     BOOLEAN,

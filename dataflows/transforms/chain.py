@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
-from dataflows.postgres.types import SqlType, arrow_type
-from dataflows.shown import rows_of
-from dataflows.tables import Column
+from dataflows.data.chunks import Chunk
+from dataflows.data.display import rows_of
+from dataflows.data.tables import Column
+from dataflows.data.types import SqlType, arrow_type
 from dataflows.transforms.scope import Held
 from penstock.errors import BadData
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import polars as pl
 from sqlglot import exp
 
-from dataflows.postgres.types import SqlType, carried
+from dataflows.data.types import SqlType, carried
 from dataflows.transforms import functions as f
 from dataflows.transforms import texts, times
 from dataflows.transforms.casts import cast, cast_target

@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from dataflows.postgres.types import SqlType
+from dataflows.data.types import SqlType
 from dataflows.transforms.casts import cast, rounded
 from dataflows.transforms.terms import (
     BIGINT,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dataflows.chunks import Chunk
-from dataflows.postgres.types import arrow_type, as_text, column_type, fits
-from dataflows.tables import Column, Table
+from dataflows.data.chunks import Chunk
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import arrow_type, as_text, column_type, fits
 from dataflows.transforms.chain import Chain, Output
 from dataflows.transforms.scope import Computed, Held, Scope
 from dataflows.transforms.steps import Outside, plan_checks, plan_steps

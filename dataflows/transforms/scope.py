@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dataflows.postgres.types import SqlType
-from dataflows.tables import Column
+from dataflows.data.tables import Column
+from dataflows.data.types import SqlType
 from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
 
 if TYPE_CHECKING:

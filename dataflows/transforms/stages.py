@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
-from dataflows.postgres.types import SqlType
+from dataflows.data.types import SqlType
 from dataflows.transforms.scope import Computed
 from dataflows.transforms.terms import frame_name, physical
 from penstock.errors import BadData

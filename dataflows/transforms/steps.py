@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from dataflows.postgres.types import SqlType, arrow_type, parse_type
+from dataflows.data.types import SqlType, arrow_type, parse_type
 from dataflows.transforms.scope import Computed, Held, Scope
 from penstock.errors import Refused, SchemaMismatch, did_you_mean
 from penstock.models.pipeline import TransformStep, Validation

@@ -15,7 +15,7 @@ from typing import Final
 
 import polars as pl
 
-from dataflows.postgres.types import SqlType, carried
+from dataflows.data.types import SqlType, carried
 from penstock.errors import SchemaMismatch
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import cast as typed
 import polars as pl
 import pyarrow as pa
 
-from dataflows.postgres.types import SqlType, arrow_type, carried
+from dataflows.data.types import SqlType, arrow_type, carried
 from dataflows.transforms.terms import MAX_DIGITS
 from penstock.errors import BadData
 

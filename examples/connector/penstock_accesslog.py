@@ -16,11 +16,11 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
-from dataflows.chunks import Chunk
 from dataflows.connectors import Owner, Place, ReadOrder
-from dataflows.cursors import Window
-from dataflows.splits import Split
-from dataflows.tables import Column, Table
+from dataflows.data.chunks import Chunk
+from dataflows.data.cursors import Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
 from penstock.errors import AccessDenied, BadData, MissingTable, Refused
 from penstock.failpoints import failpoint
 from penstock.models.base import Model

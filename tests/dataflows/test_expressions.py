@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from dataflows.postgres.types import arrow_type, parse_type
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.transforms.expressions import Compiled, compile_expression
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 from tests.dataflows.evaluation import evaluate

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors import Place, ReadOrder, SplitReader
-from dataflows.cursors import Window
+from dataflows.data.cursors import Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
 from dataflows.postgres.connector import PostgresConnector, PostgresSource
 from dataflows.sources.postgres import PLACE
-from dataflows.splits import Split
-from dataflows.tables import Column, Table
 from penstock.errors import BadData, Unavailable
 from penstock.models.connection import PostgresConnection
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflows.postgres.types import arrow_type, parse_type
-from dataflows.tables import Column, Table
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import FieldSpec, Mapping, Rules, bind, outputs
 from dataflows.transforms.steps import Loaded, Outside

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dataflows.postgres.types import arrow_type, carried, parse_type
+from dataflows.data.types import arrow_type, carried, parse_type
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers

@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.job import rules_of
-from dataflows.postgres.types import arrow_type, parse_type
-from dataflows.tables import Column, Table
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import bind, outputs
 from dataflows.transforms.offline import check_expressions

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataflows.shown import rows_of as shown
+from dataflows.data.display import rows_of as shown
 from tests.hostile.reading import flipped, rows_of
 
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors import Owner, Place, ReadOrder
-from dataflows.cursors import Window
+from dataflows.data.cursors import Window
+from dataflows.data.types import arrow_type, column_type
 from dataflows.databases.connectors import DuckdbConnector, SqliteConnector
-from dataflows.postgres.types import arrow_type, column_type
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from dataflows.cursors import Window
+from dataflows.data.cursors import Window
 from penstock.clock import now
 from penstock.errors import AccessDenied, BadData, MissingTable, Refused, SchemaMismatch, Unavailable
 

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.data.splits import Split
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.files.connector import FilesConnector, S3Connector
 from dataflows.files.manifest import STAGED
 from dataflows.files.store import Store
-from dataflows.postgres.types import arrow_type, parse_type
 from dataflows.sources.files import FilesSource
-from dataflows.splits import Split
 from penstock.models.connection import parse_connection
 from penstock.models.formats import Format
 from penstock.models.pipeline import Sink
@@ -139,7 +139,7 @@ class Files:
 
 def read(source: FilesSource, columns: list[str] | None = None, split_rows: int = 100_000) -> pa.Table:
     """All rows of a source, as a run reads them without a cursor."""
-    from dataflows.cursors import Window
+    from dataflows.data.cursors import Window
 
     table = source.describe()
     names = columns or [column.name for column in table.columns if not column.hidden]

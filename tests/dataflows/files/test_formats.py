@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflows.data.types import arrow_type, parse_type
 from dataflows.files.connector import FilesConnector
 from dataflows.files.csv import told_by
 from dataflows.files.types import as_asked, sql_type
-from dataflows.postgres.types import arrow_type, parse_type
 from penstock.errors import BadData, MissingColumn, MissingTable, PenstockError, Refused, SchemaMismatch, Unavailable
 from penstock.models.formats import CsvFormat, JsonlFormat
 
@@ -307,7 +307,7 @@ def test_splits_are_row_groups_and_small_files_together(files: Files) -> None:
     for n in range(5):
         files.write(f"in/small{n}.parquet", parquet(pa.table({"v": [n]})))
     source = files.source("in")
-    from dataflows.cursors import Window
+    from dataflows.data.cursors import Window
 
     assert len(source.plan(source.describe(), None, Window(None, None), 300, 0)) == 4
     assert sorted(read(source, split_rows=300).column("v").to_pylist()) == sorted([*range(1000), *range(5)])
@@ -315,7 +315,7 @@ def test_splits_are_row_groups_and_small_files_together(files: Files) -> None:
 
 def test_a_file_that_changed_or_went_between_plan_and_read_is_an_error(files: Files) -> None:
     from dataflows.connectors import ReadOrder
-    from dataflows.cursors import Window
+    from dataflows.data.cursors import Window
 
     files.write("in/a.parquet", parquet(pa.table({"v": [1]})))
     files.write("in/b.parquet", parquet(pa.table({"v": [1]})))

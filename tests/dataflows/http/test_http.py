@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors import ReadOrder
-from dataflows.cursors import Window
-from dataflows.postgres.types import arrow_type, column_type
+from dataflows.data.cursors import Window
+from dataflows.data.types import arrow_type, column_type
 from penstock.clock import now
 from penstock.errors import (
     AccessDenied,

@@ -13,7 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from dataflows.tables import Column
+from dataflows.data.tables import Column
 
 __all__ = [
     "ARROW_DIGITS",

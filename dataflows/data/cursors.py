@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from dataflows.postgres.types import parse_type
-from dataflows.tables import Column, Table
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import parse_type
 from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
 from penstock.models.domain import Reload
 
