@@ -8,13 +8,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dataflows.connectors import Owner, Place, Source, Target, connector
-from dataflows.sinks.history import HISTORY
+from dataflows.connectors.contract import Owner, Place, Source, Target
+from dataflows.connectors.history import HISTORY
+from dataflows.connectors.registry import connector
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
 from penstock.models.domain import Reload
 from penstock.models.pipeline import Pipeline, PipelineSpec
+from penstock.models.pipeline import Sink as SinkSpec
+from penstock.models.pipeline import Source as SourceSpec
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters
@@ -136,17 +139,7 @@ class Job:
         pipeline = Pipeline.parse(task["pipeline"])
         spec = pipeline.spec
         refuse_what_is_missing(pipeline.name, spec)
-        places = [
-            Place(
-                pipeline.name,
-                end.connection,
-                _settings(task["connections"], end.connection),
-                end.object,
-                secrets,
-                end.format,
-            )
-            for end in (spec.source, spec.sink)
-        ]
+        places = [_place(pipeline, end, task["connections"], secrets) for end in (spec.source, spec.sink)]
         return cls(
             uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
             rules=rules_of(spec), connections=task["connections"],
@@ -154,6 +147,22 @@ class Job:
             reload=Reload.parse(task["reload"]) if task.get("reload") else None,
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )  # fmt: skip
+
+
+def _place(
+    pipeline: Pipeline, end: SourceSpec | SinkSpec, connections: Mapping[str, Any], secrets: Path | None
+) -> Place:
+    """One end of a pipeline.
+
+    Raises:
+        Refused: a `format` where there are no files.
+    """
+    settings = _settings(connections, end.connection)
+    place = Place(pipeline.name, end.connection, settings, end.object, secrets, end.format)
+    if end.format is not None and not connector(settings.type, place.where).takes_format:
+        what = f"a connection of type {settings.type} has no files to `format`"
+        raise Refused(what, where=place.where, hint="leave it out")
+    return place
 
 
 def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:

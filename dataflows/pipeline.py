@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import bytewax.operators as op
 from bytewax._bytewax import cli_main
@@ -19,11 +19,12 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from dataflows.connectors.contract import Reader, Writer
 from dataflows.data.chunks import Chunk
 from penstock.clock import now
 from penstock.errors import PenstockError
 
-__all__ = ["BatchPipelineEngine", "FirstError", "Reader", "Stopped", "Writer"]
+__all__ = ["BatchPipelineEngine", "FirstError", "Stopped"]
 
 READ_AHEAD: Final = 3
 WRITE_BEHIND: Final = 3
@@ -39,26 +40,6 @@ class Stopped(PenstockError):
 
     code = "run.stopped"
     transient = True
-
-
-class Reader(Protocol):
-    """The chunks of one slot, in order, each split closed by its marker."""
-
-    def chunks(self) -> Iterator[Chunk]:
-        """All of them."""
-
-    def close(self) -> None:
-        """Give back what is held."""
-
-
-class Writer(Protocol):
-    """Takes the chunks of one slot and commits each split at its marker."""
-
-    def open(self) -> None: ...
-    def write(self, chunk: Chunk) -> None: ...
-    def idle(self) -> None: ...
-    def done(self) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(slots=True)

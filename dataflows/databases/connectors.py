@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dataflows.connectors import Owner, Place
+from dataflows.connectors.contract import Owner, Place
 from dataflows.databases.database import Database, ObjectName
 from dataflows.databases.source import DatabaseSource
 from dataflows.databases.target import DatabaseTarget
@@ -18,6 +18,7 @@ class SqliteConnector:
     """``type: sqlite``; an object is the name of a table or view."""
 
     model = SqliteConnection
+    takes_format = False
 
     @staticmethod
     def named(place: Place) -> str:
@@ -37,6 +38,7 @@ class DuckdbConnector:
     """``type: duckdb``; an object is ``schema.table``, or a bare name in `main`."""
 
     model = DuckdbConnection
+    takes_format = False
 
     @staticmethod
     def named(place: Place) -> str:

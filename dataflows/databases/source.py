@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataflows.connectors import Place, ReadOrder
+from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window
 from dataflows.data.splits import Split

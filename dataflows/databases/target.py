@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.connectors.contract import Owner, Place, WriterOrder
+from dataflows.connectors.publication import finished
 from dataflows.data.tables import Column, Table
 from dataflows.databases.database import Database, ObjectName, kept, quoted, shadow_name, shadow_prefix
 from dataflows.databases.merge import Merge, appended
 from dataflows.databases.state import DatabaseState
 from dataflows.databases.writer import DatabaseWriter
-from dataflows.sinks.publication import finished
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 

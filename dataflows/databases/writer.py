@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from dataflows.connectors import WriterOrder
+from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.publication import counted_split
 from dataflows.data.chunks import Chunk
 from dataflows.databases.database import STAGE, Database
 from dataflows.databases.state import DatabaseState
-from dataflows.sinks.publication import counted_split
 from penstock.failpoints import failpoint
 
 __all__ = ["DatabaseWriter"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataflows.connectors import Owner, Place
+from dataflows.connectors.contract import Owner, Place
 from dataflows.files.names import FileSet
 from dataflows.files.s3 import S3Store
 from dataflows.files.store import LocalStore
@@ -19,6 +19,7 @@ class FilesConnector:
     """``type: files``."""
 
     model = FilesConnection
+    takes_format = True
 
     @staticmethod
     def named(place: Place) -> str:
@@ -37,6 +38,7 @@ class S3Connector:
     """``type: s3``."""
 
     model = S3Connection
+    takes_format = True
 
     @staticmethod
     def named(place: Place) -> str:

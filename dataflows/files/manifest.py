@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
+from dataflows.connectors.state import RunRow
 from dataflows.data.counters import COUNTED, Counters
-from dataflows.sinks.state import RunRow
 
 __all__ = ["Change", "Entry", "Pipeline", "RunKept", "Table", "published", "staged"]
 

@@ -15,7 +15,7 @@ import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.connectors.contract import Owner, Place, ReadOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window
 from dataflows.data.splits import Split
@@ -40,6 +40,7 @@ class HttpConnector:
     """``type: http``; an object is a path below the connection's `url`, and perhaps a query."""
 
     model = HttpConnection
+    takes_format = False
 
     @staticmethod
     def named(place: Place) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dataflows.connectors import Owner, Place
+from dataflows.connectors.contract import Owner, Place
 from dataflows.mysql.session import LOCK_SECONDS, Session, connect
 from dataflows.mysql.source import MysqlSource
 from dataflows.mysql.state import MysqlState
@@ -21,6 +21,7 @@ class MysqlConnector:
     """An object is ``database.table``, or a bare name in the connection's database."""
 
     model = MysqlConnection
+    takes_format = False
 
     @staticmethod
     def named(place: Place) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from dataflows.connectors import Place, ReadOrder
+from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window, split_key
 from dataflows.data.splits import Split

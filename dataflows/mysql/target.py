@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.connectors.contract import Owner, Place, WriterOrder
+from dataflows.connectors.publication import finished
 from dataflows.data.tables import Column, Table
 from dataflows.mysql.merge import Merge
 from dataflows.mysql.session import Session, quoted
@@ -26,7 +27,6 @@ from dataflows.mysql.swap import (
 from dataflows.mysql.tables import TableName, describe, exists
 from dataflows.mysql.types import declared, kept, short_enough
 from dataflows.mysql.writer import MysqlWriter
-from dataflows.sinks.publication import finished
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 

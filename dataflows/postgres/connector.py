@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
+from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
+from dataflows.connectors.history import HISTORY, check_history
+from dataflows.connectors.publication import finished
 from dataflows.data.cursors import Window, split_key
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
@@ -19,11 +21,9 @@ from dataflows.postgres.locks import share
 from dataflows.postgres.session import Session, connect, one_row, translated
 from dataflows.postgres.snapshots import hold
 from dataflows.postgres.tables import TableName, describe, exists, quoted
-from dataflows.sinks.history import HISTORY, check_history
 from dataflows.sinks.merge import Merge
 from dataflows.sinks.positions import Positions, session_name
 from dataflows.sinks.postgres import PostgresWriter
-from dataflows.sinks.publication import finished
 from dataflows.sinks.swap import Method, drop_leftovers, make_shadow, move_in, replace_method, shadow_name
 from dataflows.sources.postgres import PostgresReader, cursor_window, plan_splits, row_place
 from penstock.errors import Refused
@@ -41,6 +41,7 @@ class PostgresConnector:
     """``type: postgres``."""
 
     model = PostgresConnection
+    takes_format = False
 
     @staticmethod
     def named(place: Place) -> str:

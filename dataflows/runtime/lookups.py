@@ -6,7 +6,8 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from dataflows.connectors import ReadOrder, connector
+from dataflows.connectors.contract import ReadOrder
+from dataflows.connectors.registry import connector
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.job import Job

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from typing import cast as typed
 
-from dataflows.connectors import Source, Target
+from dataflows.connectors.contract import Source, Target
+from dataflows.connectors.history import history_columns
+from dataflows.connectors.publication import recorded
+from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.cursors import Window, cursor_column, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
 from dataflows.job import Job
 from dataflows.runtime.lookups import outside_of
-from dataflows.sinks.history import history_columns
-from dataflows.sinks.publication import recorded
-from dataflows.sinks.state import Claim, Loaded, RunRow
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import bind, outputs
 from penstock.errors import MissingColumn, MissingTable, Refused, Unavailable, did_you_mean

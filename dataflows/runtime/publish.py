@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from dataflows.connectors import Target
+from dataflows.connectors.contract import Target
 from dataflows.data.counters import Counters
 from dataflows.job import Job
 from dataflows.runtime.prepare import Prepared

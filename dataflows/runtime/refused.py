@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dataflows.connectors.contract import Writer
 from dataflows.data.chunks import Chunk
-from dataflows.pipeline import Writer
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters, Letter

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from dataflows.connectors import ReadOrder, Source, SplitReader, Target, WriterOrder
+from dataflows.connectors.contract import ReadOrder, Source, SplitReader, Target, Writer, WriterOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split, of_slot
 from dataflows.job import Job
-from dataflows.pipeline import BatchPipelineEngine, FirstError, Writer
+from dataflows.pipeline import BatchPipelineEngine, FirstError
 from dataflows.runtime.prepare import Ends, Prepared
 from dataflows.runtime.refused import LetterWriter
 from penstock.errors import BadData

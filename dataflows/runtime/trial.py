@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors import ReadOrder
+from dataflows.connectors.contract import ReadOrder
 from dataflows.data.cursors import Window
 from dataflows.data.display import rows_of
 from dataflows.data.tables import Column, Table

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors import Owner, Place, WriterOrder
+from dataflows.connectors.contract import Owner, Place, WriterOrder
+from dataflows.connectors.publication import finished
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.tables import Column, Table
@@ -28,7 +29,6 @@ from dataflows.files.names import FileSet
 from dataflows.files.state import FilesState
 from dataflows.files.store import Gone, Store, patiently, translated
 from dataflows.files.types import file_field
-from dataflows.sinks.publication import finished
 from penstock.errors import PenstockError, Refused, SchemaMismatch
 from penstock.failpoints import failpoint
 from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat

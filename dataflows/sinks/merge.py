@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dataflows.connectors.history import HISTORY
 from dataflows.data.tables import Column
 from dataflows.postgres.tables import TableName, quoted
-from dataflows.sinks.history import HISTORY
 
 __all__ = ["STAGE", "Merge"]
 

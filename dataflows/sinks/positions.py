@@ -25,11 +25,11 @@ from typing import Any, Final
 
 from psycopg import sql
 
+from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
 from dataflows.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
 from dataflows.postgres.tables import TableName, escaped, exists, quoted
-from dataflows.sinks.state import Claim, Loaded, RunRow
 from penstock.errors import Fenced, Refused, Unavailable
 from penstock.failpoints import failpoint
 

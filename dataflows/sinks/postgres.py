@@ -14,6 +14,7 @@ from typing import Final
 import pyarrow as pa
 from psycopg import pq
 
+from dataflows.connectors.publication import counted_split
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.tables import Column
@@ -33,7 +34,6 @@ from dataflows.postgres.tables import TableName, quoted
 from dataflows.postgres.wire import framed, plain, put_messages, unframed
 from dataflows.sinks.merge import STAGE, Merge
 from dataflows.sinks.positions import Positions, session_name
-from dataflows.sinks.publication import counted_split
 from penstock.errors import Unreachable
 from penstock.failpoints import failpoint
 

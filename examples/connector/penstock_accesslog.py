@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
-from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.connectors.contract import Owner, Place, ReadOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
@@ -55,6 +55,7 @@ class AccessLog:
     place: Place
     order: ReadOrder | None = None
     model = AccessLogConnection
+    takes_format = False
     form = None
 
     @staticmethod

@@ -19,7 +19,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from dataflows.connectors import Place, ReadOrder, SplitReader
+from dataflows.connectors.contract import Place, ReadOrder, SplitReader
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.connectors.contract import Owner, Place, ReadOrder
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, column_type
 from dataflows.databases.connectors import DuckdbConnector, SqliteConnector

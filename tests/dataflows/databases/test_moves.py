@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from dataflows.connectors import WriterOrder
+from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.state import RunRow
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
-from dataflows.sinks.state import RunRow
 from penstock.errors import Fenced
 from penstock.failpoints import POINTS
 

@@ -16,7 +16,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from dataflows.connectors import Owner, Place, ReadOrder
+from dataflows.connectors.contract import Owner, Place, ReadOrder
 from dataflows.data.splits import Split
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.files.connector import FilesConnector, S3Connector

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflows.connectors import Place
+from dataflows.connectors.contract import Place
+from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
@@ -26,7 +27,6 @@ from dataflows.files.manifest import Entry, Table
 from dataflows.files.seen import KEPT, Seen
 from dataflows.files.state import FilesState
 from dataflows.files.store import Listed, LocalStore
-from dataflows.sinks.state import Claim, RunRow
 from penstock.errors import AccessDenied, Fenced, PenstockError, Refused, SchemaMismatch, Unavailable
 from penstock.models.connection import PostgresConnection
 from penstock.models.formats import CsvFormat
@@ -474,7 +474,7 @@ def test_many_rows_at_constant_memory(tmp_path: Path, places: Any) -> None:
 
 def peak_of(source: Any) -> int:
     """The most bytes that Arrow holds while a source is read chunk by chunk."""
-    from dataflows.connectors import ReadOrder
+    from dataflows.connectors.contract import ReadOrder
     from dataflows.data.cursors import Window
 
     table = source.describe()

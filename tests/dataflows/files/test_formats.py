@@ -314,7 +314,7 @@ def test_splits_are_row_groups_and_small_files_together(files: Files) -> None:
 
 
 def test_a_file_that_changed_or_went_between_plan_and_read_is_an_error(files: Files) -> None:
-    from dataflows.connectors import ReadOrder
+    from dataflows.connectors.contract import ReadOrder
     from dataflows.data.cursors import Window
 
     files.write("in/a.parquet", parquet(pa.table({"v": [1]})))
@@ -375,7 +375,7 @@ def test_told_types_read_every_value_of_the_sample_back(values: list[str]) -> No
 @settings(max_examples=150)
 @given(data=st.binary(max_size=400), ending=st.sampled_from([".csv", ".jsonl", ".parquet", ".csv.gz"]))
 def test_hostile_files_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, ending: str) -> None:
-    from dataflows.connectors import Place
+    from dataflows.connectors.contract import Place
     from penstock.models.connection import FilesConnection
 
     root = tmp_path_factory.mktemp("hostile")

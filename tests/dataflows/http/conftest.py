@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from dataflows.connectors import Place
+from dataflows.connectors.contract import Place
 from dataflows.http.connector import HttpConnector, HttpSource
 from penstock.models.connection import parse_connection
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from dataflows.connectors import ReadOrder
+from dataflows.connectors.contract import ReadOrder
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, column_type
 from penstock.clock import now

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pymysql
 import pytest
 
-from dataflows.connectors import Owner, Place, ReadOrder, WriterOrder
+from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
+from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import Window
@@ -26,7 +27,6 @@ from dataflows.data.splits import Split
 from dataflows.data.tables import Column
 from dataflows.mysql.connector import MysqlConnector
 from dataflows.mysql.target import MysqlTarget
-from dataflows.sinks.state import Claim, RunRow
 from penstock.errors import Fenced, PenstockError
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dataflows.connectors.state import RunRow, State
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
-from dataflows.sinks.state import RunRow, State
 from penstock.errors import Fenced, PenstockError, Refused
 
 __all__ = ["Outcome", "counted_split", "finished", "recorded"]

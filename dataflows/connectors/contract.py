@@ -1,8 +1,7 @@
-"""Connectors: what a system must offer to be a source or a sink, and how one is found by the type of a connection.
+"""What a system must offer to be a source or a sink.
 
 A connector is one class with a `model` (what `connections.yaml` says of it), and `source` and `target`, either of which
-may refuse. The built-in ones are in the table below, by name, so that only what a run needs is imported; a package of
-somebody else's adds one by an entry point of group ``penstock.connectors`` whose name is the connection's type.
+may refuse.
 """
 
 from __future__ import annotations
@@ -10,27 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Protocol
-from typing import cast as typed
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from dataflows.connectors.state import State
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
-from dataflows.pipeline import Writer
-from dataflows.sinks.state import State
-from penstock.errors import Refused
 from penstock.models.base import Model
-from penstock.models.connection import plugged_in
 from penstock.models.formats import Format
 from penstock.models.pipeline import Sink as SinkSpec
 
-__all__ = ["Connector", "Owner", "Place", "ReadOrder", "Source", "SplitReader", "Target", "WriterOrder", "connector"]
+__all__ = [
+    "Connector",
+    "Owner",
+    "Place",
+    "ReadOrder",
+    "Reader",
+    "Source",
+    "SplitReader",
+    "Target",
+    "Writer",
+    "WriterOrder",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,6 @@ class Place:
     secrets: Path | None = None
     format: Format | None = None
     """How files are read or written, where the pipeline says it."""
-
-    def __post_init__(self) -> None:
-        kind = self.settings.type
-        if self.format is not None and kind in BUILT_IN and kind not in OF_FILES:
-            raise Refused(
-                f"a connection of type {kind} has no files to `format`", where=self.where, hint="leave it out"
-            )
 
     @property
     def where(self) -> str:
@@ -247,6 +245,8 @@ class Connector(Protocol):
 
     model: type[Model]
     """What `connections.yaml` says of such a connection, beside its `type`."""
+    takes_format: bool
+    """True if its objects are files, which a pipeline may say the `format` of."""
 
     @staticmethod
     def named(place: Place) -> str:
@@ -269,30 +269,21 @@ class Connector(Protocol):
         """
 
 
-OF_FILES: Final = {"files", "s3"}
-"""Connections whose objects are files, which have formats."""
-BUILT_IN: Final = {
-    "postgres": "dataflows.postgres.connector:PostgresConnector",
-    "files": "dataflows.files.connector:FilesConnector",
-    "s3": "dataflows.files.connector:S3Connector",
-    "sqlite": "dataflows.databases.connectors:SqliteConnector",
-    "duckdb": "dataflows.databases.connectors:DuckdbConnector",
-    "mysql": "dataflows.mysql.connector:MysqlConnector",
-    "mariadb": "dataflows.mysql.connector:MysqlConnector",
-    "http": "dataflows.http.connector:HttpConnector",
-}
+class Reader(Protocol):
+    """The chunks of one slot, in order, each split closed by its marker."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All of them."""
+
+    def close(self) -> None:
+        """Give back what is held."""
 
 
-def connector(kind: str, where: str) -> type[Connector]:
-    """The connector of a connection's type.
+class Writer(Protocol):
+    """Takes the chunks of one slot and commits each split at its marker."""
 
-    Raises:
-        Refused: none is known here.
-    """
-    if kind in BUILT_IN:
-        module, _, name = BUILT_IN[kind].partition(":")
-        return typed("type[Connector]", getattr(import_module(module), name))
-    plugged = plugged_in(kind)
-    if plugged is None:
-        raise Refused(f"connections of type {kind} cannot be used in a run yet", where=where)
-    return typed("type[Connector]", plugged)
+    def open(self) -> None: ...
+    def write(self, chunk: Chunk) -> None: ...
+    def idle(self) -> None: ...
+    def done(self) -> None: ...
+    def close(self) -> None: ...
