@@ -17,7 +17,7 @@ from penstock.models.connection import plugged_in
 __all__ = ["connector"]
 
 BUILT_IN: Final = {
-    "postgres": "dataflows.postgres.connector:PostgresConnector",
+    "postgres": "dataflows.connectors.postgres.connector:PostgresConnector",
     "files": "dataflows.files.connector:FilesConnector",
     "s3": "dataflows.files.connector:S3Connector",
     "sqlite": "dataflows.databases.connectors:SqliteConnector",

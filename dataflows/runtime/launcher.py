@@ -216,7 +216,7 @@ def main() -> None:
         watch_lifeline(options.lifeline)
     set_up("penstock-run")
     if options.ready:
-        import_module("dataflows.postgres.connector")
+        import_module("dataflows.connectors.postgres.connector")
     task = json.load(sys.stdin)
     if task.get("log"):
         _tell_errors(Path(task["log"]))

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from catalog.database import migrate
+from dataflows.connectors.postgres.session import connect
+from dataflows.connectors.postgres.swap import replace_method
+from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.data.counters import COUNTED
 from dataflows.job import Job
-from dataflows.postgres.session import connect
-from dataflows.postgres.tables import TableName, describe
 from dataflows.runtime.publish import drop_state
-from dataflows.sinks.swap import replace_method
 from dataflows.transforms.mapping import FieldSpec, Rules, bind
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from dataflows.connectors.postgres.session import connect
 from dataflows.job import Job
-from dataflows.postgres.session import connect
 from dataflows.runtime.publish import drop_state
 from tests.control.place import until
 from tests.dataflows.conftest import result
@@ -189,7 +189,7 @@ def test_sessions_keep_the_options_of_the_dsn_and_notice_a_peer_that_vanished(co
 def test_a_session_whose_process_died_ends_while_it_works(copy: Callable[..., Copy]) -> None:
     made = copy("append")
     code = (
-        "import sys; from dataflows.postgres.session import connect\n"
+        "import sys; from dataflows.connectors.postgres.session import connect\n"
         "with connect(sys.argv[1], where='shop', name='tests:left') as session: session.execute('SELECT pg_sleep(60)')"
     )
     alive = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tests:left' AND state = 'active'"

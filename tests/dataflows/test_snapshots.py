@@ -20,11 +20,12 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors.contract import Place, ReadOrder, SplitReader
+from dataflows.connectors.postgres.connector import PostgresConnector
+from dataflows.connectors.postgres.reader import PLACE
+from dataflows.connectors.postgres.source import PostgresSource
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
-from dataflows.postgres.connector import PostgresConnector, PostgresSource
-from dataflows.sources.postgres import PLACE
 from penstock.errors import BadData, Unavailable
 from penstock.models.connection import PostgresConnection
 
@@ -356,7 +357,7 @@ def test_a_table_that_has_changed_since_it_was_described_is_looked_at_again(bank
 
 
 def test_who_has_the_lock_is_named(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataflows.sources.postgres.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("dataflows.connectors.postgres.source.LOCK_SECONDS", 0.2)
     bank.execute("CREATE VIEW seen AS SELECT * FROM accounts")
     source, table = bank.source("seen")
     held = source.hold(table, HOUR)

@@ -13,8 +13,8 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from dataflows.postgres.session import Session, connect, send
-from dataflows.postgres.wire import framed, plain, put_messages, receive, receive_rows, unframed
+from dataflows.connectors.postgres.session import Session, connect, send
+from dataflows.connectors.postgres.wire import framed, plain, put_messages, receive, receive_rows, unframed
 from penstock.errors import BadData, PenstockError, Unavailable, Unreachable
 
 WHERE = "shop"

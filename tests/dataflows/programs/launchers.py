@@ -20,10 +20,10 @@ import pyarrow.csv
 
 import dataflows.pipeline
 import dataflows.transforms.expressions
-from dataflows.postgres.session import Session, one_message
+from dataflows.connectors.postgres import writer as sink
+from dataflows.connectors.postgres.session import Session, one_message
+from dataflows.connectors.postgres.state import PostgresState
 from dataflows.runtime import launcher
-from dataflows.sinks import postgres as sink
-from dataflows.sinks.positions import Positions
 from penstock import failpoints
 
 LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline, dataflows.transforms.expressions)
@@ -54,12 +54,12 @@ def run(order: dict[str, Any]) -> None:
 
 def no_fence() -> None:
     """Commit whatever a newer run may have done."""
-    Positions.fence = lambda *_, **__: "SELECT 1"  # type: ignore[method-assign]
+    PostgresState.fence = lambda *_, **__: "SELECT 1"  # type: ignore[method-assign]
 
 
 def no_ending() -> None:
     """Let the sessions of older generations live."""
-    Positions.end_sessions = lambda *_, **__: None  # type: ignore[method-assign]
+    PostgresState.end_sessions = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def no_single_message() -> None:

@@ -18,10 +18,10 @@ from typing import Final
 
 import psycopg
 
+from dataflows.connectors.postgres.locks import share
+from dataflows.connectors.postgres.session import Session, one_row, translated
+from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.data.tables import Table
-from dataflows.postgres.locks import share
-from dataflows.postgres.session import Session, one_row, translated
-from dataflows.postgres.tables import TableName, describe
 from penstock.errors import Refused, Unavailable
 
 __all__ = ["MARK", "Moment", "hold"]

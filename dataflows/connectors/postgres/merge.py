@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dataflows.connectors.history import HISTORY
+from dataflows.connectors.postgres.tables import TableName, quoted
 from dataflows.data.tables import Column
-from dataflows.postgres.tables import TableName, quoted
 
 __all__ = ["STAGE", "Merge"]
 

@@ -25,15 +25,15 @@ from typing import Any, Final
 
 from psycopg import sql
 
+from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
+from dataflows.connectors.postgres.tables import TableName, escaped, exists, quoted
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
-from dataflows.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
-from dataflows.postgres.tables import TableName, escaped, exists, quoted
 from penstock.errors import Fenced, Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["TABLES", "Positions", "session_name"]
+__all__ = ["TABLES", "PostgresState", "session_name"]
 
 KEPT_RUNS: Final = 100
 FENCE_TRIES: Final = 5
@@ -64,7 +64,7 @@ def session_name(uid: str, generation: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Positions:
+class PostgresState:
     """The remembered state of one pipeline between one source object and one sink object."""
 
     uid: str

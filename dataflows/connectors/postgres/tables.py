@@ -8,8 +8,8 @@ from typing import Final
 
 from psycopg import sql
 
+from dataflows.connectors.postgres.session import Session, translated
 from dataflows.data.tables import Column, Table
-from dataflows.postgres.session import Session, translated
 from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
 
 __all__ = ["TableName", "describe", "escaped", "exists", "quoted"]

@@ -1,113 +1,31 @@
-"""PostgreSQL as a source and as a sink: the doors to its session, its tables, and the state that it keeps."""
+"""PostgreSQL as a sink: a table, with the state of its pipeline in the same schema."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
+from dataflows.connectors.contract import Owner, Place, WriterOrder
 from dataflows.connectors.history import HISTORY, check_history
+from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
+from dataflows.connectors.postgres.merge import Merge
+from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
+from dataflows.connectors.postgres.state import PostgresState, session_name
+from dataflows.connectors.postgres.swap import Method, drop_leftovers, make_shadow, move_in, replace_method, shadow_name
+from dataflows.connectors.postgres.tables import TableName, describe, exists, quoted
+from dataflows.connectors.postgres.writer import PostgresWriter
 from dataflows.connectors.publication import finished
-from dataflows.data.cursors import Window, split_key
-from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, portable
-from dataflows.postgres.encodings import ODD, binary_values, has_binary_form
-from dataflows.postgres.locks import share
-from dataflows.postgres.session import Session, connect, one_row, translated
-from dataflows.postgres.snapshots import hold
-from dataflows.postgres.tables import TableName, describe, exists, quoted
-from dataflows.sinks.merge import Merge
-from dataflows.sinks.positions import Positions, session_name
-from dataflows.sinks.postgres import PostgresWriter
-from dataflows.sinks.swap import Method, drop_leftovers, make_shadow, move_in, replace_method, shadow_name
-from dataflows.sources.postgres import PostgresReader, cursor_window, plan_splits, row_place
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
-from penstock.models.connection import PostgresConnection, postgres_dsn
 
-__all__ = ["PostgresConnector", "PostgresSource", "PostgresTarget"]
+__all__ = ["PostgresTarget"]
 
-FORM: Final = "pgcopy"
-PLAN_SECONDS: Final = 600.0
 LOCK_SECONDS: Final = 20.0
-
-
-class PostgresConnector:
-    """``type: postgres``."""
-
-    model = PostgresConnection
-    takes_format = False
-
-    @staticmethod
-    def named(place: Place) -> str:
-        return str(TableName.parse(place.object))
-
-    @staticmethod
-    def source(place: Place) -> PostgresSource:
-        return PostgresSource(place, TableName.parse(place.object), _dsn(place))
-
-    @staticmethod
-    def target(place: Place, owner: Owner) -> PostgresTarget:
-        return PostgresTarget.opened(place, owner, TableName.parse(place.object), _dsn(place))
-
-
-def _dsn(place: Place) -> str:
-    return postgres_dsn(place.settings, name=place.connection, secrets=place.secrets)
-
-
-class PostgresSource:
-    """A table, view or partitioned table."""
-
-    form = FORM
-
-    def __init__(self, place: Place, table: TableName, dsn: str) -> None:
-        self._where, self._table, self._dsn = place.where, table, dsn
-        self._session = connect(dsn, where=place.where, name="penstock:source", statement=PLAN_SECONDS)
-
-    def describe(self) -> Table:
-        return describe(self._session, self._table, self._where)
-
-    def split_key(self, table: Table) -> Column | None:
-        return split_key(table)
-
-    def row_place(self, table: Table) -> Column | None:
-        """What a table without a key can be split by, in a run that is read in one snapshot from its beginning on."""
-        return row_place(self._session, table, self._where)
-
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
-        share(self._session, table.name, self._where)
-        return cursor_window(self._session, table, cursor, last, lag, self._where)
-
-    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
-        share(self._session, table.name, self._where)
-        return plan_splits(self._session, table, key, window, rows, first, self._where)
-
-    def hold(self, table: Table, limit: timedelta) -> str | None:
-        return hold(self._session, table, limit, self._where)
-
-    def reader(self, order: ReadOrder) -> PostgresReader:
-        where = f"{self._where}: {self._table}"
-        return PostgresReader(
-            self._dsn,
-            order.table,
-            order.columns,
-            order.key,
-            where,
-            order.batch_rows,
-            order.schema,
-            order.check,
-            "text" if order.as_text else "binary",
-            order.held,
-            order.released,
-        )
-
-    def close(self) -> None:
-        self._session.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +37,7 @@ class PostgresTarget:
     table: TableName
     dsn: str
     session: Session
-    state: Positions
+    state: PostgresState
     form = FORM
     reloads = ("append", "replace", "merge")
     """Write modes in which rows that were there before can be loaded again."""
@@ -130,7 +48,9 @@ class PostgresTarget:
         name = session_name(owner.uid, owner.generation)
         limits = {} if owner.patience is None else {"seconds": owner.patience, "statement": owner.patience}
         session = connect(dsn, where=place.where, name=name, lock=owner.patience or LOCK_SECONDS, **limits)
-        return cls(place, owner, table, dsn, session, Positions(owner.uid, owner.source, table, place.where, session))
+        return cls(
+            place, owner, table, dsn, session, PostgresState(owner.uid, owner.source, table, place.where, session)
+        )
 
     @property
     def _replaces(self) -> bool:

@@ -14,13 +14,9 @@ from typing import Final
 import pyarrow as pa
 from psycopg import pq
 
-from dataflows.connectors.publication import counted_split
-from dataflows.data.chunks import Chunk
-from dataflows.data.counters import Counters
-from dataflows.data.tables import Column
-from dataflows.data.types import as_text, column_type
-from dataflows.postgres.encodings import Encoder, encoder, has_binary_form
-from dataflows.postgres.session import (
+from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary_form
+from dataflows.connectors.postgres.merge import STAGE, Merge
+from dataflows.connectors.postgres.session import (
     Session,
     connect,
     finish,
@@ -30,10 +26,14 @@ from dataflows.postgres.session import (
     send,
     translated,
 )
-from dataflows.postgres.tables import TableName, quoted
-from dataflows.postgres.wire import framed, plain, put_messages, unframed
-from dataflows.sinks.merge import STAGE, Merge
-from dataflows.sinks.positions import Positions, session_name
+from dataflows.connectors.postgres.state import PostgresState, session_name
+from dataflows.connectors.postgres.tables import TableName, quoted
+from dataflows.connectors.postgres.wire import framed, plain, put_messages, unframed
+from dataflows.connectors.publication import counted_split
+from dataflows.data.chunks import Chunk
+from dataflows.data.counters import Counters
+from dataflows.data.tables import Column
+from dataflows.data.types import as_text, column_type
 from penstock.errors import Unreachable
 from penstock.failpoints import failpoint
 
@@ -68,7 +68,7 @@ class PostgresWriter:
     dsn: str
     into: TableName
     columns: tuple[Column, ...]
-    positions: Positions
+    positions: PostgresState
     run: str
     generation: int
     slot: str

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal
 
 from psycopg import sql
 
+from dataflows.connectors.postgres.session import Session, one_row, translated
+from dataflows.connectors.postgres.tables import TableName, quoted
 from dataflows.connectors.state import RunRow
 from dataflows.data.tables import Column
-from dataflows.postgres.session import Session, one_row, translated
-from dataflows.postgres.tables import TableName, quoted
 from penstock.errors import Refused
 
 __all__ = ["Method", "drop_leftovers", "make_shadow", "move_in", "replace_method", "shadow_name"]

@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager
 from typing import Final
 from uuid import uuid4
 
-from dataflows.postgres.session import IDLE_SECONDS, Session, by_state, translated
+from dataflows.connectors.postgres.session import IDLE_SECONDS, Session, by_state, translated
 from penstock.errors import BadData, PenstockError, Unreachable
 
 __all__ = ["framed", "plain", "put_messages", "receive", "receive_rows", "unframed"]

@@ -291,3 +291,6 @@ def one_row(session: Session, query: str, values: Mapping[str, Any] | Sequence[A
 
 
 LOCK_NOT_AVAILABLE = pg.LockNotAvailable
+
+
+FORM: Final = "pgcopy"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from dataflows.postgres.session import LOCK_NOT_AVAILABLE, Session, translated
-from dataflows.postgres.tables import TableName
+from dataflows.connectors.postgres.session import LOCK_NOT_AVAILABLE, Session, translated
+from dataflows.connectors.postgres.tables import TableName
 from penstock.errors import Unavailable
 
 __all__ = ["READ", "share"]

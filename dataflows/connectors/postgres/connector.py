@@ -1,0 +1,34 @@
+"""``type: postgres``: a connection to PostgreSQL, as a source and as a sink."""
+
+from __future__ import annotations
+
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.postgres.source import PostgresSource
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.connectors.postgres.target import PostgresTarget
+from penstock.models.connection import PostgresConnection, postgres_dsn
+
+__all__ = ["PostgresConnector"]
+
+
+class PostgresConnector:
+    """``type: postgres``."""
+
+    model = PostgresConnection
+    takes_format = False
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return str(TableName.parse(place.object))
+
+    @staticmethod
+    def source(place: Place) -> PostgresSource:
+        return PostgresSource(place, TableName.parse(place.object), _dsn(place))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> PostgresTarget:
+        return PostgresTarget.opened(place, owner, TableName.parse(place.object), _dsn(place))
+
+
+def _dsn(place: Place) -> str:
+    return postgres_dsn(place.settings, name=place.connection, secrets=place.secrets)
