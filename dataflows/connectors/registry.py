@@ -18,8 +18,8 @@ __all__ = ["connector"]
 
 BUILT_IN: Final = {
     "postgres": "dataflows.connectors.postgres.connector:PostgresConnector",
-    "files": "dataflows.files.connector:FilesConnector",
-    "s3": "dataflows.files.connector:S3Connector",
+    "files": "dataflows.connectors.files.connector:FilesConnector",
+    "s3": "dataflows.connectors.files.connector:S3Connector",
     "sqlite": "dataflows.databases.connectors:SqliteConnector",
     "duckdb": "dataflows.databases.connectors:DuckdbConnector",
     "mysql": "dataflows.mysql.connector:MysqlConnector",

@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx
 
-from dataflows.files.store import patiently
+from dataflows.connectors.patience import patiently
 from penstock.clock import now
 from penstock.errors import (
     AccessDenied,

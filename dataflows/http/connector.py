@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflows.connectors.contract import Owner, Place, ReadOrder
+from dataflows.connectors.formats.types import as_asked
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, carried, parse_type
-from dataflows.files.types import as_asked
 from dataflows.http.client import Client
 from dataflows.http.pages import Page, pages
 from dataflows.http.records import Records, columns_of

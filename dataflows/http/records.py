@@ -11,10 +11,10 @@ import msgspec
 import orjson
 import pyarrow as pa
 
+from dataflows.connectors.formats.contract import declared
+from dataflows.connectors.formats.jsonl import UNREADABLE, Lines, kinds_of
+from dataflows.connectors.formats.types import UNKNOWN
 from dataflows.data.tables import Column
-from dataflows.files.formats import declared
-from dataflows.files.jsonl import UNREADABLE, Lines, kinds_of
-from dataflows.files.types import UNKNOWN
 from dataflows.http.pages import Page
 from penstock.errors import BadData, SchemaMismatch
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place
-from dataflows.files.connector import FilesConnector
+from dataflows.connectors.files.connector import FilesConnector
 from penstock.models.connection import parse_connection
 from penstock.models.formats import Format
 from tests.dataflows.files.conftest import read

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors.contract import Owner, Place, ReadOrder
+from dataflows.connectors.files.connector import FilesConnector, S3Connector
+from dataflows.connectors.files.manifest import STAGED
+from dataflows.connectors.files.source import FilesSource
+from dataflows.connectors.files.store import Store
 from dataflows.data.splits import Split
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.files.connector import FilesConnector, S3Connector
-from dataflows.files.manifest import STAGED
-from dataflows.files.store import Store
-from dataflows.sources.files import FilesSource
 from penstock.models.connection import parse_connection
 from penstock.models.formats import Format
 from penstock.models.pipeline import Sink

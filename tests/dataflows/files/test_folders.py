@@ -18,15 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflows.connectors.contract import Place
+from dataflows.connectors.files.log import FolderLog
+from dataflows.connectors.files.manifest import Entry, Table
+from dataflows.connectors.files.seen import KEPT, Seen
+from dataflows.connectors.files.state import FilesState
+from dataflows.connectors.files.store import Listed, LocalStore
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
-from dataflows.files.log import FolderLog
-from dataflows.files.manifest import Entry, Table
-from dataflows.files.seen import KEPT, Seen
-from dataflows.files.state import FilesState
-from dataflows.files.store import Listed, LocalStore
 from penstock.errors import AccessDenied, Fenced, PenstockError, Refused, SchemaMismatch, Unavailable
 from penstock.models.connection import PostgresConnection
 from penstock.models.formats import CsvFormat

@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflows.connectors.files.connector import FilesConnector
+from dataflows.connectors.formats.csv import told_by
+from dataflows.connectors.formats.types import as_asked, sql_type
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.files.connector import FilesConnector
-from dataflows.files.csv import told_by
-from dataflows.files.types import as_asked, sql_type
 from penstock.errors import BadData, MissingColumn, MissingTable, PenstockError, Refused, SchemaMismatch, Unavailable
 from penstock.models.formats import CsvFormat, JsonlFormat
 
@@ -191,8 +191,8 @@ def test_names_of_a_header_are_taken_as_they_are(places: Any) -> None:
 
 
 def test_a_file_of_the_log_that_was_taken_away_is_told(places: Any) -> None:
-    from dataflows.files.log import FolderLog
-    from dataflows.files.manifest import Table
+    from dataflows.connectors.files.log import FolderLog
+    from dataflows.connectors.files.manifest import Table
 
     files: Files = places("files")
     log = FolderLog(files.store, "out", "here")

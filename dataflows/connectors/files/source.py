@@ -16,16 +16,17 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.files.log import OWN, FolderLog
+from dataflows.connectors.files.names import FileSet, partition_columns, partitions
+from dataflows.connectors.files.seen import Seen
+from dataflows.connectors.files.store import Gone, Listed, Store, translated
+from dataflows.connectors.formats.contract import FileReader, Shape, decompressed, format_of, unpacked
+from dataflows.connectors.formats.types import as_asked, united
+from dataflows.connectors.patience import patiently
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
-from dataflows.files.formats import FileReader, Shape, decompressed, format_of, unpacked
-from dataflows.files.log import OWN, FolderLog
-from dataflows.files.names import FileSet, partition_columns, partitions
-from dataflows.files.seen import Seen
-from dataflows.files.store import Gone, Listed, Store, patiently, translated
-from dataflows.files.types import as_asked, united
 from penstock.clock import now
 from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch, Unavailable
 from penstock.failpoints import failpoint
@@ -51,14 +52,14 @@ Piece = list[Any]
 def reader_of(form: Format, *, remote: bool, own: bool = False) -> FileReader:
     """What reads a format; `own` files were written by a run."""
     if isinstance(form, CsvFormat):
-        from dataflows.files.csv import CsvReader  # noqa: PLC0415 - only what is needed
+        from dataflows.connectors.formats.csv import CsvReader  # noqa: PLC0415 - only what is needed
 
         return CsvReader(form)
     if isinstance(form, JsonlFormat):
-        from dataflows.files.jsonl import JsonlReader  # noqa: PLC0415
+        from dataflows.connectors.formats.jsonl import JsonlReader  # noqa: PLC0415
 
         return JsonlReader(form, own)
-    from dataflows.files.parquet import ParquetReader  # noqa: PLC0415
+    from dataflows.connectors.formats.parquet import ParquetReader  # noqa: PLC0415
 
     return ParquetReader(remote)
 

@@ -23,7 +23,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store as Client
 
-from dataflows.files.store import Gone, Listed
+from dataflows.connectors.files.store import Gone, Listed
 from penstock.errors import AccessDenied, Refused, Unavailable, Unreachable
 from penstock.models.connection import S3Connection, resolve
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from dataflows.files.store import Listed
+from dataflows.connectors.files.store import Listed
 
 __all__ = ["Seen"]
 

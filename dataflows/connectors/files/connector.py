@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataflows.connectors.contract import Owner, Place
-from dataflows.files.names import FileSet
-from dataflows.files.s3 import S3Store
-from dataflows.files.store import LocalStore
-from dataflows.sinks.files import FilesTarget
-from dataflows.sources.files import FilesSource
+from dataflows.connectors.files.names import FileSet
+from dataflows.connectors.files.s3 import S3Store
+from dataflows.connectors.files.source import FilesSource
+from dataflows.connectors.files.store import LocalStore
+from dataflows.connectors.files.target import FilesTarget
 from penstock.models.connection import FilesConnection, S3Connection
 
 __all__ = ["FilesConnector", "S3Connector"]

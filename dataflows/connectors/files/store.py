@@ -9,25 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
 from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Unavailable
 
-__all__ = ["Gone", "Listed", "LocalStore", "Store", "patiently", "translated"]
+__all__ = ["Gone", "Listed", "LocalStore", "Store", "translated"]
 
-ASK_SECONDS: Final = 0.2
 NO_SPACE: Final = {28, 122}
 """ENOSPC and EDQUOT."""
-T = TypeVar("T")
 
 
 class Gone(PenstockError):
@@ -81,21 +77,6 @@ class Store(Protocol):
 
     def delete(self, paths: Iterable[str]) -> None:
         """Take files away; one that is not there is no error."""
-
-
-def patiently(pool: ThreadPoolExecutor | None, check: Callable[[], None], work: Callable[[], T]) -> T:
-    """The result of `work`, done by the pool's thread while `check` is called five times a second; here without one."""
-    if pool is None:
-        check()
-        return work()
-    future = pool.submit(work)
-    while True:
-        try:
-            return future.result(timeout=ASK_SECONDS)
-        except Late:
-            if future.done():
-                raise
-            check()
 
 
 @dataclass(frozen=True, slots=True)

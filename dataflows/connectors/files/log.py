@@ -21,8 +21,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Final
 
-from dataflows.files.manifest import Change, Entry, Table
-from dataflows.files.store import Gone, Store
+from dataflows.connectors.files.manifest import Change, Entry, Table
+from dataflows.connectors.files.store import Gone, Store
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 

@@ -8,11 +8,11 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dataflows.connectors.files.log import FolderLog, taken_away
+from dataflows.connectors.files.manifest import Change, Entry, Pipeline, RunKept, Table
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
-from dataflows.files.log import FolderLog, taken_away
-from dataflows.files.manifest import Change, Entry, Pipeline, RunKept, Table
 from penstock.errors import Fenced, Refused
 from penstock.failpoints import failpoint
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataflows.connectors.formats.contract import Shape
+from dataflows.connectors.formats.types import sql_type
 from dataflows.data.tables import Column
-from dataflows.files.formats import Shape
-from dataflows.files.types import sql_type
 from penstock.errors import BadData, SchemaMismatch
 
 __all__ = ["ParquetReader", "ParquetWriter"]

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from dataflows.connectors.formats.contract import Shape, declared
+from dataflows.connectors.formats.types import UNKNOWN
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.files.formats import Shape, declared
-from dataflows.files.types import UNKNOWN
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 from penstock.models.formats import CsvFormat
 

@@ -1,0 +1,1 @@
+"""Turn the bytes of files, pages and messages into rows, and back: CSV, JSON lines, Parquet."""
