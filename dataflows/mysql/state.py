@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dataflows.connectors.sql.state import KEPT_RUNS, TABLES, DatabaseState
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
-from dataflows.databases.state import KEPT_RUNS, TABLES, DatabaseState
 from dataflows.mysql.session import LOCK_SECONDS, Session
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Refused, Unavailable

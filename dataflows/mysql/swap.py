@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from dataflows.databases.database import shadow_prefix
+from dataflows.connectors.sql.names import shadow_prefix
 from dataflows.mysql.session import Session, quoted
 from dataflows.mysql.tables import TableName, describe, exists
 from penstock.errors import Refused

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors.contract import Owner, Place, ReadOrder
+from dataflows.connectors.duckdb.connector import DuckdbConnector
+from dataflows.connectors.sqlite.connector import SqliteConnector
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, column_type
-from dataflows.databases.connectors import DuckdbConnector, SqliteConnector
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 

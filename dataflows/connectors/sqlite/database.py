@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from dataflows.connectors.sql.database import LOCK_SECONDS, STAGE, Database, check_there, moved
+from dataflows.connectors.sql.names import ObjectName, quoted
+from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, declared, listed, sql_type
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type
-from dataflows.databases.database import LOCK_SECONDS, STAGE, Database, ObjectName, check_there, moved, quoted
-from dataflows.databases.sqlite_types import CLASSES, MIXED, array, declared, listed, sql_type
 from penstock.errors import (
     AccessDenied,
     BadData,

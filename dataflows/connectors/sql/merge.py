@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataflows.databases.database import STAGE, ObjectName, quoted
+from dataflows.connectors.sql.database import STAGE
+from dataflows.connectors.sql.names import ObjectName, quoted
 
 __all__ = ["Merge", "appended"]
 

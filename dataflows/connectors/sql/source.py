@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.sql.database import Database
+from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type, parse_type
-from dataflows.databases.database import Database, ObjectName, quoted
 from penstock.clock import now
 from penstock.errors import BadData, MissingTable, SchemaMismatch, did_you_mean
 from penstock.failpoints import failpoint

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.publication import counted_split
+from dataflows.connectors.sql.database import STAGE, Database
+from dataflows.connectors.sql.state import DatabaseState
 from dataflows.data.chunks import Chunk
-from dataflows.databases.database import STAGE, Database
-from dataflows.databases.state import DatabaseState
 from penstock.failpoints import failpoint
 
 __all__ = ["DatabaseWriter"]

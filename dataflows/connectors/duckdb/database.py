@@ -18,10 +18,11 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from dataflows.connectors.duckdb.types import declared, selected, shaped
+from dataflows.connectors.sql.database import STAGE, Database, check_there
+from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.times import outside
-from dataflows.databases.database import STAGE, Database, ObjectName, check_there, quoted
-from dataflows.databases.duck_types import declared, selected, shaped
 from penstock.errors import (
     AccessDenied,
     BadData,

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dataflows.connectors.sql.database import Database
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
-from dataflows.databases.database import Database
 from penstock.clock import now
 from penstock.errors import Fenced, Refused
 from penstock.failpoints import failpoint

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import carried, column_type
 from penstock.errors import Unavailable
 
-__all__ = [
-    "LOCK_SECONDS", "STAGE", "Database", "ObjectName", "check_there", "kept", "moved", "quoted", "shadow_name",
-    "shadow_prefix",
-]  # fmt: skip
+__all__ = ["LOCK_SECONDS", "STAGE", "Database", "check_there", "kept", "moved"]
 
 LOCK_SECONDS: Final = 5.0
 """How long a commit waits for whoever else writes to the file."""
@@ -27,27 +23,6 @@ _KEPT: Final = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "date", "timestamp without time zone",
     "timestamp with time zone", "time without time zone", "bytea", "uuid", "json", "jsonb",
 }  # fmt: skip
-
-
-def quoted(*names: str) -> str:
-    """The names as one quoted SQL identifier."""
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectName:
-    """A table or view with its schema, `main` unless told."""
-
-    name: str
-    schema: str = "main"
-
-    @property
-    def sql(self) -> str:
-        """Quoted, for use in a statement."""
-        return quoted(self.schema, self.name)
-
-    def __str__(self) -> str:
-        return self.name if self.schema == "main" else f"{self.schema}.{self.name}"
 
 
 def check_there(path: Path, where: str, known: int | None = None) -> None:
@@ -64,17 +39,6 @@ def moved(where: str) -> Unavailable:
     """What is told of a file that was there before: what is written to it then is written for nobody."""
     hint = "put it back, or let the next run make it anew; then run again"
     return Unavailable("the database file was moved or deleted in the middle", where=where, hint=hint)
-
-
-def shadow_prefix(uid: str) -> str:
-    """What the names of all shadows of a pipeline begin with."""
-    return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:12]}_"
-
-
-def shadow_name(uid: str, run: str, sink: ObjectName) -> ObjectName:
-    """The table that a `replace` fills; never the same for two runs."""
-    digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
-    return ObjectName(shadow_prefix(uid) + digest, sink.schema)
 
 
 def kept(column: Column) -> Column:

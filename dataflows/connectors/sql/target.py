@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import Owner, Place, WriterOrder
 from dataflows.connectors.publication import finished
+from dataflows.connectors.sql.database import Database, kept
+from dataflows.connectors.sql.merge import Merge, appended
+from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
+from dataflows.connectors.sql.state import DatabaseState
+from dataflows.connectors.sql.writer import DatabaseWriter
 from dataflows.data.tables import Column, Table
-from dataflows.databases.database import Database, ObjectName, kept, quoted, shadow_name, shadow_prefix
-from dataflows.databases.merge import Merge, appended
-from dataflows.databases.state import DatabaseState
-from dataflows.databases.writer import DatabaseWriter
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 

@@ -1,0 +1,47 @@
+"""``type: duckdb``: tables of one DuckDB file, as sources and sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.sql.database import Database
+from dataflows.connectors.sql.names import ObjectName
+from dataflows.connectors.sql.source import DatabaseSource
+from dataflows.connectors.sql.target import DatabaseTarget
+from penstock.models.connection import DuckdbConnection
+
+__all__ = ["DuckdbConnector"]
+
+
+class DuckdbConnector:
+    """``type: duckdb``; an object is ``schema.table``, or a bare name in `main`."""
+
+    model = DuckdbConnection
+    takes_format = False
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return str(_parsed(place.object))
+
+    @staticmethod
+    def source(place: Place) -> DatabaseSource:
+        return DatabaseSource(place, _parsed(place.object), _duckdb(place, write=False))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> DatabaseTarget:
+        session = _duckdb(place, write=True, patience=owner.patience)
+        return DatabaseTarget.opened(place, owner, _parsed(place.object), session(lambda: None))
+
+
+def _parsed(text: str) -> ObjectName:
+    schema, dot, name = text.partition(".")
+    return ObjectName(name, schema) if dot else ObjectName(text)
+
+
+def _duckdb(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
+    from dataflows.connectors.duckdb.database import DuckDatabase  # noqa: PLC0415
+
+    path = Path(place.settings.path)
+    return lambda check: DuckDatabase(path, place.where, write=write, check=check, patience=patience)

@@ -1,0 +1,42 @@
+"""``type: sqlite``: tables of one SQLite file, as sources and sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.sql.database import Database
+from dataflows.connectors.sql.names import ObjectName
+from dataflows.connectors.sql.source import DatabaseSource
+from dataflows.connectors.sql.target import DatabaseTarget
+from penstock.models.connection import SqliteConnection
+
+__all__ = ["SqliteConnector"]
+
+
+class SqliteConnector:
+    """``type: sqlite``; an object is the name of a table or view."""
+
+    model = SqliteConnection
+    takes_format = False
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return place.object
+
+    @staticmethod
+    def source(place: Place) -> DatabaseSource:
+        return DatabaseSource(place, ObjectName(place.object), _sqlite(place, write=False))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> DatabaseTarget:
+        session = _sqlite(place, write=True, patience=owner.patience)
+        return DatabaseTarget.opened(place, owner, ObjectName(place.object), session(lambda: None))
+
+
+def _sqlite(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
+    from dataflows.connectors.sqlite.database import SqliteDatabase  # noqa: PLC0415 - only the one that is used
+
+    path = Path(place.settings.path)
+    return lambda check: SqliteDatabase(path, place.where, write=write, check=check, patience=patience)
