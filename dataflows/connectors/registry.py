@@ -22,9 +22,9 @@ BUILT_IN: Final = {
     "s3": "dataflows.connectors.files.connector:S3Connector",
     "sqlite": "dataflows.connectors.sqlite.connector:SqliteConnector",
     "duckdb": "dataflows.connectors.duckdb.connector:DuckdbConnector",
-    "mysql": "dataflows.mysql.connector:MysqlConnector",
-    "mariadb": "dataflows.mysql.connector:MysqlConnector",
-    "http": "dataflows.http.connector:HttpConnector",
+    "mysql": "dataflows.connectors.mysql.connector:MysqlConnector",
+    "mariadb": "dataflows.connectors.mysql.connector:MysqlConnector",
+    "http": "dataflows.connectors.http.connector:HttpConnector",
 }
 
 

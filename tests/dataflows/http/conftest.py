@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 
 from dataflows.connectors.contract import Place
-from dataflows.http.connector import HttpConnector, HttpSource
+from dataflows.connectors.http.connector import HttpConnector
+from dataflows.connectors.http.source import HttpSource
 from penstock.models.connection import parse_connection
 
 if TYPE_CHECKING:

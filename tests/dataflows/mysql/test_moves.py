@@ -19,14 +19,14 @@ import pymysql
 import pytest
 
 from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
+from dataflows.connectors.mysql.connector import MysqlConnector
+from dataflows.connectors.mysql.target import MysqlTarget
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
-from dataflows.mysql.connector import MysqlConnector
-from dataflows.mysql.target import MysqlTarget
 from penstock.errors import Fenced, PenstockError
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink

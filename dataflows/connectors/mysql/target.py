@@ -9,12 +9,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.contract import Owner, Place, WriterOrder
-from dataflows.connectors.publication import finished
-from dataflows.data.tables import Column, Table
-from dataflows.mysql.merge import Merge
-from dataflows.mysql.session import Session, quoted
-from dataflows.mysql.state import MysqlState
-from dataflows.mysql.swap import (
+from dataflows.connectors.mysql.merge import Merge
+from dataflows.connectors.mysql.session import Session, quoted
+from dataflows.connectors.mysql.state import MysqlState
+from dataflows.connectors.mysql.swap import (
     Method,
     aside_name,
     drop_leftovers,
@@ -24,9 +22,11 @@ from dataflows.mysql.swap import (
     replace_method,
     shadow_name,
 )
-from dataflows.mysql.tables import TableName, describe, exists
-from dataflows.mysql.types import declared, kept, short_enough
-from dataflows.mysql.writer import MysqlWriter
+from dataflows.connectors.mysql.tables import TableName, describe, exists
+from dataflows.connectors.mysql.types import declared, kept, short_enough
+from dataflows.connectors.mysql.writer import MysqlWriter
+from dataflows.connectors.publication import finished
+from dataflows.data.tables import Column, Table
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 

@@ -10,15 +10,15 @@ from typing import Final
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.mysql.session import Session, quoted
+from dataflows.connectors.mysql.tables import TableName, describe, natives
+from dataflows.connectors.mysql.types import array, bound, is_binary, selected
+from dataflows.connectors.mysql.wire import arrays
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window, split_key
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
-from dataflows.mysql.session import Session, quoted
-from dataflows.mysql.tables import TableName, describe, natives
-from dataflows.mysql.types import array, bound, is_binary, selected
-from dataflows.mysql.wire import arrays
 from penstock.errors import AccessDenied, BadData, Refused, SchemaMismatch, Unavailable
 from penstock.failpoints import failpoint
 

@@ -12,9 +12,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from dataflows.connectors.mysql.session import Session, quoted
+from dataflows.connectors.mysql.tables import TableName, describe, exists
 from dataflows.connectors.sql.names import shadow_prefix
-from dataflows.mysql.session import Session, quoted
-from dataflows.mysql.tables import TableName, describe, exists
 from penstock.errors import Refused
 
 __all__ = ["Method", "aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method", "shadow_name"]

@@ -14,8 +14,8 @@ import pyarrow as pa
 from dataflows.connectors.formats.contract import declared
 from dataflows.connectors.formats.jsonl import UNREADABLE, Lines, kinds_of
 from dataflows.connectors.formats.types import UNKNOWN
+from dataflows.connectors.http.pages import Page
 from dataflows.data.tables import Column
-from dataflows.http.pages import Page
 from penstock.errors import BadData, SchemaMismatch
 
 __all__ = ["Records", "columns_of"]

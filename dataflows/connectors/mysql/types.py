@@ -14,10 +14,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataflows.connectors.mysql.session import quoted
 from dataflows.data.tables import Column
 from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
-from dataflows.mysql.session import quoted
 from penstock.errors import BadData
 
 __all__ = ["array", "bound", "declared", "encoded", "kept", "load_target", "selected", "spelled"]

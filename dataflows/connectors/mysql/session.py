@@ -19,8 +19,8 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT, COMMAND
 from pymysql.protocol import MysqlPacket, OKPacketWrapper
 
-from dataflows.mysql.errors import LOST, NOBODY, told
-from dataflows.mysql.wire import Packets
+from dataflows.connectors.mysql.errors import LOST, NOBODY, told
+from dataflows.connectors.mysql.wire import Packets
 from penstock.errors import BadData, PenstockError, Unreachable
 from penstock.models.connection import MysqlConnection, resolve
 

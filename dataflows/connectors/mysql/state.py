@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dataflows.connectors.mysql.session import LOCK_SECONDS, Session
 from dataflows.connectors.sql.state import KEPT_RUNS, TABLES, DatabaseState
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
-from dataflows.mysql.session import LOCK_SECONDS, Session
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Refused, Unavailable
 from penstock.failpoints import failpoint

@@ -1,4 +1,4 @@
-"""``type: http``: what an API has below a path, as a source.
+"""What an HTTP API has below a path, as a source.
 
 A run reads all pages of its window in one split: only the API knows where the next page is, and its pages may have
 moved by the time that somebody asks for one of them again. What is held is one page.
@@ -15,61 +15,24 @@ import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.connectors.contract import Owner, Place, ReadOrder
+from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.types import as_asked
+from dataflows.connectors.http.client import Client
+from dataflows.connectors.http.pages import Page, pages
+from dataflows.connectors.http.records import Records, columns_of
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, carried, parse_type
-from dataflows.http.client import Client
-from dataflows.http.pages import Page, pages
-from dataflows.http.records import Records, columns_of
 from penstock.clock import now
-from penstock.errors import BadData, Refused, SchemaMismatch
+from penstock.errors import BadData, SchemaMismatch
 from penstock.failpoints import failpoint
-from penstock.models.connection import HttpConnection
-from penstock.models.http import HttpEndpoint, Since, sensitive
+from penstock.models.http import HttpEndpoint, Since
 
-__all__ = ["HttpConnector", "HttpReader", "HttpSource"]
+__all__ = ["HttpReader", "HttpSource"]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class HttpConnector:
-    """``type: http``; an object is a path below the connection's `url`, and perhaps a query."""
-
-    model = HttpConnection
-    takes_format = False
-
-    @staticmethod
-    def named(place: Place) -> str:
-        return place.object.strip("/")
-
-    @staticmethod
-    def source(place: Place) -> HttpSource:
-        return HttpSource(place, _url(place), place.settings.endpoint(place.object))
-
-    @staticmethod
-    def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - whoever owns it
-        raise Refused("an HTTP API is only read", where=place.where, hint="name another connection for the sink")
-
-
-def _url(place: Place) -> httpx.URL:
-    """The URL of an object.
-
-    Raises:
-        Refused: it would lead out of the connection's URL, or holds a secret.
-    """
-    path, _, query = place.object.strip("/").partition("?")
-    if ".." in path.split("/") or "#" in place.object or "\\" in path:
-        raise Refused("is no path below the connection's `url`", where=place.where, value=path, hint="such as /orders")
-    url = httpx.URL(f"{place.settings.url.rstrip('/')}/{path}")
-    parameters = httpx.QueryParams(query)
-    if secret := next((name for name in parameters if sensitive(name)), None):
-        hint = "name it in the connection's `parameters`, by reference"
-        raise Refused(f"`{secret}` in the object is a secret that anybody can read", where=place.where, hint=hint)
-    return url.copy_merge_params(parameters) if parameters else url
 
 
 @dataclass(slots=True)

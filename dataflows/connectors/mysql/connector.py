@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dataflows.connectors.contract import Owner, Place
-from dataflows.mysql.session import LOCK_SECONDS, Session, connect
-from dataflows.mysql.source import MysqlSource
-from dataflows.mysql.state import MysqlState
-from dataflows.mysql.tables import TableName
-from dataflows.mysql.target import MysqlTarget
+from dataflows.connectors.mysql.session import LOCK_SECONDS, Session, connect
+from dataflows.connectors.mysql.source import MysqlSource
+from dataflows.connectors.mysql.state import MysqlState
+from dataflows.connectors.mysql.tables import TableName
+from dataflows.connectors.mysql.target import MysqlTarget
 from penstock.models.connection import MysqlConnection
 
 __all__ = ["MysqlConnector"]

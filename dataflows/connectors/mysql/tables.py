@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dataflows.connectors.mysql.session import Session, quoted
+from dataflows.connectors.mysql.types import spelled
 from dataflows.data.tables import Column, Table
-from dataflows.mysql.session import Session, quoted
-from dataflows.mysql.types import spelled
 from penstock.errors import MissingTable, Refused, did_you_mean
 
 __all__ = ["TableName", "describe", "exists", "natives"]

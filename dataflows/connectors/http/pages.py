@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from dataflows.http.client import Answer, Client, ends_at
+from dataflows.connectors.http.client import Answer, Client, ends_at
 from penstock.errors import BadData
 from penstock.models.http import LinkPages, NumberedPages, OffsetPages, Pagination, TokenPages
 

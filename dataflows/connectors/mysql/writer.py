@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.mysql.merge import STAGE, Merge
+from dataflows.connectors.mysql.session import Session, quoted
+from dataflows.connectors.mysql.state import MysqlState, take_name
+from dataflows.connectors.mysql.tables import TableName, natives
+from dataflows.connectors.mysql.types import encoded, load_target
 from dataflows.connectors.publication import counted_split
 from dataflows.data.chunks import Chunk
-from dataflows.mysql.merge import STAGE, Merge
-from dataflows.mysql.session import Session, quoted
-from dataflows.mysql.state import MysqlState, take_name
-from dataflows.mysql.tables import TableName, natives
-from dataflows.mysql.types import encoded, load_target
 from penstock.errors import Unreachable
 from penstock.failpoints import failpoint
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dataflows.mysql.session import quoted
-from dataflows.mysql.tables import TableName
+from dataflows.connectors.mysql.session import quoted
+from dataflows.connectors.mysql.tables import TableName
 
 __all__ = ["STAGE", "Merge"]
 

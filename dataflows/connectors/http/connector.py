@@ -1,0 +1,51 @@
+"""``type: http``: an HTTP API as a source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.http.source import HttpSource
+from penstock.errors import Refused
+from penstock.models.connection import HttpConnection
+from penstock.models.http import sensitive
+
+__all__ = ["HttpConnector"]
+
+
+class HttpConnector:
+    """``type: http``; an object is a path below the connection's `url`, and perhaps a query."""
+
+    model = HttpConnection
+    takes_format = False
+
+    @staticmethod
+    def named(place: Place) -> str:
+        return place.object.strip("/")
+
+    @staticmethod
+    def source(place: Place) -> HttpSource:
+        return HttpSource(place, _url(place), place.settings.endpoint(place.object))
+
+    @staticmethod
+    def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - whoever owns it
+        raise Refused("an HTTP API is only read", where=place.where, hint="name another connection for the sink")
+
+
+def _url(place: Place) -> httpx.URL:
+    """The URL of an object.
+
+    Raises:
+        Refused: it would lead out of the connection's URL, or holds a secret.
+    """
+    path, _, query = place.object.strip("/").partition("?")
+    if ".." in path.split("/") or "#" in place.object or "\\" in path:
+        raise Refused("is no path below the connection's `url`", where=place.where, value=path, hint="such as /orders")
+    url = httpx.URL(f"{place.settings.url.rstrip('/')}/{path}")
+    parameters = httpx.QueryParams(query)
+    if secret := next((name for name in parameters if sensitive(name)), None):
+        hint = "name it in the connection's `parameters`, by reference"
+        raise Refused(f"`{secret}` in the object is a secret that anybody can read", where=place.where, hint=hint)
+    return url.copy_merge_params(parameters) if parameters else url
