@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from dataflows.job import refuse_what_is_missing
+from dataflows.runs.job import refuse_what_is_missing
 from penstock.errors import Refused
 from penstock.models.documents import Documents
 from penstock.models.pipeline import Pipeline

@@ -152,7 +152,7 @@ def by_penstock(
             "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": table}, "spec": spec},
             "connections": {"bench": {"type": "postgres", "dsn": dsn}},
         }  # fmt: skip
-        command = [sys.executable, "-m", "dataflows.runtime", *(() if cold else ("--ready",))]
+        command = [sys.executable, "-m", "dataflows.runs", *(() if cold else ("--ready",))]
         found = timed([command], json.dumps(task).encode(), ready=0.0 if cold else READY_SECONDS)
         result = json.loads(Path(folder, "result.json").read_text())
     if result["status"] != "completed":

@@ -199,7 +199,7 @@ def penstock(move: Move) -> Command:
         "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "bench"}, "spec": spec},
     }  # fmt: skip
     root = str(Path(__file__).parents[1])
-    return Command([[sys.executable, "-m", "dataflows.runtime"]], json.dumps(task).encode(),
+    return Command([[sys.executable, "-m", "dataflows.runs"]], json.dumps(task).encode(),
                    {"PYTHONPATH": root})  # fmt: skip
 
 

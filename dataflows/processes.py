@@ -125,7 +125,7 @@ class Processes:
         held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dataflows.runtime", "--lifeline", str(reading), *options],
+                [sys.executable, "-m", "dataflows.runs", "--lifeline", str(reading), *options],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(reading,), cwd=self._settings.project,
             )  # fmt: skip
         except OSError:

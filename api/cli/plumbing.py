@@ -15,8 +15,8 @@ from api.cli.main import State, command
 from api.client import connected
 from catalog.projection import Projector
 from dataflows.leftovers import drop_leftovers
+from dataflows.runs.launcher import run_task
 from dataflows.runtime.flows import FLOWS, run_flows
-from dataflows.runtime.launcher import run_task
 from dataflows.runtime.site import Site
 from penstock.clock import now
 from penstock.errors import NotFound, Refused, UsageError, did_you_mean

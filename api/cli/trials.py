@@ -14,9 +14,9 @@ from api.cli.console import escape, plain
 from api.cli.main import State, command
 from api.cli.project import FILES, Files, documents_of
 from api.client import connected
-from dataflows.job import Job
-from dataflows.runtime.prepare import opened
-from dataflows.runtime.trial import Difference, Shown, plan, preview, run_tests
+from dataflows.runs.dry_run import Difference, Shown, plan, preview, run_tests
+from dataflows.runs.job import Job
+from dataflows.runs.prepare import opened
 from penstock.errors import PenstockError
 from penstock.ids import new_id
 from penstock.models.pipeline import Pipeline

@@ -83,7 +83,7 @@ def test_what_is_in_flight_is_bounded(world: World, through: Callable[..., Itera
 
 def peak_of(task: dict[str, Any]) -> int:
     """The greatest resident memory of a run's process, in MB; it is one of its own, as in production."""
-    command = [sys.executable, "-m", "dataflows.runtime"]
+    command = [sys.executable, "-m", "dataflows.runs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stdin
     process.stdin.write(json.dumps(task).encode())

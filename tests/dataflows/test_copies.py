@@ -16,8 +16,8 @@ from dataflows.connectors.postgres.session import connect
 from dataflows.connectors.postgres.swap import replace_method
 from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.data.counters import COUNTED
-from dataflows.job import Job
-from dataflows.runtime.publish import drop_state
+from dataflows.runs.job import Job
+from dataflows.runs.publish import drop_state
 from dataflows.transforms.mapping import FieldSpec, Rules, bind
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ Run = Callable[..., dict[str, Any]]
 def run(program: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, database: str) -> Run:
     def launch(name: str, failpoint: str = "") -> dict[str, Any]:
         given = task(tmp_path, database, name)
-        ended = program("-m", "dataflows.runtime", given=json.dumps(given), PENSTOCK_FAILPOINT=failpoint)
+        ended = program("-m", "dataflows.runs", given=json.dumps(given), PENSTOCK_FAILPOINT=failpoint)
         if ended.returncode < 0:
             return {"killed": -ended.returncode}
         return dict(json.loads(Path(given["result"]).read_text()))

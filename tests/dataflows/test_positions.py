@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from dataflows.connectors.postgres.session import connect
-from dataflows.job import Job
-from dataflows.runtime.publish import drop_state
+from dataflows.runs.job import Job
+from dataflows.runs.publish import drop_state
 from tests.control.place import until
 from tests.dataflows.conftest import result
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dataflows.job import Job
 from dataflows.pipeline import FirstError
-from dataflows.runtime.prepare import Prepared, opened, prepare
-from dataflows.runtime.publish import publish
-from dataflows.runtime.slots import run_slots
+from dataflows.runs.job import Job
+from dataflows.runs.prepare import Prepared, opened, prepare
+from dataflows.runs.publish import publish
+from dataflows.runs.slots import run_slots
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.job import rules_of
+from dataflows.runs.job import rules_of
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import bind, outputs
 from dataflows.transforms.offline import check_expressions

@@ -336,7 +336,7 @@ def test_a_process_that_has_a_duckdb_file_open_keeps_readers_out(files: Files) -
 
 MEASURED = """
 import json, resource, sys
-from dataflows.runtime.launcher import run_task
+from dataflows.runs.launcher import run_task
 task = json.load(sys.stdin)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 code = run_task(task)

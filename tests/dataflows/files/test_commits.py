@@ -227,8 +227,8 @@ def test_a_deleted_pipeline_leaves_its_rows_or_takes_them_along(export: Make, co
 
 def _status(made: Export, task: dict[str, Any]) -> str:
     from dataflows.pipeline import FirstError
-    from dataflows.runtime.launcher import launch
-    from dataflows.runtime.progress import Progress
+    from dataflows.runs.launcher import launch
+    from dataflows.runs.progress import Progress
 
     return str(launch(task, FirstError(), Progress())["status"])
 

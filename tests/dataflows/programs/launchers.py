@@ -23,7 +23,7 @@ import dataflows.transforms.expressions
 from dataflows.connectors.postgres import writer as sink
 from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
-from dataflows.runtime import launcher
+from dataflows.runs import launcher
 from penstock import failpoints
 
 LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline, dataflows.transforms.expressions)

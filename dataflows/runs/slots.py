@@ -11,10 +11,10 @@ from dataflows.connectors.contract import ReadOrder, Source, SplitReader, Target
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split, of_slot
-from dataflows.job import Job
 from dataflows.pipeline import BatchPipelineEngine, FirstError
-from dataflows.runtime.prepare import Ends, Prepared
-from dataflows.runtime.refused import LetterWriter
+from dataflows.runs.dead_letters import LetterWriter
+from dataflows.runs.job import Job
+from dataflows.runs.prepare import Ends, Prepared
 from penstock.errors import BadData
 
 __all__ = ["run_slots"]

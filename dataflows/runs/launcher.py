@@ -1,4 +1,4 @@
-"""One run as a process of its own: prepare, flow, publish. ``python -m dataflows.runtime < task.json``.
+"""One run as a process of its own: prepare, flow, publish. ``python -m dataflows.runs < task.json``.
 
 The task comes on stdin, progress goes to stdout as JSON lines, and at the end a result file is put in place at once.
 SIGTERM stops the flow between two chunks. With several workers the flow runs in child processes, which die when this
@@ -24,14 +24,14 @@ from typing import Any, Final
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import TIMES
 from dataflows.data.types import parse_type
-from dataflows.job import Job
 from dataflows.pipeline import FirstError
+from dataflows.runs.job import Job
+from dataflows.runs.prepare import Ends, Finished, Prepared, opened, prepare
+from dataflows.runs.progress import Progress, reported
+from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many
+from dataflows.runs.slots import run_slots
 from dataflows.runtime.lifeline import watch_lifeline
-from dataflows.runtime.prepare import Ends, Finished, Prepared, opened, prepare
 from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
-from dataflows.runtime.progress import Progress, reported
-from dataflows.runtime.publish import committed, drop_state, publish, superseded, too_many
-from dataflows.runtime.slots import run_slots
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
@@ -147,7 +147,7 @@ def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
         numbers, progress = list(range(len(prepared.slots))), order.progress
         run_slots(job, prepared, ends, numbers, order.first, progress.committed, progress.release)
     else:
-        from dataflows.runtime.children import run_children  # noqa: PLC0415 - only where there are any
+        from dataflows.runs.parallel import run_children  # noqa: PLC0415 - only where there are any
 
         run_children(job, prepared, order.task, order.first, order.progress)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from dataflows.connectors.contract import Target
 from dataflows.data.counters import Counters
-from dataflows.job import Job
-from dataflows.runtime.prepare import Prepared
+from dataflows.runs.job import Job
+from dataflows.runs.prepare import Prepared
 from penstock.errors import BadData, Fenced, PenstockError, TooManyRefused
 from penstock.failpoints import failpoint
 

@@ -21,9 +21,9 @@ from dataflows.data.cursors import Window
 from dataflows.data.display import rows_of
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.job import Job, rules_of
-from dataflows.runtime.lookups import outside_of
-from dataflows.runtime.prepare import Ends, foresee
+from dataflows.runs.job import Job, rules_of
+from dataflows.runs.lookups import outside_of
+from dataflows.runs.prepare import Ends, foresee
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import Rules, bind, outputs

@@ -10,7 +10,7 @@ from dataflows.connectors.contract import ReadOrder
 from dataflows.connectors.registry import connector
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.job import Job
+from dataflows.runs.job import Job
 from dataflows.transforms.steps import Loaded, Outside
 from penstock.errors import Refused
 

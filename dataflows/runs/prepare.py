@@ -21,8 +21,8 @@ from dataflows.data.cursors import Window, cursor_column, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
-from dataflows.job import Job
-from dataflows.runtime.lookups import outside_of
+from dataflows.runs.job import Job
+from dataflows.runs.lookups import outside_of
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import bind, outputs
 from penstock.errors import MissingColumn, MissingTable, Refused, Unavailable, did_you_mean

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from dataflows.data.counters import Counters
-from dataflows.job import Job
 from dataflows.pipeline import FirstError
+from dataflows.runs.job import Job
+from dataflows.runs.prepare import Prepared, joined, opened
+from dataflows.runs.progress import Progress, write_line
+from dataflows.runs.slots import run_slots
 from dataflows.runtime.lifeline import watch_lifeline
-from dataflows.runtime.prepare import Prepared, joined, opened
 from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
-from dataflows.runtime.progress import Progress, write_line
-from dataflows.runtime.slots import run_slots
 from penstock.errors import Unavailable, retold
 
 __all__ = ["main", "run_children"]
@@ -57,7 +57,7 @@ def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: F
 
 def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dataflows.runtime.children"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "dataflows.runs.parallel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     if process.stdin is None or process.stdout is None:
         message = "the pipes that were asked for are not there"

@@ -1,0 +1,1 @@
+"""One run of a pipeline, from its task to its result."""
