@@ -16,7 +16,7 @@ from api.cli.project import FILES, Files, documents_of
 from api.client import connected
 from dataflows.runs.dry_run import Difference, Shown, plan, preview, run_tests
 from dataflows.runs.job import Job
-from dataflows.runs.prepare import opened
+from dataflows.runs.survey import opened
 from penstock.errors import PenstockError
 from penstock.ids import new_id
 from penstock.models.pipeline import Pipeline

@@ -23,7 +23,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job, rules_of
 from dataflows.runs.lookups import outside_of
-from dataflows.runs.prepare import Ends, foresee
+from dataflows.runs.survey import Ends, foresee
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import Rules, bind, outputs

@@ -26,10 +26,11 @@ from dataflows.data.cursors import TIMES
 from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
 from dataflows.runs.job import Job
-from dataflows.runs.prepare import Ends, Finished, Prepared, opened, prepare
+from dataflows.runs.prepare import Finished, Prepared, prepare
 from dataflows.runs.progress import Progress, reported
 from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many
 from dataflows.runs.slots import run_slots
+from dataflows.runs.survey import Ends, opened
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from penstock.clock import now

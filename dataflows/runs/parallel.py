@@ -17,9 +17,10 @@ from typing import IO, Any, Final
 from dataflows.data.counters import Counters
 from dataflows.pipeline import FirstError
 from dataflows.runs.job import Job
-from dataflows.runs.prepare import Prepared, joined, opened
+from dataflows.runs.prepare import Prepared, joined
 from dataflows.runs.progress import Progress, write_line
 from dataflows.runs.slots import run_slots
+from dataflows.runs.survey import opened
 from dataflows.runtime.lifeline import watch_lifeline
 from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from penstock.errors import Unavailable, retold

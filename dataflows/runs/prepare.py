@@ -7,54 +7,26 @@ lost or doubled; where all is read anyway it starts anew. An older run that come
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final
 from typing import cast as typed
 
 from dataflows.connectors.contract import Source, Target
-from dataflows.connectors.history import history_columns
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
-from dataflows.data.cursors import Window, cursor_column, window_between
+from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
-from dataflows.data.tables import Column, Table
-from dataflows.data.types import parse_type, portable
 from dataflows.runs.job import Job
-from dataflows.runs.lookups import outside_of
-from dataflows.transforms.mapping import Mapping as Bound
-from dataflows.transforms.mapping import bind, outputs
-from penstock.errors import MissingColumn, MissingTable, Refused, Unavailable, did_you_mean
+from dataflows.runs.survey import Ends, Survey, added_columns, check_continued, foresee, is_from, made_columns, survey
+from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["Ends", "Finished", "Foreseen", "Prepared", "Survey", "foresee", "joined", "opened", "prepare", "survey"]
+__all__ = ["Finished", "Prepared", "joined", "prepare"]
 
 ONE_SPLIT: Final = 1 << 50
 """Rows of a split that nothing is larger than."""
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """Both sides as they are now, and the mapping between them."""
-
-    source: Table
-    target: Table
-    key: Column | None
-    mapping: Bound
-    method: Any
-    """How the sink will publish a `replace`."""
-    version: str | None
-    """The column that says which of two rows with the same key is newer."""
-    whole: bool = False
-    """Whether the rows of a run have to be committed together, in one split."""
-    placed: bool = False
-    """Whether the key is where rows stand, at one point in time: what is read at another one begins anew."""
-
-    @property
-    def by(self) -> str | None:
-        """The name of the key."""
-        return self.key.name if self.key is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +60,6 @@ class Prepared:
         return self.released or len(self.pending) < self.planned
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """Both sides of a run, connected."""
-
-    source: Source
-    target: Target
-
-    @property
-    def undecoded(self) -> bool:
-        """Whether both understand the same form of rows, so that bytes may pass as they are."""
-        return self.source.form is not None and self.source.form == self.target.form
-
-
-@contextmanager
-def opened(job: Job, generation: int = 0) -> Iterator[Ends]:
-    """Connect both sides, for as long as the context lasts."""
-    with closing(job.open_source()) as source, closing(job.open_target(generation=generation)) as target:
-        yield Ends(source, target)
-
-
 def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     """Check, claim and plan.
 
@@ -126,7 +78,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     if kept and (run := state.run(job.run)) is not None and run.ended:
         return Finished(recorded(run, job.at_sink))
     if kept:
-        _check_continued(job, state.loaded())
+        check_continued(job, state.loaded())
     foresee(job, ends)
     state.make()
     failpoint("prepare.state_made")
@@ -134,11 +86,11 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     claim = state.claim(slots, job.run)
     if isinstance(claim, RunRow):
         return Finished(recorded(claim, job.at_sink))
-    _check_continued(job, claim.loaded)
+    check_continued(job, claim.loaded)
     if target.describe() is None:
         with state.owned(claim.generation):
-            target.make(_made(job, found, target))
-    elif added := _added(job, found, ends):
+            target.make(made_columns(job, found, target))
+    elif added := added_columns(job, found, ends):
         with state.owned(claim.generation):
             typed("Any", target).add(added)
     surveyed = survey(job, ends)
@@ -151,210 +103,6 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     # What a window read again leaves the position as it was.
     upper = claim.loaded.cursor if job.reload and job.reload.is_window else run.upper
     return Prepared(surveyed, claim.generation, into, slots, pending, planned, upper, token, held)
-
-
-@dataclass(frozen=True, slots=True)
-class Foreseen:
-    """What a run would find; `made` are the columns of the target that it would make, None where there is one.
-
-    `added` are those that it would add to a target that is there.
-    """
-
-    survey: Survey
-    made: tuple[Column, ...] | None
-    added: tuple[Column, ...] = ()
-
-
-def foresee(job: Job, ends: Ends) -> Foreseen:
-    """Everything that can be told before anything is changed.
-
-    Raises:
-        Refused, MissingTable, MissingColumn, SchemaMismatch: what a run would be refused for.
-    """
-    table, there = ends.source.describe(), ends.target.describe()
-    _check_unique(job, there, ends.target)
-    if there is not None:
-        _check_gone(job, table, there, ends.target)
-        added = _added(job, table, ends)
-        there = replace(there, columns=(*there.columns, *added))
-        return Foreseen(_surveyed(job, ends, table, there, ends.target.check(there, ())), None, added)
-    columns = _made(job, table, ends.target)
-    ends.target.check(None, columns)
-    return Foreseen(_surveyed(job, ends, table, Table(job.sink.object, "r", columns), None), columns)
-
-
-def _check_gone(job: Job, source: Table, there: Table, target: Target) -> None:
-    """Refuse to go on without a column that the last run wrote: from now on it would be NULL, and nobody would know.
-
-    Where a mapping or a `select` names the columns, they are the ones that are wanted.
-
-    Raises:
-        MissingColumn: by name.
-    """
-    if job.rules.fields is not None or any(step.select for step in job.rules.steps) or not target.state.exists():
-        return
-    last = target.state.finished()
-    before = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
-    made = {one.name for one in outputs(job.rules, source, job.pipeline, outside_of(job))}
-    gone = [
-        one["name"] for one in before
-        if one["name"] not in made and source.column(one["name"]) is None and there.column(one["name"]) is not None
-    ]  # fmt: skip
-    if gone:
-        names = ", ".join(f"`{name}`" for name in gone)
-        hint = "name the columns that are wanted in a mapping or a `select` step, or bring it back"
-        what = f"{names} came from {job.source.object} until now, and is gone from it"
-        raise MissingColumn(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
-
-
-def _added(job: Job, source: Table, ends: Ends) -> tuple[Column, ...]:
-    """The columns that a target lacks and that the pipeline's rules for changed schemas add to it.
-
-    Raises:
-        Refused: the sink takes no more columns.
-    """
-    there = ends.target.describe() if job.spec.schema_.additive == "apply" else None
-    if there is None:
-        return ()
-    missing = [one for one in _made(job, source, ends.target) if there.column(one.name) is None]
-    if missing and not hasattr(ends.target, "add"):
-        names = ", ".join(f"`{one.name}`" for one in missing)
-        hint = f"delete the pipeline and what it wrote, or leave {names} out by a `select` step"
-        where = f"{job.pipeline}: spec.schema.additive"
-        raise Refused(f"{names} cannot be added to what is there", where=where, hint=hint)
-    return tuple(replace(one, nullable=True) for one in missing)
-
-
-def _check_unique(job: Job, there: Table | None, target: Target) -> None:
-    """Refuse `validate.unique` where nobody can tell: the whole run's rows are together in a shadow only."""
-    unique = job.rules.validation.unique
-    if not unique or (there is not None and any(set(key) == set(unique) for key in there.keys)):
-        return
-    if job.write != "replace" or not hasattr(target, "duplicates"):
-        hint = f"give {job.sink.object} a unique key over these columns, or write: replace"
-        raise Refused("uniqueness cannot be checked there", where=f"{job.pipeline}: spec.validate.unique", hint=hint)
-
-
-def _check_continued(job: Job, loaded: Loaded) -> None:
-    """Refuse to go on from rows that were loaded otherwise; a `replace` may always follow."""
-    if job.write != "append" or loaded.write is None or _is_from(job, loaded) or (job.reload and job.shadowed):
-        return
-    ways = f"write: replace; or load all anew by `penstock run {job.pipeline} --full`"
-    if loaded.write == job.write:
-        what = (
-            f"{job.sink.object} was loaded by cursor `{loaded.field}`: by `{job.cursor}` rows would be lost or doubled"
-        )
-        raise Refused(what, where=f"{job.pipeline}: spec.source.cursor", hint=f"keep `{loaded.field}`, or {ways}")
-    what = f"{job.sink.object} was loaded by `{loaded.write}`: an `{job.write}` would add all its rows again"
-    raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
-
-
-def survey(job: Job, ends: Ends) -> Survey:
-    """Both tables, the key to split by, the mapping, and how a `replace` would be published.
-
-    Raises:
-        MissingTable: the target is not there.
-    """
-    table, there = ends.source.describe(), ends.target.describe()
-    if there is None:
-        raise MissingTable("there is no such table", where=job.at_sink, value=job.sink.object, hint="was it dropped?")
-    return _surveyed(job, ends, table, there, ends.target.check(there, ()))
-
-
-def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> Survey:
-    key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
-    place = _row_place(job, ends.source, table) if key is None else None
-    mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside_of(job))
-    version = _version(job, mapping)
-    whole = job.write in {"merge", "scd2"} and _check_keyed(job, mapping, table, key, version)
-    if job.reload is not None and job.shadowed:
-        method = _reloading(job, ends.target, mapping, there, key) or method
-    return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)
-
-
-def _row_place(job: Job, source: Source, table: Table) -> Column | None:
-    """What a table without a key is split by; only a `replace` can begin anew."""
-    ask = getattr(source, "row_place", None)
-    return ask(table) if ask is not None and job.write == "replace" else None
-
-
-def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Column | None) -> Any:
-    """How a run's shadow takes the place of the target's rows, if not of them all.
-
-    Raises:
-        Refused: the sink cannot do that, or the cursor is not among the columns that are written.
-    """
-    where = f"{job.pipeline}: {'backfill' if job.reload and job.reload.is_window else '--full'}"
-    if job.write not in getattr(target, "reloads", ()):
-        hint = f"`penstock delete {job.pipeline} --drop-table` and apply it again, to begin anew"
-        raise Refused(f"an `{job.write}` into {job.sink.settings.type} cannot be read again", where=where, hint=hint)
-    if job.reload is None or not job.reload.is_window or key is None:
-        return None
-    name = mapping.unchanged(key.name)
-    column = there.column(name) if name else None
-    if column is None or parse_type(column.type) != parse_type(key.type):
-        hint = "write the cursor as it is, or reload everything by `penstock run --full`"
-        what = f"the rows of a window cannot be found in the target: it does not hold cursor `{key.name}` unchanged"
-        raise Refused(what, where=where, hint=hint)
-    if not hasattr(target, "in_window"):
-        hint = "reload everything by `penstock run --full`"
-        raise Refused(f"rows in {job.sink.settings.type} cannot be replaced by windows", where=where, hint=hint)
-    return target.in_window(column)
-
-
-def _made(job: Job, source: Table, target: Target) -> tuple[Column, ...]:
-    """The columns of a target that is to be made, with those that the write mode adds."""
-    made = outputs(job.rules, source, job.pipeline, outside_of(job))
-    kept = getattr(target, "kept", None)
-    columns = kept(made) if kept is not None else tuple(map(portable, made))
-    if job.write != "scd2":
-        return columns
-    there = Table(job.sink.object, "r", columns)
-    named = _version(job, bind(job.rules, source, there, job.pipeline, outside=outside_of(job)))
-    version = next((one for one in columns if one.name == named), None)
-    if version is None:
-        raise _no_version(job)
-    return (*columns, *history_columns(version))
-
-
-def _version(job: Job, mapping: Bound) -> str | None:
-    return job.spec.sink.version or (mapping.unchanged(job.cursor) if job.cursor else None)
-
-
-def _no_version(job: Job) -> Refused:
-    hint = "name the column that says since when a row is valid, or write the cursor as it is"
-    return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
-
-
-def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, version: str | None) -> bool:
-    """Refuse a merge whose result would depend on which writer comes last, or that cannot find its rows.
-
-    Whether all of a run has to be one split: a row that is deleted leaves no version behind, so that an older one,
-    read after it, would bring it back.
-    """
-    sink = job.spec.sink
-    for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
-        for name in names:
-            if name is not None and name not in mapping.targets:
-                hint = did_you_mean(name, mapping.targets)
-                where = f"{job.pipeline}: spec.sink.{part}"
-                raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
-    if job.write == "scd2" and version is None:
-        raise _no_version(job)
-    bound = _bound(sink.key, mapping, table, split)
-    if job.workers > 1 and version is None and not bound:
-        hint = "name a `version`, or set limits.workers to 1"
-        raise Refused("of two rows with the same key, read by two workers, nobody can tell the newer one",
-                      where=f"{job.pipeline}: spec.sink.version", hint=hint)  # fmt: skip
-    ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
-    return sink.delete is not None and not (bound or ordered)
-
-
-def _bound(key: Sequence[str], mapping: Bound, table: Table, split: Column | None) -> bool:
-    """Whether all rows with the same key are in one split, or there is only one of them."""
-    if split is not None and mapping.unchanged(split.name) in key:
-        return True
-    return any(all(mapping.unchanged(name) in key for name in one) for one in table.keys)
 
 
 def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
@@ -450,12 +198,7 @@ def _carries(job: Job, older: RunRow) -> bool:
 
 def _last(job: Job, loaded: Loaded) -> str | None:
     """Where the cursor stands, if what stands there is this one."""
-    return loaded.cursor if _is_from(job, loaded) else None
-
-
-def _is_from(job: Job, loaded: Loaded) -> bool:
-    """Whether the target's rows came by this cursor; those that a reload put there did so too."""
-    return loaded.field == job.cursor and loaded.write in ({job.write, "replace"} if job.cursor else {job.write})
+    return loaded.cursor if is_from(job, loaded) else None
 
 
 def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:

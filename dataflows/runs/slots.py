@@ -14,7 +14,8 @@ from dataflows.data.splits import Split, of_slot
 from dataflows.pipeline import BatchPipelineEngine, FirstError
 from dataflows.runs.dead_letters import LetterWriter
 from dataflows.runs.job import Job
-from dataflows.runs.prepare import Ends, Prepared
+from dataflows.runs.prepare import Prepared
+from dataflows.runs.survey import Ends
 from penstock.errors import BadData
 
 __all__ = ["run_slots"]

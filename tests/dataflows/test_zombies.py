@@ -13,9 +13,10 @@ import pytest
 
 from dataflows.pipeline import FirstError
 from dataflows.runs.job import Job
-from dataflows.runs.prepare import Prepared, opened, prepare
+from dataflows.runs.prepare import Prepared, prepare
 from dataflows.runs.publish import publish
 from dataflows.runs.slots import run_slots
+from dataflows.runs.survey import opened
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers
