@@ -30,7 +30,7 @@ Files = tuple[Path, ...]
 
 def documents_of(state: State, files: Files) -> Documents:
     """The documents of `files`, else of the project; every issue of all of them is told at once."""
-    from dataflows.transforms.offline import check_expressions  # noqa: PLC0415 - it loads the engine of expressions
+    from dataflows.transforms.expressions.check import check_expressions  # noqa: PLC0415 - it loads the engine of expressions
 
     return (
         read_documents(files, check_expressions) if files else read_project(state.settings.project, check_expressions)

@@ -15,7 +15,7 @@ from dataflows.data.types import SqlType
 from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
 
 if TYPE_CHECKING:
-    from dataflows.transforms.expressions import Compiled
+    from dataflows.transforms.expressions.compiler import Compiled
 
 __all__ = ["Computed", "Held", "Scope"]
 
@@ -95,7 +95,7 @@ class Scope:
         Raises:
             SchemaMismatch, MissingColumn: as `compile_expression`.
         """
-        from dataflows.transforms.expressions import compile_expression  # noqa: PLC0415 - brings Polars in
+        from dataflows.transforms.expressions.compiler import compile_expression  # noqa: PLC0415 - brings Polars in
 
         compiled = compile_expression(text, self.types, where)
         return Computed(compiled, {name: self.read(name) for name in sorted(compiled.columns)})

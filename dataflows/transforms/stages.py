@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from dataflows.data.types import SqlType
+from dataflows.transforms.expressions.terms import frame_name, physical
 from dataflows.transforms.scope import Computed
-from dataflows.transforms.terms import frame_name, physical
 from penstock.errors import BadData
 
 if TYPE_CHECKING:

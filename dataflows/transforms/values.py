@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataflows.data.types import SqlType, arrow_type, carried
-from dataflows.transforms.terms import MAX_DIGITS
+from dataflows.transforms.expressions.terms import MAX_DIGITS
 from penstock.errors import BadData
 
 __all__ = ["arrow_of", "series_of"]

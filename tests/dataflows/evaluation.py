@@ -8,7 +8,7 @@ from typing import cast as typed
 import polars as pl
 import pyarrow as pa
 
-from dataflows.transforms.expressions import Compiled
+from dataflows.transforms.expressions.compiler import Compiled
 from dataflows.transforms.scope import Computed
 from dataflows.transforms.stages import ROW, evaluated
 from dataflows.transforms.values import arrow_of

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.transforms.expressions import Compiled, compile_expression
+from dataflows.transforms.expressions.compiler import Compiled, compile_expression
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 from tests.dataflows.evaluation import evaluate
 

@@ -8,7 +8,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from dataflows.transforms.offline import check_expressions
+from dataflows.transforms.expressions.check import check_expressions
 from penstock.models.documents import read_documents
 
 PIPELINE = """apiVersion: penstock/v1

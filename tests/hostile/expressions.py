@@ -19,8 +19,8 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import rules_of
 from dataflows.transforms.chain import Chain
+from dataflows.transforms.expressions.check import check_expressions
 from dataflows.transforms.mapping import bind, outputs
-from dataflows.transforms.offline import check_expressions
 from penstock.errors import PenstockError
 from penstock.models.pipeline import Pipeline
 from tests.hostile.crew import CANARY

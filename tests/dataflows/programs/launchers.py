@@ -19,14 +19,14 @@ import polars as pl
 import pyarrow.csv
 
 import dataflows.pipeline
-import dataflows.transforms.expressions
+import dataflows.transforms.expressions.compiler
 from dataflows.connectors.postgres import writer as sink
 from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
 from dataflows.runs import launcher
 from penstock import failpoints
 
-LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline, dataflows.transforms.expressions)
+LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline, dataflows.transforms.expressions.compiler)
 TICK = 0.005
 
 

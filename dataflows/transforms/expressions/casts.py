@@ -9,7 +9,7 @@ from typing import Final
 import polars as pl
 
 from dataflows.data.types import SqlType, parse_type
-from dataflows.transforms.terms import (
+from dataflows.transforms.expressions.terms import (
     ANY_SIZE,
     BOOLEAN,
     DATE,

@@ -9,9 +9,9 @@ from typing import Final
 
 import polars as pl
 
-from dataflows.transforms.casts import cast
-from dataflows.transforms.functions import brought
-from dataflows.transforms.terms import (
+from dataflows.transforms.expressions.casts import cast
+from dataflows.transforms.expressions.functions import brought
+from dataflows.transforms.expressions.terms import (
     DATE,
     DAY_MICROS,
     FIRST_DAY,

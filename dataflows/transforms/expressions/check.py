@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
-from dataflows.transforms.expressions import ALLOWED, NODES
+from dataflows.transforms.expressions.compiler import ALLOWED, NODES
 from penstock.errors import InvalidDocument, Issue, did_you_mean
 from penstock.models.pipeline import Pipeline
 from penstock.models.sql import parsed

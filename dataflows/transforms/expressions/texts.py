@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import polars as pl
 
-from dataflows.transforms.casts import LONGEST, cast
-from dataflows.transforms.terms import (
+from dataflows.transforms.expressions.casts import LONGEST, cast
+from dataflows.transforms.expressions.terms import (
     BOOLEAN,
     INTEGER,
     INTEGERS,

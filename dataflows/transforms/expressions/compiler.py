@@ -15,10 +15,10 @@ import polars as pl
 from sqlglot import exp
 
 from dataflows.data.types import SqlType, carried
-from dataflows.transforms import functions as f
-from dataflows.transforms import texts, times
-from dataflows.transforms.casts import cast, cast_target
-from dataflows.transforms.terms import (
+from dataflows.transforms.expressions import functions as f
+from dataflows.transforms.expressions import texts, times
+from dataflows.transforms.expressions.casts import cast, cast_target
+from dataflows.transforms.expressions.terms import (
     ANY_SIZE,
     BIGINT,
     BOOLEAN,

@@ -9,8 +9,8 @@ from typing import Final
 import polars as pl
 
 from dataflows.data.types import SqlType
-from dataflows.transforms.casts import cast, rounded
-from dataflows.transforms.terms import (
+from dataflows.transforms.expressions.casts import cast, rounded
+from dataflows.transforms.expressions.terms import (
     BIGINT,
     BOOLEAN,
     INTEGER,
