@@ -14,7 +14,7 @@ from api.vigil import Vigil, Waiting
 from catalog.database import engine
 from catalog.entries import Command, RunEntry
 from catalog.store import MetadataStore
-from dataflows.runtime.site import ACTIVE_CONTROL, Site
+from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
 from penstock.clock import now
 from penstock.errors import NotFound, Unavailable, retold

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from dataflows.runtime.site import ACTIVE_CONTROL
+from dataflows.process.site import ACTIVE_CONTROL
 from penstock.errors import NotFound, Refused, Unavailable
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from benchmarks.parts.readme import machine, write_table
 from catalog.database import engine
 from catalog.projection import CHANNEL
 from catalog.store import MetadataStore
-from dataflows.runtime.site import Site
+from dataflows.process.site import Site
 from penstock.clock import now
 from penstock.ids import new_id
 from penstock.postgres import connect

@@ -24,8 +24,8 @@ from agents.protocol import Agent
 from catalog.database import engine
 from catalog.entries import Snapshot
 from catalog.store import MetadataStore
-from dataflows.runtime.site import ACTIVE_CONTROL, Site
-from dataflows.turn import InTurn
+from dataflows.process.leader import Leader
+from dataflows.process.site import ACTIVE_CONTROL, Site
 from penstock import __version__
 from penstock.clock import now
 from penstock.records import Reading, Record, encode, records_of
@@ -55,7 +55,7 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
         folds.update({fold.agent.name: fold for fold in begun})
         return TopicSource(lambda: site.open_log("control-tail"), CONTROL, start, stop=stop, wakeup=wakeup)
 
-    source = op.input("control_in", flow, InTurn(log, ACTIVE_CONTROL, begin, stop, wakeup))
+    source = op.input("control_in", flow, Leader(log, ACTIVE_CONTROL, begin, stop, wakeup))
     batches = op.flat_map_batch("control_batches", source, lambda stored: [records_of(stored)])
     outputs = [run_agent(agent.name, partial(folds.__getitem__, agent.name), batches) for agent in agents()]
     decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))

@@ -24,7 +24,7 @@ from dataflows.data.chunks import Chunk
 from penstock.clock import now
 from penstock.errors import PenstockError
 
-__all__ = ["BatchPipelineEngine", "FirstError", "Stopped"]
+__all__ = ["BatchPipelineEngine", "FirstError"]
 
 READ_AHEAD: Final = 3
 WRITE_BEHIND: Final = 3
@@ -33,13 +33,6 @@ READER_SECONDS: Final = 2.0
 """How long a reader may take to give up its query; one that hangs in a dead connection is left behind."""
 POLL: Final = timedelta(milliseconds=2)
 EPOCH: Final = timedelta(seconds=10)
-
-
-class Stopped(PenstockError):
-    """The run was asked to stop, and did so between two chunks; it can be resumed."""
-
-    code = "run.stopped"
-    transient = True
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from catalog.projection import Projector
-from dataflows.runtime.site import Site
-from dataflows.turn import InTurn
+from dataflows.process.leader import Leader
+from dataflows.process.site import Site
 from penstock.records import Reading, Record, records_of
 from penstock.topics.log import Stored
 from penstock.topics.operators import TopicSource, Wakeup
@@ -40,7 +40,7 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     def begin() -> TopicSource:
         return TopicSource(lambda: site.open_log("projector-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
 
-    source = op.input("projector_in", flow, InTurn(log, LOCK, begin, stop, wakeup))
+    source = op.input("projector_in", flow, Leader(log, LOCK, begin, stop, wakeup))
     batches = op.flat_map_batch("projector_batches", source, lambda stored: [("catalog", stored)])
     op.output("project", batches, _CatalogSink(work))
 

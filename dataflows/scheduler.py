@@ -17,9 +17,9 @@ from bytewax.operators import StatefulBatchLogic
 
 from catalog.projection import Projector
 from catalog.watch import watched
-from dataflows.once import Once
-from dataflows.runtime.site import Site
-from dataflows.turn import InTurn
+from dataflows.process.leader import Leader
+from dataflows.process.once import Once
+from dataflows.process.site import Site
 from penstock.clock import now
 from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
@@ -55,7 +55,7 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
         open_log = lambda: site.open_log("scheduler-tail")  # noqa: E731 - one for each partition
         return TopicSource(open_log, CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER)
 
-    source = op.input("scheduler_in", flow, InTurn(log, LOCK, begin, stop, wakeup))
+    source = op.input("scheduler_in", flow, Leader(log, LOCK, begin, stop, wakeup))
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     first = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
     told = op.stateful_batch("watch", op.merge("scheduler_all", first, batches), lambda _: logic)

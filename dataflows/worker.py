@@ -20,11 +20,11 @@ from bytewax.operators import StatefulBatchLogic
 from catalog.database import engine
 from catalog.projection import Projector
 from catalog.store import MetadataStore
-from dataflows.once import Once
-from dataflows.outcomes import Outcomes
-from dataflows.processes import Ended, Processes
-from dataflows.runtime.site import Site
+from dataflows.process.once import Once
+from dataflows.process.site import Site
 from dataflows.scheduler import worker_lock, worker_lost
+from dataflows.work.outcomes import Outcomes
+from dataflows.work.processes import Ended, Processes
 from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.ids import new_id

@@ -43,7 +43,7 @@ def _from_catalog(settings: Settings) -> list[str] | None:
 
     from catalog.database import engine  # noqa: PLC0415 - as above
     from catalog.store import MetadataStore  # noqa: PLC0415 - as above
-    from dataflows.runtime.site import Site  # noqa: PLC0415 - as above
+    from dataflows.process.site import Site  # noqa: PLC0415 - as above
     from penstock.errors import PenstockError  # noqa: PLC0415 - as above
 
     site = Site(settings)

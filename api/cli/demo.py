@@ -25,8 +25,8 @@ from api.starter import SHOP, WAREHOUSE, make_project
 from catalog.compare import digest
 from catalog.database import reset
 from catalog.entries import RunEntry
+from dataflows.process.site import Site
 from dataflows.projector import project_to_end
-from dataflows.runtime.site import Site
 from penstock import postgres
 from penstock.errors import UsageError
 from penstock.models.documents import read_project

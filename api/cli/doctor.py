@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from api.cli.main import State, command
 from api.client import UP, connected
-from dataflows.runtime.site import ACTIVE_CONTROL
+from dataflows.process.site import ACTIVE_CONTROL
 from penstock.errors import PenstockError
 from penstock.models.connection import PostgresConnection, postgres_dsn
 from penstock.models.documents import CONNECTIONS, read_documents

@@ -14,10 +14,10 @@ from api.cli.console import stopped_by_hand
 from api.cli.main import State, command
 from api.client import connected
 from catalog.projection import Projector
-from dataflows.leftovers import drop_leftovers
+from dataflows.process.site import Site
 from dataflows.runs.launcher import run_task
 from dataflows.runtime.flows import FLOWS, run_flows
-from dataflows.runtime.site import Site
+from dataflows.runtime.retention import drop_leftovers
 from penstock.clock import now
 from penstock.errors import NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import new_id

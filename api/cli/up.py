@@ -14,7 +14,7 @@ from api.client import UP
 from api.health import Health
 from catalog.database import engine
 from catalog.store import MetadataStore
-from dataflows.runtime.site import ACTIVE_CONTROL, Site
+from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import Supervisor
 from penstock.errors import Refused, Unavailable
 from penstock.topics.postgres import PostgresLog

@@ -10,7 +10,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Final, Self
 
-from dataflows.runtime.site import Site
+from dataflows.process.site import Site
 from penstock import postgres
 from penstock.records import records_of
 from penstock.topics.postgres import PostgresLog

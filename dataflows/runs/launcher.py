@@ -25,14 +25,14 @@ from dataflows.data.counters import Counters
 from dataflows.data.cursors import TIMES
 from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
+from dataflows.process.lifeline import watch_lifeline
+from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Finished, Prepared, prepare
-from dataflows.runs.progress import Progress, reported
+from dataflows.runs.progress import Progress, error_of, reported
 from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many
 from dataflows.runs.slots import run_slots
 from dataflows.runs.survey import Ends, opened
-from dataflows.runtime.lifeline import watch_lifeline
-from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
@@ -189,7 +189,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 def run_task(task: Mapping[str, Any]) -> int:
     """Run one task in this process; 0 where it completed."""
     first, progress = FirstError(), Progress()
-    stop_on_signal(first)
+    stop_on_signal(first.put)
     with (
         reported(progress.as_dict),
         span("run", task.get("traceparent"), run=task.get("run"), attempt=task.get("attempt")),

@@ -16,13 +16,13 @@ from typing import IO, Any, Final
 
 from dataflows.data.counters import Counters
 from dataflows.pipeline import FirstError
+from dataflows.process.lifeline import watch_lifeline
+from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared, joined
-from dataflows.runs.progress import Progress, write_line
+from dataflows.runs.progress import Progress, error_of, write_line
 from dataflows.runs.slots import run_slots
 from dataflows.runs.survey import opened
-from dataflows.runtime.lifeline import watch_lifeline
-from dataflows.runtime.process import error_of, hold_signals, stop_on_signal
 from penstock.errors import Unavailable, retold
 
 __all__ = ["main", "run_children"]
@@ -129,7 +129,7 @@ def main() -> None:
 
 def _run(order: Mapping[str, Any]) -> None:
     first = FirstError()
-    stop_on_signal(first)
+    stop_on_signal(first.put)
     task = order["task"]
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
     with opened(job, order["generation"]) as ends:

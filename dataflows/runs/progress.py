@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dataflows.data.counters import Counters
+from penstock.errors import PenstockError
 
-__all__ = ["Progress", "reported"]
+__all__ = ["Progress", "error_of", "reported"]
 
 EVERY: Final = 0.25
 
@@ -85,3 +86,15 @@ def write_line(data: dict[str, Any]) -> None:
         sys.stdout.flush()
     except (BrokenPipeError, ValueError):
         pass
+
+
+def error_of(error: BaseException) -> dict[str, Any]:
+    """An error as the result file and the log hold it: codes, templates and names of objects, never values of rows."""
+    if not isinstance(error, PenstockError):
+        what = f"a defect in the run: {type(error).__name__}"
+        return {"code": "defect", "what": what, "where": None, "hint": "report it", "transient": False}
+    value = "" if error.value is None else f", got {error.value!r}"
+    return {
+        "code": error.code, "what": f"{error.what}{value}", "where": error.where, "hint": error.hint,
+        "transient": error.transient,
+    }  # fmt: skip

@@ -16,9 +16,9 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
 
 from dataflows.control import add_control
+from dataflows.process.lifeline import watch_lifeline
+from dataflows.process.site import Site
 from dataflows.projector import add_projector
-from dataflows.runtime.lifeline import watch_lifeline
-from dataflows.runtime.site import Site
 from dataflows.scheduler import add_scheduler
 from dataflows.worker import add_worker
 from penstock import settings, telemetry

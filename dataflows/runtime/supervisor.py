@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dataflows.leftovers import drop_leftovers
+from dataflows.runtime.retention import drop_leftovers
 from penstock.clock import now
 from penstock.settings import Settings
 

@@ -19,7 +19,7 @@ from api.cli.main import State
 from api.demo.crash import Crash, process_of
 from api.demo.memory import Memory, family, pss
 from api.starter import SHOP
-from dataflows.runtime.site import Site
+from dataflows.process.site import Site
 from penstock.clock import now
 from penstock.records import Record, encode
 from penstock.settings import load

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflows.leftovers import KEPT, LARGEST, drop_leftovers
+from dataflows.runtime.retention import KEPT, LARGEST, drop_leftovers
 from dataflows.runtime.supervisor import Supervisor
 from penstock.clock import now
 from penstock.settings import Settings

@@ -14,7 +14,7 @@ from api.cli.run import finish, start
 from api.client import connected
 from api.starter import PIPELINE, WAREHOUSE
 from api.vigil import Waiting
-from dataflows.runtime.site import ACTIVE_CONTROL
+from dataflows.process.site import ACTIVE_CONTROL
 from penstock import postgres
 from penstock.errors import Refused, Unavailable
 from penstock.records.execution import RunProgress, TaskFailed

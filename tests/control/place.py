@@ -22,7 +22,7 @@ from agents.orchestrator import Orchestrator
 from catalog.compare import Digest, digest
 from catalog.database import migrate
 from catalog.projection import Projector
-from dataflows.runtime.site import Site
+from dataflows.process.site import Site
 from penstock import postgres
 from penstock.clock import now
 from penstock.ids import command_id

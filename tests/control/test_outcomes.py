@@ -9,8 +9,8 @@ import pytest
 
 from catalog.database import engine, migrate
 from catalog.store import MetadataStore
-from dataflows.outcomes import Outcomes
-from dataflows.processes import Ended, Processes
+from dataflows.work.outcomes import Outcomes
+from dataflows.work.processes import Ended, Processes
 from penstock.clock import now
 from penstock.records import Record, body
 from penstock.settings import Settings

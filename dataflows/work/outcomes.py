@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from agents.retries import CRASHED
 from catalog.store import MetadataStore
-from dataflows.processes import Ended
+from dataflows.work.processes import Ended
 from penstock.clock import now
 from penstock.models.domain import Counters, DatasetRef, Error, Schema
 from penstock.records import Record

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from dataflows.runtime.process import STOPPING
+from dataflows.process.signals import STOPPING
 from penstock.settings import Settings
 
 __all__ = ["Ended", "Processes"]

@@ -14,13 +14,13 @@ from penstock.topics.log import Stored
 from penstock.topics.operators import TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
 
-__all__ = ["InTurn"]
+__all__ = ["Leader"]
 
 LOOK: Final = 0.1
 """Seconds between two looks whether the active one is gone."""
 
 
-class InTurn(FixedPartitionedSource[Stored, None]):
+class Leader(FixedPartitionedSource[Stored, None]):
     """Follows what `begin` gives, a topic of one partition, once the lock of that name is taken; nothing until then.
 
     It does not hold up the other flows of its process: while a projector elsewhere is active, the control flow beside
@@ -42,7 +42,7 @@ class InTurn(FixedPartitionedSource[Stored, None]):
 
 
 class _Waiting(StatefulSourcePartition[Stored, None]):
-    def __init__(self, source: InTurn, follow: Callable[[], StatefulSourcePartition[Stored, None]]) -> None:
+    def __init__(self, source: Leader, follow: Callable[[], StatefulSourcePartition[Stored, None]]) -> None:
         self._source, self._follow = source, follow
         self._followed: StatefulSourcePartition[Stored, None] | None = None
 

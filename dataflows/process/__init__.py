@@ -1,0 +1,1 @@
+"""What every process of Penstock stands on: its site, its leader, signals and its parent."""
