@@ -25,7 +25,7 @@ demo: $(STAMP) ## The whole story on an embedded server, in about two minutes
 	@$(BIN)/penstock demo $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## All tests but the long chaos runs; ARGS="tests/topics -k wake" picks some
+test: $(STAMP) ## All tests but the long chaos runs; ARGS="tests/penstock/topics -k wake" picks some
 	@tools/test-servers
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
 

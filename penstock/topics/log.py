@@ -1,6 +1,6 @@
 """What a topic log is, whatever carries it: the messages, and the interface that every backend keeps.
 
-One conformance suite (`tests/topics/test_conformance.py`) holds all backends to the promises written here.
+One conformance suite (`tests/penstock/topics/test_conformance.py`) holds all backends to the promises written here.
 """
 
 from __future__ import annotations

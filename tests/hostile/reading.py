@@ -13,7 +13,7 @@ from dataflows.connectors.contract import Place
 from dataflows.connectors.files.connector import FilesConnector
 from penstock.models.connection import parse_connection
 from penstock.models.formats import Format
-from tests.dataflows.files.conftest import read
+from tests.dataflows.connectors.files.conftest import read
 
 
 def rows_of(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mapping[str, str]]:

@@ -21,7 +21,7 @@ from penstock.errors import AccessDenied, BadData, MissingTable, Refused, Schema
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
-    from tests.dataflows.databases.conftest import File
+    from tests.dataflows.connectors.sql.conftest import File
 
     Files = Callable[[str], File]
 
@@ -138,7 +138,7 @@ SQLITE_REFUSED = [
 
 
 def read(file: File, name: str = "t", rows: int = 100_000) -> list[tuple[Any, ...]]:
-    from tests.dataflows.databases.conftest import read as table
+    from tests.dataflows.connectors.sql.conftest import read as table
 
     found = table(file.source(name), rows)
     return list(zip(*(column.to_pylist() for column in found.columns), strict=True))

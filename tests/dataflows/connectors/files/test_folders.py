@@ -33,7 +33,7 @@ from penstock.models.formats import CsvFormat
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
-    from tests.dataflows.files.conftest import Export, Files, S3Server
+    from tests.dataflows.connectors.files.conftest import Export, Files, S3Server
 
     Make = Callable[..., Export]
     Completed = Callable[[dict[str, Any]], dict[str, Any]]
@@ -457,7 +457,7 @@ def broken(stream: Any) -> None:
 
 def test_many_rows_at_constant_memory(tmp_path: Path, places: Any) -> None:
     """Three times the rows take no more memory than one time; a row group is never decoded whole."""
-    from tests.dataflows.files.conftest import read
+    from tests.dataflows.connectors.files.conftest import read
 
     files: Files = places("files")
     peaks = []

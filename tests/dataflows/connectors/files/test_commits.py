@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.failpoints import POINTS
-from tests.dataflows.files.conftest import read
+from tests.dataflows.connectors.files.conftest import read
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
-    from tests.dataflows.files.conftest import Export
+    from tests.dataflows.connectors.files.conftest import Export
 
     Make = Callable[..., Export]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.connectors.conftest import CUTS, SYSTEMS
+from tests.dataflows.connectors.conftest import CUTS, SYSTEMS
 
 if TYPE_CHECKING:
-    from tests.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.conftest import Flow, Hub, World
 
     Flows = Callable[..., Flow]
     Worlds = Callable[[str], World]

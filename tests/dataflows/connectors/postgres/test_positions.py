@@ -15,8 +15,8 @@ import pytest
 from dataflows.connectors.postgres.session import connect
 from dataflows.runs.job import Job
 from dataflows.runs.publish import drop_state
-from tests.control.place import until
 from tests.dataflows.conftest import result
+from tests.dataflows.flows.place import until
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers

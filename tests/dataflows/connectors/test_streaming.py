@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.connectors.conftest import SYSTEMS, Flow
+from tests.dataflows.connectors.conftest import SYSTEMS, Flow
 
 if TYPE_CHECKING:
-    from tests.connectors.conftest import World
     from tests.dataflows.conftest import Launchers
+    from tests.dataflows.connectors.conftest import World
 
 MB: Final = 1024
 """In the unit of `ru_maxrss`."""

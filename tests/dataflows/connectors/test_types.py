@@ -18,7 +18,7 @@ from psycopg import sql
 from tests.dataflows.test_types import OWN, PAGE, VALUES, plain, values
 
 if TYPE_CHECKING:
-    from tests.connectors.conftest import Flow, World
+    from tests.dataflows.connectors.conftest import Flow, World
 
     Flows = Callable[..., Flow]
     Worlds = Callable[[str], World]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.connectors.conftest import CUTS, KEYED, SYSTEMS
+from tests.dataflows.connectors.conftest import CUTS, KEYED, SYSTEMS
 
 if TYPE_CHECKING:
-    from tests.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.conftest import Flow, Hub, World
 
     Flows = Callable[..., Flow]
     Worlds = Callable[[str], World]

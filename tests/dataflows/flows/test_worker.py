@@ -17,7 +17,7 @@ from penstock import postgres
 from penstock.records import Record
 from penstock.topics.postgres import PostgresLog
 from tests.agents.world import ERROR, pipeline
-from tests.control.place import Flow, Place, take_lock_from, until
+from tests.dataflows.flows.place import Flow, Place, take_lock_from, until
 
 ROWS = 250_000
 """Three splits of a run."""

@@ -53,7 +53,7 @@ def log(open_log: Open) -> TopicLog:
 def run() -> Iterator[Run]:
     """Run a program of `programs/` in a process of its own; what still runs after the test is killed."""
     started: list[subprocess.Popen[str]] = []
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
 
     def start(program: str, *arguments: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(

@@ -33,7 +33,7 @@ from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 from tests.agents.world import decisions, judged
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 AGENTS = (Lifecycle(), Orchestrator())
 SECONDS = 40.0
 

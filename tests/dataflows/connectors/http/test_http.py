@@ -32,10 +32,10 @@ from penstock.errors import (
 )
 from penstock.failpoints import POINTS
 from penstock.models.connection import parse_connection
-from tests.dataflows.http.conftest import SECRET, WAYS
+from tests.dataflows.connectors.http.conftest import SECRET, WAYS
 
 if TYPE_CHECKING:
-    from tests.dataflows.http.conftest import Api, Pull
+    from tests.dataflows.connectors.http.conftest import Api, Pull
 
     Make = Callable[..., Pull]
 

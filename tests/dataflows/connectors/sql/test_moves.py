@@ -23,7 +23,7 @@ from penstock.errors import Fenced
 from penstock.failpoints import POINTS
 
 if TYPE_CHECKING:
-    from tests.dataflows.databases.conftest import File, Move
+    from tests.dataflows.connectors.sql.conftest import File, Move
 
     Make = Callable[..., Move]
 

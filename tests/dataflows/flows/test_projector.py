@@ -19,7 +19,7 @@ from penstock.postgres import connect
 from penstock.topics.embedded import EmbeddedServer
 from tests.agents.world import pipeline
 from tests.agents.world import postgres as connection
-from tests.control.place import Load, Nursery, Place, until
+from tests.dataflows.flows.place import Load, Nursery, Place, until
 
 
 def test_a_projector_killed_under_load_leaves_what_a_fresh_rebuild_gives(

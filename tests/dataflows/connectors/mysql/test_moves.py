@@ -31,7 +31,7 @@ from penstock.errors import Fenced, PenstockError
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 from tests.dataflows.conftest import Launchers, launchers
-from tests.dataflows.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 
 __all__ = ["launchers", "mariadb", "new_schema"]
 _numbers = count(1)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.dataflows.conftest import Launchers, launchers
-from tests.dataflows.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 from tests.dataflows.test_types import PAGE
 
 __all__ = ["launchers", "mariadb", "new_schema"]

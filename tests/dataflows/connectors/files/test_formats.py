@@ -27,7 +27,7 @@ from penstock.errors import BadData, MissingColumn, MissingTable, PenstockError,
 from penstock.models.formats import CsvFormat, JsonlFormat
 
 if TYPE_CHECKING:
-    from tests.dataflows.files.conftest import Files
+    from tests.dataflows.connectors.files.conftest import Files
 
 
 def parquet(table: pa.Table, **options: Any) -> bytes:
@@ -37,7 +37,7 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
 
 
 def rows(source: Any, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    from tests.dataflows.files.conftest import read
+    from tests.dataflows.connectors.files.conftest import read
 
     return list(read(source, columns).to_pylist())
 
@@ -92,7 +92,7 @@ def test_a_parquet_type_is_kept(
 
 
 def test_the_docs_say_what_parquet_types_become() -> None:
-    page = (Path(__file__).parents[3] / "docs/types.md").read_text()
+    page = (Path(__file__).parents[4] / "docs/types.md").read_text()
     lines = page.partition("| column, as pyarrow calls it |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [line.strip("| ").split(" | ") for line in lines]
     told = {kind: what.partition(";")[0].strip("`") for kinds, what in cells for kind in kinds.strip("`").split("`, `")}
@@ -301,7 +301,7 @@ def test_hive_folders_become_columns(files: Files) -> None:
 
 
 def test_splits_are_row_groups_and_small_files_together(files: Files) -> None:
-    from tests.dataflows.files.conftest import read
+    from tests.dataflows.connectors.files.conftest import read
 
     files.write("in/big.parquet", parquet(pa.table({"v": range(1000)}), row_group_size=100))
     for n in range(5):

@@ -12,7 +12,7 @@ import pytest
 from penstock.records import encode
 from penstock.topics.table import CONTROL
 from tests.agents.world import policy
-from tests.control.place import Load, Nursery, Place, take_lock_from, until
+from tests.dataflows.flows.place import Load, Nursery, Place, take_lock_from, until
 
 
 def test_commands_are_answered_and_seen_in_the_catalog(busy: Place, fresh: Callable[[], str]) -> None:

@@ -22,11 +22,11 @@ import pytest
 
 from penstock.topics.embedded import EmbeddedServer
 from tests.conftest import QUICK
-from tests.connectors.conftest import SYSTEMS, in_database
+from tests.dataflows.connectors.conftest import SYSTEMS, in_database
 
 if TYPE_CHECKING:
-    from tests.connectors.conftest import Flow, Hub, World
-    from tests.dataflows.files.conftest import S3Server
+    from tests.dataflows.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.files.conftest import S3Server
 
     Flows = Callable[..., Flow]
     Worlds = Callable[[str], World]

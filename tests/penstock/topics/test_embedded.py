@@ -370,7 +370,7 @@ def test_files_of_another_user_are_refused_with_a_way_out(base: Path) -> None:
             EmbeddedServer(folder / "inner").ensure()
         return
     command = [sys.executable, str(Path(__file__).parent / "programs" / "serve.py"), str(folder), str(PLAIN)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     user = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert user.returncode == 1
     assert "AccessDenied: " in user.stderr
@@ -382,7 +382,7 @@ def test_processes_that_copy_the_programs_at_once_agree(base: Path) -> None:
     command = (
         f"from pathlib import Path; from penstock.topics.binaries import copied; print(copied(Path({str(folder)!r})))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     started = [
         subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(3)

@@ -28,8 +28,8 @@ import pytest
 from dataflows.connectors.postgres.swap import shadow_prefix
 from penstock.failpoints import POINTS
 from tests.dataflows.conftest import Launchers, launchers
-from tests.dataflows.files.conftest import SECRET, S3Server, s3
-from tests.dataflows.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.connectors.files.conftest import SECRET, S3Server, s3
+from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 
 __all__ = ["CUTS", "KEYED", "SYSTEMS", "Flow", "Hub", "World", "launchers", "mariadb", "new_schema", "s3"]
 

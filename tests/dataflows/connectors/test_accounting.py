@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from catalog.database import migrate
-from tests.connectors.conftest import KEYED, SYSTEMS
+from tests.dataflows.connectors.conftest import KEYED, SYSTEMS
 
 if TYPE_CHECKING:
-    from tests.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.conftest import Flow, Hub, World
 
     Flows = Callable[..., Flow]
     Worlds = Callable[[str], World]

@@ -13,7 +13,7 @@ from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
 from tests.agents.world import pipeline
 from tests.agents.world import postgres as connection
-from tests.control.place import ROOT, Nursery, Place
+from tests.dataflows.flows.place import ROOT, Nursery, Place
 
 
 @pytest.fixture
