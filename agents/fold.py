@@ -89,9 +89,13 @@ class Fold:
         if self.emitted > self.reading.pairs.get(self.agent.name, NEVER):
             return None
         saved = {
-            "v": 1, "agent": self.state, "seen": dict(self.seen), "policies": dict(self.policies.accepted),
-            "reading": self.reading.to_dict(), "begin": self.begin,
-        }  # fmt: skip
+            "v": 1,
+            "agent": self.state,
+            "seen": dict(self.seen),
+            "policies": dict(self.policies.accepted),
+            "reading": self.reading.to_dict(),
+            "begin": self.begin,
+        }
         return Snapshot(self.agent.name, self.next, self.agent.rules, saved)
 
     def step(self, offset: int, record: Record) -> list[Record]:
@@ -162,11 +166,18 @@ class Fold:
     def _record(self, cause: Cause, index: int, draft: Draft) -> Record:
         name = self.agent.name
         return Record(
-            id=named_id(name, cause.offset, index), type=draft.type, key=draft.key, payload=draft.payload,
+            id=named_id(name, cause.offset, index),
+            type=draft.type,
+            key=draft.key,
+            payload=draft.payload,
             kind="policy" if draft.type == "policy.accepted" else "event",
-            at=cause.at, actor=AGENT + name, cause=(cause.offset, index), brain=self.brain,
-            correlation=cause.record.correlation or cause.record.id, traceparent=cause.record.traceparent,
-        )  # fmt: skip
+            at=cause.at,
+            actor=AGENT + name,
+            cause=(cause.offset, index),
+            brain=self.brain,
+            correlation=cause.record.correlation or cause.record.id,
+            traceparent=cause.record.traceparent,
+        )
 
     def _fault(self, cause: Cause, error: Exception) -> list[Record]:
         """The fault; and where it was a command that the agent fell over, the answer to whoever waits for it."""
@@ -203,9 +214,15 @@ def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> De
     payload: dict[str, Any] = {"command": cause.record.id, "code": error.code, "what": what, "issues": issues}
     payload |= {"exit_code": error.exit_code} | ({"hint": error.hint} if error.hint else {})
     why = AgentDecision(
-        agent=agent.name, rules=agent.rules, action=cause.type.partition(".")[2],
-        subject=cause.record.key or cause.type, reason=what, outcome="refused", policy=policy, inputs=_inputs(error),
-    )  # fmt: skip
+        agent=agent.name,
+        rules=agent.rules,
+        action=cause.type.partition(".")[2],
+        subject=cause.record.key or cause.type,
+        reason=what,
+        outcome="refused",
+        policy=policy,
+        inputs=_inputs(error),
+    )
     return Decision(why, (Draft("command.refused", cause.record.id, payload),), asked=cause.record.id)
 
 

@@ -76,14 +76,18 @@ class Orchestrator:
     def _why(self, action: str, cause: Cause, reason: str, after: State, assigned: tuple[Draft, ...]) -> AgentDecision:
         free = queues.free_slots(after)
         return AgentDecision(
-            agent=self.name, rules=self.rules, action=action, subject=cause.record.key or cause.type, reason=reason,
+            agent=self.name,
+            rules=self.rules,
+            action=action,
+            subject=cause.record.key or cause.type,
+            reason=reason,
             inputs={
                 "waiting": sum(task["status"] == "queued" for task in after["tasks"].values()),
                 "running": sum(task["status"] == "assigned" for task in after["tasks"].values()),
                 "assigned": {draft.key: draft.payload["worker"] for draft in assigned},
             },
             alternatives=tuple(Alternative(option=name, score=float(slots)) for name, slots in sorted(free.items())),
-        )  # fmt: skip
+        )
 
     def evolve(self, state: State, record: Record) -> State:
         """The state after `record`."""
@@ -132,9 +136,13 @@ def _run(
 ) -> tuple[Draft, Draft]:
     """A new run, with what `more` says of it, and its task."""
     run = {
-        "id": id_, "pipeline": name, "version": state["pipelines"][name]["version"], "status": "queued",
-        "requested_at": cause.at.isoformat(), **more,
-    }  # fmt: skip
+        "id": id_,
+        "pipeline": name,
+        "version": state["pipelines"][name]["version"],
+        "status": "queued",
+        "requested_at": cause.at.isoformat(),
+        **more,
+    }
     return Draft("run.created", id_, {"run": run}), _task(state, "pipeline", name, policies, run=id_, cause=cause)
 
 
@@ -309,9 +317,15 @@ def _closed(task: dict[str, Any], status: str, reason: str | None = None) -> Dra
 
 def _ended(type_: str, task: dict[str, Any], status: str, reason: str | None = None) -> Draft:
     payload = {
-        "task": task["id"], "kind": task["kind"], "pipeline": task["pipeline"], "run": task["run"],
-        "attempt": task["attempt"], "worker": task["worker"], "status": status, "reason": reason,
-    }  # fmt: skip
+        "task": task["id"],
+        "kind": task["kind"],
+        "pipeline": task["pipeline"],
+        "run": task["run"],
+        "attempt": task["attempt"],
+        "worker": task["worker"],
+        "status": status,
+        "reason": reason,
+    }
     return Draft(type_, task["id"], {key: value for key, value in payload.items() if value is not None})
 
 

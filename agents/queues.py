@@ -78,9 +78,17 @@ def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
     pipeline = state["pipelines"][task["pipeline"]]
     connections = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
     payload = {
-        "task": task["id"], "worker": worker, "attempt": task["attempt"] + 1, "kind": task["kind"],
-        "pipeline": task["pipeline"], "uid": pipeline["uid"], "run": task["run"],
-        "version": task["version"], "drop_table": pipeline.get("drop_table", False), "spec": task["spec"],
-        "connections": connections, "reload": state["runs"].get(task["run"], {}).get("reload"),
-    }  # fmt: skip
+        "task": task["id"],
+        "worker": worker,
+        "attempt": task["attempt"] + 1,
+        "kind": task["kind"],
+        "pipeline": task["pipeline"],
+        "uid": pipeline["uid"],
+        "run": task["run"],
+        "version": task["version"],
+        "drop_table": pipeline.get("drop_table", False),
+        "spec": task["spec"],
+        "connections": connections,
+        "reload": state["runs"].get(task["run"], {}).get("reload"),
+    }
     return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})

@@ -62,9 +62,15 @@ class Client:
         with span(type_, subject=key) as current:
             id_ = command_id(self.actor, idempotency_key) if idempotency_key else new_id()
             record = Record(
-                id=id_, kind="command", type=type_, key=key, at=now(), actor=self.actor, payload=dict(payload),
+                id=id_,
+                kind="command",
+                type=type_,
+                key=key,
+                at=now(),
+                actor=self.actor,
+                payload=dict(payload),
                 traceparent=current.traceparent,
-            )  # fmt: skip
+            )
             self.log.append(CONTROL, [encode(record)])
             answered = self._answer(id_)
         if answered.status == "refused":

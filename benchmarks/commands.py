@@ -113,9 +113,14 @@ def messages(make: Make, count: int) -> list[tuple[str, Message]]:
     for number in range(count):
         type_, payload = make(number)
         record = Record(
-            id=new_id(), kind="command", type=type_, key=f"p{number % PIPELINES}", at=now(), actor="bench",
+            id=new_id(),
+            kind="command",
+            type=type_,
+            key=f"p{number % PIPELINES}",
+            at=now(),
+            actor="bench",
             payload=payload,
-        )  # fmt: skip
+        )
         found.append((record.id, encode(record)))
     return found
 

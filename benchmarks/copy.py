@@ -141,17 +141,21 @@ def by_penstock(
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("CHECKPOINT")
     spec: dict[str, Any] = {
-        "source": {"connection": "bench", "object": "public.lineitem"}, "limits": {"workers": workers},
+        "source": {"connection": "bench", "object": "public.lineitem"},
+        "limits": {"workers": workers},
         "sink": {"connection": "bench", "object": f"public.{table}", "write": "replace"},
-    }  # fmt: skip
+    }
     spec |= rules or {}
     with tempfile.TemporaryDirectory() as folder:
         task = {
-            "run": f"{table}-{turn}{'-cold' * cold}", "attempt": 1, "uid": table, "progress": None,
+            "run": f"{table}-{turn}{'-cold' * cold}",
+            "attempt": 1,
+            "uid": table,
+            "progress": None,
             "result": f"{folder}/result.json",
             "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": table}, "spec": spec},
             "connections": {"bench": {"type": "postgres", "dsn": dsn}},
-        }  # fmt: skip
+        }
         command = [sys.executable, "-m", "dataflows.runs", *(() if cold else ("--ready",))]
         found = timed([command], json.dumps(task).encode(), ready=0.0 if cold else READY_SECONDS)
         result = json.loads(Path(folder, "result.json").read_text())

@@ -184,9 +184,11 @@ def penstock(move: Move) -> Command:
     database = {"type": "postgres", "dsn": move.dsn}
     mysql = {"type": "mariadb", "host": "127.0.0.1", "port": move.mysql or 1, "user": DATABASE, "database": DATABASE}
     ends = {
-        "postgres": ("bench", f"public.{move.source}"), "parquet": ("files", "lineitem.parquet"),
-        "csv": ("files", "lineitem.csv"), "mysql": ("mysql", f"{DATABASE}.{move.source}"),
-    }  # fmt: skip
+        "postgres": ("bench", f"public.{move.source}"),
+        "parquet": ("files", "lineitem.parquet"),
+        "csv": ("files", "lineitem.csv"),
+        "mysql": ("mysql", f"{DATABASE}.{move.source}"),
+    }
     connection, object_ = ends[source]
     into, place = ("bench", f"public.{move.table}") if target == "postgres" else ("files", f"{move.table}/*.parquet")
     spec = {
@@ -194,13 +196,16 @@ def penstock(move: Move) -> Command:
         "sink": {"connection": into, "object": place, "write": "replace"},
     }
     task = {
-        "run": move.table, "attempt": 1, "uid": f"{move.direction}-{move.table}", "progress": None,
-        "result": str(move.folder / "result.json"), "connections": {"bench": database, "files": files, "mysql": mysql},
+        "run": move.table,
+        "attempt": 1,
+        "uid": f"{move.direction}-{move.table}",
+        "progress": None,
+        "result": str(move.folder / "result.json"),
+        "connections": {"bench": database, "files": files, "mysql": mysql},
         "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "bench"}, "spec": spec},
-    }  # fmt: skip
+    }
     root = str(Path(__file__).parents[1])
-    return Command([[sys.executable, "-m", "dataflows.runs"]], json.dumps(task).encode(),
-                   {"PYTHONPATH": root})  # fmt: skip
+    return Command([[sys.executable, "-m", "dataflows.runs"]], json.dumps(task).encode(), {"PYTHONPATH": root})
 
 
 def told(found: dict[str, dict[str, Found]], rows: int, times: int, missing: dict[str, str]) -> list[str]:

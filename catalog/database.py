@@ -101,8 +101,8 @@ def _is_current(found: str | None, where: str) -> bool:
 
 def _upgrade(dsn: str) -> bool:
     # 100 ms to import, and needed only where something is to be done.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415 - only migrations need Alembic
+    from alembic.config import Config  # noqa: PLC0415 - only migrations need Alembic
 
     with _locked(dsn) as connection:
         if _is_current(version(driver_of(connection)), place(dsn)):

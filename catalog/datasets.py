@@ -27,7 +27,7 @@ def entry(row: RowMapping) -> Dataset:
     return Dataset(**{**columns, "tags": tuple(columns["tags"])})
 
 
-def dataset(connection: Connection, id: str) -> Dataset:  # noqa: A002 - the name in the contract
+def dataset(connection: Connection, id: str) -> Dataset:
     """The catalog entry `id`. Raises NotFound."""
     row = connection.execute(select(*COLUMNS).where(tables.datasets.c.id == id)).mappings().first()
     if row is None:
@@ -71,7 +71,7 @@ def fingerprint(connection: Connection, ref: DatasetRef) -> str | None:
     return connection.execute(query).scalar_one_or_none()
 
 
-def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]:  # noqa: A002
+def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]:
     """Every schema that the dataset has had, the first one first; none where none was observed. Raises NotFound."""
     dataset(connection, id)
     table = tables.schema_versions
@@ -81,7 +81,7 @@ def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]
 
 def schema_at(
     connection: Connection,
-    id: str,  # noqa: A002
+    id: str,
     *,
     version: int | None = None,
     at: datetime | None = None,

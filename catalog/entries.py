@@ -10,9 +10,23 @@ from typing import Any, Generic, Literal, TypeVar
 from penstock.models.domain import Schema
 
 __all__ = [
-    "Command", "ConnectionEntry", "Dataset", "Decision", "ErrorEntry", "MappingVersion", "Page", "PipelineEntry",
-    "PipelineVersion", "PolicyEntry", "RunEntry", "SchemaVersion", "Snapshot", "TaskEntry", "TimerEntry", "WorkerEntry",
-]  # fmt: skip
+    "Command",
+    "ConnectionEntry",
+    "Dataset",
+    "Decision",
+    "ErrorEntry",
+    "MappingVersion",
+    "Page",
+    "PipelineEntry",
+    "PipelineVersion",
+    "PolicyEntry",
+    "RunEntry",
+    "SchemaVersion",
+    "Snapshot",
+    "TaskEntry",
+    "TimerEntry",
+    "WorkerEntry",
+]
 
 Item = TypeVar("Item")
 

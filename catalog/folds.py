@@ -121,9 +121,15 @@ def _pipeline(seen: Seen, body: PipelineChanged) -> Iterable[Change | Entry]:
     source, sink = _end(spec, "source"), _end(spec, "sink")
     owner, labels = metadata.get("owner"), _part(metadata, "labels")
     version = {
-        "uid": body.uid, "version": body.version, "name": body.name, "pipeline": document, "at": record.at,
-        "actor": record.actor, "rollback_of": body.rollback_of, "changed": seen.offset,
-    }  # fmt: skip
+        "uid": body.uid,
+        "version": body.version,
+        "name": body.name,
+        "pipeline": document,
+        "at": record.at,
+        "actor": record.actor,
+        "rollback_of": body.rollback_of,
+        "changed": seen.offset,
+    }
 
     def fold(row: Row, _: Rows) -> None:
         row |= {"name": body.name, "version": body.version, "pipeline": document, "updated_at": record.at}
@@ -203,11 +209,17 @@ def _policy(seen: Seen, body: PolicyAccepted) -> Iterable[Change | Entry]:
 def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
     run = body.run
     columns: Row = {
-        "pipeline": run.pipeline, "version": run.version, "status": run.status,
-        "requested_at": run.requested_at, "finished_at": run.finished_at, "counters": run.counters.to_dict(),
-        "error": body.error and body.error.to_dict(), "resumed": run.resumed, "scheduled_for": run.scheduled_for,
+        "pipeline": run.pipeline,
+        "version": run.version,
+        "status": run.status,
+        "requested_at": run.requested_at,
+        "finished_at": run.finished_at,
+        "counters": run.counters.to_dict(),
+        "error": body.error and body.error.to_dict(),
+        "resumed": run.resumed,
+        "scheduled_for": run.scheduled_for,
         "reload": run.reload and run.reload.to_dict(),
-    }  # fmt: skip
+    }
 
     def fold(row: Row, _: Rows) -> None:
         row |= columns
@@ -294,11 +306,22 @@ def _decided(seen: Seen, body: AgentDecided) -> Iterable[Change | Entry]:
     record = seen.record
     cause, index = record.cause or (None, None)
     row: Row = {
-        "id": record.id, "agent": body.agent, "cause": cause, "index": index, "at": record.at, "action": body.action,
-        "subject": body.subject, "outcome": body.outcome, "confidence": body.confidence, "threshold": body.threshold,
-        "policy": body.policy, "correlation": record.correlation, "decision": body.to_dict(), "offset": seen.offset,
+        "id": record.id,
+        "agent": body.agent,
+        "cause": cause,
+        "index": index,
+        "at": record.at,
+        "action": body.action,
+        "subject": body.subject,
+        "outcome": body.outcome,
+        "confidence": body.confidence,
+        "threshold": body.threshold,
+        "policy": body.policy,
+        "correlation": record.correlation,
+        "decision": body.to_dict(),
+        "offset": seen.offset,
         "changed": seen.offset,
-    }  # fmt: skip
+    }
     return [Entry(tables.agent_decisions, row)]
 
 

@@ -13,14 +13,14 @@ from catalog.pages import LIMIT, latest
 __all__ = ["command", "decision", "decisions", "errors", "run", "runs", "tasks"]
 
 
-def command(connection: Connection, id: str) -> Command | None:  # noqa: A002 - the name in the contract
+def command(connection: Connection, id: str) -> Command | None:
     """The command `id`, if the projection has it; an answer without its command is not one."""
     table = tables.commands
     row = connection.execute(select(table).where(table.c.id == id, table.c.at.is_not(None))).mappings().first()
     return None if row is None else Command(**row)
 
 
-def run(connection: Connection, id: str) -> RunEntry | None:  # noqa: A002
+def run(connection: Connection, id: str) -> RunEntry | None:
     """The run `id`."""
     row = connection.execute(_runs().where(tables.runs.c.id == id)).mappings().first()
     return None if row is None else RunEntry(**row)
@@ -58,7 +58,7 @@ def tasks(
     return latest(connection, query, table.c.offset, lambda row: TaskEntry(**row), limit=limit, after=after)
 
 
-def decision(connection: Connection, id: str) -> Decision | None:  # noqa: A002
+def decision(connection: Connection, id: str) -> Decision | None:
     """The decision `id`."""
     table = tables.agent_decisions
     row = connection.execute(select(table).where(table.c.id == id)).mappings().first()

@@ -21,8 +21,16 @@ from catalog.pages import LIMIT, by_name
 from penstock.errors import NotFound, did_you_mean
 
 __all__ = [
-    "connections", "mapping", "mappings", "pipeline", "pipelines", "policies", "policy_by_hash", "versions", "workers",
-]  # fmt: skip
+    "connections",
+    "mapping",
+    "mappings",
+    "pipeline",
+    "pipelines",
+    "policies",
+    "policy_by_hash",
+    "versions",
+    "workers",
+]
 
 
 def _living() -> Select[Any]:
@@ -89,7 +97,7 @@ def policies(connection: Connection) -> tuple[PolicyEntry, ...]:
     return tuple(PolicyEntry(**row) for row in rows)
 
 
-def policy_by_hash(connection: Connection, hash: str) -> PolicyEntry | None:  # noqa: A002 - its name everywhere
+def policy_by_hash(connection: Connection, hash: str) -> PolicyEntry | None:
     """The policy that a decision names, in force or not."""
     table = tables.policy_versions
     row = (

@@ -59,7 +59,7 @@ class MetadataStore:
 
     # --- datasets
 
-    def dataset(self, id: str) -> Dataset:  # noqa: A002 - the name in the contract
+    def dataset(self, id: str) -> Dataset:
         """The catalog entry `id`. Raises NotFound."""
         with self._transaction() as connection:
             return datasets.dataset(connection, id)
@@ -120,12 +120,12 @@ class MetadataStore:
         observed = SchemaObserved.model_validate({"dataset": ref, "schema": schema, **known})
         return self.schema_at(self.put_dataset(observed, at=at, offset=offset).id)
 
-    def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:  # noqa: A002
+    def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:
         """Every schema that the dataset has had, the first one first. Raises NotFound."""
         with self._transaction() as connection:
             return datasets.schema_history(connection, id)
 
-    def schema_at(self, id: str, *, version: int | None = None, at: datetime | None = None) -> SchemaVersion:  # noqa: A002
+    def schema_at(self, id: str, *, version: int | None = None, at: datetime | None = None) -> SchemaVersion:
         """The schema of `version`, the one that was current at `at`, or the current one. Raises NotFound."""
         with self._transaction() as connection:
             return datasets.schema_at(connection, id, version=version, at=at)
@@ -196,7 +196,7 @@ class MetadataStore:
         with self._transaction() as connection:
             return pipelines.policies(connection)
 
-    def policy_by_hash(self, hash: str) -> PolicyEntry | None:  # noqa: A002 - its name everywhere
+    def policy_by_hash(self, hash: str) -> PolicyEntry | None:
         """The policy that a decision names, in force or not."""
         with self._transaction() as connection:
             return pipelines.policy_by_hash(connection, hash)
@@ -208,7 +208,7 @@ class MetadataStore:
 
     # --- what happened, the latest first
 
-    def run(self, id: str) -> RunEntry:  # noqa: A002
+    def run(self, id: str) -> RunEntry:
         """The run `id`. Raises NotFound."""
         with self._transaction() as connection:
             found = history.run(connection, id)
@@ -236,7 +236,7 @@ class MetadataStore:
         self.write([(offset, record)])
         return self.decision(record.id)
 
-    def decision(self, id: str) -> Decision:  # noqa: A002
+    def decision(self, id: str) -> Decision:
         """The decision `id`. Raises NotFound."""
         with self._transaction() as connection:
             found = history.decision(connection, id)
@@ -287,14 +287,14 @@ class MetadataStore:
 
     # --- commands
 
-    def command(self, id: str) -> Command:  # noqa: A002 - the name in the contract
+    def command(self, id: str) -> Command:
         """The command `id`. Raises NotFound; a command that was just sent may not be here yet."""
         found = self._find_command(id)
         if found is None:
             raise NotFound("there is no such command", value=id, hint="see the latest: penstock events --type command")
         return found
 
-    def wait_command(self, id: str, timeout: float) -> Command:  # noqa: A002
+    def wait_command(self, id: str, timeout: float) -> Command:
         """The command `id` once it is applied or refused, as soon as the projection has it.
 
         Raises Unavailable when it is not answered within `timeout` seconds: nothing may be running that answers.
@@ -308,7 +308,7 @@ class MetadataStore:
             heard = self._commits.wait(heard, left)
         return found
 
-    def _find_command(self, id: str) -> Command | None:  # noqa: A002
+    def _find_command(self, id: str) -> Command | None:
         with self._transaction() as connection:
             return history.command(connection, id)
 

@@ -68,9 +68,13 @@ def start_brain(log: PostgresLog, agents: Sequence[Agent], saved: dict[str, Snap
     """Begin a generation: a fold for each agent, ready to read from the returned offset."""
     names = {agent.name: agent.rules for agent in agents}
     started = Record(
-        type="brain.started", key="brain", at=now(), actor="control", traceparent=current_traceparent(),
+        type="brain.started",
+        key="brain",
+        at=now(),
+        actor="control",
+        traceparent=current_traceparent(),
         payload={"agents": names, "release": __version__},
-    )  # fmt: skip
+    )
     ((_, brain),) = log.append(CONTROL, [encode(started)])
     valid = {name: one for name, one in saved.items() if names.get(name) == one.rules and one.offset <= brain}
     start = min((valid[name].offset if name in valid else 0 for name in names), default=0)
@@ -97,7 +101,7 @@ class _SnapshotSink(FixedPartitionedSink[Snapshot, None]):
     def list_parts(self) -> list[str]:
         return ["0000"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Saved:  # noqa: ARG002 - Bytewax's
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Saved:
         return _Saved(self._store, self._wakeup)
 
 

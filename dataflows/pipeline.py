@@ -161,7 +161,7 @@ class _Source(FixedPartitionedSource[tuple[str, Chunk], None]):
     def list_parts(self) -> list[str]:
         return sorted(self._readers)
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SourcePartition:  # noqa: ARG002
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SourcePartition:
         return _SourcePartition(for_part, self._readers[for_part], self._first)
 
 
@@ -189,7 +189,7 @@ class _Sink(FixedPartitionedSink[Chunk, None]):
     def part_fn(self, item_key: str) -> int:
         return self._slots.index(item_key)
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SinkPartition:  # noqa: ARG002
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SinkPartition:
         self._threads[for_part].start()
         return _SinkPartition(self._threads[for_part])
 

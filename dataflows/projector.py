@@ -126,7 +126,7 @@ class _CatalogSink(FixedPartitionedSink[list[Stored], None]):
     def list_parts(self) -> list[str]:
         return ["0000"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Projected:  # noqa: ARG002 - Bytewax's
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Projected:
         return _Projected(self._work)
 
 

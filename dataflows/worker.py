@@ -54,9 +54,12 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
     with Projector(site.catalog_dsn) as projector:
         start, reading = projector.position()
     joined = Record(
-        type="worker.joined", key=name, at=now(), actor=f"worker:{name}",
+        type="worker.joined",
+        key=name,
+        at=now(),
+        actor=f"worker:{name}",
         payload={"worker": name, "kinds": list(KINDS), "slots": site.settings.parallel},
-    )  # fmt: skip
+    )
     log.append(CONTROL, [encode(joined)])
     tail = TopicSource(
         lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER

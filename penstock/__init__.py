@@ -7,7 +7,7 @@ def __getattr__(name: str) -> str:
     """``__version__``, looked up when it is asked for: that costs what all of the help costs."""
     if name != "__version__":
         raise AttributeError(name)
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - the version is rarely asked for
 
     try:
         return version("penstock")

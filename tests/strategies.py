@@ -31,11 +31,11 @@ SQL: Final = ("price * quantity", "a", "upper(name)", "a <> 'x'", "coalesce(a, 0
 identifiers = st.sampled_from(["a", "b", "c", "d"])
 """Few, so that records speak of each other's subjects."""
 texts = st.text(max_size=12)
-times = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - UTC by timezones
+times = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))
 MOST: Final = timedelta(milliseconds=10**12)
 
 
-def _durations(positive: bool, most: timedelta) -> Strategy:  # noqa: FBT001
+def _durations(positive: bool, most: timedelta) -> Strategy:
     return st.integers(int(positive), most // timedelta(milliseconds=1)).map(lambda n: timedelta(milliseconds=n))
 
 
@@ -145,8 +145,12 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
     if annotation is timedelta:
         return _durations("gt" in bounds, bounds.get("le", MOST))
     plain: dict[Any, Strategy] = {
-        bool: st.booleans(), Any: json_values, datetime: times, domain.Utc: times, type(None): st.none(),
-    }  # fmt: skip
+        bool: st.booleans(),
+        Any: json_values,
+        datetime: times,
+        domain.Utc: times,
+        type(None): st.none(),
+    }
     return plain[annotation]
 
 
@@ -168,8 +172,11 @@ def _counters() -> Strategy:
         lambda out, filtered, dead, size: domain.Counters(
             rows_in=out + filtered + dead, rows_out=out, filtered=filtered, dead=dead, bytes=size
         ),
-        counts, counts, counts, counts,
-    )  # fmt: skip
+        counts,
+        counts,
+        counts,
+        counts,
+    )
 
 
 @st.composite
@@ -232,9 +239,11 @@ def _sink(draw: st.DrawFn) -> pipeline.Sink:
 def _retry(draw: st.DrawFn) -> pipeline.Retry:
     first, second = sorted(draw(st.tuples(st.integers(1, 10**9), st.integers(1, 10**9))))
     return pipeline.Retry(
-        base=timedelta(milliseconds=first), max=timedelta(milliseconds=second),
-        factor=draw(st.floats(1, 100)), attempts=draw(st.integers(1, 1000)),
-    )  # fmt: skip
+        base=timedelta(milliseconds=first),
+        max=timedelta(milliseconds=second),
+        factor=draw(st.floats(1, 100)),
+        attempts=draw(st.integers(1, 1000)),
+    )
 
 
 @st.composite
@@ -243,10 +252,16 @@ def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
     tests = draw(st.lists(models(pipeline.PipelineTest), max_size=2, unique_by=lambda test: test.name))
     source = draw(models(pipeline.Source, object=_columns.map("source.{}".format)))
     parts: dict[str, Any] = {
-        "mode": "batch", "source": source, "sink": draw(_sink()), "transforms": tuple(steps), "tests": tuple(tests),
-        "mapping": draw(st.none() | _mapping_rule()), "schema": draw(models(pipeline.SchemaRules)),
-        "errors": draw(models(pipeline.ErrorRules)), "limits": draw(models(pipeline.Limits)),
-    }  # fmt: skip
+        "mode": "batch",
+        "source": source,
+        "sink": draw(_sink()),
+        "transforms": tuple(steps),
+        "tests": tuple(tests),
+        "mapping": draw(st.none() | _mapping_rule()),
+        "schema": draw(models(pipeline.SchemaRules)),
+        "errors": draw(models(pipeline.ErrorRules)),
+        "limits": draw(models(pipeline.Limits)),
+    }
     if draw(st.booleans()) and parts["sink"].write != "replace":
         return pipeline.PipelineSpec.model_validate({**parts, "mode": "stream"})
     rest = {"schedule": draw(st.none() | models(pipeline.Schedule)), "validate": draw(models(pipeline.Validation))}
@@ -299,13 +314,18 @@ def records(draw: st.DrawFn, type_: str | None = None) -> Record:
         payload["pipeline"] = draw(pipelines)
     agent = draw(st.none() | st.sampled_from(["lifecycle", "orchestrator"]))
     return Record(
-        id=draw(st.uuids(version=4)).hex if known.kind != "command" else draw(identifiers), kind=known.kind, type=name,
-        key=draw(identifiers), at=draw(times), actor=f"agent:{agent}" if agent else "user:ann",
+        id=draw(st.uuids(version=4)).hex if known.kind != "command" else draw(identifiers),
+        kind=known.kind,
+        type=name,
+        key=draw(identifiers),
+        at=draw(times),
+        actor=f"agent:{agent}" if agent else "user:ann",
         cause=draw(st.none() | st.tuples(st.integers(0, 99), st.integers(0, 9))),
         correlation=draw(st.none() | identifiers),
         traceparent=draw(st.none() | st.just("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")),
-        brain=draw(st.integers(0, 3)) if agent else None, payload=payload,
-    )  # fmt: skip
+        brain=draw(st.integers(0, 3)) if agent else None,
+        payload=payload,
+    )
 
 
 @st.composite

@@ -137,8 +137,10 @@ def _offset(client: Client, id_: str) -> int:
         return int(id_)
     store = client.store
     finds: tuple[Callable[[], int], ...] = (
-        lambda: store.run(id_).changed, lambda: store.decision(id_).offset, lambda: store.command(id_).offset,
-    )  # fmt: skip
+        lambda: store.run(id_).changed,
+        lambda: store.decision(id_).offset,
+        lambda: store.command(id_).offset,
+    )
     for find in finds:
         with suppress(NotFound):
             return find()

@@ -20,8 +20,8 @@ SECONDS: Final = 2
 
 def pipeline_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """The names that begin with `incomplete`. Nothing is started for it, and nothing is said where it fails."""
-    from penstock.errors import PenstockError  # noqa: PLC0415 - completing the commands' names does without
-    from penstock.settings import load  # noqa: PLC0415 - as above
+    from penstock.errors import PenstockError
+    from penstock.settings import load
 
     found: set[str] = set()
     with suppress(PenstockError):
@@ -39,12 +39,12 @@ def _project(context: click.Context) -> Path | None:
 
 def _from_catalog(settings: Settings) -> list[str] | None:
     """What the catalog knows; None where it does not run, or does not answer."""
-    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - as above
+    from psycopg.conninfo import make_conninfo
 
-    from catalog.database import engine  # noqa: PLC0415 - as above
-    from catalog.store import MetadataStore  # noqa: PLC0415 - as above
-    from dataflows.process.site import Site  # noqa: PLC0415 - as above
-    from penstock.errors import PenstockError  # noqa: PLC0415 - as above
+    from catalog.database import engine
+    from catalog.store import MetadataStore
+    from dataflows.process.site import Site
+    from penstock.errors import PenstockError
 
     site = Site(settings)
     with suppress(PenstockError, OSError):
@@ -56,6 +56,6 @@ def _from_catalog(settings: Settings) -> list[str] | None:
 
 
 def _from_files(project: Path) -> Iterable[str]:
-    from penstock.models.documents import read_project  # noqa: PLC0415 - as above
+    from penstock.models.documents import read_project
 
     return (one.name for one in read_project(project).pipelines)

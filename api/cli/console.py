@@ -60,7 +60,7 @@ class Output:
         if not rows:
             self.console.print(empty)
             return
-        from rich.table import Table  # noqa: PLC0415 - only where there is one
+        from rich.table import Table
 
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in columns:
@@ -84,9 +84,14 @@ class Output:
                 else []
             )
             told = {
-                "code": error.code, "what": error.what, "where": error.where, "value": error.value, "hint": error.hint,
-                "issues": issues, "notes": list(getattr(error, "__notes__", ())),
-            }  # fmt: skip
+                "code": error.code,
+                "what": error.what,
+                "where": error.where,
+                "value": error.value,
+                "hint": error.hint,
+                "issues": issues,
+                "notes": list(getattr(error, "__notes__", ())),
+            }
             sys.stdout.write(json.dumps({"error": told}, ensure_ascii=False, default=str) + "\n")
             return
         lines = [str(issue) for issue in error.issues] if isinstance(error, InvalidDocument) else [_without_hint(error)]
@@ -99,7 +104,7 @@ class Output:
 
 
 def _console(stream: TextIO) -> Console:
-    from rich.console import Console  # noqa: PLC0415 - --help and --json do without
+    from rich.console import Console
 
     return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
 
@@ -113,7 +118,7 @@ def stopped_by_hand() -> Iterator[None]:
 
 def escape(text: str) -> str:
     """`text` as it is, where markup is read."""
-    from rich.markup import escape  # noqa: PLC0415 - as above
+    from rich.markup import escape
 
     return escape(text)
 

@@ -94,7 +94,7 @@ class State:
     @property
     def settings(self) -> Settings:
         """The settings of the project."""
-        from penstock.settings import load  # noqa: PLC0415 - it loads the driver, which --help does without
+        from penstock.settings import load
 
         return load(self.project)
 
@@ -118,7 +118,7 @@ class _Lazy(click.Group):
             raise UsageError(f"there is no command {args[0]!r}", where="penstock", hint=hint)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         for section, (_, names) in GROUPS.items():
             with formatter.section(section):
                 formatter.write_dl(list(names.items()))
@@ -144,7 +144,7 @@ def _common(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.version_option(package_name="penstock", prog_name="penstock")
 @_common
 @click.pass_context
-def cli(ctx: click.Context, /, common_project: Path | None, common_json: bool, **_: object) -> None:  # noqa: FBT001
+def cli(ctx: click.Context, /, common_project: Path | None, common_json: bool, **_: object) -> None:  # noqa: FBT001 - click gives flags by name
     """Penstock moves data between systems, and keeps moving it when they change.
 
     Begin with `penstock demo`, then `penstock init DIR`. Each command takes --json, --project and --debug too, before
@@ -158,7 +158,7 @@ def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @click.pass_context
-        def run(ctx: click.Context, /, common_json: bool, common_project: Path | None, **given: Any) -> Any:  # noqa: FBT001
+        def run(ctx: click.Context, /, common_json: bool, common_project: Path | None, **given: Any) -> Any:  # noqa: FBT001 - click gives flags by name
             state: State = ctx.obj
             state.output.as_json |= common_json
             state.project = common_project or state.project

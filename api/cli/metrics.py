@@ -49,13 +49,19 @@ def _measured(client: Client, run: RunEntry) -> tuple[dict[str, Any], list[tuple
     stages = dict(run.seconds or (last.stages if last else {}))
     taken = sum(stages.values())
     return {
-        "run": run.id, "status": run.status, "requested_at": run.requested_at, "finished_at": run.finished_at,
-        "counters": counters, "seconds": stages, "lag": last.lag if last else None,
-        "rows_per_second": round(counters.get("rows_out", 0) / taken) if taken else None, "resumed": run.resumed,
+        "run": run.id,
+        "status": run.status,
+        "requested_at": run.requested_at,
+        "finished_at": run.finished_at,
+        "counters": counters,
+        "seconds": stages,
+        "lag": last.lag if last else None,
+        "rows_per_second": round(counters.get("rows_out", 0) / taken) if taken else None,
+        "resumed": run.resumed,
         "course": [
             {"at": at, "phase": one.phase, "rows_in": one.rows_in, "rows_out": one.rows_out} for at, one in course
         ],
-    }, course  # fmt: skip
+    }, course
 
 
 def _row(document: dict[str, Any]) -> tuple[object, ...]:
@@ -63,9 +69,14 @@ def _row(document: dict[str, Any]) -> tuple[object, ...]:
     shown = [f"{counters.get(name, 0):,}" for name in ("rows_in", "rows_out", "filtered", "dead")]
     shown.append(size(counters.get("bytes", 0)))
     stages = [f"{seconds[one]:.2f} s" if one in seconds else "" for one in STAGES]
-    return (document["run"], document["status"], *shown, *stages,
-            "" if document["rows_per_second"] is None else f"{document['rows_per_second']:,}",
-            "" if lag is None else length(lag))  # fmt: skip
+    return (
+        document["run"],
+        document["status"],
+        *shown,
+        *stages,
+        "" if document["rows_per_second"] is None else f"{document['rows_per_second']:,}",
+        "" if lag is None else length(lag),
+    )
 
 
 def _plot(asked: datetime, course: list[tuple[datetime, RunProgress]]) -> str:

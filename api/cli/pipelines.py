@@ -79,10 +79,19 @@ def _status(run: Any) -> str:
 def run_table(runs: Any) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Columns and rows of a list of runs."""
     rows: list[tuple[object, ...]] = [
-        (r.id, r.pipeline, r.version, _status(r), _reads(r), r.counters.get("rows_out", 0),
-         seconds(r.started_at, r.finished_at), ago(r.requested_at), (r.error or {}).get("what"))
+        (
+            r.id,
+            r.pipeline,
+            r.version,
+            _status(r),
+            _reads(r),
+            r.counters.get("rows_out", 0),
+            seconds(r.started_at, r.finished_at),
+            ago(r.requested_at),
+            (r.error or {}).get("what"),
+        )
         for r in runs
-    ]  # fmt: skip
+    ]
     return ("run", "pipeline", "#version", "status", "reads", "#rows", "#took", "asked", "error"), rows
 
 

@@ -68,11 +68,17 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
             raise Refused(f"is {pipeline.status}: it is not run", where=f"pipeline {pipeline.name}", hint=hint)
         result = Path(folder) / "result.json"
         task = {
-            "run": new_id(), "attempt": 1, "uid": pipeline.uid, "kind": "pipeline", "pipeline": dict(pipeline.pipeline),
+            "run": new_id(),
+            "attempt": 1,
+            "uid": pipeline.uid,
+            "kind": "pipeline",
+            "pipeline": dict(pipeline.pipeline),
             "connections": {one.name: dict(one.connection) for one in client.store.connections()},
-            "secrets": str(state.settings.secrets), "result": str(result), "letters": client.site.catalog_dsn,
+            "secrets": str(state.settings.secrets),
+            "result": str(result),
+            "letters": client.site.catalog_dsn,
             "modules": state.settings.modules,
-        }  # fmt: skip
+        }
         code = run_task(task)
         click.echo(json.dumps(json.loads(result.read_text())))
     return code
@@ -109,8 +115,10 @@ def _list(state: State) -> None:
 def _tail(state: State, name: str | None, begin: int | None, *, follow: bool) -> None:
     topic = topic_named(name or CONTROL.name)
     with connected(state.settings, runs=False) as client, stopped_by_hand():
-        at = {part: max(client.log.begin(topic, part), client.log.end(topic, part) - 20) if begin is None else begin
-              for part in range(topic.partitions)}  # fmt: skip
+        at = {
+            part: max(client.log.begin(topic, part), client.log.end(topic, part) - 20) if begin is None else begin
+            for part in range(topic.partitions)
+        }
         while True:
             found = [one for part, offset in at.items() for one in client.log.read(topic, part, offset, 1000)]
             for one in found:

@@ -30,7 +30,7 @@ Files = tuple[Path, ...]
 
 def documents_of(state: State, files: Files) -> Documents:
     """The documents of `files`, else of the project; every issue of all of them is told at once."""
-    from dataflows.transforms.expressions.check import check_expressions  # noqa: PLC0415 - it loads the engine of expressions
+    from dataflows.transforms.expressions.check import check_expressions
 
     return (
         read_documents(files, check_expressions) if files else read_project(state.settings.project, check_expressions)
@@ -67,7 +67,7 @@ def _tell(state: State, notes: Iterable[str]) -> None:
 
 
 def _notes(documents: Documents) -> dict[tuple[str, str], list[str]]:
-    from api.notes import notes_of  # noqa: PLC0415 - as above
+    from api.notes import notes_of
 
     return notes_of(documents)
 
@@ -188,7 +188,7 @@ def init_(state: State, folder: Path, *, demo: bool) -> None:
 
 
 def _demo_data(server: EmbeddedServer) -> None:
-    from api.demo.data import TABLES, Rows, prepare  # noqa: PLC0415 - only where it is asked for
+    from api.demo.data import TABLES, Rows, prepare
 
     with Rows() as rows:
         prepare(server)

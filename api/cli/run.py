@@ -150,9 +150,13 @@ def bar(state: State, name: str, *, shown: bool = True) -> Iterator[Callable[[Ru
         yield _Lines(state, name)
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]:>12,} rows"),
-        TextColumn("{task.fields[rate]:>9,.0f}/s"), TimeRemainingColumn(),
-    )  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]:>12,} rows"),
+        TextColumn("{task.fields[rate]:>9,.0f}/s"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=state.output.console, transient=True) as progress:
         task = progress.add_task(name, total=None, rows=0, rate=0.0)
 

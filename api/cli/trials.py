@@ -126,8 +126,10 @@ def _tell_plan(state: State, one: Mapping[str, Any]) -> None:
         why = one["refused"].removeprefix(one["pipeline"] + ": ")
         state.output.say(f"{name}: [red]refused:[/red] {escape(why)}")
         return
-    state.output.say(f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
-                     f"{one['splits']} split{'s' if one['splits'] > 1 else ''}")  # fmt: skip
+    state.output.say(
+        f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
+        f"{one['splits']} split{'s' if one['splits'] > 1 else ''}"
+    )
     for column in one["add"]:
         state.output.say(f"  ALTER TABLE {escape(one['target'])} ADD COLUMN {escape(column)}")
     if one["make"]:
@@ -141,6 +143,11 @@ def _tell_plan(state: State, one: Mapping[str, Any]) -> None:
 
 
 def _job(state: State, pipeline: dict[str, Any], connections: Mapping[str, Any], uid: str) -> Job:
-    task = {"run": new_id(), "uid": uid, "pipeline": pipeline, "connections": connections,
-            "modules": state.settings.modules}  # fmt: skip
+    task = {
+        "run": new_id(),
+        "uid": uid,
+        "pipeline": pipeline,
+        "connections": connections,
+        "modules": state.settings.modules,
+    }
     return Job.from_task(task, secrets=Path(state.settings.secrets))

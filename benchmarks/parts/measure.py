@@ -55,10 +55,16 @@ def timed(
         for at, command in enumerate(commands):
             stdin = processes[-1].stdout if processes else subprocess.PIPE
             last = at == len(commands) - 1
-            processes.append(subprocess.Popen(
-                command, stdin=stdin, stdout=said if last else subprocess.PIPE, stderr=said, cwd=cwd,
-                env={**os.environ, **(environment or {})},
-            ))  # fmt: skip
+            processes.append(
+                subprocess.Popen(
+                    command,
+                    stdin=stdin,
+                    stdout=said if last else subprocess.PIPE,
+                    stderr=said,
+                    cwd=cwd,
+                    env={**os.environ, **(environment or {})},
+                )
+            )
         memory = _Memory([process.pid for process in processes])
         stop = threading.Timer(seconds, _end, [processes])
         stop.start()

@@ -57,9 +57,9 @@ def generated(rows: int, form: str, folder: Path) -> Path:
 def _of_usual_types(file: Path) -> Path:
     """The file with texts that every reader of Parquet knows."""
     source = pq.ParquetFile(file)
-    schema = pa.schema([
-        pa.field(one.name, pa.string() if one.type == pa.string_view() else one.type) for one in source.schema_arrow
-    ])  # fmt: skip
+    schema = pa.schema(
+        [pa.field(one.name, pa.string() if one.type == pa.string_view() else one.type) for one in source.schema_arrow]
+    )
     made = file.with_suffix(".made")
     with pq.ParquetWriter(made, schema) as writer:
         for batch in source.iter_batches(1 << 16):

@@ -56,19 +56,26 @@ def _ready() -> None:
 def _command(loader: str, move: Move) -> Command:
     python = in_venv("dlt", *REQUIREMENTS) / "python"
     order = {
-        "direction": move.direction, "url": move.url, "folder": str(move.folder), "source": move.source,
+        "direction": move.direction,
+        "url": move.url,
+        "folder": str(move.folder),
+        "source": move.source,
         "mysql": f"mysql://bench@127.0.0.1:{move.mysql}/bench",
-        "table": move.table, "loader": loader if move.direction.endswith("postgres") else "parquet",
-    }  # fmt: skip
+        "table": move.table,
+        "loader": loader if move.direction.endswith("postgres") else "parquet",
+    }
     quiet = {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
     return Command([[str(python), "-c", PROGRAM, json.dumps(order)]], environment=quiet)
 
 
 def _by(loader: str, directions: frozenset[str]) -> Peer:
     return Peer(
-        f"dlt {VERSION} ({loader} loader)", directions, _ready, lambda move: _command(loader, move),
+        f"dlt {VERSION} ({loader} loader)",
+        directions,
+        _ready,
+        lambda move: _command(loader, move),
         lambda move: f"by_dlt.{move.table}",
-    )  # fmt: skip
+    )
 
 
 DLT: Final = (

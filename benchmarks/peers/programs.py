@@ -23,9 +23,17 @@ def _faucet() -> None:
         message = "there is no cargo"
         raise FileNotFoundError(message)
     build = [
-        "install", "faucet-cli", "--version", FAUCET_VERSION, "--locked", "--no-default-features", "--features",
-        "source-postgres,sink-postgres", "--root", str(HOME / "faucet"),
-    ]  # fmt: skip
+        "install",
+        "faucet-cli",
+        "--version",
+        FAUCET_VERSION,
+        "--locked",
+        "--no-default-features",
+        "--features",
+        "source-postgres,sink-postgres",
+        "--root",
+        str(HOME / "faucet"),
+    ]
     if subprocess.run([cargo, *build], check=False, capture_output=True).returncode:  # too old a compiler
         subprocess.run([cargo, "+nightly", *build], check=True, capture_output=True, text=True)
 
@@ -33,15 +41,22 @@ def _faucet() -> None:
 def _faucet_command(move: Move) -> Command:
     connection = {"connection_url": move.url}
     document: dict[str, Any] = {
-        "version": 1, "name": "bench",
+        "version": 1,
+        "name": "bench",
         "pipeline": {
             "source": {"type": "postgres", "config": {**connection, "query": f"SELECT * FROM {move.source}"}},
-            "sink": {"type": "postgres", "config": {
-                **connection, "table_name": move.table, "column_mapping": "auto_map", "batch_size": 20000,
+            "sink": {
+                "type": "postgres",
+                "config": {
+                    **connection,
+                    "table_name": move.table,
+                    "column_mapping": "auto_map",
+                    "batch_size": 20000,
                     "write_method": "copy",
-            }},
+                },
+            },
         },
-    }  # fmt: skip
+    }
     file = move.folder / "faucet.yaml"
     file.write_text(yaml.safe_dump(document))
     return Command([[str(HOME / "faucet" / "bin" / "faucet"), "run", str(file)]])
@@ -59,15 +74,34 @@ def _wheel(name: str, requirement: str, program: str) -> None:
 
 def _sling_command(move: Move) -> Command:
     program = in_venv("sling", "sling==1.6.5") / "sling"
-    ends = ["--src-conn", "BENCH", "--src-stream", f"public.{move.source}", "--tgt-conn", "BENCH", "--tgt-object",
-            f"by_sling.{move.table}", "--mode", "full-refresh"]  # fmt: skip
+    ends = [
+        "--src-conn",
+        "BENCH",
+        "--src-stream",
+        f"public.{move.source}",
+        "--tgt-conn",
+        "BENCH",
+        "--tgt-object",
+        f"by_sling.{move.table}",
+        "--mode",
+        "full-refresh",
+    ]
     return Command([[str(program), "run", *ends]], environment={"BENCH": move.url})
 
 
 def _ingestr_command(move: Move) -> Command:
     program = in_venv("ingestr", "ingestr") / "ingestr"
-    ends = ["--source-uri", move.url, "--source-table", f"public.{move.source}", "--dest-uri", move.url,
-            "--dest-table", f"by_ingestr.{move.table}", "--yes"]  # fmt: skip
+    ends = [
+        "--source-uri",
+        move.url,
+        "--source-table",
+        f"public.{move.source}",
+        "--dest-uri",
+        move.url,
+        "--dest-table",
+        f"by_ingestr.{move.table}",
+        "--yes",
+    ]
     return Command([[str(program), "ingest", *ends]])
 
 

@@ -44,10 +44,17 @@ def _command(move: Move) -> Command:
     schemas = {"postgres": ["public"], "mysql": ["bench"]}
     config.write_text(json.dumps({"sqlalchemy_url": urls[kind], "filter_schemas": schemas[kind]}))
     into = move.folder / "target.json"
-    into.write_text(json.dumps({
-        "sqlalchemy_url": move.url.replace("postgresql:", "postgresql+psycopg:"), "default_target_schema": "by_meltano",
-        "use_copy": True, "batch_size_rows": 50_000, "database": parts["dbname"],
-    }))  # fmt: skip
+    into.write_text(
+        json.dumps(
+            {
+                "sqlalchemy_url": move.url.replace("postgresql:", "postgresql+psycopg:"),
+                "default_target_schema": "by_meltano",
+                "use_copy": True,
+                "batch_size_rows": 50_000,
+                "database": parts["dbname"],
+            }
+        )
+    )
     catalog = move.folder / "catalog.json"
     steps = (
         f'{tap}/python -c "$CATALOG" {tap}/tap-{kind} {config} {move.source} {catalog} && '

@@ -222,8 +222,9 @@ class Target(Protocol):
     def writer(self, order: WriterOrder) -> Writer:
         """A writer with a session of its own, which carries the generation."""
 
-    def publish(self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any],
-                method: Any) -> dict[str, Any]:  # fmt: skip
+    def publish(
+        self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any], method: Any
+    ) -> dict[str, Any]:
         """Make the run's rows the target's, move the cursor and record the result; that result.
 
         `told` joins the run's counters in it. A run that has ended is not published again: its result is returned.

@@ -63,6 +63,7 @@ def counted_split(marker: Chunk, sent: int, written: int, size: int, where: str)
     if written != sent or not counted.balanced or filtered < 0:
         raise PenstockError(
             f"split {marker.split} does not add up: {marker.read} rows read, {sent} sent, {written} written",
-            where=where, hint="this is a defect: nothing of the split was committed",
-        )  # fmt: skip
+            where=where,
+            hint="this is a defect: nothing of the split was committed",
+        )
     return counted

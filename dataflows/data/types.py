@@ -42,11 +42,18 @@ _INTEGERS: Final = {"smallint": 0, "integer": 1, "bigint": 2}
 _INTEGER_DIGITS: Final = {"smallint": 5, "integer": 10, "bigint": 19}
 _TEXTS: Final = {"text", "character varying", "character", "json", "uuid", "jsonb", "label"}
 _ARROW: Final[dict[str, pa.DataType]] = {
-    "smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64(), "real": pa.float32(),
-    "double precision": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(),
-    "timestamp without time zone": pa.timestamp("us"), "timestamp with time zone": pa.timestamp("us", "UTC"),
-    "time without time zone": pa.time64("us"), "bytea": pa.binary(),
-} | dict.fromkeys(_TEXTS, pa.string())  # fmt: skip
+    "smallint": pa.int16(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "real": pa.float32(),
+    "double precision": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp without time zone": pa.timestamp("us"),
+    "timestamp with time zone": pa.timestamp("us", "UTC"),
+    "time without time zone": pa.time64("us"),
+    "bytea": pa.binary(),
+} | dict.fromkeys(_TEXTS, pa.string())
 _NAMED: Final = {
     "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
     "regprocedure", "regrole", "regtype",

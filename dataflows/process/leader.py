@@ -36,7 +36,7 @@ class Leader(FixedPartitionedSource[Stored, None]):
         """The one partition, named as `TopicSource` names it."""
         return ["0000"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Waiting:  # noqa: ARG002 - Bytewax's
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Waiting:
         """Begin to wait."""
         return _Waiting(self, lambda: self.begin().build_part(step_id, for_part, None))
 

@@ -21,7 +21,7 @@ class Once(FixedPartitionedSource[X, None]):
         """One."""
         return ["0000"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Single[X]:  # noqa: ARG002 - Bytewax's
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Single[X]:
         """The item."""
         return _Single(self._item)
 

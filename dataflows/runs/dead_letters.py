@@ -63,7 +63,7 @@ class LetterWriter:
 def letters_of(refused: pa.RecordBatch) -> Iterator[Letter]:
     """The letters of a batch of refused rows."""
     columns = [refused.column(name).to_pylist() for name in ("row", "step", "code", "reason", "values")]
-    from catalog.letters import Letter  # noqa: PLC0415 - most runs refuse no row
+    from catalog.letters import Letter
 
     for row, step, code, reason, values in zip(*columns, strict=True):
         yield Letter(row, step, code, reason, values)

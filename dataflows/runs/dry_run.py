@@ -92,9 +92,10 @@ def _looked_up(test: PipelineTest, _: str, object_: str) -> Loaded:
     """The table that a lookup reads, as the test gives it."""
     if object_ not in test.tables:
         hint = f"add `tables: {{{object_}: [...]}}` to the test"
-        raise SchemaMismatch("the test gives no rows of the table that is looked up", where=test.name, value=object_,
-                             hint=hint)  # fmt: skip
-    import polars as pl  # noqa: PLC0415 - only where something is looked up
+        raise SchemaMismatch(
+            "the test gives no rows of the table that is looked up", where=test.name, value=object_, hint=hint
+        )
+    import polars as pl
 
     rows = test.tables[object_]
     table = _table(object_, rows, {})
@@ -206,12 +207,20 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
     rows = found.survey.source.estimated_rows
     method = found.survey.method
     return {
-        "pipeline": job.pipeline, "write": job.write, "target": job.sink.object, "exists": there,
+        "pipeline": job.pipeline,
+        "write": job.write,
+        "target": job.sink.object,
+        "exists": there,
         "add": [f"{one.name} {one.type}" for one in found.added],
         "make": None if there else f"CREATE TABLE {job.sink.object} ({', '.join(columns)})",
-        "replace_by": getattr(method, "name", None), "because": list(getattr(method, "reasons", ())),
-        "estimated_rows": rows, "splits": max(1, round(rows / job.split_rows)),
-        "undecoded": found.survey.mapping.raw, "decoded_because": found.survey.mapping.why_decoded,
-        "lineage": {name: {"from": list(origins), "by": list(steps)}
-                    for name, (origins, steps) in found.survey.mapping.lineage.items()},
-    }  # fmt: skip
+        "replace_by": getattr(method, "name", None),
+        "because": list(getattr(method, "reasons", ())),
+        "estimated_rows": rows,
+        "splits": max(1, round(rows / job.split_rows)),
+        "undecoded": found.survey.mapping.raw,
+        "decoded_because": found.survey.mapping.why_decoded,
+        "lineage": {
+            name: {"from": list(origins), "by": list(steps)}
+            for name, (origins, steps) in found.survey.mapping.lineage.items()
+        },
+    }

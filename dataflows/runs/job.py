@@ -124,7 +124,7 @@ class Job:
 
     def open_letters(self) -> DeadLetters:
         """The pipeline's dead letters; only where `letters` is given."""
-        from catalog.letters import DeadLetters  # noqa: PLC0415 - most runs refuse no row
+        from catalog.letters import DeadLetters
 
         return DeadLetters(self.letters or "", self.uid, self.pipeline)
 
@@ -141,12 +141,18 @@ class Job:
         refuse_what_is_missing(pipeline.name, spec)
         places = [_place(pipeline, end, task["connections"], secrets) for end in (spec.source, spec.sink)]
         return cls(
-            uid=str(task["uid"]), run=str(task["run"]), spec=spec, source=places[0], sink=places[1],
-            rules=rules_of(spec), connections=task["connections"],
-            modules=frozenset(task.get("modules") or ()), letters=task.get("letters"),
+            uid=str(task["uid"]),
+            run=str(task["run"]),
+            spec=spec,
+            source=places[0],
+            sink=places[1],
+            rules=rules_of(spec),
+            connections=task["connections"],
+            modules=frozenset(task.get("modules") or ()),
+            letters=task.get("letters"),
             reload=Reload.parse(task["reload"]) if task.get("reload") else None,
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
-        )  # fmt: skip
+        )
 
 
 def _place(
@@ -174,11 +180,17 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
     wrong = (
         ("spec.mode", spec.mode != "batch", "streams cannot be run yet"),
         ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),
-        ("spec.source.cursor", spec.sink.write == "append" and spec.source.cursor is None,
-         "`append` needs a cursor: without one each run would append every row again"),
-        ("spec.source.cursor", spec.sink.write == "replace" and spec.source.cursor is not None,
-         "`replace` reads everything: a cursor has no meaning there"),
-    )  # fmt: skip
+        (
+            "spec.source.cursor",
+            spec.sink.write == "append" and spec.source.cursor is None,
+            "`append` needs a cursor: without one each run would append every row again",
+        ),
+        (
+            "spec.source.cursor",
+            spec.sink.write == "replace" and spec.source.cursor is not None,
+            "`replace` reads everything: a cursor has no meaning there",
+        ),
+    )
     for path, holds, what in wrong:
         if holds:
             hint = "name a column that only grows, or write: replace" if "needs a cursor" in what else "change the file"

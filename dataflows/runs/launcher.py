@@ -88,9 +88,12 @@ class _Attempt:
         counters = {name: value for name, value in outcome.items() if name not in _NOT_COUNTED}
         resumed = self.prepared.resumed if self.prepared is not None else False
         return {
-            "status": status, "counters": counters | {"seconds": self.seconds}, "schemas": outcome.get("schemas"),
-            "resumed": outcome.get("resumed", resumed), "error": None if error is None else error_of(error),
-        }  # fmt: skip
+            "status": status,
+            "counters": counters | {"seconds": self.seconds},
+            "schemas": outcome.get("schemas"),
+            "resumed": outcome.get("resumed", resumed),
+            "error": None if error is None else error_of(error),
+        }
 
 
 def _run(attempt: _Attempt, job: Job, task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
         numbers, progress = list(range(len(prepared.slots))), order.progress
         run_slots(job, prepared, ends, numbers, order.first, progress.committed, progress.release)
     else:
-        from dataflows.runs.parallel import run_children  # noqa: PLC0415 - only where there are any
+        from dataflows.runs.parallel import run_children
 
         run_children(job, prepared, order.task, order.first, order.progress)
 

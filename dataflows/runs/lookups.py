@@ -45,8 +45,8 @@ def _read(job: Job, connection: str, object_: str) -> Loaded:
     Raises:
         Refused: it is too large.
     """
-    import polars as pl  # noqa: PLC0415 - only where something is looked up
-    import pyarrow as pa  # noqa: PLC0415
+    import polars as pl
+    import pyarrow as pa
 
     place = job.place(connection, object_)
     with closing(connector(place.settings.type, place.where).source(place)) as source:
@@ -64,7 +64,8 @@ def _read(job: Job, connection: str, object_: str) -> Loaded:
                         batches.append(chunk.data)
                     if sum(batch.nbytes for batch in batches) > MOST_BYTES:
                         hint = f"tables up to {MOST_BYTES >> 20} MB can be looked up in; join it at the source"
-                        raise Refused("the table is too large to be kept in memory", where=place.where, value=object_,
-                                      hint=hint)  # fmt: skip
+                        raise Refused(
+                            "the table is too large to be kept in memory", where=place.where, value=object_, hint=hint
+                        )
     frame = pl.from_arrow(pa.Table.from_batches(batches, schema=schema))
     return Loaded(types, frame if isinstance(frame, pl.DataFrame) else frame.to_frame())

@@ -63,8 +63,14 @@ def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
     if process.stdin is None or process.stdout is None:
         message = "the pipes that were asked for are not there"
         raise AssertionError(message)
-    order = {"task": dict(task), "number": number, "generation": prepared.generation, "held": prepared.held,
-             "token": prepared.token, "by": prepared.survey.by}  # fmt: skip
+    order = {
+        "task": dict(task),
+        "number": number,
+        "generation": prepared.generation,
+        "held": prepared.held,
+        "token": prepared.token,
+        "by": prepared.survey.by,
+    }
     with contextlib.suppress(BrokenPipeError):  # a child that died at once is seen by the end of its lines
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()

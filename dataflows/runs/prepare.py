@@ -213,6 +213,13 @@ def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:
     if surveyed.by != order["by"]:
         raise Unavailable("the table's keys were changed while the run began", where=job.at_source, hint="try again")
     return Prepared(
-        surveyed, order["generation"], into, slot_names(job.workers), pending, planned, None, order["token"],
+        surveyed,
+        order["generation"],
+        into,
+        slot_names(job.workers),
+        pending,
+        planned,
+        None,
+        order["token"],
         order["held"],
-    )  # fmt: skip
+    )

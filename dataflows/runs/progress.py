@@ -49,10 +49,14 @@ class Progress:
         """What a line holds."""
         with self._lock:
             return {
-                "phase": self.phase, **self.counters.as_dict(), "seconds": dict(self.seconds), "lag": self.lag,
-                "splits_done": self.splits_done, "splits_planned": self.splits_planned,
+                "phase": self.phase,
+                **self.counters.as_dict(),
+                "seconds": dict(self.seconds),
+                "lag": self.lag,
+                "splits_done": self.splits_done,
+                "splits_planned": self.splits_planned,
                 "rows_estimated": self.rows_estimated,
-            }  # fmt: skip
+            }
 
 
 @contextmanager
@@ -95,6 +99,9 @@ def error_of(error: BaseException) -> dict[str, Any]:
         return {"code": "defect", "what": what, "where": None, "hint": "report it", "transient": False}
     value = "" if error.value is None else f", got {error.value!r}"
     return {
-        "code": error.code, "what": f"{error.what}{value}", "where": error.where, "hint": error.hint,
+        "code": error.code,
+        "what": f"{error.what}{value}",
+        "where": error.where,
+        "hint": error.hint,
         "transient": error.transient,
-    }  # fmt: skip
+    }

@@ -51,8 +51,9 @@ def _check_unique(job: Job, target: Target) -> None:
     if unique and ask is not None and job.write == "replace" and (found := ask(job.run, unique)):
         names = ", ".join(f"`{name}`" for name in unique)
         hint = "nothing was published; mend the source, or deduplicate"
-        raise BadData(f"{found} values of {names} come more than once", where=f"{job.pipeline}: spec.validate.unique",
-                      hint=hint)  # fmt: skip
+        raise BadData(
+            f"{found} values of {names} come more than once", where=f"{job.pipeline}: spec.validate.unique", hint=hint
+        )
 
 
 def too_many(job: Job, counted: Mapping[str, Any]) -> TooManyRefused:

@@ -38,9 +38,14 @@ class _SlotReader:
 
 
 def run_slots(
-    job: Job, prepared: Prepared, ends: Ends, numbers: list[int], first: FirstError,
-    committed: Callable[[Counters], None], released: Callable[[], None] = lambda: None,
-) -> None:  # fmt: skip
+    job: Job,
+    prepared: Prepared,
+    ends: Ends,
+    numbers: list[int],
+    first: FirstError,
+    committed: Callable[[Counters], None],
+    released: Callable[[], None] = lambda: None,
+) -> None:
     """Read, map and write the pending splits of these slots; slots without any are left out.
 
     `released` is called where the point in time that all were to be read at is let go.
@@ -118,7 +123,7 @@ class _Summed:
             raise BadData(
                 f"step `{step}` cannot take a row: {reason}", where=self.where, hint="look at the source's rows"
             )
-        import pyarrow.compute as pc  # noqa: PLC0415 - only where a row is refused
+        import pyarrow.compute as pc
 
         rows = pc.add(refused.column("row"), read)
         return pa.RecordBatch.from_arrays([rows, *refused.columns[1:]], schema=refused.schema)

@@ -120,9 +120,10 @@ def _check_gone(job: Job, source: Table, there: Table, target: Target) -> None:
     before = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
     made = {one.name for one in outputs(job.rules, source, job.pipeline, outside_of(job))}
     gone = [
-        one["name"] for one in before
+        one["name"]
+        for one in before
         if one["name"] not in made and source.column(one["name"]) is None and there.column(one["name"]) is not None
-    ]  # fmt: skip
+    ]
     if gone:
         names = ", ".join(f"`{name}`" for name in gone)
         hint = "name the columns that are wanted in a mapping or a `select` step, or bring it back"
@@ -267,8 +268,11 @@ def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, v
     bound = _bound(sink.key, mapping, table, split)
     if job.workers > 1 and version is None and not bound:
         hint = "name a `version`, or set limits.workers to 1"
-        raise Refused("of two rows with the same key, read by two workers, nobody can tell the newer one",
-                      where=f"{job.pipeline}: spec.sink.version", hint=hint)  # fmt: skip
+        raise Refused(
+            "of two rows with the same key, read by two workers, nobody can tell the newer one",
+            where=f"{job.pipeline}: spec.sink.version",
+            hint=hint,
+        )
     ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
     return sink.delete is not None and not (bound or ordered)
 

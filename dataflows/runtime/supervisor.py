@@ -85,9 +85,13 @@ class Supervisor:
         command = [sys.executable, "-m", "dataflows.runtime.flows", *child.flows, "--lifeline", str(reading)]
         with (logs / f"{child.flows[0]}.log").open("ab") as log:
             child.process = subprocess.Popen(
-                [*command, "--project", str(self._settings.project)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=(reading,), start_new_session=True,
-            )  # fmt: skip
+                [*command, "--project", str(self._settings.project)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(reading,),
+                start_new_session=True,
+            )
         os.close(reading)
         child.began = time.monotonic()
 

@@ -82,9 +82,9 @@ class Chain:
         return made, letters, 0 if work is None else work.added
 
     def _worked(self, batch: pa.RecordBatch) -> Work:
-        import polars as pl  # noqa: PLC0415 - only where something is computed
+        import polars as pl
 
-        from dataflows.transforms.stages import ROW, Work  # noqa: PLC0415
+        from dataflows.transforms.stages import ROW, Work
 
         rows = pl.int_range(batch.num_rows, dtype=pl.UInt32, eager=True).alias(ROW)
         frame = pl.DataFrame([rows])
@@ -107,7 +107,7 @@ class Chain:
             message = "a computed column without stages"
             raise AssertionError(message)
         else:
-            from dataflows.transforms.values import arrow_of  # noqa: PLC0415
+            from dataflows.transforms.values import arrow_of
 
             array = arrow_of(work.frame[one.held.id], one.held.type, f"{self.where}: {one.path}")
         try:
@@ -124,9 +124,9 @@ class Chain:
                 found = check(made.column(at), one)
                 if found is None:
                     continue
-                import pyarrow.compute as pc  # noqa: PLC0415 - slow to load, and rarely needed
+                import pyarrow.compute as pc
 
-                from dataflows.transforms.stages import Refusal  # noqa: PLC0415
+                from dataflows.transforms.stages import Refusal
 
                 bad, code, reason = found
                 places, keep = pc.indices_nonzero(bad), pc.invert(bad)
@@ -145,9 +145,12 @@ class Chain:
         codes = [one.code for one in refused for _ in one.rows]
         reasons = [one.reason for one in refused for _ in one.rows]
         return pa.RecordBatch.from_arrays(
-            [pa.array(column, field.type) for column, field in
-             zip((numbers, steps, codes, reasons, values), REFUSED, strict=True)], schema=REFUSED,
-        )  # fmt: skip
+            [
+                pa.array(column, field.type)
+                for column, field in zip((numbers, steps, codes, reasons, values), REFUSED, strict=True)
+            ],
+            schema=REFUSED,
+        )
 
     def _shown(self, name: str, value: object) -> object:
         return "***" if name in self.masked and value is not None else value
@@ -163,7 +166,7 @@ def _rows(work: Work, height: int) -> pa.Array | None:
     """Which rows of the chunk are left, in order; None where all are."""
     if not work.added and work.frame.height == height:
         return None
-    from dataflows.transforms.stages import ROW  # noqa: PLC0415
+    from dataflows.transforms.stages import ROW
 
     array: pa.Array = work.frame[ROW].to_arrow()
     return array
@@ -180,7 +183,7 @@ def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
     """Where a text is longer than the target's column, but for blanks at its end."""
     if one.kind.name not in _LIMITED or one.kind.precision is None or _is_short(one):
         return None
-    import pyarrow.compute as pc  # noqa: PLC0415 - slow to load, and rarely needed
+    import pyarrow.compute as pc
 
     length = pc.utf8_length(pc.utf8_rtrim(array, " "))
     bad = pc.fill_null(pc.greater(length, one.kind.precision), fill_value=False)

@@ -122,7 +122,7 @@ def bind(
     where: str,
     *,
     undecoded: bool = True,
-    outside: Outside = Outside(),  # noqa: B008
+    outside: Outside = Outside(),  # noqa: B008 - immutable
 ) -> Mapping:
     """The rules between two tables.
 
@@ -181,7 +181,7 @@ def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
     paths = {spec.target: spec.path for spec in fields}
     if not values:
         return Scope(made, scope.wanted, scope.made), paths, []
-    from dataflows.transforms.stages import Compute  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Compute
 
     return Scope(made, scope.wanted, scope.made), paths, [Compute("mapping", values)]
 
@@ -216,7 +216,7 @@ def _why(rules: Rules, scope: Scope, columns: Lines[str, Column], *, undecoded: 
 
 def _missing(name: str, table: Table, where: str) -> MissingColumn:
     known = [column.name for column in table.columns]
-    hint = did_you_mean(name, known) or f"{table.name} has {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"  # noqa: PLR2004
+    hint = did_you_mean(name, known) or f"{table.name} has {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"  # noqa: PLR2004 - a dozen
     return MissingColumn(f"{table.name} has no such column", where=where, value=name, hint=hint)
 
 
@@ -260,8 +260,11 @@ def _check_fits(held: Held, target: Column, where: str) -> None:
         what = f"{kind} does not fit into `{target.name}` of type {target.type}"
         raise SchemaMismatch(what, where=where, hint=hint)
     if arrow_type(wanted) is None:
-        raise SchemaMismatch(f"`{target.name}` of type {target.type} cannot be written by its values", where=where,
-                             hint="give source and target exactly the same types and map no expressions")  # fmt: skip
+        raise SchemaMismatch(
+            f"`{target.name}` of type {target.type} cannot be written by its values",
+            where=where,
+            hint="give source and target exactly the same types and map no expressions",
+        )
 
 
 def _decoded(source: Table, name: str, where: str) -> pa.DataType:

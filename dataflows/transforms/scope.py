@@ -95,7 +95,7 @@ class Scope:
         Raises:
             SchemaMismatch, MissingColumn: as `compile_expression`.
         """
-        from dataflows.transforms.expressions.compiler import compile_expression  # noqa: PLC0415 - brings Polars in
+        from dataflows.transforms.expressions.compiler import compile_expression
 
         compiled = compile_expression(text, self.types, where)
         return Computed(compiled, {name: self.read(name) for name in sorted(compiled.columns)})

@@ -18,8 +18,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "ROW", "Called", "Compute", "Deduplicated", "Exploded", "Filtered", "Joined", "Masked", "Refusal", "Stage", "Work",
-]  # fmt: skip
+    "ROW",
+    "Called",
+    "Compute",
+    "Deduplicated",
+    "Exploded",
+    "Filtered",
+    "Joined",
+    "Masked",
+    "Refusal",
+    "Stage",
+    "Work",
+]
 
 ROW = "_row"
 """The column of a frame that says which row of the chunk each of its rows comes from."""
@@ -177,7 +187,7 @@ class Masked:
 def _masked(key: str, how: str) -> pl.Expr:
     if how == "redact":
         return pl.when(pl.col(key).is_not_null()).then(pl.lit("***"))
-    import polars_hash  # noqa: PLC0415 - only where something is hashed
+    import polars_hash
 
     hashed: pl.Expr = polars_hash.col(key).chash.sha2_256()
     return hashed
@@ -264,14 +274,16 @@ _NO_ARRAY: list[str | None] = []
 
 def _parsed(text: str | None) -> list[str | None] | None:
     """The elements: texts by their value, anything else as it is written."""
-    import msgspec  # noqa: PLC0415 - only for arrays that are not plain
+    import msgspec
 
     if text is None:
         return None
     try:
         found = msgspec.json.decode(text, type=list[msgspec.Raw])
-        return [msgspec.json.decode(one, type=str | None) if one[:1] in b'"n' else str(one, "utf-8")
-                for one in map(bytes, found)]  # fmt: skip
+        return [
+            msgspec.json.decode(one, type=str | None) if one[:1] in b'"n' else str(one, "utf-8")
+            for one in map(bytes, found)
+        ]
     except msgspec.MsgspecError:
         return _NO_ARRAY
 
@@ -287,9 +299,9 @@ class Called:
     where: str
 
     def __call__(self, work: Work) -> None:
-        import pyarrow as pa  # noqa: PLC0415 - beside the type
+        import pyarrow as pa
 
-        from dataflows.transforms.values import arrow_of, series_of  # noqa: PLC0415 - only where it is needed
+        from dataflows.transforms.values import arrow_of, series_of
 
         given = {name: arrow_of(work.frame[id_], kind, self.where) for name, (id_, kind) in self.given.items()}
         batch = pa.RecordBatch.from_pydict(given)

@@ -95,7 +95,7 @@ def _set(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stag
 
 def _computed(scope: Scope, step: TransformStep, texts: Mapping[str, str], where: str) -> list[Stage]:
     """New values for columns, all of them from the columns as they are before the step."""
-    from dataflows.transforms.stages import Compute  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Compute
 
     found = {name: scope.compute(text, f"{where}.{name}") for name, text in texts.items()}
     values = {scope.new_id(): (name, one) for name, one in found.items()}
@@ -109,7 +109,7 @@ def _computed(scope: Scope, step: TransformStep, texts: Mapping[str, str], where
 
 
 def _filter(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Filtered  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Filtered
 
     condition = _condition(scope, step.filter or "", where)
     if step.when is not None:
@@ -130,7 +130,7 @@ def _condition(scope: Scope, text: str, where: str) -> Computed:
 
 
 def _mask(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Masked  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Masked
 
     condition = None if step.when is None else _condition(scope, step.when, where)
     values: dict[str, tuple[Computed, str]] = {}
@@ -139,8 +139,9 @@ def _mask(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Sta
         held = scope.require(name, f"{where}.{name}")
         if condition is not None and not held.type.text:
             hint = "cast it to text in a step before"
-            raise SchemaMismatch(f"only texts can be masked in some rows, this is {held.type}", where=where, value=name,
-                                 hint=hint)  # fmt: skip
+            raise SchemaMismatch(
+                f"only texts can be masked in some rows, this is {held.type}", where=where, value=name, hint=hint
+            )
         id_ = scope.new_id()
         values[id_] = (scope.compute(f"CAST({_quoted(name)} AS text)", f"{where}.{name}"), how)
         made[name] = Held(TEXT, nullable=held.nullable, origins=held.origins, id=id_)
@@ -150,7 +151,7 @@ def _mask(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Sta
 
 
 def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Deduplicated  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Deduplicated
 
     rule = step.deduplicate
     if rule is None:
@@ -161,7 +162,7 @@ def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Outside) -> l
 
 
 def _lookup(scope: Scope, step: TransformStep, where: str, outside: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Joined  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Joined
 
     rule = step.lookup
     if rule is None or outside.load is None:
@@ -200,7 +201,7 @@ def _of(table: Loaded, name: str, where: str) -> SqlType:
 
 
 def _explode(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Compute, Exploded  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Compute, Exploded
 
     rule = step.explode
     if rule is None:
@@ -219,7 +220,7 @@ def _explode(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[
 
 
 def _python(scope: Scope, step: TransformStep, where: str, outside: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Called  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Called
 
     rule = step.python
     if rule is None:
@@ -261,7 +262,7 @@ def plan_checks(scope: Scope, rules: Validation, where: str) -> list[Stage]:
     """
     if not (rules.not_null or rules.checks):
         return []
-    from dataflows.transforms.stages import Checked  # noqa: PLC0415 - brings Polars in
+    from dataflows.transforms.stages import Checked
 
     stages: list[Stage] = []
     for name in rules.not_null:

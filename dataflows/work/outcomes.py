@@ -41,16 +41,28 @@ class Outcomes:
     def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
         """``run.progress``, for the metrics."""
         payload = RunProgress(
-            run=assigned.payload.get("run") or assigned.key, pipeline=assigned.payload["pipeline"],
-            attempt=assigned.payload["attempt"], phase=line["phase"],
-            **{name: line[name] for name in Counters.model_fields}, estimate=line["rows_estimated"],
-            splits_done=line["splits_done"], splits=line["splits_planned"], stages=line["seconds"], lag=line["lag"],
-        )  # fmt: skip
+            run=assigned.payload.get("run") or assigned.key,
+            pipeline=assigned.payload["pipeline"],
+            attempt=assigned.payload["attempt"],
+            phase=line["phase"],
+            **{name: line[name] for name in Counters.model_fields},
+            estimate=line["rows_estimated"],
+            splits_done=line["splits_done"],
+            splits=line["splits_planned"],
+            stages=line["seconds"],
+            lag=line["lag"],
+        )
         at = now()
         return Record(
-            type="run.progress", key=payload.run, at=at, actor=self._actor, cause=(offset, 0),
-            correlation=assigned.correlation, traceparent=assigned.traceparent, payload=payload.to_dict(),
-        )  # fmt: skip
+            type="run.progress",
+            key=payload.run,
+            at=at,
+            actor=self._actor,
+            cause=(offset, 0),
+            correlation=assigned.correlation,
+            traceparent=assigned.traceparent,
+            payload=payload.to_dict(),
+        )
 
     def of(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
         """What came of the attempt: new schemas first, then ``task.completed``, or the error and ``task.failed``."""
@@ -82,8 +94,9 @@ class Outcomes:
     def _completed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> Record:
         counters = dict(result.get("counters") or {})
         seconds = counters.pop("seconds", {})
-        payload = TaskCompleted(**_attempt(assigned), counters=_counters(result), seconds=seconds,
-                                resumed=bool(result.get("resumed")))  # fmt: skip
+        payload = TaskCompleted(
+            **_attempt(assigned), counters=_counters(result), seconds=seconds, resumed=bool(result.get("resumed"))
+        )
         return self._answer(offset, assigned, "task.completed", payload.to_dict())
 
     def _failed(self, assigned: Record, error: Error, counters: Counters) -> dict[str, Any]:
@@ -92,9 +105,13 @@ class Outcomes:
     def _raised(self, assigned: Record, error: Error) -> dict[str, Any]:
         payload = assigned.payload
         return ErrorRaised(
-            source=self._actor, pipeline=payload["pipeline"], run=payload.get("run"), task=payload["task"],
-            attempt=payload["attempt"], error=error,
-        ).to_dict()  # fmt: skip
+            source=self._actor,
+            pipeline=payload["pipeline"],
+            run=payload.get("run"),
+            task=payload["task"],
+            attempt=payload["attempt"],
+            error=error,
+        ).to_dict()
 
     def _schemas(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
         """``schema.observed`` for each side whose schema is not what the catalog has."""

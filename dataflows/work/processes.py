@@ -94,13 +94,21 @@ class Processes:
         result = folder / f"{task['attempt']}.json"
         result.unlink(missing_ok=True)
         order = {
-            "run": task.get("run"), "attempt": task["attempt"], "uid": task["uid"], "kind": task["kind"],
-            "pipeline": task["spec"], "connections": task["connections"],
-            "drop_table": task.get("drop_table", False), "reload": task.get("reload"),
-            "secrets": str(self._settings.secrets), "result": str(result),
-            "traceparent": traceparent, "letters": self._catalog,
-            "modules": self._settings.modules, "log": str(folder / "log"),
-        }  # fmt: skip
+            "run": task.get("run"),
+            "attempt": task["attempt"],
+            "uid": task["uid"],
+            "kind": task["kind"],
+            "pipeline": task["spec"],
+            "connections": task["connections"],
+            "drop_table": task.get("drop_table", False),
+            "reload": task.get("reload"),
+            "secrets": str(self._settings.secrets),
+            "result": str(result),
+            "traceparent": traceparent,
+            "letters": self._catalog,
+            "modules": self._settings.modules,
+            "log": str(folder / "log"),
+        }
         running = _Running(self._take_spare() or self._start(), task["attempt"], result)
         self._running[task["task"]] = running
         running.conversation = threading.Thread(target=_converse, args=(running, order), name="task", daemon=True)
@@ -126,8 +134,11 @@ class Processes:
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dataflows.runs", "--lifeline", str(reading), *options],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(reading,), cwd=self._settings.project,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(reading,),
+                cwd=self._settings.project,
+            )
         except OSError:
             os.close(lifeline)
             raise

@@ -67,7 +67,7 @@ class AccessLog:
         return AccessLog(place)
 
     @staticmethod
-    def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - whoever owns it
+    def target(place: Place, owner: Owner) -> Any:
         raise Refused("access logs are only read", where=place.where, hint="name another connection")
 
     @property
@@ -86,7 +86,7 @@ class AccessLog:
     def split_key(self, table: Table) -> Column | None:
         return table.column("position")
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
         """The whole lines after the last one that was read.
 
         Raises:
@@ -100,14 +100,14 @@ class AccessLog:
         end = self._last_line()
         return Window(last, str(end) if end > (-1 if last is None else int(last)) else None)
 
-    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         """Ranges of bytes: a split's lines begin above its lower bound and not above its upper one."""
         low = -1 if window.lower is None else int(window.lower)
         high = self._last_line() if window.upper is None else int(window.upper)
         edges = [*range(low, high, rows * BYTES_PER_ROW), high]
         return tuple(Split(first + at, str(edges[at]), str(edges[at + 1])) for at in range(len(edges) - 1))
 
-    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - what is written to a log stays
+    def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
 
     def reader(self, order: ReadOrder) -> AccessLog:
@@ -156,9 +156,11 @@ class AccessLog:
         frame = frame.with_columns(pl.col("line").str.extract_groups(LINE)).unnest("line")
         time = pl.col("at").str.to_datetime("%d/%b/%Y:%H:%M:%S %z", time_unit="us", strict=False)
         frame = frame.with_columns(
-            time.dt.convert_time_zone("UTC"), pl.col("login").replace("-", None), pl.col("status").cast(pl.Int16),
+            time.dt.convert_time_zone("UTC"),
+            pl.col("login").replace("-", None),
+            pl.col("status").cast(pl.Int16),
             pl.col("bytes").cast(pl.Int64, strict=False),
-        )  # fmt: skip
+        )
         if (wrong := frame.filter(pl.col("at").is_null())).height:
             raise self._no_line(wrong["position"][0])
         return frame

@@ -70,14 +70,14 @@ class Model(BaseModel):
         data = self.to_dict()
         # PyYAML writes these as they are, and reads them back as line breaks or not at all.
         plain = not _BREAKS.search(json.dumps(data, ensure_ascii=False))
-        import yaml  # noqa: PLC0415 - a run reads no file
+        import yaml
 
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=plain)
 
     @classmethod
     def from_yaml(cls, text: str | bytes) -> Self:
         """The model that `to_yaml` wrote."""
-        import yaml  # noqa: PLC0415
+        import yaml
 
         try:
             return cls.parse(yaml.safe_load(text))

@@ -19,10 +19,20 @@ from penstock.models.base import Model, Name, issues_of
 from penstock.models.http import HttpConnection
 
 __all__ = [
-    "PLUGINS", "Connection", "DuckdbConnection", "FilesConnection", "HttpConnection", "KafkaConnection",
-    "MysqlConnection", "PostgresConnection", "S3Connection", "SqliteConnection", "parse_connections", "plugged_in",
+    "PLUGINS",
+    "Connection",
+    "DuckdbConnection",
+    "FilesConnection",
+    "HttpConnection",
+    "KafkaConnection",
+    "MysqlConnection",
+    "PostgresConnection",
+    "S3Connection",
+    "SqliteConnection",
+    "parse_connections",
+    "plugged_in",
     "resolve",
-]  # fmt: skip
+]
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 SECRET_VARIABLES = "PENSTOCK_SECRET_"  # noqa: S105 - the prefix of names, not a secret

@@ -12,9 +12,23 @@ from penstock.errors import PenstockError
 from penstock.models.base import Model, Name, Sql
 
 __all__ = [
-    "AgentDecision", "Alternative", "Counters", "DatasetRef", "Error", "Field", "FieldMapping", "PipelineStatus",
-    "Resolution", "Run", "RunStatus", "Schema", "SchemaMapping", "Task", "TaskStatus", "Utc",
-]  # fmt: skip
+    "AgentDecision",
+    "Alternative",
+    "Counters",
+    "DatasetRef",
+    "Error",
+    "Field",
+    "FieldMapping",
+    "PipelineStatus",
+    "Resolution",
+    "Run",
+    "RunStatus",
+    "Schema",
+    "SchemaMapping",
+    "Task",
+    "TaskStatus",
+    "Utc",
+]
 
 
 Utc = AwareDatetime

@@ -12,9 +12,16 @@ from pydantic import AfterValidator, Field
 from penstock.models.base import Duration, Model
 
 __all__ = [
-    "HttpConnection", "HttpEndpoint", "LinkPages", "NumberedPages", "OffsetPages", "Pagination", "Since", "TokenPages",
+    "HttpConnection",
+    "HttpEndpoint",
+    "LinkPages",
+    "NumberedPages",
+    "OffsetPages",
+    "Pagination",
+    "Since",
+    "TokenPages",
     "sensitive",
-]  # fmt: skip
+]
 
 _REFERENCE = re.compile(r"\$\{(env|file):[^}]+\}")
 _SENSITIVE = re.compile(

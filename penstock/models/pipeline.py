@@ -13,10 +13,28 @@ from penstock.models.base import Duration, Fraction, Model, Name, Sql
 from penstock.models.formats import Format
 
 __all__ = [
-    "Cursor", "DeadLetter", "Deduplicate", "ErrorRules", "Explode", "FieldRule", "Limits", "Lookup", "MappingRule",
-    "Metadata", "Pipeline", "PipelineSpec", "PipelineTest", "PythonCall", "Retry", "Schedule", "SchemaRules", "Sink",
-    "Source", "TransformStep", "Validation",
-]  # fmt: skip
+    "Cursor",
+    "DeadLetter",
+    "Deduplicate",
+    "ErrorRules",
+    "Explode",
+    "FieldRule",
+    "Limits",
+    "Lookup",
+    "MappingRule",
+    "Metadata",
+    "Pipeline",
+    "PipelineSpec",
+    "PipelineTest",
+    "PythonCall",
+    "Retry",
+    "Schedule",
+    "SchemaRules",
+    "Sink",
+    "Source",
+    "TransformStep",
+    "Validation",
+]
 
 Labels = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_./-]{0,62}$")], Annotated[str, Field(max_length=63)]]
 ObjectName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")]
@@ -37,7 +55,7 @@ def _timezone(value: str) -> str:
 
 
 def _cron(value: str) -> str:
-    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - needed only where a schedule stands
+    from apscheduler.triggers.cron import CronTrigger
 
     try:
         trigger = CronTrigger.from_crontab(value, timezone="UTC")

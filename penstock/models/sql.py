@@ -42,9 +42,9 @@ def parsed(text: str) -> exp.Expression:
 
 
 def _tree(text: str) -> exp.Expression:
-    import logging  # noqa: PLC0415
+    import logging
 
-    from sqlglot import parse  # noqa: PLC0415 - 60 ms to import, needed only where an expression stands
+    from sqlglot import parse
 
     logging.getLogger("sqlglot").disabled = True  # it tells of statements that it does not know; they are refused
     try:
@@ -75,9 +75,9 @@ def _no_expression(error: Exception) -> str:
 
 
 def _nesting(text: str) -> int:
-    from sqlglot import tokenize  # noqa: PLC0415
-    from sqlglot.dialects.postgres import Postgres  # noqa: PLC0415
-    from sqlglot.tokenizer_core import TokenType  # noqa: PLC0415
+    from sqlglot import tokenize
+    from sqlglot.dialects.postgres import Postgres
+    from sqlglot.tokenizer_core import TokenType
 
     opening = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE}
     closing = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE}

@@ -10,9 +10,15 @@ from penstock.models.base import Model, Name
 from penstock.models.domain import Reload
 
 __all__ = [
-    "ConnectionDelete", "ConnectionPut", "PipelineApply", "PipelineDelete", "PipelineRollback", "PipelineTransition",
-    "PolicyPublish", "RunStart",
-]  # fmt: skip
+    "ConnectionDelete",
+    "ConnectionPut",
+    "PipelineApply",
+    "PipelineDelete",
+    "PipelineRollback",
+    "PipelineTransition",
+    "PolicyPublish",
+    "RunStart",
+]
 
 Version = Annotated[int, Field(ge=0)]
 

@@ -10,11 +10,25 @@ from penstock.models.base import Model, Name
 from penstock.models.domain import AgentDecision, PipelineStatus, Reload, Task, Utc
 
 __all__ = [
-    "AgentDecided", "AgentFaulted", "BrainStarted", "CommandApplied", "CommandRefused", "ConnectionChanged",
+    "AgentDecided",
+    "AgentFaulted",
+    "BrainStarted",
+    "CommandApplied",
+    "CommandRefused",
+    "ConnectionChanged",
     "ConnectionDeleted",
-    "PipelineChanged", "PipelineDeleted", "PipelineStatusChanged", "PolicyAccepted", "TaskAssigned", "TaskEnded",
-    "TaskQueued", "TimerFired", "TimerRequested", "WorkerJoined", "WorkerLost",
-]  # fmt: skip
+    "PipelineChanged",
+    "PipelineDeleted",
+    "PipelineStatusChanged",
+    "PolicyAccepted",
+    "TaskAssigned",
+    "TaskEnded",
+    "TaskQueued",
+    "TimerFired",
+    "TimerRequested",
+    "WorkerJoined",
+    "WorkerLost",
+]
 
 
 class CommandApplied(Model):

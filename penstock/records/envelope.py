@@ -65,9 +65,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     def answer(self, offset: int, type_: str, key: str, payload: dict[str, Any], *, at: datetime, actor: str) -> Record:
         """A fact that this record, standing at `offset`, led to; its id is the same when it is told again."""
         return Record(
-            id=named_id(actor, offset, type_, key), type=type_, key=key, at=at, actor=actor, cause=(offset, 0),
-            correlation=self.correlation or self.id, traceparent=self.traceparent, payload=payload,
-        )  # fmt: skip
+            id=named_id(actor, offset, type_, key),
+            type=type_,
+            key=key,
+            at=at,
+            actor=actor,
+            cause=(offset, 0),
+            correlation=self.correlation or self.id,
+            traceparent=self.traceparent,
+            payload=payload,
+        )
 
 
 def encode(record: Record) -> Message:

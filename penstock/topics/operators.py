@@ -128,7 +128,7 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
         """The partitions' names, zero-padded: Bytewax sorts them as text."""
         return _names(self.topic)
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Followed:  # noqa: ARG002 - Bytewax's
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Followed:
         """Start following one partition."""
         part = int(for_part)
         start = self._start if isinstance(self._start, int) else self._start.get(part, 0)
@@ -338,7 +338,7 @@ class TopicSink(FixedPartitionedSink[Sequence[Message], None]):
         """The key's partition, as the log itself would choose it."""
         return partition_of(item_key.encode(), self._topic.partitions)
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Appended:  # noqa: ARG002 - Bytewax's
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Appended:
         """Open the log for one partition."""
         return _Appended(self._open_log(), self._topic, int(for_part), self._wakeup)
 

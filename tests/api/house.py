@@ -118,9 +118,13 @@ class House:
     def start(self, *arguments: str, out: int | IO[str] = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
         """A command in a process of its own."""
         process = subprocess.Popen(
-            [*PENSTOCK, arguments[0], "--project", str(self.folder), *arguments[1:]], stdin=subprocess.DEVNULL,
-            stdout=out, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": ROOT, **environment},
-        )  # fmt: skip
+            [*PENSTOCK, arguments[0], "--project", str(self.folder), *arguments[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ROOT, **environment},
+        )
         self.started.append(process)
         return process
 

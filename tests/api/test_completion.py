@@ -15,9 +15,13 @@ def completed(line: str, folder: Path) -> list[str]:
     """What a shell would offer for the last word of `line`."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     done = subprocess.run(
-        PENSTOCK, cwd=folder, env=environment(_PENSTOCK_COMPLETE="bash_complete", **words), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        PENSTOCK,
+        cwd=folder,
+        env=environment(_PENSTOCK_COMPLETE="bash_complete", **words),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stderr == ""
     return [one.removeprefix("plain,") for one in done.stdout.split()]
 

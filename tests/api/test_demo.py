@@ -31,9 +31,13 @@ from tests.api.house import PENSTOCK, ROOT, House, until
 def _start(folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": ROOT, "TMPDIR": str(folder), "PENSTOCK_DATABASE_URL": "host=nowhere"}
     return subprocess.Popen(
-        [*PENSTOCK, "demo"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*PENSTOCK, "demo"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env=environment,
-    )  # fmt: skip
+    )
 
 
 def _left(folder: Path) -> list[str]:

@@ -28,8 +28,9 @@ def test_letters_come_back_as_they_were_put(catalog: str) -> None:
     with closing(connect(catalog, "tests")) as session:
         found = letters(session, "orders", "r1", 10)
     assert [(one.row, one.step, one.code, one.reason) for one in found] == [
-        (3, "cast", "bad_text", "`price` is no numeric(12,2)"), (4, "cast", "bad_text", "`price` is no numeric(12,2)"),
-    ]  # fmt: skip
+        (3, "cast", "bad_text", "`price` is no numeric(12,2)"),
+        (4, "cast", "bad_text", "`price` is no numeric(12,2)"),
+    ]
     assert found[0].values == {"id": 1, "name": "ä\n\t\\"}
 
 
@@ -59,10 +60,14 @@ def test_old_letters_and_their_days_go(catalog: str) -> None:
         one = dead.begin({"r1": None}, KEEP)
         dead.put(one, "r1", 0, [letter(1)])
         with closing(connect(catalog, "tests", autocommit=True)) as session:
-            session.execute("CREATE TABLE ops.dead_letters_20200101 PARTITION OF ops.dead_letters "
-                            "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')")  # fmt: skip
-            session.execute("INSERT INTO ops.dead_letters SELECT '2020-01-01', gen_random_uuid(), pipeline, name, run, "
-                            "split, row, step, code, reason, values, '2020-01-01' FROM ops.dead_letters")  # fmt: skip
+            session.execute(
+                "CREATE TABLE ops.dead_letters_20200101 PARTITION OF ops.dead_letters "
+                "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
+            )
+            session.execute(
+                "INSERT INTO ops.dead_letters SELECT '2020-01-01', gen_random_uuid(), pipeline, name, run, "
+                "split, row, step, code, reason, values, '2020-01-01' FROM ops.dead_letters"
+            )
         assert len(rows(catalog)) == 2
         dead.begin({"r2": [0]}, KEEP)
         assert rows(catalog) == [("r1", 0, 1)]

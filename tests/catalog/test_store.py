@@ -30,12 +30,14 @@ Fold = Callable[..., int]
 
 def document(name: str, **labels: str) -> dict[str, Any]:
     return {
-        "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": name, "owner": "ann", "labels": labels},
+        "apiVersion": "penstock/v1",
+        "kind": "Pipeline",
+        "metadata": {"name": name, "owner": "ann", "labels": labels},
         "spec": {
             "source": {"connection": "shop", "object": f"public.{name}"},
             "sink": {"connection": "lake", "object": name},
         },
-    }  # fmt: skip
+    }
 
 
 def minutes(count: int) -> Any:
@@ -86,8 +88,10 @@ def test_schema_versions_count_changes_only(store: MetadataStore) -> None:
     assert versions == [1, 1, 2, 2, 3]
     history = store.schema_history(dataset_id("shop", "public.orders"))
     assert [(v.version, v.schema, v.at, v.offset) for v in history] == [
-        (1, V1, START, 0), (2, V2, minutes(2), 2), (3, V1, minutes(4), 4),
-    ]  # fmt: skip
+        (1, V1, START, 0),
+        (2, V2, minutes(2), 2),
+        (3, V1, minutes(4), 4),
+    ]
     assert history[0].fingerprint == history[2].fingerprint == store.fingerprint(ORDERS)
 
 
@@ -177,8 +181,11 @@ def test_pipelines_and_their_versions(store: MetadataStore, fold: Fold, fact: Fa
     assert [p.name for p in store.pipelines(label=("tier", "silver")).items] == ["orders"]
     assert not store.pipelines(label=("tier", "gold")).items
     assert {str(DatasetRef(connection=d.connection, object=d.object)) for d in store.datasets().items} == {
-        "shop:public.orders", "lake:orders", "shop:public.users", "lake:users",
-    }  # fmt: skip
+        "shop:public.orders",
+        "lake:orders",
+        "shop:public.users",
+        "lake:users",
+    }
     assert orders.source == dataset_id("shop", "public.orders")
 
 
@@ -238,9 +245,17 @@ def test_runs_tasks_and_errors(store: MetadataStore, fold: Fold, fact: Fact) -> 
     counters = {"rows_in": 5, "rows_out": 4, "dead": 1}
     oops = {"code": "unavailable", "what": "gone", "transient": True}
     assigned = {
-        "task": "t1", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "orders", "uid": "u1", "run": "r1",
-        "version": 3, "spec": {}, "connections": {},
-    }  # fmt: skip
+        "task": "t1",
+        "worker": "w",
+        "attempt": 1,
+        "kind": "pipeline",
+        "pipeline": "orders",
+        "uid": "u1",
+        "run": "r1",
+        "version": 3,
+        "spec": {},
+        "connections": {},
+    }
     fold(
         fact("run.created", {"run": run}),
         fact("task.queued", {"task": {"id": "t1", "kind": "pipeline", "pipeline": "orders", "run": "r1"}}),
@@ -267,9 +282,16 @@ def test_runs_tasks_and_errors(store: MetadataStore, fold: Fold, fact: Fact) -> 
 
 def test_an_outcome_of_a_closed_attempt_changes_nothing(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     assigned = {
-        "task": "t1", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "orders", "uid": "u1",
-        "version": 3, "spec": {}, "connections": {},
-    }  # fmt: skip
+        "task": "t1",
+        "worker": "w",
+        "attempt": 1,
+        "kind": "pipeline",
+        "pipeline": "orders",
+        "uid": "u1",
+        "version": 3,
+        "spec": {},
+        "connections": {},
+    }
     closed = {
         "task": "t1",
         "kind": "pipeline",
@@ -280,9 +302,10 @@ def test_an_outcome_of_a_closed_attempt_changes_nothing(store: MetadataStore, fo
     }
     fold(
         fact("task.queued", {"task": {"id": "t1", "kind": "pipeline", "pipeline": "orders"}}),
-        fact("task.assigned", assigned), fact("task.closed", closed),
+        fact("task.assigned", assigned),
+        fact("task.closed", closed),
         fact("task.completed", {"task": "t1", "attempt": 1, "worker": "w", "seconds": {"read": 1.0}}),
-    )  # fmt: skip
+    )
     (task,) = store.tasks().items
     assert (task.status, task.seconds) == ("cancelled", None)
 
@@ -290,14 +313,15 @@ def test_an_outcome_of_a_closed_attempt_changes_nothing(store: MetadataStore, fo
 def test_policies_workers_and_connections(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     policy = {"name": "default", "hash": "h1", "origin": "file", "policy": {"kind": "AgentPolicy"}}
     fold(
-        fact("policy.accepted", policy), fact("policy.accepted", policy | {"hash": "h2"}, minute=1),
+        fact("policy.accepted", policy),
+        fact("policy.accepted", policy | {"hash": "h2"}, minute=1),
         fact("worker.joined", {"worker": "w1", "kinds": ["pipeline"], "slots": 2}),
         fact("worker.joined", {"worker": "w2", "kinds": ["pipeline"], "slots": 1}),
         fact("worker.lost", {"worker": "w1", "reason": "its lock is free"}, minute=2),
         fact("connection.changed", {"name": "shop", "version": 1, "connection": {"type": "postgres"}}),
         fact("connection.changed", {"name": "lake", "version": 1, "connection": {"type": "s3", "url": "s3://a"}}),
         fact("connection.deleted", {"name": "shop"}),
-    )  # fmt: skip
+    )
     assert [(p.name, p.hash) for p in store.policies()] == [("default", "h2")]
     old = store.policy_by_hash("h1")
     assert old is not None
@@ -400,10 +424,11 @@ def test_snapshots_come_back_as_they_were(store: MetadataStore) -> None:
 def test_what_cannot_be_read_is_told_and_skipped(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     good = {"worker": "w1", "kinds": ["pipeline"], "slots": 2}
     fold(
-        fact("worker.joined", good | {"slots": "two"}), fact("worker.joined", good),
+        fact("worker.joined", good | {"slots": "two"}),
+        fact("worker.joined", good),
         fact("worker.joined", good | {"worker": "w2"}, version=99),
         Record(type="later.invented", key="k", at=START, actor="x", payload={}),
-    )  # fmt: skip
+    )
     assert [w.worker for w in store.workers()] == ["w1"]
     (problem,) = store.errors().items
     assert (problem.code, problem.source, problem.offset) == ("record.unreadable", "catalog", 0)

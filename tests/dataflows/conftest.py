@@ -77,9 +77,12 @@ def result(task: dict[str, Any]) -> dict[str, Any]:
 def launchers() -> Iterator[Launchers]:
     root = str(Path(__file__).parents[2])
     made = subprocess.Popen(
-        [sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, str(PROGRAM)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONPATH": root, "POLARS_MAX_THREADS": "1"},
-    )  # fmt: skip
+    )
     launchers = Launchers(made)
     yield launchers
     launchers.close()
@@ -114,21 +117,30 @@ class Copy:
         if self.write == "append":
             source["cursor"] = {"field": "id"}
         spec: dict[str, Any] = {
-            "source": source, "sink": {"connection": "lake", "object": self.target, "write": self.write},
+            "source": source,
+            "sink": {"connection": "lake", "object": self.target, "write": self.write},
             "limits": {"workers": self.workers},
-        }  # fmt: skip
+        }
         if self.arrow:
-            spec["mapping"] = {"fields": [
-                {"target": "id", "from": "id"}, {"target": "name", "sql": "upper(name)"},
-                {"target": "price", "from": "price"}, {"target": "at", "from": "at"},
-            ]}  # fmt: skip
+            spec["mapping"] = {
+                "fields": [
+                    {"target": "id", "from": "id"},
+                    {"target": "name", "sql": "upper(name)"},
+                    {"target": "price", "from": "price"},
+                    {"target": "at", "from": "at"},
+                ]
+            }
         postgres = {"type": "postgres", "dsn": self.dsn}
         task = {
-            "run": run, "attempt": 1, "uid": self.uid, "connections": {"shop": postgres, "lake": postgres},
+            "run": run,
+            "attempt": 1,
+            "uid": self.uid,
+            "connections": {"shop": postgres, "lake": postgres},
             "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"}, "spec": spec},
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
+            "progress": None,
             "split_rows": self.split_rows,
-        }  # fmt: skip
+        }
         return task | changes
 
     @property

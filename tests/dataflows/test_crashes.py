@@ -1,4 +1,3 @@
-# ruff: noqa: FBT001 - tables of statements, one a line; what is parametrized comes by position
 """A run that is killed at any point, and run again, ends with the same rows as one that was not."""
 
 from __future__ import annotations

@@ -156,11 +156,14 @@ def test_values_are_looked_up_in_another_table(kept: Callable[..., Any], launche
     made.session.execute("INSERT INTO rates VALUES (1, 2.50), (2, 4.00) ON CONFLICT DO NOTHING")
     order = task("r1")
     rule = {"connection": "shop", "object": "public.rates", "on": {"code": "code"}, "take": {"rate": "rate"}}
-    order["pipeline"]["spec"] |= {"transforms": [
-        {"name": "code", "set": {"code": "CAST(id % 3 AS integer)"}}, {"name": "rate", "lookup": rule},
-        {"name": "total", "set": {"price": "CAST(coalesce(rate, 0) AS numeric(12,2))"}},
-        {"name": "only", "select": ["id", "name", "price", "at"]},
-    ]}  # fmt: skip
+    order["pipeline"]["spec"] |= {
+        "transforms": [
+            {"name": "code", "set": {"code": "CAST(id % 3 AS integer)"}},
+            {"name": "rate", "lookup": rule},
+            {"name": "total", "set": {"price": "CAST(coalesce(rate, 0) AS numeric(12,2))"}},
+            {"name": "only", "select": ["id", "name", "price", "at"]},
+        ]
+    }
     done = launchers.run(order)
     assert done["status"] == "completed", done["error"]
     assert (

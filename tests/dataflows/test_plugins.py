@@ -35,9 +35,14 @@ def program(installed: Path, tmp_path: Path) -> Callable[..., subprocess.Complet
 
     def run(*arguments: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *arguments], input=given, text=True, capture_output=True, check=False, cwd=tmp_path,
+            [sys.executable, *arguments],
+            input=given,
+            text=True,
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
             env=environment | more,
-        )  # fmt: skip
+        )
 
     return run
 
@@ -54,15 +59,23 @@ def task(folder: Path, dsn: str, run: str) -> dict[str, Any]:
         "sink": {"connection": "lake", "object": "public.requests", "write": "append"},
     }
     return {
-        "run": run, "attempt": 1, "uid": "00000000-0000-4000-8000-00000000000a", "progress": None, "split_rows": 20,
+        "run": run,
+        "attempt": 1,
+        "uid": "00000000-0000-4000-8000-00000000000a",
+        "progress": None,
+        "split_rows": 20,
         "connections": {
-            "web": {"type": "accesslog", "folder": str(folder)}, "lake": {"type": "postgres", "dsn": dsn},
+            "web": {"type": "accesslog", "folder": str(folder)},
+            "lake": {"type": "postgres", "dsn": dsn},
         },
         "pipeline": {
-            "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "requests"}, "spec": spec,
+            "apiVersion": "penstock/v1",
+            "kind": "Pipeline",
+            "metadata": {"name": "requests"},
+            "spec": spec,
         },
         "result": str(folder / "result.json"),
-    }  # fmt: skip
+    }
 
 
 Run = Callable[..., dict[str, Any]]
@@ -99,8 +112,15 @@ def test_a_pipeline_from_a_plugged_in_source_each_line_once(run: Run, tmp_path: 
         ).fetchall()
     assert len(found) == 115
     assert found[7] == (
-        "10.0.0.7", "ada", "2024-01-02 02:04:07+00", 'GET /größe?q=\\"x\\" HTTP/1.1', 200, 7, "-", "curl/8 (7)"
-    )  # fmt: skip
+        "10.0.0.7",
+        "ada",
+        "2024-01-02 02:04:07+00",
+        'GET /größe?q=\\"x\\" HTTP/1.1',
+        200,
+        7,
+        "-",
+        "curl/8 (7)",
+    )
     assert [row[7] for row in found] == [f"curl/8 ({at})" for at in range(115)]
     assert (found[6][1], found[6][5]) == (None, None)
 

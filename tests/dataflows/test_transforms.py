@@ -41,8 +41,13 @@ def steps(*written: dict[str, Any]) -> tuple[TransformStep, ...]:
     return tuple(TransformStep.parse({"name": f"s{at}"} | one) for at, one in enumerate(written))
 
 
-def made(*written: dict[str, Any], fields: Any = None, validate: dict[str, Any] | None = None, target: Any = None,
-         outside: Outside = Outside()) -> Mapping:  # noqa: B008 # fmt: skip
+def made(
+    *written: dict[str, Any],
+    fields: Any = None,
+    validate: dict[str, Any] | None = None,
+    target: Any = None,
+    outside: Outside = Outside(),  # noqa: B008 - immutable
+) -> Mapping:
     """The chain of these steps; the target is made from it, unless it is given."""
     rules = Rules(fields, steps(*written), Validation.parse(validate or {}))
     into = target or Table("w.orders", "r", outputs(rules, SOURCE, "orders", outside))
@@ -62,12 +67,16 @@ def values(mapping: Mapping, name: str) -> list[Any]:
 
 def test_each_step_works_on_what_the_one_before_left() -> None:
     chain = made(
-        {"rename": {"name": "who", "n": "count"}}, {"set": {"count": "count + 1", "next": "count + 2"}},
-        {"cast": {"price": "double precision"}}, {"filter": "count > 0"}, {"select": ["id", "who", "count", "next"]},
-    )  # fmt: skip
+        {"rename": {"name": "who", "n": "count"}},
+        {"set": {"count": "count + 1", "next": "count + 2"}},
+        {"cast": {"price": "double precision"}},
+        {"filter": "count > 0"},
+        {"select": ["id", "who", "count", "next"]},
+    )
     assert apply(chain)[0] == [
-        {"id": 1, "who": "ann", "count": 3, "next": 4}, {"id": 2, "who": None, "count": 1, "next": 2},
-    ]  # fmt: skip
+        {"id": 1, "who": "ann", "count": 3, "next": 4},
+        {"id": 2, "who": None, "count": 1, "next": 2},
+    ]
     assert chain.targets == ("id", "who", "count", "next")
     assert set(chain.reads) == {"id", "name", "n", "price"}
 
@@ -80,12 +89,17 @@ def test_columns_that_nothing_looks_at_never_enter_a_frame() -> None:
 
 def test_lineage_tells_where_values_come_from() -> None:
     chain = made(
-        {"set": {"total": "price * n"}}, {"rename": {"total": "sum"}}, {"mask": {"name": "hash"}},
-        {"set": {"text": "concat(sum, name)"}}, {"select": ["sum", "text", "id"]},
-    )  # fmt: skip
+        {"set": {"total": "price * n"}},
+        {"rename": {"total": "sum"}},
+        {"mask": {"name": "hash"}},
+        {"set": {"text": "concat(sum, name)"}},
+        {"select": ["sum", "text", "id"]},
+    )
     assert chain.lineage == {
-        "sum": (("n", "price"), ("s0",)), "text": (("n", "name", "price"), ("s3",)), "id": (("id",), ()),
-    }  # fmt: skip
+        "sum": (("n", "price"), ("s0",)),
+        "text": (("n", "name", "price"), ("s3",)),
+        "id": (("id",), ()),
+    }
 
 
 def test_a_mask_hides_values_everywhere() -> None:
@@ -93,8 +107,10 @@ def test_a_mask_hides_values_everywhere() -> None:
     out, refused = apply(chain)
     digest = hashlib.sha256(b"ann").hexdigest()
     assert [(row["id"], row["name"], row["price"]) for row in out] == [
-        (1, digest, "***"), (3, hashlib.sha256(b"12").hexdigest(), None), (4, hashlib.sha256("zoë ".encode()).hexdigest(), "***"),
-    ]  # fmt: skip
+        (1, digest, "***"),
+        (3, hashlib.sha256(b"12").hexdigest(), None),
+        (4, hashlib.sha256("zoë ".encode()).hexdigest(), "***"),
+    ]
     assert json.loads(refused[0]["values"]) | {"id": 2, "name": None, "price": "***"} == json.loads(
         refused[0]["values"]
     )

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 PAGE = (Path(__file__).parents[2] / "docs/types.md").read_text()
 CELLS = {
     name: (undecoded, by_value, held.strip())
-    for name, undecoded, by_value, held in re.findall(r"^\| ([^|]+) \| (kept[^|]*) \| ([^|]+) \|(?: ([^|]*))? ?\|$", PAGE, re.MULTILINE)
-}  # fmt: skip
+    for name, undecoded, by_value, held in re.findall(
+        r"^\| ([^|]+) \| (kept[^|]*) \| ([^|]+) \|(?: ([^|]*))? ?\|$", PAGE, re.MULTILINE
+    )
+}
 OWN = {"an enum": "mood", "a domain": "positive", "a composite type": "pair", "an array of an enum": "mood[]"}
 """Types of the user's own, in both databases; their numbers differ there."""
 LONG = "9" * 300 + "." + "1" * 40
@@ -86,7 +88,7 @@ class Ends:
             literals = ", ".join(
                 f"{sql.Literal(text).as_string(None)}::{plain(name)}" for name, text in zip(names, texts, strict=True)
             )
-            self.source.execute(f'INSERT INTO "all" SELECT {row}, {literals}')  # fmt: skip
+            self.source.execute(f'INSERT INTO "all" SELECT {row}, {literals}')
 
     def task(self, run: str, target: str, names: list[str], *, decoded: bool) -> dict[str, Any]:
         made = self.copy.task(run)

@@ -56,7 +56,7 @@ def test_a_zombie_woken_after_its_successor_finished(
     copy: Callable[..., Copy],
     launchers: Launchers,
     write: str,
-    same: bool,  # noqa: FBT001
+    same: bool,
 ) -> None:
     for at, point in enumerate(STOPS + HOLDING_LOCKS[: 3 if same else 1]):
         made = copy(write, arrow=at % 2 == 1)
@@ -79,7 +79,7 @@ def test_a_zombie_woken_while_its_successor_runs(
     copy: Callable[..., Copy],
     launchers: Launchers,
     write: str,
-    same: bool,  # noqa: FBT001
+    same: bool,
 ) -> None:
     """One that has not claimed yet may win; whoever does, the rows are exact."""
     points = ("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin")
@@ -165,7 +165,7 @@ def test_a_zombie_between_the_fence_and_the_commit(copy: Callable[..., Copy], la
 
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("same", [True, False], ids=["same run", "two runs"])
-def test_two_launchers_at_once(copy: Callable[..., Copy], launchers: Launchers, write: str, same: bool) -> None:  # noqa: FBT001
+def test_two_launchers_at_once(copy: Callable[..., Copy], launchers: Launchers, write: str, same: bool) -> None:
     for _ in range(3):
         made = copy(write, split_rows=50)
         tasks = [made.task("r1"), made.task("r1" if same else "r2")]

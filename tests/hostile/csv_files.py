@@ -90,9 +90,14 @@ def made(number: int) -> tuple[str, bytes, dict[str, Any], str]:
         ]
     )
     told: dict[str, Any] = {
-        "type": "csv", "delimiter": rng.choice([",", ",", ",", ";", "\t", "|", "a", '"']), "quote": rng.choice(['"', '"', '"', "'"]), "header": rng.random() < 0.8,
-        "encoding": rng.choice(ENCODINGS), "columns": {name: kind for name, kind in kinds.items() if name}, **({"null_values": ["NA", ""]} if rng.random() < 0.1 else {}),
-    }  # fmt: skip
+        "type": "csv",
+        "delimiter": rng.choice([",", ",", ",", ";", "\t", "|", "a", '"']),
+        "quote": rng.choice(['"', '"', '"', "'"]),
+        "header": rng.random() < 0.8,
+        "encoding": rng.choice(ENCODINGS),
+        "columns": {name: kind for name, kind in kinds.items() if name},
+        **({"null_values": ["NA", ""]} if rng.random() < 0.1 else {}),
+    }
     form = _Form(told["delimiter"], told["quote"], told["header"])
     plain = rng.choice(
         [

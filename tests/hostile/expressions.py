@@ -1,4 +1,4 @@
-# ruff: noqa: E501, DTZ001, C901, SIM105, PLR0911 - tables and grammars of what is wrong on purpose
+# ruff: noqa: E501, C901, SIM105, PLR0911 - tables and grammars of what is wrong on purpose
 """Hostile expressions, in whole pipelines over rows at the edges of every type; and a process that cannot do harm."""
 
 from __future__ import annotations
@@ -219,11 +219,35 @@ def fitting(rng: random.Random, kind: str, deep: int) -> str:
 def deep(rng: random.Random) -> str:
     """More of something than anybody needs."""
     count = rng.choice([20, 55, 70, 150, 400, 1900])
-    before, inner, after = rng.choice([
-        ("(", "1", ")"), ("lower(", "s", ")"), ("CASE WHEN b THEN ", "1", " END"), ("NOT ", "b", ""), ("[", "1", "]"), ("(SELECT ", "1", ")"), ("- ", "1", ""), ("", "i", " + i"), ("", "b", " AND b"),
-        ("", "s", " || s"), ("", "s", "::text"), ("replace(", "s", ", 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa')"), ("(", "", ""), ("", "i", " IN (1)"), ("coalesce(", "i", ", i)"), ("greatest(i, ", "i", ")"), ("i % (", "i", ")"),
-        ("", "'a'", " 'b'"), ("/*", "", "*/"), ("ARRAY[", "1", "]"), ("CAST(", "s", " AS char(9999))"), ("lpad(", "s", ", 9999, '0')"), ("concat(s, s, s, ", "s", ")"), ("n * (", "n", ")"), ("m / (", "f", ")"),
-    ])  # fmt: skip
+    before, inner, after = rng.choice(
+        [
+            ("(", "1", ")"),
+            ("lower(", "s", ")"),
+            ("CASE WHEN b THEN ", "1", " END"),
+            ("NOT ", "b", ""),
+            ("[", "1", "]"),
+            ("(SELECT ", "1", ")"),
+            ("- ", "1", ""),
+            ("", "i", " + i"),
+            ("", "b", " AND b"),
+            ("", "s", " || s"),
+            ("", "s", "::text"),
+            ("replace(", "s", ", 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa')"),
+            ("(", "", ""),
+            ("", "i", " IN (1)"),
+            ("coalesce(", "i", ", i)"),
+            ("greatest(i, ", "i", ")"),
+            ("i % (", "i", ")"),
+            ("", "'a'", " 'b'"),
+            ("/*", "", "*/"),
+            ("ARRAY[", "1", "]"),
+            ("CAST(", "s", " AS char(9999))"),
+            ("lpad(", "s", ", 9999, '0')"),
+            ("concat(s, s, s, ", "s", ")"),
+            ("n * (", "n", ")"),
+            ("m / (", "f", ")"),
+        ]
+    )
     return before * count + inner + after * count
 
 
@@ -323,7 +347,7 @@ def batch(number: int) -> pa.RecordBatch:
 
 def prepare() -> None:
     """Bring in all that is loaded late, then lock the doors: from here on the kernel ends who opens anything."""
-    import pyarrow.compute  # noqa: F401
+    import pyarrow.compute  # noqa: F401 - before the lock closes
 
     texts = [
         "lowr(s)",

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - tables and grammars of what is wrong on purpose
 """Damaged Parquet: no such file may end the process, and no damage inside of pages with checksums may stay unseen."""
 
 from __future__ import annotations
@@ -19,13 +18,26 @@ from tests.hostile.reading import flipped, rows_of
 def table(rng: random.Random) -> pa.Table:
     count = rng.choice([0, 1, 5, 50, 1000])
     some: dict[str, Any] = {
-        "i": pa.array([None if n % 7 == 0 else n for n in range(count)], pa.int64()), "u": pa.array([n % 200 for n in range(count)], pa.uint8()), "f": pa.array([n / 3 for n in range(count)]),
-        "s": pa.array([f"text {n % 5} é🙂" for n in range(count)]), "t": pa.array(["x" * (n % 90) for n in range(count)]), "b": pa.array([n % 2 == 0 for n in range(count)]),
-        "d": pa.array([date(2024, 1, 1 + n % 28) for n in range(count)], pa.date32()), "ts": pa.array([datetime(2024, 1, 1, tzinfo=UTC)] * count, pa.timestamp("us", "UTC")),
-        "n": pa.array([Decimal(n).scaleb(-2) for n in range(count)], pa.decimal128(12, 2)), "l": pa.array([list(range(n % 4)) for n in range(count)], pa.list_(pa.int32())),
-        "st": pa.array([{"a": n, "b": None if n % 3 else "x"} for n in range(count)], pa.struct([("a", pa.int32()), ("b", pa.string())])), "c": pa.array([f"w{n % 3}" for n in range(count)]).dictionary_encode(),
-        "y": pa.array([bytes([n % 256]) * 3 for n in range(count)]), "m": pa.array([[("k", n)] for n in range(count)], pa.map_(pa.string(), pa.int32())), "z": pa.nulls(count), "e": pa.array([n % 3 for n in range(count)], pa.int32()),
-    }  # fmt: skip
+        "i": pa.array([None if n % 7 == 0 else n for n in range(count)], pa.int64()),
+        "u": pa.array([n % 200 for n in range(count)], pa.uint8()),
+        "f": pa.array([n / 3 for n in range(count)]),
+        "s": pa.array([f"text {n % 5} é🙂" for n in range(count)]),
+        "t": pa.array(["x" * (n % 90) for n in range(count)]),
+        "b": pa.array([n % 2 == 0 for n in range(count)]),
+        "d": pa.array([date(2024, 1, 1 + n % 28) for n in range(count)], pa.date32()),
+        "ts": pa.array([datetime(2024, 1, 1, tzinfo=UTC)] * count, pa.timestamp("us", "UTC")),
+        "n": pa.array([Decimal(n).scaleb(-2) for n in range(count)], pa.decimal128(12, 2)),
+        "l": pa.array([list(range(n % 4)) for n in range(count)], pa.list_(pa.int32())),
+        "st": pa.array(
+            [{"a": n, "b": None if n % 3 else "x"} for n in range(count)],
+            pa.struct([("a", pa.int32()), ("b", pa.string())]),
+        ),
+        "c": pa.array([f"w{n % 3}" for n in range(count)]).dictionary_encode(),
+        "y": pa.array([bytes([n % 256]) * 3 for n in range(count)]),
+        "m": pa.array([[("k", n)] for n in range(count)], pa.map_(pa.string(), pa.int32())),
+        "z": pa.nulls(count),
+        "e": pa.array([n % 3 for n in range(count)], pa.int32()),
+    }
     names = rng.sample(list(some), rng.randrange(1, 7))
     return pa.table({name: some[name] for name in names})
 

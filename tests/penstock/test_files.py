@@ -255,8 +255,10 @@ def test_a_project_is_read_as_a_whole(tmp_path: Path) -> None:
     write(tmp_path, "{kind: AgentPolicy, metadata: {name: default}}", "policies/default.yml")
     found = read_project(tmp_path)
     assert (set(found.connections), [p.name for p in found.pipelines], [p.name for p in found.policies]) == (
-        {"shop"}, ["a"], ["default"],
-    )  # fmt: skip
+        {"shop"},
+        ["a"],
+        ["default"],
+    )
     with pytest.raises(NotFound, match="penstock init"):
         read_project(tmp_path / "pipelines")
 

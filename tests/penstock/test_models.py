@@ -134,8 +134,11 @@ def test_an_unknown_key_in_a_list_is_told_too() -> None:
 def test_all_issues_are_told_at_once() -> None:
     document = {"kind": "Pipeline", "metadata": {"name": "A"}, "spec": {"source": {}, "sink": {"object": "x"}}}
     assert set(issues(Pipeline, document)) == {
-        "metadata.name", "spec.source.connection", "spec.source.object", "spec.sink.connection",
-    }  # fmt: skip
+        "metadata.name",
+        "spec.source.connection",
+        "spec.source.object",
+        "spec.sink.connection",
+    }
 
 
 @pytest.mark.parametrize(

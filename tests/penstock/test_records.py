@@ -150,10 +150,18 @@ def decided(offset: int, index: int, brain: int, agent: str = "a") -> Record:
 def test_a_reader_drops_repeats_and_superseded_brains() -> None:
     reading = Reading()
     log = [
-        (record("brain.started"), True), (decided(0, 0, 0), True), (decided(0, 1, 0), True), (decided(0, 1, 0), False),
-        (decided(0, 0, 0), False), (decided(0, 0, 0, "b"), True), (record("brain.started"), True),
-        (decided(5, 0, 0), False), (decided(5, 0, 6), True), (record(), True), (decided(4, 9, 6), False),
-    ]  # fmt: skip
+        (record("brain.started"), True),
+        (decided(0, 0, 0), True),
+        (decided(0, 1, 0), True),
+        (decided(0, 1, 0), False),
+        (decided(0, 0, 0), False),
+        (decided(0, 0, 0, "b"), True),
+        (record("brain.started"), True),
+        (decided(5, 0, 0), False),
+        (decided(5, 0, 6), True),
+        (record(), True),
+        (decided(4, 9, 6), False),
+    ]
     assert [reading.keep(offset, one) for offset, (one, _) in enumerate(log)] == [kept for _, kept in log]
 
 

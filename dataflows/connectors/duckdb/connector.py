@@ -41,7 +41,7 @@ def _parsed(text: str) -> ObjectName:
 
 
 def _duckdb(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
-    from dataflows.connectors.duckdb.database import DuckDatabase  # noqa: PLC0415
+    from dataflows.connectors.duckdb.database import DuckDatabase
 
     path = Path(place.settings.path)
     return lambda check: DuckDatabase(path, place.where, write=write, check=check, patience=patience)

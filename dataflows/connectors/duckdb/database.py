@@ -66,9 +66,14 @@ class DuckDatabase:
     indexed = False
 
     def __init__(
-        self, path: Path, where: str, *, write: bool, check: Callable[[], None] = lambda: None,
+        self,
+        path: Path,
+        where: str,
+        *,
+        write: bool,
+        check: Callable[[], None] = lambda: None,
         patience: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.where, self._path, self._write, self._check = where, path.absolute(), write, check
         self._patience = OPEN_SECONDS if patience is None else min(patience, OPEN_SECONDS)
         self._holds = False
@@ -187,16 +192,21 @@ class DuckDatabase:
     def bound(self, column: Column) -> str:
         return f"CAST(? AS {declared(column)})"
 
-    def value(self, column: Column, text: str) -> Any:  # noqa: ARG002 - DuckDB reads it
+    def value(self, column: Column, text: str) -> Any:
         return text
 
     def comparable(self, column: Column) -> bool:
         return not column.label
 
     def batches(
-        self, name: ObjectName, columns: Sequence[Column], condition: str, values: Sequence[Any], schema: pa.Schema,
+        self,
+        name: ObjectName,
+        columns: Sequence[Column],
+        condition: str,
+        values: Sequence[Any],
+        schema: pa.Schema,
         rows: int,
-    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    ) -> Iterator[pa.RecordBatch]:
         kinds = {row[0]: row[1] for row in self.rows(_COLUMNS, (name.schema, name.name))}
         shown = [selected(quoted(one.name), one, kinds[one.name]) for one in columns] or ["1"]
         query = f"SELECT {', '.join(shown)} FROM {name.sql} WHERE {condition}"
@@ -261,8 +271,13 @@ def _told(error: duckdb.Error, where: str) -> PenstockError:  # noqa: PLR0911 - 
     text = str(error)
     if "No space left" in text:
         return OutOfSpace("the disk is full", where=where, hint="make room and run again: nothing is half-applied")
-    if isinstance(error, duckdb.ConstraintException | duckdb.ConversionException | duckdb.OutOfRangeException
-                  | duckdb.InvalidInputException):  # fmt: skip
+    if isinstance(
+        error,
+        duckdb.ConstraintException
+        | duckdb.ConversionException
+        | duckdb.OutOfRangeException
+        | duckdb.InvalidInputException,
+    ):
         what = f"the database refused a value or row: {type(error).__name__}"
         return BadData(what, where=where, hint="compare the rows with the table's types and constraints")
     if isinstance(error, duckdb.IOException):

@@ -37,9 +37,12 @@ class Entry:
     def as_dict(self) -> dict[str, Any]:
         """As it is written."""
         return {
-            "v": VERSION, "uid": self.uid, "generation": self.generation, "token": self.token,
+            "v": VERSION,
+            "uid": self.uid,
+            "generation": self.generation,
+            "token": self.token,
             "changes": list(self.changes),
-        }  # fmt: skip
+        }
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Entry:
@@ -142,26 +145,35 @@ class Table:
         """As a checkpoint keeps it."""
         pipelines = {
             uid: {
-                "generation": one.generation, "dropped": one.dropped, "sources": one.sources,
+                "generation": one.generation,
+                "dropped": one.dropped,
+                "sources": one.sources,
                 "runs": {run: kept.as_dict() for run, kept in one.runs.items()},
             }
             for uid, one in self.pipelines.items()
-        }  # fmt: skip
+        }
         return {
-            "v": VERSION, "number": self.number, "columns": self.columns, "ending": self.ending, "files": self.files,
-            "replaced": self.replaced, "pipelines": pipelines,
-        }  # fmt: skip
+            "v": VERSION,
+            "number": self.number,
+            "columns": self.columns,
+            "ending": self.ending,
+            "files": self.files,
+            "replaced": self.replaced,
+            "pipelines": pipelines,
+        }
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Table:
         """As a checkpoint kept it."""
         pipelines = {
             uid: Pipeline(
-                one["generation"], one["dropped"], one["sources"],
+                one["generation"],
+                one["dropped"],
+                one["sources"],
                 {run: RunKept.of(kept) for run, kept in one["runs"].items()},
             )
             for uid, one in data["pipelines"].items()
-        }  # fmt: skip
+        }
         return cls(data["number"], data["columns"], data["ending"], data["files"], data["replaced"], pipelines)
 
 

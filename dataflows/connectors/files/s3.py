@@ -49,18 +49,21 @@ class S3Store:
         """The bucket of a connection, its keys resolved; nothing is asked of the server yet."""
         bucket, _, prefix = connection.url.removeprefix("s3://").partition("/")
         given = {
-            "endpoint": connection.endpoint, "region": connection.region,
+            "endpoint": connection.endpoint,
+            "region": connection.region,
             "access_key_id": _secret(connection.access_key, name, secrets),
             "secret_access_key": _secret(connection.secret_key, name, secrets),
             "session_token": _secret(connection.session_token, name, secrets),
-        }  # fmt: skip
+        }
         config: Any = {key: value for key, value in given.items() if value is not None}
         plain = (connection.endpoint or "").startswith("http://")
         client = Client(
-            bucket, prefix=prefix.strip("/") or None, config=config,
+            bucket,
+            prefix=prefix.strip("/") or None,
+            config=config,
             client_options={"allow_http": plain, "timeout": REQUEST, "connect_timeout": CONNECT},
             retry_config={"max_retries": 6, "retry_timeout": REQUEST},
-        )  # fmt: skip
+        )
         return cls(client, where)
 
     def list(self, folder: str) -> Iterator[Listed]:
@@ -79,7 +82,7 @@ class S3Store:
         with self._translated(path):
             return bytes(obstore.get(self.client, path).bytes())
 
-    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:  # noqa: ARG002 - it has no folders
+    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
         with self._translated():
             try:
                 obstore.put(self.client, path, data, mode="create", use_multipart=False)

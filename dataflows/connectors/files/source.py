@@ -52,14 +52,14 @@ Piece = list[Any]
 def reader_of(form: Format, *, remote: bool, own: bool = False) -> FileReader:
     """What reads a format; `own` files were written by a run."""
     if isinstance(form, CsvFormat):
-        from dataflows.connectors.formats.csv import CsvReader  # noqa: PLC0415 - only what is needed
+        from dataflows.connectors.formats.csv import CsvReader
 
         return CsvReader(form)
     if isinstance(form, JsonlFormat):
-        from dataflows.connectors.formats.jsonl import JsonlReader  # noqa: PLC0415
+        from dataflows.connectors.formats.jsonl import JsonlReader
 
         return JsonlReader(form, own)
-    from dataflows.connectors.formats.parquet import ParquetReader  # noqa: PLC0415
+    from dataflows.connectors.formats.parquet import ParquetReader
 
     return ParquetReader(remote)
 
@@ -176,16 +176,19 @@ class FilesSource:
         return self._shapes[key]
 
     def _estimate(self, files: Sequence[Listed]) -> int:
-        known = [(one.size, sum(shape.groups)) for one in files
-                 if (shape := self._shapes.get((one.path, one.version))) and shape.groups is not None]  # fmt: skip
+        known = [
+            (one.size, sum(shape.groups))
+            for one in files
+            if (shape := self._shapes.get((one.path, one.version))) and shape.groups is not None
+        ]
         size, rows = sum(one for one, _ in known), sum(one for _, one in known)
         total = sum(one.size for one in files)
         return round(total * rows / size) if size else total // BYTES_PER_ROW
 
-    def split_key(self, table: Table) -> Column | None:  # noqa: ARG002 - splits are pieces of files
+    def split_key(self, table: Table) -> Column | None:
         return None
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
         """The files that were not read yet and are older than `lag`.
 
         Raises:
@@ -202,7 +205,7 @@ class FilesSource:
         new = [one for one in files if not seen.has(one) and (not lag or one.modified <= limit)]
         return Window(last, seen.with_files(new, files).text() if new else None)
 
-    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         files = self._listing if self._listing is not None else self._listed()[0]
         if key is not None:
             before, after = Seen.parse(window.lower), Seen.parse(window.upper)
@@ -222,7 +225,7 @@ class FilesSource:
             for at, rows in enumerate(shape.groups):
                 yield [file.path, file.version, [at]], rows
 
-    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - a version is a point in time of its own
+    def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
 
     def reader(self, order: ReadOrder) -> FilesReader:

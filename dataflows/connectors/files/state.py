@@ -55,7 +55,7 @@ class FilesState:
         """Whether the folder has a log."""
         return self._table().number > 0
 
-    def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:  # noqa: ARG002 - one state for all slots
+    def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation: from then on no entry of an older one is written, nor counted."""
         ended: RunRow | None = None
 

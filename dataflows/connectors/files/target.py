@@ -151,7 +151,7 @@ class FilesTarget:
     def abandon(self, run: str) -> None:
         """What it staged is a leftover as soon as its plan is forgotten."""
 
-    def finishing(self, columns: tuple[Column, ...]) -> None:  # noqa: ARG002 - batches are written as they come
+    def finishing(self, columns: tuple[Column, ...]) -> None:
         return None
 
     def writer(self, order: WriterOrder) -> FilesWriter:
@@ -160,10 +160,14 @@ class FilesTarget:
         return FilesWriter(self.store, self.folder, state, order)
 
     def publish(
-        self, run: str, generation: int, cursor: str | None,
-        columns: Sequence[str],  # noqa: ARG002 - files hold what was written
-        told: dict[str, Any], method: Any,  # noqa: ARG002 - there is one way
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        run: str,
+        generation: int,
+        cursor: str | None,
+        columns: Sequence[str],
+        told: dict[str, Any],
+        method: Any,
+    ) -> dict[str, Any]:
         log, before = self.state.log, self.state.files(run)
         with self.state.owned(generation):
             failpoint("publish.locked")

@@ -123,14 +123,14 @@ class FilesWriter:
         form = self.folder.form
         schema = pa.schema([file_field(column) for column in self.order.columns])
         if isinstance(form, CsvFormat):
-            from dataflows.connectors.formats.csv import CsvWriter  # noqa: PLC0415 - only what is needed
+            from dataflows.connectors.formats.csv import CsvWriter
 
             return CsvWriter(stream, schema, form)
         if isinstance(form, JsonlFormat):
-            from dataflows.connectors.formats.jsonl import JsonlWriter  # noqa: PLC0415
+            from dataflows.connectors.formats.jsonl import JsonlWriter
 
             return JsonlWriter(stream, self.state.where)
-        from dataflows.connectors.formats.parquet import ParquetWriter  # noqa: PLC0415
+        from dataflows.connectors.formats.parquet import ParquetWriter
 
         return ParquetWriter(stream, schema, form.compression)
 
@@ -165,6 +165,7 @@ class FilesWriter:
         if rows != current.rows or not counted.balanced or filtered < 0:
             raise PenstockError(
                 f"split {current.split} does not add up: {marker.read} rows read, {current.rows} sent, {rows} written",
-                where=self.state.where, hint="this is a defect: nothing of the split was committed",
-            )  # fmt: skip
+                where=self.state.where,
+                hint="this is a defect: nothing of the split was committed",
+            )
         return counted

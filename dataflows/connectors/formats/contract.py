@@ -54,9 +54,14 @@ class FileReader(Protocol):
         """
 
     def batches(
-        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],
-        known: Sequence[Column], rows: int, where: str,
-    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        self,
+        opened: Callable[[], Any],
+        groups: Sequence[int] | None,
+        columns: Mapping[str, Column],
+        known: Sequence[Column],
+        rows: int,
+        where: str,
+    ) -> Iterator[pa.RecordBatch]:
         """Batches of at most `rows` rows that have at least those of `columns` that the file has.
 
         `opened` gives a new stream of the file's content each time; `known` are all columns that files may have.

@@ -106,9 +106,14 @@ class CsvReader:
             raise _bad(error, names, where) from None
 
     def batches(
-        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
-        known: Sequence[Column], rows: int, where: str,
-    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        self,
+        opened: Callable[[], Any],
+        groups: Sequence[int] | None,
+        columns: Mapping[str, Column],
+        known: Sequence[Column],
+        rows: int,
+        where: str,
+    ) -> Iterator[pa.RecordBatch]:
         done, strict = 0, False
         for size in BLOCK_BYTES:
             try:
@@ -154,8 +159,8 @@ class CsvReader:
 
         Only a value with a line's end in it can hide any; all rows of such a file are read once more, by strict rules.
         """
-        import csv as strict  # noqa: PLC0415 - rarely needed, and of the same name
-        import sys  # noqa: PLC0415
+        import csv as strict
+        import sys
 
         strict.field_size_limit(sys.maxsize)
         lines = io.TextIOWrapper(opened(), self.form.encoding, newline="")
@@ -171,15 +176,19 @@ class CsvReader:
     def _parse(self, columns: Sequence[Any]) -> csv.ParseOptions:
         """An empty line is a row only where there is one column."""
         return csv.ParseOptions(
-            delimiter=self.form.delimiter, quote_char=self.form.quote, newlines_in_values=True,
+            delimiter=self.form.delimiter,
+            quote_char=self.form.quote,
+            newlines_in_values=True,
             ignore_empty_lines=len(columns) > 1,
-        )  # fmt: skip
+        )
 
     def _convert(self, types: Mapping[str, Any]) -> csv.ConvertOptions:
         return csv.ConvertOptions(
-            column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False,
+            column_types=types,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
             null_values=list(self.form.null_values),
-        )  # fmt: skip
+        )
 
 
 def _head(stream: Any, quote: str) -> bytes:

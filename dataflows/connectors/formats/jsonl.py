@@ -54,9 +54,14 @@ class JsonlReader:
         return Shape(kinds_of(_object(line, number, where) for number, line in numbered if line.strip()))
 
     def batches(
-        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],  # noqa: ARG002 - one group
-        known: Sequence[Column], rows: int, where: str,
-    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        self,
+        opened: Callable[[], Any],
+        groups: Sequence[int] | None,
+        columns: Mapping[str, Column],
+        known: Sequence[Column],
+        rows: int,
+        where: str,
+    ) -> Iterator[pa.RecordBatch]:
         line = 1
         block_reader = Lines(columns, known, strict=not self.form.columns, own=self.own)
         for block in _blocks(opened(), BLOCK_BYTES, where):
@@ -91,10 +96,12 @@ class Lines:
         fields = [pa.field(one.name, _read_as(one)) for one in self.known if one.name not in nested]
         unexpected = "error" if self.strict and not nested else "ignore"
         parsed = json.read_json(
-            pa.BufferReader(block), json.ReadOptions(use_threads=True, block_size=max(1 << 20, len(block) + 1)),
-            json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior=unexpected,
-                              newlines_in_values=False),
-        )  # fmt: skip
+            pa.BufferReader(block),
+            json.ReadOptions(use_threads=True, block_size=max(1 << 20, len(block) + 1)),
+            json.ParseOptions(
+                explicit_schema=pa.schema(fields), unexpected_field_behavior=unexpected, newlines_in_values=False
+            ),
+        )
         if parsed.num_rows != len(_OBJECT.findall(block)):
             message = "more than an object on a line"
             raise pa.ArrowInvalid(message)

@@ -45,9 +45,14 @@ class ParquetReader:
         return Shape(tuple(Column(one.name, sql_type(one, where), nullable=one.nullable) for one in schema), groups)
 
     def batches(
-        self, opened: Callable[[], Any], groups: Sequence[int] | None, columns: Mapping[str, Column],
-        known: Sequence[Column], rows: int, where: str,
-    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+        self,
+        opened: Callable[[], Any],
+        groups: Sequence[int] | None,
+        columns: Mapping[str, Column],
+        known: Sequence[Column],
+        rows: int,
+        where: str,
+    ) -> Iterator[pa.RecordBatch]:
         with _readable(where):
             file = self._opened(opened())
             have = file.schema_arrow.names

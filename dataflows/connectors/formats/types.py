@@ -93,11 +93,12 @@ def united(shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text
     names = [{column.name for column in columns} for _, columns in shapes]
     return tuple(
         Column(
-            column.name, "text" if column.type == UNKNOWN else column.type,
+            column.name,
+            "text" if column.type == UNKNOWN else column.type,
             nullable=column.nullable or not all(column.name in have for have in names),
         )
         for column in found.values()
-    )  # fmt: skip
+    )
 
 
 def _wider(one: str, other: str, *, text: bool) -> str | None:
@@ -147,13 +148,15 @@ def _converted(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     nested = pa.types.is_nested(kind)
     if nested and (pa.types.is_string(wanted) or pa.types.is_large_string(wanted)):
         return _json_text(array).cast(wanted)
-    if pa.types.is_date64(kind) and bool(pc.any(pc.not_equal(array.cast("int64"), array.cast("date32").cast("date64").cast("int64"))).as_py()):  # fmt: skip  # noqa: E501
+    if pa.types.is_date64(kind) and bool(
+        pc.any(pc.not_equal(array.cast("int64"), array.cast("date32").cast("date64").cast("int64"))).as_py()
+    ):
         raise pa.ArrowInvalid
     return array.cast(wanted)
 
 
 def _uuid_text(array: pa.Array) -> pa.Array:
-    import polars as pl  # noqa: PLC0415 - only where there are uuids
+    import polars as pl
 
     digits = pl.Series(pa.array(array).cast(pa.binary())).bin.encode("hex")
     parts = [digits.str.slice(start, length) for start, length in ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))]
@@ -163,7 +166,7 @@ def _uuid_text(array: pa.Array) -> pa.Array:
 
 def _json_text(array: pa.Array) -> pa.Array:
     """Nested values as JSON, one text each; a map as an array of its entries."""
-    import polars as pl  # noqa: PLC0415 - only where there are nested values
+    import polars as pl
 
     series: Any = pl.from_arrow(pa.table({"v": array})).to_series()  # type: ignore[union-attr]
     frame = pl.DataFrame({"v": series})

@@ -172,8 +172,10 @@ def ends_at(url: httpx.URL, base: httpx.URL) -> bool:
     """Whether both are of one scheme, host and port."""
     ports = {"http": 80, "https": 443}
     return (url.scheme, url.host, url.port or ports.get(url.scheme)) == (
-        base.scheme, base.host, base.port or ports.get(base.scheme)
-    )  # fmt: skip
+        base.scheme,
+        base.host,
+        base.port or ports.get(base.scheme),
+    )
 
 
 def _asked_wait(text: str | None) -> float | None:

@@ -57,10 +57,10 @@ class HttpSource:
             self._table = Table(self.place.object, "http", columns)
         return self._table
 
-    def split_key(self, table: Table) -> Column | None:  # noqa: ARG002 - there are no ranges that can be asked for
+    def split_key(self, table: Table) -> Column | None:
         return None
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
         """Up to the greatest value that the API has now: all pages since `last` are looked through, or the newest one.
 
         Of times not beyond now less the lag: one record with a time to come would hide all that are made until then.
@@ -100,10 +100,10 @@ class HttpSource:
             return self.url
         return self.url.copy_set_param(told.parameter, _asked(last, cursor, told, self.where))
 
-    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         return (Split(first, window.lower, window.upper),)
 
-    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - no API keeps a point in time
+    def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
 
     def reader(self, order: ReadOrder) -> HttpReader:

@@ -56,8 +56,14 @@ def _sessions(
 
     def opened(check: Callable[[], None]) -> Session:
         return connect(
-            place.settings, place.where, database=name.database, secrets=place.secrets, write=write, lock=lock,
-            check=check, **limits,
-        )  # fmt: skip
+            place.settings,
+            place.where,
+            database=name.database,
+            secrets=place.secrets,
+            write=write,
+            lock=lock,
+            check=check,
+            **limits,
+        )
 
     return opened

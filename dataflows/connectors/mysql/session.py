@@ -187,20 +187,20 @@ class Session:
     def together(self, statements: Sequence[str], sent: Callable[[], None]) -> None:
         """Send several statements as one message, so that no stopped process can come between them."""
         with self.translated():
-            self.wire._execute_command(COMMAND.COM_QUERY, "; ".join(statements))  # noqa: SLF001 - the protocol's door
+            self.wire._execute_command(COMMAND.COM_QUERY, "; ".join(statements))
             sent()
-            self.wire._read_query_result()  # noqa: SLF001
-            while self.wire._result.has_next:  # noqa: SLF001
+            self.wire._read_query_result()
+            while self.wire._result.has_next:
                 self.wire.next_result()
 
     def stream(self, query: str, size: int, rows: int) -> Iterator[tuple[bytes, list[int]]]:
         """The rows of a query, in blocks of about `size` bytes and at most `rows` rows, with the places of the rows."""
         wire, packets = self.wire, Packets()
         with self.translated():
-            wire._execute_command(COMMAND.COM_QUERY, query)  # noqa: SLF001
-            columns = wire._read_packet().read_length_encoded_integer()  # noqa: SLF001
+            wire._execute_command(COMMAND.COM_QUERY, query)
+            columns = wire._read_packet().read_length_encoded_integer()
             for _ in range(columns + 1):  # the last one closes the columns' names
-                wire._read_packet()  # noqa: SLF001
+                wire._read_packet()
         packets.held, wire.held = wire.held, bytearray()
         while packets.last is None:
             packets.scan(rows)
@@ -209,7 +209,7 @@ class Session:
                     packets.held += wire.fill()
             elif packets.found:
                 yield packets.take()
-        wire._result = None  # noqa: SLF001
+        wire._result = None
         packet = MysqlPacket(packets.last, wire.encoding)
         if packet.is_error_packet():
             with self.translated():
@@ -218,8 +218,8 @@ class Session:
     def begin_load(self, statement: str) -> None:
         """Send a ``LOAD DATA LOCAL``; its rows go by `load`."""
         with self.translated():
-            self.wire._execute_command(COMMAND.COM_QUERY, statement)  # noqa: SLF001
-            packet = self.wire._read_packet()  # noqa: SLF001
+            self.wire._execute_command(COMMAND.COM_QUERY, statement)
+            packet = self.wire._read_packet()
             if not packet.is_load_local_packet():
                 message = "the server did not ask for the rows"
                 raise AssertionError(message)
@@ -235,7 +235,7 @@ class Session:
         """Rows taken, and warnings."""
         with self.translated():
             self.wire.write_packet(b"")
-            packet = OKPacketWrapper(self.wire._read_packet())  # noqa: SLF001
+            packet = OKPacketWrapper(self.wire._read_packet())
         return int(packet.affected_rows), int(packet.warning_count)
 
     def warned(self) -> BadData:
@@ -257,13 +257,20 @@ class Session:
 
     def close(self) -> None:
         """End the session; a transaction that is open is rolled back, a query that runs is given up."""
-        self.wire._force_close()  # noqa: SLF001 - a farewell would wait for what is still coming
+        self.wire._force_close()
 
 
 def connect(  # noqa: PLR0913 - what a session is, by name
-    settings: MysqlConnection, where: str, *, database: str | None, secrets: Any = None, write: bool = False,
-    lock: float = LOCK_SECONDS, seconds: float = CONNECT_SECONDS, check: Callable[[], None] = _go_on,
-) -> Session:  # fmt: skip
+    settings: MysqlConnection,
+    where: str,
+    *,
+    database: str | None,
+    secrets: Any = None,
+    write: bool = False,
+    lock: float = LOCK_SECONDS,
+    seconds: float = CONNECT_SECONDS,
+    check: Callable[[], None] = _go_on,
+) -> Session:
     """A session in autocommit with the pinned settings; `lock` seconds are what it waits for locks.
 
     Raises:
@@ -274,10 +281,18 @@ def connect(  # noqa: PLR0913 - what a session is, by name
     place = {"unix_socket": settings.socket} if settings.socket else {"host": settings.host, "port": settings.port}
     try:
         wire = _Wire(
-            seconds, **place, **_tls(settings), user=settings.user, password=password.encode(), database=database,
-            charset="utf8mb4", autocommit=True, local_infile=True, program_name="penstock",
+            seconds,
+            **place,
+            **_tls(settings),
+            user=settings.user,
+            password=password.encode(),
+            database=database,
+            charset="utf8mb4",
+            autocommit=True,
+            local_infile=True,
+            program_name="penstock",
             client_flag=CLIENT.MULTI_STATEMENTS,
-        )  # fmt: skip
+        )
     except err.Error as error:
         raise told(error, where) from None
     except RuntimeError:
@@ -310,6 +325,6 @@ def _tls(settings: MysqlConnection) -> dict[str, Any]:
 
 
 def _keep_alive(wire: Any) -> None:
-    if wire._sock.family != socket.AF_UNIX:  # noqa: SLF001
+    if wire._sock.family != socket.AF_UNIX:
         for name, value in KEEPALIVE.items():
-            wire._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)  # noqa: SLF001
+            wire._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -54,7 +54,7 @@ class MysqlSource:
     def split_key(self, table: Table) -> Column | None:
         return split_key(table)
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
         """The window of this run: above `last`, up to the greatest value now, and older than `lag` by its clock.
 
         Transactions that write to the table when the window's end is taken are waited for, so that a row that is
@@ -103,7 +103,7 @@ class MysqlSource:
         else:
             self.session.change("UNLOCK TABLES")
 
-    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         """Ranges with just `rows` rows each, as far as rows with the same key let them."""
         if key is None:
             return (Split(first),)
@@ -141,7 +141,7 @@ class MysqlSource:
     def _range(self, key: Column, split: Split) -> str:
         return ranged(self.session, key, split)
 
-    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
+    def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
 
     def reader(self, order: ReadOrder) -> MysqlReader:

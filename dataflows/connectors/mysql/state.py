@@ -114,8 +114,9 @@ class MysqlState(DatabaseState):
         """Hold the pipeline's lock; no other session of it changes anything but by a fenced commit."""
         name = _name(self.uid, "all")
         if self.database.value("SELECT GET_LOCK(?, ?)", (name, self.patience)) != 1:
-            raise Unavailable("another run of the pipeline is in the middle of a change", where=self.where,
-                              hint="try again later")  # fmt: skip
+            raise Unavailable(
+                "another run of the pipeline is in the middle of a change", where=self.where, hint="try again later"
+            )
         try:
             yield
         finally:

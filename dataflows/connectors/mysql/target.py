@@ -72,12 +72,15 @@ class MysqlTarget:
     def describe(self) -> Table | None:
         return describe(self.session, self.name, self.place.where, sink=True)
 
-    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:  # noqa: ARG002
+    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
         if write.write not in {"append", "replace", "merge"}:
             hint = "write: append, replace or merge"
-            raise Refused(f"connections of type {self.place.settings.type} cannot `{write.write}`",
-                          where=f"{where}.write", hint=hint)  # fmt: skip
+            raise Refused(
+                f"connections of type {self.place.settings.type} cannot `{write.write}`",
+                where=f"{where}.write",
+                hint=hint,
+            )
         if self.name.name.startswith("_penstock_"):
             raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(self.name))
         if not self.session.value("SELECT @@local_infile"):
@@ -160,7 +163,7 @@ class MysqlTarget:
         for name in (self._shadow(run), self._aside(run)):
             self.session.change(f"DROP TABLE IF EXISTS {name.sql}")
 
-    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:  # noqa: ARG002
+    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
         return None
 
     def writer(self, order: WriterOrder) -> MysqlWriter:

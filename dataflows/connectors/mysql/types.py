@@ -207,7 +207,7 @@ def encoded(batch: pa.RecordBatch, columns: Sequence[Column], where: str) -> byt
     Raises:
         BadData: a value that the server has no form for.
     """
-    import polars as pl  # noqa: PLC0415 - only where rows are written
+    import polars as pl
 
     found = {column.name: _plain(batch.column(column.name), column.name, where) for column in columns}
     frame = pl.DataFrame({str(at): pl.Series(pa.chunked_array([one])) for at, one in enumerate(found.values())})

@@ -37,7 +37,7 @@ def encoder(schema: pa.Schema, *, binary: bool) -> Encoder:
     """The encoder for batches of a schema."""
     if not binary:
         return CsvEncoder()
-    from pgpq import ArrowToPostgresBinaryEncoder  # noqa: PLC0415 - raw runs need no encoder
+    from pgpq import ArrowToPostgresBinaryEncoder
 
     return cast("Encoder", ArrowToPostgresBinaryEncoder(schema))
 
@@ -60,7 +60,7 @@ class CsvEncoder:
 
 
 def _hex_encoded(array: pa.Array) -> pa.Array:
-    import polars as pl  # noqa: PLC0415 - only where there are such columns
+    import polars as pl
 
     series = cast("pl.Series", pl.from_arrow(array))
     return ("\\x" + series.bin.encode("hex")).to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -68,7 +68,7 @@ def _hex_encoded(array: pa.Array) -> pa.Array:
 
 def hex_decoded(array: Any) -> pa.Array:
     """The bytes that the server has written in hexadecimal digits."""
-    import polars as pl  # noqa: PLC0415 - only where there are such columns
+    import polars as pl
 
     series = cast("pl.Series", pl.from_arrow(array))
     return (
@@ -81,7 +81,7 @@ def hex_decoded(array: Any) -> pa.Array:
 
 def binary_values(array: pa.Array, kind: str) -> pa.Array:
     """The bytes that a binary COPY takes of an odd type: 16 bytes of a uuid, a version byte and the text of a jsonb."""
-    import polars as pl  # noqa: PLC0415 - only where there are such columns
+    import polars as pl
 
     series = cast("pl.Series", pl.from_arrow(array))
     if kind == "uuid":

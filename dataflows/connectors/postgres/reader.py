@@ -159,10 +159,15 @@ class PostgresReader:
                 csv.ReadOptions(column_names=schema.names, use_threads=False, block_size=len(block) + 1),
                 csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                 csv.ConvertOptions(
-                    column_types=kinds, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""],
-                    true_values=["t"], false_values=["f"], check_utf8=False,
+                    column_types=kinds,
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                    null_values=[""],
+                    true_values=["t"],
+                    false_values=["f"],
+                    check_utf8=False,
                 ),
-            )  # fmt: skip
+            )
         except pa.ArrowInvalid as error:
             raise self._bad(str(error)) from None
         for at, one in enumerate(schema):

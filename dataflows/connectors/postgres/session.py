@@ -83,9 +83,15 @@ def connect(
     with translated(where):
         own = conninfo.conninfo_to_dict(dsn).get("options") or ""
         session = psycopg.connect(
-            dsn, autocommit=True, application_name=name, options=f"{own} {pinned}".lstrip(), client_encoding="UTF8",
-            connect_timeout=int(seconds), prepare_threshold=None, **KEEPALIVE,  # type: ignore[arg-type]
-        )  # fmt: skip
+            dsn,
+            autocommit=True,
+            application_name=name,
+            options=f"{own} {pinned}".lstrip(),
+            client_encoding="UTF8",
+            connect_timeout=int(seconds),
+            prepare_threshold=None,
+            **KEEPALIVE,  # type: ignore[arg-type]
+        )
         if session.info.server_version >= WATCHFUL_VERSION:
             # A server on a platform that cannot watch its sockets says so, and works as before.
             with contextlib.suppress(psycopg.DataError):

@@ -138,8 +138,9 @@ class Moment:
         if self.lasting and passed:
             what = f"reading took longer than the {held.limit / 1000:g} s for which a snapshot is held"
             hint = "give the table a primary key, or raise limits.snapshot or limits.workers"
-            raise Refused(f"{what}: rows of a table without a key are found in one snapshot only", where=self.where,
-                          hint=hint)  # fmt: skip
+            raise Refused(
+                f"{what}: rows of a table without a key are found in one snapshot only", where=self.where, hint=hint
+            )
         if self.lasting:
             raise Unavailable("the snapshot that the run began with is lost", where=self.where, hint="run it again")
         why = "limits.snapshot has passed" if passed else "the snapshot that the run began with is lost"

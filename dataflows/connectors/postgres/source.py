@@ -182,7 +182,7 @@ def plan_splits(
         return (Split(first),)
     name, kind = quoted(key.name), key.type
     percent = _sample_percent(session, table, where)
-    sample = f" TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)" if percent < 100 else ""  # noqa: PLR2004
+    sample = f" TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)" if percent < 100 else ""  # noqa: PLR2004 - percent
     query = f"FROM {table.name.sql}{sample} WHERE {key_range(name, kind, window.lower, window.upper)}"
     with translated(where):
         count = one_row(session, f"SELECT count(*) {query}")[0] * 100 / percent

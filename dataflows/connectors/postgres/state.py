@@ -287,8 +287,14 @@ class PostgresState:
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
-        names = {"run": plan.run, "write": plan.write, "field": plan.field, "lower": plan.lower, "upper": plan.upper,
-                 "by": plan.by}  # fmt: skip
+        names = {
+            "run": plan.run,
+            "write": plan.write,
+            "field": plan.field,
+            "lower": plan.lower,
+            "upper": plan.upper,
+            "by": plan.by,
+        }
         self.session.execute(
             f"INSERT INTO {self.table('runs')} "
             "(pipeline, source, sink, run, state, write, cursor_field, split_by, lower_bound, upper_bound, base) "

@@ -89,9 +89,11 @@ def describe(session: Session, name: TableName, where: str) -> Table:
         if found is None:
             known = [row[0] for row in session.execute(_NEIGHBOURS)]
             raise MissingTable(
-                "there is no such table", where=where, value=str(name),
+                "there is no such table",
+                where=where,
+                value=str(name),
                 hint=did_you_mean(str(name), known) or "write it as schema.table; this user sees no name that is near",
-            )  # fmt: skip
+            )
         oid, kind, rows = found
         rows_of = session.execute(_COLUMNS, {"user": FIRST_USER_OID, "table": oid})
         columns = tuple(replace(Column(*row[:-1]), base=row[-1]) for row in rows_of)

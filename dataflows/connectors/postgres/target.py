@@ -60,7 +60,7 @@ class PostgresTarget:
         with translated(self.place.where):
             return describe(self.session, self.table, self.place.where) if exists(self.session, self.table) else None
 
-    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:  # noqa: ARG002 - makes all
+    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         if table is None:
             return None
         if table.kind not in {"r", "p"}:
@@ -153,9 +153,19 @@ class PostgresTarget:
         positions = replace(self.state, given=None)
         where = f"{self.place.where}: {self.table}"
         return PostgresWriter(
-            self.dsn, TableName.parse(order.into), order.columns, positions, order.run, order.generation, order.slot,
-            where, order.encoded, order.check, order.committed, self._merge(order),
-        )  # fmt: skip
+            self.dsn,
+            TableName.parse(order.into),
+            order.columns,
+            positions,
+            order.run,
+            order.generation,
+            order.slot,
+            where,
+            order.encoded,
+            order.check,
+            order.committed,
+            self._merge(order),
+        )
 
     def _merge(self, order: WriterOrder) -> Merge | None:
         spec = self.owner.write

@@ -222,9 +222,12 @@ class PostgresWriter:
         failpoint("commit.before_fence", current.split)
         fence = self.positions.fence(self.slot, current.split, self.run, self.generation, counted)
         one_message(
-            self._live, f"{fence}; COMMIT", self.where, check=self.check,
+            self._live,
+            f"{fence}; COMMIT",
+            self.where,
+            check=self.check,
             sent=lambda: failpoint("commit.sent", current.split),
-        )  # fmt: skip
+        )
         failpoint("commit.done", current.split)
         self._open = None
         self.committed(counted)

@@ -96,9 +96,14 @@ class Database(Protocol):
         """Whether the database's order of such values is that of the type."""
 
     def batches(
-        self, name: ObjectName, columns: Sequence[Column], condition: str, values: Sequence[Any], schema: pa.Schema,
+        self,
+        name: ObjectName,
+        columns: Sequence[Column],
+        condition: str,
+        values: Sequence[Any],
+        schema: pa.Schema,
         rows: int,
-    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    ) -> Iterator[pa.RecordBatch]:
         """The rows where the condition holds, at most `rows` in a batch, of just that schema.
 
         Raises:

@@ -58,7 +58,7 @@ class DatabaseSource:
                 return column
         return None
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:  # noqa: ARG002
+    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
         """The window of this run: up to the greatest value, and of times not beyond now, in UTC, less the lag.
 
         Writers of one file take turns: what comes later has the greater cursor.
@@ -100,7 +100,7 @@ class DatabaseSource:
         values = [database.value(cursor, text) for text in (one, other)]
         return one if database.rows(f"SELECT {bound} <= {bound}", values)[0][0] else other
 
-    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:  # noqa: ARG002
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         """Ranges with just `rows` rows each, as far as rows with the same key let them."""
         if key is None:
             return (Split(first),)
@@ -119,7 +119,7 @@ class DatabaseSource:
         edges: list[str | None] = [window.lower, *bounds, window.upper]
         return tuple(Split(first + at, edges[at], edges[at + 1]) for at in range(len(edges) - 1))
 
-    def hold(self, table: Table, limit: timedelta) -> str | None:  # noqa: ARG002 - each split is read at a point in time of its own
+    def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
 
     def reader(self, order: ReadOrder) -> DatabaseReader:
@@ -134,9 +134,15 @@ class DatabaseSource:
 
 def _ordered(column: Column) -> bool:
     return parse_type(column.type).name in {
-        "smallint", "integer", "bigint", "text", "uuid", "date", "timestamp without time zone",
+        "smallint",
+        "integer",
+        "bigint",
+        "text",
+        "uuid",
+        "date",
+        "timestamp without time zone",
         "timestamp with time zone",
-    }  # fmt: skip
+    }
 
 
 def _spelled(at: datetime, kind: str, *, like: str) -> str:

@@ -61,8 +61,11 @@ class DatabaseTarget:
         write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
         if write.write not in {"append", "replace", "merge"}:
             hint = "write: append, replace or merge"
-            raise Refused(f"connections of type {self.place.settings.type} cannot `{write.write}`",
-                          where=f"{where}.write", hint=hint)  # fmt: skip
+            raise Refused(
+                f"connections of type {self.place.settings.type} cannot `{write.write}`",
+                where=f"{where}.write",
+                hint=hint,
+            )
         if self.name.name.startswith("_penstock_"):
             raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(self.name))
         if table is not None and table.kind != "r":
@@ -135,7 +138,7 @@ class DatabaseTarget:
     def abandon(self, run: str) -> None:
         self.database.change(f"DROP TABLE IF EXISTS {shadow_name(self.owner.uid, run, self.name).sql}")
 
-    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:  # noqa: ARG002
+    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
         return None
 
     def writer(self, order: WriterOrder) -> DatabaseWriter:
@@ -151,9 +154,14 @@ class DatabaseTarget:
         return DatabaseWriter(self.database.another, self.state, order, moves, where, exact=not merges)
 
     def publish(
-        self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any],
-        method: Any,  # noqa: ARG002 - there is only one
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        run: str,
+        generation: int,
+        cursor: str | None,
+        columns: tuple[str, ...],
+        told: dict[str, Any],
+        method: Any,
+    ) -> dict[str, Any]:
         with self.state.owned(generation):
             failpoint("publish.locked")
             found = finished(self.state, run, told, self.place.where)

@@ -36,7 +36,7 @@ class SqliteConnector:
 
 
 def _sqlite(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
-    from dataflows.connectors.sqlite.database import SqliteDatabase  # noqa: PLC0415 - only the one that is used
+    from dataflows.connectors.sqlite.database import SqliteDatabase
 
     path = Path(place.settings.path)
     return lambda check: SqliteDatabase(path, place.where, write=write, check=check, patience=patience)

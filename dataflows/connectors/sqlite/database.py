@@ -49,9 +49,14 @@ class SqliteDatabase:
     indexed = True
 
     def __init__(
-        self, path: Path, where: str, *, write: bool, check: Callable[[], None] = lambda: None,
+        self,
+        path: Path,
+        where: str,
+        *,
+        write: bool,
+        check: Callable[[], None] = lambda: None,
         patience: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.where, self._path, self._write, self._check = where, path, write, check
         self._patience = LOCK_SECONDS if patience is None else patience
         self._stopped: BaseException | None = None
@@ -149,11 +154,15 @@ class SqliteDatabase:
         full = set(primary) if kind[0][1] or alias else set[str]()
         columns = tuple(
             Column(
-                row[0], self._type(name, row[0], row[1], sink=sink), nullable=not (row[2] or row[0] in full),
-                default=row[3] is not None or (alias and row[0] in primary), generated=row[5] in {2, 3},
+                row[0],
+                self._type(name, row[0], row[1], sink=sink),
+                nullable=not (row[2] or row[0] in full),
+                default=row[3] is not None or (alias and row[0] in primary),
+                generated=row[5] in {2, 3},
             )
-            for row in found if row[5] != 1
-        )  # fmt: skip
+            for row in found
+            if row[5] != 1
+        )
         filled = {column.name for column in columns if not column.nullable}
         keys = [tuple(primary)] if primary else []
         indexed = self.rows(_INDEXES, (name.name,))
@@ -170,14 +179,14 @@ class SqliteDatabase:
         found = self.rows(f"SELECT DISTINCT typeof({name}) FROM {table.sql} WHERE {name} IS NOT NULL LIMIT 2")
         return CLASSES[found[0][0] if found else "null"] if len(found) <= 1 else MIXED
 
-    def tables(self, schema: str, prefix: str = "") -> list[str]:  # noqa: ARG002 - there is only one
+    def tables(self, schema: str, prefix: str = "") -> list[str]:
         query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND substr(name, 1, ?) = ?"
         return [row[0] for row in self.rows(query, (len(prefix), prefix))]
 
     def declared(self, column: Column) -> str:
         return declared(column)
 
-    def bound(self, column: Column) -> str:  # noqa: ARG002 - values have their own class
+    def bound(self, column: Column) -> str:
         return "?"
 
     def value(self, column: Column, text: str) -> Any:
@@ -194,9 +203,14 @@ class SqliteDatabase:
         return kind is not None and not pa.types.is_decimal(kind)
 
     def batches(
-        self, name: ObjectName, columns: Sequence[Column], condition: str, values: Sequence[Any], schema: pa.Schema,
+        self,
+        name: ObjectName,
+        columns: Sequence[Column],
+        condition: str,
+        values: Sequence[Any],
+        schema: pa.Schema,
         rows: int,
-    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    ) -> Iterator[pa.RecordBatch]:
         names = ", ".join(quoted(column.name) for column in columns) or "NULL"
         where = f"{self.where}: {name}"
         cursor = self._patiently(f"SELECT {names} FROM {name.sql} WHERE {condition}", values)
@@ -235,8 +249,10 @@ def _batch(rows: list[tuple[Any, ...]], columns: Sequence[Column], schema: pa.Sc
     if not columns:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * len(rows), pa.struct([])))
     values = list(zip(*rows, strict=True))
-    arrays = [array(found, column, schema.field(column.name).type, where)
-              for found, column in zip(values, columns, strict=True)]  # fmt: skip
+    arrays = [
+        array(found, column, schema.field(column.name).type, where)
+        for found, column in zip(values, columns, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

@@ -120,7 +120,7 @@ def listed(found: pa.Array, name: str, where: str) -> list[Any]:
     Raises:
         BadData: a time outside of the years 1 to 9999, or NaN, which SQLite would make NULL.
     """
-    import polars as pl  # noqa: PLC0415 - its lists are ten times as quick as pyarrow's
+    import polars as pl
 
     kind = found.type
     bad = pa.types.is_floating(kind) and pc.any(pc.is_nan(found)).as_py()

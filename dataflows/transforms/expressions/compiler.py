@@ -158,8 +158,10 @@ def _parsed(text: str, where: str) -> exp.Expression:
 def _growth(node: exp.Expression) -> float:
     """How many times as long as its longest column a text can at most become."""
     if isinstance(node, exp.Replace):
-        old, new = (len(one.name) if isinstance(one, exp.Literal) else 1
-                    for one in (node.expression, node.args.get("replacement")))  # fmt: skip
+        old, new = (
+            len(one.name) if isinstance(one, exp.Literal) else 1
+            for one in (node.expression, node.args.get("replacement"))
+        )
         return _growth(node.this) * max(1.0, new / max(old, 1))
     return max(1.0, sum(_growth(child) for child in node.iter_expressions()))
 
@@ -341,8 +343,11 @@ def _trim(c: _Compiler, node: exp.Trim) -> Term:
     value = texts.text(c(node.this), "trim", c.where)
     signs = texts.constant(c(node.expression), "what trim takes off", c.where) if node.expression else " "
     side = str(node.args.get("position") or "BOTH").upper()
-    strip = {"BOTH": value.expr.str.strip_chars, "LEADING": value.expr.str.strip_chars_start,
-             "TRAILING": value.expr.str.strip_chars_end}[side]  # fmt: skip
+    strip = {
+        "BOTH": value.expr.str.strip_chars,
+        "LEADING": value.expr.str.strip_chars_start,
+        "TRAILING": value.expr.str.strip_chars_end,
+    }[side]
     return Term(strip(signs) if signs else value.expr, TEXT, value.wrong)
 
 

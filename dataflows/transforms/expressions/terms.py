@@ -19,11 +19,37 @@ from dataflows.data.types import SqlType, carried
 from penstock.errors import SchemaMismatch
 
 __all__ = [
-    "ANY_SIZE", "BIGINT", "BOOLEAN", "DATE", "DOUBLE", "INTEGER", "NULL", "STAMP", "STAMPTZ", "TEXT", "UNKNOWN", "Term",
-    "any_of", "as_double", "as_number", "common", "dated", "day_unit", "frame_name", "is_number", "is_text",
-    "known", "minus", "numeric", "out_of_range",
-    "overflowing", "physical", "rescaled", "text_of", "when_null",
-]  # fmt: skip
+    "ANY_SIZE",
+    "BIGINT",
+    "BOOLEAN",
+    "DATE",
+    "DOUBLE",
+    "INTEGER",
+    "NULL",
+    "STAMP",
+    "STAMPTZ",
+    "TEXT",
+    "UNKNOWN",
+    "Term",
+    "any_of",
+    "as_double",
+    "as_number",
+    "common",
+    "dated",
+    "day_unit",
+    "frame_name",
+    "is_number",
+    "is_text",
+    "known",
+    "minus",
+    "numeric",
+    "out_of_range",
+    "overflowing",
+    "physical",
+    "rescaled",
+    "text_of",
+    "when_null",
+]
 
 SMALLINT: Final = SqlType("smallint")
 INTEGER: Final = SqlType("integer")

@@ -99,8 +99,11 @@ def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
         if a.name == DATE.name:
             return Term((a.expr - b.expr).dt.total_days().cast(pl.Int32), INTEGER, any_of(a.wrong, b.wrong))
     if left.name in TIMES or right.name in TIMES:
-        raise SchemaMismatch(f"`{left.type} {sign} {right.type}` is not supported", where=where,
-                             hint="add an interval, or a whole number of days to a date")  # fmt: skip
+        raise SchemaMismatch(
+            f"`{left.type} {sign} {right.type}` is not supported",
+            where=where,
+            hint="add an interval, or a whole number of days to a date",
+        )
     return None
 
 

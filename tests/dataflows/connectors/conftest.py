@@ -59,7 +59,7 @@ class World:
     object: str = "copied"
     cursor: str = "id"
     format: dict[str, Any] | None = None
-    rows: Callable[[str], Rows] = lambda query: []  # noqa: ARG005
+    rows: Callable[[str], Rows] = lambda query: []  # noqa: ARG005 - a stand-in of the same shape
     """What a query of the system's own answers, where there is such."""
     refused: tuple[str, ...] = ()
     """Types that it has no form for, and refuses by name."""
@@ -175,9 +175,14 @@ def in_database(dsn: str) -> World:
     stranger = {"type": "postgres", "dsn": psycopg.conninfo.make_conninfo(dsn, user="stranger")}
     leftovers = unfinished(query, "SELECT relname FROM pg_class WHERE relkind = 'r'")
     return World(
-        "postgres", {"type": "postgres", "dsn": dsn}, tabled(query), leftovers, stranger, lambda: shut(dsn),
+        "postgres",
+        {"type": "postgres", "dsn": dsn},
+        tabled(query),
+        leftovers,
+        stranger,
+        lambda: shut(dsn),
         object="public.copied",
-    )  # fmt: skip
+    )
 
 
 def sqlite(request: pytest.FixtureRequest, folder: Path) -> World:
@@ -226,9 +231,14 @@ READERS: Final[dict[str, Callable[[Path], Any]]] = {
 
 
 def of_files(
-    name: str, root: Path, kind: str, connection: dict[str, Any], denied: dict[str, Any], folder: str,
+    name: str,
+    root: Path,
+    kind: str,
+    connection: dict[str, Any],
+    denied: dict[str, Any],
+    folder: str,
     away: Callable[[], AbstractContextManager[None]],
-) -> World:  # fmt: skip
+) -> World:
     def look() -> list[int]:
         found = (READERS[kind](path) for path in sorted((root / folder).glob(f"*.{kind}")))
         return sorted(one for table in found for one in table.column("id").to_pylist())
@@ -256,9 +266,13 @@ def in_bucket(request: pytest.FixtureRequest, folder: Path) -> World:
     for name, text in (("key", "penstock"), ("secret", SECRET), ("wrong", "wrong")):
         (folder / name).write_text(text)
     connection = {
-        "type": "s3", "url": "s3://lake", "endpoint": server.endpoint, "region": "us-east-1",
-        "access_key": f"${{file:{folder}/key}}", "secret_key": f"${{file:{folder}/secret}}",
-    }  # fmt: skip
+        "type": "s3",
+        "url": "s3://lake",
+        "endpoint": server.endpoint,
+        "region": "us-east-1",
+        "access_key": f"${{file:{folder}/key}}",
+        "secret_key": f"${{file:{folder}/secret}}",
+    }
     denied = connection | {"secret_key": f"${{file:{folder}/wrong}}"}
     root, folder_name = server.home / "data" / "lake", f"w{next(_numbers)}/copied"
     return of_files("s3", root, "parquet", connection, denied, folder_name, lambda: stopped(server))
@@ -319,14 +333,22 @@ class Flow:
 
     def task(self, run: str, attempt: int = 1) -> dict[str, Any]:
         return {
-            "run": run, "attempt": attempt, "uid": self.uid, "connections": self.connections,
+            "run": run,
+            "attempt": attempt,
+            "uid": self.uid,
+            "connections": self.connections,
             "pipeline": {
-                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "apiVersion": "penstock/v1",
+                "kind": "Pipeline",
+                "metadata": {"name": "items"},
                 "spec": {"source": self.source, "sink": self.sink, **self.spec},
             },
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
-            "split_rows": self.split_rows, "secrets": str(self.folder), "letters": self.letters,
-        }  # fmt: skip
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
+            "progress": None,
+            "split_rows": self.split_rows,
+            "secrets": str(self.folder),
+            "letters": self.letters,
+        }
 
     def run(self, run: str, failpoint: str | None = None) -> dict[str, Any]:
         return self.launchers.run(self.task(run), failpoint)

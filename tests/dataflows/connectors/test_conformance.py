@@ -1,4 +1,4 @@
-# ruff: noqa: E501, FBT001 - tables of values, one a line; what is parametrized comes by position
+# ruff: noqa: E501 - tables of values, one a line; what is parametrized comes by position
 """What every system must hold that rows come from and go to: one suite over all of them."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: FBT001 - what is parametrized comes by position
 """`merge` and `scd2` on every sink that can, whatever is killed or stopped; and targets that get columns."""
 
 from __future__ import annotations

@@ -149,9 +149,12 @@ class Place:
     def environment(self) -> dict[str, str]:
         """What says where the installation is."""
         return {
-            "PYTHONPATH": str(ROOT), "PENSTOCK_DATABASE_URL": self.catalog_dsn, "PENSTOCK_LOG_URL": self.log_dsn,
-            "PENSTOCK_SLOTS": "2", "POLARS_MAX_THREADS": "1",
-        }  # fmt: skip
+            "PYTHONPATH": str(ROOT),
+            "PENSTOCK_DATABASE_URL": self.catalog_dsn,
+            "PENSTOCK_LOG_URL": self.log_dsn,
+            "PENSTOCK_SLOTS": "2",
+            "POLARS_MAX_THREADS": "1",
+        }
 
     def close(self) -> None:
         for flow in self.started:
@@ -194,7 +197,7 @@ class Place:
         kind: Kind = "command" if type_ in COMMANDS else "event"
         record = Record(
             id=id_, kind=kind, type=type_, key=payload.get("name", type_), at=now(), actor="user:tests", payload=payload
-        )  # fmt: skip
+        )
         (log or self.log).append(CONTROL, [encode(record)])
         self.sent[id_] = record
         return id_

@@ -55,7 +55,7 @@ def test_offsets_begin_at_zero_and_increase_by_one(log: TopicLog) -> None:
             Message,
             key=st.none() | st.binary(max_size=20),
             value=st.binary(max_size=200),
-            at=st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda d: d.replace(tzinfo=UTC)),  # noqa: DTZ001
+            at=st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda d: d.replace(tzinfo=UTC)),
             headers=st.lists(st.tuples(st.text(max_size=10), st.binary(max_size=10)), max_size=3).map(tuple),
         ),
         max_size=5,

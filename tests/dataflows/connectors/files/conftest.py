@@ -63,8 +63,11 @@ class S3Server:
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [gateway(), "--port", f"127.0.0.1:{self.port}", "--quiet", *arguments],
-                env=os.environ | keys, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                env=os.environ | keys,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
         end = time.monotonic() + WAIT
         while time.monotonic() < end:
             with socket.socket() as probe:
@@ -100,7 +103,7 @@ class Files:
     connection: dict[str, Any]
     secrets: Path
 
-    def place(self, object: str, form: Format | None = None) -> Place:  # noqa: A002 - as pipelines call it
+    def place(self, object: str, form: Format | None = None) -> Place:
         settings = parse_connection("files", self.connection)
         return Place("items", "files", settings, object, self.secrets, form)
 
@@ -112,10 +115,10 @@ class Files:
     def store(self) -> Store:
         return self.source("x").store
 
-    def source(self, object: str, form: Format | None = None) -> FilesSource:  # noqa: A002
+    def source(self, object: str, form: Format | None = None) -> FilesSource:
         return self.connector.source(self.place(object, form))
 
-    def target(self, object: str, write: str = "replace", **sink: Any) -> Any:  # noqa: A002
+    def target(self, object: str, write: str = "replace", **sink: Any) -> Any:
         spec = Sink.parse({"connection": "files", "object": object, "write": write, **sink})
         return self.connector.target(self.place(object, spec.format), Owner("u1", "items", spec))
 
@@ -170,9 +173,13 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Fi
         (tmp_path / "secret").write_text(SECRET)
         prefix = f"p{next(_numbers)}-{tmp_path.name[-40:]}"
         connection = {
-            "type": "s3", "url": f"s3://lake/{prefix}", "endpoint": server.endpoint, "region": "us-east-1",
-            "access_key": f"${{file:{tmp_path}/key}}", "secret_key": f"${{file:{tmp_path}/secret}}",
-        }  # fmt: skip
+            "type": "s3",
+            "url": f"s3://lake/{prefix}",
+            "endpoint": server.endpoint,
+            "region": "us-east-1",
+            "access_key": f"${{file:{tmp_path}/key}}",
+            "secret_key": f"${{file:{tmp_path}/secret}}",
+        }
         return Files(kind, server.home / "data" / "lake" / prefix, connection, tmp_path)
 
     return make
@@ -210,15 +217,21 @@ class Export:
             source["cursor"] = {"field": "id"}
         sink = {"connection": "lake", "object": self.target, "write": self.write, **self.sink}
         task = {
-            "run": run, "attempt": 1, "uid": self.uid, "secrets": str(self.files.secrets),
+            "run": run,
+            "attempt": 1,
+            "uid": self.uid,
+            "secrets": str(self.files.secrets),
             "connections": {"shop": {"type": "postgres", "dsn": self.dsn}, "lake": self.files.connection},
             "pipeline": {
-                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "apiVersion": "penstock/v1",
+                "kind": "Pipeline",
+                "metadata": {"name": "items"},
                 "spec": {"source": source, "sink": sink},
             },
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
+            "progress": None,
             "split_rows": self.split_rows,
-        }  # fmt: skip
+        }
         return task | changes
 
     def rows(self, names: list[Path] | None = None) -> list[tuple[Any, ...]]:

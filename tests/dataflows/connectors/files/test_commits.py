@@ -1,4 +1,3 @@
-# ruff: noqa: FBT001 - tables of statements, one a line; what is parametrized comes by position
 """A sink of files that is killed, or taken for dead, at any point: each row is in the folder once, by whole runs."""
 
 from __future__ import annotations
@@ -142,10 +141,12 @@ def sleeps_through(made: Export, launchers: Launchers, point: str, *, same: bool
 def test_a_zombie_woken_while_its_successor_writes(export: Make, launchers: Launchers, kind: str) -> None:
     """It neither takes away what the successor has staged, nor commits anything itself."""
     for point, meets in (
-        ("prepare.sessions_ended", "commit.before_fence:2"), ("prepare.planned", "flow.end"),
-        ("commit.before_fence:0", "commit.before_fence:2"), ("publish.locked", "flow.end"),
+        ("prepare.sessions_ended", "commit.before_fence:2"),
+        ("prepare.planned", "flow.end"),
+        ("commit.before_fence:0", "commit.before_fence:2"),
+        ("publish.locked", "flow.end"),
         ("publish.locked", "commit.before_fence:2"),
-    ):  # fmt: skip
+    ):
         made = export(kind, "append")
         task, second = made.task("r1"), made.task("r2", attempt=2)
         zombie = stopped(launchers, task, point)

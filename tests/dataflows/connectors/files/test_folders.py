@@ -68,14 +68,26 @@ def test_every_type_goes_to_files_and_back(export: Make, completed: Completed, k
     if ending.startswith("jsonl"):
         made.session.execute("UPDATE typed SET r = 0, d = 0 WHERE id = 3")
     folder = f"{made.target}/*.{ending}"
-    completed(task(made, {"connection": "shop", "object": "public.typed"},
-                   {"connection": "lake", "object": folder, "write": "replace"}, "r1"))  # fmt: skip
+    completed(
+        task(
+            made,
+            {"connection": "shop", "object": "public.typed"},
+            {"connection": "lake", "object": folder, "write": "replace"},
+            "r1",
+        )
+    )
     assert len(made.files.visible(made.target, ending)) == 1
     made.session.execute("DROP TABLE IF EXISTS w.back")
     back = export(kind, "replace")
     back.files = made.files
-    completed(task(back, {"connection": "lake", "object": made.target},
-                   {"connection": "shop", "object": "w.back", "write": "replace"}, "r1"))  # fmt: skip
+    completed(
+        task(
+            back,
+            {"connection": "lake", "object": made.target},
+            {"connection": "shop", "object": "w.back", "write": "replace"},
+            "r1",
+        )
+    )
     have, want = (
         made.session.execute(f"SELECT t::text FROM {name} t ORDER BY id").fetchall()
         for name in ("w.back", "public.typed")
@@ -90,8 +102,14 @@ def test_every_type_goes_to_files_and_back(export: Make, completed: Completed, k
 def test_an_empty_table_is_an_empty_folder_with_columns(export: Make, completed: Completed) -> None:
     made = export("files", "replace")
     made.session.execute("CREATE TABLE IF NOT EXISTS nothing (id bigint PRIMARY KEY, t text)")
-    completed(task(made, {"connection": "shop", "object": "public.nothing"},
-                   {"connection": "lake", "object": made.target, "write": "replace"}, "r1"))  # fmt: skip
+    completed(
+        task(
+            made,
+            {"connection": "shop", "object": "public.nothing"},
+            {"connection": "lake", "object": made.target, "write": "replace"},
+            "r1",
+        )
+    )
     assert made.files.visible(made.target) == []
     described = made.files.source(made.target).describe()
     assert [column.name for column in described.columns if not column.hidden] == ["id", "t"]
@@ -186,8 +204,14 @@ def test_types_that_no_file_keeps_are_refused_by_name(places: Any, kind: str, na
 def test_nan_has_no_form_in_json_lines(export: Make, launchers: Launchers) -> None:
     made = export("files", "replace")
     made.session.execute("CREATE TABLE IF NOT EXISTS nans AS SELECT 1 AS id, 'NaN'::float8 AS secret")
-    result = launchers.run(task(made, {"connection": "shop", "object": "public.nans"},
-                                {"connection": "lake", "object": "out/*.jsonl", "write": "replace"}, "r1"))  # fmt: skip
+    result = launchers.run(
+        task(
+            made,
+            {"connection": "shop", "object": "public.nans"},
+            {"connection": "lake", "object": "out/*.jsonl", "write": "replace"},
+            "r1",
+        )
+    )
     assert result["error"]["code"] == "data.bad"
     assert "`secret` holds NaN" in result["error"]["what"]
     assert made.files.visible("out", "jsonl") == []

@@ -1,4 +1,3 @@
-# ruff: noqa: DTZ001 - times without a zone are what is tested
 """Files of every format as a source: what types become, what is refused by name, and what a bad file says."""
 
 from __future__ import annotations
@@ -128,8 +127,10 @@ def test_files_are_united_by_name_and_by_the_wider_type(files: Files) -> None:
     files.write("in/b.parquet", parquet(pa.table({"y": ["y"], "n": pa.array([2**40])})))
     source = files.source("in/*.parquet")
     assert [(column.name, column.type) for column in source.describe().columns[:3]] == [
-        ("n", "bigint"), ("x", "text"), ("y", "text"),
-    ]  # fmt: skip
+        ("n", "bigint"),
+        ("x", "text"),
+        ("y", "text"),
+    ]
     assert rows(source) == [{"n": 1, "x": "x", "y": None}, {"n": 2**40, "x": None, "y": "y"}]
 
 
@@ -148,14 +149,26 @@ def test_csv_types_are_told_and_then_hold(files: Files) -> None:
     files.write("a.csv.gz", gzip.compress(text.encode()))
     source = files.source("*.csv.gz")
     assert [column.type for column in source.describe().columns[:8]] == [
-        "bigint", "text", "double precision", "boolean", "date", "timestamp with time zone",
-        "timestamp without time zone", "text",
-    ]  # fmt: skip
+        "bigint",
+        "text",
+        "double precision",
+        "boolean",
+        "date",
+        "timestamp with time zone",
+        "timestamp without time zone",
+        "text",
+    ]
     found = rows(source)
     assert found[0] == {
-        "id": 1, "zip": "00123", "price": 1.5, "ok": True, "day": date(2024, 2, 29),
-        "at": datetime(2024, 1, 1, tzinfo=UTC), "local": datetime(2024, 1, 1), "note": None,
-    }  # fmt: skip
+        "id": 1,
+        "zip": "00123",
+        "price": 1.5,
+        "ok": True,
+        "day": date(2024, 2, 29),
+        "at": datetime(2024, 1, 1, tzinfo=UTC),
+        "local": datetime(2024, 1, 1),
+        "note": None,
+    }
     assert (found[1]["note"], found[1]["day"]) == ('a "b"\nc,d', date(1, 1, 1))
     assert [found[2][name] for name in ("zip", "ok", "note")] == [None, None, ""]
 
@@ -163,9 +176,14 @@ def test_csv_types_are_told_and_then_hold(files: Files) -> None:
 def test_a_csv_of_another_make(files: Files) -> None:
     files.write("a.txt", "1;Müller;\\N\n2;'x;y';3,5\n".encode("latin-1"))
     form = CsvFormat(
-        type="csv", delimiter=";", quote="'", header=False, null_values=("\\N",), encoding="latin-1",
+        type="csv",
+        delimiter=";",
+        quote="'",
+        header=False,
+        null_values=("\\N",),
+        encoding="latin-1",
         columns={"id": "integer", "name": "varchar(20)", "rate": "text"},
-    )  # fmt: skip
+    )
     assert rows(files.source("a.txt", form)) == [
         {"id": 1, "name": "Müller", "rate": None},
         {"id": 2, "name": "x;y", "rate": "3,5"},
@@ -246,8 +264,12 @@ def test_jsonl(files: Files) -> None:
     files.write("in/a.jsonl", text.encode())
     source = files.source("in/*.jsonl")
     assert [column.type for column in source.describe().columns[:5]] == [
-        "bigint", "double precision", "boolean", "json", "text",
-    ]  # fmt: skip
+        "bigint",
+        "double precision",
+        "boolean",
+        "json",
+        "text",
+    ]
     found = rows(source)
     assert [row["id"] for row in found] == [1, 2, 9007199254740993]
     assert [row["o"].replace(" ", "") if row["o"] else None for row in found] == ['{"k":[1,"x"]}', "[1]", None]
@@ -291,8 +313,10 @@ def test_hive_folders_become_columns(files: Files) -> None:
     files.write("raw/_temporary/year=1/x.parquet", b"not finished")
     source = files.source("raw/**/*.parquet")
     assert [(column.name, column.type) for column in source.describe().columns[:3]] == [
-        ("v", "bigint"), ("year", "bigint"), ("month", "text"),
-    ]  # fmt: skip
+        ("v", "bigint"),
+        ("year", "bigint"),
+        ("month", "text"),
+    ]
     assert rows(source, ["month", "v", "year", "_path"]) == [
         {"month": "01", "v": 2023, "year": 2023, "_path": "raw/year=2023/month=01/x.parquet"},
         {"month": "12", "v": 2024, "year": 2024, "_path": "raw/year=2024/month=12/x.parquet"},

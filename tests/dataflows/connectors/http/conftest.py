@@ -173,12 +173,16 @@ class Pull:
     def settings(self) -> dict[str, Any]:
         (self.folder / "key").write_text(SECRET)
         return {
-            "type": "http", "url": f"{self.api.url}/v1", "pagination": WAYS[self.way], "records": "data.items",
+            "type": "http",
+            "url": f"{self.api.url}/v1",
+            "pagination": WAYS[self.way],
+            "records": "data.items",
             "headers": {"Authorization": f"Bearer ${{file:{self.folder}/key}}"},
-            "endpoints": {self.object: self.endpoint}, **self.connection,
-        }  # fmt: skip
+            "endpoints": {self.object: self.endpoint},
+            **self.connection,
+        }
 
-    def open(self, object: str | None = None) -> HttpSource:  # noqa: A002 - as pipelines call it
+    def open(self, object: str | None = None) -> HttpSource:
         settings = parse_connection("api", {name: one for name, one in self.settings().items() if one is not None})
         return HttpConnector.source(Place("items", "api", settings, object or self.object, self.folder))
 
@@ -188,18 +192,23 @@ class Pull:
             source.setdefault("cursor", {"field": "at"})
         sink = {"connection": "to", "object": "copied", "write": self.write, **self.sink}
         task = {
-            "run": run, "attempt": 1, "uid": f"00000000-0000-4000-a000-{self.number:012d}",
+            "run": run,
+            "attempt": 1,
+            "uid": f"00000000-0000-4000-a000-{self.number:012d}",
             "connections": {
                 "api": {name: one for name, one in self.settings().items() if one is not None},
                 "to": {"type": "sqlite", "path": str(self.folder / f"{self.number}.db")},
             },
             "pipeline": {
-                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "apiVersion": "penstock/v1",
+                "kind": "Pipeline",
+                "metadata": {"name": "items"},
                 "spec": {"source": source, "sink": sink},
             },
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
+            "progress": None,
             "secrets": str(self.folder),
-        }  # fmt: skip
+        }
         return task | changes
 
     def run(self, run: str, failpoint: str | None = None) -> dict[str, Any]:

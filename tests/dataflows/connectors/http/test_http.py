@@ -1,4 +1,4 @@
-# ruff: noqa: E501, FBT001 - tables of statements, one a line; what is parametrized comes by position
+# ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
 """HTTP APIs as a source: every way of paging, each record once whatever breaks off, and secrets that stay at home."""
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ def test_the_server_is_asked_for_what_is_newer_only(pull: Make, api: Api) -> Non
     made = pull(
         endpoint={
             "columns": {"id": "bigint", "name": "text", "at": "timestamptz"},
-            "since": {"parameter": "since"}, "newest": {"sort": "-at"},
+            "since": {"parameter": "since"},
+            "newest": {"sort": "-at"},
         },
         connection={"pagination": {"type": "page", "size": 30}},
-    )  # fmt: skip
+    )
     assert made.completed("r1") == 90
     api.asked.clear()
     made.add(5)
@@ -101,8 +102,10 @@ def test_since_as_a_number(pull: Make, form: str, wanted: str) -> None:
 
 
 def test_a_lag_leaves_what_is_too_new_for_the_next_run(pull: Make, api: Api) -> None:
-    made = pull(endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}},
-                source={"cursor": {"field": "at", "lag": "1h"}})  # fmt: skip
+    made = pull(
+        endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}},
+        source={"cursor": {"field": "at", "lag": "1h"}},
+    )
     api.records.append({"id": 91, "name": "x", "at": "2999-01-01T00:00:00Z"})
     assert made.completed("r1") == 90
     assert made.completed("r2") == 0
@@ -229,10 +232,14 @@ def test_what_is_wrong_is_told_in_one_sentence(pull: Make, api: Api) -> None:
     told(made.open, AccessDenied, "refuses access (401)")
     api.secret = SECRET
     for body, words in (
-        (b"<html>", "no JSON"), (b'{"data": 1}', "nothing at `data.items`"), (b'{"data": {"items": {"a": 1}}}', "no array"),
-        (b'{"data": {"items": [{"a": 1}, null]}}', "row 2"), (b'{"data": {"items": [{"a": "\xff"}]}}', "no UTF-8"),
-        (b'{"data": {"items": [{}]}}', "no columns"), (b'{"data": {"items": []}}', "no record that tells"),
-    ):  # fmt: skip
+        (b"<html>", "no JSON"),
+        (b'{"data": 1}', "nothing at `data.items`"),
+        (b'{"data": {"items": {"a": 1}}}', "no array"),
+        (b'{"data": {"items": [{"a": 1}, null]}}', "row 2"),
+        (b'{"data": {"items": [{"a": "\xff"}]}}', "no UTF-8"),
+        (b'{"data": {"items": [{}]}}', "no columns"),
+        (b'{"data": {"items": []}}', "no record that tells"),
+    ):
         api.failing.append(lambda body=body: (200, {}, body))  # type: ignore[misc]
         told(made.open, SchemaMismatch if "column" in words or "tells" in words else BadData, words)
     api.failing.append(lambda: (422, {}, b"{}"))
@@ -244,8 +251,9 @@ def test_what_is_wrong_is_told_in_one_sentence(pull: Make, api: Api) -> None:
 def test_an_answer_that_swells_is_given_up_before_it_fills_the_memory(pull: Make, api: Api) -> None:
     packed = gzip.compress(bytes(200 << 20), 1)
     for coding, body, kind, words in (
-        ("gzip", packed, BadData, "larger than 64 MiB"), ("gzip, gzip", gzip.compress(packed, 1), Refused, "more than once")
-    ):  # fmt: skip
+        ("gzip", packed, BadData, "larger than 64 MiB"),
+        ("gzip, gzip", gzip.compress(packed, 1), Refused, "more than once"),
+    ):
         api.failing.append(lambda coding=coding, body=body: (200, {"Content-Encoding": coding}, body))  # type: ignore[misc]
         told(pull().open, kind, words)
 
@@ -307,9 +315,13 @@ def test_a_server_that_gives_the_same_page_again_is_told(pull: Make, api: Api) -
 def test_secrets_go_to_the_host_of_the_connection_only(apis: Callable[[], Api], pull: Make, api: Api) -> None:
     other = apis()
     other.paths["/elsewhere"] = lambda _: (200, {}, b'{"data": {"items": [{"id": 7}]}}')
-    made = pull("link", connection={
-        "headers": {"X-Api-Key": "${file:KEY}", "X-Plain": "x"}, "parameters": {"api_key": "${file:KEY}"},
-    })  # fmt: skip
+    made = pull(
+        "link",
+        connection={
+            "headers": {"X-Api-Key": "${file:KEY}", "X-Plain": "x"},
+            "parameters": {"api_key": "${file:KEY}"},
+        },
+    )
     made.connection = json.loads(json.dumps(made.connection).replace("KEY", f"{made.folder}/key"))
     api.paths["/v1/moved"] = lambda _: (307, {"Location": f"{other.url}/elsewhere"}, b"")
     api.paths["/v1/near"] = lambda _: (302, {"Location": "/v1/there"}, b"")

@@ -56,8 +56,13 @@ class MysqlServer:
             nobody = pwd.getpwnam("nobody")
             os.chown(self.home, nobody.pw_uid, nobody.pw_gid)
         if self.mariadb:
-            command = ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal",
-                       "--skip-test-db", "--skip-name-resolve"]  # fmt: skip
+            command = [
+                "mariadb-install-db",
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+            ]
         else:
             command = [*self.program, "--initialize-insecure"]
         done = subprocess.run(
@@ -66,15 +71,29 @@ class MysqlServer:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self, *more: str) -> None:
-        arguments = [f"--datadir={self.home}/data", f"--socket={self.socket}", f"--port={self.port}",
-                     f"--pid-file={self.home}/pid", f"--tmpdir={self.home}"]  # fmt: skip
+        arguments = [
+            f"--datadir={self.home}/data",
+            f"--socket={self.socket}",
+            f"--port={self.port}",
+            f"--pid-file={self.home}/pid",
+            f"--tmpdir={self.home}",
+        ]
         others = [] if self.mariadb else ["--mysqlx=OFF", "--performance-schema=OFF", "--secure-file-priv=NULL"]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.program, *([] if "--no-defaults" in self.program else ["--no-defaults"]), *self._user,
-                 *arguments, *QUICK, *others, *more],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                [
+                    *self.program,
+                    *([] if "--no-defaults" in self.program else ["--no-defaults"]),
+                    *self._user,
+                    *arguments,
+                    *QUICK,
+                    *others,
+                    *more,
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
         end = time.monotonic() + WAIT
         while time.monotonic() < end:
             with socket.socket() as probe:
@@ -104,9 +123,13 @@ class MysqlServer:
     def connection(self, database: str, **changes: Any) -> dict[str, Any]:
         """As `connections.yaml` says it; the secret is a file's."""
         return {
-            "type": "mysql", "host": "127.0.0.1", "port": self.port, "user": "penstock", "database": database,
+            "type": "mysql",
+            "host": "127.0.0.1",
+            "port": self.port,
+            "user": "penstock",
+            "database": database,
             "password": f"${{file:{self.home}/secret}}",
-        } | changes  # fmt: skip
+        } | changes
 
     def stop(self) -> None:
         if self.process is not None:

@@ -72,14 +72,21 @@ class Shop:
     def task(self, run: str, write: str, cursor: str | None = None, **sink: Any) -> dict[str, Any]:
         source = {"connection": "shop", "object": "source"} | ({"cursor": {"field": cursor}} if cursor else {})
         return {
-            "run": run, "attempt": 1, "uid": self.uid, "connections": {"shop": self.settings()},
+            "run": run,
+            "attempt": 1,
+            "uid": self.uid,
+            "connections": {"shop": self.settings()},
             "pipeline": {
-                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "apiVersion": "penstock/v1",
+                "kind": "Pipeline",
+                "metadata": {"name": "items"},
                 "spec": {"source": source, "sink": {"connection": "shop", "object": "sink", "write": write, **sink}},
             },
-            "result": str(self.folder / f"{next(_numbers)}.json"), "progress": None, "split_rows": 2,
+            "result": str(self.folder / f"{next(_numbers)}.json"),
+            "progress": None,
+            "split_rows": 2,
             "secrets": str(self.server.home),
-        }  # fmt: skip
+        }
 
     def run(self, run: str, write: str, failpoint: str | None = None, **sink: Any) -> dict[str, Any]:
         return self.launchers.run(self.task(run, write, **sink), failpoint)
@@ -119,7 +126,7 @@ def test_the_fence_alone_keeps_an_older_generation_out(shop: Shop) -> None:
             target.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), (Split(0), Split(1)))
         for generation, done in ((claim.generation - 1, False), (claim.generation, True)):
             told: list[Counters] = []
-            order = WriterOrder("sink", COLUMNS, True, "00", "r1", generation, lambda: None, told.append)  # noqa: FBT003
+            order = WriterOrder("sink", COLUMNS, True, "00", "r1", generation, lambda: None, told.append)  # noqa: FBT003 - `arrow` is the third
             with closing(target.writer(order)) as writer:
                 writer.open()
                 first, marker = chunks((1, "a"), (2, "b"))
@@ -140,7 +147,7 @@ def test_a_split_is_committed_once(shop: Shop) -> None:
         assert isinstance(claim, Claim)
         with target.state.owned(claim.generation):
             target.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), (Split(0),))
-        order = WriterOrder("sink", COLUMNS, True, "00", "r1", claim.generation, lambda: None, lambda told: None)  # noqa: FBT003, ARG005
+        order = WriterOrder("sink", COLUMNS, True, "00", "r1", claim.generation, lambda: None, lambda told: None)  # noqa: FBT003, ARG005 - `arrow` is the third
         with closing(target.writer(order)) as writer:
             writer.open()
             for piece in chunks((1, "a")):
@@ -335,8 +342,10 @@ def test_cursors_that_are_null_are_refused(shop: Shop) -> None:
 def test_what_keeps_a_connection_from_working_is_told_in_one_line(
     shop: Shop, changes: dict[str, Any], code: str, what: str
 ) -> None:
-    told = {name: value.replace("HOME", str(shop.server.home)) if name == "password" else value
-            for name, value in changes.items()}  # fmt: skip
+    told = {
+        name: value.replace("HOME", str(shop.server.home)) if name == "password" else value
+        for name, value in changes.items()
+    }
     settings = {name: value for name, value in shop.settings(**told).items() if value is not None}
     place = Place("items", "shop", parse_connection("shop", settings), "source", shop.server.home)
     with pytest.raises(PenstockError) as error:

@@ -59,15 +59,24 @@ MARIADB = {"uuid", "inet6"}
 
 def task(server: MysqlServer, database: str, dsn: str, folder: Path, run: str) -> dict[str, Any]:
     return {
-        "run": run, "attempt": 1, "uid": f"00000000-0000-4000-9000-{abs(hash((run, database))) % 10**12:012d}",
+        "run": run,
+        "attempt": 1,
+        "uid": f"00000000-0000-4000-9000-{abs(hash((run, database))) % 10**12:012d}",
         "connections": {"shop": server.connection(database), "lake": {"type": "postgres", "dsn": dsn}},
         "pipeline": {
-            "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
-            "spec": {"source": {"connection": "shop", "object": "every"},
-                     "sink": {"connection": "lake", "object": "public.every", "write": "replace"}},
+            "apiVersion": "penstock/v1",
+            "kind": "Pipeline",
+            "metadata": {"name": "items"},
+            "spec": {
+                "source": {"connection": "shop", "object": "every"},
+                "sink": {"connection": "lake", "object": "public.every", "write": "replace"},
+            },
         },
-        "result": str(folder / f"{run}.json"), "progress": None, "split_rows": 2, "secrets": str(server.home),
-    }  # fmt: skip
+        "result": str(folder / f"{run}.json"),
+        "progress": None,
+        "split_rows": 2,
+        "secrets": str(server.home),
+    }
 
 
 def known(server: MysqlServer) -> list[str]:
@@ -104,9 +113,14 @@ def test_each_type_becomes_what_the_table_says_and_each_value_is_kept(
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, found in REFUSED.items() for value in found])
 def test_what_is_refused_at_the_value_names_its_column(
-    mariadb: MysqlServer, new_schema: Callable[[], str], database: str, tmp_path: Path, launchers: Launchers,
-    name: str, value: str,
-) -> None:  # fmt: skip
+    mariadb: MysqlServer,
+    new_schema: Callable[[], str],
+    database: str,
+    tmp_path: Path,
+    launchers: Launchers,
+    name: str,
+    value: str,
+) -> None:
     schema = new_schema()
     mariadb.query(f"CREATE TABLE every (id INT PRIMARY KEY, c0 {name} NULL)", schema)
     mariadb.query(f"INSERT INTO every VALUES (1, {value})", schema, lenient=True)

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, FBT001 - tables of statements, one a line; what is parametrized comes by position
+# ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
 """Copies keep every value, and `replace` keeps what the target had around its rows."""
 
 from __future__ import annotations
@@ -300,11 +300,16 @@ CUTS = [None, None, "commit.mid_copy:0", "commit.before_fence:1", "commit.done:0
     max_examples=16, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(
-    write=st.sampled_from(["append", "replace", "merge", "scd2"]), arrow=st.booleans(),
-    workers=st.sampled_from([1, 1, 1, 2]), rows=st.integers(0, 700), split_rows=st.integers(40, 400),
-    batch_rows=st.integers(1, 300), dead=st.sampled_from([0, 0, 3, 50]), filtered=st.sampled_from([0, 0, 2, 7]),
+    write=st.sampled_from(["append", "replace", "merge", "scd2"]),
+    arrow=st.booleans(),
+    workers=st.sampled_from([1, 1, 1, 2]),
+    rows=st.integers(0, 700),
+    split_rows=st.integers(40, 400),
+    batch_rows=st.integers(1, 300),
+    dead=st.sampled_from([0, 0, 3, 50]),
+    filtered=st.sampled_from([0, 0, 2, 7]),
     cut=st.sampled_from(CUTS),
-)  # fmt: skip
+)
 def test_property_09_metrics_equal_what_was_processed(  # noqa: PLR0917 - what Hypothesis draws
     copy: Callable[..., Copy],
     launchers: Launchers,

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - tables of cases, one a line
 """`merge` and `scd2` on PostgreSQL: by key, by version, whatever dies in between."""
 
 from __future__ import annotations
@@ -52,8 +51,10 @@ def keyed(copy: Callable[..., Copy]) -> Callable[..., tuple[Copy, Callable[..., 
 
 def put(made: Copy, *rows: tuple[Any, ...]) -> None:
     with made.session.cursor() as cursor:
-        cursor.executemany("INSERT INTO versions VALUES ((SELECT coalesce(max(n), 0) + 1 FROM versions), %s, %s, %s, %s)",
-                           [(*row, False)[:4] if len(row) == 3 else row for row in rows])  # fmt: skip
+        cursor.executemany(
+            "INSERT INTO versions VALUES ((SELECT coalesce(max(n), 0) + 1 FROM versions), %s, %s, %s, %s)",
+            [(*row, False)[:4] if len(row) == 3 else row for row in rows],
+        )
 
 
 def rows(made: Copy, columns: str = "id, name, v") -> list[tuple[Any, ...]]:
@@ -67,7 +68,7 @@ def completed(launchers: Launchers, task: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("arrow", [False, True])
-def test_the_last_of_a_key_wins_and_the_others_stay(keyed: Any, launchers: Launchers, arrow: bool) -> None:  # noqa: FBT001
+def test_the_last_of_a_key_wins_and_the_others_stay(keyed: Any, launchers: Launchers, arrow: bool) -> None:
     made, task = keyed(arrow=arrow, version="v")
     put(made, (1, "a", 1), (2, "b", 1), (1, "a2", 3), (1, "late", 2))
     assert completed(launchers, task("r1"))["counters"]["rows_in"] == 4

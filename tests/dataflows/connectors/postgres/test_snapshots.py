@@ -1,4 +1,4 @@
-# ruff: noqa: E501, FBT001 - tables of statements, one a line; what is parametrized comes by position
+# ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
 """All splits of a run are read at one point in time, whatever is done to the table meanwhile; where not, it says so."""
 
 from __future__ import annotations
@@ -60,7 +60,13 @@ def task(made: Copy, run: str, **changes: Any) -> dict[str, Any]:
     spec["source"] = {"connection": "shop", "object": f"public.s{made.number}"}
     spec["limits"] |= limits
     if made.arrow:
-        spec["mapping"] = {"fields": [{"target": "id", "from": "id"}, {"target": "balance", "sql": "balance + 0"}, {"target": "pad", "from": "pad"}]}  # fmt: skip
+        spec["mapping"] = {
+            "fields": [
+                {"target": "id", "from": "id"},
+                {"target": "balance", "sql": "balance + 0"},
+                {"target": "pad", "from": "pad"},
+            ]
+        }
     return found
 
 
@@ -310,9 +316,10 @@ def test_a_snapshot_covers_tables_and_views_and_what_they_read(bank: Bank, kind:
     held = source.hold(table, HOUR)
     bank.execute("DELETE FROM accounts")
     for change in {
-        "TABLE": ["TRUNCATE other"], "VIEW": ["TRUNCATE accounts", "DROP VIEW other"],
+        "TABLE": ["TRUNCATE other"],
+        "VIEW": ["TRUNCATE accounts", "DROP VIEW other"],
         "MATERIALIZED VIEW": ["REFRESH MATERIALIZED VIEW other"],
-    }[kind]:  # fmt: skip
+    }[kind]:
         with pytest.raises(psycopg.errors.LockNotAvailable):
             bank.execute(f"SET lock_timeout = '100ms'; {change}")
     assert read(bank.reader(source, table, held)) == 1000

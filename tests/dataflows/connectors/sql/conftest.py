@@ -56,13 +56,13 @@ class File:
         names = "SELECT table_name FROM duckdb_tables()" if self.kind == "duckdb" else "SELECT name FROM sqlite_master"
         return {row[0] for row in self.rows(names)}
 
-    def place(self, object: str) -> Place:  # noqa: A002 - as pipelines call it
+    def place(self, object: str) -> Place:
         return Place("items", self.kind, parse_connection("file", self.connection), object)
 
-    def source(self, object: str) -> Any:  # noqa: A002
+    def source(self, object: str) -> Any:
         return CONNECTORS[self.kind].source(self.place(object))
 
-    def target(self, object: str, write: str = "replace", **sink: Any) -> Any:  # noqa: A002
+    def target(self, object: str, write: str = "replace", **sink: Any) -> Any:
         spec = Sink.parse({"connection": "file", "object": object, "write": write, **sink})
         return CONNECTORS[self.kind].target(self.place(object), Owner("u1", "items", spec))
 
@@ -112,15 +112,20 @@ class Move:
         if self.write == "merge":
             sink["key"] = ["id"]
         task = {
-            "run": run, "attempt": 1, "uid": self.uid,
+            "run": run,
+            "attempt": 1,
+            "uid": self.uid,
             "connections": {"from": self.source.connection, "to": self.sink.connection},
             "pipeline": {
-                "apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"},
+                "apiVersion": "penstock/v1",
+                "kind": "Pipeline",
+                "metadata": {"name": "items"},
                 "spec": {"source": source, "sink": sink, **self.spec},
             },
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"), "progress": None,
+            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
+            "progress": None,
             "split_rows": self.split_rows,
-        }  # fmt: skip
+        }
         return task | changes
 
     def fill(self, rows: int = 600) -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, FBT001 - tables of statements, one a line; what is parametrized comes by position
+# ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
 """Rows between database files: each once, whatever is killed or stopped, and old rows until the new ones are whole."""
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def test_the_fence_alone_keeps_an_older_generation_out(files: Callable[[str], Fi
     old = target.state.claim(("00",), "r1").generation
     with target.state.owned(old):
         target.state.write_plan(RunRow("r1", "append", "id", None, "9", Counters()), (Split(0),))
-    order = WriterOrder("t", (column,), True, "00", "r1", old, lambda: None, lambda _: None)  # noqa: FBT003
+    order = WriterOrder("t", (column,), True, "00", "r1", old, lambda: None, lambda _: None)  # noqa: FBT003 - `arrow` is the third
     writer = target.writer(order)
     writer.open()
     batch = pa.RecordBatch.from_pydict({"id": [1, 2]})
@@ -262,8 +262,9 @@ def test_a_replace_keeps_the_table_and_what_depends_on_it(move: Make, source: st
     made = move(source, sink, "replace")
     made.sink.script(
         "CREATE TABLE copied (id BIGINT NOT NULL PRIMARY KEY, name TEXT DEFAULT 'none', price DOUBLE, note TEXT DEFAULT 'x')",
-        "CREATE VIEW shown AS SELECT id FROM copied WHERE price > 3", "INSERT INTO copied (id) VALUES (1), (99999)",
-    )  # fmt: skip
+        "CREATE VIEW shown AS SELECT id FROM copied WHERE price > 3",
+        "INSERT INTO copied (id) VALUES (1), (99999)",
+    )
     for run in ("r1", "r2"):
         made.completed(run)
         assert made.rows() == made.wanted()
@@ -294,12 +295,18 @@ def test_a_merge_puts_changes_and_deletes_into_the_table(move: Make, source: str
     found = made.launchers.run(task)
     assert found["status"] == "completed", found
     assert made.sink.rows("SELECT k, v, seq FROM kept ORDER BY k") == [(1, "new", 7), (2, "x", 1), (4, "z", 1)]
-    made.source.script("DELETE FROM changes", "INSERT INTO changes VALUES (8, 1, 'older', 6, false), (9, 2, 'x2', 1, false)",
-                       "INSERT INTO changes VALUES (10, 4, NULL, 0, true), (11, 5, 'n', 9, false)")  # fmt: skip
+    made.source.script(
+        "DELETE FROM changes",
+        "INSERT INTO changes VALUES (8, 1, 'older', 6, false), (9, 2, 'x2', 1, false)",
+        "INSERT INTO changes VALUES (10, 4, NULL, 0, true), (11, 5, 'n', 9, false)",
+    )
     assert made.launchers.run(task | {"run": "r2"})["counters"]["rows_out"] == 4
     assert made.sink.rows("SELECT k, v, seq FROM kept ORDER BY k") == [
-        (1, "new", 7), (2, "x2", 1), (4, "z", 1), (5, "n", 9)
-    ]  # fmt: skip
+        (1, "new", 7),
+        (2, "x2", 1),
+        (4, "z", 1),
+        (5, "n", 9),
+    ]
 
 
 def test_scd2_is_refused_before_anything_is_made(move: Make) -> None:

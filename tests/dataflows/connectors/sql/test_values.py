@@ -34,13 +34,23 @@ def step(
     """One full copy from a connection and object to another."""
     (source, read), (sink, written) = ends
     task = {
-        "run": "r1", "attempt": 1, "uid": f"00000000-0000-4000-a000-{abs(hash((read, written))) % 10**12:012d}",
+        "run": "r1",
+        "attempt": 1,
+        "uid": f"00000000-0000-4000-a000-{abs(hash((read, written))) % 10**12:012d}",
         "connections": {"from": source, "to": sink},
-        "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"}, "spec": {
-            "source": {"connection": "from", "object": read},
-            "sink": {"connection": "to", "object": written, "write": "replace"}, **spec}},
-        "result": str(folder / "result.json"), "progress": None,
-    }  # fmt: skip
+        "pipeline": {
+            "apiVersion": "penstock/v1",
+            "kind": "Pipeline",
+            "metadata": {"name": "items"},
+            "spec": {
+                "source": {"connection": "from", "object": read},
+                "sink": {"connection": "to", "object": written, "write": "replace"},
+                **spec,
+            },
+        },
+        "result": str(folder / "result.json"),
+        "progress": None,
+    }
     return launchers.run(task)
 
 
@@ -91,8 +101,9 @@ def test_every_type_there_and_back(
         query = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
         before, after = ({row[0]: row[1] for row in session.execute(query, (name,))} for name in ("every", "back"))
         assert {name: (before[name], after[name]) for name in names if before[name] != after[name]} == {
-            "c": ("character varying(9)", "text"), "j": ("jsonb", "json")
-        }  # fmt: skip
+            "c": ("character varying(9)", "text"),
+            "j": ("jsonb", "json"),
+        }
 
 
 @KINDS
@@ -100,10 +111,11 @@ def test_an_empty_table_and_a_wide_one(files: Files, launchers: Launchers, tmp_p
     source, sink = files(kind), files({"sqlite": "duckdb", "duckdb": "sqlite"}[kind])
     wide = ", ".join(f"c{at} BIGINT" for at in range(200))
     source.script(
-        "CREATE TABLE empty (id BIGINT, x VARCHAR)", f"CREATE TABLE wide ({wide})",
+        "CREATE TABLE empty (id BIGINT, x VARCHAR)",
+        f"CREATE TABLE wide ({wide})",
         f"INSERT INTO wide VALUES ({', '.join(map(str, range(200)))})",
         f"INSERT INTO wide VALUES ({', '.join(['NULL'] * 200)})",
-    )  # fmt: skip
+    )
     for name in ("empty", "wide"):
         found = step(launchers, tmp_path, ((source.connection, name), (sink.connection, name)))
         assert found["status"] == "completed", found
