@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from agents.gate import Policies, gate
+from agents.gate import gate
+from agents.policies import Policies
 from agents.protocol import Agent, Cause, Decision, Draft
 from catalog.entries import Snapshot
 from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy

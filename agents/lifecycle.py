@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agents.gate import Policies
+from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import named_id

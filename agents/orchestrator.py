@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from agents import queues
-from agents.gate import Policies
+from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.retries import delay, is_worth_retrying
 from agents.ticks import next_tick, ticks

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from agents.gate import Policies
+from agents.policies import Policies
 from penstock.models.domain import AgentDecision
 from penstock.records import Record
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.fold import FORGET_AFTER
-from agents.gate import Policies
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
+from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from penstock.models.domain import AgentDecision
 from penstock.records import Record

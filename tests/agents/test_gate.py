@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.gate import DEFAULT, Policies, gate
+from agents.gate import gate
+from agents.policies import DEFAULT, Policies
 from agents.protocol import Decision, Draft
 from penstock.errors import Refused, RefusedByPolicy
 from penstock.models.domain import AgentDecision

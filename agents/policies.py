@@ -1,0 +1,58 @@
+"""The policies in force: which one judges a decision, by the labels of its pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from penstock.errors import Refused
+from penstock.models.policy import AgentPolicy
+
+__all__ = ["DEFAULT", "Policies"]
+
+DEFAULT = AgentPolicy.parse({"metadata": {"name": "built-in"}})
+"""What applies where no policy does."""
+_DEFAULT = (DEFAULT, DEFAULT.hash)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The policies accepted at a lower offset, by name, as builtins. Each is read once, when it is first needed."""
+
+    accepted: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def _parsed(self) -> tuple[tuple[AgentPolicy, str], ...]:
+        """Every policy in force, with its hash."""
+        parsed = [AgentPolicy.parse(policy) for policy in self.accepted.values()]
+        return tuple((policy, policy.hash) for policy in parsed)
+
+    def all(self) -> list[AgentPolicy]:
+        """Every policy in force."""
+        return [policy for policy, _ in self._parsed]
+
+    def for_labels(self, labels: Mapping[str, str]) -> AgentPolicy:
+        """The most specific policy that applies to `labels`; `DEFAULT` if none does."""
+        return self.judging(labels)[0]
+
+    def judging(self, labels: Mapping[str, str]) -> tuple[AgentPolicy, str]:
+        """`for_labels`, with its hash."""
+        fitting = [found for found in self._parsed if found[0].matches(labels)]
+        return max(fitting, key=lambda found: len(found[0].spec.applies), default=_DEFAULT)
+
+    def check(self, policy: AgentPolicy) -> None:
+        """Refuse a policy that ties with another one: as specific, and both may apply to one pipeline."""
+        for other in self.all():
+            mine, its = policy.spec.applies, other.spec.applies
+            clash = any(its.get(key, value) != value for key, value in mine.items())
+            if other.name != policy.name and len(mine) == len(its) and not clash:
+                hint = "give one of them another label in `applies`"
+                raise Refused(
+                    f"ties with policy {other.name!r}: both could apply", where=f"policy {policy.name}", hint=hint
+                )
+
+    def with_record(self, payload: Mapping[str, Any]) -> Policies:
+        """These policies after one was accepted."""
+        return Policies({**self.accepted, payload["name"]: payload["policy"]})
