@@ -30,7 +30,7 @@ test: $(STAMP) ## All tests but the long chaos runs; ARGS="tests/penstock/topics
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## Format, lint, types, layers of imports, and that the lock fits pyproject.toml
+check: $(STAMP) ## Format, lint, types, layers of imports, the lock against pyproject.toml, large or binary files
 	@tools/check
 
 .PHONY: format

@@ -1,4 +1,4 @@
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -10,13 +10,8 @@ VIA = "# via penstock (pyproject.toml)"
 
 
 @pytest.fixture(scope="module")
-def lock_fits() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lock_fits", ROOT / "tools" / "lock_fits.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lock_fits(tool: Callable[[str], ModuleType]) -> ModuleType:
+    return tool("lock_fits")
 
 
 @pytest.mark.parametrize(
