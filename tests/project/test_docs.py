@@ -1,3 +1,4 @@
+import ast
 import re
 from pathlib import Path
 from typing import get_args
@@ -9,7 +10,8 @@ from penstock.models.pipeline import OPERATIONS, Sink
 from penstock.settings import load
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
+DECISIONS = sorted(path.name for path in ROOT.glob("docs/decisions/[0-9]*.md"))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/pipelines.md"])
@@ -58,3 +60,46 @@ def test_every_make_target_that_a_page_names_exists(page: str) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`|to/python3\.12 )make ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE))
     assert named - targets == set()
+
+
+def _names_in(module: Path) -> set[str]:
+    """The names that a module defines at its top."""
+    found: set[str] = set()
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_class_and_function_that_a_page_links_is_in_the_linked_module(page: str) -> None:
+    links = re.findall(r"\[`(\w+)`\]\(([^)#]+\.py)\)", (ROOT / page).read_text())
+    missing = [(name, path) for name, path in links if name not in _names_in((ROOT / page).parent / path)]
+    assert missing == []
+
+
+def test_the_architecture_page_and_the_glossary_link_into_every_package() -> None:
+    for page in ("docs/architecture.md", "docs/glossary.md"):
+        text = (ROOT / page).read_text()
+        assert [name for name in ("penstock", "catalog", "agents", "dataflows") if f"](../{name}/" not in text] == []
+
+
+def test_decisions_are_numbered_in_order_and_listed_in_the_index() -> None:
+    assert [name[:4] for name in DECISIONS] == [f"{number:04d}" for number in range(1, len(DECISIONS) + 1)]
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    listed = re.findall(r"^\| (\d{4}) \| \[(.+)\]\((.+)\) \| (\d{4}-\d\d-\d\d) \|$", index, re.MULTILINE)
+    assert [name for _, _, name, _ in listed] == DECISIONS
+    for number, title, name, date in listed:
+        text = (ROOT / "docs/decisions" / name).read_text()
+        assert text.startswith(f"# {number}. {title}\n\nDate: {date}"), name
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_a_decision_has_a_status_context_decision_and_consequences(name: str) -> None:
+    text = (ROOT / "docs/decisions" / name).read_text()
+    assert re.search(r"^Status: (accepted|replaced by \[?\d{4})", text, re.MULTILINE)
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    assert len(text.splitlines()) <= 60
