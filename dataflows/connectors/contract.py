@@ -1,4 +1,4 @@
-"""What a system must offer to be a source or a sink.
+"""What a system must offer to be a source or a sink; what it may offer beyond that is in `abilities`.
 
 A connector is one class with a `model` (what `connections.yaml` says of it), and `source` and `target`, either of which
 may refuse.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ from penstock.models.pipeline import Sink as SinkSpec
 
 __all__ = [
     "Connector",
+    "Method",
     "Owner",
     "Place",
     "ReadOrder",
@@ -110,12 +111,7 @@ class Source(Protocol):
         """
 
     def split_key(self, table: Table) -> Column | None:
-        """The column that full reads are split by; None where they are split by something else, or not at all.
-
-        A source may have a method `row_place` of the same shape beside it: what a `replace` of a table without such a
-        column is split by, where that holds only at the point in time that `hold` keeps. Its run begins anew after a
-        break.
-        """
+        """The column that full reads are split by; None where they are split by something else, or not at all."""
 
     def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
         """The window of this run: above `last`, up to the greatest value now, and older than `lag`."""
@@ -167,7 +163,8 @@ class WriterOrder:
 
     into: str
     columns: tuple[Column, ...]
-    encoded: bool
+    arrow: bool
+    """True if Arrow batches come, False if undecoded bytes of the form that both sides know."""
     slot: str
     run: str
     generation: int
@@ -175,6 +172,16 @@ class WriterOrder:
     committed: Callable[[Counters], None]
     version: str | None = None
     """The column that says which of two rows with the same key is newer, in merge and scd2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a run's shadow takes the place of the target's rows, and the reasons why."""
+
+    name: Literal["rename", "refill", "window"]
+    reasons: tuple[str, ...] = ()
+    column: Column | None = None
+    """Of a window: the column whose values tell which rows of the target are replaced."""
 
 
 class Target(Protocol):
@@ -189,7 +196,7 @@ class Target(Protocol):
     def describe(self) -> Table | None:
         """What it looks like now, its types in PostgreSQL's spelling; None if it is not there yet."""
 
-    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Any:
+    def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         """Refuse, before anything is changed, what cannot be written; how a `replace` would be published.
 
         `columns` are those that would be made where `table` is None.
@@ -201,14 +208,14 @@ class Target(Protocol):
     def make(self, columns: tuple[Column, ...]) -> None:
         """Make the table, if it is missing. Its key is that of the pipeline's sink, if that has one."""
 
-    def load(self, run: str, generation: int) -> str:
+    def create_load_table(self, run: str, generation: int) -> str:
         """Make ready what the run's rows go to, and drop what others left; its name, for writers.
 
         In `replace` this is a shadow of the run's own.
         """
 
-    def loads(self, run: str) -> str:
-        """The name that `load` returned to whoever owns the run."""
+    def load_table(self, run: str) -> str:
+        """The name that `create_load_table` returned to whoever owns the run."""
 
     def can_go_on(self, run: str) -> bool:
         """Whether what an earlier attempt of a `replace` loaded is still there and fits."""
@@ -223,11 +230,18 @@ class Target(Protocol):
         """A writer with a session of its own, which carries the generation."""
 
     def publish(
-        self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any], method: Any
+        self,
+        run: str,
+        generation: int,
+        position: str | None,
+        columns: tuple[str, ...],
+        told: dict[str, Any],
+        method: Method | None,
     ) -> dict[str, Any]:
-        """Make the run's rows the target's, move the cursor and record the result; that result.
+        """Make the run's rows the target's, move the cursor to `position` and record the result; that result.
 
-        `told` joins the run's counters in it. A run that has ended is not published again: its result is returned.
+        `method` is what `check` returned, or `in_window`. `told` joins the run's counters in it.
+        A run that has ended is not published again: its result is returned.
 
         Raises:
             Fenced: a newer run took over.

@@ -26,14 +26,14 @@ class RunRow:
 
     run: str
     write: str
-    field: str | None
+    cursor: str | None
     lower: str | None
     upper: str | None
     base: Counters
     state: str = "running"
     result: dict[str, Any] | None = None
     taken_over_by: str | None = None
-    by: str | None = None
+    split_key: str | None = None
     """The column that its splits are ranges of."""
 
     @property
@@ -50,8 +50,8 @@ class Loaded:
     """
 
     write: str | None = None
-    field: str | None = None
     cursor: str | None = None
+    position: str | None = None
     partly: bool = False
 
 
@@ -114,7 +114,7 @@ class State(Protocol):
     def supersede(self, older: str, run: str) -> None:
         """Give up an unfinished run and its splits: another one has taken its place. Inside `owned`."""
 
-    def spoil(self) -> None:
+    def mark_partial(self) -> None:
         """An unfinished run is given up, its rows stay: no later `append` may go on from here. Inside `owned`."""
 
     def forget(self, run: str) -> None:
@@ -132,8 +132,8 @@ class State(Protocol):
     def committed(self, run: str, generation: int | None) -> Counters | None:
         """What an unfinished run has committed so far; None where that is unknown, or `generation` is not the last."""
 
-    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
-        """Record the result of a run, move the cursor, and forget its splits. Inside `owned`.
+    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
+        """Record the result of a run, move the cursor to `position`, and forget its splits. Inside `owned`.
 
         Raises:
             Refused: splits are missing.

@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from dataflows.connectors.abilities import SingleProcess
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import TIMES
 from dataflows.data.types import parse_type
@@ -146,7 +147,7 @@ def _show_plan(progress: Progress, prepared: Prepared) -> None:
 
 
 def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
-    alone = getattr(ends.target, "one_process", False)
+    alone = isinstance(ends.target, SingleProcess) and ends.target.one_process
     if job.workers == 1 or len(prepared.pending) <= 1 or alone:
         numbers, progress = list(range(len(prepared.slots))), order.progress
         run_slots(job, prepared, ends, numbers, order.first, progress.committed, progress.release)

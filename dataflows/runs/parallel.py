@@ -69,7 +69,7 @@ def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
         "generation": prepared.generation,
         "held": prepared.held,
         "token": prepared.token,
-        "by": prepared.survey.by,
+        "split_key": prepared.survey.split_key,
     }
     with contextlib.suppress(BrokenPipeError):  # a child that died at once is seen by the end of its lines
         process.stdin.write(json.dumps(order) + "\n")

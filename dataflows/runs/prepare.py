@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
-from typing import cast as typed
 
+from dataflows.connectors.abilities import Growing
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
@@ -90,18 +90,18 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     if target.describe() is None:
         with state.owned(claim.generation):
             target.make(made_columns(job, found, target))
-    elif added := added_columns(job, found, ends):
+    elif (added := added_columns(job, found, ends)) and isinstance(target, Growing):
         with state.owned(claim.generation):
-            typed("Any", target).add(added)
+            target.add_columns(added)
     surveyed = survey(job, ends)
     token = _take_letters(job, target, surveyed)
     run = _resumable(target, job, claim, surveyed) or _plan(job, ends, claim, surveyed)
     failpoint("prepare.planned")
-    into = target.load(job.run, claim.generation)
+    into = target.create_load_table(job.run, claim.generation)
     pending, planned = state.pending(job.run)
     held = ends.source.hold(surveyed.source, job.spec.limits.snapshot) if pending else None
     # What a window read again leaves the position as it was.
-    upper = claim.loaded.cursor if job.reload and job.reload.is_window else run.upper
+    upper = claim.loaded.position if job.reload and job.reload.is_window else run.upper
     return Prepared(surveyed, claim.generation, into, slots, pending, planned, upper, token, held)
 
 
@@ -120,7 +120,7 @@ def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
 
 
 def _goes_on(job: Job, target: Target, run: RunRow, surveyed: Survey) -> bool:
-    if (run.write, run.field, run.by) != (job.planned_as, job.cursor, surveyed.by):
+    if (run.write, run.cursor, run.split_key) != (job.planned_as, job.cursor, surveyed.split_key):
         return False
     if surveyed.placed and target.state.pending(job.run)[0]:
         return False
@@ -139,7 +139,7 @@ def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey) -> RunR
         return run
     with state.owned(claim.generation):
         if claim.loaded.partly and not job.continued:
-            state.spoil()
+            state.mark_partial()
         target.abandon(job.run)
         state.forget(job.run)
     return None
@@ -160,10 +160,10 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     with state.owned(claim.generation):
         base = carried.base if carried else state.counters()
         lower = carried.lower if carried else window.lower
-        plan = RunRow(job.run, job.planned_as, job.cursor, lower, upper, base, by=surveyed.by)
+        plan = RunRow(job.run, job.planned_as, job.cursor, lower, upper, base, split_key=surveyed.split_key)
         state.write_plan(plan, splits)
         if claim.loaded.partly and not job.continued:
-            state.spoil()
+            state.mark_partial()
         if older is not None:
             (state.take_over if carried else state.supersede)(older.run, job.run)
     return plan
@@ -192,13 +192,13 @@ def _carries(job: Job, older: RunRow) -> bool:
         job.reload is None
         and job.continued
         and job.cursor is not None
-        and (older.write, older.field) == (job.write, job.cursor)
+        and (older.write, older.cursor) == (job.write, job.cursor)
     )
 
 
 def _last(job: Job, loaded: Loaded) -> str | None:
     """Where the cursor stands, if what stands there is this one."""
-    return loaded.cursor if is_from(job, loaded) else None
+    return loaded.position if is_from(job, loaded) else None
 
 
 def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:
@@ -208,9 +208,9 @@ def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:
         Unavailable: the table got or lost a key meanwhile.
     """
     pending, planned = ends.target.state.pending(job.run)
-    into = ends.target.loads(job.run)
+    into = ends.target.load_table(job.run)
     surveyed = survey(job, ends)
-    if surveyed.by != order["by"]:
+    if surveyed.split_key != order["split_key"]:
         raise Unavailable("the table's keys were changed while the run began", where=job.at_source, hint="try again")
     return Prepared(
         surveyed,

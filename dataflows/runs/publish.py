@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
+from dataflows.connectors.abilities import Unique
 from dataflows.connectors.contract import Target
 from dataflows.data.counters import Counters
 from dataflows.runs.job import Job
@@ -47,8 +48,9 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
 def _check_unique(job: Job, target: Target) -> None:
     """Refuse to publish a `replace` whose rows are not unique, where the target's own keys do not see to it."""
     unique = job.rules.validation.unique
-    ask = getattr(target, "duplicates", None)
-    if unique and ask is not None and job.write == "replace" and (found := ask(job.run, unique)):
+    if not unique or job.write != "replace" or not isinstance(target, Unique):
+        return
+    if found := target.duplicates(job.run, unique):
         names = ", ".join(f"`{name}`" for name in unique)
         hint = "nothing was published; mend the source, or deduplicate"
         raise BadData(

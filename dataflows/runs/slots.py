@@ -140,11 +140,11 @@ def _writer(
     job: Job, prepared: Prepared, target: Target, slot: str, first: FirstError, committed: Callable[[Counters], None]
 ) -> Writer:
     surveyed = prepared.survey
-    encoded = not surveyed.mapping.raw
+    arrow = not surveyed.mapping.raw
     order = WriterOrder(
         prepared.into,
         surveyed.mapping.columns,
-        encoded,
+        arrow,
         slot,
         job.run,
         prepared.generation,

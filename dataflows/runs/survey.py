@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-from dataflows.connectors.contract import Source, Target
+from dataflows.connectors.abilities import Growing, Native, Reloading, RowPlaces, Unique, Windowed
+from dataflows.connectors.contract import Method, Source, Target
 from dataflows.connectors.history import history_columns
 from dataflows.connectors.state import Loaded
 from dataflows.data.cursors import cursor_column
@@ -41,7 +41,7 @@ class Survey:
     target: Table
     key: Column | None
     mapping: Bound
-    method: Any
+    method: Method | None
     """How the sink will publish a `replace`."""
     version: str | None
     """The column that says which of two rows with the same key is newer."""
@@ -51,7 +51,7 @@ class Survey:
     """Whether the key is where rows stand, at one point in time: what is read at another one begins anew."""
 
     @property
-    def by(self) -> str | None:
+    def split_key(self) -> str | None:
         """The name of the key."""
         return self.key.name if self.key is not None else None
 
@@ -141,7 +141,7 @@ def added_columns(job: Job, source: Table, ends: Ends) -> tuple[Column, ...]:
     if there is None:
         return ()
     missing = [one for one in made_columns(job, source, ends.target) if there.column(one.name) is None]
-    if missing and not hasattr(ends.target, "add"):
+    if missing and not isinstance(ends.target, Growing):
         names = ", ".join(f"`{one.name}`" for one in missing)
         hint = f"delete the pipeline and what it wrote, or leave {names} out by a `select` step"
         where = f"{job.pipeline}: spec.schema.additive"
@@ -154,7 +154,7 @@ def _check_unique(job: Job, there: Table | None, target: Target) -> None:
     unique = job.rules.validation.unique
     if not unique or (there is not None and any(set(key) == set(unique) for key in there.keys)):
         return
-    if job.write != "replace" or not hasattr(target, "duplicates"):
+    if job.write != "replace" or not isinstance(target, Unique):
         hint = f"give {job.sink.object} a unique key over these columns, or write: replace"
         raise Refused("uniqueness cannot be checked there", where=f"{job.pipeline}: spec.validate.unique", hint=hint)
 
@@ -166,9 +166,9 @@ def check_continued(job: Job, loaded: Loaded) -> None:
     ways = f"write: replace; or load all anew by `penstock run {job.pipeline} --full`"
     if loaded.write == job.write:
         what = (
-            f"{job.sink.object} was loaded by cursor `{loaded.field}`: by `{job.cursor}` rows would be lost or doubled"
+            f"{job.sink.object} was loaded by cursor `{loaded.cursor}`: by `{job.cursor}` rows would be lost or doubled"
         )
-        raise Refused(what, where=f"{job.pipeline}: spec.source.cursor", hint=f"keep `{loaded.field}`, or {ways}")
+        raise Refused(what, where=f"{job.pipeline}: spec.source.cursor", hint=f"keep `{loaded.cursor}`, or {ways}")
     what = f"{job.sink.object} was loaded by `{loaded.write}`: an `{job.write}` would add all its rows again"
     raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
 
@@ -185,7 +185,7 @@ def survey(job: Job, ends: Ends) -> Survey:
     return _surveyed(job, ends, table, there, ends.target.check(there, ()))
 
 
-def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> Survey:
+def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Method | None) -> Survey:
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
     place = _row_place(job, ends.source, table) if key is None else None
     mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside_of(job))
@@ -198,18 +198,17 @@ def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Any) -> 
 
 def _row_place(job: Job, source: Source, table: Table) -> Column | None:
     """What a table without a key is split by; only a `replace` can begin anew."""
-    ask = getattr(source, "row_place", None)
-    return ask(table) if ask is not None and job.write == "replace" else None
+    return source.row_place(table) if job.write == "replace" and isinstance(source, RowPlaces) else None
 
 
-def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Column | None) -> Any:
+def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Column | None) -> Method | None:
     """How a run's shadow takes the place of the target's rows, if not of them all.
 
     Raises:
         Refused: the sink cannot do that, or the cursor is not among the columns that are written.
     """
     where = f"{job.pipeline}: {'backfill' if job.reload and job.reload.is_window else '--full'}"
-    if job.write not in getattr(target, "reloads", ()):
+    if not isinstance(target, Reloading) or job.write not in target.reloads:
         hint = f"`penstock delete {job.pipeline} --drop-table` and apply it again, to begin anew"
         raise Refused(f"an `{job.write}` into {job.sink.settings.type} cannot be read again", where=where, hint=hint)
     if job.reload is None or not job.reload.is_window or key is None:
@@ -220,7 +219,7 @@ def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Colu
         hint = "write the cursor as it is, or reload everything by `penstock run --full`"
         what = f"the rows of a window cannot be found in the target: it does not hold cursor `{key.name}` unchanged"
         raise Refused(what, where=where, hint=hint)
-    if not hasattr(target, "in_window"):
+    if not isinstance(target, Windowed):
         hint = "reload everything by `penstock run --full`"
         raise Refused(f"rows in {job.sink.settings.type} cannot be replaced by windows", where=where, hint=hint)
     return target.in_window(column)
@@ -229,8 +228,7 @@ def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Colu
 def made_columns(job: Job, source: Table, target: Target) -> tuple[Column, ...]:
     """The columns of a target that is to be made, with those that the write mode adds."""
     made = outputs(job.rules, source, job.pipeline, outside_of(job))
-    kept = getattr(target, "kept", None)
-    columns = kept(made) if kept is not None else tuple(map(portable, made))
+    columns = target.column_types(made) if isinstance(target, Native) else tuple(map(portable, made))
     if job.write != "scd2":
         return columns
     there = Table(job.sink.object, "r", columns)
@@ -286,4 +284,4 @@ def _bound(key: Sequence[str], mapping: Bound, table: Table, split: Column | Non
 
 def is_from(job: Job, loaded: Loaded) -> bool:
     """Whether the target's rows came by this cursor; those that a reload put there did so too."""
-    return loaded.field == job.cursor and loaded.write in ({job.write, "replace"} if job.cursor else {job.write})
+    return loaded.cursor == job.cursor and loaded.write in ({job.write, "replace"} if job.cursor else {job.write})

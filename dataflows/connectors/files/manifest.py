@@ -16,7 +16,7 @@ from urllib.parse import quote
 from dataflows.connectors.state import RunRow
 from dataflows.data.counters import COUNTED, Counters
 
-__all__ = ["Change", "Entry", "Pipeline", "RunKept", "Table", "published", "staged"]
+__all__ = ["Change", "Entry", "Pipeline", "RunKept", "Table", "published", "row_entry", "row_of", "staged"]
 
 VERSION: Final = 1
 KEPT_RUNS: Final = 100
@@ -65,6 +65,22 @@ def published(path: str) -> str:
     return f"part-{uid}-{name}"
 
 
+_ENTRY_NAMES: Final = {"cursor": "field", "split_key": "by"}
+"""Fields of a run whose names in the log are other ones: logs outlive the code that wrote them."""
+_ROW_NAMES: Final = {entry: name for name, entry in _ENTRY_NAMES.items()}
+
+
+def row_entry(row: RunRow) -> dict[str, Any]:
+    """The run as the log has it."""
+    return {_ENTRY_NAMES.get(name, name): value for name, value in asdict(row).items()}
+
+
+def row_of(entry: dict[str, Any]) -> RunRow:
+    """The run of such an entry."""
+    named = {_ROW_NAMES.get(name, name): value for name, value in entry.items()}
+    return RunRow(**{**named, "base": Counters(**entry["base"])})
+
+
 @dataclass(slots=True)
 class RunKept:
     """A run; `splits` by number: lower and upper bound, and once it is done its staged file, or None."""
@@ -83,12 +99,12 @@ class RunKept:
         """As a checkpoint keeps it."""
         done = {str(number): one for number, one in self.done.items()}
         splits = {str(number): bounds for number, bounds in self.splits.items()}
-        return {"source": self.source, "row": asdict(self.row), "splits": splits, "done": done}
+        return {"source": self.source, "row": row_entry(self.row), "splits": splits, "done": done}
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> RunKept:
         """As a checkpoint kept it."""
-        row = RunRow(**{**data["row"], "base": Counters(**data["row"]["base"])})
+        row = row_of(data["row"])
         splits = {int(number): bounds for number, bounds in data["splits"].items()}
         return cls(data["source"], row, splits, {int(number): one for number, one in data["done"].items()})
 
@@ -187,7 +203,7 @@ def _claim(_: Table, pipeline: Pipeline, entry: Entry, __: Change) -> None:
 
 
 def _plan(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
-    row = RunRow(**{**change["row"], "base": Counters(**change["row"]["base"])})
+    row = row_of(change["row"])
     splits = {number: [lower, upper] for number, lower, upper in change["splits"]}
     pipeline.runs[row.run] = RunKept(change["source"], row, splits)
 
@@ -202,7 +218,7 @@ def _take_over(table: Table, pipeline: Pipeline, entry: Entry, change: Change) -
 def _supersede(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
     older = pipeline.runs[change["older"]]
     row = older.row
-    ended = RunRow(row.run, row.write, row.field, row.lower, row.upper, row.base, "superseded", None, change["run"])
+    ended = RunRow(row.run, row.write, row.cursor, row.lower, row.upper, row.base, "superseded", None, change["run"])
     pipeline.runs[row.run] = RunKept(older.source, ended)
 
 
@@ -230,9 +246,9 @@ def _finish(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
     else:
         table.files += files
     if row.write == "replace" or cursor is not None:
-        loaded = {"write": row.write, "field": row.field, "cursor": cursor}
+        loaded = {"write": row.write, "field": row.cursor, "cursor": cursor}
         pipeline.sources[run.source] = pipeline.source(run.source) | loaded
-    ended = RunRow(row.run, row.write, row.field, row.lower, row.upper, row.base, "finished", change["result"])
+    ended = RunRow(row.run, row.write, row.cursor, row.lower, row.upper, row.base, "finished", change["result"])
     del pipeline.runs[row.run]
     pipeline.runs[row.run] = RunKept(run.source, ended)
     over = [name for name, one in pipeline.runs.items() if one.row.ended][:-KEPT_RUNS]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from dataflows.connectors.files.log import FolderLog, taken_away
-from dataflows.connectors.files.manifest import Change, Entry, Pipeline, RunKept, Table
+from dataflows.connectors.files.manifest import Change, Entry, Pipeline, RunKept, Table, row_entry
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
@@ -149,7 +149,7 @@ class FilesState:
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         """Keep the plan of a run. Inside `owned`."""
         bounds = [[one.number, one.lower, one.upper] for one in splits]
-        self._change(do="plan", source=self.source, row=asdict(plan), splits=bounds)
+        self._change(do="plan", source=self.source, row=row_entry(plan), splits=bounds)
 
     def take_over(self, older: str, run: str) -> None:
         """Give the splits of an unfinished run to another one, with their files. Inside `owned`."""
@@ -159,8 +159,8 @@ class FilesState:
         """Give up an unfinished run; its staged files are leftovers. Inside `owned`."""
         self._change(do="supersede", older=older, run=run)
 
-    def spoil(self) -> None:
-        """Nothing to spoil: the rows of a run that is given up were never the folder's."""
+    def mark_partial(self) -> None:
+        """Nothing to mark: the rows of a run that is given up were never the folder's."""
 
     def forget(self, run: str) -> None:
         """Forget a run's plan. Inside `owned`."""
@@ -221,7 +221,7 @@ class FilesState:
         """Say that replaced files are gone. Inside `owned`."""
         self._change(do="swept", paths=paths)
 
-    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
         """Make the run's files the folder's, move the cursor, record the result. Inside `owned`.
 
         Raises:
@@ -230,7 +230,7 @@ class FilesState:
         pending, planned = self.pending(run)
         if pending:
             raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
-        self._change(do="finish", run=run, cursor=cursor, result=result, ending=self.ending)
+        self._change(do="finish", run=run, cursor=position, result=result, ending=self.ending)
 
     def drop(self) -> None:
         """Forget the pipeline, and let nobody claim it again."""

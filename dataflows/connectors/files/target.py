@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Owner, Place, WriterOrder
+from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
 from dataflows.connectors.files.folder import Folder
 from dataflows.connectors.files.log import FolderLog, taken_away
 from dataflows.connectors.files.manifest import STAGED, published
@@ -105,10 +105,10 @@ class FilesTarget:
     def make(self, columns: tuple[Column, ...]) -> None:
         self.state.make_table([asdict(Column(one.name, one.type, one.nullable)) for one in columns])
 
-    def load(self, run: str, generation: int) -> str:
+    def create_load_table(self, run: str, generation: int) -> str:
         self._sweep(generation)
         failpoint("prepare.shadow_made")
-        return self.loads(run)
+        return self.load_table(run)
 
     def _sweep(self, generation: int) -> None:
         """Take away what was replaced, and what earlier generations left.
@@ -140,7 +140,7 @@ class FilesTarget:
         number = path.rpartition("/")[2].partition(".")[0].rpartition("-")[2]
         return int(number) if number.isdigit() else 1 << 62
 
-    def loads(self, run: str) -> str:
+    def load_table(self, run: str) -> str:
         return run
 
     def can_go_on(self, run: str) -> bool:
@@ -163,10 +163,10 @@ class FilesTarget:
         self,
         run: str,
         generation: int,
-        cursor: str | None,
+        position: str | None,
         columns: Sequence[str],
         told: dict[str, Any],
-        method: Any,
+        method: Method | None,
     ) -> dict[str, Any]:
         log, before = self.state.log, self.state.files(run)
         with self.state.owned(generation):
@@ -179,7 +179,7 @@ class FilesTarget:
             except Gone:
                 self.state.check(log.refresh(), generation)  # a newer run has published them, or taken them away
                 raise taken_away(self.where) from None
-            self.state.finish(run, cursor, found.result)
+            self.state.finish(run, position, found.result)
             failpoint("publish.moved")
         replaced = log.table.replaced if self._replaces else []
         self.store.delete([log.at(path) for path in [*replaced, *(one["path"] for one in before)]])

@@ -169,15 +169,15 @@ class MysqlState(DatabaseState):
         )
         return marked, once, counted_on, once
 
-    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
         pending, planned = self.pending(run)
         if pending:
             raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
         row = self.run(run)
-        if row is not None and (row.write != "append" or cursor is not None):
+        if row is not None and (row.write != "append" or position is not None):
             self.database.change(
                 f"UPDATE _penstock_positions SET cursor_value = ?, cursor_field = ?, written = ? WHERE {_ENDS}",
-                (cursor, row.field, row.write, *self._ends),
+                (position, row.cursor, row.write, *self._ends),
             )
         self.database.change(f"UPDATE _penstock_positions SET run = NULL WHERE {_ENDS}", self._ends)
         self.database.change(

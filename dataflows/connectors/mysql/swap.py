@@ -9,23 +9,15 @@ put aside.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from dataflows.connectors.contract import Method
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, exists
 from dataflows.connectors.sql.names import shadow_prefix
 from penstock.errors import Refused
 
-__all__ = ["Method", "aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method", "shadow_name"]
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How a shadow takes the target's place, and why."""
-
-    name: Literal["rename", "refill"]
-    reasons: tuple[str, ...] = ()
+__all__ = ["aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method", "shadow_name"]
 
 
 def shadow_name(uid: str, run: str, sink: TableName) -> TableName:

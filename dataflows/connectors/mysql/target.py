@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Owner, Place, WriterOrder
+from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
 from dataflows.connectors.mysql.merge import Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.mysql.swap import (
-    Method,
     aside_name,
     drop_leftovers,
     make_shadow,
@@ -111,7 +110,7 @@ class MysqlTarget:
                 what = f"{self.name} has another unique key, {index}: a row could take the place of a stranger"
                 raise Refused(what, where=f"{where}.key", hint=f"merge by it, or drop {index}")
 
-    def kept(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """The columns as a table that is made here would have them."""
         uuids = self.session.mariadb and self.session.version >= UUIDS
         return short_enough(tuple(kept(one, uuids=uuids) for one in columns), room=ROW_ROOM)
@@ -130,7 +129,7 @@ class MysqlTarget:
             f"ENGINE = InnoDB ROW_FORMAT = DYNAMIC CHARACTER SET utf8mb4 COLLATE {exact}"
         )
 
-    def add(self, columns: tuple[Column, ...]) -> None:
+    def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add columns, which take NULL, to the table. Inside `state.owned`."""
         there = describe(self.session, self.name, self.place.where, sink=True)
         for one in columns:
@@ -138,7 +137,7 @@ class MysqlTarget:
                 kind = declared(one)
                 self.session.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind} NULL")
 
-    def load(self, run: str, generation: int) -> str:
+    def create_load_table(self, run: str, generation: int) -> str:
         shadow, aside = self._shadow(run), self._aside(run)
         with self.state.owned(generation):
             drop_leftovers(self.session, self.owner.uid, self.name, (shadow.name, aside.name) if self._replaces else ())
@@ -146,9 +145,9 @@ class MysqlTarget:
                 make_shadow(self.session, self.name, shadow)
         if self._replaces:
             failpoint("prepare.shadow_made")
-        return self.loads(run)
+        return self.load_table(run)
 
-    def loads(self, run: str) -> str:
+    def load_table(self, run: str) -> str:
         return self._shadow(run).name if self._replaces else self.name.name
 
     def can_go_on(self, run: str) -> bool:
@@ -174,7 +173,13 @@ class MysqlTarget:
         return MysqlWriter(self.another, self.state, order, into, where, merge)
 
     def publish(
-        self, run: str, generation: int, cursor: str | None, columns: tuple[str, ...], told: dict[str, Any], method: Any
+        self,
+        run: str,
+        generation: int,
+        position: str | None,
+        columns: tuple[str, ...],
+        told: dict[str, Any],
+        method: Method | None,
     ) -> dict[str, Any]:
         with self.state.owned(generation):
             failpoint("publish.locked")
@@ -182,14 +187,14 @@ class MysqlTarget:
             if found.ended:
                 return found.result
             self._move_in(run, columns, method)
-            self.state.finish(run, cursor, found.result)
+            self.state.finish(run, position, found.result)
             failpoint("publish.moved")
         if self._replaces:
             self.abandon(run)
         failpoint("publish.done")
         return found.result
 
-    def _move_in(self, run: str, columns: tuple[str, ...], method: Any) -> None:
+    def _move_in(self, run: str, columns: tuple[str, ...], method: Method | None) -> None:
         """Put the shadow in the target's place.
 
         A rename stands before the run's end is recorded: from then on no later `append` may go on from what was known.
@@ -197,7 +202,7 @@ class MysqlTarget:
         if not self._replaces:
             return
         if method is not None and method.name == "rename" and self.owner.write.write == "replace":
-            self.state.spoil()
+            self.state.mark_partial()
             rename(self.session, self.name, self._shadow(run), self._aside(run), self.place.where)
         else:
             refill(self.session, self.name, self._shadow(run), columns)

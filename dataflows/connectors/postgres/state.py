@@ -232,7 +232,7 @@ class PostgresState:
             return Loaded(write, field, cursor)
         return Loaded(write or partly[0], field or partly[1], cursor, partly=True)
 
-    def spoil(self) -> None:
+    def mark_partial(self) -> None:
         """An unfinished `append` is given up, its rows stay: no later `append` may go on from here. Inside `owned`."""
         self.session.execute(
             f"UPDATE {self.table('positions')} SET write = 'replace', cursor_field = NULL, cursor = NULL "
@@ -290,10 +290,10 @@ class PostgresState:
         names = {
             "run": plan.run,
             "write": plan.write,
-            "field": plan.field,
+            "field": plan.cursor,
             "lower": plan.lower,
             "upper": plan.upper,
-            "by": plan.by,
+            "by": plan.split_key,
         }
         self.session.execute(
             f"INSERT INTO {self.table('runs')} "
@@ -403,7 +403,7 @@ class PostgresState:
             f"THEN '1' ELSE '{FENCED}' END)::int"
         )
 
-    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
         """Record the result of a run, move the cursor, and forget its splits. Inside `owned`.
 
         Raises:
@@ -412,7 +412,7 @@ class PostgresState:
         pending, planned = self.pending(run)
         if pending:
             raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
-        values = self.key | {"run": run, "cursor": cursor, "result": json.dumps(result), "kept": KEPT_RUNS}
+        values = self.key | {"run": run, "cursor": position, "result": json.dumps(result), "kept": KEPT_RUNS}
         for statement in _FINISH:
             self.session.execute(self.format(statement), values)
 

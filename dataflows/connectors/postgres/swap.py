@@ -8,28 +8,17 @@ deferrable cannot be emptied and filled again, and is refused.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from psycopg import sql
 
+from dataflows.connectors.contract import Method
 from dataflows.connectors.postgres.session import Session, one_row, translated
 from dataflows.connectors.postgres.tables import TableName, quoted
 from dataflows.connectors.state import RunRow
-from dataflows.data.tables import Column
 from penstock.errors import Refused
 
-__all__ = ["Method", "drop_leftovers", "make_shadow", "move_in", "replace_method", "shadow_name"]
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How a shadow takes the target's place, and why."""
-
-    name: Literal["rename", "refill", "window"]
-    reasons: tuple[str, ...] = ()
-    column: Column | None = None
-    """Of a window: the column whose values tell which rows of the target are replaced."""
+__all__ = ["drop_leftovers", "make_shadow", "move_in", "replace_method", "shadow_name"]
 
 
 def shadow_prefix(uid: str) -> str:

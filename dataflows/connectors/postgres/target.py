@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Owner, Place, WriterOrder
+from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
 from dataflows.connectors.history import HISTORY, check_history
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
-from dataflows.connectors.postgres.swap import Method, drop_leftovers, make_shadow, move_in, replace_method, shadow_name
+from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method, shadow_name
 from dataflows.connectors.postgres.tables import TableName, describe, exists, quoted
 from dataflows.connectors.postgres.writer import PostgresWriter
 from dataflows.connectors.publication import finished
@@ -83,7 +83,7 @@ class PostgresTarget:
             what = f"{table.name} has no unique key over just {names} that takes no NULL"
             raise Refused(what, where=f"{self.place.pipeline}: spec.sink.key", hint=hint)
 
-    def kept(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """The columns, of the types of the user's own that this server has too; others become what carries them."""
         with translated(self.place.where):
             return tuple(one if one.builtin else self._known(one) for one in columns)
@@ -100,13 +100,13 @@ class PostgresTarget:
         with translated(self.place.where):
             self.session.execute(f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})")
 
-    def add(self, columns: tuple[Column, ...]) -> None:
+    def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add columns, which take NULL, to the table; one that is there stays as it is. Inside `state.owned`."""
         parts = ", ".join(f"ADD COLUMN IF NOT EXISTS {quoted(one.name)} {one.type}" for one in columns)
         with translated(self.place.where):
             self.session.execute(f"ALTER TABLE {self.table.sql} {parts}")
 
-    def load(self, run: str, generation: int) -> str:
+    def create_load_table(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.table) if self._replaces else None
         with self.state.owned(generation):
             drop_leftovers(self.session, self.owner.uid, self.table, shadow, self.place.where)
@@ -114,9 +114,9 @@ class PostgresTarget:
                 make_shadow(self.session, self.table, shadow, self.place.where)
         if shadow is not None:
             failpoint("prepare.shadow_made")
-        return self.loads(run)
+        return self.load_table(run)
 
-    def loads(self, run: str) -> str:
+    def load_table(self, run: str) -> str:
         return str(shadow_name(self.owner.uid, run, self.table) if self._replaces else self.table)
 
     def can_go_on(self, run: str) -> bool:
@@ -161,7 +161,7 @@ class PostgresTarget:
             order.generation,
             order.slot,
             where,
-            order.encoded,
+            order.arrow,
             order.check,
             order.committed,
             self._merge(order),
@@ -179,7 +179,13 @@ class PostgresTarget:
         return self.owner.write.write in {"merge", "scd2"}
 
     def publish(
-        self, run: str, generation: int, cursor: str | None, columns: Sequence[str], told: dict[str, Any], method: Any
+        self,
+        run: str,
+        generation: int,
+        position: str | None,
+        columns: Sequence[str],
+        told: dict[str, Any],
+        method: Method | None,
     ) -> dict[str, Any]:
         with self.state.owned(generation):
             failpoint("publish.locked")
@@ -189,7 +195,7 @@ class PostgresTarget:
             if method is not None:
                 shadow = shadow_name(self.owner.uid, run, self.table)
                 move_in(self.session, self.table, shadow, tuple(columns), method, found.row)
-            self.state.finish(run, cursor, found.result)
+            self.state.finish(run, position, found.result)
             failpoint("publish.moved")
         failpoint("publish.done")
         return found.result

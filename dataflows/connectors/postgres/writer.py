@@ -73,7 +73,7 @@ class PostgresWriter:
     generation: int
     slot: str
     where: str
-    encoded: bool
+    arrow: bool
     check: Callable[[], None]
     committed: Callable[[Counters], None]
     merge: Merge | None = None
@@ -169,7 +169,7 @@ class PostgresWriter:
 
     def _form(self, data: pa.RecordBatch | memoryview | None) -> str:
         """Which of the forms of COPY the chunks of a split come in; its first one tells."""
-        if not self.encoded:
+        if not self.arrow:
             return "text" if any(map(as_text, self.columns)) else "binary"
         if data is None or isinstance(data, memoryview):
             return "binary"
@@ -215,7 +215,7 @@ class PostgresWriter:
     def _commit(self, current: _Open, marker: Chunk) -> None:
         rows = self._end_copy(current)
         failpoint("commit.copied", current.split)
-        sent = current.rows if self.encoded else marker.rows
+        sent = current.rows if self.arrow else marker.rows
         counted = counted_split(marker, sent, rows, current.bytes, self.where)
         if self.merge is not None:
             one_message(self._live, self.merge.end, self.where, check=self.check)
@@ -235,7 +235,7 @@ class PostgresWriter:
     def _end_copy(self, current: _Open) -> int:
         if current.encoder is not None:
             self._put(current.encoder.finish())
-        elif self.encoded:
+        elif self.arrow:
             self._put(EMPTY_COPY)
         connection = self._live.pgconn
         with translated(self.where):

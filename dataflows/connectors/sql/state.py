@@ -120,7 +120,7 @@ class DatabaseState:
             return Loaded(write, field, cursor)
         return Loaded(write or partly[0][0], field or partly[0][1], cursor, partly=True)
 
-    def spoil(self) -> None:
+    def mark_partial(self) -> None:
         statement = "UPDATE _penstock_positions SET written = 'replace', cursor_field = NULL, cursor_value = NULL"
         self.database.change(f"{statement} WHERE {_ENDS}", self._ends)
 
@@ -166,11 +166,11 @@ class DatabaseState:
         ]
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
-        base = json.dumps(plan.base.as_dict())
+        base, when = json.dumps(plan.base.as_dict()), now().isoformat()
         self.database.change(
             "INSERT INTO _penstock_runs (pipeline, source, sink, run, state, written, cursor_field, split_by, "
             "lower_bound, upper_bound, base, planned_at) VALUES (?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?)",
-            (*self._ends, plan.run, plan.write, plan.field, plan.by, plan.lower, plan.upper, base, now().isoformat()),
+            (*self._ends, plan.run, plan.write, plan.cursor, plan.split_key, plan.lower, plan.upper, base, when),
         )
         for at in range(0, len(splits), AT_ONCE):
             some = splits[at : at + AT_ONCE]
@@ -237,15 +237,15 @@ class DatabaseState:
         if (marked, moved) != (1, 1):
             raise Fenced(_FENCED[0], where=self.where, hint=_FENCED[1])
 
-    def finish(self, run: str, cursor: str | None, result: dict[str, Any]) -> None:
+    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
         pending, planned = self.pending(run)
         if pending:
             raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
         row = self.run(run)
-        if row is not None and (row.write != "append" or cursor is not None):
+        if row is not None and (row.write != "append" or position is not None):
             self.database.change(
                 f"UPDATE _penstock_positions SET cursor_value = ?, cursor_field = ?, written = ? WHERE {_ENDS}",
-                (cursor, row.field, row.write, *self._ends),
+                (position, row.cursor, row.write, *self._ends),
             )
         self.database.change(f"UPDATE _penstock_positions SET run = NULL WHERE {_ENDS}", self._ends)
         self.database.change(

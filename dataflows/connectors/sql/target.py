@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Owner, Place, WriterOrder
+from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
 from dataflows.connectors.publication import finished
 from dataflows.connectors.sql.database import Database, kept
 from dataflows.connectors.sql.merge import Merge, appended
@@ -83,7 +83,7 @@ class DatabaseTarget:
             what = f"values of `{column.name}` ({column.type}) cannot be compared there"
             raise Refused(what, where=f"{where}.version", hint="take a whole number or a time")
 
-    def kept(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """The columns as a table that is made here would have them."""
         return tuple(map(kept, columns))
 
@@ -101,13 +101,13 @@ class DatabaseTarget:
             for one in columns
         ]
 
-    def add(self, columns: tuple[Column, ...]) -> None:
+    def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add columns, which take NULL, to the table. Inside `state.owned`."""
         for one in columns:
             kind = self.database.declared(one)
             self.database.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind}")
 
-    def load(self, run: str, generation: int) -> str:
+    def create_load_table(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.name)
         with self.state.owned(generation):
             self._drop_shadows(keep=shadow.name if self._replaces else None)
@@ -117,14 +117,14 @@ class DatabaseTarget:
                 )
         if self._replaces:
             failpoint("prepare.shadow_made")
-        return self.loads(run)
+        return self.load_table(run)
 
     def _drop_shadows(self, keep: str | None = None) -> None:
         for name in self.database.tables(self.name.schema, shadow_prefix(self.owner.uid)):
             if name != keep:
                 self.database.change(f"DROP TABLE {quoted(self.name.schema, name)}")
 
-    def loads(self, run: str) -> str:
+    def load_table(self, run: str) -> str:
         return shadow_name(self.owner.uid, run, self.name).name if self._replaces else self.name.name
 
     def can_go_on(self, run: str) -> bool:
@@ -157,10 +157,10 @@ class DatabaseTarget:
         self,
         run: str,
         generation: int,
-        cursor: str | None,
+        position: str | None,
         columns: tuple[str, ...],
         told: dict[str, Any],
-        method: Any,
+        method: Method | None,
     ) -> dict[str, Any]:
         with self.state.owned(generation):
             failpoint("publish.locked")
@@ -169,7 +169,7 @@ class DatabaseTarget:
                 return found.result
             if self._replaces:
                 self._move_in(shadow_name(self.owner.uid, run, self.name), columns)
-            self.state.finish(run, cursor, found.result)
+            self.state.finish(run, position, found.result)
             failpoint("publish.moved")
         failpoint("publish.done")
         return found.result

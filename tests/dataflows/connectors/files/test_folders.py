@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dataflows.connectors.contract import Place
 from dataflows.connectors.files.log import FolderLog
-from dataflows.connectors.files.manifest import Entry, Table
+from dataflows.connectors.files.manifest import Entry, Table, row_entry, row_of
 from dataflows.connectors.files.seen import KEPT, Seen
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Listed, LocalStore
@@ -423,6 +423,14 @@ def test_what_was_seen_is_kept_within_bounds() -> None:
 
 
 # -- what goes wrong outside -------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_the_names_that_logs_have_for_it() -> None:
+    """A log outlives the code that wrote it: names in code may change, those in entries may not."""
+    row = RunRow("r1", "append", "id", "1", "9", Counters(5, 5), split_key="k")
+    entry = row_entry(row)
+    assert {"field": "id", "by": "k", "lower": "1", "upper": "9"}.items() <= entry.items()
+    assert row_of(entry) == row
 
 
 def test_a_store_that_goes_away_in_the_middle_is_told_and_the_run_resumed(
