@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import Final
 from typing import cast as typed
 
-from dataflows.connectors.contract import Connector
+from dataflows.connectors.contract import Connector, Owner, Place, Source, Target
+from dataflows.connectors.inspection import check_connector, check_source, check_target
 from penstock.errors import Refused
 from penstock.models.connection import plugged_in
 
-__all__ = ["connector"]
+__all__ = ["connector", "open_source", "open_target"]
 
 BUILT_IN: Final = {
     "postgres": "dataflows.connectors.postgres.connector:PostgresConnector",
@@ -32,12 +33,34 @@ def connector(kind: str, where: str) -> type[Connector]:
     """The connector of a connection's type.
 
     Raises:
-        Refused: none is known here.
+        Refused: none is known here, or it does not fit the contract.
     """
     if kind in BUILT_IN:
         module, _, name = BUILT_IN[kind].partition(":")
-        return typed("type[Connector]", getattr(import_module(module), name))
-    plugged = plugged_in(kind)
-    if plugged is None:
+        found = getattr(import_module(module), name)
+    elif (found := plugged_in(kind)) is None:
         raise Refused(f"connections of type {kind} cannot be used in a run yet", where=where)
-    return typed("type[Connector]", plugged)
+    check_connector(found, where)
+    return typed("type[Connector]", found)
+
+
+def open_source(place: Place) -> Source:
+    """Connect a source.
+
+    Raises:
+        Refused: it cannot be read from, or does not fit the contract.
+    """
+    source = connector(place.settings.type, place.where).source(place)
+    check_source(source, place.where)
+    return source
+
+
+def open_target(place: Place, owner: Owner) -> Target:
+    """Connect a target.
+
+    Raises:
+        Refused: it cannot be written to so, or does not fit the contract.
+    """
+    target = connector(place.settings.type, place.where).target(place, owner)
+    check_target(target, place.where)
+    return target

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dataflows.connectors.contract import Owner, Place, Source, Target
 from dataflows.connectors.history import HISTORY
-from dataflows.connectors.registry import connector
+from dataflows.connectors.registry import connector, open_source, open_target
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
@@ -106,13 +106,13 @@ class Job:
 
     def open_source(self) -> Source:
         """The source, connected."""
-        return connector(self.source.settings.type, self.at_source).source(self.source)
+        return open_source(self.source)
 
     def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
         """The sink, connected, with the state of this pipeline's rows from its source."""
         source = connector(self.source.settings.type, self.at_source).named(self.source)
         owner = Owner(self.uid, source, self.spec.sink, generation, patience, reloads=self.shadowed)
-        return connector(self.sink.settings.type, self.at_sink).target(self.sink, owner)
+        return open_target(self.sink, owner)
 
     def place(self, connection: str, object_: str) -> Place:
         """Another object, of a connection that the task names.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dataflows.connectors.contract import ReadOrder
-from dataflows.connectors.registry import connector
+from dataflows.connectors.registry import open_source
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job
@@ -49,7 +49,7 @@ def _read(job: Job, connection: str, object_: str) -> Loaded:
     import pyarrow as pa
 
     place = job.place(connection, object_)
-    with closing(connector(place.settings.type, place.where).source(place)) as source:
+    with closing(open_source(place)) as source:
         table = source.describe()
         types = {
             one.name: parse_type(one.type) for one in table.columns if arrow_type(parse_type(one.type)) is not None

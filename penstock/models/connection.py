@@ -14,7 +14,7 @@ from psycopg import ProgrammingError as ConninfoError
 from psycopg import conninfo
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from penstock.errors import InvalidDocument, Issue, SettingsError
+from penstock.errors import InvalidDocument, Issue, Refused, SettingsError
 from penstock.models.base import Model, Name, issues_of
 from penstock.models.http import HttpConnection
 
@@ -187,8 +187,17 @@ def _name() -> TypeAdapter[str]:
 
 
 def plugged_in(kind: str) -> Any | None:
-    """The connector class that an installed package gives for a type of connection; None if none does."""
-    return next((point.load() for point in entry_points(group=PLUGINS, name=kind)), None)
+    """The connector class that an installed package gives for a type of connection; None if none does.
+
+    Raises:
+        Refused: it does not say what a connection of its type holds.
+    """
+    found = next((point.load() for point in entry_points(group=PLUGINS, name=kind)), None)
+    model = getattr(found, "model", None)
+    if found is not None and not (isinstance(model, type) and issubclass(model, Model)):
+        what = f"the connector of type {kind}, {found.__module__}.{found.__qualname__}, has no `model`"
+        raise Refused(what, hint="give it one, a subclass of penstock.models.base.Model with the connection's keys")
+    return found
 
 
 def parse_connection(name: str, data: object, *, where: str | None = None) -> Connection:

@@ -1,0 +1,130 @@
+"""Check a connector, its sources and its targets against the contract, before a run trusts them.
+
+Three mistakes are found: a member is missing, a method cannot be called as a run calls it, or a name comes so near to
+that of an optional ability that it must be a misspelling, with which the ability would silently stay unused.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+from typing import Any, Final
+
+from dataflows.connectors.abilities import OF_SOURCES, OF_TARGETS
+from dataflows.connectors.contract import Connector, Source, Target
+from dataflows.connectors.state import State
+from penstock.errors import Refused
+
+__all__ = ["check_connector", "check_source", "check_target"]
+
+NEAR: Final = 0.82
+"""Similarity from which on a name counts as misspelt: `window` and `in_window` are at 0.8."""
+_SOUND: Final[set[tuple[type, type]]] = set()
+"""Classes that were checked, and the protocol that they fit."""
+_ABSENT: Final = object()
+
+
+def check_connector(found: object, where: str) -> None:
+    """Check the class that a connection's type names.
+
+    Raises:
+        Refused: it does not fit, in which way, and what to change.
+    """
+    _check(found, Connector, (), where)
+
+
+def check_source(found: Source, where: str) -> None:
+    """Check what a connector opened as a source.
+
+    Raises:
+        Refused: as for a connector.
+    """
+    _check(found, Source, OF_SOURCES, where)
+
+
+def check_target(found: Target, where: str) -> None:
+    """Check what a connector opened as a target, and its state.
+
+    Raises:
+        Refused: as for a connector.
+    """
+    _check(found, Target, OF_TARGETS, where)
+    _check(found.state, State, (), where)
+
+
+def _check(found: object, protocol: type, abilities: Collection[type], where: str) -> None:
+    kind = found if isinstance(found, type) else type(found)
+    if (kind, protocol) in _SOUND:
+        return
+    if wrong := [*_misfits(found, protocol, required=True), *_optional(found, protocol, abilities)]:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        hint = f"`python -m pydoc {protocol.__module__}.{protocol.__name__}` shows what each member has to do"
+        raise Refused(f"{name} is no {protocol.__name__}: {'; '.join(wrong)}", where=where, hint=hint)
+    _SOUND.add((kind, protocol))
+
+
+def _members(protocol: type) -> dict[str, Any]:
+    """The public members of a protocol; those that are only annotated have no value."""
+    names = {**inspect.get_annotations(protocol), **vars(protocol)}
+    return {name: vars(protocol).get(name) for name in names if not name.startswith("_")}
+
+
+def _misfits(found: object, protocol: type, *, required: bool) -> Iterator[str]:
+    for name, member in _members(protocol).items():
+        have = inspect.getattr_static(found, name, _ABSENT)
+        if have is not _ABSENT:
+            yield from _uncallable(found, name, member)
+        elif required:
+            near = get_close_matches(name, dir(found), 1, NEAR)
+            yield f"it has no `{name}{_parameters(member)}`{f' but `{near[0]}`' if near else ''}"
+
+
+def _uncallable(found: object, name: str, member: Any) -> Iterator[str]:
+    """Tell if the method of that name cannot be called as the protocol's."""
+    if (wanted := _signature(member)) is None:
+        return
+    try:
+        given = inspect.signature(getattr(found, name))
+    except TypeError:
+        yield f"`{name}` is no method"
+        return
+    except ValueError:  # of a function that is not written in Python
+        return
+    parts = wanted.parameters.values()
+    try:
+        given.bind(
+            *(None for one in parts if one.kind is not one.KEYWORD_ONLY),
+            **{one.name: None for one in parts if one.kind is one.KEYWORD_ONLY},
+        )
+    except TypeError:
+        takes = ", ".join(given.parameters)
+        yield f"`{name}` is called as `{name}{_parameters(member)}`, this one takes `({takes})`"
+
+
+def _signature(member: Any) -> inspect.Signature | None:
+    """What a protocol's method is called with; None of anything else."""
+    if isinstance(member, staticmethod):
+        return inspect.signature(member.__func__)
+    if not inspect.isfunction(member):
+        return None
+    return inspect.Signature([*inspect.signature(member).parameters.values()][1:])  # without self
+
+
+def _parameters(member: Any) -> str:
+    signature = _signature(member)
+    if signature is None:
+        return ""
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+    return str(inspect.Signature(bare))
+
+
+def _optional(found: object, protocol: type, abilities: Collection[type]) -> Iterator[str]:
+    """Tell of abilities that cannot be used as they are, and of names that are nearly theirs."""
+    known = {name for ability in abilities for name in _members(ability)}
+    for ability in abilities:
+        yield from _misfits(found, ability, required=False)
+    for name in dir(found):
+        if not name.startswith("_") and name not in known and name not in _members(protocol):
+            for near in get_close_matches(name, known, 1, NEAR):
+                yield f"`{name}` is no member of the contract: call it `{near}`, or `_{name}` if it is your own"
