@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflows.connectors.contract import Place
 from dataflows.connectors.files.log import FolderLog
 from dataflows.connectors.files.manifest import Entry, Table, row_entry, row_of
 from dataflows.connectors.files.seen import KEPT, Seen
@@ -27,9 +26,8 @@ from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
+from dataflows.runs.job import Job
 from penstock.errors import AccessDenied, Fenced, PenstockError, Refused, SchemaMismatch, Unavailable
-from penstock.models.connection import PostgresConnection
-from penstock.models.formats import CsvFormat
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -159,9 +157,14 @@ def test_modes_that_files_cannot_do_are_refused(files: Files, write: str) -> Non
         files.target("out", write, key=["id"])
 
 
-def test_a_format_is_for_files(tmp_path: Path) -> None:
+def test_a_format_is_for_files() -> None:
+    source = {"connection": "shop", "object": "t", "format": {"type": "csv"}}
+    sink = {"connection": "shop", "object": "u", "write": "replace"}
+    kind = {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "p"}}
+    pipeline = kind | {"spec": {"source": source, "sink": sink}}
+    shop = {"type": "postgres", "dsn": "host=x"}
     with pytest.raises(Refused, match="has no files"):
-        Place("p", "shop", PostgresConnection(type="postgres", dsn="host=x"), "t", None, CsvFormat(type="csv"))
+        Job.from_task({"uid": "u", "run": "r1", "pipeline": pipeline, "connections": {"shop": shop}})
 
 
 def test_without_create_only_an_owner_that_lost_overwrites_what_its_successor_wrote(tmp_path: Path) -> None:
