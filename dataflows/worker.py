@@ -21,6 +21,7 @@ from catalog.database import engine
 from catalog.projection import Projector
 from catalog.store import MetadataStore
 from dataflows.process.once import Once
+from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
 from dataflows.scheduler import worker_lock, worker_lost
 from dataflows.work.outcomes import Outcomes
@@ -38,8 +39,6 @@ __all__ = ["KINDS", "add_worker"]
 KINDS: Final = ("pipeline", "cleanup")
 LINGER: Final = 0.02
 """Seconds between two reads of the log."""
-LOOK: Final = timedelta(milliseconds=100)
-"""How often it looks after its processes while it has any at work."""
 
 
 def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
@@ -66,9 +65,12 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
     )
     batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
     begin = op.input("worker_begin", flow, Once[tuple[str, list[Stored]]]((name, [])))
+    pulse = Pulse[tuple[str, list[Stored]]]((name, []), stop, wakeup)
+    beats = op.input("worker_ended", flow, pulse)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
-    logic = _Logic(name, wakeup, reading, Processes(site.settings, site.catalog_dsn), Outcomes(f"worker:{name}", store))
-    told = op.stateful_batch("work", op.merge("worker_all", begin, batches), lambda _: logic)
+    processes = Processes(site.settings, site.catalog_dsn, pulse.beat)
+    logic = _Logic(name, wakeup, reading, processes, Outcomes(f"worker:{name}", store))
+    told = op.stateful_batch("work", op.merge("worker_all", begin, beats, batches), lambda _: logic)
     kinds = op.branch("measured", told, lambda item: item[1][0])
     for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):
         messages = op.map(f"{step}_messages", items, lambda item: _keyed(item[1][1]))
@@ -98,7 +100,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         for offset, record in records_of(one for batch in values for one in batch):
             if self._reading.keep(offset, record):
                 out += self._follow(offset, record)
-        return self._told(out), StatefulBatchLogic.RETAIN
+        return self._told(out + self._seen()), StatefulBatchLogic.RETAIN
 
     def _told(self, out: list[Output]) -> list[Output]:
         """`out`, which is to be on the log before the flow sleeps again."""
@@ -128,6 +130,10 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return task in self._assigned and self._assigned[task][1].payload["attempt"] == attempt
 
     def on_notify(self) -> tuple[Iterable[Output], bool]:
+        return self._told(self._seen()), StatefulBatchLogic.RETAIN
+
+    def _seen(self) -> list[Output]:
+        """What its processes have done since the last look."""
         out: list[Output] = []
         for ended in self._processes.ended():
             out += self._ended(ended)
@@ -138,8 +144,8 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             assigned = self._halting.pop((ended.task, ended.attempt), None)
             if assigned and (told := self._outcomes.halted(*assigned, ended)):
                 out.append((False, [encode(record) for record in told]))
-        self._processes.make_ready()
-        return self._told(out), StatefulBatchLogic.RETAIN
+        self._processes.tend()
+        return out
 
     def _ended(self, ended: Ended) -> list[Output]:
         if not self._is_open(ended.task, ended.attempt):
@@ -149,7 +155,8 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return [*last, (False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
 
     def notify_at(self) -> datetime | None:
-        return None if self._processes.settled else now() + LOOK
+        seconds = self._processes.look_in
+        return None if seconds is None else now() + timedelta(seconds=seconds)
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:
         """End the processes and say goodbye, so that others take over at once."""

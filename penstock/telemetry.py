@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span as ExportedSpan
 
-__all__ = ["VARIABLE", "Span", "current_traceparent", "set_up", "shut_down", "span"]
+__all__ = ["VARIABLE", "Span", "current_traceparent", "flush", "set_up", "shut_down", "span"]
 
 VARIABLE = "PENSTOCK_TRACES"
 
@@ -102,6 +102,12 @@ def shut_down() -> None:
     provider, _provider = _provider, None
     if provider is not None:
         provider.shutdown()
+
+
+def flush() -> None:
+    """Hand over the spans that still wait. Without an exporter it does nothing."""
+    if _provider is not None:
+        _provider.force_flush()
 
 
 def current_traceparent() -> str:

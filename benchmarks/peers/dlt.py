@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Final
 
-from benchmarks.peers.peer import Command, Move, Peer, in_venv
+from benchmarks.peers.peer import Command, Move, Peer, in_venv, url_of
 
-__all__ = ["DLT"]
+__all__ = ["DLT", "VERSION", "ready", "whole_database"]
 
 VERSION: Final = "1.31.0"
 REQUIREMENTS: Final = (
@@ -47,9 +48,11 @@ told = pipeline.run(taken, table_name=order["table"], write_disposition="replace
 told.raise_on_failed_jobs()
 """
 LOADERS: Final = ("parquet", "csv")
+QUIET: Final = {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
 
 
-def _ready() -> None:
+def ready() -> None:
+    """Install it."""
     in_venv("dlt", *REQUIREMENTS)
 
 
@@ -64,15 +67,14 @@ def _command(loader: str, move: Move) -> Command:
         "table": move.table,
         "loader": loader if move.direction.endswith("postgres") else "parquet",
     }
-    quiet = {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
-    return Command([[str(python), "-c", PROGRAM, json.dumps(order)]], environment=quiet)
+    return Command([[str(python), "-c", PROGRAM, json.dumps(order)]], environment=QUIET)
 
 
 def _by(loader: str, directions: frozenset[str]) -> Peer:
     return Peer(
         f"dlt {VERSION} ({loader} loader)",
         directions,
-        _ready,
+        ready,
         lambda move: _command(loader, move),
         lambda move: f"by_dlt.{move.table}",
     )
@@ -86,3 +88,28 @@ DLT: Final = (
     _by("csv", frozenset({"postgres-postgres", "parquet-postgres", "csv-postgres", "mysql-postgres"})),
 )
 """Its loaders, each as a peer: the fastest one counts."""
+
+WHOLE: Final = """
+import json, sys
+import dlt
+from dlt.sources.sql_database import sql_database
+order = json.loads(sys.argv[1])
+pipeline = dlt.pipeline("many", destination=dlt.destinations.postgres(order["target"]), dataset_name="by_dlt",
+                        pipelines_dir=order["folder"])
+told = pipeline.run(sql_database(order["source"], backend=order["backend"]), write_disposition="replace")
+told.raise_on_failed_jobs()
+"""
+
+
+def whole_database(
+    source: str, target: str, folder: Path, backend: str = "pyarrow"
+) -> tuple[list[str], dict[str, str]]:
+    """The command that replaces every table of a database in schema ``by_dlt`` of another one, and its environment."""
+    python = in_venv("dlt", *REQUIREMENTS) / "python"
+    order = {
+        "source": url_of(source).replace("postgresql:", "postgresql+psycopg2:"),
+        "target": url_of(target),
+        "folder": str(folder / "dlt"),
+        "backend": backend,
+    }
+    return [str(python), "-c", WHOLE, json.dumps(order)], dict(QUIET)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from psycopg import conninfo
 
-__all__ = ["HOME", "Command", "Move", "Peer", "in_venv", "said"]
+__all__ = ["HOME", "Command", "Move", "Peer", "in_venv", "said", "url_of"]
 
 HOME: Final = Path(__file__).parents[2] / ".bench"
 """Where peers are installed, each in a folder of its own."""
@@ -34,8 +34,13 @@ class Move:
     @property
     def url(self) -> str:
         """The database as a URL, with the folder of its socket as a parameter."""
-        parts = conninfo.conninfo_to_dict(self.dsn)
-        return f"postgresql://{parts['user']}:any@localhost/{parts['dbname']}?host={quote(str(parts['host']), safe='')}"
+        return url_of(self.dsn)
+
+
+def url_of(dsn: str) -> str:
+    """The same as a URL, with the folder of the socket as a parameter."""
+    parts = conninfo.conninfo_to_dict(dsn)
+    return f"postgresql://{parts['user']}:any@localhost/{parts['dbname']}?host={quote(str(parts['host']), safe='')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from penstock.errors import PenstockError
@@ -22,15 +23,44 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 
-def stop_on_signal(stop: Callable[[BaseException], None]) -> None:
-    """Let SIGTERM and SIGINT call `stop` with `Stopped`, from a thread that waits for them."""
+@dataclass(slots=True)
+class _Receiver:
+    """The one thread of this process that waits for signals, and whom it calls; a signal that finds nobody waits."""
+
+    stop: Callable[[BaseException], None] | None = None
+    waiting: bool = False
+    thread: threading.Thread | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait(self) -> None:
+        while True:
+            signal.sigwait(STOPPING)
+            with self.lock:
+                self.waiting = True
+                self.deliver()
+
+    def deliver(self) -> None:
+        if self.waiting and self.stop is not None:
+            self.waiting = False
+            self.stop(Stopped("the run was asked to stop", hint="it goes on from here when it is run again"))
+
+
+_receiver = _Receiver()
+
+
+def stop_on_signal(stop: Callable[[BaseException], None] | None) -> None:
+    """Let SIGTERM and SIGINT call `stop` with `Stopped`, from a thread that waits for them.
+
+    Called again, the signals go to the new `stop` alone: a process that serves one run after another stops the current
+    one only. With None they wait for the next `stop`.
+    """
     hold_signals()
-
-    def wait() -> None:
-        signal.sigwait(STOPPING)
-        stop(Stopped("the run was asked to stop", hint="it goes on from here when it is run again"))
-
-    threading.Thread(target=wait, daemon=True, name="signals").start()
+    with _receiver.lock:
+        _receiver.stop = stop
+        _receiver.deliver()
+        if _receiver.thread is None:
+            _receiver.thread = threading.Thread(target=_receiver.wait, daemon=True, name="signals")
+            _receiver.thread.start()
 
 
 class Stopped(PenstockError):

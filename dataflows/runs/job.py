@@ -21,6 +21,7 @@ from penstock.models.pipeline import Source as SourceSpec
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters
+    from dataflows.transforms.steps import Loaded
 
 __all__ = ["SPLIT_ROWS", "Job", "rules_of"]
 
@@ -46,6 +47,8 @@ class Job:
     """What is read again, whatever the position."""
     letters: str | None = None
     """The catalog's database, which keeps the dead letters; where there is none, a row that fails fails the run."""
+    looked_up: dict[tuple[str, str], Loaded] = field(default_factory=dict, compare=False, repr=False)
+    """The tables that steps look values up in, by connection and object, as far as they were read."""
 
     @property
     def pipeline(self) -> str:

@@ -1,23 +1,20 @@
-"""One run as a process of its own: prepare, flow, publish. ``python -m dataflows.runs < task.json``.
+"""One run from its task to its result: prepare, flow, publish.
 
-The task comes on stdin, progress goes to stdout as JSON lines, and at the end a result file is put in place at once.
-SIGTERM stops the flow between two chunks. With several workers the flow runs in child processes, which die when this
-process does: they read from a pipe that only this process holds.
+Progress goes to stdout as JSON lines, and at the end a result file is put in place at once. SIGTERM stops the flow
+between two chunks. With several workers the flow runs in child processes, which die when this process does: they read
+from a pipe that only this process holds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +23,7 @@ from dataflows.data.counters import Counters
 from dataflows.data.cursors import TIMES
 from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
-from dataflows.process.lifeline import watch_lifeline
-from dataflows.process.signals import hold_signals, stop_on_signal
+from dataflows.process.signals import stop_on_signal
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Finished, Prepared, prepare
 from dataflows.runs.progress import Progress, error_of, reported
@@ -37,9 +33,9 @@ from dataflows.runs.survey import Ends, opened
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
-from penstock.telemetry import set_up, shut_down, span
+from penstock.telemetry import span
 
-__all__ = ["launch", "main"]
+__all__ = ["launch", "run_task"]
 
 EMPTY: Final = Counters().as_dict()
 _NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many"}
@@ -202,30 +198,3 @@ def run_task(task: Mapping[str, Any]) -> int:
         progress.phase = "done" if result["status"] == "completed" else result["status"]
     write_result(Path(task["result"]), result)
     return 0 if result["status"] == "completed" else 1
-
-
-def _tell_errors(path: Path) -> None:
-    """Let stderr go on in a file, whose end others may have written."""
-    with path.open("ab") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())
-
-
-def main() -> None:
-    """Read a task from stdin and run it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
-    parser.add_argument("--ready", action="store_true", help="the task is still to come: load what most tasks need")
-    options = parser.parse_args()
-    hold_signals()
-    if options.lifeline is not None:
-        watch_lifeline(options.lifeline)
-    set_up("penstock-run")
-    if options.ready:
-        import_module("dataflows.connectors.postgres.connector")
-    task = json.load(sys.stdin)
-    if task.get("log"):
-        _tell_errors(Path(task["log"]))
-    code = run_task(task)
-    shut_down()
-    sys.stdout.flush()
-    os._exit(code)  # a reader that hangs in a dead connection must not keep the process

@@ -1,4 +1,4 @@
-"""Small tables that steps look values up in: read once for a process, by any connector that is a source."""
+"""Small tables that steps look values up in: read once for a run, by any connector that is a source."""
 
 from __future__ import annotations
 
@@ -29,14 +29,11 @@ def outside_of(job: Job) -> Outside:
     return Outside(partial(_loaded, job), job.modules)
 
 
-_KEPT: Final[dict[tuple[str, str, str], Loaded]] = {}
-
-
 def _loaded(job: Job, connection: str, object_: str) -> Loaded:
-    key = (job.run, connection, object_)
-    if key not in _KEPT:
-        _KEPT[key] = _read(job, connection, object_)
-    return _KEPT[key]
+    key = (connection, object_)
+    if key not in job.looked_up:
+        job.looked_up[key] = _read(job, connection, object_)
+    return job.looked_up[key]
 
 
 def _read(job: Job, connection: str, object_: str) -> Loaded:

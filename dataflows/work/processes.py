@@ -1,21 +1,23 @@
-"""The processes of a worker's tasks: begun, watched and ended; one that dies with its worker leaves nothing behind."""
+"""The processes of a worker's tasks: kept and used again, watched and ended; they die with their worker.
+
+A process that has completed a run takes the next one. It is replaced after `RUNS` runs, after one that failed or was
+stopped, when it holds more than `MEMORY` bytes, or when something of a run stayed behind. A run that calls functions of
+users' modules gets a process that has run nothing, and takes it with it: those modules are loaded as they are now, and
+whatever they leave behind is gone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from dataflows.process.signals import STOPPING
+from dataflows.work.child import Child
 from penstock.settings import Settings
 
 __all__ = ["Ended", "Processes"]
@@ -25,11 +27,19 @@ STOP_SECONDS: Final = 10.0
 LAST_WORDS_SECONDS: Final = 1.0
 READY_SECONDS: Final = 1.0
 """How long nothing has run when a process is started for the next task, which then waits for no interpreter."""
+IDLE_SECONDS: Final = 30.0
+"""How long a process waits for its next run, unless it is the only one that waits."""
+LOOK: Final = 0.1
+"""Seconds between two looks at processes that nobody has heard of."""
+RUNS: Final = 200
+MEMORY: Final = 400 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A process that ended: its exit code (negative: the signal that killed it) and what it left, if anything."""
+    """A task's process, or its part of it, that ended: the exit code (negative: the signal that killed it) and what it
+    left, if anything.
+    """
 
     task: str
     attempt: int
@@ -39,55 +49,63 @@ class Ended:
     """Its last line of progress, if nobody has seen it yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
-    """A process that waits for its order, and dies when `lifeline` is closed."""
-
-    process: subprocess.Popen[bytes]
-    lifeline: int
-
-    def let_go(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.lifeline)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-        self.let_go()
-
-
 @dataclass(slots=True)
 class _Running:
-    started: _Started
+    child: Child
     attempt: int
     result: Path
+    alone: bool
+    """True of a run that no other shares a process with."""
+    changed: Callable[[], None]
     line: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    """The line that ended the run, if its process lives on."""
+    stopped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
-    conversation: threading.Thread | None = None
+
+    def heard(self, line: dict[str, Any]) -> None:
+        if "ended" in line:
+            self.last = line
+        elif line:
+            with self.lock:
+                self.line = line
+            return
+        self.changed()
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
-        return self.started.process
+    def code(self) -> int | None:
+        """How the run ended, None while it has not."""
+        return int(self.last["ended"]) if self.last is not None else self.child.process.poll()
+
+    @property
+    def reusable(self) -> bool:
+        """True if the process may take another run."""
+        fit = self.last is not None and self.last["ended"] == 0 and self.last["reusable"]
+        return fit and not self.alone and not self.stopped and self.child.runs < RUNS and self.child.memory < MEMORY
 
 
 class Processes:
     """One process for each task in progress; `catalog` is the database that keeps their dead letters.
 
-    While none is in progress, one more is kept ready for the next task.
+    While none is in progress, one is kept ready for the next task. `changed` is called from another thread when a run
+    has ended.
     """
 
-    def __init__(self, settings: Settings, catalog: str | None = None) -> None:
-        self._settings, self._catalog = settings, catalog
+    def __init__(
+        self, settings: Settings, catalog: str | None = None, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._settings, self._catalog, self._changed = settings, catalog, changed
         self._running: dict[str, _Running] = {}
         self._ending: list[tuple[str, _Running]] = []
-        self._spare: _Started | None = None
+        self._idle: list[Child] = []
+        self._leaving: list[tuple[Child, float]] = []
         self._idle_since = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ending)
 
     def begin(self, task: Mapping[str, Any], traceparent: str | None) -> int:
-        """Start the process of an assigned task, and end an older attempt that still runs; its process id."""
+        """Run an assigned task in a process, and end an older attempt that still runs; the process id."""
         self.end(task["task"])
         folder = self._settings.home / "runs" / (task.get("run") or task["task"])
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,96 +127,103 @@ class Processes:
             "modules": self._settings.modules,
             "log": str(folder / "log"),
         }
-        running = _Running(self._take_spare() or self._start(), task["attempt"], result)
+        alone = _calls_modules(task["spec"])
+        running = _Running(self._child(fresh=alone), task["attempt"], result, alone, self._changed)
         self._running[task["task"]] = running
-        running.conversation = threading.Thread(target=_converse, args=(running, order), name="task", daemon=True)
-        running.conversation.start()
-        return running.process.pid
+        running.child.run(order, running.heard)
+        return running.child.process.pid
+
+    def _child(self, *, fresh: bool) -> Child:
+        """A process that waits, the one that was used last; with `fresh` one that has run nothing."""
+        for child in reversed(self._idle):
+            if not fresh or not child.runs:
+                self._idle.remove(child)
+                if child.alive:
+                    return child
+                child.forget()
+        return Child.start(self._settings.project)
+
+    def tend(self) -> None:
+        """Start a process for the next task if none has run for a while, and let go of those that are too many."""
+        at = time.monotonic()
+        for child in [one for one in self._idle if not one.alive]:
+            self._idle.remove(child)
+            child.forget()
+        if not self and not self._idle and at - self._idle_since >= READY_SECONDS:
+            with contextlib.suppress(OSError):  # the next task starts its own, or tells why not
+                self._idle.append(Child.start(self._settings.project, "--ready"))
+            self._idle_since = at
+        while len(self._idle) > 1 and at - self._idle[0].idle_since >= IDLE_SECONDS:
+            self._dismiss(self._idle.pop(0))
+        for child, deadline in list(self._leaving):
+            if child.alive and at > deadline:
+                child.process.kill()
+            elif not child.alive:
+                self._leaving.remove((child, deadline))
+                child.forget()
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing runs, and a process is ready for the next task."""
-        return not self and self._spare is not None
-
-    def make_ready(self) -> None:
-        """Start a process for the next task, if none has run for a while; what runs is not to wait for it."""
-        if not self and self._spare is None and time.monotonic() - self._idle_since >= READY_SECONDS:
-            with contextlib.suppress(OSError):  # the next task starts its own, or tells why not
-                self._spare = self._start("--ready")
-            self._idle_since = time.monotonic()
-
-    def _start(self, *options: str) -> _Started:
-        reading, lifeline = os.pipe()
-        # The process begins with them held: one that is told to stop while it starts still tells what was committed.
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "dataflows.runs", "--lifeline", str(reading), *options],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(reading,),
-                cwd=self._settings.project,
-            )
-        except OSError:
-            os.close(lifeline)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
-            os.close(reading)
-        return _Started(process, lifeline)
-
-    def _take_spare(self) -> _Started | None:
-        spare, self._spare = self._spare, None
-        if spare is None or spare.process.poll() is None:
-            return spare
-        spare.kill()
-        return None
+    def look_in(self) -> float | None:
+        """Seconds until it has to be looked at again, whatever is heard; None: until there is a task."""
+        if self or self._leaving:
+            return LOOK
+        if len(self._idle) == 1:
+            return None
+        return READY_SECONDS if not self._idle else IDLE_SECONDS
 
     def end(self, task: str) -> None:
-        """Ask the task's process to stop; its end is told by `halted`."""
+        """Ask the task's run to stop; its end is told by `halted`."""
         running = self._running.pop(task, None)
         if running is not None:
-            running.process.terminate()
-            deadline = threading.Timer(STOP_SECONDS, running.process.kill)
+            running.stopped = True
+            running.child.process.terminate()
+            deadline = threading.Timer(STOP_SECONDS, running.child.process.kill)
             deadline.daemon = True
             deadline.start()
             self._ending.append((task, running))
 
     def end_all(self) -> None:
         """Kill every process and wait for each; what they had not committed is done again elsewhere."""
-        for running in [*self._running.values(), *(one for _, one in self._ending)]:
-            running.process.kill()
-            running.process.wait()
-            running.started.let_go()
-        if (spare := self._take_spare()) is not None:
-            spare.kill()
-        self._running.clear()
-        self._ending.clear()
+        runs = [*self._running.values(), *(one for _, one in self._ending)]
+        for child in [*(one.child for one in runs), *self._idle, *(one for one, _ in self._leaving)]:
+            child.kill()
+        for kept in (self._running, self._ending, self._idle, self._leaving):
+            kept.clear()
 
     def ended(self) -> Iterator[Ended]:
-        """The tasks whose process has ended since the last call."""
+        """The tasks whose run has ended since the last call."""
         for task, running in list(self._running.items()):
-            code = running.process.poll()
-            if code is not None:
+            if (code := running.code) is not None:
                 del self._running[task]
-                self._let_go(running)
-                if running.conversation is not None:
-                    running.conversation.join(LAST_WORDS_SECONDS)
+                self._part(running)
                 yield Ended(task, running.attempt, code, _left(running.result), running.line)
 
     def halted(self) -> Iterator[Ended]:
-        """The tasks that were told to end, and whose process has since the last call."""
-        for task, running in [one for one in self._ending if one[1].process.poll() is not None]:
-            self._ending.remove((task, running))
-            self._let_go(running)
-            yield Ended(task, running.attempt, running.process.returncode, _left(running.result))
+        """The tasks that were told to end, and whose run has since the last call."""
+        for task, running in list(self._ending):
+            if (code := running.code) is not None:
+                self._ending.remove((task, running))
+                self._part(running)
+                yield Ended(task, running.attempt, code, _left(running.result))
 
-    def _let_go(self, running: _Running) -> None:
-        running.started.let_go()
-        self._idle_since = time.monotonic()
+    def _part(self, running: _Running) -> None:
+        """Keep the process of a run that has ended, or let go of it."""
+        child, self._idle_since = running.child, time.monotonic()
+        child.hear_out(LAST_WORDS_SECONDS)
+        child.idle_since = self._idle_since
+        if not child.alive:
+            child.forget()
+        elif running.reusable:
+            self._idle.append(child)
+        else:
+            self._dismiss(child)
+
+    def _dismiss(self, child: Child) -> None:
+        child.dismiss()
+        self._leaving.append((child, time.monotonic() + STOP_SECONDS))
 
     def progress(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The last line of each process that wrote one since the last call."""
+        """The last line of each run that wrote one since the last call."""
         for task, running in self._running.items():
             with running.lock:
                 line, running.line = running.line, None
@@ -206,18 +231,10 @@ class Processes:
                 yield task, line
 
 
-def _converse(running: _Running, order: Mapping[str, Any]) -> None:
-    """Hand the order over, then keep the last line of progress; a process that dies is seen by its exit code."""
-    stdin, stdout = running.process.stdin, running.process.stdout
-    if stdin is None or stdout is None:
-        return
-    with contextlib.suppress(OSError), stdin:
-        stdin.write(json.dumps(order).encode())
-    with contextlib.suppress(OSError, ValueError), stdout:
-        for text in stdout:
-            line = json.loads(text)
-            with running.lock:
-                running.line = line
+def _calls_modules(pipeline: Mapping[str, Any]) -> bool:
+    """True if a step of the pipeline calls a function of a user's module."""
+    steps = (pipeline.get("spec") or {}).get("transforms") or ()
+    return any(step.get("python") for step in steps)
 
 
 def _left(result: Path) -> dict[str, Any] | None:

@@ -120,23 +120,25 @@ def test_a_killed_workers_run_dies_with_it_and_goes_on_elsewhere(copy: Copy) -> 
     place.check_answers()
 
 
-def test_an_idle_worker_has_a_process_ready_for_the_next_run(copy: Copy) -> None:
+def test_a_workers_process_is_ready_for_the_next_run_and_ends_with_it(copy: Copy) -> None:
     place = copy.place
     worker = place.start("worker")
     (ready,) = until(worker.children, "a process for the next task")
     copy.run()
-    assert [record.payload["pid"] for record in place.told("task.started", 1)] == [ready.pid]
-    copy.finished()
-    copy.check_rows()
-    (second,) = until(lambda: [one for one in worker.children() if one.pid != ready.pid], "another one")
-    second.kill()
+    until(lambda: len(place.of("run.finished")) == 1, "the run to finish", 60)
     copy.session.execute("INSERT INTO items VALUES (0, 'below'), (%s, 'above')", (ROWS + 1,))
     copy.run()
-    until(lambda: len(place.of("run.finished")) == 2, "a run without it", 60)
+    until(lambda: len(place.of("run.finished")) == 2, "another one", 60)
+    assert [record.payload["pid"] for record in place.told("task.started", 2)] == [ready.pid, ready.pid]
     assert copy.session.execute("SELECT count(*) FROM sales.items").fetchone() == (ROWS + 1,)
-    (third,) = until(worker.children, "another one")
+    ready.kill()
+    copy.session.execute("INSERT INTO items VALUES (%s, 'and more')", (ROWS + 2,))
+    copy.run()
+    until(lambda: len(place.of("run.finished")) == 3, "a run without it", 60)
+    assert copy.session.execute("SELECT count(*) FROM sales.items").fetchone() == (ROWS + 2,)
+    (kept,) = until(worker.children, "another one")
     worker.kill()
-    until(lambda: gone([third]), "it to die with its worker", 5)
+    until(lambda: gone([kept]), "it to die with its worker", 5)
 
 
 def test_a_run_killed_midway_is_tried_again_and_exact(copy: Copy, fresh: Callable[[], str]) -> None:

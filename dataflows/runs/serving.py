@@ -1,0 +1,86 @@
+"""The process of runs: it takes a task a line from stdin and runs one after another, until stdin ends.
+
+After each run a line ``{"ended": code, "reusable": …}`` follows its progress on stdout, when its result file is in
+place. Each run has its own log, and finds nothing of the one before; one that left a thread behind says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from dataflows.process.lifeline import watch_lifeline
+from dataflows.process.signals import hold_signals, stop_on_signal
+from dataflows.runs.launcher import run_task
+from dataflows.runs.progress import write_line
+from penstock import failpoints
+from penstock.telemetry import flush, set_up, shut_down
+
+__all__ = ["main", "serve"]
+
+LAST_SECONDS: Final = 0.2
+"""How long a thread of a run that is over may take to end."""
+
+
+def main() -> None:
+    """Read tasks from stdin, one a line, and run them; the exit code is that of the last one."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
+    parser.add_argument("--ready", action="store_true", help="the task is still to come: load what most tasks need")
+    options = parser.parse_args()
+    hold_signals()
+    if options.lifeline is not None:
+        watch_lifeline(options.lifeline)
+    set_up("penstock-run")
+    if options.ready:
+        import_module("dataflows.connectors.postgres.connector")
+    gc.freeze()
+    code = serve(sys.stdin)
+    shut_down()
+    sys.stdout.flush()
+    os._exit(code)  # a reader that hangs in a dead connection must not keep the process
+
+
+def serve(tasks: Iterable[str]) -> int:
+    """Run each of the tasks; 0 if the last one completed."""
+    code = 0
+    for text in tasks:
+        code = _serve(json.loads(text))
+        flush()
+    return code
+
+
+def _serve(task: Mapping[str, Any]) -> int:
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
+    stop_on_signal(None)
+    before = set(threading.enumerate())
+    errors = _errors_to(task.get("log"))
+    code = run_task(task)
+    stop_on_signal(None)
+    os.dup2(errors, sys.stderr.fileno())
+    os.close(errors)
+    write_line({"ended": code, "reusable": _all_ended(set(threading.enumerate()) - before)})
+    return code
+
+
+def _errors_to(log: str | None) -> int:
+    """Append stderr to a run's log from now on; what it was before, as a file descriptor."""
+    before = os.dup(sys.stderr.fileno())
+    if log is not None:
+        with Path(log).open("ab") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
+    return before
+
+
+def _all_ended(threads: Iterable[threading.Thread]) -> bool:
+    for thread in threads:
+        thread.join(LAST_SECONDS)
+    return not any(thread.is_alive() for thread in threads)

@@ -1,0 +1,138 @@
+"""A child process that takes runs one after another, and dies with its worker; see `dataflows.runs.serving`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from dataflows.process.signals import STOPPING
+
+__all__ = ["Child"]
+
+EXIT_SECONDS: Final = 1.0
+"""How long a child that has closed its output may take to exit, before it is looked at again."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that waits for tasks; it dies when `lifeline` is closed."""
+
+    process: subprocess.Popen[bytes]
+    lifeline: int
+    runs: int = 0
+    """How many it was given."""
+    idle_since: float = field(default_factory=time.monotonic)
+    conversation: threading.Thread | None = None
+    """Hands the last task over, and reads what it answers."""
+
+    @classmethod
+    def start(cls, project: Path, *options: str) -> Child:
+        """Start a process in the folder `project`.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        reading, lifeline = os.pipe()
+        # The process begins with them held: one that is told to stop while it starts still tells what was committed.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dataflows.runs", "--lifeline", str(reading), *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(reading,),
+                cwd=project,
+            )
+        except OSError:
+            os.close(lifeline)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            os.close(reading)
+        return cls(process, lifeline)
+
+    @property
+    def alive(self) -> bool:
+        """True until it has ended."""
+        return self.process.poll() is None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it holds now; 0 where that cannot be told."""
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def run(self, task: Mapping[str, Any], heard: Callable[[dict[str, Any]], None]) -> None:
+        """Give it a task; `heard` is called from another thread with each line that it answers.
+
+        The last one has ``ended``; it is empty where the process has closed its output instead.
+        """
+        self.runs += 1
+        self.conversation = threading.Thread(target=self._converse, args=(task, heard), name="task", daemon=True)
+        self.conversation.start()
+
+    def hear_out(self, seconds: float) -> None:
+        """Wait until what it has answered is heard, but not for ever: someone else may hold its output open."""
+        if self.conversation is not None:
+            self.conversation.join(seconds)
+
+    def _converse(self, task: Mapping[str, Any], heard: Callable[[dict[str, Any]], None]) -> None:
+        stdin, stdout = self.process.stdin, self.process.stdout
+        if stdin is None or stdout is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # a process that has died is seen by its exit code
+            stdin.write(json.dumps(task).encode() + b"\n")
+            stdin.flush()
+            for text in stdout:
+                line = _line(text)
+                if line is not None:
+                    heard(line)
+                    if "ended" in line:
+                        return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(EXIT_SECONDS)
+        heard({})
+
+    def dismiss(self) -> None:
+        """Let it end by itself: no more tasks come."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
+    def kill(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+        self.forget()
+
+    def forget(self) -> None:
+        """Give back what was held for a process that has ended."""
+        self.dismiss()
+        if self.process.stdout is not None and not (self.conversation and self.conversation.is_alive()):
+            self.process.stdout.close()
+        if self.lifeline >= 0:
+            os.close(self.lifeline)
+            self.lifeline = -1
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """A line of the protocol; None of anything else that a step may print."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and ("phase" in found or "ended" in found) else None

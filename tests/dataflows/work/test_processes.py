@@ -1,0 +1,249 @@
+"""A worker's processes: used again, replaced when they should be, each run on its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from dataflows.work import processes as module
+from dataflows.work.processes import Ended, Processes
+from penstock.settings import Settings
+from tests.dataflows.flows.place import ROOT, until
+
+ROWS = 50
+SECONDS = 60.0
+
+
+@pytest.fixture
+def dsn(new_database: Callable[[], str]) -> str:
+    """A database with a table of items, and a schema for copies of it."""
+    made = new_database()
+    with psycopg.connect(made, autocommit=True) as session:
+        session.execute("CREATE TABLE items (id bigint PRIMARY KEY, name text); CREATE SCHEMA w")
+        session.execute("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, %s) n", [ROWS])
+    return made
+
+
+@pytest.fixture
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
+    monkeypatch.setenv("POLARS_MAX_THREADS", "1")
+    made = Processes(Settings(project=tmp_path, home=tmp_path / "home", python_modules="steps_of_mine"))
+    yield made
+    made.end_all()
+
+
+@pytest.fixture
+def task(dsn: str) -> Callable[..., dict[str, Any]]:
+    """A task that copies `items` to a table of the run's own."""
+
+    def make(run: str, source: str = "items", **spec: Any) -> dict[str, Any]:
+        ends = {
+            "source": {"connection": "here", "object": f"public.{source}"},
+            "sink": {"connection": "here", "object": f"w.{run}", "write": "replace"},
+        }
+        return {
+            "task": f"task-{run}",
+            "run": run,
+            "attempt": 1,
+            "uid": f"uid-{run}",
+            "kind": "pipeline",
+            "spec": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": run}, "spec": ends | spec},
+            "connections": {"here": {"type": "postgres", "dsn": dsn}},
+        }
+
+    return make
+
+
+def ended(processes: Processes) -> Ended:
+    found: Ended = until(lambda: next(processes.ended(), None), "a run to end", SECONDS)
+    return found
+
+
+def completed(processes: Processes, task: dict[str, Any]) -> int:
+    """Run a task to its end; the id of its process."""
+    pid = processes.begin(task, None)
+    end = ended(processes)
+    assert end.code == 0, end
+    assert end.result
+    assert (end.result["status"], end.result["counters"]["rows_out"]) == ("completed", ROWS)
+    return pid
+
+
+def test_a_process_that_has_completed_a_run_takes_the_next(processes: Processes, task: Callable[..., Any]) -> None:
+    pids = {completed(processes, task(run)) for run in ("a", "b", "c")}
+    assert len(pids) == 1
+    assert processes.look_in is None, "one is ready, and nothing has to be looked at"
+
+
+def test_a_process_is_replaced_after_so_many_runs(
+    processes: Processes, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RUNS", 2)
+    pids = [completed(processes, task(run)) for run in ("a", "b", "c")]
+    assert (pids[0] == pids[1], pids[1] == pids[2]) == (True, False)
+    until(lambda: _gone(processes, pids[0]), "the first process to end by itself")
+
+
+def test_a_process_is_replaced_when_its_memory_has_grown(
+    processes: Processes, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MEMORY", 1 << 20)
+    first, second = (completed(processes, task(run)) for run in ("a", "b"))
+    assert first != second
+
+
+def test_a_process_is_replaced_after_a_failure(processes: Processes, task: Callable[..., Any]) -> None:
+    first = completed(processes, task("a"))
+    assert processes.begin(task("b", source="missing"), None) == first
+    failed = ended(processes)
+    assert failed.result
+    assert (failed.code, failed.result["error"]["code"]) == (1, "schema.missing_table")
+    assert failed.result["counters"]["rows_out"] == 0, "nothing of the run before"
+    assert completed(processes, task("c")) != first
+    until(lambda: _gone(processes, first), "the failed run's process to end")
+
+
+def test_of_two_processes_one_that_is_killed_loses_its_own_run_only(
+    processes: Processes, task: Callable[..., Any], dsn: str
+) -> None:
+    completed(processes, task("warm"))
+    with psycopg.connect(dsn) as session:
+        session.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+        pids = {run: processes.begin(task(run), None) for run in ("a", "b")}
+        assert len(set(pids.values())) == 2
+        os.kill(pids["a"], signal.SIGKILL)
+        killed = ended(processes)
+    assert (killed.task, killed.code, killed.result) == ("task-a", -signal.SIGKILL, None)
+    other = ended(processes)
+    assert (other.task, other.code) == ("task-b", 0)
+    assert completed(processes, task("c")) == pids["b"]
+
+
+def test_the_second_run_of_a_process_stops_when_it_is_asked_to(
+    processes: Processes, task: Callable[..., Any], dsn: str
+) -> None:
+    first = completed(processes, task("a"))
+    with psycopg.connect(dsn) as session:
+        session.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+        assert processes.begin(task("b"), None) == first
+        processes.end("task-b")
+        session.rollback()
+        halted: Ended = until(lambda: next(processes.halted(), None), "the run to halt", SECONDS)
+    assert halted.result
+    assert (halted.code, halted.result["error"]["code"]) == (1, "run.stopped")
+    assert completed(processes, task("c")) != first, "a process that was asked to stop is not used again"
+
+
+def test_each_run_of_a_process_has_a_log_and_failpoints_of_its_own(
+    processes: Processes, task: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_FAILPOINT", "result.written=stop")
+    pids = []
+    for run in ("a", "b"):
+        pids.append(processes.begin(task(run), None))
+        until(lambda: psutil.Process(pids[-1]).status() == psutil.STATUS_STOPPED, "the failpoint of this run")
+        os.kill(pids[-1], signal.SIGCONT)
+        assert ended(processes).code == 0
+        assert (tmp_path / "home" / "runs" / run / "log").exists()
+    assert pids[0] == pids[1]
+
+
+def test_a_run_that_calls_functions_of_modules_has_a_process_of_its_own(
+    processes: Processes, task: Callable[..., Any], tmp_path: Path, dsn: str
+) -> None:
+    steps = [{"name": "mine", "python": {"call": "steps_of_mine:change", "columns": {"name": "text"}}}]
+    pids = [completed(processes, task("a"))]
+    for run in ("b", "c"):
+        change = f"return pa.record_batch({{'name': ['{run}'] * rows.num_rows}})"
+        text = f"def change(rows):\n    print('hello')\n    {change}\n"
+        (tmp_path / "steps_of_mine.py").write_text(f"import pyarrow as pa\n\n{text}")
+        pids.append(completed(processes, task(run, transforms=steps)))
+    pids.append(completed(processes, task("d")))
+    assert pids[0] == pids[3]
+    assert len(set(pids)) == 3
+    with psycopg.connect(dsn) as session:
+        for run in ("b", "c"):
+            assert session.execute(f"SELECT DISTINCT name FROM w.{run}").fetchall() == [(run,)], "as it was then"
+
+
+def test_an_idle_process_that_dies_is_not_missed(processes: Processes, task: Callable[..., Any]) -> None:
+    first = completed(processes, task("a"))
+    os.kill(first, signal.SIGKILL)
+    until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE, "it to die")
+    assert completed(processes, task("b")) != first
+
+
+def test_processes_that_wait_in_vain_leave_but_for_one(
+    processes: Processes, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = {processes.begin(task(run), None) for run in ("a", "b")}
+    assert [ended(processes).code for _ in pids] == [0, 0]
+    processes.tend()
+    assert processes.look_in == module.IDLE_SECONDS
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
+    until(lambda: sum(_gone(processes, pid) for pid in pids) == 1, "one of them to end")
+    assert completed(processes, task("c")) in pids
+
+
+def _gone(processes: Processes, pid: int) -> bool:
+    processes.tend()
+    return not psutil.pid_exists(pid)
+
+
+def served(folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of tasks that one process ran one after another."""
+    orders = []
+    for number, task in enumerate(tasks):
+        order = {**task, "pipeline": task["spec"], "result": str(folder / f"{number}.json")}
+        orders.append(json.dumps(order | {"secrets": str(folder)}) + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "dataflows.runs"],
+        input="".join(orders).encode(),
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert b'"ended"' in done.stdout, done.stderr
+    return [json.loads((folder / f"{number}.json").read_text()) for number in range(len(tasks))]
+
+
+def test_a_run_finds_nothing_of_the_one_before(task: Callable[..., Any], tmp_path: Path) -> None:
+    failed, completed, again = served(tmp_path, [task("a", source="missing"), task("b"), task("c")])
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "schema.missing_table")
+    for result in (completed, again):
+        assert (result["status"], result["error"]) == ("completed", None)
+        assert (result["counters"]["rows_in"], result["counters"]["rows_out"]) == (ROWS, ROWS)
+        assert result["counters"]["seconds"].keys() == {"prepare", "flow", "publish"}
+
+
+def test_tables_to_look_values_up_in_are_read_again_by_each_run(
+    task: Callable[..., Any], tmp_path: Path, dsn: str
+) -> None:
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("CREATE TABLE units (name text PRIMARY KEY, unit text)")
+        session.execute("INSERT INTO units SELECT name, 'old' FROM items")
+        session.execute(
+            "CREATE FUNCTION w.renew() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " UPDATE public.units SET unit = 'new'; RETURN NULL; END $$"
+        )
+        session.execute("CREATE TABLE w.a (id bigint, name text, unit text)")
+        session.execute("CREATE TABLE w.b (LIKE w.a)")
+        session.execute("CREATE TRIGGER renew AFTER INSERT ON w.a EXECUTE FUNCTION w.renew()")
+        look = {"connection": "here", "object": "public.units", "on": {"name": "name"}, "take": {"unit": "unit"}}
+        for result in served(
+            tmp_path, [task(run, transforms=[{"name": "unit", "lookup": look}]) for run in ("a", "b")]
+        ):
+            assert result["status"] == "completed", result
+        units = [session.execute(f"SELECT DISTINCT unit FROM w.{run}").fetchall() for run in ("a", "b")]
+    assert units == [[("old",)], [("new",)]]
