@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
+import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -13,6 +16,7 @@ from psycopg import sql
 
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
+from tests.reaper import VARIABLE, short_folder
 
 QUICK: Final = {"fsync": "off", "full_page_writes": "off", "max_connections": "100"}
 """Tests kill processes, never the machine: what the kernel has taken survives without fsync."""
@@ -20,11 +24,24 @@ QUICK: Final = {"fsync": "off", "full_page_writes": "off", "max_connections": "1
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """End what the tests started when this test process ends, even if it is killed."""
+    token = os.environ[VARIABLE] = uuid.uuid4().hex[:8]
+    program = [sys.executable, "-m", "tests.reaper"]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, text=True, start_new_session=True, cwd=root) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{token}\n{tmp_path_factory.getbasetemp()}\n")
+        process.stdin.flush()
+        yield
+        process.stdin.close()
+
+
 @pytest.fixture(scope="session")
-def pg() -> Iterator[EmbeddedServer]:
+def pg(reaper: None) -> Iterator[EmbeddedServer]:
     """The embedded server of this test run (of this worker, under pytest-xdist), gone with it."""
-    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
-    server = EmbeddedServer(home, configuration=QUICK)
+    server = EmbeddedServer(short_folder(), configuration=QUICK)
     server.acquire()
     try:
         yield server

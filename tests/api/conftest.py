@@ -1,20 +1,22 @@
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.api.house import House, house
+from tests.reaper import short_folder
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that a server's account can reach, with a short path."""
-    with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    made = short_folder()
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture
@@ -25,11 +27,11 @@ def idle(folder: Path) -> Iterator[House]:
 
 
 @pytest.fixture(scope="session")
-def busy() -> Iterator[House]:
+def busy(reaper: None) -> Iterator[House]:
     """A project of the sample, applied, with `penstock up` running: for tests that change only their own pipelines."""
-    with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o755)
-        with house(Path(name) / "p") as made:
-            made.up()
-            made.done("apply")
-            yield made
+    folder = short_folder()
+    folder.chmod(0o755)
+    with house(folder / "p") as made:
+        made.up()
+        made.done("apply")
+        yield made

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from penstock.topics.embedded import EmbeddedServer
+from tests.reaper import short_folder
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers
@@ -132,9 +133,8 @@ def test_a_wrong_password(
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that asks for a password; a DSN without one."""
-    import tempfile
 
-    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    home = short_folder()
     server = EmbeddedServer(home)
     server.acquire()
     try:

@@ -8,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import pytest
 from penstock.topics.embedded import EmbeddedServer
 from tests.conftest import QUICK
 from tests.dataflows.connectors.conftest import SYSTEMS, in_database
+from tests.reaper import short_folder
 
 if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import Flow, Hub, World
@@ -108,7 +108,7 @@ def test_a_system_that_is_away_when_the_run_begins(world: World, hub: Hub, into:
 @pytest.fixture
 def mortal() -> Iterator[tuple[EmbeddedServer, World]]:
     """A world on a server of its own."""
-    server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp")), configuration=QUICK)
+    server = EmbeddedServer(short_folder(), configuration=QUICK)
     server.acquire()
     try:
         server.create_database("shop")

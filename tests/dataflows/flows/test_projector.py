@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from penstock.topics.embedded import EmbeddedServer
 from tests.agents.world import pipeline
 from tests.agents.world import postgres as connection
 from tests.dataflows.flows.place import Load, Nursery, Place, until
+from tests.reaper import short_folder
 
 
 def test_a_projector_killed_under_load_leaves_what_a_fresh_rebuild_gives(
@@ -76,7 +76,7 @@ def test_a_projector_that_waits_can_be_stopped(busy: Place) -> None:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
     """A server that a test may kill, as durable as in production."""
-    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    home = short_folder()
     server = EmbeddedServer(home)
     server.acquire()
     for name in ("penstock", "penstock_log", "anew"):

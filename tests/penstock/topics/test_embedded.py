@@ -22,6 +22,7 @@ from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Unavailable
 from penstock.topics import place
 from penstock.topics.binaries import copied
 from penstock.topics.embedded import EmbeddedServer
+from tests.reaper import short_folder
 
 Run = Callable[..., "subprocess.Popen[str]"]
 ROOT = os.geteuid() == 0
@@ -32,7 +33,7 @@ PLAIN = 1
 @pytest.fixture(scope="module")
 def base() -> Iterator[Path]:
     """A folder that every user may pass through."""
-    folder = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    folder = short_folder()
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder)

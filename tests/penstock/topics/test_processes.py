@@ -6,13 +6,11 @@ import os
 import random
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -20,6 +18,7 @@ from penstock.errors import Unavailable
 from penstock.topics import CONTROL, Message, Stored, TopicLog
 from penstock.topics.embedded import EmbeddedServer
 from penstock.topics.postgres import PostgresLog
+from tests.reaper import short_folder
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LONG = (pytest.mark.chaos, pytest.mark.timeout(900))
@@ -91,7 +90,7 @@ def _until_alone(log: PostgresLog) -> None:
 @pytest.fixture
 def own() -> Iterator[EmbeddedServer]:
     """A server that a test may kill, as durable as in production."""
-    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    home = short_folder()
     server = EmbeddedServer(home)
     server.acquire()
     server.create_database("log")

@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -23,6 +22,8 @@ from typing import Any
 
 import pymysql
 import pytest
+
+from tests.reaper import short_folder
 
 WAIT = 60.0
 SECRET = "penstock-test-secret"
@@ -151,7 +152,7 @@ def mariadb() -> Iterator[MysqlServer]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
+    home = short_folder()
     server = MysqlServer(home, port, program())
     try:
         server.make()
