@@ -201,7 +201,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
     Raises:
         PenstockError: what it would be refused for.
     """
-    found = foresee(job, ends)
+    found = foresee(job, ends, known=ends.target.state.exists())
     there = found.made is None
     columns = [f"{one.name} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in found.made or ()]
     rows = found.survey.source.estimated_rows

@@ -19,7 +19,7 @@ from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.runs.job import Job
-from dataflows.runs.survey import Ends, Survey, added_columns, check_continued, foresee, is_from, made_columns, survey
+from dataflows.runs.survey import Ends, Foreseen, Survey, check_continued, foresee, is_from, survey
 from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
 
@@ -70,30 +70,22 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
         Fenced: a newer run has taken this one's place.
     """
     failpoint("prepare.begin")
-    found = ends.source.describe()
     target, state = ends.target, ends.target.state
-    kept = state.exists()
-    if kept:
+    if kept := state.exists():
         state.make()  # an older version's tables may lack a column
-    if kept and (run := state.run(job.run)) is not None and run.ended:
-        return Finished(recorded(run, job.at_sink))
-    if kept:
+        if (run := state.run(job.run)) is not None and run.ended:
+            return Finished(recorded(run, job.at_sink))
         check_continued(job, state.loaded())
-    foresee(job, ends)
-    state.make()
+    found = foresee(job, ends, known=kept)
+    if not kept:
+        state.make()
     failpoint("prepare.state_made")
     slots = slot_names(job.workers)
     claim = state.claim(slots, job.run)
     if isinstance(claim, RunRow):
         return Finished(recorded(claim, job.at_sink))
     check_continued(job, claim.loaded)
-    if target.describe() is None:
-        with state.owned(claim.generation):
-            target.make(made_columns(job, found, target))
-    elif (added := added_columns(job, found, ends)) and isinstance(target, Growing):
-        with state.owned(claim.generation):
-            target.add_columns(added)
-    surveyed = survey(job, ends)
+    surveyed = _made_ready(job, ends, found, claim)
     token = _take_letters(job, target, surveyed)
     run = _resumable(target, job, claim, surveyed) or _plan(job, ends, claim, surveyed)
     failpoint("prepare.planned")
@@ -103,6 +95,19 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     # What a window read again leaves the position as it was.
     upper = claim.loaded.position if job.reload and job.reload.is_window else run.upper
     return Prepared(surveyed, claim.generation, into, slots, pending, planned, upper, token, held)
+
+
+def _made_ready(job: Job, ends: Ends, found: Foreseen, claim: Claim) -> Survey:
+    """The survey, once the target has all the columns that the run writes."""
+    target = ends.target
+    if found.made is None and not found.added:
+        return found.survey
+    with target.state.owned(claim.generation):
+        if found.made is not None:
+            target.make(found.made)
+        elif isinstance(target, Growing):
+            target.add_columns(found.added)
+    return survey(job, ends, found.plan)
 
 
 def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:

@@ -16,18 +16,17 @@ from dataflows.data.types import parse_type, portable
 from dataflows.runs.job import Job
 from dataflows.runs.lookups import outside_of
 from dataflows.transforms.mapping import Mapping as Bound
-from dataflows.transforms.mapping import bind, outputs
+from dataflows.transforms.mapping import Planned, bind, outputs, planned
 from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
 
 __all__ = [
     "Ends",
     "Foreseen",
+    "Plan",
     "Survey",
-    "added_columns",
     "check_continued",
     "foresee",
     "is_from",
-    "made_columns",
     "opened",
     "survey",
 ]
@@ -77,6 +76,22 @@ def opened(job: Job, generation: int = 0) -> Iterator[Ends]:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """The source, and the pipeline's rules over it."""
+
+    source: Table
+    rules: Planned
+
+    @classmethod
+    def of(cls, job: Job, source: Table) -> Plan:
+        return cls(source, planned(job.rules, source, job.pipeline, outside_of(job)))
+
+    def outputs(self, job: Job) -> tuple[Column, ...]:
+        """The columns that the rules make."""
+        return outputs(job.rules, self.source, job.pipeline, plan=self.rules)
+
+
+@dataclass(frozen=True, slots=True)
 class Foreseen:
     """What a run would find; `made` are the columns of the target that it would make, None where there is one.
 
@@ -84,29 +99,32 @@ class Foreseen:
     """
 
     survey: Survey
+    plan: Plan
     made: tuple[Column, ...] | None
     added: tuple[Column, ...] = ()
 
 
-def foresee(job: Job, ends: Ends) -> Foreseen:
-    """Everything that can be told before anything is changed.
+def foresee(job: Job, ends: Ends, *, known: bool) -> Foreseen:
+    """Everything that can be told before anything is changed; `known`: whether the sink keeps any state.
 
     Raises:
         Refused, MissingTable, MissingColumn, SchemaMismatch: what a run would be refused for.
     """
-    table, there = ends.source.describe(), ends.target.describe()
-    _check_unique(job, there, ends.target)
-    if there is not None:
-        _check_gone(job, table, there, ends.target)
-        added = added_columns(job, table, ends)
-        there = replace(there, columns=(*there.columns, *added))
-        return Foreseen(_surveyed(job, ends, table, there, ends.target.check(there, ())), None, added)
-    columns = made_columns(job, table, ends.target)
-    ends.target.check(None, columns)
-    return Foreseen(_surveyed(job, ends, table, Table(job.sink.object, "r", columns), None), columns)
+    target, there = ends.target, ends.target.describe()
+    plan = Plan.of(job, ends.source.describe())
+    _check_unique(job, there, target)
+    if there is None:
+        columns = _made_columns(job, plan, target)
+        target.check(None, columns)
+        return Foreseen(_surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None), plan, columns)
+    if known:
+        _check_gone(job, plan, there, target)
+    added = _added_columns(job, plan, there, target)
+    there = replace(there, columns=(*there.columns, *added))
+    return Foreseen(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added)
 
 
-def _check_gone(job: Job, source: Table, there: Table, target: Target) -> None:
+def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:
     """Refuse to go on without a column that the last run wrote: from now on it would be NULL, and nobody would know.
 
     Where a mapping or a `select` names the columns, they are the ones that are wanted.
@@ -114,15 +132,15 @@ def _check_gone(job: Job, source: Table, there: Table, target: Target) -> None:
     Raises:
         MissingColumn: by name.
     """
-    if job.rules.fields is not None or any(step.select for step in job.rules.steps) or not target.state.exists():
+    if job.rules.fields is not None or any(step.select for step in job.rules.steps):
         return
     last = target.state.finished()
     before = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
-    made = {one.name for one in outputs(job.rules, source, job.pipeline, outside_of(job))}
+    made = {one.name for one in plan.outputs(job)}
     gone = [
         one["name"]
         for one in before
-        if one["name"] not in made and source.column(one["name"]) is None and there.column(one["name"]) is not None
+        if one["name"] not in made and plan.source.column(one["name"]) is None and there.column(one["name"]) is not None
     ]
     if gone:
         names = ", ".join(f"`{name}`" for name in gone)
@@ -131,17 +149,16 @@ def _check_gone(job: Job, source: Table, there: Table, target: Target) -> None:
         raise MissingColumn(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
 
 
-def added_columns(job: Job, source: Table, ends: Ends) -> tuple[Column, ...]:
+def _added_columns(job: Job, plan: Plan, there: Table, target: Target) -> tuple[Column, ...]:
     """The columns that a target lacks and that the pipeline's rules for changed schemas add to it.
 
     Raises:
         Refused: the sink takes no more columns.
     """
-    there = ends.target.describe() if job.spec.schema_.additive == "apply" else None
-    if there is None:
+    if job.spec.schema_.additive != "apply":
         return ()
-    missing = [one for one in made_columns(job, source, ends.target) if there.column(one.name) is None]
-    if missing and not isinstance(ends.target, Growing):
+    missing = [one for one in _made_columns(job, plan, target) if there.column(one.name) is None]
+    if missing and not isinstance(target, Growing):
         names = ", ".join(f"`{one.name}`" for one in missing)
         hint = f"delete the pipeline and what it wrote, or leave {names} out by a `select` step"
         where = f"{job.pipeline}: spec.schema.additive"
@@ -173,22 +190,26 @@ def check_continued(job: Job, loaded: Loaded) -> None:
     raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
 
 
-def survey(job: Job, ends: Ends) -> Survey:
+def survey(job: Job, ends: Ends, plan: Plan | None = None) -> Survey:
     """Both tables, the key to split by, the mapping, and how a `replace` would be published.
+
+    `plan` is what `foresee` found of the source.
 
     Raises:
         MissingTable: the target is not there.
     """
-    table, there = ends.source.describe(), ends.target.describe()
+    there = ends.target.describe()
     if there is None:
         raise MissingTable("there is no such table", where=job.at_sink, value=job.sink.object, hint="was it dropped?")
-    return _surveyed(job, ends, table, there, ends.target.check(there, ()))
+    plan = plan or Plan.of(job, ends.source.describe())
+    return _surveyed(job, ends, plan, there, ends.target.check(there, ()))
 
 
-def _surveyed(job: Job, ends: Ends, table: Table, there: Table, method: Method | None) -> Survey:
+def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | None) -> Survey:
+    table = plan.source
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
     place = _row_place(job, ends.source, table) if key is None else None
-    mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, outside=outside_of(job))
+    mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, plan=plan.rules)
     version = _version(job, mapping)
     whole = job.write in {"merge", "scd2"} and _check_keyed(job, mapping, table, key, version)
     if job.reload is not None and job.shadowed:
@@ -225,21 +246,20 @@ def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Colu
     return target.in_window(column)
 
 
-def made_columns(job: Job, source: Table, target: Target) -> tuple[Column, ...]:
+def _made_columns(job: Job, plan: Plan, target: Target) -> tuple[Column, ...]:
     """The columns of a target that is to be made, with those that the write mode adds."""
-    made = outputs(job.rules, source, job.pipeline, outside_of(job))
+    made = plan.outputs(job)
     columns = target.column_types(made) if isinstance(target, Native) else tuple(map(portable, made))
     if job.write != "scd2":
         return columns
-    there = Table(job.sink.object, "r", columns)
-    named = _version(job, bind(job.rules, source, there, job.pipeline, outside=outside_of(job)))
+    named = _version(job, plan.rules)
     version = next((one for one in columns if one.name == named), None)
     if version is None:
         raise _no_version(job)
     return (*columns, *history_columns(version))
 
 
-def _version(job: Job, mapping: Bound) -> str | None:
+def _version(job: Job, mapping: Bound | Planned) -> str | None:
     return job.spec.sink.version or (mapping.unchanged(job.cursor) if job.cursor else None)
 
 

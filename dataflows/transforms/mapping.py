@@ -25,7 +25,7 @@ from penstock.models.pipeline import TransformStep, Validation
 if TYPE_CHECKING:
     from dataflows.transforms.stages import Stage
 
-__all__ = ["FieldSpec", "Mapping", "Rules", "bind", "outputs"]
+__all__ = ["FieldSpec", "Mapping", "Planned", "Rules", "bind", "outputs", "planned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,11 @@ class Planned:
     stages: list[Stage]
     paths: dict[str, str]
 
+    def unchanged(self, source: str) -> str | None:
+        """The name that a source column goes by where it is left as it is, if it is there."""
+        columns = self.scope.columns.items()
+        return next((name for name, one in columns if one.origins == {source} and not one.steps), None)
+
 
 def planned(rules: Rules, source: Table, where: str, outside: Outside) -> Planned:
     """Check fields, steps and checks over the source's columns.
@@ -103,10 +108,17 @@ def planned(rules: Rules, source: Table, where: str, outside: Outside) -> Planne
     return Planned(scope, stages, paths if not rules.steps else {})
 
 
-def outputs(rules: Rules, source: Table, where: str, outside: Outside = Outside()) -> tuple[Column, ...]:  # noqa: B008 - frozen
-    """The target's columns if the target were made from the rules."""
+def outputs(
+    rules: Rules,
+    source: Table,
+    where: str,
+    outside: Outside = Outside(),  # noqa: B008 - frozen
+    plan: Planned | None = None,
+) -> tuple[Column, ...]:
+    """The target's columns if the target were made from the rules; `plan` is theirs, where there is one."""
     made = []
-    for name, held in planned(rules, source, where, outside).scope.columns.items():
+    plan = plan or planned(rules, source, where, outside)
+    for name, held in plan.scope.columns.items():
         if name in rules.carried:
             continue
         column = held.source or Column(name, str(held.type))
@@ -123,8 +135,9 @@ def bind(
     *,
     undecoded: bool = True,
     outside: Outside = Outside(),  # noqa: B008 - immutable
+    plan: Planned | None = None,
 ) -> Mapping:
-    """The rules between two tables.
+    """The rules between two tables; `plan` is that of the rules over the source, where there is one.
 
     `undecoded`: source and sink understand the same form of rows, so that bytes may pass as they are.
 
@@ -132,11 +145,11 @@ def bind(
         MissingColumn: a name that the source or the target does not have.
         SchemaMismatch: a type that the target's column cannot keep, or a column that must be filled and is not.
     """
-    plan = planned(rules, source, where, outside)
+    plan = plan or planned(rules, source, where, outside)
     scope = plan.scope
     if rules.left_out:
         there = {one.name for one in target.columns} | rules.carried
-        scope.columns = {name: held for name, held in scope.columns.items() if name in there}
+        scope = replace(scope, columns={name: held for name, held in scope.columns.items() if name in there})
     lineage = {name: (tuple(sorted(held.origins)), held.steps) for name, held in scope.columns.items()}
     columns = {
         name: _target_column(name, target, _place(plan, name, where, ".target"), plan, rules) for name in scope.columns
@@ -157,7 +170,7 @@ def bind(
         Output(one, column_type(one), scope[name], plan.paths.get(name, "spec.transforms"))
         for name, one in columns.items()
     ]
-    chain = Chain(scope.wanted, tuple(plan.stages), tuple(made), _masked(rules, source, where, outside), where)
+    chain = Chain(scope.wanted, tuple(plan.stages), tuple(made), frozenset(scope.masked), where)
     return Mapping(tuple(columns), reads, False, schema, chain, why, lineage, tuple(columns.values()))  # noqa: FBT003 - not raw
 
 
@@ -180,24 +193,14 @@ def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
         made[spec.target] = Held(found.compiled.type, nullable=True, origins=origins, steps=("mapping",), id=id_)
     paths = {spec.target: spec.path for spec in fields}
     if not values:
-        return Scope(made, scope.wanted, scope.made), paths, []
+        return replace(scope, columns=made), paths, []
     from dataflows.transforms.stages import Compute
 
-    return Scope(made, scope.wanted, scope.made), paths, [Compute("mapping", values)]
+    return replace(scope, columns=made), paths, [Compute("mapping", values)]
 
 
 def _held(column: Column) -> Held:
     return Held(column_type(column), column.nullable, frozenset({column.name}), source=column)
-
-
-def _masked(rules: Rules, source: Table, where: str, outside: Outside) -> frozenset[str]:
-    """The source columns that some step masks: nobody sees them in the dead letters either."""
-    found: set[str] = set()
-    for at, step in enumerate(rules.steps):
-        if step.mask:
-            before = planned(Rules(rules.fields, rules.steps[:at]), source, where, outside).scope
-            found |= before.origins(step.mask)
-    return frozenset(found)
 
 
 def _place(plan: Planned, name: str, where: str, part: str = "") -> str:

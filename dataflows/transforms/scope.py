@@ -45,11 +45,15 @@ class Computed:
 
 @dataclass(slots=True)
 class Scope:
-    """The columns by name, in order. `wanted` are the source's columns that the frame has to hold, by their id."""
+    """The columns by name, in order. `wanted` are the source's columns that the frame has to hold, by their id.
+
+    `masked` are the source's columns that some step masks: nobody sees them in the dead letters either.
+    """
 
     columns: dict[str, Held]
     wanted: dict[str, str] = field(default_factory=dict)
     made: int = 0
+    masked: set[str] = field(default_factory=set)
 
     def __getitem__(self, name: str) -> Held:
         return self.columns[name]

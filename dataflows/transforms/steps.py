@@ -145,6 +145,7 @@ def _mask(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Sta
         id_ = scope.new_id()
         values[id_] = (scope.compute(f"CAST({_quoted(name)} AS text)", f"{where}.{name}"), how)
         made[name] = Held(TEXT, nullable=held.nullable, origins=held.origins, id=id_)
+    scope.masked |= scope.origins(made)
     for name, one in made.items():
         scope.put(name, one, step.name)
     return [Masked(step.name, values, condition)]

@@ -12,7 +12,7 @@ from dataflows.connectors.postgres.session import Session, translated
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
 
-__all__ = ["TableName", "describe", "escaped", "exists", "quoted"]
+__all__ = ["TableName", "describe", "escaped", "exists", "find", "quoted"]
 
 FIRST_USER_OID: Final = 16384
 
@@ -84,16 +84,25 @@ def describe(session: Session, name: TableName, where: str) -> Table:
         MissingTable: with the name that comes nearest.
         SchemaMismatch: a table without columns.
     """
+    found = find(session, name, where)
+    if found is None:
+        with translated(where):
+            known = [row[0] for row in session.execute(_NEIGHBOURS)]
+        hint = did_you_mean(str(name), known) or "write it as schema.table; this user sees no name that is near"
+        raise MissingTable("there is no such table", where=where, value=str(name), hint=hint)
+    return found
+
+
+def find(session: Session, name: TableName, where: str) -> Table | None:
+    """The table as it is now; None where there is none.
+
+    Raises:
+        SchemaMismatch: a table without columns.
+    """
     with translated(where):
         found = session.execute(_RELATION, (name.schema, name.name)).fetchone()
         if found is None:
-            known = [row[0] for row in session.execute(_NEIGHBOURS)]
-            raise MissingTable(
-                "there is no such table",
-                where=where,
-                value=str(name),
-                hint=did_you_mean(str(name), known) or "write it as schema.table; this user sees no name that is near",
-            )
+            return None
         oid, kind, rows = found
         rows_of = session.execute(_COLUMNS, {"user": FIRST_USER_OID, "table": oid})
         columns = tuple(replace(Column(*row[:-1]), base=row[-1]) for row in rows_of)

@@ -15,7 +15,7 @@ from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method, shadow_name
-from dataflows.connectors.postgres.tables import TableName, describe, exists, quoted
+from dataflows.connectors.postgres.tables import TableName, describe, find, quoted
 from dataflows.connectors.postgres.writer import PostgresWriter
 from dataflows.connectors.publication import finished
 from dataflows.data.tables import Column, Table
@@ -57,8 +57,7 @@ class PostgresTarget:
         return self.owner.shadowed
 
     def describe(self) -> Table | None:
-        with translated(self.place.where):
-            return describe(self.session, self.table, self.place.where) if exists(self.session, self.table) else None
+        return find(self.session, self.table, self.place.where)
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         if table is None:
@@ -121,10 +120,7 @@ class PostgresTarget:
 
     def can_go_on(self, run: str) -> bool:
         shadow = shadow_name(self.owner.uid, run, self.table)
-        with translated(self.place.where):
-            there = exists(self.session, shadow)
-        if there:
-            have = describe(self.session, shadow, self.place.where)
+        if (have := find(self.session, shadow, self.place.where)) is not None:
             return have.columns == describe(self.session, self.table, self.place.where).columns
         pending, planned = self.state.pending(run)
         return len(pending) == planned

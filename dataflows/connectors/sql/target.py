@@ -102,10 +102,12 @@ class DatabaseTarget:
         ]
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
-        """Add columns, which take NULL, to the table. Inside `state.owned`."""
+        """Add columns, which take NULL, to the table; one that is there stays as it is. Inside `state.owned`."""
+        there = self.describe()
         for one in columns:
-            kind = self.database.declared(one)
-            self.database.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind}")
+            if there is None or there.column(one.name) is None:
+                kind = self.database.declared(one)
+                self.database.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind}")
 
     def create_load_table(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.name)
