@@ -1,1 +1,98 @@
-"""Read and write external systems: a folder for each, and the contract between them and a run."""
+"""Read and write external systems: a folder for each, and the contract between them and a run.
+
+This is the surface that a connector of another package imports; `docs/add-a-connector.md` says what to do with it.
+"""
+
+from __future__ import annotations
+
+from dataflows.connectors.abilities import Growing, Native, Reloading, RowPlaces, SingleProcess, Unique, Windowed
+from dataflows.connectors.contract import (
+    Connector,
+    Method,
+    Owner,
+    Place,
+    Reader,
+    ReadOrder,
+    Source,
+    SplitReader,
+    Target,
+    Writer,
+    WriterOrder,
+)
+from dataflows.connectors.publication import Outcome, counted_split, finished, recorded
+from dataflows.connectors.state import Claim, Loaded, RunRow, State
+from dataflows.data.chunks import Chunk
+from dataflows.data.counters import Counters
+from dataflows.data.cursors import Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import SqlType, arrow_type, column_type, parse_type
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    Fenced,
+    MissingColumn,
+    MissingTable,
+    OutOfSpace,
+    PenstockError,
+    Refused,
+    SchemaMismatch,
+    Unavailable,
+    Unreachable,
+)
+from penstock.failpoints import failpoint
+from penstock.models.base import Model
+from penstock.models.connection import resolve
+
+__all__ = [
+    "AccessDenied",
+    "BadData",
+    "Chunk",
+    "Claim",
+    "Column",
+    "Connector",
+    "Counters",
+    "Fenced",
+    "Growing",
+    "Loaded",
+    "Method",
+    "MissingColumn",
+    "MissingTable",
+    "Model",
+    "Native",
+    "OutOfSpace",
+    "Outcome",
+    "Owner",
+    "PenstockError",
+    "Place",
+    "ReadOrder",
+    "Reader",
+    "Refused",
+    "Reloading",
+    "RowPlaces",
+    "RunRow",
+    "SchemaMismatch",
+    "SingleProcess",
+    "Source",
+    "Split",
+    "SplitReader",
+    "SqlType",
+    "State",
+    "Table",
+    "Target",
+    "Unavailable",
+    "Unique",
+    "Unreachable",
+    "Window",
+    "Windowed",
+    "Writer",
+    "WriterOrder",
+    "arrow_type",
+    "column_type",
+    "counted_split",
+    "failpoint",
+    "finished",
+    "parse_type",
+    "recorded",
+    "resolve",
+]

@@ -16,14 +16,22 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
-from dataflows.connectors.contract import Owner, Place, ReadOrder
-from dataflows.data.chunks import Chunk
-from dataflows.data.cursors import Window
-from dataflows.data.splits import Split
-from dataflows.data.tables import Column, Table
-from penstock.errors import AccessDenied, BadData, MissingTable, Refused
-from penstock.failpoints import failpoint
-from penstock.models.base import Model
+from dataflows.connectors import (
+    AccessDenied,
+    BadData,
+    Chunk,
+    Column,
+    MissingTable,
+    Model,
+    Owner,
+    Place,
+    ReadOrder,
+    Refused,
+    Split,
+    Table,
+    Window,
+    failpoint,
+)
 
 __all__ = ["AccessLog", "AccessLogConnection"]
 
