@@ -37,7 +37,7 @@ from penstock.topics.table import CONTROL, METRICS
 __all__ = ["KINDS", "add_worker"]
 
 KINDS: Final = ("pipeline", "cleanup")
-LINGER: Final = 0.02
+LINGER: Final = 0.005
 """Seconds between two reads of the log."""
 
 

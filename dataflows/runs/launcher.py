@@ -175,13 +175,10 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Put the file in place in one step, durably."""
+    """Put the file in place in one step. It need not outlive a crash of the machine: whoever reads it would not."""
     failpoint("result.before")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        json.dump(result, file)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary.write_text(json.dumps(result))
     temporary.replace(path)
     failpoint("result.written")
 

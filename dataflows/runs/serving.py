@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from dataflows.connectors.keeping import IDLE_SESSIONS
 from dataflows.process.lifeline import watch_lifeline
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.launcher import run_task
@@ -62,12 +63,14 @@ def _serve(task: Mapping[str, Any]) -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     stop_on_signal(None)
     before = set(threading.enumerate())
+    IDLE_SESSIONS.begin()
     errors = _errors_to(task.get("log"))
     code = run_task(task)
     stop_on_signal(None)
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)
     write_line({"ended": code, "reusable": _all_ended(set(threading.enumerate()) - before)})
+    IDLE_SESSIONS.rest()
     return code
 
 

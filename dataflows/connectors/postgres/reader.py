@@ -19,7 +19,7 @@ from psycopg import pq, sql
 from pyarrow import csv
 
 from dataflows.connectors.postgres.encodings import hex_decoded
-from dataflows.connectors.postgres.session import Session, connect, copy_out
+from dataflows.connectors.postgres.session import Session, connect, copy_out, release
 from dataflows.connectors.postgres.snapshots import MARK, Moment
 from dataflows.connectors.postgres.tables import quoted
 from dataflows.connectors.postgres.wire import framed, plain, receive, receive_rows
@@ -131,7 +131,7 @@ class PostgresReader:
             if self._asked or self._session.info.transaction_status == pq.TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error):
                     self._session.cancel_safe(timeout=CANCEL_SECONDS)
-            self._session.close()
+            release(self._session)
             self._session = None
 
     def _connected(self) -> Session:

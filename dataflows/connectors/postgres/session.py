@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import select
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
-from psycopg import conninfo, pq
+from psycopg import conninfo, pq, sql
 from psycopg import errors as pg
 
+from dataflows.connectors.keeping import IDLE_SESSIONS
 from penstock.errors import (
     AccessDenied,
     BadData,
@@ -39,6 +40,7 @@ __all__ = [
     "next_result",
     "one_message",
     "one_row",
+    "release",
     "send",
     "translate",
     "translated",
@@ -59,6 +61,8 @@ PINNED: Final = {
 
 FENCED: Final = "penstock.fenced"
 """What a commit casts to a number where it finds a newer generation; the error's message holds it."""
+UNNAMED: Final = "penstock"
+"""The application name of a session that belongs to no run."""
 CONNECT_SECONDS: Final = 10
 WATCHFUL_VERSION: Final = 140000
 WATCH: Final = "2s"
@@ -78,25 +82,61 @@ def connect(
         AccessDenied: wrong password, unknown user, missing right to connect.
         Unreachable: nothing answers, or no such database.
     """
-    limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
-    pinned = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in (PINNED | limits).items())
+    key = (dsn, lock, statement, seconds)
     with translated(where):
+        kept = IDLE_SESSIONS.take(key)
+        if isinstance(kept, _Reusable):
+            try:
+                return _named(kept, name)
+            except psycopg.OperationalError:  # it was ended meanwhile
+                kept.close()
+        limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
+        pinned = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in (PINNED | limits).items())
         own = conninfo.conninfo_to_dict(dsn).get("options") or ""
-        session = psycopg.connect(
+        session = _Reusable.connect(
             dsn,
             autocommit=True,
-            application_name=name,
+            application_name=UNNAMED,
             options=f"{own} {pinned}".lstrip(),
             client_encoding="UTF8",
             connect_timeout=int(seconds),
             prepare_threshold=None,
             **KEEPALIVE,  # type: ignore[arg-type]
         )
-        if session.info.server_version >= WATCHFUL_VERSION:
-            # A server on a platform that cannot watch its sockets says so, and works as before.
-            with contextlib.suppress(psycopg.DataError):
-                session.execute(f"SET client_connection_check_interval = '{WATCH}'")
-        return session
+        session.key = key
+        return _named(session, name)
+
+
+class _Reusable(psycopg.Connection[Any]):
+    """A session that knows what it was opened with."""
+
+    key: Hashable = None
+
+
+def _named(session: _Reusable, name: str) -> Session:
+    """The session under the name of its run, with what cannot be set by options."""
+    named = f"SET application_name = {sql.Literal(name).as_string(None)}"
+    if session.info.server_version >= WATCHFUL_VERSION:
+        # A server on a platform that cannot watch its sockets says so, and works as before.
+        with contextlib.suppress(psycopg.DataError):
+            session.execute(f"{named}; SET client_connection_check_interval = '{WATCH}'")
+            return session
+    session.execute(named)
+    return session
+
+
+def release(session: Session) -> None:
+    """End a session, or leave it to the next run of this process: as new, without a lock or a transaction."""
+    if isinstance(session, _Reusable) and IDLE_SESSIONS.wanted and session.info.transaction_status in _QUIET:
+        with contextlib.suppress(psycopg.Error):
+            session.rollback()
+            session.execute("DISCARD ALL")
+            IDLE_SESSIONS.put(session.key, session)
+            return
+    session.close()
+
+
+_QUIET: Final = {pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Final
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.postgres.locks import READ, share
 from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader, key_range
-from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
+from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped, quoted
 from dataflows.data.cursors import TIMES, Window, split_key
@@ -70,7 +70,7 @@ class PostgresSource:
         )
 
     def close(self) -> None:
-        self._session.close()
+        release(self._session)
 
 
 SAMPLE_BYTES: Final = 8 << 20

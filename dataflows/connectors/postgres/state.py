@@ -26,7 +26,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
-from dataflows.connectors.postgres.tables import TableName, escaped, exists, quoted
+from dataflows.connectors.postgres.tables import TableName, escaped, quoted
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
@@ -41,6 +41,8 @@ LOCK_SECONDS: Final = 3.0
 _NAMES: Final = ("positions", "runs", "splits")
 TABLES: Final = tuple(f"_penstock_{name}" for name in _NAMES)
 
+_THERE: Final = """SELECT count(*) = %s FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p')"""
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS {positions} (
   pipeline text NOT NULL, source text NOT NULL, sink text NOT NULL, slot text NOT NULL,
@@ -132,7 +134,7 @@ class PostgresState:
     def exists(self) -> bool:
         """Whether the three tables are there."""
         with translated(self.where):
-            return all(exists(self.session, TableName(self.sink.schema, name)) for name in TABLES)
+            return bool(one_row(self.session, _THERE, (len(TABLES), self.sink.schema, list(TABLES)))[0])
 
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation, end the sessions of older ones, and read the cursor.

@@ -12,7 +12,7 @@ from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
 from dataflows.connectors.history import HISTORY, check_history
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.connectors.postgres.merge import Merge
-from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
+from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method, shadow_name
 from dataflows.connectors.postgres.tables import TableName, describe, find, quoted
@@ -214,4 +214,4 @@ class PostgresTarget:
                 self.session.execute(f"DROP TABLE IF EXISTS {self.table.sql}")
 
     def close(self) -> None:
-        self.session.close()
+        release(self.session)

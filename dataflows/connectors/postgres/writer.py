@@ -22,6 +22,7 @@ from dataflows.connectors.postgres.session import (
     finish,
     next_result,
     one_message,
+    release,
     result_error,
     send,
     translated,
@@ -90,7 +91,7 @@ class PostgresWriter:
     def close(self) -> None:
         """End the session; what is not committed is rolled back by the server."""
         if self._session is not None:
-            self._session.close()
+            release(self._session)
             self._session = None
 
     def idle(self) -> None:

@@ -145,6 +145,26 @@ def test_the_second_run_of_a_process_stops_when_it_is_asked_to(
     assert completed(processes, task("c")) != first, "a process that was asked to stop is not used again"
 
 
+def test_the_sessions_of_a_later_run_carry_its_own_name_and_are_gone_soon(
+    processes: Processes, task: Callable[..., Any], dsn: str
+) -> None:
+    names = (
+        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    completed(processes, task("a"))
+    with psycopg.connect(dsn) as session, psycopg.connect(dsn, autocommit=True) as other:
+        session.execute("CREATE TABLE w.b (LIKE items)")
+        session.commit()
+        session.execute("LOCK TABLE w.b")
+        processes.begin(task("b"), None)
+        found = until(lambda: [n for (n,) in other.execute(names) if n.startswith("penstock:uid-")], "a session")
+        assert {name.rpartition(":")[0] for name in found} == {"penstock:uid-b"}
+        session.commit()
+        assert ended(processes).code == 0
+        session.close()
+        until(lambda: not other.execute(names).fetchall(), "the sessions to be closed", 15)
+
+
 def test_each_run_of_a_process_has_a_log_and_failpoints_of_its_own(
     processes: Processes, task: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
