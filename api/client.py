@@ -6,23 +6,24 @@ import getpass
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from api.vigil import Vigil, Waiting
+from api.watch import Watch
 from catalog.database import engine
 from catalog.entries import Command, RunEntry
 from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
 from penstock.clock import now
-from penstock.errors import NotFound, Unavailable, retold
+from penstock.errors import PenstockError, Unavailable, retold
 from penstock.ids import command_id, new_id
 from penstock.records import Record, encode, records_of
-from penstock.records.execution import RunProgress, TaskFailed
+from penstock.records.execution import RunProgress
 from penstock.settings import Settings
-from penstock.telemetry import span
+from penstock.telemetry import Span, span
+from penstock.topics.log import Message
 from penstock.topics.partitioner import partition_of
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL, METRICS
@@ -33,7 +34,8 @@ UP: Final = "up"
 """The name of the lock that ``penstock up`` holds: then everything runs, and a command starts nothing of its own."""
 
 ANSWER_SECONDS: Final = 60.0
-LOOK: Final = 0.25
+LOOK: Final = 1.0
+"""Seconds between two looks at a control process that starts; its first record wakes the client earlier."""
 PATIENCE: Final = 2.0
 """Seconds of waiting for an answer, after which the client looks after what it started."""
 
@@ -46,10 +48,9 @@ _log = logging.getLogger(__name__)
 class Client:
     """One user of an installation. For one thread."""
 
-    def __init__(
-        self, site: Site, log: PostgresLog, store: MetadataStore, supervisor: Supervisor | None = None
-    ) -> None:
-        self.site, self.log, self.store, self._supervisor = site, log, store, supervisor
+    def __init__(self, site: Site, log: PostgresLog, store: MetadataStore) -> None:
+        self.site, self.log, self.store = site, log, store
+        self._supervisor: Supervisor | None = None
         self.actor = f"user:{getpass.getuser()}"
 
     def ask(self, type_: str, key: str, payload: Mapping[str, Any], *, idempotency_key: str | None = None) -> Command:
@@ -61,7 +62,20 @@ class Client:
         """
         with span(type_, subject=key) as current:
             id_ = command_id(self.actor, idempotency_key) if idempotency_key else new_id()
-            record = Record(
+            self.log.append(CONTROL, [self._command(type_, key, payload, id_, current)])
+            return self._answer(id_)
+
+    def ask_each(self, type_: str, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, Command | PenstockError]:
+        """Send a command for each key, all at once; its answer, or the error that refused it. Raises Unavailable."""
+        with span(type_, subjects=len(payloads)) as current:
+            ids = {key: new_id() for key in payloads}
+            commands = [self._command(type_, key, payloads[key], id_, current) for key, id_ in ids.items()]
+            self.log.append(CONTROL, commands)
+            return {key: self._answer_or_refusal(id_) for key, id_ in ids.items()}
+
+    def _command(self, type_: str, key: str, payload: Mapping[str, Any], id_: str, current: Span) -> Message:
+        return encode(
+            Record(
                 id=id_,
                 kind="command",
                 type=type_,
@@ -71,56 +85,60 @@ class Client:
                 payload=dict(payload),
                 traceparent=current.traceparent,
             )
-            self.log.append(CONTROL, [encode(record)])
-            answered = self._answer(id_)
-        if answered.status == "refused":
-            raise retold(answered.refusal or {"code": "refused", "what": "refused"})
-        return answered
+        )
 
     def _answer(self, id_: str) -> Command:
-        """The answered command; what this client started and has died meanwhile is started again."""
+        answer = self._answer_or_refusal(id_)
+        if isinstance(answer, PenstockError):
+            raise answer
+        return answer
+
+    def _answer_or_refusal(self, id_: str) -> Command | PenstockError:
         deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             try:
-                return self.store.wait_command(id_, PATIENCE)
+                answered = self.store.wait_command(id_, PATIENCE)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
-            self.look_after()
+                self.look_after()
+                continue
+            if answered.status == "refused":
+                return retold(answered.refusal or {"code": "refused", "what": "refused"})
+            return answered
+
+    def start(self, *, worker: bool = False) -> None:
+        """Start what commands need, with `worker` what runs need too, unless ``penstock up`` runs; `close` stops it.
+
+        Raises:
+            Unavailable: it does not start.
+        """
+        if self._supervisor is not None or self.log.holder(UP):
+            return
+        self._supervisor = Supervisor(self.site.settings, ((*BRAIN, *WORKER),) if worker else (BRAIN,))
+        at = self.log.end(CONTROL, 0)
+        self._supervisor.start()
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not self.log.holder(ACTIVE_CONTROL):
+            deaths = self._supervisor.check()
+            if time.monotonic() > deadline or (deaths and not self._supervisor.pids()):
+                hint = f"see {self.site.settings.home / 'logs' / 'control.log'}"
+                raise Unavailable("the control process does not start", hint=hint)
+            self.log.wait(CONTROL, 0, at, LOOK)  # its first record is there as soon as it is active
 
     def look_after(self) -> None:
-        """Start again what this client started and has died."""
+        """Start again what `start` started and has died."""
         for line in self._supervisor.check() if self._supervisor else ():
             _log.warning("%s", line)
 
-    def watch(self, run: str) -> Iterator[RunProgress | TaskFailed | Waiting | RunEntry]:
-        """Follow a run: its progress and failed attempts as they come, and the entry of the run once it has ended.
+    def close(self) -> None:
+        """Stop what `start` started."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
 
-        Raises:
-            Refused: its pipeline was paused, stopped or deleted meanwhile, so that it does not go on.
-            Unavailable: nobody decides any more what happens to it.
-        """
-        vigil = Vigil(self)
-        part = partition_of(run.encode(), METRICS.partitions)
-        control = self.log.end(CONTROL, 0)
-        at = self.log.begin(METRICS, part)
-        while True:
-            entry = self._run(run)
-            stored = self.log.read(METRICS, part, at, 1000)
-            at = stored[-1].offset + 1 if stored else at
-            lines = [record for _, record in records_of(stored) if record.key == run and record.type == "run.progress"]
-            if lines:
-                yield RunProgress.parse(lines[-1].payload)
-            told = self.log.read(CONTROL, 0, control, 1000)
-            control = told[-1].offset + 1 if told else control
-            failed = [one for _, one in records_of(told) if one.type == "task.failed" and one.payload.get("run") == run]
-            yield from (TaskFailed.parse(one.payload) for one in failed)
-            if entry is not None and entry.status not in {"queued", "running"}:
-                yield entry
-                return
-            self.look_after()
-            yield from vigil.look(entry)
-            self.log.wait(METRICS, part, at, LOOK)
+    def watch(self) -> Watch:
+        """A watch over runs that are asked for from now on, or are open."""
+        return Watch(self.log, self.store, self.look_after)
 
     def measured(self, run: RunEntry) -> list[tuple[datetime, RunProgress]]:
         """What was measured of a run while it ran, in order, as far as the topic still has it."""
@@ -136,36 +154,18 @@ class Client:
                 break
         return found
 
-    def _run(self, run: str) -> RunEntry | None:
-        with suppress(NotFound):
-            return self.store.run(run)
-        return None
-
 
 @contextmanager
 def connected(settings: Settings, *, worker: bool = False, runs: bool = True) -> Iterator[Client]:
-    """A client of the installation; what has to run for it is started, and stopped again, unless ``penstock up`` runs.
+    """A client of the installation, with what its commands need started (see `Client.start`) and stopped at the end.
 
     With `runs` false nothing is started: for those who only read.
     """
     with Site(settings) as site, site.open_log("client") as log, MetadataStore(engine(site.catalog_dsn)) as store:
-        supervisor = Supervisor(settings, (BRAIN, WORKER) if worker else (BRAIN,))
-        own = runs and not log.holder(UP)
+        client = Client(site, log, store)
         try:
-            if own:
-                supervisor.start()
-                _wait_for_brain(log, supervisor, settings)
-            yield Client(site, log, store, supervisor if own else None)
+            if runs:
+                client.start(worker=worker)
+            yield client
         finally:
-            if own:
-                supervisor.stop()
-
-
-def _wait_for_brain(log: PostgresLog, supervisor: Supervisor, settings: Settings) -> None:
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while not log.holder(ACTIVE_CONTROL):
-        deaths = supervisor.check()
-        if time.monotonic() > deadline or (deaths and not supervisor.pids()):
-            hint = f"see {settings.home / 'logs' / 'control.log'}"
-            raise Unavailable("the control process does not start", hint=hint)
-        time.sleep(LOOK / 10)
+            client.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from penstock import postgres
@@ -64,13 +65,24 @@ CREATE TABLE IF NOT EXISTS orders (
 """
 
 
-def make_project(folder: Path, *, fill: Callable[[EmbeddedServer], None] | None = None) -> list[Path]:
+def _sample(server: EmbeddedServer) -> None:
+    for database, statements in ((SHOP, SAMPLE), (WAREHOUSE, WAREHOUSE_TABLE)):
+        with postgres.connect(server.dsn(database), "penstock:init") as session:
+            session.execute(statements.encode())
+
+
+def make_project(
+    folder: Path,
+    *,
+    fill: Callable[[EmbeddedServer], None] = _sample,
+    pipelines: Mapping[str, str] = MappingProxyType({"orders": PIPELINE}),
+) -> list[Path]:
     """Write the project and fill its sample databases; the files written.
 
-    With `fill`, which gets the server with both databases empty, it is the demo's project.
+    `fill` gets the server with both databases empty; `pipelines` are files by name. Both are the sample's by default.
 
     Raises:
-        UsageError: the folder holds something already.
+        UsageError: the folder is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError("is not empty", where=str(folder), hint="name a new folder")
@@ -82,16 +94,8 @@ def make_project(folder: Path, *, fill: Callable[[EmbeddedServer], None] | None 
         for name in (SHOP, WAREHOUSE):
             server.create_database(name)
         written.append(write_connections(folder, server))
-        if fill:
-            from api.demo.data import pipelines  # noqa: PLC0415 - only where the demo's data are wanted
-
-            fill(server)
-            return written + [_write(folder / "pipelines" / f"{name}.yaml", text) for name, text in pipelines().items()]
-        with postgres.connect(server.dsn(SHOP), "penstock:init") as session:
-            session.execute(SAMPLE.encode())
-        with postgres.connect(server.dsn(WAREHOUSE), "penstock:init") as session:
-            session.execute(WAREHOUSE_TABLE.encode())
-    return [*written, _write(folder / "pipelines" / "orders.yaml", PIPELINE)]
+        fill(server)
+    return written + [_write(folder / "pipelines" / f"{name}.yaml", text) for name, text in pipelines.items()]
 
 
 def write_connections(folder: Path, server: EmbeddedServer) -> Path:

@@ -1,97 +1,104 @@
-"""Whether what a watched run waits for can still come: told, or an error, and never silence without an end."""
+"""Looks after watched runs: says what an open run waits for, and ends the wait for one that cannot go on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from dataflows.process.site import ACTIVE_CONTROL
-from penstock.errors import NotFound, Refused, Unavailable
+from penstock.errors import PenstockError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from api.client import Client
     from catalog.entries import RunEntry
+    from catalog.store import MetadataStore
+    from penstock.topics.postgres import PostgresLog
 
-__all__ = ["Vigil", "Waiting"]
+__all__ = ["Halted", "Vigil", "Waiting"]
 
 GRACE: Final = 15.0
-"""Seconds for what has died to come back, and for what was asked to take effect."""
+"""Seconds for a process that died to come back, and for a command to take effect."""
 LOOK: Final = 0.5
 """Seconds between two looks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What the run waits for, in words."""
+    """What an open run waits for, as a sentence; every open run where `run` is None."""
 
     what: str
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """An open run that does not go on by itself, and why."""
+
+    run: str
+    error: PenstockError
 
 
 class Vigil:
-    """Over one open run. Each thing that it waits for is told once."""
+    """Over the open runs of one watch. Each thing that a run waits for is reported once."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, log: PostgresLog, store: MetadataStore) -> None:
+        self._log, self._store = log, store
         self._next = 0.0
         self._since: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def look(self, entry: RunEntry | None) -> Iterator[Waiting]:
-        """Look, if it is time to; `entry` is the open run as the catalog has it.
+    def look(self, runs: Sequence[RunEntry]) -> Iterator[Waiting | Halted]:
+        """Look at `runs`, the open ones as the catalog has them, if it is time to.
 
         Raises:
-            Refused: its pipeline was paused, stopped or deleted by somebody: it does not go on by itself.
-            Unavailable: no control process has been active for a while: nothing is decided any more.
+            Unavailable: no control process has been active for `GRACE` seconds: nothing is decided any more.
         """
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + LOOK
         self._look_at_control()
-        if entry is not None:
-            self._look_at_pipeline(entry)
-            yield from self._look_at_workers(entry)
+        statuses = self._store.statuses({run.pipeline for run in runs})
+        for run in runs:
+            yield from self._look_at_pipeline(run, statuses.get(run.pipeline, "deleted"))
+        yield from self._look_at_workers(runs)
 
     def _look_at_control(self) -> None:
-        if self._lasts("no control", not self._client.log.holder(ACTIVE_CONTROL), GRACE):
+        if self._lasts("no control", not self._log.holder(ACTIVE_CONTROL), GRACE):
             hint = "penstock up; what is committed stays, and the run goes on from there"
             raise Unavailable("no control process is active: nothing is decided any more", hint=hint)
 
-    def _look_at_pipeline(self, entry: RunEntry) -> None:
-        try:
-            status: str = self._client.store.pipeline(entry.pipeline).status
-        except NotFound:
-            status = "deleted"
-        where = f"pipeline {entry.pipeline}"
-        # Seen twice: the run may have ended just before, which the next look at its entry tells.
-        if self._lasts("paused", status == "paused", LOOK):
-            raise Refused(f"was paused; run {entry.id} keeps its place", where=where, hint=_resume(entry))
-        # A run of these is ended by itself, at its last commit.
-        if self._lasts("ended", status not in {"active", "paused"}, GRACE):
-            hint = _resume(entry) if status == "stopped" else "penstock list"
-            raise Refused(f"is {status}; run {entry.id} has not ended", where=where, hint=hint)
+    def _look_at_pipeline(self, run: RunEntry, status: str) -> Iterator[Halted]:
+        where = f"pipeline {run.pipeline}"
+        # For two looks: the run may have ended just before, which the catalog then shows.
+        if self._lasts(f"{run.id} paused", status == "paused", LOOK):
+            yield Halted(run.id, Refused(f"was paused; run {run.id} keeps its place", where=where, hint=_resume(run)))
+        # A run of a stopped or deleted pipeline is ended by the control plane, at its last commit.
+        if self._lasts(f"{run.id} ended", status not in {"active", "paused"}, GRACE):
+            hint = _resume(run) if status == "stopped" else "penstock list"
+            yield Halted(run.id, Refused(f"is {status}; run {run.id} has not ended", where=where, hint=hint))
 
-    def _look_at_workers(self, entry: RunEntry) -> Iterator[Waiting]:
-        joined = any(worker.status == "joined" for worker in self._client.store.workers())
+    def _look_at_workers(self, runs: Sequence[RunEntry]) -> Iterator[Waiting]:
+        joined = any(worker.status == "joined" for worker in self._store.workers())
         if self._lasts("no worker", not joined, GRACE) and self._is_new("no worker"):
-            yield Waiting("no worker is there: it waits for one (penstock up, or penstock flow worker)")
-        queued = joined and entry.status == "queued"
-        if self._lasts("queued", queued, GRACE) and self._is_new("queued"):
-            yield Waiting("it waits for its turn: `penstock runs` shows what runs before it")
+            yield Waiting("no worker has joined: runs wait for one (penstock up, or penstock flow worker)")
+        for run in runs:
+            queued = joined and run.status == "queued"
+            if self._lasts(f"{run.id} queued", queued, GRACE) and self._is_new(f"{run.id} queued"):
+                yield Waiting("it waits for its turn: `penstock runs` shows what runs before it", run.id)
 
-    def _lasts(self, what: str, holds: bool, seconds: float) -> bool:  # noqa: FBT001 - it is what is asked about
-        """Whether `what` has held at every look for so long."""
+    def _lasts(self, what: str, holds: bool, seconds: float) -> bool:  # noqa: FBT001 - the condition itself
+        """True if `what` has held at every look for that long."""
         if not holds:
             self._since.pop(what, None)
             return False
         return time.monotonic() - self._since.setdefault(what, time.monotonic()) >= seconds
 
     def _is_new(self, what: str) -> bool:
-        new = what not in self._told
-        self._told.add(what)
+        new = what not in self._reported
+        self._reported.add(what)
         return new
 
 
-def _resume(entry: RunEntry) -> str:
-    return f"penstock resume {entry.pipeline}, then penstock run {entry.pipeline} --watch"
+def _resume(run: RunEntry) -> str:
+    return f"penstock resume {run.pipeline}, then penstock run {run.pipeline} --watch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, Table, select
@@ -10,7 +11,7 @@ from catalog import tables
 from catalog.entries import Command, Decision, ErrorEntry, Page, RunEntry, TaskEntry
 from catalog.pages import LIMIT, latest
 
-__all__ = ["command", "decision", "decisions", "errors", "run", "runs", "tasks"]
+__all__ = ["command", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
 
 
 def command(connection: Connection, id: str) -> Command | None:
@@ -24,6 +25,13 @@ def run(connection: Connection, id: str) -> RunEntry | None:
     """The run `id`."""
     row = connection.execute(_runs().where(tables.runs.c.id == id)).mappings().first()
     return None if row is None else RunEntry(**row)
+
+
+def runs_by_id(connection: Connection, ids: Collection[str]) -> tuple[RunEntry, ...]:
+    """Those of the runs `ids` that were created."""
+    return tuple(
+        RunEntry(**row) for row in connection.execute(_runs().where(tables.runs.c.id.in_(list(ids)))).mappings()
+    )
 
 
 def runs(

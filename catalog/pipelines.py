@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "pipelines",
     "policies",
     "policy_by_hash",
+    "statuses",
     "versions",
     "workers",
 ]
@@ -76,6 +78,15 @@ def pipelines(
     if label is not None:
         query = query.where(table.c.labels.contains(dict([label])))
     return by_name(connection, query, table.c.name, lambda row: PipelineEntry(**row), limit=limit, after=after)
+
+
+def statuses(connection: Connection, names: Collection[str]) -> dict[str, str]:
+    """The status of each living pipeline of `names`."""
+    table = tables.pipelines
+    rows = connection.execute(
+        _living().with_only_columns(table.c.name, table.c.status).where(table.c.name.in_(list(names)))
+    )
+    return {row.name: row.status for row in rows}
 
 
 def versions(connection: Connection, uid: str) -> tuple[PipelineVersion, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
@@ -33,6 +33,7 @@ from catalog.entries import (
     WorkerEntry,
 )
 from catalog.folds import dataset_id, put_mapping
+from catalog.overview import Overview, overview
 from catalog.pages import LIMIT
 from catalog.projection import changes
 from catalog.rows import Change, Entry, Rows, fold
@@ -53,9 +54,12 @@ class MetadataStore:
     Every method is one transaction of its own, and raises Unavailable when the database cannot be used.
     """
 
+    commits: Commits
+    """Wakes whoever waits for the projection."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._commits = Commits(self._session)
+        self.commits = Commits(self._session)
 
     # --- datasets
 
@@ -176,6 +180,16 @@ class MetadataStore:
         with self._transaction() as connection:
             return pipelines.pipelines(connection, status=status, label=label, limit=limit, after=after)
 
+    def overview(self) -> list[Overview]:
+        """Every living pipeline with its last run and the time of its next one, by name."""
+        with self._transaction() as connection:
+            return overview(driver_of(connection))
+
+    def statuses(self, names: Collection[str]) -> dict[str, str]:
+        """The status of each living pipeline of `names`."""
+        with self._transaction() as connection:
+            return pipelines.statuses(connection, names)
+
     def pipeline_versions(self, name: str) -> tuple[PipelineVersion, ...]:
         """All versions of the living pipeline `name`, the first one first. Raises NotFound."""
         with self._transaction() as connection:
@@ -215,6 +229,11 @@ class MetadataStore:
         if found is None:
             raise NotFound("there is no such run", value=id, hint="see the latest: penstock runs")
         return found
+
+    def runs_by_id(self, ids: Collection[str]) -> tuple[RunEntry, ...]:
+        """Those of the runs `ids` that the catalog has."""
+        with self._transaction() as connection:
+            return history.runs_by_id(connection, ids)
 
     def runs(
         self, *, pipeline: str | None = None, status: str | None = None, limit: int = LIMIT, after: str | None = None
@@ -299,13 +318,13 @@ class MetadataStore:
 
         Raises Unavailable when it is not answered within `timeout` seconds: nothing may be running that answers.
         """
-        deadline, heard = monotonic() + timeout, self._commits.listen()
+        deadline, heard = monotonic() + timeout, self.commits.listen()
         while (found := self._find_command(id)) is None or found.status == "pending":
             left = remaining(deadline)
             if not left:
                 hint = "it stays on the log and is answered as soon as the control process runs: penstock up"
                 raise Unavailable(f"no answer within {timeout:g} s", where=f"command {id}", hint=hint)
-            heard = self._commits.wait(heard, left)
+            heard = self.commits.wait(heard, left)
         return found
 
     def _find_command(self, id: str) -> Command | None:
@@ -337,7 +356,7 @@ class MetadataStore:
 
     def close(self) -> None:
         """Stop listening and close idle connections; more than once is fine."""
-        self._commits.close()
+        self.commits.close()
         self._engine.dispose()
 
     def __enter__(self) -> Self:

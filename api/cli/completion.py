@@ -1,25 +1,26 @@
-"""Names of pipelines for the shell's completion: from the catalog where it runs already, else from the files."""
+"""Pipeline names for the shell's completion: from the catalog if it is running, else from the project's files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
 
-__all__ = ["pipeline_names"]
+__all__ = ["names_or_files", "pipeline_names"]
 
 SECONDS: Final = 2
-"""How long a database may take to answer: somebody waits at the keyboard."""
+"""How long a database may take to answer: a person waits at the keyboard."""
 
 
 def pipeline_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The names that begin with `incomplete`. Nothing is started for it, and nothing is said where it fails."""
+    """Return the names that begin with `incomplete`; starts nothing, and reports no error."""
     from penstock.errors import PenstockError
     from penstock.settings import load
 
@@ -31,27 +32,31 @@ def pipeline_names(context: click.Context, _: click.Parameter, incomplete: str) 
     return sorted(name for name in found if name.startswith(incomplete))
 
 
+def names_or_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the pipeline names that begin with `incomplete`, and let the shell add its files."""
+    names = [CompletionItem(name) for name in pipeline_names(context, parameter, incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
 def _project(context: click.Context) -> Path | None:
-    """The folder that the words on the line name, before or after the command."""
+    """Return the folder that the command line names, before or after the command."""
     parent = context.parent.params if context.parent else {}
     return context.params.get("common_project") or parent.get("common_project")
 
 
 def _from_catalog(settings: Settings) -> list[str] | None:
-    """What the catalog knows; None where it does not run, or does not answer."""
-    from psycopg.conninfo import make_conninfo
-
-    from catalog.database import engine
-    from catalog.store import MetadataStore
+    """Return the names in the catalog; None if it is not running, or does not answer."""
+    from catalog.overview import overview
     from dataflows.process.site import Site
     from penstock.errors import PenstockError
+    from penstock.postgres import connect
 
     site = Site(settings)
     with suppress(PenstockError, OSError):
         if site.server and not (settings.home.exists() and site.server.pid):
             return None
-        with MetadataStore(engine(make_conninfo(site.catalog_dsn, connect_timeout=SECONDS), pool_size=1)) as store:
-            return [one.name for one in store.pipelines().items]
+        with closing(connect(site.catalog_dsn, "penstock:completion", timeout=SECONDS)) as session:
+            return [one.name for one in overview(session)]
     return None
 
 

@@ -17,7 +17,7 @@ from penstock.errors import InvalidDocument, PenstockError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Output", "ago", "escape", "length", "plain", "seconds", "size", "stopped_by_hand", "told"]
+__all__ = ["Output", "ago", "ahead", "escape", "length", "plain", "seconds", "size", "stopped_by_hand", "told"]
 
 
 WIDE: Final = 10_000
@@ -154,6 +154,17 @@ def ago(at: datetime | None) -> str:
         if gone >= size:
             return f"{int(gone // size)} {name} ago"
     return f"{max(0, int(gone))} s ago"
+
+
+def ahead(at: datetime | None) -> str:
+    """``in 3 min``; ``now`` for what is due."""
+    if at is None:
+        return ""
+    left = (at - now()).total_seconds()
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if left >= size:
+            return f"in {int(left // size)} {name}"
+    return f"in {int(left)} s" if left >= 1 else "now"
 
 
 def size(count: int) -> str:

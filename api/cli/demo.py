@@ -14,12 +14,14 @@ from pathlib import Path
 
 import click
 
+from api.cli.board import board
+from api.cli.following import finish
 from api.cli.main import State, command
 from api.cli.project import put
-from api.cli.run import bar, finish, start
+from api.cli.run import start
 from api.client import Client, connected
 from api.demo.crash import Crash
-from api.demo.data import CHECKS, SCALE, Rows, prepare
+from api.demo.data import CHECKS, SCALE, Rows, pipelines, prepare
 from api.demo.memory import Memory
 from api.starter import SHOP, WAREHOUSE, make_project
 from catalog.compare import digest
@@ -114,7 +116,7 @@ class _Story:
             with self._step(
                 "a PostgreSQL of its own; a shop with 15 000 customers; a warehouse with other names and types"
             ):
-                make_project(self.folder, fill=partial(_begin, rows))
+                make_project(self.folder, fill=partial(_begin, rows), pipelines=pipelines())
             settings = load(self.folder)
             with connected(settings, worker=True) as client:
                 with self._step("connections, policy and pipelines applied: each a record on one log"):
@@ -136,9 +138,10 @@ class _Story:
     def _run(
         self, client: Client, name: str, beside: Callable[[str], AbstractContextManager[object]] = nullcontext
     ) -> RunEntry:
+        watch = client.watch()
         run = start(client, name)
-        with beside(run), bar(self.state, name) as show:
-            return finish(client, run, show)
+        with beside(run), board(self.state.output, {run: name}) as shown:
+            return finish(watch, run, shown)
 
     def _copied(self, client: Client, name: str) -> Proof:
         with self._step(f"{name} copied, renamed and computed on the way"):

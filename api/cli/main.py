@@ -32,15 +32,15 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Files": ("api.cli.project", {
         "validate": "Check the files of the project, or those named.",
         "test": "Run the tests that pipelines carry, offline.",
-        "plan": "What runs would do, and what they would be refused.",
+        "plan": "What runs of files or pipelines would do, and why they would be refused.",
         "apply": "Make it so: connections, policies, pipelines.",
         "schema": "The JSON Schema of a kind of document, for editors.",
     }),
     "Pipelines": ("api.cli.pipelines", {
-        "list": "All pipelines.",
+        "list": "All pipelines, with their last run and the next one.",
         "status": "One pipeline: version, status, runs.",
         "preview": "Rows before and after each step.",
-        "run": "One run.",
+        "run": "Run pipelines: by name, by label, by pattern, or all.",
         "backfill": "A window of the cursor again.",
         "runs": "Runs, the latest first.",
         "pause": "No new runs; a running one stops at its last commit.",
@@ -66,15 +66,16 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
 """Commands by their section in `--help`, with the module that holds them and the line that tells of them."""
 
 MODULES: Final = {
+    "list": "api.cli.listing",
     "demo": "api.cli.demo",
     "up": "api.cli.up",
     "doctor": "api.cli.doctor",
     "test": "api.cli.trials",
-    "plan": "api.cli.trials",
+    "plan": "api.cli.plan",
     "preview": "api.cli.trials",
     "run": "api.cli.run",
     "backfill": "api.cli.run",
-    "runs": "api.cli.run",
+    "runs": "api.cli.runs",
     "metrics": "api.cli.metrics",
 }
 """Commands that stand in a module of their own."""

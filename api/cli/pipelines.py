@@ -1,4 +1,4 @@
-"""Commands about pipelines: list, status, lifecycle, versions."""
+"""Commands about one pipeline: its status, lifecycle and versions."""
 
 from __future__ import annotations
 
@@ -9,32 +9,15 @@ from typing import Any
 import click
 
 from api.cli.completion import pipeline_names
-from api.cli.console import ago, escape, seconds, told
+from api.cli.console import ago, escape, told
+from api.cli.listing import route
 from api.cli.main import State, command
+from api.cli.runs import explain, run_table
 from api.client import Client, connected
 from penstock.errors import NotFound, Refused, Unavailable
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
 DELETE_SECONDS, LOOK = 120.0, 0.1
-
-
-@command(name="list")
-def list_(state: State) -> None:
-    """All pipelines, with their version and status."""
-    with connected(state.settings, runs=False) as client:
-        found = client.store.pipelines().items
-    rows = [(p.name, p.version, p.status, _way(p.pipeline), p.owner, ago(p.updated_at)) for p in found]
-    state.output.table(
-        ("name", "#version", "status", "moves", "owner", "changed"), rows, empty="There are no pipelines yet."
-    )
-    state.output.data(found)
-    state.output.hint("penstock run NAME --watch" if found else "penstock apply")
-
-
-def _way(pipeline: Any) -> str:
-    spec = pipeline["spec"]
-    source, sink = spec["source"], spec["sink"]
-    return f"{source['connection']}:{source['object']} -> {sink['connection']}:{sink['object']}"
 
 
 @command(name="status")
@@ -46,7 +29,7 @@ def status_(state: State, name: str) -> None:
         runs = client.store.runs(pipeline=name, limit=5).items
         tick = client.store.next_tick(name)
     state.output.say(
-        f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {_way(pipeline.pipeline)}"
+        f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )
     state.output.table(*run_table(runs), empty="It has not run yet.")
     explain(state, runs)
@@ -64,41 +47,6 @@ def _failed(state: State, runs: Any) -> str | None:
         return None
     state.output.say(f"[red]the last run failed:[/red] {escape(told(error))}")
     return str(error["hint"]) if error.get("hint") else None
-
-
-def explain(state: State, runs: Any) -> None:
-    """What a word in the table of runs means, where it stands there."""
-    if any(run.resumed for run in runs):
-        state.output.say("resumed: the rows were read at more than one point in time, after a break or a limit")
-
-
-def _status(run: Any) -> str:
-    return f"{run.status}, resumed" if run.resumed else str(run.status)
-
-
-def run_table(runs: Any) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Columns and rows of a list of runs."""
-    rows: list[tuple[object, ...]] = [
-        (
-            r.id,
-            r.pipeline,
-            r.version,
-            _status(r),
-            _reads(r),
-            r.counters.get("rows_out", 0),
-            seconds(r.started_at, r.finished_at),
-            ago(r.requested_at),
-            (r.error or {}).get("what"),
-        )
-        for r in runs
-    ]
-    return ("run", "pipeline", "#version", "status", "reads", "#rows", "#took", "asked", "error"), rows
-
-
-def _reads(run: Any) -> str:
-    """What a run reads again, in a word or two."""
-    reload = run.reload or {}
-    return f"{reload['from']} to {reload['to']}" if "from" in reload else str(reload.get("rows", ""))
 
 
 def _transition(verb: str, text: str, following: str) -> click.Command:

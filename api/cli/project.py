@@ -181,15 +181,18 @@ def init_(state: State, folder: Path, *, demo: bool) -> None:
 
     The databases are on the project's own embedded server, which needs no installation.
     """
-    made = make_project(folder, fill=_demo_data if demo else None)
+    made = _demo_project(folder) if demo else make_project(folder)
     state.output.data({"project": str(folder), "files": [str(path) for path in made]})
     state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")
     state.output.hint(f"cd {folder} && penstock apply && penstock run orders --watch")
 
 
-def _demo_data(server: EmbeddedServer) -> None:
-    from api.demo.data import TABLES, Rows, prepare
+def _demo_project(folder: Path) -> list[Path]:
+    from api.demo.data import TABLES, Rows, pipelines, prepare
 
-    with Rows() as rows:
-        prepare(server)
-        rows.load(server, TABLES)
+    def fill(server: EmbeddedServer) -> None:
+        with Rows() as rows:
+            prepare(server)
+            rows.load(server, TABLES)
+
+    return make_project(folder, fill=fill, pipelines=pipelines())

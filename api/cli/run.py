@@ -1,39 +1,46 @@
-"""Commands about runs: start one and watch it, list them."""
+"""`penstock run` and `penstock backfill`: start runs, and follow them to their end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from api.cli.board import board
+from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
-from api.cli.console import escape
+from api.cli.following import follow
 from api.cli.main import State, command
-from api.cli.pipelines import explain, run_table
+from api.cli.results import Result
 from api.client import UP, Client, connected
-from api.vigil import Waiting
-from catalog.entries import RunEntry
-from penstock.errors import PenstockError, Refused, retold
+from api.watch import OPEN
+from penstock.errors import PenstockError, Refused
 from penstock.models.domain import Reload
 from penstock.records.commands import RunStart
-from penstock.records.execution import RunProgress, TaskFailed
 
-__all__ = ["bar", "finish", "start"]
-
-OPEN = {"queued", "running"}
-"""The statuses of a run that has not ended."""
+__all__ = ["start"]
 
 
 @command(name="run")
-@click.argument("name", shell_complete=pipeline_names)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=pipeline_names)
+@click.option("--all", "every", is_flag=True, help="Every active pipeline.")
+@click.option(
+    "--select", "selectors", multiple=True, metavar="LABEL=VALUE|PATTERN",
+    help="Active pipelines with this label, or with a name like `sales-*`; may be given again.",
+)  # fmt: skip
 @click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
-@click.option("--full", is_flag=True, help="Read all rows again; they take the target's place at the end.")
-def run_(state: State, name: str, *, watch: bool, full: bool) -> None:
-    """One run. Where `penstock up` does not run, it is waited for."""
-    _run(state, name, Reload(rows="all") if full else None, watch=watch)
+@click.option("--full", is_flag=True, help="Read all rows again; they replace the target's at the end.")
+def run_(
+    state: State, names: tuple[str, ...], selectors: tuple[str, ...], *, every: bool, watch: bool, full: bool
+) -> int:
+    """Run pipelines, several at once. Waits for them to end, unless `penstock up` runs.
+
+    Exit code 1 if any of several failed.
+    """
+    choice = Choice(names, selectors, every)
+    return _run(state, choice, Reload(rows="all") if full else None, watch=watch)
 
 
 @command(name="backfill")
@@ -41,153 +48,103 @@ def run_(state: State, name: str, *, watch: bool, full: bool) -> None:
 @click.option("--from", "first", required=True, metavar="VALUE", help="The first value of the cursor, such as a day.")
 @click.option("--to", "end", required=True, metavar="VALUE", help="The value of the cursor before which it ends.")
 @click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
-def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> None:
-    """Read a window of the cursor again, as far as runs have come; its rows take the place of the target's.
+def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> int:
+    """Read a window of the cursor again, as far as earlier runs have read; its rows replace the target's.
 
     In `merge` they are merged. The position stays as it is: the next run goes on from there.
     """
-    _run(state, name, Reload.parse({"rows": "window", "from": first, "to": end}), watch=watch)
+    return _run(state, Choice((name,)), Reload.parse({"rows": "window", "from": first, "to": end}), watch=watch)
 
 
-def _run(state: State, name: str, reload: Reload | None, *, watch: bool) -> None:
-    with connected(state.settings, worker=True) as client:
-        run = _begin(state, client, name, reload)
-        if not watch and client.log.holder(UP):
-            state.output.say(f"run {run} is asked for")
-            state.output.data({"run": run, "status": "queued"})
-            state.output.hint(f"penstock status {name}")
-            return
-        with bar(state, name, shown=watch) as show, _left(state, name):
-            entry = finish(client, run, show, partial(_tell, state))
-    state.output.data(entry)
-    taken = sum((entry.seconds or {}).values())
-    rate = f", {entry.counters['rows_out'] / taken:,.0f} rows/s" if taken and entry.counters.get("rows_out") else ""
-    state.output.say(f"{name}: {entry.counters.get('rows_out', 0):,} rows in {taken:.1f} s{rate}")
-    state.output.hint(f"penstock why {run}")
+def _run(state: State, choice: Choice, reload: Reload | None, *, watch: bool) -> int:
+    with connected(state.settings, runs=False) as client:
+        names = choice.of(client.store.overview())
+        client.start(worker=True)
+        watched = client.watch()
+        results = _start(state, client, names, reload)
+        _raise_if_single(choice, results)
+        if watch or not client.log.holder(UP):
+            runs = {one.run: one.pipeline for one in results.values() if one.run is not None}
+            with board(state.output, runs, shown=watch) as shown, _interruptible(state, choice):
+                for refused in (one for one in results.values() if one.run is None):
+                    shown.end(refused)
+                for result in follow(watched, runs, shown):
+                    results[result.pipeline] = result
+                    if not (choice.single and result.error):
+                        shown.end(result)
+        else:
+            for one in results.values():
+                state.output.say(one.line)
+    _raise_if_single(choice, results)
+    return _tell_one(state, results[choice.single]) if choice.single else _tell_all(state, list(results.values()))
 
 
-def _begin(state: State, client: Client, name: str, reload: Reload | None) -> str:
-    """Ask for a run, or find the one that is open: cut off, or another command's. Its id."""
-    try:
-        return start(client, name, reload)
-    except Refused:
-        runs = client.store.runs(pipeline=name, limit=1).items
-        if not runs or runs[0].status not in OPEN or client.store.pipeline(name).status != "active":
-            raise
-        if runs[0].reload != (reload and reload.to_dict()):
-            raise
-        state.output.say(f"run {runs[0].id} of {name} is open: it goes on")
-        return str(runs[0].id)
+def _start(state: State, client: Client, names: Iterable[str], reload: Reload | None) -> dict[str, Result]:
+    """Ask for a run of each pipeline. One that is open and reads the same is followed instead."""
+    answers = client.ask_each("run.start", {name: _order(name, reload) for name in names})
+    results = {}
+    for name, answer in answers.items():
+        if not isinstance(answer, PenstockError):
+            results[name] = Result(name, str((answer.result or {})["run"]))
+        elif isinstance(answer, Refused) and (run := _open_run(client, name, reload)):
+            state.output.say(f"run {run} of {name} is open: it goes on")
+            results[name] = Result(name, run)
+        else:
+            results[name] = Result(name, error=answer)
+    return results
 
 
-@contextmanager
-def _left(state: State, name: str) -> Iterator[None]:
-    """Say what becomes of a run that nobody watches any more."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        state.output.errors.print(
-            f"[dim]what is committed stays; `penstock run {name} --watch` goes on from there[/dim]"
-        )
-        raise
+def _open_run(client: Client, name: str, reload: Reload | None) -> str | None:
+    """The run that is open: one that was interrupted, or another command's."""
+    runs = client.store.runs(pipeline=name, limit=1).items
+    if not runs or runs[0].status not in OPEN or runs[0].reload != (reload and reload.to_dict()):
+        return None
+    return str(runs[0].id) if client.store.pipeline(name).status == "active" else None
 
 
-def start(client: Client, name: str, reload: Reload | None = None) -> str:
+def _order(name: str, reload: Reload | None) -> dict[str, Any]:
+    return RunStart(pipeline=name, reload=reload).to_dict()
+
+
+def start(client: Client, name: str) -> str:
     """Ask for a run; its id."""
-    answer = client.ask("run.start", name, RunStart(pipeline=name, reload=reload).to_dict())
+    answer = client.ask("run.start", name, _order(name, None))
     return str((answer.result or {})["run"])
 
 
-def finish(
-    client: Client,
-    run: str,
-    show: Callable[[RunProgress], None],
-    tell: Callable[[TaskFailed | Waiting], None] = lambda _: None,
-) -> RunEntry:
-    """Follow the run to its end; `show` gets its progress, `tell` each attempt that failed and what it waits for.
-
-    Raises:
-        PenstockError: of the kind that the run failed with, or because it cannot go on.
-    """
-    for told in client.watch(run):
-        if isinstance(told, RunProgress):
-            show(told)
-        elif isinstance(told, TaskFailed | Waiting):
-            tell(told)
-        elif told.status != "completed":
-            raise _failure(told)
-        else:
-            return told
-    message = "a run that is followed ends with its entry"
-    raise AssertionError(message)
-
-
-def _tell(state: State, told: TaskFailed | Waiting) -> None:
-    """Say what it waits for, and that an attempt failed where another one may follow."""
-    if isinstance(told, Waiting):
-        state.output.say(f"[yellow]![/yellow] {escape(told.what)}")
-    elif told.error.transient:
-        where = f"{told.error.where}: " if told.error.where else ""
-        state.output.say(f"[yellow]![/yellow] attempt {told.attempt} failed: {escape(where + told.error.what)}")
-
-
-def _failure(entry: RunEntry) -> PenstockError:
-    error = entry.error or {
-        "code": "refused",
-        "what": f"the run is {entry.status}",
-        "hint": f"penstock status {entry.pipeline}",
-    }
-    return retold(error)
-
-
 @contextmanager
-def bar(state: State, name: str, *, shown: bool = True) -> Iterator[Callable[[RunProgress], None]]:
-    """A progress bar with rows, rate and time left, on a terminal; a line at each phase elsewhere."""
-    if not shown or state.output.as_json:
-        yield lambda _: None
-        return
-    if not state.output.console.is_terminal:
-        yield _Lines(state, name)
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[rows]:>12,} rows"),
-        TextColumn("{task.fields[rate]:>9,.0f}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=state.output.console, transient=True) as progress:
-        task = progress.add_task(name, total=None, rows=0, rate=0.0)
-
-        def show(told: RunProgress) -> None:
-            total = max(told.estimate or 0, told.rows_in) or None
-            progress.update(task, total=total, completed=told.rows_in, rows=told.rows_in)
-            progress.update(task, rate=progress.tasks[0].speed or 0.0, description=f"{name} ({told.phase})")
-
-        yield show
+def _interruptible(state: State, choice: Choice) -> Iterator[None]:
+    """Say on Ctrl-C how to go on with what has not ended."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        following = f"`penstock run {choice.words} --watch` goes on from there"
+        state.output.errors.print(f"[dim]what is committed stays; {following}[/dim]")
+        raise
 
 
-class _Lines:
-    """A line at each phase, where nobody watches a bar."""
-
-    def __init__(self, state: State, name: str) -> None:
-        self._state, self._name, self._phase = state, name, ""
-
-    def __call__(self, told: RunProgress) -> None:
-        if told.phase != self._phase:
-            self._phase = told.phase
-            self._state.output.say(f"  {self._name}: {told.phase}, {told.rows_out:,} rows")
+def _raise_if_single(choice: Choice, results: dict[str, Result]) -> None:
+    """A single run that failed ends the command with its own error and exit code."""
+    if choice.single and (error := results[choice.single].error):
+        raise error
 
 
-@command(name="runs")
-@click.argument("name", required=False, shell_complete=pipeline_names)
-@click.option("--limit", default=20, show_default=True, help="How many.")
-def runs_(state: State, name: str | None, limit: int) -> None:
-    """Runs, the latest first; of one pipeline with NAME."""
-    with connected(state.settings, runs=False) as client:
-        found = client.store.runs(pipeline=name, limit=limit).items
-    state.output.table(*run_table(found), empty="There was no run yet.")
-    explain(state, found)
-    state.output.data(found)
-    state.output.hint("penstock why RUN")
+def _tell_one(state: State, result: Result) -> int:
+    if result.entry is None:
+        state.output.data({"run": result.run, "status": "queued"})
+        state.output.hint(f"penstock status {result.pipeline}")
+    else:
+        state.output.data(result.entry)
+        state.output.hint(f"penstock why {result.run}")
+    return 0
+
+
+def _tell_all(state: State, results: list[Result]) -> int:
+    """The summary of several runs; 1 if any failed."""
+    failed = [one.pipeline for one in results if one.error is not None]
+    completed = sum(one.entry is not None and one.error is None for one in results)
+    state.output.data({"runs": [one.to_dict() for one in results], "failed": failed})
+    counts = f"{completed} of {len(results)} completed" if completed or failed else f"{len(results)} are asked for"
+    state.output.say(counts + (f", {len(failed)} failed: {', '.join(failed)}" if failed else ""))
+    state.output.hint(f"penstock status {failed[0]}" if failed else "penstock list")
+    return 1 if failed else 0

@@ -14,12 +14,10 @@ from api.cli.console import escape, plain
 from api.cli.main import State, command
 from api.cli.project import FILES, Files, documents_of
 from api.client import connected
-from dataflows.runs.dry_run import Difference, Shown, plan, preview, run_tests
+from dataflows.runs.dry_run import Difference, Shown, preview, run_tests
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
-from penstock.errors import PenstockError
 from penstock.ids import new_id
-from penstock.models.pipeline import Pipeline
 
 WIDE = 40
 
@@ -72,9 +70,9 @@ def preview_(state: State, name: str, rows: int) -> None:
     with connected(state.settings, runs=False) as client:
         pipeline = client.store.pipeline(name)
         connections = {one.name: dict(one.connection) for one in client.store.connections()}
-    job = _job(state, dict(pipeline.pipeline), connections, pipeline.uid)
-    with opened(job) as ends:
-        shown = preview(job, ends, rows)
+        job = job_of(state, dict(pipeline.pipeline), connections, pipeline.uid)
+        with opened(job) as ends:
+            shown = preview(job, ends, rows)
     for one in shown:
         _show(state, one)
     state.output.data([asdict(one) for one in shown])
@@ -93,56 +91,7 @@ def _short(value: object) -> str:
     return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
 
 
-@command(name="plan")
-@FILES
-def plan_(state: State, files: Files) -> int:
-    """What runs of these pipelines would do: tables they would make, rows, splits, and what they would be refused."""
-    documents = documents_of(state, files)
-    with connected(state.settings, runs=False) as client:
-        connections = {one.name: dict(one.connection) for one in client.store.connections()}
-        uids = {one.name: one.uid for one in client.store.pipelines().items}
-    connections |= {name: one.to_dict() for name, one in documents.connections.items()}
-    found = [_planned(state, one, connections, uids.get(one.name, new_id())) for one in documents.pipelines]
-    for one in found:
-        _tell_plan(state, one)
-    state.output.data(found)
-    refused = any("refused" in one for one in found)
-    state.output.hint("mend what is refused, then penstock plan" if refused else "penstock apply")
-    return 1 if refused else 0
-
-
-def _planned(state: State, pipeline: Pipeline, connections: Mapping[str, Any], uid: str) -> dict[str, Any]:
-    try:
-        job = _job(state, pipeline.to_dict(), connections, uid)
-        with opened(job) as ends:
-            return plan(job, ends)
-    except PenstockError as error:
-        return {"pipeline": pipeline.name, "refused": str(error)}
-
-
-def _tell_plan(state: State, one: Mapping[str, Any]) -> None:
-    name = f"[bold]{escape(one['pipeline'])}[/bold]"
-    if "refused" in one:
-        why = one["refused"].removeprefix(one["pipeline"] + ": ")
-        state.output.say(f"{name}: [red]refused:[/red] {escape(why)}")
-        return
-    state.output.say(
-        f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
-        f"{one['splits']} split{'s' if one['splits'] > 1 else ''}"
-    )
-    for column in one["add"]:
-        state.output.say(f"  ALTER TABLE {escape(one['target'])} ADD COLUMN {escape(column)}")
-    if one["make"]:
-        state.output.say(f"  {escape(one['make'])}")
-    if one["replace_by"]:
-        because = f", since: {', '.join(one['because'])}" if one["because"] else ""
-        state.output.say(f"  the table is replaced by {one['replace_by']}{escape(because)}")
-    state.output.say(
-        "  rows pass undecoded" if one["undecoded"] else f"  values are read: {escape(one['decoded_because'])}"
-    )
-
-
-def _job(state: State, pipeline: dict[str, Any], connections: Mapping[str, Any], uid: str) -> Job:
+def job_of(state: State, pipeline: dict[str, Any], connections: Mapping[str, Any], uid: str) -> Job:
     task = {
         "run": new_id(),
         "uid": uid,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from types import TracebackType
 from typing import Final, Self
 
 import psycopg
 from psycopg import conninfo, sql
 
-from catalog.database import migrate
+from catalog.migrations import is_current
 from penstock import postgres
+from penstock.errors import NotFound
 from penstock.settings import Settings
 from penstock.topics.embedded import EmbeddedServer
+from penstock.topics.layout import has_topics
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import TOPICS
 
@@ -27,7 +30,8 @@ class Site:
     """The installation that `settings` describe, in use while entered.
 
     Entering starts the embedded server where one is needed (the last process to leave stops it), makes both databases,
-    brings the catalog's schemas up to date and creates the topics. Every step is idempotent and safe side by side.
+    brings the catalog's schemas up to date and creates the topics. Every step is idempotent and safe side by side; of
+    an installation that is up to date it asks one question of each database.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -64,7 +68,8 @@ class Site:
         if self.server:
             self.server.acquire()
         try:
-            self._prepare()
+            if not self._is_prepared():
+                self._prepare()
         except BaseException:
             self._leave()
             raise
@@ -79,7 +84,19 @@ class Site:
         if self.server:
             self.server.release()
 
+    def _is_prepared(self) -> bool:
+        try:
+            with closing(postgres.connect(self.catalog_dsn, "penstock:prepare")) as session:
+                if not is_current(session):
+                    return False
+            with closing(postgres.connect(self.log_dsn, "penstock:prepare")) as session:
+                return has_topics(session, TOPICS.values())
+        except NotFound:  # a database that is still to be made
+            return False
+
     def _prepare(self) -> None:
+        from catalog.database import migrate
+
         if self.server:
             for name in (CATALOG, LOG):
                 self.server.create_database(name)

@@ -8,8 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Final
 
+from dataflows.runtime.forked import Forked, can_fork
 from dataflows.runtime.retention import drop_leftovers
 from penstock.clock import now
 from penstock.settings import Settings
@@ -17,7 +20,7 @@ from penstock.settings import Settings
 __all__ = ["BRAIN", "WORKER", "Supervisor"]
 
 BRAIN: Final = ("control", "projector", "scheduler")
-"""The flows that share one process."""
+"""The flows of the control plane, which share one process."""
 WORKER: Final = ("worker",)
 
 FIRST_WAIT, LONGEST_WAIT, HEALTHY = 0.2, 15.0, 30.0
@@ -28,7 +31,7 @@ STOP_SECONDS: Final = 15.0
 @dataclass(slots=True)
 class _Child:
     flows: tuple[str, ...]
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     lifeline: int = -1
     began: float = 0.0
     wait: float = FIRST_WAIT
@@ -38,7 +41,8 @@ class _Child:
 class Supervisor:
     """Keeps a process for each group of flows alive. `check` is called now and then; nothing runs in the background.
 
-    Output of the children goes to ``<home>/logs/<first flow>.log``.
+    Output of the children goes to ``<home>/logs/<first flow>.log``. A child is a copy of this process where that is
+    sound (see `can_fork`): it then starts without importing anything.
     """
 
     def __init__(self, settings: Settings, groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER)) -> None:
@@ -81,17 +85,10 @@ class Supervisor:
     def _begin(self, child: _Child) -> None:
         logs = self._settings.home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
+        log = logs / f"{child.flows[0]}.log"
         reading, child.lifeline = os.pipe()
-        command = [sys.executable, "-m", "dataflows.runtime.flows", *child.flows, "--lifeline", str(reading)]
-        with (logs / f"{child.flows[0]}.log").open("ab") as log:
-            child.process = subprocess.Popen(
-                [*command, "--project", str(self._settings.project)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(reading,),
-                start_new_session=True,
-            )
+        words = [*child.flows, "--lifeline", str(reading), "--project", str(self._settings.project)]
+        child.process = (_forked if can_fork() else _spawned)(words, log, reading)
         os.close(reading)
         child.began = time.monotonic()
 
@@ -101,3 +98,21 @@ class Supervisor:
         child.began = time.monotonic()
         child.process = None
         os.close(child.lifeline)
+
+
+def _forked(words: Sequence[str], log: Path, reading: int) -> Forked:
+    from dataflows.runtime.flows import main
+
+    return Forked(partial(main, words), log, reading)
+
+
+def _spawned(words: Sequence[str], log: Path, reading: int) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dataflows.runtime.flows", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(reading,),
+            start_new_session=True,
+        )

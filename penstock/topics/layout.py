@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -10,7 +11,16 @@ from psycopg import sql
 from penstock.errors import LogError
 from penstock.topics.table import Topic
 
-__all__ = ["COUNTERS", "SCHEMA", "SEGMENTS", "add_segment", "create_topic", "segment_of", "table_of"]
+__all__ = [
+    "COUNTERS",
+    "SCHEMA",
+    "SEGMENTS",
+    "add_segment",
+    "create_topic",
+    "has_topics",
+    "segment_of",
+    "table_of",
+]
 
 SCHEMA: Final = "topics"
 COUNTERS: Final = sql.Identifier(SCHEMA, "_counters")
@@ -117,3 +127,12 @@ def _compare(session: psycopg.Connection, topic: Topic, partitions: int) -> None
 
 def _quoted(topic: Topic) -> str:
     return f'{SCHEMA}."{topic.name}"'
+
+
+def has_topics(session: psycopg.Connection[Any], topics: Iterable[Topic]) -> bool:
+    """True if all of `topics` are there with as many partitions. One query."""
+    try:
+        rows = session.execute(sql.SQL("SELECT topic, count(*) FROM {} GROUP BY topic").format(COUNTERS)).fetchall()
+    except psycopg.Error:  # such as no schema yet: whoever makes it says what is wrong
+        return False
+    return {topic.name: topic.partitions for topic in topics}.items() <= dict(rows).items()

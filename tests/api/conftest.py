@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.house import House, house
+from tests.api.project import Project, sample_project
 from tests.reaper import short_folder
 
 
@@ -20,18 +20,18 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def idle(folder: Path) -> Iterator[House]:
+def project(folder: Path) -> Iterator[Project]:
     """A project of the sample where nothing runs and nothing is applied."""
-    with house(folder / "p") as made:
+    with sample_project(folder / "p") as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def busy(reaper: None) -> Iterator[House]:
+def running(reaper: None) -> Iterator[Project]:
     """A project of the sample, applied, with `penstock up` running: for tests that change only their own pipelines."""
     folder = short_folder()
     folder.chmod(0o755)
-    with house(folder / "p") as made:
+    with sample_project(folder / "p") as made:
         made.up()
         made.done("apply")
         yield made

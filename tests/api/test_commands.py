@@ -11,7 +11,7 @@ import click
 import pytest
 
 from api.cli.main import GROUPS, cli
-from tests.api.house import PENSTOCK, environment, on_a_terminal, penstock
+from tests.api.project import PENSTOCK, environment, on_a_terminal, penstock
 
 NAMES = [name for _, names in GROUPS.values() for name in names]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.starter import PIPELINE
-from tests.api.house import PENSTOCK, House, environment
+from tests.api.project import PENSTOCK, Project, environment
 
 
 def completed(line: str, folder: Path) -> list[str]:
@@ -29,27 +29,27 @@ def completed(line: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     "command", ["run", "backfill", "status", "runs", "pause", "resume", "stop", "delete", "versions"]
 )
-def test_names_come_from_the_catalog_while_it_runs(busy: House, command: str) -> None:
-    assert completed(f"penstock {command} or", busy.folder) == ["orders"]
+def test_names_come_from_the_catalog_while_it_runs(running: Project, command: str) -> None:
+    assert completed(f"penstock {command} or", running.folder) == ["orders"]
 
 
-def test_the_project_may_be_named_on_the_line(busy: House, tmp_path: Path) -> None:
-    assert completed(f"penstock --project {busy.folder} run or", tmp_path) == ["orders"]
-    assert completed(f"penstock run --project {busy.folder} or", tmp_path) == ["orders"]
+def test_the_project_may_be_named_on_the_line(running: Project, tmp_path: Path) -> None:
+    assert completed(f"penstock --project {running.folder} run or", tmp_path) == ["orders"]
+    assert completed(f"penstock run --project {running.folder} or", tmp_path) == ["orders"]
     assert completed("penstock run or", tmp_path) == []
 
 
-def test_what_is_no_longer_in_the_files_but_applied_is_offered(busy: House, tmp_path: Path) -> None:
+def test_what_is_no_longer_in_the_files_but_applied_is_offered(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "elsewhere.yaml"
     path.write_text(PIPELINE.replace("name: orders", "name: elsewhere"))
-    busy.done("apply", path)
-    assert completed("penstock status else", busy.folder) == ["elsewhere"]
+    running.done("apply", path)
+    assert completed("penstock status else", running.folder) == ["elsewhere"]
 
 
-def test_without_a_server_names_come_from_the_files_and_none_is_started(idle: House) -> None:
-    (idle.folder / "pipelines" / "unapplied.yaml").write_text(PIPELINE.replace("name: orders", "name: unapplied"))
-    assert completed("penstock run ", idle.folder) == ["orders", "unapplied"]
-    assert idle.processes() == []
+def test_without_a_server_names_come_from_the_files_and_none_is_started(project: Project) -> None:
+    (project.folder / "pipelines" / "unapplied.yaml").write_text(PIPELINE.replace("name: orders", "name: unapplied"))
+    assert completed("penstock run ", project.folder) == ["orders", "unapplied"]
+    assert project.processes() == []
 
 
 def test_files_that_are_wrong_and_settings_that_are_wrong_complete_to_nothing(tmp_path: Path) -> None:

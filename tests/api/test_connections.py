@@ -13,76 +13,76 @@ import pytest
 
 from api.cli import doctor
 from api.starter import PIPELINE, WAREHOUSE
-from tests.api.house import House, penstock
+from tests.api.project import Project, penstock
 
 NOWHERE = "postgresql://u@127.0.0.1:1/nothing"
 
 
-def apply(house: House, folder: Path, name: str, **changes: str) -> None:
+def apply(project: Project, folder: Path, name: str, **changes: str) -> None:
     """A pipeline of that name that does not try again, with changes."""
     text = PIPELINE.replace("name: orders", f"name: {name}") + "  errors: {retry: {attempts: 1}}\n"
     for old, new in changes.items():
         text = text.replace(f"connection: {old}", f"connection: {new}")
     (folder / f"{name}.yaml").write_text(text)
-    house.done("apply", folder / "connections.yaml", folder / f"{name}.yaml")
+    project.done("apply", folder / "connections.yaml", folder / f"{name}.yaml")
 
 
 @pytest.fixture
-def guarded(busy: House) -> Iterator[str]:
+def guarded(running: Project) -> Iterator[str]:
     """A role of the embedded server that needs a password; its DSN without one."""
-    server = busy.server
+    server = running.server
     with server.lease():
-        hba = Path(busy.sql("postgres", "SHOW hba_file")[0][0])
+        hba = Path(running.sql("postgres", "SHOW hba_file")[0][0])
         before = hba.read_text()
-        busy.sql("postgres", "CREATE ROLE guest LOGIN PASSWORD 'right'")
+        running.sql("postgres", "CREATE ROLE guest LOGIN PASSWORD 'right'")
         hba.write_text("local all guest scram-sha-256\n" + before)
-        busy.sql("postgres", "SELECT pg_reload_conf()")
+        running.sql("postgres", "SELECT pg_reload_conf()")
         yield server.dsn(WAREHOUSE).replace("user=penstock", "user=guest")
         hba.write_text(before)
-        busy.sql("postgres", "SELECT pg_reload_conf()")
-        busy.sql("postgres", "DROP ROLE guest")
+        running.sql("postgres", "SELECT pg_reload_conf()")
+        running.sql("postgres", "DROP ROLE guest")
 
 
 @pytest.mark.parametrize("side", ["shop", "warehouse"])
-def test_an_unreachable_database(busy: House, tmp_path: Path, side: str) -> None:
+def test_an_unreachable_database(running: Project, tmp_path: Path, side: str) -> None:
     (tmp_path / "connections.yaml").write_text(f"nowhere: {{type: postgres, dsn: '{NOWHERE}'}}\n")
-    apply(busy, tmp_path, f"lost-{side}", **{side: "nowhere"})
-    before = busy.sql(WAREHOUSE, "SELECT count(*) FROM orders")
-    said = busy.do("run", f"lost-{side}", "--watch")
+    apply(running, tmp_path, f"lost-{side}", **{side: "nowhere"})
+    before = running.sql(WAREHOUSE, "SELECT count(*) FROM orders")
+    said = running.do("run", f"lost-{side}", "--watch")
     assert said.code == 1
     assert "connection nowhere" in said.error
     assert said.err.splitlines()[-1].startswith("next: ")
-    told = busy.do("run", f"lost-{side}", "--watch", "--json").json
+    told = running.do("run", f"lost-{side}", "--watch", "--json").json
     assert told["error"]["code"] == "unavailable.unreachable"
-    assert busy.sql(WAREHOUSE, "SELECT count(*) FROM orders") == before
+    assert running.sql(WAREHOUSE, "SELECT count(*) FROM orders") == before
 
 
-def test_a_failing_attempt_is_told_while_others_follow(busy: House, tmp_path: Path) -> None:
+def test_a_failing_attempt_is_told_while_others_follow(running: Project, tmp_path: Path) -> None:
     (tmp_path / "connections.yaml").write_text(f"nowhere: {{type: postgres, dsn: '{NOWHERE}'}}\n")
-    apply(busy, tmp_path, "again", shop="nowhere")
+    apply(running, tmp_path, "again", shop="nowhere")
     path = tmp_path / "again.yaml"
     path.write_text(path.read_text().replace("attempts: 1", "attempts: 2, base: 100ms"))
-    busy.done("apply", path)
-    said = busy.do("run", "again", "--watch")
+    running.done("apply", path)
+    said = running.do("run", "again", "--watch")
     assert said.code == 1
     assert "attempt 1 failed" in said.out
 
 
-def test_a_wrong_password(busy: House, tmp_path: Path, guarded: str) -> None:
-    (busy.folder / "secrets").mkdir(exist_ok=True)
-    (busy.folder / "secrets" / "guest").write_text("hunter2")
-    secret = "${file:" + str(busy.folder / "secrets" / "guest") + "}"
+def test_a_wrong_password(running: Project, tmp_path: Path, guarded: str) -> None:
+    (running.folder / "secrets").mkdir(exist_ok=True)
+    (running.folder / "secrets" / "guest").write_text("hunter2")
+    secret = "${file:" + str(running.folder / "secrets" / "guest") + "}"
     (tmp_path / "connections.yaml").write_text(
         f"guarded: {{type: postgres, dsn: {json.dumps(guarded)}, password: {json.dumps(secret)}}}\n"
     )
-    apply(busy, tmp_path, "locked", warehouse="guarded")
-    said = busy.do("run", "locked", "--watch")
+    apply(running, tmp_path, "locked", warehouse="guarded")
+    said = running.do("run", "locked", "--watch")
     assert said.code == 1
     assert "connection guarded" in said.error
     assert "password" in said.err
     assert "hunter2" not in said.err + said.out
-    assert busy.do("run", "locked", "--watch", "--json").json["error"]["code"] == "unavailable.access_denied"
-    assert "hunter2" not in busy.do("events", "--since", "0", "--json").out
+    assert running.do("run", "locked", "--watch", "--json").json["error"]["code"] == "unavailable.access_denied"
+    assert "hunter2" not in running.do("events", "--since", "0", "--json").out
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("apply",), ("events",), ("up", "--port", "0")])
@@ -99,54 +99,56 @@ def test_an_unreachable_database_of_its_own(
     assert "hunter2" not in said.err
 
 
-def wrong(house: House) -> dict[str, str]:
+def wrong(project: Project) -> dict[str, str]:
     """What `doctor` finds wrong, with what would mend it."""
-    said = house.do("doctor", "--json")
+    said = project.do("doctor", "--json")
     found = {one["check"]: one["mend"] for one in said.json if not one["well"]}
     assert said.code == (1 if found else 0)
     assert all(found.values())
     return found
 
 
-def test_doctor_finds_nothing_where_all_is_well(busy: House) -> None:
-    assert wrong(busy) == {}
-    said = busy.do("doctor")
+def test_doctor_finds_nothing_where_all_is_well(running: Project) -> None:
+    assert wrong(running) == {}
+    said = running.do("doctor")
     assert "penstock up" in said.out
     assert "runs" in said.out
 
 
-def test_doctor_asks_databases_on_the_embedded_server_while_it_is_up(idle: House) -> None:
-    assert wrong(idle) == {}
+def test_doctor_asks_databases_on_the_embedded_server_while_it_is_up(project: Project) -> None:
+    assert wrong(project) == {}
 
 
-def test_doctor_finds_a_connection_that_does_not_answer(busy: House) -> None:
-    path = busy.folder / "connections.yaml"
+def test_doctor_finds_a_connection_that_does_not_answer(running: Project) -> None:
+    path = running.folder / "connections.yaml"
     before = path.read_text()
     try:
         path.write_text(f"{before}nowhere: {{type: postgres, dsn: '{NOWHERE}'}}\n")
-        assert list(wrong(busy)) == ["connection nowhere"]
+        assert list(wrong(running)) == ["connection nowhere"]
     finally:
         path.write_text(before)
 
 
-def test_doctor_finds_another_owner_of_a_package(busy: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_another_owner_of_a_package(
+    running: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     info = tmp_path / "openai_agents-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: openai-agents\nVersion: 1.0\n")
     (info / "RECORD").write_text("agents/__init__.py,,\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert "openai-agents" in metadata.packages_distributions()["agents"]
-    assert wrong(busy) == {"package agents": "pip uninstall openai-agents, or use an environment of its own"}
+    assert wrong(running) == {"package agents": "pip uninstall openai-agents, or use an environment of its own"}
 
 
-def test_doctor_finds_a_full_disk(busy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_a_full_disk(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    assert list(wrong(busy)) == ["disk"]
+    assert list(wrong(running)) == ["disk"]
 
 
-def test_doctor_finds_a_python_that_does_not_do(busy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_a_python_that_does_not_do(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=(3, 13, 0)))
-    assert wrong(busy) == {"python": "install Python 3.11 or 3.12"}
+    assert wrong(running) == {"python": "install Python 3.11 or 3.12"}
 
 
 def test_doctor_goes_on_without_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from penstock.records import Record, encode
 from penstock.settings import load
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
-from tests.api.house import PENSTOCK, ROOT, House, until
+from tests.api.project import PENSTOCK, ROOT, Project, until
 
 
 def _start(folder: Path) -> subprocess.Popen[str]:
@@ -110,17 +110,17 @@ def test_memory_counts_what_a_process_started_while_it_lives() -> None:
     assert pss(parent.pid) == 0
 
 
-def test_a_crash_finds_the_process_of_the_last_attempt_and_passes_over_one_that_has_gone(idle: House) -> None:
+def test_a_crash_finds_the_process_of_the_last_attempt_and_passes_over_one_that_has_gone(project: Project) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
     told: list[int] = []
     with (
-        Site(load(idle.folder)) as site,
+        Site(load(project.folder)) as site,
         site.open_log() as log,
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as alive,
     ):
         _attempt(log, 1, gone.pid)
-        with Crash(site, "r", idle.server.dsn(SHOP), "SELECT count(*) FROM orders", told.append):
+        with Crash(site, "r", project.server.dsn(SHOP), "SELECT count(*) FROM orders", told.append):
             until(lambda: process_of(log, "r") == gone.pid, "the first attempt")
             time.sleep(0.2)
             assert told == []

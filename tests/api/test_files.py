@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from api.starter import PIPELINE, WAREHOUSE
-from tests.api.house import House, penstock
+from tests.api.project import Project, penstock
 
 GOOD = PIPELINE.replace("orders, owner", "good, owner")
 
@@ -130,44 +130,44 @@ def test_a_section_of_a_policy_that_nothing_reads_is_a_note(line: str, tmp_path:
     assert all(note.startswith(f"p: spec.{line.partition(':')[0]}") for note in told["notes"])
 
 
-def test_apply_tells_the_same_notes(busy: House, tmp_path: Path) -> None:
+def test_apply_tells_the_same_notes(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "scheduled.yaml"
     text = PIPELINE.replace("name: orders", "name: scheduled").replace("public.orders, write", "public.later, write")
     path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n  schema: {renames: apply}\n")
-    busy.sql(WAREHOUSE, "CREATE TABLE later (LIKE orders)")
-    (row,) = busy.done("apply", path)
+    running.sql(WAREHOUSE, "CREATE TABLE later (LIKE orders)")
+    (row,) = running.done("apply", path)
     assert [note.partition(" has no effect")[0] for note in row["notes"]] == ["scheduled: spec.schema.renames:"]
-    said = busy.do("apply", path)
+    said = running.do("apply", path)
     assert "note: scheduled: spec.schema.renames: has no effect yet" in said.out
-    assert busy.done("status", "scheduled")["next_run"][11:16] == "04:05"
-    assert busy.do("run", "scheduled", "--watch").code == 0, "by hand it runs all the same"
+    assert running.done("status", "scheduled")["next_run"][11:16] == "04:05"
+    assert running.do("run", "scheduled", "--watch").code == 0, "by hand it runs all the same"
 
 
-def test_apply_sends_nothing_where_one_file_is_wrong(busy: House, tmp_path: Path) -> None:
+def test_apply_sends_nothing_where_one_file_is_wrong(running: Project, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     (tmp_path / "function.yaml").write_text(WRONG["function.yaml"][0])
-    before = busy.done("topics", "list")
-    said = busy.do("apply", tmp_path / "good.yaml", tmp_path / "function.yaml")
+    before = running.done("topics", "list")
+    said = running.do("apply", tmp_path / "good.yaml", tmp_path / "function.yaml")
     assert said.code == 2
     assert "did you mean `upper`?" in said.error
-    assert busy.done("topics", "list") == before
-    assert "good" not in [one["name"] for one in busy.done("list")]
+    assert running.done("topics", "list") == before
+    assert "good" not in [one["name"] for one in running.done("list")]
 
 
-def test_apply_sends_nothing_where_a_connection_is_unknown(busy: House, tmp_path: Path) -> None:
+def test_apply_sends_nothing_where_a_connection_is_unknown(running: Project, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     (tmp_path / "lost.yaml").write_text(
         GOOD.replace("name: good", "name: lost").replace("connection: shop", "connection: shpo")
     )
-    said = busy.do("apply", tmp_path / "good.yaml", tmp_path / "lost.yaml")
+    said = running.do("apply", tmp_path / "good.yaml", tmp_path / "lost.yaml")
     assert said.code in {2, 3}
     assert "shpo" in said.error
     assert "`shop`" in said.err
-    assert {"good", "lost"} & {one["name"] for one in busy.done("list")} == set()
+    assert {"good", "lost"} & {one["name"] for one in running.done("list")} == set()
 
 
-def test_apply_again_changes_nothing(busy: House) -> None:
-    assert {one["change"] for one in busy.done("apply")} == {"unchanged"}
+def test_apply_again_changes_nothing(running: Project) -> None:
+    assert {one["change"] for one in running.done("apply")} == {"unchanged"}
 
 
 def test_files_of_a_project_are_looked_at_with_its_connections(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ import pytest
 
 from api.starter import PIPELINE, SHOP, WAREHOUSE
 from penstock import postgres
-from tests.api.house import House, on_a_terminal, until
+from tests.api.project import Project, on_a_terminal, until
 
 _numbers = count(1)
 Make = Callable[..., str]
 
 
 @pytest.fixture
-def made(busy: House, tmp_path: Path) -> Make:
+def made(running: Project, tmp_path: Path) -> Make:
     """Apply a pipeline of its own, with a target table of its own; its name."""
 
     def make(name: str | None = None, **changes: str) -> str:
@@ -33,228 +33,232 @@ def made(busy: House, tmp_path: Path) -> Make:
         for old, new in changes.items():
             text = text.replace(old, new)
         (tmp_path / f"{name}.yaml").write_text(text)
-        busy.sql(WAREHOUSE, f"CREATE TABLE IF NOT EXISTS {name} (LIKE orders INCLUDING ALL)")
-        busy.done("apply", tmp_path / f"{name}.yaml")
+        running.sql(WAREHOUSE, f"CREATE TABLE IF NOT EXISTS {name} (LIKE orders INCLUDING ALL)")
+        running.done("apply", tmp_path / f"{name}.yaml")
         return name
 
     return make
 
 
-def rows(house: House, name: str) -> int:
-    return int(house.sql(WAREHOUSE, f"SELECT count(*) FROM {name}")[0][0])
+def rows(project: Project, name: str) -> int:
+    return int(project.sql(WAREHOUSE, f"SELECT count(*) FROM {name}")[0][0])
 
 
-def exact(house: House, name: str) -> bool:
-    want = house.sql(SHOP, "SELECT count(*), sum(id), sum(CAST(price * quantity AS numeric(14,2))) FROM orders")
-    return want == house.sql(WAREHOUSE, f"SELECT count(*), sum(order_id), sum(total) FROM {name}")
+def exact(project: Project, name: str) -> bool:
+    want = project.sql(SHOP, "SELECT count(*), sum(id), sum(CAST(price * quantity AS numeric(14,2))) FROM orders")
+    return want == project.sql(WAREHOUSE, f"SELECT count(*), sum(order_id), sum(total) FROM {name}")
 
 
-def test_a_run_is_followed_to_its_end(busy: House, made: Make) -> None:
+def test_a_run_is_followed_to_its_end(running: Project, made: Make) -> None:
     name = made()
-    said = busy.do("run", name, "--watch")
+    said = running.do("run", name, "--watch")
     assert said.code == 0, said.err
     assert f"{name}: 10,000 rows in" in said.out
     assert said.out.splitlines()[-1].startswith("next: penstock why ")
-    assert exact(busy, name)
-    again = busy.done("run", name, "--watch")
+    assert exact(running, name)
+    again = running.done("run", name, "--watch")
     assert (again["status"], again["counters"]["rows_out"]) == ("completed", 0)
-    told = busy.done("status", name)
+    told = running.done("status", name)
     assert [run["status"] for run in told["runs"]] == ["completed", "completed"]
-    assert [run["id"] for run in busy.done("runs", name)] == [run["id"] for run in told["runs"]]
+    assert [run["id"] for run in running.done("runs", name)] == [run["id"] for run in told["runs"]]
 
 
-def test_rows_are_read_again(busy: House, made: Make) -> None:
+def test_rows_are_read_again(running: Project, made: Make) -> None:
     name = made()
-    assert "nothing was read yet" in busy.do("backfill", name, "--from", "1", "--to", "5", "--watch").err
-    busy.done("run", name, "--watch")
-    busy.sql(WAREHOUSE, f"UPDATE {name} SET total = 0")
-    window = busy.done("backfill", name, "--from", "101", "--to", "201", "--watch")
+    assert "nothing was read yet" in running.do("backfill", name, "--from", "1", "--to", "5", "--watch").err
+    running.done("run", name, "--watch")
+    running.sql(WAREHOUSE, f"UPDATE {name} SET total = 0")
+    window = running.done("backfill", name, "--from", "101", "--to", "201", "--watch")
     assert (window["counters"]["rows_out"], window["reload"]) == (100, {"rows": "window", "from": "101", "to": "201"})
-    assert busy.sql(WAREHOUSE, f"SELECT count(*) FROM {name} WHERE total <> 0") == [(100,)]
-    full = busy.done("run", name, "--full", "--watch")
+    assert running.sql(WAREHOUSE, f"SELECT count(*) FROM {name} WHERE total <> 0") == [(100,)]
+    full = running.done("run", name, "--full", "--watch")
     assert (full["counters"]["rows_out"], full["reload"]) == (10_000, {"rows": "all"})
-    assert exact(busy, name)
-    assert busy.done("run", name, "--watch")["counters"]["rows_out"] == 0
-    shown = busy.do("runs", name).out
+    assert exact(running, name)
+    assert running.done("run", name, "--watch")["counters"]["rows_out"] == 0
+    shown = running.do("runs", name).out
     assert "101 to 201" in shown
-    said = busy.do("backfill", name, "--from", "201", "--to", "101", "--watch")
+    said = running.do("backfill", name, "--from", "201", "--to", "101", "--watch")
     assert (said.code, "the window is empty" in said.err) == (1, True)
 
 
-def test_a_run_on_a_terminal_has_a_bar(busy: House, made: Make) -> None:
-    said = on_a_terminal(["run", made(), "--watch", "--project", str(busy.folder)], busy.folder)
+def test_a_run_on_a_terminal_has_a_bar(running: Project, made: Make) -> None:
+    said = on_a_terminal(["run", made(), "--watch", "--project", str(running.folder)], running.folder)
     assert "\u2501" in said or "\u2578" in said
     assert " rows " in said
     assert "/s" in said
     assert "\x1b[" in said
 
 
-def test_a_run_without_watching_is_only_asked_for(busy: House, made: Make) -> None:
+def test_a_run_without_watching_is_only_asked_for(running: Project, made: Make) -> None:
     name = made()
-    asked = busy.done("run", name)
-    until(lambda: busy.done("status", name)["runs"][0]["status"] == "completed", "the run")
-    assert busy.done("status", name)["runs"][0]["id"] == asked["run"]
+    asked = running.done("run", name)
+    until(lambda: running.done("status", name)["runs"][0]["status"] == "completed", "the run")
+    assert running.done("status", name)["runs"][0]["id"] == asked["run"]
 
 
-def test_pause_and_resume_and_stop(busy: House, made: Make) -> None:
+def test_pause_and_resume_and_stop(running: Project, made: Make) -> None:
     name = made()
-    assert busy.done("pause", name)["status"] == "paused"
-    refused = busy.do("run", name, "--watch")
+    assert running.done("pause", name)["status"] == "paused"
+    refused = running.do("run", name, "--watch")
     assert refused.code == 1
     assert "paused" in refused.error
     assert f"penstock resume {name}" in refused.err
-    assert busy.done("resume", name)["status"] == "active"
-    assert busy.done("stop", name)["status"] == "stopped"
-    again = busy.do("pause", name)
+    assert running.done("resume", name)["status"] == "active"
+    assert running.done("stop", name)["status"] == "stopped"
+    again = running.do("pause", name)
     assert again.code == 1
     assert "stopped" in again.error
 
 
 @pytest.fixture
-def slow(busy: House, made: Make) -> Iterator[str]:
+def slow(running: Project, made: Make) -> Iterator[str]:
     """A pipeline whose run has begun and waits at its sink, for a lock that this test holds."""
     name = made()
-    busy.done("run", name, "--watch")
-    busy.sql(SHOP, "INSERT INTO orders SELECT max(id) + 1, 'late', 1, 1, now() FROM orders")
-    with postgres.connect(busy.server.dsn(WAREHOUSE), "tests", autocommit=False) as session:
+    running.done("run", name, "--watch")
+    running.sql(SHOP, "INSERT INTO orders SELECT max(id) + 1, 'late', 1, 1, now() FROM orders")
+    with postgres.connect(running.server.dsn(WAREHOUSE), "tests", autocommit=False) as session:
         session.execute(f"LOCK TABLE {name} IN SHARE MODE".encode())
-        busy.done("run", name)
-        until(lambda: busy.done("status", name)["runs"][0]["status"] == "running", "the run to begin")
+        running.done("run", name)
+        until(lambda: running.done("status", name)["runs"][0]["status"] == "running", "the run to begin")
         waiting = (
             "SELECT 1 FROM pg_stat_activity "
             "WHERE application_name ~ '^penstock:.*:[0-9]+$' AND wait_event_type = 'Lock'"
         )
-        until(lambda: busy.sql(WAREHOUSE, waiting), "the run to wait at its sink")
+        until(lambda: running.sql(WAREHOUSE, waiting), "the run to wait at its sink")
         yield name
 
 
 @pytest.mark.parametrize("verb", ["pause", "stop"])
-def test_a_run_in_progress_is_ended_and_nothing_is_lost(busy: House, slow: str, verb: str) -> None:
+def test_a_run_in_progress_is_ended_and_nothing_is_lost(running: Project, slow: str, verb: str) -> None:
     began = time.monotonic()
-    busy.done(verb, slow)
+    running.done(verb, slow)
     until(
-        lambda: busy.done("status", slow)["runs"][0]["status"] not in {"running", "queued"} or verb == "pause",
+        lambda: running.done("status", slow)["runs"][0]["status"] not in {"running", "queued"} or verb == "pause",
         "the run to end",
     )
     assert time.monotonic() - began < 30
-    assert rows(busy, slow) < 20_000
-    run = busy.done("status", slow)["runs"][0]["id"]
+    assert rows(running, slow) < 20_000
+    run = running.done("status", slow)["runs"][0]["id"]
 
     def halted() -> bool:
-        told = busy.do("events", "--type", "task.halted", "--json").lines
+        told = running.do("events", "--type", "task.halted", "--json").lines
         return any(record["payload"]["run"] == run for record in told)
 
     until(halted, "the worker to tell what was committed")
 
 
-def test_after_a_pause_the_run_goes_on_and_is_exact(busy: House, made: Make) -> None:
+def test_after_a_pause_the_run_goes_on_and_is_exact(running: Project, made: Make) -> None:
     name = made()
-    busy.done("run", name)
-    busy.done("pause", name)
-    busy.done("resume", name)
-    until(lambda: busy.done("status", name)["runs"][0]["status"] not in {"running", "queued"}, "the run to end")
-    busy.done("run", name, "--watch")
-    assert exact(busy, name)
+    running.done("run", name)
+    running.done("pause", name)
+    running.done("resume", name)
+    until(lambda: running.done("status", name)["runs"][0]["status"] not in {"running", "queued"}, "the run to end")
+    running.done("run", name, "--watch")
+    assert exact(running, name)
 
 
-def test_delete_keeps_the_table_and_forgets_the_pipeline(busy: House, made: Make) -> None:
+def test_delete_keeps_the_table_and_forgets_the_pipeline(running: Project, made: Make) -> None:
     name = made()
-    busy.done("run", name, "--watch")
-    assert busy.done("delete", name)["status"] == "deleted"
-    assert rows(busy, name) > 0
-    said = busy.do("status", name)
+    running.done("run", name, "--watch")
+    assert running.done("delete", name)["status"] == "deleted"
+    assert rows(running, name) > 0
+    said = running.do("status", name)
     assert said.code == 3
     assert name in said.error
-    assert busy.sql(WAREHOUSE, f"SELECT count(*) FROM _penstock_positions WHERE sink LIKE '%{name}'")[0][0] == 0
+    assert running.sql(WAREHOUSE, f"SELECT count(*) FROM _penstock_positions WHERE sink LIKE '%{name}'")[0][0] == 0
 
 
-def test_delete_with_a_run_in_progress(busy: House, slow: str) -> None:
-    process = busy.start("delete", slow, "--yes", "--json")
+def test_delete_with_a_run_in_progress(running: Project, slow: str) -> None:
+    process = running.start("delete", slow, "--yes", "--json")
     until(
         lambda: (
-            busy.done("status", slow)["pipeline"]["status"] == "deleting" if busy.do("status", slow).code == 0 else True
+            running.done("status", slow)["pipeline"]["status"] == "deleting"
+            if running.do("status", slow).code == 0
+            else True
         ),
         "it to be asked for",
     )
     process.kill()
 
 
-def test_delete_with_its_table_is_refused_by_the_policy(busy: House, made: Make) -> None:
+def test_delete_with_its_table_is_refused_by_the_policy(running: Project, made: Make) -> None:
     name = made()
-    said = busy.do("delete", name, "--drop-table", "--yes")
+    said = running.do("delete", name, "--drop-table", "--yes")
     assert said.code == 4
     assert "drop_table" in said.error
-    assert busy.done("status", name)["pipeline"]["status"] == "active"
-    assert busy.do("delete", name, "--drop-table", "--json").json["error"]["code"] == "refused.policy"
+    assert running.done("status", name)["pipeline"]["status"] == "active"
+    assert running.do("delete", name, "--drop-table", "--json").json["error"]["code"] == "refused.policy"
 
 
-def test_delete_asks_first(busy: House, made: Make) -> None:
+def test_delete_asks_first(running: Project, made: Make) -> None:
     name = made()
-    process = busy.start("delete", name)
+    process = running.start("delete", name)
     assert process.wait(60) == 1
-    assert busy.done("status", name)["pipeline"]["status"] == "active"
+    assert running.done("status", name)["pipeline"]["status"] == "active"
 
 
-def test_versions_and_rollback(busy: House, made: Make) -> None:
+def test_versions_and_rollback(running: Project, made: Make) -> None:
     name = made()
     made(name, **{"upper(customer)": "lower(customer)"})
-    assert [one["version"] for one in busy.done("versions", name)] == [1, 2]
-    back = busy.done("rollback", name, "--to", "1")
+    assert [one["version"] for one in running.done("versions", name)] == [1, 2]
+    back = running.done("rollback", name, "--to", "1")
     assert back["version"] == 3
-    assert [one["rollback_of"] for one in busy.done("versions", name)] == [None, None, 1]
-    assert busy.done("status", name)["pipeline"]["pipeline"]["spec"]["mapping"]["fields"][1]["sql"] == "upper(customer)"
-    said = busy.do("rollback", name, "--to", "9")
+    assert [one["rollback_of"] for one in running.done("versions", name)] == [None, None, 1]
+    assert (
+        running.done("status", name)["pipeline"]["pipeline"]["spec"]["mapping"]["fields"][1]["sql"] == "upper(customer)"
+    )
+    said = running.do("rollback", name, "--to", "9")
     assert said.code == 3
     assert "9" in said.error
     for arguments in (("pause", name, "--expect", "1"), ("rollback", name, "--to", "1", "--expect", "2")):
-        said = busy.do(*arguments)
+        said = running.do(*arguments)
         assert said.code == 1
         assert "version" in said.error
         assert "3" in said.err
 
 
 @pytest.mark.parametrize("command", ["status", "run", "pause", "resume", "stop", "versions", "rollback", "delete"])
-def test_a_pipeline_that_is_not_there(busy: House, command: str) -> None:
+def test_a_pipeline_that_is_not_there(running: Project, command: str) -> None:
     more = {"rollback": ["--to", "1"], "delete": ["--yes"]}.get(command, [])
-    said = busy.do(command, "ordres", *more)
+    said = running.do(command, "ordres", *more)
     assert said.code == 3
     assert "ordres" in said.error
     assert "orders" in said.err
-    assert busy.do(command, "ordres", *more, "--json").json["error"]["code"] == "not_found"
+    assert running.do(command, "ordres", *more, "--json").json["error"]["code"] == "not_found"
 
 
-def test_lists_are_one_document_and_tables_for_people(busy: House) -> None:
+def test_lists_are_one_document_and_tables_for_people(running: Project) -> None:
     for arguments in (("list",), ("runs",), ("topics", "list"), ("topics", "lag")):
-        assert isinstance(busy.done(*arguments), list)
-        said = busy.do(*arguments)
+        assert isinstance(running.done(*arguments), list)
+        said = running.do(*arguments)
         assert said.out.splitlines()[-1].startswith("next: penstock ")
         assert "\x1b" not in said.out
 
 
-def test_events_are_one_line_each(busy: House, made: Make) -> None:
+def test_events_are_one_line_each(running: Project, made: Make) -> None:
     name = made()
-    said = busy.do("events", "--since", "0", "--json")
+    said = running.do("events", "--since", "0", "--json")
     offsets = [one["offset"] for one in said.lines]
     assert offsets == list(range(len(offsets)))
     applied = [
         one
-        for one in busy.do("events", "--since", "0", "--type", "pipeline.apply", "--json").lines
+        for one in running.do("events", "--since", "0", "--type", "pipeline.apply", "--json").lines
         if one["key"] == name
     ]
     assert len(applied) == 1
-    assert busy.do("events", "--since", "10m", "--json").lines[0]["offset"] == 0
-    assert len(busy.do("events", "--limit", "3", "--json").lines) == 3
-    assert len(busy.do("events", "--limit", "2", "--type", "pipeline.apply", "--json").lines) == 2
-    assert busy.do("events", "--since", "2999-01-01", "--json").out == ""
-    wrong = busy.do("events", "--since", "yesterday")
+    assert running.do("events", "--since", "10m", "--json").lines[0]["offset"] == 0
+    assert len(running.do("events", "--limit", "3", "--json").lines) == 3
+    assert len(running.do("events", "--limit", "2", "--type", "pipeline.apply", "--json").lines) == 2
+    assert running.do("events", "--since", "2999-01-01", "--json").out == ""
+    wrong = running.do("events", "--since", "yesterday")
     assert wrong.code == 2
     assert "--since" in wrong.error
-    nothing = busy.do("events", "--since", "999999")
+    nothing = running.do("events", "--since", "999999")
     assert (nothing.code, nothing.err) == (0, "")
 
 
-def test_events_are_followed(busy: House, made: Make) -> None:
-    process = busy.start("events", "--follow", "--type", "pipeline.apply", "--json")
+def test_events_are_followed(running: Project, made: Make) -> None:
+    process = running.start("events", "--follow", "--type", "pipeline.apply", "--json")
     assert process.stdout
     assert json.loads(process.stdout.readline())["type"] == "pipeline.apply", "what is there already"
     name = made()
@@ -265,69 +269,69 @@ def test_events_are_followed(busy: House, made: Make) -> None:
     assert "Traceback" not in process.stdout.read()
 
 
-def test_topics_are_read_a_line_a_record(busy: House, made: Make) -> None:
-    busy.done("run", made(), "--watch")
+def test_topics_are_read_a_line_a_record(running: Project, made: Make) -> None:
+    running.done("run", made(), "--watch")
     for topic in ("control", "metrics"):
-        lines = busy.do("topics", "tail", topic, "--from", "0", "--json").lines
+        lines = running.do("topics", "tail", topic, "--from", "0", "--json").lines
         assert lines
         assert {"topic", "partition", "offset", "key", "value"} <= set(lines[0])
-    assert busy.do("topics", "tail", "control", "--from", "0").out.startswith("0/0 ")
-    said = busy.do("topics", "tail", "contrl")
+    assert running.do("topics", "tail", "control", "--from", "0").out.startswith("0/0 ")
+    said = running.do("topics", "tail", "contrl")
     assert said.code == 3
     assert "`control`" in said.err
 
 
-def test_why_goes_back_to_the_command(busy: House, made: Make) -> None:
+def test_why_goes_back_to_the_command(running: Project, made: Make) -> None:
     name = made()
-    run = busy.done("run", name, "--watch")["id"]
-    chain = busy.done("why", run)
+    run = running.done("run", name, "--watch")["id"]
+    chain = running.done("why", run)
     assert (chain[0]["type"], chain[0]["payload"]["run"]["status"]) == ("run.finished", "completed")
     assert chain[-1]["type"] == "run.start"
-    assert busy.done("why", name)[0] == chain[0]
+    assert running.done("why", name)[0] == chain[0]
     command, offset = chain[-1]["id"], chain[-1]["offset"]
-    assert busy.done("why", command)[-1]["offset"] == offset
-    assert busy.done("why", str(offset))[0]["offset"] == offset
+    assert running.done("why", command)[-1]["offset"] == offset
+    assert running.done("why", str(offset))[0]["offset"] == offset
     decided = next(one for one in chain if one["type"] == "agent.decided")
     assert (
-        busy.done("why", decided["payload"]["id"] if "id" in decided["payload"] else decided["id"])[0]["type"]
+        running.done("why", decided["payload"]["id"] if "id" in decided["payload"] else decided["id"])[0]["type"]
         == "agent.decided"
     )
-    assert "because" in busy.do("why", run).out
-    said = busy.do("why", "nothing-of-that-name")
+    assert "because" in running.do("why", run).out
+    said = running.do("why", "nothing-of-that-name")
     assert said.code == 3
-    assert busy.do("why", "99999999").code == 3
+    assert running.do("why", "99999999").code == 3
 
 
-def test_a_failed_run_tells_its_error_everywhere(busy: House, made: Make) -> None:
+def test_a_failed_run_tells_its_error_everywhere(running: Project, made: Make) -> None:
     name = made()
-    busy.sql(WAREHOUSE, f"ALTER TABLE {name} DROP COLUMN total")
-    said = busy.do("run", name, "--watch")
+    running.sql(WAREHOUSE, f"ALTER TABLE {name} DROP COLUMN total")
+    said = running.do("run", name, "--watch")
     assert said.code == 1
     assert "total" in said.error
-    assert rows(busy, name) == 0
-    (run,) = busy.done("runs", name)
+    assert rows(running, name) == 0
+    (run,) = running.done("runs", name)
     assert run["status"] == "failed"
-    assert busy.done("why", run["id"])[0]["type"] == "run.finished"
-    assert "total" in busy.do("why", run["id"]).out
-    told = busy.do("run", name, "--watch", "--json")
+    assert running.done("why", run["id"])[0]["type"] == "run.finished"
+    assert "total" in running.do("why", run["id"]).out
+    told = running.do("run", name, "--watch", "--json")
     assert (told.code, told.json["error"]["code"]) == (1, "schema.missing_column")
 
 
-def test_a_missing_table_is_named_with_the_nearest_one(busy: House, made: Make) -> None:
+def test_a_missing_table_is_named_with_the_nearest_one(running: Project, made: Make) -> None:
     name = made(None, **{"shop, object: public.orders": "shop, object: public.ordres"})
-    said = busy.do("run", name, "--watch")
+    said = running.do("run", name, "--watch")
     assert said.code == 1
     assert "ordres" in said.error
     assert "did you mean `public.orders`?" in said.err
-    assert rows(busy, name) == 0
+    assert rows(running, name) == 0
 
 
-def test_commands_beside_up_start_nothing_and_are_quick(busy: House) -> None:
-    before = {one.pid for one in busy.processes()}
-    process = busy.start("list", "--json")
+def test_commands_beside_up_start_nothing_and_are_quick(running: Project) -> None:
+    before = {one.pid for one in running.processes()}
+    process = running.start("list", "--json")
     seen: set[int] = set()
     while process.poll() is None:
-        seen |= {one.pid for one in busy.processes() if "dataflows.runtime.flows" in _words(one)}
+        seen |= {one.pid for one in running.processes() if "dataflows.runtime.flows" in _words(one)}
     assert process.returncode == 0
     assert seen <= before
 
@@ -338,15 +342,15 @@ def _words(process: psutil.Process) -> list[str]:
     return []
 
 
-def test_a_pod_s_flow_runs_one_run(busy: House, made: Make) -> None:
+def test_a_pod_s_flow_runs_one_run(running: Project, made: Make) -> None:
     name = made()
-    process = busy.start("flow", "pipeline", name)
+    process = running.start("flow", "pipeline", name)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, out
     assert json.loads(out.splitlines()[-1])["status"] == "completed"
-    assert exact(busy, name)
-    said = busy.do("flow", "contrl")
+    assert exact(running, name)
+    said = running.do("flow", "contrl")
     assert said.code == 3
     assert "`control`" in said.err
-    assert busy.do("flow", "pipeline").code == 2
-    assert busy.do("flow", "pipeline", "nothing").code == 3
+    assert running.do("flow", "pipeline").code == 2
+    assert running.do("flow", "pipeline", "nothing").code == 3

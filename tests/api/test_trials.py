@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.starter import PIPELINE, WAREHOUSE
-from tests.api.house import House, penstock
+from tests.api.project import Project, penstock
 
 TESTED = """
 apiVersion: penstock/v1
@@ -60,43 +60,43 @@ spec:
 
 
 @pytest.fixture
-def stepped(busy: House, tmp_path: Path) -> Path:
+def stepped(running: Project, tmp_path: Path) -> Path:
     path = tmp_path / "stepped.yaml"
     path.write_text(STEPS.replace("NAME", "stepped"))
     return path
 
 
-def test_plan_shows_what_a_run_would_make_and_changes_nothing(busy: House, stepped: Path) -> None:
-    said = busy.do("plan", stepped)
+def test_plan_shows_what_a_run_would_make_and_changes_nothing(running: Project, stepped: Path) -> None:
+    said = running.do("plan", stepped)
     assert said.code == 0, said.err
     assert "CREATE TABLE public.stepped (id" in said.out
-    (one,) = busy.done("plan", stepped)
+    (one,) = running.done("plan", stepped)
     assert (one["write"], one["exists"], one["undecoded"]) == ("replace", False, False)
     assert one["lineage"]["share"] == {"from": ["id"], "by": ["mapping"]}
-    assert busy.sql(WAREHOUSE, "SELECT to_regclass('public.stepped')") == [(None,)]
+    assert running.sql(WAREHOUSE, "SELECT to_regclass('public.stepped')") == [(None,)]
     stepped.write_text(stepped.read_text().replace("id <= 500", "idd <= 500"))
-    said = busy.do("plan", stepped)
+    said = running.do("plan", stepped)
     assert (said.code, "did you mean `id`" in said.out) == (1, True)
 
 
-def test_preview_and_dead_letters(busy: House, stepped: Path) -> None:
-    busy.done("apply", stepped)
-    shown = busy.done("preview", "stepped", "--rows", "150")
+def test_preview_and_dead_letters(running: Project, stepped: Path) -> None:
+    running.done("apply", stepped)
+    shown = running.done("preview", "stepped", "--rows", "150")
     assert [one["step"] for one in shown] == ["source", "mapping", "small", "hide"]
     assert len(shown[0]["rows"]) == 150
     assert all(row["price"] in {"***", None} for row in shown[-1]["rows"])
     assert shown[1]["refused"][0]["step"] == "mapping"
-    assert "after hide" in busy.do("preview", "stepped").out
-    run = busy.done("run", "stepped", "--watch")
+    assert "after hide" in running.do("preview", "stepped").out
+    run = running.done("run", "stepped", "--watch")
     counters = run["counters"]
     assert counters["rows_in"] == counters["rows_out"] + counters["filtered"] + counters["dead"] >= 10_000
     assert counters["dead"] == counters["rows_in"] // 100
-    found = busy.done("dlq", "list", "stepped", "--limit", "1000")
+    found = running.done("dlq", "list", "stepped", "--limit", "1000")
     assert len(found) == 100
     assert {one["values"]["price"] for one in found} == {"***"}
-    one = busy.done("dlq", "show", found[0]["id"])
+    one = running.done("dlq", "show", found[0]["id"])
     assert one["step"] == "mapping"
-    assert "penstock dlq show" in busy.do("dlq", "list", "stepped").out
+    assert "penstock dlq show" in running.do("dlq", "list", "stepped").out
 
 
 LOOKED_UP = """
@@ -132,12 +132,12 @@ def test_a_test_gives_the_tables_that_lookups_read(tmp_path: Path) -> None:
     assert "tables: {public.rates" in said.out
 
 
-def test_a_failed_run_is_told_in_full_with_what_mends_it(busy: House, tmp_path: Path) -> None:
+def test_a_failed_run_is_told_in_full_with_what_mends_it(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "failing.yaml"
     path.write_text(PIPELINE.replace("name: orders", "name: failing").replace("from: placed_at", "from: placed"))
-    busy.done("apply", path)
-    busy.do("run", "failing", "--watch")
+    running.done("apply", path)
+    running.do("run", "failing", "--watch")
     for words in (("status", "failing"), ("why", "failing"), ("plan", str(path))):
-        told = busy.do(*words).out
+        told = running.do(*words).out
         assert "spec.mapping.fields[3].from: " in told
         assert "did you mean `placed_at`?" in told

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from api.starter import WAREHOUSE
-from tests.api.house import House, until
+from tests.api.project import Project, until
 
 EXACT = {"lost": 0, "doubled": 0}
 
@@ -27,26 +27,26 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_health_and_readiness(busy: House) -> None:
-    assert get(f"{busy.address}/healthz") == (200, "ok\n")
-    assert get(f"{busy.address}/readyz") == (200, "ok\n")
-    assert get(f"{busy.address}/else")[0] == 404
+def test_health_and_readiness(running: Project) -> None:
+    assert get(f"{running.address}/healthz") == (200, "ok\n")
+    assert get(f"{running.address}/readyz") == (200, "ok\n")
+    assert get(f"{running.address}/else")[0] == 404
 
 
-def test_a_second_one_for_the_same_project_is_refused(busy: House) -> None:
-    second = busy.start("up", "--port", "0")
+def test_a_second_one_for_the_same_project_is_refused(running: Project) -> None:
+    second = running.start("up", "--port", "0")
     out, _ = second.communicate(timeout=60)
     assert second.returncode == 1
     assert "runs already here" in out
     assert "Traceback" not in out
-    assert busy.done("list")
+    assert running.done("list")
 
 
 def test_a_port_in_use_is_told_before_anything_starts(folder: Path) -> None:
-    house = House(folder)
+    project = Project(folder)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        process = house.start("up", "--port", port)
+        process = project.start("up", "--port", port)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"error: 127.0.0.1:{port}: another process listens on this port" in out
@@ -54,92 +54,92 @@ def test_a_port_in_use_is_told_before_anything_starts(folder: Path) -> None:
     assert not (folder / ".penstock").exists()
 
 
-def test_it_ends_cleanly_and_a_child_that_dies_is_started_again(idle: House) -> None:
-    process, told = idle.up()
+def test_it_ends_cleanly_and_a_child_that_dies_is_started_again(project: Project) -> None:
+    process, told = project.up()
     assert set(told["pids"]) == {"control", "worker"}
     os.kill(told["pids"]["control"], signal.SIGKILL)
-    assert {one["change"] for one in idle.done("apply")} == {"changed"}
+    assert {one["change"] for one in project.done("apply")} == {"changed"}
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert "control+projector+scheduler ended with -9" in out
     assert process.returncode == 0
-    assert idle.processes() == []
+    assert project.processes() == []
 
 
-def test_terminated_it_ends_cleanly_and_killed_it_leaves_nothing_running(idle: House) -> None:
-    process, _ = idle.up()
+def test_terminated_it_ends_cleanly_and_killed_it_leaves_nothing_running(project: Project) -> None:
+    process, _ = project.up()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
-    assert idle.processes() == []
-    process, _ = idle.up()
+    assert project.processes() == []
+    process, _ = project.up()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    until(lambda: idle.processes() == [], "its children to end by themselves, and the server with the last of them")
-    assert idle.done("list") == []
-    assert idle.processes() == []
+    until(lambda: project.processes() == [], "its children to end by themselves, and the server with the last of them")
+    assert project.done("list") == []
+    assert project.processes() == []
 
 
-def test_a_project_works_as_it_is_without_up_also_side_by_side(idle: House) -> None:
-    assert {one["change"] for one in idle.done("apply")} == {"changed"}
-    runs = [idle.start("run", "orders", "--watch") for _ in range(2)]
+def test_a_project_works_as_it_is_without_up_also_side_by_side(project: Project) -> None:
+    assert {one["change"] for one in project.done("apply")} == {"changed"}
+    runs = [project.start("run", "orders", "--watch") for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in runs]
     assert [process.returncode for process in runs] == [0, 0], said
-    assert idle.differences() == EXACT
+    assert project.differences() == EXACT
     assert all("10,000 rows in" in one or "0 rows in" in one for one in said), said
-    assert idle.processes() == []
+    assert project.processes() == []
 
 
-def test_a_flow_of_one_pipeline_keeps_the_server_for_as_long_as_it_runs_and_leaves_no_record(idle: House) -> None:
-    idle.done("apply")
-    before = idle.done("topics", "lag")[0]["end"]
-    process = idle.start("flow", "pipeline", "orders")
+def test_a_flow_of_one_pipeline_keeps_the_server_for_as_long_as_it_runs_and_leaves_no_record(project: Project) -> None:
+    project.done("apply")
+    before = project.done("topics", "lag")[0]["end"]
+    process = project.start("flow", "pipeline", "orders")
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, out
     assert json.loads(out.splitlines()[-1])["counters"]["rows_out"] == 10_000
-    assert idle.differences() == EXACT
-    assert idle.done("topics", "lag")[0]["end"] == before
-    assert "no record" in idle.do("flow", "--help").out
+    assert project.differences() == EXACT
+    assert project.done("topics", "lag")[0]["end"] == before
+    assert "no record" in project.do("flow", "--help").out
 
 
 @pytest.mark.parametrize("verb", ["pause", "stop"])
-def test_a_flow_of_a_pipeline_that_is_not_active_is_refused(idle: House, verb: str) -> None:
-    idle.done("apply")
-    idle.done(verb, "orders")
-    said = idle.do("flow", "pipeline", "orders")
+def test_a_flow_of_a_pipeline_that_is_not_active_is_refused(project: Project, verb: str) -> None:
+    project.done("apply")
+    project.done(verb, "orders")
+    said = project.do("flow", "pipeline", "orders")
     assert said.code == 1
     assert {"pause": "paused", "stop": "stopped"}[verb] in said.error
     assert "penstock resume orders" in said.err
-    assert idle.sql(WAREHOUSE, "SELECT count(*) FROM orders") == [(0,)]
+    assert project.sql(WAREHOUSE, "SELECT count(*) FROM orders") == [(0,)]
 
 
-def test_a_watched_run_that_is_stopped_by_hand_leaves_nothing_running(idle: House) -> None:
-    idle.done("apply")
-    with idle.server.lease():
-        idle.sql(WAREHOUSE, "ALTER TABLE orders ADD CONSTRAINT slow CHECK (pg_sleep(0.02) IS NOT NULL)")
-        process = idle.start("run", "orders", "--watch")
+def test_a_watched_run_that_is_stopped_by_hand_leaves_nothing_running(project: Project) -> None:
+    project.done("apply")
+    with project.server.lease():
+        project.sql(WAREHOUSE, "ALTER TABLE orders ADD CONSTRAINT slow CHECK (pg_sleep(0.02) IS NOT NULL)")
+        process = project.start("run", "orders", "--watch")
         assert process.stdout
         until(lambda: "prepare" in process.stdout.readline(), "the run to begin")  # type: ignore[union-attr]
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert "stopped" in process.stdout.read()
-        idle.sql(WAREHOUSE, "ALTER TABLE orders DROP CONSTRAINT slow")
-    said = idle.do("run", "orders", "--watch")
+        project.sql(WAREHOUSE, "ALTER TABLE orders DROP CONSTRAINT slow")
+    said = project.do("run", "orders", "--watch")
     assert said.code == 0, said.err
-    until(lambda: idle.differences() == EXACT, "the run that was cut off, and the one after it")
-    assert idle.processes() == []
+    until(lambda: project.differences() == EXACT, "the run that was cut off, and the one after it")
+    assert project.processes() == []
 
 
-def test_a_killed_server_is_started_again_and_everything_goes_on(idle: House) -> None:
-    process, told = idle.up()
-    idle.done("apply")
+def test_a_killed_server_is_started_again_and_everything_goes_on(project: Project) -> None:
+    process, told = project.up()
+    project.done("apply")
     address = str(told["health"])
-    server = idle.server.pid
+    server = project.server.pid
     assert server
     os.kill(server, signal.SIGKILL)
     until(lambda: get(f"{address}/readyz")[0] == 503, "it is no longer ready")
     until(lambda: get(f"{address}/readyz")[0] == 200, "it is ready again")
-    assert [one["name"] for one in idle.done("list")] == ["orders"]
-    assert idle.done("run", "orders", "--watch")["status"] == "completed"
+    assert [one["name"] for one in project.done("list")] == ["orders"]
+    assert project.done("run", "orders", "--watch")["status"] == "completed"
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 0

@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 
 from api import vigil
-from api.cli.run import finish, start
+from api.cli.board import Board
+from api.cli.console import Output
+from api.cli.following import finish
+from api.cli.run import start
 from api.client import connected
 from api.starter import PIPELINE, WAREHOUSE
-from api.vigil import Waiting
+from api.vigil import Halted, Waiting
 from dataflows.process.site import ACTIVE_CONTROL
 from penstock import postgres
 from penstock.errors import Refused, Unavailable
-from penstock.records.execution import RunProgress, TaskFailed
+from penstock.records.execution import TaskFailed
 from penstock.settings import load
-from tests.api.house import House, until
+from tests.api.project import Project, until
 
 _numbers = count(1)
 
@@ -30,83 +33,90 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vigil, "LOOK", 0.1)
 
 
-def _nothing(_: RunProgress) -> None:
-    """Nobody looks at the progress."""
+class Notes(Board):
+    """Keeps what a watch notes."""
+
+    def __init__(self) -> None:
+        super().__init__(Output(as_json=True), {})
+        self.notes: list[TaskFailed | Waiting] = []
+
+    def note(self, event: TaskFailed | Waiting) -> None:
+        self.notes.append(event)
 
 
-def test_without_a_worker_it_is_said_once_and_without_control_it_ends(idle: House) -> None:
-    idle.done("apply")
-    flows = idle.start("flow", "control", "projector", "scheduler")
-    said: list[TaskFailed | Waiting] = []
+def test_a_missing_worker_is_noted_once_and_a_missing_control_process_is_an_error(project: Project) -> None:
+    project.done("apply")
+    flows = project.start("flow", "control", "projector", "scheduler")
 
-    def tell(told: TaskFailed | Waiting) -> None:
-        said.append(told)
-        time.sleep(0.5)
-        flows.kill()
+    class KillsFlows(Notes):
+        def note(self, event: TaskFailed | Waiting) -> None:
+            super().note(event)
+            time.sleep(0.5)
+            flows.kill()
 
-    with connected(load(idle.folder), runs=False) as client:
+    board = KillsFlows()
+    with connected(load(project.folder), runs=False) as client:
         until(lambda: client.log.holder(ACTIVE_CONTROL), "the flows to begin")
-        run = start(client, "orders")
+        watch, run = client.watch(), start(client, "orders")
         with pytest.raises(Unavailable, match="no control process is active") as caught:
-            finish(client, run, _nothing, tell)
+            finish(watch, run, board)
     assert "penstock up" in (caught.value.hint or "")
-    (told,) = said
-    assert isinstance(told, Waiting)
-    assert "no worker is there" in told.what
+    (note,) = board.notes
+    assert isinstance(note, Waiting)
+    assert "no worker has joined" in note.what
 
 
 @pytest.fixture
-def own(busy: House, tmp_path: Path) -> str:
+def own(running: Project, tmp_path: Path) -> str:
     """A pipeline with a table of its own; its name."""
     name = f"watched_{next(_numbers)}"
     text = PIPELINE.replace("name: orders", f"name: {name}").replace("public.orders, write", f"public.{name}, write")
     (tmp_path / "own.yaml").write_text(text)
-    busy.sql(WAREHOUSE, f"CREATE TABLE {name} (LIKE orders)")
-    busy.done("apply", tmp_path / "own.yaml")
+    running.sql(WAREHOUSE, f"CREATE TABLE {name} (LIKE orders)")
+    running.done("apply", tmp_path / "own.yaml")
     return name
 
 
-def test_a_run_whose_pipeline_is_paused_elsewhere_ends_the_watching(busy: House, own: str) -> None:
+def test_a_run_whose_pipeline_is_paused_elsewhere_ends_the_watching(running: Project, own: str) -> None:
     with (
-        connected(load(busy.folder), runs=False) as client,
-        postgres.connect(busy.server.dsn(WAREHOUSE), "tests", autocommit=False) as session,
+        connected(load(running.folder), runs=False) as client,
+        postgres.connect(running.server.dsn(WAREHOUSE), "tests", autocommit=False) as session,
     ):
         session.execute(f"LOCK TABLE {own} IN SHARE MODE".encode())
-        run = start(client, own)
+        watch, run = client.watch(), start(client, own)
         until(lambda: client.store.run(run).status == "running", "the run to begin")
-        busy.done("pause", own)
+        running.done("pause", own)
         with pytest.raises(Refused, match=f"was paused; run {run} keeps its place") as caught:
-            finish(client, run, _nothing)
+            finish(watch, run, Notes())
         assert caught.value.hint == f"penstock resume {own}, then penstock run {own} --watch"
         session.rollback()
-        busy.done("resume", own)
-        assert finish(client, run, _nothing).status == "completed"
+        running.done("resume", own)
+        assert finish(watch, run, Notes()).status == "completed"
 
 
-def test_a_run_whose_pipeline_is_stopped_elsewhere_ends_as_stopped(busy: House, own: str) -> None:
+def test_a_run_whose_pipeline_is_stopped_elsewhere_ends_as_stopped(running: Project, own: str) -> None:
     with (
-        connected(load(busy.folder), runs=False) as client,
-        postgres.connect(busy.server.dsn(WAREHOUSE), "tests", autocommit=False) as session,
+        connected(load(running.folder), runs=False) as client,
+        postgres.connect(running.server.dsn(WAREHOUSE), "tests", autocommit=False) as session,
     ):
         session.execute(f"LOCK TABLE {own} IN SHARE MODE".encode())
-        run = start(client, own)
+        watch, run = client.watch(), start(client, own)
         until(lambda: client.store.run(run).status == "running", "the run to begin")
-        busy.done("stop", own)
+        running.done("stop", own)
         with pytest.raises(Refused, match="stopped"):
-            finish(client, run, _nothing)
+            finish(watch, run, Notes())
         session.rollback()
-    busy.done("resume", own)
-    assert busy.done("run", own, "--watch")["status"] == "completed"
+    running.done("resume", own)
+    assert running.done("run", own, "--watch")["status"] == "completed"
 
 
-def test_a_run_that_waits_for_its_turn_says_so(busy: House, own: str) -> None:
-    said: list[TaskFailed | Waiting] = []
-    with connected(load(busy.folder), runs=False) as client:
-        watcher = vigil.Vigil(client)
-        entry = client.store.run(start(client, own))
-        queued = replace(entry, status="queued")
+def test_a_run_that_waits_for_its_turn_says_so(running: Project, own: str) -> None:
+    noted: list[Waiting | Halted] = []
+    with connected(load(running.folder), runs=False) as client:
+        watcher = vigil.Vigil(client.log, client.store)
+        queued = replace(client.store.run(start(client, own)), status="queued")
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline:
-            said += watcher.look(queued)
+            noted += watcher.look([queued])
             time.sleep(0.05)
-    assert [one.what[:24] for one in said if isinstance(one, Waiting)] == ["it waits for its turn: `"]
+    assert [one.what[:24] for one in noted if isinstance(one, Waiting)] == ["it waits for its turn: `"]

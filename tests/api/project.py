@@ -97,7 +97,7 @@ def on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
 
 
 @dataclass
-class House:
+class Project:
     """A project, and what was started in it."""
 
     folder: Path
@@ -185,9 +185,9 @@ ROOT = str(Path(__file__).parents[2])
 
 
 @contextlib.contextmanager
-def house(folder: Path) -> Iterator[House]:
+def sample_project(folder: Path) -> Iterator[Project]:
     """A project of the sample, gone afterwards with everything that runs in it."""
-    made = House(folder)
+    made = Project(folder)
     try:
         said = penstock("init", folder)
         assert said.code == 0, said.err

@@ -1,0 +1,79 @@
+"""Which pipelines a command is about: by name, by label, by a pattern of names, or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from catalog.overview import Overview
+from penstock.errors import NotFound, UsageError, did_you_mean
+
+__all__ = ["Choice", "known"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Names as they are written, selectors (`LABEL=VALUE` or a pattern such as `sales-*`), or every pipeline."""
+
+    names: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
+    every: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError: nothing is chosen, or names besides `--all`."""
+        if not (self.names or self.selectors or self.every):
+            raise UsageError("name a pipeline", where="penstock run", hint="penstock list, or penstock run --all")
+        if self.every and (self.names or self.selectors):
+            raise UsageError("`--all` leaves nothing to name", where="penstock run", hint="leave out one of them")
+
+    @property
+    def single(self) -> str | None:
+        """The name, if it is one pipeline by its name."""
+        return self.names[0] if len(self.names) == 1 and not self.selectors else None
+
+    @property
+    def words(self) -> str:
+        """The choice as it is written on the command line."""
+        return "--all" if self.every else " ".join((*self.names, *(f"--select {one}" for one in self.selectors)))
+
+    def of(self, pipelines: Sequence[Overview]) -> list[str]:
+        """The names of those that are chosen, each once: the named ones, then the selected ones that are active.
+
+        Raises:
+            NotFound: there is no pipeline of a name, or nothing active that a selector takes.
+        """
+        names = [one.name for one in pipelines]
+        chosen = dict.fromkeys(known(name, names) for name in self.names)
+        if self.every:
+            chosen |= dict.fromkeys(one.name for one in pipelines if one.status == "active")
+            if not chosen:
+                raise NotFound("there is no active pipeline", hint="penstock list")
+        for selector in self.selectors:
+            chosen |= dict.fromkeys(_selected(selector, pipelines))
+        return list(chosen)
+
+
+def known(name: str, names: Collection[str]) -> str:
+    """`name`, if it is one of `names`. Raises NotFound, with the one nearest to it."""
+    if name in names:
+        return name
+    hint = did_you_mean(name, names) or "see them all: penstock list"
+    raise NotFound("there is no such pipeline", value=name, hint=hint)
+
+
+def _selected(selector: str, pipelines: Sequence[Overview]) -> list[str]:
+    label, is_label, value = selector.partition("=")
+    found = [
+        one.name
+        for one in pipelines
+        if one.status == "active" and (one.labels.get(label) == value if is_label else fnmatchcase(one.name, selector))
+    ]
+    if found:
+        return found
+    if is_label:
+        labels = {f"{name}={value}" for one in pipelines for name, value in one.labels.items()}
+        hint = did_you_mean(selector, labels) or "penstock list --json shows the labels"
+        raise NotFound("no active pipeline has this label", where="--select", value=selector, hint=hint)
+    hint = did_you_mean(selector, [one.name for one in pipelines]) or "penstock list"
+    raise NotFound("no active pipeline has such a name", where="--select", value=selector, hint=hint)

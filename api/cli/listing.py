@@ -1,0 +1,55 @@
+"""`penstock list`: every pipeline with its last run and its next one. It loads neither SQLAlchemy nor a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import click
+
+from api.cli.console import ago, ahead
+from api.cli.main import State, command
+from catalog.overview import Overview, overview
+from dataflows.process.site import Site
+from penstock.postgres import connect
+
+__all__ = ["route"]
+
+
+@command(name="list")
+@click.option("--failed", is_flag=True, help="Only those whose last run failed, with its error.")
+def list_(state: State, *, failed: bool) -> None:
+    """All pipelines, with the result of their last run and the time of the next one."""
+    with Site(state.settings) as site, closing(connect(site.catalog_dsn, "penstock:list")) as session:
+        every = overview(session)
+    found = [one for one in every if one.has_failed or not failed]
+    columns = ("name", "#version", "status", "moves", "owner", "last run", "when", "next run")
+    empty = "The last run of no pipeline failed." if every else "There are no pipelines yet."
+    state.output.table((*columns, "error") if failed else columns, _rows(found, failed=failed), empty=empty)
+    state.output.data(found)
+    state.output.hint(_next(every, found))
+
+
+def _rows(found: Sequence[Overview], *, failed: bool) -> list[tuple[object, ...]]:
+    rows = []
+    for one in found:
+        run = one.last_run or {}
+        last = (run.get("status"), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run))
+        error = ((run.get("error") or {}).get("what"),) if failed else ()
+        rows.append((one.name, one.version, one.status, route(one.pipeline), one.owner, *last, *error))
+    return rows
+
+
+def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:
+    """What one would do next: look at the first failure, else run something."""
+    failed = next((one.name for one in found if one.has_failed), None)
+    if failed is not None:
+        return f"penstock status {failed}"
+    return "penstock run NAME --watch" if every else "penstock apply"
+
+
+def route(pipeline: Mapping[str, Any]) -> str:
+    """From where to where a pipeline moves rows."""
+    source, sink = pipeline["spec"]["source"], pipeline["spec"]["sink"]
+    return f"{source['connection']}:{source['object']} -> {sink['connection']}:{sink['object']}"

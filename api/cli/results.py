@@ -1,0 +1,43 @@
+"""What came of a run that was asked for: a line for people, and a document for machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from api.cli.console import escape, plain
+from catalog.entries import RunEntry
+from penstock.errors import PenstockError
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a run that was asked for: its entry once it has ended, and the error if it did not complete."""
+
+    pipeline: str
+    run: str | None = None
+    entry: RunEntry | None = None
+    error: PenstockError | None = None
+
+    @property
+    def line(self) -> str:
+        """The result for people."""
+        if self.error is not None:
+            text = str(self.error).removeprefix(f"pipeline {self.pipeline}: ")
+            return f"{escape(self.pipeline)}: [red]failed:[/red] {escape(text)}"
+        if self.entry is None:
+            return f"{escape(self.pipeline)}: run {self.run} is asked for"
+        seconds, rows = sum((self.entry.seconds or {}).values()), self.entry.counters.get("rows_out", 0)
+        rate = f", {rows / seconds:,.0f} rows/s" if seconds and rows else ""
+        return f"{escape(self.pipeline)}: {rows:,} rows in {seconds:.1f} s{rate}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of the run; of one that has none yet, what is known."""
+        if self.entry is not None:
+            found: dict[str, Any] = plain(self.entry)
+            return found
+        error = self.error and {name: getattr(self.error, name) for name in ("code", "what", "where", "hint")}
+        status = "queued" if error is None else "failed"
+        return {"id": self.run, "pipeline": self.pipeline, "status": status, "error": error}

@@ -1,0 +1,65 @@
+"""`penstock runs`, and the table of runs that other commands show too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from api.cli.completion import pipeline_names
+from api.cli.console import ago, seconds
+from api.cli.main import State, command
+from api.client import connected
+from catalog.entries import RunEntry
+
+__all__ = ["explain", "run_table"]
+
+
+@command(name="runs")
+@click.argument("name", required=False, shell_complete=pipeline_names)
+@click.option("--limit", default=20, show_default=True, help="How many.")
+def runs_(state: State, name: str | None, limit: int) -> None:
+    """Runs, the latest first; of one pipeline with NAME."""
+    with connected(state.settings, runs=False) as client:
+        found = client.store.runs(pipeline=name, limit=limit).items
+        if name is not None and not found:
+            client.store.pipeline(name)
+    state.output.table(*run_table(found), empty="There are no runs yet.")
+    explain(state, found)
+    state.output.data(found)
+    state.output.hint("penstock why RUN" if found else "penstock run NAME --watch")
+
+
+def explain(state: State, runs: Sequence[RunEntry]) -> None:
+    """What a word in the table of runs means, where it stands there."""
+    if any(run.resumed for run in runs):
+        state.output.say("resumed: the rows were read at more than one point in time, after a break or a limit")
+
+
+def _status(run: RunEntry) -> str:
+    return f"{run.status}, resumed" if run.resumed else str(run.status)
+
+
+def run_table(runs: Sequence[RunEntry]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Columns and rows of a list of runs."""
+    rows: list[tuple[object, ...]] = [
+        (
+            r.id,
+            r.pipeline,
+            r.version,
+            _status(r),
+            _reads(r),
+            r.counters.get("rows_out", 0),
+            seconds(r.started_at, r.finished_at),
+            ago(r.requested_at),
+            (r.error or {}).get("what"),
+        )
+        for r in runs
+    ]
+    return ("run", "pipeline", "#version", "status", "reads", "#rows", "#took", "asked", "error"), rows
+
+
+def _reads(run: RunEntry) -> str:
+    """What a run reads again, in a word or two."""
+    reload = run.reload or {}
+    return f"{reload['from']} to {reload['to']}" if "from" in reload else str(reload.get("rows", ""))

@@ -1,0 +1,79 @@
+"""Follows runs: their progress and failed attempts as they come, and the entry of each run once it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from api.vigil import Halted, Vigil, Waiting
+from catalog.entries import RunEntry
+from catalog.store import MetadataStore
+from penstock.records import Record, records_of
+from penstock.records.execution import RunProgress, TaskFailed
+from penstock.topics.partitioner import partition_of
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL, METRICS, Topic
+
+__all__ = ["OPEN", "Event", "Watch"]
+
+LOOK: Final = 0.25
+"""Seconds after which a watch looks although the catalog has not changed: progress alone does not change it."""
+READ: Final = 1000
+OPEN: Final = frozenset({"queued", "running"})
+"""The statuses of a run that has not ended."""
+
+Event = RunProgress | TaskFailed | Waiting | Halted | RunEntry
+
+
+class Watch:
+    """Sees what is reported from its making on, so make it before the runs are asked for. For one thread."""
+
+    def __init__(self, log: PostgresLog, store: MetadataStore, look_after: Callable[[], None]) -> None:
+        """`look_after` is called at each look: it starts again what the runs need and has died."""
+        self._log, self._store, self._look_after = log, store, look_after
+        self._vigil = Vigil(log, store)
+        self._at = {(METRICS, part): log.end(METRICS, part) for part in range(METRICS.partitions)}
+        self._at[CONTROL, 0] = log.end(CONTROL, 0)
+
+    def follow(self, runs: Iterable[str]) -> Iterator[Event]:
+        """Until each of `runs` has ended, by its entry, or is halted.
+
+        Raises:
+            Unavailable: no control process is active any more.
+        """
+        left = set(runs)
+        while left:
+            heard = self._store.commits.listen()
+            entries = self._store.runs_by_id(left)
+            yield from self._progress(left)
+            yield from self._failures(left)
+            for entry in entries:
+                if entry.status not in OPEN:
+                    left.discard(entry.id)
+                    yield entry
+            if not left:
+                return
+            self._look_after()
+            for event in self._vigil.look([entry for entry in entries if entry.id in left]):
+                if isinstance(event, Halted):
+                    left.discard(event.run)
+                yield event
+            self._store.commits.wait(heard, LOOK)
+
+    def _progress(self, runs: set[str]) -> Iterator[RunProgress]:
+        """The last line of progress of each run."""
+        parts = {partition_of(run.encode(), METRICS.partitions) for run in runs}
+        records = (record for part in sorted(parts) for record in self._new(METRICS, part))
+        last = {record.key: record for record in records if record.key in runs and record.type == "run.progress"}
+        yield from (RunProgress.parse(record.payload) for record in last.values())
+
+    def _failures(self, runs: set[str]) -> Iterator[TaskFailed]:
+        for record in self._new(CONTROL, 0):
+            if record.type == "task.failed" and record.payload.get("run") in runs:
+                yield TaskFailed.parse(record.payload)
+
+    def _new(self, topic: Topic, part: int) -> Iterator[Record]:
+        stored = self._log.read(topic, part, self._at[topic, part], READ)
+        if stored:
+            self._at[topic, part] = stored[-1].offset + 1
+        return (record for _, record in records_of(stored))

@@ -1,0 +1,69 @@
+"""The list of pipelines in one query, by psycopg alone: who only lists them loads neither SQLAlchemy nor a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from penstock.postgres import translated
+
+__all__ = ["Overview", "overview"]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A pipeline, its last run (None before the first) and the time of its next one, where a schedule has set it."""
+
+    uid: str
+    name: str
+    version: int
+    status: str
+    owner: str | None
+    labels: Mapping[str, str]
+    pipeline: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    last_run: Mapping[str, Any] | None
+    next_run: datetime | None
+
+    @property
+    def has_failed(self) -> bool:
+        """True if the last run failed."""
+        return self.last_run is not None and self.last_run["status"] == "failed"
+
+
+_OVERVIEW: Final = """
+    SELECT one.uid, one.name, one.version, one.status, one.owner,
+        one.labels, one.pipeline, one.created_at, one.updated_at,
+        (SELECT to_jsonb(run) FROM (
+            SELECT id, status, requested_at, started_at, finished_at, counters, seconds, error
+            FROM catalog.runs AS run
+            WHERE run.pipeline = one.name AND run."offset" IS NOT NULL AND coalesce(run.uid, one.uid) = one.uid
+            ORDER BY run."offset" DESC LIMIT 1) AS run) AS last_run,
+        (SELECT max(due) FROM catalog.timers
+            WHERE fired_at IS NULL AND one.status = 'active'
+            AND starts_with(timer, 'tick:' || one.uid || ':' || one.version || ':')) AS next_run
+    FROM catalog.pipelines AS one
+    WHERE one.deleted_at IS NULL AND one.version IS NOT NULL
+    ORDER BY one.name COLLATE "C"
+"""
+
+
+def overview(session: psycopg.Connection[Any]) -> list[Overview]:
+    """Every living pipeline by name. Raises Unavailable."""
+    try:
+        with session.cursor(row_factory=dict_row) as cursor:
+            return [Overview(**{**row, "last_run": _run(row["last_run"])}) for row in cursor.execute(_OVERVIEW)]
+    except psycopg.Error as error:
+        raise translated(error, where="catalog") from error
+
+
+def _run(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The run with its times as such: JSON has none."""
+    times = ("requested_at", "started_at", "finished_at")
+    return run and {**run, **{name: datetime.fromisoformat(run[name]) for name in times if run[name]}}
