@@ -1,0 +1,59 @@
+"""A child that is a copy of its parent: it runs what it is given, alone, and is watched and ended like any other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import os, subprocess, sys, time
+from pathlib import Path
+from dataflows.runtime.forked import Forked, can_fork
+
+folder = Path(sys.argv[1])
+reading, writing = os.pipe()
+kept, other = os.pipe()
+if not can_fork():
+    sys.exit("this process has one thread, and is on Linux")
+
+def run():
+    os.write(2, b"said")
+    for number in (reading, writing, other):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.write(2, b" closed")
+    os.fstat(kept)
+    os.write(2, b" " + str(os.getsid(0) == os.getpid()).encode())
+    return 3
+
+print(Forked(run, folder / "log", kept).wait(30), (folder / "log").read_text())
+failed = Forked(lambda: 1 // 0, folder / "failed", kept)
+print(failed.wait(30), "ZeroDivisionError" in (folder / "failed").read_text())
+slow = Forked(lambda: time.sleep(60), folder / "slow", kept)
+print(slow.poll())
+try:
+    slow.wait(0.05)
+except subprocess.TimeoutExpired:
+    print("still there")
+slow.terminate()
+print(slow.wait(30), slow.poll())
+slow.kill()
+"""
+
+
+def test_a_copy_runs_alone_and_is_watched_and_ended_like_any_child(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [
+        "3 said closed closed closed True",
+        "1 True",
+        "None",
+        "still there",
+        f"-{signal.SIGTERM:d} -{signal.SIGTERM:d}",
+    ], done.stderr
