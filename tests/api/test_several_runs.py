@@ -94,10 +94,9 @@ BY_NAME = (
 
 
 @pytest.mark.parametrize("words", BY_NAME)
-def test_a_pipeline_that_does_not_exist_is_not_found_with_the_nearest_name(
-    family: Project, words: tuple[str, ...]
-) -> None:
-    said = family.do(words[0], "ordres", *words[1:])
+def test_a_pipeline_that_does_not_exist_is_not_found_with_the_nearest_name(family: Project, words: str) -> None:
+    verb, *options = words.split()
+    said = family.do(verb, "ordres", *options)
     assert said.code == 3
     assert "ordres" in said.error
     assert "did you mean `orders`" in said.err
