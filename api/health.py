@@ -1,4 +1,4 @@
-"""Health and readiness over HTTP, for whoever looks after the process: `/healthz` and `/readyz`, nothing else."""
+"""Health and readiness over HTTP, for probes: `/healthz` and `/readyz`, nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Health"]
 
 
 class Health:
-    """Answers while entered; `ready` says what `/readyz` tells.
+    """Holds its port from its making on, and answers once started. `ready` is the answer of `/readyz`.
 
     Raises:
         PortInUse: another process listens there.
@@ -22,6 +22,7 @@ class Health:
 
     def __init__(self, host: str, port: int) -> None:
         self.ready = threading.Event()
+        self._thread: threading.Thread | None = None
         ready = self.ready
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +38,7 @@ class Health:
                 self.wfile.write(text)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing: a probe comes every few seconds."""
+                """Log nothing: a probe comes every few seconds."""
 
         where = f"{host}:{port}"
         try:
@@ -52,16 +53,22 @@ class Health:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its address."""
         host, port = self._server.server_address[:2]
         return f"http://{host!s}:{port}"
 
+    def start(self) -> None:
+        """Answer from now on; until then who asks waits. Once is enough."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+            self._thread.start()
+
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        self._server.shutdown()
+        if self._thread is not None:
+            self._server.shutdown()
         self._server.server_close()

@@ -25,7 +25,7 @@ class Result:
     def line(self) -> str:
         """The result for people."""
         if self.error is not None:
-            text = str(self.error).removeprefix(f"pipeline {self.pipeline}: ")
+            text = str(self.error).removeprefix("pipeline ").removeprefix(f"{self.pipeline}: ")
             return f"{escape(self.pipeline)}: [red]failed:[/red] {escape(text)}"
         if self.entry is None:
             return f"{escape(self.pipeline)}: run {self.run} is asked for"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 
 import click
@@ -20,14 +19,15 @@ from penstock.errors import Refused, Unavailable
 from penstock.topics.postgres import PostgresLog
 
 LOOK = 0.5
+"""Seconds between two looks at the child processes."""
 
 
 @command(name="up")
-@click.option("--port", type=click.IntRange(0, 65535), help="Where health and readiness are told (default: settings).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of /healthz and /readyz (default: settings).")
 def up_(state: State, port: int | None) -> None:
-    """All in one: the embedded server if none is set, one process for control, projector and scheduler, and one worker.
+    """Run all in one: the embedded server if none is set, one process for control, projector and scheduler, one worker.
 
-    Health is told at /healthz, readiness at /readyz, on loopback.
+    Health is at /healthz, readiness at /readyz, on loopback.
     """
     settings = state.settings
     stop = threading.Event()
@@ -44,20 +44,23 @@ def up_(state: State, port: int | None) -> None:
 
 
 def _serve(state: State, stop: threading.Event, site: Site, health: Health, supervisor: Supervisor) -> None:
-    """Serve until `stop` is set, or until the database is lost: then it is waited for, and served again."""
+    """Serve until `stop` is set, or until the database is lost: then start it again and return."""
     try:
         with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
             if not log.lock(UP, wait=False):
                 where = str(site.settings.project)
                 raise Refused("`penstock up` runs already here", where=where, hint="use it, or stop it first")
             if not supervisor.pids():
-                supervisor.start()
-            _wait(stop, lambda: _is_ready(log, store), supervisor, state)
+                supervisor.start()  # before any thread, so that the children are copies of this process
+            health.start()
+            _wait_until_ready(stop, log, store, supervisor, state)
             health.ready.set()
             logs = site.settings.home / "logs"
             state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
             state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
-            _wait(stop, lambda: not log.holder(UP), supervisor, state)
+            while not stop.is_set() and log.holder(UP):
+                _look_after(supervisor, state)
+                stop.wait(LOOK)
     except Unavailable as error:
         state.output.errors.print(f"[yellow]warning:[/yellow] {error.what}; starting it again")
         supervisor.check()
@@ -68,12 +71,18 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
         health.ready.clear()
 
 
-def _is_ready(log: PostgresLog, store: MetadataStore) -> bool:
-    return log.holder(ACTIVE_CONTROL) and any(worker.status == "joined" for worker in store.workers())
+def _wait_until_ready(
+    stop: threading.Event, log: PostgresLog, store: MetadataStore, supervisor: Supervisor, state: State
+) -> None:
+    """Until control is active and a worker has joined; each change of the catalog wakes it."""
+    while not stop.is_set():
+        heard = store.commits.listen()
+        if log.holder(ACTIVE_CONTROL) and any(worker.status == "joined" for worker in store.workers()):
+            return
+        _look_after(supervisor, state)
+        store.commits.wait(heard, LOOK)
 
 
-def _wait(stop: threading.Event, over: Callable[[], bool], supervisor: Supervisor, state: State) -> None:
-    while not stop.is_set() and not over():
-        for line in supervisor.check():
-            state.output.errors.print(f"[yellow]warning:[/yellow] {line}")
-        stop.wait(LOOK)
+def _look_after(supervisor: Supervisor, state: State) -> None:
+    for line in supervisor.check():
+        state.output.errors.print(f"[yellow]warning:[/yellow] {line}")

@@ -23,7 +23,7 @@ FAMILY = ("batch_a", "batch_b", "batch_c")
 def family(running: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Three pipelines with the label `family: batch`; the last one fails, for its source is not there."""
     for name in FAMILY:
-        text = PIPELINE.replace("name: orders}", f"name: {name}, labels: {{family: batch}}}}")
+        text = PIPELINE.replace("name: orders,", f"name: {name}, labels: {{family: batch}},")
         text = text.replace("warehouse, object: public.orders", f"warehouse, object: public.{name}")
         if name == "batch_c":
             text = text.replace("shop, object: public.orders", "shop, object: public.missing")
