@@ -1,1 +1,1 @@
-"""The outside door: HTTP and the command line. Thin: parse, one call, render."""
+"""What users touch: the command line, and health over HTTP. Thin: parse, one call, render."""

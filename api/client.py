@@ -1,4 +1,4 @@
-"""Asking the installation for something: a command onto the log, and its answer out of the catalog."""
+"""The client: appends commands to the log, and reads their answers from the catalog."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from penstock.topics.table import CONTROL, METRICS
 __all__ = ["UP", "Client", "connected"]
 
 UP: Final = "up"
-"""The name of the lock that ``penstock up`` holds: then everything runs, and a command starts nothing of its own."""
+"""Name of the lock that ``penstock up`` holds. While it is held, a command starts no process of its own."""
 
 ANSWER_SECONDS: Final = 60.0
 LOOK: Final = 1.0
 """Seconds between two looks at a control process that starts; its first record wakes the client earlier."""
 PATIENCE: Final = 2.0
-"""Seconds of waiting for an answer, after which the client looks after what it started."""
+"""Seconds to wait for an answer before looking after the processes that the client started."""
 
 LATE: Final = timedelta(minutes=1)
-"""How long after a run's end something that it told may still come."""
+"""How long after a run's end its last progress may still arrive."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Client:
             return self._answer(id_)
 
     def ask_each(self, type_: str, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, Command | PenstockError]:
-        """Send a command for each key, all at once; its answer, or the error that refused it. Raises Unavailable."""
+        """Send a command for each key, all at once; return its answer, or its refusal. Raises Unavailable."""
         with span(type_, subjects=len(payloads)) as current:
             ids = {key: new_id() for key in payloads}
             commands = [self._command(type_, key, payloads[key], id_, current) for key, id_ in ids.items()]
@@ -108,10 +108,10 @@ class Client:
             return answered
 
     def start(self, *, worker: bool = False) -> None:
-        """Start what commands need, with `worker` what runs need too, unless ``penstock up`` runs; `close` stops it.
+        """Start what commands need (with `worker`, what runs need too) until `close`; nothing if ``penstock up`` runs.
 
         Raises:
-            Unavailable: it does not start.
+            Unavailable: the control process does not start.
         """
         if self._supervisor is not None or self.log.holder(UP):
             return
@@ -127,21 +127,21 @@ class Client:
             self.log.wait(CONTROL, 0, at, LOOK)  # its first record is there as soon as it is active
 
     def look_after(self) -> None:
-        """Start again what `start` started and has died."""
+        """Restart the processes of `start` that have died."""
         for line in self._supervisor.check() if self._supervisor else ():
             _log.warning("%s", line)
 
     def close(self) -> None:
-        """Stop what `start` started."""
+        """Stop the processes of `start`."""
         if self._supervisor is not None:
             self._supervisor.stop()
 
     def watch(self) -> Watch:
-        """A watch over runs that are asked for from now on, or are open."""
+        """Return a watch over runs that are open, or are asked for from now on."""
         return Watch(self.log, self.store, self.look_after)
 
     def measured(self, run: RunEntry) -> list[tuple[datetime, RunProgress]]:
-        """What was measured of a run while it ran, in order, as far as the topic still has it."""
+        """Return the progress that a run reported, in order, as far as the topic still has it."""
         part = partition_of(run.id.encode(), METRICS.partitions)
         at = self.log.seek_time(METRICS, part, run.requested_at)
         found: list[tuple[datetime, RunProgress]] = []
@@ -157,9 +157,9 @@ class Client:
 
 @contextmanager
 def connected(settings: Settings, *, worker: bool = False, runs: bool = True) -> Iterator[Client]:
-    """A client of the installation, with what its commands need started (see `Client.start`) and stopped at the end.
+    """Connect a client, and start what its commands need for as long as it is used (see `Client.start`).
 
-    With `runs` false nothing is started: for those who only read.
+    With `runs` false nothing is started: for commands that only read.
     """
     with Site(settings) as site, site.open_log("client") as log, MetadataStore(engine(site.catalog_dsn)) as store:
         client = Client(site, log, store)

@@ -1,4 +1,4 @@
-"""What files set and this release does not act on: told when they are checked and applied, never passed over."""
+"""Settings that this release accepts but does not act on: noted by `validate` and `apply`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIPELINE: Final = {
     "spec.limits.in_flight": "what is in flight follows from limits.batch_rows",
     "spec.limits.max_lag": "look at `penstock status`",
 }
-"""The settings of a pipeline that nothing reads yet, and what holds or helps in their place."""
+"""Settings of a pipeline that nothing reads yet, with what holds or helps instead."""
 
 POLICY: Final = {
     "spec.discovery": "nothing is discovered by itself",
@@ -32,18 +32,18 @@ POLICY: Final = {
     "spec.constraints.max_rows_skipped": "no row is ever skipped",
     "spec.constraints.quiet_hours": "pause pipelines by hand",
 }
-"""The same of a policy."""
+"""Settings of a policy that nothing reads yet."""
 
 
 def notes_of(documents: Documents) -> dict[tuple[str, str], list[str]]:
-    """The notes of each document that has any, by its kind (`pipeline`, `policy`) and name."""
+    """Return the notes of each document that has any, by kind (`pipeline`, `policy`) and name."""
     found = {("pipeline", one.name): notes_on(one) for one in documents.pipelines}
     found |= {("policy", one.name): notes_on(one) for one in documents.policies}
     return {key: notes for key, notes in found.items() if notes}
 
 
 def notes_on(document: Pipeline | AgentPolicy) -> list[str]:
-    """One line for each setting that is written there and has no effect, and for what keeps it from running at all."""
+    """Return a line for each setting without effect, and for what keeps the pipeline from running at all."""
     known: Mapping[str, str] = PIPELINE if isinstance(document, Pipeline) else POLICY
     notes = [
         f"{document.name}: {path}: has no effect yet: {instead}"
@@ -62,7 +62,7 @@ def _cannot_run(pipeline: Pipeline) -> list[str]:
 
 
 def _is_set(model: BaseModel, path: list[str]) -> bool:
-    """Whether the file says something at `path`: a default, or an empty section, says nothing."""
+    """Return True if the file sets something at `path`; a default or an empty section does not count."""
     value: Any = model
     for key in path:
         fields = type(value).model_fields

@@ -1,4 +1,4 @@
-"""A project that runs as it is: sample databases on the embedded server, connections, pipelines and a policy."""
+"""A ready-made project: sample databases on the embedded server, connections, pipelines and a policy."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def make_project(
     fill: Callable[[EmbeddedServer], None] = _sample,
     pipelines: Mapping[str, str] = MappingProxyType({"orders": PIPELINE}),
 ) -> list[Path]:
-    """Write the project and fill its sample databases; the files written.
+    """Write the project and fill its databases; return the files written.
 
-    `fill` gets the server with both databases empty; `pipelines` are files by name. Both are the sample's by default.
+    `fill` gets the server with both databases empty; `pipelines` are files by name. Both default to the sample's.
 
     Raises:
         UsageError: the folder is not empty.
@@ -99,7 +99,7 @@ def make_project(
 
 
 def write_connections(folder: Path, server: EmbeddedServer) -> Path:
-    """`connections.yaml` with the two sample databases."""
+    """Write `connections.yaml` with the two sample databases."""
     lines = [
         f"{name}: {{type: postgres, dsn: {json.dumps(server.dsn(database))}}}"
         for name, database in (("shop", SHOP), ("warehouse", WAREHOUSE))

@@ -1,4 +1,4 @@
-"""Looks after watched runs: says what an open run waits for, and ends the wait for one that cannot go on."""
+"""Looking after watched runs: says what an open run waits for, and gives up on one that cannot go on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOK: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What an open run waits for, as a sentence; every open run where `run` is None."""
+    """What a run waits for, in a sentence; all open runs if `run` is None."""
 
     what: str
     run: str | None = None
@@ -33,14 +33,14 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """An open run that does not go on by itself, and why."""
+    """An open run that does not go on by itself, and the reason."""
 
     run: str
     error: PenstockError
 
 
 class Vigil:
-    """Over the open runs of one watch. Each thing that a run waits for is reported once."""
+    """Looks after the open runs of one watch. Reports each thing that a run waits for once."""
 
     def __init__(self, log: PostgresLog, store: MetadataStore) -> None:
         self._log, self._store = log, store
@@ -49,7 +49,7 @@ class Vigil:
         self._reported: set[str] = set()
 
     def look(self, runs: Sequence[RunEntry]) -> Iterator[Waiting | Halted]:
-        """Look at `runs`, the open ones as the catalog has them, if it is time to.
+        """Look at `runs`, the open ones as the catalog has them, if `LOOK` seconds have passed.
 
         Raises:
             Unavailable: no control process has been active for `GRACE` seconds: nothing is decided any more.

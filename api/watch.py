@@ -1,4 +1,4 @@
-"""Follows runs: their progress and failed attempts as they come, and the entry of each run once it has ended."""
+"""Following runs: progress and failed attempts as they are reported, and the entry of each run once it has ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from penstock.topics.table import CONTROL, METRICS, Topic
 __all__ = ["OPEN", "Event", "Watch"]
 
 LOOK: Final = 0.25
-"""Seconds after which a watch looks although the catalog has not changed: progress alone does not change it."""
+"""Seconds between two looks while the catalog does not change: progress is not in the catalog."""
 READ: Final = 1000
 OPEN: Final = frozenset({"queued", "running"})
 """The statuses of a run that has not ended."""
@@ -26,17 +26,17 @@ Event = RunProgress | TaskFailed | Waiting | Halted | RunEntry
 
 
 class Watch:
-    """Sees what is reported from its making on, so make it before the runs are asked for. For one thread."""
+    """Follows what is reported after it was made: make it before the runs are asked for. For one thread."""
 
     def __init__(self, log: PostgresLog, store: MetadataStore, look_after: Callable[[], None]) -> None:
-        """`look_after` is called at each look: it starts again what the runs need and has died."""
+        """`look_after` is called at each look, to restart processes that the runs need."""
         self._log, self._store, self._look_after = log, store, look_after
         self._vigil = Vigil(log, store)
         self._at = {(METRICS, part): log.end(METRICS, part) for part in range(METRICS.partitions)}
         self._at[CONTROL, 0] = log.end(CONTROL, 0)
 
     def follow(self, runs: Iterable[str]) -> Iterator[Event]:
-        """Until each of `runs` has ended, by its entry, or is halted.
+        """Yield what happens until each of `runs` has ended (its entry) or is halted.
 
         Raises:
             Unavailable: no control process is active any more.
@@ -61,7 +61,7 @@ class Watch:
             self._store.commits.wait(heard, LOOK)
 
     def _progress(self, runs: set[str]) -> Iterator[RunProgress]:
-        """The last line of progress of each run."""
+        """Yield the latest progress of each run."""
         parts = {partition_of(run.encode(), METRICS.partitions) for run in runs}
         records = (record for part in sorted(parts) for record in self._new(METRICS, part))
         last = {record.key: record for record in records if record.key in runs and record.type == "run.progress"}

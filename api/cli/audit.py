@@ -1,4 +1,4 @@
-"""Commands about the log: its records, and what led to what."""
+"""Commands about the log: its records, and the chain of causes behind each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from api.cli.console import escape, stopped_by_hand, told
+from api.cli.console import error_line, escape, stopped_by_hand
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.clock import now
@@ -24,10 +24,10 @@ Numbered = tuple[int, Record]
 
 
 @command(name="events")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what comes; Ctrl-C ends it.")
-@click.option("--since", help="From there: an offset, a time (ISO 8601), or a length of time such as 10m, 2h, 1d.")
-@click.option("--type", "type_", help="Only types that begin so, such as `run` or `task.failed`.")
-@click.option("--limit", default=50, show_default=True, help="Without --since: the last so many.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with new records; Ctrl-C ends it.")
+@click.option("--since", help="Begin at an offset, a time (ISO 8601), or a duration ago such as 10m, 2h, 1d.")
+@click.option("--type", "type_", help="Only types with this beginning, such as `run` or `task.failed`.")
+@click.option("--limit", default=50, show_default=True, help="Without --since: how many, the latest.")
 def events_(state: State, *, follow: bool, since: str | None, type_: str | None, limit: int) -> None:
     """The records of the control topic, the oldest first."""
     with connected(state.settings, runs=False) as client, stopped_by_hand():
@@ -37,7 +37,7 @@ def events_(state: State, *, follow: bool, since: str | None, type_: str | None,
 
 
 def _wanted(client: Client, since: str | None, type_: str | None, limit: int, *, follow: bool) -> Iterator[Numbered]:
-    """The records that are asked for: from `since` on, else the last `limit` of them; then those that come."""
+    """Yield the records from `since` on, else the last `limit` of them; with `follow`, then the new ones."""
 
     def matching(begin: int, *, follow: bool) -> Iterator[Numbered]:
         return (one for one in _records(client, begin, follow=follow) if type_ is None or one[1].type.startswith(type_))
@@ -66,7 +66,7 @@ def _moment(text: str) -> datetime:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
-        raise UsageError("is no offset, time or length of time", where="--since", value=text, hint=hint) from error
+        raise UsageError("is no offset, time or duration", where="--since", value=text, hint=hint) from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
@@ -91,22 +91,22 @@ def _show(state: State, offset: int, record: Record) -> None:
 
 
 def _gist(record: Record) -> str:
-    """What matters of a record in a few words."""
+    """Return the gist of a record in a few words."""
     payload = record.payload
     if record.type == "agent.decided":
         return f"{payload['agent']} {payload['action']} ({payload['outcome']}): {payload['reason']}"
     if "error" in payload:
         hint = payload["error"].get("hint")
-        return told(payload["error"]) + (f"; {hint}" if hint else "")
-    said = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
+        return error_line(payload["error"]) + (f"; {hint}" if hint else "")
+    shown = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
     names = ("what", "status", "version", "worker", "attempt", "due", "reason")
-    return " ".join(f"{name}={said[name]}" for name in names if said.get(name) is not None)
+    return " ".join(f"{name}={shown[name]}" for name in names if shown.get(name) is not None)
 
 
 @command(name="why")
 @click.argument("id_", metavar="ID")
 def why_(state: State, id_: str) -> None:
-    """What led to it: ID is a run, a decision, a command, a record, an offset, or a pipeline's name (its last run)."""
+    """Show the causes of ID: a run, a decision, a command, a record, an offset, or a pipeline (its last run)."""
     with connected(state.settings, runs=False) as client:
         chain = list(_chain(client, _offset(client, id_)))
     state.output.data([{"offset": offset, **record.to_dict()} for offset, record in chain])
@@ -132,7 +132,7 @@ def _explain(state: State, depth: int, offset: int, record: Record) -> None:
 
 
 def _offset(client: Client, id_: str) -> int:
-    """The offset of what `id_` names."""
+    """Return the offset of the record that `id_` names."""
     if id_.isdigit() and int(id_) < client.log.end(CONTROL, 0):
         return int(id_)
     store = client.store
@@ -155,7 +155,7 @@ def _offset(client: Client, id_: str) -> int:
 
 
 def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:
-    """The record at `offset`, the decision that it is part of, and so on back to where it began."""
+    """Yield the record at `offset`, the decision that it belongs to, and so on back to the first cause."""
     while True:
         ((_, record),) = records_of(client.log.read(CONTROL, 0, offset, 1))
         yield offset, record

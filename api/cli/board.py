@@ -1,4 +1,4 @@
-"""Shows the progress of runs: on a terminal one table with a line for each running one, elsewhere a line a phase."""
+"""Progress of runs: on a terminal one table with a line for each running one, elsewhere a line a phase."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Board", "board"]
 
 
 class Board:
-    """Shows nothing: for machines, and where nobody asked to watch. The base of the others. `names` by run."""
+    """Shows no progress, for machines and without --watch; the base of the others. `names` maps runs to pipelines."""
 
     def __init__(self, output: Output, names: Mapping[str, str]) -> None:
         self._output, self._names = output, names
 
     def progress(self, progress: RunProgress) -> None:
-        """A run has come further."""
+        """Show how far a run is."""
 
     def note(self, event: TaskFailed | Waiting) -> None:
-        """Say what a run waits for, and that an attempt failed where another one may follow."""
+        """Print what a run waits for, or an attempt that failed and may be repeated."""
         name = self._names.get(event.run or "", "")
         lead = f"{name}: " if name and len(self._names) > 1 else ""
         if isinstance(event, Waiting):
@@ -37,16 +37,16 @@ class Board:
             self.say(f"[yellow]![/yellow] {escape(f'{lead}attempt {event.attempt} failed: {where}{event.error.what}')}")
 
     def end(self, result: Result) -> None:
-        """A run has ended, or was refused."""
+        """Print the result of a run that has ended or was refused."""
         self.say(result.line)
 
     def say(self, line: str) -> None:
-        """A line for people."""
+        """Print a line for people."""
         self._output.say(line)
 
 
 class _Lines(Board):
-    """A line at each phase of each run."""
+    """Prints a line at each phase of each run."""
 
     def __init__(self, output: Output, names: Mapping[str, str]) -> None:
         super().__init__(output, names)
@@ -59,7 +59,7 @@ class _Lines(Board):
 
 
 class _Table(Board):
-    """A line with bar, rows, rate and time left for each run that works; those that ended stand above."""
+    """Shows a bar, rows, rate and time left for each run at work; results are printed above."""
 
     def __init__(self, output: Output, names: Mapping[str, str], progress: Progress) -> None:
         super().__init__(output, names)
@@ -91,7 +91,7 @@ class _Table(Board):
 
 @contextmanager
 def board(output: Output, names: Mapping[str, str], *, shown: bool = True) -> Iterator[Board]:
-    """A board for the runs of `names` (run: pipeline), gone afterwards but for its lines."""
+    """Open a board for the runs of `names` (run: pipeline); at the end only its lines stay."""
     if not shown or output.as_json:
         yield Board(output, names)
     elif not output.console.is_terminal:

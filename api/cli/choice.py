@@ -1,4 +1,4 @@
-"""Which pipelines a command is about: by name, by label, by a pattern of names, or all of them."""
+"""Choosing pipelines: by name, by label, by a pattern of names, or all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Choice:
 
     @property
     def single(self) -> str | None:
-        """The name, if it is one pipeline by its name."""
+        """The name, if the choice is one pipeline by name."""
         return self.names[0] if len(self.names) == 1 and not self.selectors else None
 
     @property
@@ -38,7 +38,7 @@ class Choice:
         return "--all" if self.every else " ".join((*self.names, *(f"--select {one}" for one in self.selectors)))
 
     def of(self, pipelines: Sequence[Overview]) -> list[str]:
-        """The names of those that are chosen, each once: the named ones, then the selected ones that are active.
+        """Return the chosen names, each once: the named ones, then the selected ones that are active.
 
         Raises:
             NotFound: there is no pipeline of a name, or nothing active that a selector takes.
@@ -55,7 +55,7 @@ class Choice:
 
 
 def known(name: str, names: Collection[str]) -> str:
-    """`name`, if it is one of `names`. Raises NotFound, with the one nearest to it."""
+    """Return `name` if it is one of `names`. Raises NotFound, with the nearest one."""
     if name in names:
         return name
     hint = did_you_mean(name, names) or "see them all: penstock list"

@@ -1,4 +1,4 @@
-"""What a command prints: tables and sentences for people, JSON for machines, and a `next:` hint at the end."""
+"""Output of a command: tables and sentences for people, JSON for machines, and a `next:` hint at the end."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from penstock.errors import InvalidDocument, PenstockError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Output", "ago", "ahead", "escape", "length", "plain", "seconds", "size", "stopped_by_hand", "told"]
+__all__ = ["Output", "ago", "ahead", "error_line", "escape", "length", "plain", "seconds", "size", "stopped_by_hand"]
 
 
-WIDE: Final = 10_000
-"""Columns where nobody looks: a table in a pipe is never folded."""
+PIPE_WIDTH: Final = 10_000
+"""Columns of a pipe: a table in it is never folded."""
 
 
 class Output:
-    """Standard output of one command. Colours only on a terminal; with `as_json` one JSON document, or line by line."""
+    """Standard output and error of one command: colours only on a terminal; with `as_json`, JSON documents."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -41,12 +41,12 @@ class Output:
         return _console(sys.stderr)
 
     def say(self, text: str) -> None:
-        """A sentence for people."""
+        """Print a sentence for people."""
         if not self.as_json:
             self.console.print(text)
 
     def data(self, value: Any) -> None:
-        """A document for machines."""
+        """Print a document for machines."""
         if self.as_json:
             sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
             sys.stdout.flush()
@@ -54,7 +54,7 @@ class Output:
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str | None = None
     ) -> None:
-        """A table for people; `empty` where there are no rows."""
+        """Print a table for people, or `empty` if there are no rows."""
         if self.as_json:
             return
         if not rows:
@@ -71,19 +71,19 @@ class Output:
         self.console.print(table)
 
     def hint(self, text: str) -> None:
-        """What one would do next."""
+        """Print the next step."""
         if not self.as_json:
             self.console.print(f"[dim]next: {escape(text)}[/dim]")
 
     def failed(self, error: PenstockError) -> None:
-        """The error, a line for each issue; for machines as JSON on standard output."""
+        """Print the error, a line for each issue; for machines as JSON on standard output."""
         if self.as_json:
             issues = (
                 [{"path": i.path, "message": i.message} for i in error.issues]
                 if isinstance(error, InvalidDocument)
                 else []
             )
-            told = {
+            document = {
                 "code": error.code,
                 "what": error.what,
                 "where": error.where,
@@ -92,7 +92,7 @@ class Output:
                 "issues": issues,
                 "notes": list(getattr(error, "__notes__", ())),
             }
-            sys.stdout.write(json.dumps({"error": told}, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json.dumps({"error": document}, ensure_ascii=False, default=str) + "\n")
             return
         lines = [str(issue) for issue in error.issues] if isinstance(error, InvalidDocument) else [_without_hint(error)]
         for line in lines:
@@ -106,18 +106,18 @@ class Output:
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
+    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 @contextmanager
 def stopped_by_hand() -> Iterator[None]:
-    """What Ctrl-C ends, as it is meant to."""
+    """End the block quietly on Ctrl-C."""
     with suppress(KeyboardInterrupt):
         yield
 
 
 def escape(text: str) -> str:
-    """`text` as it is, where markup is read."""
+    """Return `text` without meaning as markup."""
     from rich.markup import escape
 
     return escape(text)
@@ -129,7 +129,7 @@ def _without_hint(error: PenstockError) -> str:
 
 
 def plain(value: Any) -> Any:  # noqa: PLR0911 - a case a line
-    """`value` as JSON types: dataclasses and models as objects, times in ISO 8601."""
+    """Return `value` as JSON types: dataclasses and models as objects, times in ISO 8601."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if hasattr(value, "to_dict"):
@@ -146,7 +146,7 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - a case a line
 
 
 def ago(at: datetime | None) -> str:
-    """``3 min ago``."""
+    """Return ``3 min ago``; nothing for None."""
     if at is None:
         return ""
     gone = (now() - at).total_seconds()
@@ -157,7 +157,7 @@ def ago(at: datetime | None) -> str:
 
 
 def ahead(at: datetime | None) -> str:
-    """``in 3 min``; ``now`` for what is due."""
+    """Return ``in 3 min``; ``now`` for a time that has come, nothing for None."""
     if at is None:
         return ""
     left = (at - now()).total_seconds()
@@ -168,7 +168,7 @@ def ahead(at: datetime | None) -> str:
 
 
 def size(count: int) -> str:
-    """``4.7 MB``."""
+    """Return ``4.7 MB``."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if count >= unit:
             return f"{count / unit:,.1f} {name}"
@@ -176,18 +176,18 @@ def size(count: int) -> str:
 
 
 def length(taken: float) -> str:
-    """``7.7 s``, ``18 min``, ``5.2 h``, ``3.0 d``: a length of time with the unit that suits it."""
+    """Return ``7.7 s``, ``18 min``, ``5.2 h``, ``3.0 d``: a duration in the unit that suits it."""
     for unit, name in ((172800, "d"), (7200, "h"), (120, "min")):
         if taken >= unit:
             return f"{taken / {'d': 86400, 'h': 3600, 'min': 60}[name]:.1f} {name}"
     return f"{taken:.1f} s"
 
 
-def told(error: Mapping[str, Any]) -> str:
-    """A recorded error in a line: where, and what."""
+def error_line(error: Mapping[str, Any]) -> str:
+    """Return a recorded error in a line: where, and what."""
     return f"{error['where']}: {error['what']}" if error.get("where") else str(error.get("what", ""))
 
 
 def seconds(begin: datetime | None, end: datetime | None) -> str:
-    """``4.2 s`` between two moments."""
+    """Return ``4.2 s`` between two moments."""
     return f"{(end - begin).total_seconds():.1f} s" if begin and end else ""

@@ -1,4 +1,4 @@
-"""`penstock demo`: the whole story, with a real database, and a table of what was proven at its end."""
+"""`penstock demo`: a tour with a real database, and a table of what it proved at the end."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ ELSEWHERE = ("PENSTOCK_DATABASE_URL", "PENSTOCK_LOG_URL", "PENSTOCK_HOME", "PENS
 @command(name="demo")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep the project in this new folder.")
 def demo_(state: State, keep: Path | None) -> int:
-    """The whole story: a shop of 765 000 rows, an empty warehouse, three pipelines, a crash, and what holds after it.
+    """Take a tour: a shop of 765 000 rows, an empty warehouse, three pipelines, a crash, and checks afterwards.
 
-    It runs in a folder and on a server of its own, whatever your settings say, and takes about a minute.
+    It runs in a folder and on a server of its own, whatever your settings, and takes about a minute.
     """
     for name in ELSEWHERE:
         os.environ.pop(name, None)
@@ -66,7 +66,7 @@ def demo_(state: State, keep: Path | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the whole took: seconds in all and until the first pipeline's rows were there, and memory at its most."""
+    """Figures of the tour: seconds in all and until the first pipeline's rows arrived, and peak memory."""
 
     seconds: float
     first_rows_seconds: float
@@ -74,16 +74,17 @@ class Figures:
 
 
 def _proven(state: State, proofs: list[Proof], figures: Figures, keep: Path | None) -> int:
-    """The table at the end; 0 if all of it holds."""
+    """Print the table at the end; return 0 if every check passed."""
     rows = [("ok" if well else "WRONG", what, seen) for what, seen, well in proofs]
-    rows.append(("", "the first pipeline's rows were there", f"{figures.first_rows_seconds:.1f} s after the start"))
-    rows.append(("", "memory at its most (PSS)", f"{figures.peak_mb:,.0f} MB: all processes, and the server's"))
+    rows.append(("", "the first pipeline's rows arrived", f"{figures.first_rows_seconds:.1f} s after the start"))
+    rows.append(("", "peak memory (PSS)", f"{figures.peak_mb:,.0f} MB: all processes, the server too"))
     state.output.say("")
     state.output.table(("", "what was proven", "figures"), rows, empty="")
-    told = {name: round(value, 1) for name, value in asdict(figures).items()}
-    state.output.data({**told, "proofs": [{"what": w, "seen": s, "ok": ok} for w, s, ok in proofs]})
+    numbers = {name: round(value, 1) for name, value in asdict(figures).items()}
+    state.output.data({**numbers, "proofs": [{"what": w, "seen": s, "ok": ok} for w, s, ok in proofs]})
     wrong = sum(not well for _, _, well in proofs)
-    state.output.say(f"\n{wrong or 'Nothing'} of it is wrong; {figures.seconds:.0f} seconds in all.")
+    verdict = f"{wrong} of {len(proofs)} checks failed" if wrong else f"All {len(proofs)} checks passed"
+    state.output.say(f"\n{verdict}; {figures.seconds:.0f} seconds in all.")
     state.output.hint(
         f"penstock --project {keep} up"
         if keep
@@ -93,7 +94,7 @@ def _proven(state: State, proofs: list[Proof], figures: Figures, keep: Path | No
 
 
 class _Story:
-    """The steps in their order; each returns what it proved."""
+    """The steps of the tour, in order; each returns what it proved."""
 
     def __init__(self, state: State, folder: Path) -> None:
         self.state, self.folder, self.began = state, folder, time.monotonic()
@@ -106,12 +107,12 @@ class _Story:
         return time.monotonic() - self.began
 
     def processes(self) -> list[int]:
-        """This process and the server, which is nobody's child."""
+        """Return this process and the server, which is not its child."""
         server = EmbeddedServer(self.folder / HOME).pid if (self.folder / HOME).exists() else None
         return [os.getpid(), *([server] if server else [])]
 
     def tell(self) -> list[Proof]:
-        self.state.output.say("A shop's database, an empty warehouse, and what may go wrong on the way between them.\n")
+        self.state.output.say("A shop's database, an empty warehouse, and what may go wrong between them.\n")
         with Rows() as rows:
             with self._step(
                 "a PostgreSQL of its own; a shop with 15 000 customers; a warehouse with other names and types"
@@ -125,7 +126,7 @@ class _Story:
                 with self._step(f"150 000 orders and 600 572 line items more in the shop (TPC-H at scale {SCALE})"):
                     rows.load(_server(client), ("orders", "lineitem"))
                 proofs += [self._copied(client, "orders"), self._survived(client), self._nothing_new(client)]
-                with self._step("source and warehouse compared by SQL, each in its own words"):
+                with self._step("source and warehouse compared by SQL"):
                     proofs += [self._equal(client, name) for name in CHECKS]
         return [*proofs, self._rebuilt(settings)]
 
@@ -151,7 +152,7 @@ class _Story:
         return f"{name} are copied", f"{moved:,} rows in {taken:.1f} s", moved > 0
 
     def _survived(self, client: Client) -> Proof:
-        """Kill the run's process with SIGKILL when some of its splits are committed; it ends all the same."""
+        """Kill the run's process with SIGKILL when some of its splits are committed; the run completes all the same."""
         crashes: list[Crash] = []
 
         def tell(rows: int) -> None:

@@ -1,4 +1,4 @@
-"""`penstock doctor`: one look at everything that an installation needs."""
+"""`penstock doctor`: checks of everything that an installation needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENOUGH_BYTES = 1 << 30
 
 
 class Finding(NamedTuple):
-    """One check: what was looked at, whether it is well, what was seen, and what mends it."""
+    """Result of one check: its name, True if it passed, what was seen, and the fix."""
 
     check: str
     well: bool
@@ -35,11 +35,11 @@ class Finding(NamedTuple):
 
 @command(name="doctor")
 def doctor_(state: State) -> int:
-    """What is wrong with this installation, and how to mend it. Exit code 1 where something is."""
+    """Check this installation; say what is wrong and how to fix it. Exit code 1 if anything is."""
     with _server(state.settings):
         findings = [finding for look in LOOKS for finding in _looked(look, state.settings)]
     rows = [("ok" if one.well else "WRONG", one.check, one.seen, one.mend) for one in findings]
-    state.output.table(("", "check", "seen", "mend it by"), rows, empty="")
+    state.output.table(("", "check", "seen", "fix"), rows, empty="")
     state.output.data([one._asdict() for one in findings])
     wrong = [one for one in findings if not one.well]
     state.output.hint(wrong[0].mend or "penstock --help" if wrong else "penstock up")
@@ -48,7 +48,7 @@ def doctor_(state: State) -> int:
 
 @contextmanager
 def _server(settings: Settings) -> Iterator[None]:
-    """One server for all looks: connections may lie on the embedded one. That it does not start, a look tells."""
+    """Keep the embedded server up for all checks; if it does not start, a check reports that."""
     with ExitStack() as stack:
         if settings.embedded:
             server = EmbeddedServer(settings.home)
@@ -59,7 +59,7 @@ def _server(settings: Settings) -> Iterator[None]:
 
 
 def _looked(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
-    """The findings of one look; an error of it is a finding too."""
+    """Yield the findings of one check; an error of it is a finding too."""
     try:
         yield from look(settings)
     except PenstockError as error:
@@ -114,7 +114,7 @@ def _connections(settings: Settings) -> Iterator[Finding]:
         if isinstance(connection, PostgresConnection):
             yield from _looked(lambda s, n=name, c=connection: _connects(s, n, c), settings)  # type: ignore[misc]
         else:
-            yield Finding(f"connection {name}", well=True, seen=f"type {connection.type}: not looked at yet")
+            yield Finding(f"connection {name}", well=True, seen=f"type {connection.type}: not checked yet")
 
 
 def _connects(settings: Settings, name: str, connection: PostgresConnection) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ __all__ = ["finish", "follow"]
 
 
 def follow(watch: Watch, runs: Mapping[str, str], board: Board) -> Iterator[Result]:
-    """Follow `runs` (run: pipeline) and show their progress; the result of each as it ends.
+    """Follow `runs` (run: pipeline) and show their progress; yield the result of each as it ends.
 
     Raises:
         Unavailable: no control process is active any more.
@@ -31,7 +31,7 @@ def follow(watch: Watch, runs: Mapping[str, str], board: Board) -> Iterator[Resu
 
 
 def finish(watch: Watch, run: str, board: Board) -> RunEntry:
-    """Follow one run to its end; its entry.
+    """Follow one run to its end; return its entry.
 
     Raises:
         PenstockError: of the kind that the run failed with, or because it cannot go on.

@@ -1,4 +1,4 @@
-"""Commands about dead letters: the rows that a run could not write."""
+"""`penstock dlq`: dead letters, the rows that a run could not write."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from catalog.letters import KeptLetter, letter, letters
 from penstock.errors import NotFound, UsageError
 from penstock.postgres import connect
 
-WIDE = 60
+VALUES_WIDTH = 60
 
 
 @command(name="dlq")
 @click.argument("action", type=click.Choice(["list", "show"]), default="list")
 @click.argument("name", metavar="[PIPELINE|ID]", required=False)
 @click.option("--run", help="list: only those of this run.")
-@click.option("--limit", default=50, show_default=True, help="list: the newest so many.")
+@click.option("--limit", default=50, show_default=True, help="list: how many, the newest.")
 def dlq_(state: State, action: str, name: str | None, run: str | None, limit: int) -> None:
-    """Rows that could not be written: `list [PIPELINE]`, or `show ID` with the values of one."""
+    """Show rows that could not be written: `list [PIPELINE]`, or `show ID` with the values of one."""
     with connected(state.settings, runs=False) as client, closing(connect(client.site.catalog_dsn, "dlq")) as session:
         if action == "list":
             _list(state, letters(session, name, run, limit))
             return
         if name is None:
-            raise UsageError("which letter?", where="penstock dlq show", hint="penstock dlq list")
+            raise UsageError("name the dead letter", where="penstock dlq show", hint="penstock dlq list shows the ids")
         found = letter(session, name)
     if found is None:
         raise NotFound("there is no such dead letter", value=name, hint="penstock dlq list")
@@ -60,4 +60,4 @@ def _show(state: State, found: KeptLetter) -> None:
 
 def _short(found: KeptLetter) -> str:
     text = json.dumps(found.values, ensure_ascii=False)
-    return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
+    return text if len(text) <= VALUES_WIDTH else text[: VALUES_WIDTH - 1] + "…"

@@ -1,4 +1,4 @@
-"""`penstock list`: every pipeline with its last run and its next one. It loads neither SQLAlchemy nor a model."""
+"""`penstock list`: every pipeline with its last run and its next one. Loads neither SQLAlchemy nor a model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["route"]
 @command(name="list")
 @click.option("--failed", is_flag=True, help="Only those whose last run failed, with its error.")
 def list_(state: State, *, failed: bool) -> None:
-    """All pipelines, with the result of their last run and the time of the next one."""
+    """Show all pipelines, with the result of their last run and the time of the next one."""
     with Site(state.settings) as site, closing(connect(site.catalog_dsn, "penstock:list")) as session:
         every = overview(session)
     found = [one for one in every if one.has_failed or not failed]
     columns = ("name", "#version", "status", "moves", "owner", "last run", "when", "next run")
-    empty = "The last run of no pipeline failed." if every else "There are no pipelines yet."
+    empty = "No pipeline's last run failed." if every else "There are no pipelines yet."
     state.output.table((*columns, "error") if failed else columns, _rows(found, failed=failed), empty=empty)
     state.output.data(found)
     state.output.hint(_next(every, found))
@@ -42,7 +42,7 @@ def _rows(found: Sequence[Overview], *, failed: bool) -> list[tuple[object, ...]
 
 
 def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:
-    """What one would do next: look at the first failure, else run something."""
+    """Return the next step: look at the first failure, else run something."""
     failed = next((one.name for one in found if one.has_failed), None)
     if failed is not None:
         return f"penstock status {failed}"
@@ -50,6 +50,6 @@ def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:
 
 
 def route(pipeline: Mapping[str, Any]) -> str:
-    """From where to where a pipeline moves rows."""
+    """Return source and sink of a pipeline in a line."""
     source, sink = pipeline["spec"]["source"], pipeline["spec"]["sink"]
     return f"{source['connection']}:{source['object']} -> {sink['connection']}:{sink['object']}"

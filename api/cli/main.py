@@ -1,4 +1,4 @@
-"""The `penstock` command: parse, one call, render. Each command's module is loaded when it is used."""
+"""The `penstock` command. Each command's module is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ __all__ = ["State", "cli", "main"]
 
 GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Begin": ("api.cli.project", {
-        "demo": "The whole story on this machine, with a real database, in under two minutes.",
-        "init": "A project folder that runs as it is.",
-        "up": "All in one: server, control, projector, scheduler, one worker. Ctrl-C stops cleanly.",
-        "doctor": "What is wrong with this installation, and how to mend it.",
-        "settings": "Every setting, its value and where it came from.",
+        "demo": "A tour on this machine, with a real database, in under two minutes.",
+        "init": "Make a project folder that runs as it is.",
+        "up": "Run all in one: server, control, projector, scheduler, one worker. Ctrl-C stops cleanly.",
+        "doctor": "Check this installation; say what is wrong and how to fix it.",
+        "settings": "Show every setting, its value and where it came from.",
     }),
     "Files": ("api.cli.project", {
         "validate": "Check the files of the project, or those named.",
-        "test": "Run the tests that pipelines carry, offline.",
-        "plan": "What runs of files or pipelines would do, and why they would be refused.",
-        "apply": "Make it so: connections, policies, pipelines.",
-        "schema": "The JSON Schema of a kind of document, for editors.",
+        "test": "Run the tests in pipelines' files, offline.",
+        "plan": "Show what runs would do, and why they would be refused.",
+        "apply": "Put files into effect: connections, policies, pipelines.",
+        "schema": "Print the JSON Schema of a kind of document, for editors.",
     }),
     "Pipelines": ("api.cli.pipelines", {
-        "list": "All pipelines, with their last run and the next one.",
-        "status": "One pipeline: version, status, runs.",
-        "preview": "Rows before and after each step.",
+        "list": "Show all pipelines, with their last run and the next one.",
+        "status": "Show one pipeline: version, status, runs.",
+        "preview": "Show rows before and after each step.",
         "run": "Run pipelines: by name, by label, by pattern, or all.",
-        "backfill": "A window of the cursor again.",
-        "runs": "Runs, the latest first.",
-        "pause": "No new runs; a running one stops at its last commit.",
-        "resume": "Active again; an interrupted run goes on.",
-        "stop": "Stopped: an open run is ended.",
-        "delete": "Gone, with what it owns at its sink.",
-        "versions": "Every version of a pipeline.",
-        "rollback": "A new version that equals an older one.",
+        "backfill": "Read a window of the cursor again.",
+        "runs": "Show runs, the latest first.",
+        "pause": "Start no new runs; stop a running one at its last commit.",
+        "resume": "Make active again; an interrupted run goes on.",
+        "stop": "Start no new runs; end an open one.",
+        "delete": "Delete, with positions and plans at the sink.",
+        "versions": "Show every version of a pipeline.",
+        "rollback": "Make a new version that equals an older one.",
     }),
     "Operations": ("api.cli.letters", {
-        "dlq": "Dead letters: the rows that could not be written.",
-        "metrics": "What runs processed, how fast, and how far behind.",
+        "dlq": "Show dead letters: rows that could not be written.",
+        "metrics": "Show what runs processed, how fast, and how far behind.",
     }),
     "Audit": ("api.cli.audit", {
-        "events": "The records of the control topic.",
-        "why": "What led to a run, a decision, a command or a record.",
+        "events": "Show the records of the control topic.",
+        "why": "Show what caused a run, a decision, a command or a record.",
     }),
     "Plumbing": ("api.cli.plumbing", {
-        "flow": "One flow in the foreground: what a pod runs.",
-        "topics": "The topics: list, tail, lag.",
+        "flow": "Run one flow in the foreground, as a pod does.",
+        "topics": "Show the topics: list, tail, lag.",
     }),
 }  # fmt: skip
-"""Commands by their section in `--help`, with the module that holds them and the line that tells of them."""
+"""Sections of `--help`: the module of their commands, and each command with its line."""
 
 MODULES: Final = {
     "list": "api.cli.listing",
@@ -79,7 +79,7 @@ MODULES: Final = {
     "runs": "api.cli.runs",
     "metrics": "api.cli.metrics",
 }
-"""Commands that stand in a module of their own."""
+"""Modules of commands that are not in their section's."""
 
 
 EPILOG: Final = """\b
@@ -88,7 +88,7 @@ Completion: eval "$(_PENSTOCK_COMPLETE=bash_source penstock)", or zsh_source, fi
 
 
 class State:
-    """What every command shares: settings, made when first asked for, and the output."""
+    """State that every command shares: the settings, read when first used, and the output."""
 
     def __init__(self, project: Path | None, output: Output) -> None:
         self.project, self.output = project, output
@@ -102,7 +102,7 @@ class State:
 
 
 class _Lazy(click.Group):
-    """Knows its commands by name and loads a command's module when it is asked for."""
+    """A group that knows its commands by name, and loads a command's module when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click calls it
         return [name for _, names in GROUPS.values() for name in names]
@@ -135,8 +135,8 @@ _COMMON: Final[dict[str, dict[str, Any]]] = {
 
 
 def _common(function: Callable[..., Any]) -> Callable[..., Any]:
-    for name, told in reversed(_COMMON.items()):
-        function = click.option(f"--{name}", f"common_{name}", **told)(function)
+    for name, settings in reversed(_COMMON.items()):
+        function = click.option(f"--{name}", f"common_{name}", **settings)(function)
     return function
 
 
@@ -156,7 +156,7 @@ def cli(ctx: click.Context, /, common_project: Path | None, common_json: bool, *
 
 
 def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command that also takes the common options after its name, and gets the shared `State` first."""
+    """Make a command that also takes the common options after its name, and gets the shared `State` first."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @click.pass_context
@@ -175,7 +175,7 @@ def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: errors become one line and an exit code."""
+    """Run the command line; an error becomes one line and an exit code."""
     gc.set_threshold(50_000, 20, 100)  # imports leave next to no garbage, and looking for it takes a fifth of a start
     words = sys.argv[1:] if arguments is None else arguments
     output = Output(as_json="--json" in words)
@@ -193,8 +193,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
-    except Exception as error:  # noqa: BLE001 - whatever it is, a person is told in one line
-        found = _told(error)
+    except Exception as error:  # noqa: BLE001 - any error becomes one line
+        found = _shown(error)
         if "--debug" in words or os.environ.get("PENSTOCK_DEBUG"):
             traceback.print_exception(error)
         output.failed(found)
@@ -203,13 +203,13 @@ def main(arguments: list[str] | None = None) -> None:
         telemetry.shut_down()
 
 
-def _told(error: Exception) -> PenstockError:
-    """What a person is told of `error`."""
+def _shown(error: Exception) -> PenstockError:
+    """Return `error` as it is shown to people."""
     if isinstance(error, PenstockError):
         return error
     if isinstance(error, click.ClickException):
         return _wrong_use(error)
-    hint = "show it with --debug, and report it"
+    hint = "run it again with --debug, and report what it shows"
     return PenstockError(f"a defect of Penstock: {type(error).__name__}", hint=hint)
 
 

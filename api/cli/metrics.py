@@ -1,4 +1,4 @@
-"""What runs processed: totals from the sinks' own counters, and the course of a run from what it told meanwhile."""
+"""`penstock metrics`: totals from the sinks' counters, and the course of a run from its progress records."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ WIDTH: Final = 60
 
 @command(name="metrics")
 @click.argument("name", shell_complete=pipeline_names)
-@click.option("--runs", "count", type=click.IntRange(1, 200), default=10, show_default=True, help="The latest so many.")
-@click.option("--plot", is_flag=True, help="Draw the latest run: rows/s over its time.")
+@click.option(
+    "--runs", "count", type=click.IntRange(1, 200), default=10, show_default=True, help="How many, the latest."
+)
+@click.option("--plot", is_flag=True, help="Draw rows/s of the latest run over its time.")
 def metrics_(state: State, name: str, count: int, *, plot: bool) -> None:
-    """Rows in, out, filtered and dead, bytes, seconds by stage, and lag of the latest runs."""
+    """Show rows in, out, filtered and dead, bytes, seconds by stage, and lag of the latest runs."""
     with connected(state.settings, runs=False) as client:
         client.store.pipeline(name)
         found = [_measured(client, run) for run in client.store.runs(pipeline=name, limit=count).items]
@@ -40,7 +42,7 @@ def metrics_(state: State, name: str, count: int, *, plot: bool) -> None:
 
 
 def _measured(client: Client, run: RunEntry) -> tuple[dict[str, Any], list[tuple[datetime, RunProgress]]]:
-    """The figures of a run, and its course. What the catalog has goes before what was told while it ran."""
+    """Return the figures of a run, and its course; the catalog takes precedence over progress records."""
     course = client.measured(run)
     last = course[-1][1] if course else None
     counters = (
@@ -80,9 +82,9 @@ def _row(document: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _plot(asked: datetime, course: list[tuple[datetime, RunProgress]]) -> str:
-    """A bar of blocks for each part of the time since the run was asked for, as high as its rows/s."""
+    """Return a chart of blocks: time since the run was asked for against rows/s."""
     if not course:
-        return "nothing to draw: the run has told nothing of itself yet"
+        return "nothing to draw: the run has reported no progress yet"
     points = [(asked, 0), *((at, one.rows_out) for at, one in course)]
     begin, end = points[0][0], points[-1][0]
     length = max((end - begin).total_seconds(), 0.001)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from api.cli.completion import pipeline_names
-from api.cli.console import ago, escape, told
+from api.cli.console import ago, error_line, escape
 from api.cli.listing import route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
@@ -23,7 +23,7 @@ DELETE_SECONDS, LOOK = 120.0, 0.1
 @command(name="status")
 @click.argument("name", shell_complete=pipeline_names)
 def status_(state: State, name: str) -> None:
-    """One pipeline: its version and status, and its last runs."""
+    """Show one pipeline: its version and status, and its last runs."""
     with connected(state.settings, runs=False) as client:
         pipeline = client.store.pipeline(name)
         runs = client.store.runs(pipeline=name, limit=5).items
@@ -41,11 +41,11 @@ def status_(state: State, name: str) -> None:
 
 
 def _failed(state: State, runs: Any) -> str | None:
-    """Say in full what the last run failed with; what to do about it."""
+    """Print the error of a last run that failed; return its hint."""
     error = runs[0].error if runs and runs[0].status == "failed" else None
     if error is None:
         return None
-    state.output.say(f"[red]the last run failed:[/red] {escape(told(error))}")
+    state.output.say(f"[red]the last run failed:[/red] {escape(error_line(error))}")
     return str(error["hint"]) if error.get("hint") else None
 
 
@@ -65,10 +65,12 @@ def _transition(verb: str, text: str, following: str) -> click.Command:
 
 
 pause_ = _transition(
-    "pause", "No new runs; a running one stops at its last commit and keeps its place.", "penstock resume {name}"
+    "pause", "Pause: no new runs; a running one stops at its last commit and keeps its place.", "penstock resume {name}"
 )
-resume_ = _transition("resume", "Active again; an interrupted run goes on where it was.", "penstock status {name}")
-stop_ = _transition("stop", "Stopped: an open run is ended at its last commit.", "penstock resume {name}")
+resume_ = _transition(
+    "resume", "Resume: active again; an interrupted run goes on where it was.", "penstock status {name}"
+)
+stop_ = _transition("stop", "Stop: no new runs; an open one is ended at its last commit.", "penstock resume {name}")
 
 
 @command(name="delete")
@@ -77,7 +79,7 @@ stop_ = _transition("stop", "Stopped: an open run is ended at its last commit.",
 @click.option("--drop-table", is_flag=True, help="Drop the target table too; a policy may forbid it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete_(state: State, name: str, expect: int | None, *, drop_table: bool, yes: bool) -> None:
-    """Gone: the pipeline, and its positions, plans and shadow tables at the sink. Target table and history stay."""
+    """Delete a pipeline, and its positions, plans and shadow tables at the sink. Target table and history stay."""
     if not yes and not state.output.as_json:
         _confirm(f"Delete {name}{' and its target table' if drop_table else ''}?")
     with connected(state.settings, worker=True) as client:
@@ -94,9 +96,9 @@ def _confirm(question: str) -> None:
     except click.Abort as error:
         if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
             raise
-        sure = False  # nobody is there to answer
+        sure = False  # no terminal to ask on
     if not sure:
-        raise Refused("was not confirmed: nothing is done", hint="say yes, or add --yes")
+        raise Refused("was not confirmed: nothing was deleted", hint="say yes, or add --yes")
 
 
 def _wait_until_gone(client: Client, name: str) -> None:
@@ -117,7 +119,7 @@ def _wait_until_gone(client: Client, name: str) -> None:
 @command(name="versions")
 @click.argument("name", shell_complete=pipeline_names)
 def versions_(state: State, name: str) -> None:
-    """Every version of a pipeline, the latest last."""
+    """Show every version of a pipeline, the latest last."""
     with connected(state.settings, runs=False) as client:
         found = client.store.pipeline_versions(name)
     rows = [(v.version, ago(v.at), v.actor, f"rollback to {v.rollback_of}" if v.rollback_of else "") for v in found]
@@ -131,7 +133,7 @@ def versions_(state: State, name: str) -> None:
 @click.option("--to", "to", type=int, required=True, help="The version to go back to.")
 @click.option("--expect", type=int, help="Only if it is at this version.")
 def rollback_(state: State, name: str, to: int, expect: int | None) -> None:
-    """A new version that equals version TO."""
+    """Make a new version that equals version TO."""
     with connected(state.settings) as client:
         answer = client.ask("pipeline.rollback", name, PipelineRollback(name=name, to=to, expect=expect).to_dict())
     result = answer.result or {}

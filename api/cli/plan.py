@@ -26,7 +26,7 @@ from penstock.models.documents import Documents
 @command(name="plan")
 @click.argument("what", nargs=-1, metavar="[NAME|FILE]...", shell_complete=names_or_files)
 def plan_(state: State, what: tuple[str, ...]) -> int:
-    """What runs would do: tables they would make, rows, splits, and why they would be refused.
+    """Show what runs would do: tables they would make, rows, splits, and why they would be refused.
 
     Of the pipelines in FILE, or of NAME: as the project's files have it, else as it was applied. Default: all of the
     project.
@@ -47,7 +47,7 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
         _tell(state, one)
     state.output.data(found)
     refused = any("refused" in one for one in found)
-    state.output.hint("mend what is refused, then penstock plan" if refused else "penstock apply")
+    state.output.hint("correct what is refused, then penstock plan" if refused else "penstock apply")
     return 1 if refused else 0
 
 
@@ -57,7 +57,7 @@ def _is_file(word: str) -> bool:
 
 
 def _of_project(state: State) -> Documents | None:
-    """The project's documents, if there is a project."""
+    """Return the project's documents, if there is a project."""
     try:
         return documents_of(state, ())
     except NotFound:
@@ -67,7 +67,7 @@ def _of_project(state: State) -> Documents | None:
 def _wanted(
     names: list[str], documents: Documents | None, applied: Mapping[str, Overview], *, every: bool
 ) -> dict[str, dict[str, Any]]:
-    """The pipelines of `names`, with `every` those of `documents` too. Raises NotFound, with the nearest name."""
+    """Return the pipelines of `names`, with `every` those of `documents` too. Raises NotFound."""
     written = {one.name: one.to_dict() for one in documents.pipelines} if documents is not None else {}
     every_one = {name: dict(one.pipeline) for name, one in applied.items()} | written
     return (written if every else {}) | {name: every_one[known(name, every_one)] for name in names}

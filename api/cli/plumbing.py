@@ -1,4 +1,4 @@
-"""Commands about the parts: one flow in the foreground, and the topics."""
+"""`penstock flow` and `penstock topics`: one flow in the foreground, and the topics."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LOOK = 0.5
 @command(name="flow")
 @click.argument("names", nargs=-1, required=True)
 def flow_(state: State, names: tuple[str, ...]) -> int:
-    """One flow, or several in one process: control, projector, scheduler, worker; or `pipeline NAME`, one run of it.
+    """Run flows in one process: control, projector, scheduler, worker; or `pipeline NAME`, one run of it.
 
     A flow runs until it is stopped by SIGTERM or Ctrl-C. A control, projector or scheduler flow waits while another
     one is active.
 
     `pipeline NAME` runs outside the control plane: no policy, no retry, no limit, and no record of it on the log, so
-    that `penstock runs` and `penstock why` do not know of it. Use `penstock run NAME` wherever you can.
+    that `penstock runs` and `penstock why` do not show it. Use `penstock run NAME` wherever you can.
     """
     if names[0] == "pipeline":
         return _one_run(state, names[1:])
@@ -58,7 +58,7 @@ def flow_(state: State, names: tuple[str, ...]) -> int:
 
 
 def _one_run(state: State, names: tuple[str, ...]) -> int:
-    """A run in this process, outside the control plane; the sink's fence keeps it apart from any other."""
+    """Run a pipeline in this process, outside the control plane; the sink's fence excludes any other run."""
     if len(names) != 1:
         raise UsageError("name one pipeline", where="flow pipeline", hint="penstock flow pipeline NAME")
     with connected(state.settings, runs=False) as client, tempfile.TemporaryDirectory() as folder:
@@ -88,9 +88,9 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
 @click.argument("action", type=click.Choice(["list", "tail", "lag"]), default="list")
 @click.argument("topic", required=False)
 @click.option("--from", "begin", type=int, help="tail: from this offset on (default: the last 20).")
-@click.option("--follow", "-f", is_flag=True, help="tail: go on with what comes.")
+@click.option("--follow", "-f", is_flag=True, help="tail: go on with new messages.")
 def topics_(state: State, action: str, topic: str | None, begin: int | None, *, follow: bool) -> None:
-    """The topics: `list` them, `tail TOPIC`, or show how far the catalog is behind (`lag`)."""
+    """Show the topics: `list` them, `tail TOPIC`, or how far the catalog is behind (`lag`)."""
     if action == "tail":
         _tail(state, topic, begin, follow=follow)
     elif action == "lag":
@@ -131,13 +131,13 @@ def _tail(state: State, name: str | None, begin: int | None, *, follow: bool) ->
 
 
 def _print(state: State, one: Stored) -> None:
-    """One message on one line."""
+    """Print a message on a line."""
     message = one.message
     key, value = (message.key or b"").decode(errors="replace"), message.value.decode(errors="replace")
     if not state.output.as_json:
         click.echo(f"{one.partition}/{one.offset} {key} {value}")
         return
-    told = {
+    document = {
         "topic": one.topic.name,
         "partition": one.partition,
         "offset": one.offset,
@@ -145,7 +145,7 @@ def _print(state: State, one: Stored) -> None:
         "key": key,
         "value": _parsed(value),
     }
-    state.output.data(told)
+    state.output.data(document)
 
 
 def _parsed(value: str) -> object:

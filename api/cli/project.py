@@ -1,4 +1,4 @@
-"""Commands about a project's files: init, validate, apply, schema, settings."""
+"""Commands on a project's files: init, validate, apply, schema, settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Files = tuple[Path, ...]
 
 
 def documents_of(state: State, files: Files) -> Documents:
-    """The documents of `files`, else of the project; every issue of all of them is told at once."""
+    """Return the documents of `files`, else of the project; reports every issue of all of them at once."""
     from dataflows.transforms.expressions.check import check_expressions
 
     return (
@@ -46,7 +46,7 @@ def validate_(state: State, files: Files) -> None:
     """Check files without touching any system: keys, types, rules, SQL expressions. Default: all of the project."""
     documents = documents_of(state, files)
     notes = [note for found in _notes(documents).values() for note in found]
-    notes += [f"{issue}: the installation has to know it already" for issue in _unknown(documents, _written(state))]
+    notes += [f"{issue}, unless it is applied already" for issue in _unknown(documents, _written(state))]
     state.output.data({"valid": True, "documents": len(documents), "notes": notes})
     state.output.say("1 document is valid" if len(documents) == 1 else f"{len(documents)} documents are valid")
     _tell(state, notes)
@@ -54,7 +54,7 @@ def validate_(state: State, files: Files) -> None:
 
 
 def _written(state: State) -> Iterable[str]:
-    """The connections of the project's own file, where single files are looked at."""
+    """Return the connections of the project's file: single files may use them."""
     path = state.settings.project / CONNECTIONS
     with suppress(PenstockError):
         return read_documents([path]).connections if path.exists() else ()
@@ -75,7 +75,7 @@ def _notes(documents: Documents) -> dict[tuple[str, str], list[str]]:
 @command(name="apply")
 @FILES
 def apply_(state: State, files: Files) -> None:
-    """Make it so: all files are checked, then connections, policies and pipelines are put in place, in this order."""
+    """Put files into effect: check all, then send connections, policies and pipelines, in this order."""
     documents = documents_of(state, files)
     with connected(state.settings) as client:
         if issues := _unknown(documents, [one.name for one in client.store.connections()]):
@@ -95,7 +95,7 @@ def apply_(state: State, files: Files) -> None:
 
 
 def _unknown(documents: Documents, installed: Iterable[str]) -> list[Issue]:
-    """The connections that pipelines name and nobody knows."""
+    """Return an issue for each connection that a pipeline names and that does not exist."""
     known = {*documents.connections, *installed}
     return [
         Issue(
@@ -114,7 +114,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def put(client: Client, documents: Documents) -> list[tuple[str, str, object, str]]:
-    """Send every document; what came of each."""
+    """Send every document; return kind, name, version and change of each."""
     asked = [
         *(
             ("connection.put", name, ConnectionPut(name=name, connection=one.to_dict()))
@@ -144,7 +144,7 @@ KINDS: dict[str, type[Pipeline | AgentPolicy]] = {"Pipeline": Pipeline, "AgentPo
 @command(name="schema")
 @click.argument("kind")
 def schema_(_: State, kind: str) -> None:
-    """The JSON Schema of a KIND: Pipeline, AgentPolicy or connections. For editors, and always JSON."""
+    """Print the JSON Schema of a KIND: Pipeline, AgentPolicy or connections. For editors, always JSON."""
     if kind == "connections":
         found = TypeAdapter(dict[str, Connection]).json_schema()
     elif kind in KINDS:
@@ -159,7 +159,7 @@ def schema_(_: State, kind: str) -> None:
 
 @command(name="settings")
 def settings_(state: State) -> None:
-    """Every setting: its value, and whether it comes from the environment, from penstock.toml, or is the default."""
+    """Show every setting, its value, and its origin: the environment, penstock.toml, or the default."""
     settings = state.settings
     path = settings.project / FILE
     written = tomllib.loads(path.read_text()) if path.exists() else {}
@@ -175,9 +175,9 @@ def settings_(state: State) -> None:
 
 @command(name="init")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--demo", is_flag=True, help="With the demo's data, TPC-H, in place of a small sample.")
+@click.option("--demo", is_flag=True, help="With the demo's data (TPC-H) in place of a small sample.")
 def init_(state: State, folder: Path, *, demo: bool) -> None:
-    """A project folder that runs as it is: settings, connections to sample databases, a pipeline, a policy.
+    """Make a project folder that runs as it is: settings, connections to sample databases, a pipeline, a policy.
 
     The databases are on the project's own embedded server, which needs no installation.
     """

@@ -1,4 +1,4 @@
-"""What came of a run that was asked for: a line for people, and a document for machines."""
+"""Result of a run: a line for people, and a document for machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Result"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a run that was asked for: its entry once it has ended, and the error if it did not complete."""
+    """Result of a run that was asked for: its entry once it has ended, and the error if it did not complete."""
 
     pipeline: str
     run: str | None = None
@@ -34,7 +34,7 @@ class Result:
         return f"{escape(self.pipeline)}: {rows:,} rows in {seconds:.1f} s{rate}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry of the run; of one that has none yet, what is known."""
+        """Return the entry of the run; before it has one, its id, pipeline and status."""
         if self.entry is not None:
             found: dict[str, Any] = plain(self.entry)
             return found

@@ -80,7 +80,7 @@ def _run(state: State, choice: Choice, reload: Reload | None, *, watch: bool) ->
 
 
 def _start(state: State, client: Client, names: Iterable[str], reload: Reload | None) -> dict[str, Result]:
-    """Ask for a run of each pipeline. One that is open and reads the same is followed instead."""
+    """Ask for a run of each pipeline; an open run that reads the same rows is followed instead."""
     answers = client.ask_each("run.start", {name: _order(name, reload) for name in names})
     results = {}
     for name, answer in answers.items():
@@ -95,7 +95,7 @@ def _start(state: State, client: Client, names: Iterable[str], reload: Reload | 
 
 
 def _open_run(client: Client, name: str, reload: Reload | None) -> str | None:
-    """The run that is open: one that was interrupted, or another command's."""
+    """Return the open run, if there is one: an interrupted one, or another command's."""
     runs = client.store.runs(pipeline=name, limit=1).items
     if not runs or runs[0].status not in OPEN or runs[0].reload != (reload and reload.to_dict()):
         return None
@@ -107,14 +107,14 @@ def _order(name: str, reload: Reload | None) -> dict[str, Any]:
 
 
 def start(client: Client, name: str) -> str:
-    """Ask for a run; its id."""
+    """Ask for a run; return its id."""
     answer = client.ask("run.start", name, _order(name, None))
     return str((answer.result or {})["run"])
 
 
 @contextmanager
 def _interruptible(state: State, choice: Choice) -> Iterator[None]:
-    """Say on Ctrl-C how to go on with what has not ended."""
+    """On Ctrl-C print how to go on with the runs that have not ended."""
     try:
         yield
     except KeyboardInterrupt:
@@ -124,7 +124,7 @@ def _interruptible(state: State, choice: Choice) -> Iterator[None]:
 
 
 def _raise_if_single(choice: Choice, results: dict[str, Result]) -> None:
-    """A single run that failed ends the command with its own error and exit code."""
+    """Raise the error of a single run: the command ends with its exit code."""
     if choice.single and (error := results[choice.single].error):
         raise error
 
@@ -140,7 +140,7 @@ def _tell_one(state: State, result: Result) -> int:
 
 
 def _tell_all(state: State, results: list[Result]) -> int:
-    """The summary of several runs; 1 if any failed."""
+    """Print the summary of several runs; return 1 if any failed."""
     failed = [one.pipeline for one in results if one.error is not None]
     completed = sum(one.entry is not None and one.error is None for one in results)
     state.output.data({"runs": [one.to_dict() for one in results], "failed": failed})

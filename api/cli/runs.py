@@ -19,7 +19,7 @@ __all__ = ["explain", "run_table"]
 @click.argument("name", required=False, shell_complete=pipeline_names)
 @click.option("--limit", default=20, show_default=True, help="How many.")
 def runs_(state: State, name: str | None, limit: int) -> None:
-    """Runs, the latest first; of one pipeline with NAME."""
+    """Show runs, the latest first; with NAME those of one pipeline."""
     with connected(state.settings, runs=False) as client:
         found = client.store.runs(pipeline=name, limit=limit).items
         if name is not None and not found:
@@ -31,7 +31,7 @@ def runs_(state: State, name: str | None, limit: int) -> None:
 
 
 def explain(state: State, runs: Sequence[RunEntry]) -> None:
-    """What a word in the table of runs means, where it stands there."""
+    """Explain `resumed`, if the table of runs shows it."""
     if any(run.resumed for run in runs):
         state.output.say("resumed: the rows were read at more than one point in time, after a break or a limit")
 
@@ -41,7 +41,7 @@ def _status(run: RunEntry) -> str:
 
 
 def run_table(runs: Sequence[RunEntry]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Columns and rows of a list of runs."""
+    """Return columns and rows of a table of runs."""
     rows: list[tuple[object, ...]] = [
         (
             r.id,
@@ -60,6 +60,6 @@ def run_table(runs: Sequence[RunEntry]) -> tuple[tuple[str, ...], list[tuple[obj
 
 
 def _reads(run: RunEntry) -> str:
-    """What a run reads again, in a word or two."""
+    """Return what a run reads again, in a word or two."""
     reload = run.reload or {}
     return f"{reload['from']} to {reload['to']}" if "from" in reload else str(reload.get("rows", ""))

@@ -1,4 +1,4 @@
-"""Commands that look before anything runs: a pipeline's own tests, rows after each step, and what would change."""
+"""`penstock test` and `penstock preview`: a pipeline's own tests, and rows after each of its steps."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
 from penstock.ids import new_id
 
-WIDE = 40
+CELL_WIDTH = 40
 
 
 @command(name="test")
 @FILES
 def test_(state: State, files: Files) -> int:
-    """Run the tests that pipelines carry, offline: rows given, rows expected. Default: all of the project."""
+    """Run the tests in pipelines' files, offline: rows given, rows expected. Default: all of the project."""
     modules = frozenset(state.settings.modules)
     found = {one.name: run_tests(one, modules) for one in documents_of(state, files).pipelines}
     for name, results in found.items():
@@ -35,7 +35,7 @@ def test_(state: State, files: Files) -> int:
     failed = sum(not one.passed for one in results)
     state.output.data([{"pipeline": name, **asdict(one)} for name, part in found.items() for one in part])
     state.output.say(f"{len(results) - failed} passed, {failed} failed")
-    state.output.hint("penstock plan" if not failed else "mend the steps, or what is expected of them")
+    state.output.hint("penstock plan" if not failed else "correct the steps, or the rows that the tests expect")
     return 1 if failed else 0
 
 
@@ -64,9 +64,11 @@ def _at(rows: Sequence[Mapping[str, Any]], at: int) -> str:
 
 @command(name="preview")
 @click.argument("name", shell_complete=pipeline_names)
-@click.option("--rows", default=10, show_default=True, type=click.IntRange(1, 10_000), help="So many of the source.")
+@click.option(
+    "--rows", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many rows of the source."
+)
 def preview_(state: State, name: str, rows: int) -> None:
-    """Rows of the source before and after each step; nothing is written."""
+    """Show rows of the source before and after each step; writes nothing."""
     with connected(state.settings, runs=False) as client:
         pipeline = client.store.pipeline(name)
         connections = {one.name: dict(one.connection) for one in client.store.connections()}
@@ -88,7 +90,7 @@ def _show(state: State, one: Shown) -> None:
 
 def _short(value: object) -> str:
     text = "NULL" if value is None else str(plain(value))
-    return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
+    return text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
 
 
 def job_of(state: State, pipeline: dict[str, Any], connections: Mapping[str, Any], uid: str) -> Job:

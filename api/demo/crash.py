@@ -1,4 +1,4 @@
-"""A process killed midway: as soon as the first of its rows are committed, and long before the last are."""
+"""Kill the process of a run midway: after its first commit, long before its last."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from penstock.topics.table import CONTROL
 __all__ = ["Crash", "process_of"]
 
 LOOK: Final = 0.005
-"""Seconds between two looks: a commit takes longer, so that no second one goes unseen after the first."""
+"""Seconds between two looks: less than a commit takes, so the process dies before its second one."""
 READ: Final = 1000
 
 
 class Crash:
-    """Kills the process of a run with SIGKILL while entered, once, when the run's first rows are at its target.
+    """Sends one SIGKILL to the process of a run, while entered, as soon as the target has the run's first rows.
 
-    It looks at the target itself and not at the run's progress, which is told too seldom for a fast machine. `told`
-    gets the rows that were there. An error of the watching is raised at the end.
+    Looks at the target itself: progress is reported too rarely for a fast machine. `report` gets the number of rows
+    that were there. An error of the watching thread is raised at the end.
     """
 
-    def __init__(self, site: Site, run: str, dsn: str, count: str, told: Callable[[int], None]) -> None:
+    def __init__(self, site: Site, run: str, dsn: str, count: str, report: Callable[[int], None]) -> None:
         self.rows: int | None = None
-        """The rows that were committed when it was killed; None before."""
-        self._site, self._run, self._dsn, self._count, self._told = site, run, dsn, count, told
+        """Rows that were committed at the kill; None before it."""
+        self._site, self._run, self._dsn, self._count, self._report = site, run, dsn, count, report
         self._over = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._watch, name="crash", daemon=True)
@@ -45,13 +45,13 @@ class Crash:
                     found = target.execute(self._count.encode()).fetchone()
                     if found and found[0] and self._kill(log):
                         self.rows = int(found[0])
-                        self._told(self.rows)
+                        self._report(self.rows)
                         return
-        except BaseException as error:  # noqa: BLE001 - raised where it is entered
+        except BaseException as error:  # noqa: BLE001 - raised by `__exit__`
             self._error = error
 
     def _kill(self, log: PostgresLog) -> bool:
-        """Whether there was a process to kill: one that just ended is none, and the next attempt's is looked for."""
+        """Kill the process of the current attempt; False if it has just ended, so that the next look tries again."""
         pid = process_of(log, self._run)
         if pid is None:
             return False
@@ -75,7 +75,7 @@ class Crash:
 
 
 def process_of(log: PostgresLog, run: str) -> int | None:
-    """The process of the run's last attempt, as its worker told; None before the first."""
+    """Return the process id of the run's latest attempt, as its worker reported it; None before the first."""
     at, tasks, pid = 0, set(), None
     while stored := log.read(CONTROL, 0, at, READ):
         at = stored[-1].offset + 1

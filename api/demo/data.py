@@ -125,11 +125,11 @@ CHECKS: Final = {
             md5(string_agg(part_id || ship_mode, ',' ORDER BY order_id, line)) FROM sales.line_items""",
     ),
 }
-"""For each pipeline the same counts and checksums asked of the source and of the warehouse, in each one's own words."""
+"""For each pipeline the same counts and checksums, as a query on the source and as one on the warehouse."""
 
 
 def pipelines() -> dict[str, str]:
-    """The pipelines' files by name."""
+    """Return the pipelines' files by name."""
     return {"customers": _CUSTOMERS, "orders": _ORDERS, "line-items": _LINE_ITEMS}
 
 
@@ -143,7 +143,7 @@ def prepare(server: EmbeddedServer) -> None:
 
 
 class Rows:
-    """TPC-H's rows at `scale`, generated beside whatever else is done while this is entered.
+    """TPC-H's rows at `scale`, generated in the background while this is entered.
 
     Raises:
         Unavailable: the generator is not installed, or fails.
@@ -155,11 +155,14 @@ class Rows:
     def __enter__(self) -> Self:
         program = _program()
         self._folder = tempfile.TemporaryDirectory(prefix="penstock-tpch-")
-        self._said = Path(self._folder.name) / "said"
+        self._output = Path(self._folder.name) / "output"
         options = ("--num-threads", "1", "--output-dir", self._folder.name, "--tables", ",".join(TABLES))
-        with self._said.open("wb") as said:
+        with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [program, "csv", "-s", str(self._scale), *options], stdin=subprocess.DEVNULL, stdout=said, stderr=said
+                [program, "csv", "-s", str(self._scale), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         return self
 
@@ -173,8 +176,8 @@ class Rows:
     def load(self, server: EmbeddedServer, tables: Iterable[str]) -> None:
         """Fill `tables` of the source, once all rows are generated."""
         if self._process.wait():
-            said = self._said.read_text(errors="replace")[-200:]
-            raise Unavailable("the generator of the demo's data failed", where="tpchgen-cli", hint=said)
+            last_words = self._output.read_text(errors="replace")[-200:]
+            raise Unavailable("the generator of the demo's data failed", where="tpchgen-cli", hint=last_words)
         for name in tables:
             _load(server, name, Path(self._folder.name) / f"{name}.csv")
 

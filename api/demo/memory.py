@@ -1,4 +1,4 @@
-"""The memory of processes and of all that they started: their proportional set sizes together."""
+"""Memory of processes and their descendants: the sum of their proportional set sizes (PSS)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ EVERY: Final = 0.5
 class Memory:
     """Samples while entered; `peak` is the largest sum seen, in bytes.
 
-    `roots` gives the processes that count with all their descendants, asked anew at each sample. What lives for less
-    than `EVERY` may be missed; what several processes share counts once (PSS).
+    `roots` is called at each sample; its processes count with all their descendants. A process that lives for less than
+    `EVERY` may be missed. Memory that several processes share counts once.
     """
 
     def __init__(self, roots: Callable[[], Iterable[int]]) -> None:
@@ -46,12 +46,12 @@ class Memory:
 
 
 def family(roots: Iterable[int]) -> set[int]:
-    """`roots` and their descendants, as they are now."""
+    """Return `roots` and their descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError, ValueError):
-                # The name of a program may hold anything, so what follows its last bracket counts.
+                # A program's name may hold anything: read what follows its last bracket.
                 parents[int(entry.name)] = int(
                     (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
                 )
@@ -62,7 +62,7 @@ def family(roots: Iterable[int]) -> set[int]:
 
 
 def pss(pid: int) -> int:
-    """The proportional set size in bytes; 0 for a process that has gone, or is not ours to look into."""
+    """Return the proportional set size in bytes; 0 for a process that has ended or may not be read."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
             if line.startswith(b"Pss:"):

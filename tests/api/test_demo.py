@@ -61,7 +61,7 @@ def test_the_demo_proves_what_it_says(folder: Path) -> None:
     assert len(re.findall(r"^ok ", out, re.MULTILINE)) == 8
     assert "WRONG" not in out
     first = re.search(r"the first pipeline's rows were there +([\d.]+) s after the start", out)
-    peak = re.search(r"memory at its most \(PSS\) +([\d,]+) MB", out)
+    peak = re.search(r"peak memory \(PSS\) +([\d,]+) MB", out)
     whole = re.search(r"; (\d+) seconds in all", out)
     assert first, out
     assert peak, out
