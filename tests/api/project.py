@@ -28,8 +28,8 @@ PENSTOCK = (sys.executable, "-c", "from api.cli.main import main; main()")
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command printed, and its exit code."""
+class Completed:
+    """Output of a command, and its exit code."""
 
     code: int
     out: str
@@ -47,13 +47,13 @@ class Said:
 
     @property
     def error(self) -> str:
-        """The one line that tells what is wrong."""
+        """The only line that begins with `error:`."""
         (line,) = [line for line in self.err.splitlines() if line.startswith("error:")]
         assert "Traceback" not in self.err
         return line
 
 
-def penstock(*arguments: str | Path) -> Said:
+def penstock(*arguments: str | Path) -> Completed:
     """Run a command in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -61,11 +61,11 @@ def penstock(*arguments: str | Path) -> Said:
             main([str(argument) for argument in arguments])
         except SystemExit as end:
             code = int(end.code or 0)
-    return Said(code, out.getvalue(), err.getvalue())
+    return Completed(code, out.getvalue(), err.getvalue())
 
 
 def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """The first true value of `found`, asked again and again."""
+    """Poll `found`; return its first true value."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for: {what}"
@@ -78,7 +78,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
-    """What a command prints on a terminal."""
+    """Return the output of a command on a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*PENSTOCK, *arguments], cwd=folder, env=environment(**more), stdin=theirs, stdout=theirs, stderr=theirs
@@ -98,25 +98,25 @@ def on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
 
 @dataclass
 class Project:
-    """A project, and what was started in it."""
+    """A project, and the processes that were started in it."""
 
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
     address: str = ""
-    """Where `up` tells of its health."""
+    """URL of the health of `up`."""
 
-    def do(self, *arguments: str | Path) -> Said:
-        """A command on this project, in this process."""
+    def do(self, *arguments: str | Path) -> Completed:
+        """Run a command on this project, in this process."""
         return penstock(arguments[0], "--project", self.folder, *arguments[1:])
 
     def done(self, *arguments: str | Path) -> Any:
-        """A command that has to work; what it says as JSON."""
+        """Run a command that must succeed; return its JSON."""
         said = self.do(*arguments, "--json")
         assert said.code == 0, said.out + said.err
         return said.json
 
     def start(self, *arguments: str, out: int | IO[str] = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
-        """A command in a process of its own."""
+        """Start a command in a process of its own."""
         process = subprocess.Popen(
             [*PENSTOCK, arguments[0], "--project", str(self.folder), *arguments[1:]],
             stdin=subprocess.DEVNULL,
@@ -129,7 +129,7 @@ class Project:
         return process
 
     def up(self) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-        """`penstock up`, once it is up, with what it told."""
+        """Start `penstock up`; return it once it is up, with its JSON."""
         process = self.start("up", "--port", "0", "--json")
         assert process.stdout
         line = process.stdout.readline()
@@ -148,7 +148,7 @@ class Project:
             return cursor.fetchall() if cursor.description else []
 
     def differences(self) -> dict[str, int]:
-        """How many orders of the sample are lost or wrong, and doubled or foreign, in the warehouse."""
+        """Count the orders of the sample that are lost or wrong, and doubled or foreign, in the warehouse."""
         want = self.sql(
             SHOP, "SELECT id, upper(customer), CAST(price * quantity AS numeric(14,2)), placed_at FROM orders"
         )
@@ -156,7 +156,7 @@ class Project:
         return {"lost": len(set(want) - set(have)), "doubled": len(have) - len(set(want) & set(have))}
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that has to do with this project: named by its command line, or the server of it."""
+        """Return every process of this project: by its command line or working folder, and the server."""
         return [one for one in psutil.process_iter() if one.pid != os.getpid() and _belongs(one, str(self.folder))]
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ ROOT = str(Path(__file__).parents[2])
 
 @contextlib.contextmanager
 def sample_project(folder: Path) -> Iterator[Project]:
-    """A project of the sample, gone afterwards with everything that runs in it."""
+    """Make a project of the sample; end its processes and delete it afterwards."""
     made = Project(folder)
     try:
         said = penstock("init", folder)

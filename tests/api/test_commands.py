@@ -16,7 +16,7 @@ from tests.api.project import PENSTOCK, environment, on_a_terminal, penstock
 NAMES = [name for _, names in GROUPS.values() for name in names]
 
 
-def test_the_contract_s_commands_of_the_spine_are_there() -> None:
+def test_all_documented_commands_exist() -> None:
     asked = (
         "init up doctor validate apply run list status runs pause resume stop delete versions rollback events why "
         "topics flow demo schema settings test plan preview backfill dlq metrics"
@@ -25,7 +25,7 @@ def test_the_contract_s_commands_of_the_spine_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_command_tells_of_itself(name: str) -> None:
+def test_each_command_has_help_for_itself_and_its_options(name: str) -> None:
     said = penstock(name, "--help")
     assert (said.code, said.err) == (0, "")
     assert f"Usage: penstock {name}" in said.out
@@ -49,7 +49,7 @@ def test_the_help_lists_every_command_with_a_line_and_the_exit_codes() -> None:
         assert word in said.out
 
 
-def test_without_a_command_the_help_comes() -> None:
+def test_no_command_shows_the_help() -> None:
     said = penstock()
     assert said.code == 2
     assert "Usage: penstock" in said.out + said.err
@@ -82,7 +82,7 @@ def test_wrong_use_is_json_for_machines() -> None:
 
 
 @pytest.mark.parametrize("form", [("--json", "settings"), ("settings", "--json")])
-def test_json_before_and_after_the_command_s_name(form: tuple[str, str], tmp_path: Path) -> None:
+def test_json_may_stand_before_or_after_the_command(form: tuple[str, str], tmp_path: Path) -> None:
     for arguments in ((*form, "--project", tmp_path), ("--project", tmp_path, *form)):
         said = penstock(*arguments)
         assert said.code == 0
@@ -120,9 +120,7 @@ def test_the_schema_of_a_pipeline_has_every_key_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_an_exception_nobody_thought_of_is_one_line_without_debug(
-    monkeypatch: pytest.MonkeyPatch, *, debug: bool
-) -> None:
+def test_an_unexpected_exception_is_one_line_without_debug(monkeypatch: pytest.MonkeyPatch, *, debug: bool) -> None:
     def broken(*_: object) -> None:
         message = "a secret of the inside"
         raise ZeroDivisionError(message)
@@ -134,7 +132,7 @@ def test_an_exception_nobody_thought_of_is_one_line_without_debug(
     assert ("Traceback" in said.err, "secret" in said.err) == (debug, debug)
 
 
-def test_debug_shows_the_stack_of_an_error_also_after_the_command_s_name(tmp_path: Path) -> None:
+def test_debug_shows_the_stack_before_or_after_the_command(tmp_path: Path) -> None:
     for arguments in (["--debug", "validate"], ["validate", "--debug"]):
         done = subprocess.run(
             [*PENSTOCK, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
@@ -143,7 +141,7 @@ def test_debug_shows_the_stack_of_an_error_also_after_the_command_s_name(tmp_pat
         assert done.returncode == 3
 
 
-def test_colours_onlyon_a_terminal(tmp_path: Path) -> None:
+def test_colours_only_on_a_terminal(tmp_path: Path) -> None:
     assert "\x1b[" in on_a_terminal(["settings"], tmp_path)
     assert "\x1b[" not in on_a_terminal(["settings"], tmp_path, NO_COLOR="1").replace("\x1b[1m", "").replace(
         "\x1b[2m", ""
@@ -168,7 +166,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
 
 
-def test_each_command_ends_with_the_next_one(tmp_path: Path) -> None:
+def test_each_command_ends_with_a_next_step(tmp_path: Path) -> None:
     for arguments in (("settings",), ("validate",), ("schema", "nothing")):
         said = penstock(*arguments, "--project", tmp_path)
         assert [line for line in (said.out + said.err).splitlines() if line][-1].startswith("next: ")

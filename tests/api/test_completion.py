@@ -1,4 +1,4 @@
-"""Completion of pipelines' names in a shell: quick, silent, and nothing is started for it."""
+"""Completion of pipeline names in a shell: quick, silent, and without starting anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.api.project import PENSTOCK, Project, environment
 
 
 def completed(line: str, folder: Path) -> list[str]:
-    """What a shell would offer for the last word of `line`."""
+    """Return what a shell would offer for the last word of `line`."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     done = subprocess.run(
         PENSTOCK,
@@ -33,26 +33,26 @@ def test_names_come_from_the_catalog_while_it_runs(running: Project, command: st
     assert completed(f"penstock {command} or", running.folder) == ["orders"]
 
 
-def test_the_project_may_be_named_on_the_line(running: Project, tmp_path: Path) -> None:
+def test_the_project_may_be_named_on_the_command_line(running: Project, tmp_path: Path) -> None:
     assert completed(f"penstock --project {running.folder} run or", tmp_path) == ["orders"]
     assert completed(f"penstock run --project {running.folder} or", tmp_path) == ["orders"]
     assert completed("penstock run or", tmp_path) == []
 
 
-def test_what_is_no_longer_in_the_files_but_applied_is_offered(running: Project, tmp_path: Path) -> None:
+def test_an_applied_pipeline_without_a_file_is_offered(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "elsewhere.yaml"
     path.write_text(PIPELINE.replace("name: orders", "name: elsewhere"))
     running.done("apply", path)
     assert completed("penstock status else", running.folder) == ["elsewhere"]
 
 
-def test_without_a_server_names_come_from_the_files_and_none_is_started(project: Project) -> None:
+def test_without_a_server_names_come_from_the_files_and_no_server_starts(project: Project) -> None:
     (project.folder / "pipelines" / "unapplied.yaml").write_text(PIPELINE.replace("name: orders", "name: unapplied"))
     assert completed("penstock run ", project.folder) == ["orders", "unapplied"]
     assert project.processes() == []
 
 
-def test_files_that_are_wrong_and_settings_that_are_wrong_complete_to_nothing(tmp_path: Path) -> None:
+def test_invalid_files_and_settings_complete_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "wrong.yaml").write_text("kind: Pipline\n")
     assert completed("penstock run ", tmp_path) == []

@@ -57,7 +57,7 @@ def test_an_unreachable_database(running: Project, tmp_path: Path, side: str) ->
     assert running.sql(WAREHOUSE, "SELECT count(*) FROM orders") == before
 
 
-def test_a_failing_attempt_is_told_while_others_follow(running: Project, tmp_path: Path) -> None:
+def test_a_failed_attempt_is_reported_before_the_next_one(running: Project, tmp_path: Path) -> None:
     (tmp_path / "connections.yaml").write_text(f"nowhere: {{type: postgres, dsn: '{NOWHERE}'}}\n")
     apply(running, tmp_path, "again", shop="nowhere")
     path = tmp_path / "again.yaml"
@@ -100,7 +100,7 @@ def test_an_unreachable_database_of_its_own(
 
 
 def wrong(project: Project) -> dict[str, str]:
-    """What `doctor` finds wrong, with what would mend it."""
+    """Return the checks of `doctor` that fail, with their fixes."""
     said = project.do("doctor", "--json")
     found = {one["check"]: one["mend"] for one in said.json if not one["well"]}
     assert said.code == (1 if found else 0)
@@ -108,7 +108,7 @@ def wrong(project: Project) -> dict[str, str]:
     return found
 
 
-def test_doctor_finds_nothing_where_all_is_well(running: Project) -> None:
+def test_doctor_passes_a_sound_installation(running: Project) -> None:
     assert wrong(running) == {}
     said = running.do("doctor")
     assert "penstock up" in said.out
@@ -146,7 +146,7 @@ def test_doctor_finds_a_full_disk(running: Project, monkeypatch: pytest.MonkeyPa
     assert list(wrong(running)) == ["disk"]
 
 
-def test_doctor_finds_a_python_that_does_not_do(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_an_unsupported_python(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=(3, 13, 0)))
     assert wrong(running) == {"python": "install Python 3.11 or 3.12"}
 

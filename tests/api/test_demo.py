@@ -41,7 +41,7 @@ def _start(folder: Path) -> subprocess.Popen[str]:
 
 
 def _left(folder: Path) -> list[str]:
-    """What still runs below `folder`."""
+    """Return the processes that still run below `folder`."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -60,7 +60,7 @@ def test_the_demo_proves_what_it_says(folder: Path) -> None:
     assert re.search(r"ok +a killed run finishes exactly +killed after [\d,]+ rows; 600,572 rows in 2 attempts", out)
     assert len(re.findall(r"^ok ", out, re.MULTILINE)) == 8
     assert "WRONG" not in out
-    first = re.search(r"the first pipeline's rows were there +([\d.]+) s after the start", out)
+    first = re.search(r"the first pipeline's rows arrived +([\d.]+) s after the start", out)
     peak = re.search(r"peak memory \(PSS\) +([\d,]+) MB", out)
     whole = re.search(r"; (\d+) seconds in all", out)
     assert first, out
@@ -75,7 +75,7 @@ def test_the_demo_proves_what_it_says(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_demo_that_is_cut_off_leaves_nothing_running(folder: Path, number: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_nothing_running(folder: Path, number: signal.Signals) -> None:
     process = _start(folder)
     assert process.stdout
     until(lambda: "applied" in process.stdout.readline(), "the pipelines to be applied")  # type: ignore[union-attr]
@@ -110,7 +110,7 @@ def test_memory_counts_what_a_process_started_while_it_lives() -> None:
     assert pss(parent.pid) == 0
 
 
-def test_a_crash_finds_the_process_of_the_last_attempt_and_passes_over_one_that_has_gone(project: Project) -> None:
+def test_a_crash_finds_the_process_of_the_last_attempt_and_skips_one_that_has_ended(project: Project) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
     told: list[int] = []
@@ -131,7 +131,7 @@ def test_a_crash_finds_the_process_of_the_last_attempt_and_passes_over_one_that_
 
 
 def _attempt(log: PostgresLog, attempt: int, pid: int) -> None:
-    """What a worker tells of an attempt of run `r`."""
+    """Make the records of a worker about an attempt of run `r`."""
     assigned = {"task": "t", "run": "r", "attempt": attempt}
     started = {"task": "t", "attempt": attempt, "pid": pid}
     records = [

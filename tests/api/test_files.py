@@ -43,7 +43,7 @@ def test_a_wrong_file_is_one_clear_line(name: str, tmp_path: Path) -> None:
     assert len(said.err.splitlines()) <= 3
 
 
-def test_every_issue_of_every_file_is_told_at_once(tmp_path: Path) -> None:
+def test_every_issue_of_every_file_is_reported_at_once(tmp_path: Path) -> None:
     for name, (text, _) in WRONG.items():
         (tmp_path / name).write_text(text)
     said = penstock("validate", *(tmp_path / name for name in WRONG), "--project", tmp_path)
@@ -54,7 +54,7 @@ def test_every_issue_of_every_file_is_told_at_once(tmp_path: Path) -> None:
     assert len(told["error"]["issues"]) >= len(WRONG)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     said = penstock("validate", tmp_path / "nothing.yaml")
     assert said.code == 3
     assert "nothing.yaml" in said.error
@@ -130,7 +130,7 @@ def test_a_section_of_a_policy_that_nothing_reads_is_a_note(line: str, tmp_path:
     assert all(note.startswith(f"p: spec.{line.partition(':')[0]}") for note in told["notes"])
 
 
-def test_apply_tells_the_same_notes(running: Project, tmp_path: Path) -> None:
+def test_apply_prints_the_same_notes(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "scheduled.yaml"
     text = PIPELINE.replace("name: orders", "name: scheduled").replace("public.orders, write", "public.later, write")
     path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n  schema: {renames: apply}\n")
@@ -170,7 +170,7 @@ def test_apply_again_changes_nothing(running: Project) -> None:
     assert {one["change"] for one in running.done("apply")} == {"unchanged"}
 
 
-def test_files_of_a_project_are_looked_at_with_its_connections(tmp_path: Path) -> None:
+def test_single_files_are_checked_with_the_project_s_connections(tmp_path: Path) -> None:
     (tmp_path / "connections.yaml").write_text("shop: {type: files, root: /a}\nwarehouse: {type: files, root: /b}\n")
     path = tmp_path / "orders.yaml"
     path.write_text(GOOD)

@@ -1,4 +1,4 @@
-"""What a start drops of what earlier runs left, and what it keeps."""
+"""Leftovers of earlier runs: what a start drops, and what it keeps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_old_runs_go_and_the_others_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "left"), [(LARGEST + 1, 0), (LARGEST, LARGEST)])
-def test_a_log_that_is_too_large_begins_anew_also_where_it_is_open(tmp_path: Path, size: int, left: int) -> None:
+def test_a_log_that_is_too_large_is_emptied_even_while_open(tmp_path: Path, size: int, left: int) -> None:
     (tmp_path / "logs").mkdir()
     path, other = tmp_path / "logs" / "worker.log", tmp_path / "logs" / "kept.txt"
     for one in (path, other):
@@ -53,12 +53,12 @@ def test_a_log_that_is_too_large_begins_anew_also_where_it_is_open(tmp_path: Pat
     assert other.stat().st_size == size
 
 
-def test_nothing_there_is_no_error(tmp_path: Path) -> None:
+def test_a_home_without_leftovers_is_no_error(tmp_path: Path) -> None:
     drop_leftovers(tmp_path / "nowhere", now())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_starts_flows_drops_them(tmp_path: Path) -> None:
+def test_starting_flows_drops_leftovers(tmp_path: Path) -> None:
     old = run_of(tmp_path / ".penstock", "old", KEPT + DAY)
     Supervisor(Settings(project=tmp_path, home=tmp_path / ".penstock"), ()).start()
     assert not old.exists()

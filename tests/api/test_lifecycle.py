@@ -23,7 +23,7 @@ Make = Callable[..., str]
 
 @pytest.fixture
 def made(running: Project, tmp_path: Path) -> Make:
-    """Apply a pipeline of its own, with a target table of its own; its name."""
+    """Apply a pipeline of its own, with a target table of its own; return its name."""
 
     def make(name: str | None = None, **changes: str) -> str:
         name = name or f"p{next(_numbers)}"
@@ -89,7 +89,7 @@ def test_a_run_on_a_terminal_has_a_bar(running: Project, made: Make) -> None:
     assert "\x1b[" in said
 
 
-def test_a_run_without_watching_is_only_asked_for(running: Project, made: Make) -> None:
+def test_a_run_without_watch_is_only_asked_for(running: Project, made: Make) -> None:
     name = made()
     asked = running.done("run", name)
     until(lambda: running.done("status", name)["runs"][0]["status"] == "completed", "the run")
@@ -218,7 +218,7 @@ def test_versions_and_rollback(running: Project, made: Make) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "run", "pause", "resume", "stop", "versions", "rollback", "delete"])
-def test_a_pipeline_that_is_not_there(running: Project, command: str) -> None:
+def test_a_missing_pipeline(running: Project, command: str) -> None:
     more = {"rollback": ["--to", "1"], "delete": ["--yes"]}.get(command, [])
     said = running.do(command, "ordres", *more)
     assert said.code == 3
@@ -302,7 +302,7 @@ def test_why_goes_back_to_the_command(running: Project, made: Make) -> None:
     assert running.do("why", "99999999").code == 3
 
 
-def test_a_failed_run_tells_its_error_everywhere(running: Project, made: Make) -> None:
+def test_a_failed_run_shows_its_error_everywhere(running: Project, made: Make) -> None:
     name = made()
     running.sql(WAREHOUSE, f"ALTER TABLE {name} DROP COLUMN total")
     said = running.do("run", name, "--watch")
@@ -326,7 +326,7 @@ def test_a_missing_table_is_named_with_the_nearest_one(running: Project, made: M
     assert rows(running, name) == 0
 
 
-def test_commands_beside_up_start_nothing_and_are_quick(running: Project) -> None:
+def test_commands_next_to_up_start_nothing_and_are_quick(running: Project) -> None:
     before = {one.pid for one in running.processes()}
     process = running.start("list", "--json")
     seen: set[int] = set()
@@ -342,7 +342,7 @@ def _words(process: psutil.Process) -> list[str]:
     return []
 
 
-def test_a_pod_s_flow_runs_one_run(running: Project, made: Make) -> None:
+def test_a_flow_of_a_pipeline_runs_it_once(running: Project, made: Make) -> None:
     name = made()
     process = running.start("flow", "pipeline", name)
     out, _ = process.communicate(timeout=60)

@@ -41,7 +41,7 @@ def test_metrics_of_runs_are_those_of_the_catalog(running: Project, measured: st
     assert shown.out.splitlines()[-1].startswith("next: penstock why ")
 
 
-def test_metrics_of_what_is_not_there(running: Project) -> None:
+def test_metrics_of_a_missing_pipeline(running: Project) -> None:
     said = running.do("metrics", "nothing")
     assert said.code == 3
     assert "nothing" in said.err

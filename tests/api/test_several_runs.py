@@ -62,7 +62,7 @@ def test_on_a_terminal_the_runs_share_one_table(family: Project) -> None:
     assert "error" not in shown
 
 
-def test_where_up_takes_them_on_they_are_asked_for_and_not_waited_for(family: Project) -> None:
+def test_next_to_up_runs_are_asked_for_and_not_waited_for(family: Project) -> None:
     said = family.done("run", "batch_a", "batch_b")
     assert [(one["pipeline"], one["status"]) for one in said["runs"]] == [("batch_a", "queued"), ("batch_b", "queued")]
 
@@ -77,7 +77,7 @@ def test_where_up_takes_them_on_they_are_asked_for_and_not_waited_for(family: Pr
         (("orders", "--all"), 2, "leave out"),
     ],
 )
-def test_a_choice_of_nothing_is_told_before_anything_runs(
+def test_a_choice_without_pipelines_is_refused_before_anything_runs(
     family: Project, words: tuple[str, ...], code: int, hint: str
 ) -> None:
     before = len(family.done("runs", "orders"))

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - files as users write them
-"""test, preview, plan and dlq: looking before a run, and at what it refused."""
+"""test, preview, plan and dlq: before a run, and the rows that it refused."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_test_gives_the_tables_that_lookups_read(tmp_path: Path) -> None:
     assert "tables: {public.rates" in said.out
 
 
-def test_a_failed_run_is_told_in_full_with_what_mends_it(running: Project, tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_in_full_with_its_fix(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "failing.yaml"
     path.write_text(PIPELINE.replace("name: orders", "name: failing").replace("from: placed_at", "from: placed"))
     running.done("apply", path)

@@ -1,4 +1,4 @@
-"""`penstock up` as a process: it begins once, says where it is, ends cleanly, and leaves nothing behind."""
+"""`penstock up` as a process: it starts once, prints its address, ends cleanly, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_second_one_for_the_same_project_is_refused(running: Project) -> None:
     assert running.done("list")
 
 
-def test_a_port_in_use_is_told_before_anything_starts(folder: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(folder: Path) -> None:
     project = Project(folder)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -54,7 +54,7 @@ def test_a_port_in_use_is_told_before_anything_starts(folder: Path) -> None:
     assert not (folder / ".penstock").exists()
 
 
-def test_it_ends_cleanly_and_a_child_that_dies_is_started_again(project: Project) -> None:
+def test_it_ends_cleanly_and_restarts_a_child_that_dies(project: Project) -> None:
     process, told = project.up()
     assert set(told["pids"]) == {"control", "worker"}
     os.kill(told["pids"]["control"], signal.SIGKILL)
@@ -112,7 +112,7 @@ def test_a_flow_of_a_pipeline_that_is_not_active_is_refused(project: Project, ve
     assert project.sql(WAREHOUSE, "SELECT count(*) FROM orders") == [(0,)]
 
 
-def test_a_watched_run_that_is_stopped_by_hand_leaves_nothing_running(project: Project) -> None:
+def test_an_interrupted_run_leaves_nothing_running(project: Project) -> None:
     project.done("apply")
     with project.server.lease():
         project.sql(WAREHOUSE, "ALTER TABLE orders ADD CONSTRAINT slow CHECK (pg_sleep(0.02) IS NOT NULL)")
@@ -129,7 +129,7 @@ def test_a_watched_run_that_is_stopped_by_hand_leaves_nothing_running(project: P
     assert project.processes() == []
 
 
-def test_a_killed_server_is_started_again_and_everything_goes_on(project: Project) -> None:
+def test_a_killed_server_is_restarted_and_everything_goes_on(project: Project) -> None:
     process, told = project.up()
     project.done("apply")
     address = str(told["health"])

@@ -1,4 +1,4 @@
-"""A run that is watched and cannot go on: said, or an error, never silence for ever."""
+"""Watched runs that cannot go on end with a reason; none is waited for without an end."""
 
 from __future__ import annotations
 
