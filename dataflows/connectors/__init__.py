@@ -20,11 +20,12 @@ from dataflows.connectors.contract import (
     WriterOrder,
 )
 from dataflows.connectors.publication import Outcome, counted_split, finished, recorded
+from dataflows.connectors.reading import chunks
 from dataflows.connectors.state import Claim, Loaded, RunRow, State
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import Window
-from dataflows.data.splits import Split
+from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import SqlType, arrow_type, column_type, parse_type
 from penstock.errors import (
@@ -88,6 +89,8 @@ __all__ = [
     "Writer",
     "WriterOrder",
     "arrow_type",
+    "between",
+    "chunks",
     "column_type",
     "counted_split",
     "failpoint",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
-__all__ = ["Split", "of_slot", "slot_names"]
+__all__ = ["Split", "between", "of_slot", "slot_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,12 @@ class Split:
     number: int
     lower: str | None = None
     upper: str | None = None
+
+
+def between(lower: str | None, bounds: Iterable[str], upper: str | None, first: int) -> tuple[Split, ...]:
+    """The ranges that `bounds` cut what is above `lower` and not above `upper` into, numbered from `first`."""
+    edges = (lower, *bounds, upper)
+    return tuple(Split(number, *ends) for number, ends in enumerate(pairwise(edges), first))
 
 
 def slot_names(count: int) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from dataflows.connectors import (
     Split,
     Table,
     Window,
-    failpoint,
+    chunks,
 )
 
 __all__ = ["AccessLog", "AccessLogConnection"]
@@ -127,14 +127,7 @@ class AccessLog:
         Raises:
             BadData: a line that is none of an access log, by its position.
         """
-        failpoint("read.begin", split.number)
-        sequence = rows = 0
-        for batch in self._batches(int(split.lower or -1), int(split.upper or -1)):
-            failpoint("read.block", split.number)
-            yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
-            sequence, rows = sequence + 1, rows + batch.num_rows
-        failpoint("read.end", split.number)
-        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+        return chunks(slot, split, self._batches(int(split.lower or -1), int(split.upper or -1)))
 
     def close(self) -> None:
         """Nothing is held."""

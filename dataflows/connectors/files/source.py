@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain
 from typing import Any, Final
 
 import pyarrow as pa
@@ -23,13 +24,13 @@ from dataflows.connectors.files.store import Gone, Listed, Store, translated
 from dataflows.connectors.formats.contract import FileReader, Shape, decompressed, format_of, unpacked
 from dataflows.connectors.formats.types import as_asked, united
 from dataflows.connectors.patience import patiently
+from dataflows.connectors.reading import chunks
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.clock import now
 from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch, Unavailable
-from penstock.failpoints import failpoint
 from penstock.models.formats import CsvFormat, Format, JsonlFormat
 
 __all__ = ["FilesReader", "FilesSource"]
@@ -275,18 +276,10 @@ class FilesReader:
         Raises:
             BadData: a value that is not of its type, or a file that has changed.
         """
-        failpoint("read.begin", split.number)
         if self.store.remote and self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="files")
-        sequence = rows = 0
-        for path, version, groups in json.loads(split.lower or "[]"):
-            for batch in self._batches(path, version, groups):
-                failpoint("read.block", split.number)
-                rows += batch.num_rows
-                yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
-                sequence += 1
-        failpoint("read.end", split.number)
-        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+        pieces = json.loads(split.lower or "[]")
+        return chunks(slot, split, chain.from_iterable(self._batches(*piece) for piece in pieces))
 
     def close(self) -> None:
         """Leave what may still hang in a request behind."""

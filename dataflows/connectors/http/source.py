@@ -20,6 +20,7 @@ from dataflows.connectors.formats.types import as_asked
 from dataflows.connectors.http.client import Client
 from dataflows.connectors.http.pages import Page, pages
 from dataflows.connectors.http.records import Records, columns_of
+from dataflows.connectors.reading import chunks
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window
 from dataflows.data.splits import Split
@@ -27,7 +28,6 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, carried, parse_type
 from penstock.clock import now
 from penstock.errors import BadData, SchemaMismatch
-from penstock.failpoints import failpoint
 from penstock.models.http import HttpEndpoint, Since
 
 __all__ = ["HttpReader", "HttpSource"]
@@ -142,14 +142,7 @@ class HttpReader:
         Raises:
             BadData: a value that is not of its column's type, by page, row and column.
         """
-        failpoint("read.begin", split.number)
-        sequence = rows = 0
-        for batch in self._batches(split):
-            failpoint("read.block", split.number)
-            yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
-            sequence, rows = sequence + 1, rows + batch.num_rows
-        failpoint("read.end", split.number)
-        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+        return chunks(slot, split, self._batches(split))
 
     def close(self) -> None:
         """End the session."""

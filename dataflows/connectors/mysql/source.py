@@ -14,13 +14,13 @@ from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, natives
 from dataflows.connectors.mysql.types import array, bound, is_binary, selected
 from dataflows.connectors.mysql.wire import arrays
+from dataflows.connectors.reading import chunks
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window, split_key
-from dataflows.data.splits import Split
+from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
 from penstock.errors import AccessDenied, BadData, Refused, SchemaMismatch, Unavailable
-from penstock.failpoints import failpoint
 
 __all__ = ["MysqlReader", "MysqlSource"]
 
@@ -110,8 +110,7 @@ class MysqlSource:
         indexed = self.session.rows(_INDEXED, (self.name.database, self.name.name, key.name))
         found = self._steps(key, window, rows) if indexed else self._counted(key, window, rows)
         bounds = [one for one in dict.fromkeys(found) if one != window.upper]
-        edges: list[str | None] = [window.lower, *bounds, window.upper]
-        return tuple(Split(first + at, edges[at], edges[at + 1]) for at in range(len(edges) - 1))
+        return between(window.lower, bounds, window.upper, first)
 
     def _steps(self, key: Column, window: Window, rows: int) -> Iterator[str]:
         """Each bound by a step through the index."""
@@ -182,21 +181,16 @@ class MysqlReader:
         Raises:
             BadData: a value that its column's type cannot hold exactly.
         """
-        failpoint("read.begin", split.number)
+        return chunks(slot, split, self._batches(split))
+
+    def _batches(self, split: Split) -> Iterator[pa.RecordBatch]:
         session = self._connected()
         found = [self.order.table.column(name) for name in self.order.columns]
         columns = [column for column in found if column is not None]
         names = ", ".join(selected(one, self._natives.get(one.name, ("", ""))[0]) for one in columns) or "NULL"
         query = f"SELECT {names} FROM {self.name.sql} WHERE {ranged(session, self.order.key, split)}"
-        sequence = rows = 0
         for block, places in session.stream(query, BLOCK, self.order.batch_rows):
-            failpoint("read.block", split.number)
-            batch = self._batch(block, places, columns)
-            yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
-            rows += batch.num_rows
-            sequence += 1
-        failpoint("read.end", split.number)
-        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+            yield self._batch(block, places, columns)
 
     def _connected(self) -> Session:
         if self._session is None:

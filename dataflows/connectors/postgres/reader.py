@@ -23,11 +23,11 @@ from dataflows.connectors.postgres.session import Session, connect, copy_out, re
 from dataflows.connectors.postgres.snapshots import MARK, Moment
 from dataflows.connectors.postgres.tables import quoted
 from dataflows.connectors.postgres.wire import framed, plain, receive, receive_rows
+from dataflows.connectors.reading import chunks
 from dataflows.data.chunks import Chunk
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.errors import BadData
-from penstock.failpoints import failpoint
 
 __all__ = ["LOCK_SECONDS", "PLACE", "PostgresReader", "key_range"]
 
@@ -90,26 +90,23 @@ class PostgresReader:
             Unavailable: the table is locked by somebody.
             Refused: a table without a key took longer than its snapshot may be held.
         """
-        failpoint("read.begin", split.number)
+        return chunks(slot, split, self._read(split))
+
+    def _read(self, split: Split) -> Iterator[pa.RecordBatch | memoryview | int]:
         if self._moment.passed:
             self.close()
         session = self._connected()
         self._moment.begin(session)
-        sequence = rows = counted = 0
+        rows = 0
         for block in self._blocks(session, self._query(split)):
-            if isinstance(block, int):
-                counted = block
-                continue
-            failpoint("read.block", split.number)
-            for batch in [block] if isinstance(block, memoryview) else self._batches(block):
-                held = 0 if isinstance(batch, memoryview) else batch.num_rows
-                rows += held
-                yield Chunk(slot, split.number, sequence, batch, held, read=held)
-                sequence += 1
-        if self.schema is not None and rows != counted:
-            raise BadData(f"the server sent {counted} rows and {rows} were decoded", where=self.where)
-        failpoint("read.end", split.number)
-        yield Chunk(slot, split.number, sequence, None, counted, last=True, read=counted)
+            if isinstance(block, bytes):
+                for batch in self._batches(block):
+                    rows += batch.num_rows
+                    yield batch
+            elif self.schema is not None and block != rows:
+                raise BadData(f"the server sent {block} rows and {rows} were decoded", where=self.where)
+            else:
+                yield block
 
     def _blocks(self, session: Session, query: str) -> Iterator[bytes | memoryview | int]:
         """What the server sends: messages, where nothing has to look at them, else whole rows; at the end the count."""

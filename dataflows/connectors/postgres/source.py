@@ -13,7 +13,7 @@ from dataflows.connectors.postgres.session import FORM, Session, connect, one_ro
 from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped, quoted
 from dataflows.data.cursors import TIMES, Window, split_key
-from dataflows.data.splits import Split
+from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
@@ -200,8 +200,7 @@ def plan_splits(
                 {"at": fractions},
             )[0]
             bounds = [value for value in found or [] if value is not None and value != window.upper]
-    edges: list[str | None] = [window.lower, *bounds, window.upper]
-    return tuple(Split(first + at, edges[at], edges[at + 1]) for at in range(len(edges) - 1))
+    return between(window.lower, bounds, window.upper, first)
 
 
 def _places(session: Session, table: Table, pieces: int) -> list[str]:

@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.reading import chunks
 from dataflows.connectors.sql.database import Database
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, Window
-from dataflows.data.splits import Split
+from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type, parse_type
 from penstock.clock import now
 from penstock.errors import BadData, MissingTable, SchemaMismatch, did_you_mean
-from penstock.failpoints import failpoint
 
 __all__ = ["DatabaseReader", "DatabaseSource"]
 
@@ -116,8 +116,7 @@ class DatabaseSource:
         finally:
             database.close()
         bounds = [one for one in dict.fromkeys(found) if one is not None and one != window.upper]
-        edges: list[str | None] = [window.lower, *bounds, window.upper]
-        return tuple(Split(first + at, edges[at], edges[at + 1]) for at in range(len(edges) - 1))
+        return between(window.lower, bounds, window.upper, first)
 
     def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
@@ -179,19 +178,14 @@ class DatabaseReader:
         Raises:
             BadData: a value that its column's type cannot hold exactly.
         """
-        failpoint("read.begin", split.number)
+        return chunks(slot, split, self._batches(split))
+
+    def _batches(self, split: Split) -> Iterator[pa.RecordBatch]:
         self._database = self._database or self.session(self.order.check)
         condition, values = _range(self._database, self.order.key, split)
         found = [self.order.table.column(name) for name in self.order.columns]
         columns = [column for column in found if column is not None]
-        sequence = rows = 0
-        for batch in self._database.batches(self.name, columns, condition, values, self.schema, self.order.batch_rows):
-            failpoint("read.block", split.number)
-            yield Chunk(slot, split.number, sequence, batch, batch.num_rows, read=batch.num_rows)
-            rows += batch.num_rows
-            sequence += 1
-        failpoint("read.end", split.number)
-        yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows)
+        yield from self._database.batches(self.name, columns, condition, values, self.schema, self.order.batch_rows)
 
     def close(self) -> None:
         """End the session."""
