@@ -19,9 +19,10 @@ from dataflows.connectors.contract import (
     Writer,
     WriterOrder,
 )
-from dataflows.connectors.publication import Outcome, counted_split, finished, recorded
+from dataflows.connectors.publication import Outcome, finished, recorded
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.state import Claim, Loaded, RunRow, State
+from dataflows.connectors.writing import OpenSplit, SplitSink, SplitWriter
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import Window
@@ -61,6 +62,7 @@ __all__ = [
     "MissingTable",
     "Model",
     "Native",
+    "OpenSplit",
     "OutOfSpace",
     "Outcome",
     "Owner",
@@ -77,6 +79,8 @@ __all__ = [
     "Source",
     "Split",
     "SplitReader",
+    "SplitSink",
+    "SplitWriter",
     "SqlType",
     "State",
     "Table",
@@ -92,7 +96,6 @@ __all__ = [
     "between",
     "chunks",
     "column_type",
-    "counted_split",
     "failpoint",
     "finished",
     "parse_type",

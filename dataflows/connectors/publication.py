@@ -1,4 +1,4 @@
-"""The end of a split and of a run, as every sink tells it: what adds up, and a run once each of its splits is done."""
+"""The end of a run, the same in every sink: once each of its splits is done."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataflows.connectors.state import RunRow, State
-from dataflows.data.chunks import Chunk
-from dataflows.data.counters import Counters
-from penstock.errors import Fenced, PenstockError, Refused
+from penstock.errors import Fenced, Refused
 
-__all__ = ["Outcome", "counted_split", "finished", "recorded"]
+__all__ = ["Outcome", "finished", "recorded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +48,3 @@ def finished(state: State, run: str, told: dict[str, Any], where: str) -> Outcom
         raise Refused(f"{len(pending)} of {planned} splits are not done", where=where, hint="run it again")
     counted = (state.counters() - row.base).as_dict()
     return Outcome({**counted, "splits": planned, **told}, ended=False, row=row)
-
-
-def counted_split(marker: Chunk, sent: int, written: int, size: int, where: str) -> Counters:
-    """The counters of a split that is about to be committed: what its marker says was read against what was written.
-
-    Raises:
-        PenstockError: they do not add up, which is a defect.
-    """
-    filtered = marker.read - marker.dead - sent
-    counted = Counters(marker.read, written, filtered, marker.dead, size)
-    if written != sent or not counted.balanced or filtered < 0:
-        raise PenstockError(
-            f"split {marker.split} does not add up: {marker.read} rows read, {sent} sent, {written} written",
-            where=where,
-            hint="this is a defect: nothing of the split was committed",
-        )
-    return counted

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -21,8 +22,9 @@ from dataflows.connectors.files.log import FolderLog, taken_away
 from dataflows.connectors.files.manifest import STAGED, published
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Gone, Store
-from dataflows.connectors.files.writer import FilesWriter
+from dataflows.connectors.files.writer import FilesSink
 from dataflows.connectors.publication import finished
+from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from penstock.errors import Refused, SchemaMismatch
@@ -154,10 +156,10 @@ class FilesTarget:
     def finishing(self, columns: tuple[Column, ...]) -> None:
         return None
 
-    def writer(self, order: WriterOrder) -> FilesWriter:
+    def writer(self, order: WriterOrder) -> SplitWriter:
         log = FolderLog(self.store, self.folder.name, self.where)
         state = FilesState(self.owner.uid, self.owner.source, log, self.where, self.folder.ending)
-        return FilesWriter(self.store, self.folder, state, order)
+        return SplitWriter(order, self.where, partial(FilesSink.opened, self.store, self.folder, state, order))
 
     def publish(
         self,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,27 +18,22 @@ from dataflows.connectors.files.store import Store, translated
 from dataflows.connectors.formats.contract import FileWriter, packed
 from dataflows.connectors.formats.types import file_field
 from dataflows.connectors.patience import patiently
-from dataflows.data.chunks import Chunk
+from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 from penstock.errors import PenstockError
-from penstock.failpoints import failpoint
 from penstock.models.formats import CsvFormat, JsonlFormat
 
-__all__ = ["FilesWriter"]
+__all__ = ["FilesSink"]
 
 
 @dataclass(slots=True)
-class _Open:
-    """The split whose file is open; `file` and `stream` only once it has rows."""
+class _Staged:
+    """The open file of a split that has rows."""
 
-    split: int
-    sequence: int = 0
-    rows: int = 0
-    bytes: int = 0
-    path: str = ""
-    held: AbstractContextManager[Any] | None = None
-    stream: Any = None
-    file: FileWriter | None = None
+    path: str
+    held: AbstractContextManager[Any]
+    stream: Any
+    file: FileWriter
 
 
 class _GivenUp(Exception):
@@ -46,80 +41,73 @@ class _GivenUp(Exception):
 
 
 @dataclass(slots=True)
-class FilesWriter:
-    """Writes the chunks of one slot: a staged file for each split, then the entry that commits it."""
+class FilesSink:
+    """Stages a file for each split; the entry that names it commits it."""
 
     store: Store
     folder: Folder
     state: FilesState
     order: WriterOrder
-    _open: _Open | None = field(default=None, init=False)
-    _pool: ThreadPoolExecutor | None = field(default=None, init=False)
+    pool: ThreadPoolExecutor | None
+    _split: int = field(default=0, init=False)
+    _staged: _Staged | None = field(default=None, init=False)
 
-    def open(self) -> None:
-        """Read the log."""
-        if self.store.remote:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="files")
-        self._asked(self.state.log.refresh)
+    @classmethod
+    @contextmanager
+    def opened(cls, store: Store, folder: Folder, state: FilesState, order: WriterOrder) -> Iterator[FilesSink]:
+        """With the log read; a file that is still open at the end is given up."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="files") if store.remote else None
+        sink = cls(store, folder, state, order, pool)
+        try:
+            sink.asked(state.log.refresh)
+            yield sink
+        finally:
+            sink.give_up()
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def close(self) -> None:
-        """Give up what is not committed."""
-        current, self._open = self._open, None
-        if current is not None and current.held is not None:
-            with suppress(_GivenUp, PenstockError):
-                current.held.__exit__(_GivenUp, _GivenUp(), None)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+    def begin(self, split: int, data: Any) -> None:
+        self._split = split
+
+    def put(self, data: pa.RecordBatch) -> None:
+        if data.num_rows:
+            self.asked(lambda: self._file().write(data))
 
     def idle(self) -> None:
         """No session has to be watched."""
 
-    def done(self) -> None:
-        """Check that no split was left open when the stream ended."""
-        if self._open is not None:
-            message = f"the stream ended inside split {self._open.split}"
-            raise AssertionError(message)
+    def commit(self, split: OpenSplit) -> Counters:
+        file = self.asked(self._closed)
+        split.reached("copied")
+        counted = split.counted(file["rows"] if file else 0)
+        split.reached("before_fence")
+        order = self.order
+        self.asked(lambda: self.state.commit(order.run, order.generation, split.number, counted, file))
+        split.reached("sent")
+        return counted
 
-    def write(self, chunk: Chunk) -> None:
-        """Write a chunk; the last one of a split commits it.
-
-        Raises:
-            Fenced: a newer run took over.
-            BadData: a value that the format has no form for.
-        """
-        current = self._open = self._open or self._begun(chunk.split)
-        if (chunk.split, chunk.sequence) != (current.split, current.sequence):
-            message = f"chunk {chunk.split}.{chunk.sequence} came where {current.split}.{current.sequence} was due"
-            raise AssertionError(message)
-        current.sequence += 1
-        if chunk.data is not None:
-            if chunk.rows:
-                self._asked(lambda: self._put(current, chunk))
-            failpoint("commit.mid_copy", chunk.split)
-        if chunk.last:
-            self._commit(current, chunk)
-
-    def _asked(self, work: Callable[[], Any]) -> Any:
+    def asked(self, work: Callable[[], Any]) -> Any:
+        """Do what asks the store, while the order's check may end the wait."""
         with translated(self.state.where):
-            return patiently(self._pool, self.order.check, work)
+            return patiently(self.pool, self.order.check, work)
 
-    def _begun(self, split: int) -> _Open:
-        failpoint("commit.begin", split)
-        return _Open(split)
+    def give_up(self) -> None:
+        """Leave no file of what is not committed."""
+        if self._staged is not None:
+            with suppress(_GivenUp, PenstockError):
+                self._staged.held.__exit__(_GivenUp, _GivenUp(), None)
 
-    def _put(self, current: _Open, chunk: Chunk) -> None:
-        if current.file is None:
+    def _file(self) -> FileWriter:
+        """The split's file, opened with its first rows."""
+        if self._staged is None:
             order = self.order
-            current.path = staged(self.state.uid, order.run, current.split, order.generation, self.folder.ending)
-            current.held = self.store.writer(self.state.log.at(current.path))
-            current.stream = packed(current.held.__enter__(), self.folder.codec)
-            current.file = self._file(current.stream)
-        current.file.write(chunk.data)
-        current.rows += chunk.rows
-        current.bytes += chunk.size
+            path = staged(self.state.uid, order.run, self._split, order.generation, self.folder.ending)
+            held = self.store.writer(self.state.log.at(path))
+            stream = packed(held.__enter__(), self.folder.codec)
+            self._staged = _Staged(path, held, stream, self._writer(stream))
+        return self._staged.file
 
-    def _file(self, stream: Any) -> FileWriter:
+    def _writer(self, stream: Any) -> FileWriter:
         form = self.folder.form
         schema = pa.schema([file_field(column) for column in self.order.columns])
         if isinstance(form, CsvFormat):
@@ -134,38 +122,14 @@ class FilesWriter:
 
         return ParquetWriter(stream, schema, form.compression)
 
-    def _commit(self, current: _Open, marker: Chunk) -> None:
-        file = self._asked(lambda: self._closed(current))
-        failpoint("commit.copied", current.split)
-        counted = self._counted(current, marker, file["rows"] if file else 0)
-        failpoint("commit.before_fence", current.split)
-        order = self.order
-        self._asked(lambda: self.state.commit(order.run, order.generation, current.split, counted, file))
-        failpoint("commit.sent", current.split)
-        failpoint("commit.done", current.split)
-        self._open = None
-        order.committed(counted)
-
-    def _closed(self, current: _Open) -> dict[str, Any] | None:
+    def _closed(self) -> dict[str, Any] | None:
         """The split's file, durable; None where it has no rows."""
-        if current.file is None or current.held is None:
+        if self._staged is None:
             return None
-        rows = current.file.close()
+        one = self._staged
+        rows = one.file.close()
         if self.folder.codec is not None:
-            current.stream.close()
-        held, current.held = current.held, None
-        held.__exit__(None, None, None)
-        size = self.store.head(self.state.log.at(current.path)).size
-        return {"path": current.path, "rows": rows, "bytes": size}
-
-    def _counted(self, current: _Open, marker: Chunk, rows: int) -> Counters:
-        """The split's counters, checked against what the file says that it holds."""
-        filtered = marker.read - current.rows - marker.dead
-        counted = Counters(marker.read, rows, filtered, marker.dead, current.bytes)
-        if rows != current.rows or not counted.balanced or filtered < 0:
-            raise PenstockError(
-                f"split {current.split} does not add up: {marker.read} rows read, {current.rows} sent, {rows} written",
-                where=self.state.where,
-                hint="this is a defect: nothing of the split was committed",
-            )
-        return counted
+            one.stream.close()
+        self._staged = None
+        one.held.__exit__(None, None, None)
+        return {"path": one.path, "rows": rows, "bytes": self.store.head(self.state.log.at(one.path)).size}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -23,8 +24,9 @@ from dataflows.connectors.mysql.swap import (
 )
 from dataflows.connectors.mysql.tables import TableName, describe, exists
 from dataflows.connectors.mysql.types import declared, kept, short_enough
-from dataflows.connectors.mysql.writer import MysqlWriter
+from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import finished
+from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
@@ -165,12 +167,12 @@ class MysqlTarget:
     def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
         return None
 
-    def writer(self, order: WriterOrder) -> MysqlWriter:
+    def writer(self, order: WriterOrder) -> SplitWriter:
         write, into = self.owner.write, TableName(self.name.database, order.into)
         names = tuple(column.name for column in order.columns)
         merge = Merge(into, names, write.key, order.version, write.delete) if write.write == "merge" else None
         where = f"{self.place.where}: {self.name}"
-        return MysqlWriter(self.another, self.state, order, into, where, merge)
+        return SplitWriter(order, where, partial(MysqlSink.opened, self.another, self.state, order, where, into, merge))
 
     def publish(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,8 +17,9 @@ from dataflows.connectors.postgres.session import FORM, Session, connect, one_ro
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method, shadow_name
 from dataflows.connectors.postgres.tables import TableName, describe, find, quoted
-from dataflows.connectors.postgres.writer import PostgresWriter
+from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import finished
+from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, portable
 from penstock.errors import Refused
@@ -145,22 +147,11 @@ class PostgresTarget:
 
         return step
 
-    def writer(self, order: WriterOrder) -> PostgresWriter:
-        positions = replace(self.state, given=None)
+    def writer(self, order: WriterOrder) -> SplitWriter:
         where = f"{self.place.where}: {self.table}"
-        return PostgresWriter(
-            self.dsn,
-            TableName.parse(order.into),
-            order.columns,
-            positions,
-            order.run,
-            order.generation,
-            order.slot,
-            where,
-            order.arrow,
-            order.check,
-            order.committed,
-            self._merge(order),
+        state = replace(self.state, given=None)
+        return SplitWriter(
+            order, where, partial(PostgresSink.opened, self.dsn, state, order, where, self._merge(order))
         )
 
     def _merge(self, order: WriterOrder) -> Merge | None:

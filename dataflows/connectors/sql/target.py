@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from dataflows.connectors.sql.database import Database, kept
 from dataflows.connectors.sql.merge import Merge, appended
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
-from dataflows.connectors.sql.writer import DatabaseWriter
+from dataflows.connectors.sql.writer import DatabaseSink
+from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
@@ -143,17 +145,13 @@ class DatabaseTarget:
     def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
         return None
 
-    def writer(self, order: WriterOrder) -> DatabaseWriter:
+    def writer(self, order: WriterOrder) -> SplitWriter:
         write, into = self.owner.write, ObjectName(order.into, self.name.schema)
-        columns = tuple(column.name for column in order.columns)
-        merges = write.write == "merge"
-        moves = (
-            Merge(into, columns, write.key, order.version, write.delete).statements
-            if merges
-            else appended(into, columns)
-        )
-        where = f"{self.place.where}: {self.name}"
-        return DatabaseWriter(self.database.another, self.state, order, moves, where, exact=not merges)
+        columns, merges = tuple(column.name for column in order.columns), write.write == "merge"
+        merge = Merge(into, columns, write.key, order.version, write.delete)
+        moves = merge.statements if merges else appended(into, columns)
+        session = partial(DatabaseSink.opened, self.database.another, self.state, order, moves, exact=not merges)
+        return SplitWriter(order, f"{self.place.where}: {self.name}", session)
 
     def publish(
         self,
