@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dataflows.connectors.postgres.swap import shadow_prefix
+from dataflows.connectors.sql.names import shadow_prefix
 
 PROGRAM = Path(__file__).parent / "programs" / "launchers.py"
 

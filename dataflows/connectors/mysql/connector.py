@@ -40,7 +40,7 @@ class MysqlConnector:
         first = _sessions(place, name, write=True, lock=patience, seconds=owner.patience)(lambda: None)
         another = _sessions(place, name, write=True, lock=LOCK_SECONDS)
         state = MysqlState(
-            first, owner.uid, owner.source, str(name), place.where, schema=name.database, patience=patience
+            first, owner.uid, owner.source, str(name), place.where, schema=name.schema, patience=patience
         )
         return MysqlTarget(place, owner, name, first, another, state)
 
@@ -58,7 +58,7 @@ def _sessions(
         return connect(
             place.settings,
             place.where,
-            database=name.database,
+            database=name.schema,
             secrets=place.secrets,
             write=write,
             lock=lock,

@@ -37,7 +37,7 @@ class Merge:
     def stage(self) -> tuple[str, ...]:
         """Make the session's own table anew, with the target's own types; what is done before the transaction."""
         flag = f", {quoted(self.delete)} TINYINT(1)" if self.delete else ""
-        name = quoted(self.into.database, STAGE)
+        name = quoted(self.into.schema, STAGE)
         made = (
             f"CREATE TEMPORARY TABLE {name} ({quoted(_NUMBER)} BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY{flag}) "
             f"ENGINE = InnoDB SELECT {_list(self._written)} FROM {self.into.sql} LIMIT 0"
@@ -59,7 +59,7 @@ class Merge:
         return (
             f"(SELECT * FROM (SELECT s.*, row_number() OVER (PARTITION BY {_list(self.key)} "
             f"ORDER BY {newest}{quoted(_NUMBER)} DESC) AS {quoted('_penstock_r')} "
-            f"FROM {quoted(self.into.database, STAGE)} s) n WHERE {quoted('_penstock_r')} = 1)"
+            f"FROM {quoted(self.into.schema, STAGE)} s) n WHERE {quoted('_penstock_r')} = 1)"
         )
 
     def _upsert(self) -> str:

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from pymysql import err
@@ -21,6 +22,7 @@ from pymysql.protocol import MysqlPacket, OKPacketWrapper
 
 from dataflows.connectors.mysql.errors import LOST, NOBODY, told
 from dataflows.connectors.mysql.wire import Packets
+from dataflows.connectors.sql import names
 from penstock.errors import BadData, PenstockError, Unreachable
 from penstock.models.connection import MysqlConnection, resolve
 
@@ -37,11 +39,8 @@ STRICT: Final = (
     "NO_ENGINE_SUBSTITUTION"
 )
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-
-
-def quoted(*names: str) -> str:
-    """The names as one quoted SQL identifier."""
-    return ".".join("`" + name.replace("`", "``") + "`" for name in names)
+quoted: Final = partial(names.quoted, mark="`")
+"""The names as one quoted SQL identifier."""
 
 
 def _go_on() -> None:

@@ -107,7 +107,7 @@ class MysqlSource:
         """Ranges with just `rows` rows each, as far as rows with the same key let them."""
         if key is None:
             return (Split(first),)
-        indexed = self.session.rows(_INDEXED, (self.name.database, self.name.name, key.name))
+        indexed = self.session.rows(_INDEXED, (self.name.schema, self.name.name, key.name))
         found = self._steps(key, window, rows) if indexed else self._counted(key, window, rows)
         bounds = [one for one in dict.fromkeys(found) if one != window.upper]
         return between(window.lower, bounds, window.upper, first)

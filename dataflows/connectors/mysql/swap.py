@@ -8,27 +8,20 @@ put aside.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 from dataflows.connectors.contract import Method
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, exists
-from dataflows.connectors.sql.names import shadow_prefix
+from dataflows.connectors.sql.names import shadow_name, shadow_prefix
 from penstock.errors import Refused
 
-__all__ = ["aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method", "shadow_name"]
-
-
-def shadow_name(uid: str, run: str, sink: TableName) -> TableName:
-    """The table that a run of `replace` fills; never the same for two runs."""
-    digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
-    return TableName(sink.database, shadow_prefix(uid) + digest)
+__all__ = ["aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method"]
 
 
 def aside_name(uid: str, run: str, sink: TableName) -> TableName:
     """What the target is called once a run's shadow has its name."""
-    return TableName(sink.database, f"{shadow_name(uid, run, sink).name}_old")
+    return sink.beside(f"{shadow_name(uid, run, sink).name}_old")
 
 
 _OBSTACLES: Final = """
@@ -48,7 +41,7 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
     Raises:
         Refused: rows of another table refer to it.
     """
-    of = (sink.database, sink.name)
+    of = (sink.schema, sink.name)
     if found := session.rows(_REFERRERS, of * 2):
         hint = "drop the key, or write to a table that nothing refers to"
         raise Refused(f"`replace` would break foreign key {found[0][0]} of {found[0][1]}", where=where, hint=hint)
@@ -60,9 +53,9 @@ def drop_leftovers(session: Session, uid: str, sink: TableName, keep: tuple[str,
     """Drop the shadows of a pipeline in the sink's database, and what was put aside; all but `keep`."""
     prefix = shadow_prefix(uid)
     query = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND LEFT(table_name, ?) = ?"
-    for (name,) in session.rows(query, (sink.database, len(prefix), prefix)):
+    for (name,) in session.rows(query, (sink.schema, len(prefix), prefix)):
         if name not in keep:
-            session.change(f"DROP TABLE IF EXISTS {quoted(sink.database, name)}")
+            session.change(f"DROP TABLE IF EXISTS {quoted(sink.schema, name)}")
 
 
 def make_shadow(session: Session, sink: TableName, shadow: TableName) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.types import spelled
+from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, Refused, did_you_mean
 
 __all__ = ["TableName", "describe", "exists", "natives"]
 
 
-@dataclass(frozen=True, slots=True)
-class TableName:
-    """A table with its database."""
+class TableName(ObjectName):
+    """A table; `schema` is its database."""
 
-    database: str
-    name: str
+    __slots__ = ()
 
     @classmethod
     def parse(cls, text: str, database: str | None, where: str) -> TableName:
@@ -37,10 +35,7 @@ class TableName:
     @property
     def sql(self) -> str:
         """Quoted, for use in a statement."""
-        return quoted(self.database, self.name)
-
-    def __str__(self) -> str:
-        return f"{self.database}.{self.name}"
+        return quoted(self.schema, self.name)
 
 
 _RELATION: Final = """
@@ -64,12 +59,12 @@ LIMIT 5000"""
 
 def exists(session: Session, name: TableName) -> bool:
     """Whether the table is there."""
-    return bool(session.rows(_RELATION, (name.database, name.name)))
+    return bool(session.rows(_RELATION, (name.schema, name.name)))
 
 
 def natives(session: Session, name: TableName) -> dict[str, tuple[str, str]]:
     """The server's own types, as DATA_TYPE and COLUMN_TYPE, by column; MariaDB's JSON is known by its check."""
-    of = (name.database, name.name)
+    of = (name.schema, name.name)
     checks = {str(row[0]) for row in session.rows(_JSON, of)} if session.mariadb else set()
     return {
         row[0]: ("json", "json") if f"json_valid({quoted(row[0])})" in checks else (_text(row[1]), _text(row[2]))
@@ -87,12 +82,12 @@ def describe(session: Session, name: TableName, where: str, *, sink: bool) -> Ta
     Raises:
         MissingTable: a source's, with the name that comes nearest.
     """
-    of = (name.database, name.name)
+    of = (name.schema, name.name)
     found = session.rows(_RELATION, of)
     if not found:
         if sink:
             return None
-        known = [str(row[0]) for row in session.rows(_NEIGHBOURS, (name.database,))]
+        known = [str(row[0]) for row in session.rows(_NEIGHBOURS, (name.schema,))]
         hint = did_you_mean(name.name, known) or "write it as database.table; this user sees no name that is near"
         raise MissingTable("there is no such table", where=where, value=str(name), hint=hint)
     kinds = natives(session, name)

@@ -20,12 +20,12 @@ from dataflows.connectors.mysql.swap import (
     refill,
     rename,
     replace_method,
-    shadow_name,
 )
 from dataflows.connectors.mysql.tables import TableName, describe, exists
 from dataflows.connectors.mysql.types import declared, kept, short_enough
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import finished
+from dataflows.connectors.sql.names import shadow_name
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from penstock.errors import Refused
@@ -91,7 +91,7 @@ class MysqlTarget:
             return None
         if table.kind != "r":
             raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.name))
-        engine = self.session.value(_ENGINE, (self.name.database, self.name.name))
+        engine = self.session.value(_ENGINE, (self.name.schema, self.name.name))
         if engine != "InnoDB":
             hint = f"ALTER TABLE {self.name} ENGINE = InnoDB"
             what = f"a table of engine {engine} has no transactions: rows and position could not be written together"
@@ -107,7 +107,7 @@ class MysqlTarget:
             what = f"{self.name} has no unique key over just {names} that takes no NULL"
             hint = f"ALTER TABLE {self.name} ADD PRIMARY KEY ({names})"
             raise Refused(what, where=f"{where}.key", hint=hint)
-        for index, names, counted in self.session.rows(_OTHER_KEYS, (self.name.database, self.name.name)):
+        for index, names, counted in self.session.rows(_OTHER_KEYS, (self.name.schema, self.name.name)):
             if set(str(names).split("\n")) != key and not counted:
                 what = f"{self.name} has another unique key, {index}: a row could take the place of a stranger"
                 raise Refused(what, where=f"{where}.key", hint=f"merge by it, or drop {index}")
@@ -168,7 +168,7 @@ class MysqlTarget:
         return None
 
     def writer(self, order: WriterOrder) -> SplitWriter:
-        write, into = self.owner.write, TableName(self.name.database, order.into)
+        write, into = self.owner.write, self.name.beside(order.into)
         names = tuple(column.name for column in order.columns)
         merge = Merge(into, names, write.key, order.version, write.delete) if write.write == "merge" else None
         where = f"{self.place.where}: {self.name}"

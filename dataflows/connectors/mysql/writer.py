@@ -99,7 +99,7 @@ def _load(session: Session, order: WriterOrder, into: TableName, merge: Merge | 
     kinds |= dict.fromkeys([merge.delete] if merge and merge.delete else [], ("tinyint", ""))
     fields = [load_target(one, *kinds[one.name], at) for at, one in enumerate(order.columns)]
     sets = ", ".join(one for _, one in fields if one)
-    table = into.sql if merge is None else quoted(into.database, STAGE)
+    table = into.sql if merge is None else quoted(into.schema, STAGE)
     return (
         f"LOAD DATA LOCAL INFILE 'penstock' INTO TABLE {table} CHARACTER SET utf8mb4 FIELDS TERMINATED BY ',' "
         f"ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '\\n' ({', '.join(name for name, _ in fields)})"

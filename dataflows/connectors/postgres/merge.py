@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dataflows.connectors.history import HISTORY
-from dataflows.connectors.postgres.tables import TableName, quoted
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.connectors.sql.names import quoted
 from dataflows.data.tables import Column
 
 __all__ = ["STAGE", "Merge"]

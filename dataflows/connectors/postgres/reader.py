@@ -21,9 +21,9 @@ from pyarrow import csv
 from dataflows.connectors.postgres.encodings import hex_decoded
 from dataflows.connectors.postgres.session import Session, connect, copy_out, release
 from dataflows.connectors.postgres.snapshots import MARK, Moment
-from dataflows.connectors.postgres.tables import quoted
 from dataflows.connectors.postgres.wire import framed, plain, receive, receive_rows
 from dataflows.connectors.reading import chunks
+from dataflows.connectors.sql.names import quoted
 from dataflows.data.chunks import Chunk
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table

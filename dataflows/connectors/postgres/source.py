@@ -11,7 +11,8 @@ from dataflows.connectors.postgres.locks import READ, share
 from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader, key_range
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import hold
-from dataflows.connectors.postgres.tables import TableName, describe, escaped, quoted
+from dataflows.connectors.postgres.tables import TableName, describe, escaped
+from dataflows.connectors.sql.names import quoted
 from dataflows.data.cursors import TIMES, Window, split_key
 from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table

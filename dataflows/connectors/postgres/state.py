@@ -26,7 +26,8 @@ from typing import Any, Final
 from psycopg import sql
 
 from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
-from dataflows.connectors.postgres.tables import TableName, escaped, quoted
+from dataflows.connectors.postgres.tables import TableName, escaped
+from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split

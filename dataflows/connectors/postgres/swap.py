@@ -7,29 +7,18 @@ deferrable cannot be emptied and filled again, and is refused.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Final
 
 from psycopg import sql
 
 from dataflows.connectors.contract import Method
 from dataflows.connectors.postgres.session import Session, one_row, translated
-from dataflows.connectors.postgres.tables import TableName, quoted
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.connectors.sql.names import quoted, shadow_prefix
 from dataflows.connectors.state import RunRow
 from penstock.errors import Refused
 
-__all__ = ["drop_leftovers", "make_shadow", "move_in", "replace_method", "shadow_name"]
-
-
-def shadow_prefix(uid: str) -> str:
-    """What the names of all shadows of a pipeline begin with."""
-    return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:12]}_"
-
-
-def shadow_name(uid: str, run: str, sink: TableName) -> TableName:
-    """The shadow of a run, in the target's schema: 39 bytes, and never the same for two runs."""
-    digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
-    return TableName(sink.schema, shadow_prefix(uid) + digest)
+__all__ = ["drop_leftovers", "make_shadow", "move_in", "replace_method"]
 
 
 _OBSTACLES: Final = """

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from psycopg import sql
-
 from dataflows.connectors.postgres.session import Session, translated
+from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
 
-__all__ = ["TableName", "describe", "escaped", "exists", "find", "quoted"]
+__all__ = ["TableName", "describe", "escaped", "exists", "find"]
 
 FIRST_USER_OID: Final = 16384
-
-
-def quoted(*names: str) -> str:
-    """The names as one quoted SQL identifier."""
-    return sql.Identifier(*names).as_string(None)
 
 
 def escaped(text: str) -> str:
@@ -27,26 +21,16 @@ def escaped(text: str) -> str:
     return text.replace("%", "%%")
 
 
-@dataclass(frozen=True, slots=True)
-class TableName:
+class TableName(ObjectName):
     """A table with its schema."""
 
-    schema: str
-    name: str
+    __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> TableName:
         """``schema.table``, or a bare name in `public`; names are taken literally, without quotes."""
         schema, dot, name = text.partition(".")
         return cls(schema, name) if dot else cls("public", text)
-
-    @property
-    def sql(self) -> str:
-        """Quoted, for use in a statement."""
-        return quoted(self.schema, self.name)
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
 
 
 _RELATION = """

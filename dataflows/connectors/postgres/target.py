@@ -15,10 +15,11 @@ from dataflows.connectors.postgres.encodings import ODD, binary_values, has_bina
 from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
-from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method, shadow_name
-from dataflows.connectors.postgres.tables import TableName, describe, find, quoted
+from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method
+from dataflows.connectors.postgres.tables import TableName, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import finished
+from dataflows.connectors.sql.names import quoted, shadow_name
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, portable

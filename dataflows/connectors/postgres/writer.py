@@ -30,8 +30,9 @@ from dataflows.connectors.postgres.session import (
     translated,
 )
 from dataflows.connectors.postgres.state import PostgresState, session_name
-from dataflows.connectors.postgres.tables import TableName, quoted
+from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.postgres.wire import framed, plain, put_messages, unframed
+from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 from dataflows.data.types import as_text, column_type

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
-__all__ = ["ObjectName", "quoted", "shadow_name", "shadow_prefix"]
+__all__ = ["InFile", "ObjectName", "quoted", "shadow_name", "shadow_prefix"]
 
 
-def quoted(*names: str) -> str:
+def quoted(*names: str, mark: str = '"') -> str:
     """The names as one quoted SQL identifier."""
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+    return ".".join(mark + name.replace(mark, mark * 2) + mark for name in names)
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """A table or view with its schema, `main` unless told."""
+    """A table or view with its schema, or with its database where a system has no schemas."""
 
+    schema: str
     name: str
-    schema: str = "main"
 
     @property
     def sql(self) -> str:
         """Quoted, for use in a statement."""
         return quoted(self.schema, self.name)
 
+    def beside(self, name: str) -> Self:
+        """Another name in the same schema."""
+        return replace(self, name=name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+class InFile(ObjectName):
+    """A table or view of a database file: in schema `main` it goes by its bare name."""
+
+    __slots__ = ()
+
     def __str__(self) -> str:
         return self.name if self.schema == "main" else f"{self.schema}.{self.name}"
+
+
+_Name = TypeVar("_Name", bound=ObjectName)
 
 
 def shadow_prefix(uid: str) -> str:
@@ -34,7 +51,7 @@ def shadow_prefix(uid: str) -> str:
     return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:12]}_"
 
 
-def shadow_name(uid: str, run: str, sink: ObjectName) -> ObjectName:
-    """The table that a `replace` fills; never the same for two runs."""
+def shadow_name(uid: str, run: str, sink: _Name) -> _Name:
+    """The shadow of a run, beside the target: 39 bytes, and never the same for two runs."""
     digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
-    return ObjectName(shadow_prefix(uid) + digest, sink.schema)
+    return sink.beside(shadow_prefix(uid) + digest)

@@ -146,7 +146,7 @@ class DatabaseTarget:
         return None
 
     def writer(self, order: WriterOrder) -> SplitWriter:
-        write, into = self.owner.write, ObjectName(order.into, self.name.schema)
+        write, into = self.owner.write, self.name.beside(order.into)
         columns, merges = tuple(column.name for column in order.columns), write.write == "merge"
         merge = Merge(into, columns, write.key, order.version, write.delete)
         moves = merge.statements if merges else appended(into, columns)

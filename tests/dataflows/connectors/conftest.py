@@ -25,7 +25,7 @@ import pyarrow.parquet
 import pymysql
 import pytest
 
-from dataflows.connectors.postgres.swap import shadow_prefix
+from dataflows.connectors.sql.names import shadow_prefix
 from penstock.failpoints import POINTS
 from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.connectors.files.conftest import SECRET, S3Server, s3
