@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from dataflows.connectors.state import RunRow, State
 from penstock.errors import Fenced, Refused
+from penstock.failpoints import failpoint
 
-__all__ = ["Outcome", "finished", "recorded"]
+__all__ = ["Outcome", "publishing", "recorded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,27 @@ def recorded(run: RunRow, where: str) -> dict[str, Any]:
     return run.result or {}
 
 
-def finished(state: State, run: str, told: dict[str, Any], where: str) -> Outcome:
-    """What is to be recorded of a run whose splits are all done: its counters, and `told`. Inside `state.owned`.
+@contextmanager
+def publishing(
+    state: State, run: str, generation: int, position: str | None, told: dict[str, Any], where: str
+) -> Iterator[Outcome]:
+    """Hold the generation while the run's rows become the target's inside; then record its end and its result.
 
     Raises:
+        Fenced: a newer run took over.
         Refused: it has no plan any more, or splits are missing.
     """
+    with state.owned(generation):
+        failpoint("publish.locked")
+        found = _finished(state, run, told, where)
+        yield found
+        if not found.ended:
+            state.finish(run, position, found.result)
+            failpoint("publish.moved")
+
+
+def _finished(state: State, run: str, told: dict[str, Any], where: str) -> Outcome:
+    """What is to be recorded of a run whose splits are all done: its counters, and `told`."""
     row = state.run(run)
     if row is None:
         raise Refused("the run has no plan any more", where=where, hint="run it again")

@@ -37,7 +37,10 @@ class FileSet:
             Refused: a name that leads out of the connection's root.
         """
         parts = [part for part in text.split("/") if part not in {"", "."}]
-        if ".." in parts or "\\" in text or not parts or parts[0] == "_penstock":
+        if "_penstock" in parts:
+            hint = "name the folder that it lies in"
+            raise Refused("such names are Penstock's own", where=where, value=text, hint=hint)
+        if ".." in parts or "\\" in text or not parts:
             hint = "name files below the connection's root, with / between folders"
             raise Refused("the name does not lie below the root", where=where, value=text, hint=hint)
         fixed = next((at for at, part in enumerate(parts) if _WILD.search(part)), len(parts))

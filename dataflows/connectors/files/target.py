@@ -23,7 +23,7 @@ from dataflows.connectors.files.manifest import STAGED, published
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Gone, Store
 from dataflows.connectors.files.writer import FilesSink
-from dataflows.connectors.publication import finished
+from dataflows.connectors.publication import publishing
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
@@ -171,9 +171,7 @@ class FilesTarget:
         method: Method | None,
     ) -> dict[str, Any]:
         log, before = self.state.log, self.state.files(run)
-        with self.state.owned(generation):
-            failpoint("publish.locked")
-            found = finished(self.state, run, told, self.where)
+        with publishing(self.state, run, generation, position, told, self.where) as found:
             if found.ended:
                 return found.result
             try:
@@ -181,8 +179,6 @@ class FilesTarget:
             except Gone:
                 self.state.check(log.refresh(), generation)  # a newer run has published them, or taken them away
                 raise taken_away(self.where) from None
-            self.state.finish(run, position, found.result)
-            failpoint("publish.moved")
         replaced = log.table.replaced if self._replaces else []
         self.store.delete([log.at(path) for path in [*replaced, *(one["path"] for one in before)]])
         failpoint("publish.done")

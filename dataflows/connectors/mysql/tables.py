@@ -17,6 +17,7 @@ class TableName(ObjectName):
     """A table; `schema` is its database."""
 
     __slots__ = ()
+    mark = "`"
 
     @classmethod
     def parse(cls, text: str, database: str | None, where: str) -> TableName:
@@ -31,11 +32,6 @@ class TableName(ObjectName):
         if database is None:
             raise Refused("no database is named", where=where, value=text, hint="write it as database.table")
         return cls(database, text)
-
-    @property
-    def sql(self) -> str:
-        """Quoted, for use in a statement."""
-        return quoted(self.schema, self.name)
 
 
 _RELATION: Final = """

@@ -24,7 +24,8 @@ from dataflows.connectors.mysql.swap import (
 from dataflows.connectors.mysql.tables import TableName, describe, exists
 from dataflows.connectors.mysql.types import declared, kept, short_enough
 from dataflows.connectors.mysql.writer import MysqlSink
-from dataflows.connectors.publication import finished
+from dataflows.connectors.publication import publishing
+from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
 from dataflows.connectors.sql.names import shadow_name
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
@@ -33,6 +34,7 @@ from penstock.failpoints import failpoint
 
 __all__ = ["MysqlTarget"]
 
+MODES: Final = ("append", "replace", "merge")
 ROW_ROOM: Final = 48_000
 """Bytes of a row's texts of a length, all together; the server's own limit is 65535 for all columns."""
 UUIDS: Final = (10, 7, 0)
@@ -74,39 +76,24 @@ class MysqlTarget:
         return describe(self.session, self.name, self.place.where, sink=True)
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
-        write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
-        if write.write not in {"append", "replace", "merge"}:
-            hint = "write: append, replace or merge"
-            raise Refused(
-                f"connections of type {self.place.settings.type} cannot `{write.write}`",
-                where=f"{where}.write",
-                hint=hint,
-            )
-        if self.name.name.startswith("_penstock_"):
-            raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(self.name))
+        check_sink(self.place, self.owner, self.name, table, MODES)
         if not self.session.value("SELECT @@local_infile"):
             hint = "SET GLOBAL local_infile = 1"
             raise Refused("the server takes no LOAD DATA LOCAL", where=self.place.where, hint=hint)
         if table is None:
             return None
-        if table.kind != "r":
-            raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.name))
         engine = self.session.value(_ENGINE, (self.name.schema, self.name.name))
         if engine != "InnoDB":
             hint = f"ALTER TABLE {self.name} ENGINE = InnoDB"
             what = f"a table of engine {engine} has no transactions: rows and position could not be written together"
             raise Refused(what, where=self.place.where, value=str(self.name), hint=hint)
-        if write.write == "merge":
-            self._check_merge(table, where)
+        if self.owner.write.write == "merge":
+            self._check_merge(table, f"{self.place.pipeline}: spec.sink")
         return replace_method(self.session, self.name, self.place.where) if self._replaces else None
 
     def _check_merge(self, table: Table, where: str) -> None:
+        check_key(table, self.owner.write.key, where)
         key = set(self.owner.write.key)
-        if not any(key == set(one) for one in table.keys):
-            names = ", ".join(self.owner.write.key)
-            what = f"{self.name} has no unique key over just {names} that takes no NULL"
-            hint = f"ALTER TABLE {self.name} ADD PRIMARY KEY ({names})"
-            raise Refused(what, where=f"{where}.key", hint=hint)
         for index, names, counted in self.session.rows(_OTHER_KEYS, (self.name.schema, self.name.name)):
             if set(str(names).split("\n")) != key and not counted:
                 what = f"{self.name} has another unique key, {index}: a row could take the place of a stranger"
@@ -183,14 +170,10 @@ class MysqlTarget:
         told: dict[str, Any],
         method: Method | None,
     ) -> dict[str, Any]:
-        with self.state.owned(generation):
-            failpoint("publish.locked")
-            found = finished(self.state, run, told, self.place.where)
+        with publishing(self.state, run, generation, position, told, self.place.where) as found:
             if found.ended:
                 return found.result
             self._move_in(run, columns, method)
-            self.state.finish(run, position, found.result)
-            failpoint("publish.moved")
         if self._replaces:
             self.abandon(run)
         failpoint("publish.done")
@@ -211,10 +194,7 @@ class MysqlTarget:
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
         """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
-        names = ", ".join(map(quoted, columns))
-        there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
-        shadow = self._shadow(run).sql
-        query = f"SELECT count(*) FROM (SELECT 1 FROM {shadow} WHERE {there} GROUP BY {names} HAVING count(*) > 1) d"
+        query = duplicates(self._shadow(run), columns)
         return int(self.session.value(query))
 
     def drop(self, *, table: bool) -> None:

@@ -18,17 +18,18 @@ from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method
 from dataflows.connectors.postgres.tables import TableName, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
-from dataflows.connectors.publication import finished
+from dataflows.connectors.publication import publishing
+from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
 from dataflows.connectors.sql.names import quoted, shadow_name
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, portable
-from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
 __all__ = ["PostgresTarget"]
 
 LOCK_SECONDS: Final = 20.0
+MODES: Final = ("append", "replace", "merge", "scd2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +64,19 @@ class PostgresTarget:
         return find(self.session, self.table, self.place.where)
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
+        where = f"{self.place.pipeline}: spec.sink"
+        check_sink(self.place, self.owner, self.table, table, MODES, kinds="rp")
         if table is None:
             return None
-        if table.kind not in {"r", "p"}:
-            raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.table))
         if self.owner.write.write == "merge":
-            self._check_key(table)
+            check_key(table, self.owner.write.key, where)
         if self.owner.write.write == "scd2":
-            check_history(table, f"{self.place.pipeline}: spec.sink.write")
+            check_history(table, f"{where}.write")
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
 
     def in_window(self, column: Column) -> Method:
         """How the rows of a window of `column` are replaced."""
         return Method("window", column=column)
-
-    def _check_key(self, table: Table) -> None:
-        key = self.owner.write.key
-        if not any(set(key) == set(one) for one in table.keys):
-            names = ", ".join(key)
-            hint = f"ALTER TABLE {table.name} ADD PRIMARY KEY ({names})"
-            what = f"{table.name} has no unique key over just {names} that takes no NULL"
-            raise Refused(what, where=f"{self.place.pipeline}: spec.sink.key", hint=hint)
 
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """The columns, of the types of the user's own that this server has too; others become what carries them."""
@@ -175,25 +168,18 @@ class PostgresTarget:
         told: dict[str, Any],
         method: Method | None,
     ) -> dict[str, Any]:
-        with self.state.owned(generation):
-            failpoint("publish.locked")
-            found = finished(self.state, run, told, self.place.where)
+        with publishing(self.state, run, generation, position, told, self.place.where) as found:
             if found.ended:
                 return found.result
             if method is not None:
                 shadow = shadow_name(self.owner.uid, run, self.table)
                 move_in(self.session, self.table, shadow, tuple(columns), method, found.row)
-            self.state.finish(run, position, found.result)
-            failpoint("publish.moved")
         failpoint("publish.done")
         return found.result
 
     def duplicates(self, run: str, columns: Sequence[str]) -> int:
         """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
-        names = ", ".join(quoted(name) for name in columns)
-        there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
-        shadow = shadow_name(self.owner.uid, run, self.table).sql
-        query = f"SELECT count(*) FROM (SELECT 1 FROM {shadow} WHERE {there} GROUP BY {names} HAVING count(*) > 1) d"
+        query = duplicates(shadow_name(self.owner.uid, run, self.table), columns)
         with translated(self.place.where):
             return int(one_row(self.session, query)[0])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 __all__ = ["InFile", "ObjectName", "quoted", "shadow_name", "shadow_prefix"]
 
@@ -20,11 +20,13 @@ class ObjectName:
 
     schema: str
     name: str
+    mark: ClassVar[str] = '"'
+    """What the system quotes names by."""
 
     @property
     def sql(self) -> str:
         """Quoted, for use in a statement."""
-        return quoted(self.schema, self.name)
+        return quoted(self.schema, self.name, mark=self.mark)
 
     def beside(self, name: str) -> Self:
         """Another name in the same schema."""

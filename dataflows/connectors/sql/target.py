@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
-from dataflows.connectors.publication import finished
+from dataflows.connectors.publication import publishing
+from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
 from dataflows.connectors.sql.database import Database, kept
 from dataflows.connectors.sql.merge import Merge, appended
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
@@ -22,6 +23,8 @@ from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
 __all__ = ["DatabaseTarget"]
+
+MODES: Final = ("append", "replace", "merge")
 
 
 def _unchecked() -> None:
@@ -61,25 +64,13 @@ class DatabaseTarget:
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> None:
         write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
-        if write.write not in {"append", "replace", "merge"}:
-            hint = "write: append, replace or merge"
-            raise Refused(
-                f"connections of type {self.place.settings.type} cannot `{write.write}`",
-                where=f"{where}.write",
-                hint=hint,
-            )
-        if self.name.name.startswith("_penstock_"):
-            raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(self.name))
-        if table is not None and table.kind != "r":
-            raise Refused("rows can only be written to a table", where=self.place.where, value=str(self.name))
+        check_sink(self.place, self.owner, self.name, table, MODES)
         if write.write == "merge":
             self._check_merge(table or Table(self.name, "r", columns, (write.key,)), where)
 
     def _check_merge(self, table: Table, where: str) -> None:
         key, version = self.owner.write.key, self.owner.write.version
-        if not any(set(key) == set(one) for one in table.keys):
-            what = f"{self.name} has no unique key over just {', '.join(key)} that takes no NULL"
-            raise Refused(what, where=f"{where}.key", hint="make the table with such a PRIMARY KEY")
+        check_key(table, key, where, "make the table with such a PRIMARY KEY")
         column = table.column(version) if version else None
         if column is not None and not self.database.comparable(column):
             what = f"values of `{column.name}` ({column.type}) cannot be compared there"
@@ -162,15 +153,11 @@ class DatabaseTarget:
         told: dict[str, Any],
         method: Method | None,
     ) -> dict[str, Any]:
-        with self.state.owned(generation):
-            failpoint("publish.locked")
-            found = finished(self.state, run, told, self.place.where)
+        with publishing(self.state, run, generation, position, told, self.place.where) as found:
             if found.ended:
                 return found.result
             if self._replaces:
                 self._move_in(shadow_name(self.owner.uid, run, self.name), columns)
-            self.state.finish(run, position, found.result)
-            failpoint("publish.moved")
         failpoint("publish.done")
         return found.result
 
@@ -183,10 +170,7 @@ class DatabaseTarget:
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
         """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
-        names = ", ".join(map(quoted, columns))
-        there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
-        shadow = shadow_name(self.owner.uid, run, self.name).sql
-        query = f"SELECT count(*) FROM (SELECT 1 FROM {shadow} WHERE {there} GROUP BY {names} HAVING count(*) > 1) d"
+        query = duplicates(shadow_name(self.owner.uid, run, self.name), columns)
         return int(self.database.rows(query)[0][0])
 
     def drop(self, *, table: bool) -> None:

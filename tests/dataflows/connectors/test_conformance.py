@@ -104,6 +104,14 @@ def test_wide_rows(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
     assert hub.rows(f"SELECT {columns} FROM back ORDER BY id") == hub.rows("SELECT * FROM wide ORDER BY id")
 
 
+def test_names_of_penstocks_own_are_no_sinks(world: World, into: Flows) -> None:
+    there = into(world, "replace")
+    own = "copied/_penstock" if world.connection["type"] in {"files", "s3"} else "_penstock_runs"
+    there.sink["object"] = world.object.replace("copied", own)
+    error = there.failed("r1")
+    assert (error["code"], "such names are Penstock's own" in error["what"]) == ("refused", True), error
+
+
 PUBLISHED = {"publish.moved", "publish.done", "result.before", "result.written"}
 
 

@@ -1,0 +1,52 @@
+"""What a table is asked for before and after rows are written, whichever database it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.sql.names import ObjectName, quoted
+from dataflows.data.tables import Table
+from penstock.errors import Refused
+
+__all__ = ["check_key", "check_sink", "duplicates"]
+
+
+def check_sink(
+    place: Place, owner: Owner, name: ObjectName, table: Table | None, modes: Collection[str], kinds: str = "r"
+) -> None:
+    """Refuse what no row may be written to, or not by this write mode; `kinds` are those of tables.
+
+    Raises:
+        Refused: by name.
+    """
+    where, write = f"{place.pipeline}: spec.sink", owner.write.write
+    if write not in modes:
+        *others, last = modes
+        what = f"connections of type {place.settings.type} cannot `{write}`"
+        raise Refused(what, where=f"{where}.write", hint=f"write: {', '.join(others)} or {last}")
+    if name.name.startswith("_penstock_"):
+        hint = "write to a table of another name"
+        raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(name), hint=hint)
+    if table is not None and table.kind not in kinds:
+        raise Refused("rows can only be written to a table", where=place.where, value=str(name))
+
+
+def check_key(table: Table, key: Sequence[str], where: str, hint: str | None = None) -> None:
+    """Refuse to merge into a table in which two rows may have the same key.
+
+    Raises:
+        Refused: it has no unique key of just these columns.
+    """
+    if not any(set(key) == set(one) for one in table.keys):
+        names = ", ".join(key)
+        what = f"{table.name} has no unique key over just {names} that takes no NULL"
+        raise Refused(what, where=f"{where}.key", hint=hint or f"ALTER TABLE {table.name} ADD PRIMARY KEY ({names})")
+
+
+def duplicates(shadow: ObjectName, columns: Sequence[str]) -> str:
+    """The query for how many values of `columns` stand in more than one row of a shadow; NULL is never equal."""
+    names = [quoted(name, mark=shadow.mark) for name in columns]
+    there = " AND ".join(f"{name} IS NOT NULL" for name in names)
+    each = f"SELECT 1 FROM {shadow.sql} WHERE {there} GROUP BY {', '.join(names)} HAVING count(*) > 1"
+    return f"SELECT count(*) FROM ({each}) d"
