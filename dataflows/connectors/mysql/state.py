@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from dataflows.connectors.mysql.session import LOCK_SECONDS, Session
-from dataflows.connectors.sql.state import KEPT_RUNS, TABLES, DatabaseState
+from dataflows.connectors.sql.ledger import TABLES, Ledger
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from penstock.clock import now
-from penstock.errors import Fenced, PenstockError, Refused, Unavailable
+from penstock.errors import PenstockError, Unavailable
 from penstock.failpoints import failpoint
 
 __all__ = ["MysqlState", "take_name"]
@@ -46,8 +45,6 @@ _MAKE: Final = (
     pipeline VARCHAR(64) NOT NULL, run VARCHAR(255) NOT NULL, split BIGINT NOT NULL, lower_bound LONGTEXT,
     upper_bound LONGTEXT, done TINYINT NOT NULL, UNIQUE (pipeline, run, split)) {_ENGINE}""",
 )  # fmt: skip
-_ENDS: Final = "pipeline = ? AND source = ? AND sink = ?"
-_FENCED: Final = ("a newer run took over", "nothing to do: the newer run carries on")
 _STOP: Final = "(SELECT 1 UNION SELECT 2)"
 """Where it is asked for one value, an error."""
 
@@ -63,21 +60,21 @@ def take_name(session: Session, uid: str, slot: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class MysqlState(DatabaseState):
+class MysqlState(Ledger):
     """The remembered state of one pipeline between one source object and one sink object."""
 
-    database: Session  # type: ignore[assignment] # as much of a Database as is asked for here
+    session: Session
     schema: str = ""
     patience: float = LOCK_SECONDS
 
     def make(self) -> None:
         if not self.exists():
             for statement in _MAKE:
-                self.database.change(statement)
+                self.session.change(statement)
 
     def exists(self) -> bool:
         query = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_name LIKE ?"
-        found = {str(row[0]) for row in self.database.rows(query, (self.schema, "\\_penstock\\_%"))}
+        found = {str(row[0]) for row in self.session.rows(query, (self.schema, "\\_penstock\\_%"))}
         return set(TABLES) <= found
 
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
@@ -98,22 +95,14 @@ class MysqlState(DatabaseState):
         return Claim(claimed, self.loaded())
 
     def _claimed(self, slots: tuple[str, ...], run: str) -> int | RunRow:
-        with self._alone(), self.database.transaction():
-            if self.database.rows("SELECT 1 FROM _penstock_runs WHERE pipeline = ? AND state = 'dropped'", (self.uid,)):
-                hint = "nothing to do; a pipeline that is applied anew begins anew"
-                raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
-            known = self.run(run)
-            if known is not None and known.ended:
-                return known
-            generation = self._raised(slots)
-            failpoint("prepare.claiming")
-            return generation
+        with self._alone(), self.session.transaction():
+            return self.raise_generation(slots, run)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the pipeline's lock; no other session of it changes anything but by a fenced commit."""
         name = _name(self.uid, "all")
-        if self.database.value("SELECT GET_LOCK(?, ?)", (name, self.patience)) != 1:
+        if self.session.value("SELECT GET_LOCK(?, ?)", (name, self.patience)) != 1:
             raise Unavailable(
                 "another run of the pipeline is in the middle of a change", where=self.where, hint="try again later"
             )
@@ -121,20 +110,20 @@ class MysqlState(DatabaseState):
             yield
         finally:
             with contextlib.suppress(PenstockError):  # a session that is lost holds no lock
-                self.database.value("SELECT RELEASE_LOCK(?)", (name,))
+                self.session.value("SELECT RELEASE_LOCK(?)", (name,))
 
     def end_sessions(self) -> None:
         """End the sessions of other runs of the pipeline; they are fenced even where this user may not."""
         query = "SELECT DISTINCT slot FROM _penstock_positions WHERE pipeline = ?"
-        slots = [row[0] for row in self.database.rows(query, (self.uid,))]
+        slots = [row[0] for row in self.session.rows(query, (self.uid,))]
         for name in (_name(self.uid, part) for part in ("all", *slots)):
-            holder = self.database.value("SELECT IS_USED_LOCK(?)", (name,))
-            if holder is None or holder == self.database.id:
+            holder = self.session.value("SELECT IS_USED_LOCK(?)", (name,))
+            if holder is None or holder == self.session.id:
                 continue
             with contextlib.suppress(PenstockError):
-                self.database.change(f"KILL {int(holder)}")
+                self.session.change(f"KILL {int(holder)}")
             end = time.monotonic() + END_SECONDS
-            while self.database.value("SELECT IS_USED_LOCK(?)", (name,)) == holder and time.monotonic() < end:
+            while self.session.value("SELECT IS_USED_LOCK(?)", (name,)) == holder and time.monotonic() < end:
                 time.sleep(0.02)
 
     @contextmanager
@@ -145,19 +134,16 @@ class MysqlState(DatabaseState):
             Fenced: somebody has taken over.
             Unavailable: somebody is in the middle of a change.
         """
-        with self._alone(), self.database.transaction():
-            query = "SELECT generation FROM _penstock_positions WHERE pipeline = ? FOR UPDATE"
-            found = self.database.rows(query, (self.uid,))
-            if not found or any(row[0] != generation for row in found):
-                raise Fenced(_FENCED[0], where=self.where, hint=_FENCED[1])
+        with self._alone(), self.session.transaction():
+            self.check_owned(generation, "FOR UPDATE")
             yield
 
     def fencing(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> tuple[str, ...]:
         """The statements that mark a split and move its slot's counters, or fail; the last ones of a transaction."""
-        literal = self.database.literal
+        literal = self.session.literal
         once = f"SELECT IF(ROW_COUNT() = 1, 1, {_STOP})"  # not DO: MariaDB makes warnings of its errors
         sets = ", ".join(f"{name} = {name} + {int(getattr(counted, name))}" for name in COUNTED)
-        uid, source, sink = map(literal, self._ends)
+        uid, source, sink = map(literal, self.ends)
         marked = (
             f"UPDATE _penstock_splits SET done = 1 WHERE pipeline = {uid} AND run = {literal(run)} "
             f"AND split = {split} AND done = 0"
@@ -169,27 +155,7 @@ class MysqlState(DatabaseState):
         )
         return marked, once, counted_on, once
 
-    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
-        pending, planned = self.pending(run)
-        if pending:
-            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
-        row = self.run(run)
-        if row is not None and (row.write != "append" or position is not None):
-            self.database.change(
-                f"UPDATE _penstock_positions SET cursor_value = ?, cursor_field = ?, written = ? WHERE {_ENDS}",
-                (position, row.cursor, row.write, *self._ends),
-            )
-        self.database.change(f"UPDATE _penstock_positions SET run = NULL WHERE {_ENDS}", self._ends)
-        self.database.change(
-            "UPDATE _penstock_runs SET state = 'finished', result = ? WHERE pipeline = ? AND run = ?",
-            (json.dumps(result), self.uid, run),
-        )
-        self.database.change("DELETE FROM _penstock_splits WHERE pipeline = ? AND run = ?", (self.uid, run))
-        query = "SELECT run FROM _penstock_runs WHERE pipeline = ? AND state <> 'running' ORDER BY planned_at DESC"
-        for (old,) in self.database.rows(query, (self.uid,))[KEPT_RUNS:]:
-            self.database.change("DELETE FROM _penstock_runs WHERE pipeline = ? AND run = ?", (self.uid, old))
-
     def drop(self) -> None:
-        with self._alone(), self.database.transaction():
-            self._forget_all()
+        with self._alone(), self.session.transaction():
+            self.forget_all()
         self.end_sessions()

@@ -53,7 +53,7 @@ class MysqlSink:
         with closing(another(order.check)) as session:
             take_name(session, state.uid, order.slot)
             load = _load(session, order, into, merge)
-            yield cls(session, replace(state, database=session), order, where, load, merge)
+            yield cls(session, replace(state, session=session), order, where, load, merge)
 
     def begin(self, split: int, data: Any) -> None:
         for statement in self.merge.stage if self.merge else ():

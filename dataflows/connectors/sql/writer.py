@@ -48,7 +48,7 @@ class DatabaseSink:
         """Connected."""
         with closing(session(order.check)) as database:
             database.make_stage(order.columns)
-            yield cls(database, replace(state, database=database), order, moves, exact)
+            yield cls(database, replace(state, session=database), order, moves, exact)
 
     def begin(self, split: int, data: Any) -> None:
         self.database.change(f"DELETE FROM {STAGE}")
