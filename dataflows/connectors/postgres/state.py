@@ -1,46 +1,33 @@
-"""What a PostgreSQL sink remembers beside its rows: generation, plan, positions and counters of each pipeline.
-
-Three tables in the target's schema. `_penstock_positions` has a row for each slot of a pipeline: its generation is the
-fence, its counters are cumulative over all runs; beside the cursor stands what it is a cursor of, and by which write
-mode the target's rows came. `_penstock_runs` has a row for each run: its window, and at the end its result.
-`_penstock_splits` has the planned splits of unfinished runs; a split is done when its commit marked it.
+"""Who may change what a PostgreSQL sink remembers: the claim of a pipeline, and the fence of each commit.
 
 Whoever raised the generation last owns the pipeline. Every later statement of a run names its generation and finds no
 row when a newer one exists; that, not the order of events, keeps rows from being lost or doubled.
-
-A run counts from its `base` on: all rows of its plan, whichever attempt committed them. A run that takes over an
-unfinished plan takes its base too, so that it counts what the older one had committed; the older one, whose own result
-may have told a part of that, never finishes. Over finished runs each row is counted once.
 
 A pipeline that was dropped leaves one row in `_penstock_runs`, its state `dropped`: nobody can claim it any more.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from psycopg import sql
 
-from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, Session, one_row, translated
-from dataflows.connectors.postgres.tables import TableName, escaped
+from dataflows.connectors.postgres.ledger import NAMES, PostgresLedger
+from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, one_row, translated
 from dataflows.connectors.sql.names import quoted
-from dataflows.connectors.state import Claim, Loaded, RunRow
+from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
-from dataflows.data.splits import Split
-from penstock.errors import Fenced, Refused, Unavailable
+from penstock.errors import Fenced, Unavailable
 from penstock.failpoints import failpoint
 
 __all__ = ["TABLES", "PostgresState", "session_name"]
 
-KEPT_RUNS: Final = 100
 FENCE_TRIES: Final = 5
 LOCK_SECONDS: Final = 3.0
-_NAMES: Final = ("positions", "runs", "splits")
-TABLES: Final = tuple(f"_penstock_{name}" for name in _NAMES)
+TABLES: Final = tuple(f"_penstock_{name}" for name in NAMES)
 
 _THERE: Final = """SELECT count(*) = %s FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p')"""
@@ -66,50 +53,15 @@ def session_name(uid: str, generation: int) -> str:
     return f"penstock:{uid}:{generation}"
 
 
+_DROPPED: Final = """INSERT INTO {runs} (pipeline, run, source, sink, state, write, base)
+VALUES (%(pipeline)s, '', %(source)s, %(sink)s, 'dropped', '', '{{}}')"""
+
+
 @dataclass(frozen=True, slots=True)
-class PostgresState:
+class PostgresState(PostgresLedger):
     """The remembered state of one pipeline between one source object and one sink object."""
 
-    uid: str
-    source: str
-    sink: TableName
-    where: str
-    given: Session | None = None
-    """The session that everything but `fence` works over; whoever gave it closes it."""
-
-    @property
-    def session(self) -> Session:
-        """The session."""
-        if self.given is None:
-            message = "these positions were made without a session"
-            raise AssertionError(message)
-        return self.given
-
-    def table(self, name: str) -> str:
-        """Quoted name of one of the three tables, for a query that is executed with parameters."""
-        return escaped(self.plain(name))
-
-    def plain(self, name: str) -> str:
-        """Quoted name of one of the three tables, for a statement without parameters."""
-        return quoted(self.sink.schema, f"_penstock_{name}")
-
-    def format(self, text: str) -> str:
-        """`text` with the names of the three tables put in."""
-        return text.format(**{name: self.table(name) for name in _NAMES})
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """Values of the primary key, but for the slot."""
-        return {"pipeline": self.uid, "source": self.source, "sink": str(self.sink)}
-
-    # -- prepare -------------------------------------------------------------------------------------------------
-
     def make(self) -> None:
-        """Make the schema and the tables where they are missing.
-
-        Raises:
-            AccessDenied: this user may not.
-        """
         with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
             if self.exists():
                 self._amend()
@@ -121,7 +73,7 @@ class PostgresState:
                 ).fetchone()
                 if not have:  # asked first: IF NOT EXISTS needs the right to create schemas even where it does nothing
                     self.session.execute(f"CREATE SCHEMA {quoted(self.sink.schema)}")
-                self.session.execute(_TABLES.format(**{name: self.plain(name) for name in _NAMES}))
+                self.session.execute(_TABLES.format(**{name: self.plain(name) for name in NAMES}))
 
     def _amend(self) -> None:
         """Add the columns that tables made by an older version lack; asked first, for ALTER waits for everybody."""
@@ -133,7 +85,6 @@ class PostgresState:
             self.session.execute(f"ALTER TABLE {self.plain('runs')} ADD COLUMN IF NOT EXISTS split_by text")
 
     def exists(self) -> bool:
-        """Whether the three tables are there."""
         with translated(self.where):
             return bool(one_row(self.session, _THERE, (len(TABLES), self.sink.schema, list(TABLES)))[0])
 
@@ -225,26 +176,6 @@ class PostgresState:
         query = f"SELECT 1 FROM {self.table('runs')} WHERE pipeline = %s AND state = 'dropped'"
         return self.session.execute(query, (self.uid,)).fetchone() is not None
 
-    def loaded(self) -> Loaded:
-        """What the runs so far have loaded, committed splits of an unfinished `append` too."""
-        with translated(self.where):
-            found = self.session.execute(self.format(_LOADED), self.key).fetchone()
-            partly = self.session.execute(self.format(_PARTLY), self.key).fetchone()
-        write, field, cursor = found or (None, None, None)
-        if partly is None:
-            return Loaded(write, field, cursor)
-        return Loaded(write or partly[0], field or partly[1], cursor, partly=True)
-
-    def mark_partial(self) -> None:
-        """An unfinished `append` is given up, its rows stay: no later `append` may go on from here. Inside `owned`."""
-        self.session.execute(
-            f"UPDATE {self.table('positions')} SET write = 'replace', cursor_field = NULL, cursor = NULL "
-            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
-            self.key,
-        )
-
-    # -- the plan ------------------------------------------------------------------------------------------------
-
     @contextmanager
     def owned(self, generation: int) -> Iterator[None]:
         """A transaction that holds the generation: nobody can take over before it has ended.
@@ -261,131 +192,6 @@ class PostgresState:
             if not rows or any(row[0] != generation for row in rows):
                 raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
             yield
-
-    def run(self, run: str) -> RunRow | None:
-        """The run of that id, if the sink knows it."""
-        return next(iter(self._runs("run = %(run)s", {"run": run})), None)
-
-    def unfinished(self, run: str) -> RunRow | None:
-        """The run between the same source and sink that has a plan and is not finished, other than `run`."""
-        condition = "state = 'running' AND source = %(source)s AND sink = %(sink)s AND run <> %(run)s"
-        return next(iter(self._runs(condition, {"run": run})), None)
-
-    def finished(self) -> RunRow | None:
-        """The latest run between the same source and sink that is finished."""
-        return next(iter(self._runs("state = 'finished' AND source = %(source)s AND sink = %(sink)s", {})), None)
-
-    def _runs(self, condition: str, values: dict[str, Any]) -> list[RunRow]:
-        with translated(self.where):
-            rows = self.session.execute(
-                "SELECT run, write, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by, "
-                f"split_by FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} "
-                "ORDER BY planned_at DESC",
-                self.key | values,
-            ).fetchall()
-        return [
-            RunRow(run, write, field, low, up, Counters(**base), state, res, over, by)
-            for run, write, field, low, up, base, state, res, over, by in rows
-        ]
-
-    def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
-        """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
-        names = {
-            "run": plan.run,
-            "write": plan.write,
-            "field": plan.cursor,
-            "lower": plan.lower,
-            "upper": plan.upper,
-            "by": plan.split_key,
-        }
-        self.session.execute(
-            f"INSERT INTO {self.table('runs')} "
-            "(pipeline, source, sink, run, state, write, cursor_field, split_by, lower_bound, upper_bound, base) "
-            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(by)s, %(lower)s, "
-            "%(upper)s, %(base)s)",
-            self.key | names | {"base": json.dumps(plan.base.as_dict())},
-        )
-        with self.session.cursor() as cursor:
-            cursor.executemany(
-                f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) "
-                "VALUES (%s, %s, %s, %s, %s)",
-                [(self.uid, plan.run, one.number, one.lower, one.upper) for one in splits],
-            )
-        self.set_run(plan.run)
-
-    def set_run(self, run: str) -> None:
-        """Write the run's id beside the generation, for people who look."""
-        self.session.execute(f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (run, self.uid))
-
-    def take_over(self, older: str, run: str) -> None:
-        """Give the splits of an unfinished run to another one, whose plan exists. Inside `owned`."""
-        values = {"older": older, "run": run, "pipeline": self.uid}
-        self.session.execute(
-            f"UPDATE {self.table('splits')} SET run = %(run)s WHERE pipeline = %(pipeline)s AND run = %(older)s", values
-        )
-        self.supersede(older, run)
-
-    def supersede(self, older: str, run: str) -> None:
-        """Mark a run as taken over: whoever comes back with its id is refused. Inside `owned`."""
-        values = {"older": older, "run": run, "pipeline": self.uid}
-        self.session.execute(
-            f"UPDATE {self.table('runs')} SET state = 'superseded', taken_over_by = %(run)s, finished_at = now() "
-            "WHERE pipeline = %(pipeline)s AND run = %(older)s",
-            values,
-        )
-        self.session.execute(
-            f"DELETE FROM {self.table('splits')} WHERE pipeline = %(pipeline)s AND run = %(older)s", values
-        )
-
-    def forget(self, run: str) -> None:
-        """Drop the plan of a run that has to begin again. Inside `owned`."""
-        for name in ("splits", "runs"):
-            self.session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s AND run = %s", (self.uid, run))
-
-    def next_split(self, run: str) -> int:
-        """The number above those of all splits of a run."""
-        query = f"SELECT coalesce(max(split) + 1, 0) FROM {self.table('splits')} WHERE pipeline = %s AND run = %s"
-        with translated(self.where):
-            return int(one_row(self.session, query, (self.uid, run))[0])
-
-    def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
-        """The splits of a run that are not done, and the number of all."""
-        with translated(self.where):
-            rows = self.session.execute(
-                f"SELECT split, lower_bound, upper_bound, done FROM {self.table('splits')} "
-                "WHERE pipeline = %s AND run = %s ORDER BY split",
-                (self.uid, run),
-            ).fetchall()
-        return tuple(Split(number, lower, upper) for number, lower, upper, done in rows if not done), len(rows)
-
-    def counters(self) -> Counters:
-        """The cumulative counters of all slots."""
-        sums = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in COUNTED)
-        query = (
-            f"SELECT {sums} FROM {self.table('positions')} "
-            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s"
-        )
-        with translated(self.where):
-            return Counters(*one_row(self.session, query, self.key))
-
-    def committed(self, run: str, generation: int | None) -> Counters | None:
-        """What an unfinished run has committed so far; None where that is unknown, or `generation` is not the last."""
-        with translated(self.where):
-            found = self.session.execute(
-                self.format(_COMMITTED), self.key | {"run": run, "generation": generation}
-            ).fetchone()
-            return self.counters() - Counters(**found[0]) if found else None
-
-    def drop(self) -> None:
-        """Forget the pipeline: end its sessions, delete what is remembered of it, and let nobody claim it again."""
-        self.end_sessions(None)
-        with translated(self.where), self.session.transaction():
-            self.session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
-            for name in ("positions", "splits", "runs"):
-                self.session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s", (self.uid,))
-            self.session.execute(self.format(_DROPPED), self.key)
-
-    # -- commit and publish --------------------------------------------------------------------------------------
 
     def fence(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> str:
         """The last statement of a commit: mark the split, move the counters, and fail unless both hit.
@@ -406,44 +212,13 @@ class PostgresState:
             f"THEN '1' ELSE '{FENCED}' END)::int"
         )
 
-    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
-        """Record the result of a run, move the cursor, and forget its splits. Inside `owned`.
-
-        Raises:
-            Refused: splits are missing.
-        """
-        pending, planned = self.pending(run)
-        if pending:
-            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
-        values = self.key | {"run": run, "cursor": position, "result": json.dumps(result), "kept": KEPT_RUNS}
-        for statement in _FINISH:
-            self.session.execute(self.format(statement), values)
-
-
-_FINISH: Final = (
-    """UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
-    FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s
-    AND (r.write <> 'append' OR %(cursor)s::text IS NOT NULL)
-    AND p.pipeline = %(pipeline)s AND p.source = %(source)s AND p.sink = %(sink)s""",
-    "UPDATE {positions} SET run = NULL WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
-    """UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s
-    WHERE pipeline = %(pipeline)s AND run = %(run)s""",
-    "DELETE FROM {splits} WHERE pipeline = %(pipeline)s AND run = %(run)s",
-    """DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN
-    (SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)""",
-)
-
-_LOADED: Final = """SELECT write, cursor_field, cursor FROM {positions}
-WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND slot = '00'"""
-_PARTLY: Final = """SELECT r.write, r.cursor_field FROM {runs} r
-WHERE r.pipeline = %(pipeline)s AND r.source = %(source)s AND r.sink = %(sink)s AND r.state = 'running'
-AND r.write <> 'replace'
-AND EXISTS (SELECT FROM {splits} s WHERE s.pipeline = r.pipeline AND s.run = r.run AND s.done)"""
-_COMMITTED: Final = """SELECT base FROM {runs}
-WHERE pipeline = %(pipeline)s AND run = %(run)s AND state = 'running' AND (%(generation)s::bigint IS NULL
-OR %(generation)s = (SELECT max(generation) FROM {positions} WHERE pipeline = %(pipeline)s))"""
-_DROPPED: Final = """INSERT INTO {runs} (pipeline, run, source, sink, state, write, base)
-VALUES (%(pipeline)s, '', %(source)s, %(sink)s, 'dropped', '', '{{}}')"""
+    def drop(self) -> None:
+        self.end_sessions(None)
+        with translated(self.where), self.session.transaction():
+            self.session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
+            for name in ("positions", "splits", "runs"):
+                self.session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s", (self.uid,))
+            self.session.execute(self.format(_DROPPED), self.key)
 
 
 def _literal(value: str) -> str:

@@ -1,0 +1,210 @@
+"""What a PostgreSQL sink remembers beside its rows: plan, positions and counters of each pipeline.
+
+Three tables in the target's schema. `_penstock_positions` has a row for each slot of a pipeline: its generation is the
+fence, its counters are cumulative over all runs; beside the cursor stands what it is a cursor of, and by which write
+mode the target's rows came. `_penstock_runs` has a row for each run: its window, and at the end its result.
+`_penstock_splits` has the planned splits of unfinished runs; a split is done when its commit marked it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dataflows.connectors.postgres.session import Session, one_row, translated
+from dataflows.connectors.postgres.tables import TableName, escaped
+from dataflows.connectors.sql.names import quoted
+from dataflows.connectors.state import Loaded, RunRow
+from dataflows.data.counters import COUNTED, Counters
+from dataflows.data.splits import Split
+from penstock.errors import Refused
+
+__all__ = ["NAMES", "PostgresLedger"]
+
+KEPT_RUNS: Final = 100
+NAMES: Final = ("positions", "runs", "splits")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresLedger:
+    """The rows of one pipeline between one source object and one sink object."""
+
+    uid: str
+    source: str
+    sink: TableName
+    where: str
+    given: Session | None = None
+    """The session that everything but `fence` works over; whoever gave it closes it."""
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        if self.given is None:
+            message = "these positions were made without a session"
+            raise AssertionError(message)
+        return self.given
+
+    def table(self, name: str) -> str:
+        """Quoted name of one of the three tables, for a query that is executed with parameters."""
+        return escaped(self.plain(name))
+
+    def plain(self, name: str) -> str:
+        """Quoted name of one of the three tables, for a statement without parameters."""
+        return quoted(self.sink.schema, f"_penstock_{name}")
+
+    def format(self, text: str) -> str:
+        """`text` with the names of the three tables put in."""
+        return text.format(**{name: self.table(name) for name in NAMES})
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Values of the primary key, but for the slot."""
+        return {"pipeline": self.uid, "source": self.source, "sink": str(self.sink)}
+
+    def loaded(self) -> Loaded:
+        with translated(self.where):
+            found = self.session.execute(self.format(_LOADED), self.key).fetchone()
+            partly = self.session.execute(self.format(_PARTLY), self.key).fetchone()
+        write, field, cursor = found or (None, None, None)
+        if partly is None:
+            return Loaded(write, field, cursor)
+        return Loaded(write or partly[0], field or partly[1], cursor, partly=True)
+
+    def mark_partial(self) -> None:
+        self.session.execute(
+            f"UPDATE {self.table('positions')} SET write = 'replace', cursor_field = NULL, cursor = NULL "
+            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
+            self.key,
+        )
+
+    def run(self, run: str) -> RunRow | None:
+        return next(iter(self._runs("run = %(run)s", {"run": run})), None)
+
+    def unfinished(self, run: str) -> RunRow | None:
+        condition = "state = 'running' AND source = %(source)s AND sink = %(sink)s AND run <> %(run)s"
+        return next(iter(self._runs(condition, {"run": run})), None)
+
+    def finished(self) -> RunRow | None:
+        return next(iter(self._runs("state = 'finished' AND source = %(source)s AND sink = %(sink)s", {})), None)
+
+    def _runs(self, condition: str, values: dict[str, Any]) -> list[RunRow]:
+        with translated(self.where):
+            rows = self.session.execute(
+                "SELECT run, write, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by, "
+                f"split_by FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} "
+                "ORDER BY planned_at DESC",
+                self.key | values,
+            ).fetchall()
+        return [
+            RunRow(run, write, field, low, up, Counters(**base), state, res, over, by)
+            for run, write, field, low, up, base, state, res, over, by in rows
+        ]
+
+    def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
+        names = {
+            "run": plan.run,
+            "write": plan.write,
+            "field": plan.cursor,
+            "lower": plan.lower,
+            "upper": plan.upper,
+            "by": plan.split_key,
+        }
+        self.session.execute(
+            f"INSERT INTO {self.table('runs')} "
+            "(pipeline, source, sink, run, state, write, cursor_field, split_by, lower_bound, upper_bound, base) "
+            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(by)s, %(lower)s, "
+            "%(upper)s, %(base)s)",
+            self.key | names | {"base": json.dumps(plan.base.as_dict())},
+        )
+        with self.session.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) "
+                "VALUES (%s, %s, %s, %s, %s)",
+                [(self.uid, plan.run, one.number, one.lower, one.upper) for one in splits],
+            )
+        self.session.execute(f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (plan.run, self.uid))
+
+    def take_over(self, older: str, run: str) -> None:
+        values = {"older": older, "run": run, "pipeline": self.uid}
+        self.session.execute(
+            f"UPDATE {self.table('splits')} SET run = %(run)s WHERE pipeline = %(pipeline)s AND run = %(older)s", values
+        )
+        self.supersede(older, run)
+
+    def supersede(self, older: str, run: str) -> None:
+        values = {"older": older, "run": run, "pipeline": self.uid}
+        self.session.execute(
+            f"UPDATE {self.table('runs')} SET state = 'superseded', taken_over_by = %(run)s, finished_at = now() "
+            "WHERE pipeline = %(pipeline)s AND run = %(older)s",
+            values,
+        )
+        self.session.execute(
+            f"DELETE FROM {self.table('splits')} WHERE pipeline = %(pipeline)s AND run = %(older)s", values
+        )
+
+    def forget(self, run: str) -> None:
+        for name in ("splits", "runs"):
+            self.session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s AND run = %s", (self.uid, run))
+
+    def next_split(self, run: str) -> int:
+        query = f"SELECT coalesce(max(split) + 1, 0) FROM {self.table('splits')} WHERE pipeline = %s AND run = %s"
+        with translated(self.where):
+            return int(one_row(self.session, query, (self.uid, run))[0])
+
+    def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
+        with translated(self.where):
+            rows = self.session.execute(
+                f"SELECT split, lower_bound, upper_bound, done FROM {self.table('splits')} "
+                "WHERE pipeline = %s AND run = %s ORDER BY split",
+                (self.uid, run),
+            ).fetchall()
+        return tuple(Split(number, lower, upper) for number, lower, upper, done in rows if not done), len(rows)
+
+    def counters(self) -> Counters:
+        sums = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in COUNTED)
+        query = (
+            f"SELECT {sums} FROM {self.table('positions')} "
+            "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s"
+        )
+        with translated(self.where):
+            return Counters(*one_row(self.session, query, self.key))
+
+    def committed(self, run: str, generation: int | None) -> Counters | None:
+        with translated(self.where):
+            found = self.session.execute(
+                self.format(_COMMITTED), self.key | {"run": run, "generation": generation}
+            ).fetchone()
+            return self.counters() - Counters(**found[0]) if found else None
+
+    def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
+        pending, planned = self.pending(run)
+        if pending:
+            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
+        values = self.key | {"run": run, "cursor": position, "result": json.dumps(result), "kept": KEPT_RUNS}
+        for statement in _FINISH:
+            self.session.execute(self.format(statement), values)
+
+
+_FINISH: Final = (
+    """UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
+    FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s
+    AND (r.write <> 'append' OR %(cursor)s::text IS NOT NULL)
+    AND p.pipeline = %(pipeline)s AND p.source = %(source)s AND p.sink = %(sink)s""",
+    "UPDATE {positions} SET run = NULL WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
+    """UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s
+    WHERE pipeline = %(pipeline)s AND run = %(run)s""",
+    "DELETE FROM {splits} WHERE pipeline = %(pipeline)s AND run = %(run)s",
+    """DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN
+    (SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)""",
+)
+
+_LOADED: Final = """SELECT write, cursor_field, cursor FROM {positions}
+WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND slot = '00'"""
+_PARTLY: Final = """SELECT r.write, r.cursor_field FROM {runs} r
+WHERE r.pipeline = %(pipeline)s AND r.source = %(source)s AND r.sink = %(sink)s AND r.state = 'running'
+AND r.write <> 'replace'
+AND EXISTS (SELECT FROM {splits} s WHERE s.pipeline = r.pipeline AND s.run = r.run AND s.done)"""
+_COMMITTED: Final = """SELECT base FROM {runs}
+WHERE pipeline = %(pipeline)s AND run = %(run)s AND state = 'running' AND (%(generation)s::bigint IS NULL
+OR %(generation)s = (SELECT max(generation) FROM {positions} WHERE pipeline = %(pipeline)s))"""
