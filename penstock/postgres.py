@@ -25,7 +25,7 @@ from penstock.errors import (
     Unreachable,
 )
 
-__all__ = ["KEEPALIVE", "connect", "place", "translated"]
+__all__ = ["KEEPALIVE", "by_state", "connect", "place", "translated"]
 
 CONNECT_SECONDS: Final = 10
 KEEPALIVE: Final = {
@@ -33,29 +33,36 @@ KEEPALIVE: Final = {
 }  # fmt: skip
 """A peer that vanishes without a word is noticed within about a minute."""
 
-_BY_STATE: Final[dict[str, tuple[type[PenstockError], str | None]]] = {
-    "28P01": (AccessDenied, "check the user and the password"),
-    "28000": (AccessDenied, "check the user, and the server's pg_hba.conf"),
-    "42501": (AccessDenied, "grant the missing privilege to this user"),
-    "3D000": (NotFound, "create the database, or correct its name"),
-    "3F000": (SchemaMismatch, "create the schema, or correct its name"),
-    "42P01": (MissingTable, "create the table, or correct its name"),
-    "42703": (MissingColumn, "correct the column's name"),
-    "53100": (OutOfSpace, "free some space on the server's disk, then try again"),
-    "53300": (Unavailable, "raise max_connections, or close other sessions"),
-    "55P03": (Unavailable, "another session holds a lock on it; try again"),
-    "57014": (Unavailable, "the server ended the statement; try again"),
-    "40001": (Unavailable, "try again"),
-    "40P01": (Unavailable, "try again"),
+_BY_STATE: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
+    "28P01": (AccessDenied, "the server refuses this user or password", "check the user and the password"),
+    "28000": (AccessDenied, "the server refuses this user", "check the user, and the server's pg_hba.conf"),
+    "3D000": (NotFound, "there is no such database", "create the database, or correct its name"),
+    "3F000": (SchemaMismatch, "there is no such schema", "create the schema, or correct its name"),
+    "40001": (Unavailable, "the transaction met another one", "try again"),
+    "40P01": (Unavailable, "the server ended a deadlock", "try again"),
+    "42501": (AccessDenied, "a privilege is missing", "grant it to the connection's user"),
+    "42P01": (MissingTable, "there is no such table", "was it dropped or renamed? create it, or correct its name"),
+    "42703": (MissingColumn, "there is no such column", "was it dropped or renamed? correct its name"),
+    "42704": (SchemaMismatch, "there is no such type", "was it dropped?"),
+    "53100": (OutOfSpace, "the disk is full", "free some space and run again: nothing is half-applied"),
+    "53200": (Unavailable, "the server is out of memory", "try again later"),
+    "53300": (Unavailable, "the server has no connection left", "raise max_connections, or close other sessions"),
+    "55P03": (Unavailable, "a lock could not be had in time", "something holds the table; try again later"),
+    "57014": (Unavailable, "a statement took too long or was cancelled", "try again"),
+    "57P01": (Unavailable, "the session was ended by the server", "a newer run, or an administrator; try again"),
+    "57P03": (Unreachable, "the server is starting or stopping", "wait a moment, then try again"),
 }
-_BY_CLASS: Final[dict[str, tuple[type[PenstockError], str | None]]] = {
-    "08": (Unreachable, "check that the server runs and can be reached"),
-    "22": (BadData, None),
-    "23": (BadData, None),
-    "28": (AccessDenied, "check the user and the password"),
-    "53": (Unavailable, "the server lacks a resource; try again later"),
-    "57": (Unavailable, "the server ended the session; try again"),
-    "58": (Unavailable, "the server met an error of its system; see its log"),
+_BY_CLASS: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
+    "08": (Unreachable, "the connection was lost", "check that the server runs and can be reached, and try again"),
+    "22": (BadData, "the target cannot take a value", "look at the mapped types"),
+    "23": (BadData, "a row breaks a constraint of the target", "look at its keys, checks and NOT NULL columns"),
+    "28": (AccessDenied, "the server refuses this user", "check the user and the password"),
+    "40": (Unavailable, "the transaction was rolled back by the server", "try again"),
+    "42": (SchemaMismatch, "the server does not understand the statement", "does the table still have its columns?"),
+    "53": (Unavailable, "the server is out of a resource", "try again later"),
+    "54": (BadData, "a limit of the server is passed", "look at the size of the rows"),
+    "57": (Unavailable, "the server interrupted the session", "try again"),
+    "58": (Unavailable, "the server has trouble with its files", "look at its log"),
 }
 _BY_TEXT: Final[tuple[tuple[tuple[str, ...], type[PenstockError], str], ...]] = (
     (("No space left on device",), OutOfSpace, "free some space on the server's disk, then try again"),
@@ -122,10 +129,16 @@ def translated(error: psycopg.Error, *, where: str | None = None) -> PenstockErr
     state = error.sqlstate
     if state is None:
         return _while_connecting(error, where)
-    kind, hint = _BY_STATE.get(state) or _BY_CLASS.get(state[:2]) or (PenstockError, None)
+    kind, _, hint = by_state(state)
     if issubclass(kind, BadData):  # the server's own sentence quotes the value
         return kind(f"a value that the database refuses ({type(error).__name__}, SQLSTATE {state})", where=where)
     return kind(f"{_sentence(error)} (SQLSTATE {state})", where=where, hint=hint)
+
+
+def by_state(state: str) -> tuple[type[PenstockError], str, str]:
+    """The error for an SQLSTATE, what it means in words that hold no value, and what to do."""
+    unknown = PenstockError, "the server reports an error", "look at its log"
+    return _BY_STATE.get(state) or _BY_CLASS.get(state[:2]) or unknown
 
 
 def _while_connecting(error: psycopg.Error, where: str | None) -> PenstockError:

@@ -111,6 +111,17 @@ def test_an_unreachable_database(copy: Callable[..., Copy], launchers: Launchers
     assert untouched(made)
 
 
+def test_a_database_that_is_not_there_is_not_waited_for(
+    copy: Callable[..., Copy], launchers: Launchers, database: str
+) -> None:
+    made = copy("replace")
+    task = made.task("r1")
+    nowhere = {"type": "postgres", "dsn": psycopg.conninfo.make_conninfo(database, dbname="nowhere")}
+    error = failed(launchers, task | {"connections": task["connections"] | {"lake": nowhere}})
+    assert (error["code"], error["transient"]) == ("not_found", False)
+    assert untouched(made)
+
+
 def test_a_wrong_password(
     copy: Callable[..., Copy], launchers: Launchers, guarded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

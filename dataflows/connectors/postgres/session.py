@@ -18,17 +18,14 @@ from psycopg import errors as pg
 from dataflows.connectors.keeping import IDLE_SESSIONS
 from penstock.errors import (
     AccessDenied,
-    BadData,
     Fenced,
     MissingColumn,
     MissingTable,
     OutOfSpace,
     PenstockError,
-    SchemaMismatch,
-    Unavailable,
     Unreachable,
 )
-from penstock.postgres import KEEPALIVE
+from penstock.postgres import KEEPALIVE, by_state
 
 __all__ = [
     "FENCED",
@@ -42,6 +39,7 @@ __all__ = [
     "one_row",
     "release",
     "send",
+    "state_error",
     "translate",
     "translated",
 ]
@@ -80,7 +78,8 @@ def connect(
 
     Raises:
         AccessDenied: wrong password, unknown user, missing right to connect.
-        Unreachable: nothing answers, or no such database.
+        NotFound: no such database.
+        Unreachable: nothing answers.
     """
     key = (dsn, lock, statement, seconds)
     with translated(where):
@@ -152,7 +151,7 @@ def translate(error: psycopg.Error, where: str) -> PenstockError:
     """The error of Penstock's tree for one of psycopg, without row values."""
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return _not_connected(error, where)
-    return by_state(error.sqlstate or "", str(error.diag.message_primary or ""), where)
+    return state_error(error.sqlstate or "", str(error.diag.message_primary or ""), where)
 
 
 def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError:
@@ -162,49 +161,20 @@ def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError
     if 'role "' in text and "does not exist" in text:
         return AccessDenied("the server knows no such user", where=where, hint="check the user in the dsn")
     if 'database "' in text and "does not exist" in text:
-        return Unreachable("there is no such database", where=where, hint="check dbname in the dsn")
+        kind, what, hint = by_state("3D000")
+        return kind(what, where=where, hint=hint)
     if "permission denied" in text:
         return AccessDenied("the server refuses this user", where=where, hint="grant CONNECT on the database")
     return Unreachable("the connection cannot be made or was lost", where=where, hint="is the server up? try again")
 
 
-_STATES: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
-    "28P01": (AccessDenied, "the server refuses this user or password", "check user and secret"),
-    "28000": (AccessDenied, "the server refuses this user", "check user and pg_hba.conf"),
-    "3D000": (Unreachable, "there is no such database", "check dbname in the dsn"),
-    "42501": (AccessDenied, "a privilege is missing", "grant it to the connection's user"),
-    "42P01": (MissingTable, "a table of this run does not exist", "was it dropped or renamed?"),
-    "42703": (MissingColumn, "a column of this run does not exist", "was it dropped or renamed?"),
-    "42704": (SchemaMismatch, "a type of this run does not exist", "was it dropped?"),
-    "53100": (OutOfSpace, "the disk is full", "free some space and run again: nothing is half-applied"),
-    "53200": (Unavailable, "the server is out of memory", "try again later"),
-    "53300": (Unavailable, "the server has no connection left", "raise max_connections or run fewer workers"),
-    "55P03": (Unavailable, "a lock could not be had in time", "something holds the table; try again later"),
-    "57014": (Unavailable, "a statement took too long or was cancelled", "try again"),
-    "57P01": (Unavailable, "the session was ended by the server", "a newer run, or an administrator; try again"),
-    "57P03": (Unreachable, "the server is starting or stopping", "try again"),
-}
-_CLASSES: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
-    "08": (Unreachable, "the connection was lost", "try again"),
-    "22": (BadData, "the target cannot take a value", "look at the mapped types"),
-    "23": (BadData, "a row breaks a constraint of the target", "look at its keys, checks and NOT NULL columns"),
-    "40": (Unavailable, "the transaction was rolled back by the server", "try again"),
-    "42": (SchemaMismatch, "the server does not understand the statement", "does the table still have its columns?"),
-    "53": (Unavailable, "the server is out of a resource", "try again later"),
-    "54": (BadData, "a limit of the server is passed", "look at the size of the rows"),
-    "57": (Unavailable, "the server interrupted the session", "try again"),
-    "58": (Unavailable, "the server has trouble with its files", "look at its log"),
-}
-
-
-def by_state(state: str, message: str, where: str) -> PenstockError:
+def state_error(state: str, message: str, where: str) -> PenstockError:
     """The error for an SQLSTATE; of `message` only what names objects is kept."""
     if state == "22P02" and FENCED in message:
         return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
     if "No space left" in message:
         state = "53100"
-    found = _STATES.get(state) or _CLASSES.get(state[:2])
-    kind, what, hint = found or (PenstockError, "the server reports an error", "look at its log")
+    kind, what, hint = by_state(state)
     named = f" ({message})" if kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} and message else ""
     return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
 
@@ -215,7 +185,7 @@ def result_error(result: pq.abc.PGresult, where: str) -> PenstockError:
     message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
     if not state:
         return Unreachable("the connection was lost", where=where, hint="try again")
-    return by_state(state, message, where)
+    return state_error(state, message, where)
 
 
 def _go_on() -> None:

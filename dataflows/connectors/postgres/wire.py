@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager
 from typing import Final
 from uuid import uuid4
 
-from dataflows.connectors.postgres.session import IDLE_SECONDS, Session, by_state, translated
+from dataflows.connectors.postgres.session import IDLE_SECONDS, Session, state_error, translated
 from penstock.errors import BadData, PenstockError, Unreachable
 
 __all__ = ["framed", "plain", "put_messages", "receive", "receive_rows", "unframed"]
@@ -145,7 +145,9 @@ def _error(said: bytes, where: str) -> PenstockError:
         if at + 1 + length == len(said) and said.endswith(b"\x00\x00"):
             fields = {part[:1]: part[1:] for part in said[at + 5 : -2].split(b"\x00")}
             if {b"S", b"C", b"M"} <= fields.keys():
-                return by_state(fields[b"C"].decode("ascii", "replace"), fields[b"M"].decode(errors="replace"), where)
+                return state_error(
+                    fields[b"C"].decode("ascii", "replace"), fields[b"M"].decode(errors="replace"), where
+                )
         at = said.find(b"E", at + 1)
     return Unreachable("the connection was lost", where=where, hint="try again")
 

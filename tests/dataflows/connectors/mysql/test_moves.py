@@ -334,7 +334,7 @@ def test_cursors_that_are_null_are_refused(shop: Shop) -> None:
     [
         ({"password": "${file:HOME/wrong}"}, "unavailable.access_denied", "refuses this user or password"),
         ({"port": 1}, "unavailable.unreachable", "cannot be made"),
-        ({"database": "nowhere"}, "unavailable.unreachable", "no such database"),
+        ({"database": "nowhere"}, "not_found", "no such database"),
         ({"user": "stranger"}, "unavailable.access_denied", "a privilege is missing"),
         ({"host": None, "socket": "/nowhere/s"}, "unavailable.unreachable", "cannot be made"),
     ],
