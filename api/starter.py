@@ -13,7 +13,7 @@ from penstock.errors import UsageError
 from penstock.settings import FILE, load
 from penstock.topics.embedded import EmbeddedServer
 
-__all__ = ["SHOP", "WAREHOUSE", "make_project", "write_connections"]
+__all__ = ["PIPELINE", "SHOP", "WAREHOUSE", "make_project", "write_connections"]
 
 SHOP, WAREHOUSE = "sample_shop", "sample_warehouse"
 

@@ -24,7 +24,6 @@ __all__ = [
     "SchemaVersion",
     "Snapshot",
     "TaskEntry",
-    "TimerEntry",
     "WorkerEntry",
 ]
 
@@ -255,19 +254,6 @@ class WorkerEntry:
     reason: str | None
     joined_at: datetime | None
     lost_at: datetime | None
-    changed: int
-
-
-@dataclass(frozen=True, slots=True)
-class TimerEntry:
-    """A timer that an agent asked for."""
-
-    timer: str
-    due: datetime
-    subject: str | None
-    status: Literal["pending", "fired"]
-    requested_at: datetime | None
-    fired_at: datetime | None
     changed: int
 
 

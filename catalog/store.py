@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psycopg
 from sqlalchemy import Connection, Engine
@@ -40,7 +40,7 @@ from catalog.rows import Change, Entry, Rows, fold
 from catalog.search import Hit, search
 from catalog.waiting import Commits, remaining
 from penstock.errors import NotFound, Unavailable
-from penstock.models import AgentDecision, DatasetRef, Model, Schema, SchemaMapping
+from penstock.models import DatasetRef, Model, SchemaMapping
 from penstock.postgres import translated
 from penstock.records import Record
 from penstock.records.execution import SchemaObserved
@@ -113,16 +113,6 @@ class MetadataStore:
         """The fingerprint of the current schema of `ref`, None where none was observed."""
         with self._transaction() as connection:
             return datasets.fingerprint(connection, ref)
-
-    def add_schema_version(self, ref: DatasetRef, schema: Schema, *, at: datetime, offset: int) -> SchemaVersion:
-        """`schema` as the current one of `ref`: a new version, unless it is the current one already."""
-        try:
-            entry = self.dataset_of(ref)
-            known = {"kind": entry.kind, "description": entry.description, "tags": entry.tags}
-        except NotFound:
-            known = {}
-        observed = SchemaObserved.model_validate({"dataset": ref, "schema": schema, **known})
-        return self.schema_at(self.put_dataset(observed, at=at, offset=offset).id)
 
     def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:
         """Every schema that the dataset has had, the first one first. Raises NotFound."""
@@ -249,12 +239,6 @@ class MetadataStore:
         with self._transaction() as connection:
             return history.tasks(connection, run=run, status=status, limit=limit, after=after)
 
-    def log_decision(self, decision: AgentDecision, *, at: datetime, offset: int) -> Decision:
-        """Keep a decision."""
-        record = _fact("agent.decided", decision.subject, decision, at)
-        self.write([(offset, record)])
-        return self.decision(record.id)
-
     def decision(self, id: str) -> Decision:
         """The decision `id`. Raises NotFound."""
         with self._transaction() as connection:
@@ -337,10 +321,6 @@ class MetadataStore:
         """Keep `found`, each in place of its agent's last one, all or none."""
         with self._transaction() as connection:
             snapshots.save(connection, found)
-
-    def save_snapshot(self, agent: str, offset: int, rules: int, state: Any) -> None:
-        """Keep one agent's state in place of its last one."""
-        self.save_snapshots([Snapshot(agent, offset, rules, state)])
 
     def load_snapshots(self) -> dict[str, Snapshot]:
         """The snapshot of each agent that has one."""

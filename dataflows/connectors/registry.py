@@ -15,7 +15,7 @@ from dataflows.connectors.inspection import check_connector, check_source, check
 from penstock.errors import Refused
 from penstock.models.connection import plugged_in
 
-__all__ = ["connector", "open_source", "open_target"]
+__all__ = ["BUILT_IN", "connector", "open_source", "open_target"]
 
 BUILT_IN: Final = {
     "postgres": "dataflows.connectors.postgres.connector:PostgresConnector",

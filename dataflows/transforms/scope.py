@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dataflows.data.tables import Column
 from dataflows.data.types import SqlType
-from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
+from penstock.errors import MissingColumn, did_you_mean
 
 if TYPE_CHECKING:
     from dataflows.transforms.expressions.compiler import Compiled
@@ -73,11 +73,6 @@ class Scope:
             near = did_you_mean(name, self.columns) or f"there are {', '.join(list(self.columns)[:12])}"
             raise MissingColumn("there is no such column", where=where, value=name, hint=near)
         return self.columns[name]
-
-    def absent(self, name: str, where: str) -> None:
-        """Refuse a name that is taken."""
-        if name in self.columns:
-            raise SchemaMismatch("there is such a column already", where=where, value=name, hint="choose another name")
 
     def read(self, name: str) -> str:
         """The id of a column in the frame; one that is still the source's is put there."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from dataflows.data.types import SqlType
-from dataflows.transforms.expressions.terms import frame_name, physical
+from dataflows.transforms.expressions.terms import frame_name
 from dataflows.transforms.scope import Computed
 from penstock.errors import BadData
 
@@ -321,8 +321,3 @@ class Called:
             series_of(back.column(name), kind, f"{self.where}: `{name}`").alias(id_)
             for name, (id_, kind) in self.made.items()
         )
-
-
-def null_of(kind: SqlType) -> pl.Expr:
-    """A NULL of a type, as a frame holds it."""
-    return pl.lit(None, dtype=physical(kind))

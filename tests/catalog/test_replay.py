@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from catalog.compare import digest
 from catalog.database import migrate, reset
+from catalog.entries import Snapshot
 from catalog.projection import Projector
 from catalog.tables import CATALOG, metadata
 from penstock.errors import Fenced
@@ -106,7 +107,7 @@ def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.Dat
 def test_a_reset_drops_the_catalog_and_keeps_the_rest(store: Any, fold: Any, fact: Any, catalog: str) -> None:
     empty = digest(catalog)
     fold(fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2}))
-    store.save_snapshot("orchestrator", 7, 1, {"tasks": {}})
+    store.save_snapshots([Snapshot("orchestrator", 7, 1, {"tasks": {}})])
     full = digest(catalog)
     assert full["workers"][0] == 1
     reset(catalog)

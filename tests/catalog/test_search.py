@@ -108,7 +108,8 @@ def test_without_pg_trgm_only_fuzzy_search_is_missing(shelf: MetadataStore, cata
 
 def test_a_new_schema_changes_what_is_found(shelf: MetadataStore) -> None:
     ref = DatasetRef(connection="bus", object="payments")
-    shelf.add_schema_version(ref, Schema(fields=(Field(name="currency", type="text"),)), at=START, offset=99)
+    schema = Schema(fields=(Field(name="currency", type="text"),))
+    shelf.put_dataset(SchemaObserved(dataset=ref, schema_=schema), at=START, offset=99)
     assert found(shelf, "currency") == ["payments"]
     assert found(shelf, "amount") == []
 

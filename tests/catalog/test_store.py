@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from catalog.entries import Snapshot
+from catalog.entries import Dataset, Decision, Snapshot
 from catalog.folds import dataset_id
 from catalog.projection import Projector
 from catalog.store import MetadataStore
@@ -80,11 +80,12 @@ def test_a_deleted_entry_is_gone_with_its_history(store: MetadataStore) -> None:
     assert store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=V2), at=START, offset=6).version == 1
 
 
+def observed(store: MetadataStore, schema: Schema, minute: int) -> Dataset:
+    return store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=schema), at=minutes(minute), offset=minute)
+
+
 def test_schema_versions_count_changes_only(store: MetadataStore) -> None:
-    versions = [
-        store.add_schema_version(ORDERS, schema, at=minutes(at), offset=at).version
-        for at, schema in enumerate([V1, V1, V2, V2, V1])
-    ]
+    versions = [observed(store, schema, at).version for at, schema in enumerate([V1, V1, V2, V2, V1])]
     assert versions == [1, 1, 2, 2, 3]
     history = store.schema_history(dataset_id("shop", "public.orders"))
     assert [(v.version, v.schema, v.at, v.offset) for v in history] == [
@@ -97,8 +98,8 @@ def test_schema_versions_count_changes_only(store: MetadataStore) -> None:
 
 def test_a_schema_is_found_by_version_and_by_time(store: MetadataStore) -> None:
     id_ = dataset_id("shop", "public.orders")
-    store.add_schema_version(ORDERS, V1, at=minutes(10), offset=1)
-    store.add_schema_version(ORDERS, V2, at=minutes(20), offset=2)
+    observed(store, V1, 10)
+    observed(store, V2, 20)
     assert store.schema_at(id_).schema == store.schema_at(id_, version=2).schema == V2
     assert store.schema_at(id_, version=1).schema == store.schema_at(id_, at=minutes(19)).schema == V1
     assert store.schema_at(id_, at=minutes(20)).schema == V2
@@ -216,22 +217,28 @@ def decision(agent: str, subject: str, **more: Any) -> AgentDecision:
     return AgentDecision(agent=agent, rules=1, action="assign", subject=subject, reason="it has room", **more)
 
 
+def logged(store: MetadataStore, made: AgentDecision, offset: int) -> Decision:
+    payload = made.to_dict()
+    record = Record(type="agent.decided", key=made.subject, at=minutes(offset), actor="agent", payload=payload)
+    store.write([(offset, record)])
+    return store.decision(record.id)
+
+
 def test_decisions_are_logged_and_found(store: MetadataStore) -> None:
     full = decision(
         "orchestrator", "orders", confidence=0.93, threshold=0.9, policy="abc", outcome="proposed", inputs={"n": 1}
     )
-    logged = store.log_decision(full, at=START, offset=11)
-    assert store.decision(logged.id) == logged
-    assert AgentDecision.parse(logged.decision) == full
-    assert (logged.agent, logged.at, logged.offset, logged.outcome) == ("orchestrator", START, 11, "proposed")
-    assert (logged.confidence, logged.threshold, logged.policy) == (0.93, 0.9, "abc")
+    found = logged(store, full, 11)
+    assert AgentDecision.parse(found.decision) == full
+    assert (found.agent, found.at, found.offset, found.outcome) == ("orchestrator", minutes(11), 11, "proposed")
+    assert (found.confidence, found.threshold, found.policy) == (0.93, 0.9, "abc")
 
 
 def test_decisions_are_listed_by_agent_subject_and_pipeline(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     run = {"id": "r1", "pipeline": "orders", "version": 1, "status": "queued", "requested_at": START.isoformat()}
     fold(fact("run.created", {"run": run}))
     for offset, (agent, subject) in enumerate([("a", "orders"), ("b", "r1"), ("a", "users"), ("a", "orders")], 1):
-        store.log_decision(decision(agent, subject), at=minutes(offset), offset=offset)
+        logged(store, decision(agent, subject), offset)
     assert [d.offset for d in store.decisions().items] == [4, 3, 2, 1]
     assert [d.offset for d in store.decisions(agent="a").items] == [4, 3, 1]
     assert [d.offset for d in store.decisions(subject="users").items] == [3]
@@ -408,7 +415,7 @@ def test_a_wait_without_an_answer_ends_in_time(store: MetadataStore, fold: Fold,
 def test_snapshots_come_back_as_they_were(store: MetadataStore) -> None:
     state = {"z": 1, "a": [1.5, None, "\x00 ü"], "deep": {"n": 2**60}}
     store.save_snapshots([Snapshot("lifecycle", 7, 2, state), Snapshot("monitor", 8, 1, {})])
-    store.save_snapshot("monitor", 9, 1, {"seen": 3})
+    store.save_snapshots([Snapshot("monitor", 9, 1, {"seen": 3})])
     found = store.load_snapshots()
     assert found == {"lifecycle": Snapshot("lifecycle", 7, 2, state), "monitor": Snapshot("monitor", 9, 1, {"seen": 3})}
     assert list(found["lifecycle"].state) == ["z", "a", "deep"]

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from dataflows.connectors.state import RunRow
 from dataflows.data.counters import COUNTED, Counters
 
-__all__ = ["Change", "Entry", "Pipeline", "RunKept", "Table", "published", "row_entry", "row_of", "staged"]
+__all__ = ["STAGED", "Change", "Entry", "Pipeline", "RunKept", "Table", "published", "row_entry", "row_of", "staged"]
 
 VERSION: Final = 1
 KEPT_RUNS: Final = 100

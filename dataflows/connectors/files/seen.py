@@ -17,7 +17,7 @@ from typing import Final
 
 from dataflows.connectors.files.store import Listed
 
-__all__ = ["Seen"]
+__all__ = ["KEPT", "Seen"]
 
 KEPT: Final = 10_000
 

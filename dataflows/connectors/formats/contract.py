@@ -15,7 +15,6 @@ from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat
 
 __all__ = [
-    "ENDINGS",
     "FileReader",
     "FileWriter",
     "Shape",

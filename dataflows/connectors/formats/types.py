@@ -16,14 +16,13 @@ from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, fits, parse_type
 from penstock.errors import BadData, SchemaMismatch
 
-__all__ = ["TYPE_KEY", "UNKNOWN", "as_asked", "file_field", "sql_type", "united"]
+__all__ = ["UNKNOWN", "as_asked", "file_field", "sql_type", "united"]
 
 TYPE_KEY: Final = b"penstock.type"
 """Where a written Parquet column keeps its type in PostgreSQL's spelling."""
 UNKNOWN: Final = "unknown"
 """The type of a column without a value."""
 DIGITS: Final = 38
-UUID_BYTES: Final = 16
 _PLAIN: Final = {
     pa.bool_(): "boolean", pa.int8(): "smallint", pa.int16(): "smallint", pa.uint8(): "smallint",
     pa.int32(): "integer", pa.uint16(): "integer", pa.int64(): "bigint", pa.uint32(): "bigint",

@@ -20,7 +20,18 @@ from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
 from penstock.errors import BadData
 
-__all__ = ["array", "bound", "declared", "encoded", "kept", "load_target", "selected", "spelled"]
+__all__ = [
+    "array",
+    "bound",
+    "declared",
+    "encoded",
+    "is_binary",
+    "kept",
+    "load_target",
+    "selected",
+    "short_enough",
+    "spelled",
+]
 
 DECIMAL_DIGITS: Final = 65
 DECIMAL_SCALE: Final = 30

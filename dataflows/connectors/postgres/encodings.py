@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from dataflows.data.types import SqlType, carried
 
-__all__ = ["CsvEncoder", "Encoder", "binary_values", "encoder", "has_binary_form", "hex_decoded"]
+__all__ = ["ODD", "Encoder", "binary_values", "encoder", "has_binary_form", "hex_decoded"]
 
 ODD: Final = ("uuid", "jsonb")
 """Types whose binary form is not that of the Arrow type that carries them."""

@@ -29,6 +29,8 @@ from penstock.postgres import KEEPALIVE, by_state
 
 __all__ = [
     "FENCED",
+    "FORM",
+    "IDLE_SECONDS",
     "LOCK_NOT_AVAILABLE",
     "Session",
     "connect",
@@ -38,6 +40,7 @@ __all__ = [
     "one_message",
     "one_row",
     "release",
+    "result_error",
     "send",
     "state_error",
     "translate",

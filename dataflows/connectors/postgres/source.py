@@ -19,7 +19,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
 
-__all__ = ["PostgresSource", "cursor_window", "plan_splits", "row_place"]
+__all__ = ["PostgresSource", "row_place"]
 
 PLAN_SECONDS: Final = 600.0
 

@@ -27,10 +27,6 @@ __all__ = ["DatabaseTarget"]
 MODES: Final = ("append", "replace", "merge")
 
 
-def _unchecked() -> None:
-    """Of a session that waits for its own patience only."""
-
-
 @dataclass(frozen=True, slots=True)
 class DatabaseTarget:
     """A table; a `replace` fills a table of the run's own, whose rows then take the place of the target's."""
