@@ -55,6 +55,22 @@ class Launchers:
         code = self.wait(self.start(task, failpoint, without))["code"]
         return {"killed": -code} if code < 0 else result(task)
 
+    def stopped(self, task: dict[str, Any], point: str, without: tuple[str, ...] = ()) -> int:
+        """Start a run that stops at a failpoint, and wait until it has come there."""
+        pid = self.start(task, f"{point}=stop", without)
+        assert self.wait(pid) == {"stopped": True}, point
+        return pid
+
+    def woken(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
+        """The result of a stopped run that goes on to its end."""
+        os.kill(pid, signal.SIGCONT)
+        return self.ended(pid, task)
+
+    def ended(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
+        """The result of a run that was started."""
+        assert self.wait(pid)["code"] in {0, 1}
+        return dict(json.loads(Path(task["result"]).read_text()))
+
     def close(self) -> None:
         for pid in self.alive:
             os.kill(pid, signal.SIGKILL)

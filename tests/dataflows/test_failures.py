@@ -191,8 +191,7 @@ def test_a_column_dropped_in_the_middle(copy: Callable[..., Copy], launchers: La
         mapping={"fields": [{"target": "id", "from": "id"}, {"target": "name", "from": "name"}]},
     )
     made.session.execute(f"INSERT INTO {made.target} VALUES (-1, 'before', 0, now())")
-    pid = launchers.start(task, "prepare.planned=stop")  # later on the run's lock is in its way
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(task, "prepare.planned")  # later on the run's lock is in its way
     made.session.execute("ALTER TABLE public.shrinking DROP COLUMN name")
     os.kill(pid, signal.SIGCONT)
     assert launchers.wait(pid) == {"code": 1}
@@ -254,8 +253,7 @@ def test_sigterm_stops_between_chunks_and_the_run_goes_on_later(
 ) -> None:
     made = copy("append", split_rows=100)
     task = made.task("r1")
-    pid = launchers.start(task, "read.begin:3=stop")
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(task, "read.begin:3")
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)
     assert launchers.wait(pid) == {"code": 1}
@@ -268,8 +266,7 @@ def test_sigterm_stops_between_chunks_and_the_run_goes_on_later(
 def test_sigterm_ends_a_write_that_waits_for_a_lock(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     task = made.task("r1")
-    pid = launchers.start(task, "flow.begin=stop")
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(task, "flow.begin")
     with psycopg.connect(made.dsn) as other:
         other.execute(f"LOCK TABLE {made.target} IN ACCESS EXCLUSIVE MODE")
         os.kill(pid, signal.SIGCONT)

@@ -107,8 +107,7 @@ def test_another_run_that_takes_over_keeps_each_dead_row_once(
 def test_a_zombie_adds_no_dead_row(kept: Callable[..., Any], launchers: Launchers) -> None:
     _, task = kept("append")
     zombie = task("r1")
-    pid = launchers.start(zombie, "commit.begin:1=stop")
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(zombie, "commit.begin:1")
     assert launchers.run(task("r1", attempt=2))["status"] == "completed"
     os.kill(pid, signal.SIGCONT)
     launchers.wait(pid)

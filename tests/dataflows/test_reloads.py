@@ -152,8 +152,7 @@ def test_a_zombie_changes_nothing_once_it_has_a_successor(
     made = spoilt()
     made.split_rows = 60
     task = made.task("r2", reload=reload)
-    pid = launchers.start(task, f"{point}=stop")
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(task, point)
     made.add(2)
     assert completed(launchers, made.task("r3"))["rows_in"] == 2
     os.kill(pid, signal.SIGCONT)

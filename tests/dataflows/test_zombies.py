@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,18 +36,6 @@ def outcome(task: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(Path(task["result"]).read_text()))
 
 
-def stopped(launchers: Launchers, task: dict[str, Any], point: str, without: tuple[str, ...] = ()) -> int:
-    pid = launchers.start(task, f"{point}=stop", without)
-    assert launchers.wait(pid) == {"stopped": True}, point
-    return pid
-
-
-def woken(launchers: Launchers, pid: int, task: dict[str, Any]) -> dict[str, Any]:
-    os.kill(pid, signal.SIGCONT)
-    assert launchers.wait(pid)["code"] in {0, 1}
-    return outcome(task)
-
-
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("same", [True, False], ids=["same run", "new run"])
 def test_a_zombie_woken_after_its_successor_finished(
@@ -61,11 +47,11 @@ def test_a_zombie_woken_after_its_successor_finished(
     for at, point in enumerate(STOPS + HOLDING_LOCKS[: 3 if same else 1]):
         made = copy(write, arrow=at % 2 == 1)
         task = made.task("r1")
-        zombie = stopped(launchers, task, point)
+        zombie = launchers.stopped(task, point)
         successor = launchers.run(made.task("r1" if same else "r2", attempt=2))
         assert successor["status"] == "completed", (point, successor)
         assert made.differences() == EXACT, point
-        late = woken(launchers, zombie, task)
+        late = launchers.woken(zombie, task)
         assert late["status"] in {"fenced", "failed"} or point in LATE, (point, late)
         assert made.differences() == EXACT, point
         assert made.leftovers() == 0, point
@@ -87,11 +73,11 @@ def test_a_zombie_woken_while_its_successor_runs(
         for meets in ("prepare.generation_raised", "commit.before_fence:2", "flow.end"):
             made = copy(write, arrow=at % 2 == 1)
             task, second = made.task("r1"), made.task("r1" if same else "r2", attempt=2)
-            zombie = stopped(launchers, task, point)
+            zombie = launchers.stopped(task, point)
             pid = launchers.start(second, f"{meets}=stop")
             running = "stopped" in launchers.wait(pid)  # not where the zombie has done the split to stop in
-            late = woken(launchers, zombie, task)
-            end = woken(launchers, pid, second) if running else outcome(second)
+            late = launchers.woken(zombie, task)
+            end = launchers.woken(pid, second) if running else outcome(second)
             ends = (point, meets, late, end)
             assert {late["status"], end["status"]} <= {"completed", "fenced", "failed"}, ends
             assert "completed" in {late["status"], end["status"]}, ends
@@ -106,13 +92,13 @@ def test_a_zombie_whose_run_is_finished_does_not_fence_the_next_run(
 ) -> None:
     made = copy(write)
     task, newer = made.task("r1"), made.task("r2")
-    zombie = stopped(launchers, task, "prepare.state_made")
+    zombie = launchers.stopped(task, "prepare.state_made")
     first = launchers.run(made.task("r1", attempt=2))
     made.add(300)
-    pid = stopped(launchers, newer, "commit.before_fence:0")
-    late = woken(launchers, zombie, task)
+    pid = launchers.stopped(newer, "commit.before_fence:0")
+    late = launchers.woken(zombie, task)
     assert (late["status"], late["schemas"]) == ("completed", first["schemas"])
-    assert woken(launchers, pid, newer)["status"] == "completed"
+    assert launchers.woken(pid, newer)["status"] == "completed"
     assert made.differences() == EXACT
     assert made.value(f"SELECT max(generation) FROM w._penstock_positions WHERE pipeline = '{made.uid}'") == 2
 
@@ -134,10 +120,10 @@ def doubled_by_a_zombie(copy: Callable[..., Copy], launchers: Launchers, *withou
     """Rows that a zombie doubles which wakes just before its fence, in `append`, while nobody ends its session."""
     made = copy("append")
     task = made.task("r1")
-    zombie = stopped(launchers, task, "commit.before_fence:0", without)
+    zombie = launchers.stopped(task, "commit.before_fence:0", without)
     assert launchers.run(made.task("r1", attempt=2), without=("ending",))["status"] == "completed"
     assert made.differences() == EXACT
-    late = woken(launchers, zombie, task)
+    late = launchers.woken(zombie, task)
     assert made.differences()["lost"] == 0
     return made.differences()["doubled"], late["status"]
 
@@ -156,10 +142,10 @@ def test_a_zombie_between_the_fence_and_the_commit(copy: Callable[..., Copy], la
     for write in ("append", "replace"):
         made = copy(write)
         task = made.task("r1")
-        zombie = stopped(launchers, task, "commit.sent", ("single_message",))
+        zombie = launchers.stopped(task, "commit.sent", ("single_message",))
         assert launchers.run(made.task("r1", attempt=2))["status"] == "completed"
         assert made.differences() == EXACT
-        assert woken(launchers, zombie, task)["status"] in {"failed", "fenced"}
+        assert launchers.woken(zombie, task)["status"] in {"failed", "fenced"}
         assert made.differences() == EXACT
 
 

@@ -6,9 +6,6 @@ that what a system was given and what it gave back are compared by the same mean
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -368,19 +365,13 @@ class Flow:
         return dict(found["error"])
 
     def stopped(self, task: dict[str, Any], point: str) -> int:
-        pid = self.launchers.start(task, f"{point}=stop")
-        assert self.launchers.wait(pid) == {"stopped": True}, point
-        return pid
+        return self.launchers.stopped(task, point)
 
     def woken(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
-        """How a stopped run ends."""
-        os.kill(pid, signal.SIGCONT)
-        return self.ended(pid, task)
+        return self.launchers.woken(pid, task)
 
     def ended(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
-        """The result of a run that was started."""
-        assert self.launchers.wait(pid)["code"] in {0, 1}
-        return dict(json.loads(Path(task["result"]).read_text()))
+        return self.launchers.ended(pid, task)
 
 
 @pytest.fixture

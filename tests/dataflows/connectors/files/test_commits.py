@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -89,18 +88,6 @@ def test_killed_or_stopped_at_every_point_of_every_kind(
         sleeps_through(export(kind, write), launchers, point, same=same)
 
 
-def stopped(launchers: Launchers, task: dict[str, Any], point: str) -> int:
-    pid = launchers.start(task, f"{point}=stop")
-    assert launchers.wait(pid) == {"stopped": True}, point
-    return pid
-
-
-def woken(launchers: Launchers, pid: int, task: dict[str, Any]) -> dict[str, Any]:
-    os.kill(pid, signal.SIGCONT)
-    assert launchers.wait(pid)["code"] in {0, 1}
-    return dict(json.loads(Path(task["result"]).read_text()))
-
-
 STOPS = (
     "prepare.claiming", "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0",
     "commit.mid_copy:1", "commit.before_fence:1", "commit.sent:1", "flow.end", "publish.begin", "publish.locked",
@@ -125,11 +112,11 @@ def test_a_zombie_woken_after_its_successor_finished(
 def sleeps_through(made: Export, launchers: Launchers, point: str, *, same: bool) -> None:
     """Stop a run at a point, let its successor finish, and wake it."""
     task = made.task("r1")
-    zombie = stopped(launchers, task, point)
+    zombie = launchers.stopped(task, point)
     successor = launchers.run(made.task("r1" if same else "r2", attempt=2))
     assert successor["status"] == "completed", (point, successor)
     assert made.differences() == {}, point
-    late = woken(launchers, zombie, task)
+    late = launchers.woken(zombie, task)
     assert late["status"] in {"fenced", "failed"} or point in LATE, (point, late)
     assert made.differences() == {}, point
     assert launchers.run(made.task("r3"))["status"] == "completed"
@@ -149,13 +136,13 @@ def test_a_zombie_woken_while_its_successor_writes(export: Make, launchers: Laun
     ):
         made = export(kind, "append")
         task, second = made.task("r1"), made.task("r2", attempt=2)
-        zombie = stopped(launchers, task, point)
+        zombie = launchers.stopped(task, point)
         pid = launchers.start(second, f"{meets}=stop")
         running = "stopped" in launchers.wait(pid)  # not where nothing is left to do
-        late = woken(launchers, zombie, task)
+        late = launchers.woken(zombie, task)
         assert late["status"] == "fenced", (point, late)
         if running:
-            assert woken(launchers, pid, second)["status"] == "completed", (point, meets)
+            assert launchers.woken(pid, second)["status"] == "completed", (point, meets)
         assert made.differences() == {}, (point, meets)
 
 
@@ -167,10 +154,10 @@ def test_a_wider_pattern_sees_whole_runs_too(export: Make, launchers: Launchers,
     made.files.write("out/by_hand/more.parquet", made.files.visible(made.target)[0].read_bytes())
     before = len(read(made.files.source(pattern)))
     task = made.task("r2")
-    pid = stopped(launchers, task, "publish.moved")
+    pid = launchers.stopped(task, "publish.moved")
     assert len(made.rows(made.files.visible(made.target))) > before
     assert len(read(made.files.source(pattern))) == before
-    assert woken(launchers, pid, task)["status"] == "completed"
+    assert launchers.woken(pid, task)["status"] == "completed"
     assert len(read(made.files.source(pattern))) == before
 
 

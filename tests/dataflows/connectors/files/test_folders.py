@@ -441,8 +441,7 @@ def test_a_store_that_goes_away_in_the_middle_is_told_and_the_run_resumed(
 ) -> None:
     made = export("s3", "append")
     order = made.task("r1")
-    pid = launchers.start(order, "commit.before_fence:1=stop")
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(order, "commit.before_fence:1")
     s3.stop()
     os.kill(pid, 18)
     assert launchers.wait(pid)["code"] == 1

@@ -217,8 +217,7 @@ def test_a_merge_that_is_killed_anywhere_is_done_once(shop: Shop, cut: str, run:
 def test_a_merge_that_slept_writes_nothing_once_it_has_a_successor(shop: Shop) -> None:
     wanted = filled(shop)
     task = shop.task("r1", "merge", **BY)
-    pid = shop.launchers.start(task, "commit.before_fence:0=stop")
-    assert shop.launchers.wait(pid) == {"stopped": True}
+    pid = shop.launchers.stopped(task, "commit.before_fence:0")
     shop.completed("r2", "merge", **BY)
     assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == wanted
     os.kill(pid, signal.SIGCONT)

@@ -209,8 +209,7 @@ def test_a_zombie_merges_nothing(keyed: Any, launchers: Launchers, write: str) -
     made, task = keyed(write, version="v")
     put(made, *((at, f"name {at}", at) for at in range(600)))
     zombie = task("r1")
-    pid = launchers.start(zombie, "commit.before_fence:1=stop")
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(zombie, "commit.before_fence:1")
     completed(launchers, task("r1", attempt=2))
     made.session.execute("DELETE FROM versions")  # the zombie keeps its source from being truncated
     put(made, *((at, "newer", 1000) for at in range(600)))

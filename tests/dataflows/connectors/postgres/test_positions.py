@@ -117,8 +117,7 @@ def test_a_launcher_that_wakes_after_its_pipeline_was_deleted(copy: Callable[...
     for point in ("prepare.state_made", "prepare.planned", "commit.before_fence:1"):
         made = copy("append")
         task = made.task("r1")
-        pid = launchers.start(task, f"{point}=stop")
-        assert launchers.wait(pid) == {"stopped": True}
+        pid = launchers.stopped(task, point)
         for _ in range(2):
             drop_state(Job.from_task(made.task("r1")))
         os.kill(pid, signal.SIGCONT)
@@ -166,8 +165,7 @@ def test_a_run_that_took_over_counts_the_whole_plan(copy: Callable[..., Copy], l
 def test_a_fenced_run_tells_only_its_own_rows(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     task = made.task("r1")
-    pid = launchers.start(task, "commit.before_fence:1=stop")
-    assert launchers.wait(pid) == {"stopped": True}
+    pid = launchers.stopped(task, "commit.before_fence:1")
     assert launchers.run(made.task("r1", attempt=2))["status"] == "completed"
     os.kill(pid, signal.SIGCONT)
     assert launchers.wait(pid) == {"code": 1}

@@ -153,8 +153,7 @@ def test_readers_see_old_rows_until_they_see_new_ones(copy: Callable[..., Copy],
         made.session.execute(f"TRUNCATE {made.target}; INSERT INTO {made.target} VALUES (-1)")
         if view:
             made.session.execute(f"CREATE VIEW w.seen AS SELECT * FROM {made.target}")
-        pid = launchers.start(made.task(f"r{view}"), "publish.begin=stop")
-        assert launchers.wait(pid) == {"stopped": True}
+        pid = launchers.stopped(made.task(f"r{view}"), "publish.begin")
         assert made.value(f"SELECT array_agg(id) FROM {made.target}") == [-1]
         with psycopg.connect(made.dsn) as reader:  # a snapshot from before stays whole until its end
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")

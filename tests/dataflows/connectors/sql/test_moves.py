@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
@@ -135,30 +133,18 @@ HOLDING = ("prepare.claiming", "commit.before_fence:1", "publish.locked", "publi
 """Where it does."""
 
 
-def stopped(made: Move, task: dict[str, Any], point: str) -> int:
-    pid = made.launchers.start(task, f"{point}=stop")
-    assert made.launchers.wait(pid) == {"stopped": True}, point
-    return pid
-
-
-def woken(made: Move, pid: int, task: dict[str, Any]) -> dict[str, Any]:
-    os.kill(pid, signal.SIGCONT)
-    assert made.launchers.wait(pid)["code"] in {0, 1}
-    return dict(json.loads(Path(task["result"]).read_text()))
-
-
 def sleeps_through(made: Move, point: str) -> None:
     """Stop a run at a point, let its successor run, and wake it."""
     task = made.task("r1")
-    zombie = stopped(made, task, point)
+    zombie = made.launchers.stopped(task, point)
     if point in FREE:
         made.completed("r2")
         assert made.rows() == made.wanted(), point
-        late = woken(made, zombie, task)
+        late = made.launchers.woken(zombie, task)
         assert late["status"] in {"fenced", "failed"}, (point, late)
     else:
         kept_out(made)
-        assert woken(made, zombie, task)["status"] == "completed", point
+        assert made.launchers.woken(zombie, task)["status"] == "completed", point
     assert made.rows() == made.wanted(), point
     made.completed("r3")
     assert made.rows() == made.wanted(), point
@@ -182,16 +168,16 @@ def test_a_zombie_that_holds_the_file_keeps_others_out_until_it_wakes(move: Make
     sleeps_through(move("duckdb", "sqlite", "append"), "commit.before_fence:1")
     made = move("sqlite", "duckdb", "replace")
     task = made.task("r1")
-    zombie = stopped(made, task, "commit.mid_copy:1")
+    zombie = made.launchers.stopped(task, "commit.mid_copy:1")
     kept_out(made)
-    assert woken(made, zombie, task)["status"] == "completed"
+    assert made.launchers.woken(zombie, task)["status"] == "completed"
     assert made.rows() == made.wanted()
 
 
 def test_a_killed_zombie_gives_the_file_back(move: Make) -> None:
     for source, sink in PAIRS:
         made = move(source, sink, "append")
-        zombie = stopped(made, made.task("r1"), "commit.before_fence:1")
+        zombie = made.launchers.stopped(made.task("r1"), "commit.before_fence:1")
         os.kill(zombie, signal.SIGKILL)
         assert made.launchers.wait(zombie)["code"] == -signal.SIGKILL
         made.completed("r2")
