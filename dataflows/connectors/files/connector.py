@@ -6,9 +6,8 @@ from pathlib import Path
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.files.names import FileSet
-from dataflows.connectors.files.s3 import S3Store
 from dataflows.connectors.files.source import FilesSource
-from dataflows.connectors.files.store import LocalStore
+from dataflows.connectors.files.store import LocalStore, Store
 from dataflows.connectors.files.target import FilesTarget
 from penstock.models.connection import FilesConnection, S3Connection
 
@@ -18,7 +17,7 @@ __all__ = ["FilesConnector", "S3Connector"]
 class FilesConnector:
     """``type: files``."""
 
-    model = FilesConnection
+    model: type[FilesConnection | S3Connection] = FilesConnection
     takes_format = True
 
     @staticmethod
@@ -27,35 +26,22 @@ class FilesConnector:
 
     @staticmethod
     def source(place: Place) -> FilesSource:
-        return FilesSource(place, _folder(place))
+        return FilesSource(place, _store(place))
 
     @staticmethod
     def target(place: Place, owner: Owner) -> FilesTarget:
-        return FilesTarget.opened(place, owner, _folder(place))
+        return FilesTarget.opened(place, owner, _store(place))
 
 
-class S3Connector:
+class S3Connector(FilesConnector):
     """``type: s3``."""
 
     model = S3Connection
-    takes_format = True
-
-    @staticmethod
-    def named(place: Place) -> str:
-        return FileSet.parse(place.object, place.where).pattern
-
-    @staticmethod
-    def source(place: Place) -> FilesSource:
-        return FilesSource(place, _bucket(place))
-
-    @staticmethod
-    def target(place: Place, owner: Owner) -> FilesTarget:
-        return FilesTarget.opened(place, owner, _bucket(place))
 
 
-def _folder(place: Place) -> LocalStore:
-    return LocalStore(Path(place.settings.root), place.where)
+def _store(place: Place) -> Store:
+    if place.settings.type == "files":
+        return LocalStore(Path(place.settings.root), place.where)
+    from dataflows.connectors.files.s3 import S3Store
 
-
-def _bucket(place: Place) -> S3Store:
     return S3Store.of(place.settings, name=place.connection, where=place.where, secrets=place.secrets)
