@@ -19,7 +19,7 @@ from dataflows.connectors.contract import (
     Writer,
     WriterOrder,
 )
-from dataflows.connectors.publication import Outcome, finished, recorded
+from dataflows.connectors.publication import Outcome, publishing, recorded
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.state import Claim, Loaded, RunRow, State
 from dataflows.connectors.writing import OpenSplit, SplitSink, SplitWriter
@@ -97,8 +97,8 @@ __all__ = [
     "chunks",
     "column_type",
     "failpoint",
-    "finished",
     "parse_type",
+    "publishing",
     "recorded",
     "resolve",
 ]

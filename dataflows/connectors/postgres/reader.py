@@ -128,8 +128,10 @@ class PostgresReader:
             if self._asked or self._session.info.transaction_status == pq.TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error):
                     self._session.cancel_safe(timeout=CANCEL_SECONDS)
-            release(self._session)
-            self._session = None
+                self._session.close()  # its answers are still on their way
+            else:
+                release(self._session)
+            self._session, self._asked = None, False
 
     def _connected(self) -> Session:
         if self._session is None:

@@ -11,7 +11,7 @@ from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
 
-__all__ = ["TableName", "describe", "escaped", "exists", "find"]
+__all__ = ["TableName", "describe", "escaped", "find"]
 
 FIRST_USER_OID: Final = 16384
 
@@ -54,11 +54,6 @@ _NEIGHBOURS = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND c.relname NOT LIKE '\\_penstock\\_%%' LIMIT 5000"""
-
-
-def exists(session: Session, name: TableName) -> bool:
-    """Whether the table is there."""
-    return session.execute(_RELATION, (name.schema, name.name)).fetchone() is not None
 
 
 def describe(session: Session, name: TableName, where: str) -> Table:
