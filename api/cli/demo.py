@@ -54,14 +54,14 @@ def demo_(state: State, keep: Path | None) -> int:
     folder = keep or Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     if keep is None:
         folder.chmod(0o711)  # so that the server's account reaches its data in it, and they are gone with it
-    story = _Story(state, folder)
+    tour = _Tour(state, folder)
     try:
-        with Memory(story.processes) as memory:
-            proofs = story.tell()
+        with Memory(tour.processes) as memory:
+            proofs = tour.take()
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
-    return _proven(state, proofs, Figures(story.seconds, story.first_rows, memory.peak / 1e6), keep)
+    return _proven(state, proofs, Figures(tour.seconds, tour.first_rows, memory.peak / 1e6), keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _proven(state: State, proofs: list[Proof], figures: Figures, keep: Path | No
     return 1 if wrong else 0
 
 
-class _Story:
+class _Tour:
     """The steps of the tour, in order; each returns what it proved."""
 
     def __init__(self, state: State, folder: Path) -> None:
@@ -111,7 +111,7 @@ class _Story:
         server = EmbeddedServer(self.folder / HOME).pid if (self.folder / HOME).exists() else None
         return [os.getpid(), *([server] if server else [])]
 
-    def tell(self) -> list[Proof]:
+    def take(self) -> list[Proof]:
         self.state.output.say("A shop's database, an empty warehouse, and what may go wrong between them.\n")
         with Rows() as rows:
             with self._step(

@@ -55,7 +55,7 @@ def _show(state: State, found: KeptLetter) -> None:
         ("column", "value"), [(name, json.dumps(value)) for name, value in found.values.items()], empty=""
     )
     state.output.data(asdict(found))
-    state.output.hint(f"mend the rows at their source or the step in the file, then penstock run {found.name}")
+    state.output.hint(f"correct the rows at their source, or the step in the file, then penstock run {found.name}")
 
 
 def _short(found: KeptLetter) -> str:

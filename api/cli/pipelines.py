@@ -103,7 +103,7 @@ def _confirm(question: str) -> None:
 
 def _wait_until_gone(client: Client, name: str) -> None:
     deadline = time.monotonic() + DELETE_SECONDS
-    hint = f"mend it, then `penstock delete {name}` again: it stays `deleting` until then"
+    hint = f"fix it, then `penstock delete {name}` again: it stays `deleting` until then"
     with suppress(NotFound):
         while time.monotonic() < deadline:
             client.store.pipeline(name)

@@ -1,1 +1,1 @@
-"""The demo: TPC-H data in a source database, a warehouse with other names and types, and the story told with both."""
+"""The demo: TPC-H data in a source database, a warehouse with other names and types, and the tour through both."""
