@@ -34,8 +34,8 @@ _LOCK: Final = 0x64656164
 class Letter:
     """One row that could not be written: where it stood in its split, the step that refused it, and its values.
 
-    `code` and `reason` hold names and templates, never a value; `values` is a JSON object, masked where the pipeline
-    masks.
+    `code` holds a name; `reason` may show the value of a failed cast, and `values` is a JSON object: neither shows
+    what the pipeline masks.
     """
 
     row: int

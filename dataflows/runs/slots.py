@@ -120,6 +120,7 @@ class _Summed:
     def _numbered(self, refused: pa.RecordBatch, read: int) -> pa.RecordBatch:
         if not self.keeps:
             step, reason = refused.column("step")[0].as_py(), refused.column("reason")[0].as_py()
+            reason = reason.partition(", got ")[0]  # a run's error holds no value of a row
             raise BadData(
                 f"step `{step}` cannot take a row: {reason}", where=self.where, hint="look at the source's rows"
             )

@@ -143,7 +143,7 @@ class Chain:
         seen: dict[tuple[int, str], int] = {}
         steps = [_told(seen, row, one.step) for one in refused for row in one.rows]
         codes = [one.code for one in refused for _ in one.rows]
-        reasons = [one.reason for one in refused for _ in one.rows]
+        reasons = [reason for one in refused for reason in self._reasons(one)]
         return pa.RecordBatch.from_arrays(
             [
                 pa.array(column, field.type)
@@ -151,6 +151,11 @@ class Chain:
             ],
             schema=REFUSED,
         )
+
+    def _reasons(self, one: Refusal) -> list[str]:
+        """Why each row is refused; with the value, unless it comes from a column that is masked."""
+        hidden = not one.shown or one.origins & self.masked
+        return [one.reason] * len(one.rows) if hidden else [one.reason + shown for shown in one.shown]
 
     def _shown(self, name: str, value: object) -> object:
         return "***" if name in self.masked and value is not None else value

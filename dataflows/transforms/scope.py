@@ -37,10 +37,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A compiled expression, and which ids stand for the names in it."""
+    """A compiled expression, which ids stand for the names in it, and the source columns behind those."""
 
     compiled: Compiled
     reads: Mapping[str, str]
+    origins: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -97,7 +98,8 @@ class Scope:
         from dataflows.transforms.expressions.compiler import compile_expression
 
         compiled = compile_expression(text, self.types, where)
-        return Computed(compiled, {name: self.read(name) for name in sorted(compiled.columns)})
+        origins = self.origins(compiled.columns)
+        return Computed(compiled, {name: self.read(name) for name in sorted(compiled.columns)}, origins)
 
     def origins(self, names: Iterable[str]) -> frozenset[str]:
         """The source columns behind these."""

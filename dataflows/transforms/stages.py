@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import polars as pl
 
-from dataflows.data.types import SqlType
+from dataflows.data.types import SqlType, carried
 from dataflows.transforms.expressions.terms import frame_name
 from dataflows.transforms.scope import Computed
 from penstock.errors import BadData
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from dataflows.transforms.expressions.walk import Failure
 
 __all__ = [
     "ROW",
@@ -33,16 +36,24 @@ __all__ = [
 
 ROW = "_row"
 """The column of a frame that says which row of the chunk each of its rows comes from."""
+_SHOWN: Final = 60
+"""Characters of a value in the reason of a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Rows of the chunk (their numbers in it) that a step cannot take, and why; no value stands in it."""
+    """Rows of the chunk (their numbers in it) that a step cannot take, and why.
+
+    `shown` says more of each row, and shows values of the source's columns `origins`: it is left out where one of
+    them is masked.
+    """
 
     rows: Sequence[int]
     step: str
     code: str
     reason: str
+    shown: Sequence[str] = ()
+    origins: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -54,9 +65,9 @@ class Work:
     filtered: int = 0
     added: int = 0
 
-    def refuse(self, mask: pl.Series, step: str, code: str, reason: str) -> None:
+    def refuse(self, mask: pl.Series, refusal: Callable[[list[int]], Refusal]) -> None:
         """Take out the rows where `mask` is true."""
-        self.refused.append(Refusal(self.frame[ROW].filter(mask).to_list(), step, code, reason))
+        self.refused.append(refusal(self.frame[ROW].filter(mask).to_list()))
         self.frame = self.frame.filter(~mask)
 
 
@@ -69,9 +80,7 @@ class Stage(Protocol):
 
 def evaluated(frame: pl.DataFrame, values: Mapping[str, Computed]) -> pl.DataFrame:
     """The values by their names, and beside each that may fail a mask ``?name`` of the rows where it does."""
-    reads = {name: id_ for one in values.values() for name, id_ in one.reads.items()}
-    names = [pl.col(id_).alias(frame_name(name)) for name, id_ in reads.items()]
-    sub = frame.select(pl.col(ROW), *names) if names else frame.select(ROW)
+    sub = _named(frame, *values.values())
     wanted = {f"={key}": one.compiled.expr for key, one in values.items()}
     masks = {f"?{key}": one.compiled.wrong for key, one in values.items()}
     wanted |= {name: mask.fill_null(value=False) for name, mask in masks.items() if mask is not None}
@@ -83,6 +92,12 @@ def evaluated(frame: pl.DataFrame, values: Mapping[str, Computed]) -> pl.DataFra
     return done.select(
         *(pl.col(f"={key}").alias(key) for key in values), *(name for name in wanted if name.startswith("?"))
     )
+
+
+def _named(frame: pl.DataFrame, *values: Computed) -> pl.DataFrame:
+    """The columns that expressions read, by the names that they have in them."""
+    reads = {name: id_ for one in values for name, id_ in one.reads.items()}
+    return frame.select(pl.col(ROW), *(pl.col(id_).alias(frame_name(name)) for name, id_ in reads.items()))
 
 
 def _columns(sub: pl.DataFrame, wanted: Mapping[str, pl.Expr]) -> pl.DataFrame:
@@ -101,9 +116,23 @@ def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, Computed],
             continue
         mask = done[f"?{key}"]
         if mask.any():
-            reason = f"{_place(one)}: an overflow, a division by zero, or a text that is no such value"
-            work.refuse(mask, step, "expression.failed", reason)
+            reason = f"{_place(one)}: {_WHY}"
+            shown = _casts(_named(work.frame.filter(mask), one), one.compiled.failures)
+            refusal = partial(Refusal, step=step, code="expression.failed", reason=reason, origins=one.origins)
+            work.refuse(mask, partial(refusal, shown=shown))
             done = done.filter(~mask)
+
+
+_WHY: Final = "an overflow, a division by zero, or a text that is no such value"
+
+
+def _casts(sub: pl.DataFrame, failures: Sequence[Failure]) -> list[str]:
+    """Of each row the value and the type of the first cast that fails, if one does."""
+    found = pl.lit("")
+    for one in reversed(failures):
+        told = pl.concat_str(pl.lit(f"; CAST to {one.kind}, got '"), one.shown.str.slice(0, _SHOWN), pl.lit("'"))
+        found = pl.when(one.wrong.fill_null(value=False)).then(told).otherwise(found)
+    return _columns(sub, {"told": found})["told"].fill_null("").to_list()
 
 
 def _place(one: Computed) -> str:
@@ -159,7 +188,7 @@ class Checked:
             holds = holds.filter(~done["?holds"])
             refuse_wrong(work, done, values, self.step)
         if not holds.all():
-            work.refuse(~holds, self.step, "check.failed", self.reason)
+            work.refuse(~holds, partial(Refusal, step=self.step, code="check.failed", reason=self.reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,30 +237,47 @@ class Deduplicated:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """One column of a lookup's key, as expressions whose values are equal where SQL takes the columns for equal."""
+
+    here: pl.Expr
+    there: pl.Expr
+
+
+def comparable(name: str, kind: SqlType, other: SqlType) -> pl.Expr:
+    """A column beside one of type `other`: blanks at the end of a character(n) count only where that is a text's."""
+    value = pl.col(name)
+    if kind.name == "character" or (kind.text and other.name == "character" and kind.name != "text"):
+        return value.str.strip_chars_end(" ")
+    if kind.integer:
+        return value.cast(pl.Int64)
+    return value.to_physical() if kind.name == "numeric" and not carried(kind) else value
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """Columns of a small table, by its key, which is unique there; `found` is a column of it that is true."""
 
     step: str
     table: pl.DataFrame
-    left: tuple[str, ...]
-    right: tuple[str, ...]
+    keys: tuple[Key, ...]
     taken: Mapping[str, str]
     missing: str
 
     def __call__(self, work: Work) -> None:
+        keys = [f"k:{at}" for at in range(len(self.keys))]
         table = self.table.select(
-            *(pl.col(name).alias(f"k:{at}") for at, name in enumerate(self.right)),
+            *(one.there.alias(key) for key, one in zip(keys, self.keys, strict=True)),
             *(pl.col(name).alias(id_) for id_, name in self.taken.items()),
             pl.lit(value=True).alias("found"),
         )
-        keys = [f"k:{at}" for at in range(len(self.right))]
-        joined = work.frame.join(
-            table, left_on=list(self.left), right_on=keys, how="left", maintain_order="left", coalesce=True
-        )
+        left = work.frame.with_columns(one.here.alias(key) for key, one in zip(keys, self.keys, strict=True))
+        joined = left.join(table, on=keys, how="left", maintain_order="left")
         found = joined["found"].fill_null(value=False)
-        work.frame = joined.drop("found", *(key for key in keys if key in joined.columns))
+        work.frame = joined.drop("found", *keys)
         if self.missing == "refuse" and not found.all():
-            work.refuse(~found, self.step, "lookup.missing", "the looked-up table has no such key")
+            reason = "the looked-up table has no such key"
+            work.refuse(~found, partial(Refusal, step=self.step, code="lookup.missing", reason=reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +292,8 @@ class Exploded:
         bad, lists = _elements(work.frame[self.column])
         if bad is not None and bad.any():
             lists = lists.filter(~bad)
-            work.refuse(bad, self.step, "explode.no_array", "the text is no JSON array")
+            reason = "the text is no JSON array"
+            work.refuse(bad, partial(Refusal, step=self.step, code="explode.no_array", reason=reason))
         empty = int((lists.list.len() == 0).fill_null(value=False).sum())
         before = work.frame.height
         work.frame = work.frame.with_columns(lists.alias(self.id)).explode(self.id)
@@ -313,6 +360,7 @@ class Called:
         if not isinstance(back, pa.RecordBatch) or back.num_rows != work.frame.height:
             what = f"the function must give back a RecordBatch of {work.frame.height} rows"
             raise BadData(what, where=self.where, hint="keep the rows, and their order")
+        self._check_order(batch, back)
         missing = [name for name in self.made if name not in back.schema.names]
         if missing:
             hint = "name it in what the function returns, or leave it out of `columns`"
@@ -321,3 +369,18 @@ class Called:
             series_of(back.column(name), kind, f"{self.where}: `{name}`").alias(id_)
             for name, (id_, kind) in self.made.items()
         )
+
+    def _check_order(self, given: pa.RecordBatch, back: pa.RecordBatch) -> None:
+        """Refuse rows that come back in another order, which shows in the columns that come back as they were given."""
+        for name in given.schema.names:
+            if name not in back.schema.names or name in self.made:
+                continue
+            before, after = given.column(name), back.column(name)
+            if before.type != after.type or not _series(before).equals(_series(after), null_equal=True):
+                what = f"the function gave back `{name}` with other values, or its rows in another order"
+                hint = "keep the rows and their order; name each column that it changes in `columns`"
+                raise BadData(what, where=self.where, hint=hint)
+
+
+def _series(array: pa.Array) -> pl.Series:
+    return pl.Series(pl.from_arrow(array))

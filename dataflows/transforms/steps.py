@@ -163,7 +163,7 @@ def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Outside) -> l
 
 
 def _lookup(scope: Scope, step: TransformStep, where: str, outside: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Joined
+    from dataflows.transforms.stages import Joined, Key, comparable
 
     rule = step.lookup
     if rule is None or outside.load is None:
@@ -174,19 +174,20 @@ def _lookup(scope: Scope, step: TransformStep, where: str, outside: Outside) -> 
         if _family(held.type) != _family(there):
             hint = f"cast `{name}` to {there} in a step before"
             raise SchemaMismatch(f"{held.type} is never equal to {there}", where=f"{where}.on.{name}", hint=hint)
-    if table.frame.select(list(rule.on.values())).is_duplicated().any():
+    pairs = [(scope.read(name), scope[name].type, key, _of(table, key, where)) for name, key in rule.on.items()]
+    keys = tuple(Key(comparable(id_, a, b), comparable(key, b, a)) for id_, a, key, b in pairs)
+    if table.frame.select(one.there.alias(str(at)) for at, one in enumerate(keys)).is_duplicated().any():
         hint = "name columns that are unique there"
         raise SchemaMismatch(
             f"{', '.join(rule.on.values())} is no key of {rule.object}", where=f"{where}.on", hint=hint
         )
     origins = scope.origins(rule.on)
     taken = {}
-    left = tuple(scope.read(name) for name in rule.on)
     for name, column in rule.take.items():
         kind, id_ = _of(table, column, f"{where}.take.{name}"), scope.new_id()
         scope.put(name, Held(kind, nullable=True, origins=origins, id=id_), step.name)
         taken[id_] = column
-    return [Joined(step.name, table.frame, left, tuple(rule.on.values()), taken, rule.missing)]
+    return [Joined(step.name, table.frame, keys, taken, rule.missing)]
 
 
 def _family(kind: SqlType) -> object:

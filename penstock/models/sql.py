@@ -6,7 +6,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlglot import exp
+    from sqlglot.tokenizer_core import Token
 
 __all__ = ["MAX_DEPTH", "MAX_LENGTH", "parsed"]
 
@@ -44,14 +47,15 @@ def parsed(text: str) -> exp.Expression:
 def _tree(text: str) -> exp.Expression:
     import logging
 
-    from sqlglot import parse
+    from penstock.models.grammar import check_tokens, check_tree, tokens_of, trees_of
 
     logging.getLogger("sqlglot").disabled = True  # it tells of statements that it does not know; they are refused
     try:
         text.encode()
-        if _nesting(text) > MAX_NESTING:
+        tokens = tokens_of(text)
+        if _nesting(tokens) > MAX_NESTING:
             raise RecursionError
-        trees = parse(text, dialect="postgres")
+        trees = trees_of(text)
     except RecursionError:
         message = "is too deep; split it over several fields or steps"
         raise ValueError(message) from None
@@ -63,6 +67,8 @@ def _tree(text: str) -> exp.Expression:
     if len(trees) != 1 or trees[0] is None:
         message = "must be ONE SQL expression"
         raise ValueError(message)
+    check_tokens(tokens)
+    check_tree(trees[0])
     return cast("exp.Expression", trees[0])
 
 
@@ -74,15 +80,14 @@ def _no_expression(error: Exception) -> str:
     return f"is no SQL expression: it goes wrong at column {first['col']}, by {first.get('highlight') or 'its end'!r}"
 
 
-def _nesting(text: str) -> int:
-    from sqlglot import tokenize
+def _nesting(tokens: Sequence[Token]) -> int:
     from sqlglot.dialects.postgres import Postgres
     from sqlglot.tokenizer_core import TokenType
 
     opening = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE}
     closing = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE}
     found, open_, before = 0, [], None
-    for token in tokenize(text, dialect="postgres"):
+    for token in tokens:
         kind = token.token_type
         if kind in opening:
             open_.append(kind != TokenType.L_PAREN or before in Postgres.Parser.TYPE_TOKENS)

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import polars as pl
 
 from dataflows.data.types import SqlType, parse_type
+from dataflows.transforms.expressions import readers
 from dataflows.transforms.expressions.terms import (
     ANY_SIZE,
     BOOLEAN,
+    BPCHAR,
     DATE,
     INTEGERS,
     MAX_DIGITS,
     STAMP,
     STAMPTZ,
     TEXT,
+    UUID,
     Term,
     any_of,
-    as_double,
+    as_float,
     as_number,
     is_number,
     minus,
     numeric,
     out_of_range,
+    padded_text,
     physical,
     rescaled,
     text_of,
@@ -33,16 +38,13 @@ from dataflows.transforms.expressions.terms import (
 )
 from penstock.errors import SchemaMismatch
 
-__all__ = ["cast", "cast_target", "rounded"]
+__all__ = ["cast", "cast_target", "rounded", "shown"]
 
 _TRUE: Final = ["t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"]
 _FALSE: Final = ["f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"]
-LARGEST_EXACT: Final = 1e15
 LONGEST: Final = 10_000
 """Characters that a text may be filled up to."""
 _LONGEST_VARYING: Final = 10_485_760
-_DATE: Final = r"^\s*\d{4}-\d{2}-\d{2}\s*$"
-_TIME: Final = r"^\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)?\s*$"
 
 
 def cast(term: Term, kind: SqlType, where: str) -> Term:
@@ -57,7 +59,7 @@ def cast(term: Term, kind: SqlType, where: str) -> Term:
         return when_null(kind)
     family = _family(term.type), _family(kind)
     found = _CASTS.get(family)
-    if found is None:
+    if found is None or ("boolean" in family and {term.name, kind.name} & {"smallint", "bigint"}):
         raise SchemaMismatch(
             f"no cast from {term.type} to {kind}", where=where, hint="see the list of casts in the docs"
         )
@@ -109,11 +111,16 @@ def _float_to_integer(term: Term, kind: SqlType) -> Term:
     return Term(found, kind, any_of(term.wrong, lost))
 
 
+def _read(term: Term, reader: Callable[[pl.Series], pl.Series], kind: pl.DataType) -> Term:
+    """A text read by a reader, wrong where that finds no such value."""
+    texts = text_of(term)
+    found = texts.map_batches(reader, return_dtype=kind, is_elementwise=True)
+    return Term(found, TEXT, any_of(term.wrong, texts.is_not_null() & found.is_null()))
+
+
 def _text_to_integer(term: Term, kind: SqlType) -> Term:
-    text = text_of(term).str.strip_chars(" \t\n\r\f\v")
-    ok = text.str.contains(r"^[+-]?\d+$")
-    found = text.str.replace(r"^\+", "").cast(physical(kind), strict=False)
-    return Term(found, kind, any_of(term.wrong, term.expr.is_not_null() & (~ok | found.is_null())))
+    read = _read(term, readers.wholes, pl.Int128())
+    return _narrowed(read, read.expr, kind)
 
 
 def _to_numeric(term: Term, kind: SqlType) -> Term:
@@ -131,43 +138,37 @@ def _fitted(term: Term, kind: SqlType) -> Term:
 def _float_to_numeric(term: Term, kind: SqlType) -> Term:
     if kind.precision is None:
         raise SchemaMismatch("a cast to numeric needs its digits", hint="write numeric(p, s)")
-    digits = 15 if term.name == "double precision" else 6
+    digits = 15 if term.name == "double precision" else 6  # PostgreSQL goes by way of that many digits
     wide = term.expr.cast(pl.Float64)
-    size = wide.abs()
-    shown = wide.round_sig_figs(digits).cast(pl.String)  # PostgreSQL goes by way of that many digits
-    tiny = size < 10.0 ** -((kind.scale or 0) + 2)
-    text = pl.when(tiny).then(pl.lit("0")).otherwise(shown)
-    found = _text_to_numeric(Term(text, TEXT), kind)
-    return found.also_wrong(term.wrong, wide.is_not_null() & ~(size < LARGEST_EXACT))
+    text = wide.map_batches(partial(readers.decimals, digits=digits), return_dtype=pl.String, is_elementwise=True)
+    return _text_to_numeric(Term(text, TEXT, term.wrong), kind)
 
 
 def _text_to_numeric(term: Term, kind: SqlType) -> Term:
-    text = text_of(term).str.strip_chars(" \t\n\r\f\v")
     if kind.precision is None:
         raise SchemaMismatch("a cast of text to numeric needs its digits", hint="write numeric(p, s)")
-    ok = text.str.contains(r"^[+-]?(?:\d+\.?\d*|\.\d+)$")
-    whole = text.str.extract(r"^[+-]?(\d*)").fill_null("")
-    fraction = text.str.extract(r"\.(\d*)$").fill_null("")
     scale = kind.scale or 0
-    kept = (whole + fraction.str.slice(0, scale + 1).str.pad_end(scale + 1, "0")).str.strip_chars_start("0")
-    long = kept.str.len_bytes() > MAX_DIGITS
-    number = pl.when(kept == "").then(pl.lit("0")).otherwise(kept).cast(pl.Int128, strict=False)
-    signed = pl.when(text.str.starts_with("-")).then(minus(number)).when(text.is_not_null()).then(number)
-    found = Term(signed, numeric(MAX_DIGITS, scale + 1), any_of(term.wrong, text.is_not_null() & (~ok | long)))
-    return _fitted(found, kind)
+    read = _read(term, partial(readers.numerals, scale=scale), pl.Int128())
+    limit = pl.lit(10 ** min(kind.precision, MAX_DIGITS), dtype=pl.Int128)
+    return Term(read.expr, kind, any_of(read.wrong, read.expr.abs() >= limit))
 
 
 def _to_float(term: Term, kind: SqlType) -> Term:
-    found = as_double(term)
-    expr = found.expr.cast(physical(kind))
-    return Term(expr, kind, any_of(term.wrong, expr.is_infinite() & found.expr.is_finite()))
+    found = as_float(term, kind).expr
+    if term.name != "double precision":
+        return Term(found, kind, term.wrong)
+    over = found.is_infinite() & term.expr.is_finite()
+    return Term(found, kind, any_of(term.wrong, over, (found == 0.0) & (term.expr != 0.0)))
 
 
 def _text_to_float(term: Term, kind: SqlType) -> Term:
-    text = text_of(term).str.strip_chars(" \t\n\r\f\v")
-    ok = text.str.contains(r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$")
-    found = text.cast(physical(kind), strict=False)
-    return Term(found, kind, any_of(term.wrong, text.is_not_null() & (~ok | found.is_infinite() | found.is_null())))
+    text = text_of(term).str.strip_chars(readers.BLANKS).str.to_lowercase()
+    plain = text.str.contains(r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?$")
+    special = text.str.contains(r"^[+-]?(?:inf|infinity|nan)$")
+    found = text.str.replace(r"^\+", "").str.replace(r"^-nan$", "nan").cast(physical(kind), strict=False)
+    lost = (found == 0.0) & text.str.contains(r"^[+-]?[0.]*[1-9]")
+    bad = ~plain | found.is_infinite() | found.is_null() | lost
+    return Term(found, kind, any_of(term.wrong, text.is_not_null() & bad & ~special))
 
 
 def _sized(text: pl.Expr, kind: SqlType) -> pl.Expr:
@@ -178,7 +179,8 @@ def _sized(text: pl.Expr, kind: SqlType) -> pl.Expr:
 
 
 def _text_to_text(term: Term, kind: SqlType) -> Term:
-    return Term(_sized(text_of(term), kind), kind, term.wrong)
+    whole = kind == BPCHAR and term.name == "character"
+    return Term(padded_text(term) if whole else _sized(text_of(term), kind), kind, term.wrong)
 
 
 def _shown(make: Callable[[Term], pl.Expr]) -> Callable[[Term, SqlType], Term]:
@@ -214,28 +216,23 @@ def _with_year(times: pl.Expr, rest: pl.Expr) -> pl.Expr:
 
 
 def _text_to_boolean(term: Term, kind: SqlType) -> Term:
-    text = text_of(term).str.strip_chars(" \t\n\r\f\v").str.to_lowercase()
+    text = text_of(term).str.strip_chars(readers.BLANKS).str.to_lowercase()
     true, false = text.is_in(_TRUE), text.is_in(_FALSE)
     return Term(pl.when(true | false).then(true), kind, any_of(term.wrong, text.is_not_null() & ~(true | false)))
 
 
 def _text_to_date(term: Term, kind: SqlType) -> Term:
-    text = text_of(term)
-    found = text.str.strip_chars(" ").str.to_date("%Y-%m-%d", strict=False)
-    ok = text.str.contains(_DATE) & found.is_not_null() & (found.dt.year() > 0)
-    return Term(found, kind, any_of(term.wrong, text.is_not_null() & ~ok))
+    return replace(_read(term, readers.dates, pl.Date()), type=kind)
 
 
 def _text_to_stamp(term: Term, kind: SqlType) -> Term:
-    text = text_of(term).str.strip_chars(" ")
-    zoneless = text.str.replace(r"(?:Z|[+]00(?::?00)?)$", "") if kind == STAMPTZ else text
-    full = zoneless.str.replace("T", " ", literal=True)
-    full = pl.when(full.str.len_chars() == 10).then(full + " 00:00:00").otherwise(full)  # noqa: PLR2004 - a date alone
-    full = pl.when(full.str.len_chars() == 16).then(full + ":00").otherwise(full)  # noqa: PLR2004 - no seconds
-    found = full.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
-    ok = zoneless.str.contains(_TIME) & found.is_not_null() & (found.dt.year() > 0)
-    found = found.dt.replace_time_zone("UTC") if kind == STAMPTZ else found
-    return Term(found, kind, any_of(term.wrong, text.is_not_null() & ~ok))
+    zone = kind == STAMPTZ
+    read = _read(term, partial(readers.times, zone=zone), pl.Datetime("us"))
+    return replace(read, expr=read.expr.dt.replace_time_zone("UTC") if zone else read.expr, type=kind)
+
+
+def _text_to_uuid(term: Term, kind: SqlType) -> Term:
+    return replace(_read(term, readers.uuids, pl.String()), type=kind)
 
 
 def _to_stamp(term: Term, kind: SqlType) -> Term:
@@ -259,7 +256,7 @@ _CASTS: Final[dict[tuple[str, str], Callable[[Term, SqlType], Term]]] = {
     ("float", "numeric"): _float_to_numeric, ("text", "numeric"): _text_to_numeric, ("integer", "float"): _to_float,
     ("numeric", "float"): _to_float, ("float", "float"): _to_float, ("text", "float"): _text_to_float,
     ("boolean", "integer"): lambda t, k: Term(t.expr.cast(physical(k)), k, t.wrong),
-    ("integer", "boolean"): lambda t, k: Term(t.expr != 0, k, t.wrong),
+    ("integer", "boolean"): lambda t, k: Term(t.expr != 0, k, t.wrong), ("text", "uuid"): _text_to_uuid,
     ("text", "text"): _text_to_text, ("integer", "text"): _shown(lambda t: t.expr.cast(pl.String)),
     ("numeric", "text"): _shown(_numeric_text), ("boolean", "text"): _shown(lambda t: t.expr.cast(pl.String)),
     ("date", "text"): _shown(_date_text), ("stamp", "text"): _shown(_stamp_text),
@@ -272,19 +269,25 @@ _CASTS: Final[dict[tuple[str, str], Callable[[Term, SqlType], Term]]] = {
 }  # fmt: skip
 
 
+def shown(term: Term) -> pl.Expr:
+    """A value as an error shows it."""
+    text = _CASTS.get((_family(term.type), "text"))
+    return term.expr.cast(pl.String) if text is None else text(term, TEXT).expr
+
+
 def cast_target(text: str, where: str) -> SqlType:
     """The type that a CAST names.
 
     Raises:
         SchemaMismatch: not one of the listed ones.
     """
-    kind = parse_type(text)
+    kind = BPCHAR if text.lower() == "bpchar" else parse_type(text)
     if kind.precision is not None and (wrong := _misfit(kind)):
         raise SchemaMismatch(f"there is no {text} here", where=where, hint=wrong)
-    if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT} or is_number(kind) or kind.text:
+    if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT, UUID} or is_number(kind) or kind.text:
         return kind
-    names = "smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), boolean, date"
-    hint = f"listed: {names}, timestamp, timestamptz"
+    names = "smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), char(n)"
+    hint = f"there are {names}, boolean, date, timestamp, timestamptz, uuid"
     raise SchemaMismatch(f"a cast to {text} is not supported", where=where, hint=hint)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
-from dataflows.transforms.expressions.compiler import ALLOWED, NODES
-from penstock.errors import InvalidDocument, Issue, did_you_mean
+from dataflows.transforms.expressions.compiler import NODES
+from dataflows.transforms.expressions.forms import hint_for
+from penstock.errors import InvalidDocument, Issue
 from penstock.models.pipeline import Pipeline
 from penstock.models.sql import parsed
 
@@ -29,8 +30,7 @@ def check_expressions(pipeline: Pipeline) -> None:
         for node in parsed(text).walk():
             if isinstance(node, _REFUSED) and not isinstance(node, _PARTS) and type(node) not in NODES:
                 name = node.name if isinstance(node, exp.Anonymous) else node.key
-                hint = did_you_mean(name.lower(), ALLOWED)
-                issues.append(Issue(path, f"`{name}` is not allowed{f'; {hint}' if hint else ''}"))
+                issues.append(Issue(path, f"`{name}` is not allowed; {hint_for(name, node)}"))
     if issues:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -13,20 +14,24 @@ from dataflows.transforms.expressions.casts import cast, rounded
 from dataflows.transforms.expressions.terms import (
     BIGINT,
     BOOLEAN,
+    BPCHAR,
+    DOUBLE,
     INTEGER,
     INTEGERS,
     MAX_DIGITS,
     TEXT,
     Term,
     any_of,
-    as_double,
+    as_float,
     as_number,
     common,
     is_number,
+    is_text,
     minus,
     numeric,
     out_of_range,
     overflowing,
+    padded_text,
     physical,
     rescaled,
     text_of,
@@ -127,7 +132,10 @@ def _product(left: Term, right: Term) -> Term:
 
 
 def _float(sign: str, left: Term, right: Term, where: str) -> Term:
-    a, b = left.expr, right.expr
+    a = left.expr
+    b = right.expr
+    if sign == "/":  # a column of divisors: Polars multiplies by the reciprocal of a constant
+        b = b + a.is_null().cast(physical(left.type))
     if sign == "%":
         raise SchemaMismatch("`%` does not take floating-point numbers", where=where, hint="cast to numeric(p, s)")
     found = {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]
@@ -167,10 +175,14 @@ def round_to(term: Term, places: int, where: str) -> Term:
     if term.name in {"real", "double precision"}:
         if places:
             raise SchemaMismatch("round(double, n) does not exist", where=where, hint="cast to numeric(p, s) first")
-        return replace(as_double(term), expr=as_double(term).expr.round(0, mode="half_to_even"), literal=None)
+        return replace(
+            as_float(term, DOUBLE), expr=as_float(term, DOUBLE).expr.round(0, mode="half_to_even"), literal=None
+        )
     exact = as_number(term)
     if term.name in INTEGERS and places == 0:
-        return replace(as_double(term), expr=as_double(term).expr.round(0, mode="half_to_even"), literal=None)
+        return replace(
+            as_float(term, DOUBLE), expr=as_float(term, DOUBLE).expr.round(0, mode="half_to_even"), literal=None
+        )
     if not 0 <= places <= MAX_DIGITS:
         raise SchemaMismatch(f"round takes 0 to {MAX_DIGITS} digits here", where=where, value=places, hint="cast it")
     return replace(rounded(exact, places), literal=None)
@@ -180,7 +192,7 @@ def whole_part(name: str, term: Term, where: str) -> Term:
     """``floor(x)`` and ``ceil(x)``: numeric for a numeric, else double."""
     _needs_number(name, term, where)
     if term.name != "numeric":
-        found = as_double(term)
+        found = as_float(term, DOUBLE)
         return replace(found, expr=found.expr.floor() if name == "floor" else found.expr.ceil(), literal=None)
     scale = term.type.scale or 0
     unit = pl.lit(10**scale, dtype=pl.Int128)
@@ -242,24 +254,50 @@ def _brought(term: Term, kind: SqlType, where: str) -> Term:
         return (
             replace(rescaled(as_number(term), kind.scale or 0), type=kind) if term.name != "null" else when_null(kind)
         )
-    if kind == TEXT and term.name in {"text", "character varying", "unknown", "character"}:
-        return replace(term, expr=text_of(term), type=TEXT)
-    if term.name == "unknown" and kind.name in {"uuid", "label", "json", "jsonb"}:
-        return replace(term, type=kind)
-    return cast(term, kind, where)
+    expr = None
+    if is_text(term.type) and kind.name in {"text", "character"}:
+        expr = text_of(term) if kind == TEXT else padded_text(term)
+    elif term.name == "unknown" and kind.name == "label":
+        expr = term.expr
+    elif term.name == "unknown" and kind.name in {"json", "jsonb"}:
+        expr = pl.lit(_json(term, kind, where), dtype=pl.String)
+    return cast(term, kind, where) if expr is None else replace(term, expr=expr, type=kind)
+
+
+def _json(term: Term, kind: SqlType, where: str) -> str:
+    """The text of a literal that is to be JSON."""
+    text = term.literal or ""
+    try:
+        json.loads(text, parse_constant=int)  # NaN is no JSON
+    except ValueError:
+        raise SchemaMismatch(f"this is no {kind}", where=where, value=text[:60], hint="such as '{}'") from None
+    return text
 
 
 def compare(sign: str, left: Term, right: Term, where: str) -> Term:
-    """A comparison. Texts are compared by code points, as ``COLLATE "C"`` does."""
-    a, b = brought([left, right], where)
+    """A comparison. Texts are compared by code points, as ``COLLATE "C"`` does; blanks at the end of a character(n)
+    count only beside a text.
+    """
+    a, b = _compared(left, right, where)
     if a.name in {"json", "jsonb"} or (a.name == "label" and sign not in {"=", "<>"}):
         raise SchemaMismatch(f"`{sign}` does not take {left.type}", where=where, hint="write CAST(… AS text) around it")
     return Term(COMPARISONS[sign](a.expr, b.expr), BOOLEAN, any_of(a.wrong, b.wrong))
 
 
+def _compared(left: Term, right: Term, where: str) -> tuple[Term, Term]:
+    names = {left.name, right.name}
+    if "character" in names and "text" not in names and all(is_text(one.type) for one in (left, right)):
+        left, right = (replace(one, type=BPCHAR) for one in (left, right))
+        return replace(left, expr=text_of(left)), replace(right, expr=text_of(right))
+    if "text" in names and all(is_text(one.type) for one in (left, right)):
+        return replace(left, expr=text_of(left), type=TEXT), replace(right, expr=text_of(right), type=TEXT)
+    a, b = brought([left, right], where)
+    return a, b
+
+
 def distinct(left: Term, right: Term, where: str) -> Term:
     """``IS DISTINCT FROM``: never NULL."""
-    a, b = brought([left, right], where)
+    a, b = _compared(left, right, where)
     return Term(a.expr.ne_missing(b.expr), BOOLEAN, any_of(a.wrong, b.wrong))
 
 
@@ -286,7 +324,7 @@ def null_if(left: Term, right: Term, where: str) -> Term:
     kept = cast(left, TEXT, where) if left.name == "unknown" else left
     kind = common([left, right], where)
     if not kind.integer and is_number(kind):  # the left side as the operator of `=` takes it
-        kept = _brought(left, kind, where)
+        kept = as_number(left) if kind.name == "numeric" and left.name != "unknown" else _brought(left, kind, where)
     expr = pl.when(~same.expr.fill_null(value=False)).then(kept.expr)
     return Term(expr, kept.type, same.wrong)
 
@@ -294,11 +332,13 @@ def null_if(left: Term, right: Term, where: str) -> Term:
 def greatest(terms: list[Term], where: str, *, least: bool = False) -> Term:
     """``GREATEST`` and ``LEAST``: NULLs are passed by."""
     items = brought(terms, where)
-    found = items[0].expr
+    found = items[0]
     for item in items[1:]:
-        better = item.expr < found if least else item.expr > found
-        found = pl.when(found.is_null() | better.fill_null(value=False)).then(item.expr).otherwise(found)
-    return Term(found, _widest(items), any_of(*(item.wrong for item in items)))
+        new, old = text_of(item), text_of(found)
+        better = new < old if least else new > old
+        taken = found.expr.is_null() | better.fill_null(value=False)
+        found = replace(item, expr=pl.when(taken).then(item.expr).otherwise(found.expr))
+    return Term(found.expr, _widest(items), any_of(*(item.wrong for item in items)))
 
 
 def case(branches: list[tuple[Term, Term]], default: Term, where: str) -> Term:

@@ -22,17 +22,20 @@ __all__ = [
     "ANY_SIZE",
     "BIGINT",
     "BOOLEAN",
+    "BPCHAR",
     "DATE",
     "DOUBLE",
     "INTEGER",
     "NULL",
+    "REAL",
     "STAMP",
     "STAMPTZ",
     "TEXT",
     "UNKNOWN",
+    "UUID",
     "Term",
     "any_of",
-    "as_double",
+    "as_float",
     "as_number",
     "common",
     "dated",
@@ -45,6 +48,7 @@ __all__ = [
     "numeric",
     "out_of_range",
     "overflowing",
+    "padded_text",
     "physical",
     "rescaled",
     "text_of",
@@ -57,6 +61,8 @@ BIGINT: Final = SqlType("bigint")
 REAL: Final = SqlType("real")
 DOUBLE: Final = SqlType("double precision")
 TEXT: Final = SqlType("text")
+BPCHAR: Final = SqlType("character")
+"""A blank-padded text of any length: what ``coalesce(c, 'x')`` of a ``character(4)`` is."""
 BOOLEAN: Final = SqlType("boolean")
 DATE: Final = SqlType("date")
 STAMP: Final = SqlType("timestamp without time zone")
@@ -64,6 +70,7 @@ STAMPTZ: Final = SqlType("timestamp with time zone")
 NULL: Final = SqlType("null")
 ANY_SIZE: Final = SqlType("numeric of any size")
 """A number that is carried as its digits, and can only be cast."""
+UUID: Final = SqlType("uuid")
 UNKNOWN: Final = SqlType("unknown")
 """A quoted literal: it takes the type of what it meets."""
 
@@ -162,12 +169,12 @@ def as_number(term: Term) -> Term:
     return term
 
 
-def as_double(term: Term) -> Term:
-    """Any number as double precision."""
+def as_float(term: Term, kind: SqlType) -> Term:
+    """Any number as real or double precision, rounded once."""
+    expr = term.expr
     if term.name == "numeric":
-        exact = term.expr.cast(pl.Decimal(MAX_DIGITS, 0)).cast(pl.String) + f"e-{term.type.scale or 0}"
-        return replace(term, expr=exact.cast(pl.Float64, strict=False), type=DOUBLE)
-    return replace(term, expr=term.expr.cast(pl.Float64), type=DOUBLE)
+        expr = expr.cast(pl.Decimal(MAX_DIGITS, 0)).cast(pl.String) + f"e-{term.type.scale or 0}"
+    return replace(term, expr=expr.cast(physical(kind), strict=False), type=kind)
 
 
 def rescaled(term: Term, scale: int) -> Term:
@@ -213,8 +220,15 @@ def when_null(kind: SqlType) -> Term:
     return Term(pl.lit(None, dtype=physical(kind)), kind)
 
 
+def padded_text(term: Term) -> pl.Expr:
+    """A text with the trailing blanks that a ``character(n)`` is stored with, whatever system it comes from."""
+    return term.expr.str.pad_end(term.type.precision or 0, " ") if term.name == "character" else term.expr
+
+
 def common(terms: list[Term], where: str) -> SqlType:
     """The one type that all of the terms can be brought to, as SQL resolves CASE, COALESCE and comparisons.
+
+    Of texts, the first decides whether blanks at the end count.
 
     Raises:
         SchemaMismatch: there is none.
@@ -223,7 +237,8 @@ def common(terms: list[Term], where: str) -> SqlType:
     if not kinds:
         return TEXT
     if all(kind.text for kind in kinds):
-        return TEXT
+        alike = len(set(kinds)) == 1 and not any(term.name == "unknown" for term in terms)
+        return (kinds[0] if alike else BPCHAR) if kinds[0].name == "character" else TEXT
     if all(is_number(kind) for kind in kinds):
         return _common_number(kinds)
     names = {kind.name for kind in kinds}

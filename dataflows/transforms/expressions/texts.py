@@ -11,11 +11,11 @@ from dataflows.transforms.expressions.casts import LONGEST, cast
 from dataflows.transforms.expressions.terms import (
     BOOLEAN,
     INTEGER,
-    INTEGERS,
     TEXT,
     Term,
     any_of,
     is_text,
+    padded_text,
     text_of,
     when_null,
 )
@@ -41,9 +41,7 @@ def joined(left: Term, right: Term, where: str) -> Term:
 
 def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
     """``concat`` and ``concat_ws``: NULLs are passed by."""
-    if any(term.type == BOOLEAN for term in terms):
-        raise SchemaMismatch("concat writes a boolean as t or f", where=where, hint="write CAST(… AS text)")
-    parts = [cast(term, TEXT, where) for term in terms]
+    parts = [_written(term, where) for term in terms]
     wrong = any_of(*(part.wrong for part in parts))
     if separator is None:
         return Term(pl.concat_str([part.expr.fill_null("") for part in parts]), TEXT, wrong)
@@ -52,6 +50,14 @@ def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
     return Term(
         pl.concat_str([part.expr for part in parts], separator=separator.literal, ignore_nulls=True), TEXT, wrong
     )
+
+
+def _written(term: Term, where: str) -> Term:
+    """A value as the server shows it: with the blanks of a character(n), and booleans as t and f."""
+    if term.type == BOOLEAN:
+        letter = pl.when(term.expr).then(pl.lit("t")).when(term.expr.is_not_null()).then(pl.lit("f"))
+        return Term(letter, TEXT, term.wrong)
+    return replace(term, expr=padded_text(term), type=TEXT) if term.name == "character" else cast(term, TEXT, where)
 
 
 def substring(term: Term, start: Term, length: Term | None, where: str) -> Term:
@@ -72,7 +78,9 @@ def substring(term: Term, start: Term, length: Term | None, where: str) -> Term:
 
 def _count(term: Term, where: str) -> pl.Expr:
     return (
-        cast(term, INTEGER, where).expr.cast(pl.Int64) if term.name in {*INTEGERS, "null"} else _no_count(term, where)
+        cast(term, INTEGER, where).expr.cast(pl.Int64)
+        if term.name in {"smallint", "integer", "null"}
+        else _no_count(term, where)
     )
 
 
@@ -119,13 +127,36 @@ def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term
 
 def like(term: Term, pattern: str, where: str, *, any_case: bool) -> Term:
     """``LIKE`` and ``ILIKE`` with a literal pattern; a backslash takes the next character as it is."""
-    if term.name == "character":
-        raise SchemaMismatch("LIKE on character(n) sees its padding", where=where, hint="write CAST(… AS text)")
     value = text(term, "LIKE", where)
-    return Term(value.expr.str.contains(_regex(pattern, where, any_case=any_case)), BOOLEAN, value.wrong)
+    seen = padded_text(term) if term.name == "character" else value.expr
+    if any_case:
+        seen, pattern = lower(seen), pl.select(lower(pl.lit(pattern))).item()
+    return Term(seen.str.contains(_regex(pattern, where)), BOOLEAN, value.wrong)
 
 
-def _regex(pattern: str, where: str, *, any_case: bool) -> str:
+def lower(texts: pl.Expr) -> pl.Expr:
+    """Small letters by Unicode's simple mapping, letter by letter, as the collation ``pg_c_utf8`` does."""
+    single = texts.str.replace_all("\u0130", "i", literal=True).str.replace_all("\u03a3", "\u03c3", literal=True)
+    return single.str.to_lowercase()
+
+
+def upper(texts: pl.Expr) -> pl.Expr:
+    """Capitals by Unicode's simple mapping: ``ß``, which has no capital of one letter, stays."""
+    return texts.map_batches(_upper, return_dtype=pl.String, is_elementwise=True)
+
+
+def _upper(texts: pl.Series) -> pl.Series:
+    if not texts.str.contains(r"[^\x00-\x7F]").any():
+        return texts.str.to_uppercase()
+    return pl.Series([None if one is None else "".join(map(_capital, one)) for one in texts.to_list()], dtype=pl.String)
+
+
+def _capital(letter: str) -> str:
+    """The one letter that Unicode names as the capital; itself where that takes several."""
+    return next((one for one in (letter.upper(), letter.title()) if len(one) == 1), letter)
+
+
+def _regex(pattern: str, where: str) -> str:
     out, at = "", 0
     while at < len(pattern):
         sign = pattern[at]
@@ -137,4 +168,4 @@ def _regex(pattern: str, where: str, *, any_case: bool) -> str:
         else:
             out += {"%": ".*", "_": "."}.get(sign) or re.escape(sign)
         at += 1
-    return f"(?s{'i' if any_case else ''})^{out}\\z"
+    return f"(?s)^{out}\\z"

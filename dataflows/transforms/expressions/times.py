@@ -107,34 +107,36 @@ def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
     return None
 
 
-_INTERVAL: Final = re.compile(r"\s*([+-]?\d+)\s*(year|month|mon|week|day|hour|minute|min|second|sec)s?", re.IGNORECASE)
+_PART: Final = r"([+-]?)\s*(\d+)\s*(year|month|mon|week|day|hour|minute|min|second|sec)s?"
+_INTERVAL: Final = re.compile(rf"\s*{_PART}(?:\s+{_PART})*(\s+ago)?\s*", re.IGNORECASE | re.ASCII)
 _OFFSETS: Final = {"year": "y", "mon": "mo", "month": "mo", "week": "w", "day": "d", "hour": "h", "minute": "m",
                    "min": "m",
                    "second": "s", "sec": "s"}  # fmt: skip
 _ORDER: Final = ["y", "mo", "w", "d", "h", "m", "s"]
 _DAYS: Final = {"mo": 31, "w": 7, "d": 1, "h": 1 / 24, "m": 1 / 1440, "s": 1 / 86_400}
+_OPPOSITE: Final = {"+": "-", "-": "+"}
 MOST_DAYS: Final = 10_000_000
 
 
 def moved(sign: str, term: Term, interval: str, where: str) -> Term:
     """A time plus or minus an interval such as ``1 month 2 days``: months first, within the month, then the rest."""
     value = _time(term, "an interval", where)
-    parts = _INTERVAL.findall(interval)
-    if not parts or re.sub(_INTERVAL, "", interval).strip():
-        raise SchemaMismatch(
-            "an interval of whole units is needed", where=where, value=interval, hint="such as '1 month 2 days'"
-        )
+    found = _INTERVAL.fullmatch(interval)
+    if found is None:
+        hint = "such as '1 month 2 days', '-3 hours' or '1 day ago'"
+        raise SchemaMismatch("an interval of whole units is needed", where=where, value=interval, hint=hint)
     value = cast(value, STAMP, where) if value.name == DATE.name else value
     amounts: dict[str, int] = {}
-    for number, unit in parts:
-        short = _OFFSETS[unit.lower()]
-        amounts[short] = amounts.get(short, 0) + int(number)
+    for minus, number, unit in re.findall(_PART, interval.lower()):
+        short = _OFFSETS[unit]
+        amounts[short] = amounts.get(short, 0) + int(number) * (-1 if minus == "-" else 1)
+    sign = _OPPOSITE[sign] if found[0].rstrip().lower().endswith("ago") else sign
     months = amounts.pop("y", 0) * 12 + amounts.pop("mo", 0)
     steps = ([(months, "mo")] if months else []) + [(amounts[unit], unit) for unit in _ORDER if amounts.get(unit)]
-    found = _guarded(value, steps, 1 if sign == "+" else -1, where)
+    moved_ = _guarded(value, steps, 1 if sign == "+" else -1, where)
     for number, unit in steps:
-        found = found.dt.offset_by(f"{number if sign == '+' else -number}{unit}")
-    return dated(replace(value, expr=found, literal=None)).also_wrong(value.expr.is_not_null() & found.is_null())
+        moved_ = moved_.dt.offset_by(f"{number if sign == '+' else -number}{unit}")
+    return dated(replace(value, expr=moved_, literal=None)).also_wrong(value.expr.is_not_null() & moved_.is_null())
 
 
 def _guarded(value: Term, steps: list[tuple[int, str]], sign: int, where: str) -> pl.Expr:

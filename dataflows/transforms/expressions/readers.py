@@ -1,0 +1,193 @@
+"""Values read from texts, a column at a time: numbers, dates, times and uuids in the forms that PostgreSQL reads.
+
+Each reader gives NULL where the text is no such value. The usual forms are read by Polars; rare ones (``1e2``,
+``0x1F``, ``1_000``) one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from typing import Final
+
+import polars as pl
+
+from dataflows.transforms.expressions.terms import DAY_MICROS, FIRST_DAY, LAST_DAY, MAX_DIGITS
+
+__all__ = ["BLANKS", "dates", "decimals", "numerals", "times", "uuids", "wholes"]
+
+BLANKS: Final = " \t\n\r\f\v"
+_PLAIN_NUMBER: Final = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$"
+_GROUPED: Final = r"\d+(?:_\d+)*"
+_NUMBER: Final = re.compile(rf"[+-]?(?:{_GROUPED}\.?(?:{_GROUPED})?|\.{_GROUPED})(?:e[+-]?{_GROUPED})?", re.ASCII)
+_WHOLE: Final = re.compile(rf"[+-]?(?:{_GROUPED}|0x(?:_?[0-9a-f])+|0o(?:_?[0-7])+|0b(?:_?[01])+)", re.ASCII)
+_EXACT: Final = Context(prec=2000, rounding=ROUND_HALF_UP)
+_UUID: Final = r"^(?:(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}|\{(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}\})$"
+_ZONE: Final = r"z|utc|gmt|[+-][0-9]{1,2}(?::[0-9]{2}(?::[0-9]{2})?)?|[+-][0-9]{3,4}"
+_TIME: Final = (
+    rf"(?:[{BLANKS}]+|t)([0-9]{{1,2}}):([0-9]{{1,2}})(?::([0-9]{{1,2}})(?:\.([0-9]*))?)?[{BLANKS}]*({_ZONE})?"
+)
+_STAMP: Final = rf"^[{BLANKS}]*([0-9]{{4,6}})-([0-9]{{1,2}})-([0-9]{{1,2}})(?:{_TIME})?(?:[{BLANKS}]*(bc))?[{BLANKS}]*$"
+_MOST_HOURS: Final = 15
+
+
+def wholes(texts: pl.Series) -> pl.Series:
+    """Whole numbers (Int128), also in hexadecimal, octal and binary digits, and with ``_`` between digits."""
+    bare = texts.str.strip_chars(BLANKS)
+    plain = bare.str.contains(r"^[+-]?[0-9]{1,38}$")
+    found = _where(plain, bare.str.replace(r"^\+", "")).cast(pl.Int128, strict=False)
+    return _filled(found, bare, plain, _whole)
+
+
+def _whole(text: str) -> int | None:
+    text = text.lower()
+    if not _WHOLE.fullmatch(text):
+        return None
+    digits = text.replace("_", "")
+    value = int(digits, 0) if re.search("[xob]", digits) else int(digits)
+    return value if abs(value) < 10**MAX_DIGITS else None
+
+
+def numerals(texts: pl.Series, scale: int) -> pl.Series:
+    """Numbers of `scale` digits after the point, half away from zero, times ten to that power (Int128)."""
+    bare = texts.str.strip_chars(BLANKS)
+    plain = bare.str.contains(_PLAIN_NUMBER)
+    usual = _where(plain, bare)
+    whole = usual.str.extract(r"^[+-]?([0-9]*)").str.strip_chars_start("0")
+    fraction = usual.str.extract(r"\.([0-9]*)$").fill_null("").str.slice(0, scale + 1).str.pad_end(scale + 1, "0")
+    digits = (whole + fraction).str.strip_chars_start("0")
+    fits = plain & (digits.str.len_bytes() <= MAX_DIGITS)
+    size = _where(fits, pl.select(pl.when(digits == "").then(pl.lit("0")).otherwise(digits)).to_series())
+    number = size.cast(pl.Int128, strict=False)
+    ten, five = (pl.Series([one], dtype=pl.Int128) for one in (10, 5))
+    rounded = (number + five) // ten
+    found = pl.select(pl.when(usual.str.starts_with("-")).then(pl.lit(0, pl.Int128) - rounded).otherwise(rounded))
+    return _filled(found.to_series(), bare, fits, lambda text: _numeral(text, scale))
+
+
+def _numeral(text: str, scale: int) -> int | None:
+    found = _scaled(text.lower(), scale)
+    return None if found is None or abs(found) >= 10**MAX_DIGITS else found
+
+
+def _scaled(text: str, scale: int) -> int | None:
+    if not _NUMBER.fullmatch(text):
+        whole = _whole(text)
+        return None if whole is None else whole * 10**scale
+    try:
+        value = Decimal(text.replace("_", ""))
+    except InvalidOperation:
+        return None
+    if value.is_zero() or value.adjusted() < -scale - 2:
+        return 0
+    if value.adjusted() > MAX_DIGITS:
+        return None
+    return int(value.scaleb(scale, _EXACT).to_integral_value(ROUND_HALF_UP, _EXACT))
+
+
+def decimals(numbers: pl.Series, digits: int) -> pl.Series:
+    """Doubles as texts of that many significant digits, as PostgreSQL takes them on the way to a numeric."""
+    return pl.Series([None if one is None else f"{one:.{digits}g}" for one in numbers.to_list()], dtype=pl.String)
+
+
+def uuids(texts: pl.Series) -> pl.Series:
+    """Uuids in small letters and with dashes; they may come in capitals, in braces, and with other dashes or none."""
+    low = texts.str.to_lowercase()
+    digits = _where(low.str.contains(_UUID), low).str.replace_all(r"[{}-]", "")
+    return digits.str.replace(r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", "${1}-${2}-${3}-${4}-${5}")
+
+
+def dates(texts: pl.Series) -> pl.Series:
+    """Dates; a time behind them is read, and left out."""
+    parts = _parts(texts)
+    fine = parts["day_number"].is_between(FIRST_DAY, LAST_DAY) & parts["micros"].is_not_null()
+    return _where(fine, parts["day_number"]).cast(pl.Int32).cast(pl.Date)
+
+
+def times(texts: pl.Series, *, zone: bool) -> pl.Series:
+    """Timestamps in microseconds; with `zone`, an offset is subtracted, and without it, left out."""
+    parts = _parts(texts)
+    micros = parts["day_number"] * DAY_MICROS + parts["micros"]
+    micros = micros - parts["offset"] if zone else micros
+    return _where(micros.is_between(FIRST_DAY * DAY_MICROS, LAST_DAY * DAY_MICROS), micros).cast(pl.Datetime("us"))
+
+
+def _parts(texts: pl.Series) -> pl.DataFrame:
+    """The day, the microseconds within it, and the offset in microseconds; NULL where one of them is not there."""
+    names = ("year", "month", "day", "hour", "minute", "second", "fraction", "zone", "bc")
+    found = (
+        texts.str.to_lowercase()
+        .alias("text")
+        .to_frame()
+        .select(pl.col("text").str.extract(_STAMP, at + 1).alias(name) for at, name in enumerate(names))
+    )
+    fraction = ("0." + pl.col("fraction").fill_null("") + "0").cast(pl.Float64) * 1e6
+    numbers = found.with_columns(
+        pl.col("year", "month", "day").cast(pl.Int64),
+        pl.col("hour", "minute", "second").cast(pl.Int64).fill_null(0),
+        micros=fraction.round(0, mode="half_to_even").cast(pl.Int64),
+    )
+    before_christ = pl.when(pl.col("bc").is_null()).then("year").otherwise(1 - pl.col("year"))
+    numbers = numbers.with_columns(year=before_christ, written="year")
+    return numbers.select(
+        pl.when(_is_date()).then(_day_number()).alias("day_number"),
+        pl.when(_is_time())
+        .then((pl.col("hour") * 3600 + pl.col("minute") * 60 + pl.col("second")) * 1_000_000 + pl.col("micros"))
+        .alias("micros"),
+        _offset().alias("offset"),
+    ).with_columns(micros=pl.when(pl.col("offset").is_not_null()).then("micros"))
+
+
+def _is_date() -> pl.Expr:
+    year, month, day = pl.col("year"), pl.col("month"), pl.col("day")
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    short = pl.when(leap).then(29).otherwise(28)
+    longest = pl.when(month == 2).then(short).when(month.is_in([4, 6, 9, 11])).then(30).otherwise(31)  # noqa: PLR2004 - February
+    return (pl.col("written") > 0) & month.is_between(1, 12) & day.is_between(1, longest)
+
+
+def _day_number() -> pl.Expr:
+    """Days since 1970 of a date of the Gregorian calendar, by counting years from March on."""
+    year, month, day = pl.col("year"), pl.col("month"), pl.col("day")
+    shifted = pl.when(month <= 2).then(year - 1).otherwise(year)  # noqa: PLR2004 - January and February end a year
+    era, of_era = shifted // 400, shifted % 400
+    of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+
+
+def _is_time() -> pl.Expr:
+    """Up to 24:00:00; a second may be 60."""
+    rest = pl.col("minute") + pl.col("second") + pl.col("micros")
+    day_end = (pl.col("hour") < 24) | ((pl.col("hour") == 24) & (rest == 0))  # noqa: PLR2004 - the end of a day
+    return day_end & (pl.col("minute") < 60) & (pl.col("second") <= 60)  # noqa: PLR2004 - minutes and seconds
+
+
+def _offset() -> pl.Expr:
+    zone = pl.col("zone")
+    digits = zone.str.replace_all(r"[^0-9]", "")
+    colon = zone.str.contains(":", literal=True)
+    short = digits.str.len_bytes() <= len("HH")
+    hours = pl.when(colon).then(zone.str.extract(r"^.([0-9]+)")).when(short).then(digits).otherwise(digits.str.head(-2))
+    minutes = pl.when(colon).then(zone.str.extract(r":([0-9]{2})")).when(~short).then(digits.str.tail(2))
+    h, m, s = (
+        part.cast(pl.Int64, strict=False).fill_null(0)
+        for part in (hours, minutes, zone.str.extract(r":[0-9]{2}:([0-9]{2})"))
+    )
+    micros = (h * 3600 + m * 60 + s) * 1_000_000 * pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
+    fine = (h <= _MOST_HOURS) & (m < 60) & (s < 60)  # noqa: PLR2004 - minutes and seconds
+    return pl.when(zone.is_null()).then(0).when(fine).then(micros)
+
+
+def _where(mask: pl.Series, values: pl.Series) -> pl.Series:
+    """The values where the mask is true, else NULL."""
+    return pl.select(pl.when(mask).then(values)).to_series()
+
+
+def _filled(found: pl.Series, texts: pl.Series, done: pl.Series, read: Callable[[str], int | None]) -> pl.Series:
+    """`found`, and what `read` makes of the texts that are not done."""
+    left = ~done.fill_null(value=True)
+    if not left.any():
+        return found
+    rest = pl.Series([None if one is None else read(one) for one in texts.filter(left).to_list()], dtype=found.dtype)
+    return found.scatter(left.arg_true(), rest)
