@@ -130,7 +130,11 @@ def _casts(sub: pl.DataFrame, failures: Sequence[Failure]) -> list[str]:
     """Of each row the value and the type of the first cast that fails, if one does."""
     found = pl.lit("")
     for one in reversed(failures):
-        told = pl.concat_str(pl.lit(f"; CAST to {one.kind}, got '"), one.shown.str.slice(0, _SHOWN), pl.lit("'"))
+        told = pl.concat_str(
+            pl.lit(f"; CAST to {one.kind}, got '"),
+            one.shown.str.slice(0, _SHOWN).str.replace_all("\0", "␀", literal=True),
+            pl.lit("'"),
+        )
         found = pl.when(one.wrong.fill_null(value=False)).then(told).otherwise(found)
     return _columns(sub, {"told": found})["told"].fill_null("").to_list()
 
