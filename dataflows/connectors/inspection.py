@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
+from types import CodeType
 from typing import Any, Final
 
 from dataflows.connectors.abilities import OF_SOURCES, OF_TARGETS
@@ -16,7 +17,7 @@ from dataflows.connectors.contract import Connector, Source, Target
 from dataflows.connectors.state import State
 from penstock.errors import Refused
 
-__all__ = ["check_connector", "check_source", "check_target"]
+__all__ = ["check_connector", "check_source", "check_target", "members"]
 
 NEAR: Final = 0.82
 """Similarity from which on a name counts as misspelt: `window` and `in_window` are at 0.8."""
@@ -64,20 +65,31 @@ def _check(found: object, protocol: type, abilities: Collection[type], where: st
     _SOUND.add((kind, protocol))
 
 
-def _members(protocol: type) -> dict[str, Any]:
+def members(protocol: type) -> dict[str, Any]:
     """The public members of a protocol; those that are only annotated have no value."""
     names = {**inspect.get_annotations(protocol), **vars(protocol)}
     return {name: vars(protocol).get(name) for name in names if not name.startswith("_")}
 
 
 def _misfits(found: object, protocol: type, *, required: bool) -> Iterator[str]:
-    for name, member in _members(protocol).items():
+    for name, member in members(protocol).items():
         have = inspect.getattr_static(found, name, _ABSENT)
-        if have is not _ABSENT:
+        if have is not _ABSENT and not _alike(have, member):
             yield from _uncallable(found, name, member)
-        elif required:
+        elif have is _ABSENT and required:
             near = get_close_matches(name, dir(found), 1, NEAR)
             yield f"it has no `{name}{_parameters(member)}`{f' but `{near[0]}`' if near else ''}"
+
+
+def _alike(have: object, member: object) -> bool:
+    """True if both are functions with the same parameters, which is quickly seen and nearly always so."""
+    given, wanted = (getattr(getattr(one, "__func__", one), "__code__", None) for one in (have, member))
+    return given is not None and wanted is not None and _parts(given) == _parts(wanted)
+
+
+def _parts(code: CodeType) -> tuple[int, int, tuple[str, ...]]:
+    named = code.co_argcount + code.co_kwonlyargcount
+    return code.co_argcount, code.co_kwonlyargcount, code.co_varnames[:named]
 
 
 def _uncallable(found: object, name: str, member: Any) -> Iterator[str]:
@@ -121,10 +133,10 @@ def _parameters(member: Any) -> str:
 
 def _optional(found: object, protocol: type, abilities: Collection[type]) -> Iterator[str]:
     """Tell of abilities that cannot be used as they are, and of names that are nearly theirs."""
-    known = {name for ability in abilities for name in _members(ability)}
+    known = {name for ability in abilities for name in members(ability)}
     for ability in abilities:
         yield from _misfits(found, ability, required=False)
     for name in dir(found):
-        if not name.startswith("_") and name not in known and name not in _members(protocol):
+        if not name.startswith("_") and name not in known and name not in members(protocol):
             for near in get_close_matches(name, known, 1, NEAR):
                 yield f"`{name}` is no member of the contract: call it `{near}`, or `_{name}` if it is your own"
