@@ -5,6 +5,10 @@ from typing import get_args
 
 import pytest
 
+import dataflows.connectors as surface
+from dataflows.connectors.abilities import OF_SOURCES, OF_TARGETS
+from dataflows.connectors.conformance import OPTIONS
+from dataflows.connectors.inspection import members
 from penstock.models.documents import CONNECTIONS, read_project
 from penstock.models.pipeline import OPERATIONS, Sink
 from penstock.settings import load
@@ -30,6 +34,21 @@ def test_the_page_of_pipelines_names_every_step_and_write_mode() -> None:
     text = (ROOT / "docs/pipelines.md").read_text()
     modes = get_args(Sink.model_fields["write"].annotation)
     assert [name for name in (*OPERATIONS, *modes) if f"| `{name}" not in text] == []
+
+
+def test_the_page_of_connectors_names_what_there_is() -> None:
+    text = (ROOT / "docs/add-a-connector.md").read_text()
+    imported = [
+        name
+        for line in re.findall(r"^from dataflows.connectors import (.*)$", text, re.MULTILINE)
+        for name in line.split(", ")
+    ]
+    assert imported
+    assert set(imported) <= set(surface.__all__)
+    abilities = {ability.__name__: set(members(ability)) for ability in (*OF_SOURCES, *OF_TARGETS)}
+    named = dict(re.findall(r"^\| `([A-Z]\w+)` \| `(\w+)` \|", text, re.MULTILINE))
+    assert {name: {member} for name, member in named.items()} == abilities
+    assert set(re.findall(r" (--[a-z-]+) ", text)) - {"--full"} == set(OPTIONS) - {"--file-format"}
 
 
 def test_the_readme_s_settings_exist(tmp_path: Path) -> None:

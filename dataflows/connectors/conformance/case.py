@@ -1,0 +1,268 @@
+"""A connector under test, and the steps of a run on it, taken one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+import pyarrow as pa
+import pytest
+
+from dataflows.connectors import (
+    Chunk,
+    Claim,
+    Column,
+    Connector,
+    Counters,
+    Method,
+    Native,
+    Owner,
+    Place,
+    ReadOrder,
+    Refused,
+    RunRow,
+    Source,
+    Split,
+    Table,
+    Target,
+    Window,
+    Writer,
+    WriterOrder,
+    arrow_type,
+    column_type,
+)
+from dataflows.connectors.inspection import check_source, check_target
+from penstock.models.pipeline import Sink
+
+__all__ = ["ALL", "COLUMNS", "EVERYTHING", "HALVES", "NAMES", "Case", "Pipeline", "Row", "Run", "made_rows", "read"]
+
+Row = tuple[Any, ...]
+COLUMNS: Final = (Column("id", "bigint", nullable=False), Column("name", "text"), Column("price", "double precision"))
+NAMES: Final = tuple(one.name for one in COLUMNS)
+EVERYTHING: Final = Window(None, None)
+HOUR: Final = timedelta(hours=1)
+SLOT: Final = "00"
+HALVES: Final = (Split(0, None, "30"), Split(1, "30", None))
+
+
+def made_rows(ids: Iterable[int], prefix: str = "row") -> list[Row]:
+    """Rows of `COLUMNS`, with a NULL and an empty text among them."""
+    return [(at, None if at % 7 == 0 else "" if at % 7 == 1 else f"{prefix} {at}", at / 4) for at in ids]
+
+
+ALL: Final = made_rows(range(1, 61))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The class, its connection, and the objects that it is tested on."""
+
+    connector: type[Connector]
+    settings: Any
+    source_object: str | None
+    cursor: str | None
+    target_object: str | None
+    form: Any
+
+    def place(self, name: str) -> Place:
+        """An object of the connection."""
+        return Place("conformance", "tested", self.settings, name, None, self.form)
+
+    @contextmanager
+    def source(self, name: str) -> Iterator[Source]:
+        """The object as a source, connected; a connector that refuses to read is not tested on it."""
+        try:
+            found = self.connector.source(self.place(name))
+        except Refused as error:
+            pytest.skip(f"it is no source: {error}")
+        check_source(found, "source")
+        with closing(found):
+            yield found
+
+    def rows(self, name: str, *, rows: int = 1 << 50, names: Sequence[str] = ()) -> list[Row]:
+        """All rows of an object, in splits of about `rows`."""
+        with self.source(name) as source:
+            table = source.describe()
+            key = source.split_key(table)
+            splits = source.plan(table, key, EVERYTHING, rows, 0)
+            held = source.hold(table, HOUR) if splits else None
+            return [row for one in read(source, table, splits, key, names=names, held=held) for row in one]
+
+    def pipeline(self, *writes: str) -> Pipeline:
+        """A new pipeline that writes to the object, by the first mode that is not refused; without one, no test."""
+        if self.target_object is None:
+            pytest.skip("give --target-object to test it as a sink")
+        refused = None
+        for write in writes:
+            key = ("id",) if write == "merge" else ()
+            sink = Sink(connection="tested", object=self.target_object, write=write, key=key)
+            found = Pipeline(self, str(uuid4()), sink)
+            try:
+                with found.target() as target:
+                    target.check(None, COLUMNS)
+                return found
+            except Refused as error:
+                refused = error
+        pytest.skip(f"it does not write by {' or '.join(writes)}: {refused}")
+
+
+def read(
+    source: Source,
+    table: Table,
+    splits: Sequence[Split],
+    key: Column | None,
+    *,
+    names: Sequence[str] = (),
+    held: str | None = None,
+    batch_rows: int = 7,
+) -> list[list[Row]]:
+    """The rows of each split, whose chunks are held against the contract."""
+    names = names or [one.name for one in table.columns if not one.hidden and arrow_type(column_type(one)) is not None]
+    kinds = {one.name: arrow_type(column_type(one)) for one in table.columns}
+    schema = pa.schema([(name, kinds[name]) for name in names])
+    order = ReadOrder(table, tuple(names), key, schema, batch_rows, lambda: None, held)
+    with closing(source.reader(order)) as reader:
+        return [_checked(list(reader.read(SLOT, split)), split, schema, batch_rows) for split in splits]
+
+
+def _checked(chunks: list[Chunk], split: Split, schema: pa.Schema, batch_rows: int) -> list[Row]:
+    assert chunks, "a split without rows has its closing marker too"
+    *batches, marker = chunks
+    assert [(one.slot, one.split, one.sequence) for one in chunks] == [
+        (SLOT, split.number, at) for at in range(len(chunks))
+    ], "chunks carry their slot and split, and are numbered from 0"
+    assert marker.last, "the last chunk of a split is its marker"
+    assert marker.data is None, "the marker holds no rows"
+    found: list[Row] = []
+    for one in batches:
+        assert not one.last, "only the last chunk of a split is its marker"
+        assert isinstance(one.data, pa.RecordBatch), "decoded rows are Arrow batches"
+        assert one.data.schema.equals(schema), "batches have just the schema that was asked for"
+        assert one.rows == one.read == one.data.num_rows <= batch_rows, "a batch has at most the rows asked for"
+        found += [tuple(row[name] for name in schema.names) for row in one.data.to_pylist()]
+    assert marker.rows == marker.read == len(found), "the marker tells the rows of the whole split"
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One pipeline into the object under test."""
+
+    case: Case
+    uid: str
+    sink: Sink
+
+    @contextmanager
+    def target(self, generation: int = 0) -> Iterator[Target]:
+        """The object as a sink, connected."""
+        owner = Owner(self.uid, "conformance.rows", self.sink, generation)
+        found = self.case.connector.target(self.case.place(self.sink.object), owner)
+        check_target(found, "target")
+        with closing(found):
+            yield found
+
+    @contextmanager
+    def run(self, name: str, splits: Sequence[Split] = HALVES) -> Iterator[Run]:
+        """A run that owns the pipeline and has a plan, its own one from an earlier attempt or a new one."""
+        with self.target() as target:
+            yield Run.begun(target, name, self.sink.write, tuple(splits))
+
+    def finish(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+        """Run all of it, in one split."""
+        with self.run(name, [Split(0)]) as run:
+            run.write(0, rows)
+            return run.publish()
+
+    def rows(self) -> list[Row]:
+        """What everybody sees there now, by id."""
+        return sorted(self.case.rows(self.sink.object, names=NAMES))
+
+    def drop(self) -> None:
+        """Forget the pipeline, and drop what it wrote to."""
+        with self.target() as target:
+            target.drop(table=True)
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt of a run, as a launcher makes it."""
+
+    target: Target
+    name: str
+    generation: int
+    into: str
+    columns: tuple[Column, ...]
+    method: Method | None
+    committed: list[Counters] = field(default_factory=list)
+
+    @classmethod
+    def begun(cls, target: Target, name: str, write: str, splits: tuple[Split, ...]) -> Run:
+        """Claim the pipeline, make its table, and plan."""
+        state = target.state
+        state.make()
+        claim = state.claim((SLOT,), name)
+        assert isinstance(claim, Claim), "a run that has not ended can be claimed"
+        if target.describe() is None:
+            with state.owned(claim.generation):
+                target.make(target.column_types(COLUMNS) if isinstance(target, Native) else COLUMNS)
+        table = target.describe()
+        assert table is not None, "what was made is described"
+        columns = tuple(one for one in table.columns if one.name in NAMES)
+        method = target.check(table, ())
+        if state.run(name) is None:
+            cursor, upper = ("id", "60") if write == "append" else (None, None)
+            older, base = state.unfinished(name), state.counters()
+            with state.owned(claim.generation):
+                state.write_plan(RunRow(name, write, cursor, None, upper, base), splits)
+                if older is not None:
+                    state.supersede(older.run, name)
+        into = target.create_load_table(name, claim.generation)
+        assert target.load_table(name) == into, "load_table names what create_load_table has made"
+        return cls(target, name, claim.generation, into, columns, method)
+
+    @contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """A writer of the run's only slot, open."""
+        order = WriterOrder(
+            into=self.into,
+            columns=self.columns,
+            arrow=True,
+            slot=SLOT,
+            run=self.name,
+            generation=self.generation,
+            check=lambda: None,
+            committed=self.committed.append,
+        )
+        found = self.target.writer(order)
+        with closing(found):
+            found.open()
+            yield found
+
+    def chunk(self, split: int, rows: Sequence[Row]) -> Chunk:
+        """The rows as they reach a writer."""
+        kinds = [arrow_type(column_type(one)) for one in self.columns]
+        values = [[row[NAMES.index(one.name)] for row in rows] for one in self.columns]
+        arrays = [pa.array(some, kind) for some, kind in zip(values, kinds, strict=True)]
+        batch = pa.RecordBatch.from_arrays(arrays, names=[one.name for one in self.columns])
+        finishing = self.target.finishing(self.columns)
+        return Chunk(SLOT, split, 0, finishing(batch) if finishing else batch, len(rows), read=len(rows))
+
+    def write(self, split: int, rows: Sequence[Row], told: int | None = None) -> None:
+        """Write and commit a split; its marker tells of as many rows, or of `told`."""
+        with self.writer() as writer:
+            writer.write(self.chunk(split, rows))
+            self.end(writer, split, len(rows) if told is None else told)
+
+    def end(self, writer: Writer, split: int, rows: int) -> None:
+        """Commit a split, and all that the writer still has."""
+        writer.write(Chunk(SLOT, split, 1, None, rows, last=True, read=rows))
+        writer.done()
+
+    def publish(self, position: str | None = None) -> dict[str, Any]:
+        """End the run."""
+        names = tuple(one.name for one in self.columns)
+        return self.target.publish(self.name, self.generation, position, names, {}, self.method)

@@ -1,0 +1,142 @@
+"""What every source promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from dataflows.connectors import MissingTable, Refused, Window, parse_type
+from dataflows.connectors.conformance.case import ALL, EVERYTHING, HOUR, NAMES, Case, Row, read
+from dataflows.connectors.inspection import check_connector
+
+MISSING = "nothing_of_that_name"
+
+
+@pytest.fixture(scope="module")
+def readable(case: Case) -> Iterator[str]:
+    """The object to read: the one that is given, or one that the connector itself has written."""
+    if case.source_object is not None:
+        yield case.source_object
+        return
+    pipeline = case.pipeline("merge", "replace")  # a table with a key is split
+    pipeline.finish("r1", ALL)
+    yield pipeline.sink.object
+    pipeline.drop()
+
+
+def ordered(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=repr)
+
+
+def test_the_class_has_all_members(case: Case) -> None:
+    check_connector(case.connector, "connector")
+
+
+def test_an_object_has_one_name(case: Case, readable: str) -> None:
+    place = case.place(readable)
+    assert case.connector.named(place) == case.connector.named(place) != case.connector.named(case.place(MISSING))
+
+
+def test_a_description_is_the_same_twice_and_its_names_are_unique(case: Case, readable: str) -> None:
+    with case.source(readable) as one, case.source(readable) as other:
+        table, again = one.describe(), other.describe()
+    assert (table.columns, table.keys) == (again.columns, again.keys)
+    names = [one.name for one in table.columns]
+    assert names
+    assert len(set(names)) == len(names)
+    assert all(parse_type(one.type).name for one in table.columns)
+    assert {name for key in table.keys for name in key} <= set(names)
+
+
+def test_an_object_that_is_not_there_is_missing_by_name(case: Case, readable: str) -> None:
+    with pytest.raises(MissingTable) as missing, case.source(MISSING) as source:
+        source.describe()
+    assert MISSING in str(missing.value)
+
+
+def test_all_rows_that_were_written_are_read(case: Case, readable: str) -> None:
+    if case.source_object is not None:
+        pytest.skip("give --target-object without --source-object: only then are the rows known")
+    assert ordered(case.rows(readable, names=NAMES)) == ordered(ALL)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_splits_hold_each_row_once_whatever_their_size(case: Case, readable: str, rows: int) -> None:
+    assert ordered(case.rows(readable, rows=rows)) == ordered(case.rows(readable))
+
+
+def test_splits_are_numbered_from_the_first(case: Case, readable: str) -> None:
+    with case.source(readable) as source:
+        table = source.describe()
+        splits = source.plan(table, source.split_key(table), EVERYTHING, 10, 5)
+    assert [one.number for one in splits] == list(range(5, 5 + len(splits)))
+
+
+def test_a_split_is_read_again_the_same(case: Case, readable: str) -> None:
+    with case.source(readable) as source:
+        table = source.describe()
+        key = source.split_key(table)
+        splits = source.plan(table, key, EVERYTHING, 10, 0)
+        held = source.hold(table, HOUR)
+        first, again = (read(source, table, splits, key, held=held, batch_rows=size) for size in (3, 1000))
+    assert [ordered(one) for one in first] == [ordered(one) for one in again]
+
+
+def test_only_the_columns_that_are_asked_for_come_in_that_order(case: Case, readable: str) -> None:
+    with case.source(readable) as source:
+        names = [one.name for one in source.describe().columns if not one.hidden]
+    whole = case.rows(readable, names=names)
+    turned = case.rows(readable, names=names[::-1][:2])
+    assert ordered([row[::-1][:2] for row in whole]) == ordered(turned)
+
+
+def windowed(case: Case, readable: str, last: str | None) -> tuple[Window, list[Row]]:
+    """The window above `last`, and its rows."""
+    with case.source(readable) as source:
+        table = source.describe()
+        cursor = table.column(case.cursor or "id")
+        if cursor is None:
+            pytest.skip("give --cursor to test reading what is new")
+        try:
+            window = source.window(table, cursor, last, timedelta(0))
+        except Refused as error:
+            pytest.skip(f"it is not read by a cursor: {error}")
+        splits = source.plan(table, cursor, window, 10, 0) if window.upper is not None else ()
+        for one, following in pairwise(splits):
+            assert one.upper == following.lower, "windows are cut without gaps"
+        names: list[Any] = [one.name for one in table.columns if not one.hidden]
+        return window, [row for one in read(source, table, splits, cursor, names=names) for row in one]
+
+
+def test_a_window_holds_what_is_new_and_then_nothing(case: Case, readable: str) -> None:
+    window, rows = windowed(case, readable, None)
+    assert (window.lower, rows != []) == (None, window.upper is not None)
+    if window.upper is not None:
+        try:
+            again = windowed(case, readable, window.upper)
+        except Refused:  # a source that cannot tell an object without new rows from one that lost some
+            return
+        assert again == (Window(window.upper, None), [])
+
+
+def test_two_windows_hold_the_rows_of_one(case: Case, readable: str) -> None:
+    whole, rows = windowed(case, readable, None)
+    with case.source(readable) as source:
+        table = source.describe()
+        cursor = table.column(case.cursor or "id")
+        splits = source.plan(table, cursor, whole, 10, 0) if whole.upper is not None else ()
+        if len(splits) < 2 or splits[0].upper is None:
+            pytest.skip("the object is too small to be read in two windows")
+        names = [one.name for one in table.columns if not one.hidden]
+        middle = splits[0].upper
+        lower = source.plan(table, cursor, Window(None, middle), 10, 0)
+        first = [row for one in read(source, table, lower, cursor, names=names) for row in one]
+    upper, rest = windowed(case, readable, middle)
+    assert (upper.lower, upper.upper) == (middle, whole.upper)
+    assert first
+    assert rest
+    assert ordered([*first, *rest]) == ordered(rows)

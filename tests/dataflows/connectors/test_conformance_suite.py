@@ -1,0 +1,160 @@
+"""The suite that other packages run on their connectors: it passes ours, and fails one for each flaw that it has."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FLAWED = '''
+"""SQLite, with one flaw that is chosen by the environment."""
+import os
+from dataclasses import replace
+from dataflows.connectors.sql.source import DatabaseSource
+from dataflows.connectors.sql.state import DatabaseState
+from dataflows.connectors.sql.target import DatabaseTarget
+from dataflows.connectors.sqlite.connector import SqliteConnector
+
+FLAW = os.environ["FLAW"]
+
+
+class Reader:
+    def __init__(self, reader):
+        self.reader, self.close = reader, reader.close
+
+    def read(self, slot, split):
+        for chunk in self.reader.read(slot, split):
+            if not (FLAW == "no marker" and chunk.last):
+                yield replace(chunk, sequence=0) if FLAW == "unnumbered" else chunk
+
+
+class Source(DatabaseSource):
+    def plan(self, table, key, window, rows, first):
+        splits = super().plan(table, key, window, rows, first)
+        return splits[:-1] if FLAW == "lost split" and len(splits) > 1 else splits
+
+    def window(self, table, cursor, last, lag):
+        return super().window(table, cursor, None if FLAW == "same window" else last, lag)
+
+    def reader(self, order):
+        return Reader(super().reader(order))
+
+
+class State(DatabaseState):
+    def fence(self, slot, split, run, generation, counted):
+        if FLAW == "no fence":
+            newest = "SELECT max(generation) FROM _penstock_positions WHERE pipeline = ?"
+            generation = self.database.rows(newest, (self.uid,))[0][0]
+        super().fence(slot, split, run, generation, counted)
+
+    def finish(self, run, position, result):
+        super().finish(run, None if FLAW == "no position" else position, result)
+
+
+class Target(DatabaseTarget):
+    def load_table(self, run):
+        return self.name.name if FLAW == "seen early" else super().load_table(run)
+
+    def drop(self, *, table):
+        super().drop(table=table and FLAW != "not dropped")
+
+
+class Flawed(SqliteConnector):
+    @staticmethod
+    def source(place):
+        own = SqliteConnector.source(place)
+        return Source(own.place, own.name, own.session)
+
+    @staticmethod
+    def target(place, owner):
+        own = SqliteConnector.target(place, owner)
+        kept = own.state
+        state = State(kept.database, kept.uid, kept.source, kept.sink, kept.where)
+        return Target(own.place, own.owner, own.name, own.database, state)
+'''
+FLAWS = {
+    "": (),
+    "no marker": ("test_source.py::test_all_rows_that_were_written_are_read",),
+    "unnumbered": ("test_source.py::test_a_split_is_read_again_the_same",),
+    "lost split": ("test_source.py::test_splits_hold_each_row_once_whatever_their_size[7]",),
+    "same window": ("test_source.py::test_a_window_holds_what_is_new_and_then_nothing",),
+    "no fence": ("test_target.py::test_an_older_generation_changes_nothing[r1-append]",),
+    "no position": ("test_target.py::test_a_run_ends_with_its_rows_counters_and_position[append]",),
+    "seen early": ("test_target.py::test_a_replace_is_seen_whole_and_when_it_is_published",),
+    "not dropped": ("test_target.py::test_a_pipeline_that_was_dropped_is_not_claimed_again",),
+}
+Suite = Callable[..., tuple[set[str], int]]
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    """Run the suite; the names of the tests that failed, and the number of those that passed."""
+
+    def run(connector: str, connection: dict[str, Any], *options: str, path: Path = tmp_path, **more: str) -> Any:
+        (tmp_path / "connection.yaml").write_text(json.dumps(connection))
+        command = [sys.executable, "-m", "pytest", "-p", "dataflows.connectors.conformance", "-p", "no:cacheprovider"]
+        command += ["--connector", connector, "--connection", "connection.yaml", "-W", "error", "-rA", *options]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}"} | more
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=150
+        )
+        failed = {
+            line.split("/")[-1].split(" - ")[0]
+            for line in re.findall("^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
+        }
+        passed = len(re.findall("^PASSED ", done.stdout, re.MULTILINE))
+        assert passed + len(failed) > 0, done.stdout + done.stderr
+        return failed, passed
+
+    return run
+
+
+def test_sqlite(suite: Suite, tmp_path: Path) -> None:
+    connection = {"type": "sqlite", "path": str(tmp_path / "rows.sqlite")}
+    name = "dataflows.connectors.sqlite.connector:SqliteConnector"
+    assert suite(name, connection, "--target-object", "scratch") == (set(), 44)
+
+
+def test_postgres(suite: Suite, database: str) -> None:
+    name = "dataflows.connectors.postgres.connector:PostgresConnector"
+    connection = {"type": "postgres", "dsn": database}
+    assert suite(name, connection, "--target-object", "public.scratch") == (set(), 44)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_files(suite: Suite, tmp_path: Path, kind: str) -> None:
+    connection = {"type": "files", "root": str(tmp_path)}
+    name = "dataflows.connectors.files.connector:FilesConnector"
+    failed, passed = suite(name, connection, "--target-object", "scratch", "--file-format", kind)
+    assert failed == set()
+    assert passed > 20
+
+
+def test_the_example_of_a_connector_in_a_package_of_its_own(suite: Suite, tmp_path: Path) -> None:
+    line = '10.0.0.1 - - [02/Jan/2024:03:04:05 +0100] "GET /{} HTTP/1.1" 200 7 "-" "curl/8"\n'
+    (tmp_path / "access.log").write_text("".join(line.format(at) for at in range(5000)))
+    connection = {"type": "accesslog", "folder": str(tmp_path)}
+    options = ("--source-object", "access.log", "--cursor", "position")
+    failed, passed = suite("penstock_accesslog:AccessLog", connection, *options, path=ROOT / "examples/connector")
+    assert failed == set()
+    assert passed >= 11
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_each_flaw_is_found(suite: Suite, tmp_path: Path, flaw: str) -> None:
+    (tmp_path / "flawed.py").write_text(FLAWED)
+    connection = {"type": "sqlite", "path": str(tmp_path / "rows.sqlite")}
+    tests = [one.partition("::")[2].partition("[")[0] for one in FLAWS[flaw]] or [
+        one.partition("::")[2].partition("[")[0] for some in FLAWS.values() for one in some
+    ]
+    failed, _ = suite("flawed:Flawed", connection, "--target-object", "scratch", "-k", " or ".join(tests), FLAW=flaw)
+    assert set(FLAWS[flaw]) <= failed
+    assert flaw or not failed
