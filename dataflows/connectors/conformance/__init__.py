@@ -28,7 +28,7 @@ HERE: Final = Path(__file__).parent
 OPTIONS: Final = {
     "--connector": "the class to test, as package.module:Class",
     "--connection": "a YAML file with the keys of one connection, as in connections.yaml",
-    "--source-object": "an object to read that does not change meanwhile",
+    "--source-object": "an object of some hundred rows to read, which does not change meanwhile",
     "--cursor": "a column of that object that a run can read by",
     "--target-object": "an object to make, fill and drop",
     "--file-format": "the type of format of files, such as csv",
