@@ -112,4 +112,5 @@ def whole_database(
         "folder": str(folder / "dlt"),
         "backend": backend,
     }
-    return [str(python), "-c", WHOLE, json.dumps(order)], dict(QUIET)
+    # One table after the other: in turns, each of them would hold a connection, more than the server has.
+    return [str(python), "-c", WHOLE, json.dumps(order)], {**QUIET, "EXTRACT__NEXT_ITEM_MODE": "fifo"}

@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from psycopg import ClientCursor
+
 from dataflows.connectors.postgres.session import Session, one_row, translated
 from dataflows.connectors.postgres.tables import TableName, escaped
 from dataflows.connectors.sql.names import quoted
@@ -64,12 +66,11 @@ class PostgresLedger:
 
     def loaded(self) -> Loaded:
         with translated(self.where):
-            found = self.session.execute(self.format(_LOADED), self.key).fetchone()
-            partly = self.session.execute(self.format(_PARTLY), self.key).fetchone()
-        write, field, cursor = found or (None, None, None)
+            found = one_row(self.session, self.format(_LOADED), self.key)
+        write, field, cursor, partly, partly_field = found
         if partly is None:
             return Loaded(write, field, cursor)
-        return Loaded(write or partly[0], field or partly[1], cursor, partly=True)
+        return Loaded(write or partly, field or partly_field, cursor, partly=True)
 
     def mark_partial(self) -> None:
         self.session.execute(
@@ -182,29 +183,26 @@ class PostgresLedger:
         if pending:
             raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
         values = self.key | {"run": run, "cursor": position, "result": json.dumps(result), "kept": KEPT_RUNS}
-        for statement in _FINISH:
-            self.session.execute(self.format(statement), values)
+        ClientCursor(self.session).execute(self.format(_FINISH), values)
 
 
-_FINISH: Final = (
-    """UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
-    FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s
-    AND (r.write <> 'append' OR %(cursor)s::text IS NOT NULL)
-    AND p.pipeline = %(pipeline)s AND p.source = %(source)s AND p.sink = %(sink)s""",
-    "UPDATE {positions} SET run = NULL WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s",
-    """UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s
-    WHERE pipeline = %(pipeline)s AND run = %(run)s""",
-    "DELETE FROM {splits} WHERE pipeline = %(pipeline)s AND run = %(run)s",
-    """DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN
-    (SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)""",
-)
-
-_LOADED: Final = """SELECT write, cursor_field, cursor FROM {positions}
-WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND slot = '00'"""
-_PARTLY: Final = """SELECT r.write, r.cursor_field FROM {runs} r
-WHERE r.pipeline = %(pipeline)s AND r.source = %(source)s AND r.sink = %(sink)s AND r.state = 'running'
-AND r.write <> 'replace'
-AND EXISTS (SELECT FROM {splits} s WHERE s.pipeline = r.pipeline AND s.run = r.run AND s.done)"""
+_FINISH: Final = """
+UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
+FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s
+AND (r.write <> 'append' OR %(cursor)s::text IS NOT NULL)
+AND p.pipeline = %(pipeline)s AND p.source = %(source)s AND p.sink = %(sink)s;
+UPDATE {positions} SET run = NULL
+WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s AND run IS NOT NULL;
+UPDATE {runs} SET state = 'finished', finished_at = now(), result = %(result)s
+WHERE pipeline = %(pipeline)s AND run = %(run)s;
+DELETE FROM {splits} WHERE pipeline = %(pipeline)s AND run = %(run)s;
+DELETE FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.state <> 'running' AND r.run NOT IN
+(SELECT k.run FROM {runs} k WHERE k.pipeline = %(pipeline)s ORDER BY k.planned_at DESC LIMIT %(kept)s)"""
+_LOADED: Final = """SELECT p.write, p.cursor_field, p.cursor, r.write, r.cursor_field FROM (SELECT) one
+LEFT JOIN {positions} p ON p.pipeline = %(pipeline)s AND p.source = %(source)s AND p.sink = %(sink)s AND p.slot = '00'
+LEFT JOIN {runs} r ON r.pipeline = %(pipeline)s AND r.source = %(source)s AND r.sink = %(sink)s
+AND r.state = 'running' AND r.write <> 'replace'
+AND EXISTS (SELECT FROM {splits} s WHERE s.pipeline = r.pipeline AND s.run = r.run AND s.done) LIMIT 1"""
 _COMMITTED: Final = """SELECT base FROM {runs}
 WHERE pipeline = %(pipeline)s AND run = %(run)s AND state = 'running' AND (%(generation)s::bigint IS NULL
 OR %(generation)s = (SELECT max(generation) FROM {positions} WHERE pipeline = %(pipeline)s))"""

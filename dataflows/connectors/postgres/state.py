@@ -123,8 +123,8 @@ class PostgresState(PostgresLedger):
 
     def _raised(self, slots: tuple[str, ...], run: str) -> int | RunRow:
         with self.session.transaction():
-            self.session.execute(f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}")
-            self.session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
+            limit = f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}"
+            self.session.execute(f"{limit}; SELECT pg_advisory_xact_lock(hashtext({_literal(self._claiming)}))")
             if self._dropped():
                 hint = "nothing to do; a pipeline that is applied anew begins anew"
                 raise Fenced("the pipeline was deleted", where=self.where, hint=hint)

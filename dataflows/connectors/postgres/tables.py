@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -33,23 +32,23 @@ class TableName(ObjectName):
         return cls(schema, name) if dot else cls("public", text)
 
 
-_RELATION = """
-SELECT c.oid, c.relkind::text, greatest(c.reltuples, 0)::bigint
+_TABLE: Final = """
+SELECT c.relkind::text, greatest(c.reltuples, 0)::bigint, coalesce((
+  SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
+    a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '',
+    greatest(t.oid, t.typelem, t.typbasetype) < %(user)s, t.typtype = 'e',
+    CASE WHEN t.typtype = 'd' AND t.typbasetype < %(user)s THEN format_type(t.typbasetype, t.typtypmod) END)
+    ORDER BY a.attnum)
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'), coalesce((
+  SELECT json_agg(names ORDER BY main DESC, id) FROM (
+    SELECT array_agg(a.attname::text ORDER BY k.place) AS names, i.indisprimary AS main, i.indexrelid AS id
+    FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place), pg_attribute a
+    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
+      AND i.indexprs IS NULL AND k.place <= i.indnkeyatts AND a.attrelid = i.indrelid AND a.attnum = k.attnum
+    GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull)) unique_keys), '[]')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
-_COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
-       a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '',
-       greatest(t.oid, t.typelem, t.typbasetype) < %(user)s, t.typtype = 'e',
-       CASE WHEN t.typtype = 'd' AND t.typbasetype < %(user)s THEN format_type(t.typbasetype, t.typtypmod) END
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-WHERE a.attrelid = %(table)s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
-_KEYS = """
-SELECT array_agg(a.attname::text ORDER BY k.place)
-FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place), pg_attribute a
-WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
-  AND i.indexprs IS NULL AND k.place <= i.indnkeyatts AND a.attrelid = i.indrelid AND a.attnum = k.attnum
-GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull) ORDER BY i.indisprimary DESC, i.indexrelid"""
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
 _NEIGHBOURS = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
@@ -79,13 +78,12 @@ def find(session: Session, name: TableName, where: str) -> Table | None:
         SchemaMismatch: a table without columns.
     """
     with translated(where):
-        found = session.execute(_RELATION, (name.schema, name.name)).fetchone()
-        if found is None:
-            return None
-        oid, kind, rows = found
-        rows_of = session.execute(_COLUMNS, {"user": FIRST_USER_OID, "table": oid})
-        columns = tuple(replace(Column(*row[:-1]), base=row[-1]) for row in rows_of)
-        keys: Sequence[list[str]] = [row[0] for row in session.execute(_KEYS, (oid,))]
+        values = {"schema": name.schema, "name": name.name, "user": FIRST_USER_OID}
+        found = session.execute(_TABLE, values).fetchone()
+    if found is None:
+        return None
+    kind, rows, described, keys = found
+    columns = tuple(replace(Column(*one[:-1]), base=one[-1]) for one in described)
     if not columns:
         raise SchemaMismatch("the table has no columns", where=where, value=str(name))
     return Table(name, kind, columns, tuple(map(tuple, keys)), rows)
