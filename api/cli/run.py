@@ -11,6 +11,7 @@ import click
 from api.cli.board import board
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
+from api.cli.console import escape
 from api.cli.following import follow
 from api.cli.main import State, command
 from api.cli.results import Result
@@ -20,7 +21,7 @@ from penstock.errors import PenstockError, Refused
 from penstock.models.domain import Reload
 from penstock.records.commands import RunStart
 
-__all__ = ["start"]
+__all__ = ["again", "start"]
 
 
 @command(name="run")
@@ -65,7 +66,7 @@ def _run(state: State, choice: Choice, reload: Reload | None, *, watch: bool) ->
         _raise_if_single(choice, results)
         if watch or not client.log.holder(UP):
             runs = {one.run: one.pipeline for one in results.values() if one.run is not None}
-            with board(state.output, runs, shown=watch) as shown, _interruptible(state, choice):
+            with board(state.output, runs, shown=watch) as shown, _interruptible(state, again(choice, reload)):
                 for refused in (one for one in results.values() if one.run is None):
                     shown.end(refused)
                 for result in follow(watched, runs, shown):
@@ -113,14 +114,21 @@ def start(client: Client, name: str) -> str:
 
 
 @contextmanager
-def _interruptible(state: State, choice: Choice) -> Iterator[None]:
+def _interruptible(state: State, words: str) -> Iterator[None]:
     """On Ctrl-C print how to go on with the runs that have not ended."""
     try:
         yield
     except KeyboardInterrupt:
-        following = f"`penstock run {choice.words} --watch` goes on from there"
-        state.output.errors.print(f"[dim]what is committed stays; {following}[/dim]")
+        state.output.errors.print(f"[dim]what is committed stays; `{escape(words)}` goes on from there[/dim]")
         raise
+
+
+def again(choice: Choice, reload: Reload | None) -> str:
+    """Return the command that goes on with these runs: it has to read the same rows."""
+    if reload is None or reload.rows == "all":
+        return f"penstock run {choice.words}{' --full' if reload else ''} --watch"
+    window = reload.to_dict()
+    return f"penstock backfill {choice.words} --from {window['from']} --to {window['to']} --watch"
 
 
 def _raise_if_single(choice: Choice, results: dict[str, Result]) -> None:
