@@ -84,6 +84,8 @@ def preview_(state: State, name: str, rows: int) -> None:
 def _show(state: State, one: Shown) -> None:
     rows = [[_short(row[name]) for name in one.columns] for row in one.rows]
     state.output.table(tuple(one.columns), rows, empty="no rows", title=f"after {one.step}: {len(one.rows)} rows")
+    if one.note:
+        state.output.say(f"  {escape(one.note)}")
     for row in one.refused:
         state.output.say(f"  row {row['row']} refused by `{escape(row['step'])}`: {escape(row['reason'])}")
 

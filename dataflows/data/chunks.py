@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+import pyarrow as pa
 from pyarrow import RecordBatch
 
-__all__ = ["Chunk"]
+__all__ = ["REFUSED", "Chunk"]
+
+REFUSED: Final = pa.schema(
+    [("row", pa.int64()), *((name, pa.string()) for name in ("step", "code", "reason", "values"))]
+)
+"""Rows that were refused: their number in the chunk, by which step, why, and their values as a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)

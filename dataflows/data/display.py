@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from typing import Any, Final
 
 import pyarrow as pa
 
-__all__ = ["rows_of"]
+__all__ = ["json_of", "rows_of"]
 
 
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -22,3 +27,38 @@ def _values(column: pa.Array) -> list[Any]:
     except OverflowError:  # Arrow's days and microseconds go beyond the years 1 to 9999
         found = column.cast(pa.string()).to_pylist()
     return found
+
+
+def json_of(row: Mapping[str, object]) -> str:
+    """A row as `jsonb` takes it: NaN and infinities are texts, and NUL in a text is its picture, ␀."""
+    try:
+        text = json.dumps(row, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(row), default=_plain)
+    return _NUL.sub(r"\1\\u2400", text)
+
+
+_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _INFINITE.get(value, "NaN")
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list) else value
+
+
+_INFINITE: Final = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+
+def _plain(value: object) -> object:
+    """A value as JSON shows it."""
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    return _TEXTS.get(type(value), str)(value)
+
+
+_TEXTS: Final[dict[type, Callable[[Any], str]]] = {
+    datetime: datetime.isoformat, date: date.isoformat, time: time.isoformat, timedelta: str,
+}  # fmt: skip

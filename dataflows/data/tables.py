@@ -32,6 +32,9 @@ class Column:
     base: str | None = None
     """Of a domain: the type that it is over, where that comes with every server."""
 
+    unreadable: str | None = None
+    """Why its values cannot be read: an error only where a mapping takes it."""
+
     def summary(self) -> dict[str, Any]:
         """As the result file tells it."""
         return {"name": self.name, "type": self.type, "nullable": self.nullable}
@@ -48,6 +51,8 @@ class Table:
     keys: tuple[tuple[str, ...], ...] = ()
     """Unique keys over NOT NULL columns, the primary key first."""
     estimated_rows: int = 0
+    told: str | None = None
+    """Where the columns' types come from, if only some of the data were looked at."""
 
     def column(self, name: str) -> Column | None:
         """The column of that name."""

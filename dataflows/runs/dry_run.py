@@ -56,6 +56,7 @@ class Shown:
     columns: Mapping[str, str]
     rows: Sequence[Row]
     refused: Sequence[Row] = ()
+    note: str | None = None
 
 
 def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[Difference]:
@@ -164,9 +165,9 @@ def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
     """Up to `rows` rows of the source, then what each step makes of them."""
     table, outside = ends.source.describe(), outside_of(job)
     whole = _bound(job.rules, table, job.pipeline, outside)
-    batch = _first(job, ends, table, whole.reads, rows)
+    batch, aside = _first(job, ends, table, whole.reads, rows)
     kinds = {column.name: column.type for column in table.columns}
-    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, rows_of(batch))]
+    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, rows_of(batch), aside, table.told)]
     for count in range(len(job.rules.steps) + 1):
         part = replace(job.rules, steps=job.rules.steps[:count])
         part = part if count == len(job.rules.steps) else Rules(part.fields, part.steps)
@@ -176,23 +177,26 @@ def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
     return shown
 
 
-def _first(job: Job, ends: Ends, table: Table, names: Sequence[str], rows: int) -> pa.RecordBatch:
-    """The first rows that the source gives."""
+def _first(job: Job, ends: Ends, table: Table, names: Sequence[str], rows: int) -> tuple[pa.RecordBatch, Sequence[Row]]:
+    """The first rows that the source gives, and those among them that it cannot read."""
     kinds = {column.name: arrow_type(parse_type(column.type)) or pa.string() for column in table.columns}
     schema = pa.schema([(name, kinds[name]) for name in names])
     order = ReadOrder(table, tuple(names), None, schema, max(rows, 1), lambda: None)
     held: list[pa.RecordBatch] = []
+    aside: list[Row] = []
     with closing(ends.source.reader(order)) as reader:
         for split in ends.source.plan(table, None, Window(None, None), job.split_rows, 0):
             for chunk in reader.read("preview", split):
                 if chunk.data is not None:
                     held.append(chunk.data)
+                if chunk.refused is not None:
+                    aside += chunk.refused.to_pylist()
                 if sum(one.num_rows for one in held) >= rows:
                     break
             if sum(one.num_rows for one in held) >= rows:
                 break
     whole = pa.Table.from_batches(held, schema=schema).slice(0, rows).combine_chunks().to_batches()
-    return whole[0] if whole else pa.RecordBatch.from_pylist([], schema=schema)
+    return whole[0] if whole else pa.RecordBatch.from_pylist([], schema=schema), aside
 
 
 def plan(job: Job, ends: Ends) -> dict[str, Any]:
@@ -217,6 +221,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         "because": list(method.reasons) if method else [],
         "estimated_rows": rows,
         "splits": max(1, round(rows / job.split_rows)),
+        "told": found.survey.source.told,
         "undecoded": found.survey.mapping.raw,
         "decoded_because": found.survey.mapping.why_decoded,
         "lineage": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -149,7 +149,7 @@ class Job:
             spec=spec,
             source=places[0],
             sink=places[1],
-            rules=rules_of(spec),
+            rules=replace(rules_of(spec), no_nul=_holds_nul(places[0]) and not _holds_nul(places[1])),
             connections=task["connections"],
             modules=frozenset(task.get("modules") or ()),
             letters=task.get("letters"),
@@ -213,7 +213,11 @@ def rules_of(spec: PipelineSpec) -> Rules:
     carried = frozenset({spec.sink.delete} if spec.sink.delete else ())
     filled = frozenset(HISTORY) if spec.sink.write == "scd2" else frozenset[str]()
     left_out = spec.schema_.additive == "ignore"
-    return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled, left_out)
+    return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled, left_out, spec.clean.nul)
+
+
+def _holds_nul(place: Place) -> bool:
+    return getattr(place.settings, "holds_nul", True)
 
 
 def _fields(spec: PipelineSpec) -> tuple[FieldSpec, ...] | None:

@@ -8,31 +8,25 @@ them; the others go on, in their order. Rows in = rows out + filtered + refused 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from dataflows.data.chunks import Chunk
-from dataflows.data.display import rows_of
+from dataflows.data.chunks import REFUSED, Chunk
+from dataflows.data.display import json_of, rows_of
 from dataflows.data.tables import Column
 from dataflows.data.types import SqlType, arrow_type
+from dataflows.transforms.cleaning import Cleaning, holds_nul
 from dataflows.transforms.scope import Held
 from penstock.errors import BadData
 
 if TYPE_CHECKING:
     from dataflows.transforms.stages import Refusal, Stage, Work
 
-__all__ = ["REFUSED", "Chain", "Output"]
+__all__ = ["Chain", "Output"]
 
-REFUSED: Final = pa.schema(
-    [("row", pa.int64()), *((name, pa.string()) for name in ("step", "code", "reason", "values"))]
-)
-"""Rows that were refused: their number in the chunk, by which step, why, and their values as a JSON object."""
 MOST_BYTES: Final = 2 << 30
 """Of a chunk between two steps."""
 _LIMITED: Final = ("character varying", "character")
@@ -57,6 +51,9 @@ class Chain:
     outputs: Sequence[Output]
     masked: frozenset[str]
     where: str
+    cleaning: Cleaning | None = None
+    no_nul: bool = False
+    """True if the target refuses texts with NUL, and the source may send some."""
 
     def __call__(self, chunk: Chunk) -> Chunk:
         """The chunk as the target takes it; `refused` rows are numbered within the chunk."""
@@ -66,11 +63,24 @@ class Chain:
             message = "undecoded bytes came where a batch was due"
             raise TypeError(message)
         batch, refused, added = self.apply(chunk.data)
-        dead = 0 if refused is None else refused.num_rows
-        return replace(chunk, data=batch, rows=batch.num_rows, read=chunk.read + added, dead=dead, refused=refused)
+        found = [self._hidden(chunk.refused)] if chunk.refused is not None else []
+        found += [refused] if refused is not None else []
+        letters = pa.concat_batches(found) if found else None
+        dead = sum(one.num_rows for one in found)
+        return replace(chunk, data=batch, rows=batch.num_rows, read=chunk.read + added, dead=dead, refused=letters)
+
+    def _hidden(self, refused: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows that the source set aside, without the values that the pipeline masks; a raw line may hold them all."""
+        if not self.masked:
+            return refused
+        hidden = self.masked | {"_raw"}
+        rows = (json.loads(text) for text in refused.column("values").to_pylist())
+        texts = [json_of({name: "***" if name in hidden else value for name, value in row.items()}) for row in rows]
+        return refused.set_column(refused.schema.get_field_index("values"), REFUSED.field("values"), pa.array(texts))
 
     def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int]:
         """The rows for the target, those that were refused (schema `REFUSED`), and how many `explode` added."""
+        batch = batch if self.cleaning is None else self.cleaning(batch)
         work = self._worked(batch) if self.stages else None
         rows = None if work is None else _rows(work, batch.num_rows)
         arrays = [self._array(one, batch, work, rows) for one in self.outputs]
@@ -120,7 +130,7 @@ class Chain:
         """Refuse the rows that the target's own columns cannot hold."""
         refused: list[Refusal] = []
         for at, one in enumerate(self.outputs):
-            for check in (_null, _too_long):
+            for check in (_null, _too_long, *((_nul,) if self.no_nul else ())):
                 found = check(made.column(at), one)
                 if found is None:
                     continue
@@ -139,7 +149,7 @@ class Chain:
     def _letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
         numbers = [row for one in refused for row in one.rows]
         found = rows_of(batch.take(pa.array(numbers, pa.uint32())))
-        values = [_json({n: self._shown(n, v) for n, v in row.items()}) for row in found]
+        values = [json_of({n: self._shown(n, v) for n, v in row.items()}) for row in found]
         seen: dict[tuple[int, str], int] = {}
         steps = [_told(seen, row, one.step) for one in refused for row in one.rows]
         codes = [one.code for one in refused for _ in one.rows]
@@ -184,6 +194,18 @@ def _null(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
     return array.is_null(), "not_null", f"`{one.target.name}` is NULL, and the target takes none"
 
 
+def _nul(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
+    """Where a text has a character with code 0, which the target cannot hold."""
+    if not pa.types.is_string(array.type):
+        return None
+    import pyarrow.compute as pc
+
+    bad = holds_nul(array, document=one.kind.name == "jsonb")
+    if not pc.any(bad).as_py():
+        return None
+    return bad, "nul", f"`{one.target.name}` holds a character with code 0; `clean: {{nul: strip}}` takes it out"
+
+
 def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
     """Where a text is longer than the target's column, but for blanks at its end."""
     if one.kind.name not in _LIMITED or one.kind.precision is None or _is_short(one):
@@ -208,38 +230,3 @@ def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:
     if kind.name == "numeric" and wanted == pa.string():  # of any size: what is a number already stays one
         wanted = pa.decimal128(19, 0) if have.integer else array.type
     return array if array.type == wanted else array.cast(wanted)
-
-
-def _json(row: Mapping[str, object]) -> str:
-    """A row as `jsonb` takes it: NaN and infinities are texts, and NUL in a text is its picture, ␀."""
-    try:
-        text = json.dumps(row, default=_plain, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(row), default=_plain)
-    return _NUL.sub(r"\1\\u2400", text)
-
-
-_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else _INFINITE.get(value, "NaN")
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list) else value
-
-
-_INFINITE: Final = {math.inf: "Infinity", -math.inf: "-Infinity"}
-
-
-def _plain(value: object) -> object:
-    """A value as JSON shows it."""
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    return _TEXTS.get(type(value), str)(value)
-
-
-_TEXTS: Final[dict[type, Callable[[Any], str]]] = {
-    datetime: datetime.isoformat, date: date.isoformat, time: time.isoformat, timedelta: str,
-}  # fmt: skip

@@ -17,6 +17,7 @@ from dataflows.data.chunks import Chunk
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, as_text, column_type, fits
 from dataflows.transforms.chain import Chain, Output
+from dataflows.transforms.cleaning import Cleaning
 from dataflows.transforms.scope import Computed, Held, Scope
 from dataflows.transforms.steps import Outside, plan_checks, plan_steps
 from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
@@ -51,11 +52,15 @@ class Rules:
     """Columns of the target that the sink fills by itself."""
     left_out: bool = False
     """Whether columns that the target does not have are left out."""
+    nul: str | None = None
+    """How NUL in texts is mended."""
+    no_nul: bool = False
+    """True if the source's texts may hold NUL, and the target's cannot."""
 
     @property
     def plain(self) -> bool:
-        """Whether there are neither steps nor checks."""
-        return not (self.steps or self.validation.not_null or self.validation.checks)
+        """Whether there are neither steps nor checks, nor anything to mend."""
+        return not (self.steps or self.validation.not_null or self.validation.checks or self.nul)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +169,22 @@ def bind(
         _check_fits(scope[name], column, _place(plan, name, where))
     passed = {held.source.name for held in scope.columns.values() if held.source}
     reads = tuple(one.name for one in source.columns if one.name in passed or one.name in scope.wanted)
-    reads = reads or (source.columns[0].name,)
+    reads = reads or tuple(one.name for one in source.columns if one.unreadable is None)[:1]
     schema = pa.schema([pa.field(name, _decoded(source, name, where)) for name in reads])
     made = [
         Output(one, column_type(one), scope[name], plan.paths.get(name, "spec.transforms"))
         for name, one in columns.items()
     ]
-    chain = Chain(scope.wanted, tuple(plan.stages), tuple(made), frozenset(scope.masked), where)
+    documents = frozenset(one.name for one in source.columns if column_type(one).name in {"json", "jsonb"})
+    chain = Chain(
+        scope.wanted,
+        tuple(plan.stages),
+        tuple(made),
+        frozenset(scope.masked),
+        where,
+        Cleaning(rules.nul, documents) if rules.nul else None,
+        rules.no_nul,
+    )
     return Mapping(tuple(columns), reads, False, schema, chain, why, lineage, tuple(columns.values()))  # noqa: FBT003 - not raw
 
 
@@ -185,10 +199,13 @@ def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
         if spec.source is not None:
             if spec.source not in scope.columns:
                 raise _missing(spec.source, source, f"{where}: {spec.path}.from")
+            _check_readable(source, spec.source)
             made[spec.target] = scope[spec.source]
             continue
         id_ = scope.new_id()
         values[id_] = found = scope.compute(spec.sql or "", f"{where}: {spec.path}.sql")
+        for name in scope.origins(found.compiled.columns):
+            _check_readable(source, name)
         origins = scope.origins(found.compiled.columns)
         made[spec.target] = Held(found.compiled.type, nullable=True, origins=origins, steps=("mapping",), id=id_)
     paths = {spec.target: spec.path for spec in fields}
@@ -197,6 +214,12 @@ def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
     from dataflows.transforms.stages import Compute
 
     return replace(scope, columns=made), paths, [Compute("mapping", values)]
+
+
+def _check_readable(source: Table, name: str) -> None:
+    column = source.column(name)
+    if column is not None and column.unreadable is not None:
+        raise SchemaMismatch(column.unreadable)
 
 
 def _held(column: Column) -> Held:

@@ -7,7 +7,7 @@ import re
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from typing import cast as typed
 
 from psycopg import ProgrammingError as ConninfoError
@@ -68,6 +68,8 @@ class PostgresConnection(Model):
     """PostgreSQL 12 or newer: a libpq connection string or URL, and the password by reference."""
 
     type: Literal["postgres"]
+    holds_nul: ClassVar[bool] = False
+    """No text of it holds a character with code 0."""
     dsn: Annotated[str, AfterValidator(_no_password_in_dsn)]
     password: Secret | None = None
 
@@ -79,11 +81,23 @@ class FilesConnection(Model):
     root: Annotated[str, Field(pattern=r"^/")]
 
 
+def _prefix(value: str) -> str:
+    """Refuse a prefix that no key of an object can begin with, as far as clients agree on it."""
+    prefix = value.removeprefix("s3://").partition("/")[2].strip("/")
+    if prefix and {"", ".", ".."} & set(prefix.split("/")):
+        message = f"holds an empty part, `.` or `..` between its slashes: {prefix!r}; write the prefix without it"
+        raise ValueError(message)
+    if not prefix.isprintable():
+        message = "holds a character that cannot be seen; write the prefix without it"
+        raise ValueError(message)
+    return value
+
+
 class S3Connection(Model):
     """A bucket and prefix on S3 or a server that speaks its protocol."""
 
     type: Literal["s3"]
-    url: Annotated[str, Field(pattern=r"^s3://[^/]+")]
+    url: Annotated[str, Field(pattern=r"^s3://[^/]+"), AfterValidator(_prefix)]
     endpoint: str | None = None
     region: str | None = None
     access_key: Secret | None = None

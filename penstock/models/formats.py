@@ -37,6 +37,8 @@ def _encoding(value: str) -> str:
 _Delimiter = Annotated[str, Field(pattern=r"^[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x26\x28-\x5f\x61-\x7f]$")]
 _Quote = Annotated[str, Field(pattern=r"^[\"'`]$")]
 """No delimiter, and no line's end."""
+_Escape = Annotated[str, Field(pattern=r"^[!#-&(-/:-@\[-_{-~]$")]
+"""A sign, neither letter nor quote."""
 
 
 class ParquetFormat(Model):
@@ -49,12 +51,15 @@ class ParquetFormat(Model):
 class CsvFormat(Model):
     """Text with a delimiter (RFC 4180). Written files always have a header, and NULL as nothing between delimiters.
 
-    `columns` gives names and types in the order of the file, or overrides those that are told from a sample.
+    `columns` gives names and types in the order of the file, or overrides those that are told from a sample. `escape`
+    stands before quotes, delimiters, line ends and itself in files of Spark, Hive or MySQL, most often a backslash;
+    before any other character it is text. Written files double their quotes and have none.
     """
 
     type: Literal["csv"]
     delimiter: _Delimiter = ","
     quote: _Quote = '"'
+    escape: _Escape | None = None
     header: bool = True
     null_values: tuple[Annotated[str, Field(max_length=64)], ...] = ("",)
     encoding: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$"), AfterValidator(_encoding)] = "utf-8"

@@ -59,6 +59,7 @@ def _no_literal_secrets(values: dict[str, str]) -> dict[str, str]:
 _Path = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^.\x00-\x1f]+(\.[^.\x00-\x1f]+)*$")]
 """Names of keys, one in the other, with dots between: ``data.items``."""
 _Parameter = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x20]+$")]
+_ClientError = Annotated[int, Field(ge=400, le=499)]
 _Size = Annotated[int, Field(ge=1, le=1_000_000)]
 _Columns = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(min_length=1, max_length=64)]]
 _Values = dict[_Parameter, Annotated[str, Field(max_length=2000)]]
@@ -66,26 +67,42 @@ Given = Annotated[_Values, AfterValidator(_no_literal_secrets)]
 """Headers or parameters; those that hold secrets do so by reference."""
 
 
-class NumberedPages(Model):
-    """``?page=1``, ``?page=2`` … until a page is empty."""
+class _Ending(Model):
+    """What tells that a page is the last one, where the API says it.
+
+    At `more` the body holds whether there is another page; at `total` how many records all pages have: a run that gets
+    fewer fails.
+    """
+
+    more: _Path | None = None
+    total: _Path | None = None
+
+
+class NumberedPages(_Ending):
+    """``?page=1``, ``?page=2`` … until a page is empty, or the API answers 204, 404, 416 or an `end_status`.
+
+    A page that is shorter than others does not end them: servers cap their pages, and leave records out.
+    """
 
     type: Literal["page"]
     parameter: _Parameter = "page"
     first: Annotated[int, Field(ge=0)] = 1
     size: _Size | None = None
     size_parameter: _Parameter = "per_page"
+    end_status: list[_ClientError] = []
 
 
-class OffsetPages(Model):
-    """``?offset=0``, then further by as many records as came, until a page is empty."""
+class OffsetPages(_Ending):
+    """``?offset=0``, then further by as many records as came; they end as those of `page` do."""
 
     type: Literal["offset"]
     parameter: _Parameter = "offset"
     size: _Size | None = None
     size_parameter: _Parameter = "limit"
+    end_status: list[_ClientError] = []
 
 
-class TokenPages(Model):
+class TokenPages(_Ending):
     """The body holds, at `token`, what asks for the next page; there is none where it holds nothing there."""
 
     type: Literal["cursor"]
@@ -95,7 +112,7 @@ class TokenPages(Model):
     size_parameter: _Parameter = "limit"
 
 
-class LinkPages(Model):
+class LinkPages(_Ending):
     """The answer names the next page's URL: in its ``Link`` header (RFC 8288, rel=next), or in the body at `next`."""
 
     type: Literal["link"]

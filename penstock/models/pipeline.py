@@ -13,6 +13,7 @@ from penstock.models.base import Duration, Fraction, Model, Name, Sql
 from penstock.models.formats import Format
 
 __all__ = [
+    "Clean",
     "Cursor",
     "DeadLetter",
     "Deduplicate",
@@ -241,6 +242,24 @@ CONDITIONAL = ("set", "filter", "mask")
 OPERATIONS = ("rename", "select", "cast", *CONDITIONAL, "deduplicate", "lookup", "explode", "python")
 
 
+class Clean(Model):
+    """What is mended as rows are read. Without it, a row that the target cannot hold becomes a dead letter.
+
+    `nul`: characters with code 0 in texts are taken out, or become U+FFFD. `zero_dates`: dates such as 0000-00-00 of
+    MySQL become NULL.
+    """
+
+    nul: Literal["strip", "replace"] | None = None
+    zero_dates: Literal["null"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_a_word(cls, data: Any) -> Any:
+        """YAML reads ``zero_dates: null`` as nothing at all."""
+        said = isinstance(data, dict) and "zero_dates" in data and data["zero_dates"] is None
+        return {**data, "zero_dates": "null"} if said else data
+
+
 class Validation(Model):
     """What each chunk must satisfy before it is written; `unique` over a batch run."""
 
@@ -340,6 +359,7 @@ class PipelineSpec(Model):
     mode: Literal["batch", "stream"] = "batch"
     source: Source
     schedule: Schedule | None = None
+    clean: Clean = Clean()
     mapping: MappingRule | None = None
     schema_: SchemaRules = Field(default=SchemaRules(), alias="schema")
     transforms: tuple[TransformStep, ...] = ()

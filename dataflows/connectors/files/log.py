@@ -51,7 +51,15 @@ class FolderLog:
     """When the log was last seen to end where `table` does."""
 
     def at(self, path: str) -> str:
-        """A path of this folder as the store knows it."""
+        """A path of this folder as the store knows it.
+
+        Raises:
+            PenstockError: whoever wrote it into the log means another place.
+        """
+        if ".." in path.split("/") or path.startswith("/") or "\\" in path:
+            hint = "somebody else wrote below `_penstock/`; take that folder away, or choose another one"
+            what = "its log names a file outside of the folder"
+            raise PenstockError(what, where=self.where, value=path, hint=hint)
         return f"{self.folder}/{path}" if self.folder else path
 
     def refresh(self) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,18 +12,11 @@ from typing import Any, Final
 
 import obstore
 import pyarrow as pa
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotSupportedError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store as Client
 
-from dataflows.connectors.files.store import Gone, Listed
-from penstock.errors import AccessDenied, Refused, Unavailable, Unreachable
+from dataflows.connectors.files.s3_errors import translation
+from dataflows.connectors.files.store import Listed
 from penstock.models.connection import S3Connection, resolve
 
 __all__ = ["S3Store"]
@@ -120,27 +112,11 @@ class S3Store:
 
     @contextmanager
     def _translated(self, path: str | None = None) -> Iterator[None]:
-        """What the client raises, as errors of our own; its texts quote requests, and are left out."""
+        """What the client raises, as errors of our own."""
         try:
             yield
-        except FileNotFoundError:
-            raise Gone("the object is gone", where=self.where, value=path, hint="run it again") from None
-        except (PermissionDeniedError, UnauthenticatedError, PermissionError):
-            raise self._denied() from None
-        except (NotSupportedError, NotImplementedError):
-            hint = "sinks need PUT with If-None-Match"
-            raise Refused("the object store cannot do this", where=self.where, hint=hint) from None
-        except (BaseError, OSError) as error:  # streams raise the latter, with the same texts
-            if re.search(r"status code: 40[13]", str(error)):  # the client tells it apart only where it asks for a path
-                raise self._denied() from None
-            hint = "look at the endpoint and whether the server is up"
-            if "sending request" in str(error):
-                raise Unreachable("the object store cannot be reached", where=self.where, hint=hint) from None
-            raise Unavailable("the object store failed", where=self.where, hint="try again") from None
-
-    def _denied(self) -> AccessDenied:
-        hint = "look at the keys, and at what they may do in this bucket"
-        return AccessDenied("the object store refuses access", where=self.where, hint=hint)
+        except (BaseError, OSError, NotImplementedError) as error:  # streams raise OSError, with the same texts
+            raise translation(error, self.where, path) from None
 
 
 def _secret(value: str | None, name: str, secrets: Path | None) -> str | None:

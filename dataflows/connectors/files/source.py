@@ -21,7 +21,7 @@ from dataflows.connectors.files.log import OWN, FolderLog
 from dataflows.connectors.files.names import FileSet, partition_columns, partitions
 from dataflows.connectors.files.seen import Seen
 from dataflows.connectors.files.store import Gone, Listed, Store, translated
-from dataflows.connectors.formats.contract import FileReader, Shape, decompressed, format_of, unpacked
+from dataflows.connectors.formats.contract import Asked, FileReader, Rows, Shape, decompressed, format_of, unpacked
 from dataflows.connectors.formats.types import as_asked, united
 from dataflows.connectors.patience import patiently
 from dataflows.connectors.reading import chunks
@@ -40,8 +40,10 @@ HIDDEN: Final = (
     Column("_path", "text", nullable=False, hidden=True),
     Column(MODIFIED, "timestamp with time zone", nullable=False, hidden=True),
 )
-LOOKED_AT: Final = {"parquet": 64, "csv": 8, "jsonl": 8}
+LOOKED_AT: Final = {"parquet": 1000, "csv": 64, "jsonl": 64}
 """Files that columns are told from; of more files, those at equal distances, with the first and the last."""
+SAMPLE_BYTES: Final = (64 << 10, 1 << 20, 8 << 20)
+"""How much is looked at of each text file, at least and at most, and of all together."""
 AT_ONCE: Final = 8
 LISTINGS: Final = 3
 PIECES: Final = 256
@@ -55,7 +57,7 @@ def reader_of(form: Format, *, remote: bool, own: bool = False) -> FileReader:
     if isinstance(form, CsvFormat):
         from dataflows.connectors.formats.csv import CsvReader
 
-        return CsvReader(form)
+        return CsvReader(form, own)
     if isinstance(form, JsonlFormat):
         from dataflows.connectors.formats.jsonl import JsonlReader
 
@@ -94,13 +96,16 @@ class FilesSource:
         if not files and columns is None:
             hint = "look at the pattern; names that begin with _ or . are passed over"
             raise MissingTable("no file matches", where=self.place.where, value=self.place.object, hint=hint)
+        told = None
         if columns is None:
-            columns = self._told(files)
+            columns, looked = self._told(files)
+            told = f"types told from {looked} of {len(files)} files" if looked < len(files) else None
         names = {column.name for column in columns}
         columns += tuple(column for column in HIDDEN if column.name not in names)
-        return Table(self.place.object, "files", columns, (), self._estimate(files))
+        return Table(self.place.object, "files", columns, (), self._estimate(files), told)
 
-    def _told(self, files: Sequence[Listed]) -> tuple[Column, ...]:
+    def _told(self, files: Sequence[Listed]) -> tuple[tuple[Column, ...], int]:
+        """The columns, and how many files tell them."""
         kinds = {format_of(one.path, self.place.format, self.where)[0].type for one in files}
         if len(kinds) > 1:
             hint = "narrow the pattern, such as *.parquet"
@@ -120,7 +125,7 @@ class FilesSource:
         if not columns:
             hint = "say their columns in `format.columns`" if kind != "parquet" else "name other files"
             raise SchemaMismatch("the files have no columns", where=self.where, hint=hint)
-        return columns + folders
+        return columns + folders, len(looked)
 
     def _listed(self) -> tuple[list[Listed], tuple[Column, ...] | None]:
         """The files of the set, by path, and the columns where the log of just this folder tells them.
@@ -172,8 +177,11 @@ class FilesSource:
         if key not in self._shapes:
             form, codec = format_of(file.path, self.place.format, self.where)
             where = f"{self.place.where}: {file.path}"
+            least, most, together = SAMPLE_BYTES
+            sample = max(least, min(most, together // max(1, len(self._listing or ()))))
+            reader = reader_of(form, remote=self.store.remote)
             with self.store.reader(file.path) as stream, decompressed(where):
-                self._shapes[key] = reader_of(form, remote=self.store.remote).shape(unpacked(stream, codec), where)
+                self._shapes[key] = reader.shape(unpacked(stream, codec), where, sample)
         return self._shapes[key]
 
     def _estimate(self, files: Sequence[Listed]) -> int:
@@ -291,7 +299,7 @@ class FilesReader:
         with translated(self.place.where):
             return patiently(self._pool, self.order.check, work)
 
-    def _batches(self, path: str, version: str, groups: list[int] | None) -> Iterator[pa.RecordBatch]:
+    def _batches(self, path: str, version: str, groups: list[int] | None) -> Iterator[Rows]:
         where = f"{self.place.where}: {path}"
         file = self._unchanged(path, version, where)
         form, codec = format_of(path, self.place.format, where)
@@ -299,12 +307,12 @@ class FilesReader:
         folders = partitions(path)
         inside = [column for column in known if column.name not in folders]
         wanted = {name: column for name in self.order.columns for column in inside if column.name == name}
-        batches = reader_of(form, remote=self.store.remote, own=self.own).batches(
-            lambda: unpacked(self.store.reader(path), codec), groups, wanted, inside, self.order.batch_rows, where
-        )
+        asked = Asked(wanted, inside, self.order.batch_rows, where, len(wanted) == len(inside), groups)
+        reader = reader_of(form, remote=self.store.remote, own=self.own)
+        batches = reader.batches(lambda: unpacked(self.store.reader(path), codec), asked)
         with decompressed(where):
-            while (batch := self._asked(lambda: next(batches, None))) is not None:
-                yield self._shaped(batch, file, folders, where)
+            while (found := self._asked(lambda: next(batches, None))) is not None:
+                yield Rows(self._shaped(found.batch, file, folders, where), found.asides)
         self._unchanged(path, version, where)
 
     def _unchanged(self, path: str, version: str, where: str) -> Listed:

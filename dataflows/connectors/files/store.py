@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +19,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Unavailable
+from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Refused, Unavailable
 
 __all__ = ["Gone", "Listed", "LocalStore", "Store", "translated"]
 
@@ -108,13 +109,13 @@ class LocalStore:
 
     def head(self, path: str) -> Listed:
         with self._translated():
-            found = self._at(path).stat()
+            found = self._regular(path).stat()
         modified = datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
         return Listed(path, found.st_size, modified, f"{found.st_size}-{found.st_mtime_ns}")
 
     def get(self, path: str) -> bytes:
         with self._translated():
-            return self._at(path).read_bytes()
+            return self._regular(path).read_bytes()
 
     def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
         with self._written(path, data, beside=beside) as temporary:
@@ -144,7 +145,7 @@ class LocalStore:
 
     def reader(self, path: str) -> Any:
         with self._translated():
-            return pa.OSFile(str(self._at(path)))
+            return pa.OSFile(str(self._regular(path)))
 
     @contextmanager
     def writer(self, path: str) -> Iterator[Any]:
@@ -182,7 +183,30 @@ class LocalStore:
         return found
 
     def _at(self, path: str) -> Path:
-        return self.root / path
+        """Where a path lies.
+
+        Raises:
+            Refused: outside of the root, by its parts or by a link among its folders.
+        """
+        found = self.root / path
+        if path and (found.name == ".." or not found.parent.resolve().is_relative_to(self.root.resolve())):
+            raise self._outside(path)
+        return found
+
+    def _regular(self, path: str) -> Path:
+        """A file that may be opened: a link only to one below the root, and nothing that could keep us waiting."""
+        found = self._at(path)
+        mode = found.stat().st_mode
+        if not found.resolve().is_relative_to(self.root.resolve()):
+            raise self._outside(path)
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            hint = "name a regular file; a pipe, device or socket is not read"
+            raise Refused("it is no regular file", where=self.where, value=path, hint=hint)
+        return found
+
+    def _outside(self, path: str) -> Refused:
+        hint = "what a pipeline reads and writes lies below the connection's `root`: copy it there, or move the root"
+        return Refused("it leads out of the connection's root", where=self.where, value=path, hint=hint)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -15,8 +15,12 @@ from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat
 
 __all__ = [
+    "VALUE_BYTES",
+    "Aside",
+    "Asked",
     "FileReader",
     "FileWriter",
+    "Rows",
     "Shape",
     "declared",
     "decompressed",
@@ -31,6 +35,8 @@ ENDINGS: Final[dict[str, Format]] = {
     ".csv": CsvFormat(type="csv"), ".tsv": CsvFormat(type="csv", delimiter="\t"),
     ".jsonl": JsonlFormat(type="jsonl"), ".ndjson": JsonlFormat(type="jsonl"),
 }  # fmt: skip
+VALUE_BYTES: Final = 64 << 20
+"""The longest line, row of a text file, or value that is read."""
 _PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -42,31 +48,55 @@ class Shape:
     groups: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A row that cannot be read: why, and what is known of it. No value stands in `reason`."""
+
+    code: str
+    reason: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a file, and those next to them that had to be set aside."""
+
+    batch: pa.RecordBatch
+    asides: tuple[Aside, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be read of a file: `columns` of `known`, in batches of at most `rows` rows.
+
+    `whole`: all columns are wanted, so that one which is not `known` is an error; else it is passed over.
+    """
+
+    columns: Mapping[str, Column]
+    known: Sequence[Column]
+    rows: int
+    where: str
+    whole: bool = True
+    groups: Sequence[int] | None = None
+
+
 class FileReader(Protocol):
     """Reads files of one format, from Arrow streams that are already decompressed where the format is text."""
 
-    def shape(self, stream: Any, where: str) -> Shape:
-        """What the file looks like; of a text file, what its beginning tells.
+    def shape(self, stream: Any, where: str, sample: int) -> Shape:
+        """What the file looks like; of a text file, what its first `sample` bytes tell.
 
         Raises:
-            SchemaMismatch, BadData: it is not of this format, or has a column that cannot be kept.
+            SchemaMismatch, BadData: it is not of this format.
         """
 
-    def batches(
-        self,
-        opened: Callable[[], Any],
-        groups: Sequence[int] | None,
-        columns: Mapping[str, Column],
-        known: Sequence[Column],
-        rows: int,
-        where: str,
-    ) -> Iterator[pa.RecordBatch]:
-        """Batches of at most `rows` rows that have at least those of `columns` that the file has.
+    def batches(self, opened: Callable[[], Any], asked: Asked) -> Iterator[Rows]:
+        """The rows, with at least those of the columns that the file has; `opened` gives a stream of its content.
 
-        `opened` gives a new stream of the file's content each time; `known` are all columns that files may have.
+        A row that is malformed, or has a value that is not of the type that a person declared, is set aside.
 
         Raises:
-            BadData: by file, line and column.
+            BadData: a value that is not of the type which a sample told, by file, line and column; a damaged file.
         """
 
 

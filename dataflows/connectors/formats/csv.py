@@ -2,285 +2,260 @@
 
 Nothing between two delimiters is NULL, an empty text is ``""``. A sample makes a column whole numbers, boolean, date,
 time or a timestamp only where every value reads back as it was written, so that ``007`` and the like stay texts;
-numbers with a point become double precision, unless they have more than 15 digits.
+numbers with a point become double precision, unless a double would round one.
 """
 
 from __future__ import annotations
 
-import codecs
-import io
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from dataflows.connectors.formats.contract import Shape, declared
-from dataflows.connectors.formats.types import UNKNOWN
+from dataflows.connectors.formats.contract import Aside, Asked, Rows, Shape, declared
+from dataflows.connectors.formats.records import Block, Dialect
+from dataflows.connectors.formats.texts import told_by, typed
 from dataflows.data.tables import Column
-from dataflows.data.types import arrow_type, parse_type
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 from penstock.models.formats import CsvFormat
 
-__all__ = ["CsvReader", "CsvWriter", "told_by"]
+__all__ = ["CsvReader", "CsvWriter"]
 
-BLOCK_BYTES: Final = (2 << 20, 64 << 20, 1 << 30)
-"""The first is what is read at a time; a larger one only for a file with a row that is larger."""
-SAMPLE_BYTES: Final = 1 << 20
-_DAY: Final = r"\d{4}-\d\d-\d\d"
-_CLOCK: Final = r"\d\d:\d\d:\d\d(\.\d{1,6})?"
-_KINDS: Final = (
-    ("boolean", r"^(true|false|True|False|TRUE|FALSE)$"), ("bigint", r"^(0|-?[1-9][0-9]{0,17})$"),
-    ("numeric(38,0)", r"^(0|-?[1-9][0-9]{0,36})$"),
-    ("double precision", r"^-?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"), ("date", f"^{_DAY}$"),
-    ("timestamp without time zone", f"^{_DAY}[ T]{_CLOCK}$"),
-    ("timestamp with time zone", rf"^{_DAY}[ T]{_CLOCK}(Z|[+-]\d\d(:?\d\d)?)$"),
-    ("time without time zone", f"^{_CLOCK}$"),
-)  # fmt: skip
-_EXACT_DIGITS: Final = r"^[-.0]*([0-9][.]?){0,15}([eE].*)?$"
+_OTHERS: Final = {";": "';'", "\t": r'"\t"', "|": "'|'"}
+"""Delimiters that a header of one column may show."""
 
 
 @dataclass(frozen=True, slots=True)
 class CsvReader:
-    """Reads CSV files as a pipeline's `format` says."""
+    """Reads CSV files as a pipeline's `format` says; `own` ones were written by a run."""
 
     form: CsvFormat
+    own: bool = False
 
-    def _undecoded(self, where: str) -> BadData:
-        return BadData(f"the file is not in {self.form.encoding}", where=where, hint="tell its `encoding` in `format`")
-
-    def shape(self, stream: Any, where: str) -> Shape:
-        try:
-            return self._shape(stream, where)
-        except UnicodeError:
-            raise self._undecoded(where) from None
-
-    def _shape(self, stream: Any, where: str) -> Shape:
-        head = _head(self._plain(stream), self.form.quote)
+    def shape(self, stream: Any, where: str, sample: int) -> Shape:
+        dialect = Dialect(self.form)
+        block = next(dialect.blocks(stream, where, sample), None)
         told = {column.name: column for column in declared(self.form.columns, where)}
-        if not head:
+        if block is None:
             return Shape(tuple(told.values()))
-        names = self._names(head, where)
-        if unknown := [name for name in told if name not in names]:
+        parser = _Parser(self.form, dialect, where)
+        block = parser.begin(block)
+        if unknown := [name for name in told if name not in parser.names]:
             raise MissingColumn("the file has no such column", where=where, value=unknown[0], hint="look at its header")
-        sample = self._sample(head, names, where)
-        return Shape(tuple(told.get(name) or Column(name, told_by(sample.column(at))) for at, name in enumerate(names)))
+        found = parser.parsed(block, parser.names)
+        if parser.ragged and not found.num_rows:
+            line, _, count = parser.placed()[0]
+            raise BadData(f"line {line}: {_ragged(count, parser.names)}", where=where, hint=_RAGGED)
+        return Shape(tuple(told.get(name) or Column(name, told_by(found.column(name))) for name in parser.names))
 
-    def _names(self, head: bytes, where: str) -> list[str]:
-        """The header's names; without one the pipeline's, or ``column_1`` and so on."""
-        first = self._read(head, csv.ReadOptions(autogenerate_column_names=True, block_size=len(head)), where)
-        names = [str(one) for one in _first_row(first)] if self.form.header else list(self.form.columns)
-        count = len(first.schema.names)
-        if not names and not self.form.header:
-            names = [f"column_{at + 1}" for at in range(count)]
-        if len(names) != count or len(set(names)) < len(names) or "" in names:
-            what = f"it has {count} columns, and {len(set(names))} names for them"
-            raise SchemaMismatch(what, where=where, hint="give each column a name of its own, in `format.columns`")
-        return names
+    def batches(self, opened: Callable[[], Any], asked: Asked) -> Iterator[Rows]:
+        dialect = Dialect(self.form)
+        parser = _Parser(self.form, dialect, asked.where)
+        for block in dialect.blocks(opened(), asked.where):
+            rest = block if parser.names else self._begun(parser, block, asked)
+            batch, asides = self._read(parser, rest, asked)
+            for start in range(0, max(1, batch.num_rows), asked.rows):
+                yield Rows(batch.slice(start, asked.rows), tuple(asides) if start == 0 else ())
 
-    def _sample(self, head: bytes, names: list[str], where: str) -> pa.RecordBatch:
-        skipped = int(self.form.header)
-        options = csv.ReadOptions(column_names=names, skip_rows_after_names=skipped, block_size=len(head))
-        return self._read(head, options, where, names)
+    def _begun(self, parser: _Parser, block: Block, asked: Asked) -> Block:
+        rest = parser.begin(block, [column.name for column in asked.known])
+        have = {column.name for column in asked.known}
+        if asked.whole and (new := [name for name in parser.names if name not in have]):
+            hint = "it came after the columns were told; run again, or name the columns in `format.columns`"
+            what = f"column `{new[0]}` is in no other file that was looked at"
+            raise SchemaMismatch(what, where=asked.where, hint=hint)
+        return rest
 
-    def _read(self, head: bytes, options: csv.ReadOptions, where: str, names: Sequence[str] = ()) -> pa.RecordBatch:
-        """The first rows as texts; a row that the sample cuts off is not among them."""
-        options.use_threads = False
-        texts = {name: pa.string() for name in names or [f"f{at}" for at in range(10_000)]}
-        convert = self._convert(texts)
-        convert.strings_can_be_null = bool(names)  # a header's names are taken as they are
+    def _read(self, parser: _Parser, block: Block, asked: Asked) -> tuple[pa.RecordBatch, list[Aside]]:
+        """The block's rows, and those that are set aside."""
+        names = [name for name in asked.columns if name in parser.names]
+        texts = parser.parsed(block, names or parser.names[:1])
+        asides = parser.asides()
+        arrays, wrong = [], None
+        for name in names:
+            told = not self.own and name not in self.form.columns
+            array, mask = typed(texts.column(name), asked.columns[name], told=told)
+            arrays.append(array)
+            if mask is None:
+                continue
+            if told or self.own:
+                raise parser.mistold(asked.columns[name], mask)
+            asides += parser.refused(texts, asked.columns[name], mask if wrong is None else _new(mask, wrong))
+            wrong = mask if wrong is None else pc.or_(wrong, mask)
+        if not names:
+            return pa.RecordBatch.from_arrays([texts.column(0)], names=[texts.schema.names[0]]), asides
+        batch = pa.RecordBatch.from_arrays(arrays, names=names)
+        return (batch if wrong is None else batch.filter(pc.invert(wrong))), asides
+
+
+def _new(mask: pa.Array, before: pa.Array) -> pa.Array:
+    return pc.and_(mask, pc.invert(before))
+
+
+_RAGGED: Final = "look at `format`: delimiter, quote, escape, encoding and header, or mend the file"
+
+
+def _ragged(count: int, names: Sequence[str]) -> str:
+    return f"it has {count} values where {len(names)} are due"
+
+
+@dataclass(slots=True)
+class _Parser:
+    """Parses the blocks of one file to texts, and knows where in the file each row stands."""
+
+    form: CsvFormat
+    dialect: Dialect
+    where: str
+    names: list[str] = field(default_factory=list)
+    ragged: list[tuple[int, int]] = field(default_factory=list)
+    """Of the block parsed last: which records have another number of values, from 0, and how many they have."""
+    _strays: list[Aside] = field(default_factory=list)
+    _block: Block = field(default_factory=lambda: Block(b"", 1, b""))
+
+    def begin(self, block: Block, known: Sequence[str] = ()) -> Block:
+        """Take the names from the header; without one the pipeline's, or ``column_1`` and so on; the rest."""
+        first, rest = self.dialect.split(block)
+        values = self._values(first)
+        self.names = [value or "" for value in values] if self.form.header else list(known or self.form.columns)
+        if not self.names:
+            self.names = [f"column_{at + 1}" for at in range(len(values))]
+        self._check_delimiter()
+        names = self.names
+        if len(names) != len(values) or len(set(names)) < len(names) or "" in names:
+            what = f"it has {len(values)} columns, and {len(set(names))} names for them"
+            raise SchemaMismatch(what, where=self.where, hint="give each column a name of its own, in `format.columns`")
+        return rest if self.form.header else block
+
+    def _values(self, record: Block) -> list[str | None]:
+        block, strays = self.dialect.without_strays(record, self.where)
+        if strays:
+            raise BadData(f"line {record.line}: text stands after a closing quote", where=self.where, hint=_RAGGED)
+        options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(record.data) + 2)
+        texts = {f"f{at}": pa.binary() for at in range(record.data.count(self.form.delimiter.encode()) + 1)}
+        parse = csv.ParseOptions(
+            delimiter=self.form.delimiter, quote_char=self.form.quote, newlines_in_values=True, ignore_empty_lines=False
+        )
+        convert = csv.ConvertOptions(column_types=texts, strings_can_be_null=False)
+        table = csv.read_csv(pa.BufferReader(block.data + b"\n"), options, parse, convert)
         try:
-            with csv.open_csv(pa.BufferReader(head), options, self._parse(names), convert) as reader:
-                try:
-                    return reader.read_next_batch()
-                except StopIteration:
-                    return pa.RecordBatch.from_pylist([], schema=reader.schema)
-        except UnicodeError:
-            raise self._undecoded(where) from None
-        except pa.ArrowInvalid as error:
-            if "Empty CSV" in str(error):
-                return pa.RecordBatch.from_pylist([], schema=pa.schema([(name, pa.string()) for name in names]))
-            raise _bad(error, names, where) from None
+            return [self.dialect.values(column.chunk(0)).cast(pa.string())[0].as_py() for column in table.columns]
+        except pa.ArrowInvalid:
+            raise self.dialect.undecoded(self.where, record.line) from None
 
-    def batches(
-        self,
-        opened: Callable[[], Any],
-        groups: Sequence[int] | None,
-        columns: Mapping[str, Column],
-        known: Sequence[Column],
-        rows: int,
-        where: str,
-    ) -> Iterator[pa.RecordBatch]:
-        done, strict = 0, False
-        for size in BLOCK_BYTES:
-            try:
-                for batch in self._blocks(self._plain(opened()), size, done, columns, known, where):
-                    if not strict and _has_lines(batch):
-                        strict = True
-                        self._check_quotes(opened, where)
-                    for start in range(0, batch.num_rows, rows):
-                        yield batch.slice(start, rows)
-                    done += batch.num_rows
-            except UnicodeError:
-                raise self._undecoded(where) from None
-            except pa.ArrowInvalid as error:
-                if "Empty CSV" in str(error):
-                    return
-                if "straddl" not in str(error) or size == BLOCK_BYTES[-1]:
-                    names = self._names(_head(self._plain(opened()), self.form.quote), where)
-                    raise _bad(error, names, where) from None
-            else:
-                return
+    def _check_delimiter(self) -> None:
+        """A header of one name with another delimiter in it is most probably several, unless a person says so."""
+        if not self.form.header or len(self.names) != 1 or "delimiter" in self.form.model_fields_set:
+            return
+        found = next((one for one in _OTHERS if one in self.names[0] and one != self.form.delimiter), None)
+        if found is not None:
+            what = f"its header is one column, `{self.names[0]}`"
+            hint = f"this looks like `delimiter: {_OTHERS[found]}`: say so in `format`, or say `delimiter` as it is"
+            raise SchemaMismatch(what, where=self.where, hint=hint)
 
-    def _blocks(
-        self, stream: Any, size: int, skipped: int, columns: Mapping[str, Column], known: Sequence[Column], where: str
-    ) -> Iterator[pa.RecordBatch]:
-        """The rows after the first `skipped`, a block of about `size` bytes at a time, which must hold a whole row."""
-        options = csv.ReadOptions(use_threads=False, block_size=size)
-        options.skip_rows_after_names = skipped
-        if not self.form.header:
-            options.column_names = [column.name for column in known]
-        wanted = {name: arrow_type(parse_type(column.type)) for name, column in columns.items()}
-        with csv.open_csv(stream, options, self._parse(known), self._convert(wanted)) as reader:
-            _check_names(reader.schema.names, known, where)
-            yield from reader
-
-    def _plain(self, stream: Any) -> Any:
-        """The file's text as UTF-8."""
-        if codecs.lookup(self.form.encoding).name == "utf-8":
-            return _Ended(stream)
-        return _Ended(pa.transcoding_input_stream(stream, self.form.encoding, "utf-8"))
-
-    def _check_quotes(self, opened: Callable[[], Any], where: str) -> None:
-        """A quote that is not closed, or not where a value begins and ends, hides rows in a value: Arrow takes it so.
-
-        Only a value with a line's end in it can hide any; all rows of such a file are read once more, by strict rules.
-        """
-        import csv as strict
-        import sys
-
-        strict.field_size_limit(sys.maxsize)
-        lines = io.TextIOWrapper(opened(), self.form.encoding, newline="")
-        rows = strict.reader(lines, delimiter=self.form.delimiter, quotechar=self.form.quote, strict=True)
+    def parsed(self, block: Block, names: Sequence[str]) -> pa.RecordBatch:
+        """These columns of the block as texts, without the rows that are malformed."""
+        block, strays = self.dialect.without_strays(block, self.where)
+        if strays and len(self.names) == 1:
+            raise BadData(f"line {strays[0].line}: text stands after a closing quote", where=self.where, hint=_RAGGED)
+        self._block = block
+        self._strays = [
+            self._aside(one.line, "malformed", "text stands after a closing quote", {"_raw": one.raw}) for one in strays
+        ]
+        self.ragged = []
+        kind = pa.binary() if self.form.escape else pa.string()
+        schema = pa.schema([(name, kind) for name in names])
+        if not block.data.strip(b"\r\n") and len(self.names) > 1:
+            return pa.RecordBatch.from_pylist([], schema=pa.schema([(name, pa.string()) for name in names]))
         try:
-            for _ in rows:
-                pass
-        except strict.Error:
-            what = f"line {rows.line_num}: a quote is not closed, or stands in the middle of a value"
-            hint = "double quotes inside of values, or tell another `quote` in `format`"
-            raise BadData(what, where=where, hint=hint) from None
+            table = csv.read_csv(
+                pa.BufferReader(block.data), self._read(block), self._parse(), self._convert(names, kind)
+            )
+            table = table.select(names).combine_chunks()
+            arrays = [self.dialect.values(_one(table.column(name), schema.field(name).type)) for name in names]
+        except (UnicodeError, pa.ArrowInvalid) as error:
+            raise self._unreadable(block, error) from None
+        return pa.RecordBatch.from_arrays(arrays, names=list(names))
 
-    def _parse(self, columns: Sequence[Any]) -> csv.ParseOptions:
+    def _read(self, block: Block) -> csv.ReadOptions:
+        return csv.ReadOptions(use_threads=False, column_names=self.names, block_size=len(block.data) + 1)
+
+    def _parse(self) -> csv.ParseOptions:
         """An empty line is a row only where there is one column."""
         return csv.ParseOptions(
             delimiter=self.form.delimiter,
             quote_char=self.form.quote,
             newlines_in_values=True,
-            ignore_empty_lines=len(columns) > 1,
+            ignore_empty_lines=len(self.names) > 1,
+            invalid_row_handler=self._invalid,
         )
 
-    def _convert(self, types: Mapping[str, Any]) -> csv.ConvertOptions:
+    def _invalid(self, row: Any) -> str:
+        self.ragged.append((row.number - 1, row.actual_columns))
+        return "skip"
+
+    def _convert(self, names: Sequence[str], kind: pa.DataType) -> csv.ConvertOptions:
         return csv.ConvertOptions(
-            column_types=types,
+            column_types=dict.fromkeys(names, kind),
+            include_columns=names,
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
             null_values=list(self.form.null_values),
         )
 
+    def _unreadable(self, block: Block, error: Exception) -> BadData:
+        if "UTF8" in str(error):
+            records = self.dialect.records(block, empty=True)
+            line = next((line for line, record in records if self.dialect.broken(record)), None)
+            return self.dialect.undecoded(self.where, line)
+        what = f"the rows from line {block.line} on cannot be read"
+        return BadData(what, where=self.where, hint=_RAGGED)
 
-def _head(stream: Any, quote: str) -> bytes:
-    """The beginning of the file, up to the end of a line where the file goes on."""
-    head = bytes(stream.read(SAMPLE_BYTES))
-    if len(head) < SAMPLE_BYTES or b"\n" not in head:
-        return head
-    if not stream.read(1):
-        return head
-    return _whole_rows(head, quote.encode())
+    def placed(self) -> list[tuple[int, str, int]]:
+        """The ragged rows of the block parsed last: line, text and number of values."""
+        records = self._records()
+        return [(records[at][0], self.dialect.raw(records[at][1]), count) for at, count in self.ragged]
 
+    def _records(self) -> list[tuple[int, bytes]]:
+        """All records of the block parsed last, with their lines."""
+        return self.dialect.records(self._block, empty=len(self.names) == 1)
 
-def _whole_rows(head: bytes, quote: bytes) -> bytes:
-    """Up to the last line's end that stands outside of quotes, as far as counting quotes tells."""
-    parts = head.split(quote)
-    for at in range(len(parts) - 1 - (len(parts) - 1) % 2, -1, -2):  # those outside of quotes, from the last
-        line_end = parts[at].rfind(b"\n")
-        if line_end >= 0:
-            return quote.join([*parts[:at], parts[at][: line_end + 1]])
-    return head
+    def asides(self) -> list[Aside]:
+        """The malformed rows of the block parsed last."""
+        placed = self.placed() if self.ragged else []
+        ragged = (
+            self._aside(line, "malformed", _ragged(count, self.names), {"_raw": raw}) for line, raw, count in placed
+        )
+        return [*self._strays, *ragged]
 
+    def refused(self, texts: pa.RecordBatch, column: Column, mask: pa.Array) -> list[Aside]:
+        """The rows where `mask` is true, whose value of the column is not of its declared type."""
+        what = f"`{column.name}` is no {column.type}"
+        places, lines = pc.indices_nonzero(mask).to_pylist(), self._lines()
+        rows = texts.take(pa.array(places, pa.int64())).to_pylist()
+        return [self._aside(lines[at], "not_of_type", what, row) for at, row in zip(places, rows, strict=True)]
 
-class _Ended(io.RawIOBase):
-    """A stream whose last line has an end, so that a quote which is not closed shows as a text over a line's end."""
+    def _lines(self) -> list[int]:
+        """The line of each row that was parsed last."""
+        ragged = {at for at, _ in self.ragged}
+        return [line for at, (line, _) in enumerate(self._records()) if at not in ragged]
 
-    def __init__(self, inner: Any) -> None:
-        self._inner, self._last = inner, b"\n"
+    def mistold(self, column: Column, mask: pa.Array) -> BadData:
+        """The error of the first value that is not what the sample told."""
+        line = self._lines()[pc.indices_nonzero(mask)[0].as_py()]
+        what = f"line {line}: the value of `{column.name}` is not exactly a {column.type}, as the first rows tell"
+        hint = f"say its type in `format`, such as `columns: {{{column.name}: text}}`, or mend the file"
+        return BadData(what, where=self.where, hint=hint)
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = bytes(self._inner.read(size) if size >= 0 else self._inner.read())
-        if not data and self._last != b"\n":
-            data = b"\n"
-        self._last = data[-1:] or b"\n"
-        return data
-
-    def close(self) -> None:
-        self._inner.close()
-        super().close()
-
-
-def _has_lines(batch: pa.RecordBatch) -> bool:
-    """Whether a text goes over a line's end."""
-    texts = (column for column in batch.columns if pa.types.is_string(column.type))
-    return any(pc.any(pc.match_substring_regex(column, r"[\r\n]")).as_py() for column in texts)
-
-
-def _first_row(batch: pa.RecordBatch) -> list[Any]:
-    return [column[0].as_py() or "" for column in batch.columns] if batch.num_rows else []
+    def _aside(self, line: int, code: str, reason: str, values: dict[str, Any]) -> Aside:
+        path = self.where.rpartition(": ")[2]
+        return Aside(code, f"{path}, line {line}: {reason}", {**values, "_path": path, "_line": line})
 
 
-def _check_names(names: Sequence[str], known: Sequence[Column], where: str) -> None:
-    have = {column.name for column in known}
-    if new := [name for name in names if name not in have]:
-        hint = "it came after the columns were told; run again, or name the columns in `format.columns`"
-        raise SchemaMismatch(f"column `{new[0]}` is in no other file that was looked at", where=where, hint=hint)
-
-
-def told_by(values: pa.Array) -> str:
-    """The type of a column whose values, as texts, are these: the first that all of them read back from exactly."""
-    have = values.drop_null()
-    if not len(have):
-        return UNKNOWN
-    for kind, pattern in _KINDS:
-        if pc.all(pc.match_substring_regex(have, pattern)).as_py() and _reads(have, kind):
-            exact = kind != "double precision" or pc.all(pc.match_substring_regex(have, _EXACT_DIGITS)).as_py()
-            return kind if exact else "text"
-    return "text"
-
-
-def _reads(texts: pa.Array, kind: str) -> bool:
-    """Whether all texts can be read as this type: not ``2024-02-30`` as a date, nor ``1e999`` as a number."""
-    try:
-        found = texts.cast(arrow_type(parse_type(kind)))
-    except pa.ArrowInvalid:
-        return False
-    return not pa.types.is_floating(found.type) or bool(pc.all(pc.is_finite(found)).as_py())
-
-
-def _bad(error: Exception, names: Sequence[str], where: str) -> BadData:
-    """What pyarrow says, without the value that it quotes."""
-    text = str(error)
-    row, column = re.search(r"Row #(\d+)", text), re.search(r"column #(\d+)", text)
-    at = f"row {row.group(1)}" if row else "a row"
-    if column and int(column.group(1)) < len(names):
-        what = f"{at}: the value of `{names[int(column.group(1))]}` is not of its type"
-        return BadData(what, where=where, hint="give the column another type in `format.columns`, or mend the file")
-    wrong = re.search(r"Expected (\d+) columns, got (\d+)", text)
-    what = f"{at} has {wrong.group(2)} values where {wrong.group(1)} are due" if wrong else f"{at} cannot be read"
-    return BadData(what, where=where, hint="look at `format`: delimiter, quote, encoding and header, or mend the file")
+def _one(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    return column.chunk(0) if column.num_chunks else pa.array([], kind)
 
 
 @dataclass(slots=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataflows.connectors.formats.contract import Shape
-from dataflows.connectors.formats.types import sql_type
-from dataflows.data.tables import Column
+from dataflows.connectors.formats.contract import VALUE_BYTES, Aside, Asked, Rows, Shape
+from dataflows.connectors.formats.nested import json_texts, unsayable
+from dataflows.connectors.formats.types import file_column, keeps, sql_type
 from penstock.errors import BadData, SchemaMismatch
 
 __all__ = ["ParquetReader", "ParquetWriter"]
@@ -32,7 +33,7 @@ class ParquetReader:
 
     remote: bool
 
-    def shape(self, stream: Any, where: str) -> Shape:
+    def shape(self, stream: Any, where: str, sample: int) -> Shape:
         with _readable(where):
             file = self._opened(stream)
             metadata, schema = file.metadata, file.schema_arrow
@@ -42,43 +43,125 @@ class ParquetReader:
             raise BadData("two columns have the same name", where=where, hint="write the file anew")
         if sum(groups) != metadata.num_rows:
             raise _broken(where)
-        return Shape(tuple(Column(one.name, sql_type(one, where), nullable=one.nullable) for one in schema), groups)
+        return Shape(tuple(file_column(one, where) for one in schema), groups)
 
-    def batches(
-        self,
-        opened: Callable[[], Any],
-        groups: Sequence[int] | None,
-        columns: Mapping[str, Column],
-        known: Sequence[Column],
-        rows: int,
-        where: str,
-    ) -> Iterator[pa.RecordBatch]:
+    def batches(self, opened: Callable[[], Any], asked: Asked) -> Iterator[Rows]:
+        where = asked.where
         with _readable(where):
             file = self._opened(opened())
-            have = file.schema_arrow.names
-        if new := set(have) - {column.name for column in known}:
-            hint = "it is in none of the files that were looked at; narrow the pattern, or write the files alike"
-            raise SchemaMismatch(f"column `{min(new)}` is new", where=where, hint=hint)
-        names = [name for name in columns if name in have] or have[:1]
-        left = _rows(file, groups)
+            schema = file.schema_arrow
+        _check_columns(schema, asked)
+        names = [name for name in asked.columns if name in schema.names] or schema.names[:1]
         with _readable(where):
-            size = _at_once(file.metadata, rows)
-            for batch in file.iter_batches(size, row_groups=groups, columns=names, use_threads=False):
-                batch.validate(full=True)  # damage that no checksum tells
-                left -= batch.num_rows
-                yield batch
+            if texts := _dictionaries(file.metadata, names):
+                file = self._opened(opened(), texts)
+            groups = asked.groups if asked.groups is not None else range(file.metadata.num_row_groups)
+            for group in groups:
+                yield from self._group(file, group, names, asked)
+
+    def _group(self, file: pq.ParquetFile, group: int, names: Sequence[str], asked: Asked) -> Iterator[Rows]:
+        metadata = file.metadata
+        first = sum(metadata.row_group(at).num_rows for at in range(group))
+        left = metadata.row_group(group).num_rows
+        for batch in file.iter_batches(
+            _at_once(metadata.row_group(group), asked.rows), row_groups=[group], columns=names, use_threads=False
+        ):
+            batch.validate(full=True)  # damage that no checksum tells
+            for part in decoded(batch, asked.where):
+                yield _with_json(part, first, asked.where)
+                first += part.num_rows
+            left -= batch.num_rows
         if left:
-            raise _broken(where)
+            raise _broken(asked.where)
 
-    def _opened(self, stream: Any) -> pq.ParquetFile:
-        if self.remote:
-            return pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=True)
-        return pq.ParquetFile(stream, buffer_size=READ_BYTES, page_checksum_verification=True)
+    def _opened(self, stream: Any, texts: Sequence[str] = ()) -> pq.ParquetFile:
+        options: dict[str, Any] = {"pre_buffer": True} if self.remote else {"buffer_size": READ_BYTES}
+        return pq.ParquetFile(stream, read_dictionary=list(texts), page_checksum_verification=True, **options)
 
 
-def _rows(file: pq.ParquetFile, groups: Sequence[int] | None) -> int:
-    metadata = file.metadata
-    return int(metadata.num_rows if groups is None else sum(metadata.row_group(at).num_rows for at in groups))
+def _check_columns(schema: pa.Schema, asked: Asked) -> None:
+    """Refuse a column that is new, or of a type whose values may not be those of the type that others have."""
+    if asked.whole and (new := set(schema.names) - {column.name for column in asked.known}):
+        hint = "it is in none of the files that were looked at; narrow the pattern, or write the files alike"
+        raise SchemaMismatch(f"column `{min(new)}` is new", where=asked.where, hint=hint)
+    for name, column in asked.columns.items():
+        if name in schema.names and not keeps(found := sql_type(schema.field(name), asked.where), column.type):
+            what = f"`{name}` is {found} here, and {column.type} in the files that were looked at"
+            raise SchemaMismatch(what, where=asked.where, hint="narrow the pattern, or write the files alike")
+
+
+def _dictionaries(metadata: Any, names: Sequence[str]) -> list[str]:
+    """Columns of texts or bytes that are kept as numbers into a dictionary: decoded they may be of any size."""
+    if not metadata.num_row_groups:
+        return []
+    group = metadata.row_group(0)
+    columns = (group.column(at) for at in range(group.num_columns))
+    return [
+        one.path_in_schema
+        for one in columns
+        if one.path_in_schema in names
+        and one.physical_type == "BYTE_ARRAY"
+        and any("DICTIONARY" in encoding for encoding in one.encodings)
+    ]
+
+
+def decoded(batch: pa.RecordBatch, where: str) -> Iterator[pa.RecordBatch]:
+    """The rows with their dictionaries taken apart, in batches of a few megabytes, whatever stands in them.
+
+    Raises:
+        BadData: values of more than 64 MiB in one row.
+    """
+    coded = [column for column in batch.columns if pa.types.is_dictionary(column.type)]
+    sizes = None
+    for column in coded:
+        lengths = pc.fill_null(pc.binary_length(column.dictionary).cast(pa.int64()).take(column.indices), 0)
+        sizes = lengths if sizes is None else pc.add(sizes, lengths)
+    for part in _parts(batch, sizes, where):
+        arrays = [
+            column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+            for column in part.columns
+        ]
+        yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def _parts(batch: pa.RecordBatch, sizes: pa.Array | None, where: str) -> Iterator[pa.RecordBatch]:
+    if sizes is None or not batch.num_rows or pc.sum(sizes).as_py() <= BATCH_BYTES:
+        yield batch
+        return
+    if pc.max(sizes).as_py() > VALUE_BYTES:
+        what = f"the texts of a row have more than {VALUE_BYTES >> 20} MiB"
+        raise BadData(what, where=where, hint="leave that column out of the mapping, or such rows out of the file")
+    start = held = 0
+    for at, size in enumerate(sizes.to_pylist()):
+        if held and held + size > BATCH_BYTES:
+            yield batch.slice(start, at - start)
+            start, held = at, 0
+        held += size
+    yield batch.slice(start)
+
+
+def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
+    """The rows with nested values as JSON; where JSON cannot say one, its row is set aside."""
+    arrays, wrong, asides = list(batch.columns), None, []
+    path = where.rpartition(": ")[2]
+    for at, column in enumerate(batch.columns):
+        if not pa.types.is_nested(column.type):
+            continue
+        arrays[at] = json_texts(column)
+        if (mask := unsayable(column)) is None:
+            continue
+        name = batch.schema.names[at]
+        asides += [
+            Aside(
+                "not_json",
+                f"{path}, row {first + row + 1}: `{name}` holds NaN or infinity, which JSON cannot say",
+                {"_path": path, "_row": first + row + 1},
+            )
+            for row in pc.indices_nonzero(mask if wrong is None else pc.and_(mask, pc.invert(wrong))).to_pylist()
+        ]
+        wrong = mask if wrong is None else pc.or_(wrong, mask)
+    found = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+    return Rows(found if wrong is None else found.filter(pc.invert(wrong)), tuple(asides))
 
 
 @contextmanager
@@ -90,10 +173,9 @@ def _readable(where: str) -> Iterator[None]:
         raise _broken(where, error) from error
 
 
-def _at_once(metadata: Any, rows: int) -> int:
+def _at_once(group: Any, rows: int) -> int:
     """How many rows a batch has: fewer where they are wide, as far as their encoded size tells."""
-    held = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
-    each = held / max(1, metadata.num_rows)
+    each = group.total_byte_size / max(1, group.num_rows)
     return max(1, min(rows, BATCH_ROWS, int(BATCH_BYTES // max(1.0, each))))
 
 

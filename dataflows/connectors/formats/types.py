@@ -7,21 +7,36 @@ where they are whole microseconds; nested values become JSON text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataflows.connectors.formats.nested import json_texts, sayable, uuid_texts
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, fits, parse_type
 from penstock.errors import BadData, SchemaMismatch
 
-__all__ = ["UNKNOWN", "as_asked", "file_field", "sql_type", "united"]
+__all__ = [
+    "LONG",
+    "UNKNOWN",
+    "as_asked",
+    "file_column",
+    "file_field",
+    "keeps",
+    "settled",
+    "sql_type",
+    "united",
+    "wider",
+]
 
 TYPE_KEY: Final = b"penstock.type"
 """Where a written Parquet column keeps its type in PostgreSQL's spelling."""
 UNKNOWN: Final = "unknown"
 """The type of a column without a value."""
+LONG: Final = "long bigint"
+"""Whole numbers, of which a double rounds some: a sample tells them apart from those that may join a double."""
 DIGITS: Final = 38
 _PLAIN: Final = {
     pa.bool_(): "boolean", pa.int8(): "smallint", pa.int16(): "smallint", pa.uint8(): "smallint",
@@ -44,12 +59,23 @@ def sql_type(field: pa.Field, where: str) -> str:
         return str(told)
     found = _spelled(field.type)
     if found is None:
-        hint = "leave it out of the file, or write it there as a type that a table can keep"
-        raise SchemaMismatch(f"`{field.name}` is {field.type}, which no column keeps exactly", where=where, hint=hint)
+        what = f"`{field.name}` is {field.type}, which no column keeps exactly"
+        if pa.types.is_nested(field.type):
+            what = f"`{field.name}` holds {sayable(field.type)}, which JSON cannot say"
+        hint = "leave it out of the file or the mapping, or write it there as a type that a table can keep"
+        raise SchemaMismatch(what, where=where, hint=hint)
     return found
 
 
-def _spelled(kind: pa.DataType) -> str | None:  # noqa: PLR0911 - a table of kinds
+def file_column(field: pa.Field, where: str) -> Column:
+    """A column of a file; one of a type that cannot be kept says why, for whoever maps it."""
+    try:
+        return Column(field.name, sql_type(field, where), nullable=field.nullable)
+    except SchemaMismatch as error:
+        return Column(field.name, str(field.type), nullable=field.nullable, unreadable=str(error))
+
+
+def _spelled(kind: pa.DataType) -> str | None:
     if kind in _PLAIN:
         return _PLAIN[kind]
     if pa.types.is_dictionary(kind):
@@ -58,25 +84,28 @@ def _spelled(kind: pa.DataType) -> str | None:  # noqa: PLR0911 - a table of kin
         return f"numeric({kind.precision},{kind.scale})" if kind.scale >= 0 and kind.precision <= DIGITS else None
     if pa.types.is_timestamp(kind):
         return "timestamp with time zone" if kind.tz else "timestamp without time zone"
-    if pa.types.is_time(kind):
-        return "time without time zone"
-    if pa.types.is_fixed_size_binary(kind):
-        return "bytea"
-    if pa.types.is_struct(kind) or pa.types.is_map(kind) or isinstance(kind, pa.JsonType):
+    if isinstance(kind, pa.JsonType) or (pa.types.is_nested(kind) and sayable(kind) is None):
         return "json"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        inner = _spelled(kind.value_type)
-        return None if inner is None else "json"
-    return None
+    return next((name for check, name in _KINDS if check(kind)), None)
+
+
+_KINDS: Final = ((pa.types.is_time, "time without time zone"), (pa.types.is_fixed_size_binary, "bytea"))
+
+
+def keeps(found: str, wanted: str) -> bool:
+    """True if values of one type of files may be read as another, each exactly or refused where it is not."""
+    if found in (wanted, UNKNOWN):
+        return True
+    one, other = parse_type(found), parse_type(wanted)
+    whole = {"smallint", "integer", "bigint", "numeric"}
+    return fits(one, other) or (one.name in whole and other.name in whole)
 
 
 def united(shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text: bool = False) -> tuple[Column, ...]:
     """The columns of several files: the union of their names, each of a type that keeps the values of all.
 
-    A column that some files do not have may be NULL. In formats that are `text`, what differs is text.
-
-    Raises:
-        SchemaMismatch: two files that have a column of types of which neither keeps the other's values.
+    A column that some files do not have may be NULL. In formats that are `text`, what differs is text; in others, a
+    column of two types of which neither keeps the other's values is unreadable.
     """
     found: dict[str, Column] = {}
     origin: dict[str, str] = {}
@@ -84,31 +113,48 @@ def united(shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text
         for column in columns:
             known = found.setdefault(column.name, column)
             first = origin.setdefault(column.name, path)
-            kind = _wider(known.type, column.type, text=text)
-            if kind is None:
+            kind = wider(known.type, column.type, text=text)
+            unreadable = known.unreadable or column.unreadable
+            if kind is None and unreadable is None:
                 what = f"`{column.name}` is {known.type} in {first} and {column.type} in {path}"
-                raise SchemaMismatch(what, where=where, hint="read the files by two pipelines, or write them alike")
-            found[column.name] = Column(column.name, kind, known.nullable or column.nullable)
+                hint = "leave it out of the mapping, read the files by two pipelines, or write them alike"
+                unreadable = f"{where}: {what}; {hint}"
+            nullable = known.nullable or column.nullable
+            found[column.name] = Column(column.name, kind or known.type, nullable, unreadable=unreadable)
     names = [{column.name for column in columns} for _, columns in shapes]
     return tuple(
-        Column(
-            column.name,
-            "text" if column.type == UNKNOWN else column.type,
+        replace(
+            column,
+            type=settled(column.type),
             nullable=column.nullable or not all(column.name in have for have in names),
         )
         for column in found.values()
     )
 
 
-def _wider(one: str, other: str, *, text: bool) -> str | None:
+def settled(kind: str) -> str:
+    """The type of a column, once all that tell it are united."""
+    return {UNKNOWN: "text", LONG: "bigint"}.get(kind, kind)
+
+
+def wider(one: str, other: str, *, text: bool) -> str | None:
+    """A type that keeps the values of both; None where there is none. In formats that are `text`, text always does."""
     if other in (one, UNKNOWN):
         return one
     if one == UNKNOWN:
         return other
     if text:
-        return "double precision" if {one, other} == {"bigint", "double precision"} else "text"
+        both = {one, other}
+        return next((kind for kinds, kind in _UNITED if both <= kinds), "text")
     first, second = parse_type(one), parse_type(other)
     return other if fits(first, second) else one if fits(second, first) else None
+
+
+_UNITED: Final = (
+    ({"bigint", LONG}, LONG), ({"bigint", LONG, "numeric(38,0)"}, "numeric(38,0)"),
+    ({"bigint", "double precision"}, "double precision"),
+)  # fmt: skip
+"""Of types that a sample tells, those that one of them keeps exactly."""
 
 
 def file_field(column: Column) -> pa.Field:
@@ -141,34 +187,13 @@ def _converted(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if kind == wanted:
         return array
     if isinstance(kind, pa.UuidType):
-        return _uuid_text(array.storage).cast(wanted)
+        return uuid_texts(array.storage).cast(wanted)
     if isinstance(kind, pa.BaseExtensionType):
         return _converted(array.storage, wanted)
-    nested = pa.types.is_nested(kind)
-    if nested and (pa.types.is_string(wanted) or pa.types.is_large_string(wanted)):
-        return _json_text(array).cast(wanted)
+    if pa.types.is_nested(kind):
+        return json_texts(array).cast(wanted)
     if pa.types.is_date64(kind) and bool(
         pc.any(pc.not_equal(array.cast("int64"), array.cast("date32").cast("date64").cast("int64"))).as_py()
     ):
         raise pa.ArrowInvalid
     return array.cast(wanted)
-
-
-def _uuid_text(array: pa.Array) -> pa.Array:
-    import polars as pl
-
-    digits = pl.Series(pa.array(array).cast(pa.binary())).bin.encode("hex")
-    parts = [digits.str.slice(start, length) for start, length in ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))]
-    frame = pl.DataFrame({f"{at}": part for at, part in enumerate(parts)})
-    return frame.select(pl.concat_str(pl.all(), separator="-")).to_series().to_arrow()
-
-
-def _json_text(array: pa.Array) -> pa.Array:
-    """Nested values as JSON, one text each; a map as an array of its entries."""
-    import polars as pl
-
-    series: Any = pl.from_arrow(pa.table({"v": array})).to_series()  # type: ignore[union-attr]
-    frame = pl.DataFrame({"v": series})
-    text = frame.select(pl.struct("v").struct.json_encode()).to_series()
-    inner = text.str.slice(5, text.str.len_chars() - 6)  # {"v":…}
-    return pc.if_else(pc.is_valid(array), inner.to_arrow().cast(pa.string()), pa.scalar(None, pa.string()))

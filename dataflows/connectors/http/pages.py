@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, cast
 
 import httpx
 import msgspec
@@ -15,7 +17,11 @@ from penstock.models.http import LinkPages, NumberedPages, OffsetPages, Paginati
 
 __all__ = ["Page", "pages"]
 
-TABLE_OF_JSON: Final = dict[str, msgspec.Raw]
+
+MOST_RECORDS: Final = 1_000_000
+"""Records of one page; each takes a hundred bytes and more while the page is taken apart."""
+ENDS: Final = frozenset({404, 416})
+"""What servers answer to a page beyond the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +39,45 @@ def pages(
     """All pages, from the first on, one at a time.
 
     Raises:
-        BadData: an answer that is no JSON, has no records where they should be, or asks for pages without end.
+        BadData: an answer that is no JSON, has no records where they should be, asks for pages without end, or ends
+            them before all records came that it spoke of.
     """
     at: httpx.URL | None = _first(url, pagination)
-    number, mark, last = 0, None, b""
+    by_count = isinstance(pagination, NumberedPages | OffsetPages)
+    ends = ENDS.union(pagination.end_status) if isinstance(pagination, NumberedPages | OffsetPages) else ENDS
+    number, came, mark, last, total = 0, 0, None, b"", None
     while at is not None:
         number += 1
         place = f"{where}: page {number}"
-        answer = client.get(at)
+        answer = client.get(at, ends if by_count and number > 1 else frozenset())
+        if answer is None:
+            break
         found = _records(answer.body, records, place)
         page = Page(number, b"\n".join(found), len(found))
-        following = _next(pagination, at, answer, page, place)
-        by_count = isinstance(pagination, NumberedPages | OffsetPages)
+        came += page.count
+        total = total if total is not None else _total(pagination, answer.body, place)
+        following = _next(pagination, at, answer, page, place) if total is None or came < total else None
         if following is not None and (page.lines == last if by_count else following in {at, mark}):
-            hint = "look at `pagination`: the server may not know the parameter"
+            hint = "look at `pagination`: the server may not know the parameter, or may say `more` or `total`"
             raise BadData("the API gives the same page again", where=place, hint=hint)
         if number & (number - 1) == 0:  # a cycle of any length comes back to such a mark
             mark = at
         if page.count:
             yield page
         at, last = following, page.lines
+    if total is not None and came < total:
+        what = f"the API speaks of {total} records, and has given {came}"
+        raise BadData(what, where=where, hint="run it again; or look at `pagination`, and at what the key may read")
+
+
+def _total(pagination: Pagination | None, body: bytes, where: str) -> int | None:
+    if pagination is None or pagination.total is None:
+        return None
+    text = _token(body, pagination.total, where)
+    if text is None or not text.isdigit():
+        what = f"what is at `{pagination.total}` is no number of records"
+        raise BadData(what, where=where, hint="look at `pagination.total`")
+    return int(text)
 
 
 def _first(url: httpx.URL, pagination: Pagination | None) -> httpx.URL:
@@ -67,6 +92,8 @@ def _first(url: httpx.URL, pagination: Pagination | None) -> httpx.URL:
 
 
 def _next(pagination: Pagination | None, at: httpx.URL, answer: Answer, page: Page, where: str) -> httpx.URL | None:
+    if pagination is not None and pagination.more is not None and not _more(pagination.more, answer.body, page, where):
+        return None
     if isinstance(pagination, NumberedPages | OffsetPages):
         step = 1 if isinstance(pagination, NumberedPages) else page.count
         number = int(at.params[pagination.parameter]) + step
@@ -77,6 +104,21 @@ def _next(pagination: Pagination | None, at: httpx.URL, answer: Answer, page: Pa
     if isinstance(pagination, LinkPages):
         return _linked(pagination, at, answer, where)
     return None
+
+
+def _more(path: str, body: bytes, page: Page, where: str) -> bool:
+    """Whether the API says that there is another page."""
+    found = _at(body, path, where) if body else b"false"
+    said = None if found is None else _MORE.get(bytes(found))
+    if said is None:
+        raise BadData(f"what is at `{path}` is neither true nor false", where=where, hint="look at `pagination.more`")
+    if said and not page.count:
+        hint = "look at `records`, and at `pagination`"
+        raise BadData("the API says that there is more, and gives an empty page", where=where, hint=hint)
+    return said
+
+
+_MORE: Final = {b"true": True, b"false": False, b"1": True, b"0": False, b"null": False}
 
 
 def _linked(pagination: LinkPages, at: httpx.URL, answer: Answer, where: str) -> httpx.URL | None:
@@ -96,7 +138,7 @@ def _linked(pagination: LinkPages, at: httpx.URL, answer: Answer, where: str) ->
 def _token(body: bytes, path: str, where: str) -> str | None:
     """What stands at a path of the body, as a parameter; None where nothing, null, false or an empty text does."""
     found = _at(body, path, where)
-    value = None if found is None else msgspec.json.decode(found)
+    value = None if found is None else _decoded(bytes(found), Any, where)
     if value is None or value is False or value == "":
         return None
     if isinstance(value, str) or (isinstance(value, int) and value is not True):
@@ -106,6 +148,8 @@ def _token(body: bytes, path: str, where: str) -> str | None:
 
 def _records(body: bytes, path: str | None, where: str) -> list[msgspec.Raw]:
     """The records of an answer, as they stand in it."""
+    if not body:  # 204
+        return []
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -115,32 +159,66 @@ def _records(body: bytes, path: str | None, where: str) -> list[msgspec.Raw]:
     if found is None:
         hint = "look at the connection's `records`: names of keys with dots between"
         raise BadData(f"the answer has nothing at `{path}`", where=where, hint=hint)
-    if bytes(found) == b"null":
+    data = bytes(found)
+    if data == b"null":
         return []
-    try:
-        return msgspec.json.decode(found, type=list[msgspec.Raw])
-    except msgspec.ValidationError:
+    if not data.startswith(b"["):
         hint = "say by `records` where in the answer they are" if path is None else "look at `records`"
-        raise BadData("the records are no array", where=where, hint=hint) from None
+        raise BadData("the records are no array", where=where, hint=hint)
+    if data.count(b",") >= MOST_RECORDS and _count(data) > MOST_RECORDS:
+        hint = "ask for fewer records a page by `pagination.size`"
+        raise BadData(f"a page has more than {MOST_RECORDS:,} records", where=where, hint=hint)
+    return cast("list[msgspec.Raw]", _decoded(data, list[msgspec.Raw], where))
+
+
+def _count(array: bytes) -> int:
+    """The elements of an array, counted without taking it apart."""
+    depth = commas = 0
+    for sign in _SIGNS.finditer(array):
+        one = array[sign.start()]
+        if one == _COMMA:
+            commas += depth == 1
+        elif one != _QUOTE:
+            depth += 1 if one in b"[{" else -1
+    return commas + 1
 
 
 _BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+_SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
+_COMMA, _QUOTE = b',"'
+_ABSENT: Final = msgspec.Raw(b"")
 
 
-def _whole(body: bytes, where: str) -> msgspec.Raw:
+def _decoded(data: bytes, kind: Any, where: str) -> Any:
     try:
-        return msgspec.json.decode(body, type=msgspec.Raw)
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError:
+        what = "the answer nests deeper than can be read"
+        raise BadData(what, where=where, hint="look at `url` and `object`") from None
+    except msgspec.ValidationError:
+        raise
     except msgspec.DecodeError:
         hint = "look at `url` and `object`: it may be a page for people"
         raise BadData("the answer is no JSON", where=where, hint=hint) from None
 
 
+def _whole(body: bytes, where: str) -> msgspec.Raw:
+    return cast("msgspec.Raw", _decoded(body, msgspec.Raw, where))
+
+
 def _at(body: bytes, path: str, where: str) -> msgspec.Raw | None:
     """The value at a path, not parsed further; None where a key of it is missing."""
-    found: msgspec.Raw | None = _whole(body, where)
+    found: msgspec.Raw | None = _whole(body, where) if body else None
     for name in path.split("."):
         try:
-            found = None if found is None else msgspec.json.decode(found, type=TABLE_OF_JSON).get(name)
+            found = _decoded(bytes(found), _field(name), where).value if found else None
         except msgspec.ValidationError:
             return None
-    return found
+    return found if found and bytes(found) else None
+
+
+@cache
+def _field(name: str) -> type[msgspec.Struct]:
+    """An object of which one key is looked at, however many it has."""
+    fields: Any = [("value", msgspec.Raw, _ABSENT)]
+    return msgspec.defstruct("Field", fields, rename={"value": name})

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-import msgspec
-import orjson
 import pyarrow as pa
 
 from dataflows.connectors.formats.contract import declared
-from dataflows.connectors.formats.jsonl import UNREADABLE, Lines, kinds_of
-from dataflows.connectors.formats.types import UNKNOWN
+from dataflows.connectors.formats.lines import Lines, kinds_of, parsed
+from dataflows.connectors.formats.types import settled
 from dataflows.connectors.http.pages import Page
 from dataflows.data.tables import Column
 from penstock.errors import BadData, SchemaMismatch
@@ -39,10 +37,13 @@ def columns_of(told: Mapping[str, str], first: Callable[[], Page | None], where:
         hint = "name the columns and their types in the connection's `endpoints`"
         raise SchemaMismatch("there is no record that tells the columns", where=where, hint=hint)
     check_objects(page, where)
-    columns = kinds_of(map(orjson.loads, islice(page.lines.split(b"\n"), SAMPLE)))
+    rows = [parsed(line) for line in islice(page.lines.split(b"\n"), SAMPLE)]
+    if None in rows:
+        raise BadData("is no JSON object", where=_place(where, page, rows.index(None)), hint="look at the API")
+    columns = kinds_of(row for row in rows if row is not None)
     if not columns:
         raise SchemaMismatch("the records have no columns", where=where, hint="name them in `endpoints`")
-    return tuple(Column(one.name, "text" if one.type == UNKNOWN else one.type) for one in columns)
+    return tuple(Column(one.name, settled(one.type)) for one in columns)
 
 
 def check_objects(page: Page, where: str) -> None:
@@ -62,12 +63,16 @@ def _place(where: str, page: Page, row: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Reads `wanted` of the records; where `known` columns were told by a sample, others are an error."""
+    """Reads `wanted` of the records; where `known` columns were told by a sample, others are an error.
+
+    `whole`: all columns are wanted; where they are not, names that are not known are passed over.
+    """
 
     wanted: Sequence[Column]
     known: Sequence[Column]
     sampled: bool
     where: str
+    whole: bool = True
 
     def table(self, page: Page) -> pa.Table:
         """The columns of a page.
@@ -75,23 +80,11 @@ class Records:
         Raises:
             BadData: by page, row and column.
         """
-        lines = Lines({one.name: one for one in self.wanted}, self.known, strict=False)
         check_objects(page, self.where)
-        if self.sampled:
-            self._check_names(page)
-        try:
-            found = lines.read(page.lines)
-        except UNREADABLE:
-            at, column = lines.culprit(page.lines)
-            what = "is no object of the known columns" if column is None else f"`{column}` is not of its type"
-            raise BadData(what, where=_place(self.where, page, at), hint=HINT) from None
-        return found
-
-    def _check_names(self, page: Page) -> None:
-        """Nobody would see that a name is left out which came up later than the sample."""
-        known = {one.name for one in self.known}
-        rows = msgspec.json.decode(b"[" + page.lines.replace(b"\n", b",") + b"]", type=list[dict[str, msgspec.Raw]])
-        if known.issuperset(set().union(*rows)):
-            return
-        at, name = next((at, name) for at, row in enumerate(rows) for name in row if name not in known)
-        raise BadData(f"`{name}` was not among the first records", where=_place(self.where, page, at), hint=HINT)
+        known = self.known if self.sampled and self.whole else None
+        lines = Lines({one.name: one for one in self.wanted}, known, told=self.sampled)
+        found, wrong = lines.read(page.lines)
+        if not wrong:
+            return found
+        first = wrong[0]
+        raise BadData(first.what, where=_place(self.where, page, first.line), hint=HINT)

@@ -153,7 +153,8 @@ class HttpReader:
         assert order.schema is not None  # noqa: S101 - records are never read undecoded
         names = {*order.columns} | ({order.key.name} if order.key is not None else set())
         wanted = [one for one in order.table.columns if one.name in names]
-        records = Records(wanted, order.table.columns, not source.endpoint.columns, source.where)
+        whole = len(wanted) == len(order.table.columns)
+        records = Records(wanted, order.table.columns, not source.endpoint.columns, source.where, whole)
         for page in source.pages(self.client, source.since(order.key, split.lower)):
             where = f"{source.where}: page {page.number}"
             table = _within(records.table(page), order.key, split, where).combine_chunks()

@@ -27,7 +27,9 @@ from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
 from dataflows.runs.job import Job
-from penstock.errors import AccessDenied, Fenced, PenstockError, Refused, SchemaMismatch, Unavailable
+from penstock.errors import AccessDenied, Fenced, InvalidDocument, PenstockError, Refused, SchemaMismatch, Unavailable
+from penstock.models.connection import parse_connection
+from tests.dataflows.connectors.files.conftest import read
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -461,7 +463,7 @@ def json_of(order: dict[str, Any]) -> dict[str, Any]:
 def test_wrong_keys_are_told_without_the_keys(places: Any) -> None:
     files: Files = places("s3")
     (files.secrets / "secret").write_text("not-the-secret")
-    with pytest.raises(AccessDenied, match="refuses access") as caught:
+    with pytest.raises(AccessDenied, match="secret key is not that") as caught:
         list(files.store.list("x"))
     assert "not-the-secret" not in str(caught.value)
 
@@ -519,3 +521,76 @@ def peak_of(source: Any) -> int:
         for _ in reader.read("00", split):
             top = max(top, pa.total_allocated_bytes() - before)
     return top
+
+
+@pytest.mark.parametrize("prefix", ["a b", "a+b", "a%20b", "ü/日本", "a#b?c"])
+def test_a_prefix_of_any_characters_is_a_prefix(places: Callable[[str], Files], prefix: str) -> None:
+    files = places("s3")
+    files.connection["url"] += f"/{prefix}"
+    files.write("in/d e+f%20.csv", b"a\n1\n")
+    assert [one.path for one in files.store.list("in")] == ["in/d e+f%20.csv"]
+    assert read(files.source("in/*.csv")).to_pylist() == [{"a": 1}]
+
+
+@pytest.mark.parametrize("prefix", ["a//b", "a/../b", "./a", "a\x07b"])
+def test_a_prefix_that_no_key_has_is_refused_by_validate(prefix: str) -> None:
+    with pytest.raises(InvalidDocument, match="url"):
+        parse_connection("lake", {"type": "s3", "url": f"s3://lake/{prefix}"})
+
+
+WRONG = [
+    ({"url": "s3://nosuch/x"}, Refused, "no such bucket"),
+    ({"access_key": "${file:OTHER}"}, AccessDenied, "knows no such access key"),
+    ({"secret_key": "${file:OTHER}"}, AccessDenied, "secret key is not that"),
+    ({"region": "eu-west-1"}, Refused, "another region"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "said"), WRONG, ids=range(len(WRONG)))
+def test_what_is_wrong_with_a_bucket_is_told(
+    places: Callable[[str], Files], change: dict[str, str], kind: type[PenstockError], said: str
+) -> None:
+    files = places("s3")
+    (files.secrets / "other").write_text("another")
+    files.connection |= {name: value.replace("OTHER", f"{files.secrets}/other") for name, value in change.items()}
+    with pytest.raises(kind, match=said):
+        list(files.store.list("in"))
+    with pytest.raises(kind, match=said):
+        files.store.put("in/a", b"1")
+
+
+def test_nothing_outside_of_the_root_is_touched(places: Callable[[str], Files], tmp_path: Path) -> None:
+    files = places("files")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x.csv").write_bytes(b"a\n1\n")
+    (files.root / "in").mkdir()
+    (files.root / "in/link.csv").symlink_to(tmp_path / "outside/x.csv")
+    (files.root / "folder").symlink_to(tmp_path / "outside")
+    for name in ("in/link.csv", "in/*.csv", "folder/x.csv"):
+        with pytest.raises(Refused, match="leads out of the connection's root"):
+            read(files.source(name))
+    for path in ("../outside/x.csv", "folder/x.csv"):
+        with pytest.raises(Refused, match="leads out"):
+            files.store.delete([path])
+        with pytest.raises(Refused, match="leads out"):
+            files.store.put(path, b"")
+    assert (tmp_path / "outside/x.csv").read_bytes() == b"a\n1\n"
+    (files.root / "in/link.csv").unlink()
+    (files.root / "real.csv").write_bytes(b"a\n7\n")
+    (files.root / "in/near.csv").symlink_to(files.root / "real.csv")
+    assert read(files.source("in/*.csv")).to_pylist() == [{"a": 7}]
+
+
+def test_a_log_that_names_files_outside_of_its_folder_is_not_believed(places: Callable[[str], Files]) -> None:
+    files = places("files")
+    log = FolderLog(files.store, "out", "here")
+    for path in ("../../victim/x", "/etc/x", "a/../../x"):
+        with pytest.raises(PenstockError, match="outside of the folder"):
+            log.at(path)
+
+
+def test_a_pipe_is_not_waited_for(places: Callable[[str], Files]) -> None:
+    files = places("files")
+    os.mkfifo(files.root / "f.csv")
+    with pytest.raises(Refused, match="no regular file"):
+        files.source("f.csv").describe()

@@ -99,15 +99,18 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
             if found is None:
                 return
             status, more, body = found
-            broken = more.pop("X-Broken", None)
+            broken, dripping = more.pop("X-Broken", None), more.pop("X-Drip", None)
             if (wait := more.pop("X-Slow", None)) is not None:
                 time.sleep(float(wait))
             self.send_response(status)
             for name, value in more.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", "1000000" if dripping else str(len(body)))
             self.end_headers()
             try:
+                while dripping:  # a byte now and then, without end
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
                 self.wfile.write(body[: len(body) // 2] if broken else body)
             except OSError:  # nobody waits any more
                 self.close_connection = True

@@ -1,0 +1,78 @@
+"""What an object store says, as errors of our own. Its texts quote requests, and are left out."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from obstore.exceptions import NotSupportedError, PermissionDeniedError, UnauthenticatedError
+
+from dataflows.connectors.files.store import Gone
+from penstock.errors import AccessDenied, PenstockError, Refused, Unavailable, Unreachable
+
+__all__ = ["translation"]
+
+Told = tuple[type[PenstockError], str, str]
+_REGION: Final[Told] = (
+    Refused,
+    "the bucket is in another region",
+    "write its `region`, or the endpoint of that region, in the connection",
+)
+_KEY: Final[Told] = (
+    AccessDenied,
+    "the object store knows no such access key",
+    "look at `access_key` and `session_token`",
+)
+_DENIED: Final[Told] = (
+    AccessDenied,
+    "the object store refuses access",
+    "look at the keys, and at what they may do in this bucket",
+)
+_CODES: Final[dict[str, Told]] = {
+    "NoSuchBucket": (Refused, "there is no such bucket", "look at `url`, `endpoint` and `region`, or make the bucket"),
+    "InvalidBucketName": (Refused, "that is no bucket's name", "look at `url`"),
+    "InvalidAccessKeyId": _KEY,
+    "XAdminUserNotFound": _KEY,
+    "ExpiredToken": _KEY,
+    "InvalidToken": _KEY,
+    "SignatureDoesNotMatch": (AccessDenied, "the secret key is not that of the access key", "look at `secret_key`"),
+    "RequestTimeTooSkewed": (AccessDenied, "the object store's clock and this machine's differ", "set this clock"),
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+}
+"""What another try would not change."""
+_KINDS: Final[tuple[tuple[tuple[type[Exception], ...], Told], ...]] = (
+    ((FileNotFoundError,), (Gone, "the object is gone", "run it again")),
+    ((PermissionDeniedError, UnauthenticatedError, PermissionError), _DENIED),
+    (
+        (NotSupportedError, NotImplementedError),
+        (Refused, "the object store cannot do this", "sinks need PUT with If-None-Match"),
+    ),
+)
+_TEXTS: Final[tuple[tuple[str, Told], ...]] = (
+    (r"status code: 40[13]", _DENIED),  # the client tells it apart only where it asks for a path
+    (
+        "parse path",
+        (Refused, "an object's name cannot be read", "names have no empty parts, `.` or `..` between their slashes"),
+    ),
+    (
+        "sending request",
+        (Unreachable, "the object store cannot be reached", "look at the endpoint and whether the server is up"),
+    ),
+    (
+        "400 Bad Request|301 Moved",
+        (Refused, "the object store takes no such request", "look at `region`, `endpoint` and the keys"),
+    ),
+)
+_FAILED: Final[Told] = (Unavailable, "the object store failed", "try again")
+
+
+def translation(error: Exception, where: str, path: str | None = None) -> PenstockError:
+    """The error to raise for one of the client's."""
+    text = str(error)
+    code = found[1] if (found := re.search(r"<Code>(\w+)</Code>", text)) else ""
+    by_kind = (one for kinds, one in _KINDS if isinstance(error, kinds))
+    by_text = (one for pattern, one in _TEXTS if re.search(pattern, text))
+    kind, what, hint = _CODES.get(code) or next(by_kind, None) or next(by_text, _FAILED)
+    return kind(what, where=where, value=path, hint=hint)

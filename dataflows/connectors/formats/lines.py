@@ -1,0 +1,268 @@
+"""Lines of JSON as columns: by Arrow where that is exact, else line by line, by the text of each value.
+
+Both ways give the same; the slow one says what is right, and which line and column are wrong. A number is a double only
+where that loses nothing; in a column of texts it is its own text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import json
+
+from dataflows.connectors.formats.texts import told_by, typed
+from dataflows.connectors.formats.types import UNKNOWN, wider
+from dataflows.data.tables import Column
+from dataflows.data.types import arrow_type, parse_type
+
+__all__ = ["Lines", "Wrong", "kinds_of", "parsed"]
+
+MAX_DEPTH: Final = 500
+_OBJECT: Final = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
+_NO_OBJECT: Final = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
+_SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_DOUBTFUL: Final = re.compile(rb"[0-9.]{17}|[0-9.][eE][-+]?[0-9]{3}")
+"""A number that a double may round, or cannot hold; some texts look like it."""
+_UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, msgspec.DecodeError, RecursionError)
+_JSON: Final = {"json", "jsonb"}
+_AS_THEY_ARE: Final = {"boolean", "smallint", "integer", "bigint", "double precision", "text", "character varying"}
+"""Types that Arrow reads from JSON as strictly as we do."""
+_MANY: Final = 300
+"""Columns beyond which rows are read as dictionaries."""
+_ABSENT: Final = msgspec.Raw(b"")
+Row = dict[str, msgspec.Raw]
+_ROWS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A line, from 0, that cannot be read; `contradicts`: it is not what the sample told, but well-formed."""
+
+    line: int
+    code: str
+    what: str
+    column: str | None = None
+    contradicts: bool = False
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Reads the `columns` of whole lines. Where `known` columns are given, a name that is none of them is wrong.
+
+    `told`: their types come from a sample. `own`: JSON stands in texts, as `JsonlWriter` writes it.
+    """
+
+    columns: Mapping[str, Column]
+    known: Sequence[Column] | None
+    told: bool
+    own: bool = False
+
+    def read(self, block: bytes) -> tuple[pa.Table, list[Wrong]]:
+        """The rows that can be read, and the lines that cannot, in order."""
+        try:
+            table = self._fast(block)
+        except _UNREADABLE:
+            table = None
+        return (table, []) if table is not None else self._slow(block)
+
+    @cached_property
+    def _nested(self) -> list[str]:
+        return [] if self.own else [name for name, one in self.columns.items() if parse_type(one.type).name in _JSON]
+
+    @cached_property
+    def _doubles(self) -> bool:
+        return any(parse_type(one.type).name in {"double precision", "real"} for one in self.columns.values())
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(one.name for one in self.known or ())
+
+    def _fast(self, block: bytes) -> pa.Table | None:
+        """All lines, where Arrow reads them exactly; None where it may not."""
+        if _NO_OBJECT.search(block) or _too_deep(block):  # Arrow may end the process over either
+            return None
+        if self._doubles and _DOUBTFUL.search(block):
+            return None
+        if not self.columns or self._nested:
+            return None if len(self.columns) > _MANY else self._structured(block)
+        table = self._arrow(block, list(self.columns.values()))
+        if table is None:
+            return None
+        arrays = [typed(table.column(name).combine_chunks(), one, told=self.told) for name, one in self._as_texts()]
+        if any(mask is not None for _, mask in arrays):
+            return None
+        read = dict(zip((name for name, _ in self._as_texts()), (array for array, _ in arrays), strict=True))
+        return pa.table([read.get(name, table.column(name)) for name in self.columns], names=list(self.columns))
+
+    def _as_texts(self) -> list[tuple[str, Column]]:
+        return [(name, one) for name, one in self.columns.items() if not _plain(one)]
+
+    def _arrow(self, block: bytes, columns: Sequence[Column]) -> pa.Table | None:
+        """These columns by Arrow's reader; of types that it reads otherwise than we do, their texts."""
+        fields = [pa.field(one.name, _read_as(one)) for one in columns]
+        found = json.read_json(
+            pa.BufferReader(block),
+            json.ReadOptions(use_threads=True, block_size=max(1 << 20, len(block) + 1)),
+            json.ParseOptions(
+                explicit_schema=pa.schema(fields),
+                unexpected_field_behavior="ignore" if self.known is None else "error",
+                newlines_in_values=False,
+            ),
+        )
+        return found if found.num_rows == len(_OBJECT.findall(block)) else None
+
+    def _structured(self, block: bytes) -> pa.Table | None:
+        """All lines, of which only what is known is looked at; each value keeps its text."""
+        rows = [self._decoder.decode(line) for line in block.split(b"\n") if line.strip()]
+        tokens = {
+            name: [getattr(row, f"f{at}") for row in rows]
+            for at, name in enumerate(self._fields)
+            if name in self.columns
+        }
+        arrays = [self._column(one, tokens[name]) for name, one in self.columns.items()]
+        if any(mask is not None for _, mask in arrays):
+            return None
+        if not arrays:
+            return pa.table({"": pa.nulls(len(rows))})
+        return pa.table([array for array, _ in arrays], names=list(self.columns))
+
+    @cached_property
+    def _fields(self) -> list[str]:
+        return list(dict.fromkeys([*self.columns, *sorted(self._names)]))
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Any]:
+        fields: Any = [(f"f{at}", msgspec.Raw, _ABSENT) for at in range(len(self._fields))]
+        rename = {f"f{at}": name for at, name in enumerate(self._fields)}
+        known = self.known is not None
+        made = msgspec.defstruct("Line", fields, rename=rename, forbid_unknown_fields=known, gc=False)
+        return msgspec.json.Decoder(made)
+
+    def _slow(self, block: bytes) -> tuple[pa.Table, list[Wrong]]:
+        rows: list[Row] = []
+        at: list[int] = []
+        wrong: list[Wrong] = []
+        for number, line in enumerate(block.split(b"\n")):
+            if not line.strip():
+                continue
+            row = parsed(line)
+            if row is None:
+                wrong.append(Wrong(number, "malformed", "it is no JSON object"))
+                continue
+            if self.known is not None and not row.keys() <= self._names:
+                new = next(name for name in row if name not in self._names)
+                what = f"column `{new}` is in no line that was looked at"
+                wrong.append(Wrong(number, "unknown_column", what, new, contradicts=True))
+            rows.append(row)
+            at.append(number)
+        arrays, bad = [], [False] * len(rows)
+        for name, column in self.columns.items():
+            array, mask = self._column(column, [row.get(name) for row in rows])
+            arrays.append(array)
+            for place in pc.indices_nonzero(mask).to_pylist() if mask is not None else ():
+                if not bad[place]:
+                    what = f"the value of `{name}` is not {'exactly ' if self.told else ''}of type {column.type}"
+                    wrong.append(Wrong(at[place], "not_of_type", what, name, contradicts=self.told))
+                bad[place] = True
+        table = pa.table(arrays, names=list(self.columns)) if arrays else pa.table({"": pa.nulls(len(rows))})
+        kept = table.filter(pa.array([not one for one in bad], pa.bool_())) if any(bad) else table
+        return kept, sorted(wrong, key=lambda one: one.line)
+
+    def _column(self, column: Column, tokens: Sequence[msgspec.Raw | None]) -> tuple[pa.Array, pa.Array | None]:
+        """Values by their texts as the column's type, and a mask of those that are not of it."""
+        kind = parse_type(column.type)
+        if kind.name in _JSON and not self.own:
+            return pa.array([_document(token) for token in tokens], pa.string()), None
+        found = [_text(token, quoted=not self.told or kind.text) for token in tokens]
+        texts = pa.array([text for text, _ in found], pa.string())
+        odd = pa.array([fits is False for _, fits in found]) if any(fits is False for _, fits in found) else None
+        array, mask = typed(texts, column, told=self.told)
+        if odd is None:
+            return array, mask
+        empty = pc.if_else(odd, pa.scalar(None, array.type), array)
+        return empty, odd if mask is None else pc.or_(odd, mask)
+
+
+def _plain(column: Column) -> bool:
+    return parse_type(column.type).name in _AS_THEY_ARE
+
+
+def _read_as(column: Column) -> pa.DataType:
+    return arrow_type(parse_type(column.type)) if _plain(column) else pa.string()
+
+
+def _document(token: msgspec.Raw | None) -> str | None:
+    """A value of a JSON column, as it is written."""
+    text = "" if token is None else str(bytes(token), "utf-8")
+    return None if text in {"", "null"} else text
+
+
+def _text(token: msgspec.Raw | None, *, quoted: bool) -> tuple[str | None, bool]:
+    """A value's text, and whether such a column may hold it: a quoted number may be none."""
+    data = b"" if token is None else bytes(token)
+    if data in {b"", b"null"}:
+        return None, True
+    if data[:1] == b'"':
+        return msgspec.json.decode(data, type=str), quoted
+    return data.decode(), True
+
+
+def parsed(line: bytes) -> Row | None:
+    """The values of an object by their names, each as it is written; None where the line is no object.
+
+    Of a name that comes twice the last value counts.
+    """
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+        return None
+    try:
+        line.decode()
+        return _ROWS.decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def kinds_of(rows: Iterable[Row]) -> tuple[Column, ...]:
+    """The columns of objects, in the order in which they come, with the types that their values tell."""
+    texts: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        for name, token in row.items():
+            data = bytes(token)
+            texts.setdefault(name, {}).setdefault(_SIGN.get(data[:1], "number"), []).append(data.decode())
+    return tuple(Column(name, _told(kinds)) for name, kinds in texts.items())
+
+
+_SIGN: Final = {b"n": "null", b"t": "boolean", b"f": "boolean", b'"': "text", b"{": "json", b"[": "json"}
+
+
+def _told(kinds: Mapping[str, list[str]]) -> str:
+    """The type for values of these kinds; where they are mixed, text: each is its own."""
+    found = UNKNOWN
+    for kind, texts in kinds.items():
+        if kind != "null":
+            told = told_by(pa.array(texts)) if kind == "number" else kind
+            found = wider(found, told, text=True) or "text"
+    return found
+
+
+def _too_deep(block: bytes) -> bool:
+    """True if a line nests deeper than parsers do without running out of stack."""
+    if block.count(b"[") + block.count(b"{") - block.count(b"\n") <= MAX_DEPTH:
+        return False
+    return any(
+        _depth(line) > MAX_DEPTH for line in block.split(b"\n") if line.count(b"[") + line.count(b"{") > MAX_DEPTH
+    )
+
+
+def _depth(line: bytes) -> int:
+    deepest = depth = 0
+    for sign in _SIGNS.findall(line):  # texts are passed over as a whole
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(sign, 0)
+        deepest = max(deepest, depth)
+    return deepest

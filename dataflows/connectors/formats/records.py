@@ -1,0 +1,233 @@
+"""CSV text in blocks of whole records, by the rules of RFC 4180 and, where a file has one, of an escape character.
+
+A quote opens a value only at its beginning, and closes it only at its end. Arrow takes other text after a closing quote
+without a word; here such a record is found before Arrow sees it. Escaped characters travel as two bytes that no UTF-8
+text has, so that neither a quote nor a line's end among them is taken for one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflows.connectors.formats.contract import VALUE_BYTES
+from penstock.errors import BadData
+from penstock.models.formats import CsvFormat
+
+__all__ = ["Block", "Dialect", "Stray"]
+
+BLOCK_BYTES: Final = 2 << 20
+READ_BYTES: Final = 8 << 20
+_MARK: Final = b"\xff"
+_PAINT: Final = b"\xfe"
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole records, the first of which begins on line `line` of its file."""
+
+    data: bytes
+    line: int
+    blank: bytes
+    """The same bytes with quoted values painted over: line ends that are left are those of records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A record with text after a closing quote: the line on which it begins, and the record as it stands."""
+
+    line: int
+    raw: str
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How records of a file are told apart."""
+
+    form: CsvFormat
+
+    def blocks(self, stream: Any, where: str, size: int = BLOCK_BYTES) -> Iterator[Block]:
+        """The whole file, about `size` bytes at a time; a longer record is in a longer block.
+
+        Raises:
+            BadData: a record longer than 64 MiB, or a quote that is not closed.
+        """
+        stream, rest, line = self._plain(stream), b"", 1
+        while data := self._read(stream, min(max(size, len(rest)), READ_BYTES), where, first=line == 1 and not rest):
+            if self._escape is not None and (odd := data.find(_MARK)) >= 0:
+                raise self.undecoded(where, line + self._lines(rest + data[:odd]))
+            rest += self._marked(data)
+            if len(rest) > VALUE_BYTES:
+                what = f"line {line}: a row is longer than {VALUE_BYTES >> 20} MiB"
+                raise BadData(what, where=where, hint="look for a quote that is not closed, or at `quote` in `format`")
+            blank = self._blank(rest)
+            if end := _end(blank):
+                yield Block(rest[:end], line, blank[:end])
+                line += self._lines(rest[:end])
+                rest = rest[end:]
+        if rest:
+            blank = self._blank(rest + b"\n")
+            if blank.endswith(_PAINT):
+                hint = "double quotes inside of values, or tell another `quote` or an `escape` in `format`"
+                raise BadData(f"line {line}: a quote is not closed", where=where, hint=hint)
+            yield Block(rest, line, blank[:-1])
+
+    def _plain(self, stream: Any) -> Any:
+        """The file's text as UTF-8."""
+        if codecs.lookup(self.form.encoding).name == "utf-8":
+            return stream
+        return pa.transcoding_input_stream(stream, self.form.encoding, "utf-8")
+
+    def _read(self, stream: Any, size: int, where: str, *, first: bool) -> bytes:
+        """The next bytes, escaped characters marked; never the half of an escape."""
+        try:
+            data = bytes(stream.read(size))
+            if first:
+                data = data.removeprefix(_BOM)
+            if self._escape is None:
+                return data
+            while (len(data) - len(data.rstrip(self._escape))) % 2 and (more := bytes(stream.read(1))):
+                data += more
+        except UnicodeError:
+            raise self.undecoded(where) from None
+        return data
+
+    def _marked(self, data: bytes) -> bytes:
+        return data if self._escape is None else self._escaped.sub(lambda found: _MARK + self._marks[found[1]], data)
+
+    def undecoded(self, where: str, line: int | None = None) -> BadData:
+        """The error of bytes that are no text."""
+        at = "the file" if line is None else f"line {line}"
+        return BadData(f"{at} is not in {self.form.encoding}", where=where, hint="tell its `encoding` in `format`")
+
+    @property
+    def _escape(self) -> bytes | None:
+        return self.form.escape.encode() if self.form.escape else None
+
+    @cached_property
+    def _marks(self) -> dict[bytes, bytes]:
+        """The characters that an escape makes plain, and the byte that stands for each; before others it is text."""
+        quote, delimiter, escape = self.form.quote.encode(), self.form.delimiter.encode(), self._escape or b""
+        found = dict.fromkeys((escape, quote, delimiter, b"\n", b"\r"))
+        return {one: bytes([0xC0 + at]) for at, one in enumerate(found)}
+
+    @cached_property
+    def _escaped(self) -> re.Pattern[bytes]:
+        every = b"".join(map(re.escape, self._marks))
+        return re.compile(re.escape(self._escape or b"") + b"([" + every + b"])")
+
+    def values(self, texts: pa.Array) -> pa.Array:
+        """Values as they are meant, of bytes that may hold marks.
+
+        Raises:
+            ArrowInvalid: bytes that are no text.
+        """
+        if self._escape is None:
+            return texts
+        for one, mark in self._marks.items():
+            texts = pc.replace_substring(texts, _MARK + mark, one)
+        return texts.cast(pa.string())
+
+    def raw(self, data: bytes) -> str:
+        """Records as they stand in the file."""
+        if self._escape is not None:
+            for one, mark in self._marks.items():
+                data = data.replace(_MARK + mark, self._escape + one)
+        return data.decode(errors="replace").rstrip("\r\n")
+
+    def broken(self, data: bytes) -> bool:
+        """True if bytes of a record are no text."""
+        try:
+            data.replace(_MARK, b"").decode()
+        except UnicodeDecodeError:
+            return self._escape is None or _MARK not in data
+        return False
+
+    @cached_property
+    def _quoted(self) -> re.Pattern[bytes]:
+        """A quoted value; it never gives back what it has matched."""
+        quote, delimiter = re.escape(self.form.quote.encode()), re.escape(self.form.delimiter.encode())
+        text = rb"(?:(?<=[%b\r\n])|\A)%b(?>[^%b]*+(?:%b%b[^%b]*+)*+)(?:%b|\Z)"
+        return re.compile(text % (delimiter, quote, quote, quote, quote, quote, quote))
+
+    @cached_property
+    def _stray(self) -> re.Pattern[bytes]:
+        return re.compile(rb"(?<!%b)%b++(?![%b\r\n]|\Z)" % (_PAINT, _PAINT, re.escape(self.form.delimiter.encode())))
+
+    def _blank(self, data: bytes) -> bytes:
+        data = data.replace(_PAINT, b"?")
+        if self.form.quote.encode() not in data:
+            return data
+        return self._quoted.sub(lambda found: _PAINT * len(found[0]), data)
+
+    def _lines(self, data: bytes) -> int:
+        found = data.count(b"\n") or data.count(b"\r")
+        return found + (data.count(_MARK + self._marks[b"\n"]) if self._escape else 0)
+
+    def records(self, block: Block, *, empty: bool) -> list[tuple[int, bytes]]:
+        """Each record with its line; those that are `empty` too, or not."""
+        found, start, line = [], 0, block.line
+        for match in _RECORD_END.finditer(block.blank):
+            data = block.data[start : match.start()]
+            if data or (empty and match[0]):
+                found.append((line, data))
+            line += self._lines(block.data[start : match.end()])
+            start = match.end()
+        return found
+
+    def split(self, block: Block) -> tuple[Block, Block]:
+        """The first record with something in it, and the rest."""
+        start, line = 0, block.line
+        for match in _RECORD_END.finditer(block.blank):
+            end = match.end()
+            first = Block(block.data[start : match.start()], line, block.blank[start : match.start()])
+            line += self._lines(block.data[start:end])
+            if first.data or end == len(block.data):
+                return first, Block(block.data[end:], line, block.blank[end:])
+            start = end
+        return block, Block(b"", line, b"")
+
+    def without_strays(self, block: Block, where: str) -> tuple[Block, list[Stray]]:
+        """The block with empty lines where records have text after a closing quote.
+
+        Raises:
+            BadData: where such a record ends cannot be known, or a backslash before the quote tells what it means.
+        """
+        found: list[Stray] = []
+        while match := self._stray.search(block.blank):
+            start = block.blank.rfind(b"\n", 0, match.start()) + 1
+            end = (block.data.find(b"\n", match.end()) + 1) or len(block.data)
+            line = block.line + self._lines(block.data[:start])
+            self._check_stray(block.data[match.start() : match.end()], block.data[match.end() : end], line, where)
+            record = block.data[start:end]
+            found.append(Stray(line, self.raw(record)))
+            lines = b"\n" * record.count(b"\n")
+            data = block.data[:start] + lines + block.data[end:]
+            block = Block(data, block.line, block.blank[:start] + lines + block.blank[end:])
+        return block, found
+
+    def _check_stray(self, value: bytes, after: bytes, line: int, where: str) -> None:
+        what = f"line {line}: text stands after a closing quote"
+        if value.endswith(b"\\" + self.form.quote.encode()) and self.form.escape is None:
+            hint = 'this looks like quotes escaped by a backslash: say `escape: "\\\\"` in `format`'
+            raise BadData(what, where=where, hint=hint)
+        if b"\n" in value or after.count(self.form.quote.encode()) % 2:
+            hint = "double quotes inside of values, or tell another `quote` or an `escape` in `format`"
+            raise BadData(f"{what}, and where its row ends cannot be known", where=where, hint=hint)
+
+
+_RECORD_END: Final = re.compile(rb"\r\n|\n|\r|\Z")
+
+
+def _end(blank: bytes) -> int:
+    """Where the last whole record ends."""
+    end = blank.rfind(b"\n")
+    return end + 1 if end >= 0 else blank.rfind(b"\r", 0, -1) + 1

@@ -1,0 +1,218 @@
+"""Texts as values of a type, exactly or not at all; and the type that all texts of a sample are exactly.
+
+What is told from a sample is held against every text as strictly as the sample was: ``007`` is no whole number, and a
+number that a double rounds is no double. A type that a person declares takes what PostgreSQL takes for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflows.connectors.formats.types import LONG, UNKNOWN
+from dataflows.data.tables import Column
+from dataflows.data.types import SqlType, arrow_type, parse_type
+
+__all__ = ["told_by", "typed"]
+
+_DAY: Final = r"\d{4}-\d\d-\d\d"
+_CLOCK: Final = r"\d\d:\d\d:\d\d(\.\d{1,6})?"
+_OFFSET: Final = r"(Z|[+-]\d\d(:?\d\d)?)"
+_WHOLE: Final = r"^(0|-?[1-9][0-9]*)$"
+_NUMBER: Final = r"^-?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
+_ANY_NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_FEW_DIGITS: Final = r"^[-.0]*([0-9][.]?){0,15}([eE].*)?$"
+"""Numbers of at most 15 digits, which a double gives back as they were."""
+_UUID: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+_TRUE: Final = pa.array(["true", "t", "yes", "y", "on", "1"])
+_FALSE: Final = pa.array(["false", "f", "no", "n", "off", "0"])
+_SMALLEST: Final = 2.3e-308
+"""Doubles nearer to 0 have fewer digits."""
+_DOUBLE_WHOLE: Final = 1 << 53
+_FIRST: Final = 64
+_TOLD: Final = (
+    ("boolean", r"^(true|false|True|False|TRUE|FALSE)$"), ("bigint", _WHOLE), ("numeric(38,0)", _WHOLE),
+    ("double precision", _NUMBER), ("date", f"^{_DAY}$"),
+    ("timestamp without time zone", f"^{_DAY}[ T]{_CLOCK}$"),
+    ("timestamp with time zone", f"^{_DAY}[ T]{_CLOCK}{_OFFSET}$"),
+    ("time without time zone", f"^{_CLOCK}$"),
+)  # fmt: skip
+_PATTERNS: Final = dict(_TOLD)
+_LIMITED: Final = {"text", "character varying", "character", "bytea"}
+Read = Callable[[pa.Array], pa.Array]
+
+
+def typed(texts: pa.Array, column: Column, *, told: bool) -> tuple[pa.Array, pa.Array | None]:
+    """The texts as values of the column's type, and a mask of those that are none, which are NULL; None without any.
+
+    `told`: the type comes from a sample, so that each text has to be the only way to write its value.
+    """
+    read = _reader(parse_type(column.type), told=told)
+    if read is None:
+        return texts, None
+    try:
+        return read(texts), None
+    except pa.ArrowInvalid:
+        wrong = set(_wrong(texts, read))
+    mask = pa.array([at in wrong for at in range(len(texts))])
+    return read(pc.if_else(mask, pa.scalar(None, pa.string()), texts)), mask
+
+
+def told_by(texts: pa.Array) -> str:
+    """The type of a column whose values, as texts, are these: the first that all of them are written as exactly."""
+    have = texts.drop_null()
+    if not len(have):
+        return UNKNOWN
+    for kind, _ in _TOLD:
+        read = _reader(parse_type(kind), told=True)
+        if read is None or not (_reads(have[:_FIRST], read) and _reads(have, read)):
+            continue
+        if kind == "bigint" and _beyond(read(have)):
+            return LONG
+        return kind
+    return "text"
+
+
+def _beyond(numbers: pa.Array) -> bool:
+    """True if a double rounds some of these whole numbers."""
+    found = pc.min_max(numbers)
+    return bool(max(-found["min"].as_py(), found["max"].as_py()) >= _DOUBLE_WHOLE)
+
+
+def _reads(texts: pa.Array, read: Read) -> bool:
+    try:
+        read(texts)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _wrong(texts: pa.Array, read: Read, first: int = 0) -> Sequence[int]:
+    """Where texts are that cannot be read, found by halving."""
+    if not len(texts) or _reads(texts, read):
+        return []
+    if len(texts) == 1:
+        return [first]
+    half = len(texts) // 2
+    return [*_wrong(texts[:half], read, first), *_wrong(texts[half:], read, first + half)]
+
+
+def _reader(kind: SqlType, *, told: bool) -> Read | None:
+    """What reads texts as this type and raises `ArrowInvalid` at one that is none; None where every text is one."""
+    wanted = arrow_type(kind)
+    if kind.name in _LIMITED or wanted is None:
+        return None
+    if kind.integer or kind.name == "numeric":
+        return partial(_numeric if kind.name == "numeric" else _integer, wanted=wanted, told=told)
+    if kind.name in {"double precision", "real"}:
+        return partial(_floating, wanted=wanted, told=told and kind.name == "double precision")
+    if kind.name in _READERS:
+        return partial(_READERS[kind.name], told=told)
+    if pa.types.is_date(wanted) or pa.types.is_timestamp(wanted) or pa.types.is_time(wanted):
+        return partial(_moment, wanted=wanted, pattern=_PATTERNS[kind.name] if told else None)
+    return None
+
+
+def _require(texts: pa.Array, pattern: str) -> None:
+    if pc.all(pc.match_substring_regex(texts, pattern)).as_py() is False:
+        message = "a text of another form"
+        raise pa.ArrowInvalid(message)
+
+
+def _integer(texts: pa.Array, *, wanted: pa.DataType, told: bool) -> pa.Array:
+    if told:
+        _require(texts, _WHOLE)
+        return texts.cast(wanted)
+    plain = pc.replace_substring_regex(texts, r"^\s*(?:\+|(-))?([0-9]+)\s*$", r"\1\2")
+    _require(plain, r"^-?[0-9]+$")
+    return plain.cast(wanted)
+
+
+def _numeric(texts: pa.Array, *, wanted: pa.DataType, told: bool) -> pa.Array:
+    plain = texts if told else pc.ascii_trim_whitespace(texts)
+    if pa.types.is_string(wanted):  # of any size: travels as its text
+        _require(plain, rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
+        return plain
+    _require(plain, _WHOLE if told and wanted.scale == 0 else _ANY_NUMBER)
+    return pc.replace_substring_regex(plain, r"^\+", "").cast(wanted)
+
+
+def _floating(texts: pa.Array, *, wanted: pa.DataType, told: bool) -> pa.Array:
+    """Doubles; never one that stands for a number too great or too near to 0, and where `told` never a rounded one."""
+    plain = texts if told else pc.ascii_trim_whitespace(texts)
+    _require(plain, _NUMBER if told else rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
+    found = plain.cast(wanted)
+    lost = pc.and_(pc.is_inf(found), pc.invert(pc.match_substring_regex(plain, "(?i)inf")))
+    zeros = pc.and_(pc.equal(found, pa.scalar(0, wanted)), pc.match_substring_regex(plain, r"^[^eE]*[1-9]"))
+    if pc.any(pc.or_(lost, zeros)).as_py():
+        message = "out of range"
+        raise pa.ArrowInvalid(message)
+    if told:
+        _check_exact(plain, found)
+    return found
+
+
+def _check_exact(texts: pa.Array, found: pa.Array) -> None:
+    """Refuse a number of which a double keeps another value, as far as its shortest text tells."""
+    tiny = pc.and_(pc.less(pc.abs(found), _SMALLEST), pc.not_equal(found, 0.0))
+    doubtful = pc.or_(pc.invert(pc.match_substring_regex(texts, _FEW_DIGITS)), tiny)
+    doubtful = pc.and_(doubtful, pc.not_equal(texts, found.cast(pa.string())))
+    if not pc.any(doubtful).as_py():
+        return
+    for text, number in zip(texts.filter(doubtful).to_pylist(), found.filter(doubtful).to_pylist(), strict=True):
+        if text is not None and Decimal(text) != Decimal(repr(number)):
+            message = "more digits than a double holds"
+            raise pa.ArrowInvalid(message)
+
+
+def _boolean(texts: pa.Array, *, told: bool) -> pa.Array:
+    if told:
+        _require(texts, _PATTERNS["boolean"])
+    plain = pc.utf8_lower(pc.ascii_trim_whitespace(texts))
+    truth = pc.is_in(plain, _TRUE)
+    if pc.all(pc.or_(pc.or_(truth, pc.is_in(plain, _FALSE)), pc.is_null(texts))).as_py() is False:
+        message = "neither true nor false"
+        raise pa.ArrowInvalid(message)
+    return pc.if_else(pc.is_valid(texts), truth, pa.scalar(None, pa.bool_()))
+
+
+def _moment(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None) -> pa.Array:
+    if pattern is not None:
+        _require(texts, pattern)
+    else:  # zeros beyond the microseconds are no loss
+        texts = pc.replace_substring_regex(pc.ascii_trim_whitespace(texts), r"(\.\d{6})0+", r"\1")
+    if not pa.types.is_time(wanted):
+        return texts.cast(wanted)
+    _require(texts, r"^\d\d:\d\d(:\d\d(\.\d+)?)?$")
+    dated = pc.binary_join_element_wise(pa.scalar("1970-01-01"), texts, pa.scalar(" "))
+    return dated.cast(pa.timestamp("us")).cast(wanted)
+
+
+def _uuid(texts: pa.Array, *, told: bool) -> pa.Array:  # noqa: ARG001 - no sample tells a uuid
+    """Uuids as PostgreSQL reads and writes them: capitals, braces and missing dashes are taken."""
+    if pc.all(pc.match_substring_regex(texts, _UUID)).as_py() is not False:
+        return texts
+    plain = pc.replace_substring_regex(texts, r"^\s*(?:\{([^{}]*)\}|([^{}]*?))\s*$", r"\1\2")
+    digits = pc.utf8_lower(pc.replace_substring_regex(plain, r"([0-9A-Fa-f]{4})-", r"\1"))
+    _require(digits, r"^[0-9a-f]{32}$")
+    return pc.replace_substring_regex(digits, r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", r"\1-\2-\3-\4-\5")
+
+
+def _json(texts: pa.Array, *, told: bool) -> pa.Array:  # noqa: ARG001 - as strict in both cases
+    for text in texts.to_pylist():
+        if text is not None:
+            try:
+                msgspec.json.decode(text, type=msgspec.Raw)
+            except (msgspec.DecodeError, RecursionError):
+                message = "no JSON"
+                raise pa.ArrowInvalid(message) from None
+    return texts
+
+
+_READERS: Final = {"boolean": _boolean, "uuid": _uuid, "json": _json, "jsonb": _json}

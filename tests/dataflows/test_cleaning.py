@@ -1,0 +1,77 @@
+"""NUL in texts: set aside where the target cannot hold it, mended where the pipeline says how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pyarrow as pa
+import pytest
+from psycopg.rows import scalar_row
+
+from dataflows.transforms.cleaning import Cleaning
+from penstock.models.pipeline import Clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.dataflows.conftest import Launchers
+
+
+def test_zero_dates_as_yaml_reads_it_stays_said() -> None:
+    assert Clean.parse({"zero_dates": None}).zero_dates == "null"
+    assert Clean.parse({"nul": "strip"}).zero_dates is None
+    assert Clean.parse(Clean.parse({"zero_dates": None}).model_dump(exclude_none=True)).zero_dates == "null"
+
+
+def test_nul_is_mended_in_texts_and_as_json_writes_it() -> None:
+    texts = pa.array(["a\0\0b", None, "\\u0000"])
+    documents = pa.array(['["\\u0000\\u0000x", "\\\\u0000"]', None, "1"])
+    batch = pa.RecordBatch.from_arrays([texts, documents, pa.array([1, 2, 3])], names=["t", "j", "n"])
+    stripped = Cleaning("strip", frozenset({"j"}))(batch)
+    assert stripped.column("t").to_pylist() == ["ab", None, "\\u0000"]
+    assert stripped.column("j").to_pylist() == ['["x", "\\\\u0000"]', None, "1"]
+    replaced = Cleaning("replace", frozenset({"j"}))(batch)
+    assert replaced.column("t").to_pylist() == ["a\ufffd\ufffdb", None, "\\u0000"]
+    assert replaced.column("j").to_pylist() == ['["\ufffd\ufffdx", "\\\\u0000"]', None, "1"]
+
+
+@pytest.mark.parametrize("clean", [{}, {"nul": "strip"}])
+def test_a_text_with_nul_into_postgres(
+    new_database: Callable[[], str], tmp_path: Path, launchers: Launchers, clean: dict[str, str]
+) -> None:
+    from catalog.database import migrate
+
+    catalog, dsn = new_database(), new_database()
+    migrate(catalog)
+    (tmp_path / "a.csv").write_bytes(b"id,v\n1,ok\n2,a\0b\n3,fine\n")
+    task: dict[str, Any] = {
+        "run": "r1",
+        "attempt": 1,
+        "uid": "00000000-0000-4000-9000-000000000001",
+        "letters": catalog,
+        "connections": {
+            "files": {"type": "files", "root": str(tmp_path)},
+            "to": {"type": "postgres", "dsn": dsn},
+        },
+        "pipeline": {
+            "apiVersion": "penstock/v1",
+            "kind": "Pipeline",
+            "metadata": {"name": "items"},
+            "spec": {
+                "source": {"connection": "files", "object": "a.csv"},
+                "sink": {"connection": "to", "object": "public.t", "write": "replace"},
+                "errors": {"dead_letter": {"fail_above": "100%"}},
+                "clean": clean,
+            },
+        },
+        "result": str(tmp_path / "result.json"),
+        "progress": None,
+    }
+    found = launchers.run(task)
+    assert found["status"] == "completed", found
+    with psycopg.connect(dsn, row_factory=scalar_row) as session:
+        rows = session.execute("SELECT v FROM t ORDER BY id").fetchall()
+    assert rows == (["ok", "ab", "fine"] if clean else ["ok", "fine"])
+    assert found["counters"]["dead"] == (0 if clean else 1)
