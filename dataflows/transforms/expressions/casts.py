@@ -292,7 +292,7 @@ def cast_target(text: str, where: str) -> SqlType:
 
 
 def _misfit(kind: SqlType) -> str | None:
-    """What is wrong with the numbers of a type, if anything."""
+    """Return what is wrong with the length or digits of a type, if anything."""
     digits = kind.precision or 0
     if kind.name == "numeric":
         ok = 1 <= digits <= MAX_DIGITS and 0 <= (kind.scale or 0) <= digits

@@ -1,4 +1,4 @@
-"""What can be told of a pipeline's expressions without looking at a table: whether they use only what is allowed."""
+"""Check a pipeline's expressions without looking at a table: each may use only what is on the list."""
 
 from __future__ import annotations
 

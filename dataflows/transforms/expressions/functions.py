@@ -225,13 +225,13 @@ def truth(term: Term, where: str) -> Term:
 
 
 def both(left: Term, right: Term) -> Term:
-    """``AND``; where the left side is false, the right one is not looked at."""
+    """``AND``; where the left side is false, the right one is not evaluated."""
     later = None if right.wrong is None else right.wrong & left.expr.fill_null(value=True)
     return Term(left.expr & right.expr, BOOLEAN, any_of(left.wrong, later))
 
 
 def either(left: Term, right: Term) -> Term:
-    """``OR``; where the left side is true, the right one is not looked at."""
+    """``OR``; where the left side is true, the right one is not evaluated."""
     later = None if right.wrong is None else right.wrong & ~left.expr.fill_null(value=False)
     return Term(left.expr | right.expr, BOOLEAN, any_of(left.wrong, later))
 
@@ -302,7 +302,7 @@ def distinct(left: Term, right: Term, where: str) -> Term:
 
 
 def first_known(terms: list[Term], where: str) -> Term:
-    """``COALESCE``: what stands behind the first value is not looked at."""
+    """``COALESCE``: operands after the first value are not evaluated."""
     items = brought(terms, where)
     wrong, open_ = [], pl.lit(value=True)
     for item in items:
@@ -330,7 +330,7 @@ def null_if(left: Term, right: Term, where: str) -> Term:
 
 
 def greatest(terms: list[Term], where: str, *, least: bool = False) -> Term:
-    """``GREATEST`` and ``LEAST``: NULLs are passed by."""
+    """``GREATEST`` and ``LEAST``, which ignore NULLs."""
     items = brought(terms, where)
     found = items[0]
     for item in items[1:]:

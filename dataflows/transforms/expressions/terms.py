@@ -113,12 +113,12 @@ class Term:
 
 
 def frame_name(name: str) -> str:
-    """What a column is called while expressions look at it: Polars takes names such as ``*`` and ``^a.*$`` for many."""
+    """Name of a column inside expressions: Polars takes names such as ``*`` and ``^a.*$`` for patterns."""
     return f"c:{name}"
 
 
 def day_unit(kind: SqlType) -> int:
-    """How many of a date's or timestamp's units a day has."""
+    """Units of a date or timestamp in a day."""
     return 1 if kind == DATE else DAY_MICROS
 
 
@@ -148,12 +148,12 @@ def numeric(digits: int, scale: int) -> SqlType:
 
 
 def physical(kind: SqlType) -> pl.DataType:
-    """What Polars carries a type as, inside of expressions."""
+    """Polars type that carries a SQL type inside expressions."""
     return pl.String() if carried(kind) else _POLARS[kind.name]
 
 
 def known(kind: SqlType) -> bool:
-    """Whether expressions can work with a type."""
+    """True if expressions can work with a type."""
     return kind.name in _POLARS and not carried(kind)
 
 

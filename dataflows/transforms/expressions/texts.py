@@ -40,7 +40,7 @@ def joined(left: Term, right: Term, where: str) -> Term:
 
 
 def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
-    """``concat`` and ``concat_ws``: NULLs are passed by."""
+    """``concat`` and ``concat_ws``, which ignore NULLs."""
     parts = [_written(term, where) for term in terms]
     wrong = any_of(*(part.wrong for part in parts))
     if separator is None:
