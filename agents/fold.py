@@ -1,10 +1,10 @@
-"""The fold: one agent, one pass over the log, the same outcome each time.
+"""The fold: one agent's deterministic pass over the log.
 
 For each record that counts and is not the agent's own: ``decide`` on the state before it, ``evolve`` by it, ``evolve``
 by each record of the decision at once. The agent's own records are skipped when they are read back. Up to the last
 cause that it answered on the log it never decides again: it evolves by what is RECORDED, so that other rules, an
-upgrade or a repeat after a crash cannot answer twice. An agent that an older release did not have begins at the first
-`brain.started` that names it: what came before only shapes its state. The agents of the very first brain begin with
+upgrade or a repeat after a crash cannot answer twice. An agent that an older release did not have starts at the first
+`brain.started` that names it: earlier records only change its state. The agents of the very first brain start with
 the log.
 """
 
@@ -28,7 +28,7 @@ from penstock.records import AGENT, Reading, Record
 __all__ = ["FORGET_AFTER", "Fold", "Recorded", "look_ahead"]
 
 FORGET_AFTER = timedelta(hours=24)
-"""For how long, in the time of the records, a command's id is remembered."""
+"""How long a command's id is remembered, by the time of the records."""
 
 NEVER = (-1, -1)
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the log says of an agent: where it begins, its last pair, and the records of each decision by cause."""
+    """What the log contains about an agent: its first offset, its last pair, and its decisions' records by cause."""
 
     begin: int = 0
     last: tuple[int, int] = NEVER
@@ -45,9 +45,9 @@ class Recorded:
 
 
 def look_ahead(records: Iterable[tuple[int, Record]], reading: Reading) -> dict[str, Recorded]:
-    """What `records` say of each agent that a brain among them names; `reading` is the state before the first of them.
+    """Collect what `records` contain about each agent that a brain names; `reading` is the state before them.
 
-    Where an agent begins is right only if they are all there are from the log's beginning; a snapshot knows it better.
+    An agent's first offset is right only if `records` start with the log; otherwise its snapshot has the right one.
     """
     decided: dict[str, dict[int, list[Record]]] = {}
     begins: dict[str, int] = {}
@@ -86,7 +86,7 @@ class Fold:
         self.begin = saved["begin"]
 
     def snapshot(self) -> Snapshot | None:
-        """The state now, or None while a decision of this agent is not yet known to be durable."""
+        """Return the current state, or None while a decision of this agent is not yet known to be durable."""
         if self.emitted > self.reading.pairs.get(self.agent.name, NEVER):
             return None
         saved = {
@@ -100,7 +100,7 @@ class Fold:
         return Snapshot(self.agent.name, self.next, self.agent.rules, saved)
 
     def step(self, offset: int, record: Record) -> list[Record]:
-        """The records of the decision that `record` leads to; [] for none, and for one that is on the log already."""
+        """Return the records of the decision about `record`; [] for none, and for one that is already on the log."""
         if offset < self.next:
             return []
         self.next = offset + 1
@@ -127,13 +127,13 @@ class Fold:
             decision = self._decide(cause)
             out = [] if decision is None else self._records(cause, decision)
             self._follow(cause, out)
-        except Exception as error:  # noqa: BLE001 - an agent's fault is a record; the fold goes on
+        except Exception as error:  # noqa: BLE001 - an agent's fault becomes a record; the fold continues
             out = self._fault(cause, error)
         self._remember(cause.record, out)
         return out
 
     def _decide(self, cause: Cause) -> Decision | None:
-        """The agent's decision as the policy lets it pass, or the refusal of the command that it cannot follow."""
+        """Return the agent's decision as the policy allows it, or the refusal of the command."""
         decision = None
         try:
             decision = self.agent.decide(self.state, cause, self.policies)
@@ -145,7 +145,7 @@ class Fold:
             return refusal(self.agent, cause, error, policy)
 
     def _follow(self, cause: Cause, out: list[Record]) -> None:
-        """Evolve by the cause, then by what was decided; by nothing at all where that was a fault."""
+        """Evolve by the cause, then by the decision; keep the state if the decision was a fault."""
         if any(record.type == "agent.faulted" for record in out):
             return
         state = self.agent.evolve(self.state, cause.record)
@@ -154,11 +154,11 @@ class Fold:
         self.state = state
 
     def _follow_recorded(self, cause: Cause, recorded: list[Record]) -> None:
-        """As `_follow`; what these rules cannot take in leaves the state as it was: the log cannot be told any more."""
+        """Follow recorded decisions. Keep the old state on failure: the records are already committed."""
         try:
             self._follow(cause, recorded)
-        except Exception:  # noqa: BLE001 - an agent's fault never ends the fold
-            _log.exception("agent %s cannot take in what is recorded at offset %d", self.agent.name, cause.offset)
+        except Exception:  # noqa: BLE001 - an agent's fault must not end the fold
+            _log.exception("agent %s cannot evolve by the decision at offset %d", self.agent.name, cause.offset)
 
     def _records(self, cause: Cause, decision: Decision) -> list[Record]:
         why = Draft("agent.decided", decision.why.subject, decision.why.to_dict())
@@ -181,7 +181,7 @@ class Fold:
         )
 
     def _fault(self, cause: Cause, error: Exception) -> list[Record]:
-        """The fault; and where it was a command that the agent fell over, the answer to whoever waits for it."""
+        """Return the record of the fault, and a refusal if a command caused it, for the client that waits."""
         fault = f"{type(error).__module__}.{type(error).__qualname__}"
         payload = {"agent": self.agent.name, "fault": fault, "record": cause.record.id}
         out = [Draft("agent.faulted", self.agent.name, payload)]
@@ -192,7 +192,7 @@ class Fold:
         return [self._record(cause, index, draft) for index, draft in enumerate(out)]
 
     def _is_repeated(self, record: Record) -> bool:
-        """Whether `record` is a command that this agent has answered within `FORGET_AFTER`."""
+        """Return True if `record` is a command that this agent has answered within `FORGET_AFTER`."""
         if record.kind != "command":
             return False
         while self.seen and record.at - datetime.fromisoformat(next(iter(self.seen.values()))) > FORGET_AFTER:
@@ -201,13 +201,13 @@ class Fold:
         return answered is not None and record.at - datetime.fromisoformat(answered) <= FORGET_AFTER
 
     def _remember(self, record: Record, out: list[Record]) -> None:
-        """Keep the id of a command that this agent answered; the others' need no place in its state."""
+        """Remember the id of a command that this agent answered; others need no entry."""
         if record.kind == "command" and out:
             self.seen[record.id] = record.at.isoformat()
 
 
 def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> Decision:
-    """The decision not to follow a command, and its answer."""
+    """Return the decision to refuse a command, with its answer."""
     issues = (
         [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
     )

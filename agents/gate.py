@@ -13,10 +13,10 @@ __all__ = ["gate"]
 
 
 def gate(decision: Decision, policies: Policies) -> Decision:
-    """The decision as the policy lets it pass: with its hash, and without effects where it may not act.
+    """Return the decision as the policy allows it: with the policy's hash, and without effects if it may not act.
 
     Raises:
-        RefusedByPolicy: it follows a command, and a policy forbids what it needs.
+        RefusedByPolicy: it answers a command, and a policy forbids what it needs.
     """
     policy, hash_ = policies.judging(dict(decision.labels))
     never = [need for need in decision.needs if need in policy.spec.constraints.never]
@@ -33,7 +33,7 @@ def gate(decision: Decision, policies: Policies) -> Decision:
 
 
 def _autonomy(decision: Decision, policy: AgentPolicy) -> tuple[str, float | None]:
-    """What comes of it, and the threshold used: acts only where confidence is ABOVE it."""
+    """Return the outcome and the threshold used: an agent acts only if its confidence is ABOVE it."""
     rules = getattr(policy.spec, decision.why.agent, None)
     level = getattr(rules, "autonomy", "act")
     level = getattr(rules, "actions", {}).get(decision.why.action, level)

@@ -1,4 +1,4 @@
-"""The lifecycle agent: connections, pipelines with their versions and status, and policies, as commands ask."""
+"""The lifecycle agent: it answers commands about connections, pipelines (versions, status) and policies."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ TRANSITIONS: dict[str, dict[str, str]] = {
     "stop": {"active": "stopped", "paused": "stopped"},
     "delete": {"active": "deleting", "paused": "deleting", "stopped": "deleting", "deleting": "deleting"},
 }
-"""The status that each command leads to from each status; what is not here is refused."""
+"""The status that each command leads to, by the current status; other transitions are refused."""
 
-ELSEWHERE = {"run.start"}
-"""Commands that another agent answers."""
+OTHER_AGENTS = {"run.start"}
+"""Commands that other agents answer."""
 
 
 class Lifecycle:
-    """Who exists, in which version, and whether it may run.
+    """Keeps which connections, pipelines and policies exist, in which version, and whether they may run.
 
     State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
-    ``policies`` name -> policy: those accepted so far, a record or two ahead of what judges.
+    ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force.
     """
 
     name = "lifecycle"
     rules = 1
 
     def initial(self) -> State:
-        """Nothing exists."""
+        """Return the empty state."""
         return {"connections": {}, "pipelines": {}, "policies": {}}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
-        """Follow or refuse a command; end a deletion when its clean-up is done."""
-        if cause.record.kind == "command" and cause.type not in ELSEWHERE:
+        """Carry out or refuse a command; finish a deletion when its clean-up is done."""
+        if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
         if cause.type == "task.closed":
             return self._cleaned_up(state, cause)
@@ -63,7 +63,7 @@ class Lifecycle:
     def _command(self, state: State, cause: Cause, policies: Policies) -> Decision:
         if cause.type not in HANDLERS:
             hint = did_you_mean(cause.type, COMMANDS)
-            raise UsageError("is no command of this release", where=cause.type, hint=hint)
+            raise UsageError("is not a command of this release", where=cause.type, hint=hint)
         effects, result, reason = HANDLERS[cause.type](state, cause, body(cause.record), policies)
         applied = Draft("command.applied", cause.record.id, {"command": cause.record.id, "result": result})
         why = self._why(cause.type.partition(".")[2], _subject(cause.record), reason)
@@ -83,7 +83,7 @@ class Lifecycle:
         return AgentDecision(agent=self.name, rules=self.rules, action=action, subject=subject, reason=reason)
 
     def evolve(self, state: State, record: Record) -> State:
-        """The state after what was decided."""
+        """Return the state after `record`."""
         change = CHANGES.get(record.type)
         return change(state, record.payload) if change else state
 
@@ -207,7 +207,7 @@ def _unknown(kind: str, name: str, known: dict[str, Any]) -> NotFound:
 def _expect(name: str, before: dict[str, Any] | None, expect: int | None) -> None:
     version = len(before["versions"]) if before else 0
     if expect is not None and expect != version:
-        hint = "look at it again, then repeat with the version you saw"
+        hint = "look at the current version, then repeat with its number"
         raise Refused(f"is at version {version}, not {expect}", where=f"pipeline {name}", hint=hint)
 
 

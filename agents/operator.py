@@ -18,10 +18,10 @@ from penstock.topics.log import Message
 __all__ = ["SNAPSHOT_EVERY", "Batch", "run_agent"]
 
 SNAPSHOT_EVERY: Final = 20_000
-"""Records between two snapshots of an agent: half a second of folding at a start, and rarely a pause under load."""
+"""Records between two snapshots of an agent: half a second of folding at a start, and few pauses under load."""
 
 Batch = list[tuple[int, Record]]
-"""What the log gave at once, in order."""
+"""Records of one read, in order, with their offsets."""
 
 Output = list[Message] | Snapshot
 
@@ -29,9 +29,9 @@ Output = list[Message] | Snapshot
 def run_agent(
     name: str, fold: Callable[[], Fold], batches: Stream[Batch]
 ) -> tuple[KeyedStream[list[Message]], KeyedStream[Snapshot]]:
-    """The agent over `batches`: its decisions, each the messages of ONE append, and its snapshots; both keyed by it.
+    """Run an agent over `batches`; return its decisions, each the messages of ONE append, and its snapshots.
 
-    `fold` is asked for when the first batch has come.
+    `fold` is called when the first batch arrives.
     """
     keyed = op.map(f"for_{name}", batches, lambda batch: (name, batch))
     outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold()))
@@ -41,7 +41,7 @@ def run_agent(
 
 
 class _Logic(StatefulBatchLogic[Batch, Output, None]):
-    """State lives in the fold; Bytewax recovers nothing here, the log and the snapshots do."""
+    """The state is in the fold; it is restored from the log and the snapshots, not by Bytewax."""
 
     def __init__(self, fold: Fold) -> None:
         self._fold, self._saved = fold, fold.next
@@ -66,4 +66,4 @@ class _Logic(StatefulBatchLogic[Batch, Output, None]):
         return [taken]
 
     def snapshot(self) -> None:
-        """Nothing for Bytewax to keep."""
+        """Return None: Bytewax stores no state here."""

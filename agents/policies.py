@@ -13,13 +13,13 @@ from penstock.models.policy import AgentPolicy
 __all__ = ["DEFAULT", "Policies"]
 
 DEFAULT = AgentPolicy.parse({"metadata": {"name": "built-in"}})
-"""What applies where no policy does."""
+"""The policy that applies if no other does."""
 _DEFAULT = (DEFAULT, DEFAULT.hash)
 
 
 @dataclass(frozen=True)
 class Policies:
-    """The policies accepted at a lower offset, by name, as builtins. Each is read once, when it is first needed."""
+    """The policies accepted at lower offsets, by name, as builtins. Each is parsed once, when first needed."""
 
     accepted: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -34,16 +34,16 @@ class Policies:
         return [policy for policy, _ in self._parsed]
 
     def for_labels(self, labels: Mapping[str, str]) -> AgentPolicy:
-        """The most specific policy that applies to `labels`; `DEFAULT` if none does."""
+        """Return the most specific policy that applies to `labels`, or `DEFAULT`."""
         return self.judging(labels)[0]
 
     def judging(self, labels: Mapping[str, str]) -> tuple[AgentPolicy, str]:
-        """`for_labels`, with its hash."""
+        """Return `for_labels` and its hash."""
         fitting = [found for found in self._parsed if found[0].matches(labels)]
         return max(fitting, key=lambda found: len(found[0].spec.applies), default=_DEFAULT)
 
     def check(self, policy: AgentPolicy) -> None:
-        """Refuse a policy that ties with another one: as specific, and both may apply to one pipeline."""
+        """Refuse a policy that ties with another one: equally specific, and both may apply to one pipeline."""
         for other in self.all():
             mine, its = policy.spec.applies, other.spec.applies
             clash = any(its.get(key, value) != value for key, value in mine.items())
@@ -54,5 +54,5 @@ class Policies:
                 )
 
     def with_record(self, payload: Mapping[str, Any]) -> Policies:
-        """These policies after one was accepted."""
+        """Return these policies and the one just accepted."""
         return Policies({**self.accepted, payload["name"]: payload["policy"]})

@@ -1,8 +1,8 @@
-"""What an agent is: pure functions over records.
+"""The protocol of agents: pure functions over records.
 
-An agent never does I/O, never reads the clock, and reads nothing but the log: *now* is the time of the record that it
-answers. Its state is plain builtins (so that a snapshot outlives a moved class), and `evolve` returns a new state and
-leaves the old one as it was (so that a fault in the middle changes nothing).
+An agent never does I/O or reads the clock; it reads only the log: *now* is the time of the record that it answers. Its
+state is plain builtins, so that a snapshot survives when a class moves; `evolve` returns a new state and leaves the old
+one unchanged, so that a fault changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ State = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The record that an agent answers, in its place on the log."""
+    """The record that an agent answers, with its offset."""
 
     offset: int
     record: Record
@@ -45,7 +45,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A record that a decision asks for; the fold gives it its id, time, cause and brain."""
+    """A record that a decision asks for; the fold adds id, time, cause and brain."""
 
     type: str
     key: str
@@ -54,10 +54,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What an agent wants done, and why. It becomes ONE append: `agent.decided`, then the effects in their order.
+    """The effects an agent wants, and why. It becomes ONE append: `agent.decided`, then the effects in order.
 
-    `needs` names what a policy may forbid (``drop_table``); `labels` say which policy judges it; `asked` is the id of
-    the command it follows, and None where the agent acts by itself (only then autonomy and thresholds apply).
+    `needs` names what a policy may forbid (``drop_table``); `labels` select the policy; `asked` is the id of
+    the command it answers, or None if the agent acts on its own (only then autonomy and thresholds apply).
     """
 
     why: AgentDecision
@@ -68,19 +68,19 @@ class Decision:
 
 
 class Agent(Protocol):
-    """The two functions, the name, and the version of the rules: raise it when `decide` decides otherwise."""
+    """Two functions, a name, and the version of the rules: raise it whenever `decide` decides otherwise."""
 
     name: str
     rules: int
 
     def initial(self) -> State:
-        """The state before the first record."""
+        """Return the state before the first record."""
         ...
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
-        """What to do about `cause`, judged on the state BEFORE it."""
+        """Decide what to do about `cause`, by the state BEFORE it."""
         ...
 
     def evolve(self, state: State, record: Record) -> State:
-        """The state after `record`, whoever wrote it; a record it does not care for gives `state` itself."""
+        """Return the state after `record`, from any writer; for a record it ignores, `state` itself."""
         ...

@@ -1,4 +1,4 @@
-"""Which task goes to which worker next: first by priority, then by place; passed over only where it cannot run.
+"""Assignment of tasks to workers: by priority, then by place in the queue; a task is skipped only if it cannot run.
 
 There is one queue for each kind of task. A worker takes the kinds that it named when it joined.
 """
@@ -15,18 +15,18 @@ __all__ = ["assignments", "free_slots", "waiting"]
 
 
 def waiting(state: State) -> list[dict[str, Any]]:
-    """The tasks that wait for a worker, in the order in which they are to go."""
+    """Return the tasks that wait for a worker, in the order of assignment."""
     first = _first_runs(state)
     ready = [
         task
         for task in state["tasks"].values()
-        if task["status"] == "queued" and not _held(state, task) and _is_next(task, first)
+        if task["status"] == "queued" and not _is_paused(state, task) and _is_next(task, first)
     ]
     return sorted(ready, key=lambda task: (-task["priority"], task["order"]))
 
 
 def _first_runs(state: State) -> dict[str, str]:
-    """Of each pipeline's open runs the one whose turn it is: a later one waits until the earlier is done."""
+    """Return the first open run of each pipeline: later ones wait until it is done."""
     runs = sorted((t for t in state["tasks"].values() if t["kind"] == "pipeline"), key=lambda task: -task["order"])
     return {task["pipeline"]: task["id"] for task in runs}
 
@@ -36,13 +36,13 @@ def _is_next(task: dict[str, Any], first: dict[str, str]) -> bool:
 
 
 def free_slots(state: State) -> dict[str, int]:
-    """How many more tasks each worker takes."""
+    """Return how many more tasks each worker takes."""
     busy = Counter(task["worker"] for task in state["tasks"].values() if task["status"] == "assigned")
     return {name: worker["slots"] - busy[name] for name, worker in state["workers"].items()}
 
 
 def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
-    """Give each waiting task that may run to the worker with most room (the first by name among equals)."""
+    """Assign each waiting task that may run to the worker with most free slots (the first by name among equals)."""
     free = free_slots(state)
     running = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] == "pipeline"]
     used = Counter(connection for task in running for connection in connections_of(task))
@@ -64,13 +64,13 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
 
 
 def connections_of(task: dict[str, Any]) -> set[str]:
-    """The connections that a task uses."""
+    """Return the connections that a task uses."""
     spec = task["spec"]["spec"]
     looked_up = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
     return {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
 
 
-def _held(state: State, task: dict[str, Any]) -> bool:
+def _is_paused(state: State, task: dict[str, Any]) -> bool:
     return bool(task["kind"] == "pipeline" and state["pipelines"][task["pipeline"]]["status"] != "active")
 
 

@@ -1,8 +1,8 @@
-"""When a schedule is due: cron expressions by the wall clock of a time zone, also where that clock is changed.
+"""Ticks of a schedule: cron expressions by the wall clock of a time zone, correct across clock changes.
 
-A time that the clock skips is due when it would have been, had the clock not been changed: ``30 2 * * *`` at 03:30 of
-that day. A time that comes twice is due once, the first time, unless the hour is written with ``*``: then the schedule
-is about spans, not about times of the day, and is due both times. Two times that fall together are one.
+A time that the clock skips is due when it would have been without the change: ``30 2 * * *`` at 03:30 of that day. A
+time that occurs twice is due once, the first time, unless the hour is written with ``*``: then the schedule means
+intervals, not times of the day, and is due both times. Two ticks at the same moment are one.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from penstock.models.pipeline import Schedule
 __all__ = ["next_tick", "ticks"]
 
 LARGEST_CHANGE = timedelta(hours=3)
-"""No clock is changed by more at once, but for days that a country has left out."""
+"""The largest change of a clock, except for days that a country skipped."""
 
 
 @lru_cache(maxsize=512)
 def _trigger(cron: str) -> CronTrigger:
-    """The expression over a wall clock that never changes."""
+    """Return the trigger of an expression, over a wall clock that never changes."""
     return CronTrigger.from_crontab(cron, timezone="UTC")
 
 
 def _walls(cron: str, begin: datetime) -> Iterator[datetime]:
-    """Times of the wall clock from `begin` on, as if they were UTC."""
+    """Yield times of the wall clock from `begin` on, as if they were UTC."""
     trigger, at = _trigger(cron), begin
     while (found := trigger.get_next_fire_time(None, at)) is not None:
         yield found
@@ -37,7 +37,7 @@ def _walls(cron: str, begin: datetime) -> Iterator[datetime]:
 
 
 def _instants(schedule: Schedule, wall: datetime, zone: ZoneInfo) -> list[datetime]:
-    """The moments at which the clock shows `wall`, one or two."""
+    """Return the one or two moments at which the clock shows `wall`."""
     first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     second = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
     twice = second > first and schedule.cron.split()[1].startswith("*")
@@ -45,7 +45,7 @@ def _instants(schedule: Schedule, wall: datetime, zone: ZoneInfo) -> list[dateti
 
 
 def ticks(schedule: Schedule, after: datetime, upto: datetime) -> list[datetime]:
-    """The moments at which the schedule is due, later than `after` and not later than `upto`, in order, in UTC."""
+    """Return when the schedule is due, later than `after`, up to and including `upto`: in order, in UTC."""
     zone = ZoneInfo(schedule.timezone)
     begin = after.astimezone(zone).replace(tzinfo=UTC) - LARGEST_CHANGE
     end = upto.astimezone(zone).replace(tzinfo=UTC) + LARGEST_CHANGE
@@ -58,7 +58,7 @@ def ticks(schedule: Schedule, after: datetime, upto: datetime) -> list[datetime]
 
 
 def next_tick(schedule: Schedule, after: datetime) -> datetime | None:
-    """The first moment after `after` at which the schedule is due; None if it never is again."""
+    """Return the first moment after `after` at which the schedule is due; None if there is none."""
     zone = ZoneInfo(schedule.timezone)
     walls = _walls(schedule.cron, after.astimezone(zone).replace(tzinfo=UTC) - LARGEST_CHANGE)
     best: datetime | None = None

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.agents.world import World, pipeline
+from tests.agents.control_plane import ControlPlane, pipeline
 
 
 @pytest.fixture
-def world() -> World:
+def plane() -> ControlPlane:
     """Two connections, and nothing else."""
-    world = World()
-    world.connect("shop", "house")
-    return world
+    plane = ControlPlane()
+    plane.connect("shop", "house")
+    return plane
 
 
 @pytest.fixture
-def orders(world: World) -> World:
+def orders(plane: ControlPlane) -> ControlPlane:
     """… and the pipeline `orders` at version 1."""
-    world.apply(pipeline("orders"))
-    return world
+    plane.apply(pipeline("orders"))
+    return plane

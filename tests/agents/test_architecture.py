@@ -45,7 +45,7 @@ def test_an_agent_is_pure(module: str) -> None:
     assert called(tree) & (CLOCKS | {"open", "new_id", "uuid4"}) == set()
 
 
-def test_the_adapter_is_where_bytewax_is() -> None:
+def test_the_purity_check_sees_the_adapter_and_the_agents() -> None:
     assert ADAPTER in MODULES
     assert len(MODULES) > 5
     assert any(name.startswith("bytewax") for name in imported(ast.parse((AGENTS / ADAPTER).read_text())))

@@ -21,7 +21,7 @@ from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from penstock.models.domain import AgentDecision
 from penstock.records import Record
-from tests.agents.world import START, World, decisions, judged, pipeline, policy, refold, started, steps
+from tests.agents.control_plane import START, ControlPlane, decisions, judged, pipeline, policy, refold, started, steps
 
 ROOT = Path(__file__).parents[2]
 STORY = [
@@ -31,12 +31,12 @@ STORY = [
 ]  # fmt: skip
 
 
-def told(story: list[tuple[str, int]], batch: int = 1) -> World:
-    world = World(batch=batch)
-    world.connect("shop", "house")
-    for step, number in story:
-        world.take(step, number)
-    return world
+def played(steps_taken: list[tuple[str, int]], batch: int = 1) -> ControlPlane:
+    plane = ControlPlane(batch=batch)
+    plane.connect("shop", "house")
+    for step, number in steps_taken:
+        plane.take(step, number)
+    return plane
 
 
 class Echo:
@@ -66,26 +66,28 @@ class Echo:
 
 
 @settings(max_examples=25, deadline=None)
-@given(story=st.lists(steps(changing=True), max_size=25), batch=st.integers(1, 7))
-def test_judged_again_a_log_gives_the_same_records_byte_for_byte(story: list[tuple[str, int]], batch: int) -> None:
-    world = told(story, batch)
-    assert judged(world.log, world.agents) == decisions(world.log)
-    assert not world.of("agent.faulted")
+@given(steps_taken=st.lists(steps(changing=True), max_size=25), batch=st.integers(1, 7))
+def test_folding_a_log_again_gives_the_same_records_byte_for_byte(
+    steps_taken: list[tuple[str, int]], batch: int
+) -> None:
+    plane = played(steps_taken, batch)
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
+    assert not plane.of("agent.faulted")
 
 
 PROGRAM = """
 import hashlib
-from tests.agents.test_fold import STORY, told
-from tests.agents.world import decisions, judged
-world = told(STORY)
-found = {key: value for key, value in judged(world.log, world.agents).items()}
-assert found == decisions(world.log)
+from tests.agents.test_fold import STORY, played
+from tests.agents.control_plane import decisions, judged
+plane = played(STORY)
+found = {key: value for key, value in judged(plane.log, plane.agents).items()}
+assert found == decisions(plane.log)
 shape = [(key, len(value)) for key, value in found.items()]
 print(len(found), hashlib.sha256(repr(shape).encode()).hexdigest())
 """
 
 
-def test_another_hash_seed_changes_nothing() -> None:
+def test_decisions_do_not_depend_on_the_hash_seed() -> None:
     answers = set()
     for seed in ("0", "1"):
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
@@ -99,92 +101,92 @@ def test_another_hash_seed_changes_nothing() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(
-    story=st.lists(steps(changing=True), min_size=3, max_size=8),
+    steps_taken=st.lists(steps(changing=True), min_size=3, max_size=8),
     more=st.lists(steps(changing=True), max_size=3),
     batch=st.integers(1, 5),
 )
 def test_a_restart_at_every_point_emits_what_is_missing_and_nothing_twice(
-    story: list[tuple[str, int]], more: list[tuple[str, int]], batch: int
+    steps_taken: list[tuple[str, int]], more: list[tuple[str, int]], batch: int
 ) -> None:
-    whole = told([*STORY[:4], *story], batch)
+    whole = played([*STORY[:4], *steps_taken], batch)
     stale = next((one for one in whole.snapshots if one), {})
     for number, cut in enumerate(whole.cuts):
         latest = _latest(whole, number)
         older = {name: replace(one, rules=0) for name, one in latest.items()}
         half = {name: one for name, one in latest.items() if name == "orchestrator"}
         kept = ({}, latest, stale if stale.keys() <= latest.keys() else {}, older, half)[number % 5]
-        world = World(log=whole.log[:cut], snapshots=kept, batch=batch)
-        assert decisions(world.log, cut) == decisions(whole.log, cut)
+        plane = ControlPlane(log=whole.log[:cut], snapshots=kept, batch=batch)
+        assert decisions(plane.log, cut) == decisions(whole.log, cut)
         for step, number_ in more:
-            world.take(step, number_)
-        assert judged(world.log, world.agents) == decisions(world.log), "nothing missing, nothing twice"
+            plane.take(step, number_)
+        assert judged(plane.log, plane.agents) == decisions(plane.log), "nothing missing, nothing twice"
 
 
-def _latest(world: World, number: int) -> dict[str, Any]:
+def _latest(plane: ControlPlane, number: int) -> dict[str, Any]:
     """The last snapshot of each agent up to the `number`-th cut."""
     found: dict[str, Any] = {}
-    for one in world.snapshots[: number + 1]:
+    for one in plane.snapshots[: number + 1]:
         found |= one
     return found
 
 
 @settings(max_examples=15, deadline=None)
-@given(story=st.lists(steps(changing=True), max_size=20), batch=st.integers(1, 5))
-def test_state_is_the_same_with_and_without_snapshots(story: list[tuple[str, int]], batch: int) -> None:
-    world = told(story, batch)
-    taken = _latest(world, len(world.cuts))
+@given(steps_taken=st.lists(steps(changing=True), max_size=20), batch=st.integers(1, 5))
+def test_state_is_the_same_with_and_without_snapshots(steps_taken: list[tuple[str, int]], batch: int) -> None:
+    plane = played(steps_taken, batch)
+    taken = _latest(plane, len(plane.cuts))
     assert taken.keys() == {"lifecycle", "orchestrator"}, "at rest each agent has one"
-    restored = World(log=world.log, snapshots=taken)
-    replayed = World(log=world.log)
+    restored = ControlPlane(log=plane.log, snapshots=taken)
+    replayed = ControlPlane(log=plane.log)
     for one in (restored, replayed):
-        assert one.states() == world.states()
-        assert [fold.seen for fold in one.folds] == [fold.seen for fold in world.folds]
-        assert [fold.policies for fold in one.folds] == [fold.policies for fold in world.folds]
-        assert len(one.log) == len(world.log) + 1, "a restart at rest decides nothing"
+        assert one.states() == plane.states()
+        assert [fold.seen for fold in one.folds] == [fold.seen for fold in plane.folds]
+        assert [fold.policies for fold in one.folds] == [fold.policies for fold in plane.folds]
+        assert len(one.log) == len(plane.log) + 1, "a restart at rest decides nothing"
 
 
-def test_a_restart_after_a_snapshot_reads_only_what_comes_after_it() -> None:
-    world = told(STORY)
-    taken = _latest(world, len(world.cuts))
-    restored = World(log=world.log, snapshots=taken)
+def test_a_restart_reads_only_records_after_the_snapshot() -> None:
+    plane = played(STORY)
+    taken = _latest(plane, len(plane.cuts))
+    restored = ControlPlane(log=plane.log, snapshots=taken)
     assert restored.cuts[0] - min(one.offset for one in taken.values()) == 1, "its own beginning only"
 
 
-def test_no_snapshot_is_taken_while_a_decision_is_not_known_to_be_durable() -> None:
-    world = told(STORY[:4])
-    fold = world.folds[0]
-    command = world.record("pipeline.pause", "a", {"name": "a"})
-    world.log.append(command)
-    decided = fold.step(len(world.log) - 1, command)
+def test_no_snapshot_is_taken_before_a_decision_is_durable() -> None:
+    plane = played(STORY[:4])
+    fold = plane.folds[0]
+    command = plane.record("pipeline.pause", "a", {"name": "a"})
+    plane.log.append(command)
+    decided = fold.step(len(plane.log) - 1, command)
     assert decided
     assert fold.snapshot() is None
     for record in decided:
-        world.log.append(record)
-        fold.step(len(world.log) - 1, record)
+        plane.log.append(record)
+        fold.step(len(plane.log) - 1, record)
     snapshot = fold.snapshot()
     assert snapshot is not None
-    assert snapshot.offset == len(world.log)
+    assert snapshot.offset == len(plane.log)
 
 
-def test_what_a_superseded_brain_appends_late_counts_nowhere() -> None:
-    world = told(STORY[:6])
-    old = list(world.folds)
-    world.restart()
-    command = world.record("pipeline.pause", "b", {"name": "b"})
-    at = len(world.log)
+def test_late_appends_of_a_superseded_brain_are_ignored() -> None:
+    plane = played(STORY[:6])
+    old = list(plane.folds)
+    plane.restart()
+    command = plane.record("pipeline.pause", "b", {"name": "b"})
+    at = len(plane.log)
     late = old[0].step(at, command)
-    answered = world.put(command)
+    answered = plane.put(command)
     assert [record.type for record in late] == [record.type for record in answered if record.agent == "lifecycle"]
-    states = world.states()
-    assert world.put(*late) == []
-    assert world.states() == states
-    assert judged(world.log, world.agents) == decisions(world.log)
+    states = plane.states()
+    assert plane.put(*late) == []
+    assert plane.states() == states
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
 
 
 # --- upgrades
 
 
-class Later(Lifecycle):
+class ChangedLifecycle(Lifecycle):
     """Another release of the rules: it says more about why."""
 
     rules = 2
@@ -193,55 +195,55 @@ class Later(Lifecycle):
         return super()._why(action, subject, f"{reason}, says the later release")
 
 
-def test_other_rules_follow_what_is_recorded_and_decide_only_what_comes_after() -> None:
-    world = told(STORY[:8])
-    before, states, upto = decisions(world.log), world.states(), len(world.log)
-    stale = _latest(world, len(world.cuts))
-    world.agents = (Later(), Orchestrator())
-    world.restart(stale)
-    assert world.states() == states
-    assert decisions(world.log) == before
-    world.done("pipeline.pause", name="a")
+def test_changed_rules_follow_recorded_decisions_and_decide_only_later_records() -> None:
+    plane = played(STORY[:8])
+    before, states, upto = decisions(plane.log), plane.states(), len(plane.log)
+    stale = _latest(plane, len(plane.cuts))
+    plane.agents = (ChangedLifecycle(), Orchestrator())
+    plane.restart(stale)
+    assert plane.states() == states
+    assert decisions(plane.log) == before
+    plane.done("pipeline.pause", name="a")
     reasons = {
-        r.payload["rules"]: r.payload["reason"] for r in world.of("agent.decided") if r.payload["agent"] == "lifecycle"
+        r.payload["rules"]: r.payload["reason"] for r in plane.of("agent.decided") if r.payload["agent"] == "lifecycle"
     }
     assert reasons[2] == "active -> paused, says the later release"
-    world.agents = (Lifecycle(), Orchestrator())
-    after, states = decisions(world.log), world.states()
-    world.restart()
-    assert (world.states(), decisions(world.log)) == (states, after), "and back again"
-    assert decisions(world.log, upto) == before
+    plane.agents = (Lifecycle(), Orchestrator())
+    after, states = decisions(plane.log), plane.states()
+    plane.restart()
+    assert (plane.states(), decisions(plane.log)) == (states, after), "and back again"
+    assert decisions(plane.log, upto) == before
 
 
-def test_a_new_agent_begins_at_the_first_brain_that_names_it() -> None:
-    world = told(STORY[:4])
-    first = len(world.log)
-    world.join("early")
-    world.agents = (*world.agents, Echo())
-    world.restart()
-    assert world.of("worker.greeted") == []
-    world.join("late")
-    assert [record.payload["before"] for record in world.of("worker.greeted")] == [3 - 1]
-    count = len(world.of("worker.greeted"))
-    for snapshots in (None, _latest(world, len(world.cuts))):
-        world.restart(snapshots)
-        assert len(world.of("worker.greeted")) == count, "it stays begun there"
-    assert world.state("echo")["joined"][-2:] == ["early", "late"]
-    assert first < len(world.log)
+def test_a_new_agent_starts_at_the_first_brain_that_names_it() -> None:
+    plane = played(STORY[:4])
+    first = len(plane.log)
+    plane.join("early")
+    plane.agents = (*plane.agents, Echo())
+    plane.restart()
+    assert plane.of("worker.greeted") == []
+    plane.join("late")
+    assert [record.payload["before"] for record in plane.of("worker.greeted")] == [3 - 1]
+    count = len(plane.of("worker.greeted"))
+    for snapshots in (None, _latest(plane, len(plane.cuts))):
+        plane.restart(snapshots)
+        assert len(plane.of("worker.greeted")) == count, "it stays begun there"
+    assert plane.state("echo")["joined"][-2:] == ["early", "late"]
+    assert first < len(plane.log)
 
 
-def test_a_snapshot_from_before_a_new_agents_beginning_keeps_it() -> None:
-    world = told(STORY[:3])
-    early = len(world.log)
-    world.join("early")
-    agents = (*world.agents, Echo())
-    log = [*world.log, started(agents, world.tick())]
+def test_a_snapshot_keeps_the_first_offset_of_a_new_agent() -> None:
+    plane = played(STORY[:3])
+    early = len(plane.log)
+    plane.join("early")
+    agents = (*plane.agents, Echo())
+    log = [*plane.log, started(agents, plane.tick())]
     folds, _ = refold(log, agents)
     for offset in range(early):
         folds[-1].step(offset, log[offset])
     snapshot = folds[-1].snapshot()
     assert snapshot is not None
-    again = World(*agents, log=log, snapshots={"echo": snapshot})
+    again = ControlPlane(*agents, log=log, snapshots={"echo": snapshot})
     assert again.state("echo")["joined"][-1] == "early"
     assert again.of("worker.greeted") == []
 
@@ -250,28 +252,28 @@ def test_a_snapshot_from_before_a_new_agents_beginning_keeps_it() -> None:
 
 
 @pytest.mark.parametrize("where", ["raise in decide", "raise in evolve"])
-def test_an_agent_that_raises_is_a_record_and_the_fold_goes_on(where: str) -> None:
-    world = World(Lifecycle(), Orchestrator(), Echo())
-    world.join("first")
-    before = world.state("echo")
-    world.join(where)
-    (faulted,) = world.of("agent.faulted")
+def test_an_exception_in_an_agent_becomes_a_record_and_the_fold_continues(where: str) -> None:
+    plane = ControlPlane(Lifecycle(), Orchestrator(), Echo())
+    plane.join("first")
+    before = plane.state("echo")
+    plane.join(where)
+    (faulted,) = plane.of("agent.faulted")
     assert faulted.payload["agent"] == "echo"
     assert (
         faulted.payload["fault"] == {"decide": "builtins.ZeroDivisionError", "evolve": "builtins.KeyError"}[where[9:]]
     )
-    assert world.state("echo") == before
-    assert set(world.state("orchestrator")["workers"]) == {"first", where}, "the others go on"
-    world.join("second")
-    assert [record.payload["before"] for record in world.of("worker.greeted")] == [0, 1]
-    for snapshots in (None, _latest(world, len(world.cuts))):
-        again = World(*world.agents, log=world.log, snapshots=snapshots)
-        assert again.states() == world.states()
+    assert plane.state("echo") == before
+    assert set(plane.state("orchestrator")["workers"]) == {"first", where}, "the others go on"
+    plane.join("second")
+    assert [record.payload["before"] for record in plane.of("worker.greeted")] == [0, 1]
+    for snapshots in (None, _latest(plane, len(plane.cuts))):
+        again = ControlPlane(*plane.agents, log=plane.log, snapshots=snapshots)
+        assert again.states() == plane.states()
         assert len(again.of("agent.faulted")) == 1
-    assert judged(world.log, world.agents) == decisions(world.log)
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
 
 
-class Clumsy(Lifecycle):
+class RaisingLifecycle(Lifecycle):
     """Falls over one command, by a defect of its own."""
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
@@ -280,18 +282,18 @@ class Clumsy(Lifecycle):
         return super().decide(state, cause, policies)
 
 
-def test_a_command_that_an_agent_falls_over_is_answered() -> None:
-    world = World(Clumsy(), Orchestrator())
-    world.connect("shop", "house")
-    world.apply(pipeline("p0"))
-    before = world.states()
-    assert world.refused("pipeline.pause", name="p0")["code"] == "defect"
-    assert len(world.of("agent.faulted")) == 1
-    assert world.states() == before
-    assert World(*world.agents, log=world.log).states() == before
+def test_a_command_that_makes_an_agent_raise_is_answered() -> None:
+    plane = ControlPlane(RaisingLifecycle(), Orchestrator())
+    plane.connect("shop", "house")
+    plane.apply(pipeline("p0"))
+    before = plane.states()
+    assert plane.refused("pipeline.pause", name="p0")["code"] == "defect"
+    assert len(plane.of("agent.faulted")) == 1
+    assert plane.states() == before
+    assert ControlPlane(*plane.agents, log=plane.log).states() == before
 
 
-class Fragile(Echo):
+class RaisingEcho(Echo):
     """A later release that cannot take in what an earlier one recorded."""
 
     rules = 2
@@ -302,36 +304,36 @@ class Fragile(Echo):
         return super().evolve(state, record)
 
 
-def test_a_record_that_later_rules_cannot_take_in_leaves_their_state_and_the_fold_goes_on(
+def test_a_record_that_changed_rules_cannot_evolve_by_leaves_the_state_and_the_fold_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    world = World(Lifecycle(), Orchestrator(), Echo())
-    world.join("old")
-    world.agents = (Lifecycle(), Orchestrator(), Fragile())
-    world.restart()
+    plane = ControlPlane(Lifecycle(), Orchestrator(), Echo())
+    plane.join("old")
+    plane.agents = (Lifecycle(), Orchestrator(), RaisingEcho())
+    plane.restart()
     assert "echo" in caplog.text
-    assert world.state("echo") == {"joined": []}
-    world.join("new")
-    assert world.state("echo") == {"joined": ["new"]}
+    assert plane.state("echo") == {"joined": []}
+    plane.join("new")
+    assert plane.state("echo") == {"joined": ["new"]}
 
 
 # --- repeats
 
 
 def test_a_repeated_command_is_answered_once_and_forgotten_after_a_day_of_the_logs_time() -> None:
-    world = told(STORY[:2])
-    command = world.record("pipeline.pause", "a", {"name": "a"}, id="the same")
-    assert world.put(command, command)
-    world.restart()
-    world.now += FORGET_AFTER
-    assert world.put(command.replaced(at=command.at + FORGET_AFTER)) == []
-    world.restart(_latest(world, len(world.cuts)))
-    assert world.put(command.replaced(at=command.at + FORGET_AFTER)) == []
-    assert len([record for record in world.log if record.key == "the same" and record.agent]) == 1
+    plane = played(STORY[:2])
+    command = plane.record("pipeline.pause", "a", {"name": "a"}, id="the same")
+    assert plane.put(command, command)
+    plane.restart()
+    plane.now += FORGET_AFTER
+    assert plane.put(command.replaced(at=command.at + FORGET_AFTER)) == []
+    plane.restart(_latest(plane, len(plane.cuts)))
+    assert plane.put(command.replaced(at=command.at + FORGET_AFTER)) == []
+    assert len([record for record in plane.log if record.key == "the same" and record.agent]) == 1
     late = command.replaced(at=command.at + FORGET_AFTER + timedelta(microseconds=1))
-    (_, answer) = world.put(late)
+    (_, answer) = plane.put(late)
     assert (answer.type, answer.key) == ("command.refused", "the same")
-    assert judged(world.log, world.agents) == decisions(world.log)
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
 
 
 # --- policies
@@ -340,28 +342,28 @@ def test_a_repeated_command_is_answered_once_and_forgotten_after_a_day_of_the_lo
 @settings(max_examples=15, deadline=None)
 @given(count=st.integers(2, 40), at=st.data(), batch=st.integers(1, 9))
 def test_a_policy_takes_effect_at_one_offset(count: int, at: st.DataObject, batch: int) -> None:
-    world = World(batch=batch)
-    world.connect("shop", "house")
-    world.apply(pipeline("orders"))
-    old = world.done("policy.publish", policy=policy("p"))["hash"]
+    plane = ControlPlane(batch=batch)
+    plane.connect("shop", "house")
+    plane.apply(pipeline("orders"))
+    old = plane.done("policy.publish", policy=policy("p"))["hash"]
     verbs = ["pipeline.pause", "pipeline.resume"]
-    commands = [world.record(verbs[n % 2], "orders", {"name": "orders"}) for n in range(count)]
+    commands = [plane.record(verbs[n % 2], "orders", {"name": "orders"}) for n in range(count)]
     change = policy("p", monitor={"sensitivity": 1.0})
-    commands.insert(at.draw(st.integers(0, count)), world.record("policy.publish", "p", {"policy": change}))
-    first = len(world.log)
-    world.put(*commands)
-    accepted = next(o for o, r in enumerate(world.log) if r.type == "policy.accepted" and r.payload["hash"] != old)
-    new = world.log[accepted].payload["hash"]
-    decided = [record for record in world.log[first:] if record.type == "agent.decided"]
+    commands.insert(at.draw(st.integers(0, count)), plane.record("policy.publish", "p", {"policy": change}))
+    first = len(plane.log)
+    plane.put(*commands)
+    accepted = next(o for o, r in enumerate(plane.log) if r.type == "policy.accepted" and r.payload["hash"] != old)
+    new = plane.log[accepted].payload["hash"]
+    decided = [record for record in plane.log[first:] if record.type == "agent.decided"]
     assert len(decided) == count + 1
     for record in decided:
         assert record.cause is not None
         assert record.payload["policy"] == (old if record.cause[0] <= accepted else new)
-    world.done("pipeline.stop", name="orders")
-    assert world.of("agent.decided")[-1].payload["policy"] == new
+    plane.done("pipeline.stop", name="orders")
+    assert plane.of("agent.decided")[-1].payload["policy"] == new
 
 
 def test_records_keep_the_time_of_their_cause() -> None:
-    world = told(STORY)
-    assert world.log[0].at > START
-    assert all(record.at == world.log[record.cause[0]].at for record in world.log if record.agent and record.cause)
+    plane = played(STORY)
+    assert plane.log[0].at > START
+    assert all(record.at == plane.log[record.cause[0]].at for record in plane.log if record.agent and record.cause)

@@ -12,7 +12,7 @@ from agents.protocol import Decision, Draft
 from penstock.errors import Refused, RefusedByPolicy
 from penstock.models.domain import AgentDecision
 from penstock.models.policy import AgentPolicy
-from tests.agents.world import policy
+from tests.agents.control_plane import policy
 
 EFFECTS = (Draft("mapping.accepted", "orders", {}),)
 
@@ -48,7 +48,7 @@ def test_confidence_that_equals_the_threshold_does_not_act(threshold: float) -> 
 
 
 @pytest.mark.parametrize("level", ["observe", "propose"])
-def test_without_autonomy_nothing_is_done_however_sure_the_agent_is(level: str) -> None:
+def test_without_autonomy_an_agent_never_acts(level: str) -> None:
     passed = gate(decision(), policies(policy("p", mapping={"autonomy": level, "act_above": 0.0})))
     assert (passed.why.outcome, passed.effects) == ("proposed", ())
 
@@ -60,12 +60,12 @@ def test_an_actions_own_level_wins_over_the_agents() -> None:
     assert gate(decision("error_resolution", "pause"), room).why.outcome == "proposed"
 
 
-def test_what_a_person_asked_for_needs_no_autonomy() -> None:
+def test_a_command_needs_no_autonomy() -> None:
     passed = gate(decision(confidence=0.0, asked="c"), policies(policy("p", mapping={"autonomy": "observe"})))
     assert (passed.why.outcome, passed.effects) == ("acted", EFFECTS)
 
 
-def test_what_is_never_allowed_is_refused_to_people_and_to_agents() -> None:
+def test_a_forbidden_action_is_refused_to_people_and_agents() -> None:
     room = policies(policy("p", constraints={"never": ["drop_table", "drop_column"]}))
     with pytest.raises(RefusedByPolicy, match="policy 'p' never allows drop_table") as caught:
         gate(decision(needs=("drop_table",), asked="c"), room)
@@ -98,7 +98,7 @@ LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xy"), max_size
 
 
 @given(applies=st.lists(LABELS, max_size=6), labels=LABELS)
-def test_no_two_accepted_policies_are_ever_equally_fit(applies: list[dict[str, str]], labels: dict[str, str]) -> None:
+def test_accepted_policies_never_tie(applies: list[dict[str, str]], labels: dict[str, str]) -> None:
     room = Policies()
     for number, some in enumerate(applies):
         parsed = AgentPolicy.parse(policy(f"p{number}", applies=some))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import InvalidDocument
 from penstock.models.pipeline import Pipeline
-from tests.agents.world import World, postgres
+from tests.agents.control_plane import ControlPlane, postgres
 from tests.strategies import pipelines
 
 ABSENT: Final = object()
@@ -75,18 +75,18 @@ def test_property_18_an_invalid_pipeline_sent_as_a_command_is_rejected_at_its_pa
 
     Validates: Requirements 1.1, 2.1
     """
-    world = World()
+    plane = ControlPlane()
     for side in ("source", "sink"):
-        world.done("connection.put", name=document["spec"][side]["connection"], connection=postgres("x"))
-    assert world.apply(document)["version"] == 1
+        plane.done("connection.put", name=document["spec"][side]["connection"], connection=postgres("x"))
+    assert plane.apply(document)["version"] == 1
     invalid, path = broken(document, *change)
-    refusal = world.refused("pipeline.apply", pipeline=invalid)
+    refusal = plane.refused("pipeline.apply", pipeline=invalid)
     assert (refusal["code"], refusal["exit_code"]) == ("document.invalid", 2)
     assert path in [issue["path"] for issue in refusal["issues"]], refusal["issues"]
     if change[1] != "not-there":
         assert [issue["path"] for issue in refusal["issues"]] == issues_of_file(invalid)
-    assert world.apply(document) == {"version": 1, "changed": False}
-    assert world.of("pipeline.updated") == world.of("agent.faulted") == []
+    assert plane.apply(document) == {"version": 1, "changed": False}
+    assert plane.of("pipeline.updated") == plane.of("agent.faulted") == []
 
 
 def issues_of_file(document: dict[str, Any]) -> list[str]:
@@ -97,13 +97,13 @@ def issues_of_file(document: dict[str, Any]) -> list[str]:
     return []
 
 
-def test_every_issue_of_a_command_is_told_at_once() -> None:
-    world = World()
+def test_all_issues_of_a_command_are_reported_at_once() -> None:
+    plane = ControlPlane()
     document = {
         "kind": "Pipeline",
         "metadata": {"name": "A"},
         "spec": {"source": {}, "sink": {"connection": "x"}, "x": 1},
     }
-    paths = {issue["path"] for issue in world.refused("pipeline.apply", pipeline=document)["issues"]}
+    paths = {issue["path"] for issue in plane.refused("pipeline.apply", pipeline=document)["issues"]}
     assert paths >= {"metadata.name", "spec.source.connection", "spec.source.object", "spec.sink.object", "spec.x"}
     assert all(re.fullmatch(r"[\w.\[\]]+", path) for path in paths)

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from penstock.records import Record, encode
-from tests.agents.world import World, pipeline, policy, postgres
+from tests.agents.control_plane import ControlPlane, pipeline, policy, postgres
 
 
-def of(world: World, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = world.state("lifecycle")["pipelines"][name]
+def of(plane: ControlPlane, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = plane.state("lifecycle")["pipelines"][name]
     return found
 
 
-def test_each_change_of_a_pipeline_is_a_version(orders: World) -> None:
+def test_each_change_of_a_pipeline_is_a_version(orders: ControlPlane) -> None:
     first = of(orders, "orders")["versions"][0]
     changed = pipeline("orders") | {"metadata": {"name": "orders", "owner": "me"}}
     assert orders.apply(changed)["version"] == 2
@@ -24,7 +24,7 @@ def test_each_change_of_a_pipeline_is_a_version(orders: World) -> None:
     ]
 
 
-def test_applying_what_is_there_changes_nothing(orders: World) -> None:
+def test_applying_an_unchanged_pipeline_changes_nothing(orders: ControlPlane) -> None:
     before = orders.states()
     assert orders.apply(pipeline("orders")) == {"version": 1, "changed": False}
     assert orders.states() == before
@@ -32,7 +32,7 @@ def test_applying_what_is_there_changes_nothing(orders: World) -> None:
 
 
 @pytest.mark.parametrize(("expect", "seen"), [(0, 1), (2, 1)])
-def test_a_change_expecting_another_version_is_refused(orders: World, expect: int, seen: int) -> None:
+def test_a_change_expecting_another_version_is_refused(orders: ControlPlane, expect: int, seen: int) -> None:
     document = pipeline("orders", tier="gold")
     refusal = orders.refused("pipeline.apply", pipeline=document, expect=expect)
     assert refusal["what"] == f"pipeline orders: is at version {seen}, not {expect}"
@@ -40,12 +40,12 @@ def test_a_change_expecting_another_version_is_refused(orders: World, expect: in
     assert orders.refused("pipeline.pause", name="orders", expect=1)["code"] == "refused"
 
 
-def test_creating_expects_no_version(world: World) -> None:
-    assert world.refused("pipeline.apply", pipeline=pipeline("orders"), expect=1)["code"] == "refused"
-    assert world.apply(pipeline("orders"), expect=0)["version"] == 1
+def test_creating_expects_no_version(plane: ControlPlane) -> None:
+    assert plane.refused("pipeline.apply", pipeline=pipeline("orders"), expect=1)["code"] == "refused"
+    assert plane.apply(pipeline("orders"), expect=0)["version"] == 1
 
 
-def test_rolling_back_makes_a_new_version_that_equals_the_old_one(orders: World) -> None:
+def test_a_rollback_is_a_new_version_equal_to_the_old_one(orders: ControlPlane) -> None:
     orders.apply(pipeline("orders", tier="gold"))
     assert orders.done("pipeline.rollback", name="orders", to=1)["version"] == 3
     versions = of(orders, "orders")["versions"]
@@ -57,16 +57,16 @@ def test_rolling_back_makes_a_new_version_that_equals_the_old_one(orders: World)
     assert "1 to 3" in refusal["hint"]
 
 
-def test_rolling_back_to_a_version_whose_connection_is_gone_is_refused_at_its_path(world: World) -> None:
-    world.connect("old")
-    world.apply(pipeline("orders", source="old"))
-    world.apply(pipeline("orders"))
-    world.done("connection.delete", name="old")
-    refusal = world.refused("pipeline.rollback", name="orders", to=1)
+def test_a_rollback_to_a_deleted_connection_is_refused_with_its_path(plane: ControlPlane) -> None:
+    plane.connect("old")
+    plane.apply(pipeline("orders", source="old"))
+    plane.apply(pipeline("orders"))
+    plane.done("connection.delete", name="old")
+    refusal = plane.refused("pipeline.rollback", name="orders", to=1)
     assert [issue["path"] for issue in refusal["issues"]] == ["spec.source.connection"]
 
 
-def test_deleting_cleans_up_first_and_the_name_is_free_again_with_another_uid(orders: World) -> None:
+def test_a_deletion_cleans_up_first_and_frees_the_name(orders: ControlPlane) -> None:
     first = of(orders, "orders")["uid"]
     orders.done("pipeline.delete", name="orders")
     assert of(orders, "orders")["status"] == "deleting"
@@ -82,7 +82,7 @@ def test_deleting_cleans_up_first_and_the_name_is_free_again_with_another_uid(or
     assert orders.apply(pipeline("orders"))["uid"] != first
 
 
-def test_a_deletion_whose_clean_up_failed_can_be_asked_for_again(orders: World) -> None:
+def test_a_deletion_can_be_repeated_after_a_failed_clean_up(orders: ControlPlane) -> None:
     orders.join("w")
     orders.done("pipeline.delete", name="orders")
     orders.end(orders.task_of("orders"), {"code": "schema.mismatch", "what": "it is a view", "transient": False})
@@ -93,22 +93,22 @@ def test_a_deletion_whose_clean_up_failed_can_be_asked_for_again(orders: World) 
     assert orders.state("lifecycle")["pipelines"] == {}
 
 
-def test_deleting_hands_the_wish_to_drop_the_table_to_the_clean_up(orders: World) -> None:
+def test_a_deletion_passes_drop_table_to_the_clean_up(orders: ControlPlane) -> None:
     orders.join("w")
     orders.done("pipeline.delete", name="orders", drop_table=True)
     assert orders.of("task.assigned")[-1].payload["drop_table"] is True
 
 
-def test_a_connection_in_use_is_not_deleted(orders: World) -> None:
+def test_a_connection_in_use_is_not_deleted(orders: ControlPlane) -> None:
     assert orders.refused("connection.delete", name="shop")["what"] == "connection shop: is used by orders"
     orders.connect("spare")
     orders.done("connection.delete", name="spare")
     assert set(orders.state("lifecycle")["connections"]) == {"shop", "house"}
 
 
-def test_a_connection_has_versions_too(world: World) -> None:
-    assert world.done("connection.put", name="shop", connection=postgres("shop")) == {"version": 1, "changed": False}
-    assert world.done("connection.put", name="shop", connection=postgres("other")) == {"version": 2, "changed": True}
+def test_a_connection_has_versions_too(plane: ControlPlane) -> None:
+    assert plane.done("connection.put", name="shop", connection=postgres("shop")) == {"version": 1, "changed": False}
+    assert plane.done("connection.put", name="shop", connection=postgres("other")) == {"version": 2, "changed": True}
 
 
 @pytest.mark.parametrize(
@@ -120,42 +120,42 @@ def test_a_connection_has_versions_too(world: World) -> None:
         ({"type": "oracle"}, "shop"),
     ],
 )
-def test_a_connection_with_a_literal_secret_or_a_slip_is_refused_at_its_path(
-    world: World, connection: dict[str, Any], path: str
+def test_a_connection_with_a_literal_secret_or_a_typo_is_refused_with_its_path(
+    plane: ControlPlane, connection: dict[str, Any], path: str
 ) -> None:
-    refusal = world.refused("connection.put", name="shop", connection=connection)
+    refusal = plane.refused("connection.put", name="shop", connection=connection)
     assert [issue["path"] for issue in refusal["issues"]] == [path]
-    answers = [record for record in world.log if record.type != "connection.put"]
+    answers = [record for record in plane.log if record.type != "connection.put"]
     assert "hunter2" not in str([encode(record) for record in answers])
 
 
-def test_a_pipeline_over_an_unknown_connection_is_refused_with_the_nearest_name(world: World) -> None:
-    refusal = world.refused("pipeline.apply", pipeline=pipeline("orders", source="shp", sink="lake"))
+def test_a_pipeline_over_an_unknown_connection_is_refused_with_the_nearest_name(plane: ControlPlane) -> None:
+    refusal = plane.refused("pipeline.apply", pipeline=pipeline("orders", source="shp", sink="lake"))
     assert [issue["path"] for issue in refusal["issues"]] == ["spec.source.connection", "spec.sink.connection"]
     assert "did you mean `shop`?" in refusal["issues"][0]["message"]
 
 
 @pytest.mark.parametrize("command", ["pipeline.pause", "pipeline.resume", "pipeline.stop", "pipeline.delete"])
-def test_an_unknown_pipeline_is_not_found_with_the_nearest_name(orders: World, command: str) -> None:
+def test_an_unknown_pipeline_is_not_found_with_the_nearest_name(orders: ControlPlane, command: str) -> None:
     refusal = orders.refused(command, name="ordres")
     assert (refusal["exit_code"], refusal["hint"]) == (3, "did you mean `orders`?")
 
 
-def test_an_unknown_command_is_refused_with_a_suggestion(world: World) -> None:
-    refusal = world.refused("pipeline.aply", pipeline=pipeline("orders"))
+def test_an_unknown_command_is_refused_with_a_suggestion(plane: ControlPlane) -> None:
+    refusal = plane.refused("pipeline.aply", pipeline=pipeline("orders"))
     assert (refusal["code"], refusal["exit_code"]) == ("usage", 2)
     assert refusal["hint"] == "did you mean `pipeline.apply`?"
 
 
-def test_a_command_of_a_later_release_is_refused(world: World) -> None:
-    (decided, refused) = world.put(world.record("pipeline.pause", "orders", {"name": "orders"}, version=99))
+def test_a_command_of_a_later_release_is_refused(plane: ControlPlane) -> None:
+    (decided, refused) = plane.put(plane.record("pipeline.pause", "orders", {"name": "orders"}, version=99))
     assert (decided.payload["outcome"], refused.type) == ("refused", "command.refused")
 
 
 @pytest.mark.parametrize(
     "payload", [{}, {"name": "orders", "nme": 1}, {"name": ["orders"]}, {"name": "orders", "expect": -1}]
 )
-def test_a_malformed_command_is_refused_with_its_issues(orders: World, payload: dict[str, Any]) -> None:
+def test_a_malformed_command_is_refused_with_its_issues(orders: ControlPlane, payload: dict[str, Any]) -> None:
     command = orders.record("pipeline.pause", "orders", payload)
     before = orders.states()
     answer = orders.put(command)[-1]
@@ -164,43 +164,43 @@ def test_a_malformed_command_is_refused_with_its_issues(orders: World, payload: 
     assert orders.states() == before
 
 
-def test_policies_are_accepted_once_and_a_bad_one_leaves_the_old_in_force(world: World) -> None:
+def test_an_invalid_policy_leaves_the_old_one_in_force(plane: ControlPlane) -> None:
     document = policy("default", orchestrator={"max_running": 7})
-    first = world.done("policy.publish", policy=document)
+    first = plane.done("policy.publish", policy=document)
     assert first["changed"] is True
-    assert world.done("policy.publish", policy=document) == {"hash": first["hash"], "changed": False}
+    assert plane.done("policy.publish", policy=document) == {"hash": first["hash"], "changed": False}
     bad = policy("default", orchestrator={"max_runing": 7})
-    refusal = world.refused("policy.publish", policy=bad)
+    refusal = plane.refused("policy.publish", policy=bad)
     assert [issue["path"] for issue in refusal["issues"]] == ["spec.orchestrator.max_runing"]
-    assert len(world.of("policy.accepted")) == 1
-    assert {policy.hash for fold in world.folds for policy in fold.policies.all()} == {first["hash"]}
+    assert len(plane.of("policy.accepted")) == 1
+    assert {policy.hash for fold in plane.folds for policy in fold.policies.all()} == {first["hash"]}
 
 
-def test_policies_that_tie_are_refused_even_when_they_come_at_once(world: World) -> None:
-    world.done("policy.publish", policy=policy("default"))
-    assert world.refused("policy.publish", policy=policy("other"))["what"].startswith("policy other: ties with")
+def test_policies_that_tie_are_refused_even_when_sent_at_once(plane: ControlPlane) -> None:
+    plane.done("policy.publish", policy=policy("default"))
+    assert plane.refused("policy.publish", policy=policy("other"))["what"].startswith("policy other: ties with")
     both = [
-        world.record("policy.publish", name, {"policy": policy(name, applies=applies)})
+        plane.record("policy.publish", name, {"policy": policy(name, applies=applies)})
         for name, applies in (("gold", {"tier": "gold"}), ("mine", {"team": "me"}), ("silver", {"tier": "silver"}))
     ]
-    answers = [record.type for record in world.put(*both) if record.type.startswith("command.")]
+    answers = [record.type for record in plane.put(*both) if record.type.startswith("command.")]
     assert answers == ["command.applied", "command.refused", "command.applied"]
 
 
-def test_the_same_rules_have_the_same_hash_in_whatever_order_they_are_written(world: World) -> None:
+def test_the_hash_of_a_policy_does_not_depend_on_the_order_of_keys(plane: ControlPlane) -> None:
     first = policy("default", orchestrator={"priorities": {"gold": 10, "silver": 5}})
     second = policy("default", orchestrator={"priorities": {"silver": 5, "gold": 10}})
-    accepted = world.done("policy.publish", policy=first)
-    assert world.done("policy.publish", policy=second) == {"hash": accepted["hash"], "changed": False}
+    accepted = plane.done("policy.publish", policy=first)
+    assert plane.done("policy.publish", policy=second) == {"hash": accepted["hash"], "changed": False}
 
 
-def test_a_policy_published_twice_at_once_is_accepted_once(world: World) -> None:
-    twice = [world.record("policy.publish", "default", {"policy": policy("default")}) for _ in range(2)]
-    answers = [one.payload["result"]["changed"] for one in world.put(*twice) if one.type == "command.applied"]
+def test_a_policy_published_twice_at_once_is_accepted_once(plane: ControlPlane) -> None:
+    twice = [plane.record("policy.publish", "default", {"policy": policy("default")}) for _ in range(2)]
+    answers = [one.payload["result"]["changed"] for one in plane.put(*twice) if one.type == "command.applied"]
     assert answers == [True, False]
 
 
-def test_what_a_policy_never_allows_is_refused_with_its_exit_code(orders: World) -> None:
+def test_a_forbidden_command_is_refused_with_its_exit_code(orders: ControlPlane) -> None:
     orders.done("policy.publish", policy=policy("careful", constraints={"never": ["drop_table"]}))
     refusal = orders.refused("pipeline.delete", name="orders", drop_table=True)
     assert (refusal["code"], refusal["exit_code"]) == ("refused.policy", 4)
@@ -208,16 +208,16 @@ def test_what_a_policy_never_allows_is_refused_with_its_exit_code(orders: World)
     assert orders.done("pipeline.delete", name="orders")["status"] == "deleting"
 
 
-def test_the_policy_of_a_pipelines_labels_judges_its_deletion(world: World) -> None:
-    world.apply(pipeline("orders", tier="gold"))
-    world.apply(pipeline("visits"))
-    world.done("policy.publish", policy=policy("default"))
-    world.done("policy.publish", policy=policy("gold", applies={"tier": "gold"}, constraints={"never": ["drop_table"]}))
-    assert world.refused("pipeline.delete", name="orders", drop_table=True)["exit_code"] == 4
-    assert world.done("pipeline.delete", name="visits", drop_table=True)["status"] == "deleting"
+def test_the_policy_of_a_pipelines_labels_judges_its_deletion(plane: ControlPlane) -> None:
+    plane.apply(pipeline("orders", tier="gold"))
+    plane.apply(pipeline("visits"))
+    plane.done("policy.publish", policy=policy("default"))
+    plane.done("policy.publish", policy=policy("gold", applies={"tier": "gold"}, constraints={"never": ["drop_table"]}))
+    assert plane.refused("pipeline.delete", name="orders", drop_table=True)["exit_code"] == 4
+    assert plane.done("pipeline.delete", name="visits", drop_table=True)["status"] == "deleting"
 
 
-def test_every_decision_says_why_and_under_which_policy(orders: World) -> None:
+def test_every_decision_has_a_reason_and_a_policy(orders: ControlPlane) -> None:
     orders.done("policy.publish", policy=policy("default"))
     orders.done("pipeline.pause", name="orders")
     decided: Record = orders.of("agent.decided")[-1]

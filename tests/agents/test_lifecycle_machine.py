@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.agents.world import World, pipeline
+from tests.agents.control_plane import ControlPlane, pipeline
 
 NAMES = st.sampled_from(["orders", "visits"])
 TIERS = st.sampled_from(["gold", "silver", "bronze"])
@@ -28,8 +28,8 @@ ALLOWED = {
 class Lifecycles(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
-        self.world.connect("shop", "house")
+        self.plane = ControlPlane()
+        self.plane.connect("shop", "house")
         self.model: dict[str, tuple[str, list[dict[str, Any]]]] = {}
         self.uids: list[str] = []
 
@@ -38,9 +38,9 @@ class Lifecycles(RuleBasedStateMachine):
         document = pipeline(name, tier=tier)
         status, versions = self.model.get(name, ("active", []))
         if status == "deleting" or expect not in {None, len(versions)}:
-            self.world.refused("pipeline.apply", pipeline=document, expect=expect)
+            self.plane.refused("pipeline.apply", pipeline=document, expect=expect)
             return
-        result = self.world.apply(document, expect=expect)
+        result = self.plane.apply(document, expect=expect)
         if versions and versions[-1] == document:
             assert result == {"version": len(versions), "changed": False}
             return
@@ -54,18 +54,18 @@ class Lifecycles(RuleBasedStateMachine):
         status, versions = self.model.get(name, ("absent", []))
         after = ALLOWED.get((status, verb))
         if after is None:
-            self.world.refused(f"pipeline.{verb}", name=name)
+            self.plane.refused(f"pipeline.{verb}", name=name)
         else:
-            assert self.world.done(f"pipeline.{verb}", name=name)["status"] == after
+            assert self.plane.done(f"pipeline.{verb}", name=name)["status"] == after
             self.model[name] = (after, versions)
 
     @rule(name=NAMES, to=st.integers(1, 4))
     def roll_back(self, name: str, to: int) -> None:
         status, versions = self.model.get(name, ("absent", []))
         if status in {"absent", "deleting"} or to > len(versions):
-            self.world.refused("pipeline.rollback", name=name, to=to)
+            self.plane.refused("pipeline.rollback", name=name, to=to)
             return
-        result = self.world.done("pipeline.rollback", name=name, to=to)
+        result = self.plane.done("pipeline.rollback", name=name, to=to)
         if versions[to - 1] != versions[-1]:
             versions = [*versions, versions[to - 1]]
         self.model[name] = (status, versions)
@@ -74,23 +74,23 @@ class Lifecycles(RuleBasedStateMachine):
     @rule(name=NAMES)
     def clean_up(self, name: str) -> None:
         if self.model.get(name, ("absent", []))[0] == "deleting":
-            self.world.join("cleaner", kinds=["cleanup"], slots=9)  # room for every clean-up that waits
-            self.world.end(self.world.task_of(name))
-            self.world.lose("cleaner")
+            self.plane.join("cleaner", kinds=["cleanup"], slots=9)  # room for every clean-up that waits
+            self.plane.end(self.plane.task_of(name))
+            self.plane.lose("cleaner")
             del self.model[name]
 
     @rule()
     def restart(self) -> None:
-        before = self.world.states()
-        self.world.restart()
-        assert self.world.states() == before, "the log is all there is"
+        before = self.plane.states()
+        self.plane.restart()
+        assert self.plane.states() == before, "the log is all there is"
 
     @invariant()
     def the_state_is_the_models(self) -> None:
-        found = self.world.state("lifecycle")["pipelines"]
+        found = self.plane.state("lifecycle")["pipelines"]
         assert {name: (one["status"], one["versions"]) for name, one in found.items()} == self.model
         assert len(set(self.uids)) == len(self.uids), "a name may come again, a uid never"
-        assert not self.world.of("agent.faulted")
+        assert not self.plane.of("agent.faulted")
 
 
 Lifecycles.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

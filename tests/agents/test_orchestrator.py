@@ -5,23 +5,23 @@ from typing import Any
 import pytest
 
 from penstock.records import body
-from tests.agents.world import ERROR, FATAL, World, pipeline, policy
+from tests.agents.control_plane import ERROR, FATAL, ControlPlane, pipeline, policy
 
 
 @pytest.fixture
-def several(world: World) -> World:
+def several(plane: ControlPlane) -> ControlPlane:
     """Pipelines a to d over connections of their own, all active."""
     for name in "abcd":
-        world.connect(f"from-{name}", f"to-{name}")
-        world.apply(pipeline(name, source=f"from-{name}", sink=f"to-{name}"))
-    return world
+        plane.connect(f"from-{name}", f"to-{name}")
+        plane.apply(pipeline(name, source=f"from-{name}", sink=f"to-{name}"))
+    return plane
 
 
 def types(records: list[Any]) -> list[str]:
     return [record.type for record in records]
 
 
-def test_a_run_is_queued_assigned_and_finished(orders: World) -> None:
+def test_a_run_is_queued_assigned_and_finished(orders: ControlPlane) -> None:
     run = orders.run("orders")
     assert orders.running() == {}
     assert types(orders.join("w")) == ["agent.decided", "task.assigned"]
@@ -34,7 +34,7 @@ def test_a_run_is_queued_assigned_and_finished(orders: World) -> None:
     assert orders.state("orchestrator")["tasks"] == orders.state("orchestrator")["runs"] == {}
 
 
-def test_every_record_that_an_agent_writes_is_what_its_type_says(orders: World) -> None:
+def test_every_record_of_an_agent_validates_against_its_type(orders: ControlPlane) -> None:
     orders.join("w")
     orders.run("orders")
     orders.end(orders.task_of("orders"), ERROR)
@@ -55,23 +55,23 @@ def test_every_record_that_an_agent_writes_is_what_its_type_says(orders: World) 
     }
 
 
-def test_one_pipeline_has_one_run_at_a_time(orders: World) -> None:
+def test_one_pipeline_has_one_run_at_a_time(orders: ControlPlane) -> None:
     run = orders.run("orders")
     assert orders.refused("run.start", pipeline="orders")["what"] == f"pipeline orders: has a run already, {run}"
 
 
 @pytest.mark.parametrize(("verb", "status"), [("pause", "paused"), ("stop", "stopped"), ("delete", "deleting")])
-def test_only_an_active_pipeline_starts_a_run(orders: World, verb: str, status: str) -> None:
+def test_only_an_active_pipeline_starts_a_run(orders: ControlPlane, verb: str, status: str) -> None:
     orders.done(f"pipeline.{verb}", name="orders")
     assert orders.refused("run.start", pipeline="orders")["what"] == f"pipeline orders: is {status}"
 
 
-def test_a_run_of_an_unknown_pipeline_is_not_found(orders: World) -> None:
+def test_a_run_of_an_unknown_pipeline_is_not_found(orders: ControlPlane) -> None:
     refusal = orders.refused("run.start", pipeline="order")
     assert (refusal["exit_code"], refusal["hint"]) == (3, "did you mean `orders`?")
 
 
-def test_tasks_go_in_the_order_in_which_they_came(several: World) -> None:
+def test_tasks_are_assigned_in_the_order_of_arrival(several: ControlPlane) -> None:
     for name in "cab":
         several.run(name)
     several.join("w")
@@ -83,21 +83,21 @@ def test_tasks_go_in_the_order_in_which_they_came(several: World) -> None:
     assert went == ["c", "a", "b"]
 
 
-def test_a_conflict_over_a_worker_is_settled_by_the_policys_priorities(world: World) -> None:
-    world.done("policy.publish", policy=policy("p", orchestrator={"priorities": {"gold": 10, "silver": 5}}))
+def test_priorities_of_the_policy_decide_who_gets_a_worker(plane: ControlPlane) -> None:
+    plane.done("policy.publish", policy=policy("p", orchestrator={"priorities": {"gold": 10, "silver": 5}}))
     for name, tier in (("a", "tin"), ("b", "silver"), ("c", "gold"), ("d", "gold")):
-        world.apply(pipeline(name, tier=tier))
-        world.run(name)
-    world.join("w")
+        plane.apply(pipeline(name, tier=tier))
+        plane.run(name)
+    plane.join("w")
     went = []
     for _ in range(4):
-        (name,) = world.running()
+        (name,) = plane.running()
         went.append(name)
-        world.end(world.task_of(name))
+        plane.end(plane.task_of(name))
     assert went == ["c", "d", "b", "a"]
 
 
-def test_a_worker_gets_no_more_than_its_slots_and_the_roomiest_one_gets_the_next(several: World) -> None:
+def test_a_worker_gets_at_most_its_slots_and_the_freest_worker_is_next(several: ControlPlane) -> None:
     several.join("small")
     several.join("large", slots=2)
     for name in "abcd":
@@ -107,7 +107,7 @@ def test_a_worker_gets_no_more_than_its_slots_and_the_roomiest_one_gets_the_next
     assert several.running()["d"] == "small"
 
 
-def test_a_worker_gets_only_what_it_can_do(several: World) -> None:
+def test_a_worker_gets_only_tasks_of_its_kinds(several: ControlPlane) -> None:
     several.join("cleaner", slots=4, kinds=["cleanup"])
     several.run("a")
     assert several.running() == {}
@@ -117,7 +117,7 @@ def test_a_worker_gets_only_what_it_can_do(several: World) -> None:
     assert several.running() == {"a": "runner", "b": "cleaner"}
 
 
-def test_no_more_runs_at_once_than_the_policy_says_and_a_higher_limit_works_at_once(several: World) -> None:
+def test_max_running_is_respected_and_a_higher_limit_applies_at_once(several: ControlPlane) -> None:
     several.done("policy.publish", policy=policy("p", orchestrator={"max_running": 1}))
     several.join("w", slots=4)
     for name in "abc":
@@ -127,7 +127,7 @@ def test_no_more_runs_at_once_than_the_policy_says_and_a_higher_limit_works_at_o
     assert set(several.running()) == {"a", "b"}
 
 
-def test_a_lower_limit_interrupts_nothing(several: World) -> None:
+def test_a_lower_limit_does_not_interrupt_runs(several: ControlPlane) -> None:
     several.join("w", slots=4)
     several.run("a")
     several.run("b")
@@ -138,21 +138,21 @@ def test_a_lower_limit_interrupts_nothing(several: World) -> None:
     assert set(several.running()) == {"b"}
 
 
-def test_no_more_runs_on_a_connection_than_the_policy_says(world: World) -> None:
-    world.connect("other")
+def test_per_connection_is_respected(plane: ControlPlane) -> None:
+    plane.connect("other")
     for name in "abc":
-        world.apply(pipeline(name, sink="other"))
-    world.apply(pipeline("d", source="house", sink="other"))
-    world.done("policy.publish", policy=policy("p", orchestrator={"per_connection": 2, "max_running": 9}))
-    world.join("w", slots=9)
+        plane.apply(pipeline(name, sink="other"))
+    plane.apply(pipeline("d", source="house", sink="other"))
+    plane.done("policy.publish", policy=policy("p", orchestrator={"per_connection": 2, "max_running": 9}))
+    plane.join("w", slots=9)
     for name in "abc":
-        world.run(name)
-    assert set(world.running()) == {"a", "b"}
-    world.end(world.task_of("a"))
-    assert set(world.running()) == {"b", "c"}
+        plane.run(name)
+    assert set(plane.running()) == {"a", "b"}
+    plane.end(plane.task_of("a"))
+    assert set(plane.running()) == {"b", "c"}
 
 
-def test_a_failure_that_may_pass_is_tried_again_after_longer_and_longer_waits(orders: World) -> None:
+def test_a_temporary_failure_is_retried_with_exponential_backoff(orders: ControlPlane) -> None:
     document = pipeline("orders")
     document["spec"]["errors"] = {"retry": {"base": "2s", "factor": 3.0, "max": "10s", "attempts": 4}}
     orders.apply(document)
@@ -174,7 +174,7 @@ def test_a_failure_that_may_pass_is_tried_again_after_longer_and_longer_waits(or
     assert len(orders.of("timer.requested")) == 3
 
 
-def test_a_failure_that_will_not_pass_is_given_up_at_once(orders: World) -> None:
+def test_a_permanent_failure_is_not_retried(orders: ControlPlane) -> None:
     orders.join("w")
     orders.run("orders")
     orders.end(orders.task_of("orders"), FATAL)
@@ -183,7 +183,7 @@ def test_a_failure_that_will_not_pass_is_given_up_at_once(orders: World) -> None
     assert orders.of("task.closed")[0].payload["reason"] == "schema.missing_table: trying again would not help"
 
 
-def test_a_timer_that_nothing_waits_for_is_ignored(orders: World) -> None:
+def test_an_unknown_timer_is_ignored(orders: ControlPlane) -> None:
     orders.join("w")
     orders.run("orders")
     orders.end(orders.task_of("orders"), ERROR)
@@ -194,7 +194,7 @@ def test_a_timer_that_nothing_waits_for_is_ignored(orders: World) -> None:
     assert orders.states() == before
 
 
-def test_a_lost_workers_tasks_go_on_elsewhere_in_their_places(several: World) -> None:
+def test_tasks_of_a_lost_worker_keep_their_places_in_the_queue(several: ControlPlane) -> None:
     several.join("w", slots=2)
     for name in "abc":
         several.run(name)
@@ -206,10 +206,10 @@ def test_a_lost_workers_tasks_go_on_elsewhere_in_their_places(several: World) ->
     assert several.task_of("a")["attempt"] == 2
     several.end(several.task_of("a"))
     assert several.running() == {"b": "v"}
-    assert several.lose("w") == [], "told twice, it changes nothing"
+    assert several.lose("w") == [], "a repeated report changes nothing"
 
 
-def test_outcomes_of_a_closed_attempt_are_ignored(orders: World) -> None:
+def test_outcomes_of_a_closed_attempt_are_ignored(orders: ControlPlane) -> None:
     orders.join("w")
     orders.run("orders")
     late = orders.task_of("orders")
@@ -222,7 +222,7 @@ def test_outcomes_of_a_closed_attempt_are_ignored(orders: World) -> None:
     assert orders.states() == before
 
 
-def test_a_repeated_outcome_counts_once(orders: World) -> None:
+def test_a_repeated_outcome_is_ignored(orders: ControlPlane) -> None:
     orders.join("w")
     orders.run("orders")
     task = orders.task_of("orders")
@@ -237,7 +237,7 @@ def test_a_repeated_outcome_counts_once(orders: World) -> None:
     assert len(orders.of("run.finished")) == 1
 
 
-def test_pausing_interrupts_a_run_and_resuming_goes_on_with_it_in_its_place(several: World) -> None:
+def test_a_paused_run_is_interrupted_and_resumes_in_its_place(several: ControlPlane) -> None:
     several.join("w")
     run = several.run("a")
     several.run("b")
@@ -251,7 +251,7 @@ def test_pausing_interrupts_a_run_and_resuming_goes_on_with_it_in_its_place(seve
     assert (several.task_of("a")["attempt"], several.task_of("a")["run"]) == (2, run)
 
 
-def test_a_wait_that_ends_during_a_pause_is_not_lost(orders: World) -> None:
+def test_a_retry_that_is_due_during_a_pause_is_kept(orders: ControlPlane) -> None:
     orders.join("w")
     orders.run("orders")
     orders.end(orders.task_of("orders"), ERROR)
@@ -264,7 +264,7 @@ def test_a_wait_that_ends_during_a_pause_is_not_lost(orders: World) -> None:
 
 @pytest.mark.parametrize("verb", ["stop", "delete"])
 @pytest.mark.parametrize("phase", ["queued", "assigned", "waiting"])
-def test_stopping_and_deleting_end_the_open_run(orders: World, verb: str, phase: str) -> None:
+def test_stopping_or_deleting_ends_the_open_run(orders: ControlPlane, verb: str, phase: str) -> None:
     run = orders.run("orders")
     if phase != "queued":
         orders.join("w")
@@ -284,7 +284,7 @@ def test_stopping_and_deleting_end_the_open_run(orders: World, verb: str, phase:
     assert kinds == (["cleanup"] if verb == "delete" else [])
 
 
-def test_agents_are_told_by_records_of_what_concerns_them(orders: World) -> None:
+def test_the_orchestrator_learns_from_the_records_of_the_lifecycle(orders: ControlPlane) -> None:
     """A coordination workflow: command, lifecycle, orchestrator, worker, orchestrator, lifecycle, each by a record."""
     orders.join("w")
     orders.done("pipeline.delete", name="orders")
@@ -306,7 +306,7 @@ def test_agents_are_told_by_records_of_what_concerns_them(orders: World) -> None
     ]
 
 
-def test_a_task_runs_the_version_that_it_was_queued_for(orders: World) -> None:
+def test_a_task_runs_the_version_it_was_queued_for(orders: ControlPlane) -> None:
     orders.run("orders")
     orders.apply(pipeline("orders", tier="gold"))
     orders.join("w")
@@ -324,6 +324,6 @@ def test_the_wait_before_an_attempt_never_overflows() -> None:
     assert [delay(retry, n) for n in (1, 2, 3, 1000)] == [timedelta(seconds=s) for s in (1, 100, 300, 300)]
 
 
-def test_commands_of_unknown_shape_never_reach_the_queue(orders: World) -> None:
+def test_malformed_commands_are_refused(orders: ControlPlane) -> None:
     refusal = orders.refused("run.start", pipeline="orders", ful=True)
     assert [issue["path"] for issue in refusal["issues"]] == ["ful"]

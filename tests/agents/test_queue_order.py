@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.records import Record
-from tests.agents.world import World, pipeline, policy, steps
+from tests.agents.control_plane import ControlPlane, pipeline, policy, steps
 
 TIERS = {"gold": 10, "tin": 0}
 PIPELINES = {
@@ -118,16 +118,16 @@ def test_property_03_assignment_keeps_queue_order(
 
     Validates: Requirements 6.4
     """
-    world = World()
-    world.connect(*(f"c{number}" for number in range(5)))
+    plane = ControlPlane()
+    plane.connect(*(f"c{number}" for number in range(5)))
     for document in PIPELINES.values():
-        world.apply(document)
+        plane.apply(document)
     limits = {"max_running": running, "per_connection": per_connection, "priorities": TIERS}
-    world.done("policy.publish", policy=policy("p", orchestrator=limits))
+    plane.done("policy.publish", policy=policy("p", orchestrator=limits))
     queues = Queues(running, per_connection)
     for step, number in taken:
-        before = len(world.log)
-        world.take(step, number)
-        queues.follow(list(enumerate(world.log))[before:])
+        before = len(plane.log)
+        plane.take(step, number)
+        queues.follow(list(enumerate(plane.log))[before:])
         assert [task for task in queues.waiting.values() if queues.could_run(task)] == [], "none waits that could run"
-    assert world.of("agent.faulted") == []
+    assert plane.of("agent.faulted") == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agents.ticks import next_tick, ticks
 from penstock.models.pipeline import Schedule
 from penstock.records import Record
-from tests.agents.world import World, decisions, judged, pipeline
+from tests.agents.control_plane import ControlPlane, decisions, judged, pipeline
 
 CASES = {
     "a time that the clock skips": ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00", ["2026-03-29T01:30", "2026-03-30T00:30"]),
@@ -34,7 +34,7 @@ def at(text: str) -> datetime:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ticks_where_the_clock_is_changed(case: str) -> None:
+def test_ticks_across_clock_changes(case: str) -> None:
     cron, zone, after, expected = CASES[case]
     schedule, now, found = Schedule(cron=cron, timezone=zone), at(after), []
     for _ in expected:
@@ -56,7 +56,7 @@ ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asi
     after=st.datetimes(datetime(2024, 1, 1), datetime(2027, 1, 1)).map(lambda t: t.replace(tzinfo=UTC)),
     cut=st.integers(0, 5 * 24 * 60),
 )
-def test_no_tick_is_lost_or_doubled_wherever_a_span_is_cut(cron: str, zone: str, after: datetime, cut: int) -> None:
+def test_no_tick_is_lost_or_doubled_at_a_cut(cron: str, zone: str, after: datetime, cut: int) -> None:
     schedule = Schedule(cron=cron, timezone=zone)
     middle, upto = after + timedelta(minutes=cut), after + timedelta(days=5)
     whole = ticks(schedule, after, upto)
@@ -70,55 +70,55 @@ def test_no_tick_is_lost_or_doubled_wherever_a_span_is_cut(cron: str, zone: str,
 # -- the orchestrator ------------------------------------------------------------------------------------------------
 
 
-def scheduled(**rules: Any) -> World:
-    """A world with one scheduled pipeline and one worker."""
-    world = World()
-    world.connect("shop", "house")
+def scheduled(**rules: Any) -> ControlPlane:
+    """A plane with one scheduled pipeline and one worker."""
+    plane = ControlPlane()
+    plane.connect("shop", "house")
     document = pipeline("orders")
     document["spec"]["schedule"] = {"cron": "*/10 * * * *", **rules}
-    world.apply(document)
-    world.join("w1", slots=4)
-    return world
+    plane.apply(document)
+    plane.join("w1", slots=4)
+    return plane
 
 
-def asked(world: World) -> list[Record]:
-    return [record for record in world.of("timer.requested") if record.payload["timer"].startswith("tick:")]
+def asked(plane: ControlPlane) -> list[Record]:
+    return [record for record in plane.of("timer.requested") if record.payload["timer"].startswith("tick:")]
 
 
-def fire(world: World, late: timedelta = timedelta(seconds=0.1)) -> None:
-    """Let the last tick that was asked for be told, so much after its time."""
-    record = asked(world)[-1]
-    world.now = datetime.fromisoformat(record.payload["due"]) + late
-    world.fire(record.payload["timer"])
+def fire(plane: ControlPlane, late: timedelta = timedelta(seconds=0.1)) -> None:
+    """Fire the last requested tick, late by the given time."""
+    record = asked(plane)[-1]
+    plane.now = datetime.fromisoformat(record.payload["due"]) + late
+    plane.fire(record.payload["timer"])
 
 
-def runs(world: World) -> list[str]:
-    return [record.payload["run"]["scheduled_for"][11:16] for record in world.of("run.created")]
+def runs(plane: ControlPlane) -> list[str]:
+    return [record.payload["run"]["scheduled_for"][11:16] for record in plane.of("run.created")]
 
 
-def finish(world: World) -> None:
+def finish(plane: ControlPlane) -> None:
     """The worker completes the run that it has."""
-    (task,) = [one for one in world.state("orchestrator")["tasks"].values() if one["status"] == "assigned"]
-    world.end(task)
+    (task,) = [one for one in plane.state("orchestrator")["tasks"].values() if one["status"] == "assigned"]
+    plane.end(task)
 
 
 def test_each_tick_starts_a_run_and_asks_for_the_next() -> None:
-    world = scheduled()
-    assert [record.payload["due"][11:16] for record in asked(world)] == ["00:10"]
+    plane = scheduled()
+    assert [record.payload["due"][11:16] for record in asked(plane)] == ["00:10"]
     for _ in range(3):
-        fire(world)
-        finish(world)
-    assert runs(world) == ["00:10", "00:20", "00:30"]
-    assert [record.payload["due"][11:16] for record in asked(world)] == ["00:10", "00:20", "00:30", "00:40"]
+        fire(plane)
+        finish(plane)
+    assert runs(plane) == ["00:10", "00:20", "00:30"]
+    assert [record.payload["due"][11:16] for record in asked(plane)] == ["00:10", "00:20", "00:30", "00:40"]
 
 
-def test_a_tick_told_twice_is_one_run() -> None:
-    world = scheduled()
-    timer = asked(world)[-1].payload["timer"]
-    fire(world)
-    finish(world)
-    world.fire(timer)
-    assert runs(world) == ["00:10"]
+def test_a_tick_reported_twice_is_one_run() -> None:
+    plane = scheduled()
+    timer = asked(plane)[-1].payload["timer"]
+    fire(plane)
+    finish(plane)
+    plane.fire(timer)
+    assert runs(plane) == ["00:10"]
 
 
 @pytest.mark.parametrize(
@@ -128,72 +128,72 @@ def test_a_tick_told_twice_is_one_run() -> None:
         ("none", 30, ["00:40"]), ("latest", 5, ["00:10"]), ("none", 5, []), ("all", 5, ["00:10"]),
     ],
 )  # fmt: skip
-def test_ticks_that_nobody_told_in_time(missed: str, late: int, expected: list[str]) -> None:
-    world = scheduled(missed=missed)
-    fire(world, timedelta(minutes=late, seconds=0.1))
-    while world.running():
-        assert list(world.running()) == ["orders"]
-        finish(world)
-    assert runs(world) == expected
-    assert asked(world)[-1].payload["due"][11:16] == ("00:50" if late >= 30 else "00:20")
+def test_missed_ticks(missed: str, late: int, expected: list[str]) -> None:
+    plane = scheduled(missed=missed)
+    fire(plane, timedelta(minutes=late, seconds=0.1))
+    while plane.running():
+        assert list(plane.running()) == ["orders"]
+        finish(plane)
+    assert runs(plane) == expected
+    assert asked(plane)[-1].payload["due"][11:16] == ("00:50" if late >= 30 else "00:20")
 
 
-def test_a_tick_during_a_run_is_skipped_or_waits_for_its_turn() -> None:
+def test_a_tick_during_a_run_is_skipped_or_queued() -> None:
     for overlap, expected in (("skip", ["00:10"]), ("queue", ["00:10", "00:20", "00:30"])):
-        world = scheduled(overlap=overlap)
+        plane = scheduled(overlap=overlap)
         for _ in range(3):
-            fire(world)
-            assert list(world.running()) == ["orders"]
-        assert runs(world) == expected
+            fire(plane)
+            assert list(plane.running()) == ["orders"]
+        assert runs(plane) == expected
         for _ in expected:
-            finish(world)
-        assert not world.running()
-        assert sorted(run.payload["run"]["status"] for run in world.of("run.finished")) == ["completed"] * len(expected)
+            finish(plane)
+        assert not plane.running()
+        assert sorted(run.payload["run"]["status"] for run in plane.of("run.finished")) == ["completed"] * len(expected)
 
 
-def test_a_paused_pipeline_does_not_tick_and_goes_on_when_it_is_resumed() -> None:
-    world = scheduled()
-    world.done("pipeline.pause", name="orders")
-    fire(world)
-    assert runs(world) == []
-    world.done("pipeline.resume", name="orders")
-    assert asked(world)[-1].payload["due"][11:16] == "00:20"
-    fire(world)
-    assert runs(world) == ["00:20"]
+def test_a_paused_pipeline_has_no_ticks_until_it_is_resumed() -> None:
+    plane = scheduled()
+    plane.done("pipeline.pause", name="orders")
+    fire(plane)
+    assert runs(plane) == []
+    plane.done("pipeline.resume", name="orders")
+    assert asked(plane)[-1].payload["due"][11:16] == "00:20"
+    fire(plane)
+    assert runs(plane) == ["00:20"]
 
 
 def test_a_changed_schedule_takes_effect_at_once() -> None:
-    world = scheduled()
-    old = asked(world)[-1].payload["timer"]
+    plane = scheduled()
+    old = asked(plane)[-1].payload["timer"]
     document = pipeline("orders")
     document["spec"]["schedule"] = {"cron": "0 6 * * *", "timezone": "Europe/Berlin"}
-    world.apply(document)
-    world.fire(old)
-    assert (runs(world), asked(world)[-1].payload["due"][:16]) == ([], "2026-01-01T05:00")
-    world.apply(pipeline("orders"))
-    world.fire(asked(world)[-1].payload["timer"])
-    assert runs(world) == []
+    plane.apply(document)
+    plane.fire(old)
+    assert (runs(plane), asked(plane)[-1].payload["due"][:16]) == ([], "2026-01-01T05:00")
+    plane.apply(pipeline("orders"))
+    plane.fire(asked(plane)[-1].payload["timer"])
+    assert runs(plane) == []
 
 
 def test_more_missed_ticks_than_one_decision_takes_are_not_lost() -> None:
-    world = scheduled(missed="all")
-    fire(world, timedelta(minutes=10 * 149, seconds=0.1))
-    assert len(runs(world)) == 100
-    world.fire(asked(world)[-1].payload["timer"])
-    while world.running():
-        finish(world)
-    assert len(set(runs_of(world))) == len(runs_of(world)) == 150
+    plane = scheduled(missed="all")
+    fire(plane, timedelta(minutes=10 * 149, seconds=0.1))
+    assert len(runs(plane)) == 100
+    plane.fire(asked(plane)[-1].payload["timer"])
+    while plane.running():
+        finish(plane)
+    assert len(set(runs_of(plane))) == len(runs_of(plane)) == 150
 
 
-def runs_of(world: World) -> list[str]:
-    return [record.payload["run"]["scheduled_for"] for record in world.of("run.created")]
+def runs_of(plane: ControlPlane) -> list[str]:
+    return [record.payload["run"]["scheduled_for"] for record in plane.of("run.created")]
 
 
-def test_what_was_decided_is_decided_again_by_a_new_brain() -> None:
-    world = scheduled(missed="all", overlap="queue")
-    fire(world, timedelta(minutes=25))
-    fire(world)
-    before = world.states()
-    world.restart()
-    assert world.states() == before
-    assert decisions(world.log) == judged(world.log, world.agents)
+def test_a_new_brain_decides_the_same() -> None:
+    plane = scheduled(missed="all", overlap="queue")
+    fire(plane, timedelta(minutes=25))
+    fire(plane)
+    before = plane.states()
+    plane.restart()
+    assert plane.states() == before
+    assert decisions(plane.log) == judged(plane.log, plane.agents)

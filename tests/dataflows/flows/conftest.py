@@ -11,8 +11,8 @@ from psycopg import conninfo, sql
 
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
-from tests.agents.world import pipeline
-from tests.agents.world import postgres as connection
+from tests.agents.control_plane import pipeline
+from tests.agents.control_plane import postgres as connection
 from tests.dataflows.flows.place import ROOT, Nursery, Place
 
 

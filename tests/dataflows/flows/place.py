@@ -31,7 +31,7 @@ from penstock.records.envelope import Kind
 from penstock.settings import Settings
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
-from tests.agents.world import decisions, judged
+from tests.agents.control_plane import decisions, judged
 
 ROOT = Path(__file__).parents[3]
 AGENTS = (Lifecycle(), Orchestrator())

@@ -11,7 +11,7 @@ import pytest
 
 from penstock.records import encode
 from penstock.topics.table import CONTROL
-from tests.agents.world import policy
+from tests.agents.control_plane import policy
 from tests.dataflows.flows.place import Load, Nursery, Place, take_lock_from, until
 
 

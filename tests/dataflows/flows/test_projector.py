@@ -16,8 +16,8 @@ import pytest
 from penstock.errors import Unavailable
 from penstock.postgres import connect
 from penstock.topics.embedded import EmbeddedServer
-from tests.agents.world import pipeline
-from tests.agents.world import postgres as connection
+from tests.agents.control_plane import pipeline
+from tests.agents.control_plane import postgres as connection
 from tests.dataflows.flows.place import Load, Nursery, Place, until
 from tests.reaper import short_folder
 

@@ -16,7 +16,7 @@ from dataflows.scheduler import worker_lock
 from penstock import postgres
 from penstock.records import Record
 from penstock.topics.postgres import PostgresLog
-from tests.agents.world import ERROR, pipeline
+from tests.agents.control_plane import ERROR, pipeline
 from tests.dataflows.flows.place import Flow, Place, take_lock_from, until
 
 ROWS = 250_000

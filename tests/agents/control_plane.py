@@ -1,4 +1,4 @@
-"""The control plane without a process: one list is the log, and a fold of each agent follows it to its end."""
+"""The control plane in memory: a list is the log, and a fold of each agent follows it to its end."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def judged(log: Sequence[Record], agents: Sequence[Agent]) -> dict[tuple[str, tu
     return found
 
 
-class World:
+class ControlPlane:
     """Every agent of the release (or those given) over one log; each record goes through its bytes."""
 
     def __init__(

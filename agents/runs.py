@@ -1,0 +1,89 @@
+"""Records about runs and their tasks, as drafts: created, queued, closed, finished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.policies import Policies
+from agents.protocol import Cause, Draft, State
+from penstock.ids import named_id
+
+__all__ = [
+    "NOTHING",
+    "Outcome",
+    "open_attempt",
+    "run_created",
+    "run_finished",
+    "task_closed",
+    "task_ended",
+    "task_queued",
+]
+
+Outcome = tuple[tuple[Draft, ...], str, str]
+"""What a reaction leads to: drafts, the action's name, the reason."""
+NOTHING: Outcome = ((), "", "")
+
+
+def run_created(
+    state: State, name: str, policies: Policies, cause: Cause, id_: str, more: dict[str, Any]
+) -> tuple[Draft, Draft]:
+    """Create a run, with the values of `more`, and queue its task."""
+    run = {
+        "id": id_,
+        "pipeline": name,
+        "version": state["pipelines"][name]["version"],
+        "status": "queued",
+        "requested_at": cause.at.isoformat(),
+        **more,
+    }
+    return Draft("run.created", id_, {"run": run}), task_queued(state, "pipeline", name, policies, run=id_, cause=cause)
+
+
+def open_attempt(state: State, cause: Cause) -> dict[str, Any] | None:
+    """Return the task whose open attempt this outcome reports; None if that attempt is closed."""
+    task: dict[str, Any] | None = state["tasks"].get(cause.payload["task"])
+    if task is None or task["status"] != "assigned":
+        return None
+    return task if (task["attempt"], task["worker"]) == (cause.payload["attempt"], cause.payload["worker"]) else None
+
+
+def task_queued(state: State, kind: str, name: str, policies: Policies, *, run: str | None, cause: Cause) -> Draft:
+    """Queue a task, with the priority that the policy gives the pipeline's labels."""
+    pipeline = state["pipelines"][name]
+    labels = pipeline["pipeline"]["metadata"].get("labels", {})
+    priorities = policies.for_labels({}).spec.orchestrator.priorities
+    priority = max((priorities.get(value, 0) for value in labels.values()), default=0)
+    id_ = named_id("task", kind, pipeline["uid"], run or cause.offset)
+    task = {"id": id_, "kind": kind, "pipeline": name, "run": run, "priority": priority}
+    return Draft("task.queued", id_, {"task": {key: value for key, value in task.items() if value is not None}})
+
+
+def task_closed(task: dict[str, Any], status: str, reason: str | None = None) -> Draft:
+    """Close a task."""
+    return task_ended("task.closed", task, status, reason)
+
+
+def task_ended(type_: str, task: dict[str, Any], status: str, reason: str | None = None) -> Draft:
+    """Close or cancel a task, as `type_` says."""
+    payload = {
+        "task": task["id"],
+        "kind": task["kind"],
+        "pipeline": task["pipeline"],
+        "run": task["run"],
+        "attempt": task["attempt"],
+        "worker": task["worker"],
+        "status": status,
+        "reason": reason,
+    }
+    return Draft(type_, task["id"], {key: value for key, value in payload.items() if value is not None})
+
+
+def run_finished(state: State, task: dict[str, Any], status: str, cause: Cause) -> tuple[Draft, ...]:
+    """Finish the run of a task, if it has one, with the counters of its outcome."""
+    if task["run"] is None:
+        return ()
+    run = {**state["runs"][task["run"]], "status": status, "finished_at": cause.at.isoformat()}
+    run["counters"] = cause.payload.get("counters", {})
+    run |= {"resumed": True} if cause.payload.get("resumed") else {}
+    payload = {"run": run} | ({"error": cause.payload["error"]} if "error" in cause.payload else {})
+    return (Draft("run.finished", run["id"], payload),)

@@ -1,0 +1,82 @@
+"""Reactions to schedules: which ticks become runs, and when the next one is due."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from agents.policies import Policies
+from agents.protocol import Cause, Draft, State
+from agents.runs import NOTHING, Outcome, run_created
+from agents.ticks import next_tick, ticks
+from agents.workload import TICK_OF, changed, has_schedule
+from penstock.ids import named_id
+from penstock.models.pipeline import Pipeline, Schedule
+
+__all__ = ["schedule_of", "scheduled", "tick", "tick_requested"]
+
+ON_TIME: Final = timedelta(minutes=1)
+"""A tick that fires later than this was missed."""
+MAX_RUNS: Final = 100
+"""The most runs that one decision creates; further missed ticks follow with the next one, at once."""
+
+
+def tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
+    """React to a tick that is due: create the runs that the schedule's rules ask for, and request the next tick.
+
+    With ``missed: all``, missed ticks queue up, even with ``overlap: skip``.
+    """
+    pipeline = state["pipelines"][name]
+    schedule = schedule_of(pipeline)
+    if schedule is None or pipeline["status"] != "active":
+        return NOTHING
+    first = datetime.fromisoformat(pipeline["due"])
+    due = [first, *ticks(schedule, first, cause.at)]
+    wanted, reason = _wanted(schedule, due, cause.at)
+    running = [run["id"] for run in state["runs"].values() if run["pipeline"] == name]
+    if running and schedule.overlap == "skip" and wanted and not (schedule.missed == "all" and len(due) > 1):
+        wanted, reason = [], f"{reason}; skipped, since run {running[0]} is not done"
+    effects: list[Draft] = []
+    for at in wanted[:MAX_RUNS]:
+        id_ = named_id("run", pipeline["uid"], at.isoformat())
+        effects += run_created(state, name, policies, cause, id_, {"scheduled_for": at.isoformat()})
+    left = wanted[MAX_RUNS:]
+    following = left[0] if left else next_tick(schedule, max(due[-1], cause.at))
+    effects += tick_requested(name, pipeline, following)
+    return tuple(effects), "tick", reason
+
+
+def _wanted(schedule: Schedule, due: list[datetime], at: datetime) -> tuple[list[datetime], str]:
+    """Return the due ticks that get a run, and the reason. All but the last were missed; the last one too if late."""
+    late = at - due[-1] > ON_TIME
+    missed = len(due) - (0 if late else 1)
+    reason = f"due at {due[-1].isoformat()}" + (f", {missed} missed" if missed else "")
+    if schedule.missed == "all" or not missed:
+        return due, reason
+    if schedule.missed == "latest":
+        return due[-1:], f"{reason}: the latest counts"
+    return ([] if late else due[-1:]), f"{reason}: those are left out"
+
+
+def scheduled(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """Request the next tick of a pipeline that is new or has changed."""
+    after = changed(state, cause.type, cause.payload)
+    pipeline = after["pipelines"][cause.payload["name"]]
+    schedule = schedule_of(pipeline)
+    if schedule is None or pipeline["status"] != "active":
+        return NOTHING
+    effects = tick_requested(cause.payload["name"], pipeline, next_tick(schedule, cause.at))
+    return effects, "schedule", f"{schedule.cron} in {schedule.timezone}"
+
+
+def schedule_of(pipeline: dict[str, Any]) -> Schedule | None:
+    """Return the schedule of a pipeline, if it has one."""
+    return Pipeline.parse(pipeline["pipeline"]).spec.schedule if has_schedule(pipeline) else None
+
+
+def tick_requested(name: str, pipeline: dict[str, Any], at: datetime | None) -> tuple[Draft, ...]:
+    """Request the timer of a tick, if there is one."""
+    if at is None:
+        return ()
+    payload = {"timer": f"tick:{pipeline['uid']}:{pipeline['version']}:{at.isoformat()}", "due": at.isoformat()}
+    return (Draft("timer.requested", payload["timer"], {**payload, "subject": f"{TICK_OF}{name}"}),)

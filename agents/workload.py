@@ -1,0 +1,102 @@
+"""The orchestrator's state: pipelines, connections, workers, runs and open tasks, as each record changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from agents.protocol import State
+
+__all__ = ["EMPTY", "TICK_OF", "changed", "has_schedule"]
+
+TICK_OF: Final = "pipeline "
+"""Prefix of the subject of a tick's timer; the pipeline's name follows, which contains no blank."""
+
+EMPTY: Final[State] = {"pipelines": {}, "connections": {}, "workers": {}, "tasks": {}, "runs": {}, "order": 0}
+"""The state before the first record."""
+
+
+def changed(state: State, type_: str, payload: dict[str, Any]) -> State:
+    """Return the state after a record of type `type_`; a type without an entry in `CHANGES` changes nothing."""
+    change = CHANGES.get(type_)
+    return change(state, payload) if change else state
+
+
+def _put(state: State, room: str, key: str, **values: Any) -> State:
+    return {**state, room: {**state[room], key: {**state[room].get(key, {}), **values}}}
+
+
+def _drop(state: State, room: str, key: str) -> State:
+    return {**state, room: {name: value for name, value in state[room].items() if name != key}}
+
+
+def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
+    status = state["pipelines"].get(p["name"], {}).get("status", "active")
+    values = {"uid": p["uid"], "version": p["version"], "pipeline": p["pipeline"], "status": status}
+    values |= {"tick": None, "due": None} if has_schedule(values) else {}
+    return _put(state, "pipelines", p["name"], **values)
+
+
+def _queued(state: State, p: dict[str, Any]) -> State:
+    task = {"run": None, "priority": 0, **p["task"], "status": "queued", "order": state["order"]}
+    pipeline = state["pipelines"][task["pipeline"]]
+    task |= {"attempt": 0, "failures": 0, "worker": None, "version": pipeline["version"], "spec": pipeline["pipeline"]}
+    return {**_put(state, "tasks", task["id"], **task), "order": state["order"] + 1}
+
+
+def _waiting(state: State, p: dict[str, Any]) -> State:
+    name = p["subject"].removeprefix(TICK_OF)
+    if name != p["subject"]:
+        return _put(state, "pipelines", name, tick=p["timer"], due=p["due"]) if name in state["pipelines"] else state
+    if p["subject"] not in state["tasks"]:
+        return state
+    failures = state["tasks"][p["subject"]]["failures"] + 1
+    return _put(state, "tasks", p["subject"], status="waiting", worker=None, timer=p["timer"], failures=failures)
+
+
+def _fired(state: State, p: dict[str, Any]) -> State:
+    for id_, task in state["tasks"].items():
+        if task.get("timer") == p["timer"]:
+            return _put(state, "tasks", id_, status="queued", timer=None)
+    return state
+
+
+def _requeued(state: State, p: dict[str, Any]) -> State:
+    if p["task"] not in state["tasks"]:
+        return state
+    return _put(state, "tasks", p["task"], status="queued", worker=None)
+
+
+def _worker_lost(state: State, p: dict[str, Any]) -> State:
+    for task in [task for task in state["tasks"].values() if task["worker"] == p["worker"]]:
+        state = _put(state, "tasks", task["id"], status="queued", worker=None)
+    return _drop(state, "workers", p["worker"])
+
+
+def has_schedule(pipeline: dict[str, Any]) -> bool:
+    """Return True if the pipeline file has a schedule."""
+    return bool(pipeline["pipeline"]["spec"].get("schedule"))
+
+
+CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
+    "connection.changed": lambda s, p: {**s, "connections": {**s["connections"], p["name"]: p["connection"]}},
+    "connection.deleted": lambda s, p: _drop(s, "connections", p["name"]),
+    "pipeline.created": _pipeline_changed,
+    "pipeline.updated": _pipeline_changed,
+    "pipeline.status_changed": lambda s, p: _put(
+        s, "pipelines", p["name"], status=p["status"], drop_table=p.get("drop_table", False), tick=None, due=None
+    ),
+    "pipeline.deleted": lambda s, p: _drop(s, "pipelines", p["name"]),
+    "worker.joined": lambda s, p: _put(s, "workers", p["worker"], kinds=p["kinds"], slots=p["slots"]),
+    "worker.lost": _worker_lost,
+    "run.created": lambda s, p: _put(s, "runs", p["run"]["id"], **p["run"]),
+    "run.finished": lambda s, p: _drop(s, "runs", p["run"]["id"]),
+    "task.queued": _queued,
+    "task.assigned": lambda s, p: _put(
+        s, "tasks", p["task"], status="assigned", worker=p["worker"], attempt=p["attempt"]
+    ),
+    "task.cancelled": _requeued,
+    "task.closed": lambda s, p: _drop(s, "tasks", p["task"]),
+    "timer.requested": _waiting,
+    "timer.fired": _fired,
+}
