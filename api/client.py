@@ -17,7 +17,7 @@ from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
 from penstock.clock import now
-from penstock.errors import PenstockError, Unavailable, retold
+from penstock.errors import PenstockError, Unavailable, error_from_report
 from penstock.ids import command_id, new_id
 from penstock.records import Record, encode, records_of
 from penstock.records.execution import RunProgress
@@ -104,7 +104,7 @@ class Client:
                 self.look_after()
                 continue
             if answered.status == "refused":
-                return retold(answered.refusal or {"code": "refused", "what": "refused"})
+                return error_from_report(answered.refusal or {"code": "refused", "what": "refused"})
             return answered
 
     def start(self, *, worker: bool = False) -> None:

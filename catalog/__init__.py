@@ -1,1 +1,1 @@
-"""The metadata store: what the log says about datasets, schemas, pipelines, runs and decisions, as rows to search."""
+"""The metadata store: datasets, schemas, pipelines, runs and decisions of the log, as rows to search."""

@@ -1,4 +1,4 @@
-"""What a catalog holds, as one digest a table: a rebuilt catalog must show the same ones."""
+"""Digests of the catalog's tables: a rebuilt catalog must have the same ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from psycopg import sql
 from sqlalchemy import Table
 
 from catalog.tables import CATALOG, metadata
-from penstock.postgres import connect, place, translated
+from penstock.postgres import address, connect, translated
 
 __all__ = ["Digest", "digest"]
 
 Digest = tuple[int, str]
-"""How many rows a table has, and the SHA-256 of them all in the order of their keys."""
+"""A table's number of rows, and the SHA-256 of all of them in the order of their keys."""
 
 _COPY: Final = "COPY (SELECT {columns} FROM {table} ORDER BY {keys}) TO STDOUT"
 _SESSION: Final = "SET LOCAL timezone TO 'UTC'; SET LOCAL datestyle TO 'ISO'; SET LOCAL extra_float_digits TO 1"
 
 
 def digest(dsn: str) -> dict[str, Digest]:
-    """The rows and SHA-256 of every table of schema `catalog`, in one snapshot; memory stays flat.
+    """Return row count and SHA-256 of every table of schema `catalog`, from one snapshot, in constant memory.
 
-    Equal digests mean equal rows, column by column, positions and offsets too. Raises Unavailable, and MissingTable
-    before `migrate`.
+    Equal digests mean equal rows, column by column, including positions and offsets. Raises Unavailable, and
+    MissingTable before `migrate`.
     """
     try:
         with closing(connect(dsn, "penstock:digest", autocommit=True)) as connection, connection.transaction():
@@ -34,14 +34,14 @@ def digest(dsn: str) -> dict[str, Digest]:
             connection.execute(_SESSION)
             return {t.name: _digest(connection, t) for t in metadata.sorted_tables if t.schema == CATALOG}
     except psycopg.Error as error:
-        raise translated(error, where=place(dsn)) from error
+        raise translated(error, where=address(dsn)) from error
 
 
 def _digest(connection: psycopg.Connection[Any], table: Table) -> Digest:
     keys = sql.SQL(", ").join(
         _ordered(column.name, text=column.type.python_type is str) for column in table.primary_key
     )
-    # By name: a table that a migration added to has its columns in another order than one made anew.
+    # By name: the order of columns differs between a migrated table and a new one.
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
     query = sql.SQL(_COPY).format(columns=columns, table=sql.Identifier(CATALOG, table.name), keys=keys)
     rows, found = 0, hashlib.sha256()

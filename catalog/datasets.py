@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select, tuple_
 
 from catalog import tables
+from catalog.dataset_folds import dataset_id
 from catalog.entries import Dataset, Page, SchemaVersion
-from catalog.folds import dataset_id
 from catalog.pages import LIMIT, checked
 from penstock.errors import NotFound
 from penstock.models import DatasetRef, Schema
@@ -18,7 +18,7 @@ __all__ = ["COLUMNS", "dataset", "datasets", "entry", "fingerprint", "schema_at"
 
 _WORDS = {"name_words", "column_words", "text_words", "search"}
 COLUMNS = [column for column in tables.datasets.columns if column.name not in _WORDS]
-"""The columns of an entry; the others serve the search."""
+"""The columns of an entry; the others are for the search."""
 
 
 def entry(row: RowMapping) -> Dataset:
@@ -31,7 +31,7 @@ def dataset(connection: Connection, id: str) -> Dataset:
     """The catalog entry `id`. Raises NotFound."""
     row = connection.execute(select(*COLUMNS).where(tables.datasets.c.id == id)).mappings().first()
     if row is None:
-        raise NotFound("there is no such dataset", value=id, hint="find it: penstock catalog search WORDS")
+        raise NotFound("there is no such dataset", value=id, hint="search for it: penstock catalog search WORDS")
     return entry(row)
 
 
@@ -44,7 +44,7 @@ def datasets(
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[Dataset]:
-    """Entries by connection and object; `after` is the id of the last one of the page before."""
+    """Return entries by connection and object; `after` is the id of the last entry of the previous page."""
     table = tables.datasets
     query = select(*COLUMNS).where(*filters(connection_name=connection_name, kind=kind, tag=tag))
     place = tuple_(table.c.connection.collate("C"), table.c.object.collate("C"))
@@ -57,7 +57,7 @@ def datasets(
 
 
 def filters(*, connection_name: str | None, kind: str | None, tag: str | None) -> list[Any]:
-    """The conditions of a list or a search; None sets none."""
+    """Return the conditions of a list or a search; None is no condition."""
     table = tables.datasets
     conditions = [] if connection_name is None else [table.c.connection == connection_name]
     conditions += [] if kind is None else [table.c.kind == kind]
@@ -65,14 +65,14 @@ def filters(*, connection_name: str | None, kind: str | None, tag: str | None) -
 
 
 def fingerprint(connection: Connection, ref: DatasetRef) -> str | None:
-    """The fingerprint of the current schema of `ref`, None where none was observed."""
+    """Return the fingerprint of the current schema of `ref`, or None if none was observed."""
     table = tables.datasets
     query = select(table.c.fingerprint).where(table.c.id == dataset_id(ref.connection, ref.object))
     return connection.execute(query).scalar_one_or_none()
 
 
 def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]:
-    """Every schema that the dataset has had, the first one first; none where none was observed. Raises NotFound."""
+    """Return every schema that the dataset has had, oldest first; empty if none was observed. Raises NotFound."""
     dataset(connection, id)
     table = tables.schema_versions
     rows = connection.execute(select(table).where(table.c.dataset == id).order_by(table.c.version)).mappings()

@@ -1,4 +1,4 @@
-"""What the catalog gives back: one frozen dataclass for each kind of row, and pages of them."""
+"""Results of the catalog: one frozen dataclass for each kind of row, and pages of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """A part of a list; `after` asks for the next part, None where this is the last."""
+    """A part of a list; `after` is the cursor of the next part, None if this is the last."""
 
     items: tuple[Item, ...]
     after: str | None = None
@@ -58,7 +58,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEntry:
-    """A connection as it was last put; secrets stand in it as references."""
+    """A connection in its latest version; secrets are references."""
 
     name: str
     type: str | None
@@ -70,7 +70,7 @@ class ConnectionEntry:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A catalog entry. `version` is that of its current schema, None until one was observed."""
+    """A catalog entry. `version` is that of its current schema, None before one is observed."""
 
     id: str
     connection: str
@@ -89,7 +89,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """One schema that a dataset has had, from `at` on."""
+    """One schema of a dataset, current from `at` on."""
 
     dataset: str
     version: int
@@ -101,7 +101,7 @@ class SchemaVersion:
 
 @dataclass(frozen=True, slots=True)
 class MappingVersion:
-    """One version of a mapping, as it was put."""
+    """One version of a mapping."""
 
     name: str
     version: int
@@ -146,7 +146,7 @@ class PipelineVersion:
 
 @dataclass(frozen=True, slots=True)
 class PolicyEntry:
-    """A policy and its hash, as it was accepted at `changed`."""
+    """A policy and its hash, accepted at offset `changed`."""
 
     name: str
     hash: str
@@ -158,7 +158,7 @@ class PolicyEntry:
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """A run. `offset` is where it was created; `counters` and `error` are the last told."""
+    """A run. `offset` is where it was created; `counters` and `error` are the latest reported."""
 
     id: str
     pipeline: str
@@ -175,9 +175,9 @@ class RunEntry:
     offset: int
     changed: int
     resumed: bool | None = None
-    """Whether an attempt went on from an earlier one's commits: then its rows come from more than one point in time."""
+    """True if an attempt resumed from an earlier one's commits: its rows then come from more than one point in time."""
     scheduled_for: datetime | None = None
-    """The tick of its schedule that asked for it."""
+    """The tick of the schedule that started it."""
     reload: Mapping[str, Any] | None = None
     """What it reads again: `rows` ("all" or "window"), and `from` and `to` of a window."""
 
@@ -208,7 +208,7 @@ class TaskEntry:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision by the id of its record; `decision` is all of it, `cause` the offset of what it answers."""
+    """A decision by the id of its record; `decision` is the whole model, `cause` the offset of its cause."""
 
     id: str
     agent: str
@@ -228,7 +228,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ErrorEntry:
-    """Something that failed; `source` says which pipeline, agent or worker told it."""
+    """An error; `source` is the pipeline, agent or worker that reported it."""
 
     id: str
     at: datetime
@@ -245,7 +245,7 @@ class ErrorEntry:
 
 @dataclass(frozen=True, slots=True)
 class WorkerEntry:
-    """A worker; `lost` ones stay in the list."""
+    """A worker; lost ones stay in the list."""
 
     worker: str
     kinds: tuple[str, ...] | None
@@ -259,7 +259,7 @@ class WorkerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An agent's state after the record at `offset` - 1, as builtins; `rules` is the version that made it."""
+    """An agent's state after the record at `offset` - 1, as builtins; `rules` is the version that computed it."""
 
     agent: str
     offset: int

@@ -1,23 +1,21 @@
-"""What each record does to the catalog: a table from record types to functions that list changes of rows.
+"""The catalog's folds: a table from record types to functions that return changes of rows.
 
-All of it is pure: the row before, the record and its offset decide the row after. Times are the records' times.
+Pure: the row before, the record and its offset determine the row after. Times are the records' times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import Table
 
 from catalog import tables
+from catalog.dataset_folds import Fold, Seen, dataset_id, named_dataset, observed_schema
 from catalog.rows import Change, Entry, Row, Rows
-from catalog.words import words
 from penstock.ids import named_id
-from penstock.models.domain import Error, SchemaMapping
-from penstock.records import Record
+from penstock.models.domain import Error
 from penstock.records.coordination import (
     AgentDecided,
     AgentFaulted,
@@ -40,37 +38,20 @@ from penstock.records.coordination import (
 from penstock.records.execution import (
     ErrorRaised,
     RunChanged,
-    SchemaObserved,
     TaskCompleted,
     TaskFailed,
     TaskHalted,
     TaskStarted,
 )
 
-__all__ = ["FOLDS", "Fold", "Seen", "asked", "dataset_id", "put_mapping", "unreadable"]
+__all__ = ["FOLDS", "asked", "unreadable"]
 
 REMEMBERED: Final = timedelta(hours=24)
-"""How long a command's id is remembered: the same id after that is a new command."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A record in its place."""
-
-    offset: int
-    record: Record
-
-
-Fold = Callable[[Seen, Any], Iterable[Change | Entry]]
-
-
-def dataset_id(connection: str, object_: str) -> str:
-    """The id of a dataset's catalog entry, fit for a URL."""
-    return named_id("dataset", connection, object_)
+"""How long a command's id is remembered; later, the same id is a new command."""
 
 
 def asked(seen: Seen) -> Iterable[Change | Entry]:
-    """A command: pending, unless it repeats one that is remembered. Its payload is for the agents to judge."""
+    """Fold a command: it is pending, unless it repeats a remembered one. The agents validate its payload."""
     record = seen.record
 
     def fold(row: Row, _: Rows) -> None:
@@ -83,7 +64,7 @@ def asked(seen: Seen) -> Iterable[Change | Entry]:
 
 
 def unreadable(seen: Seen, error: BaseException) -> Iterable[Change | Entry]:
-    """A record that this release cannot fold: an error of the catalog's own, and nothing else of it counts."""
+    """Fold a record that this release cannot read: it only becomes an error of the catalog's own."""
     what = f"{seen.record.type} at offset {seen.offset} was skipped: it does not hold what its type says"
     hint = f"see it by: penstock events --since {seen.offset}; {type(error).__name__}"
     problem = Error(code="record.unreadable", what=what, hint=hint)
@@ -138,7 +119,7 @@ def _pipeline(seen: Seen, body: PipelineChanged) -> Iterable[Change | Entry]:
         row["status"] = row.get("status") or "active"
         row["created_at"] = row.get("created_at") or record.at
 
-    ends = [_seen_dataset(seen, *end) for end in (source, sink) if end]
+    ends = [named_dataset(seen, *end) for end in (source, sink) if end]
     return [Change(tables.pipelines, body.uid, fold), Entry(tables.pipeline_versions, version), *ends]
 
 
@@ -160,44 +141,6 @@ def _end(spec: dict[str, Any], name: str) -> tuple[str, str] | None:
     end = _part(spec, name)
     connection, object_ = end.get("connection"), end.get("object")
     return (connection, object_) if isinstance(connection, str) and isinstance(object_, str) else None
-
-
-def _seen_dataset(seen: Seen, connection: str, object_: str) -> Change:
-    """A dataset that a pipeline speaks of: an entry without a schema, unless there is one."""
-
-    def fold(row: Row, _: Rows) -> None:
-        _see(row, seen, connection, object_)
-        row["kind"] = "table"
-
-    return Change(tables.datasets, dataset_id(connection, object_), fold, once=True)
-
-
-def _see(row: Row, seen: Seen, connection: str, object_: str) -> None:
-    if row.get("first_offset") is None:
-        row |= {"connection": connection, "object": object_, "tags": [], "name_words": " ".join(words(object_))}
-        row |= {"first_offset": seen.offset, "first_at": seen.record.at}
-    row |= {"last_offset": seen.offset, "last_at": seen.record.at}
-
-
-def _schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry]:
-    dataset, schema, at = body.dataset, body.schema_, seen.record.at
-    key = dataset_id(dataset.connection, dataset.object)
-    fingerprint = schema.fingerprint
-    fields = [field.to_dict() for field in schema.fields]
-
-    def fold(row: Row, rows: Rows) -> None:
-        _see(row, seen, dataset.connection, dataset.object)
-        row |= {"kind": body.kind, "description": body.description, "tags": list(body.tags)}
-        row["column_words"] = " ".join(words(*(field.name for field in schema.fields)))
-        described = (field.description for field in schema.fields)
-        row["text_words"] = " ".join(words(body.description, *body.tags, *described))
-        if row.get("fingerprint") != fingerprint:
-            row |= {"version": (row.get("version") or 0) + 1, "fingerprint": fingerprint}
-            version = {"dataset": key, "version": row["version"], "fingerprint": fingerprint, "fields": fields}
-            version |= {"key": schema.key, "at": at, "offset": seen.offset, "changed": seen.offset}
-            rows.add(tables.schema_versions, version)
-
-    return [Change(tables.datasets, key, fold)]
 
 
 def _policy(seen: Seen, body: PolicyAccepted) -> Iterable[Change | Entry]:
@@ -230,7 +173,7 @@ def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
 
 
 def _halted(_: Seen, body: TaskHalted) -> Iterable[Change | Entry]:
-    """What a run had committed when its process was told to end; a run that has ended by itself knows better."""
+    """Fold what a run had committed when its process was ended; a run that ended normally keeps its own counters."""
 
     def fold(row: Row, rows: Rows) -> None:
         if "status" not in row:
@@ -257,7 +200,7 @@ def _assigned(seen: Seen, body: TaskAssigned) -> Iterable[Change | Entry]:
 
 
 def _open(attempt: int, **columns: object) -> Callable[[Row, Rows], None]:
-    """Set `columns` where `attempt` is the one that is open; what comes later than its end is ignored."""
+    """Set `columns` if `attempt` is the open one; reports after its end are ignored."""
 
     def fold(row: Row, _: Rows) -> None:
         if row.get("attempt") == attempt and row.get("status") == "assigned":
@@ -359,21 +302,6 @@ def _fired(seen: Seen, body: TimerFired) -> Iterable[Change | Entry]:
     return [_set(tables.timers, body.timer, due=body.due, status="fired", fired_at=seen.record.at)]
 
 
-def put_mapping(mapping: SchemaMapping, *, at: datetime, actor: str, offset: int) -> Change:
-    """A mapping becomes the next version of its name."""
-
-    def fold(row: Row, rows: Rows) -> None:
-        version = (row.get("version") or 0) + 1
-        document = mapping.model_copy(update={"version": version}).to_dict()
-        ends = {"source": mapping.source, "target": mapping.target}
-        row |= {name: dataset_id(end.connection, end.object) for name, end in ends.items()}
-        row |= {"version": version, "mapping": document, "at": at}
-        entry = {"name": mapping.name, "version": version, "mapping": document, "at": at, "actor": actor}
-        rows.add(tables.mapping_versions, entry | {"changed": offset})
-
-    return Change(tables.mappings, mapping.name, fold)
-
-
 FOLDS: Final[dict[str, Fold]] = {
     "command.applied": _applied,
     "command.refused": _refused,
@@ -400,7 +328,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "run.created": _run,
     "run.finished": _run,
     "task.halted": _halted,
-    "schema.observed": _schema,
+    "schema.observed": observed_schema,
     "error.raised": _raised,
 }
-"""By record type; commands are folded by `asked`. Types that are not here change nothing (`brain.started`)."""
+"""The fold of each record type; commands are folded by `asked`. Other types change nothing (`brain.started`)."""

@@ -1,4 +1,4 @@
-"""What happened, the latest first: commands, runs, tasks, decisions and errors."""
+"""History, latest first: commands, runs, tasks, decisions and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["command", "decision", "decisions", "errors", "run", "runs", "runs_by
 
 
 def command(connection: Connection, id: str) -> Command | None:
-    """The command `id`, if the projection has it; an answer without its command is not one."""
+    """Return the command `id` if the projection has it; an answer without its command does not count."""
     table = tables.commands
     row = connection.execute(select(table).where(table.c.id == id, table.c.at.is_not(None))).mappings().first()
     return None if row is None else Command(**row)
@@ -48,7 +48,7 @@ def runs(
 
 
 def _runs() -> Select[Any]:
-    """Runs that were created: a task's record alone makes no run."""
+    """Select runs that were created: a task's record alone is not a run."""
     return select(tables.runs).where(tables.runs.c.offset.is_not(None))
 
 
@@ -82,7 +82,7 @@ def decisions(
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[Decision]:
-    """Decisions, of one agent, about one subject, or about one pipeline: itself, its runs and their tasks."""
+    """Decisions of one agent, about one subject, or about one pipeline with its runs and their tasks."""
     table = tables.agent_decisions
     query = _where(select(table), table, agent=agent, subject=subject)
     if pipeline is not None:

@@ -1,10 +1,9 @@
-"""Dead letters: the rows that a run could not write, kept by day in schema `ops`, outside of every log.
+"""Dead letters: the rows that a run could not write, stored by day in schema `ops`, outside of every log.
 
-A run's letters are durable before the split that they came from is committed. A split that is read again begins with
-none of its own: a launcher that has claimed the pipeline drops the letters of the splits that are still to be done, and
-from then on only those who know its token can add any. So each dead row is there once, however often its split was
-tried. A process that slept from its claim until after its successor's takes the letters from it: the successor then
-fails, and its next attempt puts all right.
+A run's letters are durable before the split that they came from is committed. A launcher that has claimed the pipeline
+drops the letters of the splits that will be read again, and from then on only processes with its token can add letters.
+So each dead row is stored once, however often its split is retried. A process that sleeps from its claim until after
+its successor's takes over the letters: the successor then fails, and its next attempt corrects them.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from psycopg import sql
 
 from penstock.clock import now
 from penstock.errors import Fenced
-from penstock.postgres import connect, place, translated
+from penstock.postgres import address, connect, translated
 
 __all__ = ["DeadLetters", "KeptLetter", "Letter", "letter", "letters"]
 
 _LOCK: Final = 0x64656164
-"""The advisory lock under which a day's partition is made."""
+"""The advisory lock that is held while a day's partition is created."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One row that could not be written: where it stood in its split, the step that refused it, and its values.
+    """One row that could not be written: its number in its split, the step that refused it, and its values.
 
     `code` holds a name; `reason` may show the value of a failed cast, and `values` is a JSON object: neither shows
     what the pipeline masks.
@@ -47,7 +46,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class KeptLetter:
-    """A letter as it is kept."""
+    """A stored letter."""
 
     id: str
     name: str
@@ -62,18 +61,18 @@ class KeptLetter:
 
 
 class DeadLetters:
-    """The letters of one pipeline, for one run. Not to be shared between threads."""
+    """The letters of one pipeline, for one run. Not thread-safe."""
 
     def __init__(self, dsn: str, uid: str, name: str) -> None:
-        self._where, self._uid, self._name = place(dsn), uid, name
+        self._where, self._uid, self._name = address(dsn), uid, name
         self._session = connect(dsn, f"penstock:letters:{uid}", autocommit=True)
         self._days: set[date] = set()
 
     def begin(self, stale: Mapping[str, Sequence[int] | None], keep: timedelta) -> str:
-        """Take the letters over; the token that `put` asks for.
+        """Take over the letters; return the token that `put` requires.
 
-        Of each run in `stale` the letters of these splits are dropped, of all its splits where None is given; of any
-        run those that are older than `keep`.
+        Drops, for each run in `stale`, the letters of the given splits (None: of all its splits), and letters of any
+        run that are older than `keep`.
         """
         token = uuid4().hex
         with self._translated(), self._session.transaction():
@@ -95,10 +94,10 @@ class DeadLetters:
         return token
 
     def put(self, token: str, run: str, split: int, found: Iterable[Letter]) -> None:
-        """Keep letters of a split, durably.
+        """Store letters of a split, durably.
 
         Raises:
-            Fenced: somebody else has taken the letters over.
+            Fenced: another process has taken over the letters.
         """
         at = now()
         self._make_day(at.date())
@@ -114,7 +113,7 @@ class DeadLetters:
                     copy.write_row(row)
 
     def forget(self) -> None:
-        """Erase all letters of the pipeline, and let no older run add any."""
+        """Erase all letters of the pipeline, and prevent older runs from adding any."""
         with self._translated(), self._session.transaction():
             self._session.execute("DELETE FROM ops.dead_letter_owners WHERE pipeline = %s", (self._uid,))
             self._session.execute("DELETE FROM ops.dead_letters WHERE pipeline = %s", (self._uid,))
@@ -143,7 +142,7 @@ class DeadLetters:
         self._days.add(day)
 
     def _drop_empty_days(self, before: datetime) -> None:
-        """Drop the partitions of days that are over and hold no letter of any pipeline any more."""
+        """Drop the partitions of past days that have no letters left."""
         with self._translated(), self._session.transaction():
             self._session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             for (name,) in self._session.execute(_DAYS, (f"dead_letters_{before:%Y%m%d}",)).fetchall():
@@ -153,7 +152,7 @@ class DeadLetters:
                     self._session.execute(sql.SQL("DROP TABLE {}").format(table))
 
     def _fenced(self) -> Fenced:
-        hint = "nothing to do: the newer run carries on"
+        hint = "nothing to do: the newer run continues"
         return Fenced("a newer run took over", where=f"{self._name}: dead letters", hint=hint)
 
     @contextmanager
@@ -171,7 +170,7 @@ WHERE i.inhparent = 'ops.dead_letters'::regclass AND c.relname < %s ORDER BY 1""
 
 
 def letters(session: psycopg.Connection[Any], name: str | None, run: str | None, limit: int) -> list[KeptLetter]:
-    """The newest letters, of one pipeline or one run where given."""
+    """Return the newest letters, optionally of one pipeline or run."""
     found = session.execute(
         f"{_KEPT} "
         "WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(run)s::text IS NULL OR run = %(run)s) "
@@ -182,7 +181,7 @@ def letters(session: psycopg.Connection[Any], name: str | None, run: str | None,
 
 
 def letter(session: psycopg.Connection[Any], id_: str) -> KeptLetter | None:
-    """The letter whose id begins so; None where none does, or more than one."""
+    """Return the letter whose id starts with `id_`; None if there is none, or more than one."""
     found = session.execute(f"{_KEPT} WHERE starts_with(id::text, %s) LIMIT 2", (id_,)).fetchall()
     return KeptLetter(*found[0]) if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""Lists in pages: a limit, and a cursor that goes on after the last item whatever was added meanwhile."""
+"""Lists in pages: a limit, and a cursor that continues after the last item, even if items were added."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.errors import UsageError
 __all__ = ["LIMIT", "by_name", "checked", "latest"]
 
 LIMIT: Final = 100
-MOST: Final = 1000
+MAX_LIMIT: Final = 1000
 Item = TypeVar("Item")
 Make = Callable[[RowMapping], Item]
 
@@ -27,7 +27,7 @@ def latest(
     limit: int,
     after: str | None,
 ) -> Page[Item]:
-    """A page by falling offset, which no two rows share; `after` is the last page's cursor."""
+    """Return a page by descending offset, which is unique; `after` is the last page's cursor."""
     if after is not None:
         query = query.where(offset < _number(after))
     return _page(connection, query.order_by(offset.desc()), make, limit, lambda row: str(row["offset"]))
@@ -42,7 +42,7 @@ def by_name(
     limit: int,
     after: str | None,
 ) -> Page[Item]:
-    """A page by rising name, which no two rows share."""
+    """Return a page by ascending name, which is unique."""
     ordered = name.collate("C")
     if after is not None:
         query = query.where(ordered > after)
@@ -58,9 +58,9 @@ def _page(
 
 
 def checked(limit: int) -> int:
-    """`limit` if a page may be that long. Raises UsageError."""
-    if not 1 <= limit <= MOST:
-        raise UsageError(f"must be 1 to {MOST}", where="limit", value=limit)
+    """Return `limit` if it is allowed. Raises UsageError."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise UsageError(f"must be 1 to {MAX_LIMIT}", where="limit", value=limit)
     return limit
 
 
@@ -68,4 +68,6 @@ def _number(after: str) -> int:
     try:
         return int(after)
     except ValueError as error:
-        raise UsageError("is no cursor of this list", where="after", value=after, hint="take it from a page") from error
+        raise UsageError(
+            "is not a cursor of this list", where="after", value=after, hint="take it from a page"
+        ) from error

@@ -1,4 +1,4 @@
-"""Pipelines and their versions, connections, policies, mappings and workers, as the catalog has them."""
+"""Queries for pipelines and their versions, connections, policies, mappings and workers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _living() -> Select[Any]:
 
 
 def pipeline(connection: Connection, name: str) -> PipelineEntry:
-    """The living pipeline `name`. Raises NotFound, with the name nearest to it."""
+    """Return the pipeline `name`, unless it is deleted. Raises NotFound, with the nearest name."""
     table = tables.pipelines
     query = _living().where(table.c.name == name).order_by(table.c.changed.desc())
     row = connection.execute(query).mappings().first()
@@ -71,7 +71,7 @@ def pipelines(
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[PipelineEntry]:
-    """The living pipelines by name, in one status or with one label."""
+    """Return the pipelines that are not deleted by name, optionally in one status or with one label."""
     table, query = tables.pipelines, _living()
     if status is not None:
         query = query.where(table.c.status == status)
@@ -90,7 +90,7 @@ def statuses(connection: Connection, names: Collection[str]) -> dict[str, str]:
 
 
 def versions(connection: Connection, uid: str) -> tuple[PipelineVersion, ...]:
-    """All versions of the pipeline `uid`, the first one first; those of a deleted pipeline too."""
+    """Return all versions of the pipeline `uid`, oldest first, also of a deleted pipeline."""
     table = tables.pipeline_versions
     rows = connection.execute(select(table).where(table.c.uid == uid).order_by(table.c.version)).mappings()
     return tuple(PipelineVersion(**row) for row in rows)
@@ -118,7 +118,7 @@ def policy_by_hash(connection: Connection, hash: str) -> PolicyEntry | None:
 
 
 def workers(connection: Connection) -> tuple[WorkerEntry, ...]:
-    """All workers by name, the lost ones too."""
+    """Return all workers by name, including lost ones."""
     rows = connection.execute(select(tables.workers).order_by(tables.workers.c.worker.collate("C"))).mappings()
     return tuple(WorkerEntry(**{**row, "kinds": row["kinds"] and tuple(row["kinds"])}) for row in rows)
 

@@ -1,4 +1,4 @@
-"""The projection: the control topic becomes rows of schema `catalog`, in one transaction with its position."""
+"""The projection: turns the control topic into rows of schema `catalog`, in one transaction with its position."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import psycopg
 from psycopg import errors
 
 from catalog import tables
-from catalog.folds import FOLDS, Seen, asked, unreadable
-from catalog.rows import Change, Entry, Memory, at_once, fold, folded
+from catalog.dataset_folds import Seen
+from catalog.folds import FOLDS, asked, unreadable
+from catalog.rows import Change, Entry, RowCache, at_once, fold, folded
 from penstock.errors import Fenced
-from penstock.postgres import connect, place, translated
+from penstock.postgres import address, connect, translated
 from penstock.records import COMMANDS, Reading, Record, body, is_known
 
 __all__ = ["CHANNEL", "Projector", "changes"]
 
 CHANNEL: Final = "catalog"
-"""Each commit is told on this channel, with the next offset; a hint, which may be lost."""
+"""The channel on which each commit is notified, with the next offset; a notification is a hint and may be lost."""
 _ID: Final = "control"
 _BAD_ROW: Final = (
     psycopg.DataError,
@@ -30,15 +31,15 @@ _BAD_ROW: Final = (
     TypeError,
     RecursionError,
 )
-"""What a record that validates may still be refused with: a number or a key too large, a tree too deep."""
+"""Errors of a valid record that the database refuses: a number or key that is too large, a tree that is too deep."""
 
 Prepared = Sequence[tuple[Seen, Sequence[Change | Entry]]]
 
 
 def changes(offset: int, record: Record) -> list[Change | Entry]:
-    """What the record at `offset` does to the catalog: nothing, where this release does not know it.
+    """Return the changes by the record at `offset`; none if this release does not know its type.
 
-    Never raises: a record that does not hold what its type says becomes an entry of `errors`.
+    Never raises: a record that does not validate becomes an entry of `errors`.
     """
     seen = Seen(offset, record)
     if not is_known(record):
@@ -50,26 +51,26 @@ def changes(offset: int, record: Record) -> list[Change | Entry]:
         return []
     try:
         return list(apply(seen, body(record)))
-    except Exception as error:  # noqa: BLE001 - whatever stands on the log, the projection goes on and tells
+    except Exception as error:  # noqa: BLE001 - no record may stop the projection; the error is recorded
         return list(unreadable(seen, error))
 
 
 class Projector:
-    """Folds batches of the control topic into the catalog; ONE at a time may work on a catalog, a second is fenced.
+    """Folds batches of the control topic into the catalog. Only one may work on a catalog; a second one is fenced.
 
-    What it leaves depends on the records only: not on how they were cut into batches, not on when they were folded.
+    The result depends on the records only, not on the batches or the time of folding.
     """
 
     def __init__(self, dsn: str) -> None:
-        self._where = place(dsn)
+        self._where = address(dsn)
         self._connection = connect(dsn, "penstock:projector", autocommit=True)
         self._next: int | None = None
-        self._memory = Memory((tables.commands, tables.pipelines, tables.runs, tables.tasks))
-        # A lost tail of commits is folded again: rows and position go together. So none waits for the disk.
+        self._cache = RowCache((tables.commands, tables.pipelines, tables.runs, tables.tasks))
+        # Commits lost in a crash are folded again, with rows and position together: none has to wait for the disk.
         self._connection.execute("SET synchronous_commit TO off")
 
     def position(self) -> tuple[int, Reading]:
-        """The next offset to read, and the reader's state there; from here on this projector counts on both.
+        """Return the next offset to read, and the reader's state there; this projector relies on both from now on.
 
         Raises Unavailable when the database cannot be used, MissingTable before `migrate`.
         """
@@ -81,14 +82,14 @@ class Projector:
         if row is None:
             raise self._fenced()
         self._next = int(row[0])
-        self._memory.clear()
+        self._cache.clear()
         return self._next, Reading.from_dict(orjson.loads(row[1]))
 
     def apply(self, records: Sequence[tuple[int, Record]], next_offset: int, reading: Reading) -> None:
         """Fold `records` (offset and record, in order, those that `reading` kept) and move to `next_offset`.
 
-        `reading` is the state after them. All or nothing. A record of a type or version that this release does not know
-        is passed over; one that does not hold what its type says becomes an entry of `errors`.
+        `reading` is the state after them. Atomic. A record of a type or version that this release does not know
+        is skipped; one that does not validate becomes an entry of `errors`.
 
         Raises:
             Fenced: another projector has moved the position; nothing was written, and this one must stop.
@@ -102,28 +103,28 @@ class Projector:
             try:
                 self._write(batch, next_offset, reading)
             except _BAD_ROW:
-                self._memory.clear()
+                self._cache.clear()
                 self._write_parts(batch, next_offset, reading)
         except psycopg.Error as error:
             raise translated(error, where=self._where) from error
         self._next = next_offset
 
     def _write(self, batch: Prepared, next_offset: int, reading: Reading) -> None:
-        """All that the batch changes and the position, in one statement."""
-        rows = folded(self._connection, _flat(batch), self._memory)
-        if rows.dropped:  # a row may be dropped and made anew, which one statement cannot do
-            self._memory.clear()
+        """Write the batch's changes and the position in one statement."""
+        rows = folded(self._connection, _flat(batch), self._cache)
+        if rows.dropped:  # a row may be dropped and recreated, which one statement cannot do
+            self._cache.clear()
             return self._write_parts(batch, next_offset, reading)
         written = rows.written()
         statement = at_once(_MOVE, tuple(written), _TELL)
         values = [*self._move(next_offset, reading), *written.values(), CHANNEL]
         if self._connection.execute(statement, values).fetchone() is None:
             raise self._fenced()
-        return self._memory.keep(rows)
+        return self._cache.keep(rows)
 
     def _write_parts(self, batch: Prepared, next_offset: int, reading: Reading) -> None:
         with self._connection.transaction():
-            # First of all, because its row lock makes a second projector wait here, and then find itself fenced.
+            # First, because its row lock makes a second projector wait here and then be fenced.
             if self._connection.execute(_MOVE, self._move(next_offset, reading)).fetchone() is None:
                 raise self._fenced()
             self._fold_parts(batch)
@@ -133,7 +134,7 @@ class Projector:
         return [next_offset, orjson.dumps(reading.to_dict()).decode(), _ID, self._next]
 
     def _fold_parts(self, batch: Prepared) -> None:
-        """Fold what can be folded, halving the batch until only the records that the database refuses are left out."""
+        """Fold all that can be folded: halve the batch until only records that the database refuses are left out."""
         try:
             with self._connection.transaction():
                 fold(self._connection, _flat(batch))
@@ -146,11 +147,11 @@ class Projector:
             return self._fold_parts(batch[half:])
 
     def _fenced(self) -> Fenced:
-        hint = "stop this one; the position is where the other left it"
+        hint = "stop this one; the other one's position is kept"
         return Fenced("another projector works on this catalog", where=self._where, value=self._next, hint=hint)
 
     def close(self) -> None:
-        """Give the connection back; more than once is fine."""
+        """Close the connection; may be called more than once."""
         self._connection.close()
 
     def __enter__(self) -> Self:

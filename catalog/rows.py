@@ -1,7 +1,8 @@
-"""Rows of the projection while a batch is folded: what records change, loaded and stored in one statement a table.
+"""Rows of the projection while a batch is folded, loaded and stored in one statement for each table.
 
-A record is a list of changes; a change is a function of one row. All of a batch are applied in order to rows that were
-loaded before it, then each row that changed is written once. So batches may be cut anywhere: the end is the same.
+A record yields a list of changes; a change is a function of one row. All changes of a batch are applied in order to
+rows that were loaded before, then each changed row is written once. The result does not depend on how records are cut
+into batches.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import Table
 
-__all__ = ["Change", "Entry", "Memory", "Row", "Rows", "Statements", "at_once", "fold", "folded", "statements"]
+__all__ = ["Change", "Entry", "Row", "RowCache", "Rows", "Statements", "at_once", "fold", "folded", "statements"]
 
 Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""
@@ -33,7 +34,7 @@ Part = tuple[Table, bool]
 """A table, and whether its rows are new ones of history."""
 
 KEPT: Final = 2000
-"""Rows that are remembered from one batch to the next."""
+"""Rows that are cached from one batch to the next."""
 
 _INSERT: Final = (
     "INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb) "
@@ -45,11 +46,11 @@ _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a record does to the row of `table` whose key is `key`: `fold` changes that row in place.
+    """A record's change of the row of `table` with key `key`: `fold` changes that row in place.
 
-    A row that is not there yet holds its key only. With `once` a row that is there is left alone: a row that many
-    records speak of and few change would else be written again and again, with all of its indexes. `fold` may add rows
-    of history by `Rows.add`, and drop its own by `Rows.drop`.
+    A new row has its key only. With `once` an existing row is left alone: a row that many records name and few change
+    would otherwise be written each time, with all its indexes. `fold` may add rows of history by `Rows.add`, and drop
+    its own by `Rows.drop`.
     """
 
     table: Table
@@ -60,7 +61,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of history that a record adds: written once and never changed; the first of a key stays."""
+    """A row of history that a record adds: written once, never changed; the first row of a key wins."""
 
     table: Table
     row: Row
@@ -90,12 +91,12 @@ class Rows:
         return change.fold(row, self)
 
     def add(self, table: Table, row: Row) -> None:
-        """A row of history: written once and never changed; the first of a key wins."""
+        """Add a row of history: written once, never changed; the first row of a key wins."""
         key = tuple(row[name] for name in statements(table).keys)
         self.history.setdefault(table, {}).setdefault(key, row)
 
     def drop(self, table: Table, key: str) -> None:
-        """The row goes away; a later change begins with an empty one."""
+        """Delete the row; a later change starts with an empty one."""
         self.live.pop((table.name, key), None)
         self.touched.get(table, {}).pop(key, None)
         self.dropped.setdefault(table, set()).add(key)
@@ -113,14 +114,14 @@ class Rows:
                 self.live[table.name, row[key]] = row
 
     def store(self, connection: psycopg.Connection[Any]) -> None:
-        """Write what changed: for each table one DELETE and one upsert at most."""
+        """Write the changes: at most one DELETE and one upsert for each table."""
         for table, keys in self.dropped.items():
             connection.execute(statements(table).drop, [list(keys)])
         for (table, is_new), rows in self.written().items():
             connection.execute(statements(table).add if is_new else statements(table).put, [rows])
 
     def written(self) -> dict[Part, str]:
-        """What an upsert is to write, table by table, as JSON; in one order of tables, so that statements repeat."""
+        """Return the rows to upsert, by table, as JSON; in a fixed order of tables, so that statements repeat."""
         put = {(t, False): [self.live[t.name, key] for key in keys] for t, keys in self.touched.items()}
         add = {(t, True): list(rows.values()) for t, rows in self.history.items()}
         found = sorted((put | add).items(), key=lambda one: one[0][0].name)
@@ -128,7 +129,7 @@ class Rows:
 
 
 class _Untouched(Loader):
-    """jsonb as the server wrote it: rows that are written back keep every digit of it, and nothing is parsed."""
+    """jsonb as the server's text: rows that are written back keep every digit, and nothing is parsed."""
 
     def load(self, data: Buffer) -> orjson.Fragment:
         return orjson.Fragment(bytes(data))
@@ -143,18 +144,18 @@ def fold(connection: psycopg.Connection[Any], found: Sequence[tuple[int, Change 
 def folded(
     connection: psycopg.Connection[Any],
     found: Sequence[tuple[int, Change | Entry]],
-    remembered: Mapping[Place, Row] = MappingProxyType({}),
+    cached: Mapping[Place, Row] = MappingProxyType({}),
 ) -> Rows:
     """The rows as changes leave them, each with the offset of its record; they are still to be stored.
 
-    `remembered` are rows as they stand in the tables, which then need not be loaded. They are left as they are.
+    `cached` are rows as they stand in the tables, which then need not be loaded. They are left as they are.
     """
     rows, wanted = Rows(), dict[Table, dict[str, None]]()
     for _, change in found:
         if isinstance(change, Change):
             place = (change.table.name, change.key)
-            if place in remembered:
-                rows.live[place] = dict(remembered[place])
+            if place in cached:
+                rows.live[place] = dict(cached[place])
             else:
                 wanted.setdefault(change.table, {})[change.key] = None
     with connection.pipeline() if len(wanted) > 1 else nullcontext():
@@ -164,7 +165,7 @@ def folded(
     return rows
 
 
-class Memory(OrderedDict[Place, Row]):
+class RowCache(OrderedDict[Place, Row]):
     """Rows that the last batches touched, as they stand in the tables; of those tables only that nobody else writes."""
 
     def __init__(self, tables: Iterable[Table]) -> None:
@@ -228,14 +229,14 @@ def statements(table: Table) -> Statements:
 
 @cache
 def at_once(move: bytes, parts: tuple[Part, ...], last: bytes) -> bytes:
-    """ONE statement: `move`, which returns a row or none; `parts`, if it returned one; and `last`, over that row."""
+    """Compose one statement: `move`, which returns a row or none; `parts`, if it returned one; then `last` over it."""
     writes = [statements(table).add_if if is_new else statements(table).put_if for table, is_new in parts]
     named = [b"moved AS (%b)" % move, *(b"part%d AS (%b)" % numbered for numbered in enumerate(writes))]
     return b"WITH " + b", ".join(named) + b" " + last
 
 
 def _json(rows: list[Row]) -> str:
-    """JSON that PostgreSQL takes: the character NUL, which it cannot store, becomes U+FFFD."""
+    """Return JSON that PostgreSQL accepts: the character NUL, which it cannot store, becomes U+FFFD."""
     data = orjson.dumps(rows, option=orjson.OPT_UTC_Z)
     if b"\\u0000" in data:
         data = _NUL.sub(rb"\1\\ufffd", data)

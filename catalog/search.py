@@ -1,6 +1,6 @@
 """Search over the catalog: names above columns above descriptions and tags, by PostgreSQL's full-text search.
 
-Every word that is typed must be found, as a whole word or as the beginning of one. Names are split by `words`, on both
+Every word of a query must match, as a whole word or as the prefix of one. Names are split by `words`, on both
 sides. The rank is PostgreSQL's `ts_rank` with the weights below; ties go by name. Fuzzy search finds misspelt names and
 columns by trigrams, where the server has pg_trgm.
 """
@@ -26,12 +26,12 @@ __all__ = ["Hit", "search"]
 _WEIGHTS: Final = (0.01, 0.1, 0.4, 1.0)
 """Of D, C (descriptions and tags), B (columns) and A (names)."""
 ALIKE: Final = 0.3
-"""The trigram similarity of a word from which fuzzy search takes it for the one that was meant."""
+"""The minimal trigram similarity of a match in fuzzy search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A dataset that was found, and its rank: higher is better, and only comparable within one search."""
+    """A dataset found by a search, with its rank: higher is better, comparable only within one search."""
 
     dataset: Dataset
     rank: float
@@ -47,7 +47,7 @@ def search(
     fuzzy: bool = False,
     limit: int = 20,
 ) -> tuple[Hit, ...]:
-    """The entries that hold every word of `query`, the best first; without any word, all that pass the filters by name.
+    """Return the entries that match every word of `query`, best first; without words, all within the filters, by name.
 
     Raises:
         Unavailable: `fuzzy`, and the database has no pg_trgm.
@@ -67,7 +67,7 @@ Found = tuple[Sequence[ColumnElement[bool]], ColumnElement[Any]]
 def _exact(typed: Sequence[str]) -> Found:
     if not typed:
         return (), literal(0.0, Float)
-    # The words are letters and digits only, so nothing in them can be an operator of tsquery.
+    # Words are letters and digits only, so they cannot contain operators of tsquery.
     wanted = cast(" & ".join(f"{word}:*" for word in typed), TSQUERY)
     document = tables.datasets.c.search
     return (document.op("@@")(wanted),), func.ts_rank(cast(list(_WEIGHTS), ARRAY(REAL)), document, wanted)
@@ -86,7 +86,7 @@ def _fuzzy(connection: Connection, typed: Sequence[str]) -> Found:
 
 
 def _likeness(schema: str, word: str) -> ColumnElement[Any]:
-    """How like the likest word of the entry `word` is: in names in full, in columns a little less, in texts less."""
+    """Similarity of `word` to the entry's most similar word: names count fully, columns a little less, texts less."""
     table = tables.datasets
     similar = getattr(getattr(func, schema), "strict_word_similarity")  # noqa: B009 - the schema is looked up
     return func.greatest(

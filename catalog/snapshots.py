@@ -1,4 +1,4 @@
-"""Agents' snapshots, in schema `ops`: a cache of what the topic says, so that a start need not fold all of it."""
+"""Agents' snapshots, in schema `ops`: a cache, so that a start need not fold the whole topic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["drop", "load", "save"]
 
 
 def save(connection: Connection, snapshots: Sequence[Snapshot]) -> None:
-    """Keep `snapshots`, each in place of its agent's last one."""
+    """Store `snapshots`, each replacing its agent's last one."""
     if not snapshots:
         return
     rows = [{"agent": s.agent, "offset": s.offset, "rules": s.rules, "state": s.state} for s in snapshots]
@@ -31,6 +31,6 @@ def load(connection: Connection) -> dict[str, Snapshot]:
 
 
 def drop(connection: Connection, agent: str | None = None) -> None:
-    """Forget the snapshot of `agent`, or all."""
+    """Delete the snapshot of `agent`, or all."""
     statement = delete(tables.snapshots)
     connection.execute(statement if agent is None else statement.where(tables.snapshots.c.agent == agent))

@@ -1,4 +1,4 @@
-"""The obvious way into the catalog: `MetadataStore`, one transaction a use case."""
+"""`MetadataStore`, the entry point to the catalog: one transaction for each use case."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from catalog import datasets, history, pipelines, snapshots, tables
 from catalog.database import driver_of
+from catalog.dataset_folds import dataset_id, put_mapping
 from catalog.entries import (
     Command,
     ConnectionEntry,
@@ -32,7 +33,6 @@ from catalog.entries import (
     TaskEntry,
     WorkerEntry,
 )
-from catalog.folds import dataset_id, put_mapping
 from catalog.overview import Overview, overview
 from catalog.pages import LIMIT
 from catalog.projection import changes
@@ -49,7 +49,7 @@ __all__ = ["MetadataStore"]
 
 
 class MetadataStore:
-    """Reads the catalog, and keeps what belongs beside it. Safe in many threads.
+    """Reads the catalog, and stores mappings and snapshots. Thread-safe.
 
     Every method is one transaction of its own, and raises Unavailable when the database cannot be used.
     """
@@ -127,7 +127,7 @@ class MetadataStore:
     # --- mappings
 
     def put_mapping(self, mapping: SchemaMapping, *, at: datetime, actor: str, offset: int) -> MappingVersion:
-        """Keep `mapping` as the next version of its name, whatever its own `version` says."""
+        """Store `mapping` as the next version of its name, regardless of its own `version`."""
         self._fold([(offset, put_mapping(mapping, at=at, actor=actor, offset=offset))])
         return self.mapping(mapping.name)
 
@@ -191,7 +191,7 @@ class MetadataStore:
             return pipelines.versions(connection, uid)
 
     def connections(self) -> tuple[ConnectionEntry, ...]:
-        """All connections by name; secrets stand in them as references."""
+        """All connections by name; secrets are references."""
         with self._transaction() as connection:
             return pipelines.connections(connection)
 
@@ -206,11 +206,11 @@ class MetadataStore:
             return pipelines.policy_by_hash(connection, hash)
 
     def workers(self) -> tuple[WorkerEntry, ...]:
-        """All workers by name, the lost ones too."""
+        """All workers by name, including lost ones."""
         with self._transaction() as connection:
             return pipelines.workers(connection)
 
-    # --- what happened, the latest first
+    # --- history, latest first
 
     def run(self, id: str) -> RunEntry:
         """The run `id`. Raises NotFound."""
@@ -274,13 +274,12 @@ class MetadataStore:
         with self._transaction() as connection:
             return history.errors(connection, pipeline=pipeline, run=run, code=code, limit=limit, after=after)
 
-    # --- writing beside the log
+    # --- writing without the log
 
     def write(self, records: Sequence[tuple[int, Record]]) -> None:
-        """Fold records into the catalog, all or none, without moving its position.
+        """Fold records into the catalog, atomically, without moving its position.
 
-        For tools and tests that have no topic: where a projector is at work, what is not on the topic is gone with the
-        next rebuild.
+        For tools and tests without a topic: where a projector runs, the next rebuild removes what is not on the topic.
         """
         self._fold([(offset, change) for offset, record in records for change in changes(offset, record)])
 
@@ -291,22 +290,22 @@ class MetadataStore:
     # --- commands
 
     def command(self, id: str) -> Command:
-        """The command `id`. Raises NotFound; a command that was just sent may not be here yet."""
+        """The command `id`. Raises NotFound, possibly also for a command that was just sent."""
         found = self._find_command(id)
         if found is None:
             raise NotFound("there is no such command", value=id, hint="see the latest: penstock events --type command")
         return found
 
     def wait_command(self, id: str, timeout: float) -> Command:
-        """The command `id` once it is applied or refused, as soon as the projection has it.
+        """Wait for the answer to the command `id`; return as soon as the projection has it.
 
-        Raises Unavailable when it is not answered within `timeout` seconds: nothing may be running that answers.
+        Raises Unavailable after `timeout` seconds: the control process may not be running.
         """
         deadline, heard = monotonic() + timeout, self.commits.listen()
         while (found := self._find_command(id)) is None or found.status == "pending":
             left = remaining(deadline)
             if not left:
-                hint = "it stays on the log and is answered as soon as the control process runs: penstock up"
+                hint = "it stays on the log, and is answered when the control process runs: penstock up"
                 raise Unavailable(f"no answer within {timeout:g} s", where=f"command {id}", hint=hint)
             heard = self.commits.wait(heard, left)
         return found
@@ -328,14 +327,14 @@ class MetadataStore:
             return snapshots.load(connection)
 
     def drop_snapshots(self, agent: str | None = None) -> None:
-        """Forget the snapshot of `agent`, or all of them: they are folded anew from the topic."""
+        """Delete the snapshot of `agent`, or all: they are folded from the topic again."""
         with self._transaction() as connection:
             snapshots.drop(connection, agent)
 
-    # --- life
+    # --- closing
 
     def close(self) -> None:
-        """Stop listening and close idle connections; more than once is fine."""
+        """Stop listening and close idle connections; may be called more than once."""
         self.commits.close()
         self._engine.dispose()
 
@@ -360,7 +359,7 @@ class MetadataStore:
             raise translated(error, where="catalog") from error
 
     def _session(self) -> psycopg.Connection:
-        """A session of its own, outside the pool."""
+        """Open a session outside the pool."""
         raw = self._engine.raw_connection()
         driver = driver_of(raw)
         raw.detach()

@@ -1,8 +1,8 @@
-"""The tables: schema `catalog`, folded from the control topic and nothing else, and schema `ops`, which holds the rest.
+"""The tables: schema `catalog`, folded from the control topic alone, and schema `ops`, which contains the rest.
 
-What stands in `catalog` must come back identical when the topic is replayed. So its keys are names, or ids that the
-records carry or that derive from them; there is no sequence and no default of the server's making, every time is a
-record's time, and `changed` is the offset of the record that last touched the row.
+A replay of the topic must reproduce `catalog` exactly. So its keys are names, or ids from the records or derived from
+them; there are no sequences and no server-side defaults, every time is a record's time, and `changed` is the offset of
+the record that last touched the row.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _json(name: str) -> Column[Any]:
 
 
 def _folded(name: str, *parts: Column[Any] | Index) -> Table:
-    """A table of the projection; each row carries the offset of the record that last touched it."""
+    """Define a table of the projection; each row has the offset of the record that last touched it."""
     changed = Column("changed", BigInteger, nullable=False)
     return Table(name, metadata, *parts, changed, schema=CATALOG)
 
@@ -69,7 +69,7 @@ position = Table(
     _text("id", key=True), Column("next", BigInteger, nullable=False), Column("reading", JSONB, nullable=False),
     schema=CATALOG,
 )  # fmt: skip
-"""How far the projection is: the next offset to read, and the reader's state there."""
+"""The position of the projection: the next offset to read, and the reader's state there."""
 
 connections = _folded(
     "connections",
@@ -100,7 +100,7 @@ schema_versions = _folded(
     _text("dataset", key=True), Column("version", Integer, primary_key=True, autoincrement=False),
     _text("fingerprint"), _json("fields"), _json("key"), _time("at"), _number("offset"),
 )  # fmt: skip
-"""Every schema a dataset has had: version = previous + 1 where the fingerprint differs."""
+"""Every schema of a dataset: version = previous + 1 if the fingerprint differs."""
 
 mappings = _folded(
     "mappings",
@@ -120,7 +120,7 @@ pipelines = _folded(
     _text("source"), _text("sink"), _json("pipeline"), _time("created_at"), _time("updated_at"), _time("deleted_at"),
     Index("pipelines_name_idx", "name"),
 )  # fmt: skip
-"""Pipelines, the deleted ones too. The name is unique among the living; `source` and `sink` are ids of datasets."""
+"""Pipelines, including deleted ones. Names are unique among the others; `source` and `sink` are ids of datasets."""
 
 pipeline_versions = _folded(
     "pipeline_versions",
@@ -133,7 +133,7 @@ policies = _folded(
     "policies",
     _text("name", key=True), _text("hash"), _text("origin"), _json("policy"), _time("at"),
 )  # fmt: skip
-"""The policy of each name that is in force."""
+"""The policy in force of each name."""
 
 policy_versions = _folded(
     "policy_versions",
@@ -176,7 +176,7 @@ errors = _folded(
     Column("attempt", Integer), _text("code"), _json("error"), _text("correlation"), _number("offset"),
     Index("errors_offset_idx", "offset"), Index("errors_pipeline_offset_idx", "pipeline", "offset"),
 )  # fmt: skip
-"""What failed, agents' faults and unreadable records too (their codes: `agent.faulted`, `record.unreadable`)."""
+"""Errors, including agents' faults and unreadable records (codes `agent.faulted`, `record.unreadable`)."""
 
 commands = _folded(
     "commands",
@@ -203,7 +203,7 @@ snapshots = Table(
     Column("state", JSON, nullable=False),
     schema=OPS,
 )  # fmt: skip
-"""Agents' states: a cache that may be deleted. json, not jsonb: the state comes back as it was written."""
+"""Agents' states: a cache that may be deleted. json, not jsonb: the state is returned as it was written."""
 
 settings = Table("settings", metadata, _text("name", key=True), _json("value"), schema=OPS)
 
@@ -224,4 +224,4 @@ dead_letter_owners = Table(
     "dead_letter_owners", metadata, _text("pipeline", key=True), Column("token", Text, nullable=False),
     schema=OPS,
 )  # fmt: skip
-"""Who may add dead letters of each pipeline."""
+"""The token that allows adding dead letters, for each pipeline."""

@@ -1,4 +1,4 @@
-"""Waiting for the projection: one session that listens for its commits, shared by all who wait in this process."""
+"""Waiting for the projection: one session that listens for its commits, shared by all waiting threads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from penstock.errors import Unavailable
 __all__ = ["Commits"]
 
 POLL: Final = 0.25
-"""Seconds after which those who wait look by themselves: a notification is only a hint."""
+"""Seconds between two polls of a waiting thread: a notification is only a hint."""
 
 
 class Commits:
-    """The projector's commits, as they happen. Begins to listen when first waited for."""
+    """The projector's commits as they happen. Starts to listen at the first wait."""
 
     def __init__(self, session: Callable[[], psycopg.Connection]) -> None:
         self._session = session
@@ -31,7 +31,7 @@ class Commits:
         self._thread: Thread | None = None
 
     def listen(self) -> int:
-        """Listen from here on; how many commits were heard so far. A first call returns when the ears are open."""
+        """Start listening; return the number of commits seen so far. The first call returns once LISTEN is active."""
         with self._heard:
             if self._thread is None and not self._closed.is_set():
                 self._thread = Thread(target=self._run, name="catalog-commits", daemon=True)
@@ -40,13 +40,13 @@ class Commits:
         return self._count
 
     def wait(self, heard: int, timeout: float) -> int:
-        """Wait until more than `heard` commits were, at most `timeout` or POLL seconds; how many there are then."""
+        """Wait for more than `heard` commits, at most `timeout` or POLL seconds; return their number."""
         with self._heard:
             self._heard.wait_for(lambda: self._count > heard, min(timeout, POLL))
             return self._count
 
     def close(self) -> None:
-        """Stop listening; more than once is fine."""
+        """Stop listening; may be called more than once."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
@@ -57,7 +57,7 @@ class Commits:
                 with self._session() as session:
                     self._hear(session)
             except (psycopg.OperationalError, Unavailable):
-                self._closed.wait(POLL)  # those who wait look by themselves meanwhile
+                self._closed.wait(POLL)  # waiting threads poll in the meantime
 
     def _hear(self, session: psycopg.Connection) -> None:
         session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
@@ -74,5 +74,5 @@ class Commits:
 
 
 def remaining(deadline: float) -> float:
-    """Seconds until `deadline` of the monotonic clock, 0 when it has passed."""
+    """Return the seconds until `deadline` of the monotonic clock, 0 when it has passed."""
     return max(0.0, deadline - monotonic())

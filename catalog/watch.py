@@ -1,4 +1,4 @@
-"""What the scheduler has to watch, as the catalog knows it."""
+"""The timers and workers that the scheduler has to watch, from the catalog."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["watched"]
 
 
 def watched(dsn: str) -> tuple[dict[str, datetime], set[str]]:
-    """The timers that have not fired, with their times, and the workers that have joined and are not lost."""
+    """Return the timers that have not fired, with their times, and the workers that are not lost."""
     with closing(connect(dsn, "penstock:watch")) as session:
         timers = session.execute("SELECT timer, due FROM catalog.timers WHERE fired_at IS NULL").fetchall()
         workers = session.execute("SELECT worker FROM catalog.workers WHERE lost_at IS NULL").fetchall()

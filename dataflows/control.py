@@ -1,7 +1,7 @@
-"""The control flow: the control topic through every agent, and their decisions back onto it.
+"""The control flow: it runs every agent over the control topic and appends their decisions to it.
 
-One control process is active: it holds a lock on the very connection that appends. It begins by appending
-`brain.started`, whose offset is its generation; whatever a superseded one still appends is dropped by every reader.
+Only one control process is active: it holds a lock on the connection that appends. It starts by appending
+`brain.started`, whose offset is its generation; readers drop what a superseded process still appends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def agents() -> tuple[Agent, ...]:
 
 
 def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
-    """Add the control flow to `flow`; it does nothing while another one is active, and takes over when it is gone."""
+    """Add the control flow to `flow`; it stands by while another one is active, and takes over when that one ends."""
     log = site.open_log(ACTIVE_CONTROL)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     folds: dict[str, Fold] = {}
@@ -65,7 +65,7 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
 
 
 def start_brain(log: PostgresLog, agents: Sequence[Agent], saved: dict[str, Snapshot]) -> tuple[list[Fold], int]:
-    """Begin a generation: a fold for each agent, ready to read from the returned offset."""
+    """Start a generation; return a fold for each agent, and the offset to read from."""
     names = {agent.name: agent.rules for agent in agents}
     started = Record(
         type="brain.started",
@@ -93,7 +93,7 @@ def _records(log: PostgresLog, start: int, end: int) -> Iterator[tuple[int, Reco
 
 
 class _SnapshotSink(FixedPartitionedSink[Snapshot, None]):
-    """Saves snapshots; those of a superseded brain do no harm, for they hold only what is durable."""
+    """Saves snapshots; those of a superseded brain are harmless, because they contain durable decisions only."""
 
     def __init__(self, store: MetadataStore, wakeup: Wakeup) -> None:
         self._store, self._wakeup = store, wakeup
@@ -106,7 +106,7 @@ class _SnapshotSink(FixedPartitionedSink[Snapshot, None]):
 
 
 class _Saved(StatefulSinkPartition[Snapshot, None]):
-    """Saves on a thread of its own, for commands should not wait for it; of two of one agent the later one counts."""
+    """Saves on a thread of its own, so that commands need not wait; an agent's later snapshot replaces the earlier."""
 
     def __init__(self, store: MetadataStore, wakeup: Wakeup) -> None:
         self._store, self._wakeup = store, wakeup
@@ -125,7 +125,7 @@ class _Saved(StatefulSinkPartition[Snapshot, None]):
             self._wakeup.fail(error)
 
     def snapshot(self) -> None:
-        """Nothing for Bytewax to keep."""
+        """Return None: Bytewax stores no state here."""
 
     def close(self) -> None:
         self._waiting.put(None)

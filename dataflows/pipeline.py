@@ -1,7 +1,7 @@
-"""`BatchPipelineEngine`: one Bytewax dataflow, source -> mapping -> sink, that reads, maps and writes at the same time.
+"""`BatchPipelineEngine`: one Bytewax dataflow, source -> mapping -> sink, that reads, maps and writes concurrently.
 
-Each slot has a reader thread and a writer thread with sessions of their own. Between them and the dataflow stand
-bounded queues that block when full: that is the backpressure. The first error of any thread stops the flow at once.
+Each slot has a reader thread and a writer thread with sessions of their own. Between them and the dataflow are
+bounded queues that block when full: this is the backpressure. The first error of any thread stops the flow at once.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ READ_AHEAD: Final = 3
 WRITE_BEHIND: Final = 3
 IDLE_SECONDS: Final = 0.2
 READER_SECONDS: Final = 2.0
-"""How long a reader may take to give up its query; one that hangs in a dead connection is left behind."""
+"""How long a reader may take to cancel its query; a reader that hangs in a dead connection is abandoned."""
 POLL: Final = timedelta(milliseconds=2)
 EPOCH: Final = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
 class FirstError:
-    """The first error of all threads of a flow; whoever checks raises it."""
+    """The first error of all threads of a flow; `check` raises it."""
 
     error: BaseException | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, error: BaseException) -> None:
-        """Keep it, if it is the first."""
+        """Store the error if it is the first."""
         with self._lock:
             self.error = self.error or error
 
     def check(self) -> None:
-        """Raise it, if there is one."""
+        """Raise the error, if any."""
         if self.error is not None:
             raise self.error
 
@@ -58,7 +58,7 @@ class _End:
 
 
 def _hand_over(to: queue.Queue[Chunk | _End], item: Chunk | _End, first: FirstError) -> None:
-    """Put the item into a bounded queue; waits while it is full, and raises the first error meanwhile."""
+    """Put the item into a bounded queue; wait while it is full, and raise the flow's first error if there is one."""
     while True:
         first.check()
         try:
@@ -93,7 +93,7 @@ class _ReaderThread:
 
 @dataclass(slots=True)
 class _WriterThread:
-    """Writes what a bounded queue brings, and watches its session while nothing comes."""
+    """Writes the chunks of a bounded queue, and watches its session while the queue is empty."""
 
     writer: Writer
     first: FirstError
@@ -128,7 +128,7 @@ class _WriterThread:
 
 
 class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
-    """Takes what the reader thread has read; never blocks."""
+    """Takes the chunks of the reader thread; never blocks."""
 
     def __init__(self, slot: str, ahead: _ReaderThread, first: FirstError) -> None:
         self._slot, self._first, self._ahead = slot, first, ahead
@@ -166,7 +166,7 @@ class _Source(FixedPartitionedSource[tuple[str, Chunk], None]):
 
 
 class _SinkPartition(StatefulSinkPartition[Chunk, None]):
-    """Hands chunks to the writer thread; blocks while its queue is full."""
+    """Passes chunks to the writer thread; blocks while its queue is full."""
 
     def __init__(self, thread: _WriterThread) -> None:
         self._thread = thread
@@ -196,7 +196,7 @@ class _Sink(FixedPartitionedSink[Chunk, None]):
 
 @dataclass(slots=True)
 class BatchPipelineEngine:
-    """Runs the slots of one process to their end.
+    """Runs all slots of one process.
 
     `readers` and `writers` have the same keys, the slots. `steps` are applied to each chunk in order: the mapping, then
     transforms. `first` may be given from outside, to stop the flow by putting `Stopped` into it.
@@ -208,7 +208,7 @@ class BatchPipelineEngine:
     first: FirstError = field(default_factory=FirstError)
 
     def dataflow(self, ahead: Mapping[str, _ReaderThread], behind: Mapping[str, _WriterThread]) -> Dataflow:
-        """The Bytewax dataflow."""
+        """Build the Bytewax dataflow."""
         flow = Dataflow("batch")
         stream: Any = op.input("source", flow, _Source(ahead, self.first))
         for number, step in enumerate(self.steps):
@@ -230,7 +230,7 @@ class BatchPipelineEngine:
             cli_main(self.dataflow(ahead, behind), epoch_interval=EPOCH)
             for thread in behind.values():
                 thread.put(_End())
-        except BaseException as error:  # noqa: BLE001 - Bytewax wraps it; the cause is what counts
+        except BaseException as error:  # noqa: BLE001 - Bytewax wraps it; its cause is reported
             self.first.put(_cause(error))
         for writing in behind.values():
             if writing.thread is not None:
@@ -242,7 +242,7 @@ class BatchPipelineEngine:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error that Bytewax has wrapped in its own."""
+    """Return the error that Bytewax has wrapped in its own."""
     while error.__cause__ is not None and not isinstance(error, PenstockError):
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""The projector flow: the control topic into the catalog, each batch with the reader's position in one transaction."""
+"""The projector flow: writes the control topic to the catalog, each batch in one transaction with the position."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ READ: Final = 2000
 MOST_WAITING: Final = 10_000
 ANSWERS: Final = {"command.applied", "command.refused"}
 LINGER: Final = 0.005
-"""Seconds that a command waits for its answer at most, so that both become one transaction."""
+"""Seconds that a command waits for its answer, at most, so that both become one transaction."""
 
 
 def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
-    """Add the projector to `flow`; it does nothing while another one is active, and takes over when that one is gone.
+    """Add the projector to `flow`; it stands by while another one is active, and takes over when that one ends.
 
     Raises:
-        Fenced: while it runs, when another projector moved the position all the same.
+        Fenced: while it runs, if another projector moved the position nevertheless.
     """
     log = site.open_log(LOCK)
     work = _Work(Projector(site.catalog_dsn), log, wakeup)
@@ -46,7 +46,7 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
 
 
 def project_to_end(site: Site) -> None:
-    """Bring the catalog up to what is the log's end now, in this process; no other projector may be at work."""
+    """Project up to the current end of the log, in this process; no other projector may run."""
     with site.open_log("projector") as log, Projector(site.catalog_dsn) as projector:
         at, reading = projector.position()
         while stored := log.read(CONTROL, 0, at, READ):
@@ -55,11 +55,11 @@ def project_to_end(site: Site) -> None:
 
 
 class _Work:
-    """The projector at work, from its turn on, and the log whose lock makes it the only one.
+    """The active projector, and the log whose lock makes it the only one.
 
-    It works on a thread of its own, and folds together what came in while it was busy: so what is decided in this
-    process and what is projected do not wait for each other's transactions. What it has not folded when the flow ends
-    is read again by the next one, from the catalog's position on.
+    It works on a thread of its own, so that decisions and projection in this process do not wait for each other's
+    transactions, and folds what arrived while it was busy as one batch. What it has not folded when the flow ends is
+    read again by the next projector, from the catalog's position on.
     """
 
     def __init__(self, projector: Projector, log: PostgresLog, wakeup: Wakeup) -> None:
@@ -73,13 +73,13 @@ class _Work:
         self._thread = threading.Thread(target=self._run, name="projector", daemon=True)
 
     def begin(self) -> int:
-        """Count on the catalog's position from now on; it is the offset to read from."""
+        """Load the catalog's position; return the offset to read from."""
         self._next, self._reading = self._projector.position()
         self._thread.start()
         return self._next
 
     def take(self, stored: list[Stored]) -> None:
-        """Hand these over; waits while too much is waiting, which is the backpressure."""
+        """Queue the messages; wait while the queue is full, which is the backpressure."""
         kept = [item for item in records_of(stored) if self._reading.keep(*item)]
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < MOST_WAITING or not self._thread.is_alive())
@@ -109,7 +109,7 @@ class _Work:
             self._wakeup.fail(error)
 
     def close(self) -> None:
-        """Let the thread end, and give both connections back, the lock last."""
+        """End the thread, and close both connections, the lock last."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -135,12 +135,12 @@ class _Projected(StatefulSinkPartition[list[Stored], None]):
         self._work = work
 
     def write_batch(self, values: list[list[Stored]]) -> None:
-        """All that came together at once."""
+        """Queue all messages of the batch at once."""
         if stored := [one for batch in values for one in batch]:
             self._work.take(stored)
 
     def snapshot(self) -> None:
-        """Nothing for Bytewax to keep: the position is in the catalog."""
+        """Return None: the position is in the catalog."""
 
     def close(self) -> None:
         self._work.close()

@@ -1,7 +1,7 @@
-"""The scheduler flow: what the world tells the log: timers that are due, workers that are gone. It trims topics too.
+"""The scheduler flow: it reports timers that are due and workers that are lost, and trims topics.
 
-It knows what to watch from the catalog and from the log after the catalog's position. Telling something twice does no
-harm: the orchestrator ignores a timer that is no longer pending and a worker that it does not know.
+It learns what to watch from the catalog, and from the log after the catalog's position. Repeated reports are harmless:
+the orchestrator ignores a timer that is no longer pending and a worker that it does not know.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = ["LOCK", "Watch", "add_scheduler", "worker_lock", "worker_lost"]
 LOCK: Final = "scheduler"
 ACTOR: Final = "scheduler"
 LINGER: Final = 0.02
-"""Seconds between two reads of the log: nothing here is in haste."""
+"""Seconds between two reads of the log; latency does not matter here."""
 LOOK: Final = timedelta(seconds=1)
-"""How often it looks whether workers still live."""
+"""How often it checks the locks of workers."""
 TRIM: Final = timedelta(minutes=1)
-"""How often it drops what a topic need not keep."""
+"""How often it trims topics."""
 
 
 def worker_lock(worker: str) -> str:
-    """The name of the lock that shows that a worker lives."""
+    """Return the name of the lock that a live worker holds."""
     return f"worker:{worker}"
 
 
 def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
-    """Add the scheduler to `flow`; it does nothing while another one is active, and takes over when it is gone."""
+    """Add the scheduler to `flow`; it stands by while another one is active, and takes over when that one ends."""
     log = site.open_log(LOCK)
     logic = _Logic(log)
 
@@ -58,18 +58,18 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     source = op.input("scheduler_in", flow, Leader(log, LOCK, begin, stop, wakeup))
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     first = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
-    told = op.stateful_batch("watch", op.merge("scheduler_all", first, batches), lambda _: logic)
-    op.output("tell", told, TopicSink(lambda: log, CONTROL, wakeup))
+    reports = op.stateful_batch("watch", op.merge("scheduler_all", first, batches), lambda _: logic)
+    op.output("tell", reports, TopicSink(lambda: log, CONTROL, wakeup))
 
 
 class Watch:
-    """What is pending: timers by id with their time, and the names of workers."""
+    """The pending timers by id with their times, and the names of live workers."""
 
     def __init__(self, timers: dict[str, datetime], workers: set[str]) -> None:
         self.timers, self.workers = timers, workers
 
     def follow(self, record: Record) -> None:
-        """Take in what a record changes."""
+        """Update by a record."""
         payload = record.payload
         match record.type:
             case "timer.requested":
@@ -82,17 +82,17 @@ class Watch:
                 self.workers.discard(payload["worker"])
 
     def due(self, at: datetime) -> list[str]:
-        """The timers whose time has come, the earliest first."""
+        """Return the timers that are due, earliest first."""
         return sorted((t for t, due in self.timers.items() if due <= at), key=lambda t: (self.timers[t], t))
 
-    def told(self, records: Iterable[Record]) -> None:
-        """Forget what was told; the log tells the rest when it is read back."""
+    def reported(self, records: Iterable[Record]) -> None:
+        """Update by reports of this scheduler, before they are read back from the log."""
         for record in records:
             self.follow(record)
 
 
 class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
-    """Follows the log, and tells at once what is due. Its looks at workers' locks are one short query each."""
+    """Follows the log, and reports what is due at once. A check of a worker's lock is one short query."""
 
     def __init__(self, log: PostgresLog) -> None:
         self._log, self._active = log, False
@@ -100,7 +100,7 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
         self._look = self._trim = now() + LOOK
 
     def begin(self, catalog_dsn: str) -> int:
-        """Its turn has come: watch what the catalog knows; the offset to read from."""
+        """Become active: load what to watch from the catalog; return the offset to read from."""
         with Projector(catalog_dsn) as projector:
             start, self._reading = projector.position()
         self._watch = Watch(*watched(catalog_dsn))
@@ -128,14 +128,14 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
             self._trim = at + TRIM
             for topic in TOPICS.values():
                 self._log.trim(topic, at)
-        self._watch.told(records)
+        self._watch.reported(records)
         return ([[encode(record) for record in records]] if records else []), StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> datetime:
         return min([self._look, *self._watch.timers.values()])
 
     def snapshot(self) -> None:
-        """Nothing: what is pending stands in the catalog and on the log."""
+        """Return None: the catalog and the log contain what is pending."""
 
 
 def _fired(timer: str, due: datetime, at: datetime) -> Record:
@@ -152,7 +152,7 @@ def _fired(timer: str, due: datetime, at: datetime) -> Record:
 
 
 def worker_lost(worker: str, reason: str, at: datetime) -> Record:
-    """The record that a worker is gone; the same one, whoever tells it."""
+    """Return the record of a lost worker; repeated reports have the same id."""
     payload = {"worker": worker, "reason": reason}
     return Record(
         id=named_id("worker.lost", worker), type="worker.lost", key=worker, at=at, actor=ACTOR, payload=payload

@@ -1,7 +1,7 @@
-"""The worker flow: tasks that are assigned to this worker become processes, their outcomes become records.
+"""The worker flow: it runs each task assigned to this worker in a process, and reports the outcome as records.
 
-A worker lives as long as it holds the lock of its name, on the connection that it appends with. It decides nothing:
-what crashed or failed it tells, and the orchestrator says what happens next.
+A worker is alive as long as it holds the lock of its name, on the connection that it appends with. It decides nothing:
+it reports crashes and failures, and the orchestrator decides what follows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
     """Add a worker with a name of its own to `flow`.
 
     Raises:
-        Fenced: while it runs, when the log says that it is lost; its processes are ended, and it must start anew.
+        Fenced: while it runs, if the log says that it is lost; its processes are ended, and it must be restarted.
     """
     name = f"{socket.gethostname().lower()[:32]}-{os.getpid()}-{new_id()[:8]}"
     log = site.open_log(f"worker-{name}")
@@ -70,24 +70,24 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     processes = Processes(site.settings, site.catalog_dsn, pulse.beat)
     logic = _Logic(name, wakeup, reading, processes, Outcomes(f"worker:{name}", store))
-    told = op.stateful_batch("work", op.merge("worker_all", begin, beats, batches), lambda _: logic)
-    kinds = op.branch("measured", told, lambda item: item[1][0])
+    reports = op.stateful_batch("work", op.merge("worker_all", begin, beats, batches), lambda _: logic)
+    kinds = op.branch("measured", reports, lambda item: item[1][0])
     for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):
         messages = op.map(f"{step}_messages", items, lambda item: _keyed(item[1][1]))
         op.output(step, messages, TopicSink(lambda: log, topic))
 
 
 def _keyed(messages: list[Message]) -> tuple[str, list[Message]]:
-    """Messages of one key, with it: it says which partition they go to."""
+    """Return messages of one key with that key, which determines their partition."""
     return (messages[0].key or b"").decode(), messages
 
 
 Output = tuple[bool, list[Message]]
-"""Whether it is measured only (and goes to the metrics), and the messages of one append."""
+"""True for measurements (which go to the metrics), and the messages of one append."""
 
 
 class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
-    """Starts and ends processes as the log says, and looks after them."""
+    """Starts and ends processes as the log says, and watches them."""
 
     def __init__(self, name: str, wakeup: Wakeup, reading: Reading, processes: Processes, outcomes: Outcomes) -> None:
         self._wakeup = wakeup
@@ -103,9 +103,9 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return self._told(out + self._seen()), StatefulBatchLogic.RETAIN
 
     def _told(self, out: list[Output]) -> list[Output]:
-        """`out`, which is to be on the log before the flow sleeps again."""
+        """Return `out`; keep the flow awake until it is on the log."""
         if out:
-            self._wakeup.touch()
+            self._wakeup.wake()
         return out
 
     def _follow(self, offset: int, record: Record) -> list[Output]:
@@ -133,7 +133,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return self._told(self._seen()), StatefulBatchLogic.RETAIN
 
     def _seen(self) -> list[Output]:
-        """What its processes have done since the last look."""
+        """Report what the processes have done since the last call."""
         out: list[Output] = []
         for ended in self._processes.ended():
             out += self._ended(ended)
@@ -159,9 +159,9 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return None if seconds is None else now() + timedelta(seconds=seconds)
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:
-        """End the processes and say goodbye, so that others take over at once."""
+        """End the processes and report this worker as lost, so that others take over at once."""
         self._processes.end_all()
         return [(False, [encode(worker_lost(self._name, "it was stopped", now()))])], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> Any:
-        """Nothing: tasks come from the log."""
+        """Return None: tasks come from the log."""

@@ -4,7 +4,7 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    """``__version__``, looked up when it is asked for: that costs what all of the help costs."""
+    """Look up ``__version__`` on demand: the look-up takes as long as printing the help."""
     if name != "__version__":
         raise AttributeError(name)
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - the version is rarely asked for

@@ -1,8 +1,8 @@
-"""The only reader of the time. Everything that decides gets its time from a record; only edges call `now`."""
+"""The only reader of the clock. What decides takes its time from a record; only the edges call `now`."""
 
 from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """The present in UTC, to the microsecond."""
+    """Return the current time in UTC, to the microsecond."""
     return datetime.now(UTC)

@@ -5,11 +5,11 @@
     PenstockError                 1  anything that Penstock raises on purpose
     ├── UsageError                2  the command or call is used wrongly
     │   ├── SettingsError         2  environment or penstock.toml
-    │   └── InvalidDocument       2  a file or body that does not validate; holds every issue found
+    │   └── InvalidDocument       2  a file or body that does not validate; lists every issue found
     ├── NotFound                  3  no such pipeline, run, version …
-    ├── Refused                   1  a command the system may not follow now (conflict, illegal transition)
+    ├── Refused                   1  a command that may not be carried out now (conflict, illegal transition)
     │   └── RefusedByPolicy       4  … because a policy says so
-    ├── Unavailable               1  something outside cannot be used; most such errors pass
+    ├── Unavailable               1  something outside cannot be used; most such errors are temporary
     │   ├── Unreachable           1  nothing answers there
     │   ├── AccessDenied          1  wrong password, missing privilege
     │   ├── OutOfSpace            1  disk or quota full
@@ -54,7 +54,7 @@ __all__ = [
     "Unreachable",
     "UsageError",
     "did_you_mean",
-    "retold",
+    "error_from_report",
 ]
 
 
@@ -62,28 +62,28 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def _line(text: str) -> str:
-    """`text` in one line that every terminal takes: control characters, and halves of characters, as escapes."""
+    """Return `text` as one line that is safe in any terminal: control characters and lone surrogates are escaped."""
     return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 class PenstockError(Exception):
     """An error that a person can act on.
 
-    `what` is one sentence without a full stop; `where` a file and path, a connection or an object; `value` what was
+    `what` is one sentence without a full stop; `where` a file and path, a connection or an object; `value` the value
     found there (never a secret, never a row's value in anything that reaches the log); `hint` the next step.
     """
 
     code = "error"
     exit_code = 1
     transient = False
-    """Whether the same again, a little later, may well succeed."""
+    """True if a retry a little later may well succeed."""
 
     def __init__(self, what: str, *, where: str | None = None, value: object = None, hint: str | None = None) -> None:
         self.what, self.where, self.value, self.hint = what, where, value, hint
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """One line: ``where: what, got value; hint``."""
+        """Return one line: ``where: what, got value; hint``."""
         text = f"{self.where}: {self.what}" if self.where else self.what
         if self.value is not None:
             text += f", got {self.value!r}"
@@ -105,7 +105,7 @@ class SettingsError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One thing wrong in a document, at a path such as ``spec.transforms[2].when``."""
+    """One error in a document, at a path such as ``spec.transforms[2].when``."""
 
     path: str
     message: str
@@ -115,7 +115,7 @@ class Issue:
 
 
 class InvalidDocument(UsageError):
-    """A file or body that does not validate; `issues` holds every finding, so that one round is enough."""
+    """A file or body that does not validate; `issues` lists all errors at once."""
 
     code = "document.invalid"
 
@@ -125,14 +125,14 @@ class InvalidDocument(UsageError):
 
 
 class NotFound(PenstockError):
-    """There is no such thing by that name."""
+    """Nothing of that name exists."""
 
     code = "not_found"
     exit_code = 3
 
 
 class Refused(PenstockError):
-    """The command may not be followed now."""
+    """The command may not be carried out now."""
 
     code = "refused"
 
@@ -208,7 +208,7 @@ class TooManyRefused(BadData):
 
 
 class Fenced(PenstockError):
-    """A newer run, brain or projector took over; whoever sees this stops at once."""
+    """A newer run, brain or projector took over; the process that gets this stops at once."""
 
     code = "fenced"
 
@@ -219,25 +219,25 @@ class LogError(PenstockError):
     code = "log"
 
 
-def retold(told: Mapping[str, Any]) -> PenstockError:
-    """The error that another process has told of, by `code`, `what`, `where`, `hint` and `issues`, of its own class.
+def error_from_report(report: Mapping[str, Any]) -> PenstockError:
+    """Rebuild an error that another process reported by `code`, `what`, `where`, `hint` and `issues`.
 
     A code that this release does not know gives a plain `PenstockError`.
     """
     kinds: list[type[PenstockError]] = [PenstockError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    found = next((kind for kind in kinds if kind.code == told["code"]), PenstockError)
-    where, hint = told.get("where"), told.get("hint")
+    found = next((kind for kind in kinds if kind.code == report["code"]), PenstockError)
+    where, hint = report.get("where"), report.get("hint")
     if found.code == InvalidDocument.code:
-        issues = [Issue(issue["path"], issue["message"]) for issue in told.get("issues") or ()]
-        return InvalidDocument(issues or [Issue("", told["what"])], where=where, hint=hint)
-    return found(told["what"], where=where, hint=hint)
+        issues = [Issue(issue["path"], issue["message"]) for issue in report.get("issues") or ()]
+        return InvalidDocument(issues or [Issue("", report["what"])], where=where, hint=hint)
+    return found(report["what"], where=where, hint=hint)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """``did you mean `total`?`` for the known name nearest to `name` (Levenshtein ratio of 60 or more), else None."""
-    from rapidfuzz import fuzz, process  # noqa: PLC0415 - only where somebody erred
+    """Return ``did you mean `total`?`` for the name nearest to `name` (Levenshtein ratio of 60 or more), else None."""
+    from rapidfuzz import fuzz, process  # noqa: PLC0415 - needed only in error messages
 
     best = process.extractOne(name, list(known), scorer=fuzz.ratio, score_cutoff=60)
     return f"did you mean `{best[0]}`?" if best else None

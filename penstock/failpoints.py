@@ -1,8 +1,8 @@
-"""Named points where a process can be made to die, stop or raise: how the chaos tests cut at every boundary.
+"""Named points where a test can make the process die, stop or raise, to cut it at every boundary.
 
 ``PENSTOCK_FAILPOINT="commit.before_fence:3=kill"`` kills this process (SIGKILL) when it reaches that point of split 3;
-without an index, the first time that it reaches the point. ``stop`` sends SIGSTOP to itself, once; ``raise`` raises.
-Unset, a point costs one comparison.
+without an index, the first time it reaches the point. ``stop`` sends SIGSTOP to itself, once; ``raise`` raises.
+When unset, a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ POINTS: Final = (
     "commit.before_fence", "commit.sent", "commit.done", "flow.end", "publish.begin", "publish.locked",
     "publish.moved", "publish.done", "result.before", "result.written",
 )  # fmt: skip
-"""Every point, in the order in which a run meets them; those of ``read`` and ``commit`` are met once for each split."""
+"""Every point, in the order in which a run reaches them; ``read`` and ``commit`` are reached once for each split."""
 
 
 class FailpointReached(Exception):
-    """The point that was set to ``raise``."""
+    """Raised at the point that was set to ``raise``."""
 
 
 @dataclass(slots=True)
@@ -54,18 +54,18 @@ def arm(setting: str | None) -> None:
 
 
 def failpoint(name: str, index: int | None = None) -> None:
-    """Do here what the environment asks for this point, if anything."""
+    """Die, stop or raise here if the environment asks for this point."""
     if _armed.point and _armed.point in (name, f"{name}:{index}"):
-        _strike()
+        _trigger()
 
 
-def _strike() -> None:
+def _trigger() -> None:
     action = _armed.action
     if action != "kill":
         arm(None)
     if action == "raise":
         raise FailpointReached
-    # To this very thread: one sent to the process may reach another thread first, while this one goes on for a while.
+    # To this thread: a signal to the process may reach another thread first, while this one continues for a while.
     signal.pthread_kill(threading.get_ident(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
 
 

@@ -1,4 +1,4 @@
-"""Identifiers: random ones for what happens once, named ones for what must come out the same when it is repeated."""
+"""Identifiers: random ones for what happens once, named ones for what must be the same when it is repeated."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NAMESPACE = UUID("6f1c2f43-6f0e-5c0a-9d51-70656e73746f")
 
 
 def new_id() -> str:
-    """A random id (UUID 4)."""
+    """Return a random id (UUID 4)."""
     return str(uuid4())
 
 
 def named_id(*parts: object) -> str:
-    """The id of `parts` (UUID 5, RFC 9562): the same parts give the same id, on every machine.
+    """Return the id of `parts` (UUID 5, RFC 9562): the same parts give the same id on every machine.
 
     Written out here because each record of a decision needs one, and `uuid.uuid5` takes four times as long.
     """
@@ -25,5 +25,5 @@ def named_id(*parts: object) -> str:
 
 
 def command_id(actor: str, idempotency_key: str) -> str:
-    """The id of a command: a repeat with the same key by the same actor is the same command."""
+    """Return the id of a command: a repeat with the same key by the same actor is the same command."""
     return named_id("command", actor, idempotency_key)

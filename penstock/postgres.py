@@ -1,7 +1,7 @@
-"""The one door to any PostgreSQL: connecting, and turning the driver's errors into ours.
+"""Connections of the control plane to PostgreSQL (the data plane has its own), and the driver's errors as ours.
 
-The embedded server, a user's warehouse and the log all come through here, so that a wrong password reads the same
-everywhere and no message ever carries a secret, a DETAIL or a row's value.
+Catalog, log and embedded server share them, so that a wrong password reads the same everywhere and no message contains
+a secret, a DETAIL or a row's value.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from penstock.errors import (
     Unreachable,
 )
 
-__all__ = ["KEEPALIVE", "by_state", "connect", "place", "translated"]
+__all__ = ["KEEPALIVE", "address", "by_state", "connect", "translated"]
 
 CONNECT_SECONDS: Final = 10
 KEEPALIVE: Final = {
     "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000,
 }  # fmt: skip
-"""A peer that vanishes without a word is noticed within about a minute."""
+"""A peer that vanishes is noticed within about a minute."""
 
 _BY_STATE: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "28P01": (AccessDenied, "the server refuses this user or password", "check the user and the password"),
@@ -79,18 +79,18 @@ _BY_TEXT: Final[tuple[tuple[tuple[str, ...], type[PenstockError], str], ...]] = 
     ),
     (("is starting up", "is shutting down", "in recovery mode"), Unavailable, "wait a moment, then try again"),
 )
-"""What libpq says while connecting, where it keeps the SQLSTATE to itself."""
+"""What libpq says while connecting, where it does not expose the SQLSTATE."""
 
 
 def connect(
     dsn: str, application_name: str, *, autocommit: bool = True, timeout: int = CONNECT_SECONDS
 ) -> psycopg.Connection:
-    """A session in UTF-8 on the database at `dsn` (a libpq conninfo or URL).
+    """Open a session in UTF-8 on the database at `dsn` (a libpq conninfo or URL).
 
     `timeout` is in seconds, for each host tried. A peer that vanishes is noticed within about a minute. Raises
     Unreachable, AccessDenied, NotFound (no such database), Unavailable or SettingsError (a DSN that cannot be parsed).
     """
-    where = place(dsn)
+    where = address(dsn)
     try:
         return psycopg.connect(
             dsn,
@@ -104,8 +104,8 @@ def connect(
         raise translated(error, where=where) from error
 
 
-def place(dsn: str) -> str:
-    """Where `dsn` points, fit to be shown: ``user@host:port/database``, never a password."""
+def address(dsn: str) -> str:
+    """Return where `dsn` points, safe to show: ``user@host:port/database``, never a password."""
     try:
         parts = conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
@@ -120,9 +120,9 @@ def place(dsn: str) -> str:
 
 
 def translated(error: psycopg.Error, *, where: str | None = None) -> PenstockError:
-    """Our error for the driver's, to be raised from it.
+    """Return our error for the driver's; raise it from that one.
 
-    Never carries the server's DETAIL, a row's value or a password. `where` is the object or `place`; by default the
+    Never carries the server's DETAIL, a row's value or a password. `where` is the object or `address`; by default the
     table and column that the server names.
     """
     where = where or _object(error)

@@ -1,4 +1,4 @@
-"""Settings: the environment over `penstock.toml` over defaults, as one frozen object that is handed down."""
+"""Settings: the environment over `penstock.toml` over defaults, as one frozen object."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 from psycopg import ProgrammingError, conninfo
 
 from penstock.errors import SettingsError, did_you_mean
-from penstock.postgres import place
+from penstock.postgres import address
 
 __all__ = ["FILE", "PREFIX", "Settings", "load"]
 
 FILE = "penstock.toml"
 PREFIX = "PENSTOCK_"
-HIGHEST = 65535
-"""The highest port; no other number is larger."""
-_CHOSEN_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
+MAX_PORT = 65535
+"""The highest port, and the limit of every number in the settings."""
+_READ_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What may be set, each as ``PENSTOCK_<NAME>`` or as a key of `penstock.toml`.
+    """The settings, each as ``PENSTOCK_<NAME>`` or as a key of `penstock.toml`.
 
     Attributes:
         project: the project's folder; relative paths start there.
@@ -33,7 +33,7 @@ class Settings:
         database_url: PostgreSQL 15 or newer for the catalog; empty = the embedded server.
         log_url: PostgreSQL 15 or newer for the topics; empty = database ``<catalog's>_log`` on the catalog's server.
         slots: batch runs at once on one worker; 0 = the number of cores.
-        host: the address that health and readiness are told on.
+        host: the address that health and readiness are served on.
         port: … and its port; 0 = a free one.
         python_modules: modules whose functions `python` steps may call, separated by commas; none by default.
     """
@@ -49,7 +49,7 @@ class Settings:
 
     @property
     def embedded(self) -> bool:
-        """Whether the embedded server carries catalog and topics."""
+        """True if the embedded server carries catalog and topics."""
         return not self.database_url
 
     @property
@@ -68,15 +68,15 @@ class Settings:
         return self.project / "secrets"
 
     def shown(self) -> dict[str, str]:
-        """Every setting as text; of a database where it is, without a password."""
+        """Return every setting as text; of a database its address, without a password."""
         return {f.name: _shown(f.name, getattr(self, f.name)) for f in fields(self)}
 
 
 def load(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings of the project in `project`, else of ``PENSTOCK_PROJECT``, else of the working directory.
+    """Return the settings of the project in `project`, else of ``PENSTOCK_PROJECT``, else of the working directory.
 
     Raises:
-        SettingsError: an unknown name, a value of another type, a file that is no TOML.
+        SettingsError: an unknown name, a value of the wrong type, a file that is not TOML.
     """
     env = os.environ if environ is None else environ
     folder = (project or Path(env.get("PENSTOCK_PROJECT") or ".")).expanduser().resolve()
@@ -102,7 +102,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variable, text in env.items():
-        if not variable.startswith(PREFIX) or variable.startswith("PENSTOCK_SECRET_") or variable in _CHOSEN_ELSEWHERE:
+        if not variable.startswith(PREFIX) or variable.startswith("PENSTOCK_SECRET_") or variable in _READ_ELSEWHERE:
             continue
         name = variable.removeprefix(PREFIX).lower()
         found[name] = _value(name, text, variable)
@@ -112,7 +112,9 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
 def _value(name: str, value: object, where: str) -> Any:
     known = {f.name: f.type for f in fields(Settings) if f.name != "project"}
     if name not in known:
-        raise SettingsError("is no setting", where=where, hint=did_you_mean(name, known) or "see `penstock settings`")
+        raise SettingsError(
+            "is not a setting", where=where, hint=did_you_mean(name, known) or "see `penstock settings`"
+        )
     if known[name] == "int":
         return _whole(value, where)
     if not isinstance(value, str):
@@ -125,8 +127,8 @@ def _whole(value: object, where: str) -> int:
         number = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else -1
     except ValueError:
         number = -1
-    if not 0 <= number <= HIGHEST:
-        raise SettingsError(f"must be a whole number from 0 to {HIGHEST}", where=where, value=value)
+    if not 0 <= number <= MAX_PORT:
+        raise SettingsError(f"must be a whole number from 0 to {MAX_PORT}", where=where, value=value)
     return number
 
 
@@ -136,10 +138,12 @@ def _check_dsn(name: str, dsn: str) -> None:
     except ProgrammingError:
         hint = "write postgresql://USER@HOST/DATABASE"
         # From None: the parser's own text quotes the string, and with it a password.
-        raise SettingsError("is no PostgreSQL connection string", where=f"{PREFIX}{name.upper()}", hint=hint) from None
+        raise SettingsError(
+            "is not a PostgreSQL connection string", where=f"{PREFIX}{name.upper()}", hint=hint
+        ) from None
 
 
 def _shown(name: str, value: object) -> str:
     if name.endswith("_url") and value:
-        return place(str(value))
+        return address(str(value))
     return str(value)

@@ -1,6 +1,6 @@
-"""Traces: each record carries a W3C `traceparent`, so one command can be followed through every process that served it.
+"""Traces: each record carries a W3C `traceparent`, so a command can be followed through every process that serves it.
 
-Trace ids are made and handed on even where nothing is exported; that takes microseconds and imports no library.
+Trace ids are created and passed on even where nothing is exported; that takes microseconds and imports no library.
 OpenTelemetry is loaded by `set_up` alone, and only if ``PENSTOCK_TRACES`` asks for an exporter.
 """
 
@@ -52,7 +52,7 @@ class _Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One piece of work in a trace. `traceparent` is what the records that it writes carry."""
+    """One unit of work in a trace. The records that it writes carry its `traceparent`."""
 
     identity: _Identity
     exported: ExportedSpan | None = None
@@ -68,7 +68,7 @@ class Span:
         return self.identity.trace
 
     def note(self, **attributes: Attribute | None) -> None:
-        """Add what is known only now. None is left out; never give a row's value or a secret."""
+        """Add attributes. None is left out; never pass a row's value or a secret."""
         if self.exported is not None:
             self.exported.set_attributes({name: value for name, value in attributes.items() if value is not None})
 
@@ -80,13 +80,13 @@ _provider: TracerProvider | None = None
 def set_up(service: str, environ: Mapping[str, str] | None = None) -> None:
     """Export spans as ``PENSTOCK_TRACES`` says: ``none`` (the default), ``console`` (standard error) or ``otlp``.
 
-    `service` names this process in the traces, such as ``penstock-worker``. Called again it replaces what was set up.
-    Where OTLP goes is told by OpenTelemetry's own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and others).
+    `service` names this process in the traces, such as ``penstock-worker``. A second call replaces the first.
+    OpenTelemetry's own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and others) say where OTLP is sent.
 
     Raises:
         SettingsError: an unknown exporter, or ``otlp`` without its package.
     """
-    global _provider  # noqa: PLW0603 - what a process exports to is one thing for the whole process
+    global _provider  # noqa: PLW0603 - one exporter for the whole process
     wanted = (os.environ if environ is None else environ).get(VARIABLE) or "none"
     if wanted not in _EXPORTERS:
         hint = did_you_mean(wanted, _EXPORTERS) or f"one of {', '.join(_EXPORTERS)}"
@@ -97,7 +97,7 @@ def set_up(service: str, environ: Mapping[str, str] | None = None) -> None:
 
 
 def shut_down() -> None:
-    """Hand over the spans that still wait, and export no more. Without an exporter it does nothing."""
+    """Export the spans that are still queued, and stop. Without an exporter it does nothing."""
     global _provider
     provider, _provider = _provider, None
     if provider is not None:
@@ -111,18 +111,18 @@ def flush() -> None:
 
 
 def current_traceparent() -> str:
-    """The `traceparent` of the current span; outside of any span that of a new root, another one each time."""
+    """Return the `traceparent` of the current span; outside of a span, that of a new trace."""
     here = _current.get()
     return (here.identity if here is not None else _child(None)).traceparent
 
 
 @contextmanager
 def span(name: str, /, traceparent: str | None = None, **attributes: Attribute | None) -> Iterator[Span]:
-    """Do the work of the `with` block as one span.
+    """Run the `with` block as one span.
 
-    It continues the trace of `traceparent` (a record's), else of the current span, else it begins a trace. A malformed
-    `traceparent` counts as none, as W3C wants it. An exception marks the span as failed with its code or its class,
-    never with its text, which may hold data, and goes on its way.
+    It continues the trace of `traceparent` (a record's), else of the current span, else it starts a trace. A malformed
+    `traceparent` is ignored, as W3C requires. An exception marks the span as failed with its code or its class,
+    never with its text, which may contain data, and is raised again.
     """
     parent = _parsed(traceparent) if traceparent else None
     if parent is None and (here := _current.get()) is not None:
@@ -166,7 +166,7 @@ def _exported(
 
 
 def _context(parent: _Identity | None) -> Any:
-    """What OpenTelemetry calls the parent's context: an empty one begins a trace."""
+    """Return the parent as OpenTelemetry's context: an empty one starts a trace."""
     from opentelemetry import trace
     from opentelemetry.context import Context
 
@@ -216,7 +216,7 @@ _EXPORTERS: Mapping[str, Callable[[], SpanExporter | None]] = {
 
 
 def _child(parent: _Identity | None) -> _Identity:
-    """A new span below `parent`, or a new trace, marked as sampled so that a process that does export may show it."""
+    """Return a new span below `parent`, or a new trace, marked as sampled so that a process that exports shows it."""
     if parent is not None:
         return _Identity(parent.trace, os.urandom(8).hex(), parent.flags)
     return _Identity(os.urandom(16).hex(), os.urandom(8).hex(), _SAMPLED)

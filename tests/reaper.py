@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from penstock.topics.place import ELSEWHERE, OWNER
+from penstock.topics.server_paths import ELSEWHERE, OWNER
 
 ROUNDS: Final = 20
 TEMPORARY: Final = "/tmp"  # noqa: S108 - short enough for sockets; mkdtemp makes what is in it

@@ -148,7 +148,7 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
         bool: st.booleans(),
         Any: json_values,
         datetime: times,
-        domain.Utc: times,
+        domain.Timestamp: times,
         type(None): st.none(),
     }
     return plain[annotation]

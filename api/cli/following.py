@@ -9,7 +9,7 @@ from api.cli.results import Result
 from api.vigil import Halted
 from api.watch import Watch
 from catalog.entries import RunEntry
-from penstock.errors import PenstockError, retold
+from penstock.errors import PenstockError, error_from_report
 from penstock.records.execution import RunProgress
 
 __all__ = ["finish", "follow"]
@@ -52,4 +52,4 @@ def _error(entry: RunEntry) -> PenstockError | None:
     if entry.status == "completed":
         return None
     hint = f"penstock status {entry.pipeline}"
-    return retold(entry.error or {"code": "refused", "what": f"the run is {entry.status}", "hint": hint})
+    return error_from_report(entry.error or {"code": "refused", "what": f"the run is {entry.status}", "hint": hint})

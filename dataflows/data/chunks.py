@@ -1,4 +1,4 @@
-"""What flows through a dataflow: a chunk of rows with the place that it came from."""
+"""The item that flows through a dataflow: a chunk of rows, with the split that it came from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFUSED: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows of one split, as an Arrow batch or undecoded, as messages of a binary COPY that are cut anywhere.
+    """Rows of one split, as an Arrow batch, or undecoded as messages of a binary COPY that may be cut anywhere.
 
     A split's chunks are numbered from 0 by `sequence` and end with one whose `last` is true and whose `data` is None;
     only that marker lets the split be committed. `rows` of the marker is the number of rows that the source says it
@@ -36,11 +36,11 @@ class Chunk:
     dead: int = 0
     """Rows of this chunk that go to the dead letters; of the marker: of the whole split."""
     refused: RecordBatch | None = None
-    """Those rows, with columns row (in the split, from 0), step, code, reason and values (a JSON object)."""
+    """The dead rows, with columns row (in the split, from 0), step, code, reason and values (a JSON object)."""
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Size in bytes."""
         if self.data is None:
             return 0
         return int(self.data.nbytes)

@@ -1,4 +1,4 @@
-"""Count what a run processed."""
+"""Counters of the rows and bytes of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["COUNTED", "Counters"]
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What was processed: ``rows_in = rows_out + filtered + dead``."""
+    """Rows and bytes processed: ``rows_in = rows_out + filtered + dead``."""
 
     rows_in: int = 0
     rows_out: int = 0
@@ -26,11 +26,11 @@ class Counters:
 
     @property
     def balanced(self) -> bool:
-        """Whether each row that came in is accounted for."""
+        """True if every row that came in is accounted for."""
         return self.rows_in == self.rows_out + self.filtered + self.dead
 
     def as_dict(self) -> dict[str, int]:
-        """By name."""
+        """Return the counters by name."""
         return {name: getattr(self, name) for name in COUNTED}
 
 

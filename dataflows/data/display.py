@@ -1,4 +1,4 @@
-"""Rows as Python's values, for people to look at: in dead letters, previews and tests of pipelines."""
+"""Rows as Python values, for display: in dead letters, previews and tests of pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["json_of", "rows_of"]
 
 
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """One dictionary a row; a date or time that Python has no value for is there as a text."""
+    """Return one dictionary for each row; a date or time that Python cannot represent is returned as text."""
     columns = [_values(column) for column in batch.columns]
     names = batch.schema.names
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -11,7 +11,7 @@ __all__ = ["Split", "between", "of_slot", "slot_names"]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows whose key is above `lower` and not above `upper`, both as the server writes them; None is no bound."""
+    """Rows with a key above `lower` and up to `upper`, both as the server writes them; None means no bound."""
 
     number: int
     lower: str | None = None
@@ -25,10 +25,10 @@ def between(lower: str | None, bounds: Iterable[str], upper: str | None, first: 
 
 
 def slot_names(count: int) -> tuple[str, ...]:
-    """``00``, ``01`` …: padded, since Bytewax indexes them in sorted order."""
+    """Return ``00``, ``01`` …: padded, because Bytewax indexes them in sorted order."""
     return tuple(f"{number:02d}" for number in range(count))
 
 
 def of_slot(splits: tuple[Split, ...], slot: int, slots: int) -> tuple[Split, ...]:
-    """The splits of one slot: those of its residue class."""
+    """Return the splits of one slot: those of its residue class."""
     return tuple(split for split in splits if split.number % slots == slot)

@@ -1,7 +1,7 @@
-"""The shape of a table, a file set or a list of records: what a pipeline is checked against, whatever system holds it.
+"""The columns of a table, a file set or a list of records, which a pipeline is checked against, for every system.
 
-Types are written as PostgreSQL's `format_type` spells them, whichever system a table is in: a connector says what its
-own types become, and refuses by name what cannot be kept.
+Types are written as PostgreSQL's `format_type` spells them, for every system: a connector translates its own types, and
+refuses by name what cannot be kept.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ __all__ = ["Column", "Table"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column; `type` as ``format_type`` says it: ``numeric(15,2)``, ``character varying(40)``, ``integer``."""
+    """One column; `type` as ``format_type`` spells it: ``numeric(15,2)``, ``character varying(40)``, ``integer``."""
 
     name: str
     type: str
     nullable: bool = True
     default: bool = False
-    """Filled by the server when it is left out: a default, an identity or a generated column."""
+    """Filled by the server if it is omitted: a default, an identity or a generated column."""
     generated: bool = False
     """Computed by the server; cannot be written."""
     builtin: bool = True
-    """Its type, and its element type, come with every server of its kind."""
+    """Its type, and its element type, exist on every server of its kind."""
     label: bool = False
     """An enum: travels as its label."""
     hidden: bool = False
-    """Read only where a mapping or cursor names it, such as the path of the file that a row stands in."""
+    """Read only if a mapping or cursor names it, such as the path of a row's file."""
     base: str | None = None
-    """Of a domain: the type that it is over, where that comes with every server."""
+    """For a domain, its base type, if that exists on every server."""
 
     unreadable: str | None = None
     """Why its values cannot be read: an error only where a mapping takes it."""
 
     def summary(self) -> dict[str, Any]:
-        """As the result file tells it."""
+        """Return the column as the result file describes it."""
         return {"name": self.name, "type": self.type, "nullable": self.nullable}
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What rows are read from or written to; `kind` is the system's own word for it."""
+    """An object that rows are read from or written to; `kind` is the system's own word for it."""
 
     name: Any
     """Its name in its system; ``str(name)`` is how a person writes it."""

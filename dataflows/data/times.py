@@ -1,4 +1,4 @@
-"""Times that every system of ours can hold: what is outside is refused, whoever would keep or change it."""
+"""The range of times that every system can store: others are refused, even by systems that could."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LAST: Final = (date(9999, 12, 31) - date(1970, 1, 1)).days
 
 
 def outside(array: pa.Array) -> bool:
-    """Whether a date or time is infinite, before year 1, after year 9999, or 24:00."""
+    """Return True if a date or time is infinite, before year 1, after year 9999, or 24:00."""
     kind = array.type
     if pa.types.is_date32(kind):
         return not _within(array.cast(pa.int32()), _FIRST, _LAST)

@@ -1,8 +1,8 @@
-"""PostgreSQL's types as Arrow types, where every value survives the way there and back.
+"""PostgreSQL's types as Arrow types, for which every value survives the round trip.
 
-A type that Arrow has no exact counterpart for is carried: its values travel as the text that the server writes for
-them, and reads again. What has no entry here at all cannot be looked at; it still travels as undecoded bytes where
-source and target have exactly the same type.
+A type without an exact Arrow counterpart is carried: its values travel as the text that the server writes for them and
+reads again. A type without an entry here cannot be decoded; it still travels as undecoded bytes if source and target
+have exactly the same type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 ARROW_DIGITS: Final = 38
-"""Decimal digits that an Arrow decimal128 holds."""
+"""The decimal digits of an Arrow decimal128."""
 
 _SPELLINGS: Final = {
     "int2": "smallint", "int": "integer", "int4": "integer", "int8": "bigint", "float4": "real",
@@ -58,7 +58,7 @@ _NAMED: Final = {
     "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
     "regprocedure", "regrole", "regtype",
 }  # fmt: skip
-"""Types whose bytes are a number that means something in one database only; their text is a name."""
+"""Types whose bytes are a number that is valid in one database only; their text is a name."""
 _RANGES: Final = ("int4", "int8", "num", "date", "ts", "tstz")
 _CARRIED: Final = {
     "interval", "time with time zone", "bit", "bit varying", "inet", "cidr", "macaddr", "macaddr8", "xml", "tsvector",
@@ -76,7 +76,7 @@ class SqlType:
     precision: int | None = None
     scale: int | None = None
     foreign: bool = False
-    """Of the user's own: nothing is known of it but its name."""
+    """A type of the user's own: only its name is known."""
 
     def __str__(self) -> str:
         if self.precision is None:
@@ -87,21 +87,21 @@ class SqlType:
 
     @property
     def integer(self) -> bool:
-        """A whole number."""
+        """True for whole numbers."""
         return self.name in _INTEGERS
 
     @property
     def text(self) -> bool:
-        """Characters that an expression may work on."""
+        """True for text that expressions work on."""
         return self.name in {"text", "character varying", "character"}
 
 
 LABEL: Final = SqlType("label")
-"""A value of any enum."""
+"""The label of any enum."""
 
 
 def column_type(column: Column) -> SqlType:
-    """The type of a column's values: of a domain, that which it is over."""
+    """Return the type of a column's values: for a domain, its base type."""
     if column.label:
         return LABEL
     if column.base is not None:
@@ -110,20 +110,20 @@ def column_type(column: Column) -> SqlType:
 
 
 def portable(column: Column) -> Column:
-    """The column for a place that does not know its type: of a domain what that is over, else text."""
+    """Return the column for a system that does not know its type: with the base type of a domain, else as text."""
     if column.builtin:
         return column
     return replace(column, type=column.base or "text", builtin=True, label=False, base=None)
 
 
 def as_text(column: Column) -> bool:
-    """Whether the column's bytes may mean something else in another database; its text does not."""
+    """Return True if the column's bytes may mean something else in another database, unlike its text."""
     kind = column_type(column)
     return kind.foreign or kind.name.removesuffix("[]") in _NAMED
 
 
 def parse_type(text: str) -> SqlType:
-    """The type that a string such as ``numeric(15,2)`` or ``timestamptz`` names; unknown names are kept as they are."""
+    """Parse a type such as ``numeric(15,2)`` or ``timestamptz``; unknown names are kept unchanged."""
     found = _FORM.match(text.strip().lower())
     if found is None:
         return SqlType(text.strip())
@@ -137,14 +137,14 @@ def parse_type(text: str) -> SqlType:
 
 
 def arrow_type(kind: SqlType) -> pa.DataType | None:
-    """The Arrow type that keeps each value of `kind` exactly, or None."""
+    """Return the Arrow type that represents each value of `kind` exactly, or None."""
     if carried(kind):
         return pa.string()
     return pa.decimal128(kind.precision, kind.scale) if kind.name == "numeric" else _ARROW.get(kind.name)
 
 
 def carried(kind: SqlType) -> bool:
-    """Whether values of `kind` travel as the text that the server writes for them."""
+    """Return True if values of `kind` travel as the text that the server writes for them."""
     if kind.name == "numeric":
         digits = kind.precision
         return digits is None or digits > ARROW_DIGITS or digits < 1 or not 0 <= (kind.scale or 0) <= digits
@@ -154,10 +154,10 @@ def carried(kind: SqlType) -> bool:
 
 
 def fits(value: SqlType, target: SqlType) -> bool:
-    """Whether each value of type `value` is kept exactly by `target`, or refused by the server with an error.
+    """Return True if `target` stores each value of type `value` exactly, or the server refuses it with an error.
 
-    Too long a text is refused by the server; too many digits after the point would be rounded in silence, so those
-    do not fit.
+    The server refuses a text that is too long; it would silently round too many digits after the point, so those do
+    not fit.
     """
     if value == target:
         return True

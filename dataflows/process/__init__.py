@@ -1,1 +1,1 @@
-"""What every process of Penstock stands on: its site, its leader, signals and its parent."""
+"""The base of every process of Penstock: its site, its leader, signals and its parent."""

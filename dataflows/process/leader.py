@@ -1,4 +1,4 @@
-"""Waiting for one's turn: of the flows that there may be only one of, one is active and the others wait, stoppable."""
+"""Leader election for flows of which only one may be active: the others stand by, and can be stopped."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from penstock.topics.postgres import PostgresLog
 __all__ = ["Leader"]
 
 LOOK: Final = 0.1
-"""Seconds between two looks whether the active one is gone."""
+"""Seconds between two attempts of a standby to take the lock."""
 
 
 class Leader(FixedPartitionedSource[Stored, None]):
-    """Follows what `begin` gives, a topic of one partition, once the lock of that name is taken; nothing until then.
+    """Follows the topic source that `begin` returns, of one partition, once it holds the lock of that name.
 
-    It does not hold up the other flows of its process: while a projector elsewhere is active, the control flow beside
-    this one works, and the other way round. The lock is held for as long as `log` is open.
+    A standby does not block the other flows of its process: the control flow works while a projector elsewhere is
+    active, and the other way round. The lock is held for as long as `log` is open.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Leader(FixedPartitionedSource[Stored, None]):
         return ["0000"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Waiting:
-        """Begin to wait."""
+        """Start as a standby."""
         return _Waiting(self, lambda: self.begin().build_part(step_id, for_part, None))
 
 
@@ -47,7 +47,7 @@ class _Waiting(StatefulSourcePartition[Stored, None]):
         self._followed: StatefulSourcePartition[Stored, None] | None = None
 
     def next_batch(self) -> list[Stored]:
-        """What the topic has, if its turn has come."""
+        """Return the topic's messages once it is the leader."""
         if self._followed is not None:
             return list(self._followed.next_batch())
         if self._source.stop.is_set():
@@ -55,17 +55,17 @@ class _Waiting(StatefulSourcePartition[Stored, None]):
         if self._source.log.lock(self._source.name, wait=False):
             self._followed = self._follow()
         else:
-            self._source.wakeup.rest()
+            self._source.wakeup.sleep()
         return []
 
     def next_awake(self) -> datetime | None:
-        """When to look again."""
+        """Return when to look again."""
         return now() + timedelta(seconds=LOOK) if self._followed is None else self._followed.next_awake()
 
     def snapshot(self) -> None:
-        """Nothing, as in `TopicSource`."""
+        """Return None, as `TopicSource` does."""
 
     def close(self) -> None:
-        """Let the tail end; the log is for the caller to close, when all is done."""
+        """End the tail; the caller closes the log at the end."""
         if self._followed is not None:
             self._followed.close()

@@ -1,4 +1,4 @@
-"""A child lives no longer than its parent: it watches a pipe that only the parent can hold open."""
+"""Lifeline of a child process: it ends with its parent, because it watches a pipe that only the parent holds open."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Final
 __all__ = ["LOST_PARENT", "watch_lifeline"]
 
 LOST_PARENT: Final = 70
-"""The exit code of a process whose parent is gone."""
+"""The exit code of a process whose parent has died."""
 
 PATIENCE: Final = 10.0
-"""Seconds for a clean end, where one is asked for."""
+"""Seconds for a clean shutdown, if `stop` is given."""
 
 
 def watch_lifeline(descriptor: int, stop: threading.Event | None = None) -> None:
     """End this process when the other end of `descriptor` is closed, however its owner died.
 
-    At once; or with `stop` by setting it, so that what only a clean end gives back (the last one out stops the embedded
-    server) is given back, and after `PATIENCE` seconds in any case.
+    Without `stop`, at once. With it, set it for a clean shutdown (which stops the embedded server if no other process
+    uses it), and exit after `PATIENCE` seconds in any case.
     """
 
     def watch() -> None:

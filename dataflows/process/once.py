@@ -1,4 +1,4 @@
-"""A Bytewax source of one item, which starts an operator that waits for its first."""
+"""A Bytewax source of one item, to start an operator that acts only after its first item."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ X = TypeVar("X")
 
 
 class Once(FixedPartitionedSource[X, None]):
-    """Gives `item`, then ends."""
+    """Emits `item`, then ends."""
 
     def __init__(self, item: X) -> None:
         self._item = item
 
     def list_parts(self) -> list[str]:
-        """One."""
+        """Return the one partition."""
         return ["0000"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Single[X]:
-        """The item."""
+        """Build the partition."""
         return _Single(self._item)
 
 
@@ -36,4 +36,4 @@ class _Single(StatefulSourcePartition[X, None]):
         return [self._items.pop()]
 
     def snapshot(self) -> None:
-        """Nothing."""
+        """Return None: Bytewax stores no state here."""

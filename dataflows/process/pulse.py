@@ -1,4 +1,4 @@
-"""A Bytewax source of one item again and again: what other threads touch makes an operator look."""
+"""A Bytewax source that emits the same item whenever another thread asks for it, to make an operator act."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from penstock.clock import now
-from penstock.topics.operators import AWAKE_HOT, Wakeup
+from penstock.topics.operators import AWAKE_ACTIVE, Wakeup
 
 __all__ = ["Pulse"]
 
@@ -17,23 +17,23 @@ X = TypeVar("X")
 
 
 class Pulse(FixedPartitionedSource[X, None]):
-    """Gives `item` soon after each `beat`, until `stop`; beside a topic's source, with which it shares `wakeup`."""
+    """Emits `item` soon after each `beat`, until `stop`; for use with a topic source, with which it shares `wakeup`."""
 
     def __init__(self, item: X, stop: threading.Event, wakeup: Wakeup) -> None:
         self.item, self.stop, self._wakeup = item, stop, wakeup
         self.touched = threading.Event()
 
     def beat(self) -> None:
-        """Let the item be given; from any thread."""
+        """Emit the item; may be called from any thread."""
         self.touched.set()
-        self._wakeup.touch()
+        self._wakeup.wake()
 
     def list_parts(self) -> list[str]:
-        """One."""
+        """Return the one partition."""
         return ["0000"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Beating[X]:
-        """The item, each time."""
+        """Build the partition."""
         return _Beating(self)
 
 
@@ -50,7 +50,7 @@ class _Beating(StatefulSourcePartition[X, None], Generic[X]):
         return []
 
     def next_awake(self) -> datetime:
-        return now() + AWAKE_HOT
+        return now() + AWAKE_ACTIVE
 
     def snapshot(self) -> None:
-        """Nothing."""
+        """Return None: Bytewax stores no state here."""

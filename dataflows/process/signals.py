@@ -16,7 +16,7 @@ STOPPING: Final = {signal.SIGTERM, signal.SIGINT}
 
 
 def hold_signals() -> None:
-    """Let SIGTERM and SIGINT wait for whoever asks for them: in this thread, and in those that it starts from now on.
+    """Block SIGTERM and SIGINT in this thread, and in those that it starts from now on, until one waits for them.
 
     Before any thread is started: one that does not hold them back would end the process at once.
     """
@@ -25,7 +25,7 @@ def hold_signals() -> None:
 
 @dataclass(slots=True)
 class _Receiver:
-    """The one thread of this process that waits for signals, and whom it calls; a signal that finds nobody waits."""
+    """The thread of this process that waits for signals, and its callback; without one a signal stays pending."""
 
     stop: Callable[[BaseException], None] | None = None
     waiting: bool = False
@@ -42,14 +42,14 @@ class _Receiver:
     def deliver(self) -> None:
         if self.waiting and self.stop is not None:
             self.waiting = False
-            self.stop(Stopped("the run was asked to stop", hint="it goes on from here when it is run again"))
+            self.stop(Stopped("the run was asked to stop", hint="the next run continues from here"))
 
 
 _receiver = _Receiver()
 
 
 def stop_on_signal(stop: Callable[[BaseException], None] | None) -> None:
-    """Let SIGTERM and SIGINT call `stop` with `Stopped`, from a thread that waits for them.
+    """Call `stop` with `Stopped` on SIGTERM or SIGINT, from a thread that waits for them.
 
     Called again, the signals go to the new `stop` alone: a process that serves one run after another stops the current
     one only. With None they wait for the next `stop`.

@@ -1,4 +1,4 @@
-"""Where an installation lives: the server that it runs on, its catalog and its log, made ready for whoever enters."""
+"""The site of an installation: its server, catalog and log, prepared on entry."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CATALOG, LOG = "penstock", "penstock_log"
 
 
 class Site:
-    """The installation that `settings` describe, in use while entered.
+    """The installation that `settings` describe; in use while entered.
 
-    Entering starts the embedded server where one is needed (the last process to leave stops it), makes both databases,
-    brings the catalog's schemas up to date and creates the topics. Every step is idempotent and safe side by side; of
-    an installation that is up to date it asks one question of each database.
+    Entering starts the embedded server if needed (the last process to leave stops it), creates both databases,
+    migrates the catalog's schemas and creates the topics. Every step is idempotent and safe in concurrent processes; if
+    the installation is up to date, it takes one query for each database.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,7 +47,7 @@ class Site:
 
     @property
     def log_dsn(self) -> str:
-        """The topics' database: a database of its own beside the catalog's, or where `log_url` says."""
+        """The topics' database: next to the catalog's, or as `log_url` says."""
         if self.server:
             return self.server.dsn(LOG)
         if self._log:
@@ -56,11 +56,11 @@ class Site:
         return conninfo.make_conninfo(self._catalog, dbname=f"{name}_log")
 
     def open_log(self, name: str = "log") -> PostgresLog:
-        """A log for one thread's use; close it after."""
+        """Open a log for use by one thread; the caller closes it."""
         return PostgresLog(self.log_dsn, name=name)
 
     def revive(self) -> None:
-        """Start the embedded server again where it has died; what runs on it finds its own way back."""
+        """Restart the embedded server if it has died; its clients reconnect on their own."""
         if self.server:
             self.server.ensure()
 

@@ -23,7 +23,7 @@ from dataflows.runs.prepare import Prepared, joined
 from dataflows.runs.progress import Progress, error_of, write_line
 from dataflows.runs.slots import run_slots
 from dataflows.runs.survey import opened
-from penstock.errors import Unavailable, retold
+from penstock.errors import Unavailable, error_from_report
 
 __all__ = ["main", "run_children"]
 
@@ -103,7 +103,7 @@ def _follow(
         elif "released" in line:
             progress.release()
         elif "error" in line:
-            first.put(retold(line["error"]))
+            first.put(error_from_report(line["error"]))
         else:
             finished.add(number)
 

@@ -1,1 +1,1 @@
-"""How flows are launched."""
+"""Launching of flows."""

@@ -1,4 +1,4 @@
-"""Running flows in this process: the control plane's flows by name, any number of them in one Dataflow."""
+"""Run flows of the control plane in this process, by name, any number of them in one Dataflow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FLOWS: Final[dict[str, Callable[[Dataflow, Site, threading.Event, Wakeup], None]
     "scheduler": add_scheduler,
     "worker": add_worker,
 }
-"""Every flow that runs for as long as the installation does."""
+"""Every flow that runs as long as the installation does."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
     """Run the flows of `names` in one Dataflow, on this thread, until `stop` is set.
 
     Raises:
-        PenstockError: the error that ended them, not the engine's report of it.
+        PenstockError: the error that ended them, not the engine's wrapper.
     """
     flow, wakeup = Dataflow("penstock_" + "_".join(names)), Wakeup()
     for name in names:
@@ -51,7 +51,7 @@ def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
 
 
 def run_flow(flow: Dataflow) -> None:
-    """Run `flow` to its end; what ends it early is raised as it was, without Bytewax's report around it."""
+    """Run `flow` to its end; raise the error that ends it early without Bytewax's wrapper."""
     try:
         run_main(flow)
     except Exception as error:
@@ -64,7 +64,7 @@ def run_flow(flow: Dataflow) -> None:
 
 
 def tune() -> None:
-    """Let the collector of cycles look rarely: there are next to none, and a look takes long over a large state."""
+    """Run the cyclic garbage collector rarely: there are few cycles, and a pass over a large state takes long."""
     gc.set_threshold(50_000, 20, 100)
 
 

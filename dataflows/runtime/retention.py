@@ -1,4 +1,4 @@
-"""What earlier runs left in the home of an installation, and what of it is dropped when something starts there."""
+"""Clean-up of an installation's home at start: old folders of runs, and large logs."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["KEPT", "LARGEST", "drop_leftovers"]
 KEPT: Final = timedelta(days=30)
 """How long a run's folder (its results and its log) is kept after its last change."""
 LARGEST: Final = 10_000_000
-"""Bytes of a process's log above which it begins anew."""
+"""Bytes of a process's log above which it is emptied."""
 
 _log = logging.getLogger(__name__)
 
 
 def drop_leftovers(home: Path, at: datetime) -> None:
-    """Remove the folders of runs that nothing has changed for `KEPT`, and empty logs larger than `LARGEST`.
+    """Remove the folders of runs unchanged for `KEPT`, and empty logs larger than `LARGEST`.
 
-    Safe beside whoever else does the same, and beside processes that write to these logs: they append. What cannot be
-    removed stays, and is told in the log: no start fails because of it.
+    Safe while other processes do the same, or write to these logs: they append. What cannot be
+    removed stays, with a warning in the log: no start fails because of it.
     """
     for folder in _entries(home / "runs"):
         with suppress(FileNotFoundError):
             if folder.is_dir() and at - _changed(folder) > KEPT:
                 shutil.rmtree(folder, ignore_errors=True)
                 if folder.exists():
-                    _log.warning("%s stays: it cannot be removed", folder)
+                    _log.warning("%s is kept: it cannot be removed", folder)
     for path in _entries(home / "logs"):
         try:
             if path.suffix == ".log" and path.stat().st_size > LARGEST:
                 os.truncate(path, 0)
         except OSError as error:
-            _log.warning("%s stays: %s", path, error)
+            _log.warning("%s is kept: %s", path, error)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -45,6 +45,6 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _changed(folder: Path) -> datetime:
-    """When the folder, or anything right in it, was last written."""
+    """Return when the folder, or an entry of it, was last written."""
     times = [one.stat().st_mtime for one in (folder, *folder.iterdir())]
     return datetime.fromtimestamp(max(times)).astimezone()

@@ -1,4 +1,4 @@
-"""The flows of one machine as child processes: started, started again when they die, and ended with their parent."""
+"""Supervisor of the flows of one machine: child processes, restarted when they die, ended with their parent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BRAIN: Final = ("control", "projector", "scheduler")
 WORKER: Final = ("worker",)
 
 FIRST_WAIT, LONGEST_WAIT, HEALTHY = 0.2, 15.0, 30.0
-"""Seconds: before the first restart, before any, and of life after which the wait begins anew."""
+"""Seconds: the first wait before a restart, the longest, and the uptime after which the wait is reset."""
 STOP_SECONDS: Final = 15.0
 
 
@@ -39,7 +39,7 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps a process for each group of flows alive. `check` is called now and then; nothing runs in the background.
+    """Keeps a process for each group of flows alive. Call `check` regularly; nothing runs in the background.
 
     Output of the children goes to ``<home>/logs/<first flow>.log``. A child is a copy of this process where that is
     sound (see `can_fork`): it then starts without importing anything.
@@ -50,13 +50,13 @@ class Supervisor:
         self._children = [_Child(group) for group in groups]
 
     def start(self) -> None:
-        """Start every child, and drop what earlier ones left."""
+        """Start every child, and clean up after earlier ones."""
         drop_leftovers(self._settings.home, now())
         for child in self._children:
             self._begin(child)
 
     def check(self) -> list[str]:
-        """Start again what has died and waited long enough; a line for each death that is new."""
+        """Restart children that have died and waited long enough; return a line for each new death."""
         told = []
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
@@ -67,11 +67,11 @@ class Supervisor:
         return told
 
     def pids(self) -> dict[str, int]:
-        """The process of each group that lives, by its first flow."""
+        """The process of each live group, by its first flow."""
         return {child.flows[0]: child.process.pid for child in self._children if child.process is not None}
 
     def stop(self) -> None:
-        """Ask every child to stop, the worker first, and wait; what does not stop is killed."""
+        """Ask every child to stop, the worker first, and wait; kill those that do not."""
         for child in reversed(self._children):
             if child.process is not None:
                 child.process.terminate()

@@ -1,1 +1,1 @@
-"""What happens to rows between source and sink."""
+"""Everything that happens to rows between source and sink."""

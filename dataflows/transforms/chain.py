@@ -1,4 +1,4 @@
-"""The chain of one pipeline at work on a chunk: mapping, steps, checks, and the target's own types, in one go.
+"""The chain of one pipeline, applied to a chunk: mapping, steps, checks, and the target's own types.
 
 Columns that nothing looks at stay the source's Arrow arrays; the others are in a Polars frame for as long as stages
 need them. A row that a stage refuses leaves the chunk, with the step, the reason, and its values as the source sent
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["Chain", "Output"]
 
 MOST_BYTES: Final = 2 << 30
-"""Of a chunk between two steps."""
+"""The largest size of a chunk between two steps."""
 _LIMITED: Final = ("character varying", "character")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One column of the target and what goes there."""
+    """One column of the target, and the column written to it."""
 
     target: Column
     kind: SqlType
@@ -44,7 +44,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """All steps of a pipeline over the source's columns. `wanted` are those that stages look at, with their ids."""
+    """All steps of a pipeline over the source's columns. `wanted` are those that stages read, with their ids."""
 
     wanted: Mapping[str, str]
     stages: Sequence[Stage]
@@ -56,7 +56,7 @@ class Chain:
     """True if the target refuses texts with NUL, and the source may send some."""
 
     def __call__(self, chunk: Chunk) -> Chunk:
-        """The chunk as the target takes it; `refused` rows are numbered within the chunk."""
+        """Return the chunk for the target; `refused` rows are numbered within the chunk."""
         if chunk.data is None:
             return chunk
         if isinstance(chunk.data, memoryview):
@@ -172,13 +172,13 @@ class Chain:
 
 
 def _told(seen: dict[tuple[int, str], int], row: int, step: str) -> str:
-    """The step's name; where it refuses a second part of an exploded row, with its number."""
+    """Return the step's name, with a number if it refuses a further part of an exploded row."""
     number = seen[row, step] = seen.get((row, step), 0) + 1
     return step if number == 1 else f"{step} ({number})"
 
 
 def _rows(work: Work, height: int) -> pa.Array | None:
-    """Which rows of the chunk are left, in order; None where all are."""
+    """Return the numbers of the rows that are left, in order; None if all are."""
     if not work.added and work.frame.height == height:
         return None
     from dataflows.transforms.stages import ROW
@@ -188,7 +188,7 @@ def _rows(work: Work, height: int) -> pa.Array | None:
 
 
 def _null(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
-    """Where the target's column takes no NULL, and there is one."""
+    """Return the rows with a NULL that the target's column does not take, if any."""
     if not array.null_count or one.target.nullable or one.target.default:
         return None
     return array.is_null(), "not_null", f"`{one.target.name}` is NULL, and the target takes none"
@@ -207,7 +207,7 @@ def _nul(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
 
 
 def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
-    """Where a text is longer than the target's column, but for blanks at its end."""
+    """Return the rows with a text longer than the target's column, ignoring trailing blanks, if any."""
     if one.kind.name not in _LIMITED or one.kind.precision is None or _is_short(one):
         return None
     import pyarrow.compute as pc
@@ -220,13 +220,13 @@ def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
 
 
 def _is_short(one: Output) -> bool:
-    """Whether the source's own type keeps every value short enough."""
+    """Return True if the source's type already limits the length."""
     have = one.held.type
     return have.name in _LIMITED and have.precision is not None and have.precision <= (one.kind.precision or 0)
 
 
 def _cast(array: pa.Array, have: SqlType, kind: SqlType) -> pa.Array:
     wanted: Any = arrow_type(kind)
-    if kind.name == "numeric" and wanted == pa.string():  # of any size: what is a number already stays one
+    if kind.name == "numeric" and wanted == pa.string():  # numeric of any size: a number stays a number
         wanted = pa.decimal128(19, 0) if have.integer else array.type
     return array if array.type == wanted else array.cast(wanted)

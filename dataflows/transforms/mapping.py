@@ -1,7 +1,7 @@
 """The mapping and all steps after it, checked against both tables before anything runs.
 
-Where each target column is a source column as it is, of the same type, and nothing else is asked for, nothing has to
-look at the values: rows travel as undecoded bytes (`raw`). Otherwise they are decoded to Arrow, and go through a chain.
+Where each target column is an unchanged source column of the same type, and there are no steps or checks, nothing
+needs the values: rows travel as undecoded bytes (`raw`). Otherwise they are decoded to Arrow and pass through a chain.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class FieldSpec:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a pipeline says of its rows: fields (None: each column by its name), steps after them, checks at the end."""
+    """A pipeline's rules for rows: fields (None: each column by name), then steps, then checks."""
 
     fields: tuple[FieldSpec, ...] | None = None
     steps: tuple[TransformStep, ...] = ()
     validation: Validation = field(default_factory=Validation)
     carried: frozenset[str] = frozenset()
-    """Columns that the sink is given whether the target has them or not."""
+    """Columns that the sink gets even if the target does not have them."""
     filled: frozenset[str] = frozenset()
-    """Columns of the target that the sink fills by itself."""
+    """Columns of the target that the sink fills."""
     left_out: bool = False
     """Whether columns that the target does not have are left out."""
     nul: str | None = None
@@ -67,7 +67,7 @@ class Rules:
 class Mapping:
     """Rules that fit both tables. `reads` are the source columns to ask for, `schema` how to decode them.
 
-    `lineage` tells for each target column which source columns its values come from, and through which steps.
+    `lineage` maps each target column to the source columns of its values, and the steps in between.
     """
 
     targets: tuple[str, ...]
@@ -78,18 +78,18 @@ class Mapping:
     why_decoded: str | None
     lineage: Lines[str, tuple[tuple[str, ...], tuple[str, ...]]]
     columns: tuple[Column, ...]
-    """What is written, in the order of the batches, as the target has it."""
+    """The columns that are written, in the order of the batches, as the target defines them."""
     as_text: bool = False
-    """Of undecoded rows: whether they have to travel in their text form."""
+    """For undecoded rows: True if they must travel in text form."""
 
     def unchanged(self, source: str) -> str | None:
-        """The target's column that a source column goes to as it is, if there is one."""
+        """Return the target column that a source column is copied to unchanged, if any."""
         return next((name for name, found in self.lineage.items() if found == ((source,), ())), None)
 
 
 @dataclass(slots=True)
 class Planned:
-    """The rules over one source table, before there is a target: columns by name, in order, and the stages."""
+    """The rules bound to a source table, without a target: columns by name, in order, and the stages."""
 
     scope: Scope
     stages: list[Stage]
@@ -120,7 +120,7 @@ def outputs(
     outside: Outside = Outside(),  # noqa: B008 - frozen
     plan: Planned | None = None,
 ) -> tuple[Column, ...]:
-    """The target's columns if the target were made from the rules; `plan` is theirs, where there is one."""
+    """Return the columns of a target created from the rules; `plan` is their plan, if it exists already."""
     made = []
     plan = plan or planned(rules, source, where, outside)
     for name, held in plan.scope.columns.items():
@@ -142,9 +142,9 @@ def bind(
     outside: Outside = Outside(),  # noqa: B008 - immutable
     plan: Planned | None = None,
 ) -> Mapping:
-    """The rules between two tables; `plan` is that of the rules over the source, where there is one.
+    """Bind the rules to two tables; `plan` is the plan of the rules over the source, if it exists already.
 
-    `undecoded`: source and sink understand the same form of rows, so that bytes may pass as they are.
+    `undecoded`: source and sink use the same form of rows, so that bytes may pass unchanged.
 
     Raises:
         MissingColumn: a name that the source or the target does not have.
@@ -189,7 +189,7 @@ def bind(
 
 
 def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Scope, dict[str, str], list[Stage]]:
-    """The columns that the mapping makes, where each is said, and the stage that computes some of them."""
+    """Return the mapped columns, the path of each in the file, and the stages that compute some of them."""
     scope = Scope({one.name: _held(one) for one in source.columns})
     if fields is None:
         fields = [FieldSpec(column.name, column.name) for column in source.columns if not column.hidden]
@@ -232,7 +232,7 @@ def _place(plan: Planned, name: str, where: str, part: str = "") -> str:
 
 
 def _why(rules: Rules, scope: Scope, columns: Lines[str, Column], *, undecoded: bool) -> str | None:
-    """Why the values have to be decoded; None where bytes may pass as they are."""
+    """Return why the values must be decoded; None if bytes may pass unchanged."""
     if not rules.plain:
         return "there are steps or checks"
     found = (_look_at(name, scope[name], column) for name, column in columns.items())
@@ -269,7 +269,7 @@ def _check_filled(columns: set[str], target: Table, where: str) -> None:
 
 
 def _look_at(name: str, held: Held, target: Column) -> str | None:
-    """Why the values of this field have to be decoded; None where its bytes may pass as they are."""
+    """Return why the values of this field must be decoded; None if its bytes may pass unchanged."""
     column = held.source
     if column is None:
         return f"`{name}` is an expression"

@@ -1,4 +1,4 @@
-"""The columns between two steps while a chain is planned: what each is called, its type, and what it comes from.
+"""The columns between two steps while a chain is planned: the name, type and origin of each.
 
 A column that no expression has touched is still the source's own array, and never enters Polars. One that an
 expression reads, or made, is held in a frame under an id that no step can change.
@@ -61,7 +61,7 @@ class Scope:
 
     @property
     def types(self) -> dict[str, SqlType]:
-        """The types by name."""
+        """Return the types by name."""
         return {name: held.type for name, held in self.columns.items()}
 
     def require(self, name: str, where: str) -> Held:
@@ -76,7 +76,7 @@ class Scope:
         return self.columns[name]
 
     def read(self, name: str) -> str:
-        """The id of a column in the frame; one that is still the source's is put there."""
+        """Return the id of a column in the frame; add it to the frame if it is still the source's."""
         held = self.columns[name]
         if held.source is None:
             return held.id
@@ -85,7 +85,7 @@ class Scope:
         return found
 
     def new_id(self) -> str:
-        """An id that no column has."""
+        """Return an unused id."""
         self.made += 1
         return f"v:{self.made}"
 
@@ -102,10 +102,10 @@ class Scope:
         return Computed(compiled, {name: self.read(name) for name in sorted(compiled.columns)}, origins)
 
     def origins(self, names: Iterable[str]) -> frozenset[str]:
-        """The source columns behind these."""
+        """Return the source columns that these are computed from."""
         return frozenset[str]().union(*(self.columns[name].origins for name in names))
 
     def put(self, name: str, held: Held, step: str) -> None:
-        """Give `name` new values, made by a step."""
+        """Give `name` new values, computed by a step."""
         earlier = self.columns[name].steps if name in self.columns else ()
         self.columns[name] = replace(held, steps=(*earlier, step))

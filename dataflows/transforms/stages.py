@@ -1,4 +1,4 @@
-"""What steps become: stages that work on one chunk as a Polars frame, and refuse rows without stopping the others."""
+"""Stages, which carry out the steps on a chunk as a Polars frame, and refuse rows without stopping the others."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Work:
 
 
 class Stage(Protocol):
-    """One step at work."""
+    """One step, applied to chunks."""
 
     def __call__(self, work: Work) -> None:
         """Change the chunk in place."""
@@ -101,7 +101,7 @@ def _named(frame: pl.DataFrame, *values: Computed) -> pl.DataFrame:
 
 
 def _columns(sub: pl.DataFrame, wanted: Mapping[str, pl.Expr]) -> pl.DataFrame:
-    """The expressions as columns. Where all rows come out alike, Polars may give one value for all, and refuse it."""
+    """Return the expressions as columns. For a constant, Polars may return a single value and then refuse it."""
     try:
         return sub.with_columns(expr.alias(name) for name, expr in wanted.items())
     except pl.exceptions.PolarsError:
@@ -110,7 +110,7 @@ def _columns(sub: pl.DataFrame, wanted: Mapping[str, pl.Expr]) -> pl.DataFrame:
 
 
 def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, Computed], step: str) -> None:
-    """Refuse the rows where one of the values failed; the first that did says why."""
+    """Refuse the rows where a value failed, with the reason of the first one."""
     for key, one in values.items():
         if one.compiled.wrong is None:
             continue
@@ -145,7 +145,7 @@ def _place(one: Computed) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """New values, by the ids that they get; all of them are computed from the columns as the step found them."""
+    """New values by id, all computed from the columns before the step."""
 
     step: str
     values: Mapping[str, Computed]
@@ -158,7 +158,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """Rows stay where the condition is true: neither false nor NULL."""
+    """Keep the rows where the condition is true: neither false nor NULL."""
 
     step: str
     condition: Computed
@@ -178,7 +178,7 @@ class Filtered:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Rows are refused where the condition is false; NULL passes, as in a CHECK of SQL."""
+    """Refuse the rows where the condition is false; NULL passes, as in a SQL CHECK."""
 
     step: str
     reason: str
@@ -197,7 +197,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Values that nobody may read: their SHA-256 in hexadecimal digits, or three asterisks. NULL stays NULL."""
+    """Replace values by their SHA-256 in hexadecimal digits, or by three asterisks. NULL stays NULL."""
 
     step: str
     values: Mapping[str, tuple[Computed, str]]
@@ -228,7 +228,7 @@ def _masked(key: str, how: str) -> pl.Expr:
 
 @dataclass(frozen=True, slots=True)
 class Deduplicated:
-    """One row of those of a chunk that agree in some columns."""
+    """Keep one row of each group of rows of a chunk with equal values in some columns."""
 
     by: tuple[str, ...]
     keep: str
@@ -260,7 +260,7 @@ def comparable(name: str, kind: SqlType, other: SqlType) -> pl.Expr:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Columns of a small table, by its key, which is unique there; `found` is a column of it that is true."""
+    """Add columns of a small table by its unique key; `found` is a column of it that is always true."""
 
     step: str
     table: pl.DataFrame
@@ -324,7 +324,7 @@ _NO_ARRAY: list[str | None] = []
 
 
 def _parsed(text: str | None) -> list[str | None] | None:
-    """The elements: texts by their value, anything else as it is written."""
+    """Return the elements: texts by value, anything else as written."""
     import msgspec
 
     if text is None:

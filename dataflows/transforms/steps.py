@@ -1,4 +1,4 @@
-"""Steps as users write them, checked one after the other against the columns that the step before leaves."""
+"""Plans of the steps as users write them: each is checked against the columns that the previous step leaves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOOLEAN: Final = SqlType("boolean")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A small table, in memory: its types, and its rows."""
+    """A small table in memory: its types and rows."""
 
     types: Mapping[str, SqlType]
     frame: pl.DataFrame
@@ -35,7 +35,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What steps may take from outside of the chunk: tables by connection and object, and modules of functions."""
+    """Inputs of steps other than the chunk: tables by connection and object, and modules of functions."""
 
     load: Callable[[str, str], Loaded] | None = None
     modules: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ def _set(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stag
 
 
 def _computed(scope: Scope, step: TransformStep, texts: Mapping[str, str], where: str) -> list[Stage]:
-    """New values for columns, all of them from the columns as they are before the step."""
+    """Plan new values for columns, all computed from the columns before the step."""
     from dataflows.transforms.stages import Compute
 
     found = {name: scope.compute(text, f"{where}.{name}") for name, text in texts.items()}

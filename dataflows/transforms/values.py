@@ -1,4 +1,4 @@
-"""Values between Arrow and a frame: there a numeric is a 128-bit whole number, with its scale in the type."""
+"""Values between Arrow and a frame, in which a numeric is a 128-bit integer, with its scale in the type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["arrow_of", "series_of"]
 
 
 def arrow_of(series: pl.Series, kind: SqlType, where: str) -> pa.Array:
-    """As Arrow; a numeric gets its scale back without touching its digits.
+    """Convert to Arrow; a numeric gets its scale back with its digits unchanged.
 
     Raises:
         BadData: a number of more than 38 digits.
@@ -33,14 +33,14 @@ def arrow_of(series: pl.Series, kind: SqlType, where: str) -> pa.Array:
 
 
 def series_of(array: pa.Array, kind: SqlType, where: str) -> pl.Series:
-    """Values of a type that somebody else has made, as a frame holds them.
+    """Convert foreign values to a frame's representation of `kind`.
 
     Raises:
-        BadData: they are of another type, and cannot be brought to this one without loss.
+        BadData: they are of another type that cannot be converted without loss.
     """
     wanted = arrow_type(kind)
     try:
         fitting = array if wanted is None or array.type == wanted else array.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise BadData(f"values of type {array.type} are no {kind}", where=where, hint="tell their type") from None
+        raise BadData(f"values of type {array.type} are not {kind}", where=where, hint="declare their type") from None
     return typed("pl.Series", pl.from_arrow(fitting))

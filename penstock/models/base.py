@@ -1,4 +1,4 @@
-"""What all models share: strictness, one door for outside data, round trips, and errors that name the path."""
+"""The base of all models: strict, one entry point for outside data, round trips, and errors that name the path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|y)")
 class Model(BaseModel):
     """A frozen model that takes no unknown key and no value of another type.
 
-    Outside data comes in by `parse`, as JSON types, so that YAML, JSON, a form and a record are judged alike.
+    Outside data comes in by `parse`, as JSON types, so that YAML, JSON, a form and a record are validated alike.
     """
 
     model_config = ConfigDict(
@@ -37,38 +37,38 @@ class Model(BaseModel):
 
     @classmethod
     def parse(cls, data: object, *, where: str | None = None) -> Self:
-        """`data` (builtins) as this model.
+        """Parse `data` (builtins) as this model.
 
         Raises:
-            InvalidDocument: with every issue found, each at its path.
+            InvalidDocument: lists every issue found, each with its path.
         """
         try:
             return cls.model_validate_json(_json(data), strict=True)
         except ValidationError as error:
             raise InvalidDocument(issues_of(error, cls), where=where) from error
         except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidDocument([Issue("", f"is no plain data: {error}")], where=where) from error
+            raise InvalidDocument([Issue("", f"is not plain data: {error}")], where=where) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain builtins that `parse` takes back; what is not set is left out."""
+        """Return plain builtins that `parse` reads back; what is not set is left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def to_json(self) -> str:
-        """`to_dict` as JSON."""
+        """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The model that `to_json` wrote."""
+        """Read what `to_json` wrote."""
         try:
             return cls.parse(json.loads(text))
         except ValueError as error:
-            raise InvalidDocument([Issue("", f"is no JSON: {error}")]) from error
+            raise InvalidDocument([Issue("", f"is not JSON: {error}")]) from error
 
     def to_yaml(self) -> str:
-        """`to_dict` as YAML."""
+        """Return `to_dict` as YAML."""
         data = self.to_dict()
-        # PyYAML writes these as they are, and reads them back as line breaks or not at all.
+        # PyYAML writes these characters unescaped, and reads them back as line breaks or not at all.
         plain = not _BREAKS.search(json.dumps(data, ensure_ascii=False))
         import yaml
 
@@ -76,31 +76,31 @@ class Model(BaseModel):
 
     @classmethod
     def from_yaml(cls, text: str | bytes) -> Self:
-        """The model that `to_yaml` wrote."""
+        """Read what `to_yaml` wrote."""
         import yaml
 
         try:
             return cls.parse(yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise InvalidDocument([Issue("", f"is no YAML: {error}")]) from error
+            raise InvalidDocument([Issue("", f"is not YAML: {error}")]) from error
 
 
 def _json(data: object) -> bytes:
-    """`data` as JSON that everybody reads.
+    """Return `data` as standard JSON.
 
     Raises:
-        ValueError: it holds infinity, NaN, or half of a character.
+        ValueError: it contains infinity, NaN, or a lone surrogate.
     """
     text = json.dumps(data, default=str, ensure_ascii=False, allow_nan=False)
-    try:  # JSON writes a character as two halves, which YAML's reader does not join
+    try:  # JSON may write a character as two surrogates, which YAML's reader does not join
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
     except UnicodeDecodeError:
-        message = "it holds half of a character"
+        message = "it contains half of a character (a lone surrogate)"
         raise ValueError(message) from None
 
 
 def issues_of(error: ValidationError, model: type[BaseModel]) -> list[Issue]:
-    """What pydantic found, as paths a user knows (``spec.transforms[2].when``) and sentences."""
+    """Return pydantic's errors as paths that a user knows (``spec.transforms[2].when``) and sentences."""
     return [Issue(_path(item["loc"]), _sentence(item, model)) for item in error.errors()]
 
 
@@ -137,7 +137,7 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that `model` takes at `location`."""
+    """Return the keys that `model` takes at `location`."""
     current: Any = model
     for part in location:
         if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
@@ -156,12 +156,12 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _duration(value: object) -> object:
-    """``90s``, ``5m``, ``1h30m``, ``2d`` as a timedelta; anything else is left for pydantic to refuse."""
+    """Return ``90s``, ``5m``, ``1h30m``, ``2d`` as a timedelta; a value of another type is left to pydantic."""
     if isinstance(value, timedelta):
         return value
     parts = _DURATION.findall(value) if isinstance(value, str) else []
     if not parts or "".join(number + unit for number, unit in parts) != value:
-        message = "is no duration such as 90s, 5m, 1h30m, 2d or 1y"
+        message = "is not a duration such as 90s, 5m, 1h30m, 2d or 1y"
         raise ValueError(message)
     try:
         return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
@@ -171,7 +171,7 @@ def _duration(value: object) -> object:
 
 
 def _duration_text(value: timedelta) -> str:
-    """The shortest text that `_duration` reads back to the same value, to the millisecond."""
+    """Return the shortest text that `_duration` reads back to the same value, to the millisecond."""
     rest, text = round(value.total_seconds() * 1000), ""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
         count, rest = divmod(rest, size)
@@ -186,7 +186,7 @@ def _fraction(value: object) -> object:
 
 
 def _sql(value: str) -> str:
-    """A SQL scalar expression that parses; what it may contain is checked where it is compiled."""
+    """Check that a SQL scalar expression parses; the compiler checks what it may contain."""
     parsed(value)
     return value
 
@@ -197,13 +197,13 @@ Duration = Annotated[
     PlainSerializer(_duration_text, return_type=str, when_used="json"),
     Field(json_schema_extra={"type": "string", "examples": ["90s", "5m", "1h30m", "2d"]}),
 ]
-"""A length of time, written ``90s``, ``5m``, ``1h30m`` or ``2d``; milliseconds are the finest."""
+"""A length of time, written ``90s``, ``5m``, ``1h30m`` or ``2d``; the resolution is a millisecond."""
 
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1)]
 """A share between 0 and 1, also written ``1%``."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-"""A name that people type: lower case, begins with a letter, at most 63 of ``a-z 0-9 _ -``."""
+"""A name that people type: lower case, starts with a letter, at most 63 characters of ``a-z 0-9 _ -``."""
 
 Sql = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH), AfterValidator(_sql)]
-"""A SQL scalar expression over the columns; it is compiled, never sent to an engine."""
+"""A SQL scalar expression over the columns; it is compiled, never sent to a database."""

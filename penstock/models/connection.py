@@ -1,4 +1,4 @@
-"""Connections to other systems: as users write them, without literal secrets; secrets are resolved last."""
+"""Connections to other systems as users write them: secrets are references, resolved last."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def _no_password_in_dsn(value: str) -> str:
     try:
         parts = conninfo.conninfo_to_dict(value)
     except ConninfoError:
-        message = "is no PostgreSQL connection string; write postgresql://USER@HOST/DATABASE"
-        raise ValueError(message) from None  # the parser's own text quotes the string, and with it a password
+        message = "is not a PostgreSQL connection string; write postgresql://USER@HOST/DATABASE"
+        raise ValueError(message) from None  # the parser's message quotes the string, and with it a password
     if "password" in parts:
-        message = "holds a literal password; move it to `password: ${env:PENSTOCK_SECRET_NAME}`"
+        message = "contains a literal password; move it to `password: ${env:PENSTOCK_SECRET_NAME}`"
         raise ValueError(message)
     return value
 
@@ -75,7 +75,7 @@ class PostgresConnection(Model):
 
 
 class FilesConnection(Model):
-    """A folder on this machine; what a pipeline names lies below it."""
+    """A folder on this machine; a pipeline's objects are paths below it."""
 
     type: Literal["files"]
     root: Annotated[str, Field(pattern=r"^/")]
@@ -106,21 +106,21 @@ class S3Connection(Model):
 
 
 class SqliteConnection(Model):
-    """An SQLite database file on this machine; as a sink it is made where it is missing."""
+    """An SQLite database file on this machine; as a sink it is created if it is missing."""
 
     type: Literal["sqlite"]
     path: Annotated[str, Field(pattern=r"^/")]
 
 
 class DuckdbConnection(Model):
-    """A DuckDB database file on this machine; as a sink it is made where it is missing."""
+    """A DuckDB database file on this machine; as a sink it is created if it is missing."""
 
     type: Literal["duckdb"]
     path: Annotated[str, Field(pattern=r"^/")]
 
 
 class MysqlTls(Model):
-    """How a connection with MySQL is encrypted; `verify` checks the server's certificate and name."""
+    """Encryption of a connection to MySQL; `verify` checks the server's certificate and name."""
 
     mode: Literal["disable", "prefer", "require", "verify"] = "prefer"
     ca: str | None = None
@@ -149,7 +149,7 @@ class MysqlConnection(Model):
 
 
 class KafkaSecurity(Model):
-    """How to log in to the brokers."""
+    """Login to the brokers."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -201,10 +201,10 @@ def _name() -> TypeAdapter[str]:
 
 
 def plugged_in(kind: str) -> Any | None:
-    """The connector class that an installed package gives for a type of connection; None if none does.
+    """Return the connector class that an installed package provides for a type of connection, or None.
 
     Raises:
-        Refused: it does not say what a connection of its type holds.
+        Refused: the class declares no model of its connections.
     """
     found = next((point.load() for point in entry_points(group=PLUGINS, name=kind)), None)
     model = getattr(found, "model", None)
@@ -215,10 +215,10 @@ def plugged_in(kind: str) -> Any | None:
 
 
 def parse_connection(name: str, data: object, *, where: str | None = None) -> Connection:
-    """One connection.
+    """Parse one connection.
 
     Raises:
-        InvalidDocument: with every issue found, at ``name.key``.
+        InvalidDocument: lists every issue found, at ``name.key``.
     """
     kind = data.get("type") if isinstance(data, dict) else None
     plugged = plugged_in(kind) if isinstance(kind, str) and kind not in TYPES else None
@@ -235,7 +235,7 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
 
 
 def parse_connections(data: object, *, where: str | None = None) -> dict[str, Connection]:
-    """All connections of a `connections.yaml`."""
+    """Parse all connections of a `connections.yaml`."""
     if not isinstance(data, dict):
         raise InvalidDocument([Issue("", "must map names to connections")], where=where)
     issues: list[Issue] = []
@@ -251,13 +251,13 @@ def parse_connections(data: object, *, where: str | None = None) -> dict[str, Co
 
 
 def resolve(value: str, *, where: str, secrets: Path | None = None) -> str:
-    """`value` with each ``${env:…}`` and ``${file:…}`` replaced; only workers may call this.
+    """Replace each ``${env:…}`` and ``${file:…}`` in `value`; only workers may call this.
 
-    Variables must begin with ``PENSTOCK_SECRET_``; files must lie below ``/run/secrets`` or `secrets` (the project's
-    own folder), after links are followed.
+    Variables must start with ``PENSTOCK_SECRET_``; files must be below ``/run/secrets`` or `secrets` (the project's
+    own folder) after links are followed.
 
     Raises:
-        SettingsError: a reference that is not allowed, or that holds nothing.
+        SettingsError: a reference that is not allowed, or whose target does not exist.
     """
 
     def one(match: re.Match[str]) -> str:
@@ -271,7 +271,7 @@ def _variable(name: str, where: str) -> str:
     if not name.startswith(SECRET_VARIABLES):
         raise SettingsError(f"${{env:{name}}} is not allowed", where=where, hint=f"name it {SECRET_VARIABLES}…")
     if name not in os.environ:
-        raise SettingsError(f"the variable {name} is not set", where=where, hint=f"export {name}=… and start again")
+        raise SettingsError(f"the variable {name} is not set", where=where, hint=f"export {name}=… and restart")
     return os.environ[name]
 
 
@@ -288,7 +288,7 @@ def _file(name: str, where: str, secrets: Path | None) -> str:
 
 
 def postgres_dsn(connection: PostgresConnection, *, name: str, secrets: Path | None = None) -> str:
-    """The libpq string of `connection`, with its password; keep it out of logs and records."""
+    """Return the libpq string of `connection` with its password; keep it out of logs and records."""
     where = f"connection {name}"
     dsn = resolve(connection.dsn, where=where, secrets=secrets)
     extra: dict[str, Any] = {}
@@ -297,4 +297,4 @@ def postgres_dsn(connection: PostgresConnection, *, name: str, secrets: Path | N
     try:
         return conninfo.make_conninfo(dsn, **extra)
     except ConninfoError:
-        raise SettingsError("is no PostgreSQL connection string", where=where, hint="see libpq's conninfo") from None
+        raise SettingsError("is not a PostgreSQL connection string", where=where, hint="see libpq's conninfo") from None

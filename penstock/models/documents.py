@@ -1,4 +1,4 @@
-"""Files of a project: many YAML or JSON documents to a file, each with its line, and errors that name it."""
+"""Files of a project: several YAML or JSON documents in a file, each with its line, for error messages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from penstock.models.policy import AgentPolicy
 __all__ = ["CONNECTIONS", "Documents", "read_documents", "read_project"]
 
 CONNECTIONS = "connections.yaml"
-MOST_VALUES = 100_000
-"""In one document."""
-MOST_BYTES = 1 << 20
-"""In one file; YAML is read at a tenth of this a second."""
+MAX_VALUES = 100_000
+"""The limit for one document."""
+MAX_FILE_BYTES = 1 << 20
+"""The limit for one file; YAML is parsed at about a tenth of this a second."""
 
 KINDS: dict[str, type[Pipeline | AgentPolicy]] = {"Pipeline": Pipeline, "AgentPolicy": AgentPolicy}
 
@@ -29,8 +29,8 @@ KINDS: dict[str, type[Pipeline | AgentPolicy]] = {"Pipeline": Pipeline, "AgentPo
 class _Loader(yaml.SafeLoader):
     """YAML without its traps.
 
-    A key that stands twice is an error, and so is one that is no text; dates and ``yes``, ``no``, ``on`` stay text;
-    there are no tags but those of plain data.
+    A duplicate key is an error, and so is one that is not text; dates and ``yes``, ``no``, ``on`` stay text; only the
+    tags of plain data exist.
     """
 
 
@@ -43,7 +43,7 @@ _Loader.add_implicit_resolver(f"{_PLAIN}bool", re.compile(r"^(?:true|false)$"), 
 
 
 class _JsonLoader(_Loader):
-    """JSON, whose numbers need no dot before an exponent, as YAML 1.1 asks for one."""
+    """JSON, whose numbers need no dot before an exponent, unlike those of YAML 1.1."""
 
 
 _JsonLoader.add_implicit_resolver(f"{_PLAIN}float", re.compile(r"^-?[0-9]+[eE][-+]?[0-9]+$"), list("-0123456789"))
@@ -54,33 +54,33 @@ def _wrong(node: yaml.Node, what: str) -> yaml.YAMLError:
 
 
 def _scalar(kind: str, make: Callable[[yaml.SafeLoader, Any], Any]) -> Callable[[_Loader, yaml.Node], Any]:
-    """What PyYAML makes of a scalar; a tag that stands before something else is told at its place."""
+    """Wrap PyYAML's constructor of a scalar: a value that does not fit its tag is reported with its line."""
 
     def made(loader: _Loader, node: yaml.Node) -> Any:
         try:
             return make(loader, node)
         except (ValueError, ArithmeticError, LookupError):
-            raise _wrong(node, f"this is no {kind}") from None
+            raise _wrong(node, f"this is not a {kind}") from None
 
     return made
 
 
 def _sequence(loader: _Loader, node: yaml.Node) -> list[Any]:
     if not isinstance(node, yaml.SequenceNode):
-        raise _wrong(node, "this is no list")
+        raise _wrong(node, "this is not a list")
     return [loader.construct_object(inner, deep=True) for inner in node.value]
 
 
 def _mapping(loader: _Loader, node: yaml.Node) -> dict[str, Any]:
     if not isinstance(node, yaml.MappingNode):
-        raise _wrong(node, "this is no mapping")
+        raise _wrong(node, "this is not a mapping")
     found: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise _wrong(key_node, "a key is no text; put it between quotes")
+            raise _wrong(key_node, "a key is not text; quote it")
         if key in found:
-            raise _wrong(key_node, f"the key {key!r} stands twice")
+            raise _wrong(key_node, f"duplicate key {key!r}")
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 
@@ -98,12 +98,12 @@ _Loader.yaml_constructors = {
 
 
 def _refuse(node: yaml.Node) -> None:
-    raise _wrong(node, f"the tag or sign {node.tag.removeprefix(_PLAIN)!r} has no meaning here; put it between quotes")
+    raise _wrong(node, f"the tag or sign {node.tag.removeprefix(_PLAIN)!r} has no meaning here; quote it")
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What the files hold, each with the file it came from."""
+    """The documents of all files, each with the file it came from."""
 
     connections: dict[str, Connection]
     pipelines: tuple[Pipeline, ...]
@@ -115,26 +115,26 @@ class Documents:
 
 
 Check = Callable[[Pipeline], None]
-"""A look at a pipeline that goes further than its model; raises InvalidDocument with paths into it."""
+"""A check of a pipeline beyond its model; raises InvalidDocument with paths into it."""
 
 
 def read_project(folder: Path, check: Check | None = None) -> Documents:
-    """All of a project: `connections.yaml`, `pipelines/*.yaml`, `policies/*.yaml` (or .yml, .json)."""
+    """Read a project: `connections.yaml`, `pipelines/*.yaml`, `policies/*.yaml` (or .yml, .json)."""
     paths = [folder / CONNECTIONS] if (folder / CONNECTIONS).exists() else []
     for room in ("pipelines", "policies"):
         paths += sorted(p for p in (folder / room).glob("*") if p.suffix in {".yaml", ".yml", ".json"})
     if not paths:
-        hint = "run `penstock init DIR` for a project that runs, or name files"
-        raise NotFound("holds no connections.yaml, pipelines/ or policies/", where=str(folder), hint=hint)
+        hint = "run `penstock init DIR` for a project that works, or name files"
+        raise NotFound("has no connections.yaml, pipelines/ or policies/", where=str(folder), hint=hint)
     return read_documents(paths, check)
 
 
 def read_documents(paths: Iterable[Path], check: Check | None = None) -> Documents:
-    """The documents of `paths`, each pipeline looked at by `check` too.
+    """Read the documents of `paths`; `check` is called for each pipeline.
 
     Raises:
-        InvalidDocument: with every issue of every file, each as ``file:line: path: message``.
-        NotFound: a path that is not there.
+        InvalidDocument: lists every issue of every file, each as ``file:line: path: message``.
+        NotFound: a path that does not exist.
     """
     connections: dict[str, Connection] = {}
     models: list[Pipeline | AgentPolicy] = []
@@ -158,7 +158,7 @@ def read_documents(paths: Iterable[Path], check: Check | None = None) -> Documen
             key = (model.kind, model.name)
             if key in origins:
                 issues.append(
-                    Issue(f"{where}: metadata.name", f"{model.kind} {model.name!r} stands in {origins[key]} too")
+                    Issue(f"{where}: metadata.name", f"{model.kind} {model.name!r} is also defined at {origins[key]}")
                 )
             origins[key] = where
             models.append(model)
@@ -173,7 +173,7 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
     try:
         text = _text(path)
     except FileNotFoundError as error:
-        raise NotFound("no such file", where=str(path), hint="without files, those of the project are taken") from error
+        raise NotFound("no such file", where=str(path), hint="without names, the project's files are used") from error
     except IsADirectoryError:
         issues.append(Issue(str(path), f"is a folder: name files, such as {path}/*.yaml, or --project {path}"))
         return
@@ -191,32 +191,32 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
         issues.append(
             Issue(
                 f"{path}{line}",
-                f"is no YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
+                f"is not YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
             )
         )
 
 
 def _text(path: Path) -> str:
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        message = f"it is larger than {MOST_BYTES >> 20} MiB; split it over several files"
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        message = f"it is larger than {MAX_FILE_BYTES >> 20} MiB; split it over several files"
         raise ValueError(message)
     return data.decode()
 
 
 def _bounded(data: Any) -> Any:
-    """`data`, unless it is far larger than its file looks: aliases of aliases grow without bound when written out.
+    """Return `data` unless it is far larger than its file: aliases of aliases grow without bound when expanded.
 
     Raises:
-        ValueError: it holds more than `MOST_VALUES` values.
+        ValueError: it has more than `MAX_VALUES` values.
     """
     level, count = [data], 0
-    while level and count <= MOST_VALUES:
+    while level and count <= MAX_VALUES:
         count += len(level)
-        level = [inner for value in level for inner in _inside(value)][: MOST_VALUES + 1]
+        level = [inner for value in level for inner in _inside(value)][: MAX_VALUES + 1]
     if level:
-        message = f"holds more than {MOST_VALUES} values when its aliases are written out"
+        message = f"has more than {MAX_VALUES} values when its aliases are expanded"
         raise ValueError(message)
     return data
 
@@ -227,7 +227,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 def _model(data: Any) -> Pipeline | AgentPolicy:
     if not isinstance(data, dict):
-        raise InvalidDocument([Issue("", "is no mapping with apiVersion, kind, metadata and spec")])
+        raise InvalidDocument([Issue("", "is not a mapping with apiVersion, kind, metadata and spec")])
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         hint = did_you_mean(str(kind), KINDS) or f"one of {', '.join(KINDS)}"
@@ -236,7 +236,7 @@ def _model(data: Any) -> Pipeline | AgentPolicy:
 
 
 def _line(node: yaml.Node, path: str) -> int:
-    """The line of the deepest part of `path` that the document has."""
+    """Return the line of the deepest part of `path` that the document has."""
     for part in path.replace("[", ".[").split("."):
         found = None
         if isinstance(node, yaml.MappingNode):

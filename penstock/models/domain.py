@@ -1,4 +1,4 @@
-"""The nouns of records and catalog: datasets, schemas, mappings, tasks, decisions, errors, runs."""
+"""Models of records and catalog: datasets, schemas, mappings, tasks, decisions, errors, runs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
     "SchemaMapping",
     "Task",
     "TaskStatus",
-    "Utc",
+    "Timestamp",
 ]
 
 
-Utc = AwareDatetime
-"""A moment, with its zone."""
+Timestamp = AwareDatetime
+"""A point in time with its time zone."""
 
 Confidence = Annotated[float, Constraint(ge=0, le=1)]
 PipelineStatus = Literal["active", "paused", "stopped", "deleting"]
@@ -51,7 +51,7 @@ class DatasetRef(Model):
 
 
 class Field(Model):
-    """One column: its type as the system writes it, e.g. ``numeric(15,2)``."""
+    """One column, with its type as the system writes it, e.g. ``numeric(15,2)``."""
 
     name: Annotated[str, Constraint(min_length=1, max_length=128)]
     type: Annotated[str, Constraint(min_length=1, max_length=256)]
@@ -60,7 +60,7 @@ class Field(Model):
 
 
 class Schema(Model):
-    """The columns of a dataset in their order, and the key that identifies a row."""
+    """The columns of a dataset in order, and the key that identifies a row."""
 
     fields: tuple[Field, ...]
     key: tuple[str, ...] = ()
@@ -69,21 +69,21 @@ class Schema(Model):
     def _consistent(self) -> Self:
         names = [field.name for field in self.fields]
         if len(names) != len(set(names)):
-            message = "names a field twice"
+            message = "has a duplicate field"
             raise ValueError(message)
         if missing := set(self.key) - set(names):
-            message = f"the key names {', '.join(sorted(missing))}, which is no field"
+            message = f"the key names {', '.join(sorted(missing))}, which is not a field"
             raise ValueError(message)
         return self
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its canonical JSON: two schemas are the same if and only if their fingerprints are."""
+        """SHA-256 of its canonical JSON: two schemas are equal if and only if their fingerprints are."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 class FieldMapping(Model):
-    """How one target field comes from source fields, and how sure the matcher is."""
+    """The source fields of one target field, and the matcher's confidence."""
 
     target: Annotated[str, Constraint(min_length=1)]
     sources: tuple[str, ...]
@@ -94,7 +94,7 @@ class FieldMapping(Model):
 
 
 class SchemaMapping(Model):
-    """How one dataset becomes another."""
+    """The mapping from one dataset to another."""
 
     name: Name
     source: DatasetRef
@@ -104,7 +104,7 @@ class SchemaMapping(Model):
 
 
 class Task(Model):
-    """One piece of work for one worker; `attempt` counts from 1 and names each assignment."""
+    """One unit of work for one worker; `attempt` counts the assignments, from 1."""
 
     id: str
     kind: Literal["pipeline", "cleanup"]
@@ -117,7 +117,7 @@ class Task(Model):
 
 
 class Counters(Model):
-    """What a run processed. `rows_in == rows_out + filtered + dead` always holds; `bytes` is what was written."""
+    """Rows and bytes of a run. `rows_in == rows_out + filtered + dead` always holds; `bytes` is what was written."""
 
     rows_in: Annotated[int, Constraint(ge=0)] = 0
     rows_out: Annotated[int, Constraint(ge=0)] = 0
@@ -136,10 +136,10 @@ class Counters(Model):
 
 
 class Reload(Model):
-    """What a run reads again, whatever its pipeline's position: all rows, or those of a window of the cursor.
+    """What a run reads again regardless of its pipeline's position: all rows, or a window of the cursor.
 
-    The window begins with `from` and ends before `to`, as a user writes values of the cursor: a whole number, a date,
-    or a time (UTC where it names no zone).
+    The window starts at `from` and ends before `to`, written as values of the cursor: a whole number, a date,
+    or a time (UTC if it has no zone).
     """
 
     rows: Literal["all", "window"]
@@ -156,7 +156,7 @@ class Reload(Model):
 
     @property
     def is_window(self) -> bool:
-        """Whether it is only a part of the rows."""
+        """True if it is only a part of the rows."""
         return self.rows == "window"
 
 
@@ -167,19 +167,19 @@ class Run(Model):
     pipeline: Name
     version: Annotated[int, Constraint(ge=1)]
     status: RunStatus
-    requested_at: Utc
-    scheduled_for: Utc | None = None
-    """The tick of its schedule that asked for it; None if a person did."""
+    requested_at: Timestamp
+    scheduled_for: Timestamp | None = None
+    """The tick of the schedule that started it; None if a person did."""
     reload: Reload | None = None
-    """What it reads again; None for a run that reads what is new, or everything, as its pipeline says."""
-    finished_at: Utc | None = None
+    """What it reads again; None for a normal run of its pipeline."""
+    finished_at: Timestamp | None = None
     counters: Counters = Counters()
     resumed: bool = False
-    """Whether it went on from an earlier attempt's commits: then its rows come from more than one point in time."""
+    """True if it resumed from an earlier attempt's commits: its rows then come from more than one point in time."""
 
 
 class Alternative(Model):
-    """What else could have been decided, and its score."""
+    """Another option of a decision, and its score."""
 
     option: str
     score: float
@@ -187,7 +187,7 @@ class Alternative(Model):
 
 
 class AgentDecision(Model):
-    """Why an agent did what it did: enough to explain it, replay it and judge it again under another policy."""
+    """The reasons of a decision: enough to explain it, replay it and judge it again under another policy."""
 
     agent: Name
     rules: Annotated[int, Constraint(ge=1)]
@@ -203,7 +203,7 @@ class AgentDecision(Model):
 
 
 class Error(Model):
-    """What went wrong, by code and object name; never a row's value, a secret or the driver's detail."""
+    """An error by code and object name; never a row's value, a secret or the driver's detail."""
 
     code: Annotated[str, Constraint(min_length=1)]
     what: str
@@ -213,14 +213,14 @@ class Error(Model):
 
     @classmethod
     def of(cls, error: BaseException) -> Error:
-        """What may be recorded of `error`; of one that is not ours, the class only."""
+        """Return what may be recorded of `error`; of a foreign exception only the class."""
         if isinstance(error, PenstockError):
             return cls(code=error.code, what=error.what, where=error.where, hint=error.hint, transient=error.transient)
         return cls(code="unexpected", what=f"{type(error).__module__}.{type(error).__qualname__}")
 
 
 class Resolution(Model):
-    """What was done about an error."""
+    """The reaction to an error."""
 
     error: str
     action: Literal["retry", "skip_record", "adjust_config", "pause", "escalate", "give_up"]

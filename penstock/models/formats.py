@@ -1,4 +1,4 @@
-"""Formats of files: how they are told to be read and written, where their names do not say it all."""
+"""Formats of files: how they are read and written, where their names do not say enough."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _encoding(value: str) -> str:
         known = False
     if not known:
         hint = did_you_mean(value, _ENCODINGS) or f"one of {', '.join(_ENCODINGS)}"
-        message = f"no encoding {value!r}; {hint}"
+        message = f"unknown encoding {value!r}; {hint}"
         raise ValueError(message)
     return value
 
@@ -42,14 +42,14 @@ _Escape = Annotated[str, Field(pattern=r"^[!#-&(-/:-@\[-_{-~]$")]
 
 
 class ParquetFormat(Model):
-    """Apache Parquet; files say their own types. `compression` is that of written pages."""
+    """Apache Parquet; files declare their own types. `compression` applies to written pages."""
 
     type: Literal["parquet"]
     compression: Literal["snappy", "zstd", "gzip", "lz4", "none"] = "snappy"
 
 
 class CsvFormat(Model):
-    """Text with a delimiter (RFC 4180). Written files always have a header, and NULL as nothing between delimiters.
+    """Text with a delimiter (RFC 4180). Written files always have a header, and an empty value for NULL.
 
     `columns` gives names and types in the order of the file, or overrides those that are told from a sample. `escape`
     stands before quotes, delimiters, line ends and itself in files of Spark, Hive or MySQL, most often a backslash;
@@ -68,7 +68,7 @@ class CsvFormat(Model):
 
 
 class JsonlFormat(Model):
-    """One JSON object a line. `columns` overrides the types that are told from a sample; with it, no other is read."""
+    """One JSON object a line. `columns` overrides the types inferred from a sample; then only these are read."""
 
     type: Literal["jsonl"]
     columns: _Columns = {}
@@ -76,4 +76,4 @@ class JsonlFormat(Model):
 
 
 Format = Annotated[ParquetFormat | CsvFormat | JsonlFormat, Field(discriminator="type")]
-"""How files are read or written; without it the name's ending says."""
+"""How files are read or written; without it the suffix of the name decides."""

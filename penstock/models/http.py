@@ -1,4 +1,4 @@
-"""HTTP APIs that answer with JSON, a page at a time: where their records are, and how the next page is asked for."""
+"""HTTP APIs that answer with JSON pages: where their records are, and how the next page is requested."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _REFERENCE = re.compile(r"\$\{(env|file):[^}]+\}")
 _SENSITIVE = re.compile(
     r"(authorization|cookie|token|secret|password|passwd|signature|api[-_]?key|access[-_]?key|^key)$", re.IGNORECASE
 )
-MOST_SECONDS: Final = 600
+MAX_TIMEOUT_SECONDS: Final = 600
 
 
 def sensitive(name: str) -> bool:
-    """Whether a header or parameter of that name holds a secret."""
+    """Return True if a header or parameter of that name contains a secret."""
     return _SENSITIVE.search(name) is not None
 
 
 def _plain_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.username is not None or parts.password is not None:
-        message = "holds a user or password; name them in `headers`, by reference"
+        message = "contains a user or password; put them into `headers`, by reference"
         raise ValueError(message)
     if not parts.hostname or parts.query or parts.fragment:
-        message = "is no base URL such as https://api.example.com/v1; query parameters go to `parameters`"
+        message = "is not a base URL such as https://api.example.com/v1; query parameters go to `parameters`"
         raise ValueError(message)
     return value
 
@@ -57,14 +57,14 @@ def _no_literal_secrets(values: dict[str, str]) -> dict[str, str]:
 
 
 _Path = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^.\x00-\x1f]+(\.[^.\x00-\x1f]+)*$")]
-"""Names of keys, one in the other, with dots between: ``data.items``."""
+"""A path of keys with dots between: ``data.items``."""
 _Parameter = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x20]+$")]
 _ClientError = Annotated[int, Field(ge=400, le=499)]
 _Size = Annotated[int, Field(ge=1, le=1_000_000)]
 _Columns = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(min_length=1, max_length=64)]]
 _Values = dict[_Parameter, Annotated[str, Field(max_length=2000)]]
 Given = Annotated[_Values, AfterValidator(_no_literal_secrets)]
-"""Headers or parameters; those that hold secrets do so by reference."""
+"""Headers or parameters; secrets are references."""
 
 
 class _Ending(Model):
@@ -122,13 +122,13 @@ class LinkPages(_Ending):
 
 
 Pagination = Annotated[NumberedPages | OffsetPages | TokenPages | LinkPages, Field(discriminator="type")]
-"""How the next page is asked for."""
+"""How the next page is requested."""
 
 
 class Since(Model):
-    """The parameter by which the server leaves out what is older than the pipeline's cursor.
+    """The parameter by which the server omits what is older than the pipeline's cursor.
 
-    It may leave out less than that, nothing at all even: what was read before is not read twice.
+    It may omit less, or nothing: records read before are skipped here.
     """
 
     parameter: _Parameter
@@ -136,10 +136,10 @@ class Since(Model):
 
 
 class HttpEndpoint(Model):
-    """One path of the API; what is not said holds as the connection says it.
+    """One path of the API; defaults come from the connection.
 
-    `columns` names the columns and their types; without it they are told from the first page. `newest` are parameters
-    with which the first page begins with the newest records, so that a run need not look for them.
+    `columns` names the columns and their types; without it they are inferred from the first page. `newest` are
+    parameters with which the first page starts with the newest records, so that a run need not search for them.
     """
 
     records: _Path | None = None
@@ -150,7 +150,7 @@ class HttpEndpoint(Model):
 
 
 class HttpConnection(Model):
-    """An HTTP API that answers GET with JSON. `records` says where in an answer they are; without it, it is an array.
+    """An HTTP API that answers GET with JSON. `records` is the path to them; without it the body itself is the array.
 
     `headers` and `parameters` go with each request to that host, and to no other.
     """
@@ -161,11 +161,13 @@ class HttpConnection(Model):
     parameters: Given = {}
     records: _Path | None = None
     pagination: Pagination | None = None
-    timeout: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(seconds=MOST_SECONDS))] = timedelta(seconds=30)
+    timeout: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(seconds=MAX_TIMEOUT_SECONDS))] = timedelta(
+        seconds=30
+    )
     endpoints: dict[str, HttpEndpoint] = {}
 
     def endpoint(self, object_: str) -> HttpEndpoint:
-        """What holds for an object: a path below `url`, and perhaps a query."""
+        """Return the endpoint of an object: a path below `url`, perhaps with a query."""
         path = object_.partition("?")[0].strip("/")
         found = next((one for name, one in self.endpoints.items() if name.strip("/") == path), HttpEndpoint())
         return found.model_copy(

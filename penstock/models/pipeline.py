@@ -1,4 +1,4 @@
-"""The pipeline as users write it (`kind: Pipeline`), with every rule that can be told without looking at a system."""
+"""The pipeline as users write it (`kind: Pipeline`), with every rule that can be checked without a system."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ ObjectName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x0
 ColumnName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 
 
-LEAP_YEAR = datetime(2024, 1, 1, tzinfo=UTC)
-"""A moment before every day that there is."""
+CRON_EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
+"""Search a cron expression's first tick from here: 2024 is a leap year, so that 29 February is found soon."""
 
 
 def _timezone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        message = f"no time zone {value!r}; write one of the IANA names, such as Europe/Berlin"
+        message = f"unknown time zone {value!r}; write an IANA name such as Europe/Berlin"
         raise ValueError(message) from error
     return value
 
@@ -61,10 +61,10 @@ def _cron(value: str) -> str:
     try:
         trigger = CronTrigger.from_crontab(value, timezone="UTC")
     except ValueError as error:
-        message = f"is no cron expression of five fields: {error}"
+        message = f"is not a cron expression of five fields: {error}"
         raise ValueError(message) from error
-    if trigger.get_next_fire_time(None, LEAP_YEAR) is None:
-        message = f"never comes: there is no such day, got {value!r}"
+    if trigger.get_next_fire_time(None, CRON_EPOCH) is None:
+        message = f"is never due: there is no such day, got {value!r}"
         raise ValueError(message)
     return value
 
@@ -80,7 +80,7 @@ Columns = Annotated[tuple[ColumnName, ...], AfterValidator(_unique)]
 
 
 class Metadata(Model):
-    """Who it is and whose it is."""
+    """Name, owner, description and labels."""
 
     name: Name
     owner: str | None = Field(default=None, max_length=128)
@@ -89,14 +89,14 @@ class Metadata(Model):
 
 
 class Cursor(Model):
-    """Read only what is new: rows whose `field` is above the last position, and older than `lag`."""
+    """Read only new rows: those whose `field` is above the last position, and older than `lag`."""
 
     field: ColumnName
     lag: Duration = timedelta(0)
 
 
 class Source(Model):
-    """Where rows come from. Without a cursor each run reads everything (full refresh)."""
+    """The origin of rows. Without a cursor each run reads everything (full refresh)."""
 
     connection: Name
     object: ObjectName
@@ -105,7 +105,7 @@ class Source(Model):
 
 
 class Schedule(Model):
-    """When a batch pipeline runs by itself."""
+    """The times at which a batch pipeline runs automatically."""
 
     cron: Annotated[str, AfterValidator(_cron)]
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
@@ -129,7 +129,7 @@ class FieldRule(Model):
 
 
 class MappingRule(Model):
-    """How source names become target names: a mapping kept in the catalog (`ref`), or `fields` written here."""
+    """From source names to target names: a mapping in the catalog (`ref`), or `fields` written here."""
 
     ref: Name | None = None
     fields: tuple[FieldRule, ...] | None = None
@@ -148,7 +148,7 @@ class MappingRule(Model):
 
 
 class SchemaRules(Model):
-    """What happens when a schema changes."""
+    """Reactions to a changed schema."""
 
     compatibility: Literal["backward", "forward", "full", "none"] = "backward"
     additive: Literal["apply", "propose", "ignore", "pause"] = "propose"
@@ -157,16 +157,16 @@ class SchemaRules(Model):
 
 
 class Deduplicate(Model):
-    """Keep one row of those that agree in the columns `by`, within a chunk; further apart, `write: merge` does it."""
+    """Keep one row of those with equal columns `by`, within a chunk; over a whole run use `write: merge`."""
 
     by: Columns
     keep: Literal["first", "last"] = "first"
 
 
 class Lookup(Model):
-    """Columns of a small table, by a key: `on` maps columns to its key's, `take` new columns to its own.
+    """Columns of a small table, by a key: `on` maps columns to the table's key, `take` new columns to the table's.
 
-    The table is read once, when a run begins. Where there is no such key, the new columns are NULL, or the row is
+    The table is read once, when a run starts. Without a match the new columns are NULL, or the row is
     refused.
     """
 
@@ -180,7 +180,7 @@ class Lookup(Model):
 class Explode(Model):
     """A row for each element of the JSON array in `column`; each element becomes a value of type `as`.
 
-    NULL stays one row with NULL; an empty array is no row at all, and counts as filtered.
+    NULL stays one row with NULL; an empty array yields no row, and counts as filtered.
     """
 
     column: ColumnName
@@ -188,10 +188,10 @@ class Explode(Model):
 
 
 class PythonCall(Model):
-    """A function ``package.module:function`` over Arrow batches, for what SQL cannot say.
+    """A function ``package.module:function`` over Arrow batches, for what SQL cannot express.
 
-    It gets the rows as a `pyarrow.RecordBatch` and gives one back with as many rows, in their order, that holds
-    `columns`, new or changed, each of the type told. Only modules that the settings name in `python_modules`.
+    It gets the rows as a `pyarrow.RecordBatch` and returns one with the same number of rows, in order, with
+    `columns`, new or changed, of the given types. Only modules listed in the setting `python_modules` are allowed.
     """
 
     call: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=255)]
@@ -201,8 +201,8 @@ class PythonCall(Model):
 class TransformStep(Model):
     """One step after the mapping, on the target's names; exactly one operation.
 
-    `when` limits `set`, `filter` and `mask` to the rows where it is true (a condition that is NULL is not); the others
-    are about whole columns or rows, and take none.
+    `when` limits `set`, `filter` and `mask` to the rows where it is true (NULL is not true); the other operations
+    apply to whole columns or rows and take no `when`.
     """
 
     name: Name
@@ -220,7 +220,7 @@ class TransformStep(Model):
 
     @property
     def operation(self) -> str:
-        """Which of `OPERATIONS` it is."""
+        """The name of its operation, one of `OPERATIONS`."""
         return next(name for name in OPERATIONS if getattr(self, name) is not None)
 
     @model_validator(mode="after")
@@ -261,7 +261,7 @@ class Clean(Model):
 
 
 class Validation(Model):
-    """What each chunk must satisfy before it is written; `unique` over a batch run."""
+    """Conditions on each chunk before it is written; `unique` applies to a whole batch run."""
 
     not_null: Columns = ()
     unique: Columns = ()
@@ -269,11 +269,11 @@ class Validation(Model):
 
 
 class Sink(Model):
-    """Where rows go, and how they are written there.
+    """The destination of rows, and how they are written.
 
-    `merge` and `scd2` find the row to change by `key`. Of two rows with the same key the one with the greater `version`
-    counts; without a `version`, the cursor's column, if it is mapped as it is. Where the column `delete` is true, the
-    row is deleted (`merge`), or no longer current (`scd2`); the target need not have that column.
+    `merge` and `scd2` find the row to change by `key`. Of two rows with the same key, the one with the greater
+    `version` wins; without a `version`, the greater cursor, if its column is mapped unchanged. Where the column
+    `delete` is true, the row is deleted (`merge`), or no longer current (`scd2`); the target need not have that column.
     """
 
     connection: Name
@@ -290,7 +290,7 @@ class Sink(Model):
             message = f"`write: {self.write}` needs a `key`"
             raise ValueError(message)
         if self.write not in {"merge", "scd2"} and (self.version or self.delete):
-            message = f"`version` and `delete` are for merge and scd2; `{self.write}` compares no rows"
+            message = f"`version` and `delete` are for merge and scd2; `{self.write}` does not compare rows"
             raise ValueError(message)
         return self
 
@@ -312,7 +312,7 @@ class Retry(Model):
 
 
 class DeadLetter(Model):
-    """How long rejected rows are kept, and which share of them fails the run."""
+    """How long refused rows are kept, and which share of them fails the run."""
 
     keep: Duration = timedelta(days=30)
     fail_above: Fraction = 0.01
@@ -320,16 +320,16 @@ class DeadLetter(Model):
 
 
 class ErrorRules(Model):
-    """What happens on errors."""
+    """Reactions to errors."""
 
     retry: Retry = Retry()
     dead_letter: DeadLetter = DeadLetter()
 
 
 class Limits(Model):
-    """Sizes: rows in a chunk, rows in flight, processes, and the lag of a stream that raises an alert.
+    """Limits: rows in a chunk, rows in flight, processes, and the lag of a stream that raises an alert.
 
-    `snapshot` is how long a run may keep its source at one point in time, which keeps that server from cleaning up.
+    `snapshot` is how long a run may hold a snapshot of its source, which keeps that server from cleaning up.
     """
 
     batch_rows: int = Field(default=65536, ge=1, le=1_000_000)
@@ -340,10 +340,10 @@ class Limits(Model):
 
 
 class PipelineTest(Model):
-    """Rows given and rows expected: a unit test of the mapping and the transforms.
+    """A unit test of the mapping and the transforms: rows given and rows expected.
 
-    `types` tells those of the source's columns that the given values do not show; a number with a point is numeric.
-    `tables` gives the rows of the tables that lookups read, by their object.
+    `types` declares the types of source columns that the values do not show; a number with a point is numeric.
+    `tables` contains the rows of the tables that lookups read, by object.
     """
 
     name: Name
@@ -354,7 +354,7 @@ class PipelineTest(Model):
 
 
 class PipelineSpec(Model):
-    """What the pipeline does."""
+    """The specification of a pipeline."""
 
     mode: Literal["batch", "stream"] = "batch"
     source: Source
@@ -382,7 +382,7 @@ class PipelineSpec(Model):
 
     def _fits_a_stream(self) -> None:
         for wrong, message in (
-            (self.schedule is not None, "a stream runs all the time: it takes no `schedule`"),
+            (self.schedule is not None, "a stream runs continuously: it takes no `schedule`"),
             (self.sink.write == "replace", "a stream cannot `replace` its sink: it never ends"),
             (bool(self.validate_.unique), "`validate.unique` needs a batch: a stream never ends"),
         ):
@@ -404,6 +404,6 @@ class Pipeline(Model):
         return self.metadata.name
 
     def to_dict(self) -> dict[str, Any]:
-        """What the user wrote, with defaults left out, so that a later default applies to it too."""
+        """Return what the user wrote, without defaults, so that a later default applies to it too."""
         written = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         return {"apiVersion": self.apiVersion, "kind": self.kind} | written

@@ -1,4 +1,4 @@
-"""The policy as users write it (`kind: AgentPolicy`): what agents may do by themselves."""
+"""The policy as users write it (`kind: AgentPolicy`): what agents may do on their own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from penstock.models.pipeline import Labels
 __all__ = ["AgentPolicy", "AgentPolicySpec", "Autonomy", "OrchestratorPolicy"]
 
 Autonomy = Literal["observe", "propose", "act"]
-"""observe: record only; propose: ask a person; act: do it, where confidence is ABOVE the threshold."""
+"""observe: record only; propose: ask a person; act: do it if the confidence is ABOVE the threshold."""
 
 
 class DiscoveryPolicy(Model):
-    """What discovery may do."""
+    """Rules for discovery."""
 
     autonomy: Autonomy = "act"
     every: Duration = timedelta(hours=1)
@@ -29,14 +29,14 @@ class DiscoveryPolicy(Model):
 
 
 class MappingPolicy(Model):
-    """What the mapping agent may do."""
+    """Rules for the mapping agent."""
 
     autonomy: Autonomy = "propose"
     act_above: Fraction = 0.90
 
 
 class ErrorResolutionPolicy(Model):
-    """What error resolution may do, action by action."""
+    """Rules for error resolution, by action."""
 
     autonomy: Autonomy = "act"
     act_above: Fraction = 0.80
@@ -44,7 +44,7 @@ class ErrorResolutionPolicy(Model):
 
 
 class OrchestratorPolicy(Model):
-    """How many runs at once, and which first: labels' values to a number, higher first."""
+    """Limits on concurrent runs, and their priorities: label values to a number, higher first."""
 
     max_running: int = Field(default=4, ge=1, le=10_000)
     per_connection: int = Field(default=2, ge=1, le=10_000)
@@ -52,7 +52,7 @@ class OrchestratorPolicy(Model):
 
 
 class MonitorPolicy(Model):
-    """How sensitive the monitor is, where alerts go, and how long metrics are kept by their step."""
+    """Sensitivity of the monitor, routes of alerts, and retention of metrics by resolution."""
 
     sensitivity: float = Field(default=4.0, gt=0, le=100)
     warm_up: int = Field(default=20, ge=1, le=100_000)
@@ -61,7 +61,7 @@ class MonitorPolicy(Model):
 
 
 class Constraints(Model):
-    """What no agent may do, whatever its confidence."""
+    """What no agent may do, at any confidence."""
 
     max_rows_skipped: int = Field(default=1000, ge=0)
     never: tuple[Literal["drop_table", "drop_column"], ...] = ()
@@ -69,7 +69,7 @@ class Constraints(Model):
 
 
 class AgentPolicySpec(Model):
-    """What applies to pipelines that carry all the labels of `applies`."""
+    """Rules for the pipelines that have all the labels of `applies`."""
 
     applies: Labels = {}
     discovery: DiscoveryPolicy = DiscoveryPolicy()
@@ -102,17 +102,17 @@ class AgentPolicy(Model):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of its canonical JSON: the same rules have the same hash, however the file is written."""
+        """SHA-256 of its canonical JSON: the same rules have the same hash, regardless of the file's form."""
         text = json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether it applies to a pipeline with `labels`."""
+        """Return True if it applies to a pipeline with `labels`."""
         return all(labels.get(key) == value for key, value in self.spec.applies.items())
 
 
 class PolicyMetadata(Model):
-    """Who it is."""
+    """Name and description."""
 
     name: Name
     description: str | None = Field(default=None, max_length=2000)

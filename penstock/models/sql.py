@@ -1,4 +1,4 @@
-"""SQL expressions as text become trees here only: whatever the text is, a tree or a plain `ValueError` comes out."""
+"""Parser of SQL expressions, the only one: any text yields a tree or a plain `ValueError`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MAX_LENGTH: Final = 4000
 MAX_NODES: Final = 600
 MAX_DEPTH: Final = 60
 MAX_NESTING: Final = 3
-"""Brackets, and parentheses behind a type, inside of each other: the parser tries each of them twice, so that
-``date(date(date(…)))`` would take it twice as long with each.
+"""Nested brackets, and parentheses after a type: the parser tries each twice, so that each level of
+``date(date(date(…)))`` doubles its time.
 """
 
 
 @lru_cache(maxsize=4096)
 def parsed(text: str) -> exp.Expression:
-    """The tree of ONE expression; what it may contain is checked where it is compiled. Nobody may change it.
+    """Parse ONE expression; the compiler checks what it may contain. Callers must not change the tree.
 
-    Kept: parsing costs more than all other checks of a pipeline, and new versions repeat old expressions.
+    Cached: parsing costs more than all other checks of a pipeline, and new versions repeat old expressions.
 
     Raises:
-        ValueError: it is no such expression, or too large to be compiled.
+        ValueError: it is not an expression, or it is too large to be compiled.
     """
     if len(text) > MAX_LENGTH:
         message = f"is longer than {MAX_LENGTH} characters"
@@ -49,7 +49,7 @@ def _tree(text: str) -> exp.Expression:
 
     from penstock.models.grammar import check_tokens, check_tree, tokens_of, trees_of
 
-    logging.getLogger("sqlglot").disabled = True  # it tells of statements that it does not know; they are refused
+    logging.getLogger("sqlglot").disabled = True  # it logs statements that it does not know; they are refused
     try:
         text.encode()
         tokens = tokens_of(text)
@@ -60,9 +60,9 @@ def _tree(text: str) -> exp.Expression:
         message = "is too deep; split it over several fields or steps"
         raise ValueError(message) from None
     except UnicodeEncodeError:
-        message = "holds half of a character"
+        message = "contains half of a character (a lone surrogate)"
         raise ValueError(message) from None
-    except Exception as error:  # a parser of another's, over anything that people write
+    except Exception as error:  # sqlglot may raise anything on arbitrary text
         raise ValueError(_no_expression(error)) from error
     if len(trees) != 1 or trees[0] is None:
         message = "must be ONE SQL expression"
@@ -73,11 +73,11 @@ def _tree(text: str) -> exp.Expression:
 
 
 def _no_expression(error: Exception) -> str:
-    """Where the parser stopped, and at which word; its own sentences speak of its classes."""
+    """Say where the parser stopped, and at which word; its own messages name its classes."""
     first = next(iter(getattr(error, "errors", ())), None)
     if not first or not first.get("col"):
-        return "is no SQL expression"
-    return f"is no SQL expression: it goes wrong at column {first['col']}, by {first.get('highlight') or 'its end'!r}"
+        return "is not a SQL expression"
+    return f"is not a SQL expression: error at column {first['col']}, near {first.get('highlight') or 'its end'!r}"
 
 
 def _nesting(tokens: Sequence[Token]) -> int:

@@ -1,4 +1,4 @@
-"""Commands: what people and other systems ask for. Each is answered by `command.applied` or `command.refused`."""
+"""Commands: what people and other systems request. Each is answered by `command.applied` or `command.refused`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Version = Annotated[int, Field(ge=0)]
 
 
 class ConnectionPut(Model):
-    """``connection.put``: create or replace a connection. Secrets stand in it as references."""
+    """``connection.put``: create or replace a connection. It contains secrets as references only."""
 
     name: Name
     connection: dict[str, Any]
@@ -37,7 +37,7 @@ class ConnectionDelete(Model):
 
 
 class PipelineApply(Model):
-    """``pipeline.apply``: create or update. `expect` is the version the caller saw: 0 = none yet, None = whichever."""
+    """``pipeline.apply``: create or update. `expect` is the version the caller saw: 0 = none yet, None = any."""
 
     pipeline: dict[str, Any]
     expect: Version | None = None
@@ -51,7 +51,7 @@ class PipelineTransition(Model):
 
 
 class PipelineDelete(Model):
-    """``pipeline.delete``: what it owns goes too; the target table only with `drop_table`."""
+    """``pipeline.delete``: its state is deleted too; the target table only with `drop_table`."""
 
     name: Name
     expect: Version | None = None
@@ -67,14 +67,14 @@ class PipelineRollback(Model):
 
 
 class RunStart(Model):
-    """``run.start``: one run; with `reload` it reads rows again that were there before."""
+    """``run.start``: start one run; with `reload` it reads again what was read before."""
 
     pipeline: Name
     reload: Reload | None = None
 
 
 class PolicyPublish(Model):
-    """``policy.publish``: a policy from a file or the API; a bad one is refused and the old one stays."""
+    """``policy.publish``: a policy from a file or the API; an invalid one is refused and the old one stays."""
 
     policy: dict[str, Any]
     origin: Literal["file", "api"] = "api"

@@ -1,4 +1,4 @@
-"""Coordination: what agents decide and what workers, brains and timers tell."""
+"""Coordination: what agents decide, and what workers, brains and timers report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import AgentDecision, PipelineStatus, Reload, Task, Utc
+from penstock.models.domain import AgentDecision, PipelineStatus, Reload, Task, Timestamp
 
 __all__ = [
     "AgentDecided",
@@ -66,7 +66,7 @@ class ConnectionDeleted(Model):
 class PipelineChanged(Model):
     """``pipeline.created`` and ``pipeline.updated``: a version of the pipeline; versions are never changed later.
 
-    `uid` names this pipeline for ever: one created later under the same name has another.
+    `uid` identifies this pipeline for ever: one created later under the same name has a different one.
     """
 
     name: Name
@@ -87,7 +87,7 @@ class PipelineStatusChanged(Model):
 
 
 class PipelineDeleted(Model):
-    """``pipeline.deleted``: what it owned is gone; its history stays."""
+    """``pipeline.deleted``: its state is deleted; its history stays."""
 
     name: Name
     uid: str
@@ -109,7 +109,7 @@ class TaskQueued(Model):
 
 
 class TaskAssigned(Model):
-    """``task.assigned``: this worker does it now; everything it needs rides along. Keyed by the task's id."""
+    """``task.assigned``: this worker does it now; the record contains all it needs. Keyed by the task's id."""
 
     task: str
     worker: str
@@ -126,7 +126,7 @@ class TaskAssigned(Model):
 
 
 class TaskEnded(Model):
-    """``task.closed`` (no attempt of it is open any more) and ``task.cancelled`` (its worker must stop it)."""
+    """``task.closed`` (the task has no open attempt left) and ``task.cancelled`` (its worker must stop it)."""
 
     task: str
     kind: str
@@ -139,18 +139,18 @@ class TaskEnded(Model):
 
 
 class TimerRequested(Model):
-    """``timer.requested``: tell me when `due`; keyed by the timer's id."""
+    """``timer.requested``: a request to fire at `due`; keyed by the timer's id."""
 
     timer: str
-    due: Utc
+    due: Timestamp
     subject: str
 
 
 class TimerFired(Model):
-    """``timer.fired`` (kind timer): `due` has come."""
+    """``timer.fired`` (kind timer): `due` is reached."""
 
     timer: str
-    due: Utc
+    due: Timestamp
 
 
 class WorkerJoined(Model):
@@ -162,25 +162,25 @@ class WorkerJoined(Model):
 
 
 class WorkerLost(Model):
-    """``worker.lost``: its lock is free, or it left."""
+    """``worker.lost``: its lock is free, or it shut down."""
 
     worker: str
     reason: str
 
 
 class BrainStarted(Model):
-    """``brain.started``: a control process begins; its offset is its generation. `agents`: name -> rules' version."""
+    """``brain.started``: a control process starts; its offset is its generation. `agents`: name -> rules' version."""
 
     agents: dict[Name, int]
     release: str
 
 
 class AgentDecided(AgentDecision):
-    """``agent.decided``: the first record of a decision; says why the others of it are there."""
+    """``agent.decided``: the first record of a decision; gives the reason for the others."""
 
 
 class AgentFaulted(Model):
-    """``agent.faulted``: the agent raised; its state stays as it was before this cause, and the fold goes on."""
+    """``agent.faulted``: the agent raised; its state stays as it was before this cause, and the fold continues."""
 
     agent: Name
     fault: str

@@ -1,4 +1,4 @@
-"""The record: the one shape in which commands, events, timers and policies stand on the control topic."""
+"""The record: the one form of commands, events, timers and policies on the control topic."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["AGENT", "Kind", "Record", "decode", "encode"]
 
 Kind = Literal["command", "event", "timer", "policy"]
 AGENT = "agent:"
-"""How the actor of a decision's records begins; what follows is the agent's name."""
+"""Prefix of the actor of a decision's records; the agent's name follows."""
 
 _TRACEPARENT = "traceparent"
-REMEMBERED_BYTES = 16 * 1024
-"""Records up to this size are remembered for a moment after they were decoded."""
+CACHED_BYTES = 16 * 1024
+"""Records up to this size are cached after decoding."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One record. The log adds its offset; nothing in it is ever rewritten.
+    """One record. The log adds its offset; a record is never rewritten.
 
-    `cause` is (offset, index): for a decision's record the offset of the record that it answers and its place in the
-    decision, which together with the agent name it; for any other the offset of what led to it, and 0. `brain` is the
+    `cause` is (offset, index): for a decision's record the offset of the record that it answers and its index in the
+    decision, which together with the agent identify it; for any other the offset of its cause, and 0. `brain` is the
     generation of the control process that decided, and None on everything else.
 
-    A msgspec struct like the messages: one is made, written and read several times for each command. What is read is
-    checked, what is made here is not.
+    A msgspec struct like the messages, because each command creates, writes and reads several. What is read is
+    validated, what is created here is not.
     """
 
     id: str = field(default_factory=new_id)
@@ -46,24 +46,24 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     traceparent: str | None = None
     version: Annotated[int, Meta(ge=1)] = field(default_factory=lambda: 1)
     brain: Annotated[int, Meta(ge=0)] | None = None
-    payload: dict[str, Any] = field(default_factory=lambda: {})  # noqa: PIE807 - by a bare `dict` an empty one is left out
+    payload: dict[str, Any] = field(default_factory=lambda: {})  # noqa: PIE807 - with a bare `dict` an empty payload would be left out
 
     @property
     def agent(self) -> str | None:
-        """The agent whose decision this is part of, if it is."""
+        """The agent whose decision this is part of, if any."""
         return self.actor.removeprefix(AGENT) if self.brain is not None and self.actor.startswith(AGENT) else None
 
     def replaced(self, **changes: Any) -> Self:
-        """The record with some fields changed."""
+        """Return the record with some fields changed."""
         return msgspec.structs.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain builtins, as the log holds them; what is not set is left out."""
+        """Return plain builtins, as the log stores them; what is not set is left out."""
         plain: dict[str, Any] = msgspec.json.decode(_encoded(self))
         return plain
 
     def answer(self, offset: int, type_: str, key: str, payload: dict[str, Any], *, at: datetime, actor: str) -> Record:
-        """A fact that this record, standing at `offset`, led to; its id is the same when it is told again."""
+        """Return an event that this record, at `offset`, led to; a repeated report gets the same id."""
         return Record(
             id=named_id(actor, offset, type_, key),
             type=type_,
@@ -78,26 +78,26 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
 
 def encode(record: Record) -> Message:
-    """The record as a message: JSON, keyed by its key, its trace context in the headers too."""
+    """Return the record as a message: JSON, keyed by its key, its trace context in the headers too."""
     headers = ((_TRACEPARENT, record.traceparent.encode()),) if record.traceparent else ()
     return Message(key=record.key.encode(), value=_encoded(record), headers=headers, at=record.at)
 
 
 def decode(message: Message) -> Record:
-    """The record in `message`.
+    """Return the record in `message`.
 
     Raises:
-        LogError: it holds no record; someone else wrote to the topic.
+        LogError: it contains no record; another program wrote to the topic.
     """
     try:
-        return _repeated(message.value) if len(message.value) <= REMEMBERED_BYTES else _decoded(message.value)
+        return _cached(message.value) if len(message.value) <= CACHED_BYTES else _decoded(message.value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         what = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
         hint = "only Penstock may write to this topic"
-        raise LogError(f"holds no record: {what}", where="a message", hint=hint) from error
+        raise LogError(f"contains no record: {what}", where="a message", hint=hint) from error
 
 
 _encoded: Final = msgspec.json.Encoder().encode
 _decoded: Final = msgspec.json.Decoder(Record).decode
-_repeated = lru_cache(maxsize=2048)(_decoded)
-"""Several flows of one process read the same records a moment apart: each is decoded once."""
+_cached = lru_cache(maxsize=2048)(_decoded)
+"""Several flows of a process read the same records moments apart: each record is decoded once."""

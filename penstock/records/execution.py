@@ -24,7 +24,7 @@ Attempt = Annotated[int, Field(ge=1)]
 
 
 class TaskStarted(Model):
-    """``task.started``: the worker has begun this attempt, as the process `pid` on its machine."""
+    """``task.started``: the worker has started this attempt, as the process `pid` on its machine."""
 
     task: str
     run: str | None = None
@@ -46,7 +46,7 @@ class TaskCompleted(Model):
 
 
 class TaskHalted(Model):
-    """``task.halted``: the process of a cancelled or closed attempt has ended; what its run has committed so far."""
+    """``task.halted``: the process of a cancelled or closed attempt has ended; with what its run had committed."""
 
     task: str
     run: str | None = None
@@ -56,7 +56,7 @@ class TaskHalted(Model):
 
 
 class TaskFailed(Model):
-    """``task.failed``: this attempt came to nothing; ignored once that attempt is closed."""
+    """``task.failed``: this attempt failed; ignored once that attempt is closed."""
 
     task: str
     run: str | None = None
@@ -67,7 +67,7 @@ class TaskFailed(Model):
 
 
 class RunChanged(Model):
-    """``run.created`` and ``run.finished``: the run as it is from here on. Keyed by the run's id."""
+    """``run.created`` and ``run.finished``: the run from here on. Keyed by the run's id."""
 
     run: Run
     error: Error | None = None
@@ -99,9 +99,9 @@ class RunProgress(Model):
     splits: int = 0
     estimate: int | None = None
     stages: dict[str, float] = {}
-    """Seconds that the stages took that are over: prepare, flow, publish."""
+    """Seconds of each finished phase: prepare, flow, publish."""
     lag: float | None = None
-    """Seconds between the newest row that the run reads and the run, by a cursor that is a time."""
+    """Age in seconds of the newest row that the run reads, where the cursor is a time."""
 
 
 class ErrorRaised(Model):

@@ -1,4 +1,4 @@
-"""The table of record types: each with its payload's model and version, and the steps from older versions to it."""
+"""The table of record types: each with its payload's model and version, and the upcasts from older versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class RecordType:
-    """One type: its kind, its payload, its version, and `upcasts[v]`, which makes version v + 1 of a payload of v."""
+    """One type: its kind, payload and version, and `upcasts[v]`, which turns a payload of version v into v + 1."""
 
     name: str
     kind: Kind
@@ -30,14 +30,14 @@ class RecordType:
     upcasts: Mapping[int, Upcast] = field(default_factory=dict)
 
     def upcast(self, payload: dict[str, Any], version: int) -> dict[str, Any]:
-        """`payload` of `version` as one of today's version.
+        """Return `payload`, of `version`, as one of the current version.
 
         Raises:
-            LogError: a step is missing.
+            LogError: an upcast is missing.
         """
         for step in range(version, self.version):
             if step not in self.upcasts:
-                raise LogError("has no step to a newer version", where=self.name, value=step)
+                raise LogError("has no upcast to a newer version", where=self.name, value=step)
             payload = self.upcasts[step](payload)
         return payload
 
@@ -110,13 +110,13 @@ TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | ERRORS
 
 
 def is_known(record: Record) -> bool:
-    """Whether this release can read it; what it cannot is kept on the log and skipped."""
+    """True if this release can read it; other records stay on the log and are skipped."""
     known = TYPES.get(record.type)
     return known is not None and known.kind == record.kind and record.version <= known.version
 
 
 def current(record: Record) -> Record:
-    """The record with its payload at today's version; as it is where the type is unknown."""
+    """Return the record with its payload at the current version; unchanged if the type is unknown."""
     known = TYPES.get(record.type)
     if known is None or record.version >= known.version:
         return record
@@ -125,16 +125,16 @@ def current(record: Record) -> Record:
 
 
 def body(record: Record) -> Model:
-    """The payload of a known record as its model.
+    """Return the payload of a known record as its model.
 
     Raises:
         InvalidDocument: it does not validate.
         LogError: this release does not know the type.
     """
     if not is_known(record):
-        raise LogError("is no record type of this release", where=record.type, value=record.version)
+        raise LogError("is not a record type of this release", where=record.type, value=record.version)
     model, payload = TYPES[record.type].payload, current(record).payload
     try:
         return model.model_validate_json(orjson.dumps(payload), strict=True)
     except (ValidationError, TypeError):
-        return model.parse(payload, where=record.type)  # three times slower, and it says what is wrong
+        return model.parse(payload, where=record.type)  # three times slower, but it says what is wrong

@@ -1,8 +1,8 @@
-"""What every reader of the control topic must do: drop the decisions of superseded brains, and repeated ones.
+"""Filter for every reader of the control topic: it drops the decisions of superseded brains, and repeated ones.
 
-A brain that lost its lock may still append; the next `brain.started` voids whatever it appends after that. A brain that
+A brain that lost its lock may still append; the next `brain.started` voids all that it appends afterwards. A brain that
 starts again may repeat a decision that its predecessor had made durable; the pair (offset of the cause, index) of each
-agent only ever rises, so a repeat is known by its pair. The state here is part of the reader's position: it is saved in
+agent only increases, so its pair identifies a repeat. The state here is part of the reader's position: it is saved in
 the same transaction as what was read.
 """
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def records_of(stored: Iterable[Stored]) -> list[tuple[int, Record]]:
-    """The records in `stored` with their offsets; what holds none is reported and skipped, for it stays for good."""
+    """Return the records in `stored` with their offsets; what is not a record is logged and skipped."""
     found = []
     for one in stored:
         try:
@@ -33,7 +33,7 @@ def records_of(stored: Iterable[Stored]) -> list[tuple[int, Record]]:
 
 
 class Reading:
-    """Which records count, for a reader that sees all of them in order."""
+    """Decides which records count, for a reader that sees all of them in order."""
 
     def __init__(self, brain: int = -1, pairs: Mapping[str, tuple[int, int]] | None = None) -> None:
         self.brain = brain
@@ -41,7 +41,7 @@ class Reading:
         self.dropped = 0
 
     def keep(self, offset: int, record: Record) -> bool:
-        """Whether the record at `offset` counts; call it once for each record, in order."""
+        """Return True if the record at `offset` counts; call it once for each record, in order."""
         if record.type == "brain.started":
             self.brain = offset
             return True
@@ -55,10 +55,10 @@ class Reading:
         return True
 
     def to_dict(self) -> dict[str, Any]:
-        """The state as builtins, for the reader's position."""
+        """Return the state as builtins, for the reader's position."""
         return {"brain": self.brain, "pairs": {agent: list(pair) for agent, pair in self.pairs.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Reading:
-        """The state that `to_dict` gave."""
+        """Restore the state that `to_dict` returned."""
         return cls(data["brain"], {agent: (pair[0], pair[1]) for agent, pair in data["pairs"].items()})

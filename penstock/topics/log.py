@@ -1,6 +1,6 @@
-"""What a topic log is, whatever carries it: the messages, and the interface that every backend keeps.
+"""The topic log: its messages, and the interface that every backend implements.
 
-One conformance suite (`tests/penstock/topics/test_conformance.py`) holds all backends to the promises written here.
+One conformance suite (`tests/penstock/topics/test_conformance.py`) tests the promises written here on all backends.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["Message", "Stored", "TopicLog"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is appended: bytes with an optional key, a time (UTC, to the microsecond) and headers in their order.
+    """A message to append: bytes with an optional key, a time (UTC, to the microsecond) and headers in order.
 
-    A msgspec struct and not a dataclass, because the log's frames are decoded straight into it: five times faster.
+    A msgspec struct and not a dataclass, because the log's frames are decoded directly into it: five times faster.
     """
 
     key: bytes | None
@@ -30,7 +30,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A message in its place. Offsets of a partition increase by one for each message."""
+    """A message with its place on the log. Offsets of a partition increase by one for each message."""
 
     topic: Topic
     partition: int
@@ -41,17 +41,17 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 class TopicLog(Protocol):
     """Named, partitioned, append-only logs.
 
-    Promises: an acknowledged append is durable and is there exactly once; offsets of a partition have no gaps and no
-    repeats; what one reader has seen at an offset every reader sees there; many writers and readers may work in many
+    Promises: an acknowledged append is durable and exists exactly once; offsets of a partition have no gaps and no
+    repeats; every reader sees the same message at an offset; many writers and readers may work in many
     processes at once. One `TopicLog` object is used by one thread at a time.
 
-    Every method raises Unavailable when the log cannot be used. An append that raises Unavailable may or may not have
-    been taken: it is never repeated in silence. A caller that repeats it must carry ids by which readers drop repeats
+    Every method raises Unavailable when the log cannot be used. An append that raises Unavailable may have
+    succeeded: it is never retried here. A caller that retries must use ids by which readers drop repeats
     (commands and outcomes do), or read the end of the log first.
     """
 
     def create(self, topic: Topic) -> None:
-        """Make the topic unless it is there. Raises LogError if it is there in another shape."""
+        """Create the topic unless it exists. Raises LogError if it exists in another form."""
         ...
 
     def append(
@@ -59,28 +59,28 @@ class TopicLog(Protocol):
     ) -> list[tuple[int, int]]:
         """Append, and return each message's (partition, offset) in order. Raises LogError for a time without a zone.
 
-        With `partition` the call is atomic and its messages are neighbours. Without, messages are spread by the hash
-        of their key, atomically for each partition; those without a key go to one partition, another at each call.
+        With `partition` the call is atomic and its messages are adjacent. Without, messages are spread by the hash
+        of their key, atomically for each partition; those without a key go to one partition, a different one each call.
         """
         ...
 
     def read(self, topic: Topic, partition: int, offset: int, limit: int) -> list[Stored]:
-        """Messages from `offset` on: at most `limit`, perhaps fewer (a read is bounded in bytes); [] only at the end.
+        """Return messages from `offset` on: at most `limit`, or fewer (a read is bounded in bytes); [] only at the end.
 
         Raises LogError if `offset` lies below the first kept one.
         """
         ...
 
     def begin(self, topic: Topic, partition: int) -> int:
-        """The first kept offset."""
+        """Return the first kept offset."""
         ...
 
     def end(self, topic: Topic, partition: int) -> int:
-        """The offset that the next message will get."""
+        """Return the offset that the next message will get."""
         ...
 
     def seek_time(self, topic: Topic, partition: int, at: datetime) -> int:
-        """The first kept offset whose message has a time of `at` or later; the end if there is none."""
+        """Return the first kept offset whose message has a time of `at` or later; the end if there is none."""
         ...
 
     def trim(self, topic: Topic, now: datetime) -> None:
@@ -92,11 +92,11 @@ class TopicLog(Protocol):
         ...
 
     def wait(self, topic: Topic, partition: int, offset: int, timeout: float) -> bool:
-        """Whether a message at `offset` or above is there, at the latest after `timeout` seconds."""
+        """Wait up to `timeout` seconds; True if there is a message at `offset` or above."""
         ...
 
     def close(self) -> None:
-        """Give everything back; more than once is fine."""
+        """Release everything; may be called more than once."""
         ...
 
     def __enter__(self) -> Self: ...

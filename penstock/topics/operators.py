@@ -1,11 +1,11 @@
 """The Bytewax source and sink over any topic log.
 
-Bytewax asks a partition for its next batch on the one thread that also runs the logic, so nothing here may block: a
-daemon thread reads ahead, and again when the flow has taken what was read. So what comes while the flow is busy comes
-together: with one small batch a turn, each decision of a flow under load would cost an fsync of its own.
+Bytewax asks a partition for its next batch on the thread that also runs the logic, so nothing here may block: a daemon
+thread reads ahead, and again when the flow has taken what was read. What arrives while the flow is busy becomes one
+batch: with a small batch each turn, each decision of a flow under load would cost an fsync of its own.
 
-Positions never come from Bytewax's recovery (`snapshot` is None): the caller gives them, from wherever they were kept
-together with what was made of the messages.
+Positions never come from Bytewax's recovery (`snapshot` is None): the caller passes them, from the place where they
+were stored together with the results.
 """
 
 from __future__ import annotations
@@ -28,86 +28,86 @@ from penstock.topics.table import Topic
 __all__ = ["TopicSink", "TopicSource", "Wakeup"]
 
 _READ: Final = 2000
-_OWN: Final = 64
-"""Appends of its own that a process holds for those of its sources that are not so far yet."""
-_SLICE: Final = 0.1
-"""Seconds after which a tail looks who wants what."""
+_MAX_OWN: Final = 64
+"""Appends of this process kept in memory for those of its sources that are still behind them."""
+_POLL: Final = 0.1
+"""Seconds between two looks of a tail at its buffers."""
 
-HOT: Final = 2.0
-"""Seconds after the last message in which a source without a `Wakeup` is looked at each millisecond."""
-IDLE: Final = 0.1
-"""Seconds that a flow which shares a `Wakeup` sleeps at most, when none of its topics has anything."""
-BUSY: Final = 0.02
-"""Seconds after something came in for which such a flow does not sleep: what came is still on its way through it."""
-NAP: Final = 0.005
-"""Seconds of the first sleep, which each further one doubles: what is in the flow even so waits no longer than that."""
-AWAKE_HOT: Final = timedelta(milliseconds=1)
+ACTIVE_SECONDS: Final = 2.0
+"""Seconds after the last message during which a source without a `Wakeup` is polled each millisecond."""
+MAX_SLEEP: Final = 0.1
+"""The longest sleep in seconds of a flow that shares a `Wakeup`, when none of its topics has a message."""
+SETTLE_SECONDS: Final = 0.02
+"""Seconds for which such a flow stays awake after a message: the message is still on its way through the flow."""
+FIRST_SLEEP: Final = 0.005
+"""Seconds of the first sleep, doubled for each further one: a message still in the flow waits no longer than this."""
+AWAKE_ACTIVE: Final = timedelta(milliseconds=1)
 AWAKE_IDLE: Final = timedelta(milliseconds=50)
 
 
 class Wakeup:
-    """Shared by all topic sources of one flow: one tail for each partition of the log, and sleep when there is nothing.
+    """Shared by all topic sources of one flow: one tail for each partition of the log, and sleep when idle.
 
     Bytewax's own loop turns once a millisecond whatever its sources say, and that alone costs about 3 % of a core. A
-    source that has nothing may instead wait here, on the flow's thread: what comes in for any of them ends the wait.
-    Only for flows whose sources are all of these and read one log, and whose timers may be late by `IDLE`.
+    source without messages may instead wait here, on the flow's thread, until a message arrives for any of them.
+    Only for flows whose sources are all topic sources of one log, and whose timers may be late by `MAX_SLEEP`.
     """
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._naps = 0
+        self._sleeps = 0
         self._busy = 0.0
         self._error: BaseException | None = None
         self._tails: dict[tuple[str, int], _Tail] = {}
 
     def tail(self, topic: Topic, part: int, make: Callable[[], _Tail]) -> _Tail:
-        """The tail that all of the flow's sources of one partition share."""
+        """Return the tail that all of the flow's sources of one partition share."""
         place = (topic.name, part)
         if place not in self._tails or self._tails[place].over:
             self._tails[place] = make()
         return self._tails[place]
 
     def fail(self, error: BaseException) -> None:
-        """End the flow with the error of a thread that works for it."""
+        """End the flow with the error of one of its threads."""
         self._error = error
-        self.touch()
+        self.wake()
 
     def check(self) -> None:
-        """Raise that error, if there is one."""
+        """Raise the error given to `fail`, if any."""
         if self._error is not None:
             raise self._error
 
-    def touch(self, *, haste: bool = True) -> None:
-        """Something came in; with `haste` the flow does not sleep before that has gone through it."""
-        self._naps = 0
-        if haste:
-            self._busy = time.monotonic() + BUSY
+    def wake(self, *, urgent: bool = True) -> None:
+        """Wake the flow; with `urgent` it stays awake until the message has passed through it."""
+        self._sleeps = 0
+        if urgent:
+            self._busy = time.monotonic() + SETTLE_SECONDS
         self._event.set()
 
     def append(self, log: TopicLog, topic: Topic, part: int, messages: Sequence[Message]) -> None:
-        """Append; what follows the partition in this process has them at once, without a look at the log."""
+        """Append; sources of the partition in this process get the messages without reading them back."""
         tail = self._tails.get((topic.name, part))
         if tail is None or tail.over:
             log.append(topic, messages, partition=part)
         else:
             tail.append(log, messages)
 
-    def rest(self) -> None:
-        """A source has nothing: wait for something to come in, `IDLE` at most, unless the flow is busy."""
+    def sleep(self) -> None:
+        """Wait for a message, `MAX_SLEEP` at most, unless the flow is busy."""
         if time.monotonic() > self._busy:
-            self._event.wait(min(IDLE, NAP * 2 ** min(self._naps, 10)))
+            self._event.wait(min(MAX_SLEEP, FIRST_SLEEP * 2 ** min(self._sleeps, 10)))
             self._event.clear()
-            self._naps += 1
+            self._sleeps += 1
 
 
 class TopicSource(FixedPartitionedSource[Stored, None]):
     """Follow a topic: items are `Stored`, in order within a partition, each partition one of Bytewax's.
 
-    `open_log` gives each partition a log of its own, closed at the end. `start` is the first offset wanted, one for
-    all partitions or one for each. The flow ends at what was the end when it began with `stop_at_end`, else once
-    `stop` is set; what was fetched but not yet handed on is then let go. An error of the log ends the flow: it is the
-    `__cause__` of the error that Bytewax raises. With `linger` the tail waits so many seconds after each batch: for
-    flows to which fewer and larger batches matter more than haste, where no other source shares the tail.
+    `open_log` opens a log for each partition, closed at the end. `start` is the first offset, one for all partitions
+    or one for each. With `stop_at_end` the flow ends at what was the log's end when it started, else once `stop` is
+    set; what was fetched but not yet passed on is then dropped. An error of the log ends the flow: it is the
+    `__cause__` of the error that Bytewax raises. With `linger` the tail waits that many seconds after each batch, for
+    flows that prefer fewer and larger batches to low latency; no other source should share such a tail.
     """
 
     def __init__(
@@ -137,9 +137,10 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
         return _Followed(self, tail, tail.follow(start, self.linger, to_end=self.stop_at_end))
 
 
-class _Slot:
-    """What one source has yet to take, and where it reads on. The tail fills it when some source has taken what it had:
-    so what comes while the flow is busy comes together, and batches are as large as the load asks for.
+class _Buffer:
+    """The messages that one source has yet to take, and the next offset to read.
+
+    The tail refills it once its source has taken all, so that batches grow with the load.
     """
 
     def __init__(self, at: int, linger: float, *, to_end: bool) -> None:
@@ -149,11 +150,11 @@ class _Slot:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is wanted."""
+        """True if no more messages are wanted."""
         return self.upto is not None and self.at >= self.upto
 
     def put(self, batch: list[Stored]) -> None:
-        """Add what follows."""
+        """Add the messages that follow."""
         if self.upto is not None:
             batch = [one for one in batch if one.offset < self.upto]
         self.batch += batch
@@ -161,9 +162,9 @@ class _Slot:
 
 
 class _Tail(threading.Thread):
-    """Reads one partition for the sources that follow it. Those that are equally far share each read, and what it gave.
+    """Reads one partition for the sources that follow it. Sources at the same offset share one read.
 
-    It begins with the first that follows, and ends when the last has left.
+    It starts with the first follower and ends when the last one has left.
     """
 
     def __init__(self, open_log: Callable[[], TopicLog], topic: Topic, part: int, wakeup: Wakeup | None) -> None:
@@ -172,57 +173,57 @@ class _Tail(threading.Thread):
         self.error: BaseException | None = None
         self._open_log, self._topic, self._part, self._wakeup = open_log, topic, part, wakeup
         self._changed = threading.Condition()
-        self._slots: list[_Slot] = []
-        self._own: dict[int, list[Stored]] = {}
+        self._buffers: list[_Buffer] = []
+        self._appended: dict[int, list[Stored]] = {}
         self._appending = False
 
-    def follow(self, at: int, linger: float, *, to_end: bool) -> _Slot:
-        """A slot that is filled from offset `at` on."""
-        slot = _Slot(at, linger, to_end=to_end)
+    def follow(self, at: int, linger: float, *, to_end: bool) -> _Buffer:
+        """Register and return a buffer that is filled from offset `at` on."""
+        buffer = _Buffer(at, linger, to_end=to_end)
         with self._changed:
-            self._slots.append(slot)
+            self._buffers.append(buffer)
             self._changed.notify()
         if self.ident is None:
             self.start()
-        return slot
+        return buffer
 
-    def leave(self, slot: _Slot) -> None:
-        """Nobody takes from `slot` any more."""
+    def leave(self, buffer: _Buffer) -> None:
+        """Unregister `buffer`."""
         with self._changed:
-            if slot in self._slots:
-                self._slots.remove(slot)
-            self.over = not self._slots
+            if buffer in self._buffers:
+                self._buffers.remove(buffer)
+            self.over = not self._buffers
             self._changed.notify()
 
-    def take(self, slot: _Slot) -> list[Stored]:
-        """What is in `slot`, [] if nothing is."""
-        if not slot.batch:
+    def take(self, buffer: _Buffer) -> list[Stored]:
+        """Empty `buffer` and return its messages."""
+        if not buffer.batch:
             return []
         with self._changed:
-            batch, slot.batch = slot.batch, []
+            batch, buffer.batch = buffer.batch, []
             self._changed.notify()
         return batch
 
     def append(self, log: TopicLog, messages: Sequence[Message]) -> None:
-        """Append to what is read here, and hand it on, now that it is durable. Nothing is read meanwhile.
+        """Append to the partition, then pass the durable messages on. Reading pauses during the append.
 
-        Those who are not so far yet read what is before, and then get it too.
+        Followers that are behind read what comes before, and then get these too.
         """
         self._appending = True
         try:
             ((_, first), *_) = log.append(self._topic, messages, partition=self._part)
-            own = [Stored(self._topic, self._part, at, message) for at, message in enumerate(messages, first)]
+            stored = [Stored(self._topic, self._part, at, message) for at, message in enumerate(messages, first)]
             with self._changed:
-                self._own[first] = own
-                if len(self._own) > _OWN:
-                    del self._own[min(self._own)]
-                self._put(first, own)
+                self._appended[first] = stored
+                if len(self._appended) > _MAX_OWN:
+                    del self._appended[min(self._appended)]
+                self._put(first, stored)
         finally:
             with self._changed:
                 self._appending = False
                 self._changed.notify()
         if self._wakeup:
-            self._wakeup.touch()
+            self._wakeup.wake()
 
     def run(self) -> None:
         try:
@@ -232,35 +233,35 @@ class _Tail(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - handed to the flow's thread, which raises it
             self.error = error
             if self._wakeup:
-                self._wakeup.touch()
+                self._wakeup.wake()
 
     def _turn(self, log: TopicLog) -> None:
-        hungry = self._hungry()
-        for slot in hungry:
-            if slot.to_end and slot.upto is None:
-                slot.upto = log.end(self._topic, self._part)
-        places = sorted({slot.at for slot in hungry if not slot.over})
+        demand = self._demand()
+        for buffer in demand:
+            if buffer.to_end and buffer.upto is None:
+                buffer.upto = log.end(self._topic, self._part)
+        places = sorted({buffer.at for buffer in demand if not buffer.over})
         found = [at for at in places if self._fill(log, at)]
         if found:
-            linger = min(slot.linger for slot in self._slots or hungry)
+            linger = min(buffer.linger for buffer in self._buffers or demand)
             if self._wakeup:
-                self._wakeup.touch(haste=not linger)
+                self._wakeup.wake(urgent=not linger)
             time.sleep(linger)
         elif places:
-            log.wait(self._topic, self._part, places[-1], _SLICE)
+            log.wait(self._topic, self._part, places[-1], _POLL)
 
-    def _hungry(self) -> list[_Slot]:
-        """Who wants more; waits a moment where nobody does."""
+    def _demand(self) -> list[_Buffer]:
+        """Return the buffers to fill; wait a moment if there are none."""
         with self._changed:
-            self._changed.wait_for(lambda: self.over or self._wanted(), _SLICE)
+            self._changed.wait_for(lambda: self.over or self._wanted(), _POLL)
             return self._wanted()
 
-    def _wanted(self) -> list[_Slot]:
-        return [] if self._appending else [slot for slot in self._slots if not slot.batch and not slot.over]
+    def _wanted(self) -> list[_Buffer]:
+        return [] if self._appending else [buffer for buffer in self._buffers if not buffer.batch and not buffer.over]
 
     def _fill(self, log: TopicLog, at: int) -> bool:
-        """Give what follows `at` to all who are there; whether there was something."""
-        batch = self._own.get(at, [])
+        """Fill the buffers at offset `at`; True if there was something to read."""
+        batch = self._appended.get(at, [])
         if not batch and log.wait(self._topic, self._part, at, 0):
             batch = log.read(self._topic, self._part, at, _READ)
         with self._changed:
@@ -268,23 +269,23 @@ class _Tail(threading.Thread):
         return bool(batch)
 
     def _put(self, at: int, batch: list[Stored]) -> None:
-        """Give `batch` to all who are there and have not very much yet."""
-        for slot in self._slots if batch else ():
-            if slot.at == at and len(slot.batch) < _READ:
-                slot.put(batch)
-        earliest = min((slot.at for slot in self._slots), default=0)
-        for first in [first for first in self._own if first < earliest]:
-            del self._own[first]
+        """Add `batch` to the buffers at offset `at` that are not full yet."""
+        for buffer in self._buffers if batch else ():
+            if buffer.at == at and len(buffer.batch) < _READ:
+                buffer.put(batch)
+        earliest = min((buffer.at for buffer in self._buffers), default=0)
+        for first in [first for first in self._appended if first < earliest]:
+            del self._appended[first]
 
 
 class _Followed(StatefulSourcePartition[Stored, None]):
-    def __init__(self, source: TopicSource, tail: _Tail, slot: _Slot) -> None:
-        self._tail, self._slot, self._stop, self._wakeup = tail, slot, source.stop, source.wakeup
+    def __init__(self, source: TopicSource, tail: _Tail, buffer: _Buffer) -> None:
+        self._tail, self._slot, self._stop, self._wakeup = tail, buffer, source.stop, source.wakeup
         self._last = time.monotonic()
         self._awake: datetime | None = None
 
     def next_batch(self) -> list[Stored]:
-        """Everything fetched, some 1000 messages at most; never waits, but for a `Wakeup` that all sources share."""
+        """Return all fetched messages, some thousands at most; waits only with a `Wakeup` that all sources share."""
         if self._wakeup:
             self._wakeup.check()
         if self._stop.is_set():
@@ -294,7 +295,7 @@ class _Followed(StatefulSourcePartition[Stored, None]):
         if over and not fetched:
             raise StopIteration
         if not fetched and self._wakeup:
-            self._wakeup.rest()
+            self._wakeup.sleep()
             fetched = self._tail.take(self._slot)
         if fetched:
             self._last = time.monotonic()
@@ -302,40 +303,40 @@ class _Followed(StatefulSourcePartition[Stored, None]):
         return fetched
 
     def _later(self) -> datetime:
-        """When to look again, now that nothing was there; raises what ended the tail."""
+        """Return when to look again after an empty batch; raise the error that ended the tail."""
         if self._tail.error is not None:
             raise self._tail.error
-        return now() + (AWAKE_HOT if self._wakeup or time.monotonic() - self._last < HOT else AWAKE_IDLE)
+        return now() + (AWAKE_ACTIVE if self._wakeup or time.monotonic() - self._last < ACTIVE_SECONDS else AWAKE_IDLE)
 
     def next_awake(self) -> datetime | None:
-        """When to look again; asked by Bytewax after each `next_batch` only."""
+        """Return when to look again; Bytewax asks after each `next_batch` only."""
         return self._awake
 
     def snapshot(self) -> None:
-        """Nothing: positions are not Bytewax's business here."""
+        """Return None: Bytewax does not store positions here."""
 
     def close(self) -> None:
-        """Let the tail end, unless others follow it."""
+        """Leave the tail; it ends when the last source has left."""
         self._tail.leave(self._slot)
 
 
 class TopicSink(FixedPartitionedSink[Sequence[Message], None]):
-    """Append to a topic. An item is (key, messages), and its messages are ONE append, to the key's partition.
+    """Append to a topic. An item is (key, messages); its messages are ONE append, to the key's partition.
 
-    All items that come together are one append too, in their order, so that what was decided in one turn costs one
-    fsync. `open_log` gives each partition the log that it appends to, closed at the flow's end. With `wakeup`, the
-    flow's own sources have what was appended at once.
+    All items of one batch are one append too, in their order, so that the decisions of one turn cost one
+    fsync. `open_log` opens the log that a partition appends to, closed at the flow's end. With `wakeup`, the
+    flow's own sources get what was appended at once.
     """
 
     def __init__(self, open_log: Callable[[], TopicLog], topic: Topic, wakeup: Wakeup | None = None) -> None:
         self._open_log, self._topic, self._wakeup = open_log, topic, wakeup or Wakeup()
 
     def list_parts(self) -> list[str]:
-        """As the source's, so that Bytewax keeps partition and slot together."""
+        """The source's names, so that Bytewax keeps source and sink of a partition together."""
         return _names(self._topic)
 
     def part_fn(self, item_key: str) -> int:
-        """The key's partition, as the log itself would choose it."""
+        """Return the key's partition, as the log itself would choose it."""
         return partition_of(item_key.encode(), self._topic.partitions)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Appended:
@@ -348,16 +349,16 @@ class _Appended(StatefulSinkPartition[Sequence[Message], None]):
         self._log, self._topic, self._part, self._wakeup = log, topic, part, wakeup
 
     def write_batch(self, values: list[Sequence[Message]]) -> None:
-        """One append for all of them."""
+        """Append all messages at once."""
         messages = [message for item in values for message in item]
         if messages:
             self._wakeup.append(self._log, self._topic, self._part, messages)
 
     def snapshot(self) -> None:
-        """Nothing, as in the source."""
+        """Return None, as the source does."""
 
     def close(self) -> None:
-        """Close the log; nothing is appended here, for this is called after an error too."""
+        """Close the log; append nothing, because this is called after an error too."""
         self._log.close()
 
 

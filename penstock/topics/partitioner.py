@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: murmur2, as Kafka's own producers place it, so that logs can be copied across."""
+"""The partition of a key: murmur2, as Kafka's own producers use it, so that logs can be copied to Kafka."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SEED: Final = 0x9747B28C
 
 
 def murmur2(data: bytes) -> int:
-    """The 32 bit murmur2 hash of `data`, unsigned (org.apache.kafka.common.utils.Utils.murmur2)."""
+    """Return the 32 bit murmur2 hash of `data`, unsigned (org.apache.kafka.common.utils.Utils.murmur2)."""
     h = _SEED ^ len(data)
     whole = len(data) & ~3
     for i in range(0, whole, 4):
@@ -27,5 +27,5 @@ def murmur2(data: bytes) -> int:
 
 @lru_cache(maxsize=8192)
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of `key` among `partitions`, the same as Kafka's default partitioner gives."""
+    """Return the partition of `key` among `partitions`, as Kafka's default partitioner does."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions

@@ -1,9 +1,9 @@
 """The topic log on PostgreSQL: a row for each appended batch, in one database of the log's own.
 
-Each partition has a row of counters. An append reserves its offsets by ``UPDATE … RETURNING`` in the very statement
-that inserts the batch: the row's lock makes offsets become visible in their order, and a rollback leaves no gap. A
+Each partition has a row of counters. An append reserves its offsets by ``UPDATE … RETURNING`` in the statement that
+inserts the batch: the row's lock makes offsets visible in order, and a rollback leaves no gap. A
 trimmed topic is a table partitioned by segment, and the counters say which segment is open; trimming rolls to a new
-segment and drops whole old ones, for deleting rows would leave the table to the vacuum.
+segment and drops whole old ones, because deleted rows would be left to the vacuum.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from penstock.topics.table import Topic
 __all__ = ["PostgresLog"]
 
 APPEND_BYTES: Final = 256 * 1024 * 1024
-"""The most that one partition's part of one append may hold."""
+"""The limit of one append to one partition."""
 READ_BYTES: Final = 32 * 1024 * 1024
-"""About the most that one read fetches."""
+"""The approximate limit of one read."""
 POLL_SECONDS: Final = 1.0
-"""How often a waiting reader looks although no hint came."""
+"""How often a waiting reader looks without a notification."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[Message]).decode
@@ -81,14 +81,13 @@ _HOLDER: Final = """
 class PostgresLog:
     """A TopicLog in the database at `dsn`.
 
-    It is one session, which appends, reads, listens and holds the locks; so the DSN must lead to the server itself, not
-    to a pool that shares sessions. When the session is lost the object stays unusable, because its locks are lost with
-    it: make a new one. An append that was under way then may or may not have been taken; `TopicLog` says what a caller
-    does about it.
+    It is one session, which appends, reads, listens and holds the locks; so the DSN must point to the server itself,
+    not to a pool that shares sessions. When the session is lost the object stays unusable, because its locks are lost
+    too: open a new one. An append that was under way may have succeeded; `TopicLog` says what a caller does then.
     """
 
     def __init__(self, dsn: str, *, name: str = "log") -> None:
-        self._where = f"topic log {postgres.place(dsn)}"
+        self._where = f"topic log {postgres.address(dsn)}"
         self._session = postgres.connect(dsn, f"penstock:{name}")
         self._session.add_notify_handler(self._hear)
         self._listened: set[str] = set()
@@ -100,14 +99,14 @@ class PostgresLog:
             self._session.execute("SET synchronous_commit = on")
 
     def create(self, topic: Topic) -> None:
-        """See TopicLog. Raises LogError if the topic is there with other partitions or another way of keeping."""
+        """See TopicLog. Raises LogError if the topic exists with other partitions or another retention."""
         with self._talking(), self._session.transaction():
             create_topic(self._session, topic)
 
     def append(
         self, topic: Topic, messages: Sequence[Message], *, partition: int | None = None
     ) -> list[tuple[int, int]]:
-        """See TopicLog. One statement and one row for each partition, all of a call in one transaction."""
+        """See TopicLog. One statement and one row for each partition, all in one transaction."""
         if partition is not None or topic.partitions == 1:
             parts = {_checked(topic, partition or 0): list(messages)} if messages else {}
             first = self._append(topic, parts)
@@ -135,7 +134,7 @@ class PostgresLog:
         return first
 
     def read(self, topic: Topic, partition: int, offset: int, limit: int) -> list[Stored]:
-        """See TopicLog. Fetches about 32 MB at most, and always one batch."""
+        """See TopicLog. Fetches about 32 MB at most, but always at least one batch."""
         statement = self._statement(_READ, topic)
         values = {
             "topic": topic.name,
@@ -181,15 +180,15 @@ class PostgresLog:
         return int(found[0]) + next(late, 0)
 
     def trim(self, topic: Topic, now: datetime) -> None:
-        """See TopicLog. Gives up quietly, to be asked again, when a long statement of somebody holds the table."""
+        """See TopicLog. Returns without trimming when a long statement blocks the table; call it again later."""
         if topic.trimmed:
             with self._talking(), contextlib.suppress(psycopg.errors.LockNotAvailable), self._session.transaction():
                 retention.trim(self._session, topic, now)
 
     def wait(self, topic: Topic, partition: int, offset: int, timeout: float) -> bool:
-        """See TopicLog. Woken by NOTIFY, which is only a hint; looks once a second all the same.
+        """See TopicLog. Woken by NOTIFY, which is only a hint; also polls once a second.
 
-        Who has just read to the end asks nothing of the server: a hint names the end that its append made.
+        A reader at the end needs no query: the notification contains the new end.
         """
         deadline = time.monotonic() + timeout
         channel = _channel(topic, partition)
@@ -211,7 +210,7 @@ class PostgresLog:
     def lock(self, name: str, *, wait: bool) -> bool:
         """Take the lock of that name for as long as this object's session lives; False if it is taken and not `wait`.
 
-        It is held by the very session that appends: whoever loses the lock can no longer append.
+        The session that appends holds it: a process that loses the lock can no longer append.
         """
         call = "SELECT pg_advisory_lock(%s) IS NOT NULL" if wait else "SELECT pg_try_advisory_lock(%s)"
         with self._talking():
@@ -219,18 +218,18 @@ class PostgresLog:
         return bool(taken and taken[0])
 
     def unlock(self, name: str) -> None:
-        """Give the lock back before the session ends; nothing happens if it is not held."""
+        """Release the lock before the session ends; does nothing if it is not held."""
         with self._talking():
             self._session.execute("SELECT pg_advisory_unlock(%s)", [_number(name)])
 
     def holder(self, name: str) -> bool:
-        """Whether some session holds the lock of that name."""
+        """Return True if any session holds the lock of that name."""
         with self._talking():
             found = self._session.execute(_HOLDER, [_number(name)]).fetchone()
         return bool(found and found[0])
 
     def close(self) -> None:
-        """See TopicLog. Locks are given back with it."""
+        """See TopicLog. Releases the locks too."""
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -278,7 +277,7 @@ class PostgresLog:
 
     @contextlib.contextmanager
     def _looking(self, channel: str) -> Iterator[list[int]]:
-        """A query that gives the partition's end, put into the list. Hints that come with the answer may know more."""
+        """Around a query that puts the partition's end into the list. Notifications with the answer may be newer."""
         seen: list[int] = []
         self._heard.pop(channel, None)
         with self._talking():
@@ -287,19 +286,19 @@ class PostgresLog:
             self._ends[channel] = seen[0], time.monotonic()
 
     def _listen_in(self) -> None:
-        """Take in what the server has told since the last query."""
+        """Process notifications that arrived since the last query."""
         try:
             self._session.pgconn.consume_input()
         except psycopg.OperationalError as error:
             raise self._lost() from error
-        while told := self._session.pgconn.notifies():
-            self._hear(psycopg.Notify(told.relname.decode(), told.extra.decode(), told.be_pid))
+        while notify := self._session.pgconn.notifies():
+            self._hear(psycopg.Notify(notify.relname.decode(), notify.extra.decode(), notify.be_pid))
 
-    def _hear(self, told: psycopg.Notify) -> None:
-        if told.payload.isdecimal():
-            self._heard[told.channel] = max(int(told.payload), self._heard.get(told.channel, -1))
+    def _hear(self, notify: psycopg.Notify) -> None:
+        if notify.payload.isdecimal():
+            self._heard[notify.channel] = max(int(notify.payload), self._heard.get(notify.channel, -1))
         else:
-            self._ends.pop(told.channel, None)
+            self._ends.pop(notify.channel, None)
 
     def _lost(self) -> Unavailable:
         return Unavailable("the session was lost", where=self._where, hint="connect again")
@@ -342,5 +341,5 @@ def _channel(topic: Topic, partition: int) -> str:
 
 
 def _number(name: str) -> int:
-    """A lock's number: 63 bits of a digest, so that no other program's advisory locks are met by chance."""
+    """Return a lock's number: 63 bits of a digest, so that it does not collide with another program's locks."""
     return int.from_bytes(hashlib.sha256(f"penstock:{name}".encode()).digest()[:8]) >> 1

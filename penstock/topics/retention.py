@@ -1,4 +1,4 @@
-"""Trimming a topic on PostgreSQL: roll to a new segment when the open one is due, drop closed ones that aged out."""
+"""Trimming a topic on PostgreSQL: roll to a new segment when the open one is due, drop closed ones that expired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from penstock.topics.table import Topic
 __all__ = ["trim"]
 
 SHARE: Final = 8
-"""A segment is closed when it holds this part of what the topic keeps, in time or bytes."""
+"""A segment is closed at one SHARE-th of what the topic keeps, in time or bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,20 @@ def _open(session: psycopg.Connection, topic: Topic, lock: str = "") -> _Open:
     )
 
 
-def _due(topic: Topic, held: _Open, now: datetime) -> bool:
-    aged = topic.retention_time and held.since and now - held.since >= topic.retention_time / SHARE
-    full = topic.retention_bytes is not None and held.bytes * SHARE >= topic.retention_bytes
-    return held.bytes > 0 and bool(aged or full)
+def _due(topic: Topic, counters: _Open, now: datetime) -> bool:
+    aged = topic.retention_time and counters.since and now - counters.since >= topic.retention_time / SHARE
+    full = topic.retention_bytes is not None and counters.bytes * SHARE >= topic.retention_bytes
+    return counters.bytes > 0 and bool(aged or full)
 
 
 def _roll(session: psycopg.Connection, topic: Topic) -> None:
-    """Close the open segment: the new table first (it waits for appends to end), then the counters, which hold them."""
+    """Close the open segment: first the new table, which waits for appends to end, then the counters, locked."""
     segment = _open(session, topic).segment
     add_segment(session, topic, segment + 1)
-    held = _open(session, topic, lock="update")
+    counters = _open(session, topic, lock="update")
     session.execute(
         sql.SQL("INSERT INTO {} (topic, segment, ends, newest, bytes) VALUES (%s, %s, %s, %s, %s)").format(SEGMENTS),
-        [topic.name, segment, held.ends, held.newest, held.bytes],
+        [topic.name, segment, counters.ends, counters.newest, counters.bytes],
     )
     session.execute(
         sql.SQL("UPDATE {} SET segment = %s, since = NULL, newest = NULL, bytes = 0 WHERE topic = %s").format(COUNTERS),
@@ -78,7 +78,7 @@ def _roll(session: psycopg.Connection, topic: Topic) -> None:
 
 
 def _outdated(session: psycopg.Connection, topic: Topic, now: datetime) -> list[tuple[int, list[int]]]:
-    """The closed segments to drop, oldest first: always a beginning of the topic, never one in the middle."""
+    """Return the closed segments to drop, oldest first, without a gap."""
     closed = session.execute(
         sql.SQL("SELECT segment, ends, newest, bytes FROM {} WHERE topic = %s ORDER BY segment").format(SEGMENTS),
         [topic.name],

@@ -1,4 +1,4 @@
-"""THE table of topics: the only place where a topic's name is written."""
+"""The table of topics: the only place where a topic's name is written."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MOST_PARTITIONS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A named log of `partitions` ordered parts.
+    """A named log of `partitions` ordered partitions.
 
     `key` says what a message's key is. With `retention_time` or `retention_bytes` (of all partitions together) the
-    topic is *trimmed*: its oldest messages are dropped by whole segments. With neither it is kept for good.
+    topic is *trimmed*: its oldest messages are dropped by whole segments. With neither it is kept for ever.
     """
 
     name: str
@@ -33,18 +33,18 @@ class Topic:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             hint = "use a to z, 0 to 9, dot, underscore and dash, 48 at most, a letter first"
-            raise UsageError("not a topic's name", value=self.name, hint=hint)
+            raise UsageError("is not a valid topic name", value=self.name, hint=hint)
         if not 1 <= self.partitions <= _MOST_PARTITIONS:
             raise UsageError("a topic has 1 to 1024 partitions", where=self.name, value=self.partitions)
 
     @property
     def trimmed(self) -> bool:
-        """Whether its oldest messages may be dropped."""
+        """True if its oldest messages may be dropped."""
         return self.retention_time is not None or self.retention_bytes is not None
 
 
 CONTROL: Final = Topic("control", key="the record's subject")
-"""Every command, event, timer and policy. One partition: its offset is the order of the world. Never trimmed."""
+"""Every command, event, timer and policy. One partition: its offset is the order of all records. Never trimmed."""
 
 METRICS: Final = Topic(
     "metrics",
@@ -61,7 +61,7 @@ _MEASURED: Final = ("metric.", "run.progress")
 
 
 def topic_named(name: str) -> Topic:
-    """The topic of the table by that name; raises NotFound."""
+    """Return the topic of that name; raises NotFound."""
     try:
         return TOPICS[name]
     except KeyError:
@@ -69,5 +69,5 @@ def topic_named(name: str) -> Topic:
 
 
 def route(record_type: str) -> Topic:
-    """The topic that records of this type go to: measurements to METRICS, everything else to CONTROL."""
+    """Return the topic for records of this type: METRICS for measurements, CONTROL for everything else."""
     return METRICS if record_type.startswith(_MEASURED) else CONTROL

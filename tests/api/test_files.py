@@ -12,10 +12,10 @@ from tests.api.project import Project, penstock
 GOOD = PIPELINE.replace("orders, owner", "good, owner")
 
 WRONG = {
-    "tab.yaml": ("spec:\n\tmode: batch\n", "tab.yaml:2: is no YAML"),
+    "tab.yaml": ("spec:\n\tmode: batch\n", "tab.yaml:2: is not YAML"),
     "open.yaml": ("spec: {mode: batch\n", "open.yaml"),
-    "twice.yaml": ("kind: Pipeline\nkind: Pipeline\n", "the key 'kind' stands twice"),
-    "list.yaml": ("- 1\n", "is no mapping"),
+    "twice.yaml": ("kind: Pipeline\nkind: Pipeline\n", "duplicate key 'kind'"),
+    "list.yaml": ("- 1\n", "is not a mapping"),
     "kind.yaml": ("kind: Pipline\n", "did you mean `Pipeline`?"),
     "key.yaml": (PIPELINE.replace("  sink:", "  snik:"), "did you mean `sink`?"),
     "write.yaml": (PIPELINE.replace("write: append", "write: apend"), "spec.sink.write"),
@@ -23,8 +23,8 @@ WRONG = {
     "sql.yaml": (PIPELINE.replace("upper(customer)", "upper(customer"), "spec.mapping.fields[1].sql"),
     "function.yaml": (PIPELINE.replace("upper(customer)", "uper(customer)"), "did you mean `upper`?"),
     "binary.yaml": ("\x00\x01", "binary.yaml"),
-    "never.yaml": (PIPELINE + '  schedule: {cron: "0 0 31 2 *"}\n', "spec.schedule.cron: never comes"),
-    "ends.yaml": (PIPELINE.replace("upper(customer)", "price +"), "it goes wrong at column 7, by '+'"),
+    "never.yaml": (PIPELINE + '  schedule: {cron: "0 0 31 2 *"}\n', "spec.schedule.cron: is never due"),
+    "ends.yaml": (PIPELINE.replace("upper(customer)", "price +"), "error at column 7, near '+'"),
     "connections.yaml": ("lake: {type: file, root: a}\n", "lake: there is no type 'file'; did you mean `files`?"),
     "connections.a.yaml": ("lake: {type: files, path: a}\n", "lake.path: unknown key; known: type, root"),
     "connections.b.yaml": ("lake: {root: a}\n", "lake: needs 'type'"),

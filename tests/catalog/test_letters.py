@@ -21,7 +21,7 @@ def rows(dsn: str, **where: str) -> list[tuple[str, int, int]]:
         return sorted((it.run, it.split, it.row) for it in letters(session, where.get("name"), where.get("run"), 100))
 
 
-def test_letters_come_back_as_they_were_put(catalog: str) -> None:
+def test_letters_round_trip(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as dead:
         one = dead.begin({"r1": [0, 1]}, KEEP)
         dead.put(one, "r1", 0, [letter(3), letter(4)])
@@ -45,7 +45,7 @@ def test_a_split_that_is_read_again_has_its_letters_once(catalog: str) -> None:
     assert rows(catalog) == [("r1", 0, 1), ("r2", 1, 5), ("r2", 1, 6)]
 
 
-def test_whoever_was_taken_over_from_adds_nothing(catalog: str) -> None:
+def test_a_superseded_process_cannot_add_letters(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as old, closing(DeadLetters(catalog, "u1", "orders")) as new:
         one = old.begin({"r1": None}, KEEP)
         two = new.begin({"r1": None}, KEEP)
@@ -55,7 +55,7 @@ def test_whoever_was_taken_over_from_adds_nothing(catalog: str) -> None:
     assert rows(catalog) == [("r1", 0, 1)]
 
 
-def test_old_letters_and_their_days_go(catalog: str) -> None:
+def test_old_letters_and_their_partitions_are_dropped(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as dead:
         one = dead.begin({"r1": None}, KEEP)
         dead.put(one, "r1", 0, [letter(1)])
@@ -75,7 +75,7 @@ def test_old_letters_and_their_days_go(catalog: str) -> None:
             assert session.execute("SELECT to_regclass('ops.dead_letters_20200101')").fetchone() == (None,)
 
 
-def test_a_forgotten_pipeline_has_no_letters_and_gets_none(catalog: str) -> None:
+def test_a_deleted_pipeline_has_no_letters_and_gets_none(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as dead:
         one = dead.begin({"r1": None}, KEEP)
         dead.put(one, "r1", 0, [letter(1)])

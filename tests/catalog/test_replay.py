@@ -51,7 +51,7 @@ def rows(dsn: str) -> dict[str, list[Any]]:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(log=logs(), data=st.data())
-def test_a_replay_gives_every_row_again_whatever_the_batches(kept: str, log: list[Record], data: st.DataObject) -> None:
+def test_a_replay_reproduces_every_row_for_any_batches(kept: str, log: list[Record], data: st.DataObject) -> None:
     cuts = st.lists(st.integers(0, len(log)), max_size=6).map(sorted)
     emptied(kept)
     folded(kept, log, data.draw(cuts))
@@ -65,7 +65,7 @@ def test_a_replay_gives_every_row_again_whatever_the_batches(kept: str, log: lis
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(log=logs(15), bad=st.lists(st.integers(0, 14), max_size=3), data=st.data())
-def test_records_that_the_database_refuses_are_told_and_skipped_whatever_the_batches(
+def test_records_that_the_database_refuses_are_reported_and_skipped_for_any_batches(
     kept: str, log: list[Record], bad: list[int], data: st.DataObject
 ) -> None:
     for place in sorted(index for index in set(bad) if index < len(log)):
@@ -84,7 +84,7 @@ def test_records_that_the_database_refuses_are_told_and_skipped_whatever_the_bat
 
 @settings(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_catalog_made_anew_equals_one_that_grew_by_migrations(catalog: str, data: st.DataObject) -> None:
+def test_a_new_catalog_equals_a_migrated_one(catalog: str, data: st.DataObject) -> None:
     log = [data.draw(records(type_)).replaced(brain=None) for type_ in sorted(TYPES)]
     folded(catalog, log, [])
     shown = digest(catalog)
@@ -164,7 +164,7 @@ PROGRAM = """
 """
 
 
-def test_a_projector_killed_between_batches_goes_on_where_it_was(new_database: Callable[[], str]) -> None:
+def test_a_projector_killed_between_batches_resumes_at_its_position(new_database: Callable[[], str]) -> None:
     broken, whole = new_database(), new_database()
     migrate(broken)
     migrate(whole)

@@ -86,12 +86,12 @@ def test_without_words_the_filters_alone_decide(shelf: MetadataStore) -> None:
 
 
 @pytest.mark.parametrize("query", ["'", "a & b | !c", "x:*", "\\", "ord:A", "<->", "\x00", "%", "ord" * 500])
-def test_whatever_is_typed_is_words_and_never_syntax(shelf: MetadataStore, query: str) -> None:
+def test_a_query_is_words_and_never_syntax(shelf: MetadataStore, query: str) -> None:
     shelf.search(query)
     shelf.search(query, fuzzy=True)
 
 
-def test_fuzzy_search_finds_what_is_misspelt(shelf: MetadataStore) -> None:
+def test_fuzzy_search_finds_misspelt_names(shelf: MetadataStore) -> None:
     assert found(shelf, "paymnets") == []
     assert found(shelf, "paymnets", fuzzy=True) == ["payments"]
     assert found(shelf, "custommer", fuzzy=True) == []
@@ -106,7 +106,7 @@ def test_without_pg_trgm_only_fuzzy_search_is_missing(shelf: MetadataStore, cata
         shelf.search("paymnets", fuzzy=True)
 
 
-def test_a_new_schema_changes_what_is_found(shelf: MetadataStore) -> None:
+def test_a_new_schema_changes_search_results(shelf: MetadataStore) -> None:
     ref = DatasetRef(connection="bus", object="payments")
     schema = Schema(fields=(Field(name="currency", type="text"),))
     shelf.put_dataset(SchemaObserved(dataset=ref, schema_=schema), at=START, offset=99)

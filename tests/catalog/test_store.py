@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from catalog.dataset_folds import dataset_id
 from catalog.entries import Dataset, Decision, Snapshot
-from catalog.folds import dataset_id
 from catalog.projection import Projector
 from catalog.store import MetadataStore
 from penstock.errors import NotFound, Unavailable, UsageError
@@ -47,7 +47,7 @@ def minutes(count: int) -> Any:
 # --- datasets and schemas
 
 
-def test_an_entry_is_kept_and_given_back(store: MetadataStore) -> None:
+def test_an_entry_round_trips(store: MetadataStore) -> None:
     observed = SchemaObserved(dataset=ORDERS, schema_=V1, description="what people bought", tags=("gold", "pii"))
     put = store.put_dataset(observed, at=START, offset=5)
     assert store.dataset(put.id) == store.dataset_of(ORDERS) == put
@@ -61,7 +61,7 @@ def test_an_entry_is_kept_and_given_back(store: MetadataStore) -> None:
     assert (put.first_offset, put.first_at, put.changed) == (5, START, 5)
 
 
-def test_a_changed_entry_keeps_when_it_was_first_seen(store: MetadataStore) -> None:
+def test_a_changed_entry_keeps_its_first_time(store: MetadataStore) -> None:
     store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=V1), at=START, offset=5)
     later = store.put_dataset(SchemaObserved(dataset=ORDERS, schema_=V1, kind="view"), at=minutes(9), offset=8)
     assert (later.first_offset, later.last_offset, later.first_at, later.last_at) == (5, 8, START, minutes(9))
@@ -128,13 +128,13 @@ def test_lists_of_datasets_are_filtered_and_paged(store: MetadataStore) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
-def test_a_page_has_bounds(store: MetadataStore, limit: int) -> None:
+def test_the_limit_of_a_page_is_checked(store: MetadataStore, limit: int) -> None:
     with pytest.raises(UsageError, match="must be 1 to 1000"):
         store.datasets(limit=limit)
 
 
 def test_a_wrong_cursor_is_refused(store: MetadataStore) -> None:
-    with pytest.raises(UsageError, match="no cursor"):
+    with pytest.raises(UsageError, match="is not a cursor"):
         store.runs(after="x")
 
 
@@ -204,7 +204,7 @@ def test_a_deleted_pipeline_leaves_the_list_and_keeps_its_history(store: Metadat
         store.pipeline("orders")
 
 
-def test_a_pipeline_that_is_not_there_is_told_with_the_nearest(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+def test_an_unknown_pipeline_is_reported_with_the_nearest_name(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     fold(fact("pipeline.created", change("orders", "u1", 1, document("orders"))))
     with pytest.raises(NotFound, match="did you mean `orders`"):
         store.pipeline("order")
@@ -395,7 +395,7 @@ def _answered_after(store: MetadataStore, projector: Projector, asked: Record, a
     return time.perf_counter() - start
 
 
-def test_a_wait_sees_an_answer_that_was_there_before(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+def test_a_wait_sees_an_earlier_answer(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     fold(fact("run.start", {"pipeline": "a"}, id="c1"), fact("command.applied", {"command": "c1"}))
     assert store.wait_command("c1", 0).status == "applied"
 
@@ -412,7 +412,7 @@ def test_a_wait_without_an_answer_ends_in_time(store: MetadataStore, fold: Fold,
 # --- snapshots
 
 
-def test_snapshots_come_back_as_they_were(store: MetadataStore) -> None:
+def test_snapshots_round_trip(store: MetadataStore) -> None:
     state = {"z": 1, "a": [1.5, None, "\x00 ü"], "deep": {"n": 2**60}}
     store.save_snapshots([Snapshot("lifecycle", 7, 2, state), Snapshot("monitor", 8, 1, {})])
     store.save_snapshots([Snapshot("monitor", 9, 1, {"seen": 3})])
@@ -428,7 +428,7 @@ def test_snapshots_come_back_as_they_were(store: MetadataStore) -> None:
 # --- records that are not as they should be
 
 
-def test_what_cannot_be_read_is_told_and_skipped(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+def test_unreadable_records_are_reported_and_skipped(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     good = {"worker": "w1", "kinds": ["pipeline"], "slots": 2}
     fold(
         fact("worker.joined", good | {"slots": "two"}),
@@ -456,7 +456,7 @@ def test_a_snapshot_keeps_numbers_of_any_size(store: MetadataStore) -> None:
     assert store.load_snapshots()["a"].state == state
 
 
-def test_a_stopped_run_tells_what_it_had_committed(store: MetadataStore, fold: Callable[..., int], fact: Fact) -> None:
+def test_a_stopped_run_reports_its_committed_rows(store: MetadataStore, fold: Callable[..., int], fact: Fact) -> None:
     run = {"id": "r1", "pipeline": "orders", "version": 1, "status": "queued", "requested_at": START}
     halted = {"task": "t1", "run": "r1", "attempt": 1, "worker": "w", "counters": {"rows_in": 7, "rows_out": 7}}
     fold(fact("run.created", {"run": run}))

@@ -102,7 +102,7 @@ BREAKAGES: Final[dict[str, tuple[Break, str]]] = {
     "a merge without a key": (
         batch(put("spec.sink", {"connection": "z", "object": "z", "write": "merge"})), "spec.sink",
     ),
-    "a key that stands twice": (put("spec.sink.key", ["a", "a"]), "spec.sink.key"),
+    "a duplicate key": (put("spec.sink.key", ["a", "a"]), "spec.sink.key"),
     "source and sink the same": (batch(same_ends), "spec"),
     "a cron expression that is none": (batch(put("spec.schedule", {"cron": "daily"})), "spec.schedule.cron"),
     "a time zone that is none": (
@@ -113,7 +113,7 @@ BREAKAGES: Final[dict[str, tuple[Break, str]]] = {
     "a stream with unique": (stream(put("spec.validate", {"unique": ["a"]})), "spec"),
     "a mapping of both forms": (put("spec.mapping", {"ref": "a", "fields": [FIELD]}), "spec.mapping"),
     "a mapping of no field": (put("spec.mapping", {"fields": []}), "spec.mapping"),
-    "a target that stands twice": (put("spec.mapping", {"fields": [FIELD, FIELD]}), "spec.mapping"),
+    "a duplicate target": (put("spec.mapping", {"fields": [FIELD, FIELD]}), "spec.mapping"),
     "a field without an origin": (put("spec.mapping", {"fields": [{"target": "a"}]}), "spec.mapping.fields[0]"),
     "a field's SQL that does not parse": (
         put("spec.mapping", {"fields": [FIELD, {"target": "c", "sql": "price *"}]}), "spec.mapping.fields[1].sql",
@@ -177,7 +177,7 @@ def test_property_18_invalid_pipeline_configurations_are_rejected(
     assert path in found, places
 
 
-def test_the_breakages_are_of_many_kinds() -> None:
+def test_many_kinds_of_invalid_files_are_generated() -> None:
     assert len(BREAKAGES) >= 25
     assert len({path for _, path in BREAKAGES.values()}) >= 25
 
@@ -205,18 +205,18 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, PIPELINE + "  sink: {connection: lake, object: other}\n")
-    assert f"{path}:7: is no YAML: the key 'sink' stands twice" in refused(path)
+    assert f"{path}:7: is not YAML: duplicate key 'sink'" in refused(path)
 
 
 @pytest.mark.parametrize("word", ["yes", "no", "on", "off", "2026-01-01", "2026-01-01T00:00:00Z"])
-def test_words_that_yaml_takes_for_something_else_stay_text(tmp_path: Path, word: str) -> None:
+def test_yaml_words_such_as_yes_and_no_stay_text(tmp_path: Path, word: str) -> None:
     path = write(tmp_path, PIPELINE.replace("NAME", f"orders, owner: {word}"))
     assert read_documents([path]).pipelines[0].metadata.owner == word
 
 
-def test_true_and_false_are_no_text(tmp_path: Path) -> None:
+def test_true_and_false_are_booleans(tmp_path: Path) -> None:
     path = write(tmp_path, PIPELINE.replace("NAME", "orders, owner: true"))
     assert "metadata.owner" in refused(path)
 
@@ -224,11 +224,11 @@ def test_true_and_false_are_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["a: [", "\t- x", "a: !!python/object/apply:os.system [ls]", "? [a]\n: b", "{[a]: b}", "\x00"]
 )
-def test_what_is_no_yaml_is_told_and_nothing_runs(tmp_path: Path, text: str) -> None:
+def test_invalid_yaml_is_reported_and_not_executed(tmp_path: Path, text: str) -> None:
     assert "p.yaml" in refused(write(tmp_path, text))
 
 
-def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_bytes(b"\xff\xfe\xfa")
     assert "cannot be read" in refused(path)
@@ -241,15 +241,15 @@ def test_an_error_names_the_line_of_its_key(tmp_path: Path) -> None:
     assert f"{path}:9: spec.limits.workers" in refused(path)
 
 
-def test_many_documents_stand_in_one_file(tmp_path: Path) -> None:
+def test_a_file_may_contain_many_documents(tmp_path: Path) -> None:
     path = write(tmp_path, PIPELINE.replace("NAME", "a") + "---\n" + PIPELINE.replace("NAME", "b"))
     assert [pipeline.name for pipeline in read_documents([path]).pipelines] == ["a", "b"]
     twice = write(tmp_path, PIPELINE.replace("NAME", "a"), "q.yaml")
-    with pytest.raises(InvalidDocument, match=r"Pipeline 'a' stands in .*p\.yaml:1 too"):
+    with pytest.raises(InvalidDocument, match=r"Pipeline 'a' is also defined at .*p\.yaml:1"):
         read_documents([path, twice])
 
 
-def test_a_project_is_read_as_a_whole(tmp_path: Path) -> None:
+def test_all_files_of_a_project_are_read(tmp_path: Path) -> None:
     write(tmp_path, "shop: {type: postgres, dsn: dbname=shop}\n", "connections.yaml")
     write(tmp_path, PIPELINE.replace("NAME", "a"), "pipelines/a.yaml")
     write(tmp_path, "{kind: AgentPolicy, metadata: {name: default}}", "policies/default.yml")
@@ -303,7 +303,7 @@ def test_a_wrong_connection_is_refused_at_its_path(data: object, path: str) -> N
     assert [issue.path for issue in caught.value.issues] == [path]
 
 
-def test_secrets_come_from_variables_of_our_own_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_come_only_from_variables_with_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_SECRET_A", "s3cret")
     monkeypatch.setenv("HOME_SECRET", "other")
     assert resolve("x-${env:PENSTOCK_SECRET_A}-y", where="here") == "x-s3cret-y"
@@ -314,7 +314,7 @@ def test_secrets_come_from_variables_of_our_own_only(monkeypatch: pytest.MonkeyP
         resolve("${env:PENSTOCK_SECRET_B}", where="here")
 
 
-def test_secret_files_lie_below_the_secrets_folder(tmp_path: Path) -> None:
+def test_secret_files_must_be_below_the_secrets_folder(tmp_path: Path) -> None:
     inside = write(tmp_path, "s3cret\n", "secrets/a")
     outside = write(tmp_path, "other", "b")
     link = tmp_path / "secrets/link"
@@ -330,20 +330,20 @@ def test_secret_files_lie_below_the_secrets_folder(tmp_path: Path) -> None:
         resolve(f"${{file:{folder / 'nowhere'}}}", where="here", secrets=folder)
 
 
-def test_a_password_is_joined_to_its_dsn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_is_added_to_its_dsn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_SECRET_A", "it's a \\ secret")
     connection = PostgresConnection(type="postgres", dsn="host=h dbname=d", password="${env:PENSTOCK_SECRET_A}")
     parts = conninfo_to_dict(postgres_dsn(connection, name="shop"))
     assert parts == {"host": "h", "dbname": "d", "password": "it's a \\ secret"}
 
 
-def test_pipelines_hold_what_their_file_says(tmp_path: Path) -> None:
+def test_pipelines_are_read_as_written(tmp_path: Path) -> None:
     path = write(tmp_path, PIPELINE.replace("NAME", "orders"))
     (found,) = read_documents([path]).pipelines
     assert found == Pipeline.parse(yaml.safe_load(PIPELINE.replace("NAME", "orders")))
 
 
-def test_a_small_file_that_grows_when_its_aliases_are_written_out_is_refused(tmp_path: Path) -> None:
+def test_a_small_file_with_exploding_aliases_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     path = tmp_path / "bomb.yaml"

@@ -121,7 +121,7 @@ def test_a_failed_statement_is_named_without_values(database: str, statement: st
     assert "(7)" not in str(found)
 
 
-def test_a_full_disk_is_told_from_other_lacks() -> None:
+def test_a_full_disk_is_distinguished_from_other_resource_errors() -> None:
     assert type(postgres.translated(lookup("53100")("could not extend file"))) is OutOfSpace
     assert type(postgres.translated(lookup("53200")("out of memory"))) is Unavailable
 

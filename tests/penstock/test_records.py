@@ -40,7 +40,7 @@ def test_property_02_messages_round_trip(type_: str, data: st.DataObject) -> Non
     assert body(decode(message)) == body(record)
 
 
-def test_what_stands_on_the_log_is_as_the_first_releases_wrote_it() -> None:
+def test_the_bytes_on_the_log_are_those_of_the_first_release() -> None:
     """An empty payload and the defaults of kind and version are written, what is not set is not."""
     bare = record(id="7", payload={})
     assert encode(bare).value == (
@@ -83,7 +83,7 @@ def record(type_: str = "worker.lost", **more: Any) -> Record:
     return Record(**{"type": type_, "key": "k", "at": AT, "actor": "x", **more})
 
 
-def test_an_older_payload_is_read_as_todays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_payload_is_upcast(monkeypatch: pytest.MonkeyPatch) -> None:
     class Lost(Model):
         worker: str
         reason: str
@@ -99,24 +99,24 @@ def test_an_older_payload_is_read_as_todays(monkeypatch: pytest.MonkeyPatch) -> 
     assert old.payload == {"name": "w"}, "a record is never rewritten"
 
 
-def test_a_missing_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_upcast_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     newer = families.RecordType("worker.lost", "event", TYPES["worker.lost"].payload, version=2)
     monkeypatch.setitem(families.TYPES, "worker.lost", newer)
-    with pytest.raises(LogError, match=r"worker\.lost: has no step to a newer version, got 1"):
+    with pytest.raises(LogError, match=r"worker\.lost: has no upcast to a newer version, got 1"):
         body(record())
 
 
 @pytest.mark.parametrize("more", [{"version": 2}, {"kind": "command"}, {"type_": "later.invented"}])
-def test_what_a_later_release_wrote_is_unknown_and_kept(more: dict[str, Any]) -> None:
+def test_records_of_a_later_release_are_unknown_and_kept(more: dict[str, Any]) -> None:
     later = record(**more, payload={"anything": [1, {"x": None}]})
     assert not is_known(later)
     assert decode(encode(later)) == later
     assert current(later) == later
-    with pytest.raises(LogError, match="is no record type of this release"):
+    with pytest.raises(LogError, match="is not a record type of this release"):
         body(later)
 
 
-def test_a_payload_that_does_not_fit_its_type_is_told_at_its_path() -> None:
+def test_an_invalid_payload_is_reported_with_its_path() -> None:
     with pytest.raises(InvalidDocument) as caught:
         body(record("worker.joined", payload={"worker": "w", "kinds": ["pipeline"], "slots": 0, "slot": 1}))
     assert {issue.path for issue in caught.value.issues} == {"slots", "slot"}
@@ -130,12 +130,12 @@ NO_RECORDS = [
 
 
 @pytest.mark.parametrize("value", NO_RECORDS)
-def test_what_is_no_record_is_told(value: bytes) -> None:
-    with pytest.raises(LogError, match="holds no record"):
+def test_a_message_without_a_record_is_reported(value: bytes) -> None:
+    with pytest.raises(LogError, match="contains no record"):
         decode(Message(key=None, value=value, at=AT))
 
 
-def test_an_answer_told_again_has_the_same_id() -> None:
+def test_a_repeated_answer_has_the_same_id() -> None:
     asked = record(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     first, again = (asked.answer(7, "task.started", "t", {}, at=AT, actor="worker:w") for _ in range(2))
     assert first == again
@@ -167,7 +167,7 @@ def test_a_reader_drops_repeats_and_superseded_brains() -> None:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(found=logs(30), cut=st.integers(0, 30))
-def test_a_reader_that_is_saved_and_restored_drops_the_same(found: list[Record], cut: int) -> None:
+def test_a_restored_reader_drops_the_same_records(found: list[Record], cut: int) -> None:
     whole, first = Reading(), Reading()
     expected = [whole.keep(offset, one) for offset, one in enumerate(found)]
     kept = [first.keep(offset, one) for offset, one in enumerate(found[:cut])]

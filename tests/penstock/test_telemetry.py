@@ -30,7 +30,7 @@ def to_console(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return spans
 
 
-def test_outside_of_any_span_each_call_begins_a_trace() -> None:
+def test_outside_of_a_span_each_call_starts_a_trace() -> None:
     first, second = telemetry.current_traceparent(), telemetry.current_traceparent()
     assert first.split("-")[1] != second.split("-")[1]
     assert telemetry._parsed(first) is not None
@@ -56,7 +56,7 @@ def test_a_record_of_another_trace_wins_over_the_current_span(exporter: str) -> 
 
 
 @pytest.mark.parametrize("flags", ["00", "01"])
-def test_whether_a_trace_is_sampled_is_handed_on(flags: str) -> None:
+def test_the_sampled_flag_is_passed_on(flags: str) -> None:
     with telemetry.span("fold", PARENT[:-2] + flags) as inside:
         assert inside.traceparent.endswith(flags)
 
@@ -74,7 +74,7 @@ def test_whether_a_trace_is_sampled_is_handed_on(flags: str) -> None:
         f"00-{TRACE}-{'0' * 16}-01",
     ],
 )
-def test_a_malformed_traceparent_begins_a_trace(malformed: str) -> None:
+def test_a_malformed_traceparent_starts_a_trace(malformed: str) -> None:
     with telemetry.span("fold", malformed) as inside:
         assert inside.trace_id != TRACE
 
@@ -108,7 +108,7 @@ def test_the_console_shows_names_parents_and_attributes(capsys: pytest.CaptureFi
     ("error", "told"),
     [(NotFound("no such pipeline", value="secret"), "not_found"), (ValueError("secret"), "ValueError")],
 )
-def test_a_failed_span_tells_the_code_and_never_the_text(
+def test_a_failed_span_has_the_code_and_never_the_text(
     error: Exception, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     telemetry.set_up("test", {telemetry.VARIABLE: "console"})
@@ -144,7 +144,7 @@ def test_otlp_without_its_package_names_the_package() -> None:
         telemetry.set_up("test", {telemetry.VARIABLE: "otlp"})
 
 
-def test_without_an_exporter_the_library_is_not_even_imported() -> None:
+def test_without_an_exporter_opentelemetry_is_not_imported() -> None:
     program = (
         "import sys\n"
         "from penstock import telemetry\n"

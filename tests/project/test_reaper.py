@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.topics.place import ELSEWHERE, OWNER
+from penstock.topics.server_paths import ELSEWHERE, OWNER
 
 ROOT = Path(__file__).parents[2]
 STORY = """

@@ -13,7 +13,7 @@ from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
 from tests.agents.control_plane import pipeline
 from tests.agents.control_plane import postgres as connection
-from tests.dataflows.flows.place import ROOT, Nursery, Place
+from tests.dataflows.flows.installation import ROOT, ForkServer, Installation
 
 
 @pytest.fixture
@@ -33,36 +33,38 @@ def fresh(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[Calla
 
 
 @pytest.fixture
-def place(fresh: Callable[[], str], tmp_path: Path) -> Iterator[Place]:
-    """An installation where nothing runs yet."""
-    place = Place(tmp_path, fresh(), fresh())
-    yield place
-    place.close()
+def installation(fresh: Callable[[], str], tmp_path: Path) -> Iterator[Installation]:
+    """An installation without running flows."""
+    installation = Installation(tmp_path, fresh(), fresh())
+    yield installation
+    installation.close()
 
 
 @pytest.fixture(scope="session")
-def newborn() -> Iterator[Nursery]:
-    """What starts flows by fork."""
-    command = [sys.executable, str(Path(__file__).parent / "programs" / "nursery.py")]
+def session_fork_server() -> Iterator[ForkServer]:
+    """A process that starts flows by fork, for the whole session."""
+    command = [sys.executable, str(Path(__file__).parent / "programs" / "fork_server.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "1"}
-    nursery = Nursery(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env))
-    yield nursery
-    nursery.close()
+    fork_server = ForkServer(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    )
+    yield fork_server
+    fork_server.close()
 
 
 @pytest.fixture
-def nursery(newborn: Nursery) -> Iterator[Nursery]:
-    """… and what it started is gone after the test."""
-    yield newborn
-    for pid in list(newborn.alive):
-        newborn.kill(pid)
+def fork_server(session_fork_server: ForkServer) -> Iterator[ForkServer]:
+    """The fork server; its processes are killed after the test."""
+    yield session_fork_server
+    for pid in list(session_fork_server.alive):
+        session_fork_server.kill(pid)
 
 
 @pytest.fixture
-def busy(place: Place) -> Place:
+def busy(installation: Installation) -> Installation:
     """… with commands on the log that make connections and the pipelines p0 to p2."""
     for name in ("shop", "house"):
-        place.send("connection.put", name=name, connection=connection(name))
+        installation.send("connection.put", name=name, connection=connection(name))
     for number in range(3):
-        place.send("pipeline.apply", pipeline=pipeline(f"p{number}"))
-    return place
+        installation.send("pipeline.apply", pipeline=pipeline(f"p{number}"))
+    return installation

@@ -12,10 +12,10 @@ import pytest
 from penstock.records import encode
 from penstock.topics.table import CONTROL
 from tests.agents.control_plane import policy
-from tests.dataflows.flows.place import Load, Nursery, Place, take_lock_from, until
+from tests.dataflows.flows.installation import ForkServer, Installation, Load, take_lock_from, until
 
 
-def test_commands_are_answered_and_seen_in_the_catalog(busy: Place, fresh: Callable[[], str]) -> None:
+def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh: Callable[[], str]) -> None:
     flow = busy.start("control", "projector")
     busy.done("pipeline.pause", name="p1")
     busy.all_answered()
@@ -32,7 +32,7 @@ def test_commands_are_answered_and_seen_in_the_catalog(busy: Place, fresh: Calla
     assert flow.ended() == 0, flow.said
 
 
-def test_a_policy_changed_under_load_takes_effect_at_one_offset(busy: Place) -> None:
+def test_a_policy_changed_under_load_takes_effect_at_one_offset(busy: Installation) -> None:
     busy.start("control")
     load = Load(busy, rate=400)
     load.start()
@@ -56,37 +56,37 @@ def test_a_policy_changed_under_load_takes_effect_at_one_offset(busy: Place) -> 
     busy.check_answers()
 
 
-def kill_again_and_again(busy: Place, nursery: Nursery, times: int, rate: float, seed: int) -> None:
+def kill_again_and_again(busy: Installation, fork_server: ForkServer, times: int, rate: float, seed: int) -> None:
     chance = random.Random(seed)
     load = Load(busy, rate)
     load.start()
     for number in range(times):
         before = busy.brains()
-        pid = nursery.start(busy, "control")
+        pid = fork_server.start(busy, "control")
         if number % 5:  # else it dies while it starts
             busy.thinks(before)
         time.sleep(chance.uniform(0.0, 0.35))
-        nursery.kill(pid)
+        fork_server.kill(pid)
     load.stop()
-    nursery.start(busy, "control")
+    fork_server.start(busy, "control")
     busy.all_answered()
     assert busy.brains() > times * 4 // 5
     busy.check_answers()
 
 
-def test_twenty_kills_under_load_answer_every_command_exactly_once(busy: Place, nursery: Nursery) -> None:
-    kill_again_and_again(busy, nursery, times=20, rate=100, seed=1)
+def test_twenty_kills_under_load_answer_every_command_exactly_once(busy: Installation, fork_server: ForkServer) -> None:
+    kill_again_and_again(busy, fork_server, times=20, rate=100, seed=1)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(5))
 def test_two_hundred_kills_under_load_answer_every_command_exactly_once(
-    busy: Place, nursery: Nursery, seed: int
+    busy: Installation, fork_server: ForkServer, seed: int
 ) -> None:
-    kill_again_and_again(busy, nursery, times=200, rate=100, seed=seed)
+    kill_again_and_again(busy, fork_server, times=200, rate=100, seed=seed)
 
 
-def test_of_two_brains_at_once_only_the_later_counts_and_the_other_stops(busy: Place) -> None:
+def test_of_two_concurrent_brains_only_the_later_counts(busy: Installation) -> None:
     first = busy.start("control")
     busy.all_answered()
     first.send(signal.SIGSTOP)
@@ -106,7 +106,7 @@ def test_of_two_brains_at_once_only_the_later_counts_and_the_other_stops(busy: P
     assert second.process.poll() is None
 
 
-def test_a_control_flow_that_waits_holds_up_nothing_and_takes_over(busy: Place) -> None:
+def test_a_standby_control_flow_blocks_nothing_and_takes_over(busy: Installation) -> None:
     first = busy.start("control")
     busy.all_answered()
     second = busy.start("control", "projector")
@@ -124,7 +124,7 @@ def test_a_control_flow_that_waits_holds_up_nothing_and_takes_over(busy: Place) 
     assert second.ended() == 0, second.said
 
 
-def test_a_brain_that_reads_of_a_later_one_stops_by_itself(busy: Place) -> None:
+def test_a_brain_stops_when_it_reads_a_later_one(busy: Installation) -> None:
     flow = busy.start("control")
     busy.all_answered()
     later = busy.of("brain.started")[0].replaced(id="another")
@@ -136,7 +136,7 @@ def test_a_brain_that_reads_of_a_later_one_stops_by_itself(busy: Place) -> None:
     busy.check_answers()
 
 
-def test_a_clean_stop_saves_snapshots_and_the_next_start_reads_only_what_comes_after(busy: Place) -> None:
+def test_a_clean_stop_saves_snapshots_and_the_next_start_reads_only_later_records(busy: Installation) -> None:
     from agents.fold import Fold
     from catalog.database import engine
     from catalog.store import MetadataStore

@@ -31,9 +31,7 @@ def assigned() -> Record:
     return Record(type="task.assigned", key="t", at=now(), actor="agent:orchestrator", payload=ASSIGNED)
 
 
-def test_a_task_whose_process_cannot_be_started_has_failed_and_may_be_tried_again(
-    outcomes: Outcomes, tmp_path: Path
-) -> None:
+def test_a_process_that_cannot_be_started_is_a_temporary_failure(outcomes: Outcomes, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.write_text("no folder")
     with pytest.raises(OSError, match="Not a directory") as caught:
@@ -51,7 +49,7 @@ def test_a_task_whose_process_cannot_be_started_has_failed_and_may_be_tried_agai
     ("counters", "rows"),
     [({"rows_in": 5, "rows_out": 5, "bytes": 9}, 5), ({"rows_in": 5, "rows_out": 4}, 0), ({}, 0), (None, 0)],
 )
-def test_a_failed_run_tells_what_it_has_committed(
+def test_a_failed_run_reports_its_committed_rows(
     outcomes: Outcomes, counters: dict[str, int] | None, rows: int
 ) -> None:
     error = {"code": "data.bad", "what": "bad", "where": None, "hint": None, "transient": False}
@@ -61,7 +59,7 @@ def test_a_failed_run_tells_what_it_has_committed(
     body(failed)
 
 
-def test_a_process_that_died_without_a_word_has_crashed(outcomes: Outcomes) -> None:
+def test_a_process_that_dies_without_a_result_has_crashed(outcomes: Outcomes) -> None:
     _, failed = outcomes.of(7, assigned(), Ended("t", 1, -9, None))
     assert failed.payload["error"]["code"] == "run.crashed"
     assert "SIGKILL" in failed.payload["error"]["what"]

@@ -18,12 +18,12 @@ from penstock.postgres import connect
 from penstock.topics.embedded import EmbeddedServer
 from tests.agents.control_plane import pipeline
 from tests.agents.control_plane import postgres as connection
-from tests.dataflows.flows.place import Load, Nursery, Place, until
+from tests.dataflows.flows.installation import ForkServer, Installation, Load, until
 from tests.reaper import short_folder
 
 
-def test_a_projector_killed_under_load_leaves_what_a_fresh_rebuild_gives(
-    busy: Place, nursery: Nursery, fresh: Callable[[], str]
+def test_a_projector_killed_under_load_equals_a_fresh_rebuild(
+    busy: Installation, fork_server: ForkServer, fresh: Callable[[], str]
 ) -> None:
     chance = random.Random(5)
     busy.start("control")
@@ -31,19 +31,19 @@ def test_a_projector_killed_under_load_leaves_what_a_fresh_rebuild_gives(
     load = Load(busy, rate=60)
     load.start()
     for _ in range(10):
-        pid = nursery.start(busy, "projector")
+        pid = fork_server.start(busy, "projector")
         time.sleep(chance.uniform(0.05, 0.5))
-        nursery.kill(pid)
+        fork_server.kill(pid)
     load.stop()
     busy.all_answered()
-    nursery.start(busy, "projector")
+    fork_server.start(busy, "projector")
     busy.projected()
     assert len(busy.sent) > 100
     busy.check_catalog(fresh())
     busy.check_answers()
 
 
-def test_of_two_projectors_one_waits_holds_up_nothing_and_takes_over(busy: Place, fresh: Callable[[], str]) -> None:
+def test_a_standby_projector_blocks_nothing_and_takes_over(busy: Installation, fresh: Callable[[], str]) -> None:
     active = busy.start("projector")
     until(lambda: busy.log.holder("projector"), "the first one's turn")
     waiting = busy.start("control", "projector")
@@ -63,7 +63,7 @@ def test_of_two_projectors_one_waits_holds_up_nothing_and_takes_over(busy: Place
     assert waiting.ended() == 0
 
 
-def test_a_projector_that_waits_can_be_stopped(busy: Place) -> None:
+def test_a_standby_projector_can_be_stopped(busy: Installation) -> None:
     with busy.site.open_log() as other:
         assert other.lock("projector", wait=False)
         waiting = busy.start("projector")
@@ -86,19 +86,19 @@ def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
     shutil.rmtree(home)
 
 
-def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(own: EmbeddedServer, tmp_path: Path) -> None:
-    place = Place(tmp_path, own.dsn("penstock"), own.dsn("penstock_log"))
+def test_a_server_killed_under_load_loses_nothing_acknowledged(own: EmbeddedServer, tmp_path: Path) -> None:
+    installation = Installation(tmp_path, own.dsn("penstock"), own.dsn("penstock_log"))
     try:
         for name in ("shop", "house"):
-            place.send("connection.put", name=name, connection=connection(name))
+            installation.send("connection.put", name=name, connection=connection(name))
         for number in range(3):
-            place.send("pipeline.apply", pipeline=pipeline(f"p{number}"))
+            installation.send("pipeline.apply", pipeline=pipeline(f"p{number}"))
         for _ in range(3):
-            flows = place.start("control", "scheduler"), place.start("projector")
-            place.all_answered()
-            load = Load(place, rate=150)
+            flows = installation.start("control", "scheduler"), installation.start("projector")
+            installation.all_answered()
+            load = Load(installation, rate=150)
             load.start()
-            place.loaded(40)
+            installation.loaded(40)
             kill(own)
             load.over.set()
             load.join()
@@ -106,19 +106,23 @@ def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(own: Emb
             assert [flow.ended() for flow in flows] == [1, 1], "both end, and say why"
             assert all("unavailable" in flow.said for flow in flows)
             own.ensure()
-            place.log.close()
-            place.connect()
-        place.start("control", "projector")
-        place.all_answered()
-        unacknowledged = {one.id: one for one in place.records() if one.kind == "command"}.keys() - place.sent.keys()
+            installation.log.close()
+            installation.connect()
+        installation.start("control", "projector")
+        installation.all_answered()
+        unacknowledged = {
+            one.id: one for one in installation.records() if one.kind == "command"
+        }.keys() - installation.sent.keys()
         assert len(unacknowledged) <= 3, "at most the one under way at each kill"
-        place.sent |= {id_: next(one for one in place.records() if one.id == id_) for id_ in unacknowledged}
-        place.all_answered()
-        place.projected()
-        place.check_answers()
-        place.check_catalog(own.dsn("anew"))
+        installation.sent |= {
+            id_: next(one for one in installation.records() if one.id == id_) for id_ in unacknowledged
+        }
+        installation.all_answered()
+        installation.projected()
+        installation.check_answers()
+        installation.check_catalog(own.dsn("anew"))
     finally:
-        place.close()
+        installation.close()
 
 
 def kill(server: EmbeddedServer) -> None:
@@ -129,9 +133,9 @@ def kill(server: EmbeddedServer) -> None:
     until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), "the server to be gone")
 
 
-def sessions(place: Place, name: str) -> bool:
+def sessions(installation: Installation, name: str) -> bool:
     """Whether a session of that name is in the topics' database."""
-    with connect(place.log_dsn, "tests") as session:
+    with connect(installation.log_dsn, "tests") as session:
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s"
         found = session.execute(query, [f"%{name}%"]).fetchone()
     return bool(found and found[0])

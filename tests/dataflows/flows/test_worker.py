@@ -17,7 +17,7 @@ from penstock import postgres
 from penstock.records import Record
 from penstock.topics.postgres import PostgresLog
 from tests.agents.control_plane import ERROR, pipeline
-from tests.dataflows.flows.place import Flow, Place, take_lock_from, until
+from tests.dataflows.flows.installation import Flow, Installation, take_lock_from, until
 
 ROWS = 250_000
 """Three splits of a run."""
@@ -27,11 +27,11 @@ ROWS = 250_000
 class Copy:
     """A pipeline that copies `public.items` to `sales.items` of one database, where control and projector run."""
 
-    place: Place
+    installation: Installation
     session: psycopg.Connection[Any]
 
     def run(self) -> str:
-        return str(self.place.done("run.start", pipeline="items")["run"])
+        return str(self.installation.done("run.start", pipeline="items")["run"])
 
     def hold(self) -> None:
         """Keep everyone from writing to the sink."""
@@ -47,7 +47,7 @@ class Copy:
 
     def finished(self, status: str = "completed") -> dict[str, Any]:
         """The run's last record, once there is one."""
-        (record,) = until(lambda: self.place.of("run.finished"), "the run to finish", 60)
+        (record,) = until(lambda: self.installation.of("run.finished"), "the run to finish", 60)
         found: dict[str, Any] = record.payload
         assert found["run"]["status"] == status, found
         return found
@@ -61,7 +61,7 @@ class Copy:
 
 
 @pytest.fixture
-def copy(place: Place, fresh: Callable[[], str]) -> Iterator[Copy]:
+def copy(installation: Installation, fresh: Callable[[], str]) -> Iterator[Copy]:
     dsn = fresh()
     with postgres.connect(dsn, "tests") as session:
         session.execute(
@@ -70,18 +70,18 @@ def copy(place: Place, fresh: Callable[[], str]) -> Iterator[Copy]:
         )
         session.execute("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, %s) n", [ROWS])
         session.execute("ANALYZE items")
-        place.start("control", "projector", "scheduler")
+        installation.start("control", "projector", "scheduler")
         for name in ("shop", "house"):
-            place.done("connection.put", name=name, connection={"type": "postgres", "dsn": dsn})
+            installation.done("connection.put", name=name, connection={"type": "postgres", "dsn": dsn})
         document = pipeline("items")
         document["spec"]["source"]["cursor"] = {"field": "id"}
-        place.done("pipeline.apply", pipeline=document)
-        yield Copy(place, session)
+        installation.done("pipeline.apply", pipeline=document)
+        yield Copy(installation, session)
 
 
-def joined(place: Place, count: int) -> list[str]:
+def joined(installation: Installation, count: int) -> list[str]:
     """The names of the workers, once there are `count`."""
-    return [record.key for record in place.told("worker.joined", count)]
+    return [record.key for record in installation.told("worker.joined", count)]
 
 
 def family(flow: Flow) -> list[psutil.Process]:
@@ -94,98 +94,98 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
 
 
-def lost(place: Place, worker: str) -> list[Record]:
-    return [record for record in place.of("worker.lost") if record.key == worker]
+def lost(installation: Installation, worker: str) -> list[Record]:
+    return [record for record in installation.of("worker.lost") if record.key == worker]
 
 
-def test_a_killed_workers_run_dies_with_it_and_goes_on_elsewhere(copy: Copy) -> None:
-    place = copy.place
-    worker = place.start("worker")
-    (first,) = joined(place, 1)
+def test_a_run_of_a_killed_worker_ends_and_is_resumed_elsewhere(copy: Copy) -> None:
+    installation = copy.installation
+    worker = installation.start("worker")
+    (first,) = joined(installation, 1)
     copy.hold()
     copy.run()
     until(copy.waits, "the run to write")
     processes = family(worker)
     worker.kill()
     until(lambda: gone(processes), "the run's processes to die with their worker", 5)
-    place.start("worker")
-    until(lambda: lost(place, first), "the scheduler to tell that the worker is lost")
-    place.told("task.assigned", 2)
+    installation.start("worker")
+    until(lambda: lost(installation, first), "the scheduler to tell that the worker is lost")
+    installation.told("task.assigned", 2)
     copy.let_go()
     counters = copy.finished()["run"]["counters"]
     assert (counters["rows_in"], counters["rows_out"]) == (ROWS, ROWS)
     copy.check_rows()
-    assert [r.payload["attempt"] for r in place.of("task.assigned")] == [1, 2]
-    assert len(lost(place, first)) == 1
-    place.check_answers()
+    assert [r.payload["attempt"] for r in installation.of("task.assigned")] == [1, 2]
+    assert len(lost(installation, first)) == 1
+    installation.check_answers()
 
 
 def test_a_workers_process_is_ready_for_the_next_run_and_ends_with_it(copy: Copy) -> None:
-    place = copy.place
-    worker = place.start("worker")
+    installation = copy.installation
+    worker = installation.start("worker")
     (ready,) = until(worker.children, "a process for the next task")
     copy.run()
-    until(lambda: len(place.of("run.finished")) == 1, "the run to finish", 60)
+    until(lambda: len(installation.of("run.finished")) == 1, "the run to finish", 60)
     copy.session.execute("INSERT INTO items VALUES (0, 'below'), (%s, 'above')", (ROWS + 1,))
     copy.run()
-    until(lambda: len(place.of("run.finished")) == 2, "another one", 60)
-    assert [record.payload["pid"] for record in place.told("task.started", 2)] == [ready.pid, ready.pid]
+    until(lambda: len(installation.of("run.finished")) == 2, "another one", 60)
+    assert [record.payload["pid"] for record in installation.told("task.started", 2)] == [ready.pid, ready.pid]
     assert copy.session.execute("SELECT count(*) FROM sales.items").fetchone() == (ROWS + 1,)
     ready.kill()
     copy.session.execute("INSERT INTO items VALUES (%s, 'and more')", (ROWS + 2,))
     copy.run()
-    until(lambda: len(place.of("run.finished")) == 3, "a run without it", 60)
+    until(lambda: len(installation.of("run.finished")) == 3, "a run without it", 60)
     assert copy.session.execute("SELECT count(*) FROM sales.items").fetchone() == (ROWS + 2,)
     (kept,) = until(worker.children, "another one")
     worker.kill()
     until(lambda: gone([kept]), "it to die with its worker", 5)
 
 
-def test_a_run_killed_midway_is_tried_again_and_exact(copy: Copy, fresh: Callable[[], str]) -> None:
-    place = copy.place
-    place.start("worker", PENSTOCK_FAILPOINT="commit.done:0=kill")
+def test_a_run_killed_midway_is_retried_without_lost_or_doubled_rows(copy: Copy, fresh: Callable[[], str]) -> None:
+    installation = copy.installation
+    installation.start("worker", PENSTOCK_FAILPOINT="commit.done:0=kill")
     run = copy.run()
     assert copy.finished()["run"]["counters"]["rows_out"] == ROWS
     copy.check_rows()
-    (failed,) = place.of("task.failed")
+    (failed,) = installation.of("task.failed")
     assert failed.payload["error"]["code"] == "run.crashed"
-    (requested,), (fired,) = place.of("timer.requested"), place.of("timer.fired")
+    (requested,), (fired,) = installation.of("timer.requested"), installation.of("timer.fired")
     assert requested.payload["timer"] == fired.payload["timer"]
-    (again,) = place.of("task.assigned")[1:]
+    (again,) = installation.of("task.assigned")[1:]
     assert 1.0 <= (again.at - failed.at).total_seconds() < 5.0, "after a second's wait"
-    place.projected()
-    errors = place.catalog("SELECT run, attempt, code FROM catalog.errors")
+    installation.projected()
+    errors = installation.catalog("SELECT run, attempt, code FROM catalog.errors")
     assert errors == [(run, 1, "run.crashed")]
-    place.check_answers()
-    place.check_catalog(fresh())
+    installation.check_answers()
+    installation.check_catalog(fresh())
 
 
-def test_a_worker_that_lost_its_lock_stops_by_itself_and_rows_are_exact(copy: Copy) -> None:
-    place = copy.place
-    zombie = place.start("worker")
-    (first,) = joined(place, 1)
+def test_a_worker_that_lost_its_lock_stops_and_rows_are_exact(copy: Copy) -> None:
+    installation = copy.installation
+    zombie = installation.start("worker")
+    (first,) = joined(installation, 1)
     copy.hold()
     copy.run()
     until(copy.waits, "the run to write")
     processes = family(zombie)
     zombie.send(signal.SIGSTOP)
-    take_lock_from(place, first[:20])
-    place.start("worker")
-    until(lambda: lost(place, first), "the scheduler to tell that the worker is lost")
-    place.told("task.started", 2)
+    take_lock_from(installation, first[:20])
+    installation.start("worker")
+    until(lambda: lost(installation, first), "the scheduler to tell that the worker is lost")
+    installation.told("task.started", 2)
     zombie.send(signal.SIGCONT)
     assert zombie.ended() == 1, zombie.said
     until(lambda: gone(processes), "the zombie's processes to end with it")
     copy.let_go()
     copy.finished()
     copy.check_rows()
-    place.check_answers()
+    installation.check_answers()
 
 
-def test_a_worker_that_is_stopped_says_goodbye_and_leaves_nothing(copy: Copy) -> None:
-    place = copy.place
-    worker = place.start("worker")
-    (first,) = joined(place, 1)
+def test_a_stopped_worker_reports_it_and_leaves_no_process(copy: Copy) -> None:
+    installation = copy.installation
+    worker = installation.start("worker")
+    (first,) = joined(installation, 1)
     copy.hold()
     copy.run()
     until(copy.waits, "the run to write")
@@ -193,38 +193,38 @@ def test_a_worker_that_is_stopped_says_goodbye_and_leaves_nothing(copy: Copy) ->
     worker.send(signal.SIGTERM)
     assert worker.ended(15) == 0, worker.said
     assert gone(processes)
-    until(lambda: lost(place, first), "its goodbye")
-    assert lost(place, first)[0].payload["reason"] == "it was stopped"
+    until(lambda: lost(installation, first), "its goodbye")
+    assert lost(installation, first)[0].payload["reason"] == "it was stopped"
     copy.let_go()
-    place.start("worker")
+    installation.start("worker")
     copy.finished()
     copy.check_rows()
 
 
-def test_an_error_that_stays_is_an_event_and_ends_the_run(copy: Copy) -> None:
-    place = copy.place
-    place.start("worker")
+def test_a_permanent_error_is_recorded_and_ends_the_run(copy: Copy) -> None:
+    installation = copy.installation
+    installation.start("worker")
     copy.session.execute("DROP TABLE public.items")
     run = copy.run()
     assert copy.finished("failed")["error"]["code"] == "schema.missing_table"
-    (raised,) = place.of("error.raised")
+    (raised,) = installation.of("error.raised")
     assert (raised.payload["run"], raised.payload["pipeline"]) == (run, "items")
-    assert len(place.of("task.assigned")) == 1
-    place.projected()
-    assert place.catalog("SELECT status FROM catalog.runs") == [("failed",)]
-    assert place.catalog("SELECT code FROM catalog.errors") == [("schema.missing_table",)]
+    assert len(installation.of("task.assigned")) == 1
+    installation.projected()
+    assert installation.catalog("SELECT status FROM catalog.runs") == [("failed",)]
+    assert installation.catalog("SELECT code FROM catalog.errors") == [("schema.missing_table",)]
 
 
-def tell(place: Place, type_: str, key: str, **payload: Any) -> None:
+def tell(installation: Installation, type_: str, key: str, **payload: Any) -> None:
     from penstock.clock import now
     from penstock.records import encode
     from penstock.topics.table import CONTROL
 
     record = Record(type=type_, key=key, at=now(), actor="worker:tests", payload=payload)
-    place.log.append(CONTROL, [encode(record)])
+    installation.log.append(CONTROL, [encode(record)])
 
 
-def test_of_two_schedulers_one_tells_each_thing_once_and_the_other_takes_over(busy: Place) -> None:
+def test_only_one_of_two_schedulers_reports_and_the_other_takes_over(busy: Installation) -> None:
     busy.start("control", "projector")
     schedulers = [busy.start("scheduler")]
     busy.all_answered()
@@ -249,14 +249,14 @@ def test_of_two_schedulers_one_tells_each_thing_once_and_the_other_takes_over(bu
     busy.check_answers()
 
 
-def test_a_second_worker_joins_while_the_first_is_at_work(copy: Copy, tmp_path: Path) -> None:
-    place = copy.place
-    place.start("worker")
-    place.start("worker")
-    names = joined(place, 2)
+def test_a_second_worker_joins_while_the_first_is_busy(copy: Copy, tmp_path: Path) -> None:
+    installation = copy.installation
+    installation.start("worker")
+    installation.start("worker")
+    names = joined(installation, 2)
     assert len(set(names)) == 2
     copy.run()
     copy.finished()
     copy.check_rows()
-    assert {r.payload["worker"] for r in place.of("task.assigned")} <= set(names)
-    assert lost(place, names[0]) == lost(place, names[1]) == []
+    assert {r.payload["worker"] for r in installation.of("task.assigned")} <= set(names)
+    assert lost(installation, names[0]) == lost(installation, names[1]) == []

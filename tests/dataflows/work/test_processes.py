@@ -18,7 +18,7 @@ import pytest
 from dataflows.work import processes as module
 from dataflows.work.processes import Ended, Processes
 from penstock.settings import Settings
-from tests.dataflows.flows.place import ROOT, until
+from tests.dataflows.flows.installation import ROOT, until
 
 ROWS = 50
 SECONDS = 60.0

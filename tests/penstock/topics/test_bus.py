@@ -18,7 +18,7 @@ WORDS = Codec[str](
 )
 
 
-def test_things_are_routed_by_their_type_and_read_back(log: TopicLog) -> None:
+def test_objects_are_routed_by_their_type_and_read_back(log: TopicLog) -> None:
     bus = Bus(log, WORDS)
     placed = bus.publish("run.started", "metric.rows", "run.ended")
     assert placed[0] == (0, 0)
@@ -49,7 +49,7 @@ def test_a_subscription_starts_at_an_offset_or_a_time(log: TopicLog) -> None:
     assert seen(5) == []
 
 
-def test_what_was_trimmed_away_before_is_passed_over(log: TopicLog, small: Topic) -> None:
+def test_trimmed_messages_are_skipped(log: TopicLog, small: Topic) -> None:
     bus = Bus(log, RAW)
     log.append(small, [Message(key=None, value=b"old", at=START)], partition=0)
     log.trim(small, START + timedelta(hours=9))
@@ -57,7 +57,7 @@ def test_what_was_trimmed_away_before_is_passed_over(log: TopicLog, small: Topic
     assert [message.value for _, message in bus.subscribe(small, 0, follow=False)] == [b"new"]
 
 
-def test_a_subscriber_overtaken_by_trimming_is_told(log: TopicLog, small: Topic) -> None:
+def test_a_subscriber_overtaken_by_trimming_gets_an_error(log: TopicLog, small: Topic) -> None:
     subscription = Bus(log, RAW).subscribe(small)
     for n in range(2):
         log.append(small, [Message(key=None, value=b"%d" % n, at=START)], partition=0)
@@ -69,7 +69,7 @@ def test_a_subscriber_overtaken_by_trimming_is_told(log: TopicLog, small: Topic)
         next(subscription)
 
 
-def test_a_follower_sees_all_partitions_as_they_grow_and_stops_when_told(open_log: Callable[[], TopicLog]) -> None:
+def test_a_follower_sees_all_partitions_grow_and_can_be_stopped(open_log: Callable[[], TopicLog]) -> None:
     stop = threading.Event()
     seen: list[str] = []
     enough = threading.Event()

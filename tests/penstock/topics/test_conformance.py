@@ -42,7 +42,7 @@ def values(log: TopicLog, topic: Topic = CONTROL, partition: int = 0, offset: in
 # -- appending and reading --
 
 
-def test_offsets_begin_at_zero_and_increase_by_one(log: TopicLog) -> None:
+def test_offsets_start_at_zero_and_increase_by_one(log: TopicLog) -> None:
     assert log.begin(CONTROL, 0) == log.end(CONTROL, 0) == 0
     assert log.append(CONTROL, [said(), said()]) == [(0, 0), (0, 1)]
     assert log.append(CONTROL, [said()]) == [(0, 2)]
@@ -62,7 +62,7 @@ def test_offsets_begin_at_zero_and_increase_by_one(log: TopicLog) -> None:
     )
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_message_comes_back_as_it_went_in(log: TopicLog, messages: list[Message]) -> None:
+def test_a_message_round_trips(log: TopicLog, messages: list[Message]) -> None:
     placed = log.append(CONTROL, messages)
     first = placed[0][1] if placed else log.end(CONTROL, 0)
     found = log.read(CONTROL, 0, first, 10)
@@ -71,7 +71,7 @@ def test_a_message_comes_back_as_it_went_in(log: TopicLog, messages: list[Messag
     assert all(stored.topic == CONTROL for stored in found)
 
 
-def test_nothing_appended_is_nothing_done(log: TopicLog) -> None:
+def test_an_empty_append_does_nothing(log: TopicLog) -> None:
     assert log.append(CONTROL, []) == []
     assert log.append(METRICS, []) == []
     assert log.end(CONTROL, 0) == 0
@@ -79,7 +79,7 @@ def test_nothing_appended_is_nothing_done(log: TopicLog) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("offset", [0, 1, 4, 5, 9, 10, 50])
-def test_a_read_begins_at_its_offset_and_keeps_its_limit(log: TopicLog, offset: int, limit: int) -> None:
+def test_a_read_starts_at_its_offset_and_respects_its_limit(log: TopicLog, offset: int, limit: int) -> None:
     for size in (1, 4, 2, 3):
         log.append(CONTROL, [said() for _ in range(size)])
     found = [stored.offset for stored in log.read(CONTROL, 0, offset, limit)]
@@ -92,14 +92,14 @@ def test_a_message_of_8_megabytes_works(log: TopicLog) -> None:
     assert log.read(CONTROL, 0, 0, 1)[0].message == large
 
 
-def test_a_read_is_bounded_in_bytes_and_still_gets_to_the_end(log: TopicLog) -> None:
+def test_a_read_is_bounded_in_bytes_and_reaches_the_end(log: TopicLog) -> None:
     for n in range(8):
         log.append(CONTROL, [said(bytes([n]) * 8_000_000)])
     assert 1 <= len(log.read(CONTROL, 0, 0, 100)) < 8
     assert [value[0] for value in values(log)] == list(range(8))
 
 
-def test_two_logs_see_the_same(open_log: Callable[[], TopicLog]) -> None:
+def test_two_logs_see_the_same_messages(open_log: Callable[[], TopicLog]) -> None:
     open_log().append(CONTROL, [said(b"one")])
     assert values(open_log()) == [b"one"]
 
@@ -113,18 +113,18 @@ def test_a_time_without_a_zone_is_refused(log: TopicLog) -> None:
 # -- topics and partitions --
 
 
-def test_creating_again_keeps_what_is_there(log: TopicLog) -> None:
+def test_creating_a_topic_again_keeps_its_messages(log: TopicLog) -> None:
     log.append(CONTROL, [said(b"kept")])
     log.create(CONTROL)
     assert values(log) == [b"kept"]
 
 
-def test_a_topic_in_another_shape_is_refused(log: TopicLog) -> None:
-    with pytest.raises(LogError, match="other partitions"):
+def test_a_topic_that_exists_in_another_form_is_refused(log: TopicLog) -> None:
+    with pytest.raises(LogError, match="different number of partitions"):
         log.create(Topic(METRICS.name, key="run", partitions=3, retention_bytes=1))
 
 
-def test_a_topic_that_was_never_made_is_named(log: TopicLog) -> None:
+def test_an_unknown_topic_is_named(log: TopicLog) -> None:
     unknown = Topic("unheard-of", key="none")
     for use in (
         lambda: log.append(unknown, [said()]),
@@ -140,7 +140,7 @@ def test_a_topic_that_was_never_made_is_named(log: TopicLog) -> None:
 
 
 @pytest.mark.parametrize("partition", [-1, 8])
-def test_a_partition_that_is_not_there_is_refused(log: TopicLog, partition: int) -> None:
+def test_an_unknown_partition_is_refused(log: TopicLog, partition: int) -> None:
     for use in (
         lambda: log.append(METRICS, [said()], partition=partition),
         lambda: log.read(METRICS, partition, 0, 1),
@@ -150,7 +150,7 @@ def test_a_partition_that_is_not_there_is_refused(log: TopicLog, partition: int)
             use()
 
 
-def test_a_key_keeps_to_its_partition_and_its_order(log: TopicLog) -> None:
+def test_messages_of_a_key_stay_in_one_partition_in_order(log: TopicLog) -> None:
     keys = [b"run-%d" % (n % 13) for n in range(100)]
     messages = [said(b"%d" % n, key=key) for n, key in enumerate(keys)]
     placed = log.append(METRICS, messages[:50]) + log.append(METRICS, messages[50:])
@@ -176,7 +176,7 @@ def test_a_partition_can_be_chosen(log: TopicLog) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=4), max_size=8), st.integers(-1, 51))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_seeking_a_time_finds_the_first_message_that_late(log: TopicLog, calls: list[list[int]], wanted: int) -> None:
+def test_seek_time_finds_the_first_message_from_a_time_on(log: TopicLog, calls: list[list[int]], wanted: int) -> None:
     base = log.end(CONTROL, 0)
     origin = START + base * timedelta(days=1)  # later than all that earlier examples left on this log
     for call in calls:
@@ -194,7 +194,7 @@ def test_replay_from_a_time(log: TopicLog) -> None:
 # -- retention --
 
 
-def test_what_outlives_the_retention_time_is_trimmed_and_no_more(log: TopicLog, small: Topic) -> None:
+def test_messages_older_than_the_retention_time_are_trimmed(log: TopicLog, small: Topic) -> None:
     for n in range(48):
         log.append(small, [said(b"%d" % n, at=START + n * HOUR)], partition=0)
         log.trim(small, START + n * HOUR)
@@ -204,7 +204,7 @@ def test_what_outlives_the_retention_time_is_trimmed_and_no_more(log: TopicLog, 
     assert log.begin(small, 0) == kept[0]
 
 
-def test_what_exceeds_the_retained_size_is_trimmed_and_no_more(log: TopicLog, small: Topic) -> None:
+def test_messages_beyond_the_retained_size_are_trimmed(log: TopicLog, small: Topic) -> None:
     for n in range(300):
         log.append(small, [said(os.urandom(KILOBYTE), at=START)], partition=n % 2)
         log.trim(small, START)
@@ -213,7 +213,7 @@ def test_what_exceeds_the_retained_size_is_trimmed_and_no_more(log: TopicLog, sm
     assert log.end(small, 0) == log.end(small, 1) == 150
 
 
-def test_an_idle_topic_is_trimmed_to_nothing_and_goes_on_where_it_was(log: TopicLog, small: Topic) -> None:
+def test_an_idle_topic_is_trimmed_to_nothing_and_keeps_its_offsets(log: TopicLog, small: Topic) -> None:
     log.append(small, [said(b"old")] * 3, partition=0)
     log.trim(small, START + 9 * HOUR)
     assert log.begin(small, 0) == log.end(small, 0) == 3
@@ -223,7 +223,7 @@ def test_an_idle_topic_is_trimmed_to_nothing_and_goes_on_where_it_was(log: Topic
     assert values(log, small) == [b"new"]
 
 
-def test_reading_what_was_trimmed_away_says_so(log: TopicLog, small: Topic) -> None:
+def test_reading_a_trimmed_offset_is_an_error(log: TopicLog, small: Topic) -> None:
     log.append(small, [said()] * 3, partition=0)
     log.trim(small, START + 9 * HOUR)
     with pytest.raises(LogError, match="trimmed away, got 2; read from 3 on"):
@@ -236,7 +236,7 @@ def test_control_is_never_trimmed(log: TopicLog) -> None:
     assert values(log) == [b"kept"]
 
 
-def test_trimming_disturbs_neither_writers_nor_readers(open_log: Callable[[], TopicLog], small: Topic) -> None:
+def test_trimming_does_not_disturb_writers_or_readers(open_log: Callable[[], TopicLog], small: Topic) -> None:
     trimmer, writer, reader = open_log(), open_log(), open_log()
     with ThreadPoolExecutor() as pool:
         writing = pool.submit(_write_numbers, writer, small, 400)
@@ -272,20 +272,20 @@ def _read_through(log: TopicLog, topic: Topic, writing: Future[None]) -> list[in
 # -- waiting --
 
 
-def test_waiting_for_what_is_there_returns_at_once(log: TopicLog) -> None:
+def test_waiting_for_an_existing_message_returns_at_once(log: TopicLog) -> None:
     log.append(CONTROL, [said()])
     began = time.monotonic()
     assert log.wait(CONTROL, 0, 0, timeout=30)
     assert time.monotonic() - began < 1
 
 
-def test_waiting_gives_up_after_its_timeout(log: TopicLog) -> None:
+def test_waiting_ends_after_its_timeout(log: TopicLog) -> None:
     began = time.monotonic()
     assert not log.wait(CONTROL, 0, 0, timeout=0.2)
     assert 0.2 <= time.monotonic() - began < 1
 
 
-def test_waiting_is_ended_by_an_append_well_before_the_next_poll(open_log: Callable[[], TopicLog]) -> None:
+def test_an_append_ends_the_waiting_before_the_next_poll(open_log: Callable[[], TopicLog]) -> None:
     reader, writer = open_log(), open_log()
     delays = []
     for offset in range(20):

@@ -19,7 +19,7 @@ import pytest
 
 from penstock import postgres
 from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Unavailable
-from penstock.topics import place
+from penstock.topics import server_paths
 from penstock.topics.binaries import copied
 from penstock.topics.embedded import EmbeddedServer
 from tests.reaper import short_folder
@@ -89,7 +89,7 @@ def permissions(folder: Path) -> list[tuple[Path, int, int, int]]:
 # -- starting, joining, stopping --
 
 
-def test_starting_again_joins_what_runs(server: EmbeddedServer) -> None:
+def test_a_second_start_joins_the_running_server(server: EmbeddedServer) -> None:
     pid = server.pid
     assert pid is not None
     server.ensure()
@@ -98,7 +98,7 @@ def test_starting_again_joins_what_runs(server: EmbeddedServer) -> None:
     assert remembers(server)
 
 
-def test_stopping_is_for_once_and_keeps_the_data(server: EmbeddedServer) -> None:
+def test_a_stop_keeps_the_data(server: EmbeddedServer) -> None:
     server.stop()
     assert server.pid is None
     server.stop()
@@ -106,7 +106,7 @@ def test_stopping_is_for_once_and_keeps_the_data(server: EmbeddedServer) -> None
     assert remembers(server)
 
 
-def test_what_is_acknowledged_is_on_disk(server: EmbeddedServer) -> None:
+def test_acknowledged_data_are_on_disk(server: EmbeddedServer) -> None:
     with postgres.connect(server.dsn("postgres"), "test") as session:
         shown = [session.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit", "autovacuum")]
         assert shown == [("on",)] * 3
@@ -136,7 +136,7 @@ def test_a_database_is_created_once(server: EmbeddedServer) -> None:
         assert session.execute("SELECT current_database()").fetchone() == ("shared",)
 
 
-def test_it_inherits_nothing_from_whoever_started_it(server: EmbeddedServer) -> None:
+def test_the_server_inherits_nothing_from_its_starter(server: EmbeddedServer) -> None:
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)  # noqa: FBT003 - its only argument
     server.stop()
@@ -146,7 +146,7 @@ def test_it_inherits_nothing_from_whoever_started_it(server: EmbeddedServer) -> 
     os.close(reading)
 
 
-def test_who_reads_the_output_of_a_starter_sees_it_end(fresh: EmbeddedServer, run: Run) -> None:
+def test_the_output_of_a_starter_ends_with_it(fresh: EmbeddedServer, run: Run) -> None:
     starter = run("serve", fresh.home)
     pid = int(line(starter))
     kill(starter.pid)
@@ -239,7 +239,7 @@ def test_server_and_owner_killed_together_come_back(server: EmbeddedServer, run:
     assert remembers(server)
 
 
-def test_a_pid_file_that_names_another_process_is_seen_through(server: EmbeddedServer) -> None:
+def test_a_pid_file_of_another_process_is_ignored(server: EmbeddedServer) -> None:
     data, sockets = server.home / "data", server.home / "run"
     server.stop()
     (data / "postmaster.pid").write_text(f"{os.getpid()}\n{data}\n1700000000\n5432\n{sockets}\n\n  1 1\nready\n")
@@ -253,7 +253,7 @@ def test_a_pid_file_that_names_another_process_is_seen_through(server: EmbeddedS
     assert remembers(server)
 
 
-def test_locks_left_behind_need_nobody(server: EmbeddedServer) -> None:
+def test_leftover_lock_files_do_no_harm(server: EmbeddedServer) -> None:
     server.stop()
     for name in ("lock", "alive", "users"):
         (server.home / name).write_text(f"{os.getpid()}")
@@ -262,7 +262,7 @@ def test_locks_left_behind_need_nobody(server: EmbeddedServer) -> None:
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.6])
-def test_an_owner_killed_while_it_makes_the_data(fresh: EmbeddedServer, run: Run, moment: float) -> None:
+def test_a_process_killed_while_it_creates_the_data(fresh: EmbeddedServer, run: Run, moment: float) -> None:
     owner = run("serve", fresh.home)
     deadline = time.monotonic() + 60
     while not (fresh.home / "data.new").exists():
@@ -275,7 +275,7 @@ def test_an_owner_killed_while_it_makes_the_data(fresh: EmbeddedServer, run: Run
         assert session.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_data_half_made_are_made_anew(fresh: EmbeddedServer) -> None:
+def test_incomplete_data_are_created_again(fresh: EmbeddedServer) -> None:
     half = fresh.home / "data.new"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18\n")
@@ -287,7 +287,7 @@ def test_data_half_made_are_made_anew(fresh: EmbeddedServer) -> None:
 # -- whose files, and where --
 
 
-def test_no_permission_above_the_home_is_touched(base: Path) -> None:
+def test_permissions_above_the_home_are_not_changed(base: Path) -> None:
     home = base / "some" / "project" / "state"
     home.parent.mkdir(parents=True)
     before = permissions(home)
@@ -297,7 +297,7 @@ def test_no_permission_above_the_home_is_touched(base: Path) -> None:
 
 
 def test_a_home_that_the_servers_account_cannot_reach(base: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "ELSEWHERE", base / "elsewhere")
+    monkeypatch.setattr(server_paths, "ELSEWHERE", base / "elsewhere")
     closed = base / "closed"
     closed.mkdir(mode=0o700)
     home = closed / "project" / "state"
@@ -317,12 +317,12 @@ def test_a_home_that_the_servers_account_cannot_reach(base: Path, run: Run, monk
             EmbeddedServer(home).ensure()
 
 
-def test_processes_that_move_at_once_agree_on_the_place(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "ELSEWHERE", base / "agreed")
+def test_processes_that_move_the_home_at_once_agree(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_paths, "ELSEWHERE", base / "agreed")
     pointer = base / "pointer"
-    account = place.account_for(base, None)
+    account = server_paths.account_for(base, None)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: place._point(pointer, account), range(8)))
+        list(pool.map(lambda _: server_paths._point(pointer, account), range(8)))
     assert [str(folder) for folder in (base / "agreed").iterdir()] == [pointer.read_text().strip()]
 
 
@@ -336,7 +336,7 @@ def test_a_home_with_a_long_or_odd_path_gets_a_short_socket(base: Path) -> None:
     assert not sockets.exists()
 
 
-def test_removing_leaves_nothing(fresh: EmbeddedServer, run: Run) -> None:
+def test_remove_leaves_nothing(fresh: EmbeddedServer, run: Run) -> None:
     fresh.ensure()
     before, folder = fresh.pid, fresh.folder
     fresh.remove()
@@ -362,7 +362,7 @@ def test_it_works_for_a_plain_user(base: Path, run: Run) -> None:
     assert user.communicate(timeout=60)[0] == "released\n"
 
 
-def test_files_of_another_user_are_refused_with_a_way_out(base: Path) -> None:
+def test_files_of_another_user_are_refused_with_a_hint(base: Path) -> None:
     folder = base / "foreign" / "home"
     folder.mkdir(parents=True, mode=0o755)
     if not ROOT:

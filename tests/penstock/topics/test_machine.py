@@ -103,7 +103,7 @@ class LogMachine(RuleBasedStateMachine):
             self.log.close()
 
 
-def test_a_log_reads_like_plain_lists(open_log: Callable[[], TopicLog], small: Topic) -> None:
+def test_a_log_behaves_like_plain_lists(open_log: Callable[[], TopicLog], small: Topic) -> None:
     class Machine(LogMachine):
         pass
 

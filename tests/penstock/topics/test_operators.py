@@ -61,7 +61,7 @@ def test_each_partition_has_its_own_start(open_log: Open) -> None:
     assert sorted((s.partition, s.offset) for s in found) == expected
 
 
-def test_an_unbounded_source_follows_until_it_is_told_to_stop(open_log: Open) -> None:
+def test_an_unbounded_source_follows_until_it_is_stopped(open_log: Open) -> None:
     stop = threading.Event()
     found: list[Stored] = []
     flow = Dataflow("follow")
@@ -116,7 +116,7 @@ def test_an_idle_source_whose_session_is_lost_ends_the_flow(open_log: Open, data
     assert [type(cause) for cause in causes] == [Unavailable]
 
 
-def test_sources_that_share_a_wakeup_share_one_tail_and_have_what_their_flow_appends(open_log: Open) -> None:
+def test_sources_with_one_wakeup_share_a_tail_and_get_their_flows_appends(open_log: Open) -> None:
     log, stop, wakeup = open_log(), threading.Event(), Wakeup()
     log.append(CONTROL, numbered(range(5)))
     found: list[list[Stored]] = [[], []]
@@ -150,7 +150,7 @@ def _echo(stored: Stored) -> tuple[str, list[Message]] | None:
 
 
 @pytest.mark.parametrize("hint", ["", "9999999", "-5", "x"])
-def test_a_hint_that_lies_costs_a_look_and_hides_nothing(open_log: Open, database: str, hint: str) -> None:
+def test_a_wrong_notification_hides_no_message(open_log: Open, database: str, hint: str) -> None:
     log, reader = open_log(), open_log()
     assert not reader.wait(CONTROL, 0, 0, 0)
     with postgres.connect(database, "test") as session:
@@ -163,7 +163,7 @@ def test_a_hint_that_lies_costs_a_look_and_hides_nothing(open_log: Open, databas
     assert len(reader.read(CONTROL, 0, 0, 10)) == 1
 
 
-def test_what_comes_together_is_one_append(open_log: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_of_one_batch_are_one_append(open_log: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     log, sizes = open_log(), []
     append = log.append
 

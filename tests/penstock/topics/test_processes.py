@@ -139,7 +139,7 @@ def test_a_server_killed_at_any_moment_loses_nothing_acknowledged(own: EmbeddedS
     assert at.keys() - acknowledged.keys() <= unknown
 
 
-def test_a_lost_session_is_never_mended_in_silence(own: EmbeddedServer) -> None:
+def test_a_lost_session_is_never_replaced_silently(own: EmbeddedServer) -> None:
     with PostgresLog(own.dsn("log")) as log:
         log.create(CONTROL)
         assert log.lock("control", wait=False)

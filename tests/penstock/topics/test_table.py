@@ -19,7 +19,7 @@ KAFKAS_OWN = {  # org.apache.kafka.common.utils.UtilsTest.testMurmur2
 
 
 @pytest.mark.parametrize(("data", "signed"), KAFKAS_OWN.items())
-def test_keys_hash_as_kafkas_own_do(data: bytes, signed: int) -> None:
+def test_keys_hash_as_in_kafka(data: bytes, signed: int) -> None:
     assert murmur2(data) == signed & 0xFFFFFFFF
 
 
@@ -38,7 +38,7 @@ def test_everything_else_goes_to_control(record_type: str) -> None:
     assert route(record_type) is CONTROL
 
 
-def test_control_is_one_partition_kept_for_good() -> None:
+def test_control_has_one_partition_and_is_kept_for_ever() -> None:
     assert CONTROL.partitions == 1
     assert not CONTROL.trimmed
 
@@ -50,6 +50,6 @@ def test_a_topic_is_found_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "_counters", "a/b", 'a"b', "x" * 49])
-def test_a_name_that_no_backend_could_take_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="not a topic's name"):
+def test_an_invalid_topic_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is not a valid topic name"):
         Topic(name, key="anything")

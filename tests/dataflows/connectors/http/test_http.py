@@ -434,7 +434,7 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(pull: Make, api: Api) -> 
     [
         ({"headers": {"Authorization": "Bearer abc"}}, "api.headers: `Authorization` is a literal secret"),
         ({"parameters": {"access_token": "abc"}}, "`access_token` is a literal secret"),
-        ({"url": "https://me:pass@host/"}, "api.url: holds a user or password"),
+        ({"url": "https://me:pass@host/"}, "api.url: contains a user or password"),
         ({"pagination": {"type": "pages"}}, "there is no type 'pages'; did you mean `page`?"), ({"headrs": {}}, "api.headrs: unknown key; did you mean `headers`?"),
         ({"pagination": {"type": "cursor"}}, "token: is required"),
     ],

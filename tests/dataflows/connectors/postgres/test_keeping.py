@@ -9,7 +9,7 @@ import pytest
 
 from dataflows.connectors.keeping import IDLE_SESSIONS, MOST
 from dataflows.connectors.postgres.session import Session, connect, one_row, release
-from tests.dataflows.flows.place import until
+from tests.dataflows.flows.installation import until
 
 SETTINGS = ("application_name", "search_path", "TimeZone", "lock_timeout", "client_connection_check_interval")
 

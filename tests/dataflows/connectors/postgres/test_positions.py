@@ -16,7 +16,7 @@ from dataflows.connectors.postgres.session import connect
 from dataflows.runs.job import Job
 from dataflows.runs.publish import drop_state
 from tests.dataflows.conftest import result
-from tests.dataflows.flows.place import until
+from tests.dataflows.flows.installation import until
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers

@@ -1,7 +1,7 @@
-"""Where the embedded server's files live and whose they are, so that its account can reach them.
+"""The paths and the account of the embedded server, chosen so that the account can reach the files.
 
-As root the server needs another account, and that account may be unable to enter a folder above the project. No
-permission is ever changed above our own folders; the data then live elsewhere, and the project says where.
+As root the server needs another account, which may be unable to enter a folder above the project. Permissions above
+our own folders are never changed; instead the data are stored elsewhere, and a file in the project says where.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Final, TypedDict
 
 from penstock.errors import AccessDenied, NotFound, OutOfSpace, Unavailable
 
-__all__ = ["Account", "Place", "account_for", "place_for", "system_error"]
+__all__ = ["Account", "ServerPaths", "account_for", "paths_for", "system_error"]
 
 ELSEWHERE: Final = Path("/var/lib/penstock")
 POINTER: Final = "MOVED"
 OWNER: Final = "HOME"
-"""Says, in a folder elsewhere, whose it is."""
+"""Name of the file in such a folder that says which project it belongs to."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./+-]+")
 _SOCKET_ROOM: Final = 90
 """Bytes of a socket's folder: 107 for the whole path, less ``/.s.PGSQL.5432.lock``."""
@@ -48,27 +48,27 @@ class Account:
     other: bool
 
     def options(self) -> _As:
-        """For `subprocess`: become this account."""
+        """Return the options of `subprocess` that run a program as this account."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.other else {}
 
     def own(self, path: Path) -> None:
-        """Give one file or folder of ours to the account; a link is never followed."""
+        """Make the account the owner of one file or folder; a link is never followed."""
         if self.other:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def open(self, path: Path, flags: int) -> int:
-        """Open a file of ours, private to the account; a link is never followed."""
+        """Open a file, private to the account; a link is never followed."""
         file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if self.other:
             os.fchown(file, self.uid, self.gid)
         return file
 
     def can_enter(self, folder: Path) -> bool:
-        """Whether the account reaches the folder, asked of the system by trying."""
+        """Return True if the account can enter the folder; the system is asked by trying."""
         return self._tries('cd -- "$1"', folder)
 
     def can_run(self, program: Path) -> bool:
-        """Whether the account can run the program."""
+        """Return True if the account can run the program."""
         return self._tries('"$1" --version', program)
 
     def _tries(self, script: str, path: Path) -> bool:
@@ -85,7 +85,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServerPaths:
     """The folder of the server's files, its data and the folder of its socket."""
 
     root: Path
@@ -94,7 +94,7 @@ class Place:
 
 
 def account_for(home: Path, user: str | None) -> Account:
-    """The account for a server at `home`: the caller's, or when that is root, an unprivileged one."""
+    """Return the account for a server at `home`: the caller's, or when that is root, an unprivileged one."""
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid(), other=False)
     try:
@@ -105,28 +105,28 @@ def account_for(home: Path, user: str | None) -> Account:
 
 
 def _owner(home: Path) -> pwd.struct_passwd | None:
-    """Who owns the home, or else the nearest folder above it that exists; None for root and for an unnamed user."""
+    """Return the owner of the home or of the nearest existing folder above it; None for root or an unnamed user."""
     uid = next(folder.stat().st_uid for folder in (home, *home.parents) if folder.exists())
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid) if uid else None
     return None
 
 
-def place_for(home: Path, account: Account) -> Place:
-    """The place of a server at `home`, made if needed; raises AccessDenied if it belongs to another account."""
+def paths_for(home: Path, account: Account) -> ServerPaths:
+    """Return the paths of a server at `home`, created if needed; raises AccessDenied if another account owns them."""
     try:
         root = _reachable(home, account)
         socket = root / "run"
         if len(os.fsencode(socket)) > _SOCKET_ROOM or not _PLAIN.fullmatch(str(socket)):
-            socket = Path("/tmp") / f"penstock-{_digest(root)}"  # noqa: S108 - one fixed place; made private below
+            socket = Path("/tmp") / f"penstock-{_digest(root)}"  # noqa: S108 - one fixed path; made private below
         _private(socket, account)
     except OSError as error:
         raise system_error(error, home) from error
-    return Place(root, root / "data", socket)
+    return ServerPaths(root, root / "data", socket)
 
 
 def system_error(error: OSError, home: Path) -> Unavailable:
-    """Our error for the system's, met while working on the files of a server at `home`."""
+    """Return our error for the system's, raised by work on the files of a server at `home`."""
     where = str(error.filename or home)
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return OutOfSpace("no space for the embedded server's files", where=where, hint="free some space on that disk")
@@ -151,7 +151,7 @@ def _reachable(home: Path, account: Account) -> Path:
 
 
 def _point(pointer: Path, account: Account) -> None:
-    """Make a folder elsewhere and name it in `pointer`, whole and once, whoever else tries."""
+    """Create a folder elsewhere and write its path to `pointer`, atomically, even if several processes try."""
     ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="server-", dir=ELSEWHERE))
     account.own(root)
@@ -167,7 +167,7 @@ def _point(pointer: Path, account: Account) -> None:
 
 
 def _private(folder: Path, account: Account) -> None:
-    """Make the folder, for the account alone; raises AccessDenied if somebody else's stands there."""
+    """Create the folder, private to the account; raises AccessDenied if another account's exists there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         folder.mkdir(mode=0o700)

@@ -75,18 +75,18 @@ class Flow:
 
 
 @dataclass
-class Nursery:
+class ForkServer:
     """Flows by fork, for tests that start them by the dozen."""
 
     process: subprocess.Popen[str]
     alive: set[int] = field(default_factory=set)
 
-    def start(self, place: Place, *names: str) -> int:
+    def start(self, installation: Installation, *names: str) -> int:
         """Start flows; the process's id."""
         order = {
-            "arguments": [*names, "--project", str(place.folder)],
-            "environment": place.environment(),
-            "output": str(place.folder / f"{'-'.join(names)}.txt"),
+            "arguments": [*names, "--project", str(installation.folder)],
+            "environment": installation.environment(),
+            "output": str(installation.folder / f"{'-'.join(names)}.txt"),
         }
         assert self.process.stdin
         assert self.process.stdout
@@ -97,7 +97,7 @@ class Nursery:
         return pid
 
     def kill(self, pid: int) -> None:
-        """Kill a process that this nursery started, and wait until it is gone."""
+        """Kill a process that this fork_server started, and wait until it is gone."""
         self.alive.discard(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ class Nursery:
 
 
 @dataclass
-class Place:
+class Installation:
     """The databases, the project's folder, and what runs there."""
 
     folder: Path
@@ -270,9 +270,9 @@ class Place:
             return session.execute(query, values).fetchall()
 
 
-def take_lock_from(place: Place, name: str) -> None:
+def take_lock_from(installation: Installation, name: str) -> None:
     """End the session that appends for the flow that logs in as `name`, as a lost network or a failover would."""
-    with postgres.connect(place.log_dsn, "tests") as session:
+    with postgres.connect(installation.log_dsn, "tests") as session:
         found = session.execute(
             "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid"
             " AND l.locktype = 'advisory' AND l.granted"
@@ -285,17 +285,17 @@ def take_lock_from(place: Place, name: str) -> None:
 class Load(threading.Thread):
     """Sends pausing and resuming commands at about `rate` a second until it is told to stop."""
 
-    def __init__(self, place: Place, rate: float) -> None:
+    def __init__(self, installation: Installation, rate: float) -> None:
         super().__init__(name="load", daemon=True)
-        self.place, self.rate, self.over = place, rate, threading.Event()
+        self.installation, self.rate, self.over = installation, rate, threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            with PostgresLog(self.place.log_dsn, name="load") as log:
+            with PostgresLog(self.installation.log_dsn, name="load") as log:
                 while not self.over.wait(1 / self.rate):
-                    verb = ("pause", "resume", "stop", "resume")[len(self.place.sent) % 4]
-                    self.place.send(f"pipeline.{verb}", log=log, name=f"p{len(self.place.sent) % 3}")
+                    verb = ("pause", "resume", "stop", "resume")[len(self.installation.sent) % 4]
+                    self.installation.send(f"pipeline.{verb}", log=log, name=f"p{len(self.installation.sent) % 3}")
         except BaseException as error:  # noqa: BLE001 - looked at by the test
             self.error = error
 
