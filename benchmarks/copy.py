@@ -22,7 +22,7 @@ from typing import Any, Final
 import psycopg
 
 from benchmarks.parts.measure import Measured, timed
-from benchmarks.parts.readme import machine, write_table
+from benchmarks.parts.readme import TIMES, machine, write_table
 from benchmarks.parts.tables import LINEITEM, lineitem, served
 
 READY_SECONDS: Final = 1.5
@@ -178,16 +178,16 @@ def told(rows: int, found: dict[str, list[Measured]]) -> list[str]:
     """The README's table."""
     limit = statistics.median(one.seconds for one in found["limit"])
     lines = [
-        f"| {rows:,} line items of TPC-H, PostgreSQL to PostgreSQL | rows/s | of the limit | CPU s | peak memory |",
+        f"| {rows:,} line items of TPC-H, PostgreSQL to PostgreSQL | rows/s | speed of COPY | CPU s | peak memory |",
         "|---|---|---|---|---|",
     ]
     for name, runs in found.items():
         seconds = statistics.median(one.seconds for one in runs)
         cpu, peak = statistics.median(one.cpu for one in runs), max(one.peak_mb for one in runs)
-        lines.append(f"| {NAMES[name]} | {rows / seconds:,.0f} | {limit / seconds:.2f} | {cpu:.1f} | {peak:,.0f} MB |")
-    said = (
-        "A worker that is up keeps a process ready for its next run; a cold start, measured once, is that of a new one."
-    )
+        lines.append(
+            f"| {NAMES[name]} | {rows / seconds:,.0f} | {limit / seconds:.2f}{TIMES} | {cpu:.1f} | {peak:,.0f} MB |"
+        )
+    said = "A running worker keeps processes ready for its next runs; a cold start, measured once, starts a new one."
     return [*lines, "", f"Median of {len(found['limit'])}. {said} {machine()}."]
 
 

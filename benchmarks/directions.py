@@ -1,7 +1,7 @@
-"""Each direction that others can do too, beside them: PostgreSQL, MariaDB, Parquet and CSV, TPC-H's lineitem.
+"""Compare Penstock with other tools in each direction that they share: TPC-H's lineitem between databases and files.
 
-All run on one machine, in turns; of each the median counts. The time of a tool is that of its processes, from start to
-exit, and its rows are counted afterwards. A tool that cannot be had is named with the reason.
+All run on one machine, in turns, and the median of each counts. The time of a tool is that of its processes, from start
+to exit; its rows are counted afterwards. A tool that cannot be installed is named with the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow.dataset as ds
 
 from benchmarks.parts.mariadb import DATABASE, served_mysql
 from benchmarks.parts.measure import Failed, Measured, timed
-from benchmarks.parts.readme import machine, write_table
+from benchmarks.parts.readme import TIMES, machine, write_table
 from benchmarks.parts.tables import LINEITEM, generated, lineitem, served
 from benchmarks.peers.dlt import DLT
 from benchmarks.peers.peer import Command, Move, Peer, said
@@ -45,7 +45,7 @@ PART: Final = "lineitem_part"
 
 @dataclass(slots=True)
 class Found:
-    """What a tool did in a direction: its turns, of so many rows; or why it did not."""
+    """A tool's turns in one direction, of `rows` rows each, or why there are none."""
 
     rows: int = 0
     turns: list[Measured] = field(default_factory=list)
@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def had(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
-    """The peers that can be had here, and why the others cannot."""
+    """Set up the peers; return those that are ready, and why the others are not."""
     ready, missing = [], {}
     for peer in peers:
         sys.stderr.write(f"setting up {peer.name}\n")
@@ -209,9 +209,9 @@ def penstock(move: Move) -> Command:
 
 
 def told(found: dict[str, dict[str, Found]], rows: int, times: int, missing: dict[str, str]) -> list[str]:
-    """The README's table, and what is to be said of it."""
+    """Return the lines of the README's table and its footnotes."""
     lines = [
-        f"| {rows:,} line items of TPC-H | | rows/s | Penstock is | CPU s of the client | peak memory |",
+        f"| {rows:,} line items of TPC-H | | rows/s | Penstock | CPU s of the client | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for way, tools in found.items():
@@ -222,12 +222,12 @@ def told(found: dict[str, dict[str, Found]], rows: int, times: int, missing: dic
                 lines.append(f"| {label} | {name} | failed: {one.why_not} | | | |")
                 continue
             cpu, peak = (max(getattr(turn, what) for turn in one.turns) for what in ("cpu", "peak_mb"))
-            times_faster = "" if one is mine or not mine.turns else f"{mine.speed / one.speed:.3g} times as fast"
+            times_faster = "" if one is mine or not mine.turns else f"{mine.speed / one.speed:.3g}{TIMES} as fast"
             part = "" if one.rows == rows else f", of {one.rows:,} rows"
             lines.append(f"| {label} | {name}{part} | {one.speed:,.0f} | {times_faster} | {cpu:.0f} | {peak:,.0f} MB |")
     turns = "One turn of each" if times == 1 else f"Median of {times} turns"
     lines += ["", f"{turns}, whole processes with their start; {machine()}."]
-    return [*lines, *(f"Not to be had here: {name} ({why})." for name, why in missing.items())]
+    return [*lines, *(f"Not available here: {name} ({why})." for name, why in missing.items())]
 
 
 def as_json(found: dict[str, dict[str, Found]], rows: int, missing: dict[str, str]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Final
 
 from penstock.clock import now
 
-__all__ = ["machine", "put_between", "write_table"]
+__all__ = ["TIMES", "machine", "put_between", "write_table"]
 
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
 README: Final = Path(__file__).parents[2] / "README.md"
 
 
