@@ -50,7 +50,16 @@ def notes_on(document: Pipeline | AgentPolicy) -> list[str]:
         for path, instead in known.items()
         if _is_set(document, path.split("."))
     ]
-    return [*_cannot_run(document), *notes] if isinstance(document, Pipeline) else notes
+    return [*_cannot_run(document), *_on_cursor(document), *notes] if isinstance(document, Pipeline) else notes
+
+
+def _on_cursor(pipeline: Pipeline) -> list[str]:
+    """What cannot be known of a cursor without its source."""
+    cursor = pipeline.spec.source.cursor
+    if cursor is None or cursor.lag or cursor.field.startswith("_"):
+        return []
+    what = f"`{cursor.field}` has no lag: `penstock plan` says what its column's default, type, zone and sequence allow"
+    return [f"{pipeline.name}: spec.source.cursor: {what}"]
 
 
 def _cannot_run(pipeline: Pipeline) -> list[str]:

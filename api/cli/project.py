@@ -80,9 +80,12 @@ def apply_(state: State, files: Files) -> None:
     with connected(state.settings) as client:
         if issues := _unknown(documents, [one.name for one in client.store.connections()]):
             raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")
+        told = _cursor_notes(state, client, documents)
         rows = put(client, documents)
     state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
     notes = _notes(documents)
+    for key, found in told.items():
+        notes[key] = [*notes.get(key, []), *found]
     _tell(state, [note for found in notes.values() for note in found])
     state.output.data(
         [
@@ -92,6 +95,14 @@ def apply_(state: State, files: Files) -> None:
     )
     names = [pipeline.name for pipeline in documents.pipelines]
     state.output.hint(f"penstock run {names[0]} --watch" if names else "penstock list")
+
+
+def _cursor_notes(state: State, client: Client, documents: Documents) -> dict[tuple[str, str], list[str]]:
+    from api.cli.cursors import cursor_notes
+
+    connections = {one.name: dict(one.connection) for one in client.store.connections()}
+    connections |= {name: one.to_dict() for name, one in documents.connections.items()}
+    return cursor_notes(state, documents.pipelines, connections)
 
 
 def _unknown(documents: Documents, installed: Iterable[str]) -> list[Issue]:

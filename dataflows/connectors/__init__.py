@@ -5,7 +5,16 @@ This is the surface that a connector of another package imports; `docs/add-a-con
 
 from __future__ import annotations
 
-from dataflows.connectors.abilities import Growing, Native, Reloading, RowPlaces, SingleProcess, Unique, Windowed
+from dataflows.connectors.abilities import (
+    Growing,
+    Native,
+    Reloading,
+    RowPlaces,
+    SingleProcess,
+    Telling,
+    Unique,
+    Windowed,
+)
 from dataflows.connectors.contract import (
     Connector,
     Method,
@@ -25,7 +34,7 @@ from dataflows.connectors.state import Claim, Loaded, RunRow, State
 from dataflows.connectors.writing import OpenSplit, SplitSink, SplitWriter
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
-from dataflows.data.cursors import Window
+from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import SqlType, arrow_type, column_type, parse_type
@@ -54,6 +63,7 @@ __all__ = [
     "Column",
     "Connector",
     "Counters",
+    "CursorRule",
     "Fenced",
     "Growing",
     "Loaded",
@@ -85,6 +95,7 @@ __all__ = [
     "State",
     "Table",
     "Target",
+    "Telling",
     "Unavailable",
     "Unique",
     "Unreachable",

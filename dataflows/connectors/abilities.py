@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Final, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Method
+from dataflows.data.cursors import CursorRule
 from dataflows.data.tables import Column, Table
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Reloading",
     "RowPlaces",
     "SingleProcess",
+    "Telling",
     "Unique",
     "Windowed",
 ]
@@ -32,6 +34,18 @@ class RowPlaces(Protocol):
         """Column to split a `replace` by where `split_key` has none; None where this table has no such places.
 
         A place holds only at the point in time that `hold` keeps: an interrupted run begins again.
+        """
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A source that can tell whether a cursor is safe before a run."""
+
+    def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
+        """What a person should know of the cursor, each with its evidence and the mend.
+
+        Raises:
+            Refused, SchemaMismatch: what `window` would refuse it for.
         """
 
 
@@ -88,5 +102,5 @@ class SingleProcess(Protocol):
         """True if all writers have to be in one process."""
 
 
-OF_SOURCES: Final = (RowPlaces,)
+OF_SOURCES: Final = (RowPlaces, Telling)
 OF_TARGETS: Final = (Native, Growing, Unique, Reloading, Windowed, SingleProcess)

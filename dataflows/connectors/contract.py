@@ -17,7 +17,7 @@ import pyarrow as pa
 from dataflows.connectors.state import State
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
-from dataflows.data.cursors import Window
+from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.models.base import Model
@@ -113,8 +113,8 @@ class Source(Protocol):
     def split_key(self, table: Table) -> Column | None:
         """The column that full reads are split by; None where they are split by something else, or not at all."""
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
-        """The window of this run: above `last`, up to the greatest value now, and older than `lag`."""
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
+        """The window of this run: above `last`, up to what no more rows can come below of, and older than the lag."""
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         """Splits of about `rows` rows each, numbered from `first`; together they hold each row of the window once.

@@ -12,7 +12,7 @@ from dataflows.data.types import parse_type
 from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
 from penstock.models.domain import Reload
 
-__all__ = ["ORDERED", "TIMES", "Window", "cursor_column", "split_key", "window_between"]
+__all__ = ["ORDERED", "TIMES", "CursorRule", "Window", "cursor_column", "split_key", "window_between"]
 
 ORDERED: Final = {
     "smallint", "integer", "bigint", "numeric", "text", "character varying", "uuid", "date",
@@ -28,6 +28,24 @@ class Window:
 
     lower: str | None
     upper: str | None
+    reached: str | None = None
+    """Where the cursor stands afterwards, if that is below `upper`: what is above it is read again."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of rows beyond it."""
+
+    @property
+    def position(self) -> str | None:
+        """Where the cursor stands once the window was read; None where there was nothing to read."""
+        return self.upper if self.reached is None else self.reached
+
+
+@dataclass(frozen=True, slots=True)
+class CursorRule:
+    """What a pipeline says of its cursor, and whether its sink takes a row twice without doubling it."""
+
+    lag: timedelta = timedelta(0)
+    timezone: str | None = None
+    again: bool = False
 
 
 def split_key(table: Table) -> Column | None:

@@ -23,7 +23,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job, rules_of
 from dataflows.runs.lookups import outside_of
-from dataflows.runs.survey import Ends, foresee
+from dataflows.runs.survey import Ends, cursor_risks, foresee
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import Mapping as Bound
 from dataflows.transforms.mapping import Rules, bind, outputs
@@ -31,7 +31,7 @@ from dataflows.transforms.steps import Loaded, Outside
 from penstock.errors import BadData, PenstockError, SchemaMismatch
 from penstock.models.pipeline import Pipeline, PipelineTest
 
-__all__ = ["Difference", "Shown", "plan", "preview", "run_tests"]
+__all__ = ["Difference", "Shown", "look_at_cursor", "plan", "preview", "run_tests"]
 
 Row = dict[str, Any]
 
@@ -199,6 +199,18 @@ def _first(job: Job, ends: Ends, table: Table, names: Sequence[str], rows: int) 
     return whole[0] if whole else pa.RecordBatch.from_pylist([], schema=schema), aside
 
 
+def look_at_cursor(job: Job) -> tuple[str, ...]:
+    """What a person should know of the cursor, as its source tells it; the sink is not looked at.
+
+    Raises:
+        PenstockError: a cursor by which rows would be lost, or a source that cannot be looked at.
+    """
+    if job.cursor is None:
+        return ()
+    with closing(job.open_source()) as source:
+        return cursor_risks(job, source, source.describe())
+
+
 def plan(job: Job, ends: Ends) -> dict[str, Any]:
     """What a run would do.
 
@@ -219,6 +231,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         "make": None if there else f"CREATE TABLE {job.sink.object} ({', '.join(columns)})",
         "replace_by": method.name if method else None,
         "because": list(method.reasons) if method else [],
+        "risks": list(found.risks),
         "estimated_rows": rows,
         "splits": max(1, round(rows / job.split_rows)),
         "told": found.survey.source.told,

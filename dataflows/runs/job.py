@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dataflows.connectors.contract import Owner, Place, Source, Target
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import connector, open_source, open_target
+from dataflows.data.cursors import CursorRule
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
@@ -93,9 +93,12 @@ class Job:
         return self.spec.source.cursor.field if self.spec.source.cursor else None
 
     @property
-    def lag(self) -> timedelta:
-        """How much older than now a row must be."""
-        return self.spec.source.cursor.lag if self.spec.source.cursor else timedelta(0)
+    def rule(self) -> CursorRule:
+        """What the pipeline says of its cursor."""
+        cursor = self.spec.source.cursor
+        if cursor is None:
+            return CursorRule()
+        return CursorRule(cursor.lag, cursor.timezone, again=self.write in {"merge", "scd2"})
 
     @property
     def workers(self) -> int:

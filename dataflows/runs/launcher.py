@@ -38,7 +38,7 @@ from penstock.telemetry import span
 __all__ = ["launch", "run_task"]
 
 EMPTY: Final = Counters().as_dict()
-_NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many"}
+_NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many", "notes"}
 
 
 def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
@@ -89,6 +89,7 @@ class _Attempt:
             "counters": counters | {"seconds": self.seconds},
             "schemas": outcome.get("schemas"),
             "resumed": outcome.get("resumed", resumed),
+            "notes": outcome.get("notes", []),
             "error": None if error is None else error_of(error),
         }
 

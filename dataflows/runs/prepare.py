@@ -7,6 +7,7 @@ lost or doubled; where all is read anyway it starts anew. An older run that come
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
 
 __all__ = ["Finished", "Prepared", "joined", "prepare"]
+
+_log = logging.getLogger(__name__)
 
 ONE_SPLIT: Final = 1 << 50
 """Rows of a split that nothing is larger than."""
@@ -53,6 +56,8 @@ class Prepared:
     """The point in time that all readers read at, where the source can keep one."""
     released: bool = False
     """Whether it was let go before all was read."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of rows that the run does not read."""
 
     @property
     def resumed(self) -> bool:
@@ -87,14 +92,22 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     check_continued(job, claim.loaded)
     surveyed = _made_ready(job, ends, found, claim)
     token = _take_letters(job, target, surveyed)
-    run = _resumable(target, job, claim, surveyed) or _plan(job, ends, claim, surveyed)
+    known = _resumable(target, job, claim, surveyed)
+    row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed)
     failpoint("prepare.planned")
     into = target.create_load_table(job.run, claim.generation)
     pending, planned = state.pending(job.run)
     held = ends.source.hold(surveyed.source, job.spec.limits.snapshot) if pending else None
-    # What a window read again leaves the position as it was.
-    upper = claim.loaded.position if job.reload and job.reload.is_window else run.upper
-    return Prepared(surveyed, claim.generation, into, slots, pending, planned, upper, token, held)
+    return Prepared(
+        surveyed, claim.generation, into, slots, pending, planned, _reached(job, claim, row), token, held, notes=notes
+    )
+
+
+def _reached(job: Job, claim: Claim, run: RunRow) -> str | None:
+    """Where the cursor stands after the run: as before, where nothing was new or a window was read again."""
+    if job.reload is None:
+        return run.upper if run.upper is not None else _last(job, claim.loaded)
+    return claim.loaded.position if job.reload.is_window else run.upper
 
 
 def _made_ready(job: Job, ends: Ends, found: Foreseen, claim: Claim) -> Survey:
@@ -150,7 +163,8 @@ def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey) -> RunR
     return None
 
 
-def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
+def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> tuple[RunRow, tuple[str, ...]]:
+    """The run's plan, kept beside the positions, and the notes on its window."""
     failpoint("prepare.before_plan")
     source, state = ends.source, ends.target.state
     older = state.unfinished(job.run)
@@ -161,7 +175,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
     if job.cursor is None or window.upper is not None:
         rows = ONE_SPLIT if surveyed.whole else job.split_rows
         splits = source.plan(surveyed.source, surveyed.key, window, rows, first)
-    upper = window.upper if window.upper is not None else carried.upper if carried else None
+    upper = window.position if window.upper is not None else carried.upper if carried else None
     with state.owned(claim.generation):
         base = carried.base if carried else state.counters()
         lower = carried.lower if carried else window.lower
@@ -171,7 +185,9 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> RunRow:
             state.mark_partial()
         if older is not None:
             (state.take_over if carried else state.supersede)(older.run, job.run)
-    return plan
+    for note in window.notes:
+        _log.warning("%s: %s", job.at_source, note)
+    return plan, window.notes
 
 
 def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: RunRow | None) -> Window:
@@ -180,9 +196,9 @@ def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: R
         return Window(None, None)
     last = carried.upper if carried and carried.upper is not None else _last(job, claim.loaded)
     if job.reload is None:
-        return source.window(surveyed.source, surveyed.key, last, job.lag)
+        return source.window(surveyed.source, surveyed.key, last, job.rule)
     if not job.reload.is_window:
-        return source.window(surveyed.source, surveyed.key, None, job.lag)
+        return source.window(surveyed.source, surveyed.key, None, job.rule)
     where = f"{job.pipeline}: backfill"
     older = claim.loaded.partly
     if last is None or older:

@@ -32,7 +32,9 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
         Unavailable: the target is locked by others for longer than 20 s; trying again is safe.
     """
     failpoint("publish.begin")
-    told = {"schemas": schemas(prepared), "resumed": prepared.resumed}
+    told: dict[str, Any] = {"schemas": schemas(prepared), "resumed": prepared.resumed}
+    if prepared.notes:
+        told["notes"] = list(prepared.notes)
     run = target.state.run(job.run)
     if run is not None and not run.ended:
         counters = target.state.counters() - run.base
@@ -94,7 +96,7 @@ def committed(job: Job, prepared: Prepared | None) -> Counters | None:
 def schemas(prepared: Prepared) -> dict[str, Any]:
     """The columns of both sides, as the run saw them."""
     sides = {"source": prepared.survey.source, "target": prepared.survey.target}
-    return {side: [column.summary() for column in table.columns] for side, table in sides.items()}
+    return {side: [column.summary() for column in table.columns if not column.hidden] for side, table in sides.items()}
 
 
 def drop_state(job: Job, *, table: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
-from dataflows.connectors.abilities import Growing, Native, Reloading, RowPlaces, Unique, Windowed
+from dataflows.connectors.abilities import Growing, Native, Reloading, RowPlaces, Telling, Unique, Windowed
 from dataflows.connectors.contract import Method, Source, Target
 from dataflows.connectors.history import history_columns
 from dataflows.connectors.state import Loaded
@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "Survey",
     "check_continued",
+    "cursor_risks",
     "foresee",
     "is_from",
     "opened",
@@ -102,6 +103,8 @@ class Foreseen:
     plan: Plan
     made: tuple[Column, ...] | None
     added: tuple[Column, ...] = ()
+    risks: tuple[str, ...] = ()
+    """What a person should know of the cursor."""
 
 
 def foresee(job: Job, ends: Ends, *, known: bool) -> Foreseen:
@@ -111,17 +114,32 @@ def foresee(job: Job, ends: Ends, *, known: bool) -> Foreseen:
         Refused, MissingTable, MissingColumn, SchemaMismatch: what a run would be refused for.
     """
     target, there = ends.target, ends.target.describe()
-    plan = Plan.of(job, ends.source.describe())
+    source = ends.source.describe()
+    risks = cursor_risks(job, ends.source, source)
+    plan = Plan.of(job, source)
     _check_unique(job, there, target)
     if there is None:
         columns = _made_columns(job, plan, target)
         target.check(None, columns)
-        return Foreseen(_surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None), plan, columns)
+        surveyed = _surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None)
+        return Foreseen(surveyed, plan, columns, (), risks)
     if known:
         _check_gone(job, plan, there, target)
     added = _added_columns(job, plan, there, target)
     there = replace(there, columns=(*there.columns, *added))
-    return Foreseen(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added)
+    return Foreseen(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added, risks)
+
+
+def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:
+    """What a person should know of the cursor, with what the source says of its column.
+
+    Raises:
+        Refused, SchemaMismatch, MissingColumn: a cursor by which rows would be lost.
+    """
+    if job.cursor is None:
+        return ()
+    column = cursor_column(table, job.cursor, job.at_source)
+    return source.risks(table, column, job.rule) if isinstance(source, Telling) else ()
 
 
 def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:

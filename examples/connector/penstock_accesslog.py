@@ -21,6 +21,7 @@ from dataflows.connectors import (
     BadData,
     Chunk,
     Column,
+    CursorRule,
     MissingTable,
     Model,
     Owner,
@@ -94,13 +95,13 @@ class AccessLog:
     def split_key(self, table: Table) -> Column | None:
         return table.column("position")
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
         """The whole lines after the last one that was read.
 
         Raises:
             Refused: another cursor, a lag, or a file that is shorter than it was: it was rotated.
         """
-        if cursor.name != "position" or lag:
+        if cursor.name != "position" or rule.lag:
             raise Refused("logs are read by their position", where=self.where, hint="cursor: {field: position}")
         if last is not None and self._size() <= int(last):
             hint = "give each log a name of its own, or read it anew by `penstock run --full`"

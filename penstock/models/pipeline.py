@@ -89,10 +89,14 @@ class Metadata(Model):
 
 
 class Cursor(Model):
-    """Read only new rows: those whose `field` is above the last position, and older than `lag`."""
+    """Read only new rows: those whose `field` is above the last position, and older than `lag`.
+
+    `timezone` is the zone of a column that has none; by default the server's, database's or role's.
+    """
 
     field: ColumnName
     lag: Duration = timedelta(0)
+    timezone: Annotated[str, AfterValidator(_timezone)] | None = None
 
 
 class Source(Model):

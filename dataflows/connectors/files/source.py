@@ -26,7 +26,7 @@ from dataflows.connectors.formats.types import as_asked, united
 from dataflows.connectors.patience import patiently
 from dataflows.connectors.reading import chunks
 from dataflows.data.chunks import Chunk
-from dataflows.data.cursors import Window
+from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.clock import now
@@ -197,8 +197,8 @@ class FilesSource:
     def split_key(self, table: Table) -> Column | None:
         return None
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
-        """The files that were not read yet and are older than `lag`.
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
+        """The files that were not read yet and are older than the lag.
 
         Raises:
             Refused: another column than `_modified`, or a file that has changed since it was read.
@@ -206,12 +206,12 @@ class FilesSource:
         if cursor.name != MODIFIED:
             hint = f"write cursor: {{field: {MODIFIED}}}: each file is read once"
             raise Refused("files are read by whole files", where=self.where, value=cursor.name, hint=hint)
-        seen, limit = Seen.parse(last), now() - lag
+        seen, limit = Seen.parse(last), now() - rule.lag
         files = self._listing if self._listing is not None else self._listed()[0]
         if changed := [one.path for one in files if seen.changed(one)]:
             hint = "put it back and write changes to new files, or read everything by write: replace"
             raise Refused(f"{changed[0]} has changed since its rows were read", where=self.where, hint=hint)
-        new = [one for one in files if not seen.has(one) and (not lag or one.modified <= limit)]
+        new = [one for one in files if not seen.has(one) and (not rule.lag or one.modified <= limit)]
         return Window(last, seen.with_files(new, files).text() if new else None)
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:

@@ -1,13 +1,13 @@
 """What an HTTP API has below a path, as a source.
 
 A run reads all pages of its window in one split: only the API knows where the next page is, and its pages may have
-moved by the time that somebody asks for one of them again. What is held is one page.
+moved by the time that somebody asks for one of them again. What is held is one page, and the cursors of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -21,8 +21,18 @@ from dataflows.connectors.http.client import Client
 from dataflows.connectors.http.pages import Page, pages
 from dataflows.connectors.http.records import Records, columns_of
 from dataflows.connectors.reading import chunks
+from dataflows.connectors.windows import (
+    Clock,
+    Evidence,
+    check_cursor,
+    later_notes,
+    local,
+    risks,
+    spelled,
+    time_window,
+)
 from dataflows.data.chunks import Chunk
-from dataflows.data.cursors import TIMES, Window
+from dataflows.data.cursors import TIMES, CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, carried, parse_type
@@ -60,38 +70,57 @@ class HttpSource:
     def split_key(self, table: Table) -> Column | None:
         return None
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
         """Up to the greatest value that the API has now: all pages since `last` are looked through, or the newest one.
 
-        Of times not beyond now less the lag: one record with a time to come would hide all that are made until then.
+        Of times only what is over, by this machine's clock: one record with a time to come would hide all that are made
+        until then, and more records can get a value that is not over yet.
 
         Raises:
+            Refused: a cursor by which records would be lost.
             SchemaMismatch: a lag on a cursor that is no time, or a cursor whose order is not that of its text.
             BadData: a record whose cursor is NULL: no window would ever hold it.
         """
-        kind = parse_type(cursor.type)
-        if (lag and kind.name not in TIMES) or carried(kind):
-            what = f"`{cursor.name}` of type {cursor.type} cannot be {'a cursor with a lag' if lag else 'a cursor'}"
-            hint = "declare its type in the connection's `endpoints`, such as timestamptz or numeric(20,0)"
-            raise SchemaMismatch(what, where=self.where, hint=hint)
-        wanted = arrow_type(kind)
-        edge = pa.scalar((now() - lag).replace(tzinfo=None if "without" in kind.name else UTC))
-        greatest = self._greatest(cursor, last)
-        if greatest is not None and kind.name in TIMES:
-            greatest = min(greatest, edge.cast(wanted), key=lambda one: one.as_py())
-        lower = None if last is None else pa.scalar(last).cast(wanted)
-        if greatest is None or (lower is not None and pc.less_equal(greatest, lower).as_py()):
+        evidence = self._checked(cursor, rule)
+        values = self._newest(cursor, last)
+        if values is None or not len(values):
             return Window(last, None)
-        return Window(last, _spelled(greatest.as_py()))
+        if not evidence.is_time:
+            greatest = pc.max(values)
+            lower = None if last is None else pa.scalar(last).cast(values.type)
+            is_new = lower is None or pc.greater(greatest, lower).as_py()
+            return Window(last, _spelled(greatest.as_py()) if is_new else None)
+        edge = local(replace(evidence, whole_seconds=_is_whole(values)), rule, Clock.here(now(), rule))
+        found = _greatest_within(values, last, spelled(edge.upper, cursor))
+        later = int(pc.sum(pc.greater(values, pa.scalar(spelled(edge.now, cursor)).cast(values.type))).as_py() or 0)
+        return replace(time_window(edge, cursor, last, found), notes=later_notes(cursor, later))
 
-    def _greatest(self, cursor: Column, last: str | None) -> pa.Scalar | None:
+    def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
+        return risks(self._checked(cursor, rule), rule)
+
+    def _checked(self, cursor: Column, rule: CursorRule) -> Evidence:
+        """What is known of a cursor without asking the API."""
+        kind = parse_type(cursor.type)
+        if carried(kind):
+            hint = "declare its type in the connection's `endpoints`, such as timestamptz or numeric(20,0)"
+            raise SchemaMismatch(
+                f"`{cursor.name}` of type {cursor.type} cannot be a cursor", where=self.where, hint=hint
+            )
+        zone = (rule.timezone or "UTC") if kind.name in {"date", "timestamp without time zone"} else None
+        evidence = Evidence(cursor, zone=zone, client=True)
+        check_cursor(evidence, rule, self.where)
+        return evidence
+
+    def _newest(self, cursor: Column, last: str | None) -> pa.ChunkedArray | None:
+        """The cursors of what is new, or of the newest page; None where there is no page."""
         records = Records((cursor,), (cursor,), sampled=False, where=self.where)
         url = self.since(cursor, last)
         found = self._pages(url.copy_merge_params(self.endpoint.newest) if self.endpoint.newest else url)
-        values = (_greatest_of(records.table(page), cursor, f"{self.where}: page {page.number}") for page in found)
+        values = (_cursors(records.table(page), cursor, f"{self.where}: page {page.number}") for page in found)
         if self.endpoint.newest:
             return next(values, None)
-        return max(values, key=lambda one: one.as_py(), default=None)
+        chunks = [chunk for one in values for chunk in one.chunks]
+        return pa.chunked_array(chunks, arrow_type(parse_type(cursor.type)))
 
     def since(self, cursor: Column | None, last: str | None) -> httpx.URL:
         """The URL of what is newer than `last`, or of everything, where the API does not tell it apart."""
@@ -175,8 +204,20 @@ def _within(table: pa.Table, key: Column | None, split: Split, where: str) -> pa
     return table
 
 
-def _greatest_of(table: pa.Table, key: Column, where: str) -> pa.Scalar:
-    return pc.max(_cursors(table, key, where))
+def _is_whole(values: pa.ChunkedArray) -> bool:
+    """True if no time has a fraction of a second."""
+    if not pa.types.is_timestamp(values.type):
+        return False
+    return bool(pc.all(pc.equal(values, pc.floor_temporal(values, unit="second"))).as_py())
+
+
+def _greatest_within(values: pa.ChunkedArray, last: str | None, upper: str) -> str | None:
+    """The greatest time above `last` that is not above `upper`."""
+    within = pc.less_equal(values, pa.scalar(upper).cast(values.type))
+    if last is not None:
+        within = pc.and_(within, pc.greater(values, pa.scalar(last).cast(values.type)))
+    greatest = pc.max(values.filter(within)).as_py()
+    return None if greatest is None else _spelled(greatest)
 
 
 def _cursors(table: pa.Table, key: Column, where: str) -> pa.ChunkedArray:

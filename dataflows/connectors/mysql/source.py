@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.mysql.cursors import evidence_of, greatest_of, horizon
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, natives
 from dataflows.connectors.mysql.types import array, bound, is_binary, selected
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
+from dataflows.connectors.windows import (
+    check_cursor,
+    held_notes,
+    later_notes,
+    local,
+    risks,
+    spelled,
+    time_window,
+    unset_cursor,
+)
 from dataflows.data.chunks import Chunk
-from dataflows.data.cursors import TIMES, Window, split_key
+from dataflows.data.cursors import CursorRule, Window, split_key
 from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
-from dataflows.data.types import parse_type
-from penstock.errors import AccessDenied, BadData, Refused, SchemaMismatch, Unavailable
+from penstock.errors import AccessDenied, Refused, Unavailable
 
 __all__ = ["MysqlReader", "MysqlSource"]
 
@@ -54,48 +64,63 @@ class MysqlSource:
     def split_key(self, table: Table) -> Column | None:
         return split_key(table)
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
-        """The window of this run: above `last`, up to the greatest value now, and older than `lag` by its clock.
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
+        """The window of this run, ended where no more rows can come, as `connectors/windows.py` decides.
 
-        Transactions that write to the table when the window's end is taken are waited for, so that a row that is
-        committed after it is not passed by. A value that was given before the row's INSERT needs a lag longer than the
-        longest transaction.
+        Of a time that is before the oldest transaction began that is open, where this user may see them (PROCESS).
+        Else, and of a number, transactions that write to the table are waited for.
 
         Raises:
             SchemaMismatch: a lag on a column that is no time.
             BadData: rows whose cursor is NULL: no window would ever hold them.
-            Refused: without a lag, a user who may not wait for the writers.
+            Refused: a cursor by which rows would be lost; without a lag, a user who may not wait for the writers.
         """
-        kind, name = parse_type(cursor.type), quoted(cursor.name)
-        if lag and kind.name not in TIMES:
-            what = f"a lag needs a time; `{cursor.name}` is {cursor.type}"
-            raise SchemaMismatch(what, where=self._where, hint="drop the lag")
+        evidence, name = evidence_of(self.session, self.name, cursor, rule), quoted(cursor.name)
+        check_cursor(evidence, rule, self._where)
         if cursor.nullable and self.session.rows(f"SELECT 1 FROM {self.name.sql} WHERE {name} IS NULL LIMIT 1"):
-            what = f"rows without a cursor (`{cursor.name}` IS NULL) would never be read"
-            hint = f"fill `{cursor.name}`, or leave such rows out by a view"
-            raise BadData(what, where=self._where, hint=hint)
-        condition = self._range(cursor, Split(0, last, None))
-        top = "top"
-        if kind.name in TIMES:
-            now = f"NOW(6) - INTERVAL {lag // timedelta(microseconds=1)} MICROSECOND"
-            top = f"LEAST(top, {f'CAST({now} AS DATE)' if kind.name == 'date' else now})"
-        query = f"SELECT CAST({top} AS CHAR) FROM (SELECT max({name}) AS top FROM {self.name.sql} WHERE {condition}) m"
-        found = self.session.value(query)
-        if found is not None and last is not None and kind.name in TIMES:
-            later = f"SELECT {self._time(cursor, last)} < {self._time(cursor, found)}"
-            found = found if self.session.value(later) else None
-        if found is not None:
-            self._await_writers(waited=bool(lag))
-        return Window(last, found)
+            raise unset_cursor(cursor, self._where)
+        if not evidence.is_time:
+            return self._value_window(cursor, last)
+        clock, seen = horizon(self.session, evidence, rule, self._where)
+        edge = local(evidence, rule, clock)
+        found = self._greatest(cursor, Split(0, last, spelled(edge.upper, cursor)))
+        if found is not None and not seen:
+            self._await_writers()
+        later = self._rows_above(cursor, spelled(edge.now, cursor))
+        notes = (*later_notes(cursor, later), *held_notes(clock))
+        return replace(time_window(edge, cursor, last, found), notes=notes)
 
-    def _await_writers(self, *, waited: bool) -> None:
+    def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
+        evidence = evidence_of(self.session, self.name, cursor, rule)
+        check_cursor(evidence, rule, self._where)
+        return risks(evidence, rule)
+
+    def _value_window(self, cursor: Column, last: str | None) -> Window:
+        end = greatest_of(self.session, self.name, cursor)
+        upper = None if end is None else str(int(end) - 1)
+        found = self._greatest(cursor, Split(0, last, upper))
+        if found is not None:
+            self._await_writers()
+        beyond = 0 if upper is None else self._rows_above(cursor, upper)
+        return Window(last, found, notes=later_notes(cursor, beyond, above=True))
+
+    def _greatest(self, cursor: Column, split: Split) -> str | None:
+        name = quoted(cursor.name)
+        query = f"SELECT CAST(max({name}) AS CHAR) FROM {self.name.sql} WHERE {self._range(cursor, split)}"
+        found = self.session.value(query)
+        return None if found is None else str(found)
+
+    def _rows_above(self, cursor: Column, text: str) -> int:
+        query = f"SELECT count(*) FROM {self.name.sql} WHERE {self._range(cursor, Split(0, text, None))}"
+        return int(self.session.value(query))
+
+    def _await_writers(self) -> None:
         """Wait until the transactions that write to the table have ended: it can be locked for reading only then."""
         try:
             self.session.change(f"LOCK TABLES {self.name.sql} READ")
         except AccessDenied:
-            if not waited:
-                hint = "give the cursor a lag, or grant LOCK TABLES to the connection's user"
-                raise Refused("late rows cannot be waited for", where=self._where, hint=hint) from None
+            hint = "give the cursor a lag, or grant LOCK TABLES (or, for a time, PROCESS) to the connection's user"
+            raise Refused("late rows cannot be waited for", where=self._where, hint=hint) from None
         except Unavailable as error:
             hint = "a transaction has been writing for long; end it, or try again later"
             what = "rows that are not committed yet may belong to this window"
@@ -132,10 +157,6 @@ class MysqlSource:
             f"FROM {self.name.sql} WHERE {condition}) s WHERE n % {rows} = 0 ORDER BY n"
         )
         yield from (row[0] for row in self.session.rows(query))
-
-    def _time(self, key: Column, text: str) -> str:
-        kind = "DATE" if parse_type(key.type).name == "date" else "DATETIME(6)"
-        return f"CAST({bound(key, text, self.session.literal)} AS {kind})"
 
     def _range(self, key: Column, split: Split) -> str:
         return ranged(self.session, key, split)

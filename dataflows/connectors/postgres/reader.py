@@ -18,6 +18,7 @@ import pyarrow as pa
 from psycopg import pq, sql
 from pyarrow import csv
 
+from dataflows.connectors.postgres.cursors import key_sql
 from dataflows.connectors.postgres.encodings import hex_decoded
 from dataflows.connectors.postgres.session import Session, connect, copy_out, release
 from dataflows.connectors.postgres.snapshots import MARK, Moment
@@ -140,7 +141,7 @@ class PostgresReader:
 
     def _query(self, split: Split) -> str:
         names = ", ".join(quoted(name) for name in self.columns)
-        rows = key_range(quoted(self.key.name), self.key.type, split.lower, split.upper) if self.key else "true"
+        rows = key_range(key_sql(self.key), self.key.type, split.lower, split.upper) if self.key else "true"
         form = self.undecoded if self.schema is None else "csv"
         return f"COPY (SELECT {names} FROM {self.table.name.sql} WHERE {rows}) TO STDOUT (FORMAT {form})"
 

@@ -63,7 +63,7 @@ def hold(session: Session, table: Table, limit: timedelta, where: str) -> str:
     begin = f"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {_limits(session, held)}"
     share(session, table.name, where, begin)
     now = describe(session, table.name, where)
-    if (now.kind, now.columns) != (table.kind, table.columns):
+    if (now.kind, now.columns) != (table.kind, tuple(one for one in table.columns if not one.hidden)):
         session.rollback()
         raise Unavailable("the table was changed while the run began", where=where, hint="try again")
     with translated(where):

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.postgres.cursors import XID, evidence_of, horizon, key_sql
 from dataflows.connectors.postgres.locks import READ, share
 from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader, key_range
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped
 from dataflows.connectors.sql.names import quoted
-from dataflows.data.cursors import TIMES, Window, split_key
+from dataflows.connectors.windows import (
+    GREATEST,
+    Evidence,
+    check_cursor,
+    held_notes,
+    later_notes,
+    local,
+    risks,
+    spelled,
+    time_window,
+    unset_cursor,
+)
+from dataflows.data.cursors import CursorRule, Window, split_key
 from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
-from penstock.errors import BadData, Refused, SchemaMismatch, Unavailable
+from penstock.errors import Refused, Unavailable
 
 __all__ = ["PostgresSource", "row_place"]
 
@@ -34,7 +48,8 @@ class PostgresSource:
         self._session = connect(dsn, where=place.where, name="penstock:source", statement=PLAN_SECONDS)
 
     def describe(self) -> Table:
-        return describe(self._session, self._table, self._where)
+        found = describe(self._session, self._table, self._where)
+        return replace(found, columns=(*found.columns, XID)) if found.kind in {"r", "p"} else found
 
     def split_key(self, table: Table) -> Column | None:
         return split_key(table)
@@ -43,9 +58,14 @@ class PostgresSource:
         """What a table without a key can be split by, in a run that is read in one snapshot from its beginning on."""
         return row_place(self._session, table, self._where)
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
         share(self._session, table.name, self._where)
-        return cursor_window(self._session, table, cursor, last, lag, self._where)
+        return cursor_window(self._session, table, cursor, last, rule, self._where, self._dsn)
+
+    def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
+        evidence = evidence_of(self._session, table, cursor, rule, self._where, self._dsn)
+        check_cursor(evidence, rule, self._where)
+        return risks(evidence, rule)
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         share(self._session, table.name, self._where)
@@ -82,83 +102,117 @@ RANGES_VERSION: Final = 140000
 
 
 def cursor_window(
-    session: Session, table: Table, column: Column, last: str | None, lag: timedelta, where: str
+    session: Session, table: Table, column: Column, last: str | None, rule: CursorRule, where: str, dsn: str
 ) -> Window:
-    """The window of this run: above `last`, up to the greatest value now, and older than `lag`.
+    """The window of this run: above `last`, and ended where no more rows can come, as `connectors/windows.py` decides.
 
-    `now` is the source's. Transactions that were writing to the table when the window's end was taken are waited for,
-    so that a row whose cursor was given by the INSERT itself (a sequence, ``clock_timestamp()``) and committed after
-    the end was taken is not passed by. What was given before the row's INSERT needs a `lag` longer than the longest
-    transaction: ``DEFAULT now()`` is the time at which the transaction began, and it may begin to write only later;
-    so does a number that the application took from a sequence beforehand.
+    Of a time that is before the oldest open transaction began: ``DEFAULT now()`` is the time of its beginning. Of a
+    number, whoever writes to the table when the window's end is taken is waited for, so that a row whose number was
+    drawn by its INSERT and that is committed late is not passed by.
 
     Raises:
-        Refused: without a lag, a materialized view or foreign table: nobody can tell who writes to what it shows.
+        Refused: a cursor by which rows would be lost.
         SchemaMismatch: a lag on a column that is no time.
         BadData: rows whose cursor is NULL: no window would ever hold them.
     """
-    kind = parse_type(column.type)
-    if lag and kind.name not in TIMES:
-        raise SchemaMismatch(f"a lag needs a time; `{column.name}` is {column.type}", where=where, hint="drop the lag")
+    evidence = evidence_of(session, table, column, rule, where, dsn)
+    check_cursor(evidence, rule, where)
+    if column == XID:
+        return _xid_window(session, last, where)
     name = quoted(column.name)
     with translated(where):
-        if not lag and (hidden := session.execute(_HIDDEN, {"table": table.name.sql}).fetchone()):
-            hint = "give the cursor a lag, or read the tables behind it"
-            raise Refused(f"late rows behind {hidden[0]} cannot be waited for", where=where, hint=hint)
-        if (
-            column.nullable
-            and session.execute(f"SELECT 1 FROM {table.name.sql} WHERE {name} IS NULL LIMIT 1").fetchone()
-        ):
-            hint = f"fill `{column.name}`, or leave such rows out by a view"
-            raise BadData(
-                f"rows without a cursor (`{column.name}` IS NULL) would never be read", where=where, hint=hint
-            )
-        found = one_row(session, _top(table, column, kind.name, after=last is not None), {"last": last, "lag": lag})[0]
-        if found is not None and last is not None and kind.name in TIMES:  # a text is compared as its column is, above
-            later = one_row(session, f"SELECT %(a)s::{column.type} > %(b)s::{column.type}", {"a": found, "b": last})[0]
-            found = found if later else None
+        unset = f"SELECT 1 FROM {table.name.sql} WHERE {name} IS NULL LIMIT 1"
+        if column.nullable and session.execute(unset).fetchone():
+            raise unset_cursor(column, where)
+    if not evidence.is_time:
+        return _value_window(session, table, column, last, where)
+    return _time_window(session, table, evidence, last, rule, where, dsn)
+
+
+def _time_window(
+    session: Session, table: Table, evidence: Evidence, last: str | None, rule: CursorRule, where: str, dsn: str
+) -> Window:
+    column, name = evidence.column, escaped(quoted(evidence.column.name))
+    clock = horizon(session, table, evidence, rule, where, dsn, LOCK_SECONDS)
+    edge = local(evidence, rule, clock)
+    values = {"last": last, "upper": spelled(edge.upper, column), "now": spelled(edge.now, column)}
+    kind, above = column.type, "true" if last is None else f"{name} > %(last)s::{column.type}"
+    with translated(where):
+        top = f"SELECT max({name})::text FROM {escaped(table.name.sql)} WHERE {above} AND {name} <= %(upper)s::{kind}"
+        found = one_row(session, top, values)[0]
+        later = f"SELECT count(*) FROM {escaped(table.name.sql)} WHERE {name} > %(now)s::{kind}"
+        rows = int(one_row(session, later, values)[0])
+    if found is not None and not rule.lag:
+        await_writers(session, table, where, prepared=True)
+    notes = (*later_notes(column, rows), *held_notes(clock))
+    return replace(time_window(edge, column, last, found), notes=notes)
+
+
+ENDLESS_VERSION: Final = 140000
+"""Servers from here on have infinite numbers below NaN."""
+
+
+def _value_window(session: Session, table: Table, column: Column, last: str | None, where: str) -> Window:
+    """Up to the greatest value; not by ``max``, which a uuid has not everywhere."""
+    name, kind, of = escaped(quoted(column.name)), column.type, escaped(table.name.sql)
+    greatest = GREATEST.get(parse_type(kind).name)
+    if greatest == "NaN" and session.info.server_version >= ENDLESS_VERSION:
+        greatest = "Infinity"
+    base = parse_type(kind).name
+    above = "true" if last is None else f"{name} > %(last)s::{kind}"
+    below = "true" if greatest is None else f"{name} < '{greatest}'::{base}"
+    top = f"SELECT {name} AS top FROM {of} WHERE {above} AND {below} ORDER BY {name} DESC LIMIT 1"
+    with translated(where):
+        found = one_row(session, f"SELECT (SELECT top::text FROM ({top}) newest)", {"last": last})[0]
+        beyond = f"SELECT count(*) FROM {of} WHERE {name} >= '{greatest}'::{base}"
+        rows = int(one_row(session, beyond, {})[0]) if greatest is not None else 0
     if found is not None:
         await_writers(session, table, where)
-    return Window(last, found)
+    return Window(last, found, notes=later_notes(column, rows, above=True))
 
 
-def _top(table: Table, column: Column, kind: str, *, after: bool) -> str:
-    """The query for the greatest value of the cursor; not by ``max``, which a uuid has not everywhere."""
-    name = escaped(quoted(column.name))
-    above = f"{name} > %(last)s::{column.type}" if after else "true"
-    greatest = (
-        f"SELECT {name} AS top FROM {escaped(table.name.sql)} "
-        f"WHERE {above} AND {name} IS NOT NULL ORDER BY {name} DESC LIMIT 1"
-    )
-    value = "top"
-    if kind in TIMES:
-        value = f"least(top, (statement_timestamp() - %(lag)s::interval)::{column.type})"
-    return f"SELECT (SELECT {value}::text FROM ({greatest}) newest)"
+def _xid_window(session: Session, last: str | None, where: str) -> Window:
+    """Rows of transactions below the oldest one that is open; what is open now is read by a later run.
 
-
-_HIDDEN: Final = f"""{READ}
-SELECT c.oid::regclass::text FROM read JOIN pg_class c ON c.oid = read.id WHERE c.relkind IN ('m', 'f') LIMIT 1"""
+    Raises:
+        Refused: the server has counted less far than the position: it was made anew.
+    """
+    with translated(where):
+        oldest, following = one_row(
+            session, "SELECT txid_snapshot_xmin(s), txid_snapshot_xmax(s) FROM txid_current_snapshot() s"
+        )
+    if last is not None and int(last) >= following:
+        hint = "read everything by `penstock run NAME --full`"
+        raise Refused("the server counts its transactions anew: it was restored or replaced", where=where, hint=hint)
+    return Window(last, str(oldest - 1) if last is None or oldest - 1 > int(last) else None)
 
 
 _WRITERS: Final = f"""{READ}
 SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{{}}') FROM pg_locks l JOIN read ON read.id = l.relation
 WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-AND (%(seen)s::text[] IS NULL OR l.virtualtransaction = ANY(%(seen)s))"""
+AND (NOT %(prepared)s OR l.pid IS NULL) AND (%(seen)s::text[] IS NULL OR l.virtualtransaction = ANY(%(seen)s))"""
 
 
-def await_writers(session: Session, table: Table, where: str, seconds: float = LOCK_SECONDS) -> None:
+def await_writers(
+    session: Session, table: Table, where: str, seconds: float = LOCK_SECONDS, *, prepared: bool = False
+) -> None:
     """Wait until the transactions that write to the table, or to what it reads, have ended; prepared ones too.
+
+    With `prepared`, only for those.
 
     Raises:
         Unavailable: one of them still writes after `seconds`.
     """
     with translated(where):
-        seen = one_row(session, _WRITERS, {"table": table.name.sql, "seen": None})[0]
+        asked = {"table": table.name.sql, "prepared": prepared}
+        seen = one_row(session, _WRITERS, asked | {"seen": None})[0]
         end = time.monotonic() + seconds
-        while seen and one_row(session, _WRITERS, {"table": table.name.sql, "seen": seen})[0]:
+        while seen and one_row(session, _WRITERS, asked | {"seen": seen})[0]:
             if time.monotonic() > end:
-                hint = "a transaction has been writing for long; end it, or try again later"
+                hint = (
+                    "a transaction has been writing for long (pg_locks, pg_prepared_xacts); end it, or try again later"
+                )
                 raise Unavailable("rows that are not committed yet may belong to this window", where=where, hint=hint)
             time.sleep(0.02)
 
@@ -181,7 +235,7 @@ def plan_splits(
     """Ranges of `key` that hold about `rows` rows each, numbered from `first`; one split where there is no key."""
     if key is None:
         return (Split(first),)
-    name, kind = quoted(key.name), key.type
+    name, kind = key_sql(key), key.type
     percent = _sample_percent(session, table, where)
     sample = f" TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)" if percent < 100 else ""  # noqa: PLR2004 - percent
     query = f"FROM {table.name.sql}{sample} WHERE {key_range(name, kind, window.lower, window.upper)}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +15,24 @@ from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.sql.database import Database
 from dataflows.connectors.sql.names import ObjectName, quoted
+from dataflows.connectors.windows import (
+    GREATEST,
+    Clock,
+    Evidence,
+    check_cursor,
+    later_notes,
+    local,
+    risks,
+    time_window,
+    unset_cursor,
+)
 from dataflows.data.chunks import Chunk
-from dataflows.data.cursors import TIMES, Window
+from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type, parse_type
 from penstock.clock import now
-from penstock.errors import BadData, MissingTable, SchemaMismatch, did_you_mean
+from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
 
 __all__ = ["DatabaseReader", "DatabaseSource"]
 
@@ -58,47 +71,65 @@ class DatabaseSource:
                 return column
         return None
 
-    def window(self, table: Table, cursor: Column, last: str | None, lag: timedelta) -> Window:
-        """The window of this run: up to the greatest value, and of times not beyond now, in UTC, less the lag.
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
+        """The window of this run, ended where no more rows can come, as `connectors/windows.py` decides.
 
         Writers of one file take turns: what comes later has the greater cursor.
 
         Raises:
+            Refused: a cursor by which rows would be lost.
             SchemaMismatch: a lag on a column that is no time, or values whose order is not that of their type.
             BadData: rows whose cursor is NULL: no window would ever hold them.
         """
-        database = self._opened()
-        try:
-            return self._window(database, cursor, last, lag)
-        finally:
-            database.close()
+        with closing(self._opened()) as database:
+            evidence = self._checked(database, cursor, rule)
+            name = quoted(cursor.name)
+            if cursor.nullable and database.rows(f"SELECT 1 FROM {self.name.sql} WHERE {name} IS NULL LIMIT 1"):
+                raise unset_cursor(cursor, self._where)
+            if evidence.is_time:
+                return self._time_window(database, evidence, last, rule)
+            return self._value_window(database, cursor, last)
 
-    def _window(self, database: Database, cursor: Column, last: str | None, lag: timedelta) -> Window:
-        kind = parse_type(cursor.type).name
-        if lag and kind not in TIMES:
-            what = f"a lag needs a time; `{cursor.name}` is {cursor.type}"
-            raise SchemaMismatch(what, where=self._where, hint="drop the lag")
+    def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
+        with closing(self._opened()) as database:
+            return risks(self._checked(database, cursor, rule), rule)
+
+    def _checked(self, database: Database, cursor: Column, rule: CursorRule) -> Evidence:
+        kind, name = parse_type(cursor.type).name, quoted(cursor.name)
+        whole = zone = None
+        if (
+            kind.startswith("timestamp") and self.place.settings.type == "sqlite"
+        ):  # its times are texts of any precision
+            query = f"SELECT count(*) > 0 AND max(instr({name}, '.')) = 0 FROM {self.name.sql}"
+            whole = database.rows(query)[0][0]
+        if kind in {"date", "timestamp without time zone"}:
+            zone = rule.timezone or "UTC"
+        evidence = Evidence(cursor, whole_seconds=bool(whole), zone=zone, client=not cursor.default)
+        check_cursor(evidence, rule, self._where)
         if not database.comparable(cursor):
             what = f"`{cursor.name}` of type {cursor.type} is not in order there"
             raise SchemaMismatch(what, where=self._where, hint="take a whole number or a time for a cursor")
-        name, bound = quoted(cursor.name), database.bound(cursor)
-        if cursor.nullable and database.rows(f"SELECT 1 FROM {self.name.sql} WHERE {name} IS NULL LIMIT 1"):
-            what = f"rows without a cursor (`{cursor.name}` IS NULL) would never be read"
-            hint = f"fill `{cursor.name}`, or leave such rows out by a view"
-            raise BadData(what, where=self._where, hint=hint)
-        condition, values = ("", []) if last is None else (f" WHERE {name} > {bound}", [database.value(cursor, last)])
-        query = f"SELECT CAST(max({name}) AS VARCHAR) FROM {self.name.sql}{condition}"
-        found = database.rows(query, values)[0][0]
-        if found is not None and kind in TIMES:  # one row with a time to come would hide all until then
-            found = self._earlier(database, cursor, found, _spelled(now() - lag, kind, like=found))
-            if last is not None and self._earlier(database, cursor, found, last) == found:
-                found = None
-        return Window(last, found)
+        return evidence
 
-    def _earlier(self, database: Database, cursor: Column, one: str, other: str) -> str:
-        bound = database.bound(cursor)
-        values = [database.value(cursor, text) for text in (one, other)]
-        return one if database.rows(f"SELECT {bound} <= {bound}", values)[0][0] else other
+    def _time_window(self, database: Database, evidence: Evidence, last: str | None, rule: CursorRule) -> Window:
+        column, name = evidence.column, quoted(evidence.column.name)
+        edge = local(evidence, rule, Clock.here(now(), rule))
+        like = database.rows(f"SELECT CAST(max({name}) AS VARCHAR) FROM {self.name.sql}")[0][0] or ""
+        spell = partial(_spelled, kind=parse_type(column.type).name, like=like)
+        found = self._asked(database, column, f"CAST(max({name}) AS VARCHAR)", Split(0, last, spell(edge.upper)))
+        later = self._asked(database, column, "count(*)", Split(0, spell(edge.now), None))
+        return replace(time_window(edge, column, last, found, spell), notes=later_notes(column, later))
+
+    def _value_window(self, database: Database, column: Column, last: str | None) -> Window:
+        name, end = quoted(column.name), GREATEST.get(parse_type(column.type).name)
+        below = str(int(end) - 1) if end is not None and end.isdecimal() else None
+        found = self._asked(database, column, f"CAST(max({name}) AS VARCHAR)", Split(0, last, below))
+        beyond = self._asked(database, column, "count(*)", Split(0, below, None)) if below is not None else 0
+        return Window(last, found, notes=later_notes(column, beyond, above=True))
+
+    def _asked(self, database: Database, column: Column, what: str, split: Split) -> Any:
+        condition, values = _range(database, column, split)
+        return database.rows(f"SELECT {what} FROM {self.name.sql} WHERE {condition}", values)[0][0]
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         """Ranges with just `rows` rows each, as far as rows with the same key let them."""

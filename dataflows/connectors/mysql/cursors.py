@@ -1,0 +1,141 @@
+"""Facts about a cursor from MySQL's and MariaDB's catalog: default, zone, and who may still write below a value."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from dataflows.connectors.mysql.session import Session
+from dataflows.connectors.mysql.tables import TableName
+from dataflows.connectors.windows import HOURS, Clock, Evidence, ahead_of
+from dataflows.data.cursors import CursorRule
+from dataflows.data.tables import Column
+from dataflows.data.types import parse_type
+from penstock.errors import AccessDenied, PenstockError, SchemaMismatch, Unavailable
+
+__all__ = ["evidence_of", "greatest_of", "horizon"]
+
+SETTLE_SECONDS: Final = 0.02
+STARTED: Final = timedelta(seconds=1)
+"""A transaction is listed with the whole second in which it began, which a statement's own time may be just before."""
+_COLUMN: Final = """
+SELECT column_default, extra, column_type, data_type FROM information_schema.columns
+WHERE table_schema = ? AND table_name = ? AND column_name = ?"""
+_OPEN: Final = """
+SELECT max(TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(NOW(), '+00:00', 'SYSTEM'))) FROM information_schema.innodb_trx
+WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID()) AND trx_is_read_only = 0"""
+
+
+def evidence_of(session: Session, name: TableName, column: Column, rule: CursorRule) -> Evidence:
+    """Everything that the catalog and the server's variables say of a cursor."""
+    found = session.rows(_COLUMN, (name.schema, name.name, column.name))
+    default, extra, _, _ = found[0] if found else (None, "", "", "")
+    numbered = "auto_increment" in _text(extra)
+    said = "AUTO_INCREMENT" if numbered else _text(default) if default is not None else None
+    if said is not None and said.upper() == "NULL":
+        said = None
+    nodes = int(session.value("SELECT @@GLOBAL.auto_increment_increment")) if numbered else 1
+    zone = None
+    if parse_type(column.type).name in {"date", "timestamp without time zone"}:
+        zone = rule.timezone or _zone(session)
+    random = said is not None and "uuid()" in said.lower()
+    return Evidence(column, said, nodes=nodes, random=random, unseen=_unseen(session), zone=zone, client=said is None)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")
+
+
+def _zone(session: Session) -> str:
+    """The zone that sessions begin in; ours is pinned to UTC."""
+    own, system = session.rows("SELECT @@GLOBAL.time_zone, @@system_time_zone")[0]
+    return f"{system} (the system's)" if own == "SYSTEM" else str(own)
+
+
+def _unseen(session: Session) -> str | None:
+    if _replica(session) is not None:
+        return "the server is a replica"
+    if int(session.value("SELECT @@GLOBAL.read_only")):
+        return "the server is read-only, as a replica is"
+    return None
+
+
+def _replica(session: Session) -> dict[str, Any] | None:
+    """What the server says of the stream that it follows; None where there is none, or this user may not ask."""
+    for statement in ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
+        with suppress(PenstockError), session.translated(), session.wire.cursor() as cursor:
+            cursor.execute(statement)
+            rows = cursor.fetchall()
+            names = [one[0] for one in cursor.description or ()]
+            return dict(zip(names, rows[0], strict=True)) if rows else None
+    return None
+
+
+def _behind(session: Session, where: str) -> timedelta:
+    """By how much a replica is behind.
+
+    Raises:
+        Unavailable: it does not follow.
+    """
+    found = _replica(session)
+    if found is None:
+        return timedelta(0)
+    seconds = found.get("Seconds_Behind_Source", found.get("Seconds_Behind_Master"))
+    if seconds is None:
+        hint = "start the replication, or read from its source"
+        raise Unavailable("the replica does not follow its source", where=where, hint=hint)
+    return timedelta(seconds=int(seconds))
+
+
+def horizon(session: Session, evidence: Evidence, rule: CursorRule, where: str) -> tuple[Clock, bool]:
+    """The time by the server and the oldest open transaction; False where this user may not see transactions.
+
+    Raises:
+        SchemaMismatch: the server does not know its own zone.
+    """
+    now = datetime.fromisoformat(str(session.value("SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)"))).replace(tzinfo=UTC)
+    oldest, seen = None, True
+    if rule.lag:
+        now -= _behind(session, where)
+    else:
+        time.sleep(SETTLE_SECONDS)
+        oldest, seen = _oldest(session, now)
+    if evidence.zone is None:
+        return Clock(now, oldest), seen
+    ahead = [_ahead(session, rule, at, where) for at in (min(now - rule.lag, oldest or now), now, now + HOURS)]
+    return Clock(now, oldest, min(ahead), max(ahead)), seen
+
+
+def _oldest(session: Session, now: datetime) -> tuple[datetime | None, bool]:
+    try:
+        age = session.value(_OPEN)
+    except AccessDenied:
+        return None, False
+    return (None if age is None else now - timedelta(seconds=int(age)) - STARTED), True
+
+
+def _ahead(session: Session, rule: CursorRule, at: datetime, where: str) -> timedelta:
+    """By how much the column's clock is ahead of UTC then."""
+    if rule.timezone:
+        return ahead_of(rule.timezone, at)
+    text = f"{at:%Y-%m-%d %H:%M:%S}"
+    query = "SELECT TIMESTAMPDIFF(SECOND, ?, CONVERT_TZ(?, '+00:00', @@GLOBAL.time_zone))"
+    seconds = session.value(query, (text, text))
+    if seconds is None:
+        hint = "load its tables of time zones (mysql_tzinfo_to_sql), or say `cursor: {timezone: …}`"
+        raise SchemaMismatch("the server does not know its own time zone", where=where, hint=hint)
+    return timedelta(seconds=int(seconds))
+
+
+_BITS: Final = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
+
+
+def greatest_of(session: Session, name: TableName, column: Column) -> str | None:
+    """The greatest value of the column's type, if it is a whole number: it stands for no end, and is no position."""
+    found = session.rows(_COLUMN, (name.schema, name.name, column.name))
+    bits = _BITS.get(_text(found[0][3])) if found else None
+    if bits is None:
+        return None
+    return str((1 << bits) - 1 if "unsigned" in _text(found[0][2]) else (1 << (bits - 1)) - 1)

@@ -1,0 +1,213 @@
+"""Facts about a cursor from PostgreSQL's catalog: default, sequence, zone, and who may still write below a value."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+
+from dataflows.connectors.postgres.locks import READ
+from dataflows.connectors.postgres.session import CONNECT_SECONDS, Session, one_row, translated
+from dataflows.connectors.postgres.tables import escaped
+from dataflows.connectors.sql.names import quoted
+from dataflows.connectors.windows import HOURS, XMIN, Clock, Evidence
+from dataflows.data.cursors import CursorRule
+from dataflows.data.tables import Column, Table
+from dataflows.data.types import parse_type
+from penstock.errors import Refused, Unavailable
+
+__all__ = ["XID", "evidence_of", "horizon", "key_sql", "zones_of"]
+
+SETTLE_SECONDS: Final = 0.02
+"""Between a session's taking of the time and its showing in pg_stat_activity lie microseconds."""
+XID: Final = Column(XMIN, "bigint", nullable=False, hidden=True)
+"""The transaction that wrote a row, counted without wrapping round."""
+_XID: Final = """(xmin::text::bigint + ((SELECT txid_snapshot_xmax(txid_current_snapshot())) - xmin::text::bigint)
+/ 4294967296 * 4294967296)"""
+RANDOM: Final = ("gen_random_uuid", "uuid_generate_v4", "uuidv4")
+
+
+def key_sql(column: Column) -> str:
+    """A key in a statement: its name, or what stands for it."""
+    return _XID if column.name == XMIN and column.hidden else quoted(column.name)
+
+
+_CATALOG: Final = f"""{READ}
+SELECT coalesce(array_agg(DISTINCT pg_get_expr(d.adbin, d.adrelid)) FILTER (WHERE d.oid IS NOT NULL), '{{}}'),
+  coalesce(max(s.seqcache), 1), coalesce(min(s.seqincrement), 1), bool_or(a.attidentity <> ''),
+  bool_and(c.relkind IN ('r', 'p')), min(c.oid::regclass::text) FILTER (WHERE c.relkind IN ('m', 'f')),
+  min(c.oid::regclass::text) FILTER (WHERE EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid)),
+  pg_is_in_recovery()
+FROM read JOIN pg_class c ON c.oid = read.id
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_depend p ON (p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+  AND p.refclassid = 'pg_class'::regclass)
+  OR (p.classid = 'pg_class'::regclass AND p.deptype = 'i' AND p.refclassid = 'pg_class'::regclass
+  AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum)
+LEFT JOIN pg_sequence s ON s.seqrelid = CASE WHEN p.classid = 'pg_class'::regclass THEN p.objid ELSE p.refobjid END"""
+
+
+def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule, where: str, dsn: str) -> Evidence:
+    """Everything that the catalog says of a cursor; of a view what it says of the columns of that name below it."""
+    with translated(where):
+        found = one_row(session, _CATALOG, {"table": table.name.sql, "column": column.name})
+    defaults, cache, step, identity, plain, behind, subscribed, standby = found
+    unseen = "the server is a hot standby" if standby else None
+    unseen = unseen or (f"{subscribed} is filled by a subscription" if subscribed else None)
+    unseen = unseen or (f"{behind} shows what others hold" if behind else None)
+    default = ", ".join(defaults) or ("an identity" if identity else None)
+    random = any(name in one for one in defaults for name in RANDOM)
+    kind = parse_type(column.type).name
+    if kind == "uuid" and not default:
+        random = _is_random(session, table, column, where)
+    zone = None
+    if kind in {"date", "timestamp without time zone"}:
+        zone = rule.timezone or " and ".join(zones_of(session, dsn, where))
+    client = bool(plain) and not default
+    return Evidence(column, default, int(cache), int(step), random=random, unseen=unseen, zone=zone, client=client)
+
+
+def _is_random(session: Session, table: Table, column: Column, where: str) -> bool:
+    """True if some of the first rows hold UUIDs of version 4."""
+    name = escaped(quoted(column.name))
+    query = (
+        f"SELECT EXISTS (SELECT FROM (SELECT {name}::text AS u FROM {escaped(table.name.sql)} LIMIT 1000) some "
+        "WHERE u ~ '^.{14}4.{4}[89ab]')"
+    )
+    with translated(where):
+        return bool(one_row(session, query, {})[0])
+
+
+_ROLES: Final = """
+SELECT DISTINCT split_part(one, '=', 2) FROM pg_db_role_setting s, unnest(s.setconfig) one
+WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) AND s.setrole <> 0
+AND one ILIKE 'timezone=%'"""
+
+
+def zones_of(session: Session, dsn: str, where: str) -> tuple[str, ...]:
+    """The zones that sessions with this database begin in: its own, then those that roles have.
+
+    Ours are pinned to UTC, so that a session without the pin is asked.
+    """
+    with translated(where):
+        with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_SECONDS) as plain:
+            own = str(one_row(plain, "SHOW TimeZone")[0])
+        roles = [str(row[0]) for row in session.execute(_ROLES)]
+    return tuple(dict.fromkeys((own, *sorted(roles))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """Transactions that are open: when the oldest began, and those whose beginning this user cannot see."""
+
+    oldest: datetime | None
+    hidden: dict[str, str]
+
+
+_OPEN: Final = """
+SELECT l.virtualtransaction, a.xact_start, a.pid || coalesce(' (user ' || a.usename || ')', '')
+FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.pid <> pg_backend_pid()
+AND a.datname = current_database() AND a.usesysid IS NOT NULL
+AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'walsender', 'parallel worker')
+AND a.application_name IS DISTINCT FROM 'penstock:source'"""
+
+
+def _open(session: Session) -> _Open:
+    rows = session.execute(_OPEN).fetchall()
+    return _Open(
+        min((begun for _, begun, _ in rows if begun is not None), default=None),
+        {name: who for name, begun, who in rows if begun is None},
+    )
+
+
+def _oldest(session: Session, where: str, seconds: float) -> datetime | None:
+    """When the oldest transaction began that is open; those whose beginning is hidden are waited for.
+
+    Raises:
+        Unavailable: one of them is still open after `seconds`.
+    """
+    found = _open(session)
+    oldest, waited, end = found.oldest, dict(found.hidden), time.monotonic() + seconds
+    while waited:
+        if time.monotonic() > end:
+            who = next(iter(waited.values()))
+            hint = "grant pg_read_all_stats to the connection's user, give the cursor a lag, or end the session"
+            what = f"nobody can tell since when the transaction of session {who} is open"
+            raise Unavailable(f"{what}: rows of this window may be in it", where=where, hint=hint)
+        time.sleep(SETTLE_SECONDS)
+        now = _open(session)
+        waited = {name: who for name, who in waited.items() if name in now.hidden}
+        oldest = min((one for one in (oldest, now.oldest) if one is not None), default=None)
+    return oldest
+
+
+_STANDBY: Final = """
+SELECT CASE WHEN w.latest_end_lsn <= pg_last_wal_replay_lsn()
+THEN greatest(w.last_msg_send_time, pg_last_xact_replay_timestamp()) ELSE pg_last_xact_replay_timestamp() END
+FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver w ON true"""
+_SUBSCRIBED: Final = f"""{READ}
+SELECT bool_and(r.srsubstate IN ('r', 's')), min(coalesce(s.latest_end_time, '-infinity'))
+FROM read JOIN pg_subscription_rel r ON r.srrelid = read.id
+LEFT JOIN pg_stat_subscription s ON s.subid = r.srsubid AND s.relid IS NULL HAVING count(*) > 0"""
+
+
+def _arrived(session: Session, table: Table, now: datetime, where: str) -> datetime:
+    """Until when the rows are here: now, or what a standby has replayed, or a subscription has taken.
+
+    Raises:
+        Refused: a subscription that does not run, or still copies its tables.
+    """
+    standby, replayed = one_row(session, f"SELECT pg_is_in_recovery(), ({_STANDBY}) AT TIME ZONE 'UTC'")
+    if standby:
+        if replayed is None:
+            hint = "let the primary commit something, and try again"
+            raise Unavailable("the standby does not say what it has replayed", where=where, hint=hint)
+        return min(now, datetime.fromisoformat(f"{replayed}+00:00"))
+    found = session.execute(_SUBSCRIBED, {"table": table.name.sql}).fetchone()
+    if found is None:
+        return now
+    ready, until = found[0], _finite(found[1])
+    if not ready or until is None:
+        hint = "look at pg_subscription_rel and pg_stat_subscription, and run again once it follows"
+        raise Refused("the subscription does not run, or still copies its tables", where=where, hint=hint)
+    return min(now, until)
+
+
+def _finite(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+def horizon(
+    session: Session, table: Table, evidence: Evidence, rule: CursorRule, where: str, dsn: str, seconds: float
+) -> Clock:
+    """The time by the source, and whoever holds it back.
+
+    Raises:
+        Unavailable: a transaction whose beginning cannot be seen does not end.
+    """
+    with translated(where):
+        now = _arrived(session, table, one_row(session, "SELECT clock_timestamp()")[0], where)
+        oldest = None
+        if not rule.lag:
+            time.sleep(SETTLE_SECONDS)
+            oldest = _oldest(session, where, seconds)
+        if evidence.zone is None:
+            return Clock(now, oldest)
+        zones = [rule.timezone] if rule.timezone else list(zones_of(session, dsn, where))
+        least, most = _ahead(session, zones, [min(now - rule.lag, oldest or now), now, now + HOURS])
+    return Clock(now, oldest, least, most)
+
+
+def _ahead(session: Session, zones: list[str], times: list[datetime]) -> tuple[timedelta, timedelta]:
+    """By how much clocks of the zones are ahead of UTC at these times, at the least and at the most."""
+    query = (
+        "SELECT min(o), max(o) FROM (SELECT (t AT TIME ZONE z) - (t AT TIME ZONE 'UTC') AS o "
+        "FROM unnest(%s::timestamptz[]) t, unnest(%s::text[]) z) a"
+    )
+    least, most = one_row(session, query, (times, zones))
+    return least, most
