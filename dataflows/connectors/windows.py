@@ -248,20 +248,23 @@ def time_window(
     """
     if found is None:
         return Window(last, None)
-    at = _read(found)
+    at = _read(found, column)
     if at is None or at <= edge.safe:  # what Python has no date for is older than all that is not safe
         return Window(last, found)
-    before = _read(last) if last is not None else None
+    before = _read(last, column) if last is not None else None
     reached = edge.safe if before is None else max(edge.safe, before)
     return Window(last, found, reached=spell(reached) if spell else spelled(reached, column))
 
 
-def _read(text: str) -> datetime | None:
+def _read(text: str, column: Column) -> datetime | None:
+    """A position or a value; MySQL writes UTC without saying so. None of what Python has no date for."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return found.astimezone(UTC) if found.tzinfo else found
+    if parse_type(column.type).name != "timestamp with time zone":
+        return found.replace(tzinfo=None)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def spelled(at: datetime, column: Column) -> str:

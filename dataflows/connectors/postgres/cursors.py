@@ -75,7 +75,7 @@ def _is_random(session: Session, table: Table, column: Column, where: str) -> bo
     """True if some of the first rows hold UUIDs of version 4."""
     name = escaped(quoted(column.name))
     query = (
-        f"SELECT EXISTS (SELECT FROM (SELECT {name}::text AS u FROM {escaped(table.name.sql)} LIMIT 1000) some "
+        f"SELECT EXISTS (SELECT FROM (SELECT {name}::text AS u FROM {escaped(table.name.sql)} LIMIT 1000) sampled "
         "WHERE u ~ '^.{14}4.{4}[89ab]')"
     )
     with translated(where):

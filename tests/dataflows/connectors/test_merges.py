@@ -187,6 +187,19 @@ def test_a_mode_that_a_sink_cannot_do_is_refused(
     assert world.look() == []
 
 
+@pytest.mark.parametrize(("system", "write"), KEYED)
+def test_a_run_that_finds_nothing_new_leaves_the_cursor_where_it_was(
+    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str
+) -> None:
+    made = keyed(worlds(system), write)
+    read = []
+    for turn, rows in enumerate((0, 6, 0, 0, 2, 0)):
+        made.change(rows)
+        read.append(made.flow.completed(f"r{turn}"))
+    assert read == [0, 6, 0, 0, 2, 0]
+    assert made.rows() == made.wanted()
+
+
 @pytest.mark.parametrize("write", ["append", "merge"])
 @pytest.mark.parametrize("system", sorted({name for name, _ in KEYED}))
 def test_a_new_column_of_the_source_is_added_to_the_target(

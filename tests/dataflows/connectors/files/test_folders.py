@@ -24,6 +24,7 @@ from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Listed, LocalStore
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
+from dataflows.data.cursors import CursorRule
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
 from dataflows.runs.job import Job
@@ -150,7 +151,7 @@ def test_files_are_read_by_modified_only(files: Files) -> None:
     files.write("in/a.csv", b"id\n1\n")
     source = files.source("in")
     with pytest.raises(Refused, match="whole files"):
-        source.window(source.describe(), Column("id", "bigint"), None, timedelta(0))
+        source.window(source.describe(), Column("id", "bigint"), None, CursorRule())
 
 
 @pytest.mark.parametrize("write", ["merge", "scd2"])

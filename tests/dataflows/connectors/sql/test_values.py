@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from dataflows.data.cursors import Window
+from dataflows.data.cursors import CursorRule, Window
 from penstock.clock import now
 from penstock.errors import AccessDenied, BadData, MissingTable, Refused, SchemaMismatch, Unavailable
 
@@ -282,24 +282,27 @@ def test_windows(files: Files, kind: str) -> None:
     source = file.source("t")
     table = source.describe()
     at, n, x = table.columns
-    assert source.window(table, at, None, timedelta(0)) == Window(None, None)
+    again = CursorRule(again=True)
+    assert source.window(table, at, None, again) == Window(None, None)
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 1, 'a'), ('2999-01-01 10:00:00', 5, 'b')")
-    window = source.window(table, at, None, timedelta(0))  # a time to come hides nothing that comes before it
-    assert window.upper is not None
-    assert "2024-01-01 10:00:00" < window.upper < "2999"
+    window = source.window(table, at, None, again)  # a time to come hides nothing that comes before it
+    assert window.upper == "2024-01-01 10:00:00"
+    assert window.notes == ("1 row has a cursor later than now (`at`), to be read when that has come",)
     file.script("INSERT INTO t VALUES ('2024-01-01T11:00:00', 2, 'c')")
-    assert source.window(table, at, "2024-01-01 10:00:00", timedelta(0)).upper is not None
-    lagging = source.window(table, at, "2024-01-01 10:00:00", timedelta(hours=1))
+    assert source.window(table, at, "2024-01-01 10:00:00", again).upper is not None
+    lagging = source.window(table, at, "2024-01-01 10:00:00", CursorRule(timedelta(hours=1), again=True))
     assert lagging.upper is not None
     assert "2024-01-01" < lagging.upper < "2999"
-    assert source.window(table, at, "2998-01-01 00:00:00", timedelta(hours=1)).upper is None
-    assert source.window(table, n, "1", timedelta(0)) == Window("1", "5")
-    assert source.window(table, n, "5", timedelta(0)) == Window("5", None)
+    assert source.window(table, at, "2998-01-01 00:00:00", CursorRule(timedelta(hours=1))).upper is None
+    assert source.window(table, n, "1", CursorRule()) == Window("1", "5")
+    assert source.window(table, n, "5", CursorRule()) == Window("5", None)
     with pytest.raises(SchemaMismatch, match="lag"):
-        source.window(table, x, None, timedelta(1))
+        source.window(table, x, None, CursorRule(timedelta(1)))
+    file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 9223372036854775807, 'a')")
+    assert source.window(table, n, "1", CursorRule()).upper == "5"
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', NULL, 'a')")
     with pytest.raises(BadData, match="`n` IS NULL"):
-        source.window(table, n, None, timedelta(0))
+        source.window(table, n, None, CursorRule())
 
 
 def test_a_row_of_today_is_read_today_however_its_time_is_written(files: Files) -> None:
@@ -307,7 +310,7 @@ def test_a_row_of_today_is_read_today_however_its_time_is_written(files: Files) 
         file, at = files("sqlite"), now().strftime(written)
         file.script("CREATE TABLE t (at TIMESTAMP NOT NULL)", f"INSERT INTO t VALUES ('{at}')")
         source = file.source("t")
-        assert source.window(source.describe(), source.describe().columns[0], None, timedelta(0)).upper == at
+        assert source.window(source.describe(), source.describe().columns[0], None, CursorRule(again=True)).upper == at
 
 
 @KINDS

@@ -1,0 +1,176 @@
+"""Windows over a MariaDB whose transactions are open, and whose clock is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pymysql
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from dataflows.connectors.contract import Place
+from dataflows.connectors.mysql.connector import MysqlConnector
+from dataflows.data.cursors import CursorRule, Window
+from penstock.errors import BadData, Refused
+from penstock.models.connection import parse_connection
+
+if TYPE_CHECKING:
+    from tests.dataflows.connectors.mysql.conftest import MysqlServer
+
+ONCE, AGAIN, LAG = CursorRule(), CursorRule(again=True), CursorRule(timedelta(minutes=5))
+
+
+class Shop:
+    """A database with a table `t`, and windows over it."""
+
+    def __init__(self, server: MysqlServer, database: str) -> None:
+        self.server, self.database, self.user = server, database, "penstock"
+
+    def make(self, columns: str) -> None:
+        self.query(f"CREATE OR REPLACE TABLE t (id int AUTO_INCREMENT PRIMARY KEY, {columns})")
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        return self.server.query(text, self.database)
+
+    @contextmanager
+    def writer(self) -> Iterator[Any]:
+        """A session of somebody else, in the server's zone."""
+        where = {"unix_socket": self.server.socket, "user": "root", "database": self.database}
+        with closing(pymysql.connect(**where, autocommit=True)) as session, session.cursor() as cursor:
+            yield cursor
+
+    def window(self, cursor: str, rule: CursorRule, last: str | None = None) -> Window:
+        settings = parse_connection("shop", self.server.connection(self.database, user=self.user))
+        place = Place("items", "shop", settings, "t", self.server.home)
+        with closing(MysqlConnector.source(place)) as source:
+            table = source.describe()
+            column = table.column(cursor)
+            assert column
+            return source.window(table, column, last, rule)
+
+    def rows(self, cursor: str, found: Window) -> list[int]:
+        """The ids that a window holds now."""
+        if found.upper is None:
+            return []
+        low = f"{cursor} > '{found.lower}' AND " if found.lower else ""
+        return [row[0] for row in self.query(f"SELECT id FROM t WHERE {low}{cursor} <= '{found.upper}' ORDER BY id")]
+
+
+@pytest.fixture
+def shop(mariadb: MysqlServer, new_schema: Callable[[], str]) -> Shop:
+    return Shop(mariadb, new_schema())
+
+
+def test_whole_seconds_are_read_when_they_are_over_or_again(shop: Shop) -> None:
+    shop.make("at datetime NOT NULL DEFAULT current_timestamp, day date NOT NULL DEFAULT current_date")
+    shop.query("INSERT INTO t (at, day) VALUES (now() - INTERVAL 2 DAY, now() - INTERVAL 2 DAY), (now(), now())")
+    for cursor, unit in (("at", "second"), ("day", "day")):
+        with pytest.raises(Refused, match=unit):
+            shop.window(cursor, ONCE)
+        assert shop.rows(cursor, shop.window(cursor, LAG)) == [1]
+    first = shop.window("day", AGAIN)
+    shop.query("INSERT INTO t VALUES ()")
+    assert shop.rows("day", shop.window("day", AGAIN, first.position)) == [2, 3]
+
+
+def test_an_open_transaction_ends_the_window_before_its_beginning(shop: Shop) -> None:
+    shop.make("at datetime(6) NOT NULL DEFAULT current_timestamp(6)")
+    shop.query("INSERT INTO t (at) VALUES (now(6) - INTERVAL 1 HOUR)")
+    with shop.writer() as late:
+        late.execute("BEGIN")
+        late.execute("SELECT * FROM t")
+        late.execute("INSERT INTO t VALUES ()")
+        shop.query("INSERT INTO t VALUES ()")
+        first = shop.window("at", ONCE)
+        assert shop.rows("at", first) == [1]
+        late.execute("COMMIT")
+    assert shop.rows("at", shop.window("at", ONCE, first.position)) == [2, 3]
+
+
+def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> None:
+    shop.make("at datetime(6) NOT NULL")
+    try:
+        for zone in ("-05:00", "+05:30"):
+            shop.query(f"SET GLOBAL time_zone = '{zone}'")
+            with shop.writer() as writer:
+                writer.execute("TRUNCATE t")
+                writer.execute("INSERT INTO t (at) VALUES (now(6) - INTERVAL 10 MINUTE), (now(6))")
+            assert shop.rows("at", shop.window("at", LAG)) == [1], zone
+    finally:
+        shop.query("SET GLOBAL time_zone = 'SYSTEM'")
+    told = CursorRule(timedelta(minutes=5), "America/New_York")
+    assert shop.window("at", told).upper is None
+
+
+def test_a_server_that_others_write_to_needs_a_lag(shop: Shop) -> None:
+    shop.make("at datetime(6) NOT NULL")
+    for variable, said in (("read_only", "read-only"), ("auto_increment_increment", "2 servers")):
+        value = shop.query(f"SELECT @@GLOBAL.{variable}")[0][0]
+        try:
+            shop.query(f"SET GLOBAL {variable} = {2 if variable == 'auto_increment_increment' else 1}")
+            with pytest.raises(Refused, match=said):
+                shop.window("id", ONCE)
+            assert shop.window("at", LAG).upper is None
+        finally:
+            shop.query(f"SET GLOBAL {variable} = {value}")
+
+
+def test_values_above_all_others_never_become_the_position(shop: Shop) -> None:
+    shop.make("n int unsigned NOT NULL, at datetime(6) NOT NULL")
+    shop.query("INSERT INTO t (n, at) VALUES (1, '2024-01-01'), (4294967295, '9999-12-31')")
+    for cursor, upper in (("n", "1"), ("at", "2024-01-01 00:00:00.000000")):
+        found = shop.window(cursor, ONCE)
+        assert (found.upper, len(found.notes)) == (upper, 1)
+
+
+def test_rows_without_a_cursor_are_refused(shop: Shop) -> None:
+    shop.make("at datetime(6)")
+    shop.query("INSERT INTO t (at) VALUES (NULL)")
+    with pytest.raises(BadData, match="IS NULL"):
+        shop.window("at", ONCE)
+
+
+STEPS = st.lists(
+    st.sampled_from(["begin0", "begin1", "insert0", "insert1", "commit0", "commit1", "alone", "run"]), max_size=12
+)
+
+
+@settings(
+    max_examples=15, deadline=None, database=None, phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(steps=STEPS, cursor=st.sampled_from(["at", "stamp", "day"]), again=st.booleans())
+def test_property_what_runs_read_is_what_was_committed(
+    shop: Shop, steps: list[str], cursor: str, *, again: bool
+) -> None:
+    """For any interleaving of sessions: once all have ended, everything was read; by an append each row once."""
+    rule = CursorRule(again=again or cursor == "day")
+    shop.make(
+        "at datetime(6) NOT NULL DEFAULT current_timestamp(6), stamp timestamp(6) NOT NULL DEFAULT "
+        "current_timestamp(6), day date NOT NULL DEFAULT current_date"
+    )
+    read: list[int] = []
+    last: str | None = None
+    with shop.writer() as first, shop.writer() as second:
+        for step in [*steps, "commit0", "commit1", "run"]:
+            session = second if step.endswith("1") else first
+            if step.startswith("begin"):
+                session.execute("BEGIN")
+            elif step.startswith("insert"):
+                session.execute("INSERT INTO t VALUES ()")
+            elif step.startswith("commit"):
+                session.execute("COMMIT")
+            elif step == "alone":
+                shop.query("INSERT INTO t VALUES ()")
+            else:
+                found = shop.window(cursor, rule, last)
+                read += shop.rows(cursor, found)
+                last = found.position if found.upper is not None else last
+    there = [row[0] for row in shop.query("SELECT id FROM t ORDER BY id")]
+    assert sorted(set(read)) == there
+    if not rule.again:
+        assert sorted(read) == there
