@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
@@ -151,7 +151,9 @@ SELECT CASE WHEN w.latest_end_lsn <= pg_last_wal_replay_lsn()
 THEN greatest(w.last_msg_send_time, pg_last_xact_replay_timestamp()) ELSE pg_last_xact_replay_timestamp() END
 FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver w ON true"""
 _SUBSCRIBED: Final = f"""{READ}
-SELECT bool_and(r.srsubstate IN ('r', 's')), min(coalesce(s.latest_end_time, '-infinity'))
+SELECT bool_and(r.srsubstate IN ('r', 's') AND s.latest_end_time IS NOT NULL),
+min(CASE WHEN EXISTS (SELECT FROM pg_locks l WHERE l.pid = s.pid AND l.locktype = 'virtualxid')
+  THEN s.latest_end_time ELSE greatest(s.latest_end_time, s.last_msg_send_time) END)
 FROM read JOIN pg_subscription_rel r ON r.srrelid = read.id
 LEFT JOIN pg_stat_subscription s ON s.subid = r.srsubid AND s.relid IS NULL HAVING count(*) > 0"""
 
@@ -171,15 +173,10 @@ def _arrived(session: Session, table: Table, now: datetime, where: str) -> datet
     found = session.execute(_SUBSCRIBED, {"table": table.name.sql}).fetchone()
     if found is None:
         return now
-    ready, until = found[0], _finite(found[1])
-    if not ready or until is None:
+    if not found[0]:
         hint = "look at pg_subscription_rel and pg_stat_subscription, and run again once it follows"
         raise Refused("the subscription does not run, or still copies its tables", where=where, hint=hint)
-    return min(now, until)
-
-
-def _finite(value: Any) -> datetime | None:
-    return value if isinstance(value, datetime) else None
+    return min(now, datetime.fromisoformat(str(found[1])))
 
 
 def horizon(
