@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from api.cli.main import State
-from penstock.errors import PenstockError, Refused, SchemaMismatch
+from penstock.errors import MissingColumn, MissingTable, PenstockError, Refused, SchemaMismatch
 from penstock.ids import new_id
 from penstock.models.pipeline import Pipeline
 
@@ -28,6 +28,8 @@ def cursor_notes(
             continue
         try:
             told = _asked(state, pipeline, connections)
+        except (MissingTable, MissingColumn):
+            continue  # it may be made before the first run
         except (Refused, SchemaMismatch) as error:
             error.add_note("nothing was applied")
             raise
