@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from dataflows.connectors import MissingTable, Refused, Window, parse_type
+from dataflows.connectors import CursorRule, MissingTable, Refused, Window, parse_type
 from dataflows.connectors.conformance.case import ALL, EVERYTHING, HOUR, NAMES, Case, Row, read
 from dataflows.connectors.inspection import check_connector
 
@@ -102,7 +101,7 @@ def windowed(case: Case, readable: str, last: str | None) -> tuple[Window, list[
         if cursor is None:
             pytest.skip("give --cursor to test reading what is new")
         try:
-            window = source.window(table, cursor, last, timedelta(0))
+            window = source.window(table, cursor, last, CursorRule())
         except Refused as error:
             pytest.skip(f"it is not read by a cursor: {error}")
         splits = source.plan(table, cursor, window, 10, 0) if window.upper is not None else ()
