@@ -26,29 +26,31 @@ WITH t AS (SELECT c.*, c.oid AS id FROM pg_class c WHERE c.oid = %(table)s::regc
 SELECT 'it is not an ordinary table' FROM t WHERE relkind <> 'r' OR relispartition OR relpersistence <> 'p'
    OR relam <> (SELECT oid FROM pg_am WHERE amname = 'heap') OR relreplident <> 'd' OR reltoastrelid IN
       (SELECT oid FROM pg_class WHERE reloptions IS NOT NULL)
-UNION ALL SELECT 'a view or rule uses it' FROM t WHERE EXISTS (
-   SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
-   WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-   AND d.refobjid = t.id) OR relhasrules
+UNION ALL SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0) || ' depends on it' FROM t CROSS JOIN LATERAL (
+   VALUES ('pg_class'::regclass, t.id), ('pg_type', t.reltype), ('pg_type', (SELECT typarray FROM pg_type
+   WHERE oid = t.reltype))) r (class, id) JOIN pg_depend d ON (d.refclassid, d.refobjid) = (r.class, r.id)
+   LEFT JOIN pg_class k ON d.classid = 'pg_class'::regclass AND k.oid = d.objid
+   WHERE (d.classid <> 'pg_type'::regclass OR d.deptype <> 'i') AND (k.relkind IS NULL OR k.relkind NOT IN ('i', 't'))
+   AND NOT (d.classid = 'pg_attrdef'::regclass AND EXISTS (SELECT FROM pg_attrdef a
+   WHERE a.oid = d.objid AND a.adrelid = t.id)) AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (
+   SELECT FROM pg_constraint k WHERE k.oid = d.objid AND t.id IN (k.conrelid, k.confrelid)))
+UNION ALL SELECT 'it belongs to an extension, or depends on one' FROM t WHERE EXISTS (SELECT FROM pg_depend d
+   WHERE d.classid = 'pg_class'::regclass AND d.objid = t.id AND d.deptype IN ('e', 'x'))
+UNION ALL SELECT 'it is a table of a type' FROM t WHERE reloftype <> 0
+UNION ALL SELECT 'a subscription' FROM t WHERE EXISTS (SELECT FROM pg_subscription_rel u WHERE u.srrelid = t.id)
+UNION ALL SELECT 'security labels' FROM t WHERE EXISTS (SELECT FROM pg_seclabel l
+   WHERE l.classoid = 'pg_class'::regclass AND l.objoid = t.id)
 UNION ALL SELECT 'foreign keys' FROM t WHERE EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f'
    AND t.id IN (k.conrelid, k.confrelid))
-UNION ALL SELECT 'triggers' FROM t WHERE EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.id AND NOT g.tgisinternal)
-UNION ALL SELECT 'row security' FROM t WHERE relrowsecurity OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = t.id)
-UNION ALL SELECT 'extended statistics' FROM t WHERE EXISTS (SELECT FROM pg_statistic_ext x WHERE x.stxrelid = t.id)
+UNION ALL SELECT 'row security' FROM t WHERE relrowsecurity
 UNION ALL SELECT 'a clustered index' FROM t WHERE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.id
    AND i.indisclustered)
 UNION ALL SELECT 'a constraint that is not validated' FROM t WHERE EXISTS (SELECT FROM pg_constraint k
    WHERE k.conrelid = t.id AND NOT k.convalidated)
 UNION ALL SELECT 'inheritance' FROM t WHERE EXISTS (SELECT FROM pg_inherits i WHERE t.id IN (i.inhrelid, i.inhparent))
-UNION ALL SELECT 'a sequence of its own' FROM t WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
-   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-   AND d.refobjid = t.id AND s.relkind = 'S')
 UNION ALL SELECT 'grants on columns, or statistics targets' FROM t WHERE EXISTS (SELECT FROM pg_attribute a
    WHERE a.attrelid = t.id AND a.attnum > 0
    AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL OR a.attstattarget > 0))
-UNION ALL SELECT 'its row type is used' FROM t WHERE EXISTS (SELECT FROM pg_depend d
-   WHERE d.refclassid = 'pg_type'::regclass
-   AND d.refobjid IN (t.reltype, (SELECT typarray FROM pg_type WHERE oid = t.reltype)) AND d.deptype = 'n')
 UNION ALL SELECT 'it belongs to another user' FROM t WHERE NOT pg_has_role(t.relowner, 'USAGE')
 UNION ALL SELECT 'this user cannot create in its schema' FROM t
    WHERE NOT has_schema_privilege(t.relnamespace, 'CREATE')"""
@@ -60,6 +62,15 @@ UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication
 _REFERRERS: Final = """
 SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k
 WHERE k.contype = 'f' AND k.confrelid = %(table)s::regclass AND (NOT k.condeferrable OR k.confdeltype <> 'a')"""
+_CLOSED: Final = """
+SELECT format('row security hides rows of %%s from this user', c.oid::regclass),
+  'write as the owner of the table, or as a role with BYPASSRLS'
+FROM pg_class c WHERE c.oid = %(table)s::regclass AND row_security_active(c.oid)
+UNION ALL SELECT format('partition %%s is a foreign table that takes no INSERT or DELETE', c.oid::regclass),
+  'detach it, or write to another table'
+FROM pg_partition_tree(%(table)s::regclass) p JOIN pg_class c ON c.oid = p.relid
+WHERE c.relkind = 'f' AND pg_relation_is_updatable(c.oid, false) & 24 <> 24 LIMIT 1"""
+"""What would keep rows in the table, or fail when it is emptied."""
 _UNDELETABLE: Final = """
 SELECT p.pubname FROM pg_publication_tables p JOIN pg_publication USING (pubname), pg_class c
 WHERE c.oid = %(table)s::regclass AND pubdelete AND c.relkind = 'r'
@@ -77,6 +88,7 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
     """
     with translated(where):
         referrer = session.execute(_REFERRERS, {"table": sink.sql}).fetchone()
+        closed = session.execute(_CLOSED, {"table": sink.sql}).fetchone()
         published = one_row(session, "SELECT EXISTS (SELECT FROM pg_publication)")[0]
         publication = session.execute(_UNDELETABLE, {"table": sink.sql}).fetchone() if published else None
         query = _OBSTACLES + (_PUBLISHED if published else "")
@@ -84,6 +96,8 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
     if referrer:
         hint = "make the key DEFERRABLE with NO ACTION, or write to a table that nothing refers to"
         raise Refused(f"`replace` would break foreign key {referrer[0]} of {referrer[1]}", where=where, hint=hint)
+    if closed:
+        raise Refused(f"`replace`: {closed[0]}", where=where, hint=closed[1])
     if publication:
         what = f"publication {publication[0]} tells of deletes, and {sink} has no key to tell them by"
         raise Refused(what, where=where, hint="give the table a primary key, or REPLICA IDENTITY FULL")
@@ -141,9 +155,11 @@ def move_in(
 
 def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...], which: str) -> None:
     names = ", ".join(quoted(name) for name in columns)
+    partitioned = one_row(session, "SELECT relkind = 'p' FROM pg_class WHERE oid = %s::regclass", (sink.sql,))[0]
     session.execute("SET CONSTRAINTS ALL DEFERRED")
     session.execute(f"LOCK TABLE {sink.sql} IN SHARE ROW EXCLUSIVE MODE")
-    session.execute(f"DELETE FROM {sink.sql} WHERE {which}")
+    only = "" if partitioned else "ONLY "  # the rows of tables that inherit from it are their own
+    session.execute(f"DELETE FROM {only}{sink.sql} WHERE {which}")
     session.execute(f"INSERT INTO {sink.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {shadow.sql}")
     session.execute(f"DROP TABLE {shadow.sql}")
 

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from dataflows.connectors.contract import Method
+from dataflows.connectors.postgres.swap import make_shadow, move_in, replace_method
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.connectors.state import RunRow
+from dataflows.data.counters import Counters
+from penstock.errors import Refused
+
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy, Launchers
 
@@ -44,13 +51,22 @@ FEATURES = {
     "heirs": "CREATE TABLE w.heir () INHERITS ({t})",
     "partitions": "DROP TABLE {t}; CREATE TABLE {t} (id bigint, name text, price numeric(12,2), at timestamptz) PARTITION BY RANGE (id); CREATE TABLE w.low PARTITION OF {t} FOR VALUES FROM (0) TO (100); CREATE TABLE w.high PARTITION OF {t} DEFAULT; CREATE INDEX by_id ON {t} (id)",
     "a parent": "CREATE TABLE w.whole (id bigint, name text, price numeric(12,2), at timestamptz) PARTITION BY RANGE (id); ALTER TABLE w.whole ATTACH PARTITION {t} DEFAULT",
+    "a function with a body of statements": "CREATE FUNCTION w.counted() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM {t}; END",
+    "a policy of another table": "CREATE TABLE w.other (id bigint); CREATE POLICY known ON w.other USING (id IN (SELECT id FROM {t}))",
+    "a column of its row type": "CREATE TABLE w.holds (r {t}, many {t}[]); CREATE DOMAIN w.one AS {t}",
+    "a default that names its row type": "CREATE TABLE w.holds (r text DEFAULT (NULL::{t})::text)",
+    "a view of whole rows": "CREATE VIEW w.rows AS SELECT r FROM {t} r",
+    "a type of its own": "DROP TABLE {t}; CREATE TYPE w.item AS (id bigint, name text, price numeric(12,2), at timestamptz); CREATE TABLE {t} OF w.item",
+    "an extension": "ALTER TABLE {t} ADD COLUMN free int; ALTER EXTENSION plpgsql ADD TABLE {t}",
     "no log": "ALTER TABLE {t} SET UNLOGGED",
 }
 IN_PLACE = {
     "an identity", "a serial", "replica identity", "triggers", "a publication", "views", "a rule",
     "a function over its rows", "a foreign key to another table", "a deferrable foreign key from another table",
     "row security", "a policy that is not on", "heirs", "partitions", "a parent", "no log", "grants on columns",
-    "storage", "clustered index", "statistics", "checks", "a publication of a schema",
+    "storage", "clustered index", "statistics", "checks", "a publication of a schema", "an extension",
+    "a function with a body of statements", "a policy of another table", "a column of its row type",
+    "a default that names its row type", "a view of whole rows", "a type of its own",
 }  # fmt: skip
 """Where the table itself has to stay."""
 AROUND = {
@@ -67,6 +83,9 @@ AROUND = {
     "statistics": "SELECT stxname, pg_get_statisticsobjdef(oid) FROM pg_statistic_ext WHERE stxrelid = {o} ORDER BY 1",
     "family": "SELECT inhrelid::regclass::text, inhparent::regclass::text FROM pg_inherits WHERE {o} IN (inhrelid, inhparent) ORDER BY 1",
     "sequences": "SELECT pg_get_serial_sequence('{t}', 'nr') WHERE EXISTS (SELECT FROM pg_attribute WHERE attrelid = {o} AND attname = 'nr')",
+    "type": "SELECT reloftype::regtype::text FROM pg_class WHERE oid = {o}",
+    "extensions": "SELECT refobjid FROM pg_depend WHERE objid = {o} AND deptype = 'e'",
+    "policies of others": "SELECT polname, polrelid::regclass::text, pg_get_expr(polqual, polrelid) FROM pg_policy ORDER BY 1",
     "functions": "SELECT proname, pg_get_function_arguments(oid) FROM pg_proc WHERE pronamespace = 'w'::regnamespace ORDER BY 1",
 }
 
@@ -83,6 +102,10 @@ def keeper(items: tuple[psycopg.Connection[Any], str]) -> Iterator[None]:
     session, _ = items
     session.execute("DROP ROLE IF EXISTS keeper; CREATE ROLE keeper; GRANT CREATE, USAGE ON SCHEMA w TO keeper")
     yield
+    for (name,) in session.execute(
+        "SELECT objid::regclass::text FROM pg_depend WHERE deptype = 'e' AND classid = 'pg_class'::regclass AND objid > 16383"
+    ).fetchall():
+        session.execute(f"ALTER EXTENSION plpgsql DROP TABLE {name}")
     session.execute(
         "DROP PUBLICATION IF EXISTS told; DROP SCHEMA w CASCADE; DROP OWNED BY keeper; DROP ROLE keeper; CREATE SCHEMA w"
     )
@@ -163,3 +186,63 @@ def test_readers_see_old_rows_until_they_see_new_ones(copy: Callable[..., Copy],
             seen = reader.execute(f"SELECT array_agg(id) FROM {made.target}").fetchone() if view else ([-1],)
             assert seen == ([-1],)
         assert made.differences() == {"lost": 0, "doubled": 0}
+
+
+@pytest.mark.usefixtures("keeper")
+def test_rows_of_tables_that_inherit_are_not_deleted(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    made.session.execute(f"CREATE TABLE w.heir () INHERITS ({made.target}); INSERT INTO w.heir (id) VALUES (-7)")
+    assert launchers.run(made.task("r1"))["status"] == "completed"
+    assert made.value("SELECT array_agg(id) FROM w.heir") == [-7]
+
+
+@pytest.mark.usefixtures("keeper")
+def test_a_partition_that_takes_no_rows_is_refused(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    made.session.execute(
+        f"DROP TABLE {made.target}; CREATE TABLE {made.target} (id bigint, name text, price numeric(12,2), "
+        "at timestamptz) PARTITION BY RANGE (id); CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER "
+        f"file_fdw; CREATE FOREIGN TABLE w.cold PARTITION OF {made.target} DEFAULT SERVER files "
+        "OPTIONS (filename '/dev/null')"
+    )
+    try:
+        error = launchers.run(made.task("r1"))["error"]
+    finally:
+        made.session.execute("DROP EXTENSION file_fdw CASCADE")
+    assert (error["code"], "w.cold is a foreign table" in error["what"]) == ("refused", True)
+
+
+@pytest.mark.usefixtures("keeper")
+def test_an_index_that_is_another_one_by_the_end_is_not_replaced(
+    copy: Callable[..., Copy], launchers: Launchers
+) -> None:
+    made = copy("replace")
+    made.session.execute(f"CREATE INDEX by_name ON {made.target} (name)")
+    table = TableName.parse(made.target)
+    shadow = table.beside("_penstock_shadow")
+    make_shadow(made.session, table, shadow, "here")
+    made.session.execute(f"DROP INDEX w.by_name; CREATE INDEX by_name ON {made.target} (name DESC)")
+    with pytest.raises(Refused, match="indexes were changed"), made.session.transaction():
+        move_in(
+            made.session,
+            table,
+            shadow,
+            ("id",),
+            Method("rename"),
+            RunRow("r1", "replace", None, None, None, Counters()),
+        )
+
+
+@pytest.mark.usefixtures("keeper")
+def test_a_replace_of_rows_that_are_hidden_is_refused(copy: Callable[..., Copy]) -> None:
+    made = copy("replace")
+    made.session.execute(
+        f"ALTER TABLE {made.target} ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON {made.target} USING (id < 5); "
+        f"GRANT ALL ON {made.target} TO keeper"
+    )
+    made.session.execute("SET ROLE keeper")
+    try:
+        with pytest.raises(Refused, match="row security hides rows"):
+            replace_method(made.session, TableName.parse(made.target), "here")
+    finally:
+        made.session.execute("RESET ROLE")
