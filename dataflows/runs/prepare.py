@@ -174,6 +174,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> tuple[RunRow,
     splits: tuple[Split, ...] = ()
     if job.cursor is None or window.upper is not None:
         rows = ONE_SPLIT if surveyed.whole else job.split_rows
+        first += -first % job.workers if surveyed.whole else 0  # one slot does them all, in their order
         splits = source.plan(surveyed.source, surveyed.key, window, rows, first)
     upper = window.position if window.upper is not None else carried.upper if carried else None
     with state.owned(claim.generation):

@@ -289,8 +289,8 @@ def _no_version(job: Job) -> Refused:
 def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, version: str | None) -> bool:
     """Refuse a merge whose result would depend on which writer comes last, or that cannot find its rows.
 
-    Whether all of a run has to be one split: a row that is deleted leaves no version behind, so that an older one,
-    read after it, would bring it back.
+    True if all of a run has to be one split: a deleted row leaves no version behind, so that an older one, read after
+    it, would bring it back; and a history takes the changes of a key in their order only.
     """
     sink = job.spec.sink
     for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
@@ -310,7 +310,7 @@ def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, v
             hint=hint,
         )
     ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
-    return sink.delete is not None and not (bound or ordered)
+    return (sink.delete is not None or job.write == "scd2") and not (bound or ordered)
 
 
 def _bound(key: Sequence[str], mapping: Bound, table: Table, split: Column | None) -> bool:

@@ -1,10 +1,10 @@
 """`merge` and `scd2`: a split's rows go into a table of the transaction's own first, then by key into the target.
 
-Of the rows of a split that have the same key the last one counts: the one of the greatest version, and of those the one
-that was read last. In `merge` it takes the place of the target's row, unless that one's version is greater; a row whose
-flag says so deletes it. In `scd2` it closes the current row of its key and opens another one, if anything but the
-version differs from it; a row that is not newer than what is known of its key changes nothing. Writers of a history
-take turns, since no key of the table keeps two of them from opening a current row each.
+In `merge`, of the rows of a split that have the same key the last one counts: the one of the greatest version, and of
+those the one that was read last. It takes the place of the target's row, unless that one's version is greater; a row
+whose flag says so deletes it. In `scd2` each row counts, in the order of versions: it closes the row before it and
+opens another one, if anything but the version differs; a row that is not newer than what is known of its key changes
+nothing. Writers of a history take turns, since no key of the table keeps two of them from opening a current row each.
 
 Keys are visited in their order, so that two writers wait for each other and never for a circle. A repeat of the same
 rows changes nothing.
@@ -24,7 +24,12 @@ from dataflows.data.tables import Column
 __all__ = ["STAGE", "Merge"]
 
 STAGE: Final = TableName("pg_temp", "_penstock_stage")
+CHANGES: Final = TableName("pg_temp", "_penstock_changes")
 _NUMBER: Final = "_penstock_n"
+_NEXT: Final = '"_penstock_next"'
+_GONE: Final = '"_penstock_gone"'
+_KNOWN: Final = '"_penstock_known"'
+_BEFORE: Final = '"_penstock_before"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +92,48 @@ class Merge:
         return f"DELETE FROM {self.into.sql} t USING ({self._last(f'{flag} IS TRUE')}) r WHERE {same}{older}"
 
     def _history(self) -> str:
-        """Close the rows that are not current any more, then open the new ones."""
-        version = quoted(self.version or HISTORY[0])
+        """Close the current row of each key that changed, then open one for each change, up to the next one."""
         begin, end, current = (quoted(name) for name in HISTORY)
-        compared = [name for name in self._written if name not in self.key and name != self.version]
-        differs = " OR ".join(f"t.{quoted(name)} IS DISTINCT FROM r.{quoted(name)}" for name in compared) or "false"
-        gone = f"r.{quoted(self.delete)} IS TRUE" if self.delete else "false"
-        names = _list(self._written)
-        same = _same("t", "r", self.key)
+        names, same = _list(self._written), _same("t", "r", self.key)
+        version = quoted(self.version or HISTORY[0])
         close = (
-            f"UPDATE {self.into.sql} t SET {end} = r.{version}, {current} = false FROM ({self._last('true')}) r "
-            f"WHERE {same} AND t.{current} AND t.{begin} < r.{version} AND ({differs} OR {gone})"
+            f"UPDATE {self.into.sql} t SET {end} = r.{version}, {current} = false FROM {CHANGES.sql} r "
+            f"WHERE r.{quoted(_NUMBER)} = 1 AND {same} AND t.{current}"
         )
-        later = f"t.{current} OR t.{begin} >= r.{version} OR t.{end} > r.{version}"
-        known = f"EXISTS (SELECT FROM {self.into.sql} t WHERE {same} AND ({later}))"
         open_ = (
             f"INSERT INTO {self.into.sql} ({names}, {begin}, {end}, {current}) OVERRIDING SYSTEM VALUE "
-            f"SELECT {names}, r.{version}, NULL, true FROM ({self._last('true')}) r "
-            f"WHERE NOT {known} AND NOT ({gone})"
+            f"SELECT {names}, {version}, {_NEXT}, {_NEXT} IS NULL FROM {CHANGES.sql} WHERE NOT {_GONE}"
         )
-        return f"LOCK TABLE {self.into.sql} IN SHARE ROW EXCLUSIVE MODE; {close}; {open_}"
+        made = f"CREATE TEMP TABLE {quoted(CHANGES.name)} ON COMMIT DROP AS {self._changes(version)}"
+        return f"LOCK TABLE {self.into.sql} IN SHARE ROW EXCLUSIVE MODE; {made}; {close}; {open_}"
+
+    def _changes(self, version: str) -> str:
+        """Of the staged rows that are newer than what is known of their key, those that differ from the one before."""
+        begin, end, current = (quoted(name) for name in HISTORY)
+        keys, names = _list(self.key), _list(self._written)
+        gone = f"{quoted(self.delete)} IS TRUE" if self.delete else "false"
+        values = ["false" if self.delete is None else _GONE, *(quoted(name) for name in self._compared)]
+        known = f"SELECT FROM {self.into.sql} t WHERE {_same('t', 'r', self.key)}"
+        newer = (
+            f"SELECT {names}, {gone} AS {_GONE} FROM (SELECT DISTINCT ON ({keys}, {version}) * FROM {STAGE.sql} "
+            f"ORDER BY {keys}, {version}, {quoted(_NUMBER)} DESC) r "
+            f"WHERE NOT EXISTS ({known} AND (t.{begin} >= r.{version} OR t.{end} > r.{version}))"
+        )
+        there = [f"t.{begin}" if name == self.version else f"t.{quoted(name)}" for name in self._written]
+        of_key = f"OVER (PARTITION BY {keys} ORDER BY {version} NULLS FIRST)"
+        return (
+            f"WITH newer AS ({newer}), lined AS (SELECT *, lag(ROW({', '.join(values)})) {of_key} AS {_BEFORE} FROM ("
+            f"SELECT *, false AS {_KNOWN} FROM newer UNION ALL SELECT {', '.join(there)}, false, true "
+            f"FROM {self.into.sql} t WHERE t.{current} AND EXISTS (SELECT FROM newer r WHERE "
+            f"{_same('t', 'r', self.key)})) u), changed AS (SELECT * FROM lined "
+            f"WHERE NOT {_KNOWN} AND {_BEFORE} IS DISTINCT FROM ROW({', '.join(values)})) "
+            f"SELECT {names}, {_GONE}, lead({version}) {of_key} AS {_NEXT}, "
+            f"row_number() {of_key} AS {quoted(_NUMBER)} FROM changed ORDER BY {keys}, {version}"
+        )
+
+    @property
+    def _compared(self) -> list[str]:
+        return [name for name in self._written if name not in self.key and name != self.version]
 
 
 def _list(names: Sequence[str]) -> str:

@@ -7,8 +7,12 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
+from dataflows.connectors.postgres.merge import STAGE, Merge
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.data.tables import Column
 from tests.dataflows.conftest import Copy, Launchers, result
 
 POINTS = [
@@ -171,6 +175,59 @@ def test_two_writers_of_a_history_leave_one_current_row_of_a_key(keyed: Any, lau
     assert current == [(key, f"name {900 + key}") for key in range(100)]
     overlaps = f"SELECT count(*) FROM {made.target} a JOIN {made.target} b USING (id) WHERE a.valid_from < b.valid_from"
     assert made.value(f"{overlaps} AND (a.valid_to IS NULL OR a.valid_to > b.valid_from)") == 0
+
+
+@pytest.mark.parametrize("split_rows", [1, 2, 1000])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_change_of_a_run_is_a_row_of_the_history(
+    keyed: Any, launchers: Launchers, workers: int, split_rows: int
+) -> None:
+    made, task = keyed("scd2", version="v", delete="gone")
+    put(
+        made,
+        (1, "a", 1),
+        (1, "b", 5),
+        (1, "a", 3),
+        (1, "a", 4),
+        (2, "x", 1),
+        (2, "x", 2, True),
+        (2, "x", 6),
+        (1, "b", 5),
+    )
+    order = task("r1", split_rows=split_rows)
+    order["pipeline"]["spec"]["limits"] = {"workers": workers}
+    completed(launchers, order)
+    put(made, (1, "c", 7), (1, "c", 8, True), (1, "d", 9))
+    completed(launchers, task("r2"))
+    assert rows(made, "id, name, valid_from, valid_to, is_current") == [
+        (1, "a", 1, 5, False),
+        (1, "b", 5, 7, False),
+        (1, "c", 7, 8, False),
+        (1, "d", 9, None, True),
+        (2, "x", 1, 2, False),
+        (2, "x", 6, None, True),
+    ]
+
+
+def test_writers_of_a_history_take_turns(keyed: Any) -> None:
+    """The second one waits for the first to commit, and then sees its rows."""
+    made, _ = keyed("scd2", version="v")
+    into = TableName.parse(made.target)
+    made.session.execute(
+        f"CREATE TABLE {into.sql} (id int, v int, valid_from int, valid_to int, is_current bool, PRIMARY KEY (id, v))"
+    )
+    merge = Merge(into, (Column("id", "integer"), Column("v", "integer")), ("id",), "v", history=True)
+    with psycopg.connect(made.dsn) as one, psycopg.connect(made.dsn) as other:
+        for session, version in ((one, 1), (other, 2)):
+            session.execute(merge.begin)
+            session.execute(f"INSERT INTO {STAGE.sql} (id, v) VALUES (1, {version})")
+        one.execute(merge.end)
+        other.execute("SET lock_timeout = 100")
+        with pytest.raises(psycopg.errors.LockNotAvailable), other.transaction():
+            other.execute(merge.end)
+        one.commit()
+        other.execute(merge.end)
+    assert rows(made, "id, v, valid_to") == [(1, 1, None)]
 
 
 def test_a_history_needs_its_columns(keyed: Any, launchers: Launchers) -> None:
