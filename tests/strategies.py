@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from penstock.models import base, connection, domain, formats, http, pipeline
+from penstock.models import base, connection, domain, formats, http, pipeline, transforms
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicySpec
 from penstock.records import TYPES, Record
@@ -98,7 +98,7 @@ def _values(annotation: Any, metadata: Sequence[Any] = ()) -> Strategy:
     for one in metadata:
         if isinstance(one, AfterValidator) and one.func in BY_VALIDATOR:
             return BY_VALIDATOR[one.func]
-    unique = any(isinstance(one, AfterValidator) and one.func is pipeline._unique for one in metadata)
+    unique = any(isinstance(one, AfterValidator) and one.func is transforms.unique for one in metadata)
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         return _values(inner, [*metadata, *_flat(more)])
@@ -188,14 +188,14 @@ def _schema(draw: st.DrawFn) -> domain.Schema:
 
 def _field_rule() -> Strategy:
     origin = st.one_of(st.fixed_dictionaries({"from": _columns}), st.fixed_dictionaries({"sql": st.sampled_from(SQL)}))
-    return st.tuples(_columns, origin).map(lambda p: pipeline.FieldRule.model_validate({"target": p[0], **p[1]}))
+    return st.tuples(_columns, origin).map(lambda p: transforms.FieldRule.model_validate({"target": p[0], **p[1]}))
 
 
 def _mapping_rule() -> Strategy:
     fields = st.lists(_field_rule(), min_size=1, max_size=4, unique_by=lambda rule: rule.target)
     return st.one_of(
-        names.map(lambda name: pipeline.MappingRule(ref=name)),
-        fields.map(lambda found: pipeline.MappingRule(fields=tuple(found))),
+        names.map(lambda name: transforms.MappingRule(ref=name)),
+        fields.map(lambda found: transforms.MappingRule(fields=tuple(found))),
     )
 
 
@@ -218,14 +218,14 @@ _OPERATIONS: Final[dict[str, Strategy]] = {
 
 
 @st.composite
-def _step(draw: st.DrawFn) -> pipeline.TransformStep:
+def _step(draw: st.DrawFn) -> transforms.TransformStep:
     operation = draw(st.sampled_from(sorted(_OPERATIONS)))
     found = {
         "name": draw(names),
-        "when": draw(st.none() | st.sampled_from(SQL)) if operation in pipeline.CONDITIONAL else None,
+        "when": draw(st.none() | st.sampled_from(SQL)) if operation in transforms.CONDITIONAL else None,
         operation: draw(_OPERATIONS[operation]),
     }
-    return pipeline.TransformStep.model_validate(found)
+    return transforms.TransformStep.model_validate(found)
 
 
 @st.composite
@@ -264,7 +264,7 @@ def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
     }
     if draw(st.booleans()) and parts["sink"].write != "replace":
         return pipeline.PipelineSpec.model_validate({**parts, "mode": "stream"})
-    rest = {"schedule": draw(st.none() | models(pipeline.Schedule)), "validate": draw(models(pipeline.Validation))}
+    rest = {"schedule": draw(st.none() | models(pipeline.Schedule)), "validate": draw(models(transforms.Validation))}
     return pipeline.PipelineSpec.model_validate(parts | rest)
 
 
@@ -291,9 +291,9 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     domain.Counters: _counters,
     domain.Reload: _reload,
     domain.Schema: _schema,
-    pipeline.FieldRule: _field_rule,
-    pipeline.MappingRule: _mapping_rule,
-    pipeline.TransformStep: _step,
+    transforms.FieldRule: _field_rule,
+    transforms.MappingRule: _mapping_rule,
+    transforms.TransformStep: _step,
     pipeline.Sink: _sink,
     pipeline.Retry: _retry,
     pipeline.PipelineSpec: _spec,

@@ -21,7 +21,7 @@ from dataflows.transforms.cleaning import Cleaning
 from dataflows.transforms.scope import Computed, Held, Scope
 from dataflows.transforms.steps import Outside, plan_checks, plan_steps
 from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
-from penstock.models.pipeline import TransformStep, Validation
+from penstock.models.transforms import TransformStep, Validation
 
 if TYPE_CHECKING:
     from dataflows.transforms.stages import Stage

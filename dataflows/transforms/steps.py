@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dataflows.data.types import SqlType, arrow_type, parse_type
 from dataflows.transforms.scope import Computed, Held, Scope
 from penstock.errors import Refused, SchemaMismatch, did_you_mean
-from penstock.models.pipeline import TransformStep, Validation
+from penstock.models.transforms import TransformStep, Validation
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,7 +11,7 @@ import pytest
 from psycopg.rows import scalar_row
 
 from dataflows.transforms.cleaning import Cleaning
-from penstock.models.pipeline import Clean
+from penstock.models.transforms import Clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import FieldSpec, Mapping, Rules, bind, outputs
 from dataflows.transforms.steps import Loaded, Outside
 from penstock.errors import BadData, InvalidDocument, MissingColumn, PenstockError, Refused, SchemaMismatch
-from penstock.models.pipeline import TransformStep, Validation
+from penstock.models.transforms import TransformStep, Validation
 
 COLUMNS = {
     "id": "bigint", "name": "text", "price": "numeric(12,2)", "n": "integer", "placed": "date", "paid": "boolean",

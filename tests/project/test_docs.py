@@ -10,7 +10,8 @@ from dataflows.connectors.abilities import OF_SOURCES, OF_TARGETS
 from dataflows.connectors.conformance import OPTIONS
 from dataflows.connectors.inspection import members
 from penstock.models.documents import CONNECTIONS, read_project
-from penstock.models.pipeline import OPERATIONS, Sink
+from penstock.models.pipeline import Sink
+from penstock.models.transforms import OPERATIONS
 from penstock.settings import load
 
 ROOT = Path(__file__).parents[2]
