@@ -93,8 +93,8 @@ class DeadLetters:
         self._drop_empty_days(now() - keep)
         return token
 
-    def put(self, token: str, run: str, split: int, found: Iterable[Letter]) -> None:
-        """Store letters of a split, durably.
+    def put(self, token: str, run: str, split: int, found: Iterable[Letter], *, instead: bool = False) -> None:
+        """Store letters of a split, durably; `instead` of those that are there.
 
         Raises:
             Fenced: another process has taken over the letters.
@@ -108,6 +108,11 @@ class DeadLetters:
             ).fetchone()
             if owner is None or owner[0] != token:
                 raise self._fenced()
+            if instead:
+                self._session.execute(
+                    "DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND split = %s",
+                    (self._uid, run, split),
+                )
             with self._session.cursor() as cursor, cursor.copy(_COPY) as copy:
                 for row in rows:
                     copy.write_row(row)

@@ -56,6 +56,8 @@ _BY_CLASS: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "08": (Unreachable, "the connection was lost", "check that the server runs and can be reached, and try again"),
     "22": (BadData, "the target cannot take a value", "look at the mapped types"),
     "23": (BadData, "a row breaks a constraint of the target", "look at its keys, checks and NOT NULL columns"),
+    "44": (BadData, "a view of the target refuses a row", "look at its WITH CHECK OPTION"),
+    "P0": (BadData, "a trigger or function of the target refuses a row", "look at the target's triggers"),
     "28": (AccessDenied, "the server refuses this user", "check the user and the password"),
     "40": (Unavailable, "the transaction was rolled back by the server", "try again"),
     "42": (SchemaMismatch, "the server does not understand the statement", "does the table still have its columns?"),

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.isolation import Attempt
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from penstock.errors import PenstockError
 from penstock.failpoints import failpoint
 
-__all__ = ["OpenSplit", "SplitSink", "SplitWriter"]
+__all__ = ["OpenSplit", "SplitSink", "SplitWriter", "Trying"]
 
 
 class SplitSink(Protocol):
@@ -29,7 +30,7 @@ class SplitSink(Protocol):
         """Send a chunk's rows: a batch, or undecoded bytes where the target's form allows them.
 
         Raises:
-            BadData: the target refused a value.
+            RowRefused: the target refused a value.
         """
 
     def commit(self, split: OpenSplit) -> Counters:
@@ -39,11 +40,19 @@ class SplitSink(Protocol):
 
         Raises:
             Fenced: a newer run took over.
-            BadData: the target refused a row.
+            RowRefused: the target refused a row.
         """
 
     def idle(self) -> None:
         """Raise if the session was lost while no chunk came."""
+
+
+@runtime_checkable
+class Trying(Protocol):
+    """A sink that raises `RowRefused`, and with which the rows that are refused can be found."""
+
+    def trial(self) -> AbstractContextManager[Attempt]:
+        """Send rows on trial, while no split is open: all of them are rolled back at the end of the context."""
 
 
 @dataclass(slots=True)
@@ -95,9 +104,17 @@ class SplitWriter:
         self._sink = self._held.enter_context(self.opened())
 
     def close(self) -> None:
-        """End the session; what is not committed is gone."""
-        self._sink = None
+        """End the session; what is not committed is gone. The writer may be opened again."""
+        self._sink = self._split = None
         self._held.close()
+
+    def trial(self) -> AbstractContextManager[Attempt]:
+        """Send rows on trial, to find those that the target refuses; nothing of them stays."""
+        sink = self._live
+        if not isinstance(sink, Trying):
+            message = "a sink that refuses rows has no `trial`"
+            raise TypeError(message)
+        return sink.trial()
 
     def idle(self) -> None:
         """Watch the session while no chunk comes."""
@@ -108,7 +125,7 @@ class SplitWriter:
 
         Raises:
             Fenced: a newer run took over.
-            BadData: the target refused a value or a row.
+            RowRefused: the target refused a value or a row.
         """
         split = self._split or self._begun(chunk)
         if (chunk.split, chunk.sequence) != (split.number, split.sequence):

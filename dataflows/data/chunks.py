@@ -37,6 +37,8 @@ class Chunk:
     """Rows of this chunk that go to the dead letters; of the marker: of the whole split."""
     refused: RecordBatch | None = None
     """The dead rows, with columns row (in the split, from 0), step, code, reason and values (a JSON object)."""
+    origins: pa.Array | None = None
+    """Of each row its number among the rows that were read for the chunk; None where they are all, in their order."""
 
     @property
     def size(self) -> int:

@@ -26,6 +26,12 @@ def _values(column: pa.Array) -> list[Any]:
         found: list[Any] = column.to_pylist()
     except OverflowError:  # Arrow's days and microseconds go beyond the years 1 to 9999
         found = column.cast(pa.string()).to_pylist()
+    except UnicodeDecodeError:  # a source that checks no encoding
+        shown = (
+            None if one is None else one.decode(errors="backslashreplace")
+            for one in column.cast(pa.binary()).to_pylist()
+        )
+        found = list(shown)
     return found
 
 

@@ -9,26 +9,56 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from dataflows.connectors.contract import Writer
+from dataflows.connectors.isolation import RowRefused
 from dataflows.data.chunks import Chunk
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters, Letter
 
-__all__ = ["LetterWriter"]
+__all__ = ["LetterBox", "LetterWriter"]
 
 
 @dataclass(slots=True)
-class LetterWriter:
-    """A writer that keeps the refused rows of a chunk before it hands the chunk on to `inner`."""
+class LetterBox:
+    """The dead letters of a run; their session is made when the first row is refused."""
 
-    inner: Writer
     connect: Callable[[], DeadLetters]
     token: str
     run: str
     _letters: DeadLetters | None = field(default=None, init=False)
 
+    def put(self, split: int, refused: pa.RecordBatch | pa.Table, *, instead: bool = False) -> None:
+        """Keep the refused rows of a split, `instead` of those that it has.
+
+        Raises:
+            Fenced: somebody else has taken the pipeline's letters over.
+        """
+        self._letters = self._letters or self.connect()
+        self._letters.put(self.token, self.run, split, letters_of(refused), instead=instead)
+
+    def close(self) -> None:
+        """End the session."""
+        if self._letters is not None:
+            self._letters.close()
+            self._letters = None
+
+
+@dataclass(slots=True)
+class LetterWriter:
+    """A writer that keeps the refused rows of a chunk before it hands the chunk on to `inner`.
+
+    Where the target refuses a row, its split is written `again` without such rows.
+    """
+
+    inner: Writer
+    box: LetterBox
+    again: Callable[[int, RowRefused], None]
+    _split: int = field(default=-1, init=False)
+    _written: bool = field(default=False, init=False)
+    """True if the rest of the split's chunks are of a split that is written already."""
+
     def open(self) -> None:
-        """Open the writer; the letters' own session is made when the first row is refused."""
+        """Open the writer."""
         self.inner.open()
 
     def write(self, chunk: Chunk) -> None:
@@ -37,14 +67,25 @@ class LetterWriter:
         Raises:
             Fenced: somebody else has taken the pipeline's letters over.
         """
-        if chunk.refused is not None and chunk.refused.num_rows:
-            self._letters = self._letters or self.connect()
-            self._letters.put(self.token, self.run, chunk.split, letters_of(chunk.refused))
-        self.inner.write(chunk)
+        self._split = chunk.split
+        if not self._written:
+            if chunk.refused is not None and chunk.refused.num_rows:
+                self.box.put(chunk.split, chunk.refused)
+            self._tried(lambda: self.inner.write(chunk))
+        self._written &= not chunk.last
+
+    def _tried(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except RowRefused as error:
+            self.inner.close()
+            self.again(self._split, error)
+            self.inner.open()
+            self._written = True
 
     def idle(self) -> None:
         """Let the writer watch its session."""
-        self.inner.idle()
+        self._tried(self.inner.idle)
 
     def done(self) -> None:
         """Let the writer check that nothing is open."""
@@ -55,12 +96,10 @@ class LetterWriter:
         try:
             self.inner.close()
         finally:
-            if self._letters is not None:
-                self._letters.close()
-                self._letters = None
+            self.box.close()
 
 
-def letters_of(refused: pa.RecordBatch) -> Iterator[Letter]:
+def letters_of(refused: pa.RecordBatch | pa.Table) -> Iterator[Letter]:
     """The letters of a batch of refused rows."""
     columns = [refused.column(name).to_pylist() for name in ("row", "step", "code", "reason", "values")]
     from catalog.letters import Letter

@@ -125,7 +125,7 @@ def _made_ready(job: Job, ends: Ends, found: Foreseen, claim: Claim) -> Survey:
 
 def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
     """Take the pipeline's dead letters over, and drop those of splits that will be read again."""
-    if job.letters is None or surveyed.mapping.raw:
+    if job.letters is None:
         return None
     state, run, older = target.state, target.state.run(job.run), target.state.unfinished(job.run)
     stale: dict[str, Sequence[int] | None] = {job.run: None}

@@ -12,10 +12,11 @@ from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split, of_slot
 from dataflows.pipeline import BatchPipelineEngine, FirstError
-from dataflows.runs.dead_letters import LetterWriter
+from dataflows.runs.again import Decoded, SplitAgain
+from dataflows.runs.dead_letters import LetterBox, LetterWriter
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared
-from dataflows.runs.survey import Ends
+from dataflows.runs.survey import Ends, decoded_mapping
 from penstock.errors import BadData
 
 __all__ = ["run_slots"]
@@ -61,7 +62,7 @@ def run_slots(
             slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first, released))
             for slot, splits in mine.items()
         },
-        {slot: _writer(job, prepared, ends.target, slot, first, committed) for slot in mine},
+        {slot: _writer(job, prepared, ends, slot, splits, first, committed) for slot, splits in mine.items()},
         _steps(prepared, ends.target, job.pipeline),
         first,
     ).run()
@@ -138,11 +139,40 @@ def _on_batches(change: Callable[[pa.RecordBatch], pa.RecordBatch]) -> Callable[
 
 
 def _writer(
-    job: Job, prepared: Prepared, target: Target, slot: str, first: FirstError, committed: Callable[[Counters], None]
+    job: Job,
+    prepared: Prepared,
+    ends: Ends,
+    slot: str,
+    splits: tuple[Split, ...],
+    first: FirstError,
+    committed: Callable[[Counters], None],
 ) -> Writer:
+    writer = ends.target.writer(_order(job, prepared, slot, first, committed))
+    if prepared.token is None or job.letters is None:
+        return writer
+    box = LetterBox(job.open_letters, prepared.token, job.run)
+
+    def decoded() -> Decoded:
+        surveyed = replace(prepared.survey, mapping=decoded_mapping(job, prepared.survey))
+        values = replace(prepared, survey=surveyed)
+        mapping, order = surveyed.mapping, _order(job, values, slot, first, committed)
+        assert mapping.step is not None  # noqa: S101 - decoded rows are always mapped
+        return Decoded(
+            lambda: _reader(job, values, ends.source, first, lambda: None),
+            mapping.step,
+            ends.target.finishing(mapping.columns),
+            lambda: ends.target.writer(order),
+        )
+
+    return LetterWriter(writer, box, SplitAgain(slot, {one.number: one for one in splits}, decoded, box))
+
+
+def _order(
+    job: Job, prepared: Prepared, slot: str, first: FirstError, committed: Callable[[Counters], None]
+) -> WriterOrder:
     surveyed = prepared.survey
     arrow = not surveyed.mapping.raw
-    order = WriterOrder(
+    return WriterOrder(
         prepared.into,
         surveyed.mapping.columns,
         arrow,
@@ -153,7 +183,3 @@ def _writer(
         committed,
         surveyed.version,
     )
-    writer = target.writer(order)
-    if prepared.token is None or job.letters is None:
-        return writer
-    return LetterWriter(writer, job.open_letters, prepared.token, job.run)

@@ -26,6 +26,7 @@ __all__ = [
     "Survey",
     "check_continued",
     "cursor_risks",
+    "decoded_mapping",
     "foresee",
     "is_from",
     "opened",
@@ -233,6 +234,17 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
     if job.reload is not None and job.shadowed:
         method = _reloading(job, ends.target, mapping, there, key) or method
     return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)
+
+
+def decoded_mapping(job: Job, surveyed: Survey) -> Bound:
+    """The mapping of rows that are looked at, where `surveyed` may pass them undecoded.
+
+    Raises:
+        SchemaMismatch: a type whose values nobody can look at.
+    """
+    if not surveyed.mapping.raw:
+        return surveyed.mapping
+    return bind(job.rules, surveyed.source, surveyed.target, job.pipeline, undecoded=False, outside=outside_of(job))
 
 
 def _row_place(job: Job, source: Source, table: Table) -> Column | None:

@@ -62,12 +62,12 @@ class Chain:
         if isinstance(chunk.data, memoryview):
             message = "undecoded bytes came where a batch was due"
             raise TypeError(message)
-        batch, refused, added = self.apply(chunk.data)
+        batch, refused, added, origins = self._applied(chunk.data)
         found = [self._hidden(chunk.refused)] if chunk.refused is not None else []
         found += [refused] if refused is not None else []
         letters = pa.concat_batches(found) if found else None
-        dead = sum(one.num_rows for one in found)
-        return replace(chunk, data=batch, rows=batch.num_rows, read=chunk.read + added, dead=dead, refused=letters)
+        dead, read = sum(one.num_rows for one in found), chunk.read + added
+        return replace(chunk, data=batch, rows=batch.num_rows, read=read, dead=dead, refused=letters, origins=origins)
 
     def _hidden(self, refused: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that the source set aside, without the values that the pipeline masks; a raw line may hold them all."""
@@ -80,16 +80,19 @@ class Chain:
 
     def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int]:
         """The rows for the target, those that were refused (schema `REFUSED`), and how many `explode` added."""
+        return self._applied(batch)[:3]
+
+    def _applied(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int, pa.Array | None]:
         batch = batch if self.cleaning is None else self.cleaning(batch)
         work = self._worked(batch) if self.stages else None
         rows = None if work is None else _rows(work, batch.num_rows)
         arrays = [self._array(one, batch, work, rows) for one in self.outputs]
         refused = [] if work is None else list(work.refused)
         made = pa.RecordBatch.from_arrays(arrays, names=[one.target.name for one in self.outputs])
-        made, late = self._checked(made, rows)
+        made, late, rows = self._checked(made, rows)
         refused += late
-        letters = self._letters(batch, refused) if refused else None
-        return made, letters, 0 if work is None else work.added
+        letters = self.letters(batch, refused) if refused else None
+        return made, letters, 0 if work is None else work.added, rows
 
     def _worked(self, batch: pa.RecordBatch) -> Work:
         import polars as pl
@@ -126,8 +129,10 @@ class Chain:
             what = f"a value does not fit into `{one.target.name}` of type {one.kind}"
             raise BadData(what, where=f"{self.where}: {one.path}", hint="look at the mapped types") from None
 
-    def _checked(self, made: pa.RecordBatch, rows: pa.Array | None) -> tuple[pa.RecordBatch, list[Refusal]]:
-        """Refuse the rows that the target's own columns cannot hold."""
+    def _checked(
+        self, made: pa.RecordBatch, rows: pa.Array | None
+    ) -> tuple[pa.RecordBatch, list[Refusal], pa.Array | None]:
+        """Refuse the rows that the target's own columns cannot hold; the numbers of the others at the end."""
         refused: list[Refusal] = []
         for at, one in enumerate(self.outputs):
             for check in (_null, _too_long, *((_nul,) if self.no_nul else ())):
@@ -144,9 +149,10 @@ class Chain:
                 refused.append(Refusal(numbers.to_pylist(), "target", code, reason))
                 rows = pc.indices_nonzero(keep) if rows is None else rows.filter(keep)
                 made = made.filter(keep)
-        return made, refused
+        return made, refused, rows
 
-    def _letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
+    def letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
+        """Rows of the source's `batch` that are refused, as dead letters (schema `REFUSED`)."""
         numbers = [row for one in refused for row in one.rows]
         found = rows_of(batch.take(pa.array(numbers, pa.uint32())))
         values = [json_of({n: self._shown(n, v) for n, v in row.items()}) for row in found]

@@ -6,14 +6,13 @@ needs the values: rows travel as undecoded bytes (`raw`). Otherwise they are dec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Lines
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dataflows.data.chunks import Chunk
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, as_text, column_type, fits
 from dataflows.transforms.chain import Chain, Output
@@ -74,7 +73,7 @@ class Mapping:
     reads: tuple[str, ...]
     raw: bool
     schema: pa.Schema | None
-    step: Callable[[Chunk], Chunk] | None
+    step: Chain | None
     why_decoded: str | None
     lineage: Lines[str, tuple[tuple[str, ...], tuple[str, ...]]]
     columns: tuple[Column, ...]

@@ -7,6 +7,7 @@ other systems; what leaves this module names objects and SQLSTATEs only.
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -15,9 +16,11 @@ import psycopg
 from psycopg import conninfo, pq, sql
 from psycopg import errors as pg
 
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.keeping import IDLE_SESSIONS
 from penstock.errors import (
     AccessDenied,
+    BadData,
     Fenced,
     MissingColumn,
     MissingTable,
@@ -154,7 +157,9 @@ def translate(error: psycopg.Error, where: str) -> PenstockError:
     """The error of Penstock's tree for one of psycopg, without row values."""
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return _not_connected(error, where)
-    return state_error(error.sqlstate or "", str(error.diag.message_primary or ""), where)
+    said = error.diag
+    place = _place(said.column_name, said.constraint_name, said.context)
+    return state_error(error.sqlstate or "", str(said.message_primary or ""), where, place)
 
 
 def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError:
@@ -171,24 +176,44 @@ def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError
     return Unreachable("the connection cannot be made or was lost", where=where, hint="is the server up? try again")
 
 
-def state_error(state: str, message: str, where: str) -> PenstockError:
+def state_error(state: str, message: str, where: str, place: _Place = (None, "")) -> PenstockError:
     """The error for an SQLSTATE; of `message` only what names objects is kept."""
     if state == "22P02" and FENCED in message:
         return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
     if "No space left" in message:
         state = "53100"
     kind, what, hint = by_state(state)
+    if kind is BadData:
+        what, waits = f"{what}{place[1]} [SQLSTATE {state}]", state == "23503"
+        return RowRefused(what, where=where, hint=hint, state=state, column=place[0], waits=waits)
     named = f" ({message})" if kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} and message else ""
     return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
 
 
+_Place = tuple[str | None, str]
+"""The column that an error of a row is about, and what names it and the constraint."""
+_COLUMN: Final = re.compile(r"^COPY .+?, line \d+, column ([^:\n]+)(?::|$)", re.MULTILINE)
+
+
+def _place(column: str | None, constraint: str | None, context: str | None) -> _Place:
+    if column is None and (found := _COLUMN.search(context or "")):
+        column = found[1]
+    named = [f"column `{column}`"] if column else []
+    named += [f"constraint `{constraint}`"] if constraint else []
+    return column, f" ({', '.join(named)})" if named else ""
+
+
 def result_error(result: pq.abc.PGresult, where: str) -> PenstockError:
     """The error that a result of the C library holds."""
-    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
-    if not state:
+
+    def said(field: pq.DiagnosticField) -> str:
+        return (result.error_field(field) or b"").decode(errors="replace")
+
+    of = pq.DiagnosticField
+    if not (state := said(of.SQLSTATE)):
         return Unreachable("the connection was lost", where=where, hint="try again")
-    return state_error(state, message, where)
+    place = _place(said(of.COLUMN_NAME) or None, said(of.CONSTRAINT_NAME) or None, said(of.CONTEXT))
+    return state_error(state, said(of.MESSAGE_PRIMARY), where, place)
 
 
 def _go_on() -> None:

@@ -6,6 +6,7 @@ one message with the COMMIT, so that no stopped or dead process can stand betwee
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pyarrow as pa
 from psycopg import pq
 
 from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary_form
 from dataflows.connectors.postgres.merge import STAGE, Merge
 from dataflows.connectors.postgres.session import (
@@ -36,7 +38,7 @@ from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 from dataflows.data.types import as_text, column_type
-from penstock.errors import Unreachable
+from penstock.errors import PenstockError, Unreachable
 
 __all__ = ["PostgresSink"]
 
@@ -86,9 +88,15 @@ class PostgresSink:
             release(session)
 
     def begin(self, split: int, data: pa.RecordBatch | memoryview | None) -> None:
+        self._begin()
+        self._begin_copy(data)
+
+    def _begin(self) -> None:
         self._say("BEGIN")
         if self.merge is not None:
             self._say(self.merge.begin)
+
+    def _begin_copy(self, data: pa.RecordBatch | memoryview | None) -> None:
         names = ", ".join(quoted(column.name) for column in self.order.columns)
         form = self._form(data)
         table = self.into if self.merge is None else STAGE
@@ -202,9 +210,33 @@ class PostgresSink:
         connection.nonblocking = 0
         with translated(self.where):
             result = next_result(self.session, self.order.check)
+        self._copy = None
         if result is None or result.status != pq.ExecStatus.COMMAND_OK:
+            with contextlib.suppress(PenstockError):
+                finish(self.session, self.where, self.order.check)
             raise result_error(result, self.where) if result else Unreachable("no answer", where=self.where)
         rows = result.command_tuples or 0
         finish(self.session, self.where, self.order.check)
-        self._copy = None
         return rows
+
+    @contextmanager
+    def trial(self) -> Iterator[Attempt]:
+        """Constraints that are deferred to the COMMIT are checked with each attempt."""
+        self._begin()
+        self._say("SET CONSTRAINTS ALL IMMEDIATE")
+        yield self._attempt
+        self._say("ROLLBACK")
+
+    def _attempt(self, data: pa.RecordBatch) -> RowRefused | None:
+        self._say("SAVEPOINT attempt")
+        try:
+            self._begin_copy(data)
+            self.put(data)
+            self._end_copy()
+            if self.merge is not None:
+                self._say(f"{self.merge.end}; DELETE FROM {STAGE.sql}")
+        except RowRefused as error:
+            self._say("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt")
+            return error
+        self._say("RELEASE SAVEPOINT attempt")
+        return None

@@ -1,0 +1,49 @@
+"""Find the rows that a target refuses: a batch that fails is tried by halves, down to single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+
+from penstock.errors import BadData
+
+__all__ = ["Attempt", "RowRefused", "refused_rows"]
+
+
+class RowRefused(BadData):
+    """A system refused a value or a row.
+
+    `state` is the system's own code, `column` the column that it names. `waits`: another row may be what is missing,
+    so that the same row may be taken later.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str,
+        hint: str | None = None,
+        state: str = "refused",
+        column: str | None = None,
+        waits: bool = False,
+    ) -> None:
+        self.state, self.column, self.waits = state, column, waits
+        super().__init__(what, where=where, hint=hint)
+
+
+Attempt = Callable[[pa.RecordBatch], RowRefused | None]
+"""Sends rows, all of them or none; why the target refuses them, None where it takes them."""
+
+
+def refused_rows(batch: pa.RecordBatch, attempt: Attempt, first: int = 0) -> Iterator[tuple[int, RowRefused]]:
+    """Yield the numbers of the rows that are refused, counted from `first`, each with the target's reason."""
+    error = attempt(batch) if batch.num_rows else None
+    if error is None:
+        return
+    if batch.num_rows == 1:
+        yield first, error
+        return
+    half = batch.num_rows // 2
+    yield from refused_rows(batch.slice(0, half), attempt, first)
+    yield from refused_rows(batch.slice(half), attempt, first + half)

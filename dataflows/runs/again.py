@@ -1,0 +1,184 @@
+"""Write a split again, without the rows that its target has refused: those become dead letters.
+
+The fast way pays nothing for it. A split whose target refuses anything is given up, read again with its values, and
+tried in a transaction that is rolled back, by halves, until each refused row is known. The others are written as ever,
+in one commit, after the letters are durable.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import pyarrow as pa
+
+from dataflows.connectors.contract import SplitReader, Writer
+from dataflows.connectors.isolation import Attempt, RowRefused, refused_rows
+from dataflows.connectors.writing import Trying
+from dataflows.data.chunks import Chunk
+from dataflows.data.splits import Split
+from dataflows.runs.dead_letters import LetterBox
+from dataflows.transforms.chain import Chain
+from penstock.errors import SchemaMismatch
+
+__all__ = ["Decoded", "SplitAgain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """How a split is read, mapped and written by its values; `finish` brings rows to the form that the writer sends."""
+
+    reader: Callable[[], SplitReader]
+    chain: Chain
+    finish: Callable[[pa.RecordBatch], pa.RecordBatch] | None
+    writer: Callable[[], Writer]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A row that was refused, and may be taken once other rows are there."""
+
+    row: pa.RecordBatch
+    letter: pa.RecordBatch
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What a trial finds: rows to write, spooled, and letters."""
+
+    attempt: Attempt
+    decoded: Decoded
+    spool: IO[bytes]
+    letters: list[pa.RecordBatch] = field(default_factory=list)
+    waiting: list[_Waiting] = field(default_factory=list)
+    named: set[tuple[int, str]] = field(default_factory=set)
+    read: int = 0
+    numbered: int = 0
+    _file: Any = field(default=None, init=False)
+
+    def take(self, chunk: Chunk, source: pa.RecordBatch) -> None:
+        """Try the rows of a chunk that was read as `source`."""
+        mapped = self.decoded.chain(chunk)
+        if mapped.refused is not None:
+            self.letters.append(self._at(mapped.refused))
+        batch: Any = mapped.data if self.decoded.finish is None else self.decoded.finish(mapped.data)
+        keep = [True] * batch.num_rows
+        for row, error in refused_rows(batch, self.attempt):
+            keep[row] = False
+            number = row if mapped.origins is None else mapped.origins[row].as_py()
+            self._refuse(batch.take([row]), self._letter(source, number, error), error)
+        self._write(batch if all(keep) else batch.filter(pa.array(keep)))
+        self.read += mapped.read
+        self.numbered += chunk.read
+
+    def end(self) -> None:
+        """Try those again that waited for others, as long as that helps."""
+        while self.waiting:
+            still = [one for one in self.waiting if not self._taken(one)]
+            if len(still) == len(self.waiting):
+                break
+            self.waiting = still
+        self.letters += [one.letter for one in self.waiting]
+        if self._file is not None:
+            self._file.close()
+
+    def _taken(self, late: _Waiting) -> bool:
+        if self.attempt(late.row) is not None:
+            return False
+        self._write(late.row)
+        return True
+
+    def _refuse(self, row: pa.RecordBatch, letter: pa.RecordBatch, error: RowRefused) -> None:
+        if error.waits:
+            self.waiting.append(_Waiting(row, letter))
+        else:
+            self.letters.append(letter)
+
+    def _letter(self, source: pa.RecordBatch, number: int, error: RowRefused) -> pa.RecordBatch:
+        from dataflows.transforms.stages import Refusal
+
+        refusal = Refusal([number], "target", error.state, error.what)
+        return self._at(self.decoded.chain.letters(source, [refusal]))
+
+    def _at(self, letters: pa.RecordBatch) -> pa.RecordBatch:
+        """The letters, their rows numbered within the split; each part of an exploded row has a step of its own."""
+        rows = [row + self.numbered for row in letters.column("row").to_pylist()]
+        steps = [self._step(row, step) for row, step in zip(rows, letters.column("step").to_pylist(), strict=True)]
+        return pa.RecordBatch.from_arrays(
+            [pa.array(rows), pa.array(steps), *letters.columns[2:]], schema=letters.schema
+        )
+
+    def _step(self, row: int, step: str) -> str:
+        name, part = step, 1
+        while (row, name) in self.named:
+            part += 1
+            name = f"{step} ({part})"
+        self.named.add((row, name))
+        return name
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        if batch.num_rows:
+            self._file = self._file or pa.ipc.new_stream(self.spool, batch.schema)
+            self._file.write_batch(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitAgain:
+    """Writes a split of `slot` again, row by row where it has to be."""
+
+    slot: str
+    splits: Mapping[int, Split]
+    decoded: Callable[[], Decoded]
+    box: LetterBox
+
+    def __call__(self, number: int, error: RowRefused) -> None:
+        """Write the split of that number, which the target has given up for `error`.
+
+        Raises:
+            RowRefused: `error`, where the rows cannot be looked at.
+        """
+        try:
+            decoded = self.decoded()
+        except SchemaMismatch:
+            raise error from None
+        writer = decoded.writer()
+        if not isinstance(writer, Trying):
+            raise error
+        with ExitStack() as held:
+            held.callback(writer.close)
+            writer.open()
+            spool = held.enter_context(tempfile.TemporaryFile())
+            with writer.trial() as attempt:
+                trial = self._tried(_Trial(attempt, decoded, spool), self.splits[number])
+            if trial.letters:
+                self.box.put(number, pa.Table.from_batches(trial.letters), instead=True)
+            for chunk in self._chunks(number, trial):
+                writer.write(chunk)
+            writer.done()
+
+    def _tried(self, trial: _Trial, split: Split) -> _Trial:
+        with closing(trial.decoded.reader()) as reader:
+            for chunk in reader.read(self.slot, split):
+                if isinstance(chunk.data, pa.RecordBatch):
+                    trial.take(chunk, chunk.data)
+            trial.end()
+        return trial
+
+    def _chunks(self, number: int, trial: _Trial) -> Iterator[Chunk]:
+        rows = sequence = 0
+        for sequence, batch in enumerate(_spooled(trial.spool), start=1):
+            yield Chunk(self.slot, number, sequence - 1, batch, batch.num_rows)
+            rows += batch.num_rows
+        dead = sum(one.num_rows for one in trial.letters)
+        yield Chunk(self.slot, number, sequence, None, rows, last=True, read=trial.read, dead=dead)
+
+
+def _spooled(spool: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    if not spool.tell():
+        return
+    spool.seek(0)
+    with pa.ipc.open_stream(spool) as file:
+        yield from file

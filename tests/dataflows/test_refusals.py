@@ -1,0 +1,110 @@
+"""Rows that the target itself refuses: each a dead letter, the others written, whatever the write mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from catalog.database import migrate
+from tests.dataflows.conftest import Copy, Launchers
+
+COLUMNS = "id bigint PRIMARY KEY, name text, price numeric(12,2), at timestamptz"
+PARENTS = "CREATE TABLE IF NOT EXISTS w.parents (id bigint PRIMARY KEY)"
+RULES = {
+    "check": (f"({COLUMNS}, CONSTRAINT small CHECK (id % 100 <> 7))", "23514", "small"),
+    "deferred": (
+        f"({COLUMNS}, CONSTRAINT known FOREIGN KEY (id) REFERENCES w.parents DEFERRABLE INITIALLY DEFERRED)",
+        "23503",
+        "known",
+    ),
+    "foreign": (f"({COLUMNS}, CONSTRAINT known FOREIGN KEY (id) REFERENCES w.parents)", "23503", "known"),
+}
+BAD = [7, 107, 207, 307, 407, 507]
+
+
+@pytest.fixture
+def refusing(
+    copy: Callable[..., Copy], new_database: Callable[[], str]
+) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
+    """A copy into a table of its own kind, and what makes its tasks; dead letters go to a catalog of their own."""
+    catalog = new_database()
+    migrate(catalog)
+
+    def make(write: str, table: str, **more: Any) -> tuple[Copy, Callable[..., dict[str, Any]]]:
+        made = copy(write, **more)
+        made.session.execute(PARENTS)
+        made.session.execute("INSERT INTO w.parents SELECT id FROM items WHERE id % 100 <> 7 ON CONFLICT DO NOTHING")
+        made.session.execute(f"DROP TABLE IF EXISTS {made.target}")
+        made.session.execute(f"CREATE TABLE {made.target} {table}")
+
+        def task(run: str, fail_above: str = "5%", **changes: Any) -> dict[str, Any]:
+            found = made.task(run, letters=catalog, **changes)
+            spec = found["pipeline"]["spec"]
+            spec["errors"] = {"dead_letter": {"fail_above": fail_above}}
+            if write == "merge":
+                spec["sink"]["key"] = ["id"]
+            return found
+
+        return made, task
+
+    return make
+
+
+def letters(task: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with psycopg.connect(task["letters"]) as session:
+        query = (
+            'SELECT code, reason, "values" FROM ops.dead_letters WHERE run = %s ORDER BY ("values"->>\'id\')::bigint'
+        )
+        return session.execute(query, (task["run"],)).fetchall()
+
+
+@pytest.mark.parametrize("arrow", [False, True])
+@pytest.mark.parametrize("rule", ["check", "deferred", "foreign"])
+@pytest.mark.parametrize("write", ["append", "merge"])
+def test_rows_that_break_a_rule_of_the_target_are_dead_letters(
+    refusing: Callable[..., Any], launchers: Launchers, write: str, rule: str, arrow: bool
+) -> None:
+    table, state, name = RULES[rule]
+    made, task = refusing(write, table, arrow=arrow)
+    asked = task("r1")
+    done = launchers.run(asked)
+    assert done["status"] == "completed", done["error"]
+    counters = done["counters"]
+    assert (counters["rows_in"], counters["rows_out"], counters["filtered"], counters["dead"]) == (600, 594, 0, 6)
+    assert made.differences() == {"lost": 6, "doubled": 0}
+    found = letters(asked)
+    assert [row[2]["id"] for row in found] == BAD
+    assert {row[0] for row in found} == {state}
+    assert all(f"`{name}`" in row[1] and state in row[1] for row in found)
+
+
+@pytest.mark.parametrize("cut", ["commit.before_fence:1", "commit.done:0"])
+def test_a_run_that_dies_after_a_refusal_keeps_each_row_once(
+    refusing: Callable[..., Any], launchers: Launchers, cut: str
+) -> None:
+    made, task = refusing("append", RULES["check"][0])
+    assert "killed" in launchers.run(task("r1"), f"{cut}=kill")
+    second = launchers.run(task("r1", attempt=2))
+    assert (second["status"], second["counters"]["dead"], second["counters"]["rows_in"]) == ("completed", 6, 600)
+    assert [row[2]["id"] for row in letters(task("r1"))] == BAD
+    assert made.differences() == {"lost": 6, "doubled": 0}
+
+
+def test_rows_with_the_same_unique_value_are_dead_letters_but_for_the_first(
+    refusing: Callable[..., Any], launchers: Launchers
+) -> None:
+    _, task = refusing("append", f"({COLUMNS}, UNIQUE NULLS NOT DISTINCT (price))")
+    asked = task("r1", fail_above="100%")
+    done = launchers.run(asked)
+    assert done["status"] == "completed", done["error"]
+    assert (done["counters"]["rows_out"], done["counters"]["dead"]) == (481, 119)
+    assert {row[0] for row in letters(asked)} == {"23505"}
+
+
+def test_too_many_refused_rows_fail_the_run(refusing: Callable[..., Any], launchers: Launchers) -> None:
+    _, task = refusing("append", RULES["check"][0])
+    done = launchers.run(task("r1", fail_above="0.5%"))
+    assert done["error"]["code"] == "data.too_many_refused"
