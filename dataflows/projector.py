@@ -22,7 +22,7 @@ __all__ = ["add_projector", "project_to_end"]
 
 LOCK: Final = "projector"
 READ: Final = 2000
-MOST_WAITING: Final = 10_000
+MAX_WAITING: Final = 10_000
 ANSWERS: Final = {"command.applied", "command.refused"}
 LINGER: Final = 0.005
 """Seconds that a command waits for its answer, at most, so that both become one transaction."""
@@ -82,7 +82,7 @@ class _Work:
         """Queue the messages; wait while the queue is full, which is the backpressure."""
         kept = [item for item in records_of(stored) if self._reading.keep(*item)]
         with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < MOST_WAITING or not self._thread.is_alive())
+            self._changed.wait_for(lambda: len(self._waiting) < MAX_WAITING or not self._thread.is_alive())
             self._waiting += kept
             for _, record in kept:
                 if record.kind == "command":

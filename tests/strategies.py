@@ -112,7 +112,7 @@ def _flat(metadata: Sequence[Any]) -> list[Any]:
     return [part for one in metadata for part in (one.metadata if isinstance(one, FieldInfo) else [one])]
 
 
-def _structure(annotation: Any, metadata: Sequence[Any]) -> Strategy:
+def _structure(annotation: Any, metadata: Sequence[Any]) -> Strategy:  # noqa: PLR0911 - one for each kind of type
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return st.one_of([_values(one, metadata) for one in inner])
@@ -121,6 +121,8 @@ def _structure(annotation: Any, metadata: Sequence[Any]) -> Strategy:
     if origin is tuple:
         many = inner[-1] is Ellipsis
         return st.lists(_values(inner[0]), max_size=3).map(tuple) if many else st.tuples(*map(_values, inner))
+    if origin is list:
+        return st.lists(_values(inner[0]), max_size=3)
     if origin is dict:
         return st.dictionaries(_values(inner[0]), _values(inner[1]), max_size=3)
     if isinstance(annotation, type) and issubclass(annotation, Model):
@@ -136,7 +138,8 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
         if (value := getattr(one, name, None)) is not None
     }
     if annotation is int:
-        return st.integers(bounds.get("ge", 0), min(bounds.get("le", 9), 9))
+        low = bounds.get("ge", 0)
+        return st.integers(low, min(bounds.get("le", low + 9), low + 9))
     if annotation is float:
         low = bounds.get("ge", math.nextafter(bounds["gt"], math.inf) if "gt" in bounds else -1e9)
         return st.floats(low, bounds.get("le", 1e9))

@@ -1,4 +1,4 @@
-"""What a source or a target may offer beyond the contract: one protocol for each ability, asked for by `isinstance`.
+"""Optional abilities of sources and targets: one protocol for each, tested by `isinstance`.
 
 A system has an ability by having its member, and nothing else. `inspection` finds a member whose name is misspelt.
 """
@@ -28,52 +28,52 @@ __all__ = [
 
 @runtime_checkable
 class RowPlaces(Protocol):
-    """A source that can split a table without a key by the place where each row stands."""
+    """A source that can split a table without a key by the physical location of each row."""
 
     def row_place(self, table: Table) -> Column | None:
-        """Column to split a `replace` by where `split_key` has none; None where this table has no such places.
+        """Column to split a `replace` by where `split_key` has none; None if this table has no row locations.
 
-        A place holds only at the point in time that `hold` keeps: an interrupted run begins again.
+        A location is valid only in the snapshot that `hold` keeps: an interrupted run starts over.
         """
 
 
 @runtime_checkable
 class Telling(Protocol):
-    """A source that can tell whether a cursor is safe before a run."""
+    """A source that can report the risks of a cursor before a run."""
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
-        """What a person should know of the cursor, each with its evidence and the mend.
+        """Return the risks of the cursor, each with its evidence and the remedy.
 
         Raises:
-            Refused, SchemaMismatch: what `window` would refuse it for.
+            Refused, SchemaMismatch: for the reasons for which `window` would refuse it.
         """
 
 
 @runtime_checkable
 class Native(Protocol):
-    """A target that chooses the types of the tables that it makes."""
+    """A target that chooses the types of the tables that it creates."""
 
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        """The columns as a table that is made here would have them, in PostgreSQL's spelling.
+        """Return the columns of the table that it would create, types in PostgreSQL's spelling.
 
-        Without it a type of the source's own becomes one that carries its values.
+        Without this ability, a type that only the source knows becomes one that can hold its values.
         """
 
 
 @runtime_checkable
 class Growing(Protocol):
-    """A target that can be given further columns."""
+    """A target to which columns can be added."""
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
-        """Add columns, which take NULL; one that is there stays as it is. Inside `state.owned`."""
+        """Add nullable columns; existing ones stay as they are. Inside `state.owned`."""
 
 
 @runtime_checkable
 class Unique(Protocol):
-    """A target that can tell whether the rows of a `replace` are unique before they are published."""
+    """A target that can count duplicate rows of a `replace` before they are published."""
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
-        """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
+        """Count the values of `columns` that occur in several rows of the run's shadow; NULL never equals NULL."""
 
 
 @runtime_checkable
@@ -82,7 +82,7 @@ class Reloading(Protocol):
 
     @property
     def reloads(self) -> Collection[str]:
-        """The write modes in which they can."""
+        """Write modes in which they can be loaded again."""
 
 
 @runtime_checkable
@@ -90,16 +90,16 @@ class Windowed(Protocol):
     """A target whose rows can be replaced by windows of the cursor."""
 
     def in_window(self, column: Column) -> Method:
-        """How the rows of a window of `column` are replaced."""
+        """Return the method that replaces the rows of a window of `column`."""
 
 
 @runtime_checkable
 class SingleProcess(Protocol):
-    """A target that may not be able to take several writing processes at once."""
+    """A target that may not support several writing processes at once."""
 
     @property
     def one_process(self) -> bool:
-        """True if all writers have to be in one process."""
+        """True if all writers must run in one process."""
 
 
 OF_SOURCES: Final = (RowPlaces, Telling)

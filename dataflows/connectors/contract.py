@@ -1,6 +1,6 @@
-"""What a system must offer to be a source or a sink; what it may offer beyond that is in `abilities`.
+"""Contract that a system fulfils to be a source or a sink; optional abilities are in `abilities`.
 
-A connector is one class with a `model` (what `connections.yaml` says of it), and `source` and `target`, either of which
+A connector is one class with a `model` (its settings in `connections.yaml`), and `source` and `target`, either of which
 may refuse.
 """
 
@@ -49,11 +49,11 @@ class Place:
     object: str
     secrets: Path | None = None
     format: Format | None = None
-    """How files are read or written, where the pipeline says it."""
+    """Format of files, if the pipeline sets it."""
 
     @property
     def where(self) -> str:
-        """Where an error with this system is."""
+        """Location that errors of this system name."""
         return f"{self.pipeline}: connection {self.connection}"
 
 
@@ -61,26 +61,26 @@ class SplitReader(Protocol):
     """Reads splits over a session of its own."""
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The chunks of a split and its closing marker.
+        """Yield the chunks of a split, then its closing marker.
 
         Raises:
             BadData: a value that Arrow cannot hold exactly.
         """
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release the session."""
 
 
-def _nothing() -> None:
-    """Nobody wants to know."""
+def _ignore() -> None:
+    """Default callback; does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOrder:
-    """What a reader has to do: Arrow batches of `schema`, at most `batch_rows` rows each, or, without it, undecoded.
+    """Order for a reader: Arrow batches of `schema`, at most `batch_rows` rows each; without a schema, undecoded bytes.
 
-    `check` is called at least each 0.2 s while the source keeps it waiting, and ends the read by raising. `held` is
-    what `Source.hold` gave in the process that planned.
+    Call `check` at least every 0.2 s while waiting for the source; it ends the read by raising. `held` is what
+    `Source.hold` returned in the process that planned the run.
     """
 
     table: Table
@@ -91,9 +91,9 @@ class ReadOrder:
     check: Callable[[], None]
     held: str | None = None
     as_text: bool = False
-    """Of undecoded rows: in the form that holds texts, for types whose bytes mean nothing elsewhere."""
-    released: Callable[[], None] = _nothing
-    """To be called when what is held cannot be read at any more: the splits from there on are at times of their own."""
+    """True if undecoded rows come as text, for types whose binary form has no meaning in another database."""
+    released: Callable[[], None] = _ignore
+    """Callback for when the held snapshot is lost: every later split is read at a point in time of its own."""
 
 
 class Source(Protocol):
@@ -101,36 +101,36 @@ class Source(Protocol):
 
     @property
     def form(self) -> str | None:
-        """The form in which it can hand out undecoded rows, such as ``pgcopy``; None if it cannot."""
+        """Form of the undecoded rows that it can provide, such as ``pgcopy``; None if it cannot."""
 
     def describe(self) -> Table:
-        """What it looks like now.
+        """Return its columns and keys as they are now.
 
         Raises:
-            MissingTable: it is not there, with the name that comes nearest.
+            MissingTable: it does not exist; with the most similar name.
         """
 
     def split_key(self, table: Table) -> Column | None:
-        """The column that full reads are split by; None where they are split by something else, or not at all."""
+        """Return the column that splits full reads; None if something else does, or nothing."""
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
-        """The window of this run: above `last`, up to what no more rows can come below of, and older than the lag."""
+        """Return the window of this run: above `last`, older than the lag, and up to where no more rows can appear."""
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
-        """Splits of about `rows` rows each, numbered from `first`; together they hold each row of the window once.
+        """Return splits of about `rows` rows each, numbered from `first`, which cover each row of the window once.
 
-        `key` is the cursor's column, or `split_key`. Bounds are texts that only this source has to understand.
+        `key` is the cursor's column, or `split_key`. Bounds are texts that only this source interprets.
         """
 
     def hold(self, table: Table, limit: timedelta) -> str | None:
-        """Keep one point in time open that all readers of the run can read at; None where there is no such thing.
+        """Hold a snapshot that all readers of the run can use; None if the system has none.
 
-        It is open for as long as this object is, and at most for `limit`. It comes after `window` and `plan`. Nothing
-        else is asked of this object after that.
+        It stays open as long as this object, and at most for `limit`. It is called after `window` and `plan`; no other
+        method but `reader` and `close` is called after it.
         """
 
     def reader(self, order: ReadOrder) -> SplitReader:
-        """A reader with a session of its own."""
+        """Return a reader with a session of its own."""
 
     def close(self) -> None:
         """End the session."""
@@ -138,10 +138,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose state a sink keeps: the pipeline, the name of the source's object, and how the pipeline writes.
+    """Owner of a sink's state: the pipeline, the name of the source's object, and the write mode.
 
-    `generation` is 0 before the claim. `patience` is how long a lock may be waited for, in seconds. `reloads`: the
-    run's rows come into a shadow, whatever the write mode, and take the place of the target's at the end.
+    `generation` is 0 before the claim. `patience` is the longest wait for a lock, in seconds. `reloads`: the run's
+    rows are loaded into a shadow table, whatever the write mode, and replace the target's at the end.
     """
 
     uid: str
@@ -153,18 +153,18 @@ class Owner:
 
     @property
     def shadowed(self) -> bool:
-        """Whether the run's rows are gathered in a shadow."""
+        """True if the run's rows are loaded into a shadow table."""
         return self.reloads or self.write.write == "replace"
 
 
 @dataclass(frozen=True, slots=True)
 class WriterOrder:
-    """What a writer of one slot has to do: `columns` of the batches that come, into the place that `into` names."""
+    """Order for the writer of one slot: write batches of `columns` into the load table `into`."""
 
     into: str
     columns: tuple[Column, ...]
     arrow: bool
-    """True if Arrow batches come, False if undecoded bytes of the form that both sides know."""
+    """True for Arrow batches, False for undecoded bytes in the form that both sides know."""
     slot: str
     run: str
     generation: int
@@ -176,58 +176,58 @@ class WriterOrder:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How a run's shadow takes the place of the target's rows, and the reasons why."""
+    """How a run's shadow table replaces the target's rows, and why that way."""
 
     name: Literal["rename", "refill", "window"]
     reasons: tuple[str, ...] = ()
     column: Column | None = None
-    """Of a window: the column whose values tell which rows of the target are replaced."""
+    """For `window`: the column that selects the rows of the target to replace."""
 
 
 class Target(Protocol):
-    """One object that rows are written to, with what is remembered beside it."""
+    """One object that rows are written to, and the state kept next to it."""
 
     state: State
 
     @property
     def form(self) -> str | None:
-        """The form of undecoded rows that it takes; None if it takes none."""
+        """Form of undecoded rows that it accepts; None if it accepts none."""
 
     def describe(self) -> Table | None:
-        """What it looks like now, its types in PostgreSQL's spelling; None if it is not there yet."""
+        """Return its columns and keys, types in PostgreSQL's spelling; None if it does not exist yet."""
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
-        """Refuse, before anything is changed, what cannot be written; how a `replace` would be published.
+        """Refuse what cannot be written, before anything is changed; return how a `replace` would be published.
 
-        `columns` are those that would be made where `table` is None.
+        `columns` are those of the table that would be created if `table` is None.
 
         Raises:
             Refused, SchemaMismatch: by name.
         """
 
     def make(self, columns: tuple[Column, ...]) -> None:
-        """Make the table, if it is missing. Its key is that of the pipeline's sink, if that has one."""
+        """Create the table if it is missing, with the key of the pipeline's sink, if that has one."""
 
     def create_load_table(self, run: str, generation: int) -> str:
-        """Make ready what the run's rows go to, and drop what others left; its name, for writers.
+        """Create the table that the run loads, drop leftovers of other runs, and return its name for writers.
 
-        In `replace` this is a shadow of the run's own.
+        In `replace` this is a shadow table of the run's own.
         """
 
     def load_table(self, run: str) -> str:
-        """The name that `create_load_table` returned to whoever owns the run."""
+        """Return the name that `create_load_table` returned to the owner of the run."""
 
     def can_go_on(self, run: str) -> bool:
-        """Whether what an earlier attempt of a `replace` loaded is still there and fits."""
+        """True if the rows that an earlier attempt of a `replace` loaded still exist and fit."""
 
     def abandon(self, run: str) -> None:
-        """Drop what an earlier attempt of the run loaded. Inside `state.owned`."""
+        """Drop the rows that an earlier attempt of the run loaded. Inside `state.owned`."""
 
     def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
-        """A last step that brings batches to the form that the writer sends, on the flow's thread; None if none."""
+        """Return the last step, which converts batches to the writer's form on the flow's thread; None if none."""
 
     def writer(self, order: WriterOrder) -> Writer:
-        """A writer with a session of its own, which carries the generation."""
+        """Return a writer with a session of its own, which carries the generation."""
 
     def publish(
         self,
@@ -235,12 +235,12 @@ class Target(Protocol):
         generation: int,
         position: str | None,
         columns: tuple[str, ...],
-        told: dict[str, Any],
+        extra: dict[str, Any],
         method: Method | None,
     ) -> dict[str, Any]:
-        """Make the run's rows the target's, move the cursor to `position` and record the result; that result.
+        """Publish the run's rows, move the cursor to `position`, record the result and return it.
 
-        `method` is what `check` returned, or `in_window`. `told` joins the run's counters in it.
+        `method` is what `check` or `in_window` returned. The result holds the run's counters and `extra`.
         A run that has ended is not published again: its result is returned.
 
         Raises:
@@ -249,7 +249,7 @@ class Target(Protocol):
         """
 
     def drop(self, *, table: bool) -> None:
-        """Forget a deleted pipeline; with `table`, drop what it wrote to as well."""
+        """Delete the state of a deleted pipeline; with `table`, drop its target too."""
 
     def close(self) -> None:
         """End the session."""
@@ -259,17 +259,17 @@ class Connector(Protocol):
     """One kind of system."""
 
     model: type[Model]
-    """What `connections.yaml` says of such a connection, beside its `type`."""
+    """Settings of such a connection in `connections.yaml`, apart from its `type`."""
     takes_format: bool
-    """True if its objects are files, which a pipeline may say the `format` of."""
+    """True if its objects are files, so that a pipeline may set `format`."""
 
     @staticmethod
     def named(place: Place) -> str:
-        """What positions call the object, for as long as it is the same one; nothing is connected for it."""
+        """Return the name of the object in stored positions, without connecting; it never changes."""
 
     @staticmethod
     def source(place: Place) -> Source:
-        """The object as a source.
+        """Open the object as a source.
 
         Raises:
             Refused: this system, or this object, cannot be read from.
@@ -277,7 +277,7 @@ class Connector(Protocol):
 
     @staticmethod
     def target(place: Place, owner: Owner) -> Target:
-        """The object as a sink.
+        """Open the object as a sink.
 
         Raises:
             Refused: this system cannot be written to, or not by this write mode.
@@ -285,17 +285,17 @@ class Connector(Protocol):
 
 
 class Reader(Protocol):
-    """The chunks of one slot, in order, each split closed by its marker."""
+    """Reader of the chunks of one slot, in order, each split closed by its marker."""
 
     def chunks(self) -> Iterator[Chunk]:
-        """All of them."""
+        """Yield all of them."""
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release the session."""
 
 
 class Writer(Protocol):
-    """Takes the chunks of one slot and commits each split at its marker."""
+    """Writer of the chunks of one slot; commits each split at its marker."""
 
     def open(self) -> None: ...
     def write(self, chunk: Chunk) -> None: ...

@@ -1,4 +1,4 @@
-"""The columns that `scd2` keeps beside those of the pipeline, whatever the sink is."""
+"""History columns that `scd2` adds to those of the pipeline, the same in every sink."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from penstock.errors import MissingColumn
 __all__ = ["HISTORY", "check_history", "history_columns"]
 
 HISTORY: Final = ("valid_from", "valid_to", "is_current")
-"""The columns that `scd2` keeps by itself."""
+"""Columns that `scd2` maintains itself."""
 
 
 def history_columns(version: Column) -> tuple[Column, ...]:
-    """Those columns; times of validity are of the version's own type."""
+    """Return those columns; times of validity have the version's type."""
     kinds = (version.type, version.type, "boolean")
     return tuple(Column(name, kind, nullable=name == "valid_to") for name, kind in zip(HISTORY, kinds, strict=True))
 
 
 def check_history(table: Table, where: str) -> None:
-    """Refuse a table that has no place for the history.
+    """Refuse a table that lacks a history column.
 
     Raises:
-        MissingColumn: one of the columns is not there.
+        MissingColumn: one of the columns does not exist.
     """
     for name in HISTORY:
         if table.column(name) is None:

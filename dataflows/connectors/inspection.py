@@ -1,7 +1,7 @@
 """Check a connector, its sources and its targets against the contract, before a run trusts them.
 
-Three mistakes are found: a member is missing, a method cannot be called as a run calls it, or a name comes so near to
-that of an optional ability that it must be a misspelling, with which the ability would silently stay unused.
+Detects three mistakes: a missing member, a method that cannot be called as a run calls it, and a name so similar to
+that of an optional ability that it must be a misspelling, which would leave the ability silently unused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from penstock.errors import Refused
 
 __all__ = ["check_connector", "check_source", "check_target", "members"]
 
-NEAR: Final = 0.82
+SIMILAR: Final = 0.82
 """Similarity from which on a name counts as misspelt: `window` and `in_window` are at 0.8."""
-_SOUND: Final[set[tuple[type, type]]] = set()
-"""Classes that were checked, and the protocol that they fit."""
+_CHECKED: Final[set[tuple[type, type]]] = set()
+"""Classes found to fit a protocol, and that protocol."""
 _ABSENT: Final = object()
 
 
@@ -30,7 +30,7 @@ def check_connector(found: object, where: str) -> None:
     """Check the class that a connection's type names.
 
     Raises:
-        Refused: it does not fit, in which way, and what to change.
+        Refused: it does not fit; says how, and what to change.
     """
     _check(found, Connector, (), where)
 
@@ -56,17 +56,17 @@ def check_target(found: Target, where: str) -> None:
 
 def _check(found: object, protocol: type, abilities: Collection[type], where: str) -> None:
     kind = found if isinstance(found, type) else type(found)
-    if (kind, protocol) in _SOUND:
+    if (kind, protocol) in _CHECKED:
         return
     if wrong := [*_misfits(found, protocol, required=True), *_optional(found, protocol, abilities)]:
         name = f"{kind.__module__}.{kind.__qualname__}"
-        hint = f"`python -m pydoc {protocol.__module__}.{protocol.__name__}` shows what each member has to do"
+        hint = f"`python -m pydoc {protocol.__module__}.{protocol.__name__}` describes each member"
         raise Refused(f"{name} is no {protocol.__name__}: {'; '.join(wrong)}", where=where, hint=hint)
-    _SOUND.add((kind, protocol))
+    _CHECKED.add((kind, protocol))
 
 
 def members(protocol: type) -> dict[str, Any]:
-    """The public members of a protocol; those that are only annotated have no value."""
+    """Return the public members of a protocol; those that are only annotated map to None."""
     names = {**inspect.get_annotations(protocol), **vars(protocol)}
     return {name: vars(protocol).get(name) for name in names if not name.startswith("_")}
 
@@ -77,12 +77,12 @@ def _misfits(found: object, protocol: type, *, required: bool) -> Iterator[str]:
         if have is not _ABSENT and not _alike(have, member):
             yield from _uncallable(found, name, member)
         elif have is _ABSENT and required:
-            near = get_close_matches(name, dir(found), 1, NEAR)
+            near = get_close_matches(name, dir(found), 1, SIMILAR)
             yield f"it has no `{name}{_parameters(member)}`{f' but `{near[0]}`' if near else ''}"
 
 
 def _alike(have: object, member: object) -> bool:
-    """True if both are functions with the same parameters, which is quickly seen and nearly always so."""
+    """True if both are functions with the same parameters: the fast path, which nearly always applies."""
     given, wanted = (getattr(getattr(one, "__func__", one), "__code__", None) for one in (have, member))
     return given is not None and wanted is not None and _parts(given) == _parts(wanted)
 
@@ -93,7 +93,7 @@ def _parts(code: CodeType) -> tuple[int, int, tuple[str, ...]]:
 
 
 def _uncallable(found: object, name: str, member: Any) -> Iterator[str]:
-    """Tell if the method of that name cannot be called as the protocol's."""
+    """Yield a message if the method of that name cannot be called like the protocol's."""
     if (wanted := _signature(member)) is None:
         return
     try:
@@ -115,7 +115,7 @@ def _uncallable(found: object, name: str, member: Any) -> Iterator[str]:
 
 
 def _signature(member: Any) -> inspect.Signature | None:
-    """What a protocol's method is called with; None of anything else."""
+    """Return the call signature of a protocol's method; None for anything else."""
     if isinstance(member, staticmethod):
         return inspect.signature(member.__func__)
     if not inspect.isfunction(member):
@@ -132,11 +132,11 @@ def _parameters(member: Any) -> str:
 
 
 def _optional(found: object, protocol: type, abilities: Collection[type]) -> Iterator[str]:
-    """Tell of abilities that cannot be used as they are, and of names that are nearly theirs."""
+    """Yield a message for each ability that cannot be called, and for each name that looks like a misspelt one."""
     known = {name for ability in abilities for name in members(ability)}
     for ability in abilities:
         yield from _misfits(found, ability, required=False)
     for name in dir(found):
         if not name.startswith("_") and name not in known and name not in members(protocol):
-            for near in get_close_matches(name, known, 1, NEAR):
+            for near in get_close_matches(name, known, 1, SIMILAR):
                 yield f"`{name}` is no member of the contract: call it `{near}`, or `_{name}` if it is your own"

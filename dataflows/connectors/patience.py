@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def patiently(pool: ThreadPoolExecutor | None, check: Callable[[], None], work: Callable[[], T]) -> T:
-    """The result of `work`, done by the pool's thread while `check` is called five times a second; here without one."""
+    """Run `work` in the pool and call `check` five times a second; without a pool, run it here."""
     if pool is None:
         check()
         return work()

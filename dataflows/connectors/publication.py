@@ -1,4 +1,4 @@
-"""The end of a run, the same in every sink: once each of its splits is done."""
+"""End of a run, once all its splits are done; the same in every sink."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Outcome", "publishing", "recorded"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a run; `ended`: it was recorded before, and nothing is left to do."""
+    """Result of a run; `ended` is true if it was recorded before, and nothing is left to do."""
 
     result: dict[str, Any]
     ended: bool
@@ -24,7 +24,7 @@ class Outcome:
 
 
 def recorded(run: RunRow, where: str) -> dict[str, Any]:
-    """The result of a run that has ended.
+    """Return the result of a run that has ended.
 
     Raises:
         Fenced: a newer one took its place.
@@ -37,9 +37,9 @@ def recorded(run: RunRow, where: str) -> dict[str, Any]:
 
 @contextmanager
 def publishing(
-    state: State, run: str, generation: int, position: str | None, told: dict[str, Any], where: str
+    state: State, run: str, generation: int, position: str | None, extra: dict[str, Any], where: str
 ) -> Iterator[Outcome]:
-    """Hold the generation while the run's rows become the target's inside; then record its end and its result.
+    """Hold the generation while the caller publishes the run's rows; then record its end and its result.
 
     Raises:
         Fenced: a newer run took over.
@@ -47,15 +47,15 @@ def publishing(
     """
     with state.owned(generation):
         failpoint("publish.locked")
-        found = _finished(state, run, told, where)
-        yield found
-        if not found.ended:
-            state.finish(run, position, found.result)
+        outcome = _finished(state, run, extra, where)
+        yield outcome
+        if not outcome.ended:
+            state.finish(run, position, outcome.result)
             failpoint("publish.moved")
 
 
-def _finished(state: State, run: str, told: dict[str, Any], where: str) -> Outcome:
-    """What is to be recorded of a run whose splits are all done: its counters, and `told`."""
+def _finished(state: State, run: str, extra: dict[str, Any], where: str) -> Outcome:
+    """Return what to record of a run whose splits are all done: its counters, and `extra`."""
     row = state.run(run)
     if row is None:
         raise Refused("the run has no plan any more", where=where, hint="run it again")
@@ -65,4 +65,4 @@ def _finished(state: State, run: str, told: dict[str, Any], where: str) -> Outco
     if pending:
         raise Refused(f"{len(pending)} of {planned} splits are not done", where=where, hint="run it again")
     counted = (state.counters() - row.base).as_dict()
-    return Outcome({**counted, "splits": planned, **told}, ended=False, row=row)
+    return Outcome({**counted, "splits": planned, **extra}, ended=False, row=row)

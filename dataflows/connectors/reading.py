@@ -15,16 +15,16 @@ from penstock.failpoints import failpoint
 __all__ = ["chunks"]
 
 
-def chunks(slot: str, split: Split, found: Iterator[pa.RecordBatch | memoryview | int | Rows]) -> Iterator[Chunk]:
-    """The chunks of what `found` yields, and the closing marker.
+def chunks(slot: str, split: Split, parts: Iterator[pa.RecordBatch | memoryview | int | Rows]) -> Iterator[Chunk]:
+    """Yield a chunk for each element of `parts`, then the closing marker.
 
-    `found` is not touched before the first chunk is asked for. Where it holds undecoded bytes, its last element is the
+    `parts` is first read when the first chunk is requested. If it yields undecoded bytes, its last element is the
     number of rows that the source counted.
     """
     failpoint("read.begin", split.number)
     sequence = rows = aside = 0
     counted: int | None = None
-    for data in found:
+    for data in parts:
         if isinstance(data, int):
             counted = data
             continue
@@ -40,18 +40,18 @@ def chunks(slot: str, split: Split, found: Iterator[pa.RecordBatch | memoryview 
 def _chunk(data: pa.RecordBatch | memoryview | Rows, slot: str, split: int, sequence: int) -> Chunk:
     if isinstance(data, Rows):
         return _with_asides(data, slot, split, sequence)
-    held = data.num_rows if isinstance(data, pa.RecordBatch) else 0
-    return Chunk(slot, split, sequence, data, held, read=held)
+    count = data.num_rows if isinstance(data, pa.RecordBatch) else 0
+    return Chunk(slot, split, sequence, data, count, read=count)
 
 
-def _with_asides(found: Rows, slot: str, split: int, sequence: int) -> Chunk:
-    """Rows, and those that are set aside, numbered within the chunk."""
-    rows = found.batch.num_rows
-    if not found.asides:
-        return Chunk(slot, split, sequence, found.batch, rows, read=rows)
+def _with_asides(part: Rows, slot: str, split: int, sequence: int) -> Chunk:
+    """Return a chunk of the rows and of those set aside, numbered within the chunk."""
+    rows = part.batch.num_rows
+    if not part.asides:
+        return Chunk(slot, split, sequence, part.batch, rows, read=rows)
     letters = [
         {"row": at, "step": "source", "code": one.code, "reason": one.reason, "values": json_of(one.values)}
-        for at, one in enumerate(found.asides)
+        for at, one in enumerate(part.asides)
     ]
     refused = pa.RecordBatch.from_pylist(letters, schema=REFUSED)
-    return Chunk(slot, split, sequence, found.batch, rows, read=rows + len(letters), dead=len(letters), refused=refused)
+    return Chunk(slot, split, sequence, part.batch, rows, read=rows + len(letters), dead=len(letters), refused=refused)

@@ -30,18 +30,18 @@ BUILT_IN: Final = {
 
 
 def connector(kind: str, where: str) -> type[Connector]:
-    """The connector of a connection's type.
+    """Return the connector of a connection's type.
 
     Raises:
-        Refused: none is known here, or it does not fit the contract.
+        Refused: there is none, or it does not fit the contract.
     """
     if kind in BUILT_IN:
         module, _, name = BUILT_IN[kind].partition(":")
-        found = getattr(import_module(module), name)
-    elif (found := plugged_in(kind)) is None:
+        kind_class = getattr(import_module(module), name)
+    elif (kind_class := plugged_in(kind)) is None:
         raise Refused(f"connections of type {kind} cannot be used in a run yet", where=where)
-    check_connector(found, where)
-    return typed("type[Connector]", found)
+    check_connector(kind_class, where)
+    return typed("type[Connector]", kind_class)
 
 
 def open_source(place: Place) -> Source:
@@ -59,7 +59,7 @@ def open_target(place: Place, owner: Owner) -> Target:
     """Connect a target.
 
     Raises:
-        Refused: it cannot be written to so, or does not fit the contract.
+        Refused: it cannot be written to in this mode, or does not fit the contract.
     """
     target = connector(place.settings.type, place.where).target(place, owner)
     check_target(target, place.where)

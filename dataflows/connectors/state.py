@@ -1,7 +1,7 @@
-"""What every sink remembers beside its rows, whatever system it is: the fence, the plan, positions and counters.
+"""State that every sink keeps next to its rows: the fence, the plan, positions and counters.
 
-Whoever raised the generation last owns the pipeline. Every later change of a run names its generation and fails where
-a newer one exists; that, not the order of events, keeps rows from being lost or doubled.
+The run that raised the generation last owns the pipeline. Every change a run makes names its generation and fails if
+a newer one exists: this fencing token, not the order of events, prevents lost and duplicate rows.
 
 A run counts from its `base` on: all rows of its plan, whichever attempt committed them. A run that takes over an
 unfinished plan takes its base too. Over finished runs each row is counted once. A pipeline that was dropped cannot be
@@ -22,7 +22,7 @@ __all__ = ["Claim", "Loaded", "RunRow", "State"]
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as the sink remembers it; `state` is running, finished or superseded."""
+    """Run as the sink has recorded it; `state` is running, finished or superseded."""
 
     run: str
     write: str
@@ -34,19 +34,19 @@ class RunRow:
     result: dict[str, Any] | None = None
     taken_over_by: str | None = None
     split_key: str | None = None
-    """The column that its splits are ranges of."""
+    """Column whose ranges are its splits."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing may be written for it any more."""
+        """True if nothing may be written for it any more."""
         return self.state != "running"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """How the target's rows came there: by which write mode, up to which value of which cursor.
+    """How the target's rows were loaded: by which write mode, up to which value of which cursor.
 
-    All None where nothing was loaded yet. `partly`: by an unfinished run of a mode that goes on from there.
+    All None if nothing was loaded yet. `partly`: by an unfinished run of a mode that continues from there.
     """
 
     write: str | None = None
@@ -57,87 +57,87 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A generation, raised for a pipeline; what the runs before it loaded."""
+    """Generation raised for a pipeline, and what the runs before it loaded."""
 
     generation: int
     loaded: Loaded
 
 
 class State(Protocol):
-    """The remembered state of one pipeline between one source object and one sink object."""
+    """State of one pipeline between one source object and one sink object."""
 
     def make(self) -> None:
-        """Make what the state is kept in, where it is missing.
+        """Create the tables or files of the state if they are missing.
 
         Raises:
-            AccessDenied: this user may not.
+            AccessDenied: this user lacks the permission.
         """
 
     def exists(self) -> bool:
-        """Whether any state is kept there at all, of this pipeline or another."""
+        """True if any state is kept there, of this pipeline or another."""
 
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
-        """Raise the generation; from then on nobody with an older one can change anything.
+        """Raise the generation; from then on, no process with an older one can change anything.
 
-        Where `run` has ended meanwhile, nothing is raised, and what is remembered of it is returned.
+        If `run` has ended by now, return its record and raise nothing.
 
         Raises:
-            Unavailable: another session holds the state.
+            Unavailable: another session has locked the state.
             Fenced: the pipeline was dropped.
         """
 
     def loaded(self) -> Loaded:
-        """What the runs so far have loaded, committed splits of an unfinished run too."""
+        """Return what has been loaded so far, including committed splits of an unfinished run."""
 
     def owned(self, generation: int) -> AbstractContextManager[None]:
-        """A change that holds the generation: nobody can take over before it has ended, and it happens as a whole.
+        """Return a context that holds the generation: its changes are atomic, and no run can take over before it ends.
 
         Raises:
-            Fenced: somebody has taken over.
+            Fenced: a newer run has taken over.
         """
 
     def run(self, run: str) -> RunRow | None:
-        """The run of that id, if the sink knows it."""
+        """Return the run with that id, or None."""
 
     def unfinished(self, run: str) -> RunRow | None:
-        """The run between the same source and sink that has a plan and is not finished, other than `run`."""
+        """Return another run between the same source and sink that has a plan and is not finished."""
 
     def finished(self) -> RunRow | None:
-        """The latest run between the same source and sink that is finished."""
+        """Return the latest finished run between the same source and sink."""
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
-        """Keep the plan of a run: its window, its splits, and the counters that it begins from. Inside `owned`."""
+        """Store the plan of a run: its window, its splits, and its initial counters. Inside `owned`."""
 
     def take_over(self, older: str, run: str) -> None:
-        """Give the splits of an unfinished run to another one, whose plan exists. Inside `owned`."""
+        """Move the splits of an unfinished run to another one, whose plan exists. Inside `owned`."""
 
     def supersede(self, older: str, run: str) -> None:
-        """Give up an unfinished run and its splits: another one has taken its place. Inside `owned`."""
+        """Mark an unfinished run as superseded, and delete its splits. Inside `owned`."""
 
     def mark_partial(self) -> None:
-        """An unfinished run is given up, its rows stay: no later `append` may go on from here. Inside `owned`."""
+        """Record that an abandoned run's rows stay: no later `append` may continue from here. Inside `owned`."""
 
     def forget(self, run: str) -> None:
-        """Forget a run's plan, so that it is planned anew. Inside `owned`."""
+        """Delete a run's plan, so that it is planned again. Inside `owned`."""
 
     def next_split(self, run: str) -> int:
-        """The first number that no split of the run has."""
+        """Return the first unused split number of the run."""
 
     def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
-        """The splits that are not done, in order, and the number of all."""
+        """Return the splits still to do, in order, and the number of all splits."""
 
     def counters(self) -> Counters:
-        """The cumulative counters of all slots."""
+        """Return the cumulative counters of all slots."""
 
     def committed(self, run: str, generation: int | None) -> Counters | None:
-        """What an unfinished run has committed so far; None where that is unknown, or `generation` is not the last."""
+        """Return what an unfinished run has committed; None if unknown, or if `generation` is not the latest."""
 
     def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
-        """Record the result of a run, move the cursor to `position`, and forget its splits. Inside `owned`.
+        """Record the result of a run, move the cursor to `position`, and delete its splits. Inside `owned`.
 
         Raises:
             Refused: splits are missing.
         """
 
     def drop(self) -> None:
-        """Forget the pipeline, and let nobody claim it again."""
+        """Delete the state of the pipeline, and refuse every later claim."""

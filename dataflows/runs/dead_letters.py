@@ -1,4 +1,4 @@
-"""Rows that a step refused, on their way to the dead letters: durable before the split that they come from is."""
+"""Store refused rows as dead letters, durably, before the split that they come from is committed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["LetterBox", "LetterWriter"]
 
 @dataclass(slots=True)
 class LetterBox:
-    """The dead letters of a run; their session is made when the first row is refused."""
+    """Dead letters of a run; their session is opened when the first row is refused."""
 
     connect: Callable[[], DeadLetters]
     token: str
@@ -28,10 +28,10 @@ class LetterBox:
     _letters: DeadLetters | None = field(default=None, init=False)
 
     def put(self, split: int, refused: pa.RecordBatch | pa.Table, *, instead: bool = False) -> None:
-        """Keep the refused rows of a split, `instead` of those that it has.
+        """Store the refused rows of a split; `instead` replaces those it has.
 
         Raises:
-            Fenced: somebody else has taken the pipeline's letters over.
+            Fenced: another process has taken over the pipeline's letters.
         """
         self._letters = self._letters or self.connect()
         self._letters.put(self.token, self.run, split, letters_of(refused), instead=instead)
@@ -45,9 +45,9 @@ class LetterBox:
 
 @dataclass(slots=True)
 class LetterWriter:
-    """A writer that keeps the refused rows of a chunk before it hands the chunk on to `inner`.
+    """Writer that stores the refused rows of a chunk, then passes the chunk on to `inner`.
 
-    Where the target refuses a row, its split is written `again` without such rows.
+    If the target refuses a row, its split is written `again` without such rows.
     """
 
     inner: Writer
@@ -55,17 +55,17 @@ class LetterWriter:
     again: Callable[[int, RowRefused], None]
     _split: int = field(default=-1, init=False)
     _written: bool = field(default=False, init=False)
-    """True if the rest of the split's chunks are of a split that is written already."""
+    """True if the current split is already written, so that its remaining chunks are skipped."""
 
     def open(self) -> None:
         """Open the writer."""
         self.inner.open()
 
     def write(self, chunk: Chunk) -> None:
-        """Keep the chunk's refused rows, then write it.
+        """Store the chunk's refused rows, then write it.
 
         Raises:
-            Fenced: somebody else has taken the pipeline's letters over.
+            Fenced: another process has taken over the pipeline's letters.
         """
         self._split = chunk.split
         if not self._written:
@@ -84,15 +84,15 @@ class LetterWriter:
             self._written = True
 
     def idle(self) -> None:
-        """Let the writer watch its session."""
+        """Let the writer check its session."""
         self._tried(self.inner.idle)
 
     def done(self) -> None:
-        """Let the writer check that nothing is open."""
+        """Let the writer check that no split is open."""
         self.inner.done()
 
     def close(self) -> None:
-        """End both sessions."""
+        """Close both sessions."""
         try:
             self.inner.close()
         finally:
@@ -100,7 +100,7 @@ class LetterWriter:
 
 
 def letters_of(refused: pa.RecordBatch | pa.Table) -> Iterator[Letter]:
-    """The letters of a batch of refused rows."""
+    """Yield a letter for each refused row."""
     columns = [refused.column(name).to_pylist() for name in ("row", "step", "code", "reason", "values")]
     from catalog.letters import Letter
 

@@ -1,6 +1,6 @@
-"""Looking before leaping: unit tests of a pipeline without any system, rows after each step, and what a run would do.
+"""Dry runs: unit tests of a pipeline without any system, rows after each step, and what a run would do.
 
-Nothing here changes anything, at either end.
+Nothing here changes the source or the target.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How a test ended; where it failed, what was expected and what came, or why it could not run."""
+    """Result of a test; if it failed, the rows expected and the actual ones, or the error that prevented it."""
 
     test: str
     passed: bool
@@ -50,7 +50,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The rows after a step; `refused` are those that went no further, with step and reason."""
+    """Rows after a step; `refused` are the rows it refused, with step and reason."""
 
     step: str
     columns: Mapping[str, str]
@@ -60,7 +60,7 @@ class Shown:
 
 
 def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[Difference]:
-    """Run the pipeline's own tests over the rows that they give."""
+    """Run the tests of the pipeline file over the rows given there."""
     return [_tested(pipeline, test, Outside(partial(_looked_up, test), modules)) for test in pipeline.spec.tests]
 
 
@@ -79,18 +79,18 @@ def _tested(pipeline: Pipeline, test: PipelineTest, outside: Outside) -> Differe
 
 
 def _given(pipeline: Pipeline, test: PipelineTest) -> Table:
-    """The source as the test's rows show it: types as told, else as the values are."""
+    """Return the source as the test gives it: declared types, else those of the values."""
     return _table(pipeline.spec.source.object, test.given, test.types)
 
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> Table:
     names = list(dict.fromkeys(column for row in rows for column in row))
-    told = {**{column: _type_of([row.get(column) for row in rows]) for column in names}, **types}
-    return Table(name, "r", tuple(Column(column, kind) for column, kind in told.items()))
+    kinds = {**{column: _type_of([row.get(column) for row in rows]) for column in names}, **types}
+    return Table(name, "r", tuple(Column(column, kind) for column, kind in kinds.items()))
 
 
 def _looked_up(test: PipelineTest, _: str, object_: str) -> Loaded:
-    """The table that a lookup reads, as the test gives it."""
+    """Return the table that a lookup reads, as the test gives it."""
     if object_ not in test.tables:
         hint = f"add `tables: {{{object_}: [...]}}` to the test"
         raise SchemaMismatch(
@@ -123,7 +123,7 @@ def _batch(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     for column in table.columns:
         kind = arrow_type(parse_type(column.type))
         if kind is None:
-            what, hint = "tests cannot give values of this type", "tell another one in `types`"
+            what, hint = "tests cannot give values of this type", "declare another one in `types`"
             raise SchemaMismatch(what, where=f"given: {column.name}", value=column.type, hint=hint)
         arrays.append(_array([row.get(column.name) for row in rows], kind, column))
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in table.columns])
@@ -144,14 +144,14 @@ def _bound(rules: Rules, table: Table, name: str, outside: Outside) -> Bound:
 
 def _applied(bound: Bound, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]:
     if not isinstance(bound.step, Chain):
-        message = "a trial decodes its rows"
+        message = "a dry run decodes its rows"
         raise TypeError(message)
     out, refused, _ = bound.step.apply(batch.select(list(bound.reads)))
     return rows_of(out), [] if refused is None else refused.to_pylist()
 
 
 def _comparable(value: Any) -> Any:
-    """A value such that those that mean the same are equal: numbers by their value, times by their text."""
+    """Normalise a value for comparison: numbers by their value, times by their text."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int | float | Decimal):
@@ -162,7 +162,7 @@ def _comparable(value: Any) -> Any:
 
 
 def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
-    """Up to `rows` rows of the source, then what each step makes of them."""
+    """Return up to `rows` rows of the source, and the rows after each step."""
     table, outside = ends.source.describe(), outside_of(job)
     whole = _bound(job.rules, table, job.pipeline, outside)
     batch, aside = _first(job, ends, table, whole.reads, rows)
@@ -178,32 +178,32 @@ def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
 
 
 def _first(job: Job, ends: Ends, table: Table, names: Sequence[str], rows: int) -> tuple[pa.RecordBatch, Sequence[Row]]:
-    """The first rows that the source gives, and those among them that it cannot read."""
+    """Return the first rows of the source, and those among them that it cannot read."""
     kinds = {column.name: arrow_type(parse_type(column.type)) or pa.string() for column in table.columns}
     schema = pa.schema([(name, kinds[name]) for name in names])
     order = ReadOrder(table, tuple(names), None, schema, max(rows, 1), lambda: None)
-    held: list[pa.RecordBatch] = []
+    batches: list[pa.RecordBatch] = []
     aside: list[Row] = []
     with closing(ends.source.reader(order)) as reader:
         for split in ends.source.plan(table, None, Window(None, None), job.split_rows, 0):
             for chunk in reader.read("preview", split):
                 if chunk.data is not None:
-                    held.append(chunk.data)
+                    batches.append(chunk.data)
                 if chunk.refused is not None:
                     aside += chunk.refused.to_pylist()
-                if sum(one.num_rows for one in held) >= rows:
+                if sum(one.num_rows for one in batches) >= rows:
                     break
-            if sum(one.num_rows for one in held) >= rows:
+            if sum(one.num_rows for one in batches) >= rows:
                 break
-    whole = pa.Table.from_batches(held, schema=schema).slice(0, rows).combine_chunks().to_batches()
+    whole = pa.Table.from_batches(batches, schema=schema).slice(0, rows).combine_chunks().to_batches()
     return whole[0] if whole else pa.RecordBatch.from_pylist([], schema=schema), aside
 
 
 def look_at_cursor(job: Job) -> tuple[str, ...]:
-    """What a person should know of the cursor, as its source tells it; the sink is not looked at.
+    """Return the risks of the cursor that its source reports; the sink is not contacted.
 
     Raises:
-        PenstockError: a cursor by which rows would be lost, or a source that cannot be looked at.
+        PenstockError: a cursor by which rows would be lost, or a source that cannot be inspected.
     """
     if job.cursor is None:
         return ()
@@ -212,10 +212,10 @@ def look_at_cursor(job: Job) -> tuple[str, ...]:
 
 
 def plan(job: Job, ends: Ends) -> dict[str, Any]:
-    """What a run would do.
+    """Return what a run would do.
 
     Raises:
-        PenstockError: what it would be refused for.
+        PenstockError: the error that a run would be refused with.
     """
     found = foresee(job, ends, known=ends.target.state.exists())
     there = found.made is None

@@ -1,4 +1,4 @@
-"""A run as plain arguments, read from a task at the door; what this engine cannot do yet is refused here, by name."""
+"""Parse a task into a job; what this engine cannot do yet is refused here, by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPLIT_ROWS: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything that a run needs to know. Secrets are not in it: connectors resolve them where they connect."""
+    """Everything that a run needs to know, except secrets: connectors resolve those when they connect."""
 
     uid: str
     run: str
@@ -39,16 +39,16 @@ class Job:
     sink: Place
     rules: Rules = field(default_factory=Rules)
     connections: Mapping[str, Any] = field(default_factory=dict)
-    """All that the task names, for tables to look up in."""
+    """All connections of the task, for lookup tables."""
     modules: frozenset[str] = frozenset()
     """Modules whose functions steps may call."""
     split_rows: int = SPLIT_ROWS
     reload: Reload | None = None
-    """What is read again, whatever the position."""
+    """Request to read rows again, whatever the position."""
     letters: str | None = None
-    """The catalog's database, which keeps the dead letters; where there is none, a row that fails fails the run."""
+    """The catalog's database, which keeps the dead letters; without it, the first bad row fails the run."""
     looked_up: dict[tuple[str, str], Loaded] = field(default_factory=dict, compare=False, repr=False)
-    """The tables that steps look values up in, by connection and object, as far as they were read."""
+    """Cache of the lookup tables read so far, by connection and object."""
 
     @property
     def pipeline(self) -> str:
@@ -57,12 +57,12 @@ class Job:
 
     @property
     def at_source(self) -> str:
-        """Where a source's error is."""
+        """Location that errors of the source name."""
         return self.source.where
 
     @property
     def at_sink(self) -> str:
-        """Where a sink's error is."""
+        """Location that errors of the sink name."""
         return self.sink.where
 
     @property
@@ -72,29 +72,29 @@ class Job:
 
     @property
     def shadowed(self) -> bool:
-        """Whether the run's rows are gathered in a shadow, and become the target's at its end."""
+        """True if the run's rows are loaded into a shadow table and published at the end."""
         if self.write == "replace":
             return True
         return self.reload is not None and not (self.reload.is_window and self.write == "merge")
 
     @property
     def continued(self) -> bool:
-        """Whether a run adds to what earlier ones have written."""
+        """True if the run adds to the rows of earlier runs."""
         return not self.shadowed
 
     @property
     def planned_as(self) -> str:
-        """The write mode of the run's plan: nobody goes on with a reload's, but that run itself."""
+        """Write mode stored in the plan; the plan of a reload can only be resumed by that same run."""
         return "replace" if self.reload is not None else self.write
 
     @property
     def cursor(self) -> str | None:
-        """The cursor's column, if there is one."""
+        """The cursor's column, or None."""
         return self.spec.source.cursor.field if self.spec.source.cursor else None
 
     @property
     def rule(self) -> CursorRule:
-        """What the pipeline says of its cursor."""
+        """Settings of the cursor in the pipeline file."""
         cursor = self.spec.source.cursor
         if cursor is None:
             return CursorRule()
@@ -102,34 +102,34 @@ class Job:
 
     @property
     def workers(self) -> int:
-        """Processes, and slots."""
+        """Number of processes and of slots."""
         return self.spec.limits.workers
 
     @property
     def batch_rows(self) -> int:
-        """The most rows of a chunk."""
+        """Maximum number of rows in a chunk."""
         return self.spec.limits.batch_rows
 
     def open_source(self) -> Source:
-        """The source, connected."""
+        """Connect to the source."""
         return open_source(self.source)
 
     def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
-        """The sink, connected, with the state of this pipeline's rows from its source."""
+        """Connect to the sink, with the state of this pipeline."""
         source = connector(self.source.settings.type, self.at_source).named(self.source)
         owner = Owner(self.uid, source, self.spec.sink, generation, patience, reloads=self.shadowed)
         return open_target(self.sink, owner)
 
     def place(self, connection: str, object_: str) -> Place:
-        """Another object, of a connection that the task names.
+        """Return another object, of a connection of the task.
 
         Raises:
-            NotFound: it names no such connection.
+            NotFound: the task has no such connection.
         """
         return Place(self.pipeline, connection, _settings(self.connections, connection), object_, self.source.secrets)
 
     def open_letters(self) -> DeadLetters:
-        """The pipeline's dead letters; only where `letters` is given."""
+        """Open the pipeline's dead letters; requires `letters`."""
         from catalog.letters import DeadLetters
 
         return DeadLetters(self.letters or "", self.uid, self.pipeline)
@@ -139,7 +139,7 @@ class Job:
         """The job of a worker's task.
 
         Raises:
-            Refused: something that the file may say and this engine cannot do yet.
+            Refused: a feature that the file may use and this engine does not support yet.
             InvalidDocument: a pipeline or connection that does not validate.
         """
         pipeline = Pipeline.parse(task["pipeline"])
@@ -164,10 +164,10 @@ class Job:
 def _place(
     pipeline: Pipeline, end: SourceSpec | SinkSpec, connections: Mapping[str, Any], secrets: Path | None
 ) -> Place:
-    """One end of a pipeline.
+    """Return one end of a pipeline.
 
     Raises:
-        Refused: a `format` where there are no files.
+        Refused: `format` is set on a system without files.
     """
     settings = _settings(connections, end.connection)
     place = Place(pipeline.name, end.connection, settings, end.object, secrets, end.format)
@@ -178,10 +178,10 @@ def _place(
 
 
 def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
-    """Refuse what the spec allows and the engine cannot do.
+    """Refuse what the spec allows and the engine does not support.
 
     Raises:
-        Refused: with the path of the first such thing.
+        Refused: with the path of the first such setting.
     """
     wrong = (
         ("spec.mode", spec.mode != "batch", "streams cannot be run yet"),
@@ -212,7 +212,7 @@ def _settings(connections: Mapping[str, Any], name: str) -> Any:
 
 
 def rules_of(spec: PipelineSpec) -> Rules:
-    """What the pipeline says of its rows."""
+    """Return the mapping, the steps and the validation of the pipeline."""
     carried = frozenset({spec.sink.delete} if spec.sink.delete else ())
     filled = frozenset(HISTORY) if spec.sink.write == "scd2" else frozenset[str]()
     left_out = spec.schema_.additive == "ignore"

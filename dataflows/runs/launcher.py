@@ -1,6 +1,6 @@
 """One run from its task to its result: prepare, flow, publish.
 
-Progress goes to stdout as JSON lines, and at the end a result file is put in place at once. SIGTERM stops the flow
+Progress goes to stdout as JSON lines, and at the end a result file is written atomically. SIGTERM stops the flow
 between two chunks. With several workers the flow runs in child processes, which die when this process does: they read
 from a pipe that only this process holds.
 """
@@ -42,10 +42,10 @@ _NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many", "notes"}
 
 
 def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
-    """Run the task to its end; the result, whatever happens.
+    """Run the task to its end and return its result, also when it fails.
 
-    The counters are the run's, of all its attempts: what is published, or else what is committed so far. Those of a
-    fenced attempt are its own only, since what the run has in all is the newer owner's to tell.
+    The counters include all attempts of the run: the published ones, or else those committed so far. A fenced attempt
+    reports only its own, since the newer owner reports the total.
     """
     attempt = _Attempt(seconds=progress.seconds)
     try:
@@ -69,19 +69,19 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
 
 @dataclass(slots=True)
 class _Attempt:
-    """How far an attempt has come: what its result is made from."""
+    """State of an attempt, from which its result is made."""
 
     job: Job | None = None
     prepared: Prepared | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def counted(self, progress: Progress, *, fenced: bool = False) -> dict[str, Any]:
-        """What is committed and not published: as the sink has it, or as this process saw it."""
+        """Return the counters committed but not published: from the sink, or else as this process counted them."""
         found = committed(self.job, self.prepared) if self.job is not None and not fenced else None
         return (found or progress.counters).as_dict()
 
     def result(self, status: str, outcome: Mapping[str, Any], error: BaseException | None = None) -> dict[str, Any]:
-        """The result file; `outcome` has the counters and, of a run that has ended, what else is recorded of it."""
+        """Return the content of the result file; `outcome` has the counters and, once ended, the rest of the record."""
         counters = {name: value for name, value in outcome.items() if name not in _NOT_COUNTED}
         resumed = self.prepared.resumed if self.prepared is not None else False
         return {
@@ -107,7 +107,7 @@ def _run(attempt: _Attempt, job: Job, task: Mapping[str, Any], first: FirstError
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What the launcher was given beside the job."""
+    """Arguments of the launcher other than the job."""
 
     task: Mapping[str, Any]
     first: FirstError
@@ -155,13 +155,13 @@ def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
 
 
 def lag(prepared: Prepared) -> float | None:
-    """How many seconds old the newest row is that the run reads, by a cursor that is a time; else None."""
+    """Return the age in seconds of the newest row that the run reads, if the cursor is a time; else None."""
     key, upper = prepared.survey.key, prepared.upper
     if key is None or upper is None or parse_type(key.type).name not in TIMES:
         return None
     try:
         newest = datetime.fromisoformat(upper)
-    except ValueError:  # such as a year that Python does not know
+    except ValueError:  # a year outside of what Python can represent
         return None
     return round((now() - (newest if newest.tzinfo else newest.replace(tzinfo=UTC))).total_seconds(), 3)
 
@@ -176,7 +176,7 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Put the file in place in one step. It need not outlive a crash of the machine: whoever reads it would not."""
+    """Write the file atomically. It need not survive a crash of the machine: its reader would not either."""
     failpoint("result.before")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(result))
@@ -185,7 +185,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def run_task(task: Mapping[str, Any]) -> int:
-    """Run one task in this process; 0 where it completed."""
+    """Run one task in this process; return 0 if it completed."""
     first, progress = FirstError(), Progress()
     stop_on_signal(first.put)
     with (

@@ -1,4 +1,4 @@
-"""Small tables that steps look values up in: read once for a run, by any connector that is a source."""
+"""Lookup tables: read once a run, by any connector that is a source."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["outside_of"]
 
-MOST_BYTES: Final = 64 << 20
-"""Arrow bytes of a table that may be kept in memory to look values up in."""
+MAX_BYTES: Final = 64 << 20
+"""Largest lookup table, in Arrow bytes, since it is kept in memory."""
 BATCH_ROWS: Final = 65536
 
 
 def outside_of(job: Job) -> Outside:
-    """What the steps of a job may take from outside of the rows; tables are read when first asked for, and kept."""
+    """Return what the steps of a job may use besides the rows; tables are read on first use, and cached."""
     return Outside(partial(_loaded, job), job.modules)
 
 
@@ -37,7 +37,7 @@ def _loaded(job: Job, connection: str, object_: str) -> Loaded:
 
 
 def _read(job: Job, connection: str, object_: str) -> Loaded:
-    """The whole table.
+    """Read the whole table.
 
     Raises:
         Refused: it is too large.
@@ -59,8 +59,8 @@ def _read(job: Job, connection: str, object_: str) -> Loaded:
                 for chunk in reader.read("lookup", split):
                     if chunk.data is not None:
                         batches.append(chunk.data)
-                    if sum(batch.nbytes for batch in batches) > MOST_BYTES:
-                        hint = f"tables up to {MOST_BYTES >> 20} MB can be looked up in; join it at the source"
+                    if sum(batch.nbytes for batch in batches) > MAX_BYTES:
+                        hint = f"tables up to {MAX_BYTES >> 20} MB can be looked up in; join it at the source"
                         raise Refused(
                             "the table is too large to be kept in memory", where=place.where, value=object_, hint=hint
                         )

@@ -1,4 +1,4 @@
-"""Several processes for one flow: child i of n takes the slots that are i mod n."""
+"""Run one flow in several processes: child i of n takes the slots that are i mod n."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
         [sys.executable, "-m", "dataflows.runs.parallel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     if process.stdin is None or process.stdout is None:
-        message = "the pipes that were asked for are not there"
+        message = "Popen returned no pipes"
         raise AssertionError(message)
     order = {
         "task": dict(task),
@@ -71,7 +71,7 @@ def _start(task: Mapping[str, Any], number: int, prepared: Prepared) -> _Child:
         "token": prepared.token,
         "split_key": prepared.survey.split_key,
     }
-    with contextlib.suppress(BrokenPipeError):  # a child that died at once is seen by the end of its lines
+    with contextlib.suppress(BrokenPipeError):  # a child that died at once is detected by the end of its output
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
     return _Child(process, process.stdin, process.stdout)
@@ -121,14 +121,14 @@ def _end(child: _Child) -> None:
 
 
 def main() -> None:
-    """A child: one line of orders, then lines of what was committed; the end of stdin is the end of the parent."""
+    """Run a child: read one line of orders, report each commit as a line; end when stdin closes."""
     hold_signals()
     order = json.loads(sys.stdin.readline())
     watch_lifeline(sys.stdin.fileno())
     try:
         _run(order)
         write_line({"done": True})
-    except BaseException as error:  # noqa: BLE001 - the parent tells it
+    except BaseException as error:  # noqa: BLE001 - the parent reports it
         write_line({"error": error_of(error)})
     os._exit(0)
 
@@ -140,10 +140,10 @@ def _run(order: Mapping[str, Any]) -> None:
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
     with opened(job, order["generation"]) as ends:
         prepared = joined(job, ends, order)
-        run_slots(job, prepared, ends, [order["number"]], first, _tell, lambda: write_line({"released": True}))
+        run_slots(job, prepared, ends, [order["number"]], first, _report, lambda: write_line({"released": True}))
 
 
-def _tell(counted: Counters) -> None:
+def _report(counted: Counters) -> None:
     write_line({"committed": counted.as_dict()})
 
 

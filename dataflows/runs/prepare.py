@@ -1,8 +1,8 @@
-"""The first step of a run: look at both sides, take the fence, make the plan. Idempotent: a repeat resumes.
+"""First phase of a run: inspect both sides, raise the generation, make the plan. Idempotent: a repeat resumes.
 
-A run whose id is finished returns its recorded result. A new run that finds an unfinished older one between the same
-objects takes its place: with a cursor it does the older plan's open splits and what has come since, so that nothing is
-lost or doubled; where all is read anyway it starts anew. An older run that comes back after that is fenced.
+A finished run returns its recorded result. A new run that finds an unfinished older one between the same objects
+supersedes it: with a cursor it reads the older plan's open splits and the rows since, so that nothing is lost or
+duplicated; a full read starts over. The older run, if it comes back after that, is fenced.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ __all__ = ["Finished", "Prepared", "joined", "prepare"]
 _log = logging.getLogger(__name__)
 
 ONE_SPLIT: Final = 1 << 50
-"""Rows of a split that nothing is larger than."""
+"""Rows of a split larger than any table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run was finished before; its recorded result."""
+    """Recorded result of a run that was finished before."""
 
     result: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that owns its pipeline at the sink, and has a plan."""
+    """Run that owns its pipeline at the sink, and has a plan."""
 
     survey: Survey
     generation: int
@@ -51,24 +51,24 @@ class Prepared:
     planned: int
     upper: str | None
     token: str | None = None
-    """What lets the run add dead letters; None where it cannot refuse a row, or has no place for it."""
+    """Token to add dead letters; None if the run cannot refuse a row, or has no place to store it."""
     held: str | None = None
-    """The point in time that all readers read at, where the source can keep one."""
+    """Snapshot that all readers use, if the source can hold one."""
     released: bool = False
-    """Whether it was let go before all was read."""
+    """True if the snapshot was released before everything was read."""
     notes: tuple[str, ...] = ()
-    """What a person should know of rows that the run does not read."""
+    """Notes for the user on rows that the run does not read."""
 
     @property
     def resumed(self) -> bool:
-        """Whether the rows come from more than one point in time: splits were done by an earlier attempt, or late."""
+        """True if rows come from several points in time: splits of an earlier attempt, or a released snapshot."""
         return self.released or len(self.pending) < self.planned
 
 
 def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     """Check, claim and plan.
 
-    A run that continues goes on only from rows that a run of the same mode loaded by the same cursor.
+    An incremental run continues only from rows that a run of the same mode loaded by the same cursor.
 
     Raises:
         Refused, MissingTable, MissingColumn, SchemaMismatch: the pipeline does not fit its tables; nothing was changed.
@@ -104,14 +104,14 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
 
 
 def _reached(job: Job, claim: Claim, run: RunRow) -> str | None:
-    """Where the cursor stands after the run: as before, where nothing was new or a window was read again."""
+    """Return the cursor position after the run: unchanged if nothing was new or a window was read again."""
     if job.reload is None:
         return run.upper if run.upper is not None else _last(job, claim.loaded)
     return claim.loaded.position if job.reload.is_window else run.upper
 
 
 def _made_ready(job: Job, ends: Ends, found: Foreseen, claim: Claim) -> Survey:
-    """The survey, once the target has all the columns that the run writes."""
+    """Give the target all the columns that the run writes; return the survey."""
     target = ends.target
     if found.made is None and not found.added:
         return found.survey
@@ -124,12 +124,12 @@ def _made_ready(job: Job, ends: Ends, found: Foreseen, claim: Claim) -> Survey:
 
 
 def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
-    """Take the pipeline's dead letters over, and drop those of splits that will be read again."""
+    """Take over the pipeline's dead letters, and delete those of splits that will be read again."""
     if job.letters is None:
         return None
     state, run, older = target.state, target.state.run(job.run), target.state.unfinished(job.run)
     stale: dict[str, Sequence[int] | None] = {job.run: None}
-    if run is not None and _goes_on(job, target, run, surveyed):
+    if run is not None and _resumes(job, target, run, surveyed):
         stale[job.run] = [split.number for split in state.pending(job.run)[0]]
     if older is not None:
         stale[older.run] = [split.number for split in state.pending(older.run)[0]] if _carries(job, older) else None
@@ -137,7 +137,7 @@ def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
         return letters.begin(stale, job.spec.errors.dead_letter.keep)
 
 
-def _goes_on(job: Job, target: Target, run: RunRow, surveyed: Survey) -> bool:
+def _resumes(job: Job, target: Target, run: RunRow, surveyed: Survey) -> bool:
     if (run.write, run.cursor, run.split_key) != (job.planned_as, job.cursor, surveyed.split_key):
         return False
     if surveyed.placed and target.state.pending(job.run)[0]:
@@ -146,14 +146,14 @@ def _goes_on(job: Job, target: Target, run: RunRow, surveyed: Survey) -> bool:
 
 
 def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey) -> RunRow | None:
-    """The run's own plan from an earlier attempt.
+    """Return the run's own plan from an earlier attempt, or delete it and return None.
 
-    A `replace` begins again where its shadow is gone or outdated, where splits are open that hold at the point in time
-    of that attempt only, and a run whose splits are ranges of another key.
+    A `replace` starts over if its shadow table is gone or outdated, or if open splits are valid only in the snapshot of
+    that attempt; every run does if its splits are ranges of another key.
     """
     state = target.state
     run = state.run(job.run)
-    if run is None or _goes_on(job, target, run, surveyed):
+    if run is None or _resumes(job, target, run, surveyed):
         return run
     with state.owned(claim.generation):
         if claim.loaded.partly and not job.continued:
@@ -164,7 +164,7 @@ def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey) -> RunR
 
 
 def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> tuple[RunRow, tuple[str, ...]]:
-    """The run's plan, kept beside the positions, and the notes on its window."""
+    """Store the run's plan next to the positions; return it with the notes on its window."""
     failpoint("prepare.before_plan")
     source, state = ends.source, ends.target.state
     older = state.unfinished(job.run)
@@ -174,7 +174,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> tuple[RunRow,
     splits: tuple[Split, ...] = ()
     if job.cursor is None or window.upper is not None:
         rows = ONE_SPLIT if surveyed.whole else job.split_rows
-        first += -first % job.workers if surveyed.whole else 0  # one slot does them all, in their order
+        first += -first % job.workers if surveyed.whole else 0  # one slot reads them all, in order
         splits = source.plan(surveyed.source, surveyed.key, window, rows, first)
     upper = window.position if window.upper is not None else carried.upper if carried else None
     with state.owned(claim.generation):
@@ -192,7 +192,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> tuple[RunRow,
 
 
 def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: RunRow | None) -> Window:
-    """The window of a run that reads by a cursor; none of one that reads everything."""
+    """Return the window of a run with a cursor; an open one if the run reads everything."""
     if job.cursor is None or surveyed.key is None:
         return Window(None, None)
     last = carried.upper if carried and carried.upper is not None else _last(job, claim.loaded)
@@ -209,7 +209,7 @@ def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: R
 
 
 def _carries(job: Job, older: RunRow) -> bool:
-    """Whether a run does what an unfinished older one has left; one that reads everything anyway has no need to."""
+    """True if a run takes over the open splits of an older one; a full read has no need to."""
     return (
         job.reload is None
         and job.continued
@@ -219,7 +219,7 @@ def _carries(job: Job, older: RunRow) -> bool:
 
 
 def _last(job: Job, loaded: Loaded) -> str | None:
-    """Where the cursor stands, if what stands there is this one."""
+    """Return the cursor's position, if it is a position of this cursor."""
     return loaded.position if is_from(job, loaded) else None
 
 
@@ -227,7 +227,7 @@ def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:
     """The run as a child of its launcher sees it, who has claimed and planned it and passes on what came of that.
 
     Raises:
-        Unavailable: the table got or lost a key meanwhile.
+        Unavailable: the table got or lost a key in the meantime.
     """
     pending, planned = ends.target.state.pending(job.run)
     into = ends.target.load_table(job.run)

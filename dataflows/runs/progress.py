@@ -1,4 +1,4 @@
-"""How far a run is: counted by its threads, written as JSON lines four times a second."""
+"""Progress of a run: counted by its threads, written as JSON lines four times a second."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ EVERY: Final = 0.25
 
 @dataclass(slots=True)
 class Progress:
-    """What is committed so far, splits done, and the phase; safe to change from several threads."""
+    """Rows committed, splits done, and the phase; thread-safe."""
 
     phase: str = "prepare"
     counters: Counters = field(default_factory=Counters)
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each phase took that is over."""
+    """Duration of each phase that has ended."""
     lag: float | None = None
-    """Seconds between the greatest value of a cursor that is a time and now."""
+    """Age in seconds of the newest row, if the cursor is a time."""
     splits_done: int = 0
     splits_planned: int = 0
     rows_estimated: int = 0
     released: bool = False
-    """Whether the point in time that all was to be read at was let go."""
+    """True if the snapshot was released before everything was read."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def committed(self, counted: Counters) -> None:
@@ -42,11 +42,11 @@ class Progress:
             self.splits_done += 1
 
     def release(self) -> None:
-        """Splits are read at points in time of their own from now on."""
+        """Record that the snapshot was released: later splits are read at points in time of their own."""
         self.released = True
 
     def as_dict(self) -> dict[str, Any]:
-        """What a line holds."""
+        """Return the fields of a line."""
         with self._lock:
             return {
                 "phase": self.phase,
@@ -84,7 +84,7 @@ def _report(progress: Callable[[], dict[str, Any]], over: threading.Event) -> No
 
 
 def write_line(data: dict[str, Any]) -> None:
-    """One JSON line on stdout; a reader that has gone is no reason to stop the run."""
+    """Write a JSON line to stdout; a reader that has gone does not stop the run."""
     try:
         sys.stdout.write(json.dumps(data, separators=(",", ":")) + "\n")
         sys.stdout.flush()
@@ -93,7 +93,7 @@ def write_line(data: dict[str, Any]) -> None:
 
 
 def error_of(error: BaseException) -> dict[str, Any]:
-    """An error as the result file and the log hold it: codes, templates and names of objects, never values of rows."""
+    """Return an error as it is stored: codes, templates and object names, never values of rows."""
     if not isinstance(error, PenstockError):
         what = f"a defect in the run: {type(error).__name__}"
         return {"code": "defect", "what": what, "where": None, "hint": "report it", "transient": False}

@@ -1,4 +1,4 @@
-"""The last step of a run: make its rows the target's, move the cursor, record the result - as one change."""
+"""Last phase of a run: publish its rows, move the cursor and record the result, as one change."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ASK_SECONDS = 3.0
 
 
 def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
-    """Finish the run; its counters and schemas, as they are recorded. One that is finished is not published again.
+    """Finish the run and return its recorded counters and schemas. A finished run is not published again.
 
-    Of a run that refused more rows than its pipeline allows a `replace` publishes nothing; in the other modes what is
-    committed stays, and the result says so by `refused_too_many`.
+    If more rows were refused than the pipeline allows, a `replace` publishes nothing; in the other modes what is
+    committed stays, and the result says so in `refused_too_many`.
 
     Raises:
         TooManyRefused: a `replace` with too many dead letters.
@@ -32,23 +32,25 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
         Unavailable: the target is locked by others for longer than 20 s; trying again is safe.
     """
     failpoint("publish.begin")
-    told: dict[str, Any] = {"schemas": schemas(prepared), "resumed": prepared.resumed}
+    extra: dict[str, Any] = {"schemas": schemas(prepared), "resumed": prepared.resumed}
     if prepared.notes:
-        told["notes"] = list(prepared.notes)
+        extra["notes"] = list(prepared.notes)
     run = target.state.run(job.run)
     if run is not None and not run.ended:
         counters = target.state.counters() - run.base
         if counters.dead > job.spec.errors.dead_letter.fail_above * counters.rows_in:
             if not job.continued:
                 raise too_many(job, counters.as_dict())
-            told["refused_too_many"] = True
+            extra["refused_too_many"] = True
         _check_unique(job, target)
     surveyed = prepared.survey
-    return target.publish(job.run, prepared.generation, prepared.upper, surveyed.mapping.targets, told, surveyed.method)
+    return target.publish(
+        job.run, prepared.generation, prepared.upper, surveyed.mapping.targets, extra, surveyed.method
+    )
 
 
 def _check_unique(job: Job, target: Target) -> None:
-    """Refuse to publish a `replace` whose rows are not unique, where the target's own keys do not see to it."""
+    """Refuse to publish a `replace` whose rows are not unique, unless the target's own keys ensure that."""
     unique = job.rules.validation.unique
     if not unique or job.write != "replace" or not isinstance(target, Unique):
         return
@@ -56,12 +58,12 @@ def _check_unique(job: Job, target: Target) -> None:
         names = ", ".join(f"`{name}`" for name in unique)
         hint = "nothing was published; mend the source, or deduplicate"
         raise BadData(
-            f"{found} values of {names} come more than once", where=f"{job.pipeline}: spec.validate.unique", hint=hint
+            f"{found} values of {names} occur more than once", where=f"{job.pipeline}: spec.validate.unique", hint=hint
         )
 
 
 def too_many(job: Job, counted: Mapping[str, Any]) -> TooManyRefused:
-    """The error of a run that refused more rows than its pipeline allows."""
+    """Return the error of a run that refused more rows than its pipeline allows."""
     limit = job.spec.errors.dead_letter.fail_above
     what = f"{counted['dead']:,} of {counted['rows_in']:,} rows went to the dead letters, more than {limit * 100:.4g} %"
     stays = "what was committed stays" if job.continued else "nothing was published"
@@ -70,7 +72,7 @@ def too_many(job: Job, counted: Mapping[str, Any]) -> TooManyRefused:
 
 
 def superseded(job: Job, prepared: Prepared) -> bool:
-    """Whether a newer run owns the pipeline by now; False where that cannot be told."""
+    """True if a newer run owns the pipeline by now; False if that cannot be determined."""
     try:
         with (
             closing(job.open_target()) as target,
@@ -84,7 +86,7 @@ def superseded(job: Job, prepared: Prepared) -> bool:
 
 
 def committed(job: Job, prepared: Prepared | None) -> Counters | None:
-    """What the unfinished run has committed, by any attempt; None where that is unknown, or a newer run owns it."""
+    """Return what all attempts of an unfinished run committed; None if unknown, or a newer run took over."""
     generation = prepared.generation if prepared else None
     try:
         with closing(job.open_target(patience=ASK_SECONDS)) as target:
@@ -94,16 +96,16 @@ def committed(job: Job, prepared: Prepared | None) -> Counters | None:
 
 
 def schemas(prepared: Prepared) -> dict[str, Any]:
-    """The columns of both sides, as the run saw them."""
+    """Return the columns of both sides, as the run saw them."""
     sides = {"source": prepared.survey.source, "target": prepared.survey.target}
     return {side: [column.summary() for column in table.columns if not column.hidden] for side, table in sides.items()}
 
 
 def drop_state(job: Job, *, table: bool = False) -> None:
-    """Forget a deleted pipeline at its sink: positions, plans and shadows; with `table` the target table too.
+    """Delete the state of a deleted pipeline at its sink: positions, plans, shadows; with `table` the target too.
 
-    Sessions of its runs are ended first, and find nothing to commit against afterwards; where state was kept, a
-    launcher that has not claimed yet is refused. Where none was, nothing marks the schema: it may still begin.
+    Sessions of its runs are ended first and cannot commit afterwards. If there was state, a launcher that has not
+    claimed yet is refused; if there was none, nothing marks the schema, and such a launcher may still begin.
     """
     with closing(job.open_target()) as target:
         target.drop(table=table)

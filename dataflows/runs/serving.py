@@ -1,7 +1,7 @@
-"""The process of runs: it takes a task a line from stdin and runs one after another, until stdin ends.
+"""Process that runs tasks: reads one a line from stdin, and runs one after another until stdin ends.
 
-After each run a line ``{"ended": code, "reusable": …}`` follows its progress on stdout, when its result file is in
-place. Each run has its own log, and finds nothing of the one before; one that left a thread behind says so.
+After each run a line ``{"ended": code, "reusable": …}`` follows its progress on stdout, once its result file is
+written. Each run has its own log and no state of the one before; a run that left a thread behind is not reusable.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from penstock.telemetry import flush, set_up, shut_down
 __all__ = ["main", "serve"]
 
 LAST_SECONDS: Final = 0.2
-"""How long a thread of a run that is over may take to end."""
+"""Longest wait for a thread of a run that has ended."""
 
 
 def main() -> None:
     """Read tasks from stdin, one a line, and run them; the exit code is that of the last one."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
-    parser.add_argument("--ready", action="store_true", help="the task is still to come: load what most tasks need")
+    parser.add_argument("--ready", action="store_true", help="the task comes later: load what most tasks need now")
     options = parser.parse_args()
     hold_signals()
     if options.lifeline is not None:
@@ -75,7 +75,7 @@ def _serve(task: Mapping[str, Any]) -> int:
 
 
 def _errors_to(log: str | None) -> int:
-    """Append stderr to a run's log from now on; what it was before, as a file descriptor."""
+    """Append stderr to a run's log from now on; return a file descriptor of the stderr before."""
     before = os.dup(sys.stderr.fileno())
     if log is not None:
         with Path(log).open("ab") as file:

@@ -1,4 +1,4 @@
-"""The flow of one process: its slots' readers and writers around one dataflow."""
+"""Flow of one process: a dataflow between the readers and writers of its slots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["run_slots"]
 
 @dataclass(slots=True)
 class _SlotReader:
-    """All pending splits of a slot, one after the other."""
+    """Reader of the pending splits of a slot, one after the other."""
 
     slot: str
     splits: tuple[Split, ...]
@@ -49,12 +49,12 @@ def run_slots(
 ) -> None:
     """Read, map and write the pending splits of these slots; slots without any are left out.
 
-    `released` is called where the point in time that all were to be read at is let go.
+    `released` is called if the common snapshot is released.
 
     Raises:
-        PenstockError: the first error; what was committed before stays, and a resume goes on from there.
+        PenstockError: the first error; committed splits stay, and a resume continues from there.
     """
-    pa.set_memory_pool(pa.system_memory_pool())  # mimalloc keeps what was freed: a sixth more memory, no faster
+    pa.set_memory_pool(pa.system_memory_pool())  # mimalloc keeps freed memory: 17 % more, and no faster
     mine = {prepared.slots[number]: of_slot(prepared.pending, number, len(prepared.slots)) for number in numbers}
     mine = {slot: splits for slot, splits in mine.items() if splits}
     BatchPipelineEngine(
@@ -99,14 +99,14 @@ def _steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[
 
 @dataclass(slots=True)
 class _Summed:
-    """A step whose markers tell how many rows of their split it refused and added; refused rows get their numbers."""
+    """Step whose markers count the rows of their split that it refused and added; it also numbers refused rows."""
 
     step: Callable[[Chunk], Chunk]
     keeps: bool
-    """Whether refused rows have a place to go to; where they have none, the first of them fails the run."""
+    """True if refused rows can be stored; otherwise the first of them fails the run."""
     where: str
     seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    """Of each slot's split: rows read, refused, and added so far."""
+    """Rows read, refused and added so far in the current split, by slot."""
 
     def __call__(self, chunk: Chunk) -> Chunk:
         read, dead, added = self.seen.pop(chunk.slot, (0, 0, 0))
@@ -121,7 +121,7 @@ class _Summed:
     def _numbered(self, refused: pa.RecordBatch, read: int) -> pa.RecordBatch:
         if not self.keeps:
             step, reason = refused.column("step")[0].as_py(), refused.column("reason")[0].as_py()
-            reason = reason.partition(", got ")[0]  # a run's error holds no value of a row
+            reason = reason.partition(", got ")[0]  # a run's error contains no value of a row
             raise BadData(
                 f"step `{step}` cannot take a row: {reason}", where=self.where, hint="look at the source's rows"
             )

@@ -1,4 +1,4 @@
-"""Look at both sides of a run before anything is changed, and refuse what cannot work."""
+"""Inspect both sides of a run before anything is changed, and refuse what cannot work."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Survey:
     key: Column | None
     mapping: Bound
     method: Method | None
-    """How the sink will publish a `replace`."""
+    """Method by which the sink will publish a `replace`."""
     version: str | None
     """The column that says which of two rows with the same key is newer."""
     whole: bool = False
-    """Whether the rows of a run have to be committed together, in one split."""
+    """True if all rows of the run must be committed together, in one split."""
     placed: bool = False
-    """Whether the key is where rows stand, at one point in time: what is read at another one begins anew."""
+    """True if the key is the physical location of rows, which is valid in one snapshot only."""
 
     @property
     def split_key(self) -> str | None:
-        """The name of the key."""
+        """Name of the key."""
         return self.key.name if self.key is not None else None
 
 
@@ -66,7 +66,7 @@ class Ends:
 
     @property
     def undecoded(self) -> bool:
-        """Whether both understand the same form of rows, so that bytes may pass as they are."""
+        """True if both sides know the same form of rows, so that bytes can be copied undecoded."""
         return self.source.form is not None and self.source.form == self.target.form
 
 
@@ -95,9 +95,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """What a run would find; `made` are the columns of the target that it would make, None where there is one.
+    """Forecast of a run; `made` are the columns of the target that it would create, None if the target exists.
 
-    `added` are those that it would add to a target that is there.
+    `added` are those that it would add to an existing target.
     """
 
     survey: Survey
@@ -105,14 +105,14 @@ class Foreseen:
     made: tuple[Column, ...] | None
     added: tuple[Column, ...] = ()
     risks: tuple[str, ...] = ()
-    """What a person should know of the cursor."""
+    """Risks of the cursor, for the user."""
 
 
 def foresee(job: Job, ends: Ends, *, known: bool) -> Foreseen:
-    """Everything that can be told before anything is changed; `known`: whether the sink keeps any state.
+    """Return what a run would do, without changing anything; `known` is true if the sink keeps any state.
 
     Raises:
-        Refused, MissingTable, MissingColumn, SchemaMismatch: what a run would be refused for.
+        Refused, MissingTable, MissingColumn, SchemaMismatch: the error that a run would be refused with.
     """
     target, there = ends.target, ends.target.describe()
     source = ends.source.describe()
@@ -132,7 +132,7 @@ def foresee(job: Job, ends: Ends, *, known: bool) -> Foreseen:
 
 
 def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:
-    """What a person should know of the cursor, with what the source says of its column.
+    """Return the risks of the cursor that the source reports.
 
     Raises:
         Refused, SchemaMismatch, MissingColumn: a cursor by which rows would be lost.
@@ -144,9 +144,9 @@ def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:
 
 
 def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:
-    """Refuse to go on without a column that the last run wrote: from now on it would be NULL, and nobody would know.
+    """Refuse to run if a column written by the previous run has disappeared; otherwise it would silently become NULL.
 
-    Where a mapping or a `select` names the columns, they are the ones that are wanted.
+    A mapping or a `select` that names the columns overrides this check.
 
     Raises:
         MissingColumn: by name.
@@ -169,7 +169,7 @@ def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:
 
 
 def _added_columns(job: Job, plan: Plan, there: Table, target: Target) -> tuple[Column, ...]:
-    """The columns that a target lacks and that the pipeline's rules for changed schemas add to it.
+    """Return the missing columns of the target that `schema.additive` adds to it.
 
     Raises:
         Refused: the sink takes no more columns.
@@ -186,7 +186,7 @@ def _added_columns(job: Job, plan: Plan, there: Table, target: Target) -> tuple[
 
 
 def _check_unique(job: Job, there: Table | None, target: Target) -> None:
-    """Refuse `validate.unique` where nobody can tell: the whole run's rows are together in a shadow only."""
+    """Refuse `validate.unique` where it cannot be checked: only a shadow table holds all rows of a run."""
     unique = job.rules.validation.unique
     if not unique or (there is not None and any(set(key) == set(unique) for key in there.keys)):
         return
@@ -196,26 +196,25 @@ def _check_unique(job: Job, there: Table | None, target: Target) -> None:
 
 
 def check_continued(job: Job, loaded: Loaded) -> None:
-    """Refuse to go on from rows that were loaded otherwise; a `replace` may always follow."""
+    """Refuse to continue from rows loaded by another mode or cursor; a `replace` is always allowed."""
     if job.write != "append" or loaded.write is None or is_from(job, loaded) or (job.reload and job.shadowed):
         return
-    ways = f"write: replace; or load all anew by `penstock run {job.pipeline} --full`"
+    ways = f"write: replace; or load everything again by `penstock run {job.pipeline} --full`"
     if loaded.write == job.write:
-        what = (
-            f"{job.sink.object} was loaded by cursor `{loaded.cursor}`: by `{job.cursor}` rows would be lost or doubled"
-        )
+        loss = f"by `{job.cursor}` rows would be lost or duplicated"
+        what = f"{job.sink.object} was loaded by cursor `{loaded.cursor}`: {loss}"
         raise Refused(what, where=f"{job.pipeline}: spec.source.cursor", hint=f"keep `{loaded.cursor}`, or {ways}")
     what = f"{job.sink.object} was loaded by `{loaded.write}`: an `{job.write}` would add all its rows again"
     raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
 
 
 def survey(job: Job, ends: Ends, plan: Plan | None = None) -> Survey:
-    """Both tables, the key to split by, the mapping, and how a `replace` would be published.
+    """Return both tables, the key to split by, the mapping, and the method of a `replace`.
 
-    `plan` is what `foresee` found of the source.
+    `plan` is the plan of `foresee`, if it ran before.
 
     Raises:
-        MissingTable: the target is not there.
+        MissingTable: the target does not exist.
     """
     there = ends.target.describe()
     if there is None:
@@ -248,19 +247,19 @@ def decoded_mapping(job: Job, surveyed: Survey) -> Bound:
 
 
 def _row_place(job: Job, source: Source, table: Table) -> Column | None:
-    """What a table without a key is split by; only a `replace` can begin anew."""
+    """Return the row location to split a table without a key by; only a `replace` can start over."""
     return source.row_place(table) if job.write == "replace" and isinstance(source, RowPlaces) else None
 
 
 def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Column | None) -> Method | None:
-    """How a run's shadow takes the place of the target's rows, if not of them all.
+    """Return the method that replaces only a window of the target's rows; None to replace them all.
 
     Raises:
         Refused: the sink cannot do that, or the cursor is not among the columns that are written.
     """
     where = f"{job.pipeline}: {'backfill' if job.reload and job.reload.is_window else '--full'}"
     if not isinstance(target, Reloading) or job.write not in target.reloads:
-        hint = f"`penstock delete {job.pipeline} --drop-table` and apply it again, to begin anew"
+        hint = f"`penstock delete {job.pipeline} --drop-table` and apply it again, to start over"
         raise Refused(f"an `{job.write}` into {job.sink.settings.type} cannot be read again", where=where, hint=hint)
     if job.reload is None or not job.reload.is_window or key is None:
         return None
@@ -277,7 +276,7 @@ def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Colu
 
 
 def _made_columns(job: Job, plan: Plan, target: Target) -> tuple[Column, ...]:
-    """The columns of a target that is to be made, with those that the write mode adds."""
+    """Return the columns of a target to create, with those that the write mode adds."""
     made = plan.outputs(job)
     columns = target.column_types(made) if isinstance(target, Native) else tuple(map(portable, made))
     if job.write != "scd2":
@@ -299,10 +298,10 @@ def _no_version(job: Job) -> Refused:
 
 
 def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, version: str | None) -> bool:
-    """Refuse a merge whose result would depend on which writer comes last, or that cannot find its rows.
+    """Refuse a merge whose result would depend on the order of writers, or that cannot find its rows.
 
-    True if all of a run has to be one split: a deleted row leaves no version behind, so that an older one, read after
-    it, would bring it back; and a history takes the changes of a key in their order only.
+    Return True if the run must be one split: a deleted row leaves no version behind, so that an older version read
+    after it would bring it back; and a history takes the changes of a key in order only.
     """
     sink = job.spec.sink
     for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
@@ -317,7 +316,7 @@ def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, v
     if job.workers > 1 and version is None and not bound:
         hint = "name a `version`, or set limits.workers to 1"
         raise Refused(
-            "of two rows with the same key, read by two workers, nobody can tell the newer one",
+            "two workers may read rows with the same key, and without a version the newer one is unknown",
             where=f"{job.pipeline}: spec.sink.version",
             hint=hint,
         )
@@ -326,12 +325,12 @@ def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, v
 
 
 def _bound(key: Sequence[str], mapping: Bound, table: Table, split: Column | None) -> bool:
-    """Whether all rows with the same key are in one split, or there is only one of them."""
+    """True if all rows with the same key are in one split, or keys are unique."""
     if split is not None and mapping.unchanged(split.name) in key:
         return True
     return any(all(mapping.unchanged(name) in key for name in one) for one in table.keys)
 
 
 def is_from(job: Job, loaded: Loaded) -> bool:
-    """Whether the target's rows came by this cursor; those that a reload put there did so too."""
+    """True if the target's rows were loaded by this cursor, which includes those of a reload."""
     return loaded.cursor == job.cursor and loaded.write in ({job.write, "replace"} if job.cursor else {job.write})

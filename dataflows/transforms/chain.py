@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain", "Output"]
 
-MOST_BYTES: Final = 2 << 30
+MAX_BYTES: Final = 2 << 30
 """The largest size of a chunk between two steps."""
 _LIMITED: Final = ("character varying", "character")
 
@@ -107,9 +107,9 @@ class Chain:
         work = Work(frame)
         for stage in self.stages:
             stage(work)
-            if work.frame.estimated_size() > MOST_BYTES:
+            if work.frame.estimated_size() > MAX_BYTES:
                 hint = "some step makes texts longer and longer: look at ||, concat, lpad and replace"
-                raise BadData(f"a chunk has grown beyond {MOST_BYTES >> 30} GiB", where=self.where, hint=hint)
+                raise BadData(f"a chunk has grown beyond {MAX_BYTES >> 30} GiB", where=self.where, hint=hint)
         return work
 
     def _array(self, one: Output, batch: pa.RecordBatch, work: Work | None, rows: pa.Array | None) -> pa.Array:

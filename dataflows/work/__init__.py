@@ -1,1 +1,1 @@
-"""What a worker does with a task."""
+"""Work of a worker on a task."""

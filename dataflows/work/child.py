@@ -1,4 +1,4 @@
-"""A child process that takes runs one after another, and dies with its worker; see `dataflows.runs.serving`."""
+"""Child process that takes runs one after another, and dies with its worker; see `dataflows.runs.serving`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from dataflows.process.signals import STOPPING
 __all__ = ["Child"]
 
 EXIT_SECONDS: Final = 1.0
-"""How long a child that has closed its output may take to exit, before it is looked at again."""
+"""Longest wait for the exit of a child that has closed its output."""
 
 
 @dataclass(slots=True)
 class Child:
-    """A process that waits for tasks; it dies when `lifeline` is closed."""
+    """Process that waits for tasks; it dies when `lifeline` is closed."""
 
     process: subprocess.Popen[bytes]
     lifeline: int
     runs: int = 0
-    """How many it was given."""
+    """Number of tasks it was given."""
     idle_since: float = field(default_factory=time.monotonic)
     conversation: threading.Thread | None = None
-    """Hands the last task over, and reads what it answers."""
+    """Thread that sends the last task and reads the answers."""
 
     @classmethod
     def start(cls, project: Path, *options: str) -> Child:
@@ -45,8 +45,8 @@ class Child:
             OSError: it cannot be started.
         """
         reading, lifeline = os.pipe()
-        # The process begins with them held: one that is told to stop while it starts still tells what was committed.
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        # The process starts with these signals blocked: stopped during its start, it still reports what was committed.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dataflows.runs", "--lifeline", str(reading), *options],
@@ -59,7 +59,7 @@ class Child:
             os.close(lifeline)
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(reading)
         return cls(process, lifeline)
 
@@ -70,23 +70,23 @@ class Child:
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that it holds now; 0 where that cannot be told."""
+        """Resident memory in bytes; 0 if unknown."""
         try:
             return int(psutil.Process(self.process.pid).memory_info().rss)
         except psutil.Error:
             return 0
 
     def run(self, task: Mapping[str, Any], heard: Callable[[dict[str, Any]], None]) -> None:
-        """Give it a task; `heard` is called from another thread with each line that it answers.
+        """Give it a task; `heard` is called from another thread with each line of its answer.
 
-        The last one has ``ended``; it is empty where the process has closed its output instead.
+        The last line has ``ended``, or is empty if the process closed its output instead.
         """
         self.runs += 1
         self.conversation = threading.Thread(target=self._converse, args=(task, heard), name="task", daemon=True)
         self.conversation.start()
 
     def hear_out(self, seconds: float) -> None:
-        """Wait until what it has answered is heard, but not for ever: someone else may hold its output open."""
+        """Wait at most `seconds` for the rest of its answer: another process may keep its output open."""
         if self.conversation is not None:
             self.conversation.join(seconds)
 
@@ -94,7 +94,7 @@ class Child:
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
             return
-        with contextlib.suppress(OSError, ValueError):  # a process that has died is seen by its exit code
+        with contextlib.suppress(OSError, ValueError):  # a dead process is detected by its exit code
             stdin.write(json.dumps(task).encode() + b"\n")
             stdin.flush()
             for text in stdout:
@@ -108,19 +108,19 @@ class Child:
         heard({})
 
     def dismiss(self) -> None:
-        """Let it end by itself: no more tasks come."""
+        """Close its input, so that it ends by itself."""
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
 
     def kill(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it, and wait for its exit."""
         self.process.kill()
         self.process.wait()
         self.forget()
 
     def forget(self) -> None:
-        """Give back what was held for a process that has ended."""
+        """Release the pipes of a process that has ended."""
         self.dismiss()
         if self.process.stdout is not None and not (self.conversation and self.conversation.is_alive()):
             self.process.stdout.close()
@@ -130,7 +130,7 @@ class Child:
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
-    """A line of the protocol; None of anything else that a step may print."""
+    """Parse a line of the protocol; None for anything else that a step may print."""
     try:
         found = json.loads(text)
     except ValueError:

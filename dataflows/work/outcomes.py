@@ -1,4 +1,4 @@
-"""What a worker tells of its tasks: started, progress, completed, failed, and the schemas that the run has seen."""
+"""Records that a worker appends about its tasks: started, progress, completed, failed, and the schemas observed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Outcomes:
         )
 
     def of(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
-        """What came of the attempt: new schemas first, then ``task.completed``, or the error and ``task.failed``."""
+        """Return the records of an ended attempt: schemas and ``task.completed``, or error and ``task.failed``."""
         result = ended.result or {}
         if result.get("status") == "completed":
             return [*self._schemas(offset, assigned, result), self._completed(offset, assigned, result)]
@@ -76,19 +76,19 @@ class Outcomes:
         ]
 
     def halted(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
-        """``task.halted``, if the process told what it had committed before it ended."""
+        """Return ``task.halted``, if the process reported its commits before it ended."""
         if ended.result is None:
             return []
         payload = TaskHalted(**_attempt(assigned), counters=_counters(ended.result))
         return [self._answer(offset, assigned, "task.halted", payload.to_dict())]
 
     def not_started(self, offset: int, assigned: Record, error: OSError) -> list[Record]:
-        """The attempt's process could not be started here: a failed attempt like any other."""
+        """Return the records of an attempt whose process could not be started: an ordinary failure."""
         what = f"the run's process cannot be started: {error.strerror}"
-        told = Error(code="worker.cannot_start", what=what, where=error.filename, transient=True)
+        reported = Error(code="worker.cannot_start", what=what, where=error.filename, transient=True)
         return [
-            self._answer(offset, assigned, "error.raised", self._raised(assigned, told)),
-            self._answer(offset, assigned, "task.failed", self._failed(assigned, told, Counters())),
+            self._answer(offset, assigned, "error.raised", self._raised(assigned, reported)),
+            self._answer(offset, assigned, "task.failed", self._failed(assigned, reported, Counters())),
         ]
 
     def _completed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> Record:
@@ -114,7 +114,7 @@ class Outcomes:
         ).to_dict()
 
     def _schemas(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
-        """``schema.observed`` for each side whose schema is not what the catalog has."""
+        """Return ``schema.observed`` for each side whose schema differs from the catalog's."""
         spec, out = assigned.payload["spec"]["spec"], []
         for side, part in (("source", spec["source"]), ("target", spec["sink"])):
             columns = (result.get("schemas") or {}).get(side)
@@ -139,15 +139,15 @@ def _attempt(assigned: Record) -> dict[str, Any]:
 
 
 def _counters(result: Mapping[str, Any]) -> Counters:
-    """What the run has committed, as its result says; nothing where it left none, or one that does not add up."""
-    told = result.get("counters") or {}
+    """Return the counters of the result; zeros if there is none, or if they are inconsistent."""
+    reported = result.get("counters") or {}
     try:
-        return Counters(**{name: told[name] for name in Counters.model_fields if name in told})
+        return Counters(**{name: reported[name] for name in Counters.model_fields if name in reported})
     except ValidationError:
         return Counters()
 
 
 def _crash(ended: Ended) -> Error:
-    """The error of a process that died without a word."""
+    """Return the error of a process that died without a result."""
     how = f"by signal {signal.Signals(-ended.code).name}" if ended.code < 0 else f"with exit code {ended.code}"
     return Error(code=CRASHED, what=f"the run's process ended {how}", hint="it is tried again", transient=True)

@@ -1,9 +1,9 @@
-"""The processes of a worker's tasks: kept and used again, watched and ended; they die with their worker.
+"""Processes of a worker's tasks: reused, watched and ended; they die with their worker.
 
 A process that has completed a run takes the next one. It is replaced after `RUNS` runs, after one that failed or was
-stopped, when it holds more than `MEMORY` bytes, or when something of a run stayed behind. A run that calls functions of
-users' modules gets a process that has run nothing, and takes it with it: those modules are loaded as they are now, and
-whatever they leave behind is gone.
+stopped, when it uses more than `MEMORY` bytes, or when a run left a thread behind. A run that calls functions of
+users' modules gets a fresh process of its own, which ends with it: the modules are loaded in their current version, and
+leave no state behind.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ STOP_SECONDS: Final = 10.0
 """How long a process may take to stop between two chunks before it is killed; the sink's fence makes both safe."""
 LAST_WORDS_SECONDS: Final = 1.0
 READY_SECONDS: Final = 1.0
-"""How long nothing has run when a process is started for the next task, which then waits for no interpreter."""
+"""Idle time after which a process is started in advance for the next task."""
 IDLE_SECONDS: Final = 30.0
-"""How long a process waits for its next run, unless it is the only one that waits."""
+"""Longest time a process waits for its next run, unless it is the only idle one."""
 LOOK: Final = 0.1
-"""Seconds between two looks at processes that nobody has heard of."""
+"""Seconds between two checks of silent processes."""
 RUNS: Final = 200
 MEMORY: Final = 400 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A task's process, or its part of it, that ended: the exit code (negative: the signal that killed it) and what it
-    left, if anything.
+    """A task's run that ended: the exit code (negative: the signal that killed its process) and its result file, if
+    any.
     """
 
     task: str
@@ -46,7 +46,7 @@ class Ended:
     code: int
     result: dict[str, Any] | None
     line: dict[str, Any] | None = None
-    """Its last line of progress, if nobody has seen it yet."""
+    """Its last line of progress, if not reported yet."""
 
 
 @dataclass(slots=True)
@@ -55,11 +55,11 @@ class _Running:
     attempt: int
     result: Path
     alone: bool
-    """True of a run that no other shares a process with."""
+    """True if no other run may share its process."""
     changed: Callable[[], None]
     line: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
-    """The line that ended the run, if its process lives on."""
+    """The line that ended the run, if its process is still alive."""
     stopped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -74,7 +74,7 @@ class _Running:
 
     @property
     def code(self) -> int | None:
-        """How the run ended, None while it has not."""
+        """Exit code of the run; None while it runs."""
         return int(self.last["ended"]) if self.last is not None else self.child.process.poll()
 
     @property
@@ -105,7 +105,7 @@ class Processes:
         return len(self._running) + len(self._ending)
 
     def begin(self, task: Mapping[str, Any], traceparent: str | None) -> int:
-        """Run an assigned task in a process, and end an older attempt that still runs; the process id."""
+        """Run an assigned task in a process, end an older attempt that still runs, and return the process id."""
         self.end(task["task"])
         folder = self._settings.home / "runs" / (task.get("run") or task["task"])
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Processes:
         return running.child.process.pid
 
     def _child(self, *, fresh: bool) -> Child:
-        """A process that waits, the one that was used last; with `fresh` one that has run nothing."""
+        """Return the idle process that was used last, or a new one; with `fresh` one that has run nothing."""
         for child in reversed(self._idle):
             if not fresh or not child.runs:
                 self._idle.remove(child)
@@ -144,13 +144,13 @@ class Processes:
         return Child.start(self._settings.project)
 
     def tend(self) -> None:
-        """Start a process for the next task if none has run for a while, and let go of those that are too many."""
+        """Start a process for the next task if none has run for a while, and dismiss surplus ones."""
         at = time.monotonic()
         for child in [one for one in self._idle if not one.alive]:
             self._idle.remove(child)
             child.forget()
         if not self and not self._idle and at - self._idle_since >= READY_SECONDS:
-            with contextlib.suppress(OSError):  # the next task starts its own, or tells why not
+            with contextlib.suppress(OSError):  # the next task starts its own, or reports the error
                 self._idle.append(Child.start(self._settings.project, "--ready"))
             self._idle_since = at
         while len(self._idle) > 1 and at - self._idle[0].idle_since >= IDLE_SECONDS:
@@ -164,7 +164,7 @@ class Processes:
 
     @property
     def look_in(self) -> float | None:
-        """Seconds until it has to be looked at again, whatever is heard; None: until there is a task."""
+        """Seconds until the next check, even if no process reports anything; None: until there is a task."""
         if self or self._leaving:
             return LOOK
         if len(self._idle) == 1:
@@ -172,7 +172,7 @@ class Processes:
         return READY_SECONDS if not self._idle else IDLE_SECONDS
 
     def end(self, task: str) -> None:
-        """Ask the task's run to stop; its end is told by `halted`."""
+        """Ask the task's run to stop; `halted` reports its end."""
         running = self._running.pop(task, None)
         if running is not None:
             running.stopped = True
@@ -183,7 +183,7 @@ class Processes:
             self._ending.append((task, running))
 
     def end_all(self) -> None:
-        """Kill every process and wait for each; what they had not committed is done again elsewhere."""
+        """Kill every process and wait for each; uncommitted work is repeated by another worker."""
         runs = [*self._running.values(), *(one for _, one in self._ending)]
         for child in [*(one.child for one in runs), *self._idle, *(one for one, _ in self._leaving)]:
             child.kill()
@@ -191,7 +191,7 @@ class Processes:
             kept.clear()
 
     def ended(self) -> Iterator[Ended]:
-        """The tasks whose run has ended since the last call."""
+        """Yield the tasks whose run has ended since the last call."""
         for task, running in list(self._running.items()):
             if (code := running.code) is not None:
                 del self._running[task]
@@ -199,7 +199,7 @@ class Processes:
                 yield Ended(task, running.attempt, code, _left(running.result), running.line)
 
     def halted(self) -> Iterator[Ended]:
-        """The tasks that were told to end, and whose run has since the last call."""
+        """Yield the stopped tasks whose run has ended since the last call."""
         for task, running in list(self._ending):
             if (code := running.code) is not None:
                 self._ending.remove((task, running))
@@ -207,7 +207,7 @@ class Processes:
                 yield Ended(task, running.attempt, code, _left(running.result))
 
     def _part(self, running: _Running) -> None:
-        """Keep the process of a run that has ended, or let go of it."""
+        """Keep the process of a run that has ended, or dismiss it."""
         child, self._idle_since = running.child, time.monotonic()
         child.hear_out(LAST_WORDS_SECONDS)
         child.idle_since = self._idle_since
@@ -223,7 +223,7 @@ class Processes:
         self._leaving.append((child, time.monotonic() + STOP_SECONDS))
 
     def progress(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The last line of each run that wrote one since the last call."""
+        """Yield the last line of each run that wrote one since the last call."""
         for task, running in self._running.items():
             with running.lock:
                 line, running.line = running.line, None

@@ -167,11 +167,11 @@ class FilesTarget:
         generation: int,
         position: str | None,
         columns: Sequence[str],
-        told: dict[str, Any],
+        extra: dict[str, Any],
         method: Method | None,
     ) -> dict[str, Any]:
         log, before = self.state.log, self.state.files(run)
-        with publishing(self.state, run, generation, position, told, self.where) as found:
+        with publishing(self.state, run, generation, position, extra, self.where) as found:
             if found.ended:
                 return found.result
             try:

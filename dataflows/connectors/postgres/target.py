@@ -165,10 +165,10 @@ class PostgresTarget:
         generation: int,
         position: str | None,
         columns: Sequence[str],
-        told: dict[str, Any],
+        extra: dict[str, Any],
         method: Method | None,
     ) -> dict[str, Any]:
-        with publishing(self.state, run, generation, position, told, self.place.where) as found:
+        with publishing(self.state, run, generation, position, extra, self.place.where) as found:
             if found.ended:
                 return found.result
             if method is not None:

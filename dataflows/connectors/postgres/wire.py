@@ -26,7 +26,7 @@ from uuid import uuid4
 from dataflows.connectors.postgres.session import IDLE_SECONDS, Session, state_error, translated
 from penstock.errors import BadData, PenstockError, Unreachable
 
-__all__ = ["framed", "plain", "put_messages", "receive", "receive_rows", "unframed"]
+__all__ = ["Deframer", "framed", "plain", "put_messages", "receive", "receive_rows"]
 
 BLOCK: Final = 1 << 20
 HELD: Final = 4096
@@ -231,8 +231,8 @@ def framed(rows: bytes) -> memoryview:
     return memoryview(b"d" + struct.pack(">I", len(rows) + 4) + rows)
 
 
-class unframed:  # noqa: N801 - a function with a memory
-    """Takes messages apart again, for a session whose socket is not plain; remembers what a cut left over."""
+class Deframer:
+    """Extract the rows from messages, for a session whose socket is not plain; keeps the rest of a cut one."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -33,7 +33,7 @@ from dataflows.connectors.postgres.session import (
 )
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.tables import TableName
-from dataflows.connectors.postgres.wire import framed, plain, put_messages, unframed
+from dataflows.connectors.postgres.wire import Deframer, framed, plain, put_messages
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
@@ -54,7 +54,7 @@ class _Copy:
 
     binary: bool
     encoder: Encoder | None = None
-    unframed: unframed = field(default_factory=unframed)
+    deframer: Deframer = field(default_factory=Deframer)
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ class PostgresSink:
             if self.plain:
                 put_messages(self.session, data, self.order.check, self.where)
             else:
-                self._put(copy.unframed(data))
+                self._put(copy.deframer(data))
             return
         if copy.encoder is None:
             copy.encoder = encoder(data.schema, binary=copy.binary)

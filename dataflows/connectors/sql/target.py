@@ -146,10 +146,10 @@ class DatabaseTarget:
         generation: int,
         position: str | None,
         columns: tuple[str, ...],
-        told: dict[str, Any],
+        extra: dict[str, Any],
         method: Method | None,
     ) -> dict[str, Any]:
-        with publishing(self.state, run, generation, position, told, self.place.where) as found:
+        with publishing(self.state, run, generation, position, extra, self.place.where) as found:
             if found.ended:
                 return found.result
             if self._replaces:

@@ -115,7 +115,7 @@ _OFFSETS: Final = {"year": "y", "mon": "mo", "month": "mo", "week": "w", "day": 
 _ORDER: Final = ["y", "mo", "w", "d", "h", "m", "s"]
 _DAYS: Final = {"mo": 31, "w": 7, "d": 1, "h": 1 / 24, "m": 1 / 1440, "s": 1 / 86_400}
 _OPPOSITE: Final = {"+": "-", "-": "+"}
-MOST_DAYS: Final = 10_000_000
+MAX_DAYS: Final = 10_000_000
 
 
 def moved(sign: str, term: Term, interval: str, where: str) -> Term:
@@ -142,8 +142,8 @@ def moved(sign: str, term: Term, interval: str, where: str) -> Term:
 def _guarded(value: Term, steps: list[tuple[int, str]], sign: int, where: str) -> pl.Expr:
     """The times from which such a step leads to times that can be computed with; NULL in place of the others."""
     days = sum(abs(number) * _DAYS[unit] for number, unit in steps)
-    if days > MOST_DAYS:
-        raise SchemaMismatch("the interval is too long", where=where, hint=f"at most {MOST_DAYS} days")
+    if days > MAX_DAYS:
+        raise SchemaMismatch("the interval is too long", where=where, hint=f"at most {MAX_DAYS} days")
     step = sign * round(sum(number * _DAYS[unit] for number, unit in steps) * DAY_MICROS)
     there = value.expr.to_physical().cast(pl.Int64) + step
     return pl.when(there.is_between(2 * FIRST_DAY * DAY_MICROS, LAST_DAY * DAY_MICROS)).then(value.expr)

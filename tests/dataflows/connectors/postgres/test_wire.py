@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from dataflows.connectors.postgres.session import Session, connect, send
-from dataflows.connectors.postgres.wire import framed, plain, put_messages, receive, receive_rows, unframed
+from dataflows.connectors.postgres.wire import Deframer, framed, plain, put_messages, receive, receive_rows
 from penstock.errors import BadData, PenstockError, Unavailable, Unreachable
 
 WHERE = "shop"
@@ -32,7 +32,7 @@ def session(database: str) -> Iterator[Session]:
 
 
 def payload(blocks: list[memoryview]) -> bytes:
-    return unframed()(memoryview(b"".join(blocks)))
+    return Deframer()(memoryview(b"".join(blocks)))
 
 
 def received(session: Session, query: str, size: int = 1 << 20) -> tuple[list[memoryview], int]:
