@@ -312,6 +312,10 @@ def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, v
                 raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
     if job.write == "scd2" and version is None:
         raise _no_version(job)
+    if sink.delete is not None and version is None and job.cursor is not None:
+        hint = "name a `version`, or write the cursor as it is"
+        what = "an older row that is read again would bring a deleted one back: nothing tells which is newer"
+        raise Refused(what, where=f"{job.pipeline}: spec.sink.version", hint=hint)
     bound = _bound(sink.key, mapping, table, split)
     if job.workers > 1 and version is None and not bound:
         hint = "name a `version`, or set limits.workers to 1"

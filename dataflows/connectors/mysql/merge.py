@@ -12,6 +12,7 @@ from typing import Final
 
 from dataflows.connectors.mysql.session import quoted
 from dataflows.connectors.mysql.tables import TableName
+from dataflows.connectors.sql.tombstones import Tombstones
 
 __all__ = ["STAGE", "Merge"]
 
@@ -32,6 +33,8 @@ class Merge:
     key: tuple[str, ...]
     version: str | None = None
     delete: str | None = None
+    tombstones: Tombstones | None = None
+    """Where what was deleted is remembered."""
 
     @property
     def stage(self) -> tuple[str, ...]:
@@ -47,7 +50,9 @@ class Merge:
     @property
     def statements(self) -> tuple[str, ...]:
         """What brings the staged rows into the target, in order."""
-        return (self._upsert(),) if self.delete is None else (self._gone(), self._upsert())
+        if self.delete is None:
+            return (self._upsert(),)
+        return (*((self._bury(self.tombstones),) if self.tombstones else ()), self._gone(), self._upsert())
 
     @property
     def _written(self) -> list[str]:
@@ -65,6 +70,7 @@ class Merge:
     def _upsert(self) -> str:
         names = self._written
         kept = f"WHERE r.{quoted(self.delete)} IS NOT TRUE " if self.delete else ""
+        kept += f"AND {self.tombstones.spares('r')} " if self.tombstones else ""
         others = [name for name in names if name not in {*self.key, self.version}]
         others += [self.version] if self.version and self.version not in self.key else []  # the last one that is set
         sets = ", ".join(f"{self._place(name)} = {self._newer(name)}" for name in others)
@@ -72,6 +78,22 @@ class Merge:
         return (
             f"INSERT INTO {self.into.sql} ({_list(names)}) SELECT {_list(names, 'r.')} FROM {self._last} r {kept}"
             f"ORDER BY {_list(self.key, 'r.')} ON DUPLICATE KEY UPDATE {sets}"
+        )
+
+    def make_tombstones(self, gone: Tombstones) -> str:
+        """Make the table of deleted keys, with the target's own types."""
+        return (
+            f"CREATE TABLE IF NOT EXISTS {gone.table.sql} (PRIMARY KEY ({_list(self.key)})) ENGINE = InnoDB "
+            f"SELECT {_list((*self.key, gone.version))} FROM {self.into.sql} LIMIT 0"
+        )
+
+    def _bury(self, gone: Tombstones) -> str:
+        version = quoted(gone.version)
+        return (
+            f"INSERT INTO {gone.table.sql} ({_list(self.key)}, {version}) SELECT {_list(self.key, 'r.')}, r.{version} "
+            f"FROM {self._last} r WHERE r.{quoted(self.delete or '')} IS TRUE AND r.{version} IS NOT NULL "
+            f"ORDER BY {_list(self.key, 'r.')} ON DUPLICATE KEY UPDATE "
+            f"{version} = GREATEST({gone.table.sql}.{version}, VALUES({version}))"
         )
 
     def _place(self, name: str) -> str:

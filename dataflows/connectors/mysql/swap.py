@@ -13,7 +13,7 @@ from typing import Final
 from dataflows.connectors.contract import Method
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, exists
-from dataflows.connectors.sql.names import shadow_name, shadow_prefix
+from dataflows.connectors.sql.names import shadow_name
 from penstock.errors import Refused
 
 __all__ = ["aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method"]
@@ -49,9 +49,8 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
     return Method("refill", reasons) if reasons else Method("rename")
 
 
-def drop_leftovers(session: Session, uid: str, sink: TableName, keep: tuple[str, ...]) -> None:
-    """Drop the shadows of a pipeline in the sink's database, and what was put aside; all but `keep`."""
-    prefix = shadow_prefix(uid)
+def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: tuple[str, ...]) -> None:
+    """Drop the tables in the sink's database whose names begin so, all but `keep`."""
     query = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND LEFT(table_name, ?) = ?"
     for (name,) in session.rows(query, (sink.schema, len(prefix), prefix)):
         if name not in keep:

@@ -26,7 +26,8 @@ from dataflows.connectors.mysql.types import declared, kept, short_enough
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
-from dataflows.connectors.sql.names import shadow_name
+from dataflows.connectors.sql.names import shadow_name, shadow_prefix
+from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from penstock.errors import Refused
@@ -129,7 +130,8 @@ class MysqlTarget:
     def create_load_table(self, run: str, generation: int) -> str:
         shadow, aside = self._shadow(run), self._aside(run)
         with self.state.owned(generation):
-            drop_leftovers(self.session, self.owner.uid, self.name, (shadow.name, aside.name) if self._replaces else ())
+            keep = (shadow.name, aside.name) if self._replaces else ()
+            drop_leftovers(self.session, shadow_prefix(self.owner.uid), self.name, keep)
             if self._replaces and not exists(self.session, aside):
                 make_shadow(self.session, self.name, shadow)
         if self._replaces:
@@ -157,7 +159,8 @@ class MysqlTarget:
     def writer(self, order: WriterOrder) -> SplitWriter:
         write, into = self.owner.write, self.name.beside(order.into)
         names = tuple(column.name for column in order.columns)
-        merge = Merge(into, names, write.key, order.version, write.delete) if write.write == "merge" else None
+        gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)
+        merge = Merge(into, names, write.key, order.version, write.delete, gone) if write.write == "merge" else None
         where = f"{self.place.where}: {self.name}"
         return SplitWriter(order, where, partial(MysqlSink.opened, self.another, self.state, order, where, into, merge))
 
@@ -200,7 +203,8 @@ class MysqlTarget:
     def drop(self, *, table: bool) -> None:
         if self.state.exists():
             self.state.drop()
-        drop_leftovers(self.session, self.owner.uid, self.name, ())
+        for prefix in (shadow_prefix(self.owner.uid), tombstone_prefix(self.owner.uid)):
+            drop_leftovers(self.session, prefix, self.name, ())
         if table:
             self.session.change(f"DROP TABLE IF EXISTS {self.name.sql}")
 

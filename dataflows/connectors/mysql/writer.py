@@ -52,6 +52,8 @@ class MysqlSink:
         """Connected."""
         with closing(another(order.check)) as session:
             take_name(session, state.uid, order.slot)
+            if merge is not None and merge.tombstones is not None:
+                session.change(merge.make_tombstones(merge.tombstones))
             load = _load(session, order, into, merge)
             yield cls(session, replace(state, session=session), order, where, load, merge)
 

@@ -19,6 +19,7 @@ from typing import Final
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
+from dataflows.connectors.sql.tombstones import Tombstones
 from dataflows.data.tables import Column
 
 __all__ = ["STAGE", "Merge"]
@@ -42,6 +43,8 @@ class Merge:
     version: str | None = None
     delete: str | None = None
     history: bool = False
+    tombstones: Tombstones | None = None
+    """Where what was deleted is remembered."""
 
     @property
     def begin(self) -> str:
@@ -72,7 +75,8 @@ class Merge:
         names, keys = _list(self._written), _list(self.key)
         others = [name for name in self._written if name not in self.key]
         flag = f"s.{quoted(self.delete)}" if self.delete else None
-        rows = self._last(f"{flag} IS NOT TRUE" if flag else "true")
+        spared = f" AND {self.tombstones.spares('s')}" if self.tombstones else ""
+        rows = self._last(f"{flag} IS NOT TRUE{spared}" if flag else "true")
         newer = ""
         if self.version:
             version = quoted(self.version)
@@ -81,7 +85,10 @@ class Merge:
         action = f"UPDATE SET {sets}{newer}" if sets else "NOTHING"
         put = f"INSERT INTO {self.into.sql} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM ({rows}) r "
         put += f"ON CONFLICT ({keys}) DO {action}"
-        return put if flag is None else f"{self._delete(flag)}; {put}"
+        if flag is None:
+            return put
+        buried = [self.tombstones.bury(self._last(f"{flag} IS TRUE"))] if self.tombstones else []
+        return "; ".join((*buried, self._delete(flag), put))
 
     def _delete(self, flag: str) -> str:
         same = _same("t", "r", self.key)

@@ -14,7 +14,7 @@ from psycopg import sql
 from dataflows.connectors.contract import Method
 from dataflows.connectors.postgres.session import Session, one_row, translated
 from dataflows.connectors.postgres.tables import TableName
-from dataflows.connectors.sql.names import quoted, shadow_prefix
+from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import RunRow
 from penstock.errors import Refused
 
@@ -104,14 +104,14 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
     return Method("refill", tuple(obstacles)) if obstacles else Method("rename")
 
 
-def drop_leftovers(session: Session, uid: str, sink: TableName, keep: TableName | None, where: str) -> int:
-    """Drop the shadows of a pipeline in the sink's schema, all but `keep`; the number dropped."""
+def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: TableName | None, where: str) -> int:
+    """Drop the tables in the sink's schema whose names begin so, all but `keep`; the number dropped."""
     query = (
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "WHERE n.nspname = %s AND c.relkind = 'r' AND starts_with(c.relname, %s) AND c.relname <> %s"
     )
     with translated(where):
-        names = session.execute(query, (sink.schema, shadow_prefix(uid), keep.name if keep else "")).fetchall()
+        names = session.execute(query, (sink.schema, prefix, keep.name if keep else "")).fetchall()
         for (name,) in names:
             session.execute(f"DROP TABLE IF EXISTS {quoted(sink.schema, name)}")
     return len(names)

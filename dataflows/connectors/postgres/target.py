@@ -20,7 +20,8 @@ from dataflows.connectors.postgres.tables import TableName, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
-from dataflows.connectors.sql.names import quoted, shadow_name
+from dataflows.connectors.sql.names import quoted, shadow_name, shadow_prefix
+from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, portable
@@ -104,7 +105,7 @@ class PostgresTarget:
     def create_load_table(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.table) if self._replaces else None
         with self.state.owned(generation):
-            drop_leftovers(self.session, self.owner.uid, self.table, shadow, self.place.where)
+            drop_leftovers(self.session, shadow_prefix(self.owner.uid), self.table, shadow, self.place.where)
             if shadow is not None:
                 make_shadow(self.session, self.table, shadow, self.place.where)
         if shadow is not None:
@@ -152,8 +153,9 @@ class PostgresTarget:
         spec = self.owner.write
         if not self._keyed:
             return None
-        history = spec.write == "scd2"
-        return Merge(TableName.parse(order.into), order.columns, spec.key, order.version, spec.delete, history)
+        history, into = spec.write == "scd2", TableName.parse(order.into)
+        gone = None if history else Tombstones.of(self.owner.uid, self.table, spec.key, order.version, spec.delete)
+        return Merge(into, order.columns, spec.key, order.version, spec.delete, history, gone)
 
     @property
     def _keyed(self) -> bool:
@@ -186,7 +188,8 @@ class PostgresTarget:
     def drop(self, *, table: bool) -> None:
         if self.state.exists():
             self.state.drop()
-        drop_leftovers(self.session, self.owner.uid, self.table, None, self.place.where)
+        for prefix in (shadow_prefix(self.owner.uid), tombstone_prefix(self.owner.uid)):
+            drop_leftovers(self.session, prefix, self.table, None, self.place.where)
         if table:
             with translated(self.place.where):
                 self.session.execute(f"DROP TABLE IF EXISTS {self.table.sql}")

@@ -83,6 +83,10 @@ class PostgresSink:
         name = session_name(state.uid, order.generation)
         session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS)
         try:
+            if merge is not None and merge.tombstones is not None:
+                with translated(where), session.transaction():
+                    session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
+                    session.execute(merge.tombstones.make(order.columns, lambda column: column.type))
             yield cls(session, state, order, where, TableName.parse(order.into), merge, plain(session))
         finally:
             release(session)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dataflows.connectors.sql.database import STAGE
 from dataflows.connectors.sql.names import ObjectName, quoted
+from dataflows.connectors.sql.tombstones import Tombstones
 
 __all__ = ["Merge", "appended"]
 
@@ -33,11 +34,17 @@ class Merge:
     key: tuple[str, ...]
     version: str | None = None
     delete: str | None = None
+    tombstones: Tombstones | None = None
+    """Where what was deleted is remembered."""
 
     @property
     def statements(self) -> tuple[str, ...]:
         """In their order."""
-        return (self._upsert(),) if self.delete is None else (self._gone(), self._upsert())
+        if self.delete is None:
+            return (self._upsert(),)
+        deleted = f"SELECT * FROM {self._last} d WHERE d.{quoted(self.delete)} IS TRUE"
+        buried = (self.tombstones.bury(deleted),) if self.tombstones else ()
+        return (*buried, self._gone(), self._upsert())
 
     @property
     def _last(self) -> str:
@@ -56,6 +63,7 @@ class Merge:
     def _upsert(self) -> str:
         written = [name for name in self.columns if name != self.delete]
         kept = f"r.{quoted(self.delete)} IS NOT TRUE" if self.delete else "true"
+        kept += f" AND {self.tombstones.spares('r')}" if self.tombstones else ""
         sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in written if n not in self.key)
         action = f"UPDATE SET {sets} WHERE {self._newer('excluded')}" if sets else "NOTHING"
         return (

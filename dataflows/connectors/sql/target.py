@@ -16,6 +16,7 @@ from dataflows.connectors.sql.database import Database, kept
 from dataflows.connectors.sql.merge import Merge, appended
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
+from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.sql.writer import DatabaseSink
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
@@ -135,9 +136,12 @@ class DatabaseTarget:
     def writer(self, order: WriterOrder) -> SplitWriter:
         write, into = self.owner.write, self.name.beside(order.into)
         columns, merges = tuple(column.name for column in order.columns), write.write == "merge"
-        merge = Merge(into, columns, write.key, order.version, write.delete)
+        gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete) if merges else None
+        merge = Merge(into, columns, write.key, order.version, write.delete, gone)
         moves = merge.statements if merges else appended(into, columns)
-        session = partial(DatabaseSink.opened, self.database.another, self.state, order, moves, exact=not merges)
+        session = partial(
+            DatabaseSink.opened, self.database.another, self.state, order, moves, exact=not merges, tombstones=gone
+        )
         return SplitWriter(order, f"{self.place.where}: {self.name}", session)
 
     def publish(
@@ -173,6 +177,8 @@ class DatabaseTarget:
         if self.state.exists():
             self.state.drop()
         self._drop_shadows()
+        for name in self.database.tables(self.name.schema, tombstone_prefix(self.owner.uid)):
+            self.database.change(f"DROP TABLE {quoted(self.name.schema, name)}")
         if table:
             self.database.change(f"DROP TABLE IF EXISTS {self.name.sql}")
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.sql.database import STAGE, Database
 from dataflows.connectors.sql.state import DatabaseState
+from dataflows.connectors.sql.tombstones import Tombstones
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 
@@ -44,10 +45,14 @@ class DatabaseSink:
         moves: tuple[str, ...],
         *,
         exact: bool,
+        tombstones: Tombstones | None = None,
     ) -> Iterator[DatabaseSink]:
         """Connected."""
         with closing(session(order.check)) as database:
             database.make_stage(order.columns)
+            if tombstones is not None:
+                with database.transaction():
+                    database.change(tombstones.make(order.columns, database.declared))
             yield cls(database, replace(state, session=database), order, moves, exact)
 
     def begin(self, split: int, data: Any) -> None:

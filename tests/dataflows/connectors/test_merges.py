@@ -111,6 +111,42 @@ def test_killed_and_run_again(worlds: Worlds, keyed: Callable[..., Keyed], syste
     survives(keyed(world := worlds(system), write), world, cut, same=write == "merge")
 
 
+@pytest.mark.parametrize("system", [system for system, write in KEYED if write == "merge"])
+def test_what_was_deleted_stays_deleted(worlds: Worlds, keyed: Callable[..., Keyed], system: str) -> None:
+    """By whatever older version, or one without a version; a newer one is a row again."""
+    made = keyed(worlds(system), "merge")
+    made.hub.rows("DROP TABLE changes")
+    made.hub.rows(
+        "CREATE TABLE changes (n INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, v INTEGER, gone BOOLEAN)"
+    )
+    made.flow.source["cursor"] = {"field": "n"}
+    for number, changes, there in (
+        (1, [(1, 1, "a", 5, 0), (2, 2, "b", 5, 0), (3, 2, "b", 6, 1)], [(1, "a", 5)]),
+        (2, [(4, 1, "a", 5, 1), (5, 2, "older", 4, 0), (6, 3, "c", 1, 1)], []),
+        (3, [(7, 1, "older", 3, 0), (8, 2, "older", 5, 1), (9, 3, "c", 0, 0)], []),
+        (4, [(10, 2, "older", 5, 0), (11, 1, "none", None, 0), (12, 3, "c", 2, 0)], [(3, "c", 2)]),
+    ):
+        for change in changes:
+            made.hub.rows("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", change)
+        made.flow.completed(f"r{number}")
+        assert made.rows() == there, number
+
+
+@pytest.mark.parametrize("system", [system for system, write in KEYED if write == "merge"])
+def test_a_row_without_a_version_is_the_oldest(worlds: Worlds, keyed: Callable[..., Keyed], system: str) -> None:
+    made = keyed(worlds(system), "merge")
+    made.hub.rows("DROP TABLE changes")
+    made.hub.rows(
+        "CREATE TABLE changes (n INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, v INTEGER, gone BOOLEAN)"
+    )
+    made.flow.source["cursor"] = {"field": "n"}
+    for number, changes in ((1, [(1, 1, "a", 5, 0), (2, 1, "b", None, 0)]), (2, [(3, 1, "c", None, 0)])):
+        for change in changes:
+            made.hub.rows("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", change)
+        made.flow.completed(f"r{number}")
+        assert made.rows() == [(1, "a", 5)]
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize(("system", "write"), KEYED)

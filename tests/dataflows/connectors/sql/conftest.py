@@ -160,7 +160,8 @@ class Move:
     def leftovers(self) -> list[str]:
         """Shadows that are still there, and splits that are still planned."""
         state = {"_penstock_positions", "_penstock_runs", "_penstock_splits", "_penstock_of_runs"}
-        shadows = [name for name in self.sink.tables() if name.startswith("_penstock_") and name not in state]
+        known = [name for name in self.sink.tables() if name not in state and "_penstock_deleted_" not in name]
+        shadows = [name for name in known if name.startswith("_penstock_")]
         return [*shadows, *map(str, self.sink.rows("SELECT split FROM _penstock_splits"))]
 
 
