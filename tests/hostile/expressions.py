@@ -24,7 +24,7 @@ from dataflows.transforms.mapping import bind, outputs
 from penstock.errors import PenstockError
 from penstock.models.pipeline import Pipeline
 from tests.hostile.crew import CANARY
-from tests.hostile.jail import lock
+from tests.hostile.sandbox import lock
 
 COLUMNS = {
     "i": "integer", "j": "integer", "k": "smallint", "l": "bigint", "n": "numeric(12,2)", "m": "numeric(38,5)", "r": "real",

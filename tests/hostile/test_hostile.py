@@ -43,7 +43,7 @@ def test_the_lock_that_expressions_are_judged_behind_holds(code: str) -> None:
     import subprocess
     import sys
 
-    program = f"import polars, socket; from tests.hostile.jail import lock; lock()\n{code}"
+    program = f"import polars, socket; from tests.hostile.sandbox import lock; lock()\n{code}"
     assert (
         subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode
         == -signal.SIGSYS

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table, one group of numbers a line
-"""The servers' numbers as errors of the tree; of their texts only what names objects is kept, never a value."""
+"""Translate the servers' error numbers into Penstock's errors; keeps object names from their texts, never a value."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from penstock.errors import (
     Unreachable,
 )
 
-__all__ = ["DUPLICATE", "FENCED", "LOST", "NOBODY", "told"]
+__all__ = ["DUPLICATE", "FENCED", "LOST", "NO_SERVER", "penstock_error"]
 
 LOST: Final = 2013
-NOBODY: Final = 2002
+NO_SERVER: Final = 2002
 DUPLICATE: Final = 1062
 FENCED: Final = 1242
-"""What a commit's fence ends in where a newer generation owns the pipeline: a subquery with more than one row."""
+"""Error of a fenced commit, whose subquery then returns more than one row: a newer generation owns the pipeline."""
 _AGAIN: Final = "something holds the table or its rows; try again later"
 _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1045, 1698, 3118, 1862, 4151), (AccessDenied, "the server refuses this user or password", "check user and secret")),
@@ -52,7 +52,7 @@ _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1118, 1074, 1071, 1117), (Refused, "the table cannot be made: its columns or its key are too long", "make the table by hand, with types that are smaller")),
     **dict.fromkeys((1290, 1836, 3989), (Refused, "the server is read-only or forbids the statement", "connect to the one that is written to")),
     FENCED: (Fenced, "a newer run took over", "nothing to do: the newer run carries on"),
-    **dict.fromkeys((NOBODY, 2003, 2005), (Unreachable, "the connection cannot be made", "is the server up? try again")),
+    **dict.fromkeys((NO_SERVER, 2003, 2005), (Unreachable, "the connection cannot be made", "is the server up? try again")),
     2026: (Unreachable, "no encrypted connection can be made", "look at the connection's `tls`"),
     **dict.fromkeys((0, 2006, LOST, 2055), (Unreachable, "the connection was lost", "try again")),
 }  # fmt: skip
@@ -63,8 +63,8 @@ _PLACE: Final = re.compile(
 _KEY: Final = re.compile(r"for key '([^']+)'$")
 
 
-def told(error: err.Error, where: str) -> PenstockError:
-    """The error of Penstock's tree for one of PyMySQL's."""
+def penstock_error(error: err.Error, where: str) -> PenstockError:
+    """Translate an error of PyMySQL into Penstock's."""
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else ""
     if "errno: 28" in text or "Errcode: 28" in text or ("error 28" in text):

@@ -20,7 +20,7 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT, COMMAND
 from pymysql.protocol import MysqlPacket, OKPacketWrapper
 
-from dataflows.connectors.mysql.errors import LOST, NOBODY, told
+from dataflows.connectors.mysql.errors import LOST, NO_SERVER, penstock_error
 from dataflows.connectors.mysql.wire import Packets
 from dataflows.connectors.sql import names
 from penstock.errors import BadData, PenstockError, Unreachable
@@ -40,18 +40,18 @@ STRICT: Final = (
 )
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 quoted: Final = partial(names.quoted, mark="`")
-"""The names as one quoted SQL identifier."""
+"""Return the names as one quoted SQL identifier."""
 
 
-def _go_on() -> None:
-    """Of a session that nobody asks to stop."""
+def _never_stop() -> None:
+    """Default check; never interrupts."""
 
 
 class _Wire(Connection):  # type: ignore[misc] # the library has no types
-    """PyMySQL's connection, whose waits ask `check` each 0.2 s; what that raises ends them."""
+    """PyMySQL's connection, which calls `check` every 0.2 s while it waits; an error raised there ends the wait."""
 
     def __init__(self, seconds: float, **settings: Any) -> None:
-        self.check: Callable[[], None] = _go_on
+        self.check: Callable[[], None] = _never_stop
         self.held = bytearray()
         self._until: float | None = time.monotonic() + seconds
         super().__init__(**settings, connect_timeout=seconds, read_timeout=seconds, write_timeout=seconds)
@@ -60,7 +60,7 @@ class _Wire(Connection):  # type: ignore[misc] # the library has no types
         self._sock.settimeout(IDLE_SECONDS)
 
     def connect(self, sock: socket.socket | None = None) -> None:
-        """Connect; a socket that nobody answers at is closed, which the library leaves to others."""
+        """Connect; close the socket if no server answers, which the library does not do."""
         if sock is None and self.unix_socket:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.settimeout(self.connect_timeout)
@@ -68,7 +68,7 @@ class _Wire(Connection):  # type: ignore[misc] # the library has no types
                 sock.connect(self.unix_socket)
             except OSError as error:
                 sock.close()
-                raise err.OperationalError(NOBODY, "nobody answers at the socket") from error
+                raise err.OperationalError(NO_SERVER, "no server answers at the socket") from error
             self._secure = True
         super().connect(sock)
 
@@ -114,12 +114,12 @@ class _Wire(Connection):  # type: ignore[misc] # the library has no types
 
     @property
     def spoken(self) -> bool:
-        """Whether the server has said something that nobody asked for."""
+        """True if the server has sent an unsolicited message."""
         return self._sock is None or bool(select.select([self._sock], [], [], 0)[0])
 
 
 class Session:
-    """One session; its errors are Penstock's."""
+    """Session with the server; its errors are Penstock's."""
 
     def __init__(self, wire: _Wire, where: str) -> None:
         self.wire, self.where = wire, where
@@ -134,15 +134,15 @@ class Session:
         try:
             yield
         except err.Error as error:
-            raise told(error, self.where) from None
-        except RuntimeError as error:  # what it says where a login needs a package more
+            raise penstock_error(error, self.where) from None
+        except RuntimeError as error:  # raised if the login needs another package
             if "cryptography" not in str(error):
                 raise
             hint = "use TLS, or a socket"
-            raise Unreachable("the login cannot be made in plain sight", where=self.where, hint=hint) from None
+            raise Unreachable("the login needs an encrypted connection", where=self.where, hint=hint) from None
 
     def literal(self, value: Any) -> str:
-        """The value as it is written in a statement."""
+        """Return the value as an SQL literal."""
         return str(self.wire.escape(value, self.wire.encoders))
 
     def _text(self, statement: str, values: Sequence[Any]) -> str:
@@ -152,25 +152,25 @@ class Session:
         return "".join(part + made for part, made in zip(parts, [*map(self.literal, values), ""], strict=True))
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Execute, and all rows that come of it; few are expected. Each ``?`` is a value."""
+        """Execute a statement and return all rows; few are expected. Each ``?`` is a value."""
         with self.translated(), self.wire.cursor() as cursor:
             cursor.execute(self._text(statement, values))
             return list(cursor.fetchall())
 
     def value(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        """The first value of the first row; None without rows."""
+        """Return the first value of the first row; None without rows."""
         found = self.rows(statement, values)
         return found[0][0] if found else None
 
     def change(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """Execute; how many rows were inserted, deleted or really changed, as the server says it."""
+        """Execute a statement and return the number of rows inserted, deleted or actually changed."""
         with self.translated(), self.wire.cursor() as cursor:
             cursor.execute(self._text(statement, values))
             return max(0, int(cursor.rowcount))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """A transaction; after a statement that commits by itself another one goes on."""
+        """Open a transaction; after a statement that commits implicitly, a new one begins."""
         self.change("SET autocommit = 0")
         try:
             yield
@@ -184,7 +184,7 @@ class Session:
                 self.change("SET autocommit = 1")
 
     def together(self, statements: Sequence[str], sent: Callable[[], None]) -> None:
-        """Send several statements as one message, so that no stopped process can come between them."""
+        """Send several statements as one message, so that the process cannot be stopped between them."""
         with self.translated():
             self.wire._execute_command(COMMAND.COM_QUERY, "; ".join(statements))
             sent()
@@ -193,12 +193,12 @@ class Session:
                 self.wire.next_result()
 
     def stream(self, query: str, size: int, rows: int) -> Iterator[tuple[bytes, list[int]]]:
-        """The rows of a query, in blocks of about `size` bytes and at most `rows` rows, with the places of the rows."""
+        """Yield the rows of a query, with their offsets, in blocks of about `size` bytes and at most `rows` rows."""
         wire, packets = self.wire, Packets()
         with self.translated():
             wire._execute_command(COMMAND.COM_QUERY, query)
             columns = wire._read_packet().read_length_encoded_integer()
-            for _ in range(columns + 1):  # the last one closes the columns' names
+            for _ in range(columns + 1):  # the last one ends the column definitions
                 wire._read_packet()
         packets.held, wire.held = wire.held, bytearray()
         while packets.last is None:
@@ -215,7 +215,7 @@ class Session:
                 packet.raise_for_error()
 
     def begin_load(self, statement: str) -> None:
-        """Send a ``LOAD DATA LOCAL``; its rows go by `load`."""
+        """Send a ``LOAD DATA LOCAL``; `load` sends its rows."""
         with self.translated():
             self.wire._execute_command(COMMAND.COM_QUERY, statement)
             packet = self.wire._read_packet()
@@ -231,35 +231,35 @@ class Session:
                 self.wire.write_packet(bytes(view[start : start + PIECE]))
 
     def end_load(self) -> tuple[int, int]:
-        """Rows taken, and warnings."""
+        """End the load; return the numbers of rows accepted and of warnings."""
         with self.translated():
             self.wire.write_packet(b"")
             packet = OKPacketWrapper(self.wire._read_packet())
         return int(packet.affected_rows), int(packet.warning_count)
 
     def warned(self) -> BadData:
-        """What the server warned of first, without its values."""
+        """Return the first warning of the server, without its values."""
         found = self.rows("SHOW WARNINGS LIMIT 1")
         code, text = (int(found[0][1]), str(found[0][2])) if found else (0, "")
-        wrong = told(err.DataError(code, text), self.where)
+        wrong = penstock_error(err.DataError(code, text), self.where)
         return wrong if isinstance(wrong, BadData) else BadData(wrong.what, where=self.where, hint=wrong.hint)
 
     @property
     def id(self) -> int:
-        """The number by which the server knows it."""
+        """Connection id on the server."""
         return int(self.wire.thread_id())
 
     @property
     def spoken(self) -> bool:
-        """Whether the server has said something unasked: it has ended the session, or refuses what it gets."""
+        """True if the server has sent an unsolicited message: it ended the session, or refuses the data."""
         return bool(self.wire.spoken)
 
     def close(self) -> None:
-        """End the session; a transaction that is open is rolled back, a query that runs is given up."""
+        """Close the session, which rolls back an open transaction and aborts a running query."""
         self.wire._force_close()
 
 
-def connect(  # noqa: PLR0913 - what a session is, by name
+def connect(  # noqa: PLR0913 - the settings of a session, by name
     settings: MysqlConnection,
     where: str,
     *,
@@ -268,9 +268,9 @@ def connect(  # noqa: PLR0913 - what a session is, by name
     write: bool = False,
     lock: float = LOCK_SECONDS,
     seconds: float = CONNECT_SECONDS,
-    check: Callable[[], None] = _go_on,
+    check: Callable[[], None] = _never_stop,
 ) -> Session:
-    """A session in autocommit with the pinned settings; `lock` seconds are what it waits for locks.
+    """Open a session in autocommit with the pinned settings; it waits `lock` seconds for locks.
 
     Raises:
         AccessDenied: wrong password, unknown user, missing right.
@@ -293,10 +293,10 @@ def connect(  # noqa: PLR0913 - what a session is, by name
             client_flag=CLIENT.MULTI_STATEMENTS,
         )
     except err.Error as error:
-        raise told(error, where) from None
+        raise penstock_error(error, where) from None
     except RuntimeError:
         hint = "use TLS, or a socket"
-        raise Unreachable("the login needs a connection that nobody can listen to", where=where, hint=hint) from None
+        raise Unreachable("the login needs an encrypted connection", where=where, hint=hint) from None
     made = Session(wire, where)
     _keep_alive(wire)
     waits = max(1, int(lock))

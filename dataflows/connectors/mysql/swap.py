@@ -1,9 +1,8 @@
-"""`replace`: a shadow table is loaded, then takes the target's place.
+"""Swap of a `replace`: load a shadow table, then put it in the target's place.
 
-By one ``RENAME TABLE``, which is atomic, where the target has nothing that would stay with it: foreign keys,
-triggers, versions of its rows. Else by ``DELETE`` and ``INSERT … SELECT`` in the transaction that ends the run. Grants
-belong to a name in MySQL and need no care. A rename commits by itself: whether it was done is told by the table that it
-put aside.
+One atomic ``RENAME TABLE`` does it if nothing would stay with the old table: foreign keys, triggers, versions of its
+rows. Otherwise ``DELETE`` and ``INSERT … SELECT`` do it in the transaction that ends the run. Grants belong to a name
+in MySQL and stay. A rename commits implicitly: the existence of the renamed old table shows that it was done.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ __all__ = ["aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "r
 
 
 def aside_name(uid: str, run: str, sink: TableName) -> TableName:
-    """What the target is called once a run's shadow has its name."""
+    """Return the name of the old target once a run's shadow table has replaced it."""
     return sink.beside(f"{shadow_name(uid, run, sink).name}_old")
 
 
@@ -36,7 +35,7 @@ WHERE referenced_table_schema = ? AND referenced_table_name = ? AND NOT (table_s
 
 
 def replace_method(session: Session, sink: TableName, where: str) -> Method:
-    """How `replace` will work on this table.
+    """Return the method of a `replace` of this table.
 
     Raises:
         Refused: rows of another table refer to it.
@@ -58,12 +57,12 @@ def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: tuple[s
 
 
 def make_shadow(session: Session, sink: TableName, shadow: TableName) -> None:
-    """Make the run's shadow with the target's columns, defaults, checks and indexes, if it is missing."""
+    """Create the run's shadow table with the target's columns, defaults, checks and indexes, if it is missing."""
     session.change(f"CREATE TABLE IF NOT EXISTS {shadow.sql} LIKE {sink.sql}")
 
 
 def rename(session: Session, sink: TableName, shadow: TableName, aside: TableName, where: str) -> None:
-    """Swap, unless it was done.
+    """Swap the tables, unless that was done before.
 
     Raises:
         Refused: the target has other columns or keys by now.
@@ -77,7 +76,7 @@ def rename(session: Session, sink: TableName, shadow: TableName, aside: TableNam
 
 
 def refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> None:
-    """Put the shadow's rows in the place of the target's. Inside the transaction that ends the run."""
+    """Replace the target's rows by the shadow's. Inside the transaction that ends the run."""
     names = ", ".join(map(quoted, columns))
     session.change(f"DELETE FROM {sink.sql}")
     session.change(f"INSERT INTO {sink.sql} ({names}) SELECT {names} FROM {shadow.sql}")

@@ -14,14 +14,14 @@ __all__ = ["TableName", "describe", "exists", "natives"]
 
 
 class TableName(ObjectName):
-    """A table; `schema` is its database."""
+    """Name of a table; `schema` is its database."""
 
     __slots__ = ()
     mark = "`"
 
     @classmethod
     def parse(cls, text: str, database: str | None, where: str) -> TableName:
-        """``database.table``, or a bare name in the connection's database; names are taken literally.
+        """Parse ``database.table``, or a bare name in the connection's database; names are literal.
 
         Raises:
             Refused: neither says which database.
@@ -54,12 +54,12 @@ LIMIT 5000"""
 
 
 def exists(session: Session, name: TableName) -> bool:
-    """Whether the table is there."""
+    """True if the table exists."""
     return bool(session.rows(_RELATION, (name.schema, name.name)))
 
 
 def natives(session: Session, name: TableName) -> dict[str, tuple[str, str]]:
-    """The server's own types, as DATA_TYPE and COLUMN_TYPE, by column; MariaDB's JSON is known by its check."""
+    """Return DATA_TYPE and COLUMN_TYPE of each column; MariaDB's JSON is recognised by its check constraint."""
     of = (name.schema, name.name)
     checks = {str(row[0]) for row in session.rows(_JSON, of)} if session.mariadb else set()
     return {
@@ -73,10 +73,10 @@ def _text(value: Any) -> str:
 
 
 def describe(session: Session, name: TableName, where: str, *, sink: bool) -> Table | None:
-    """The table as it is now; None where there is none.
+    """Return the table as it is now; None if a sink has none.
 
     Raises:
-        MissingTable: a source's, with the name that comes nearest.
+        MissingTable: a source has none; with the most similar name.
     """
     of = (name.schema, name.name)
     found = session.rows(_RELATION, of)

@@ -1,7 +1,7 @@
-"""Rows as the server sends them, as Arrow arrays of texts or bytes, found by numpy and copied by nobody.
+"""Turn rows as the server sends them into Arrow arrays of texts or bytes, located by numpy and without a copy.
 
 A row is one packet of MySQL's text protocol: each value a length and the characters that the server writes for it, so
-that no type is decoded by a rule of the driver's own. What is met once a row is only the step from packet to packet.
+that no type is decoded by a rule of the driver's own. Python does nothing for each row but step from packet to packet.
 
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_query_response_text_resultset.html
 """
@@ -36,7 +36,7 @@ _RESTS: Final = np.array([(1 << 8 * size) - 1 for size in range(9)], "<u8")
 
 @dataclass(slots=True)
 class Packets:
-    """What has come of a result's rows; `found` are the places in `held` at which rows begin."""
+    """Buffer of a result's rows; `found` are the offsets in `held` at which rows begin."""
 
     held: bytearray = field(default_factory=bytearray)
     found: list[int] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Packets:
     at: int = 0
 
     def scan(self, most: int) -> None:
-        """Find the rows that are whole, at most so many in all."""
+        """Locate complete rows, at most `most` in all."""
         held, found, at, end = self.held, self.found, self.at, len(self.held)
         while end - at >= 4 and len(found) < most:  # noqa: PLR2004 - the size of a header
             size = _HEAD(held, at)[0] & _LARGEST
@@ -65,7 +65,7 @@ class Packets:
         self.at = at
 
     def _joined(self, at: int) -> int | None:
-        """Take the headers out of a row that came in several packets; its size, None where it is not whole yet."""
+        """Remove the headers inside a row of several packets; return its size, None if it is incomplete."""
         heads, place, size = [], at, _LARGEST
         total = 0
         while size == _LARGEST:
@@ -82,7 +82,7 @@ class Packets:
         return total
 
     def take(self) -> tuple[bytes, list[int]]:
-        """The bytes and places of the rows that were found; the rest stays."""
+        """Return the bytes and offsets of the rows located so far; the rest stays."""
         block, places = bytes(self.held[: self.at]) + _PAD, self.found
         del self.held[: self.at]
         self.found, self.at = [], 0
@@ -90,7 +90,7 @@ class Packets:
 
 
 def arrays(block: bytes, places: Sequence[int], binary: Sequence[bool]) -> list[pa.Array]:
-    """The columns of rows that begin at `places`, as views into `block`; texts, or bytes where `binary` says so."""
+    """Return the columns of rows that begin at `places`, as views into `block`: bytes if `binary`, else texts."""
     raw = np.frombuffer(block, np.uint8)
     heads: Any = np.ndarray((len(raw) - 3,), "<u4", block, 0, (1,))
     rests: Any = np.ndarray((len(raw) - 7,), "<u8", block, 0, (1,))

@@ -1,4 +1,4 @@
-"""How Arrow batches become what a COPY takes: binary where each column has a binary form, else CSV.
+"""Encode Arrow batches for COPY: binary if each column has a binary form, else CSV.
 
 The binary form is quicker for the server too. Types that only the server can write (an interval, an array, a type of
 the user's own) travel as its texts, and one such column makes the whole COPY one of texts.
@@ -17,11 +17,11 @@ from dataflows.data.types import SqlType, carried
 __all__ = ["ODD", "Encoder", "binary_values", "encoder", "has_binary_form", "hex_decoded"]
 
 ODD: Final = ("uuid", "jsonb")
-"""Types whose binary form is not that of the Arrow type that carries them."""
+"""Types whose binary form differs from that of the Arrow type that carries them."""
 
 
 class Encoder(Protocol):
-    """Batches as the bytes of one COPY."""
+    """Encoder of batches as the bytes of one COPY."""
 
     def write_header(self) -> bytes: ...
     def write_batch(self, batch: pa.RecordBatch) -> bytes: ...
@@ -29,12 +29,12 @@ class Encoder(Protocol):
 
 
 def has_binary_form(kinds: Mapping[str, SqlType], schema: pa.Schema) -> bool:
-    """Whether batches of `schema` can be written to columns of these types by a binary COPY."""
+    """True if batches of `schema` can be written to columns of these types by a binary COPY."""
     return not any(carried(kind) and pa.types.is_string(schema.field(name).type) for name, kind in kinds.items())
 
 
 def encoder(schema: pa.Schema, *, binary: bool) -> Encoder:
-    """The encoder for batches of a schema."""
+    """Return the encoder for batches of a schema."""
     if not binary:
         return CsvEncoder()
     from pgpq import ArrowToPostgresBinaryEncoder
@@ -43,7 +43,7 @@ def encoder(schema: pa.Schema, *, binary: bool) -> Encoder:
 
 
 class CsvEncoder:
-    """CSV, in which texts stand in quotes and NULL is nothing at all."""
+    """CSV encoder: texts are quoted, NULL is an empty field."""
 
     def write_header(self) -> bytes:
         return b""
@@ -67,7 +67,7 @@ def _hex_encoded(array: pa.Array) -> pa.Array:
 
 
 def hex_decoded(array: Any) -> pa.Array:
-    """The bytes that the server has written in hexadecimal digits."""
+    """Decode bytes that the server has written as hexadecimal digits."""
     import polars as pl
 
     series = cast("pl.Series", pl.from_arrow(array))
@@ -80,7 +80,7 @@ def hex_decoded(array: Any) -> pa.Array:
 
 
 def binary_values(array: pa.Array, kind: str) -> pa.Array:
-    """The bytes that a binary COPY takes of an odd type: 16 bytes of a uuid, a version byte and the text of a jsonb."""
+    """Return the bytes of an odd type for a binary COPY: 16 bytes of a uuid, a version byte and the text of a jsonb."""
     import polars as pl
 
     series = cast("pl.Series", pl.from_arrow(array))

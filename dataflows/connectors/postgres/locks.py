@@ -1,4 +1,4 @@
-"""Locks on what a table or view reads: the weakest one, taken before a snapshot is, and who stands in its way.
+"""Lock everything that a table or view reads, in the weakest mode, before a snapshot; name the session that blocks it.
 
 TRUNCATE, an ALTER that rewrites, REFRESH and the like are not MVCC-safe: whoever takes a snapshot before such a command
 and a lock after it finds the table empty. A statement takes its snapshot first. So the lock is taken by a statement
@@ -22,7 +22,7 @@ WITH RECURSIVE read(id) AS (SELECT to_regclass(%(table)s)::oid UNION
     UNION ALL SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass
       AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
       JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') WHERE r.ev_class = read.id) n(id))"""
-"""All that a table or view reads: itself, its partitions and heirs, what its query names. Not what functions read."""
+"""Everything that a table or view reads: itself, partitions, children, tables of its query; not those of functions."""
 _SHARED: Final = "SELECT FROM {} LIMIT 0"
 """Takes ACCESS SHARE on all that is read, and reads nothing. LOCK TABLE would need a privilege on the whole table, and
 takes no materialized view."""
@@ -34,7 +34,7 @@ AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()
 
 
 def share(session: Session, table: TableName, where: str, before: str = "") -> None:
-    """Take ACCESS SHARE on all that reading the table locks; in a transaction, until its end.
+    """Lock everything that reading the table locks, in ACCESS SHARE, until the end of the transaction.
 
     `before` are statements that go in the same message.
 

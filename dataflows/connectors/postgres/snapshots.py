@@ -1,9 +1,9 @@
-"""One point in time for all readers of a run, kept by one session of its launcher and joined by each of them.
+"""Share one snapshot among all readers of a run: a session of the launcher exports it, and each reader imports it.
 
-The keeper takes ACCESS SHARE first and exports a snapshot after that. A reader joins once and reads all its splits in
-one transaction: it holds lock and snapshot itself, so neither a lost keeper nor a command that waits for its lock comes
-between its splits. Both are held for a limited time. After that a table with a key is read on, each split at a point in
-time of its own; rows that were found by where they stand cannot be found again.
+The exporting session locks the table in ACCESS SHARE first. A reader imports the snapshot once and reads all its splits
+in one transaction: it holds lock and snapshot itself, so that neither the loss of the exporting session nor a command
+waiting for the lock comes between its splits. Both are held for a limited time. After that, the rest of a table with a
+key is read with a snapshot for each split; rows split by their physical location cannot be located again.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from penstock.errors import Refused, Unavailable
 __all__ = ["MARK", "Moment", "hold"]
 
 MARK: Final = "penstock"
-"""A savepoint of each reading transaction: rolled back to, a session answers again after an error."""
+"""Savepoint of each reading transaction; after an error, rolling back to it makes the session usable again."""
 LONGEST: Final = (1 << 31) - 1
-"""Milliseconds: the longest time-out that a server knows."""
+"""Longest time-out of a server, in milliseconds."""
 HOUR: Final = 3_600_000
-"""Milliseconds for which a reader that stands still keeps what is its own."""
+"""Time-out of an idle reader, in milliseconds."""
 TIMED_VERSION: Final = 170000
-"""Servers from here on can limit transactions too."""
+"""First server version with `transaction_timeout`."""
 _GONE: Final = {"22023", "42704", "55000"}
-"""What a server says of a snapshot that it does not know, or whose keeper has ended."""
+"""SQLSTATEs of a snapshot that is unknown, or whose exporting session has ended."""
 _KEPT: Final = """SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND locktype = 'relation'
 AND relation = %s::regclass AND mode = 'AccessShareLock' AND granted)"""
 
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """An exported snapshot, the session that keeps it, and for how long, in milliseconds."""
+    """Exported snapshot, its session, and the time limit in milliseconds."""
 
     snapshot: str
     pid: int
@@ -52,9 +52,9 @@ class _Held:
 
 
 def hold(session: Session, table: Table, limit: timedelta, where: str) -> str:
-    """Keep the point in time that is now, in a transaction that the session stays in for at most `limit`.
+    """Export a snapshot in a transaction that stays open for at most `limit`.
 
-    The server ends it then, also where this process is stopped.
+    The server ends it then, even if this process is stopped.
 
     Raises:
         Unavailable: the table is locked, or has changed since it was described.
@@ -72,17 +72,17 @@ def hold(session: Session, table: Table, limit: timedelta, where: str) -> str:
 
 
 def _limits(session: Session, idle: int) -> str:
-    """Set what ends a transaction; a role's own limits are for those who forget theirs."""
+    """Return statements that set the transaction's time-outs, in place of the role's defaults."""
     whole = "SET LOCAL transaction_timeout = 0; " if session.info.server_version >= TIMED_VERSION else ""
     return f"SET LOCAL idle_in_transaction_session_timeout = {idle}; {whole}"
 
 
 @dataclass(slots=True)
 class Moment:
-    """The point in time at which one reader's session reads.
+    """Snapshot with which one reader's session reads.
 
-    With `lasting`, what is held must be there for all splits. Without, splits are read at points in time of their own
-    once it is not, and `released` is called.
+    With `lasting`, all splits need the shared snapshot. Without, once it is lost, each split is read with a snapshot of
+    its own, and `released` is called.
     """
 
     table: TableName
@@ -91,19 +91,19 @@ class Moment:
     where: str
     released: Callable[[], None]
     _until: float | None = field(default=None, init=False)
-    """Until when no more splits begin at the time that is held; None where it was not joined, or is let go."""
+    """Time after which no split begins with the shared snapshot; None if not imported, or released."""
 
     @property
     def passed(self) -> bool:
-        """Whether the time is over for which what was joined is held; the server may have ended the session by now."""
+        """True if the time limit of the imported snapshot is over; the server may have ended the session by now."""
         return self._until is not None and time.monotonic() >= self._until
 
     def begin(self, session: Session) -> None:
-        """Make the session ready to read a split.
+        """Prepare the session to read a split.
 
         Raises:
-            Unavailable: the table is locked, or the point in time is lost.
-            Refused: its time has passed, and the rest cannot be read at another one.
+            Unavailable: the table is locked, or the snapshot is lost.
+            Refused: the time limit is over, and the rest cannot be read with another snapshot.
         """
         if self._until is not None and not self.passed:
             return
@@ -129,7 +129,7 @@ class Moment:
                 return False
         share(session, self.table, self.where, _limits(session, held.limit))
         with translated(self.where):
-            # The keeper had its lock all the while until this session got its own.
+            # The exporting session kept its lock until this session got its own.
             kept = bool(one_row(session, _KEPT, (held.pid, self.table.sql))[0])
             session.execute(f"SAVEPOINT {MARK}")
         return kept

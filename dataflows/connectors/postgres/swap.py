@@ -1,4 +1,4 @@
-"""`replace`: a shadow table is loaded, then takes the target's place in one transaction.
+"""Swap of a `replace`: load a shadow table, then put it in the target's place in one transaction.
 
 By rename where nothing depends on the target and all that it carries can be carried over; else by ``DELETE`` and
 ``INSERT … SELECT``, which keeps the table itself. A table whose rows others refer to by a foreign key that is not
@@ -58,7 +58,7 @@ _PUBLISHED: Final = """
 UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication_tables p
    WHERE (p.schemaname, p.tablename) = (t.relnamespace::regnamespace::text, t.relname))
    OR EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = t.id)"""
-"""Asked only where there are publications: to plan it takes as long as all the others."""
+"""Run only if there are publications: planning it takes as long as all the others."""
 _REFERRERS: Final = """
 SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k
 WHERE k.contype = 'f' AND k.confrelid = %(table)s::regclass AND (NOT k.condeferrable OR k.confdeltype <> 'a')"""
@@ -70,7 +70,7 @@ UNION ALL SELECT format('partition %%s is a foreign table that takes no INSERT o
   'detach it, or write to another table'
 FROM pg_partition_tree(%(table)s::regclass) p JOIN pg_class c ON c.oid = p.relid
 WHERE c.relkind = 'f' AND pg_relation_is_updatable(c.oid, false) & 24 <> 24 LIMIT 1"""
-"""What would keep rows in the table, or fail when it is emptied."""
+"""Objects that would keep rows in the table, or make emptying it fail."""
 _UNDELETABLE: Final = """
 SELECT p.pubname FROM pg_publication_tables p JOIN pg_publication USING (pubname), pg_class c
 WHERE c.oid = %(table)s::regclass AND pubdelete AND c.relkind = 'r'
@@ -80,7 +80,7 @@ LIMIT 1"""
 
 
 def replace_method(session: Session, sink: TableName, where: str) -> Method:
-    """How `replace` will work on this table.
+    """Return the method of a `replace` of this table.
 
     Raises:
         Refused: rows of another table refer to it in a way that would break, or delete them; or the server lets
@@ -126,7 +126,7 @@ FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid
 
 
 def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> None:
-    """Make the run's shadow with the target's columns, defaults, constraints, indexes and comments, if missing."""
+    """Create the run's shadow with the target's columns, defaults, constraints, indexes and comments, if missing."""
     with translated(where):
         if one_row(session, "SELECT to_regclass(%s)", (shadow.sql,))[0] is not None:
             return
@@ -138,7 +138,7 @@ def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str
 def move_in(
     session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...], method: Method, run: RunRow
 ) -> None:
-    """Put the shadow's rows in the place of the target's, or of those in the run's window.
+    """Replace the target's rows, or those in the run's window, by the shadow's.
 
     Inside the transaction that holds the generation.
     """

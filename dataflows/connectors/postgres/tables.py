@@ -1,4 +1,4 @@
-"""PostgreSQL's tables as they are: columns with the server's own names of their types, nullability, keys."""
+"""Describe PostgreSQL's tables: columns with the server's own names of types, nullability, keys."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ FIRST_USER_OID: Final = 16384
 
 
 def escaped(text: str) -> str:
-    """A part of a query that is executed with parameters: a per cent sign in a name is no placeholder."""
+    """Escape per cent signs in a part of a query with parameters."""
     return text.replace("%", "%%")
 
 
 class TableName(ObjectName):
-    """A table with its schema."""
+    """Name of a table with its schema."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> TableName:
-        """``schema.table``, or a bare name in `public`; names are taken literally, without quotes."""
+        """Parse ``schema.table``, or a bare name in `public`; names are literal, without quotes."""
         schema, dot, name = text.partition(".")
         return cls(schema, name) if dot else cls("public", text)
 
@@ -56,7 +56,7 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog',
 
 
 def describe(session: Session, name: TableName, where: str) -> Table:
-    """The table as it is now.
+    """Return the table as it is now.
 
     Raises:
         MissingTable: with the name that comes nearest.
@@ -72,7 +72,7 @@ def describe(session: Session, name: TableName, where: str) -> Table:
 
 
 def find(session: Session, name: TableName, where: str) -> Table | None:
-    """The table as it is now; None where there is none.
+    """Return the table as it is now; None if there is none.
 
     Raises:
         SchemaMismatch: a table without columns.

@@ -1,11 +1,11 @@
-"""COPY over the bare socket of a session: what one server sends goes to the other as it came.
+"""Run COPY over the bare socket of a session: the bytes of one server go to the other unchanged.
 
 A row of ``COPY … TO STDOUT`` is a message ``d``, length, bytes; so is a row of ``COPY … FROM STDIN``. libpq takes such
 messages apart one row at a time, with the interpreter locked. Here libpq makes and authenticates the connection, and is
-idle while the query and all of its answer go over the same socket behind its back; the messages are never taken apart.
+idle while the query and its whole answer go over the same socket; the messages are never parsed.
 
 How the end is found without looking at each message: the query is followed by a second one that selects a random
-number, made for this query alone. What is stored cannot hold it; so the bytes that end in its answer end the COPY.
+number, made for this query alone. No stored row can contain it, so the bytes that end in its answer end the COPY.
 
 Only where the socket is plain (no TLS, no GSS encryption), see `plain`; everything else goes through libpq.
 Source: PostgreSQL's documentation, "Frontend/Backend Protocol", Message Formats.
@@ -30,9 +30,9 @@ __all__ = ["Deframer", "framed", "plain", "put_messages", "receive", "receive_ro
 
 BLOCK: Final = 1 << 20
 HELD: Final = 4096
-"""Bytes at the end of what was received that are kept back, until it is known that the end is not in them."""
+"""Bytes at the end of the received data that are kept back until they are known not to contain the end."""
 LAST_WORDS: Final = 1 << 16
-"""Bytes kept of the end of a stream that broke, in which the server's reason is looked for."""
+"""Bytes at the end of a broken stream that are searched for the server's error."""
 HEADER: Final = 5
 """Bytes before a message's body: its kind, and its length from there on, the four bytes of the length included."""
 _READY: Final = b"Z\x00\x00\x00\x05"
@@ -41,7 +41,7 @@ _DONE: Final = re.compile(rb"c\x00\x00\x00\x04C\x00\x00\x00.COPY (\d+)\x00\Z", r
 
 
 def plain(session: Session) -> bool:
-    """Whether the session's socket carries PostgreSQL's messages as they are."""
+    """True if the session's socket carries unencrypted messages."""
     connection = session.pgconn
     if connection.ssl_in_use:
         return False
@@ -54,7 +54,7 @@ def plain(session: Session) -> bool:
 
 @contextmanager
 def _bare(session: Session) -> Iterator[socket.socket]:
-    """The session's socket, for as long as libpq has nothing to say on it."""
+    """Open the session's socket, for a time in which libpq does not use it."""
     with closing(socket.socket(fileno=os.dup(session.pgconn.socket))) as bare:
         bare.settimeout(0)
         yield bare
@@ -63,11 +63,11 @@ def _bare(session: Session) -> Iterator[socket.socket]:
 def receive(
     session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK, mark: str | None = None
 ) -> Iterator[memoryview | int]:
-    """Blocks of about `size` bytes of a ``COPY … TO STDOUT``: messages as they came, cut anywhere; at the end the rows.
+    """Yield blocks of about `size` bytes of a ``COPY … TO STDOUT``: raw messages, cut anywhere; last the row count.
 
-    A block belongs to whoever got it. `check` is called whenever the source keeps us waiting, at least each 0.2 s; what
-    it raises ends the read, and leaves the session of no further use. In a transaction `mark` is a savepoint of it: the
-    second query begins by going back there, or else, after an error, it would have no answer.
+    The caller owns each block. `check` is called at least every 0.2 s while waiting; an error that it raises ends the
+    read and leaves the session unusable. In a transaction, `mark` is its savepoint: the second query first rolls back
+    to it, since after an error it would get no answer otherwise.
     """
     number = uuid4().hex.encode()
     back = b"ROLLBACK TO SAVEPOINT " + mark.encode() + b"; " if mark else b""
@@ -114,7 +114,7 @@ def _query(text: bytes) -> bytes:
 
 
 def _answer(number: bytes, before: bytes) -> bytes:
-    """All that the server says to the second query, but for the last byte: the state of the transaction."""
+    """Return the answer to the second query except its last byte, the state of the transaction."""
     column = b"n\x00" + struct.pack(">IHIhih", 0, 0, 25, -1, -1, 0)
     row = struct.pack(">HI", 1, len(number)) + number
     parts = [(b"T", struct.pack(">H", 1) + column), (b"D", row), (b"C", b"SELECT 1\x00")]
@@ -124,7 +124,7 @@ def _answer(number: bytes, before: bytes) -> bytes:
 
 
 def _end(block: bytearray, upto: int, where: str) -> tuple[int, int]:
-    """Where the rows end, given where the answer to the COPY itself does, and how many they were.
+    """Return where the rows end and how many there are; `upto` is the end of the answer to the COPY.
 
     Raises:
         PenstockError: the COPY ended by an error.
@@ -138,7 +138,7 @@ def _end(block: bytearray, upto: int, where: str) -> tuple[int, int]:
 
 
 def _error(said: bytes, where: str) -> PenstockError:
-    """The error whose message ends `said`; where there is none, the connection was lost."""
+    """Return the error whose message ends `said`; without one, the connection was lost."""
     at = said.find(b"E")
     while at >= 0:
         length = int.from_bytes(said[at + 1 : at + 5])
@@ -153,9 +153,9 @@ def _error(said: bytes, where: str) -> PenstockError:
 
 
 def put_messages(session: Session, messages: memoryview, check: Callable[[], None], where: str) -> None:
-    """Send messages of a COPY that libpq has begun, and has nothing left to send for; cut anywhere.
+    """Send messages, cut anywhere, of a COPY that libpq has begun and for which its buffer is empty.
 
-    What the server says meanwhile is left to libpq, which gives it when the COPY is ended.
+    libpq receives the answers of the server and returns them when the COPY ends.
     """
     with _bare(session) as bare:
         _send(bare, messages, check, where, lambda: _listen(session, where))
@@ -190,7 +190,7 @@ def _send(
 def receive_rows(
     session: Session, query: str, check: Callable[[], None], where: str, size: int = BLOCK, mark: str | None = None
 ) -> Iterator[bytes | int]:
-    r"""As `receive`, of a COPY in CSV or text format: whole rows, without what is around them.
+    r"""Like `receive`, for a COPY in CSV or text format: yield whole rows without message headers.
 
     Such a row ends in a newline and holds no NUL, so ``\n d NUL`` stands between two messages and nowhere else, but
     for the length of a row of just 0x0a6400 bytes; a row of 16 MB or more has no NUL there, and is missed.
@@ -219,7 +219,7 @@ def receive_rows(
 
 
 def _boundary(data: bytes) -> int:
-    """Where the last message begins that is not the first; 0 where there is one only."""
+    """Return the start of the last message; 0 if there is only one."""
     at = data.rfind(b"\nd\x00", 1, len(data) - 3)
     if at > 0 and data[at - 3 : at] == b"\nd\x00":  # it is the length of the message that begins there
         at -= 3
@@ -227,7 +227,7 @@ def _boundary(data: bytes) -> int:
 
 
 def framed(rows: bytes) -> memoryview:
-    """Bytes of whole rows as ONE message: where rows begin inside of messages means nothing to the server."""
+    """Return whole rows as ONE message: the server ignores where rows begin within messages."""
     return memoryview(b"d" + struct.pack(">I", len(rows) + 4) + rows)
 
 

@@ -1,4 +1,4 @@
-"""What a table is asked for before and after rows are written, whichever database it is in."""
+"""Checks of a table before and after rows are written, the same in every database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_key", "check_sink", "duplicates"]
 def check_sink(
     place: Place, owner: Owner, name: ObjectName, table: Table | None, modes: Collection[str], kinds: str = "r"
 ) -> None:
-    """Refuse what no row may be written to, or not by this write mode; `kinds` are those of tables.
+    """Refuse an object that cannot be written to, or not in this write mode; `kinds` are those of tables.
 
     Raises:
         Refused: by name.
@@ -45,7 +45,7 @@ def check_key(table: Table, key: Sequence[str], where: str, hint: str | None = N
 
 
 def duplicates(shadow: ObjectName, columns: Sequence[str]) -> str:
-    """The query for how many values of `columns` stand in more than one row of a shadow; NULL is never equal."""
+    """Return a query that counts values of `columns` in several rows of a shadow table; NULL never equals NULL."""
     names = [quoted(name, mark=shadow.mark) for name in columns]
     there = " AND ".join(f"{name} IS NOT NULL" for name in names)
     each = f"SELECT 1 FROM {shadow.sql} WHERE {there} GROUP BY {', '.join(names)} HAVING count(*) > 1"

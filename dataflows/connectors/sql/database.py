@@ -1,4 +1,4 @@
-"""What a source and a sink need from a database that is one file, whichever library opens it."""
+"""Protocol of a database in one file, whichever library opens it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from penstock.errors import Unavailable
 __all__ = ["LOCK_SECONDS", "STAGE", "Database", "check_there", "kept", "moved"]
 
 LOCK_SECONDS: Final = 5.0
-"""How long a commit waits for whoever else writes to the file."""
+"""Longest wait of a commit for another writer of the file."""
 STAGE: Final = 'temp."_penstock_stage"'
 _KEPT: Final = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "date", "timestamp without time zone",
@@ -26,7 +26,7 @@ _KEPT: Final = {
 
 
 def check_there(path: Path, where: str, known: int | None = None) -> None:
-    """Raise where the file is not there any more, or another one is: `known` is the one that a session is with."""
+    """Raise if the file is gone or replaced by another one; `known` is the inode that the session opened."""
     try:
         found = path.stat().st_ino
     except OSError:
@@ -36,13 +36,13 @@ def check_there(path: Path, where: str, known: int | None = None) -> None:
 
 
 def moved(where: str) -> Unavailable:
-    """What is told of a file that was there before: what is written to it then is written for nobody."""
-    hint = "put it back, or let the next run make it anew; then run again"
+    """Return the error for a file that vanished; further writes would be lost."""
+    hint = "put it back, or let the next run create it again; then run again"
     return Unavailable("the database file was moved or deleted in the middle", where=where, hint=hint)
 
 
 def kept(column: Column) -> Column:
-    """The column as these databases can be made to hold it: what has no exact counterpart there is text."""
+    """Return the column as these databases can store it: text if its type has no exact counterpart."""
     kind = column_type(column)
     exact = kind.name in _KEPT or (kind.name == "numeric" and not carried(kind))
     told = str(kind) if kind.name == "numeric" else kind.name
@@ -54,46 +54,46 @@ class Database(Protocol):
 
     where: str
     one_process: bool
-    """Whether nobody else can open the file while one process writes to it."""
+    """True if no other process can open the file while one writes to it."""
     indexed: bool
-    """Whether small tables are worth an index."""
+    """True if an index pays off even on small tables."""
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Execute, and all rows that come of it; few are expected."""
+        """Execute a statement and return all rows; few are expected."""
 
     def change(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """Execute; how many rows were inserted, updated or deleted, as the database says it."""
+        """Execute a statement and return the number of rows inserted, updated or deleted."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """A change of the file as a whole; nobody else writes to it meanwhile.
+        """Return a context of one atomic transaction, in which no other process writes to the file.
 
         Raises:
-            Unavailable: somebody else has been writing for longer than the session's patience.
+            Unavailable: another process has been writing for longer than the session's patience.
         """
 
     def make(self) -> None:
-        """Make the file, if it is missing."""
+        """Create the file, if it is missing."""
 
     def another(self, check: Callable[[], None]) -> Database:
-        """A further session with the same file, that calls `check` while it is kept waiting."""
+        """Open another session with the same file, which calls `check` while it waits."""
 
     def describe(self, name: ObjectName, *, sink: bool) -> Table | None:
-        """The table with its types in PostgreSQL's spelling: as values come from it, or as they may be put in."""
+        """Return the table, types in PostgreSQL's spelling: as values are read, or for a `sink` as they are written."""
 
     def tables(self, schema: str, prefix: str = "") -> list[str]:
-        """The names of tables and views there."""
+        """Return the names of tables and views."""
 
     def declared(self, column: Column) -> str:
-        """What the type of a column is called in ``CREATE TABLE``."""
+        """Return the type of a column for ``CREATE TABLE``."""
 
     def bound(self, column: Column) -> str:
-        """A placeholder of the column's type."""
+        """Return a placeholder of the column's type."""
 
     def value(self, column: Column, text: str) -> Any:
-        """What is given for such a placeholder, of a bound that is kept as text."""
+        """Return the value for such a placeholder, from a bound stored as text."""
 
     def comparable(self, column: Column) -> bool:
-        """Whether the database's order of such values is that of the type."""
+        """True if the database orders such values as the type does."""
 
     def batches(
         self,
@@ -104,21 +104,21 @@ class Database(Protocol):
         schema: pa.Schema,
         rows: int,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows where the condition holds, at most `rows` in a batch, of just that schema.
+        """Yield the rows where the condition is true, at most `rows` in a batch, in exactly that schema.
 
         Raises:
-            BadData: a value that is not kept exactly by its column's type.
+            BadData: a value that the type of its column cannot represent exactly.
         """
 
     def make_stage(self, columns: Sequence[Column]) -> None:
-        """Make the session's own table `STAGE`, empty; rows in it lock nobody out."""
+        """Create the session's own empty table `STAGE`; writing to it locks no other session."""
 
     def stage(self, batch: pa.RecordBatch) -> None:
-        """Put rows into `STAGE`.
+        """Insert rows into `STAGE`.
 
         Raises:
             BadData: a value that the database cannot hold.
         """
 
     def close(self) -> None:
-        """End the session; a transaction that is open is rolled back."""
+        """Close the session, which rolls back an open transaction."""

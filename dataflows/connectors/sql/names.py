@@ -10,7 +10,7 @@ __all__ = ["InFile", "ObjectName", "quoted", "shadow_name", "shadow_prefix"]
 
 
 def quoted(*names: str, mark: str = '"') -> str:
-    """The names as one quoted SQL identifier."""
+    """Return the names as one quoted SQL identifier."""
     return ".".join(mark + name.replace(mark, mark * 2) + mark for name in names)
 
 
@@ -21,7 +21,7 @@ class ObjectName:
     schema: str
     name: str
     mark: ClassVar[str] = '"'
-    """What the system quotes names by."""
+    """Quotation mark of the system."""
 
     @property
     def sql(self) -> str:
@@ -49,11 +49,11 @@ _Name = TypeVar("_Name", bound=ObjectName)
 
 
 def shadow_prefix(uid: str) -> str:
-    """What the names of all shadows of a pipeline begin with."""
+    """Return the common prefix of the names of a pipeline's shadow tables."""
     return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:12]}_"
 
 
 def shadow_name(uid: str, run: str, sink: _Name) -> _Name:
-    """The shadow of a run, beside the target: 39 bytes, and never the same for two runs."""
+    """Return the name of a run's shadow table, in the target's schema: 39 bytes, unique for each run."""
     digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
     return sink.beside(shadow_prefix(uid) + digest)

@@ -1,4 +1,4 @@
-"""A table of a database file as a sink, with the state of its pipeline beside it."""
+"""Table of a database file as a sink, with the state of its pipeline in the same file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODES: Final = ("append", "replace", "merge")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTarget:
-    """A table; a `replace` fills a table of the run's own, whose rows then take the place of the target's."""
+    """Table as a sink; a `replace` loads a shadow table, whose rows then replace the target's."""
 
     place: Place
     owner: Owner
@@ -42,14 +42,14 @@ class DatabaseTarget:
 
     @classmethod
     def opened(cls, place: Place, owner: Owner, name: ObjectName, database: Database) -> DatabaseTarget:
-        """With a session that is open."""
+        """Return a target on an open session."""
         return cls(
             place, owner, name, database, DatabaseState(database, owner.uid, owner.source, str(name), place.where)
         )
 
     @property
     def one_process(self) -> bool:
-        """Whether all writers have to be in one process."""
+        """True if all writers must run in one process."""
         return self.database.one_process
 
     @property
@@ -74,7 +74,7 @@ class DatabaseTarget:
             raise Refused(what, where=f"{where}.version", hint="take a whole number or a time")
 
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        """The columns as a table that is made here would have them."""
+        """Return the columns of the table that it would create."""
         return tuple(map(kept, columns))
 
     def make(self, columns: tuple[Column, ...]) -> None:
@@ -92,7 +92,7 @@ class DatabaseTarget:
         ]
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
-        """Add columns, which take NULL, to the table; one that is there stays as it is. Inside `state.owned`."""
+        """Add nullable columns to the table; existing ones stay as they are. Inside `state.owned`."""
         there = self.describe()
         for one in columns:
             if there is None or there.column(one.name) is None:
@@ -162,14 +162,14 @@ class DatabaseTarget:
         return found.result
 
     def _move_in(self, shadow: ObjectName, columns: tuple[str, ...]) -> None:
-        """The table itself stays, with all that depends on it: only its rows are others."""
+        """Replace the rows only: the table stays, with everything that depends on it."""
         names = ", ".join(map(quoted, columns))
         self.database.change(f"DELETE FROM {self.name.sql}")
         self.database.change(f"INSERT INTO {self.name.sql} ({names}) SELECT {names} FROM {shadow.sql}")
         self.database.change(f"DROP TABLE {shadow.sql}")
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
-        """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
+        """Count the values of `columns` that occur in several rows of the run's shadow; NULL never equals NULL."""
         query = duplicates(shadow_name(self.owner.uid, run, self.name), columns)
         return int(self.database.rows(query)[0][0])
 

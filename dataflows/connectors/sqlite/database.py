@@ -1,4 +1,4 @@
-"""SQLite: one session with a file."""
+"""Session with an SQLite file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from penstock.errors import (
 __all__ = ["SqliteDatabase"]
 
 STEPS: Final = 10_000
-"""Instructions of SQLite's machine between two looks at `check`."""
+"""Instructions of SQLite's virtual machine between two calls of `check`."""
 CHECK_SECONDS: Final = 0.1
 FIRST_ROWS: Final = 1000
 BATCH_BYTES: Final = 8 << 20
@@ -43,7 +43,7 @@ WHERE l."unique" = 1 AND l.partial = 0 AND l.origin <> 'pk' ORDER BY l.seq, i.se
 
 
 class SqliteDatabase:
-    """A session with a file; the file is made only when it is asked for, and put into WAL mode then."""
+    """Session with a file; `make` creates the file and puts it into WAL mode."""
 
     one_process = False
     indexed = True
@@ -86,7 +86,7 @@ class SqliteDatabase:
                 raise AccessDenied(what, where=self.where, value=str(self._path)) from None
         self._session.close()
         self._session = self._connected()
-        self.rows("PRAGMA journal_mode = WAL")  # so that whoever reads keeps nobody from writing
+        self.rows("PRAGMA journal_mode = WAL")  # so that readers do not block writers
 
     def another(self, check: Callable[[], None]) -> Database:
         check_there(self._path, self.where)
@@ -95,7 +95,7 @@ class SqliteDatabase:
     def _look(self) -> int:
         try:
             self._check()
-        except BaseException as error:  # noqa: BLE001 - it is raised again where SQLite has given up
+        except BaseException as error:  # noqa: BLE001 - raised again once SQLite has interrupted the statement
             self._stopped = error
             return 1
         return 0
@@ -108,7 +108,7 @@ class SqliteDatabase:
             stopped, self._stopped = self._stopped, None
             if stopped is not None:
                 raise stopped from None
-            raise _told(error, self.where) from None
+            raise _penstock_error(error, self.where) from None
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         cursor = self._patiently(statement, values)
@@ -133,7 +133,7 @@ class SqliteDatabase:
             raise
 
     def _patiently(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Execute, and wait for whoever keeps the file busy."""
+        """Execute, and wait while another process locks the file."""
         end = time.monotonic() + self._patience
         while True:
             self._check()
@@ -171,10 +171,10 @@ class SqliteDatabase:
         return Table(name, "r" if kind[0][0] == "table" else "v", columns, usable)
 
     def _type(self, table: ObjectName, column: str, text: str, *, sink: bool) -> str:
-        """A column's type; of one that has none declared, the class that all its values are of now."""
-        told = sql_type(text, sink=sink)
-        if told or sink:
-            return told or MIXED
+        """Return a column's type; without a declared one, the class of all its current values."""
+        known = sql_type(text, sink=sink)
+        if known or sink:
+            return known or MIXED
         name = quoted(column)
         found = self.rows(f"SELECT DISTINCT typeof({name}) FROM {table.sql} WHERE {name} IS NOT NULL LIMIT 2")
         return CLASSES[found[0][0] if found else "null"] if len(found) <= 1 else MIXED
@@ -256,8 +256,8 @@ def _batch(rows: list[tuple[Any, ...]], columns: Sequence[Column], schema: pa.Sc
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _told(error: sqlite3.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of codes
-    """The error of the tree; SQLite's own texts name tables and columns, never a value."""
+def _penstock_error(error: sqlite3.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of codes
+    """Return Penstock's error; SQLite's own texts name tables and columns, never a value."""
     text = str(error)
     code = getattr(error, "sqlite_errorname", "") or ""
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -272,7 +272,7 @@ def _told(error: sqlite3.Error, where: str) -> PenstockError:  # noqa: PLR0911 -
     if code.startswith("SQLITE_NOTADB"):
         return Refused("the file is no SQLite database", where=where, hint="look at the connection's `path`")
     if code.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):
-        return BadData(f"the table refused a row: {text}", where=where, hint="mend the source's rows, or the table")
+        return BadData(f"the table refused a row: {text}", where=where, hint="correct the source's rows, or the table")
     if "decode" in text.lower():
         return BadData("a text is no valid UTF-8", where=where, hint="leave such rows out by a view")
     if code == "SQLITE_ERROR":

@@ -1,6 +1,6 @@
 """SQLite's declared types in PostgreSQL's spelling, and its values as Arrow arrays and back, exactly or not at all.
 
-A column of SQLite takes values of any class, whatever its declared type says: each value is looked at. What SQLite has
+A column of SQLite takes values of any class, whatever its declared type says: each value is checked. What SQLite has
 no class for is text: decimals with all their digits (declared ``DECIMAL_TEXT(p,s)``, since SQLite itself would make
 floats of them), dates and times in ISO form.
 """
@@ -22,7 +22,7 @@ from penstock.errors import BadData
 __all__ = ["CLASSES", "MIXED", "array", "declared", "listed", "sql_type"]
 
 MIXED: Final = "values of several kinds"
-"""The type of an untyped column that holds such; nothing can be read from it or put into it."""
+"""Type of an untyped column with values of several classes, which can be neither read nor written."""
 CLASSES: Final = {"integer": "bigint", "real": "double precision", "text": "text", "blob": "bytea", "null": "text"}
 _NAMED: Final = {
     "INT2": "smallint", "INT4": "integer", "FLOAT4": "real", "BOOL": "boolean", "BOOLEAN": "boolean", "UUID": "uuid",
@@ -43,14 +43,14 @@ _DECIMAL: Final = re.compile(r"DECIMAL_TEXT\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
 def sql_type(text: str, *, sink: bool) -> str:
-    """What a declared type is in PostgreSQL's spelling; empty where nothing is declared.
+    """Return a declared type in PostgreSQL's spelling; empty if none is declared.
 
-    What is no whole number, text or blob by SQLite's rules, and has no name that is known here, holds floats.
+    An unknown name that is no integer, text or blob by SQLite's affinity rules is a float.
     """
-    told = text.strip().upper()
-    if found := _DECIMAL.fullmatch(told):
+    name = text.strip().upper()
+    if found := _DECIMAL.fullmatch(name):
         return f"numeric({found[1]},{found[2]})"
-    name = told.partition("(")[0].strip()
+    name = name.partition("(")[0].strip()
     if name in {"", "ANY"}:
         return ""
     if name in _NAMED:
@@ -59,7 +59,7 @@ def sql_type(text: str, *, sink: bool) -> str:
 
 
 def declared(column: Column) -> str:
-    """The type that a column is made with."""
+    """Return the type to create a column with."""
     kind = parse_type(column.type)
     if kind.name == "numeric" and kind.precision is not None:
         return f"DECIMAL_TEXT({kind.precision},{kind.scale})"
@@ -67,7 +67,7 @@ def declared(column: Column) -> str:
 
 
 def array(values: Sequence[Any], column: Column, wanted: pa.DataType, where: str) -> pa.Array:
-    """The values of a column, as the Arrow type that is asked for.
+    """Return the values of a column as the Arrow type `wanted`.
 
     Raises:
         BadData: one of them is of another class than the column's type, or out of its range.
@@ -115,7 +115,7 @@ def _converted(values: Sequence[Any], kind: SqlType, wanted: pa.DataType) -> pa.
 
 
 def listed(found: pa.Array, name: str, where: str) -> list[Any]:
-    """The values of an Arrow array as SQLite takes them.
+    """Return the values of an Arrow array as SQLite accepts them.
 
     Raises:
         BadData: a time outside of the years 1 to 9999, or NaN, which SQLite would make NULL.

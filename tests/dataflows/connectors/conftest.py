@@ -28,7 +28,7 @@ from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.connectors.files.conftest import SECRET, S3Server, s3
 from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 
-__all__ = ["CUTS", "KEYED", "SYSTEMS", "Flow", "Hub", "World", "launchers", "mariadb", "new_schema", "s3"]
+__all__ = ["CUTS", "KEYED", "SYSTEMS", "Flow", "SourceFile", "System", "launchers", "mariadb", "new_schema", "s3"]
 
 _numbers = count(1)
 MISSING: Final = (
@@ -40,7 +40,7 @@ Rows = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
-class World:
+class System:
     """One object of one system: how pipelines name it, and how anybody else looks into it."""
 
     name: str
@@ -73,7 +73,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Hub:
+class SourceFile:
     """The SQLite file that items come from, and where they end."""
 
     path: Path
@@ -156,11 +156,11 @@ def shut(dsn: str) -> Iterator[None]:
             session.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
-def postgres(request: pytest.FixtureRequest, folder: Path) -> World:
+def postgres(request: pytest.FixtureRequest, folder: Path) -> System:
     return in_database(request.getfixturevalue("database"))
 
 
-def in_database(dsn: str) -> World:
+def in_database(dsn: str) -> System:
 
     def query(text: str) -> Rows:
         with psycopg.connect(dsn, autocommit=True) as session:
@@ -171,7 +171,7 @@ def in_database(dsn: str) -> World:
         session.execute("CREATE ROLE stranger LOGIN")
     stranger = {"type": "postgres", "dsn": psycopg.conninfo.make_conninfo(dsn, user="stranger")}
     leftovers = unfinished(query, "SELECT relname FROM pg_class WHERE relkind = 'r'")
-    return World(
+    return System(
         "postgres",
         {"type": "postgres", "dsn": dsn},
         tabled(query),
@@ -182,7 +182,7 @@ def in_database(dsn: str) -> World:
     )
 
 
-def sqlite(request: pytest.FixtureRequest, folder: Path) -> World:
+def sqlite(request: pytest.FixtureRequest, folder: Path) -> System:
     path = folder / "world.sqlite"
 
     def query(text: str) -> Rows:
@@ -192,10 +192,10 @@ def sqlite(request: pytest.FixtureRequest, folder: Path) -> World:
     leftovers = unfinished(query, "SELECT name FROM sqlite_master WHERE type = 'table'")
     nowhere = {"type": "sqlite", "path": str(folder / "none" / "world.sqlite")}
     connection = {"type": "sqlite", "path": str(path)}
-    return World("sqlite", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
+    return System("sqlite", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
 
 
-def duck(request: pytest.FixtureRequest, folder: Path) -> World:
+def duck(request: pytest.FixtureRequest, folder: Path) -> System:
     path = folder / "world.duckdb"
 
     def query(text: str) -> Rows:
@@ -205,10 +205,10 @@ def duck(request: pytest.FixtureRequest, folder: Path) -> World:
     leftovers = unfinished(query, "SELECT table_name FROM duckdb_tables()")
     nowhere = {"type": "duckdb", "path": str(folder / "none" / "world.duckdb")}
     connection = {"type": "duckdb", "path": str(path)}
-    return World("duckdb", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
+    return System("duckdb", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
 
 
-def mysql(request: pytest.FixtureRequest, folder: Path) -> World:
+def mysql(request: pytest.FixtureRequest, folder: Path) -> System:
     server: MysqlServer = request.getfixturevalue("mariadb")
     database = request.getfixturevalue("new_schema")()
     (folder / "secret").write_text((server.home / "secret").read_text())
@@ -219,7 +219,7 @@ def mysql(request: pytest.FixtureRequest, folder: Path) -> World:
     leftovers = unfinished(query, f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}'")
     connection = server.connection(database, password=f"${{file:{folder}/secret}}")
     stranger = connection | {"user": "stranger"}
-    return World("mysql", connection, tabled(query), leftovers, stranger, lambda: stopped(server), rows=query)
+    return System("mysql", connection, tabled(query), leftovers, stranger, lambda: stopped(server), rows=query)
 
 
 READERS: Final[dict[str, Callable[[Path], Any]]] = {
@@ -235,7 +235,7 @@ def of_files(
     denied: dict[str, Any],
     folder: str,
     away: Callable[[], AbstractContextManager[None]],
-) -> World:
+) -> System:
     def look() -> list[int]:
         found = (READERS[kind](path) for path in sorted((root / folder).glob(f"*.{kind}")))
         return sorted(one for table in found for one in table.column("id").to_pylist())
@@ -244,11 +244,11 @@ def of_files(
         return [str(one) for one in (root / folder / "_penstock").rglob(f"*.{kind}")]
 
     refused = () if kind == "parquet" else ("bytea",)
-    return World(name, connection, look, leftovers, denied, away, folder, "_modified", {"type": kind}, refused=refused)
+    return System(name, connection, look, leftovers, denied, away, folder, "_modified", {"type": kind}, refused=refused)
 
 
-def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], World]:
-    def make(request: pytest.FixtureRequest, folder: Path) -> World:
+def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], System]:
+    def make(request: pytest.FixtureRequest, folder: Path) -> System:
         root = folder / "root"
         root.mkdir()
         denied = {"type": "files", "root": "/sys/kernel"}  # where not even root may make anything
@@ -258,7 +258,7 @@ def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], World]:
     return make
 
 
-def in_bucket(request: pytest.FixtureRequest, folder: Path) -> World:
+def in_bucket(request: pytest.FixtureRequest, folder: Path) -> System:
     server: S3Server = request.getfixturevalue("s3")
     for name, text in (("key", "penstock"), ("secret", SECRET), ("wrong", "wrong")):
         (folder / name).write_text(text)
@@ -275,7 +275,7 @@ def in_bucket(request: pytest.FixtureRequest, folder: Path) -> World:
     return of_files("s3", root, "parquet", connection, denied, folder_name, lambda: stopped(server))
 
 
-SYSTEMS: Final[dict[str, Callable[[pytest.FixtureRequest, Path], World]]] = {
+SYSTEMS: Final[dict[str, Callable[[pytest.FixtureRequest, Path], System]]] = {
     "postgres": postgres, "sqlite": sqlite, "duckdb": duck, "parquet": in_folder("parquet"), "csv": in_folder("csv"),
     "jsonl": in_folder("jsonl"), "s3": in_bucket, "mysql": mysql,
 }  # fmt: skip
@@ -292,10 +292,10 @@ CUTS: Final = tuple(
 
 
 @pytest.fixture
-def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], World]:
+def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], System]:
     """Make a world of a system; one of PostgreSQL a test."""
 
-    def make(name: str) -> World:
+    def make(name: str) -> System:
         folder = tmp_path / f"world{next(_numbers)}"
         folder.mkdir()
         return SYSTEMS[name](request, folder)
@@ -304,7 +304,7 @@ def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Wo
 
 
 @pytest.fixture(params=SYSTEMS)
-def world(worlds: Callable[[str], World], request: pytest.FixtureRequest) -> World:
+def world(worlds: Callable[[str], System], request: pytest.FixtureRequest) -> System:
     return worlds(request.param)
 
 
@@ -375,9 +375,9 @@ class Flow:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Hub:
+def hub(tmp_path: Path) -> SourceFile:
     path = tmp_path / "hub.sqlite"
-    made = Hub(path, {"type": "sqlite", "path": str(path)})
+    made = SourceFile(path, {"type": "sqlite", "path": str(path)})
     made.rows("CREATE TABLE items (id INTEGER PRIMARY KEY, name VARCHAR, price DOUBLE)")
     return made
 
@@ -386,10 +386,10 @@ Flows = Callable[..., Flow]
 
 
 @pytest.fixture
-def into(hub: Hub, tmp_path: Path, launchers: Launchers) -> Flows:
+def into(hub: SourceFile, tmp_path: Path, launchers: Launchers) -> Flows:
     """Make a pipeline from a table of the hub into a world."""
 
-    def make(world: World, write: str, table: str = "items", **sink: Any) -> Flow:
+    def make(world: System, write: str, table: str = "items", **sink: Any) -> Flow:
         source: dict[str, Any] = {"connection": "hub", "object": table}
         if write == "append":
             source["cursor"] = {"field": "id"}
@@ -400,10 +400,10 @@ def into(hub: Hub, tmp_path: Path, launchers: Launchers) -> Flows:
 
 
 @pytest.fixture
-def out_of(hub: Hub, tmp_path: Path, launchers: Launchers) -> Flows:
+def out_of(hub: SourceFile, tmp_path: Path, launchers: Launchers) -> Flows:
     """Make a pipeline from a world into the hub's table `back`."""
 
-    def make(world: World, write: str) -> Flow:
+    def make(world: System, write: str) -> Flow:
         connections = {"hub": hub.connection, world.name: world.connection}
         sink = {"connection": "hub", "object": "back", "write": write}
         return Flow(launchers, tmp_path, connections, world.source(cursor=write == "append"), sink)

@@ -14,10 +14,10 @@ from catalog.database import migrate
 from tests.dataflows.connectors.conftest import KEYED, SYSTEMS
 
 if TYPE_CHECKING:
-    from tests.dataflows.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.conftest import Flow, SourceFile, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], World]
+    Worlds = Callable[[str], System]
 
 STEPS = [
     {"name": "open", "filter": "id % 10 <> 3"},
@@ -49,7 +49,7 @@ def letters(new_database: Callable[[], str]) -> str:
 
 @pytest.mark.parametrize(("system", "write"), MODES)
 def test_each_row_goes_out_or_is_filtered_or_is_a_dead_letter(
-    worlds: Worlds, hub: Hub, into: Flows, out_of: Flows, letters: str, system: str, write: str
+    worlds: Worlds, hub: SourceFile, into: Flows, out_of: Flows, letters: str, system: str, write: str
 ) -> None:
     world = worlds(system)
     hub.add(100)
@@ -81,7 +81,7 @@ def test_each_row_goes_out_or_is_filtered_or_is_a_dead_letter(
     assert [row[0] for row in hub.rows("SELECT id FROM back ORDER BY rowid")] == good or write == "merge"
 
 
-def committed(world: World, made: Flow) -> dict[str, Any] | None:
+def committed(world: System, made: Flow) -> dict[str, Any] | None:
     """What the run that was killed has committed, as the next attempt tells that fails before its first commit."""
     found = made.launchers.run(made.task("r1"), "read.begin=raise")
     assert found["status"] == "failed", json.dumps(found)

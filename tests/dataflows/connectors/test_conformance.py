@@ -13,10 +13,10 @@ import pytest
 from tests.dataflows.connectors.conftest import CUTS, SYSTEMS
 
 if TYPE_CHECKING:
-    from tests.dataflows.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.conftest import Flow, SourceFile, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], World]
+    Worlds = Callable[[str], System]
 
 COLUMNS = """id bigint PRIMARY KEY, s smallint, i integer, b bigint, r real, d double precision, t boolean, n numeric(38,10),
 c character varying(9), x text, da date, ts timestamp, tz timestamptz, ti time, u uuid, j jsonb, by bytea"""
@@ -45,7 +45,7 @@ WIDER = {"c": "text", "j": "json"}
 
 
 def test_every_type_and_text_there_and_back(
-    new_database: Callable[[], str], world: World, into: Flows, out_of: Flows
+    new_database: Callable[[], str], world: System, into: Flows, out_of: Flows
 ) -> None:
     """PostgreSQL, the world, and PostgreSQL again: each value as it was, and each type, or the one that it widens to."""
     dsn = new_database()
@@ -79,7 +79,7 @@ def test_every_type_and_text_there_and_back(
         assert found == wanted
 
 
-def test_nothing_then_all_and_then_only_what_is_new(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
+def test_nothing_then_all_and_then_only_what_is_new(world: System, hub: SourceFile, into: Flows, out_of: Flows) -> None:
     there, back = into(world, "append"), out_of(world, "append")
     assert there.completed("r0") == back.completed("r0") == 0
     for run, rows in (("r1", 60), ("r2", 5)):
@@ -92,7 +92,7 @@ def test_nothing_then_all_and_then_only_what_is_new(world: World, hub: Hub, into
     assert (world.look(), world.leftovers(there.uid)) == (hub.ids(), [])
 
 
-def test_wide_rows(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
+def test_wide_rows(world: System, hub: SourceFile, into: Flows, out_of: Flows) -> None:
     names = [f"c{at}" for at in range(300)]
     hub.rows(f"CREATE TABLE wide (id INTEGER PRIMARY KEY, {', '.join(f'{one} BIGINT' for one in names)}, long TEXT)")
     for at in range(3):
@@ -104,7 +104,7 @@ def test_wide_rows(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
     assert hub.rows(f"SELECT {columns} FROM back ORDER BY id") == hub.rows("SELECT * FROM wide ORDER BY id")
 
 
-def test_names_of_penstocks_own_are_no_sinks(world: World, into: Flows) -> None:
+def test_names_of_penstocks_own_are_no_sinks(world: System, into: Flows) -> None:
     there = into(world, "replace")
     own = "copied/_penstock" if world.connection["type"] in {"files", "s3"} else "_penstock_runs"
     there.sink["object"] = world.object.replace("copied", own)
@@ -115,7 +115,7 @@ def test_names_of_penstocks_own_are_no_sinks(world: World, into: Flows) -> None:
 PUBLISHED = {"publish.moved", "publish.done", "result.before", "result.written"}
 
 
-def survives(made: Flow, world: World, hub: Hub, cut: str, *, same: bool) -> None:
+def survives(made: Flow, world: System, hub: SourceFile, cut: str, *, same: bool) -> None:
     """Kill a run at a cut and run it, or a new one: each row is there once, and old rows until the new ones are whole."""
     hub.add(60)
     before: list[int] = []
@@ -141,7 +141,7 @@ def cut_of(name: str, write: str) -> str:
 
 
 @pytest.mark.parametrize("write", ["append", "replace"])
-def test_killed_and_run_again(world: World, hub: Hub, into: Flows, write: str) -> None:
+def test_killed_and_run_again(world: System, hub: SourceFile, into: Flows, write: str) -> None:
     survives(into(world, write), world, hub, cut_of(world.name, write), same=write == "append")
 
 
@@ -150,7 +150,7 @@ def test_killed_and_run_again(world: World, hub: Hub, into: Flows, write: str) -
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_killed_or_stopped_at_every_point(
-    worlds: Worlds, hub: Hub, into: Flows, system: str, write: str, same: bool
+    worlds: Worlds, hub: SourceFile, into: Flows, system: str, write: str, same: bool
 ) -> None:
     for cut in CUTS:
         if (write, cut) != ("append", "prepare.shadow_made"):
@@ -163,7 +163,9 @@ def test_killed_or_stopped_at_every_point(
         hub.rows("DELETE FROM items")
 
 
-def test_a_replace_is_seen_by_nobody_until_it_is_published(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
+def test_a_replace_is_seen_by_nobody_until_it_is_published(
+    world: System, hub: SourceFile, into: Flows, out_of: Flows
+) -> None:
     hub.add(60)
     made, back = into(world, "replace"), out_of(world, "replace")
     made.completed("r1")
@@ -188,12 +190,12 @@ STOPS = {"append": "commit.before_fence:1", "replace": "commit.mid_copy:1"}
     ("system", "write"), [(name, ("append", "replace")[at % 2]) for at, name in enumerate(SYSTEMS)]
 )
 def test_a_zombie_writes_nothing_once_it_has_a_successor(
-    worlds: Worlds, hub: Hub, into: Flows, system: str, write: str
+    worlds: Worlds, hub: SourceFile, into: Flows, system: str, write: str
 ) -> None:
     sleeps_through(into(world := worlds(system), write), world, hub, STOPS[write])
 
 
-def sleeps_through(made: Flow, world: World, hub: Hub, point: str) -> None:
+def sleeps_through(made: Flow, world: System, hub: SourceFile, point: str) -> None:
     """Stop a run, let its successor run, and wake it.
 
     One that is stopped while it holds the system's lock keeps others out, and is no zombie.
@@ -213,7 +215,9 @@ def sleeps_through(made: Flow, world: World, hub: Hub, point: str) -> None:
     assert (world.look(), world.leftovers(made.uid)) == (hub.ids(), [])
 
 
-def test_what_is_missing_or_not_allowed_is_one_clear_error(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
+def test_what_is_missing_or_not_allowed_is_one_clear_error(
+    world: System, hub: SourceFile, into: Flows, out_of: Flows
+) -> None:
     hub.add(3)
     into(world, "append").completed("r0")
     missing = out_of(world, "replace")

@@ -25,14 +25,14 @@ from tests.dataflows.connectors.conftest import SYSTEMS, in_database
 from tests.reaper import short_folder
 
 if TYPE_CHECKING:
-    from tests.dataflows.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.conftest import Flow, SourceFile, System
     from tests.dataflows.connectors.files.conftest import S3Server
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], World]
+    Worlds = Callable[[str], System]
 
 
-def told(found: dict[str, Any], world: World) -> None:
+def told(found: dict[str, Any], world: System) -> None:
     """The run failed by one error that names the connection, and says that trying again may help."""
     assert found["status"] == "failed", found
     error = found["error"]
@@ -45,19 +45,21 @@ POINTS = ("commit.begin:1", "publish.begin", "commit.before_fence:1")
 
 
 @pytest.mark.parametrize(("system", "point"), [(name, POINTS[at % 3]) for at, name in enumerate(SYSTEMS)])
-def test_a_sink_that_goes_away_in_the_middle(worlds: Worlds, hub: Hub, into: Flows, system: str, point: str) -> None:
+def test_a_sink_that_goes_away_in_the_middle(
+    worlds: Worlds, hub: SourceFile, into: Flows, system: str, point: str
+) -> None:
     goes_away(worlds(system), hub, into, point)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_sink_that_goes_away_anywhere(worlds: Worlds, hub: Hub, into: Flows, system: str) -> None:
+def test_a_sink_that_goes_away_anywhere(worlds: Worlds, hub: SourceFile, into: Flows, system: str) -> None:
     for point in (*POINTS, "prepare.planned", "commit.mid_copy:0", "commit.copied:2", "commit.sent:0", "flow.end"):
         goes_away(worlds(system), hub, into, point)
         hub.rows("DELETE FROM items")
 
 
-def goes_away(world: World, hub: Hub, into: Flows, point: str) -> None:
+def goes_away(world: System, hub: SourceFile, into: Flows, point: str) -> None:
     hub.add(60)
     made = into(world, "append")
     task = made.task("r1")
@@ -70,7 +72,7 @@ def goes_away(world: World, hub: Hub, into: Flows, point: str) -> None:
     assert (world.look(), world.leftovers(made.uid)) == (hub.ids(), [])
 
 
-def test_a_source_that_goes_away_in_the_middle(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
+def test_a_source_that_goes_away_in_the_middle(world: System, hub: SourceFile, into: Flows, out_of: Flows) -> None:
     hub.rows("CREATE TABLE bulky (id INTEGER PRIMARY KEY, name TEXT)")
     for at in range(60):
         hub.rows("INSERT INTO bulky VALUES (?, hex(randomblob(250000)))", (at,))
@@ -89,7 +91,7 @@ def test_a_source_that_goes_away_in_the_middle(world: World, hub: Hub, into: Flo
     assert hub.rows("SELECT * FROM back ORDER BY id") == hub.rows("SELECT * FROM bulky ORDER BY id")
 
 
-def test_a_system_that_is_away_when_the_run_begins(world: World, hub: Hub, into: Flows, out_of: Flows) -> None:
+def test_a_system_that_is_away_when_the_run_begins(world: System, hub: SourceFile, into: Flows, out_of: Flows) -> None:
     hub.add(5)
     made = into(world, "replace")
     made.completed("r1")
@@ -106,7 +108,7 @@ def test_a_system_that_is_away_when_the_run_begins(world: World, hub: Hub, into:
 
 
 @pytest.fixture
-def mortal() -> Iterator[tuple[EmbeddedServer, World]]:
+def mortal() -> Iterator[tuple[EmbeddedServer, System]]:
     """A world on a server of its own."""
     server = EmbeddedServer(short_folder(), configuration=QUICK)
     server.acquire()
@@ -119,7 +121,7 @@ def mortal() -> Iterator[tuple[EmbeddedServer, World]]:
 
 @pytest.mark.parametrize("side", ["sink", "source"])
 def test_the_server_is_killed_and_comes_back(
-    mortal: tuple[EmbeddedServer, World], hub: Hub, into: Flows, out_of: Flows, side: str
+    mortal: tuple[EmbeddedServer, System], hub: SourceFile, into: Flows, out_of: Flows, side: str
 ) -> None:
     server, world = mortal
     hub.add(60)
@@ -162,7 +164,7 @@ def kill_all(server: EmbeddedServer) -> None:
 # -- files of databases: somebody else has them
 
 
-def held_by_another(world: World) -> Any:
+def held_by_another(world: System) -> Any:
     """A session of this process that keeps everybody else from writing."""
     path = world.connection["path"]
     if world.name == "duckdb":
@@ -174,7 +176,7 @@ def held_by_another(world: World) -> Any:
 
 @pytest.mark.parametrize("system", ["sqlite", "duckdb"])
 def test_a_file_that_somebody_else_writes_to_for_a_while_is_waited_for(
-    worlds: Worlds, hub: Hub, into: Flows, system: str
+    worlds: Worlds, hub: SourceFile, into: Flows, system: str
 ) -> None:
     world = worlds(system)
     hub.add(60)
@@ -190,7 +192,7 @@ def test_a_file_that_somebody_else_writes_to_for_a_while_is_waited_for(
 
 
 @pytest.mark.parametrize("system", ["sqlite", "duckdb"])
-def test_a_file_that_was_deleted_and_is_made_anew(worlds: Worlds, hub: Hub, into: Flows, system: str) -> None:
+def test_a_file_that_was_deleted_and_is_made_anew(worlds: Worlds, hub: SourceFile, into: Flows, system: str) -> None:
     world = worlds(system)
     hub.add(60)
     made = into(world, "append")
@@ -206,7 +208,7 @@ def test_a_file_that_was_deleted_and_is_made_anew(worlds: Worlds, hub: Hub, into
 # -- folders: taken away, full
 
 
-def test_a_target_folder_that_is_deleted_in_the_middle(worlds: Worlds, hub: Hub, into: Flows) -> None:
+def test_a_target_folder_that_is_deleted_in_the_middle(worlds: Worlds, hub: SourceFile, into: Flows) -> None:
     world = worlds("parquet")
     folder = Path(world.connection["root"]) / world.object
     hub.add(60)
@@ -240,7 +242,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("system", ["sqlite", "duckdb", "parquet", "csv", "jsonl"])
 def test_a_disk_that_is_full_and_then_is_not(
-    request: pytest.FixtureRequest, hub: Hub, into: Flows, small_disk: Callable[[int], Path], system: str, write: str
+    request: pytest.FixtureRequest,
+    hub: SourceFile,
+    into: Flows,
+    small_disk: Callable[[int], Path],
+    system: str,
+    write: str,
 ) -> None:
     world = SYSTEMS[system](request, small_disk(3))
     hub.rows("CREATE TABLE bulky (id INTEGER PRIMARY KEY, name TEXT)")
@@ -304,7 +311,9 @@ def cutter(s3: S3Server) -> Iterator[Cutter]:
     made.door.close()
 
 
-def test_answers_of_s3_that_are_cut(worlds: Worlds, hub: Hub, into: Flows, out_of: Flows, cutter: Cutter) -> None:
+def test_answers_of_s3_that_are_cut(
+    worlds: Worlds, hub: SourceFile, into: Flows, out_of: Flows, cutter: Cutter
+) -> None:
     world = worlds("s3")
     world.connection["endpoint"] = f"http://127.0.0.1:{cutter.door.getsockname()[1]}"
     hub.add(60)

@@ -13,10 +13,10 @@ import pytest
 from tests.dataflows.connectors.conftest import CUTS, KEYED, SYSTEMS
 
 if TYPE_CHECKING:
-    from tests.dataflows.connectors.conftest import Flow, Hub, World
+    from tests.dataflows.connectors.conftest import Flow, SourceFile, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], World]
+    Worlds = Callable[[str], System]
     Rows = list[tuple[Any, ...]]
 
 IDS = 25
@@ -29,7 +29,7 @@ class Keyed:
 
     flow: Flow
     back: Flow
-    hub: Hub
+    hub: SourceFile
 
     @property
     def history(self) -> bool:
@@ -76,8 +76,8 @@ def history(versions: Rows) -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def keyed(hub: Hub, into: Flows, out_of: Flows) -> Callable[..., Keyed]:
-    def make(world: World, write: str) -> Keyed:
+def keyed(hub: SourceFile, into: Flows, out_of: Flows) -> Callable[..., Keyed]:
+    def make(world: System, write: str) -> Keyed:
         hub.rows("DROP TABLE IF EXISTS changes")
         hub.rows("CREATE TABLE changes (v INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, gone BOOLEAN)")
         flow = into(world, write, "changes", key=["id"], version="v", delete="gone")
@@ -88,7 +88,7 @@ def keyed(hub: Hub, into: Flows, out_of: Flows) -> Callable[..., Keyed]:
     return make
 
 
-def survives(made: Keyed, world: World, cut: str, *, same: bool) -> None:
+def survives(made: Keyed, world: System, cut: str, *, same: bool) -> None:
     made.change(60)
     assert made.flow.run("r1", f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
     if not same:
@@ -160,7 +160,7 @@ def test_killed_or_stopped_at_every_point(
         sleeps_through(keyed(world := fresh(worlds, system), write), world, point)
 
 
-def fresh(worlds: Worlds, system: str) -> World:
+def fresh(worlds: Worlds, system: str) -> System:
     """A world of which nothing was asked yet; of PostgreSQL a test has one, whose table is dropped."""
     world = worlds(system)
     if system == "postgres":
@@ -177,7 +177,7 @@ STOPPED = (
 )  # fmt: skip
 
 
-def sleeps_through(made: Keyed, world: World, point: str) -> None:
+def sleeps_through(made: Keyed, world: System, point: str) -> None:
     """Stop a run, let its successor run with newer rows, and wake it.
 
     One that is stopped while it holds the system's lock keeps others out, and is no zombie.
@@ -239,7 +239,7 @@ def test_a_run_that_finds_nothing_new_leaves_the_cursor_where_it_was(
 @pytest.mark.parametrize("write", ["append", "merge"])
 @pytest.mark.parametrize("system", sorted({name for name, _ in KEYED}))
 def test_a_new_column_of_the_source_is_added_to_the_target(
-    worlds: Worlds, hub: Hub, into: Flows, out_of: Flows, system: str, write: str
+    worlds: Worlds, hub: SourceFile, into: Flows, out_of: Flows, system: str, write: str
 ) -> None:
     world = worlds(system)
     hub.add(40)
@@ -256,7 +256,7 @@ def test_a_new_column_of_the_source_is_added_to_the_target(
 
 
 @pytest.mark.parametrize("system", sorted(set(SYSTEMS) - {name for name, _ in KEYED}))
-def test_files_take_no_new_columns_and_say_so(worlds: Worlds, hub: Hub, into: Flows, system: str) -> None:
+def test_files_take_no_new_columns_and_say_so(worlds: Worlds, hub: SourceFile, into: Flows, system: str) -> None:
     world = worlds(system)
     hub.add(5)
     made = into(world, "append")

@@ -19,7 +19,7 @@ from tests.dataflows.connectors.conftest import SYSTEMS, Flow
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
-    from tests.dataflows.connectors.conftest import World
+    from tests.dataflows.connectors.conftest import System
 
 MB: Final = 1024
 """In the unit of `ru_maxrss`."""
@@ -51,7 +51,7 @@ def checked(path: Path, rows: int) -> None:
 def through(tmp_path: Path, launchers: Launchers) -> Callable[..., Iterator[Flow]]:
     """The pipelines that bring a file's rows into a world, and from there back to a folder."""
 
-    def make(world: World, rows: int, width: int, group: int) -> Iterator[Flow]:
+    def make(world: System, rows: int, width: int, group: int) -> Iterator[Flow]:
         root = tmp_path / f"{world.name}-{rows}"
         root.mkdir()
         write_rows(root / "made" / "rows.parquet", rows, width, group)
@@ -67,7 +67,7 @@ def through(tmp_path: Path, launchers: Launchers) -> Callable[..., Iterator[Flow
     return make
 
 
-def test_what_is_in_flight_is_bounded(world: World, through: Callable[..., Iterator[Flow]]) -> None:
+def test_what_is_in_flight_is_bounded(world: System, through: Callable[..., Iterator[Flow]]) -> None:
     """Of rows with 150 MB of texts in all never more than a fraction is held."""
     peaks = []
     for rows in (1_000, 75_000):
@@ -101,7 +101,7 @@ def peak_of(task: dict[str, Any]) -> int:
 @pytest.mark.chaos
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_ten_million_rows_take_no_more_memory_than_one(
-    worlds: Callable[[str], World], through: Callable[..., Iterator[Flow]], system: str
+    worlds: Callable[[str], System], through: Callable[..., Iterator[Flow]], system: str
 ) -> None:
     peaks: dict[int, list[int]] = {}
     for rows in (1_000_000, 10_000_000):

@@ -18,10 +18,10 @@ from psycopg import sql
 from tests.dataflows.test_types import OWN, PAGE, VALUES, plain, values
 
 if TYPE_CHECKING:
-    from tests.dataflows.connectors.conftest import Flow, World
+    from tests.dataflows.connectors.conftest import Flow, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], World]
+    Worlds = Callable[[str], System]
 
 SYSTEMS: Final = ("parquet", "csv", "jsonl", "sqlite", "duckdb", "mysql")
 TABLE: Final = {
@@ -58,7 +58,7 @@ def fill(session: psycopg.Connection[Any], found: dict[str, tuple[str, ...]]) ->
         session.execute(f"INSERT INTO every SELECT {row}, {', '.join(literals)}")
 
 
-def ends(dsn: str, world: World, into: Flows, out_of: Flows) -> tuple[Flow, Flow]:
+def ends(dsn: str, world: System, into: Flows, out_of: Flows) -> tuple[Flow, Flow]:
     """PostgreSQL's table ``every`` into the world, and out of it into ``back``."""
     there, back = into(world, "replace"), out_of(world, "replace")
     there.source = {"connection": "hub", "object": "public.every"}
@@ -68,7 +68,7 @@ def ends(dsn: str, world: World, into: Flows, out_of: Flows) -> tuple[Flow, Flow
     return there, back
 
 
-def types_in(world: World) -> list[str]:
+def types_in(world: System) -> list[str]:
     """What its own tools say of the columns, but for the first one; of CSV all that there is to say."""
     if world.name == "sqlite":
         with closing(sqlite3.connect(world.connection["path"])) as session:
