@@ -263,10 +263,10 @@ def _translated(where: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise _told(error, where) from None
+        raise _penstock_error(error, where) from None
 
 
-def _told(error: duckdb.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of kinds
+def _penstock_error(error: duckdb.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of kinds
     """The error of the tree. DuckDB's texts may quote values: they are not passed on, but where they name objects."""
     text = str(error)
     if "No space left" in text:

@@ -49,8 +49,8 @@ def key_range(name: str, kind: str, lower: str | None, upper: str | None) -> str
     return " AND ".join(parts) or "true"
 
 
-def _nothing() -> None:
-    """Nobody wants to know."""
+def _ignore() -> None:
+    """Default callback; does nothing."""
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class PostgresReader:
     """The form of COPY that undecoded rows are read in."""
     held: str | None = None
     """The point in time that `hold` keeps."""
-    released: Callable[[], None] = _nothing
+    released: Callable[[], None] = _ignore
     """Called where that is not held any more, and splits are read at points in time of their own from then on."""
     _session: Session | None = field(default=None, init=False)
     _moment: Moment = field(init=False)
