@@ -7,6 +7,7 @@ be of one kind: so a source whose file the process writes to joins in.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from dataflows.connectors.duckdb.types import declared, selected, shaped
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.sql.database import STAGE, Database, check_there
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
@@ -278,8 +280,11 @@ def _penstock_error(error: duckdb.Error, where: str) -> PenstockError:  # noqa: 
         | duckdb.OutOfRangeException
         | duckdb.InvalidInputException,
     ):
-        what = f"the database refused a value or row: {type(error).__name__}"
-        return BadData(what, where=where, hint="compare the rows with the table's types and constraints")
+        found = _CONSTRAINT.search(text)
+        what = f"the database refused a value or row: {found[0] if found else type(error).__name__}"
+        hint = "compare the rows with the table's types and constraints"
+        waits = "does not exist in the referenced table" in text
+        return RowRefused(what, where=where, hint=hint, state=type(error).__name__, waits=waits)
     if isinstance(error, duckdb.IOException):
         return _of_file(text, where)
     if isinstance(error, duckdb.OutOfMemoryException):
@@ -290,6 +295,12 @@ def _penstock_error(error: duckdb.Error, where: str) -> PenstockError:  # noqa: 
         hint = "another part of this run reads the file; write to another file"
         return Unavailable("the file is open in another mode", where=where, hint=hint)
     return Unavailable(f"DuckDB could not do it: {type(error).__name__}", where=where, hint="try again")
+
+
+_CONSTRAINT: Final = re.compile(
+    r"NOT NULL constraint failed: \S+|CHECK constraint failed on table \S+"
+    r"|(?:primary|unique|foreign) key constraint|unique constraint"
+)
 
 
 def _of_file(text: str, where: str) -> PenstockError:

@@ -8,6 +8,7 @@ from typing import Final
 
 from pymysql import err
 
+from dataflows.connectors.isolation import RowRefused
 from penstock.errors import (
     AccessDenied,
     BadData,
@@ -56,6 +57,8 @@ _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     2026: (Unreachable, "no encrypted connection can be made", "look at the connection's `tls`"),
     **dict.fromkeys((0, 2006, LOST, 2055), (Unreachable, "the connection was lost", "try again")),
 }  # fmt: skip
+_REFERENCES: Final = {1216, 1452}
+"""A row that is referred to is missing; it may come later."""
 _NAMING: Final = {MissingTable, MissingColumn, AccessDenied}
 _PLACE: Final = re.compile(
     r"(?:for|Data truncated for|too long for) column (.+) at row \d+$|[Cc]olumn '([^']+)' cannot be"
@@ -76,7 +79,11 @@ def penstock_error(error: err.Error, where: str) -> PenstockError:
     )
     if code not in _CODES:
         hint = "does the table still have its columns, and the user its rights?"
-    return kind(f"{what}{_named(kind, text)} [error {code}]", where=where, hint=hint)
+    what = f"{what}{_named(kind, text)} [error {code}]"
+    if kind is BadData:
+        waits = code in _REFERENCES
+        return RowRefused(what, where=where, hint=hint, state=str(code), column=_column(text), waits=waits)
+    return kind(what, where=where, hint=hint)
 
 
 def _named(kind: type[PenstockError], text: str) -> str:
@@ -86,6 +93,10 @@ def _named(kind: type[PenstockError], text: str) -> str:
         return ""
     if found := _KEY.search(text):
         return f" (key {found[1]})"
-    found = _PLACE.search(text)
-    name = (found[1] or found[2]).rpartition("`.`")[2].strip("`'") if found else ""
+    name = _column(text)
     return f" (column `{name}`)" if name else ""
+
+
+def _column(text: str) -> str | None:
+    found = _PLACE.search(text)
+    return (found[1] or found[2]).rpartition("`.`")[2].strip("`'") if found else None

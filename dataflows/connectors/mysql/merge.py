@@ -55,6 +55,11 @@ class Merge:
         return (*((self._bury(self.tombstones),) if self.tombstones else ()), self._gone(), self._upsert())
 
     @property
+    def attempt(self) -> tuple[str, ...]:
+        """What brings them there and empties the stage, inside of a transaction."""
+        return *self.statements, f"DELETE FROM {quoted(self.into.schema, STAGE)}"
+
+    @property
     def _written(self) -> list[str]:
         return [name for name in self.columns if name != self.delete]
 

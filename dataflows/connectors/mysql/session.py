@@ -20,10 +20,11 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT, COMMAND
 from pymysql.protocol import MysqlPacket, OKPacketWrapper
 
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.mysql.errors import LOST, NO_SERVER, penstock_error
 from dataflows.connectors.mysql.wire import Packets
 from dataflows.connectors.sql import names
-from penstock.errors import BadData, PenstockError, Unreachable
+from penstock.errors import PenstockError, Unreachable
 from penstock.models.connection import MysqlConnection, resolve
 
 __all__ = ["LOCK_SECONDS", "Session", "connect", "quoted"]
@@ -237,12 +238,14 @@ class Session:
             packet = OKPacketWrapper(self.wire._read_packet())
         return int(packet.affected_rows), int(packet.warning_count)
 
-    def warned(self) -> BadData:
+    def warned(self) -> RowRefused:
         """Return the first warning of the server, without its values."""
         found = self.rows("SHOW WARNINGS LIMIT 1")
         code, text = (int(found[0][1]), str(found[0][2])) if found else (0, "")
         wrong = penstock_error(err.DataError(code, text), self.where)
-        return wrong if isinstance(wrong, BadData) else BadData(wrong.what, where=self.where, hint=wrong.hint)
+        if isinstance(wrong, RowRefused):
+            return wrong
+        return RowRefused(wrong.what, where=self.where, hint=wrong.hint, state=str(code))
 
     @property
     def id(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.mysql.session import quoted
 from dataflows.data.tables import Column
 from dataflows.data.times import outside
@@ -231,7 +232,7 @@ def _plain(values: pa.Array, name: str, where: str) -> pa.Array:
     endless = pa.types.is_floating(kind) and not pc.all(pc.is_finite(values)).as_py()
     if (endless and pc.any(pc.invert(pc.is_finite(values))).as_py()) or outside(values):
         what = f"no MySQL server holds a value of `{name}`: NaN, infinity, or a time out of its range"
-        raise BadData(what, where=where, hint="leave such rows out, or map them to NULL")
+        raise RowRefused(what, where=where, hint="leave such rows out, or map them to NULL", state="value", column=name)
     if pa.types.is_boolean(kind):
         return values.cast(pa.int8())
     if pa.types.is_timestamp(kind) and kind.tz is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.mysql.merge import STAGE, Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState, take_name
@@ -62,6 +63,25 @@ class MysqlSink:
             self.session.change(statement)
         self.session.change("START TRANSACTION")
 
+    @contextmanager
+    def trial(self) -> Iterator[Attempt]:
+        self.begin(0, None)
+        yield self._attempt
+        self.session.change("ROLLBACK")
+
+    def _attempt(self, data: pa.RecordBatch) -> RowRefused | None:
+        self.session.change("SAVEPOINT attempt")
+        try:
+            self.put(data)
+            self._loaded()
+            for statement in self.merge.attempt if self.merge else ():
+                self.session.change(statement)
+        except RowRefused as error:
+            self.session.change("ROLLBACK TO SAVEPOINT attempt")
+            return error
+        self.session.change("RELEASE SAVEPOINT attempt")
+        return None
+
     def put(self, data: pa.RecordBatch) -> None:
         rows = encoded(data, self.order.columns, self.where)
         if not self._loading:
@@ -89,8 +109,8 @@ class MysqlSink:
     def _loaded(self) -> int:
         if not self._loading:
             return 0
-        rows, warnings = self.session.end_load()
         self._loading = False
+        rows, warnings = self.session.end_load()
         if warnings:
             raise self.session.warned()
         return rows

@@ -8,13 +8,14 @@ one that is stopped elsewhere is fenced when it wakes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.sql.database import STAGE, Database
 from dataflows.connectors.sql.state import DatabaseState
 from dataflows.connectors.sql.tombstones import Tombstones
@@ -22,6 +23,10 @@ from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 
 __all__ = ["DatabaseSink"]
+
+
+class _TakenBackError(Exception):
+    """Ends a transaction that was only an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,25 @@ class DatabaseSink:
 
     def idle(self) -> None:
         """Nothing is held while no chunk comes."""
+
+    @contextmanager
+    def trial(self) -> Iterator[Attempt]:
+        """The rows that are taken stay staged: each attempt is for them all, since DuckDB has no savepoints."""
+        self.begin(0, None)
+        yield self._attempt
+        self.begin(0, None)
+
+    def _attempt(self, data: pa.RecordBatch) -> RowRefused | None:
+        last = self.database.rows(f"SELECT coalesce(max(rowid), -1) FROM {STAGE}")[0][0]
+        try:
+            self.put(data)
+            with suppress(_TakenBackError), self.database.transaction():
+                self._moved()
+                raise _TakenBackError
+        except RowRefused as error:
+            self.database.change(f"DELETE FROM {STAGE} WHERE rowid > ?", (last,))
+            return error
+        return None
 
     def commit(self, split: OpenSplit) -> Counters:
         split.reached("copied")

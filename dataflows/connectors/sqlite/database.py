@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.sql.database import LOCK_SECONDS, STAGE, Database, check_there, moved
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, declared, listed, sql_type
@@ -272,7 +274,10 @@ def _penstock_error(error: sqlite3.Error, where: str) -> PenstockError:  # noqa:
     if code.startswith("SQLITE_NOTADB"):
         return Refused("the file is no SQLite database", where=where, hint="look at the connection's `path`")
     if code.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):
-        return BadData(f"the table refused a row: {text}", where=where, hint="correct the source's rows, or the table")
+        what, hint = f"the table refused a row: {text}", "correct the source's rows, or the table"
+        named = re.search(r"(?:NOT NULL|datatype).*?([^.\s]+)$", text)
+        waits = code == "SQLITE_CONSTRAINT_FOREIGNKEY"
+        return RowRefused(what, where=where, hint=hint, state=code, column=named and named[1], waits=waits)
     if "decode" in text.lower():
         return BadData("a text is no valid UTF-8", where=where, hint="leave such rows out by a view")
     if code == "SQLITE_ERROR":

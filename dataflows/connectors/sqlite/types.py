@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataflows.connectors.isolation import RowRefused
 from dataflows.data.tables import Column
 from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
@@ -126,7 +127,7 @@ def listed(found: pa.Array, name: str, where: str) -> list[Any]:
     bad = pa.types.is_floating(kind) and pc.any(pc.is_nan(found)).as_py()
     if bad or outside(found):
         what = f"SQLite cannot hold a value of `{name}`: {'NaN' if bad else 'a time out of its range'}"
-        raise BadData(what, where=where, hint="leave such rows out, or map them to NULL")
+        raise RowRefused(what, where=where, hint="leave such rows out, or map them to NULL", state="value", column=name)
     if pa.types.is_boolean(kind):
         found = found.cast(pa.int8())
     elif pa.types.is_decimal(kind) or pa.types.is_temporal(kind):

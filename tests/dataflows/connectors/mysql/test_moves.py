@@ -14,10 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pymysql
 import pytest
 
+from catalog.database import migrate
 from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
 from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.connectors.mysql.target import MysqlTarget
@@ -375,3 +377,32 @@ def test_rows_of_many_packets_come_whole(shop: Shop) -> None:
         (3, 16777206, ""),
     ]
     shop.script("SET GLOBAL max_allowed_packet = 16777216")
+
+
+@pytest.mark.parametrize(("write", "sink"), [("append", {}), ("replace", {}), ("merge", {"key": ["id"]})])
+@pytest.mark.parametrize(
+    ("kind", "value", "code"),
+    [
+        ("VARCHAR(20) CHARACTER SET latin1", "'🐎'", "1366"),
+        ("ENUM('a', 'b')", "'A'", "1265"),
+        ("VARCHAR(20) CHECK (name <> 'no')", "'no'", "4025"),
+    ],
+)
+def test_rows_that_the_server_refuses_are_dead_letters(
+    shop: Shop, new_database: Callable[[], str], write: str, sink: dict[str, Any], kind: str, value: str, code: str
+) -> None:
+    catalog = new_database()
+    migrate(catalog)
+    shop.script(ITEMS, f"CREATE TABLE sink (id BIGINT PRIMARY KEY, name {kind})")
+    shop.script(f"INSERT INTO source VALUES (1, 'a'), (2, {value}), (3, 'b'), (4, {value}), (5, NULL)")
+    task = shop.task("r1", write, cursor=None if write == "replace" else "id", **sink) | {"letters": catalog}
+    task["pipeline"]["spec"]["errors"] = {"dead_letter": {"fail_above": "50%"}}
+    done = shop.launchers.run(task)
+    assert done["status"] == "completed", done["error"]
+    assert (done["counters"]["rows_in"], done["counters"]["rows_out"], done["counters"]["dead"]) == (5, 3, 2)
+    assert shop.rows("SELECT id, name FROM sink ORDER BY id") == [(1, "a"), (3, "b"), (5, None)]
+    with psycopg.connect(catalog) as session:
+        found = session.execute("SELECT code, \"values\"->>'id' FROM ops.dead_letters ORDER BY 2").fetchall()
+    assert [row[1] for row in found] == ["2", "4"]
+    if shop.server.mariadb:
+        assert {row[0] for row in found} == {code}

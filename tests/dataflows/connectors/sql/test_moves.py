@@ -8,9 +8,11 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import psycopg
 import pyarrow as pa
 import pytest
 
+from catalog.database import migrate
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.state import RunRow
 from dataflows.data.chunks import Chunk
@@ -304,3 +306,30 @@ def test_scd2_is_refused_before_anything_is_made(move: Make) -> None:
         assert found["status"] == "failed"
         assert f"connections of type {sink} cannot `scd2`" in found["error"]["what"]
         assert not made.sink.path.exists()
+
+
+@pytest.mark.parametrize("write", ["append", "merge"])
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "id INTEGER PRIMARY KEY CHECK (id % 100 <> 7), name VARCHAR",
+        "id INTEGER PRIMARY KEY, name VARCHAR CHECK (name NOT LIKE '%07' AND name <> 'item 7')",
+    ],
+)
+def test_rows_that_the_file_refuses_are_dead_letters(
+    move: Make, new_database: Callable[[], str], kind: str, write: str, rule: str
+) -> None:
+    made = move(kind, kind, write, errors={"dead_letter": {"fail_above": "5%"}})
+    made.sink.script(f"CREATE TABLE copied ({rule}, price DOUBLE)")
+    catalog = new_database()
+    migrate(catalog)
+    done = made.launchers.run(made.task("r1", letters=catalog))
+    assert done["status"] == "completed", done["error"]
+    with psycopg.connect(catalog) as session:
+        found = session.execute('SELECT "values"->>\'id\' FROM ops.dead_letters ORDER BY "row", split').fetchall()
+    bad = {int(row[0]) for row in found}
+    by_name = "LIKE" in rule
+    assert bad == {row[0] for row in made.wanted() if row[0] % 100 == 7 and not (by_name and not row[1])}
+    assert (done["counters"]["rows_in"], done["counters"]["dead"]) == (600, len(bad))
+    assert made.rows() == [row for row in made.wanted() if row[0] not in bad]
