@@ -136,7 +136,7 @@ class PostgresReader:
 
     def _connected(self) -> Session:
         if self._session is None:
-            self._session = connect(self.dsn, where=self.where, name="penstock:source", lock=LOCK_SECONDS)
+            self._session = connect(self.dsn, where=self.where, name="penstock:source", lock=LOCK_SECONDS, whole=True)
         return self._session
 
     def _query(self, split: Split) -> str:

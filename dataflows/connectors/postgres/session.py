@@ -1,34 +1,28 @@
-"""Sessions with PostgreSQL: pinned settings, bounded waits, and errors that never repeat the driver's DETAIL.
-
-psycopg's messages may hold row values (``Key (id)=(7) already exists``), and connection errors may hold addresses of
-other systems; what leaves this module names objects and SQLSTATEs only.
-"""
+"""Sessions with PostgreSQL: pinned settings that are checked, and bounded waits."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import select
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import psycopg
 from psycopg import conninfo, pq, sql
 from psycopg import errors as pg
 
-from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.keeping import IDLE_SESSIONS
-from penstock.errors import (
-    AccessDenied,
-    BadData,
-    Fenced,
-    MissingColumn,
-    MissingTable,
-    OutOfSpace,
-    PenstockError,
-    Unreachable,
+from dataflows.connectors.postgres.errors import (
+    FENCED,
+    NO_OPTIONS,
+    result_error,
+    state_error,
+    translate,
+    translated,
 )
-from penstock.postgres import KEEPALIVE, by_state
+from penstock.errors import PenstockError, Refused, Unreachable
+from penstock.postgres import KEEPALIVE
 
 __all__ = [
     "FENCED",
@@ -63,8 +57,6 @@ PINNED: Final = {
 }
 """Settings that decide how values are written and read; a role's or database's own defaults must not change them."""
 
-FENCED: Final = "penstock.fenced"
-"""What a commit casts to a number where it finds a newer generation; the error's message holds it."""
 UNNAMED: Final = "penstock"
 """The application name of a session that belongs to no run."""
 CONNECT_SECONDS: Final = 10
@@ -74,60 +66,122 @@ IDLE_SECONDS: Final = 0.2
 
 
 def connect(
-    dsn: str, *, where: str, name: str, lock: float = 10.0, statement: float = 0.0, seconds: float = CONNECT_SECONDS
+    dsn: str,
+    *,
+    where: str,
+    name: str,
+    lock: float = 10.0,
+    statement: float = 0.0,
+    seconds: float = CONNECT_SECONDS,
+    whole: bool = False,
 ) -> Session:
     """A session in autocommit with the pinned settings; `lock` and `statement` are time-outs in seconds, 0 for none.
 
-    `seconds` is for each host tried. Options that the DSN has stay, where they are not about what is pinned here. A
-    peer that vanishes is noticed within about a minute, and the server notices within seconds that this process died,
-    also in the middle of a statement: what it held is free for the next attempt.
+    `whole`: the server refuses a table whose rows a policy would hide. `seconds` is for each host tried. Options that
+    the DSN has stay, where they are not about what is pinned here. A peer that vanishes is noticed within about a
+    minute, and the server notices within seconds that this process died, also in the middle of a statement: what it
+    held is free for the next attempt.
 
     Raises:
         AccessDenied: wrong password, unknown user, missing right to connect.
         NotFound: no such database.
         Unreachable: nothing answers.
     """
-    key = (dsn, lock, statement, seconds)
+    key = (dsn, lock, statement, seconds, whole)
     with translated(where):
         kept = IDLE_SESSIONS.take(key)
         if isinstance(kept, _Reusable):
             try:
-                return _named(kept, name)
+                return _named(kept, name, where)
             except psycopg.OperationalError:  # it was ended meanwhile
                 kept.close()
         limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
-        pinned = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in (PINNED | limits).items())
-        own = conninfo.conninfo_to_dict(dsn).get("options") or ""
-        session = _Reusable.connect(
-            dsn,
-            autocommit=True,
-            application_name=UNNAMED,
-            options=f"{own} {pinned}".lstrip(),
-            client_encoding="UTF8",
-            connect_timeout=int(seconds),
-            prepare_threshold=None,
-            **KEEPALIVE,  # type: ignore[arg-type]
-        )
+        session = _opened(dsn, seconds, PINNED | limits | ({"row_security": "off"} if whole else {}))
         session.key = key
-        return _named(session, name)
+        return _named(session, name, where)
 
 
 class _Reusable(psycopg.Connection[Any]):
     """A session that knows what it was opened with."""
 
     key: Hashable = None
+    pinned: Mapping[str, str] = PINNED
+    again: Callable[[], psycopg.Connection[Any]]
+    """Makes another session with the same server."""
 
 
-def _named(session: _Reusable, name: str) -> Session:
+def _opened(dsn: str, seconds: float, pinned: Mapping[str, str]) -> _Reusable:
+    """A session with the settings as options; without them where a pooler refuses options."""
+    own = conninfo.conninfo_to_dict(dsn).get("options") or ""
+    texts = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in pinned.items())
+    connect = partial(
+        _Reusable.connect,
+        dsn,
+        autocommit=True,
+        application_name=UNNAMED,
+        client_encoding="UTF8",
+        connect_timeout=int(seconds),
+        prepare_threshold=None,
+        **KEEPALIVE,  # type: ignore[arg-type]
+    )
+    again = partial(connect, options=f"{own} {texts}".lstrip())
+    try:
+        session = again()
+    except psycopg.OperationalError as error:
+        if NO_OPTIONS not in str(error):
+            raise
+        again = partial(connect, options="")
+        session = again()
+    session.pinned, session.again = pinned, again
+    return session
+
+
+def _named(session: _Reusable, name: str, where: str) -> Session:
     """The session under the name of its run, with what cannot be set by options."""
     named = f"SET application_name = {sql.Literal(name).as_string(None)}"
     if session.info.server_version >= WATCHFUL_VERSION:
         # A server on a platform that cannot watch its sockets says so, and works as before.
         with contextlib.suppress(psycopg.DataError):
             session.execute(f"{named}; SET client_connection_check_interval = '{WATCH}'")
-            return session
+            return _pinned(session, where)
     session.execute(named)
+    return _pinned(session, where)
+
+
+def _pinned(session: _Reusable, where: str) -> Session:
+    """The session, once all settings are as they were asked for: a pooler may have dropped them.
+
+    Raises:
+        Refused: a pooler gives each transaction another session of the server's.
+    """
+    names = list(session.pinned)
+    query = (
+        "SELECT pg_backend_pid(), ARRAY(SELECT current_setting(n) "
+        "FROM unnest(%s::text[]) WITH ORDINALITY s(n, i) ORDER BY i)"
+    )
+    pid, found = one_row(session, query, (names,))
+    if pid != session.info.backend_pid and _is_shared(session, pid):
+        session.close()
+        what = "a pooler in transaction mode keeps neither settings nor locks from one transaction to the next"
+        hint = "connect to the server itself, or to a database whose pool_mode in PgBouncer is session"
+        raise Refused(what, where=where, hint=hint)
+    wrong = {n: session.pinned[n] for n, have in zip(names, found, strict=True) if not _same(session.pinned[n], have)}
+    for setting, value in wrong.items():
+        session.execute("SELECT set_config(%s, %s, false)", (setting, value))
     return session
+
+
+def _same(wanted: str, have: str) -> bool:
+    """True if a setting is as wanted; times are shown with their unit."""
+    return have == wanted or (wanted.isdigit() and have in {f"{wanted}ms", f"{int(wanted) // 1000}s"})
+
+
+def _is_shared(session: _Reusable, pid: int) -> bool:
+    """True if the server's session `pid` is given to others between this session's transactions."""
+    with contextlib.closing(session.again()) as other:
+        other.execute("BEGIN")
+        taken = one_row(other, "SELECT pg_backend_pid()")[0]
+        return bool(taken == pid or one_row(session, "SELECT pg_backend_pid()")[0] != pid)
 
 
 def release(session: Session) -> None:
@@ -142,78 +196,6 @@ def release(session: Session) -> None:
 
 
 _QUIET: Final = {pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS}
-
-
-@contextlib.contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Raise psycopg's errors as Penstock's, `where` naming the connection and object."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise translate(error, where) from None
-
-
-def translate(error: psycopg.Error, where: str) -> PenstockError:
-    """The error of Penstock's tree for one of psycopg, without row values."""
-    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return _not_connected(error, where)
-    said = error.diag
-    place = _place(said.column_name, said.constraint_name, said.context)
-    return state_error(error.sqlstate or "", str(said.message_primary or ""), where, place)
-
-
-def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError:
-    text = str(error)
-    if "password" in text or "authentication" in text or "no pg_hba.conf entry" in text:
-        return AccessDenied("the server refuses this user or password", where=where, hint="check user and secret")
-    if 'role "' in text and "does not exist" in text:
-        return AccessDenied("the server knows no such user", where=where, hint="check the user in the dsn")
-    if 'database "' in text and "does not exist" in text:
-        kind, what, hint = by_state("3D000")
-        return kind(what, where=where, hint=hint)
-    if "permission denied" in text:
-        return AccessDenied("the server refuses this user", where=where, hint="grant CONNECT on the database")
-    return Unreachable("the connection cannot be made or was lost", where=where, hint="is the server up? try again")
-
-
-def state_error(state: str, message: str, where: str, place: _Place = (None, "")) -> PenstockError:
-    """The error for an SQLSTATE; of `message` only what names objects is kept."""
-    if state == "22P02" and FENCED in message:
-        return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
-    if "No space left" in message:
-        state = "53100"
-    kind, what, hint = by_state(state)
-    if kind is BadData:
-        what, waits = f"{what}{place[1]} [SQLSTATE {state}]", state == "23503"
-        return RowRefused(what, where=where, hint=hint, state=state, column=place[0], waits=waits)
-    named = f" ({message})" if kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} and message else ""
-    return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
-
-
-_Place = tuple[str | None, str]
-"""The column that an error of a row is about, and what names it and the constraint."""
-_COLUMN: Final = re.compile(r"^COPY .+?, line \d+, column ([^:\n]+)(?::|$)", re.MULTILINE)
-
-
-def _place(column: str | None, constraint: str | None, context: str | None) -> _Place:
-    if column is None and (found := _COLUMN.search(context or "")):
-        column = found[1]
-    named = [f"column `{column}`"] if column else []
-    named += [f"constraint `{constraint}`"] if constraint else []
-    return column, f" ({', '.join(named)})" if named else ""
-
-
-def result_error(result: pq.abc.PGresult, where: str) -> PenstockError:
-    """The error that a result of the C library holds."""
-
-    def said(field: pq.DiagnosticField) -> str:
-        return (result.error_field(field) or b"").decode(errors="replace")
-
-    of = pq.DiagnosticField
-    if not (state := said(of.SQLSTATE)):
-        return Unreachable("the connection was lost", where=where, hint="try again")
-    place = _place(said(of.COLUMN_NAME) or None, said(of.CONSTRAINT_NAME) or None, said(of.CONTEXT))
-    return state_error(state, said(of.MESSAGE_PRIMARY), where, place)
 
 
 def _go_on() -> None:

@@ -51,7 +51,9 @@ class PostgresTarget:
     def opened(cls, place: Place, owner: Owner, table: TableName, dsn: str) -> PostgresTarget:
         """Connected; each wait is bounded by the owner's patience."""
         name = session_name(owner.uid, owner.generation)
-        limits = {} if owner.patience is None else {"seconds": owner.patience, "statement": owner.patience}
+        limits: dict[str, Any] = (
+            {} if owner.patience is None else {"seconds": owner.patience, "statement": owner.patience}
+        )
         session = connect(dsn, where=place.where, name=name, lock=owner.patience or LOCK_SECONDS, **limits)
         return cls(
             place, owner, table, dsn, session, PostgresState(owner.uid, owner.source, table, place.where, session)

@@ -1,0 +1,141 @@
+"""The server's and libpq's errors as those of the tree; of their texts only what names objects is kept.
+
+psycopg's messages may hold row values (``Key (id)=(7) already exists``), and connection errors may hold addresses of
+other systems; what leaves this module names objects, SQLSTATEs and libpq's own reason only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import psycopg
+from psycopg import pq
+
+from dataflows.connectors.isolation import RowRefused
+from penstock.errors import (
+    AccessDenied,
+    BadData,
+    Fenced,
+    MissingColumn,
+    MissingTable,
+    NotFound,
+    OutOfSpace,
+    PenstockError,
+    Refused,
+    Unreachable,
+)
+from penstock.postgres import by_state
+
+__all__ = ["FENCED", "NO_OPTIONS", "result_error", "state_error", "translate", "translated"]
+
+FENCED: Final = "penstock.fenced"
+"""What a commit casts to a number where it finds a newer generation; the error's message holds it."""
+NO_OPTIONS: Final = "unsupported startup parameter"
+"""What a pooler says that lets no settings through."""
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Raise psycopg's errors as Penstock's, `where` naming the connection and object."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, where) from None
+
+
+def translate(error: psycopg.Error, where: str) -> PenstockError:
+    """The error of Penstock's tree for one of psycopg, without row values."""
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        return _not_connected(error, where)
+    said = error.diag
+    place = _place(said.column_name, said.constraint_name, said.context)
+    return state_error(error.sqlstate or "", str(said.message_primary or ""), where, place)
+
+
+def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError:
+    text = str(error)
+    found = (row for row in _NOT_CONNECTED if any(sign in text for sign in row[0]))
+    _, kind, what, hint = next(found, _LOST)
+    reason = _reason(text)
+    return kind(f"{what}{f' ({reason})' if reason else ''}", where=where, hint=hint)
+
+
+_Row = tuple[tuple[str, ...], type[PenstockError], str, str]
+_LOST: Final[_Row] = ((), Unreachable, "the connection cannot be made or was lost", "is the server up? try again")
+_NOT_CONNECTED: Final[tuple[_Row, ...]] = (
+    (
+        ("password", "authentication", "no pg_hba.conf entry"),
+        AccessDenied,
+        "the server refuses this user or password",
+        "check user and secret",
+    ),
+    (('role "',), AccessDenied, "the server knows no such user", "check the user in the dsn"),
+    (('database "', "no such database"), NotFound, "there is no such database", by_state("3D000")[2]),
+    (("permission denied",), AccessDenied, "the server refuses this user", "grant CONNECT on the database"),
+    (
+        ("Name or service not known", "nodename nor servname", "No address associated with hostname"),
+        NotFound,
+        "there is no such host",
+        "correct the host in the dsn",
+    ),
+    (
+        ("server does not support SSL", "certificate verify failed", "does not match host name", NO_OPTIONS),
+        Refused,
+        "the server takes no such connection",
+        "look at the dsn: its sslmode, certificates and options",
+    ),
+)
+"""What libpq says of a connection that cannot be made, by parts of its text. Only the last resort is worth a retry."""
+
+
+def _reason(text: str) -> str:
+    """What libpq says of the last host tried: its reason alone, which holds neither addresses nor secrets."""
+    lines = [line for line in text.splitlines() if line and not line.startswith(("\t", " "))]
+    last = lines[-1].rpartition(" failed: ")[2] if lines else ""
+    return re.sub(r"^(?:FATAL|ERROR):\s*", "", last).strip().rstrip(".")
+
+
+def state_error(state: str, message: str, where: str, place: _Place = (None, "")) -> PenstockError:
+    """The error for an SQLSTATE; of `message` only what names objects is kept."""
+    if state == "22P02" and FENCED in message:
+        return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
+    if "No space left" in message:
+        state = "53100"
+    kind, what, hint = by_state(state)
+    if kind is BadData:
+        what, waits = f"{what}{place[1]} [SQLSTATE {state}]", state == "23503"
+        return RowRefused(what, where=where, hint=hint, state=state, column=place[0], waits=waits)
+    if "row-level security" in message:
+        hint = "let the user see all rows (BYPASSRLS, or a policy's owner), or read a view that says which are wanted"
+        what = "row-level security would hide rows from this user"
+    named = f" ({message})" if kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} and message else ""
+    return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
+
+
+_Place = tuple[str | None, str]
+"""The column that an error of a row is about, and what names it and the constraint."""
+_COLUMN: Final = re.compile(r"^COPY .+?, line \d+, column ([^:\n]+)(?::|$)", re.MULTILINE)
+
+
+def _place(column: str | None, constraint: str | None, context: str | None) -> _Place:
+    if column is None and (found := _COLUMN.search(context or "")):
+        column = found[1]
+    named = [f"column `{column}`"] if column else []
+    named += [f"constraint `{constraint}`"] if constraint else []
+    return column, f" ({', '.join(named)})" if named else ""
+
+
+def result_error(result: pq.abc.PGresult, where: str) -> PenstockError:
+    """The error that a result of the C library holds."""
+
+    def said(field: pq.DiagnosticField) -> str:
+        return (result.error_field(field) or b"").decode(errors="replace")
+
+    of = pq.DiagnosticField
+    if not (state := said(of.SQLSTATE)):
+        return Unreachable("the connection was lost", where=where, hint="try again")
+    place = _place(said(of.COLUMN_NAME) or None, said(of.CONSTRAINT_NAME) or None, said(of.CONTEXT))
+    return state_error(state, said(of.MESSAGE_PRIMARY), where, place)

@@ -1,0 +1,130 @@
+"""Sessions through PgBouncer, failed connections, and rows that a policy hides."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from dataflows.connectors.contract import Place
+from dataflows.connectors.postgres.connector import PostgresConnector
+from dataflows.connectors.postgres.session import connect, one_row, release
+from penstock.errors import AccessDenied, NotFound, PenstockError, Refused, Unreachable
+from penstock.models.connection import parse_connection
+from tests.reaper import short_folder
+
+WAIT = 10.0
+PORT = 6432
+
+
+@pytest.fixture
+def pooled(database: str) -> Iterator[Callable[..., str]]:
+    """Start a pooler in front of the test's database; its DSN."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program, "pgbouncer is missing: run tools/test-servers"
+    started: list[subprocess.Popen[bytes]] = []
+    folders: list[Path] = []
+    parts = conninfo.conninfo_to_dict(database)
+    owner = Path(str(parts["host"])).stat().st_uid
+
+    def start(*settings: str) -> str:
+        folder = short_folder()
+        folder.mkdir(exist_ok=True)
+        folders.append(folder)
+        os.chown(folder, owner, -1)
+        file = folder / "b.ini"
+        server = " ".join(f"{key}={parts[key]}" for key in ("host", "port", "user") if parts.get(key))
+        lines = ["[databases]", f"* = {server}", "[pgbouncer]", "auth_type = any", f"unix_socket_dir = {folder}"]
+        lines += [f"listen_port = {PORT}", f"logfile = {folder}/log", *settings]
+        file.write_text("\n".join(lines) + "\n")
+        started.append(subprocess.Popen([program, "-q", str(file)], user=owner if os.getuid() == 0 else None))
+        end = time.monotonic() + WAIT
+        while not (folder / f".s.PGSQL.{PORT}").exists():
+            assert time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.05)
+        return conninfo.make_conninfo(host=str(folder), port=PORT, user=parts["user"], dbname=parts["dbname"])
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("more", [(), ("ignore_startup_parameters = options",)])
+def test_a_pooler_in_transaction_mode_is_refused_by_name(pooled: Callable[..., str], more: tuple[str, ...]) -> None:
+    dsn = pooled("pool_mode = transaction", *more)
+    with pytest.raises(Refused, match="a pooler in transaction mode keeps neither settings nor locks"):
+        connect(dsn, where="here", name="penstock:test")
+
+
+@pytest.mark.parametrize("more", [(), ("ignore_startup_parameters = options",)])
+def test_a_pooler_in_session_mode_works_with_all_pinned_settings(
+    pooled: Callable[..., str], database: str, more: tuple[str, ...]
+) -> None:
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute(f"ALTER DATABASE {session.info.dbname} SET TimeZone = 'Asia/Tokyo'")
+        session.execute(f"ALTER DATABASE {session.info.dbname} SET DateStyle = 'SQL, DMY'")
+    dsn = pooled("pool_mode = session", *more)
+    for _ in range(2):
+        session = connect(dsn, where="here", name="penstock:test", lock=7)
+        assert one_row(session, "SELECT current_setting('TimeZone'), current_setting('DateStyle')") == (
+            "UTC",
+            "ISO, YMD",
+        )
+        assert one_row(session, "SELECT current_setting('lock_timeout')") == ("7s",)
+        release(session)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "reason"),
+    [
+        ({"dbname": "nowhere"}, NotFound, 'database "nowhere" does not exist'),
+        ({"user": "nobody_here"}, AccessDenied, 'role "nobody_here" does not exist'),
+        ({"host": "no-such-host.invalid"}, PenstockError, "no-such-host.invalid"),
+        ({"host": "127.0.0.1", "port": "1", "password": "s3cret"}, Unreachable, "Connection refused"),
+    ],
+)
+def test_a_failed_connection_says_why_and_is_tried_again_only_where_that_helps(
+    database: str, change: dict[str, str], kind: type[PenstockError], reason: str
+) -> None:
+    dsn = conninfo.make_conninfo(database, **change)
+    with pytest.raises(kind) as caught:
+        connect(dsn, where="here", name="penstock:test")
+    assert reason in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.transient == (kind is Unreachable or caught.type is Unreachable)
+
+
+@pytest.mark.parametrize("object_", ["public.acct", "public.seen"])
+def test_a_source_whose_rows_a_policy_hides_is_refused(database: str, object_: str) -> None:
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("DROP ROLE IF EXISTS reader_of_some")
+        session.execute("CREATE ROLE reader_of_some LOGIN")
+        session.execute("CREATE TABLE acct (id int PRIMARY KEY, tenant text)")
+        session.execute("ALTER TABLE acct ENABLE ROW LEVEL SECURITY")
+        session.execute("CREATE POLICY p ON acct FOR SELECT TO reader_of_some USING (tenant = 'a')")
+        session.execute("CREATE VIEW seen WITH (security_invoker) AS SELECT * FROM acct")
+        session.execute("GRANT SELECT ON acct, seen TO reader_of_some")
+    try:
+        settings = parse_connection(
+            "shop", {"type": "postgres", "dsn": conninfo.make_conninfo(database, user="reader_of_some")}
+        )
+        with (
+            closing(PostgresConnector.source(Place("p", "shop", settings, object_))) as source,
+            pytest.raises(AccessDenied, match="row-level security would hide rows"),
+        ):
+            source.describe()
+    finally:
+        with psycopg.connect(database, autocommit=True) as session:
+            session.execute("DROP OWNED BY reader_of_some")
+            session.execute("DROP ROLE reader_of_some")
