@@ -214,6 +214,8 @@ def test_the_policy_of_a_pipelines_labels_judges_its_deletion(plane: ControlPlan
     plane.done("policy.publish", policy=policy("default"))
     plane.done("policy.publish", policy=policy("gold", applies={"tier": "gold"}, constraints={"never": ["drop_table"]}))
     assert plane.refused("pipeline.delete", name="orders", drop_table=True)["exit_code"] == 4
+    hashes = [record.payload["hash"] for record in plane.of("policy.accepted")]
+    assert plane.of("agent.decided")[-1].payload["policy"] == hashes[1] != hashes[0]
     assert plane.done("pipeline.delete", name="visits", drop_table=True)["status"] == "deleting"
 
 

@@ -82,6 +82,24 @@ def test_records_that_the_database_refuses_are_reported_and_skipped_for_any_batc
     assert len(told) == len({index for index in bad if index < len(log)})
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(log=logs(30))
+def test_after_a_batch_with_a_bad_record_rows_are_those_of_a_replay(kept: str, log: list[Record]) -> None:
+    """Good, bad, good: what the projector remembers of rows does not outlive the bad batch."""
+    payload = {"worker": "w", "kinds": ["pipeline"], "slots": 2**70}
+    third = len(log) // 3
+    bad = log[third : third + 1]
+    log[2 * third : 2 * third] = [
+        one.replaced(type="worker.joined", kind="event", payload=payload, brain=None) for one in bad
+    ]
+    emptied(kept)
+    folded(kept, log, [third, 2 * third + len(bad)])
+    first = rows(kept)
+    emptied(kept)
+    folded(kept, log, [])
+    assert rows(kept) == first
+
+
 @settings(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_new_catalog_equals_a_migrated_one(catalog: str, data: st.DataObject) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 import bytewax.operators as op
 import pytest
@@ -13,10 +14,10 @@ from bytewax.testing import TestingSink, TestingSource
 from bytewax.testing import run_main as bytewax_run_main
 
 from penstock import postgres
-from penstock.errors import LogError, Unavailable
+from penstock.errors import LogError, PenstockError, Unavailable
 from penstock.topics import CONTROL, METRICS, Message, Stored, Topic, TopicLog
 from penstock.topics.layout import SCHEMA
-from penstock.topics.operators import TopicSink, TopicSource, Wakeup
+from penstock.topics.operators import TopicSink, TopicSource, Wakeup, _Buffer
 from penstock.topics.partitioner import partition_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,6 +50,13 @@ def test_a_bounded_source_gives_every_message_from_its_start_in_order(open_log: 
     open_log().append(CONTROL, numbered(range(2000, 5000)))
     found = followed(TopicSource(open_log, CONTROL, start, stop_at_end=True))
     assert [(s.offset, s.message.value) for s in found] == [(n, b"%d" % n) for n in range(start, 5000)]
+
+
+def test_a_bounded_source_takes_nothing_from_beyond_its_end() -> None:
+    buffer = _Buffer(0, 0.0, to_end=True)
+    buffer.upto = 3
+    buffer.put([Stored(CONTROL, 0, offset, message) for offset, message in enumerate(numbered(range(5)))])
+    assert ([one.offset for one in buffer.batch], buffer.over) == ([0, 1, 2], True)
 
 
 def test_each_partition_has_its_own_start(open_log: Open) -> None:
@@ -189,3 +197,23 @@ def test_the_sink_puts_an_item_into_its_keys_partition(open_log: Open) -> None:
     for n in range(20):
         part = partition_of(b"run-%d" % n, METRICS.partitions)
         assert b"%d" % n in [s.message.value for s in log.read(METRICS, part, 0, 100)]
+
+
+def test_two_that_append_to_the_same_partitions_do_not_wait_for_each_other(open_log: Open, small: Topic) -> None:
+    """Whatever the order of their messages, partitions are taken in one order."""
+    one, other = (next(key for n in range(99) if partition_of(key := b"%d" % n, 2) == part) for part in (0, 1))
+    failed: list[BaseException] = []
+
+    def append(keys: tuple[bytes, bytes]) -> None:
+        log = open_log()
+        try:
+            for _ in range(500):
+                log.append(small, [Message(key=key, value=b"x", at=START) for key in keys])
+        except PenstockError as error:
+            failed.append(error)
+
+    threads = [in_thread(partial(append, keys)) for keys in ((one, other), (other, one))]
+    for thread in threads:
+        thread.join(60)
+    assert not failed
+    assert not any(thread.is_alive() for thread in threads)
