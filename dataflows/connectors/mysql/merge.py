@@ -35,6 +35,8 @@ class Merge:
     delete: str | None = None
     tombstones: Tombstones | None = None
     """Where what was deleted is remembered."""
+    texts: bool = False
+    """True if a text is part of the key: its collation may take different ones for the same."""
 
     @property
     def stage(self) -> tuple[str, ...]:
@@ -53,6 +55,19 @@ class Merge:
         if self.delete is None:
             return (self._upsert(),)
         return (*((self._bury(self.tombstones),) if self.tombstones else ()), self._gone(), self._upsert())
+
+    @property
+    def clashes(self) -> tuple[str, ...]:
+        """Queries that count keys which the target's collation takes for another one, staged or in the target."""
+        stage = quoted(self.into.schema, STAGE)
+        exact = ", ".join(f"CAST({quoted(one)} AS BINARY)" for one in self.key)
+        same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in self.key)
+        differs = " OR ".join(f"CAST(t.{quoted(one)} AS BINARY) <> CAST(s.{quoted(one)} AS BINARY)" for one in self.key)
+        each = f"SELECT 1 FROM {stage} GROUP BY {_list(self.key)} HAVING count(DISTINCT {exact}) > 1"
+        return (
+            f"SELECT count(*) FROM ({each}) d",
+            f"SELECT count(*) FROM {stage} s JOIN {self.into.sql} t ON {same} WHERE {differs}",
+        )
 
     @property
     def attempt(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from dataflows.connectors.sql.names import shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
+from dataflows.data.types import column_type
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
@@ -160,7 +161,9 @@ class MysqlTarget:
         write, into = self.owner.write, self.name.beside(order.into)
         names = tuple(column.name for column in order.columns)
         gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)
-        merge = Merge(into, names, write.key, order.version, write.delete, gone) if write.write == "merge" else None
+        texts = any(one.name in write.key and not _is_exact(one) for one in order.columns)
+        merges = write.write == "merge"
+        merge = Merge(into, names, write.key, order.version, write.delete, gone, texts) if merges else None
         where = f"{self.place.where}: {self.name}"
         return SplitWriter(order, where, partial(MysqlSink.opened, self.another, self.state, order, where, into, merge))
 
@@ -210,3 +213,8 @@ class MysqlTarget:
 
     def close(self) -> None:
         self.session.close()
+
+
+def _is_exact(column: Column) -> bool:
+    """True if two values of the column are equal only if they are the same."""
+    return column_type(column).name not in {"text", "character varying", "character"}

@@ -74,6 +74,7 @@ class MysqlSink:
         try:
             self.put(data)
             self._loaded()
+            self._check_keys()
             for statement in self.merge.attempt if self.merge else ():
                 self.session.change(statement)
         except RowRefused as error:
@@ -98,6 +99,7 @@ class MysqlSink:
         loaded = self._loaded()
         split.reached("copied")
         counted = split.counted(loaded)
+        self._check_keys()
         for statement in self.merge.statements if self.merge else ():
             self.session.change(statement)
         split.reached("before_fence")
@@ -105,6 +107,19 @@ class MysqlSink:
         fence = self.state.fencing(order.slot, split.number, order.run, order.generation, counted)
         self.session.together((*fence, "COMMIT"), lambda: split.reached("sent"))
         return counted
+
+    def _check_keys(self) -> None:
+        """Refuse keys that differ and that the target's collation takes for one: they would become one row.
+
+        Raises:
+            RowRefused: there are any.
+        """
+        if self.merge is None or not self.merge.texts:
+            return
+        if any(self.session.value(query) for query in self.merge.clashes):
+            what = f"the collation of the target's key ({', '.join(self.merge.key)}) takes it for another row's"
+            hint = "give the key a binary collation, such as utf8mb4_nopad_bin or utf8mb4_0900_bin"
+            raise RowRefused(what, where=self.where, hint=hint, state="collation")
 
     def _loaded(self) -> int:
         if not self._loading:

@@ -406,3 +406,17 @@ def test_rows_that_the_server_refuses_are_dead_letters(
     assert [row[1] for row in found] == ["2", "4"]
     if shop.server.mariadb:
         assert {row[0] for row in found} == {code}
+
+
+def test_keys_that_a_collation_takes_for_one_are_dead_letters(shop: Shop, new_database: Callable[[], str]) -> None:
+    catalog = new_database()
+    migrate(catalog)
+    shop.script("CREATE TABLE source (name VARCHAR(20) COLLATE utf8mb4_bin, id BIGINT PRIMARY KEY)")
+    shop.script("CREATE TABLE sink (name VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY, id BIGINT)")
+    shop.script("INSERT INTO source VALUES ('abc', 1), ('ABC', 2), ('d', 3), ('äbc', 4)")
+    task = shop.task("r1", "merge", cursor="id", key=["name"]) | {"letters": catalog}
+    task["pipeline"]["spec"]["errors"] = {"dead_letter": {"fail_above": "50%"}}
+    done = shop.launchers.run(task)
+    assert done["status"] == "completed", done["error"]
+    assert (done["counters"]["rows_out"], done["counters"]["dead"]) == (2, 2)
+    assert shop.rows("SELECT name FROM sink ORDER BY id") == [("abc",), ("d",)]
