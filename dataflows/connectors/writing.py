@@ -83,7 +83,7 @@ class OpenSplit:
             raise PenstockError(
                 f"split {self.number} does not add up: {self.read} rows read, {self.rows} sent, {written} written",
                 where=self.where,
-                hint="this is a defect: nothing of the split was committed",
+                hint="does a trigger or rule of the target drop or add rows? nothing of the split was committed",
             )
         return counted
 
