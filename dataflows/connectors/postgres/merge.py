@@ -90,6 +90,39 @@ class Merge:
         buried = [self.tombstones.bury(self._last(f"{flag} IS TRUE"))] if self.tombstones else []
         return "; ".join((*buried, self._delete(flag), put))
 
+    @property
+    def unlike(self) -> str:
+        """Count the staged rows that the target does not hold as they were merged; asked before the commit."""
+        return f"SELECT count(*) FROM ({self._unlike_history() if self.history else self._unlike_rows()}) u"
+
+    def _unlike_rows(self) -> str:
+        spared = f" AND {self.tombstones.spares('s')}" if self.tombstones else ""
+        flag = f"s.{quoted(self.delete)}" if self.delete else "false"
+        there = f"FROM {self.into.sql} t WHERE {_same('t', 'r', self.key)}"
+        newer = ""
+        if self.version:
+            version = quoted(self.version)
+            newer = f" OR NOT coalesce(t.{version} IS NULL OR t.{version} <= r.{version}, false)"
+        kept = f"SELECT {there} AND (({self._alike(self._written)}){newer})"
+        stays = f"SELECT {there} AND NOT (false{newer})"
+        rows = f"SELECT FROM ({self._last(f'{flag} IS NOT TRUE{spared}')}) r WHERE NOT EXISTS ({kept})"
+        gone = f" UNION ALL SELECT FROM ({self._last(f'{flag} IS TRUE')}) r WHERE EXISTS ({stays})"
+        return rows + (gone if self.delete else "")
+
+    def _unlike_history(self) -> str:
+        begin, _, current = (quoted(name) for name in HISTORY)
+        version = quoted(self.version or HISTORY[0])
+        there = f"SELECT FROM {self.into.sql} t WHERE {_same('t', 'r', self.key)}"
+        opened = f"t.{begin} = r.{version} AND t.{current} = (r.{_NEXT} IS NULL) AND {self._alike(self._written)}"
+        closed = f"{there} AND t.{current} AND t.{begin} < r.{version}"
+        missing = f"NOT {_GONE} AND NOT EXISTS ({there} AND {opened})"
+        return f"SELECT FROM {CHANGES.sql} r WHERE ({missing}) OR EXISTS ({closed})"
+
+    @staticmethod
+    def _alike(names: Sequence[str]) -> str:
+        """The condition under which `t` and `r` are the same, by their texts: some types cannot be compared."""
+        return " AND ".join(f"t.{quoted(name)}::text IS NOT DISTINCT FROM r.{quoted(name)}::text" for name in names)
+
     def _delete(self, flag: str) -> str:
         same = _same("t", "r", self.key)
         older = ""

@@ -19,6 +19,7 @@ from psycopg import pq
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary_form
+from dataflows.connectors.postgres.interference import check_merged, dropped, interferers
 from dataflows.connectors.postgres.merge import STAGE, Merge
 from dataflows.connectors.postgres.session import (
     Session,
@@ -72,6 +73,8 @@ class PostgresSink:
     merge: Merge | None
     plain: bool
     """Rows may go over the socket behind the driver's back."""
+    interferers: list[str] = field(default_factory=list)
+    """Triggers and rules that may drop or change what is merged."""
     _copy: _Copy | None = field(default=None, init=False)
 
     @classmethod
@@ -87,7 +90,9 @@ class PostgresSink:
                 with translated(where), session.transaction():
                     session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
                     session.execute(merge.tombstones.make(order.columns, lambda column: column.type))
-            yield cls(session, state, order, where, TableName.parse(order.into), merge, plain(session))
+            into = TableName.parse(order.into)
+            named = interferers(session, merge.into, where) if merge is not None else []
+            yield cls(session, state, order, where, into, merge, plain(session), named)
         finally:
             release(session)
 
@@ -191,9 +196,13 @@ class PostgresSink:
     def commit(self, split: OpenSplit) -> Counters:
         written = self._end_copy()
         split.reached("copied")
+        if error := dropped(self.session, self.into, split.rows, written, self.where):
+            raise error
         counted = split.counted(written)
         if self.merge is not None:
             self._say(self.merge.end)
+            if self.interferers:
+                check_merged(self.session, self.merge.unlike, self.interferers, self.where)
         split.reached("before_fence")
         order = self.order
         fence = self.state.fence(order.slot, split.number, order.run, order.generation, counted)

@@ -241,6 +241,20 @@ def test_append_by_a_uuid_that_only_grows(copy: Callable[..., Copy], launchers: 
     assert moved == [300, 0, 7]
 
 
+def test_a_trigger_that_drops_appended_rows_is_named(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append")
+    made.session.execute(
+        "CREATE TABLE dropping AS SELECT g::bigint AS id FROM generate_series(1, 9) g;"
+        "CREATE OR REPLACE FUNCTION drop_5() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF new.id = 5 THEN RETURN NULL; END IF; RETURN new; END $$;"
+        f"CREATE TRIGGER dropper BEFORE INSERT ON {made.target} FOR EACH ROW EXECUTE FUNCTION drop_5()"
+    )
+    task = put(made.task("r1"), "public.dropping", [{"target": "id", "from": "id"}])
+    task["pipeline"]["spec"]["source"]["cursor"] = {"field": "id"}
+    assert "trigger dropper" in launchers.run(task)["error"]["what"]
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 0
+
+
 def test_a_lag_leaves_what_is_younger_for_a_later_run(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     run = made.session.execute

@@ -246,6 +246,58 @@ def test_keys_that_the_server_makes_are_written_as_they_come(keyed: Any, launche
     assert rows(made) == [(7, "a", 1)]
 
 
+MEDDLING = {
+    "drops": "IF new.id = 2 THEN RETURN NULL; END IF; RETURN new;",
+    "changes": "IF new.id = 2 THEN new.name := 'other'; END IF; RETURN new;",
+    "leaves": "RETURN new;",
+}
+
+
+@pytest.mark.parametrize("body", MEDDLING)
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("write", ["merge", "scd2"])
+def test_a_trigger_that_drops_or_changes_merged_rows_is_named(
+    keyed: Any, launchers: Launchers, write: str, there: bool, body: str
+) -> None:
+    made, task = keyed(write, version="v", delete="gone")
+    put(made, *([(1, "a", 1), (2, "b", 1)] if there else [(1, "a", 1)]))
+    completed(launchers, task("r1"))
+    before = rows(made)
+    put(made, (1, "a", 2), (2, "c", 2), (3, None, 1, True))
+    made.session.execute(
+        f"CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {MEDDLING[body]} END $$;"
+        f"CREATE TRIGGER meddler BEFORE INSERT OR UPDATE ON {made.target} FOR EACH ROW EXECUTE FUNCTION meddle()"
+    )
+    done = launchers.run(task("r2"))
+    if body == "leaves":
+        assert done["status"] == "completed", done["error"]
+        assert (2, "c", 2) in rows(made)
+    else:
+        assert "trigger meddler" in done["error"]["what"], done
+        assert rows(made) == before
+
+
+def test_a_rule_that_drops_merged_rows_is_named(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed()
+    put(made, (1, "a", 1))
+    completed(launchers, task("r1"))
+    made.session.execute(f"CREATE RULE meddler AS ON INSERT TO {made.target} WHERE new.id = 2 DO INSTEAD NOTHING")
+    put(made, (2, "b", 1))
+    assert "rule meddler" in launchers.run(task("r2"))["error"]["what"]
+
+
+def test_a_trigger_that_keeps_a_row_from_being_deleted_is_named(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed(version="v", delete="gone")
+    put(made, (1, "a", 1))
+    completed(launchers, task("r1"))
+    made.session.execute(
+        "CREATE OR REPLACE FUNCTION spare() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+        f"CREATE TRIGGER sparer BEFORE DELETE ON {made.target} FOR EACH ROW EXECUTE FUNCTION spare()"
+    )
+    put(made, (1, "a", 2, True))
+    assert "trigger sparer" in launchers.run(task("r2"))["error"]["what"]
+
+
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("write", ["merge", "scd2"])
 def test_a_merge_that_dies_anywhere_ends_as_one_that_did_not(
