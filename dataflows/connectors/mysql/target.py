@@ -25,7 +25,7 @@ from dataflows.connectors.mysql.tables import TableName, describe, exists
 from dataflows.connectors.mysql.types import declared, kept, short_enough
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
-from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
+from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
 from dataflows.connectors.sql.names import shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
@@ -37,6 +37,8 @@ from penstock.failpoints import failpoint
 __all__ = ["MysqlTarget"]
 
 MODES: Final = ("append", "replace", "merge")
+NAME_CHARACTERS: Final = 64
+"""Of a name in MySQL, which refuses longer ones."""
 ROW_ROOM: Final = 48_000
 """Bytes of a row's texts of a length, all together; the server's own limit is 65535 for all columns."""
 UUIDS: Final = (10, 7, 0)
@@ -79,6 +81,7 @@ class MysqlTarget:
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         check_sink(self.place, self.owner, self.name, table, MODES)
+        check_names(self.place, self.name, table.columns if table else columns, NAME_CHARACTERS, None)
         if not self.session.value("SELECT @@local_infile"):
             hint = "SET GLOBAL local_infile = 1"
             raise Refused("the server takes no LOAD DATA LOCAL", where=self.place.where, hint=hint)

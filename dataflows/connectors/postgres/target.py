@@ -19,7 +19,7 @@ from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move
 from dataflows.connectors.postgres.tables import TableName, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
-from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
+from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
 from dataflows.connectors.sql.names import quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
@@ -30,6 +30,8 @@ from penstock.failpoints import failpoint
 __all__ = ["PostgresTarget"]
 
 LOCK_SECONDS: Final = 20.0
+NAME_BYTES: Final = 63
+"""Of a name in PostgreSQL, which cuts longer ones."""
 MODES: Final = ("append", "replace", "merge", "scd2")
 
 
@@ -69,6 +71,7 @@ class PostgresTarget:
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         where = f"{self.place.pipeline}: spec.sink"
         check_sink(self.place, self.owner, self.table, table, MODES, kinds="rp")
+        check_names(self.place, self.table, table.columns if table else columns, NAME_BYTES, "utf-8")
         if table is None:
             return None
         if self.owner.write.write == "merge":

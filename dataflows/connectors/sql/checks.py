@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.sql.names import ObjectName, quoted
-from dataflows.data.tables import Table
+from dataflows.data.tables import Column, Table
 from penstock.errors import Refused
 
-__all__ = ["check_key", "check_sink", "duplicates"]
+__all__ = ["check_key", "check_names", "check_sink", "duplicates"]
 
 
 def check_sink(
@@ -30,6 +30,21 @@ def check_sink(
         raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(name), hint=hint)
     if table is not None and table.kind not in kinds:
         raise Refused("rows can only be written to a table", where=place.where, value=str(name))
+
+
+def check_names(place: Place, name: ObjectName, columns: Sequence[Column], limit: int, encoding: str | None) -> None:
+    """Refuse names that the server would shorten; `limit` counts bytes of `encoding`, or characters without one.
+
+    Raises:
+        Refused: the name, and how the server would shorten it.
+    """
+    for kind, text in (("table", name.name), *(("column", column.name) for column in columns)):
+        size = len(text.encode(encoding) if encoding else text)
+        if size > limit:
+            short = text.encode(encoding)[:limit].decode(encoding, "ignore") if encoding else text[:limit]
+            what = f"the name of a {kind} has {size} {'bytes' if encoding else 'characters'}, and the limit is {limit}"
+            hint = f"map it to a shorter name; {place.settings.type} itself would cut it to `{short}`"
+            raise Refused(what, where=f"{place.pipeline}: spec.sink", value=text, hint=hint)
 
 
 def check_key(table: Table, key: Sequence[str], where: str, hint: str | None = None) -> None:

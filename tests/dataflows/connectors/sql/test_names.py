@@ -1,0 +1,41 @@
+"""Names that a server would shorten are refused before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from dataflows.connectors.contract import Place
+from dataflows.connectors.sql.checks import check_names
+from dataflows.connectors.sql.names import ObjectName
+from dataflows.data.tables import Column
+from penstock.errors import Refused
+from tests.dataflows.conftest import Copy, Launchers
+
+PLACE = Place("orders", "warehouse", SimpleNamespace(type="postgres"), "t")
+
+
+def test_a_name_may_fill_the_limit_and_not_exceed_it() -> None:
+    check_names(PLACE, ObjectName("public", "t" * 63), [Column("ü" * 31, "text")], 63, "utf-8")
+    with pytest.raises(Refused, match="the name of a column has 64 bytes, and the limit is 63") as refused:
+        check_names(PLACE, ObjectName("public", "t"), [Column("ü" * 32, "text")], 63, "utf-8")
+    assert "ü" * 31 in str(refused.value.hint)
+    check_names(PLACE, ObjectName("public", "t"), [Column("ü" * 64, "text")], 64, None)
+    with pytest.raises(Refused, match="the name of a table has 65 characters"):
+        check_names(PLACE, ObjectName("public", "t" * 65), [], 64, None)
+
+
+def test_two_long_names_that_share_a_beginning_are_refused_and_nothing_is_made(
+    copy: Callable[..., Copy], launchers: Launchers
+) -> None:
+    made = copy("replace")
+    made.session.execute(f"DROP TABLE {made.target}")
+    task = made.task("r1")
+    fields = [{"target": "x" * 63 + end, "from": "id"} for end in ("a", "b")]
+    task["pipeline"]["spec"]["mapping"] = {"fields": fields}
+    found = launchers.run(task)
+    assert (found["status"], found["error"]["code"]) == ("failed", "refused"), found
+    assert "the limit is 63" in found["error"]["what"]
+    assert made.session.execute("SELECT to_regclass(%s)", (made.target,)).fetchone() == (None,)
