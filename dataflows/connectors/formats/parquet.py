@@ -53,11 +53,13 @@ class ParquetReader:
         _check_columns(schema, asked)
         names = [name for name in asked.columns if name in schema.names] or schema.names[:1]
         with _readable(where):
-            if texts := _dictionaries(file.metadata, names):
-                file = self._opened(opened(), texts)
+            texts = _dictionaries(file.metadata, names)
             groups = asked.groups if asked.groups is not None else range(file.metadata.num_row_groups)
             for group in groups:
-                yield from self._group(file, group, names, asked)
+                coded = self._opened(opened(), texts, file.metadata) if texts else None
+                if coded is not None and not _has_long_texts(coded, group, texts):
+                    coded = None  # with what it holds of the group
+                yield from self._group(coded or file, group, names, asked)
 
     def _group(self, file: pq.ParquetFile, group: int, names: Sequence[str], asked: Asked) -> Iterator[Rows]:
         metadata = file.metadata
@@ -74,9 +76,10 @@ class ParquetReader:
         if left:
             raise _broken(asked.where)
 
-    def _opened(self, stream: Any, texts: Sequence[str] = ()) -> pq.ParquetFile:
+    def _opened(self, stream: Any, texts: Sequence[str] = (), metadata: Any = None) -> pq.ParquetFile:
         options: dict[str, Any] = {"pre_buffer": True} if self.remote else {"buffer_size": READ_BYTES}
-        return pq.ParquetFile(stream, read_dictionary=list(texts), page_checksum_verification=True, **options)
+        options |= {"read_dictionary": list(texts), "metadata": metadata}
+        return pq.ParquetFile(stream, page_checksum_verification=True, **options)
 
 
 def _check_columns(schema: pa.Schema, asked: Asked) -> None:
@@ -103,6 +106,17 @@ def _dictionaries(metadata: Any, names: Sequence[str]) -> list[str]:
         and one.physical_type == "BYTE_ARRAY"
         and any("DICTIONARY" in encoding for encoding in one.encodings)
     ]
+
+
+def _has_long_texts(coded: pq.ParquetFile, group: int, texts: Sequence[str]) -> bool:
+    """True if a batch may be large once decoded: a text that a dictionary holds once can stand in every row.
+
+    Short ones are read decoded: Arrow would keep all texts of the group, those outside the dictionary too.
+    """
+    batch = next(coded.iter_batches(1, row_groups=[group], columns=list(texts), use_threads=False), None)
+    columns = batch.columns if batch is not None else []
+    longest = sum(pc.max(pc.binary_length(column.dictionary)).as_py() or 0 for column in columns)
+    return bool(longest * BATCH_ROWS > BATCH_BYTES)
 
 
 def decoded(batch: pa.RecordBatch, where: str) -> Iterator[pa.RecordBatch]:
