@@ -145,10 +145,11 @@ class Dialect:
 
     def broken(self, data: bytes) -> bool:
         """True if bytes of a record are no text."""
+        marked = self._escape is not None and _MARK in data
         try:
-            data.replace(_MARK, b"").decode()
+            (data.replace(_MARK, b"") if marked else data).decode()
         except UnicodeDecodeError:
-            return self._escape is None or _MARK not in data
+            return not marked
         return False
 
     @cached_property

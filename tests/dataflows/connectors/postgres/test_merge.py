@@ -298,6 +298,11 @@ def test_a_trigger_that_keeps_a_row_from_being_deleted_is_named(keyed: Any, laun
     assert "trigger sparer" in launchers.run(task("r2"))["error"]["what"]
 
 
+def _in_one_split(write: str, point: str) -> str:
+    """The same point in a run of one split, as those of `scd2` are whose source may hold a key several times."""
+    return point.replace(":1", ":0") if write == "scd2" else point
+
+
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("write", ["merge", "scd2"])
 def test_a_merge_that_dies_anywhere_ends_as_one_that_did_not(
@@ -305,7 +310,7 @@ def test_a_merge_that_dies_anywhere_ends_as_one_that_did_not(
 ) -> None:
     made, task = keyed(write, version="v")
     put(made, *((at % 250, f"name {at}", at) for at in range(600)))
-    assert "killed" in launchers.run(task("r1"), f"{point}=kill")
+    assert "killed" in launchers.run(task("r1"), f"{_in_one_split(write, point)}=kill")
     assert completed(launchers, task("r1", attempt=2))["counters"]["rows_in"] == 600
     key, other = ("id, name, v", "") if write == "merge" else ("id, name, v", "WHERE is_current")
     found = made.session.execute(f"SELECT {key} FROM {made.target} {other} ORDER BY 1").fetchall()
@@ -318,7 +323,7 @@ def test_a_zombie_merges_nothing(keyed: Any, launchers: Launchers, write: str) -
     made, task = keyed(write, version="v")
     put(made, *((at, f"name {at}", at) for at in range(600)))
     zombie = task("r1")
-    pid = launchers.stopped(zombie, "commit.before_fence:1")
+    pid = launchers.stopped(zombie, _in_one_split(write, "commit.before_fence:1"))
     completed(launchers, task("r1", attempt=2))
     made.session.execute("DELETE FROM versions")  # the zombie keeps its source from being truncated
     put(made, *((at, "newer", 1000) for at in range(600)))
