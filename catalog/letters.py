@@ -117,6 +117,11 @@ class DeadLetters:
                 for row in rows:
                     copy.write_row(row)
 
+    def commonest(self, run: str) -> tuple[str, str, str] | None:
+        """Return step, code and a reason of the most frequent kind of letter of a run; None if it has none."""
+        with self._translated():
+            return self._session.execute(_COMMONEST, (self._uid, run)).fetchone()
+
     def forget(self) -> None:
         """Erase all letters of the pipeline, and prevent older runs from adding any."""
         with self._translated(), self._session.transaction():
@@ -170,6 +175,8 @@ class DeadLetters:
 
 _COPY: Final = """COPY ops.dead_letters (day, id, pipeline, name, run, split, row, step, code, reason, values, at)
 FROM STDIN"""
+_COMMONEST: Final = """SELECT step, code, min(reason) FROM ops.dead_letters WHERE pipeline = %s AND run = %s
+GROUP BY step, code ORDER BY count(*) DESC, step, code LIMIT 1"""
 _DAYS: Final = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'ops.dead_letters'::regclass AND c.relname < %s ORDER BY 1"""
 

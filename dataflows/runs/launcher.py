@@ -57,7 +57,7 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
         attempt.job = job
         outcome = _run(attempt, job, task, first, progress)
         if outcome.get("refused_too_many"):
-            return attempt.result("failed", outcome, too_many(job, outcome))
+            return attempt.result("failed", outcome, too_many(job, outcome, attempt.prepared))
         return attempt.result("completed", outcome)
     except PenstockError as error:
         status = "fenced" if isinstance(error, Fenced) else "failed"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, Final
 
 from dataflows.connectors.abilities import Unique
 from dataflows.connectors.contract import Target
@@ -17,6 +18,7 @@ from penstock.failpoints import failpoint
 __all__ = ["committed", "drop_state", "publish", "superseded", "too_many"]
 
 ASK_SECONDS = 3.0
+_NAMED: Final = re.compile(r"`([^`]+)`")
 
 
 def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
         counters = target.state.counters() - run.base
         if counters.dead > job.spec.errors.dead_letter.fail_above * counters.rows_in:
             if not job.continued:
-                raise too_many(job, counters.as_dict())
+                raise too_many(job, counters.as_dict(), prepared)
             extra["refused_too_many"] = True
         _check_unique(job, target)
     surveyed = prepared.survey
@@ -62,13 +64,29 @@ def _check_unique(job: Job, target: Target) -> None:
         )
 
 
-def too_many(job: Job, counted: Mapping[str, Any]) -> TooManyRefused:
+def too_many(job: Job, counted: Mapping[str, Any], prepared: Prepared | None) -> TooManyRefused:
     """Return the error of a run that refused more rows than its pipeline allows."""
     limit = job.spec.errors.dead_letter.fail_above
     what = f"{counted['dead']:,} of {counted['rows_in']:,} rows went to the dead letters, more than {limit * 100:.4g} %"
     stays = "what was committed stays" if job.continued else "nothing was published"
     hint = f"{stays}; see `penstock dlq list {job.pipeline}`"
-    return TooManyRefused(what, where=f"{job.pipeline}: spec.errors.dead_letter.fail_above", hint=hint)
+    where = f"{job.pipeline}: spec.errors.dead_letter.fail_above"
+    return TooManyRefused(f"{what}{_commonest(job, prepared)}", where=where, hint=hint)
+
+
+def _commonest(job: Job, prepared: Prepared | None) -> str:
+    """Say what most of the letters are about: step, code and column, never the reason, which may hold a value."""
+    if job.letters is None:
+        return ""
+    with closing(job.open_letters()) as letters:
+        found = letters.commonest(job.run)
+    if found is None:
+        return ""
+    step, code, reason = found
+    surveyed = prepared.survey if prepared is not None else None
+    columns = {*surveyed.mapping.targets, *(one.name for one in surveyed.source.columns)} if surveyed else set()
+    column = next((f" at `{name}`" for name in _NAMED.findall(reason) if name in columns), "")
+    return f", most often by `{step}` ({code}){column}"
 
 
 def superseded(job: Job, prepared: Prepared) -> bool:

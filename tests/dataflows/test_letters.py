@@ -125,6 +125,7 @@ def test_too_many_dead_rows_publish_nothing_in_replace_and_are_reported_in_appen
             assert (done["status"], done["error"]["code"]) == ("failed", "data.too_many_refused"), done
             assert done["counters"]["dead"] == BAD
             assert "12 of 600 rows" in done["error"]["what"]
+            assert "most often by `" in done["error"]["what"]
             assert made.value(f"SELECT count(*) FROM {made.target}") == rows
 
 
