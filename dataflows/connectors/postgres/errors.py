@@ -57,7 +57,7 @@ def translate(error: psycopg.Error, where: str) -> PenstockError:
 
 def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError:
     text = str(error)
-    found = (row for row in _NOT_CONNECTED if any(sign in text for sign in row[0]))
+    found = (row for row in _NOT_CONNECTED if any(re.search(sign, text) for sign in row[0]))
     _, kind, what, hint = next(found, _LOST)
     reason = _reason(text)
     return kind(f"{what}{f' ({reason})' if reason else ''}", where=where, hint=hint)
@@ -72,8 +72,18 @@ _NOT_CONNECTED: Final[tuple[_Row, ...]] = (
         "the server refuses this user or password",
         "check user and secret",
     ),
-    (('role "',), AccessDenied, "the server knows no such user", "check the user in the dsn"),
-    (('database "', "no such database"), NotFound, "there is no such database", by_state("3D000")[2]),
+    (
+        (r'role ".*" (?:does not exist|is not permitted)',),
+        AccessDenied,
+        "the server knows no such user",
+        "check the user in the dsn",
+    ),
+    (
+        (r'database ".*" does not exist', "no such database"),
+        NotFound,
+        "there is no such database",
+        by_state("3D000")[2],
+    ),
     (("permission denied",), AccessDenied, "the server refuses this user", "grant CONNECT on the database"),
     (
         ("Name or service not known", "nodename nor servname", "No address associated with hostname"),
@@ -88,7 +98,7 @@ _NOT_CONNECTED: Final[tuple[_Row, ...]] = (
         "look at the dsn: its sslmode, certificates and options",
     ),
 )
-"""What libpq says of a connection that cannot be made, by parts of its text. Only the last resort is worth a retry."""
+"""What libpq says of a failed connection, by patterns in its text. Only the last resort is worth a retry."""
 
 
 def _reason(text: str) -> str:

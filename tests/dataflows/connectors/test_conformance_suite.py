@@ -41,8 +41,8 @@ class Source(DatabaseSource):
         splits = super().plan(table, key, window, rows, first)
         return splits[:-1] if FLAW == "lost split" and len(splits) > 1 else splits
 
-    def window(self, table, cursor, last, lag):
-        return super().window(table, cursor, None if FLAW == "same window" else last, lag)
+    def window(self, table, cursor, last, rule):
+        return super().window(table, cursor, None if FLAW == "same window" else last, rule)
 
     def reader(self, order):
         return Reader(super().reader(order))
@@ -52,7 +52,7 @@ class State(DatabaseState):
     def fence(self, slot, split, run, generation, counted):
         if FLAW == "no fence":
             newest = "SELECT max(generation) FROM _penstock_positions WHERE pipeline = ?"
-            generation = self.database.rows(newest, (self.uid,))[0][0]
+            generation = self.session.rows(newest, (self.uid,))[0][0]
         super().fence(slot, split, run, generation, counted)
 
     def finish(self, run, position, result):
@@ -77,7 +77,7 @@ class Flawed(SqliteConnector):
     def target(place, owner):
         own = SqliteConnector.target(place, owner)
         kept = own.state
-        state = State(kept.database, kept.uid, kept.source, kept.sink, kept.where)
+        state = State(kept.session, kept.uid, kept.source, kept.sink, kept.where)
         return Target(own.place, own.owner, own.name, own.database, state)
 '''
 FLAWS = {

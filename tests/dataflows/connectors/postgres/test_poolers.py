@@ -16,6 +16,7 @@ from psycopg import conninfo
 
 from dataflows.connectors.contract import Place
 from dataflows.connectors.postgres.connector import PostgresConnector
+from dataflows.connectors.postgres.errors import translate
 from dataflows.connectors.postgres.session import connect, one_row, release
 from penstock.errors import AccessDenied, NotFound, PenstockError, Refused, Unreachable
 from penstock.models.connection import parse_connection
@@ -128,3 +129,18 @@ def test_a_source_whose_rows_a_policy_hides_is_refused(database: str, object_: s
         with psycopg.connect(database, autocommit=True) as session:
             session.execute("DROP OWNED BY reader_of_some")
             session.execute("DROP ROLE reader_of_some")
+
+
+@pytest.mark.parametrize(
+    ("said", "transient"),
+    [
+        ('FATAL:  database "x" is not currently accepting connections', True),
+        ('FATAL:  too many connections for role "x"', True),
+        ('FATAL:  database "x" does not exist', False),
+        ('FATAL:  role "x" does not exist', False),
+        ('FATAL:  role "x" is not permitted to log in', False),
+    ],
+)
+def test_what_may_pass_is_tried_again(said: str, *, transient: bool) -> None:
+    text = f'connection to server at "127.0.0.1", port 5432 failed: {said}\n'
+    assert translate(psycopg.OperationalError(text), "orders").transient is transient
