@@ -283,7 +283,7 @@ def test_a_function_of_a_module_that_no_setting_names_is_refused() -> None:
         ([{"cast": {"paid": "date"}}], SchemaMismatch, ["no cast"]),
         ([{"rename": {"n": "id"}}], SchemaMismatch, ["two columns", "'id'"]),
         ([{"set": {"x": "lowr(name)"}}], SchemaMismatch, ["lowr", "did you mean `lower`"]),
-        ([{"set": {"x": "1) ELSE (2"}, "when": "paid"}], InvalidDocument, ["no SQL expression"]),
+        ([{"set": {"x": "1) ELSE (2"}, "when": "paid"}], InvalidDocument, ["not a SQL expression"]),
         ([{"mask": {"n": "hash"}, "when": "paid"}], SchemaMismatch, ["only texts"]),
         ([{"deduplicate": {"by": ["nam"]}}], MissingColumn, ["did you mean `name`"]),
         ([{"explode": {"column": "n"}}], SchemaMismatch, ["a JSON array is needed"]),
