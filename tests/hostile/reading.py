@@ -13,11 +13,16 @@ from dataflows.connectors.contract import Place
 from dataflows.connectors.files.connector import FilesConnector
 from penstock.models.connection import parse_connection
 from penstock.models.formats import Format
-from tests.dataflows.connectors.files.conftest import read
+from tests.dataflows.connectors.files.conftest import read_all
 
 
 def rows_of(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mapping[str, str]]:
-    """All rows of a file in a folder of its own, and the types that its columns were told to have."""
+    """All rows of a file in a folder of its own, and the types of its columns."""
+    return all_of(name, data, form)[:2]
+
+
+def all_of(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mapping[str, str], list[dict[str, Any]]]:
+    """As `rows_of`, with what is known of each row that was set aside."""
     folder = Path("place")
     folder.mkdir(exist_ok=True)
     for one in folder.iterdir():
@@ -26,9 +31,9 @@ def rows_of(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mapp
     settings = parse_connection("files", {"type": "files", "root": str(folder.resolve())})
     source = FilesConnector.source(Place("items", "files", settings, name, folder, form))
     told = source.describe()
-    table = read(source)
+    table, asides = read_all(source)
     table.validate(full=True)
-    return table, {column.name: column.type for column in told.columns if not column.hidden}
+    return table, {column.name: column.type for column in told.columns if not column.hidden}, asides
 
 
 def flipped(rng: Any, data: bytes, lowest: int = 0, highest: int | None = None) -> bytes:

@@ -36,6 +36,8 @@ _AS_THEY_ARE: Final = {"boolean", "smallint", "integer", "bigint", "double preci
 """Types that Arrow reads from JSON as strictly as we do."""
 _MANY: Final = 300
 """Columns beyond which rows are read as dictionaries."""
+_UNNAMEABLE: Final = re.compile(r'["\\\x00-\x1f]')
+"""What a field of a msgspec struct cannot be called."""
 _ABSENT: Final = msgspec.Raw(b"")
 Row = dict[str, msgspec.Raw]
 _ROWS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -91,7 +93,8 @@ class Lines:
         if self._doubles and _DOUBTFUL.search(block):
             return None
         if not self.columns or self._nested:
-            return None if len(self.columns) > _MANY else self._structured(block)
+            odd = len(self.columns) > _MANY or any(_UNNAMEABLE.search(name) for name in self._fields)
+            return None if odd else self._structured(block)
         table = self._arrow(block, list(self.columns.values()))
         if table is None:
             return None

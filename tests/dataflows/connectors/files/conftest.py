@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -142,6 +143,13 @@ class Files:
 
 def read(source: FilesSource, columns: list[str] | None = None, split_rows: int = 100_000) -> pa.Table:
     """All rows of a source, as a run reads them without a cursor."""
+    return read_all(source, columns, split_rows)[0]
+
+
+def read_all(
+    source: FilesSource, columns: list[str] | None = None, split_rows: int = 100_000
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """All rows of a source, and what is known of those that were set aside."""
     from dataflows.data.cursors import Window
 
     table = source.describe()
@@ -156,7 +164,8 @@ def read(source: FilesSource, columns: list[str] | None = None, split_rows: int 
     batches = [chunk.data for chunk in chunks if chunk.data is not None]
     found = pa.Table.from_batches(batches, schema=schema)
     assert sum(chunk.rows for chunk in chunks if chunk.last) == found.num_rows
-    return found
+    refused = [row for chunk in chunks if chunk.refused is not None for row in chunk.refused.to_pylist()]
+    return found, [json.loads(row["values"]) for row in refused]
 
 
 @pytest.fixture
