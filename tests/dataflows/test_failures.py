@@ -337,7 +337,7 @@ def small_disk(copy: Callable[..., Copy], pg: EmbeddedServer) -> Iterator[str]:
         ).fetchall():
             made.session.execute(f"DROP TABLE {table}")
         made.session.execute("DROP TABLESPACE IF EXISTS small")
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
         folder.rmdir()
 
 

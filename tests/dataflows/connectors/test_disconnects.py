@@ -236,7 +236,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         return folder
 
     yield sized
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.parametrize("write", ["append", "replace"])
