@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Final
 
 from dataflows.connectors.abilities import Unique
@@ -78,7 +78,8 @@ def _commonest(job: Job, prepared: Prepared | None) -> str:
     """Say what most of the letters are about: step, code and column, never the reason, which may hold a value."""
     if job.letters is None:
         return ""
-    with closing(job.open_letters()) as letters:
+    found = None
+    with suppress(PenstockError), closing(job.open_letters()) as letters:  # an unreachable catalog hides no refusal
         found = letters.commonest(job.run)
     if found is None:
         return ""
