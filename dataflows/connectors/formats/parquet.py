@@ -40,7 +40,7 @@ class ParquetReader:
             groups = tuple(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups))
         names = schema.names
         if len(set(names)) < len(names):
-            raise BadData("two columns have the same name", where=where, hint="write the file anew")
+            raise BadData("two columns have the same name", where=where, hint="write the file again")
         if sum(groups) != metadata.num_rows:
             raise _broken(where)
         return Shape(tuple(file_column(one, where) for one in schema), groups)
@@ -197,7 +197,7 @@ def _broken(where: str, error: Exception | None = None) -> Exception:
     """The error itself where the system says it, not the file's content."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
-    return BadData("the file is no readable Parquet", where=where, hint="write it anew, or name other files")
+    return BadData("the file is not readable as Parquet", where=where, hint="write it again, or name other files")
 
 
 @dataclass(slots=True)

@@ -177,7 +177,7 @@ def _xid_window(session: Session, last: str | None, where: str) -> Window:
     """Rows of transactions below the oldest one that is open; what is open now is read by a later run.
 
     Raises:
-        Refused: the server has counted less far than the position: it was made anew.
+        Refused: the server has assigned fewer transactions than the position names.
     """
     with translated(where):
         oldest, following = one_row(
@@ -185,7 +185,8 @@ def _xid_window(session: Session, last: str | None, where: str) -> Window:
         )
     if last is not None and int(last) >= following:
         hint = "read everything by `penstock run NAME --full`"
-        raise Refused("the server counts its transactions anew: it was restored or replaced", where=where, hint=hint)
+        what = "the server has assigned fewer transactions than before: it was restored or replaced"
+        raise Refused(what, where=where, hint=hint)
     return Window(last, str(oldest - 1) if last is None or oldest - 1 > int(last) else None)
 
 

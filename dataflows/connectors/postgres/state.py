@@ -92,7 +92,7 @@ class PostgresState(PostgresLedger):
         """Raise the generation, end the sessions of older ones, and read the cursor.
 
         Where `run` has ended meanwhile, nothing is raised, and what is remembered of it is returned: a process that
-        slept until after its run's end neither begins it anew nor fences the run that owns the pipeline now.
+        slept until after its run's end neither restarts it nor fences the run that owns the pipeline now.
 
         A stopped process may hold the rows' locks for ever: after the lock time-out its sessions are ended and the
         whole is tried again.

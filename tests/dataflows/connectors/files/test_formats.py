@@ -531,7 +531,7 @@ def test_what_is_missing_or_mixed_is_told(places: Any) -> None:
     with pytest.raises(MissingColumn, match="no such column"):
         files.source("in/*.csv", CsvFormat(type="csv", columns={"b": "text"})).describe()
     files.write("in/a.parquet", b"PAR1 is not enough")
-    with pytest.raises(BadData, match="no readable Parquet"):
+    with pytest.raises(BadData, match="is not readable as Parquet"):
         files.source("in/a.parquet").describe()
 
 
