@@ -101,7 +101,7 @@ class _Trial:
         from dataflows.transforms.stages import Refusal
 
         refusal = Refusal([number], "target", error.state, error.what)
-        return self._at(self.decoded.chain.letters(source, [refusal]))
+        return self._at(self.decoded.chain.dead_letters(source, [refusal]))
 
     def _at(self, letters: pa.RecordBatch) -> pa.RecordBatch:
         """The letters, their rows numbered within the split; each part of an exploded row has a step of its own."""

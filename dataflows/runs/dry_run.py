@@ -22,12 +22,11 @@ from dataflows.data.display import rows_of
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job, rules_of
-from dataflows.runs.lookups import outside_of
+from dataflows.runs.lookups import resources_of
 from dataflows.runs.survey import Ends, cursor_risks, foresee
 from dataflows.transforms.chain import Chain
-from dataflows.transforms.mapping import Mapping as Bound
-from dataflows.transforms.mapping import Rules, bind, outputs
-from dataflows.transforms.steps import Loaded, Outside
+from dataflows.transforms.mapping import BoundMapping, Rules, bind, output_columns
+from dataflows.transforms.steps import LookupTable, Resources
 from penstock.errors import BadData, PenstockError, SchemaMismatch
 from penstock.models.pipeline import Pipeline, PipelineTest
 
@@ -61,13 +60,13 @@ class Shown:
 
 def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[Difference]:
     """Run the tests of the pipeline file over the rows given there."""
-    return [_tested(pipeline, test, Outside(partial(_looked_up, test), modules)) for test in pipeline.spec.tests]
+    return [_tested(pipeline, test, Resources(partial(_looked_up, test), modules)) for test in pipeline.spec.tests]
 
 
-def _tested(pipeline: Pipeline, test: PipelineTest, outside: Outside) -> Difference:
+def _tested(pipeline: Pipeline, test: PipelineTest, resources: Resources) -> Difference:
     try:
         table = _given(pipeline, test)
-        chain = _bound(rules_of(pipeline.spec), table, pipeline.name, outside)
+        chain = _bound(rules_of(pipeline.spec), table, pipeline.name, resources)
         out, refused = _applied(chain, _batch(table, test.given))
     except PenstockError as error:
         return Difference(test.name, passed=False, expected=test.expect, error=str(error))
@@ -89,7 +88,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]], types: Mapping[str, str
     return Table(name, "r", tuple(Column(column, kind) for column, kind in kinds.items()))
 
 
-def _looked_up(test: PipelineTest, _: str, object_: str) -> Loaded:
+def _looked_up(test: PipelineTest, _: str, object_: str) -> LookupTable:
     """Return the table that a lookup reads, as the test gives it."""
     if object_ not in test.tables:
         hint = f"add `tables: {{{object_}: [...]}}` to the test"
@@ -101,7 +100,7 @@ def _looked_up(test: PipelineTest, _: str, object_: str) -> Loaded:
     rows = test.tables[object_]
     table = _table(object_, rows, {})
     types = {column.name: parse_type(column.type) for column in table.columns}
-    return Loaded(types, pl.DataFrame(pl.from_arrow(pa.Table.from_batches([_batch(table, rows)]))))
+    return LookupTable(types, pl.DataFrame(pl.from_arrow(pa.Table.from_batches([_batch(table, rows)]))))
 
 
 def _type_of(values: Sequence[Any]) -> str:
@@ -137,16 +136,16 @@ def _array(values: list[Any], kind: pa.DataType, column: Column) -> pa.Array:
         raise BadData(f"a given value is no {column.type}", where=f"given: {column.name}", hint="see `types`") from None
 
 
-def _bound(rules: Rules, table: Table, name: str, outside: Outside) -> Bound:
-    target = Table("the target", "r", outputs(rules, table, name, outside))
-    return bind(replace(rules, filled=frozenset()), table, target, name, undecoded=False, outside=outside)
+def _bound(rules: Rules, table: Table, name: str, resources: Resources) -> BoundMapping:
+    target = Table("the target", "r", output_columns(rules, table, name, resources))
+    return bind(replace(rules, filled=frozenset()), table, target, name, undecoded=False, resources=resources)
 
 
-def _applied(bound: Bound, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]:
-    if not isinstance(bound.step, Chain):
+def _applied(bound: BoundMapping, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]:
+    if not isinstance(bound.chain, Chain):
         message = "a dry run decodes its rows"
         raise TypeError(message)
-    out, refused, _ = bound.step.apply(batch.select(list(bound.reads)))
+    out, refused, _ = bound.chain.apply(batch.select(list(bound.reads)))
     return rows_of(out), [] if refused is None else refused.to_pylist()
 
 
@@ -163,16 +162,16 @@ def _comparable(value: Any) -> Any:
 
 def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
     """Return up to `rows` rows of the source, and the rows after each step."""
-    table, outside = ends.source.describe(), outside_of(job)
-    whole = _bound(job.rules, table, job.pipeline, outside)
+    table, resources = ends.source.describe(), resources_of(job)
+    whole = _bound(job.rules, table, job.pipeline, resources)
     batch, aside = _first(job, ends, table, whole.reads, rows)
     kinds = {column.name: column.type for column in table.columns}
     shown = [Shown("source", {name: kinds[name] for name in whole.reads}, rows_of(batch), aside, table.told)]
     for count in range(len(job.rules.steps) + 1):
         part = replace(job.rules, steps=job.rules.steps[:count])
         part = part if count == len(job.rules.steps) else Rules(part.fields, part.steps)
-        out, refused = _applied(_bound(part, table, job.pipeline, outside), batch)
-        made = {column.name: column.type for column in outputs(part, table, job.pipeline, outside)}
+        out, refused = _applied(_bound(part, table, job.pipeline, resources), batch)
+        made = {column.name: column.type for column in output_columns(part, table, job.pipeline, resources)}
         shown.append(Shown(job.rules.steps[count - 1].name if count else "mapping", made, out, refused))
     return shown
 
@@ -236,7 +235,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         "splits": max(1, round(rows / job.split_rows)),
         "told": found.survey.source.told,
         "undecoded": found.survey.mapping.raw,
-        "decoded_because": found.survey.mapping.why_decoded,
+        "decoded_because": found.survey.mapping.decode_reason,
         "lineage": {
             name: {"from": list(origins), "by": list(steps)}
             for name, (origins, steps) in found.survey.mapping.lineage.items()

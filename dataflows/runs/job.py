@@ -21,7 +21,7 @@ from penstock.models.pipeline import Source as SourceSpec
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters
-    from dataflows.transforms.steps import Loaded
+    from dataflows.transforms.steps import LookupTable
 
 __all__ = ["SPLIT_ROWS", "Job", "rules_of"]
 
@@ -47,7 +47,7 @@ class Job:
     """Request to read rows again, whatever the position."""
     letters: str | None = None
     """The catalog's database, which keeps the dead letters; without it, the first bad row fails the run."""
-    looked_up: dict[tuple[str, str], Loaded] = field(default_factory=dict, compare=False, repr=False)
+    looked_up: dict[tuple[str, str], LookupTable] = field(default_factory=dict, compare=False, repr=False)
     """Cache of the lookup tables read so far, by connection and object."""
 
     @property

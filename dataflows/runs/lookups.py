@@ -11,32 +11,32 @@ from dataflows.connectors.registry import open_source
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job
-from dataflows.transforms.steps import Loaded, Outside
+from dataflows.transforms.steps import LookupTable, Resources
 from penstock.errors import Refused
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["outside_of"]
+__all__ = ["resources_of"]
 
 MAX_BYTES: Final = 64 << 20
 """Largest lookup table, in Arrow bytes, since it is kept in memory."""
 BATCH_ROWS: Final = 65536
 
 
-def outside_of(job: Job) -> Outside:
+def resources_of(job: Job) -> Resources:
     """Return what the steps of a job may use besides the rows; tables are read on first use, and cached."""
-    return Outside(partial(_loaded, job), job.modules)
+    return Resources(partial(_loaded, job), job.modules)
 
 
-def _loaded(job: Job, connection: str, object_: str) -> Loaded:
+def _loaded(job: Job, connection: str, object_: str) -> LookupTable:
     key = (connection, object_)
     if key not in job.looked_up:
         job.looked_up[key] = _read(job, connection, object_)
     return job.looked_up[key]
 
 
-def _read(job: Job, connection: str, object_: str) -> Loaded:
+def _read(job: Job, connection: str, object_: str) -> LookupTable:
     """Read the whole table.
 
     Raises:
@@ -65,4 +65,4 @@ def _read(job: Job, connection: str, object_: str) -> Loaded:
                             "the table is too large to be kept in memory", where=place.where, value=object_, hint=hint
                         )
     frame = pl.from_arrow(pa.Table.from_batches(batches, schema=schema))
-    return Loaded(types, frame if isinstance(frame, pl.DataFrame) else frame.to_frame())
+    return LookupTable(types, frame if isinstance(frame, pl.DataFrame) else frame.to_frame())

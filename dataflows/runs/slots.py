@@ -90,11 +90,11 @@ def _reader(
 
 def _steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[[Chunk], Chunk], ...]:
     surveyed = prepared.survey
-    if surveyed.mapping.step is None:
+    if surveyed.mapping.chain is None:
         return ()
     finishing = target.finishing(surveyed.mapping.columns)
     keeps = prepared.token is not None
-    return (_Summed(surveyed.mapping.step, keeps, pipeline), *((_on_batches(finishing),) if finishing else ()))
+    return (_Summed(surveyed.mapping.chain, keeps, pipeline), *((_on_batches(finishing),) if finishing else ()))
 
 
 @dataclass(slots=True)
@@ -156,10 +156,10 @@ def _writer(
         surveyed = replace(prepared.survey, mapping=decoded_mapping(job, prepared.survey))
         values = replace(prepared, survey=surveyed)
         mapping, order = surveyed.mapping, _order(job, values, slot, first, committed)
-        assert mapping.step is not None  # noqa: S101 - decoded rows are always mapped
+        assert mapping.chain is not None  # noqa: S101 - decoded rows are always mapped
         return Decoded(
             lambda: _reader(job, values, ends.source, first, lambda: None),
-            mapping.step,
+            mapping.chain,
             ends.target.finishing(mapping.columns),
             lambda: ends.target.writer(order),
         )

@@ -14,9 +14,8 @@ from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
 from dataflows.runs.job import Job
-from dataflows.runs.lookups import outside_of
-from dataflows.transforms.mapping import Mapping as Bound
-from dataflows.transforms.mapping import Planned, bind, outputs, planned
+from dataflows.runs.lookups import resources_of
+from dataflows.transforms.mapping import BoundMapping, RulePlan, bind, output_columns, plan_rules
 from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
 
 __all__ = [
@@ -41,7 +40,7 @@ class Survey:
     source: Table
     target: Table
     key: Column | None
-    mapping: Bound
+    mapping: BoundMapping
     method: Method | None
     """Method by which the sink will publish a `replace`."""
     version: str | None
@@ -82,15 +81,15 @@ class Plan:
     """The source, and the pipeline's rules over it."""
 
     source: Table
-    rules: Planned
+    rules: RulePlan
 
     @classmethod
     def of(cls, job: Job, source: Table) -> Plan:
-        return cls(source, planned(job.rules, source, job.pipeline, outside_of(job)))
+        return cls(source, plan_rules(job.rules, source, job.pipeline, resources_of(job)))
 
-    def outputs(self, job: Job) -> tuple[Column, ...]:
+    def output_columns(self, job: Job) -> tuple[Column, ...]:
         """The columns that the rules make."""
-        return outputs(job.rules, self.source, job.pipeline, plan=self.rules)
+        return output_columns(job.rules, self.source, job.pipeline, plan=self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:
         return
     last = target.state.finished()
     before = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
-    made = {one.name for one in plan.outputs(job)}
+    made = {one.name for one in plan.output_columns(job)}
     gone = [
         one["name"]
         for one in before
@@ -235,7 +234,7 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
     return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)
 
 
-def decoded_mapping(job: Job, surveyed: Survey) -> Bound:
+def decoded_mapping(job: Job, surveyed: Survey) -> BoundMapping:
     """The mapping of rows that are looked at, where `surveyed` may pass them undecoded.
 
     Raises:
@@ -243,7 +242,7 @@ def decoded_mapping(job: Job, surveyed: Survey) -> Bound:
     """
     if not surveyed.mapping.raw:
         return surveyed.mapping
-    return bind(job.rules, surveyed.source, surveyed.target, job.pipeline, undecoded=False, outside=outside_of(job))
+    return bind(job.rules, surveyed.source, surveyed.target, job.pipeline, undecoded=False, resources=resources_of(job))
 
 
 def _row_place(job: Job, source: Source, table: Table) -> Column | None:
@@ -251,7 +250,7 @@ def _row_place(job: Job, source: Source, table: Table) -> Column | None:
     return source.row_place(table) if job.write == "replace" and isinstance(source, RowPlaces) else None
 
 
-def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Column | None) -> Method | None:
+def _reloading(job: Job, target: Target, mapping: BoundMapping, there: Table, key: Column | None) -> Method | None:
     """Return the method that replaces only a window of the target's rows; None to replace them all.
 
     Raises:
@@ -277,7 +276,7 @@ def _reloading(job: Job, target: Target, mapping: Bound, there: Table, key: Colu
 
 def _made_columns(job: Job, plan: Plan, target: Target) -> tuple[Column, ...]:
     """Return the columns of a target to create, with those that the write mode adds."""
-    made = plan.outputs(job)
+    made = plan.output_columns(job)
     columns = target.column_types(made) if isinstance(target, Native) else tuple(map(portable, made))
     if job.write != "scd2":
         return columns
@@ -288,7 +287,7 @@ def _made_columns(job: Job, plan: Plan, target: Target) -> tuple[Column, ...]:
     return (*columns, *history_columns(version))
 
 
-def _version(job: Job, mapping: Bound | Planned) -> str | None:
+def _version(job: Job, mapping: BoundMapping | RulePlan) -> str | None:
     return job.spec.sink.version or (mapping.unchanged(job.cursor) if job.cursor else None)
 
 
@@ -297,7 +296,7 @@ def _no_version(job: Job) -> Refused:
     return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
 
 
-def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, version: str | None) -> bool:
+def _check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | None, version: str | None) -> bool:
     """Refuse a merge whose result would depend on the order of writers, or that cannot find its rows.
 
     Return True if the run must be one split: a deleted row leaves no version behind, so that an older version read
@@ -328,7 +327,7 @@ def _check_keyed(job: Job, mapping: Bound, table: Table, split: Column | None, v
     return (sink.delete is not None or job.write == "scd2") and not (bound or ordered)
 
 
-def _bound(key: Sequence[str], mapping: Bound, table: Table, split: Column | None) -> bool:
+def _bound(key: Sequence[str], mapping: BoundMapping, table: Table, split: Column | None) -> bool:
     """True if all rows with the same key are in one split, or keys are unique."""
     if split is not None and mapping.unchanged(split.name) in key:
         return True

@@ -19,7 +19,7 @@ from dataflows.data.display import json_of, rows_of
 from dataflows.data.tables import Column
 from dataflows.data.types import SqlType, arrow_type
 from dataflows.transforms.cleaning import Cleaning, holds_nul
-from dataflows.transforms.scope import Held
+from dataflows.transforms.scope import BoundColumn
 from penstock.errors import BadData
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Output:
 
     target: Column
     kind: SqlType
-    held: Held
+    value: BoundColumn
     path: str
 
 
@@ -48,7 +48,7 @@ class Chain:
 
     wanted: Mapping[str, str]
     stages: Sequence[Stage]
-    outputs: Sequence[Output]
+    output_columns: Sequence[Output]
     masked: frozenset[str]
     where: str
     cleaning: Cleaning | None = None
@@ -62,14 +62,16 @@ class Chain:
         if isinstance(chunk.data, memoryview):
             message = "undecoded bytes came where a batch was due"
             raise TypeError(message)
-        batch, refused, added, origins = self._applied(chunk.data)
-        found = [self._hidden(chunk.refused)] if chunk.refused is not None else []
+        batch, refused, added, origins = self._apply(chunk.data)
+        found = [self._without_masked(chunk.refused)] if chunk.refused is not None else []
         found += [refused] if refused is not None else []
-        letters = pa.concat_batches(found) if found else None
+        dead_letters = pa.concat_batches(found) if found else None
         dead, read = sum(one.num_rows for one in found), chunk.read + added
-        return replace(chunk, data=batch, rows=batch.num_rows, read=read, dead=dead, refused=letters, origins=origins)
+        return replace(
+            chunk, data=batch, rows=batch.num_rows, read=read, dead=dead, refused=dead_letters, origins=origins
+        )
 
-    def _hidden(self, refused: pa.RecordBatch) -> pa.RecordBatch:
+    def _without_masked(self, refused: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that the source set aside, without the values that the pipeline masks; a raw line may hold them all."""
         if not self.masked:
             return refused
@@ -80,21 +82,21 @@ class Chain:
 
     def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int]:
         """The rows for the target, those that were refused (schema `REFUSED`), and how many `explode` added."""
-        return self._applied(batch)[:3]
+        return self._apply(batch)[:3]
 
-    def _applied(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int, pa.Array | None]:
+    def _apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int, pa.Array | None]:
         batch = batch if self.cleaning is None else self.cleaning(batch)
-        work = self._worked(batch) if self.stages else None
+        work = self._run_stages(batch) if self.stages else None
         rows = None if work is None else _rows(work, batch.num_rows)
-        arrays = [self._array(one, batch, work, rows) for one in self.outputs]
+        arrays = [self._array(one, batch, work, rows) for one in self.output_columns]
         refused = [] if work is None else list(work.refused)
-        made = pa.RecordBatch.from_arrays(arrays, names=[one.target.name for one in self.outputs])
-        made, late, rows = self._checked(made, rows)
+        made = pa.RecordBatch.from_arrays(arrays, names=[one.target.name for one in self.output_columns])
+        made, late, rows = self._refuse_unfit(made, rows)
         refused += late
-        letters = self.letters(batch, refused) if refused else None
-        return made, letters, 0 if work is None else work.added, rows
+        dead_letters = self.dead_letters(batch, refused) if refused else None
+        return made, dead_letters, 0 if work is None else work.added, rows
 
-    def _worked(self, batch: pa.RecordBatch) -> Work:
+    def _run_stages(self, batch: pa.RecordBatch) -> Work:
         import polars as pl
 
         from dataflows.transforms.stages import ROW, Work
@@ -113,8 +115,8 @@ class Chain:
         return work
 
     def _array(self, one: Output, batch: pa.RecordBatch, work: Work | None, rows: pa.Array | None) -> pa.Array:
-        if one.held.source is not None:
-            array = batch.column(one.held.source.name)
+        if one.value.source is not None:
+            array = batch.column(one.value.source.name)
             array = array if rows is None else array.take(rows)
         elif work is None:
             message = "a computed column without stages"
@@ -122,19 +124,19 @@ class Chain:
         else:
             from dataflows.transforms.values import arrow_of
 
-            array = arrow_of(work.frame[one.held.id], one.held.type, f"{self.where}: {one.path}")
+            array = arrow_of(work.frame[one.value.id], one.value.type, f"{self.where}: {one.path}")
         try:
-            return _cast(array, one.held.type, one.kind)
+            return _cast(array, one.value.type, one.kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             what = f"a value does not fit into `{one.target.name}` of type {one.kind}"
             raise BadData(what, where=f"{self.where}: {one.path}", hint="look at the mapped types") from None
 
-    def _checked(
+    def _refuse_unfit(
         self, made: pa.RecordBatch, rows: pa.Array | None
     ) -> tuple[pa.RecordBatch, list[Refusal], pa.Array | None]:
         """Refuse the rows that the target's own columns cannot hold; the numbers of the others at the end."""
         refused: list[Refusal] = []
-        for at, one in enumerate(self.outputs):
+        for at, one in enumerate(self.output_columns):
             for check in (_null, _too_long, *((_nul,) if self.no_nul else ())):
                 found = check(made.column(at), one)
                 if found is None:
@@ -151,13 +153,13 @@ class Chain:
                 made = made.filter(keep)
         return made, refused, rows
 
-    def letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
+    def dead_letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
         """Rows of the source's `batch` that are refused, as dead letters (schema `REFUSED`)."""
         numbers = [row for one in refused for row in one.rows]
         found = rows_of(batch.take(pa.array(numbers, pa.uint32())))
         values = [json_of({n: self._shown(n, v) for n, v in row.items()}) for row in found]
         seen: dict[tuple[int, str], int] = {}
-        steps = [_told(seen, row, one.step) for one in refused for row in one.rows]
+        steps = [_numbered_step(seen, row, one.step) for one in refused for row in one.rows]
         codes = [one.code for one in refused for _ in one.rows]
         reasons = [reason for one in refused for reason in self._reasons(one)]
         return pa.RecordBatch.from_arrays(
@@ -177,7 +179,7 @@ class Chain:
         return "***" if name in self.masked and value is not None else value
 
 
-def _told(seen: dict[tuple[int, str], int], row: int, step: str) -> str:
+def _numbered_step(seen: dict[tuple[int, str], int], row: int, step: str) -> str:
     """Return the step's name, with a number if it refuses a further part of an exploded row."""
     number = seen[row, step] = seen.get((row, step), 0) + 1
     return step if number == 1 else f"{step} ({number})"
@@ -227,7 +229,7 @@ def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
 
 def _is_short(one: Output) -> bool:
     """Return True if the source's type already limits the length."""
-    have = one.held.type
+    have = one.value.type
     return have.name in _LIMITED and have.precision is not None and have.precision <= (one.kind.precision or 0)
 
 

@@ -6,8 +6,7 @@ needs the values: rows travel as undecoded bytes (`raw`). Otherwise they are dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Lines
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,15 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, as_text, column_type, fits
 from dataflows.transforms.chain import Chain, Output
 from dataflows.transforms.cleaning import Cleaning
-from dataflows.transforms.scope import Computed, Held, Scope
-from dataflows.transforms.steps import Outside, plan_checks, plan_steps
+from dataflows.transforms.scope import BoundColumn, BoundExpression, Scope
+from dataflows.transforms.steps import Resources, plan_checks, plan_steps
 from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
 from penstock.models.transforms import TransformStep, Validation
 
 if TYPE_CHECKING:
     from dataflows.transforms.stages import Stage
 
-__all__ = ["FieldSpec", "Mapping", "Planned", "Rules", "bind", "outputs", "planned"]
+__all__ = ["BoundMapping", "FieldSpec", "RulePlan", "Rules", "bind", "output_columns", "plan_rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class BoundMapping:
     """Rules that fit both tables. `reads` are the source columns to ask for, `schema` how to decode them.
 
     `lineage` maps each target column to the source columns of its values, and the steps in between.
@@ -73,9 +72,9 @@ class Mapping:
     reads: tuple[str, ...]
     raw: bool
     schema: pa.Schema | None
-    step: Chain | None
-    why_decoded: str | None
-    lineage: Lines[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    chain: Chain | None
+    decode_reason: str | None
+    lineage: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
     columns: tuple[Column, ...]
     """The columns that are written, in the order of the batches, as the target defines them."""
     as_text: bool = False
@@ -87,7 +86,7 @@ class Mapping:
 
 
 @dataclass(slots=True)
-class Planned:
+class RulePlan:
     """The rules bound to a source table, without a target: columns by name, in order, and the stages."""
 
     scope: Scope
@@ -100,33 +99,33 @@ class Planned:
         return next((name for name, one in columns if one.origins == {source} and not one.steps), None)
 
 
-def planned(rules: Rules, source: Table, where: str, outside: Outside) -> Planned:
+def plan_rules(rules: Rules, source: Table, where: str, resources: Resources) -> RulePlan:
     """Check fields, steps and checks over the source's columns.
 
     Raises:
         MissingColumn, SchemaMismatch, Refused: at the path of the first thing that does not fit.
     """
     scope, paths, stages = _mapped(rules.fields, source, where)
-    stages += plan_steps(scope, rules.steps, where, outside)
+    stages += plan_steps(scope, rules.steps, where, resources)
     stages += plan_checks(scope, rules.validation, where)
-    return Planned(scope, stages, paths if not rules.steps else {})
+    return RulePlan(scope, stages, paths if not rules.steps else {})
 
 
-def outputs(
+def output_columns(
     rules: Rules,
     source: Table,
     where: str,
-    outside: Outside = Outside(),  # noqa: B008 - frozen
-    plan: Planned | None = None,
+    resources: Resources = Resources(),  # noqa: B008 - frozen
+    plan: RulePlan | None = None,
 ) -> tuple[Column, ...]:
     """Return the columns of a target created from the rules; `plan` is their plan, if it exists already."""
     made = []
-    plan = plan or planned(rules, source, where, outside)
-    for name, held in plan.scope.columns.items():
+    plan = plan or plan_rules(rules, source, where, resources)
+    for name, bound in plan.scope.columns.items():
         if name in rules.carried:
             continue
-        column = held.source or Column(name, str(held.type))
-        nullable = held.nullable and name not in rules.validation.not_null
+        column = bound.source or Column(name, str(bound.type))
+        nullable = bound.nullable and name not in rules.validation.not_null
         made.append(replace(column, name=name, nullable=nullable, default=False, generated=False, hidden=False))
     return tuple(made)
 
@@ -138,9 +137,9 @@ def bind(
     where: str,
     *,
     undecoded: bool = True,
-    outside: Outside = Outside(),  # noqa: B008 - immutable
-    plan: Planned | None = None,
-) -> Mapping:
+    resources: Resources = Resources(),  # noqa: B008 - immutable
+    plan: RulePlan | None = None,
+) -> BoundMapping:
     """Bind the rules to two tables; `plan` is the plan of the rules over the source, if it exists already.
 
     `undecoded`: source and sink use the same form of rows, so that bytes may pass unchanged.
@@ -149,27 +148,27 @@ def bind(
         MissingColumn: a name that the source or the target does not have.
         SchemaMismatch: a type that the target's column cannot keep, or a column that must be filled and is not.
     """
-    plan = plan or planned(rules, source, where, outside)
+    plan = plan or plan_rules(rules, source, where, resources)
     scope = plan.scope
     if rules.left_out:
-        there = {one.name for one in target.columns} | rules.carried
-        scope = replace(scope, columns={name: held for name, held in scope.columns.items() if name in there})
-    lineage = {name: (tuple(sorted(held.origins)), held.steps) for name, held in scope.columns.items()}
+        known = {one.name for one in target.columns} | rules.carried
+        scope = replace(scope, columns={name: bound for name, bound in scope.columns.items() if name in known})
+    lineage = {name: (tuple(sorted(bound.origins)), bound.steps) for name, bound in scope.columns.items()}
     columns = {
         name: _target_column(name, target, _place(plan, name, where, ".target"), plan, rules) for name in scope.columns
     }
     _check_filled({*columns, *rules.filled}, target, where)
-    why = _why(rules, scope, columns, undecoded=undecoded)
+    why = _reason_to_decode(rules, scope, columns, undecoded=undecoded)
     if why is None:
-        reads = tuple(held.source.name for held in scope.columns.values() if held.source)
+        reads = tuple(bound.source.name for bound in scope.columns.values() if bound.source)
         text = any(as_text(column) for column in columns.values())
-        return Mapping(tuple(columns), reads, True, None, None, None, lineage, tuple(columns.values()), text)  # noqa: FBT003 - raw
+        return BoundMapping(tuple(columns), reads, True, None, None, None, lineage, tuple(columns.values()), text)  # noqa: FBT003 - raw
     for name, column in columns.items():
         _check_fits(scope[name], column, _place(plan, name, where))
-    passed = {held.source.name for held in scope.columns.values() if held.source}
+    passed = {bound.source.name for bound in scope.columns.values() if bound.source}
     reads = tuple(one.name for one in source.columns if one.name in passed or one.name in scope.wanted)
     reads = reads or tuple(one.name for one in source.columns if one.unreadable is None)[:1]
-    schema = pa.schema([pa.field(name, _decoded(source, name, where)) for name in reads])
+    schema = pa.schema([pa.field(name, _arrow_type_of(source, name, where)) for name in reads])
     made = [
         Output(one, column_type(one), scope[name], plan.paths.get(name, "spec.transforms"))
         for name, one in columns.items()
@@ -184,16 +183,16 @@ def bind(
         Cleaning(rules.nul, documents) if rules.nul else None,
         rules.no_nul,
     )
-    return Mapping(tuple(columns), reads, False, schema, chain, why, lineage, tuple(columns.values()))  # noqa: FBT003 - not raw
+    return BoundMapping(tuple(columns), reads, False, schema, chain, why, lineage, tuple(columns.values()))  # noqa: FBT003 - not raw
 
 
 def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Scope, dict[str, str], list[Stage]]:
     """Return the mapped columns, the path of each in the file, and the stages that compute some of them."""
-    scope = Scope({one.name: _held(one) for one in source.columns})
+    scope = Scope({one.name: _bound_column(one) for one in source.columns})
     if fields is None:
         fields = [FieldSpec(column.name, column.name) for column in source.columns if not column.hidden]
-    made: dict[str, Held] = {}
-    values: dict[str, Computed] = {}
+    made: dict[str, BoundColumn] = {}
+    values: dict[str, BoundExpression] = {}
     for spec in fields:
         if spec.source is not None:
             if spec.source not in scope.columns:
@@ -206,7 +205,7 @@ def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
         for name in scope.origins(found.compiled.columns):
             _check_readable(source, name)
         origins = scope.origins(found.compiled.columns)
-        made[spec.target] = Held(found.compiled.type, nullable=True, origins=origins, steps=("mapping",), id=id_)
+        made[spec.target] = BoundColumn(found.compiled.type, nullable=True, origins=origins, steps=("mapping",), id=id_)
     paths = {spec.target: spec.path for spec in fields}
     if not values:
         return replace(scope, columns=made), paths, []
@@ -221,20 +220,20 @@ def _check_readable(source: Table, name: str) -> None:
         raise SchemaMismatch(column.unreadable)
 
 
-def _held(column: Column) -> Held:
-    return Held(column_type(column), column.nullable, frozenset({column.name}), source=column)
+def _bound_column(column: Column) -> BoundColumn:
+    return BoundColumn(column_type(column), column.nullable, frozenset({column.name}), source=column)
 
 
-def _place(plan: Planned, name: str, where: str, part: str = "") -> str:
+def _place(plan: RulePlan, name: str, where: str, part: str = "") -> str:
     path = plan.paths.get(name)
     return f"{where}: spec.transforms" if path is None else f"{where}: {path}{part}"
 
 
-def _why(rules: Rules, scope: Scope, columns: Lines[str, Column], *, undecoded: bool) -> str | None:
+def _reason_to_decode(rules: Rules, scope: Scope, columns: Mapping[str, Column], *, undecoded: bool) -> str | None:
     """Return why the values must be decoded; None if bytes may pass unchanged."""
     if not rules.plain:
         return "there are steps or checks"
-    found = (_look_at(name, scope[name], column) for name, column in columns.items())
+    found = (_decode_reason(name, scope[name], column) for name, column in columns.items())
     why = next((one for one in found if one), None)
     return why or (None if undecoded else "source and sink are different systems")
 
@@ -245,7 +244,7 @@ def _missing(name: str, table: Table, where: str) -> MissingColumn:
     return MissingColumn(f"{table.name} has no such column", where=where, value=name, hint=hint)
 
 
-def _target_column(name: str, target: Table, where: str, plan: Planned, rules: Rules) -> Column:
+def _target_column(name: str, target: Table, where: str, plan: RulePlan, rules: Rules) -> Column:
     column = target.column(name)
     if column is None and name in rules.carried:
         return Column(name, str(plan.scope[name].type))
@@ -267,9 +266,9 @@ def _check_filled(columns: set[str], target: Table, where: str) -> None:
         raise SchemaMismatch(f"{target.name} needs values for {names}, which are not mapped", where=where, hint=hint)
 
 
-def _look_at(name: str, held: Held, target: Column) -> str | None:
+def _decode_reason(name: str, bound: BoundColumn, target: Column) -> str | None:
     """Return why the values of this field must be decoded; None if its bytes may pass unchanged."""
-    column = held.source
+    column = bound.source
     if column is None:
         return f"`{name}` is an expression"
     if column.type != target.type:
@@ -277,11 +276,11 @@ def _look_at(name: str, held: Held, target: Column) -> str | None:
     return None
 
 
-def _check_fits(held: Held, target: Column, where: str) -> None:
-    kind, wanted = held.type, column_type(target)
+def _check_fits(bound: BoundColumn, target: Column, where: str) -> None:
+    kind, wanted = bound.type, column_type(target)
     if not fits(kind, wanted) and not (target.label and kind.text):
         cast = f"CAST(… AS {target.type})"
-        hint = f"write sql: {cast}" if held.source is None else f"map it by sql, {cast}"
+        hint = f"write sql: {cast}" if bound.source is None else f"map it by sql, {cast}"
         what = f"{kind} does not fit into `{target.name}` of type {target.type}"
         raise SchemaMismatch(what, where=where, hint=hint)
     if arrow_type(wanted) is None:
@@ -292,7 +291,7 @@ def _check_fits(held: Held, target: Column, where: str) -> None:
         )
 
 
-def _decoded(source: Table, name: str, where: str) -> pa.DataType:
+def _arrow_type_of(source: Table, name: str, where: str) -> pa.DataType:
     column = source.column(name)
     if column is None:
         raise _missing(name, source, where)

@@ -17,11 +17,11 @@ from penstock.errors import MissingColumn, did_you_mean
 if TYPE_CHECKING:
     from dataflows.transforms.expressions.compiler import Compiled
 
-__all__ = ["Computed", "Held", "Scope"]
+__all__ = ["BoundColumn", "BoundExpression", "Scope"]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class BoundColumn:
     """A column: `source` where it is still one of the source's, else `id`, its place in the frame.
 
     `origins` are the source columns that its values come from, and `steps` the steps that they went through.
@@ -36,7 +36,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class BoundExpression:
     """A compiled expression, which ids stand for the names in it, and the source columns behind those."""
 
     compiled: Compiled
@@ -51,20 +51,20 @@ class Scope:
     `masked` are the source's columns that some step masks: nobody sees them in the dead letters either.
     """
 
-    columns: dict[str, Held]
+    columns: dict[str, BoundColumn]
     wanted: dict[str, str] = field(default_factory=dict)
     made: int = 0
     masked: set[str] = field(default_factory=set)
 
-    def __getitem__(self, name: str) -> Held:
+    def __getitem__(self, name: str) -> BoundColumn:
         return self.columns[name]
 
     @property
     def types(self) -> dict[str, SqlType]:
         """Return the types by name."""
-        return {name: held.type for name, held in self.columns.items()}
+        return {name: column.type for name, column in self.columns.items()}
 
-    def require(self, name: str, where: str) -> Held:
+    def require(self, name: str, where: str) -> BoundColumn:
         """The column of that name.
 
         Raises:
@@ -77,11 +77,11 @@ class Scope:
 
     def read(self, name: str) -> str:
         """Return the id of a column in the frame; add it to the frame if it is still the source's."""
-        held = self.columns[name]
-        if held.source is None:
-            return held.id
-        found = f"s:{held.source.name}"
-        self.wanted[held.source.name] = found
+        column = self.columns[name]
+        if column.source is None:
+            return column.id
+        found = f"s:{column.source.name}"
+        self.wanted[column.source.name] = found
         return found
 
     def new_id(self) -> str:
@@ -89,7 +89,7 @@ class Scope:
         self.made += 1
         return f"v:{self.made}"
 
-    def compute(self, text: str, where: str) -> Computed:
+    def compute(self, text: str, where: str) -> BoundExpression:
         """Compile an expression over these columns.
 
         Raises:
@@ -99,13 +99,13 @@ class Scope:
 
         compiled = compile_expression(text, self.types, where)
         origins = self.origins(compiled.columns)
-        return Computed(compiled, {name: self.read(name) for name in sorted(compiled.columns)}, origins)
+        return BoundExpression(compiled, {name: self.read(name) for name in sorted(compiled.columns)}, origins)
 
     def origins(self, names: Iterable[str]) -> frozenset[str]:
         """Return the source columns that these are computed from."""
         return frozenset[str]().union(*(self.columns[name].origins for name in names))
 
-    def put(self, name: str, held: Held, step: str) -> None:
+    def put(self, name: str, column: BoundColumn, step: str) -> None:
         """Give `name` new values, computed by a step."""
         earlier = self.columns[name].steps if name in self.columns else ()
-        self.columns[name] = replace(held, steps=(*earlier, step))
+        self.columns[name] = replace(column, steps=(*earlier, step))

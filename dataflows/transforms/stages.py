@@ -12,7 +12,7 @@ import polars as pl
 
 from dataflows.data.types import SqlType, carried
 from dataflows.transforms.expressions.terms import frame_name
-from dataflows.transforms.scope import Computed
+from dataflows.transforms.scope import BoundExpression
 from penstock.errors import BadData
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROW",
-    "Called",
     "Compute",
-    "Deduplicated",
-    "Exploded",
-    "Filtered",
-    "Joined",
-    "Masked",
+    "Deduplicate",
+    "Explode",
+    "Filter",
+    "Lookup",
+    "Mask",
+    "PythonCall",
     "Refusal",
     "Stage",
     "Work",
@@ -78,7 +78,7 @@ class Stage(Protocol):
         """Change the chunk in place."""
 
 
-def evaluated(frame: pl.DataFrame, values: Mapping[str, Computed]) -> pl.DataFrame:
+def evaluate_frame(frame: pl.DataFrame, values: Mapping[str, BoundExpression]) -> pl.DataFrame:
     """The values by their names, and beside each that may fail a mask ``?name`` of the rows where it does."""
     sub = _named(frame, *values.values())
     wanted = {f"={key}": one.compiled.expr for key, one in values.items()}
@@ -94,7 +94,7 @@ def evaluated(frame: pl.DataFrame, values: Mapping[str, Computed]) -> pl.DataFra
     )
 
 
-def _named(frame: pl.DataFrame, *values: Computed) -> pl.DataFrame:
+def _named(frame: pl.DataFrame, *values: BoundExpression) -> pl.DataFrame:
     """The columns that expressions read, by the names that they have in them."""
     reads = {name: id_ for one in values for name, id_ in one.reads.items()}
     return frame.select(pl.col(ROW), *(pl.col(id_).alias(frame_name(name)) for name, id_ in reads.items()))
@@ -109,7 +109,7 @@ def _columns(sub: pl.DataFrame, wanted: Mapping[str, pl.Expr]) -> pl.DataFrame:
         return sub.with_columns(pl.when(rows).then(expr).alias(name) for name, expr in wanted.items())
 
 
-def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, Computed], step: str) -> None:
+def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, BoundExpression], step: str) -> None:
     """Refuse the rows where a value failed, with the reason of the first one."""
     for key, one in values.items():
         if one.compiled.wrong is None:
@@ -128,18 +128,18 @@ _WHY: Final = "an overflow, a division by zero, or a text that is no such value"
 
 def _casts(sub: pl.DataFrame, failures: Sequence[Failure]) -> list[str]:
     """Of each row the value and the type of the first cast that fails, if one does."""
-    found = pl.lit("")
+    text = pl.lit("")
     for one in reversed(failures):
-        told = pl.concat_str(
+        shown = pl.concat_str(
             pl.lit(f"; CAST to {one.kind}, got '"),
             one.shown.str.slice(0, _SHOWN).str.replace_all("\0", "␀", literal=True),
             pl.lit("'"),
         )
-        found = pl.when(one.wrong.fill_null(value=False)).then(told).otherwise(found)
-    return _columns(sub, {"told": found})["told"].fill_null("").to_list()
+        text = pl.when(one.wrong.fill_null(value=False)).then(shown).otherwise(text)
+    return _columns(sub, {"text": text})["text"].fill_null("").to_list()
 
 
-def _place(one: Computed) -> str:
+def _place(one: BoundExpression) -> str:
     return one.compiled.where.partition(": ")[2] or one.compiled.where
 
 
@@ -148,24 +148,24 @@ class Compute:
     """New values by id, all computed from the columns before the step."""
 
     step: str
-    values: Mapping[str, Computed]
+    values: Mapping[str, BoundExpression]
 
     def __call__(self, work: Work) -> None:
-        done = evaluated(work.frame, self.values)
+        done = evaluate_frame(work.frame, self.values)
         work.frame = work.frame.with_columns(done.select(list(self.values)))
         refuse_wrong(work, done, self.values, self.step)
 
 
 @dataclass(frozen=True, slots=True)
-class Filtered:
+class Filter:
     """Keep the rows where the condition is true: neither false nor NULL."""
 
     step: str
-    condition: Computed
+    condition: BoundExpression
 
     def __call__(self, work: Work) -> None:
         values = {"keep": self.condition}
-        done = evaluated(work.frame, values)
+        done = evaluate_frame(work.frame, values)
         keep = done["keep"].fill_null(value=False)
         if self.condition.compiled.wrong is not None and done["?keep"].any():
             keep = keep.filter(~done["?keep"])
@@ -177,16 +177,16 @@ class Filtered:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class Check:
     """Refuse the rows where the condition is false; NULL passes, as in a SQL CHECK."""
 
     step: str
     reason: str
-    condition: Computed
+    condition: BoundExpression
 
     def __call__(self, work: Work) -> None:
         values = {"holds": self.condition}
-        done = evaluated(work.frame, values)
+        done = evaluate_frame(work.frame, values)
         holds = done["holds"].fill_null(value=True)
         if self.condition.compiled.wrong is not None and done["?holds"].any():
             holds = holds.filter(~done["?holds"])
@@ -196,17 +196,17 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Masked:
+class Mask:
     """Replace values by their SHA-256 in hexadecimal digits, or by three asterisks. NULL stays NULL."""
 
     step: str
-    values: Mapping[str, tuple[Computed, str]]
-    condition: Computed | None = None
+    values: Mapping[str, tuple[BoundExpression, str]]
+    condition: BoundExpression | None = None
 
     def __call__(self, work: Work) -> None:
         texts = {key: one for key, (one, _) in self.values.items()}
         asked = texts if self.condition is None else texts | {"when": self.condition}
-        done = evaluated(work.frame, asked)
+        done = evaluate_frame(work.frame, asked)
         masked = done.with_columns(
             pl.when(done["when"].fill_null(value=False)).then(_masked(key, how)).otherwise(pl.col(key)).alias(key)
             if self.condition is not None
@@ -227,7 +227,7 @@ def _masked(key: str, how: str) -> pl.Expr:
 
 
 @dataclass(frozen=True, slots=True)
-class Deduplicated:
+class Deduplicate:
     """Keep one row of each group of rows of a chunk with equal values in some columns."""
 
     by: tuple[str, ...]
@@ -241,11 +241,11 @@ class Deduplicated:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class JoinKey:
     """One column of a lookup's key, as expressions whose values are equal where SQL takes the columns for equal."""
 
-    here: pl.Expr
-    there: pl.Expr
+    chunk: pl.Expr
+    table: pl.Expr
 
 
 def comparable(name: str, kind: SqlType, other: SqlType) -> pl.Expr:
@@ -259,33 +259,33 @@ def comparable(name: str, kind: SqlType, other: SqlType) -> pl.Expr:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """Add columns of a small table by its unique key; `found` is a column of it that is always true."""
+class Lookup:
+    """Add columns of a small table by its unique key; `matched` is a column of it that is always true."""
 
     step: str
     table: pl.DataFrame
-    keys: tuple[Key, ...]
+    keys: tuple[JoinKey, ...]
     taken: Mapping[str, str]
     missing: str
 
     def __call__(self, work: Work) -> None:
         keys = [f"k:{at}" for at in range(len(self.keys))]
         table = self.table.select(
-            *(one.there.alias(key) for key, one in zip(keys, self.keys, strict=True)),
+            *(one.table.alias(key) for key, one in zip(keys, self.keys, strict=True)),
             *(pl.col(name).alias(id_) for id_, name in self.taken.items()),
-            pl.lit(value=True).alias("found"),
+            pl.lit(value=True).alias("matched"),
         )
-        left = work.frame.with_columns(one.here.alias(key) for key, one in zip(keys, self.keys, strict=True))
+        left = work.frame.with_columns(one.chunk.alias(key) for key, one in zip(keys, self.keys, strict=True))
         joined = left.join(table, on=keys, how="left", maintain_order="left")
-        found = joined["found"].fill_null(value=False)
-        work.frame = joined.drop("found", *keys)
-        if self.missing == "refuse" and not found.all():
+        matched = joined["matched"].fill_null(value=False)
+        work.frame = joined.drop("matched", *keys)
+        if self.missing == "refuse" and not matched.all():
             reason = "the looked-up table has no such key"
-            work.refuse(~found, partial(Refusal, step=self.step, code="lookup.missing", reason=reason))
+            work.refuse(~matched, partial(Refusal, step=self.step, code="lookup.missing", reason=reason))
 
 
 @dataclass(frozen=True, slots=True)
-class Exploded:
+class Explode:
     """A row for each element of a JSON array, as texts under `id`."""
 
     step: str
@@ -340,7 +340,7 @@ def _parsed(text: str | None) -> list[str | None] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
+class PythonCall:
     """Columns that a function of Python's makes of the whole chunk. The names are those that users see."""
 
     step: str

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from dataflows.data.types import SqlType, arrow_type, parse_type
-from dataflows.transforms.scope import Computed, Held, Scope
+from dataflows.transforms.scope import BoundColumn, BoundExpression, Scope
 from penstock.errors import Refused, SchemaMismatch, did_you_mean
 from penstock.models.transforms import TransformStep, Validation
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dataflows.transforms.stages import Stage
 
-__all__ = ["Loaded", "Outside", "plan_checks", "plan_steps"]
+__all__ = ["LookupTable", "Resources", "plan_checks", "plan_steps"]
 
 _TYPE: Final = re.compile(r"[a-z0-9_ ]+(\(\d+(, ?\d+)?\))?( with(out)? time zone)?", re.IGNORECASE)
 TEXT: Final = SqlType("text")
@@ -26,7 +26,7 @@ BOOLEAN: Final = SqlType("boolean")
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LookupTable:
     """A small table in memory: its types and rows."""
 
     types: Mapping[str, SqlType]
@@ -34,14 +34,14 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class Resources:
     """Inputs of steps other than the chunk: tables by connection and object, and modules of functions."""
 
-    load: Callable[[str, str], Loaded] | None = None
+    load: Callable[[str, str], LookupTable] | None = None
     modules: frozenset[str] = frozenset()
 
 
-def plan_steps(scope: Scope, steps: Sequence[TransformStep], where: str, outside: Outside) -> list[Stage]:
+def plan_steps(scope: Scope, steps: Sequence[TransformStep], where: str, resources: Resources) -> list[Stage]:
     """The stages of the steps; `scope` is left as the last of them leaves it.
 
     Raises:
@@ -50,11 +50,11 @@ def plan_steps(scope: Scope, steps: Sequence[TransformStep], where: str, outside
     stages: list[Stage] = []
     for at, step in enumerate(steps):
         place = f"{where}: spec.transforms[{at}] ({step.name}).{step.operation}"
-        stages += _PLANS[step.operation](scope, step, place, outside)
+        stages += _PLANS[step.operation](scope, step, place, resources)
     return stages
 
 
-def _rename(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+def _rename(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
     names = step.rename or {}
     for old in names:
         scope.require(old, where)
@@ -64,16 +64,16 @@ def _rename(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[S
             raise SchemaMismatch(
                 "two columns would have this name", where=where, value=name, hint="choose another name"
             )
-    scope.columns = {names.get(name, name): held for name, held in scope.columns.items()}
+    scope.columns = {names.get(name, name): bound for name, bound in scope.columns.items()}
     return []
 
 
-def _select(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+def _select(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
     scope.columns = {name: scope.require(name, where) for name in step.select or ()}
     return []
 
 
-def _cast(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+def _cast(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
     texts = {}
     for name, written in (step.cast or {}).items():
         scope.require(name, f"{where}.{name}")
@@ -81,7 +81,7 @@ def _cast(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Sta
     return _computed(scope, step, texts, where)
 
 
-def _set(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
+def _set(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
     if step.when is None:
         return _computed(scope, step, dict(step.set or {}), where)
     _condition(scope, step.when, where)
@@ -99,27 +99,27 @@ def _computed(scope: Scope, step: TransformStep, texts: Mapping[str, str], where
 
     found = {name: scope.compute(text, f"{where}.{name}") for name, text in texts.items()}
     values = {scope.new_id(): (name, one) for name, one in found.items()}
-    held = {
-        name: Held(one.compiled.type, nullable=True, origins=scope.origins(one.compiled.columns), id=id_)
+    bound = {
+        name: BoundColumn(one.compiled.type, nullable=True, origins=scope.origins(one.compiled.columns), id=id_)
         for id_, (name, one) in values.items()
     }
-    for name, one in held.items():
+    for name, one in bound.items():
         scope.put(name, one, step.name)
     return [Compute(step.name, {id_: one for id_, (_, one) in values.items()})]
 
 
-def _filter(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Filtered
+def _filter(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
+    from dataflows.transforms.stages import Filter
 
     condition = _condition(scope, step.filter or "", where)
     if step.when is not None:
         _condition(scope, step.when, where)
         text = f"CASE WHEN ({step.when}\n) THEN ({step.filter}\n) ELSE TRUE END"
         condition = scope.compute(text, where)
-    return [Filtered(step.name, condition)]
+    return [Filter(step.name, condition)]
 
 
-def _condition(scope: Scope, text: str, where: str) -> Computed:
+def _condition(scope: Scope, text: str, where: str) -> BoundExpression:
     found = scope.compute(text, where)
     if found.compiled.type != BOOLEAN:
         hint = "compare something, such as status <> 'draft'"
@@ -129,54 +129,54 @@ def _condition(scope: Scope, text: str, where: str) -> Computed:
     return found
 
 
-def _mask(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Masked
+def _mask(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
+    from dataflows.transforms.stages import Mask
 
     condition = None if step.when is None else _condition(scope, step.when, where)
-    values: dict[str, tuple[Computed, str]] = {}
-    made: dict[str, Held] = {}
+    values: dict[str, tuple[BoundExpression, str]] = {}
+    made: dict[str, BoundColumn] = {}
     for name, how in (step.mask or {}).items():
-        held = scope.require(name, f"{where}.{name}")
-        if condition is not None and not held.type.text:
+        bound = scope.require(name, f"{where}.{name}")
+        if condition is not None and not bound.type.text:
             hint = "cast it to text in a step before"
             raise SchemaMismatch(
-                f"only texts can be masked in some rows, this is {held.type}", where=where, value=name, hint=hint
+                f"only texts can be masked in some rows, this is {bound.type}", where=where, value=name, hint=hint
             )
         id_ = scope.new_id()
         values[id_] = (scope.compute(f"CAST({_quoted(name)} AS text)", f"{where}.{name}"), how)
-        made[name] = Held(TEXT, nullable=held.nullable, origins=held.origins, id=id_)
+        made[name] = BoundColumn(TEXT, nullable=bound.nullable, origins=bound.origins, id=id_)
     scope.masked |= scope.origins(made)
     for name, one in made.items():
         scope.put(name, one, step.name)
-    return [Masked(step.name, values, condition)]
+    return [Mask(step.name, values, condition)]
 
 
-def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Deduplicated
+def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
+    from dataflows.transforms.stages import Deduplicate
 
     rule = step.deduplicate
     if rule is None:
         return []
     for name in rule.by:
         scope.require(name, f"{where}.by")
-    return [Deduplicated(tuple(scope.read(name) for name in rule.by), rule.keep)]
+    return [Deduplicate(tuple(scope.read(name) for name in rule.by), rule.keep)]
 
 
-def _lookup(scope: Scope, step: TransformStep, where: str, outside: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Joined, Key, comparable
+def _lookup(scope: Scope, step: TransformStep, where: str, resources: Resources) -> list[Stage]:
+    from dataflows.transforms.stages import JoinKey, Lookup, comparable
 
     rule = step.lookup
-    if rule is None or outside.load is None:
+    if rule is None or resources.load is None:
         raise Refused("there is no table to look up in here", where=where, hint="try it with a run")
-    table = outside.load(rule.connection, rule.object)
+    table = resources.load(rule.connection, rule.object)
     for name, key in rule.on.items():
-        held, there = scope.require(name, f"{where}.on"), _of(table, key, f"{where}.on.{name}")
-        if _family(held.type) != _family(there):
-            hint = f"cast `{name}` to {there} in a step before"
-            raise SchemaMismatch(f"{held.type} is never equal to {there}", where=f"{where}.on.{name}", hint=hint)
-    pairs = [(scope.read(name), scope[name].type, key, _of(table, key, where)) for name, key in rule.on.items()]
-    keys = tuple(Key(comparable(id_, a, b), comparable(key, b, a)) for id_, a, key, b in pairs)
-    if table.frame.select(one.there.alias(str(at)) for at, one in enumerate(keys)).is_duplicated().any():
+        bound, table_type = scope.require(name, f"{where}.on"), _type_of(table, key, f"{where}.on.{name}")
+        if _family(bound.type) != _family(table_type):
+            hint = f"cast `{name}` to {table_type} in a step before"
+            raise SchemaMismatch(f"{bound.type} is never equal to {table_type}", where=f"{where}.on.{name}", hint=hint)
+    pairs = [(scope.read(name), scope[name].type, key, _type_of(table, key, where)) for name, key in rule.on.items()]
+    keys = tuple(JoinKey(comparable(id_, a, b), comparable(key, b, a)) for id_, a, key, b in pairs)
+    if table.frame.select(one.table.alias(str(at)) for at, one in enumerate(keys)).is_duplicated().any():
         hint = "name columns that are unique there"
         raise SchemaMismatch(
             f"{', '.join(rule.on.values())} is no key of {rule.object}", where=f"{where}.on", hint=hint
@@ -184,10 +184,10 @@ def _lookup(scope: Scope, step: TransformStep, where: str, outside: Outside) -> 
     origins = scope.origins(rule.on)
     taken = {}
     for name, column in rule.take.items():
-        kind, id_ = _of(table, column, f"{where}.take.{name}"), scope.new_id()
-        scope.put(name, Held(kind, nullable=True, origins=origins, id=id_), step.name)
+        kind, id_ = _type_of(table, column, f"{where}.take.{name}"), scope.new_id()
+        scope.put(name, BoundColumn(kind, nullable=True, origins=origins, id=id_), step.name)
         taken[id_] = column
-    return [Joined(step.name, table.frame, keys, taken, rule.missing)]
+    return [Lookup(step.name, table.frame, keys, taken, rule.missing)]
 
 
 def _family(kind: SqlType) -> object:
@@ -195,51 +195,51 @@ def _family(kind: SqlType) -> object:
     return "text" if kind.text else "integer" if kind.integer else (kind.name, kind.scale)
 
 
-def _of(table: Loaded, name: str, where: str) -> SqlType:
+def _type_of(table: LookupTable, name: str, where: str) -> SqlType:
     if name not in table.types:
         near = did_you_mean(name, table.types) or f"there are {', '.join(table.types)}"
         raise SchemaMismatch("the looked-up table has no such column", where=where, value=name, hint=near)
     return table.types[name]
 
 
-def _explode(scope: Scope, step: TransformStep, where: str, _: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Compute, Exploded
+def _explode(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
+    from dataflows.transforms.stages import Compute, Explode
 
     rule = step.explode
     if rule is None:
         return []
-    held = scope.require(rule.column, f"{where}.column")
-    if not (held.type.text or held.type.name in {"json", "jsonb"}):
+    bound = scope.require(rule.column, f"{where}.column")
+    if not (bound.type.text or bound.type.name in {"json", "jsonb"}):
         hint = "name a column of texts or JSON"
-        raise SchemaMismatch(f"a JSON array is needed, this is {held.type}", where=where, value=rule.column, hint=hint)
+        raise SchemaMismatch(f"a JSON array is needed, this is {bound.type}", where=where, value=rule.column, hint=hint)
     read, id_ = scope.read(rule.column), scope.new_id()
-    stages: list[Stage] = [Exploded(step.name, read, id_)]
-    scope.put(rule.column, Held(TEXT, nullable=True, origins=held.origins, id=id_), step.name)
+    stages: list[Stage] = [Explode(step.name, read, id_)]
+    scope.put(rule.column, BoundColumn(TEXT, nullable=True, origins=bound.origins, id=id_), step.name)
     kind = known_type(rule.as_, f"{where}.as")
     if parse_type(kind) != TEXT:
         stages += _computed(scope, step, {rule.column: f"CAST({_quoted(rule.column)} AS {kind})"}, where)
-    return [one for one in stages if isinstance(one, Exploded | Compute)]
+    return [one for one in stages if isinstance(one, Explode | Compute)]
 
 
-def _python(scope: Scope, step: TransformStep, where: str, outside: Outside) -> list[Stage]:
-    from dataflows.transforms.stages import Called
+def _python(scope: Scope, step: TransformStep, where: str, resources: Resources) -> list[Stage]:
+    from dataflows.transforms.stages import PythonCall
 
     rule = step.python
     if rule is None:
         return []
-    function = _function(rule.call, where, outside)
-    given = {name: (scope.read(name), held.type) for name, held in scope.columns.items()}
+    function = _function(rule.call, where, resources)
+    given = {name: (scope.read(name), bound.type) for name, bound in scope.columns.items()}
     origins, made = scope.origins(scope.columns), {}
     for name, written in rule.columns.items():
         kind, id_ = parse_type(known_type(written, f"{where}.columns.{name}")), scope.new_id()
         made[name] = (id_, kind)
-        scope.put(name, Held(kind, nullable=True, origins=origins, id=id_), step.name)
-    return [Called(step.name, function, given, made, where)]
+        scope.put(name, BoundColumn(kind, nullable=True, origins=origins, id=id_), step.name)
+    return [PythonCall(step.name, function, given, made, where)]
 
 
-def _function(call: str, where: str, outside: Outside) -> Callable[[Any], Any]:
+def _function(call: str, where: str, resources: Resources) -> Callable[[Any], Any]:
     module, _, name = call.partition(":")
-    if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in outside.modules):
+    if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in resources.modules):
         hint = f'add it to the settings: python_modules = "{module}"'
         raise Refused("only modules that the settings name may be called", where=where, value=module, hint=hint)
     try:
@@ -250,7 +250,7 @@ def _function(call: str, where: str, outside: Outside) -> Callable[[Any], Any]:
     return found
 
 
-_PLANS: Final[dict[str, Callable[[Scope, TransformStep, str, Outside], list[Any]]]] = {
+_PLANS: Final[dict[str, Callable[[Scope, TransformStep, str, Resources], list[Any]]]] = {
     "rename": _rename, "select": _select, "cast": _cast, "set": _set, "filter": _filter, "mask": _mask,
     "deduplicate": _deduplicate, "lookup": _lookup, "explode": _explode, "python": _python,
 }  # fmt: skip
@@ -264,16 +264,16 @@ def plan_checks(scope: Scope, rules: Validation, where: str) -> list[Stage]:
     """
     if not (rules.not_null or rules.checks):
         return []
-    from dataflows.transforms.stages import Checked
+    from dataflows.transforms.stages import Check
 
     stages: list[Stage] = []
     for name in rules.not_null:
         scope.require(name, f"{where}: spec.validate.not_null")
         found = scope.compute(f"{_quoted(name)} IS NOT NULL", f"{where}: spec.validate.not_null")
-        stages.append(Checked("validate", f"`{name}` is NULL", found))
+        stages.append(Check("validate", f"`{name}` is NULL", found))
     for name, text in rules.checks.items():
         found = _condition(scope, text, f"{where}: spec.validate.checks.{name}")
-        stages.append(Checked("validate", f"check `{name}` does not hold", found))
+        stages.append(Check("validate", f"check `{name}` does not hold", found))
     return stages
 
 

@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow as pa
 
 from dataflows.transforms.expressions.compiler import Compiled
-from dataflows.transforms.scope import Computed
-from dataflows.transforms.stages import ROW, evaluated
+from dataflows.transforms.scope import BoundExpression
+from dataflows.transforms.stages import ROW, evaluate_frame
 from dataflows.transforms.values import arrow_of
 from penstock.errors import BadData
 
@@ -25,8 +25,10 @@ def evaluate(expressions: Mapping[str, Compiled], batch: pa.RecordBatch) -> dict
     """
     rows = pl.int_range(batch.num_rows, dtype=pl.UInt32, eager=True).alias(ROW)
     frame = typed("pl.DataFrame", pl.from_arrow(batch)).with_columns(rows)
-    values = {name: Computed(one, {column: column for column in one.columns}) for name, one in expressions.items()}
-    done = evaluated(frame, values)
+    values = {
+        name: BoundExpression(one, {column: column for column in one.columns}) for name, one in expressions.items()
+    }
+    done = evaluate_frame(frame, values)
     for name, one in expressions.items():
         if one.wrong is not None and done[f"?{name}"].any():
             hint = "an overflow, a division by zero, or a text that is no such value; guard it with CASE or NULLIF"

@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.transforms.expressions.compiler import Compiled, compile_expression
-from dataflows.transforms.scope import Computed
-from dataflows.transforms.stages import ROW, evaluated
+from dataflows.transforms.scope import BoundExpression
+from dataflows.transforms.stages import ROW, evaluate_frame
 from dataflows.transforms.values import arrow_of
 from penstock.errors import SchemaMismatch
 
@@ -242,8 +242,8 @@ def _array(values: list[Any], kind: str) -> pa.Array:
 def here(forms: Sequence[Compiled], batch: pa.RecordBatch) -> list[list[Any]]:
     """For each expression each row's value, and FAILED where it is a dead letter."""
     frame = typed("pl.DataFrame", pl.from_arrow(batch)).with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias(ROW))
-    values = {f"v{at}": Computed(one, {name: name for name in one.columns}) for at, one in enumerate(forms)}
-    done = evaluated(frame, values)
+    values = {f"v{at}": BoundExpression(one, {name: name for name in one.columns}) for at, one in enumerate(forms)}
+    done = evaluate_frame(frame, values)
     return [_values(done, name, one.compiled) for name, one in values.items()]
 
 

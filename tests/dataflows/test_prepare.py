@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 COUNTED = (
     (PostgresSource, "describe", "source"),
     (PostgresTarget, "describe", "target"),
-    (survey, "planned", "plan"),
-    (mapping, "planned", "plan"),
+    (survey, "plan_rules", "plan"),
+    (mapping, "plan_rules", "plan"),
     (survey, "bind", "bind"),
 )
 
@@ -90,5 +90,5 @@ def test_masked_columns_do_not_plan_the_steps_before_them_again(copy: Callable[.
     task["pipeline"]["spec"]["transforms"] = steps
     bound = prepared(task).survey.mapping
     assert asked["plan"] == 1
-    assert isinstance(bound.step, Chain)
-    assert bound.step.masked == {"name", "price"}
+    assert isinstance(bound.chain, Chain)
+    assert bound.chain.masked == {"name", "price"}

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.transforms.chain import Chain
-from dataflows.transforms.mapping import FieldSpec, Mapping, Rules, bind, outputs
-from dataflows.transforms.steps import Loaded, Outside
+from dataflows.transforms.mapping import BoundMapping, FieldSpec, Rules, bind, output_columns
+from dataflows.transforms.steps import LookupTable, Resources
 from penstock.errors import BadData, InvalidDocument, MissingColumn, PenstockError, Refused, SchemaMismatch
 from penstock.models.transforms import TransformStep, Validation
 
@@ -46,22 +46,24 @@ def made(
     fields: Any = None,
     validate: dict[str, Any] | None = None,
     target: Any = None,
-    outside: Outside = Outside(),  # noqa: B008 - immutable
-) -> Mapping:
+    resources: Resources = Resources(),  # noqa: B008 - immutable
+) -> BoundMapping:
     """The chain of these steps; the target is made from it, unless it is given."""
     rules = Rules(fields, steps(*written), Validation.parse(validate or {}))
-    into = target or Table("w.orders", "r", outputs(rules, SOURCE, "orders", outside))
-    return bind(rules, SOURCE, into, "orders", undecoded=False, outside=outside)
+    into = target or Table("w.orders", "r", output_columns(rules, SOURCE, "orders", resources))
+    return bind(rules, SOURCE, into, "orders", undecoded=False, resources=resources)
 
 
-def apply(mapping: Mapping, rows: list[dict[str, Any]] = ROWS) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    assert isinstance(mapping.step, Chain)
+def apply(
+    mapping: BoundMapping, rows: list[dict[str, Any]] = ROWS
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    assert isinstance(mapping.chain, Chain)
     batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).select(list(mapping.reads))
-    out, refused, _ = mapping.step.apply(batch)
+    out, refused, _ = mapping.chain.apply(batch)
     return out.to_pylist(), [] if refused is None else refused.to_pylist()
 
 
-def values(mapping: Mapping, name: str) -> list[Any]:
+def values(mapping: BoundMapping, name: str) -> list[Any]:
     return [row[name] for row in apply(mapping)[0]]
 
 
@@ -82,7 +84,7 @@ def test_each_step_works_on_what_the_one_before_left() -> None:
 
 
 def test_columns_that_nothing_looks_at_never_enter_a_frame() -> None:
-    chain = made({"filter": "n > 0"}).step
+    chain = made({"filter": "n > 0"}).chain
     assert isinstance(chain, Chain)
     assert set(chain.wanted) == {"n"}
 
@@ -158,7 +160,7 @@ def test_deduplicate_keeps_one_of_a_key() -> None:
         assert ([row["id"] for row in out], refused) == (ids, [])
 
 
-RATES = Loaded(
+RATES = LookupTable(
     {"code": parse_type("text"), "rate": parse_type("numeric(6,3)")},
     pl.DataFrame({"code": ["ann", "12", None], "rate": [Decimal("1.500"), Decimal("2.000"), Decimal("9.000")]},
                  schema={"code": pl.String, "rate": pl.Decimal(6, 3)}),
@@ -168,7 +170,7 @@ RATES = Loaded(
 @pytest.mark.parametrize("missing", ["null", "refuse"])
 def test_a_lookup_takes_columns_of_another_table(missing: str) -> None:
     rule = {"connection": "c", "object": "rates", "on": {"name": "code"}, "take": {"rate": "rate"}, "missing": missing}
-    chain = made({"lookup": rule}, {"set": {"total": "price * rate"}}, outside=Outside(lambda *_: RATES))
+    chain = made({"lookup": rule}, {"set": {"total": "price * rate"}}, resources=Resources(lambda *_: RATES))
     out, refused = apply(chain)
     found = {row["id"]: (row["rate"], row["total"]) for row in out}
     assert found[1] == (Decimal("1.500"), Decimal("15.00000"))
@@ -179,10 +181,10 @@ def test_a_lookup_takes_columns_of_another_table(missing: str) -> None:
 
 
 def test_a_lookup_by_what_is_no_key_is_refused() -> None:
-    twice = Loaded(RATES.types, pl.concat([RATES.frame, RATES.frame]))
+    twice = LookupTable(RATES.types, pl.concat([RATES.frame, RATES.frame]))
     rule = {"connection": "c", "object": "rates", "on": {"name": "code"}, "take": {"rate": "rate"}}
     with pytest.raises(SchemaMismatch, match="is no key"):
-        made({"lookup": rule}, outside=Outside(lambda *_: twice))
+        made({"lookup": rule}, resources=Resources(lambda *_: twice))
 
 
 @pytest.mark.parametrize(
@@ -194,10 +196,10 @@ def test_a_lookup_by_what_is_no_key_is_refused() -> None:
 )  # fmt: skip
 def test_explode_makes_a_row_of_each_element(arrays: list[str | None]) -> None:
     rows = [row | {"name": text} for row, text in zip(ROWS, arrays, strict=True)]
-    chain = made({"explode": {"column": "name"}})
-    assert isinstance(chain.step, Chain)
-    batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).select(list(chain.reads))
-    out, refused, added = chain.step.apply(batch)
+    mapping = made({"explode": {"column": "name"}})
+    assert isinstance(mapping.chain, Chain)
+    batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).select(list(mapping.reads))
+    out, refused, added = mapping.chain.apply(batch)
     expected, bad, empty = [], [], 0
     for at, row in enumerate(rows):
         try:
@@ -246,14 +248,14 @@ def fewer(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def test_a_function_of_python_gets_and_gives_columns() -> None:
-    outside = Outside(modules=frozenset({__name__.rpartition(".")[0] or __name__, __name__}))
+    resources = Resources(modules=frozenset({__name__.rpartition(".")[0] or __name__, __name__}))
     rule: dict[str, Any] = {"call": f"{__name__}:shout", "columns": {"name": "text", "size": "bigint"}}
-    chain = made({"python": rule}, {"set": {"size": "size + 1"}}, outside=outside)
+    chain = made({"python": rule}, {"set": {"size": "size + 1"}}, resources=resources)
     assert values(chain, "name") == ["ANN!", None, "12!", "ZOË !"]
     assert values(chain, "size") == [5, 1, 4, 6]
     for name, words in (("broken", "raised ValueError"), ("fewer", "RecordBatch of 4 rows")):
         with pytest.raises(BadData, match=words) as error:
-            apply(made({"python": rule | {"call": f"{__name__}:{name}"}}, outside=outside))
+            apply(made({"python": rule | {"call": f"{__name__}:{name}"}}, resources=resources))
         assert "ann" not in str(error.value)
 
 
@@ -262,7 +264,8 @@ def test_a_function_of_a_module_that_no_setting_names_is_refused() -> None:
         made({"python": {"call": "os:system", "columns": {"x": "text"}}})
     with pytest.raises(Refused, match="no such function"):
         made(
-            {"python": {"call": "json:nothing", "columns": {"x": "text"}}}, outside=Outside(modules=frozenset({"json"}))
+            {"python": {"call": "json:nothing", "columns": {"x": "text"}}},
+            resources=Resources(modules=frozenset({"json"})),
         )
 
 
@@ -364,9 +367,11 @@ def oracle(written: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[di
 
 def run_pairs(written: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rules = Rules(None, steps(*written))
-    mapping = bind(rules, PAIR, Table("w.p", "r", outputs(rules, PAIR, "pairs")), "pairs", undecoded=False)
-    assert isinstance(mapping.step, Chain)
-    out, refused, added = mapping.step.apply(pa.RecordBatch.from_pylist(rows, schema=PAIRS).select(list(mapping.reads)))
+    mapping = bind(rules, PAIR, Table("w.p", "r", output_columns(rules, PAIR, "pairs")), "pairs", undecoded=False)
+    assert isinstance(mapping.chain, Chain)
+    out, refused, added = mapping.chain.apply(
+        pa.RecordBatch.from_pylist(rows, schema=PAIRS).select(list(mapping.reads))
+    )
     assert (refused, added) == (None, 0)
     return [{name: row[name] for name in ("k", "a", "b")} for row in out.to_pylist()]
 
@@ -431,7 +436,7 @@ FREE_ROW = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-def _planned(written: list[dict[str, Any]]) -> Mapping | None:
+def _planned(written: list[dict[str, Any]]) -> BoundMapping | None:
     try:
         return made(*written)
     except (SchemaMismatch, MissingColumn):
@@ -447,11 +452,11 @@ def test_property_12_valid_transforms_pass_schema_validation_and_never_fail_on_t
     mapping = _planned(written)
     if mapping is None:
         return
-    assert isinstance(mapping.step, Chain)
+    assert isinstance(mapping.chain, Chain)
     batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).select(list(mapping.reads))
-    out, refused, added = mapping.step.apply(batch)
+    out, refused, added = mapping.chain.apply(batch)
     rules = Rules(None, steps(*written))
-    planned = {one.name: one for one in outputs(rules, SOURCE, "orders")}
+    planned = {one.name: one for one in output_columns(rules, SOURCE, "orders")}
     assert tuple(out.schema.names) == tuple(planned)
     for name, column in planned.items():
         kind = parse_type(column.type)
@@ -475,10 +480,10 @@ def test_a_masked_value_does_not_show_in_the_reason_of_a_failed_cast() -> None:
 
 
 def test_a_row_for_which_a_filter_fails_is_a_dead_letter_and_not_filtered() -> None:
-    chain = made({"filter": "10 / n > 1"}).step
+    chain = made({"filter": "10 / n > 1"}).chain
     assert isinstance(chain, Chain)
     batch = pa.RecordBatch.from_pylist([dict.fromkeys(COLUMNS) | {"n": 0}], schema=SCHEMA).select(list(chain.wanted))
-    work = chain._worked(batch)
+    work = chain._run_stages(batch)
     assert (work.filtered, [list(one.rows) for one in work.refused]) == (0, [[0]])
 
 
@@ -497,14 +502,14 @@ def test_a_condition_that_fails_behind_null_fails_and_behind_false_does_not() ->
 
 
 def test_a_lookup_by_padded_characters_finds_what_sql_finds() -> None:
-    codes = Loaded(
+    codes = LookupTable(
         {"code": parse_type("character(6)"), "label": parse_type("text")},
         pl.DataFrame({"code": ["ann   ", "12    "], "label": ["A", "B"]}),
     )
-    outside = Outside(load=lambda _, __: codes)
+    resources = Resources(load=lambda _, __: codes)
     chain = made(
         {"lookup": {"connection": "w", "object": "codes", "on": {"name": "code"}, "take": {"x": "label"}}},
-        outside=outside,
+        resources=resources,
     )
     assert values(chain, "x") == ["A", None, "B", None]
 
@@ -517,4 +522,4 @@ def reversed_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
 def test_a_function_that_returns_its_rows_in_another_order_is_refused() -> None:
     rule = {"python": {"call": f"{__name__}:reversed_rows", "columns": {"x": "text"}}}
     with pytest.raises(BadData, match="another order"):
-        apply(made(rule, outside=Outside(modules=frozenset({__name__}))))
+        apply(made(rule, resources=Resources(modules=frozenset({__name__}))))

@@ -20,7 +20,7 @@ from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import rules_of
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.expressions.check import check_expressions
-from dataflows.transforms.mapping import bind, outputs
+from dataflows.transforms.mapping import bind, output_columns
 from penstock.errors import PenstockError
 from penstock.models.pipeline import Pipeline
 from tests.hostile.crew import CANARY
@@ -417,12 +417,12 @@ def judge(made: tuple[dict[str, Any], int]) -> str:
     pipeline = Pipeline.parse(document, where="p.yaml")
     check_expressions(pipeline)
     rules = rules_of(pipeline.spec)
-    target = Table("w", "r", outputs(rules, TABLE, "p"))
+    target = Table("w", "r", output_columns(rules, TABLE, "p"))
     bound = bind(rules, TABLE, target, "p", undecoded=False)
     rows = batch(number).select(list(bound.reads))
-    assert isinstance(bound.step, Chain)
+    assert isinstance(bound.chain, Chain)
     try:
-        out, refused, added = bound.step.apply(rows)
+        out, refused, added = bound.chain.apply(rows)
     except PenstockError as error:
         raise AssertionError(f"what was planned does not run: {error}") from error
     dead = 0 if refused is None else refused.num_rows

@@ -11,29 +11,29 @@ from sqlglot import exp
 from dataflows.data.types import SqlType
 from dataflows.transforms.expressions import functions as f
 from dataflows.transforms.expressions import texts
-from dataflows.transforms.expressions.operators import Make, noted, same_digits
+from dataflows.transforms.expressions.operators import Handler, check_same_scale, note_mixed_scales
 from dataflows.transforms.expressions.terms import TEXT, Term
 from dataflows.transforms.expressions.walk import Compiler
 from penstock.errors import SchemaMismatch
 
 __all__ = [
     "concat",
+    "concat_operator",
     "concat_ws",
-    "joined",
     "left",
-    "many",
-    "on_text",
     "pad",
     "replace",
     "right",
     "rounded",
     "split_part",
     "substring",
+    "text_function",
     "trim",
+    "variadic",
 ]
 
 
-def on_text(name: str, make: Callable[[pl.Expr], pl.Expr], kind: SqlType = TEXT) -> Make:
+def text_function(name: str, make: Callable[[pl.Expr], pl.Expr], kind: SqlType = TEXT) -> Handler:
     """A function of one text."""
 
     def made(c: Compiler, node: Any) -> Term:
@@ -46,7 +46,7 @@ def on_text(name: str, make: Callable[[pl.Expr], pl.Expr], kind: SqlType = TEXT)
 def trim(c: Compiler, node: exp.Trim) -> Term:
     """``trim``, ``btrim``, ``ltrim`` and ``rtrim``."""
     value = texts.text(c(node.this), "trim", c.where)
-    signs = texts.constant(c(node.expression), "what trim takes off", c.where) if node.expression else " "
+    signs = texts.literal_text(c(node.expression), "what trim takes off", c.where) if node.expression else " "
     side = str(node.args.get("position") or "BOTH").upper()
     strip = {
         "BOTH": value.expr.str.strip_chars,
@@ -59,8 +59,8 @@ def trim(c: Compiler, node: exp.Trim) -> Term:
 def replace(c: Compiler, node: exp.Replace) -> Term:
     """``replace`` of one literal by another."""
     value = texts.text(c(node.this), "replace", c.where)
-    old = texts.constant(c(node.expression), "what replace looks for", c.where)
-    new = texts.constant(c(node.args["replacement"]), "what replace puts in", c.where)
+    old = texts.literal_text(c(node.expression), "what replace looks for", c.where)
+    new = texts.literal_text(c(node.args["replacement"]), "what replace puts in", c.where)
     return Term(value.expr.str.replace_all(old, new, literal=True) if old else value.expr, TEXT, value.wrong)
 
 
@@ -71,7 +71,7 @@ def substring(c: Compiler, node: exp.Substring) -> Term:
 
 def _whole_constant(c: Compiler, node: Any, what: str) -> int:
     inner = node.this if isinstance(node, exp.Neg) else node
-    text = texts.constant(c(inner), what, c.where)
+    text = texts.literal_text(c(inner), what, c.where)
     if not text.isdigit() or c(inner).name != "integer":
         raise SchemaMismatch(f"{what} must be a whole number", where=c.where, hint="write it out, such as 2")
     return -int(text) if isinstance(node, exp.Neg) else int(text)
@@ -79,7 +79,7 @@ def _whole_constant(c: Compiler, node: Any, what: str) -> int:
 
 def split_part(c: Compiler, node: exp.SplitPart) -> Term:
     """``split_part`` with a literal delimiter and number."""
-    delimiter = texts.constant(c(node.args["delimiter"]), "the delimiter", c.where)
+    delimiter = texts.literal_text(c(node.args["delimiter"]), "the delimiter", c.where)
     return texts.split_part(
         c(node.this), delimiter, _whole_constant(c, node.args["part_index"], "the part's number"), c.where
     )
@@ -88,7 +88,7 @@ def split_part(c: Compiler, node: exp.SplitPart) -> Term:
 def pad(c: Compiler, node: exp.Pad) -> Term:
     """``lpad`` and ``rpad`` to a literal width."""
     fill = node.args.get("fill_pattern")
-    sign = texts.constant(c(fill), "what fills", c.where) if fill is not None else " "
+    sign = texts.literal_text(c(fill), "what fills", c.where) if fill is not None else " "
     width = _whole_constant(c, node.expression, "the width")
     return texts.padded(c(node.this), width, sign, c.where, left=bool(node.args.get("is_left")))
 
@@ -111,35 +111,35 @@ def rounded(c: Compiler, node: exp.Round) -> Term:
     return f.round_to(c(node.this), 0 if places is None else _whole_constant(c, places, "the digits"), c.where)
 
 
-def many(make: Callable[[list[Term], str], Term]) -> Make:
+def variadic(make: Callable[[list[Term], str], Term]) -> Handler:
     """A function of any number of values of one type, which gives one of them."""
 
     def made(c: Compiler, node: Any) -> Term:
         items = c.all([node.this, *node.expressions])
-        return noted(c, node, make(items, c.where), items)
+        return note_mixed_scales(c, node, make(items, c.where), items)
 
     return made
 
 
-def joined(c: Compiler, node: exp.DPipe) -> Term:
+def concat_operator(c: Compiler, node: exp.DPipe) -> Term:
     """``||``."""
-    left, right = _written(c, [node.this, node.expression])
-    return texts.joined(left, right, c.where)
+    left, right = _display_operands(c, [node.this, node.expression])
+    return texts.concat_operator(left, right, c.where)
 
 
 def concat(c: Compiler, node: exp.Concat) -> Term:
     """``concat``."""
-    return texts.concat(_written(c, node.expressions), None, c.where)
+    return texts.concat(_display_operands(c, node.expressions), None, c.where)
 
 
 def concat_ws(c: Compiler, node: exp.ConcatWs) -> Term:
     """``concat_ws``, with a literal separator."""
-    separator, *rest = _written(c, node.expressions)
+    separator, *rest = _display_operands(c, node.expressions)
     return texts.concat(rest, separator, c.where)
 
 
-def _written(c: Compiler, nodes: list[Any]) -> list[Term]:
+def _display_operands(c: Compiler, nodes: list[Any]) -> list[Term]:
     terms = c.all(nodes)
     for term, node in zip(terms, nodes, strict=True):
-        same_digits(c, term, node)
+        check_same_scale(c, term, node)
     return terms

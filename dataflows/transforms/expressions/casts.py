@@ -10,7 +10,7 @@ from typing import Final
 import polars as pl
 
 from dataflows.data.types import SqlType, parse_type
-from dataflows.transforms.expressions import readers
+from dataflows.transforms.expressions import parsers
 from dataflows.transforms.expressions.terms import (
     ANY_SIZE,
     BOOLEAN,
@@ -27,24 +27,24 @@ from dataflows.transforms.expressions.terms import (
     as_float,
     as_number,
     is_number,
-    minus,
+    negate_int128,
+    null_of,
     numeric,
     out_of_range,
     padded_text,
     physical,
     rescaled,
     text_of,
-    when_null,
 )
 from penstock.errors import SchemaMismatch
 
-__all__ = ["cast", "cast_target", "rounded", "shown"]
+__all__ = ["cast", "cast_target", "display_text", "rounded"]
 
 _TRUE: Final = ["t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"]
 _FALSE: Final = ["f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"]
-LONGEST: Final = 10_000
+MAX_TEXT_LENGTH: Final = 10_000
 """Characters that a text may be filled up to."""
-_LONGEST_VARYING: Final = 10_485_760
+MAX_VARCHAR_LENGTH: Final = 10_485_760
 
 
 def cast(term: Term, kind: SqlType, where: str) -> Term:
@@ -56,7 +56,7 @@ def cast(term: Term, kind: SqlType, where: str) -> Term:
     if term.type == kind:
         return term
     if term.name == "null":
-        return when_null(kind)
+        return null_of(kind)
     family = _family(term.type), _family(kind)
     found = _CASTS.get(family)
     if found is None or ("boolean" in family and {term.name, kind.name} & {"smallint", "bigint"}):
@@ -91,7 +91,7 @@ def rounded(term: Term, scale: int) -> Term:
         .otherwise(pl.lit(0, dtype=pl.Int128))
     )
     whole = size // unit + up
-    signed = pl.when(term.expr < pl.lit(0, dtype=pl.Int128)).then(minus(whole)).otherwise(whole)
+    signed = pl.when(term.expr < pl.lit(0, dtype=pl.Int128)).then(negate_int128(whole)).otherwise(whole)
     return replace(term, expr=signed, type=numeric((term.type.precision or MAX_DIGITS) - less + 1, scale), literal=None)
 
 
@@ -119,15 +119,15 @@ def _read(term: Term, reader: Callable[[pl.Series], pl.Series], kind: pl.DataTyp
 
 
 def _text_to_integer(term: Term, kind: SqlType) -> Term:
-    read = _read(term, readers.wholes, pl.Int128())
+    read = _read(term, parsers.integers, pl.Int128())
     return _narrowed(read, read.expr, kind)
 
 
 def _to_numeric(term: Term, kind: SqlType) -> Term:
-    return _fitted(as_number(term), kind)
+    return _fit_precision(as_number(term), kind)
 
 
-def _fitted(term: Term, kind: SqlType) -> Term:
+def _fit_precision(term: Term, kind: SqlType) -> Term:
     if kind.precision is None:
         return term
     found = rounded(term, kind.scale or 0)
@@ -140,7 +140,9 @@ def _float_to_numeric(term: Term, kind: SqlType) -> Term:
         raise SchemaMismatch("a cast to numeric needs its digits", hint="write numeric(p, s)")
     digits = 15 if term.name == "double precision" else 6  # PostgreSQL goes by way of that many digits
     wide = term.expr.cast(pl.Float64)
-    text = wide.map_batches(partial(readers.decimals, digits=digits), return_dtype=pl.String, is_elementwise=True)
+    text = wide.map_batches(
+        partial(parsers.significant_digits, digits=digits), return_dtype=pl.String, is_elementwise=True
+    )
     return _text_to_numeric(Term(text, TEXT, term.wrong), kind)
 
 
@@ -148,7 +150,7 @@ def _text_to_numeric(term: Term, kind: SqlType) -> Term:
     if kind.precision is None:
         raise SchemaMismatch("a cast of text to numeric needs its digits", hint="write numeric(p, s)")
     scale = kind.scale or 0
-    read = _read(term, partial(readers.numerals, scale=scale), pl.Int128())
+    read = _read(term, partial(parsers.scaled_integers, scale=scale), pl.Int128())
     limit = pl.lit(10 ** min(kind.precision, MAX_DIGITS), dtype=pl.Int128)
     return Term(read.expr, kind, any_of(read.wrong, read.expr.abs() >= limit))
 
@@ -162,7 +164,7 @@ def _to_float(term: Term, kind: SqlType) -> Term:
 
 
 def _text_to_float(term: Term, kind: SqlType) -> Term:
-    text = text_of(term).str.strip_chars(readers.BLANKS).str.to_lowercase()
+    text = text_of(term).str.strip_chars(parsers.BLANKS).str.to_lowercase()
     plain = text.str.contains(r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?$")
     special = text.str.contains(r"^[+-]?(?:inf|infinity|nan)$")
     found = text.str.replace(r"^\+", "").str.replace(r"^-nan$", "nan").cast(physical(kind), strict=False)
@@ -171,7 +173,7 @@ def _text_to_float(term: Term, kind: SqlType) -> Term:
     return Term(found, kind, any_of(term.wrong, text.is_not_null() & bad & ~special))
 
 
-def _sized(text: pl.Expr, kind: SqlType) -> pl.Expr:
+def _fit_length(text: pl.Expr, kind: SqlType) -> pl.Expr:
     if kind.precision is None or kind.name == "text":
         return text
     cut = text.str.slice(0, kind.precision)
@@ -180,11 +182,11 @@ def _sized(text: pl.Expr, kind: SqlType) -> pl.Expr:
 
 def _text_to_text(term: Term, kind: SqlType) -> Term:
     whole = kind == BPCHAR and term.name == "character"
-    return Term(padded_text(term) if whole else _sized(text_of(term), kind), kind, term.wrong)
+    return Term(padded_text(term) if whole else _fit_length(text_of(term), kind), kind, term.wrong)
 
 
-def _shown(make: Callable[[Term], pl.Expr]) -> Callable[[Term, SqlType], Term]:
-    return lambda term, kind: Term(_sized(make(term), kind), kind, term.wrong)
+def _as_text(make: Callable[[Term], pl.Expr]) -> Callable[[Term, SqlType], Term]:
+    return lambda term, kind: Term(_fit_length(make(term), kind), kind, term.wrong)
 
 
 def _numeric_text(term: Term) -> pl.Expr:
@@ -216,23 +218,23 @@ def _with_year(times: pl.Expr, rest: pl.Expr) -> pl.Expr:
 
 
 def _text_to_boolean(term: Term, kind: SqlType) -> Term:
-    text = text_of(term).str.strip_chars(readers.BLANKS).str.to_lowercase()
+    text = text_of(term).str.strip_chars(parsers.BLANKS).str.to_lowercase()
     true, false = text.is_in(_TRUE), text.is_in(_FALSE)
     return Term(pl.when(true | false).then(true), kind, any_of(term.wrong, text.is_not_null() & ~(true | false)))
 
 
 def _text_to_date(term: Term, kind: SqlType) -> Term:
-    return replace(_read(term, readers.dates, pl.Date()), type=kind)
+    return replace(_read(term, parsers.dates, pl.Date()), type=kind)
 
 
 def _text_to_stamp(term: Term, kind: SqlType) -> Term:
     zone = kind == STAMPTZ
-    read = _read(term, partial(readers.times, zone=zone), pl.Datetime("us"))
+    read = _read(term, partial(parsers.times, zone=zone), pl.Datetime("us"))
     return replace(read, expr=read.expr.dt.replace_time_zone("UTC") if zone else read.expr, type=kind)
 
 
 def _text_to_uuid(term: Term, kind: SqlType) -> Term:
-    return replace(_read(term, readers.uuids, pl.String()), type=kind)
+    return replace(_read(term, parsers.uuids, pl.String()), type=kind)
 
 
 def _to_stamp(term: Term, kind: SqlType) -> Term:
@@ -257,10 +259,10 @@ _CASTS: Final[dict[tuple[str, str], Callable[[Term, SqlType], Term]]] = {
     ("numeric", "float"): _to_float, ("float", "float"): _to_float, ("text", "float"): _text_to_float,
     ("boolean", "integer"): lambda t, k: Term(t.expr.cast(physical(k)), k, t.wrong),
     ("integer", "boolean"): lambda t, k: Term(t.expr != 0, k, t.wrong), ("text", "uuid"): _text_to_uuid,
-    ("text", "text"): _text_to_text, ("integer", "text"): _shown(lambda t: t.expr.cast(pl.String)),
-    ("numeric", "text"): _shown(_numeric_text), ("boolean", "text"): _shown(lambda t: t.expr.cast(pl.String)),
-    ("date", "text"): _shown(_date_text), ("stamp", "text"): _shown(_stamp_text),
-    ("stamptz", "text"): _shown(_stamp_text), ("uuid", "text"): _text_to_text, ("label", "text"): _text_to_text,
+    ("text", "text"): _text_to_text, ("integer", "text"): _as_text(lambda t: t.expr.cast(pl.String)),
+    ("numeric", "text"): _as_text(_numeric_text), ("boolean", "text"): _as_text(lambda t: t.expr.cast(pl.String)),
+    ("date", "text"): _as_text(_date_text), ("stamp", "text"): _as_text(_stamp_text),
+    ("stamptz", "text"): _as_text(_stamp_text), ("uuid", "text"): _text_to_text, ("label", "text"): _text_to_text,
     ("json", "text"): _text_to_text, ("text", "boolean"): _text_to_boolean, ("text", "date"): _text_to_date,
     ("text", "stamp"): _text_to_stamp, ("text", "stamptz"): _text_to_stamp, ("date", "stamp"): _to_stamp,
     ("date", "stamptz"): _to_stamp, ("stamp", "stamptz"): _to_stamp, ("stamptz", "stamp"): _to_stamp,
@@ -269,7 +271,7 @@ _CASTS: Final[dict[tuple[str, str], Callable[[Term, SqlType], Term]]] = {
 }  # fmt: skip
 
 
-def shown(term: Term) -> pl.Expr:
+def display_text(term: Term) -> pl.Expr:
     """A value as an error shows it."""
     text = _CASTS.get((_family(term.type), "text"))
     return term.expr.cast(pl.String) if text is None else text(term, TEXT).expr
@@ -282,7 +284,7 @@ def cast_target(text: str, where: str) -> SqlType:
         SchemaMismatch: not one of the listed ones.
     """
     kind = BPCHAR if text.lower() == "bpchar" else parse_type(text)
-    if kind.precision is not None and (wrong := _misfit(kind)):
+    if kind.precision is not None and (wrong := _invalid_modifier(kind)):
         raise SchemaMismatch(f"there is no {text} here", where=where, hint=wrong)
     if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT, UUID} or is_number(kind) or kind.text:
         return kind
@@ -291,7 +293,7 @@ def cast_target(text: str, where: str) -> SqlType:
     raise SchemaMismatch(f"a cast to {text} is not supported", where=where, hint=hint)
 
 
-def _misfit(kind: SqlType) -> str | None:
+def _invalid_modifier(kind: SqlType) -> str | None:
     """Return what is wrong with the length or digits of a type, if anything."""
     digits = kind.precision or 0
     if kind.name == "numeric":
@@ -299,5 +301,5 @@ def _misfit(kind: SqlType) -> str | None:
         return None if ok else f"write numeric(p, s) with 1 to {MAX_DIGITS} digits, s of them after the point"
     if kind.name not in {"character", "character varying"}:
         return f"write {kind.name} without a number"
-    longest = LONGEST if kind.name == "character" else _LONGEST_VARYING
+    longest = MAX_TEXT_LENGTH if kind.name == "character" else MAX_VARCHAR_LENGTH
     return None if 1 <= digits <= longest else f"1 to {longest} characters"

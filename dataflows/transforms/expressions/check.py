@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlglot import exp
 
 from dataflows.transforms.expressions.compiler import NODES
-from dataflows.transforms.expressions.forms import hint_for
+from dataflows.transforms.expressions.hints import hint_for
 from penstock.errors import InvalidDocument, Issue
 from penstock.models.pipeline import Pipeline
 from penstock.models.sql import parsed

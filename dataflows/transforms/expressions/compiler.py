@@ -17,7 +17,7 @@ from dataflows.data.types import SqlType, carried
 from dataflows.transforms.expressions import calls, leaves, operators, texts, times
 from dataflows.transforms.expressions import functions as f
 from dataflows.transforms.expressions.casts import cast
-from dataflows.transforms.expressions.forms import check_names
+from dataflows.transforms.expressions.hints import check_names
 from dataflows.transforms.expressions.terms import ANY_SIZE, BPCHAR, INTEGER, TEXT, frame_name, physical
 from dataflows.transforms.expressions.walk import Compiler, Entry, Failure, entry, name_of
 from penstock.errors import SchemaMismatch
@@ -40,17 +40,17 @@ NODES: Final[dict[type[Any], Entry]] = {
     exp.Mul: entry(operators.arithmetic("*"), *_PAIR),
     exp.Div: entry(operators.arithmetic("/"), *_PAIR, "typed?", "safe?"),
     exp.Mod: entry(operators.arithmetic("%"), *_PAIR),
-    exp.Neg: entry(lambda c, node: f.negative(c(node.this), c.where), "this"),
+    exp.Neg: entry(lambda c, node: f.negate(c(node.this), c.where), "this"),
     exp.EQ: entry(operators.comparison("="), *_PAIR),
     exp.NEQ: entry(operators.comparison("<>"), *_PAIR),
     exp.LT: entry(operators.comparison("<"), *_PAIR),
     exp.LTE: entry(operators.comparison("<="), *_PAIR),
     exp.GT: entry(operators.comparison(">"), *_PAIR),
     exp.GTE: entry(operators.comparison(">="), *_PAIR),
-    exp.NullSafeNEQ: entry(lambda c, n: f.distinct(c(n.this), c(n.expression), c.where), *_PAIR),
-    exp.NullSafeEQ: entry(lambda c, n: f.negated(f.distinct(c(n.this), c(n.expression), c.where)), *_PAIR),
-    exp.And: entry(operators.logic(f.both, decided_by=False), *_PAIR),
-    exp.Or: entry(operators.logic(f.either, decided_by=True), *_PAIR),
+    exp.NullSafeNEQ: entry(lambda c, n: f.is_distinct(c(n.this), c(n.expression), c.where), *_PAIR),
+    exp.NullSafeEQ: entry(lambda c, n: f.not_(f.is_distinct(c(n.this), c(n.expression), c.where)), *_PAIR),
+    exp.And: entry(operators.logic(f.and_, decided_by=False), *_PAIR),
+    exp.Or: entry(operators.logic(f.or_, decided_by=True), *_PAIR),
     exp.Not: entry(operators.negation, "this"),
     exp.Is: entry(operators.is_, *_PAIR, "negate?"),
     exp.In: entry(operators.in_, *_LIST),
@@ -59,16 +59,16 @@ NODES: Final[dict[type[Any], Entry]] = {
     exp.ILike: entry(operators.like(any_case=True), *_PAIR, "negate?"),
     exp.Case: entry(operators.case, "this?", "ifs", "default?"),
     exp.Cast: entry(operators.cast, "this", "to", "_type?"),
-    exp.Coalesce: entry(calls.many(f.first_known), *_LIST),
-    exp.Nullif: entry(lambda c, n: f.null_if(c(n.this), c(n.expression), c.where), *_PAIR),
-    exp.Greatest: entry(calls.many(f.greatest), *_LIST, "ignore_nulls?"),
-    exp.Least: entry(calls.many(lambda t, w: f.greatest(t, w, least=True)), *_LIST, "ignore_nulls?"),
-    exp.DPipe: entry(calls.joined, *_PAIR, "safe?"),
+    exp.Coalesce: entry(calls.variadic(f.coalesce), *_LIST),
+    exp.Nullif: entry(lambda c, n: f.nullif(c(n.this), c(n.expression), c.where), *_PAIR),
+    exp.Greatest: entry(calls.variadic(f.greatest), *_LIST, "ignore_nulls?"),
+    exp.Least: entry(calls.variadic(lambda t, w: f.greatest(t, w, least=True)), *_LIST, "ignore_nulls?"),
+    exp.DPipe: entry(calls.concat_operator, *_PAIR, "safe?"),
     exp.Concat: entry(calls.concat, "expressions", "safe?", "coalesce?"),
     exp.ConcatWs: entry(calls.concat_ws, "expressions", "safe?", "coalesce?"),
-    exp.Lower: entry(calls.on_text("lower", texts.lower), "this"),
-    exp.Upper: entry(calls.on_text("upper", texts.upper), "this"),
-    exp.Length: entry(calls.on_text("length", lambda e: e.str.len_chars().cast(pl.Int32), INTEGER), "this"),
+    exp.Lower: entry(calls.text_function("lower", texts.lower), "this"),
+    exp.Upper: entry(calls.text_function("upper", texts.upper), "this"),
+    exp.Length: entry(calls.text_function("length", lambda e: e.str.len_chars().cast(pl.Int32), INTEGER), "this"),
     exp.Trim: entry(calls.trim, "this", "expression?", "position?"),
     exp.Replace: entry(calls.replace, *_PAIR, "replacement"),
     exp.Substring: entry(calls.substring, "this", "start", "length?"),
@@ -76,10 +76,10 @@ NODES: Final[dict[type[Any], Entry]] = {
     exp.Pad: entry(calls.pad, *_PAIR, "fill_pattern?", "is_left?"),
     exp.Left: entry(calls.left, *_PAIR),
     exp.Right: entry(calls.right, *_PAIR),
-    exp.Abs: entry(lambda c, n: f.absolute(c(n.this), c.where), "this"),
+    exp.Abs: entry(lambda c, n: f.absolute_value(c(n.this), c.where), "this"),
     exp.Round: entry(calls.rounded, "this", "decimals?"),
-    exp.Floor: entry(lambda c, n: f.whole_part("floor", c(n.this), c.where), "this"),
-    exp.Ceil: entry(lambda c, n: f.whole_part("ceil", c(n.this), c.where), "this"),
+    exp.Floor: entry(lambda c, n: f.floor_or_ceil("floor", c(n.this), c.where), "this"),
+    exp.Ceil: entry(lambda c, n: f.floor_or_ceil("ceil", c(n.this), c.where), "this"),
     exp.Extract: entry(lambda c, n: times.extract(n.this.name.lower(), c(n.expression), c.where), *_PAIR),
     exp.TimestampTrunc: entry(
         lambda c, n: times.truncated(n.args["unit"].name.lower(), c(n.this), c.where), "this", "unit"
@@ -119,16 +119,16 @@ def compile_expression(text: str, columns: Mapping[str, SqlType], where: str) ->
     try:
         term = compiler(tree)
     except SchemaMismatch as error:
-        raise _placed(error, where) from None
+        raise _with_place(error, where) from None
     if term.name in {"null", "unknown"} or term.type == BPCHAR:
         term = cast(term, TEXT, where)
     kind = SqlType("numeric") if term.type == ANY_SIZE else term.type
     compiled = Compiled(term.expr, kind, term.wrong, frozenset(compiler.used), where, tuple(compiler.failures))
-    _try_on_nothing(compiled, columns)
+    _check_types(compiled, columns)
     return compiled
 
 
-def _placed(error: SchemaMismatch, where: str) -> SchemaMismatch:
+def _with_place(error: SchemaMismatch, where: str) -> SchemaMismatch:
     return error if error.where else type(error)(error.what, where=where, value=error.value, hint=error.hint)
 
 
@@ -151,7 +151,7 @@ def _growth(node: exp.Expression) -> float:
     return max(1.0, sum(_growth(child) for child in node.iter_expressions()))
 
 
-def _try_on_nothing(compiled: Compiled, columns: Mapping[str, SqlType]) -> None:
+def _check_types(compiled: Compiled, columns: Mapping[str, SqlType]) -> None:
     """Type it on an empty frame: what Polars would refuse is refused now."""
     schema = {frame_name(name): _frame_type(columns[name]) for name in compiled.columns}
     frame = pl.DataFrame(schema=schema)

@@ -27,7 +27,8 @@ from dataflows.transforms.expressions.terms import (
     common,
     is_number,
     is_text,
-    minus,
+    negate_int128,
+    null_of,
     numeric,
     out_of_range,
     overflowing,
@@ -35,11 +36,10 @@ from dataflows.transforms.expressions.terms import (
     physical,
     rescaled,
     text_of,
-    when_null,
 )
 from penstock.errors import SchemaMismatch
 
-__all__ = ["arithmetic", "both", "compare", "either", "first_known", "greatest", "negated", "negative"]
+__all__ = ["and_", "arithmetic", "coalesce", "compare", "greatest", "negate", "not_", "or_"]
 
 ZERO: Final = pl.lit(0, dtype=pl.Int128)
 COMPARISONS: Final[dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]]] = {
@@ -57,40 +57,40 @@ def arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
     Raises:
         SchemaMismatch: something that is no number, or a division of numerics, whose digits SQL lets depend on values.
     """
-    left, right = _numbers(left, right, sign, where)
+    left, right = _as_numbers(left, right, sign, where)
     kind = common([left, right], where)
     if kind.name in {"real", "double precision"}:
-        return _float(sign, cast(left, kind, where), cast(right, kind, where), where)
+        return _float_arithmetic(sign, cast(left, kind, where), cast(right, kind, where), where)
     if kind.name == "numeric":
-        return _exact(sign, as_number(left), as_number(right), where)
-    return _whole(sign, left, right, kind)
+        return _numeric_arithmetic(sign, as_number(left), as_number(right), where)
+    return _integer_arithmetic(sign, left, right, kind)
 
 
-def _numbers(left: Term, right: Term, sign: str, where: str) -> tuple[Term, Term]:
+def _as_numbers(left: Term, right: Term, sign: str, where: str) -> tuple[Term, Term]:
     """Both as numbers; a NULL or a quoted literal takes the other's type."""
     pair = []
     for one, other in ((left, right), (right, left)):
         term = one
         if one.name in {"null", "unknown"}:
             kind = other.type if is_number(other.type) else INTEGER
-            term = cast(one, _wide(kind), where)
+            term = cast(one, _widest_numeric(kind), where)
         if not is_number(term.type):
             raise SchemaMismatch(f"`{sign}` does not take {one.type}", where=where, hint="write CAST(… AS …) around it")
         pair.append(term)
     return pair[0], pair[1]
 
 
-def _wide(kind: SqlType) -> SqlType:
+def _widest_numeric(kind: SqlType) -> SqlType:
     return numeric(MAX_DIGITS, kind.scale or 0) if kind.name == "numeric" else kind
 
 
-def _whole(sign: str, left: Term, right: Term, kind: SqlType) -> Term:
+def _integer_arithmetic(sign: str, left: Term, right: Term, kind: SqlType) -> Term:
     carrier = pl.Int128 if kind == BIGINT else pl.Int64
     a, b = left.expr.cast(carrier), right.expr.cast(carrier)
     by_zero = None
     if sign in "/%":
         by_zero = (right.expr == 0) & left.expr.is_not_null()
-        quotient = _towards_zero(a, b, carrier)
+        quotient = _truncated_quotient(a, b, carrier)
         wide = quotient if sign == "/" else a - quotient * b
     else:
         wide = {"+": a + b, "-": a - b, "*": a * b}[sign]
@@ -98,13 +98,13 @@ def _whole(sign: str, left: Term, right: Term, kind: SqlType) -> Term:
     return Term(found, kind, any_of(left.wrong, right.wrong, by_zero, out_of_range(wide.cast(pl.Int128), kind)))
 
 
-def _towards_zero(a: pl.Expr, b: pl.Expr, carrier: type[pl.DataType]) -> pl.Expr:
+def _truncated_quotient(a: pl.Expr, b: pl.Expr, carrier: type[pl.DataType]) -> pl.Expr:
     zero = pl.lit(0, dtype=carrier)
     size = a.abs() // pl.when(b != zero).then(b.abs())
     return pl.when((a < zero) == (b < zero)).then(size).otherwise(pl.lit(0, dtype=carrier) - size)
 
 
-def _exact(sign: str, left: Term, right: Term, where: str) -> Term:
+def _numeric_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
     if sign == "/":
         hint = "write CAST(a AS double precision) / b, or multiply by the reciprocal, such as a * 0.01"
         raise SchemaMismatch("a division of numerics has no fixed number of digits", where=where, hint=hint)
@@ -114,7 +114,7 @@ def _exact(sign: str, left: Term, right: Term, where: str) -> Term:
     a, b = rescaled(left, scale), rescaled(right, scale)
     if sign == "%":
         by_zero = (b.expr == ZERO) & a.expr.is_not_null()
-        rest = a.expr - _towards_zero(a.expr, b.expr, pl.Int128) * b.expr
+        rest = a.expr - _truncated_quotient(a.expr, b.expr, pl.Int128) * b.expr
         return Term(rest, numeric(b.type.precision or MAX_DIGITS, scale), any_of(a.wrong, b.wrong, by_zero))
     digits = max(a.type.precision or MAX_DIGITS, b.type.precision or MAX_DIGITS) + 1
     floats = a.expr.cast(pl.Float64), b.expr.cast(pl.Float64)
@@ -131,7 +131,7 @@ def _product(left: Term, right: Term) -> Term:
     return Term(left.expr * right.expr, kind, any_of(left.wrong, right.wrong, over))
 
 
-def _float(sign: str, left: Term, right: Term, where: str) -> Term:
+def _float_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
     a = left.expr
     b = right.expr
     if sign == "/":  # a column of divisors: Polars multiplies by the reciprocal of a constant
@@ -149,24 +149,24 @@ def _float(sign: str, left: Term, right: Term, where: str) -> Term:
     return Term(found, left.type, any_of(left.wrong, right.wrong, wrong))
 
 
-def negative(term: Term, where: str) -> Term:
+def negate(term: Term, where: str) -> Term:
     """``-x``."""
     zero = Term(pl.lit(0, dtype=physical(term.type)), term.type) if is_number(term.type) else term
     if term.name in {"real", "double precision"}:
         return replace(term, expr=-term.expr, literal=None)
     if term.name == "numeric":
-        return replace(term, expr=minus(term.expr), literal=None)
+        return replace(term, expr=negate_int128(term.expr), literal=None)
     return replace(arithmetic("-", zero, term, where), literal=None)
 
 
-def absolute(term: Term, where: str) -> Term:
+def absolute_value(term: Term, where: str) -> Term:
     """``abs(x)``; the least whole number has none."""
     _needs_number("abs", term, where)
-    wrong = term.expr == -LIMITS_BY_NAME[term.name] if term.name in INTEGERS else None
+    wrong = term.expr == -MIN_MAGNITUDES[term.name] if term.name in INTEGERS else None
     return replace(term, expr=term.expr.abs(), literal=None).also_wrong(wrong)
 
 
-LIMITS_BY_NAME: Final = {"smallint": 1 << 15, "integer": 1 << 31, "bigint": 1 << 63}
+MIN_MAGNITUDES: Final = {"smallint": 1 << 15, "integer": 1 << 31, "bigint": 1 << 63}
 
 
 def round_to(term: Term, places: int, where: str) -> Term:
@@ -188,7 +188,7 @@ def round_to(term: Term, places: int, where: str) -> Term:
     return replace(rounded(exact, places), literal=None)
 
 
-def whole_part(name: str, term: Term, where: str) -> Term:
+def floor_or_ceil(name: str, term: Term, where: str) -> Term:
     """``floor(x)`` and ``ceil(x)``: numeric for a numeric, else double."""
     _needs_number(name, term, where)
     if term.name != "numeric":
@@ -201,7 +201,7 @@ def whole_part(name: str, term: Term, where: str) -> Term:
     below = term.expr < ZERO
     away = (below if name == "floor" else ~below) & rest
     more = pl.when(away).then(pl.lit(1, dtype=pl.Int128)).otherwise(ZERO)
-    whole = pl.when(below).then(minus(size + more)).otherwise(size + more)
+    whole = pl.when(below).then(negate_int128(size + more)).otherwise(size + more)
     return Term(whole, numeric((term.type.precision or MAX_DIGITS) - scale + 1, 0), term.wrong)
 
 
@@ -215,7 +215,7 @@ def _needs_number(name: str, term: Term, where: str) -> None:
 # -- truth -----------------------------------------------------------------------------------------------------------
 
 
-def truth(term: Term, where: str) -> Term:
+def as_condition(term: Term, where: str) -> Term:
     """A boolean, or the quoted literal or NULL of one."""
     if term.name in {"null", "unknown"}:
         return cast(term, BOOLEAN, where)
@@ -224,36 +224,34 @@ def truth(term: Term, where: str) -> Term:
     return term
 
 
-def both(left: Term, right: Term) -> Term:
+def and_(left: Term, right: Term) -> Term:
     """``AND``; where the left side is false, the right one is not evaluated."""
     later = None if right.wrong is None else right.wrong & left.expr.fill_null(value=True)
     return Term(left.expr & right.expr, BOOLEAN, any_of(left.wrong, later))
 
 
-def either(left: Term, right: Term) -> Term:
+def or_(left: Term, right: Term) -> Term:
     """``OR``; where the left side is true, the right one is not evaluated."""
     later = None if right.wrong is None else right.wrong & ~left.expr.fill_null(value=False)
     return Term(left.expr | right.expr, BOOLEAN, any_of(left.wrong, later))
 
 
-def negated(term: Term) -> Term:
+def not_(term: Term) -> Term:
     """``NOT``."""
     return replace(term, expr=~term.expr, literal=None)
 
 
-def brought(terms: list[Term], where: str) -> list[Term]:
+def unified(terms: list[Term], where: str) -> list[Term]:
     """All terms in their common type; numerics to one scale."""
     kind = common(terms, where)
-    return [_brought(term, kind, where) for term in terms]
+    return [_unify(term, kind, where) for term in terms]
 
 
-def _brought(term: Term, kind: SqlType, where: str) -> Term:
+def _unify(term: Term, kind: SqlType, where: str) -> Term:
     if kind.name == "numeric":
         if term.name == "unknown":
             return cast(term, numeric(MAX_DIGITS, kind.scale or 0), where)
-        return (
-            replace(rescaled(as_number(term), kind.scale or 0), type=kind) if term.name != "null" else when_null(kind)
-        )
+        return replace(rescaled(as_number(term), kind.scale or 0), type=kind) if term.name != "null" else null_of(kind)
     expr = None
     if is_text(term.type) and kind.name in {"text", "character"}:
         expr = text_of(term) if kind == TEXT else padded_text(term)
@@ -291,19 +289,19 @@ def _compared(left: Term, right: Term, where: str) -> tuple[Term, Term]:
         return replace(left, expr=text_of(left)), replace(right, expr=text_of(right))
     if "text" in names and all(is_text(one.type) for one in (left, right)):
         return replace(left, expr=text_of(left), type=TEXT), replace(right, expr=text_of(right), type=TEXT)
-    a, b = brought([left, right], where)
+    a, b = unified([left, right], where)
     return a, b
 
 
-def distinct(left: Term, right: Term, where: str) -> Term:
+def is_distinct(left: Term, right: Term, where: str) -> Term:
     """``IS DISTINCT FROM``: never NULL."""
     a, b = _compared(left, right, where)
     return Term(a.expr.ne_missing(b.expr), BOOLEAN, any_of(a.wrong, b.wrong))
 
 
-def first_known(terms: list[Term], where: str) -> Term:
+def coalesce(terms: list[Term], where: str) -> Term:
     """``COALESCE``: operands after the first value are not evaluated."""
-    items = brought(terms, where)
+    items = unified(terms, where)
     wrong, open_ = [], pl.lit(value=True)
     for item in items:
         if item.wrong is not None:
@@ -318,20 +316,20 @@ def _widest(items: list[Term]) -> SqlType:
     return numeric(max(item.type.precision or MAX_DIGITS for item in items), items[0].type.scale or 0)
 
 
-def null_if(left: Term, right: Term, where: str) -> Term:
+def nullif(left: Term, right: Term, where: str) -> Term:
     """``NULLIF``: the left side, unless both are equal."""
     same = compare("=", left, right, where)
     kept = cast(left, TEXT, where) if left.name == "unknown" else left
     kind = common([left, right], where)
     if not kind.integer and is_number(kind):  # the left side as the operator of `=` takes it
-        kept = as_number(left) if kind.name == "numeric" and left.name != "unknown" else _brought(left, kind, where)
+        kept = as_number(left) if kind.name == "numeric" and left.name != "unknown" else _unify(left, kind, where)
     expr = pl.when(~same.expr.fill_null(value=False)).then(kept.expr)
     return Term(expr, kept.type, same.wrong)
 
 
 def greatest(terms: list[Term], where: str, *, least: bool = False) -> Term:
     """``GREATEST`` and ``LEAST``, which ignore NULLs."""
-    items = brought(terms, where)
+    items = unified(terms, where)
     found = items[0]
     for item in items[1:]:
         new, old = text_of(item), text_of(found)
@@ -343,7 +341,7 @@ def greatest(terms: list[Term], where: str, *, least: bool = False) -> Term:
 
 def case(branches: list[tuple[Term, Term]], default: Term, where: str) -> Term:
     """``CASE WHEN … THEN … ELSE … END``: only the branch that is taken can fail."""
-    results = brought([*(result for _, result in branches), default], where)
+    results = unified([*(result for _, result in branches), default], where)
     expr, wrong = results[-1].expr, results[-1].wrong
     for (condition, _), result in reversed(list(zip(branches, results, strict=False))):
         taken = condition.expr.fill_null(value=False)

@@ -21,9 +21,9 @@ from dataflows.transforms.expressions.terms import (
     STAMPTZ,
     UNKNOWN,
     Term,
-    dated,
     frame_name,
-    known,
+    in_date_range,
+    is_supported,
     numeric,
     physical,
 )
@@ -39,7 +39,7 @@ def column(c: Compiler, node: exp.Column) -> Term:
     """A column by its name, which folds to small letters unless it is quoted."""
     identifier = node.this
     if not isinstance(identifier, exp.Identifier):
-        raise c.refused(node, "*")
+        raise c.not_allowed(node, "*")
     written, folded = identifier.name, identifier.name.lower()
     name = written if identifier.args.get("quoted") or folded not in c.columns else folded
     if name not in c.columns:
@@ -48,13 +48,13 @@ def column(c: Compiler, node: exp.Column) -> Term:
     kind = c.columns[name]
     if kind.name == "numeric" and carried(kind):
         kind = ANY_SIZE
-    if not known(kind):
+    if not is_supported(kind):
         what = f"`{name}` of type {kind} cannot be used in an expression"
         raise SchemaMismatch(what, where=f"{c.where}{place_of(node)}", hint="leave it out of expressions")
     c.used.add(name)
     value = pl.col(frame_name(name))
     if kind.name in _DATED:
-        return dated(Term(value, SqlType(kind.name)))
+        return in_date_range(Term(value, SqlType(kind.name)))
     return Term(value.to_physical() if kind.name == "numeric" else value, kind)
 
 

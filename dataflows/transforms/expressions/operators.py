@@ -20,28 +20,28 @@ __all__ = [
     "between",
     "case",
     "cast",
+    "check_same_scale",
     "comparison",
     "in_",
     "is_",
     "like",
     "logic",
     "negation",
-    "noted",
-    "same_digits",
+    "note_mixed_scales",
 ]
 
-Make = Callable[[Compiler, Any], Term]
+Handler = Callable[[Compiler, Any], Term]
 
 
-def arithmetic(sign: str) -> Make:
+def arithmetic(sign: str) -> Handler:
     """``+ - * / %`` of numbers, and ``+ -`` of times."""
 
     def make(c: Compiler, node: Any) -> Term:
         if sign in "+-" and isinstance(node.expression, exp.Interval):
-            return times.moved(sign, c(node.this), _interval(c, node.expression), c.where)
+            return times.add_interval(sign, c(node.this), _interval(c, node.expression), c.where)
         left, right = c(node.this), c(node.expression)
-        if sign in "+-" and (shifted := times.shifted(sign, left, right, c.where)):
-            return shifted
+        if sign in "+-" and (date_arithmetic := times.date_arithmetic(sign, left, right, c.where)):
+            return date_arithmetic
         return f.arithmetic(sign, left, right, c.where)
 
     return make
@@ -50,23 +50,23 @@ def arithmetic(sign: str) -> Make:
 def _interval(c: Compiler, node: exp.Interval) -> str:
     """The text of an interval as it was written: ``interval '1 day ago'``, or ``interval '1' day``."""
     if "written" not in node.meta:
-        raise c.refused(node, "a computed interval")
+        raise c.not_allowed(node, "a computed interval")
     written, unit = node.meta["written"], node.args.get("unit")
     return f"{written} {unit.name}" if unit is not None and written.strip("+- ").isdigit() else written
 
 
-def comparison(sign: str) -> Make:
+def comparison(sign: str) -> Handler:
     """``= <> < <= > >=``."""
     return lambda c, node: f.compare(sign, c(node.this), c(node.expression), c.where)
 
 
-def logic(make: Callable[[Term, Term], Term], *, decided_by: bool) -> Make:
+def logic(make: Callable[[Term, Term], Term], *, decided_by: bool) -> Handler:
     """``AND`` and ``OR``; one that a constant on the right decides is that constant, as PostgreSQL's planner has it."""
 
     def made(c: Compiler, node: Any) -> Term:
-        left, right = f.truth(c(node.this), c.where), f.truth(c(node.expression), c.where)
-        constant = node.expression.unnest()
-        decided = isinstance(constant, exp.Boolean) and bool(constant.this) == decided_by
+        left, right = f.as_condition(c(node.this), c.where), f.as_condition(c(node.expression), c.where)
+        literal_text = node.expression.unnest()
+        decided = isinstance(literal_text, exp.Boolean) and bool(literal_text.this) == decided_by
         return right if decided else make(left, right)
 
     return made
@@ -74,7 +74,7 @@ def logic(make: Callable[[Term, Term], Term], *, decided_by: bool) -> Make:
 
 def negation(c: Compiler, node: exp.Not) -> Term:
     """``NOT``."""
-    return f.negated(f.truth(c(node.this), c.where))
+    return f.not_(f.as_condition(c(node.this), c.where))
 
 
 def is_(c: Compiler, node: exp.Is) -> Term:
@@ -83,11 +83,11 @@ def is_(c: Compiler, node: exp.Is) -> Term:
     if isinstance(against, exp.Null):
         found = Term(value.expr.is_null(), BOOLEAN, value.wrong)
     elif isinstance(against, exp.Boolean):
-        known_ = f.truth(value, c.where)
-        found = Term(known_.expr.eq_missing(pl.lit(bool(against.this))), BOOLEAN, known_.wrong)
+        condition = f.as_condition(value, c.where)
+        found = Term(condition.expr.eq_missing(pl.lit(bool(against.this))), BOOLEAN, condition.wrong)
     else:
-        raise c.refused(node, "IS with this")
-    return f.negated(found) if node.args.get("negate") else found
+        raise c.not_allowed(node, "IS with this")
+    return f.not_(found) if node.args.get("negate") else found
 
 
 def in_(c: Compiler, node: exp.In) -> Term:
@@ -95,9 +95,9 @@ def in_(c: Compiler, node: exp.In) -> Term:
     value, found = c(node.this), None
     for item in node.expressions:
         same = f.compare("=", value, c(item), c.where)
-        found = same if found is None else f.either(found, same)
+        found = same if found is None else f.or_(found, same)
     if found is None:
-        raise c.refused(node, "IN without a list")
+        raise c.not_allowed(node, "IN without a list")
     return found
 
 
@@ -105,16 +105,16 @@ def between(c: Compiler, node: exp.Between) -> Term:
     """``BETWEEN``, with both ends."""
     value = c(node.this)
     low, high = c(node.args["low"]), c(node.args["high"])
-    return f.both(f.compare(">=", value, low, c.where), f.compare("<=", value, high, c.where))
+    return f.and_(f.compare(">=", value, low, c.where), f.compare("<=", value, high, c.where))
 
 
-def like(*, any_case: bool) -> Make:
+def like(*, any_case: bool) -> Handler:
     """``LIKE`` and ``ILIKE`` with a literal pattern."""
 
     def make(c: Compiler, node: Any) -> Term:
-        pattern = texts.constant(c(node.expression), "the pattern", c.where)
+        pattern = texts.literal_text(c(node.expression), "the pattern", c.where)
         found = texts.like(c(node.this), pattern, c.where, any_case=any_case)
-        return f.negated(found) if node.args.get("negate") else found
+        return f.not_(found) if node.args.get("negate") else found
 
     return make
 
@@ -125,13 +125,15 @@ def case(c: Compiler, node: exp.Case) -> Term:
     branches = []
     for branch in node.args["ifs"]:
         if {key for key, value in branch.args.items() if value} - {"this", "true"}:
-            raise c.refused(branch, "this form of CASE")
+            raise c.not_allowed(branch, "this form of CASE")
         condition = c(branch.this)
-        test = f.truth(condition, c.where) if subject is None else f.compare("=", subject, condition, c.where)
+        test = f.as_condition(condition, c.where) if subject is None else f.compare("=", subject, condition, c.where)
         branches.append((test, c(branch.args["true"])))
     default = node.args.get("default")
     otherwise = Term(pl.lit(None), NULL) if default is None else c(default)
-    return noted(c, node, f.case(branches, otherwise, c.where), [otherwise, *(result for _, result in branches)])
+    return note_mixed_scales(
+        c, node, f.case(branches, otherwise, c.where), [otherwise, *(result for _, result in branches)]
+    )
 
 
 def cast(c: Compiler, node: exp.Cast) -> Term:
@@ -139,27 +141,27 @@ def cast(c: Compiler, node: exp.Cast) -> Term:
     value = c(node.this)
     kind = cast_target(node.to.sql(dialect="postgres"), c.where)
     if kind.text:
-        same_digits(c, value, node.this)
+        check_same_scale(c, value, node.this)
     made = casts.cast(value, kind, c.where)
     if made.wrong is not None and made is not value:
-        c.failures.append(Failure(made.wrong, casts.shown(value), str(kind)))
+        c.failures.append(Failure(made.wrong, casts.display_text(value), str(kind)))
     return made
 
 
-def noted(c: Compiler, node: Any, term: Term, items: list[Term]) -> Term:
+def note_mixed_scales(c: Compiler, node: Any, term: Term, items: list[Term]) -> Term:
     """The term; if its numbers have other digits after the point in other rows, that is noted for `same_digits`."""
     scales = {one.literal if one.name == "unknown" else one.type.scale or 0 for one in items if one.name != "null"}
     if term.name == "numeric" and len(scales) > 1:
-        c.mixed.add(id(node))
+        c.mixed_scales.add(id(node))
     return term
 
 
-def same_digits(c: Compiler, term: Term, node: Any) -> None:
+def check_same_scale(c: Compiler, term: Term, node: Any) -> None:
     """Refuse to write a number as a text where PostgreSQL would write other digits after the point in other rows."""
-    if term.name != "numeric" or not c.mixed:
+    if term.name != "numeric" or not c.mixed_scales:
         return
     fixing = (exp.Cast, exp.Round, exp.Floor, exp.Ceil)
-    if any(id(one) in c.mixed for one in node.walk(prune=lambda one: isinstance(one, fixing))):
+    if any(id(one) in c.mixed_scales for one in node.walk(prune=lambda one: isinstance(one, fixing))):
         hint = f"write CAST(CAST(… AS numeric(p,{term.type.scale})) AS text) around it"
         what = "its values have different numbers of digits after the point"
         raise SchemaMismatch(what, where=f"{c.where}{place_of(node)}", hint=hint)

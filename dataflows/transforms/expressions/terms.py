@@ -38,13 +38,14 @@ __all__ = [
     "as_float",
     "as_number",
     "common",
-    "dated",
     "day_unit",
     "frame_name",
+    "in_date_range",
     "is_number",
+    "is_supported",
     "is_text",
-    "known",
-    "minus",
+    "negate_int128",
+    "null_of",
     "numeric",
     "out_of_range",
     "overflowing",
@@ -52,7 +53,6 @@ __all__ = [
     "physical",
     "rescaled",
     "text_of",
-    "when_null",
 ]
 
 SMALLINT: Final = SqlType("smallint")
@@ -80,7 +80,7 @@ FIRST_DAY: Final = -2_440_588
 LAST_DAY: Final = 95_000_000
 """In the year 262,000: Polars knows no later times."""
 DAY_MICROS: Final = 86_400_000_000
-SAFE: Final = 9.9e37
+MAX_SAFE_FLOAT: Final = 9.9e37
 INTEGERS: Final = ("smallint", "integer", "bigint")
 LIMITS: Final = {"smallint": (1 << 15, 5), "integer": (1 << 31, 10), "bigint": (1 << 63, 19)}
 _POLARS: Final[dict[str, pl.DataType]] = {
@@ -122,7 +122,7 @@ def day_unit(kind: SqlType) -> int:
     return 1 if kind == DATE else DAY_MICROS
 
 
-def dated(term: Term) -> Term:
+def in_date_range(term: Term) -> Term:
     """A date or timestamp that is wrong outside of the years that can be computed with, where Polars would panic."""
     unit = day_unit(term.type)
     inside = term.expr.to_physical().cast(pl.Int64).is_between(FIRST_DAY * unit, LAST_DAY * unit)
@@ -152,7 +152,7 @@ def physical(kind: SqlType) -> pl.DataType:
     return pl.String() if carried(kind) else _POLARS[kind.name]
 
 
-def known(kind: SqlType) -> bool:
+def is_supported(kind: SqlType) -> bool:
     """True if expressions can work with a type."""
     return kind.name in _POLARS and not carried(kind)
 
@@ -190,10 +190,10 @@ def rescaled(term: Term, scale: int) -> Term:
 
 def overflowing(digits: int, about: pl.Expr) -> pl.Expr | None:
     """Where a number leaves 38 digits; `about` is its value, unscaled, as a float. None if it never can."""
-    return (about.abs() > SAFE) if digits > MAX_DIGITS else None
+    return (about.abs() > MAX_SAFE_FLOAT) if digits > MAX_DIGITS else None
 
 
-def minus(number: pl.Expr) -> pl.Expr:
+def negate_int128(number: pl.Expr) -> pl.Expr:
     """The negative of a 128-bit number, for which Polars has no operator of its own."""
     return pl.lit(0, dtype=pl.Int128) - number
 
@@ -215,7 +215,7 @@ def is_text(kind: SqlType) -> bool:
     return kind.text or kind.name == "unknown"
 
 
-def when_null(kind: SqlType) -> Term:
+def null_of(kind: SqlType) -> Term:
     """A NULL of a type."""
     return Term(pl.lit(None, dtype=physical(kind)), kind)
 
@@ -237,8 +237,8 @@ def common(terms: list[Term], where: str) -> SqlType:
     if not kinds:
         return TEXT
     if all(kind.text for kind in kinds):
-        alike = len(set(kinds)) == 1 and not any(term.name == "unknown" for term in terms)
-        return (kinds[0] if alike else BPCHAR) if kinds[0].name == "character" else TEXT
+        same = len(set(kinds)) == 1 and not any(term.name == "unknown" for term in terms)
+        return (kinds[0] if same else BPCHAR) if kinds[0].name == "character" else TEXT
     if all(is_number(kind) for kind in kinds):
         return _common_number(kinds)
     names = {kind.name for kind in kinds}

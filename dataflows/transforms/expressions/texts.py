@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from dataflows.transforms.expressions.casts import LONGEST, cast
+from dataflows.transforms.expressions.casts import MAX_TEXT_LENGTH, cast
 from dataflows.transforms.expressions.terms import (
     BOOLEAN,
     INTEGER,
@@ -15,9 +15,9 @@ from dataflows.transforms.expressions.terms import (
     Term,
     any_of,
     is_text,
+    null_of,
     padded_text,
     text_of,
-    when_null,
 )
 from penstock.errors import SchemaMismatch
 
@@ -25,13 +25,13 @@ from penstock.errors import SchemaMismatch
 def text(term: Term, name: str, where: str) -> Term:
     """A text; a NULL becomes one."""
     if term.name == "null":
-        return when_null(TEXT)
+        return null_of(TEXT)
     if not is_text(term.type):
         raise SchemaMismatch(f"{name} takes a text, not {term.type}", where=where, hint="write CAST(… AS text)")
     return replace(term, expr=text_of(term), type=TEXT)
 
 
-def joined(left: Term, right: Term, where: str) -> Term:
+def concat_operator(left: Term, right: Term, where: str) -> Term:
     """``||``: NULL if either side is. One side at least must be a text."""
     if not any(is_text(term.type) for term in (left, right)):
         raise SchemaMismatch("`||` takes texts", where=where, hint="write CAST(… AS text)")
@@ -41,7 +41,7 @@ def joined(left: Term, right: Term, where: str) -> Term:
 
 def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
     """``concat`` and ``concat_ws``, which ignore NULLs."""
-    parts = [_written(term, where) for term in terms]
+    parts = [_display_text(term, where) for term in terms]
     wrong = any_of(*(part.wrong for part in parts))
     if separator is None:
         return Term(pl.concat_str([part.expr.fill_null("") for part in parts]), TEXT, wrong)
@@ -52,7 +52,7 @@ def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
     )
 
 
-def _written(term: Term, where: str) -> Term:
+def _display_text(term: Term, where: str) -> Term:
     """A value as the server shows it: with the blanks of a character(n), and booleans as t and f."""
     if term.type == BOOLEAN:
         letter = pl.when(term.expr).then(pl.lit("t")).when(term.expr.is_not_null()).then(pl.lit("f"))
@@ -88,7 +88,7 @@ def _no_count(term: Term, where: str) -> pl.Expr:
     raise SchemaMismatch(f"a whole number is needed, not {term.type}", where=where, hint="write CAST(… AS integer)")
 
 
-def constant(term: Term | None, what: str, where: str) -> str:
+def literal_text(term: Term | None, what: str, where: str) -> str:
     """The text of a literal.
 
     Raises:
@@ -114,8 +114,8 @@ def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
 
 def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term:
     """``lpad`` and ``rpad``: to exactly `width` characters."""
-    if width > LONGEST:
-        hint = f"{LONGEST} characters at most"
+    if width > MAX_TEXT_LENGTH:
+        hint = f"{MAX_TEXT_LENGTH} characters at most"
         raise SchemaMismatch("lpad and rpad make no longer text here", where=where, value=width, hint=hint)
     if len(fill) != 1:
         raise SchemaMismatch("lpad and rpad fill with one character here", where=where, hint="such as '0'")

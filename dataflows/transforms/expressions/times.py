@@ -10,7 +10,7 @@ from typing import Final
 import polars as pl
 
 from dataflows.transforms.expressions.casts import cast
-from dataflows.transforms.expressions.functions import brought
+from dataflows.transforms.expressions.functions import unified
 from dataflows.transforms.expressions.terms import (
     DATE,
     DAY_MICROS,
@@ -21,7 +21,7 @@ from dataflows.transforms.expressions.terms import (
     STAMPTZ,
     Term,
     any_of,
-    dated,
+    in_date_range,
     numeric,
 )
 from penstock.errors import SchemaMismatch
@@ -84,7 +84,7 @@ def truncated(unit: str, term: Term, where: str) -> Term:
     return replace(value, expr=value.expr.dt.truncate(_UNITS[unit]), literal=None)
 
 
-def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
+def date_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term | None:
     """``date ± whole number``, ``date - date``; None where neither side is a date."""
     if left.name == DATE.name and right.name in {"smallint", "integer"}:
         days = right.expr.cast(pl.Int64) * (1 if sign == "+" else -1)
@@ -93,9 +93,9 @@ def shifted(sign: str, left: Term, right: Term, where: str) -> Term | None:
         moved = pl.when(inside).then(day).cast(pl.Int32).cast(pl.Date)
         return Term(moved, DATE, any_of(left.wrong, right.wrong, ~inside))
     if sign == "+" and right.name == DATE.name and left.name in {"smallint", "integer"}:
-        return shifted("+", right, left, where)
+        return date_arithmetic("+", right, left, where)
     if sign == "-" and DATE.name in {left.name, right.name}:
-        a, b = brought([left, right], where)
+        a, b = unified([left, right], where)
         if a.name == DATE.name:
             return Term((a.expr - b.expr).dt.total_days().cast(pl.Int32), INTEGER, any_of(a.wrong, b.wrong))
     if left.name in TIMES or right.name in TIMES:
@@ -118,7 +118,7 @@ _OPPOSITE: Final = {"+": "-", "-": "+"}
 MAX_DAYS: Final = 10_000_000
 
 
-def moved(sign: str, term: Term, interval: str, where: str) -> Term:
+def add_interval(sign: str, term: Term, interval: str, where: str) -> Term:
     """A time plus or minus an interval such as ``1 month 2 days``: months first, within the month, then the rest."""
     value = _time(term, "an interval", where)
     found = _INTERVAL.fullmatch(interval)
@@ -133,17 +133,19 @@ def moved(sign: str, term: Term, interval: str, where: str) -> Term:
     sign = _OPPOSITE[sign] if found[0].rstrip().lower().endswith("ago") else sign
     months = amounts.pop("y", 0) * 12 + amounts.pop("mo", 0)
     steps = ([(months, "mo")] if months else []) + [(amounts[unit], unit) for unit in _ORDER if amounts.get(unit)]
-    moved_ = _guarded(value, steps, 1 if sign == "+" else -1, where)
+    result = _null_out_of_range(value, steps, 1 if sign == "+" else -1, where)
     for number, unit in steps:
-        moved_ = moved_.dt.offset_by(f"{number if sign == '+' else -number}{unit}")
-    return dated(replace(value, expr=moved_, literal=None)).also_wrong(value.expr.is_not_null() & moved_.is_null())
+        result = result.dt.offset_by(f"{number if sign == '+' else -number}{unit}")
+    return in_date_range(replace(value, expr=result, literal=None)).also_wrong(
+        value.expr.is_not_null() & result.is_null()
+    )
 
 
-def _guarded(value: Term, steps: list[tuple[int, str]], sign: int, where: str) -> pl.Expr:
+def _null_out_of_range(value: Term, steps: list[tuple[int, str]], sign: int, where: str) -> pl.Expr:
     """The times from which such a step leads to times that can be computed with; NULL in place of the others."""
     days = sum(abs(number) * _DAYS[unit] for number, unit in steps)
     if days > MAX_DAYS:
         raise SchemaMismatch("the interval is too long", where=where, hint=f"at most {MAX_DAYS} days")
     step = sign * round(sum(number * _DAYS[unit] for number, unit in steps) * DAY_MICROS)
-    there = value.expr.to_physical().cast(pl.Int64) + step
-    return pl.when(there.is_between(2 * FIRST_DAY * DAY_MICROS, LAST_DAY * DAY_MICROS)).then(value.expr)
+    target = value.expr.to_physical().cast(pl.Int64) + step
+    return pl.when(target.is_between(2 * FIRST_DAY * DAY_MICROS, LAST_DAY * DAY_MICROS)).then(value.expr)

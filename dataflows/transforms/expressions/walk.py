@@ -10,7 +10,7 @@ import polars as pl
 from sqlglot import exp
 
 from dataflows.data.types import SqlType
-from dataflows.transforms.expressions.forms import hint_for
+from dataflows.transforms.expressions.hints import hint_for
 from dataflows.transforms.expressions.terms import Term
 from penstock.errors import SchemaMismatch
 
@@ -47,17 +47,17 @@ class Compiler:
     where: str
     used: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
-    mixed: set[int] = field(default_factory=set)
+    mixed_scales: set[int] = field(default_factory=set)
     """Nodes (by `id`) whose numerics have different digits after the point in different rows."""
 
     def __call__(self, node: Any) -> Term:
         """The term of a node."""
         found = self.nodes.get(type(node))
         if found is None:
-            raise self.refused(node, name_of(node))
+            raise self.not_allowed(node, name_of(node))
         for name, value in node.args.items():
             if value and name not in found.parts:
-                raise self.refused(node, f"{name_of(node)} with {name}")
+                raise self.not_allowed(node, f"{name_of(node)} with {name}")
         if missing := [name for name in sorted(found.needed) if node.args.get(name) is None]:
             what = f"{name_of(node)} needs more: its {missing[0].replace('_', ' ')} is missing"
             hint = "see docs/expressions.md for what each function takes"
@@ -76,7 +76,7 @@ class Compiler:
         """The terms of several nodes."""
         return [self(node) for node in nodes]
 
-    def refused(self, node: Any, what: str) -> SchemaMismatch:
+    def not_allowed(self, node: Any, what: str) -> SchemaMismatch:
         """The error for a node that has no entry."""
         name = node.name if isinstance(node, exp.Anonymous) else what
         place = f"{self.where}{place_of(node)}"

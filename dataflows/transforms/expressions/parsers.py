@@ -15,7 +15,7 @@ import polars as pl
 
 from dataflows.transforms.expressions.terms import DAY_MICROS, FIRST_DAY, LAST_DAY, MAX_DIGITS
 
-__all__ = ["BLANKS", "dates", "decimals", "numerals", "times", "uuids", "wholes"]
+__all__ = ["BLANKS", "dates", "integers", "scaled_integers", "significant_digits", "times", "uuids"]
 
 BLANKS: Final = " \t\n\r\f\v"
 _PLAIN_NUMBER: Final = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$"
@@ -29,18 +29,18 @@ _TIME: Final = (
     rf"(?:[{BLANKS}]+|t)([0-9]{{1,2}}):([0-9]{{1,2}})(?::([0-9]{{1,2}})(?:\.([0-9]*))?)?[{BLANKS}]*({_ZONE})?"
 )
 _STAMP: Final = rf"^[{BLANKS}]*([0-9]{{4,6}})-([0-9]{{1,2}})-([0-9]{{1,2}})(?:{_TIME})?(?:[{BLANKS}]*(bc))?[{BLANKS}]*$"
-_MOST_HOURS: Final = 15
+_MAX_OFFSET_HOURS: Final = 15
 
 
-def wholes(texts: pl.Series) -> pl.Series:
+def integers(texts: pl.Series) -> pl.Series:
     """Whole numbers (Int128), also in hexadecimal, octal and binary digits, and with ``_`` between digits."""
     bare = texts.str.strip_chars(BLANKS)
     plain = bare.str.contains(r"^[+-]?[0-9]{1,38}$")
-    found = _where(plain, bare.str.replace(r"^\+", "")).cast(pl.Int128, strict=False)
-    return _filled(found, bare, plain, _whole)
+    found = _null_unless(plain, bare.str.replace(r"^\+", "")).cast(pl.Int128, strict=False)
+    return _parse_rest(found, bare, plain, _integer)
 
 
-def _whole(text: str) -> int | None:
+def _integer(text: str) -> int | None:
     text = text.lower()
     if not _WHOLE.fullmatch(text):
         return None
@@ -49,31 +49,31 @@ def _whole(text: str) -> int | None:
     return value if abs(value) < 10**MAX_DIGITS else None
 
 
-def numerals(texts: pl.Series, scale: int) -> pl.Series:
+def scaled_integers(texts: pl.Series, scale: int) -> pl.Series:
     """Numbers of `scale` digits after the point, half away from zero, times ten to that power (Int128)."""
     bare = texts.str.strip_chars(BLANKS)
     plain = bare.str.contains(_PLAIN_NUMBER)
-    usual = _where(plain, bare)
+    usual = _null_unless(plain, bare)
     whole = usual.str.extract(r"^[+-]?([0-9]*)").str.strip_chars_start("0")
     fraction = usual.str.extract(r"\.([0-9]*)$").fill_null("").str.slice(0, scale + 1).str.pad_end(scale + 1, "0")
     digits = (whole + fraction).str.strip_chars_start("0")
     fits = plain & (digits.str.len_bytes() <= MAX_DIGITS)
-    size = _where(fits, pl.select(pl.when(digits == "").then(pl.lit("0")).otherwise(digits)).to_series())
+    size = _null_unless(fits, pl.select(pl.when(digits == "").then(pl.lit("0")).otherwise(digits)).to_series())
     number = size.cast(pl.Int128, strict=False)
     ten, five = (pl.Series([one], dtype=pl.Int128) for one in (10, 5))
     rounded = (number + five) // ten
     found = pl.select(pl.when(usual.str.starts_with("-")).then(pl.lit(0, pl.Int128) - rounded).otherwise(rounded))
-    return _filled(found.to_series(), bare, fits, lambda text: _numeral(text, scale))
+    return _parse_rest(found.to_series(), bare, fits, lambda text: _scaled_integer(text, scale))
 
 
-def _numeral(text: str, scale: int) -> int | None:
-    found = _scaled(text.lower(), scale)
+def _scaled_integer(text: str, scale: int) -> int | None:
+    found = _scaled_value(text.lower(), scale)
     return None if found is None or abs(found) >= 10**MAX_DIGITS else found
 
 
-def _scaled(text: str, scale: int) -> int | None:
+def _scaled_value(text: str, scale: int) -> int | None:
     if not _NUMBER.fullmatch(text):
-        whole = _whole(text)
+        whole = _integer(text)
         return None if whole is None else whole * 10**scale
     try:
         value = Decimal(text.replace("_", ""))
@@ -86,7 +86,7 @@ def _scaled(text: str, scale: int) -> int | None:
     return int(value.scaleb(scale, _EXACT).to_integral_value(ROUND_HALF_UP, _EXACT))
 
 
-def decimals(numbers: pl.Series, digits: int) -> pl.Series:
+def significant_digits(numbers: pl.Series, digits: int) -> pl.Series:
     """Doubles as texts of that many significant digits, as PostgreSQL takes them on the way to a numeric."""
     return pl.Series([None if one is None else f"{one:.{digits}g}" for one in numbers.to_list()], dtype=pl.String)
 
@@ -94,7 +94,7 @@ def decimals(numbers: pl.Series, digits: int) -> pl.Series:
 def uuids(texts: pl.Series) -> pl.Series:
     """Uuids in small letters and with dashes; they may come in capitals, in braces, and with other dashes or none."""
     low = texts.str.to_lowercase()
-    digits = _where(low.str.contains(_UUID), low).str.replace_all(r"[{}-]", "")
+    digits = _null_unless(low.str.contains(_UUID), low).str.replace_all(r"[{}-]", "")
     return digits.str.replace(r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", "${1}-${2}-${3}-${4}-${5}")
 
 
@@ -102,7 +102,7 @@ def dates(texts: pl.Series) -> pl.Series:
     """Dates; a time behind them is read, and left out."""
     parts = _parts(texts)
     fine = parts["day_number"].is_between(FIRST_DAY, LAST_DAY) & parts["micros"].is_not_null()
-    return _where(fine, parts["day_number"]).cast(pl.Int32).cast(pl.Date)
+    return _null_unless(fine, parts["day_number"]).cast(pl.Int32).cast(pl.Date)
 
 
 def times(texts: pl.Series, *, zone: bool) -> pl.Series:
@@ -110,7 +110,9 @@ def times(texts: pl.Series, *, zone: bool) -> pl.Series:
     parts = _parts(texts)
     micros = parts["day_number"] * DAY_MICROS + parts["micros"]
     micros = micros - parts["offset"] if zone else micros
-    return _where(micros.is_between(FIRST_DAY * DAY_MICROS, LAST_DAY * DAY_MICROS), micros).cast(pl.Datetime("us"))
+    return _null_unless(micros.is_between(FIRST_DAY * DAY_MICROS, LAST_DAY * DAY_MICROS), micros).cast(
+        pl.Datetime("us")
+    )
 
 
 def _parts(texts: pl.Series) -> pl.DataFrame:
@@ -150,8 +152,8 @@ def _is_date() -> pl.Expr:
 def _day_number() -> pl.Expr:
     """Days since 1970 of a date of the Gregorian calendar, by counting years from March on."""
     year, month, day = pl.col("year"), pl.col("month"), pl.col("day")
-    shifted = pl.when(month <= 2).then(year - 1).otherwise(year)  # noqa: PLR2004 - January and February end a year
-    era, of_era = shifted // 400, shifted % 400
+    date_arithmetic = pl.when(month <= 2).then(year - 1).otherwise(year)  # noqa: PLR2004 - January and February end a year
+    era, of_era = date_arithmetic // 400, date_arithmetic % 400
     of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
 
@@ -175,16 +177,16 @@ def _offset() -> pl.Expr:
         for part in (hours, minutes, zone.str.extract(r":[0-9]{2}:([0-9]{2})"))
     )
     micros = (h * 3600 + m * 60 + s) * 1_000_000 * pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
-    fine = (h <= _MOST_HOURS) & (m < 60) & (s < 60)  # noqa: PLR2004 - minutes and seconds
+    fine = (h <= _MAX_OFFSET_HOURS) & (m < 60) & (s < 60)  # noqa: PLR2004 - minutes and seconds
     return pl.when(zone.is_null()).then(0).when(fine).then(micros)
 
 
-def _where(mask: pl.Series, values: pl.Series) -> pl.Series:
+def _null_unless(mask: pl.Series, values: pl.Series) -> pl.Series:
     """The values where the mask is true, else NULL."""
     return pl.select(pl.when(mask).then(values)).to_series()
 
 
-def _filled(found: pl.Series, texts: pl.Series, done: pl.Series, read: Callable[[str], int | None]) -> pl.Series:
+def _parse_rest(found: pl.Series, texts: pl.Series, done: pl.Series, read: Callable[[str], int | None]) -> pl.Series:
     """`found`, and what `read` makes of the texts that are not done."""
     left = ~done.fill_null(value=True)
     if not left.any():
