@@ -1,1 +1,1 @@
-"""Everything that happens to rows between source and sink."""
+"""What happens to rows between source and sink: mapping, steps, checks, and expressions."""

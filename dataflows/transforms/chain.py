@@ -1,8 +1,8 @@
 """The chain of one pipeline, applied to a chunk: mapping, steps, checks, and the target's own types.
 
-Columns that nothing looks at stay the source's Arrow arrays; the others are in a Polars frame for as long as stages
-need them. A row that a stage refuses leaves the chunk, with the step, the reason, and its values as the source sent
-them; the others go on, in their order. Rows in = rows out + filtered + refused - added, for each chunk.
+Columns that no stage reads stay the source's Arrow arrays; the others are in a Polars frame while the stages run. A
+row that a stage refuses leaves the chunk and becomes a dead letter, with the step, the reason, and its values as the
+source sent them. The other rows keep their order. For each chunk, rows in = rows out + filtered + refused - added.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["Chain", "Output"]
 
 MAX_BYTES: Final = 2 << 30
-"""The largest size of a chunk between two steps."""
+"""Size limit of a chunk between two steps."""
 _LIMITED: Final = ("character varying", "character")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One column of the target, and the column written to it."""
+    """One column of the target, and the value written to it; `path` is its place in the pipeline file."""
 
     target: Column
     kind: SqlType
@@ -44,7 +44,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """All steps of a pipeline over the source's columns. `wanted` are those that stages read, with their ids."""
+    """All steps of a pipeline. `wanted` maps the source columns that stages read to their ids in the frame."""
 
     wanted: Mapping[str, str]
     stages: Sequence[Stage]
@@ -53,26 +53,26 @@ class Chain:
     where: str
     cleaning: Cleaning | None = None
     no_nul: bool = False
-    """True if the target refuses texts with NUL, and the source may send some."""
+    """True if the target refuses text with NUL characters and the source may send some."""
 
     def __call__(self, chunk: Chunk) -> Chunk:
         """Return the chunk for the target; `refused` rows are numbered within the chunk."""
         if chunk.data is None:
             return chunk
         if isinstance(chunk.data, memoryview):
-            message = "undecoded bytes came where a batch was due"
+            message = "got undecoded bytes, expected a record batch"
             raise TypeError(message)
         batch, refused, added, origins = self._apply(chunk.data)
-        found = [self._without_masked(chunk.refused)] if chunk.refused is not None else []
-        found += [refused] if refused is not None else []
-        dead_letters = pa.concat_batches(found) if found else None
-        dead, read = sum(one.num_rows for one in found), chunk.read + added
+        batches = [self._without_masked(chunk.refused)] if chunk.refused is not None else []
+        batches += [refused] if refused is not None else []
+        dead_letters = pa.concat_batches(batches) if batches else None
+        dead, read = sum(one.num_rows for one in batches), chunk.read + added
         return replace(
             chunk, data=batch, rows=batch.num_rows, read=read, dead=dead, refused=dead_letters, origins=origins
         )
 
     def _without_masked(self, refused: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows that the source set aside, without the values that the pipeline masks; a raw line may hold them all."""
+        """Hide masked columns in the rows that the source refused. A raw line may contain any of them: hide it, too."""
         if not self.masked:
             return refused
         hidden = self.masked | {"_raw"}
@@ -81,7 +81,7 @@ class Chain:
         return refused.set_column(refused.schema.get_field_index("values"), REFUSED.field("values"), pa.array(texts))
 
     def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int]:
-        """The rows for the target, those that were refused (schema `REFUSED`), and how many `explode` added."""
+        """Return the rows for the target, the refused rows (schema `REFUSED`), and how many rows `explode` added."""
         return self._apply(batch)[:3]
 
     def _apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int, pa.Array | None]:
@@ -110,7 +110,7 @@ class Chain:
         for stage in self.stages:
             stage(work)
             if work.frame.estimated_size() > MAX_BYTES:
-                hint = "some step makes texts longer and longer: look at ||, concat, lpad and replace"
+                hint = "a step makes text much longer: look at ||, concat, lpad and replace"
                 raise BadData(f"a chunk has grown beyond {MAX_BYTES >> 30} GiB", where=self.where, hint=hint)
         return work
 
@@ -129,23 +129,23 @@ class Chain:
             return _cast(array, one.value.type, one.kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             what = f"a value does not fit into `{one.target.name}` of type {one.kind}"
-            raise BadData(what, where=f"{self.where}: {one.path}", hint="look at the mapped types") from None
+            raise BadData(what, where=f"{self.where}: {one.path}", hint="check the mapped types") from None
 
     def _refuse_unfit(
         self, made: pa.RecordBatch, rows: pa.Array | None
     ) -> tuple[pa.RecordBatch, list[Refusal], pa.Array | None]:
-        """Refuse the rows that the target's own columns cannot hold; the numbers of the others at the end."""
+        """Refuse rows that the target's columns cannot store. Return the rest, the refusals, and the remaining rows."""
         refused: list[Refusal] = []
         for at, one in enumerate(self.output_columns):
             for check in (_null, _too_long, *((_nul,) if self.no_nul else ())):
-                found = check(made.column(at), one)
-                if found is None:
+                failure = check(made.column(at), one)
+                if failure is None:
                     continue
                 import pyarrow.compute as pc
 
                 from dataflows.transforms.stages import Refusal
 
-                bad, code, reason = found
+                bad, code, reason = failure
                 places, keep = pc.indices_nonzero(bad), pc.invert(bad)
                 numbers = places if rows is None else rows.take(places)
                 refused.append(Refusal(numbers.to_pylist(), "target", code, reason))
@@ -154,10 +154,10 @@ class Chain:
         return made, refused, rows
 
     def dead_letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
-        """Rows of the source's `batch` that are refused, as dead letters (schema `REFUSED`)."""
+        """Return the refused rows of the source's `batch` as dead letters (schema `REFUSED`)."""
         numbers = [row for one in refused for row in one.rows]
-        found = rows_of(batch.take(pa.array(numbers, pa.uint32())))
-        values = [json_of({n: self._shown(n, v) for n, v in row.items()}) for row in found]
+        rows = rows_of(batch.take(pa.array(numbers, pa.uint32())))
+        values = [json_of({n: self._redacted(n, v) for n, v in row.items()}) for row in rows]
         seen: dict[tuple[int, str], int] = {}
         steps = [_numbered_step(seen, row, one.step) for one in refused for row in one.rows]
         codes = [one.code for one in refused for _ in one.rows]
@@ -171,22 +171,22 @@ class Chain:
         )
 
     def _reasons(self, one: Refusal) -> list[str]:
-        """Why each row is refused; with the value, unless it comes from a column that is masked."""
+        """Return the reason for each row, with the value unless it comes from a masked column."""
         hidden = not one.shown or one.origins & self.masked
         return [one.reason] * len(one.rows) if hidden else [one.reason + shown for shown in one.shown]
 
-    def _shown(self, name: str, value: object) -> object:
+    def _redacted(self, name: str, value: object) -> object:
         return "***" if name in self.masked and value is not None else value
 
 
 def _numbered_step(seen: dict[tuple[int, str], int], row: int, step: str) -> str:
-    """Return the step's name, with a number if it refuses a further part of an exploded row."""
+    """Return the step's name; numbered from the second part of the same exploded row that it refuses."""
     number = seen[row, step] = seen.get((row, step), 0) + 1
     return step if number == 1 else f"{step} ({number})"
 
 
 def _rows(work: Work, height: int) -> pa.Array | None:
-    """Return the numbers of the rows that are left, in order; None if all are."""
+    """Return the numbers of the remaining rows, in order; None if all remain."""
     if not work.added and work.frame.height == height:
         return None
     from dataflows.transforms.stages import ROW
@@ -196,14 +196,14 @@ def _rows(work: Work, height: int) -> pa.Array | None:
 
 
 def _null(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
-    """Return the rows with a NULL that the target's column does not take, if any."""
+    """Return the rows with a NULL in a NOT NULL column of the target, if any."""
     if not array.null_count or one.target.nullable or one.target.default:
         return None
     return array.is_null(), "not_null", f"`{one.target.name}` is NULL, and the target takes none"
 
 
 def _nul(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
-    """Where a text has a character with code 0, which the target cannot hold."""
+    """Return the rows with a NUL character that the target cannot store, if any."""
     if not pa.types.is_string(array.type):
         return None
     import pyarrow.compute as pc
@@ -215,7 +215,7 @@ def _nul(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
 
 
 def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
-    """Return the rows with a text longer than the target's column, ignoring trailing blanks, if any."""
+    """Return the rows whose text is longer than the target's column, ignoring trailing blanks, if any."""
     if one.kind.name not in _LIMITED or one.kind.precision is None or _is_short(one):
         return None
     import pyarrow.compute as pc

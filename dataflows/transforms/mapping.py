@@ -1,7 +1,7 @@
-"""The mapping and all steps after it, checked against both tables before anything runs.
+"""The mapping and all steps after it, checked against both tables before the run.
 
-Where each target column is an unchanged source column of the same type, and there are no steps or checks, nothing
-needs the values: rows travel as undecoded bytes (`raw`). Otherwise they are decoded to Arrow and pass through a chain.
+If each target column is an unchanged source column of the same type, and there are no steps or checks, nothing reads
+the values: rows travel as undecoded bytes (`raw`). Otherwise they are decoded to Arrow and pass through a chain.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ class Rules:
     steps: tuple[TransformStep, ...] = ()
     validation: Validation = field(default_factory=Validation)
     carried: frozenset[str] = frozenset()
-    """Columns that the sink gets even if the target does not have them."""
+    """Columns passed on to the sink even if the target does not have them."""
     filled: frozenset[str] = frozenset()
-    """Columns of the target that the sink fills."""
+    """Columns of the target that the sink fills by itself."""
     left_out: bool = False
-    """Whether columns that the target does not have are left out."""
+    """True if columns that the target does not have are left out."""
     nul: str | None = None
-    """How NUL in texts is mended."""
+    """What to do with NUL characters in text: `strip`, `replace`, or nothing."""
     no_nul: bool = False
-    """True if the source's texts may hold NUL, and the target's cannot."""
+    """True if text of the source may contain NUL characters and the target cannot store them."""
 
     @property
     def plain(self) -> bool:
-        """Whether there are neither steps nor checks, nor anything to mend."""
+        """True if there are no steps, checks or cleaning."""
         return not (self.steps or self.validation.not_null or self.validation.checks or self.nul)
 
 
 @dataclass(frozen=True, slots=True)
 class BoundMapping:
-    """Rules that fit both tables. `reads` are the source columns to ask for, `schema` how to decode them.
+    """Rules bound to both tables. `reads` are the source columns to read, `schema` the types to decode them to.
 
     `lineage` maps each target column to the source columns of its values, and the steps in between.
     """
@@ -76,13 +76,13 @@ class BoundMapping:
     decode_reason: str | None
     lineage: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
     columns: tuple[Column, ...]
-    """The columns that are written, in the order of the batches, as the target defines them."""
+    """The columns written, in the order of the batches, as the target defines them."""
     as_text: bool = False
     """For undecoded rows: True if they must travel in text form."""
 
     def unchanged(self, source: str) -> str | None:
         """Return the target column that a source column is copied to unchanged, if any."""
-        return next((name for name, found in self.lineage.items() if found == ((source,), ())), None)
+        return next((name for name, origin in self.lineage.items() if origin == ((source,), ())), None)
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class RulePlan:
     paths: dict[str, str]
 
     def unchanged(self, source: str) -> str | None:
-        """The name that a source column goes by where it is left as it is, if it is there."""
+        """Return the name under which a source column is passed on unchanged, if it is."""
         columns = self.scope.columns.items()
         return next((name for name, one in columns if one.origins == {source} and not one.steps), None)
 
@@ -118,7 +118,7 @@ def output_columns(
     resources: Resources = Resources(),  # noqa: B008 - frozen
     plan: RulePlan | None = None,
 ) -> tuple[Column, ...]:
-    """Return the columns of a target created from the rules; `plan` is their plan, if it exists already."""
+    """Return the columns of a target to be created from the rules; `plan` is their plan, if it exists already."""
     made = []
     plan = plan or plan_rules(rules, source, where, resources)
     for name, bound in plan.scope.columns.items():
@@ -146,7 +146,7 @@ def bind(
 
     Raises:
         MissingColumn: a name that the source or the target does not have.
-        SchemaMismatch: a type that the target's column cannot keep, or a column that must be filled and is not.
+        SchemaMismatch: a type that the target's column cannot store, or a required column without a value.
     """
     plan = plan or plan_rules(rules, source, where, resources)
     scope = plan.scope
@@ -187,7 +187,7 @@ def bind(
 
 
 def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Scope, dict[str, str], list[Stage]]:
-    """Return the mapped columns, the path of each in the file, and the stages that compute some of them."""
+    """Return the mapped columns, the path of each in the pipeline file, and the stages that compute some of them."""
     scope = Scope({one.name: _bound_column(one) for one in source.columns})
     if fields is None:
         fields = [FieldSpec(column.name, column.name) for column in source.columns if not column.hidden]
@@ -201,11 +201,11 @@ def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tu
             made[spec.target] = scope[spec.source]
             continue
         id_ = scope.new_id()
-        values[id_] = found = scope.compute(spec.sql or "", f"{where}: {spec.path}.sql")
-        for name in scope.origins(found.compiled.columns):
+        values[id_] = value = scope.compute(spec.sql or "", f"{where}: {spec.path}.sql")
+        origins = scope.origins(value.compiled.columns)
+        for name in origins:
             _check_readable(source, name)
-        origins = scope.origins(found.compiled.columns)
-        made[spec.target] = BoundColumn(found.compiled.type, nullable=True, origins=origins, steps=("mapping",), id=id_)
+        made[spec.target] = BoundColumn(value.compiled.type, nullable=True, origins=origins, steps=("mapping",), id=id_)
     paths = {spec.target: spec.path for spec in fields}
     if not values:
         return replace(scope, columns=made), paths, []
@@ -233,8 +233,8 @@ def _reason_to_decode(rules: Rules, scope: Scope, columns: Mapping[str, Column],
     """Return why the values must be decoded; None if bytes may pass unchanged."""
     if not rules.plain:
         return "there are steps or checks"
-    found = (_decode_reason(name, scope[name], column) for name, column in columns.items())
-    why = next((one for one in found if one), None)
+    reasons = (_decode_reason(name, scope[name], column) for name, column in columns.items())
+    why = next((one for one in reasons if one), None)
     return why or (None if undecoded else "source and sink are different systems")
 
 
@@ -287,7 +287,7 @@ def _check_fits(bound: BoundColumn, target: Column, where: str) -> None:
         raise SchemaMismatch(
             f"`{target.name}` of type {target.type} cannot be written by its values",
             where=where,
-            hint="give source and target exactly the same types and map no expressions",
+            hint="give source and target exactly the same types, and map no expressions",
         )
 
 
@@ -295,8 +295,8 @@ def _arrow_type_of(source: Table, name: str, where: str) -> pa.DataType:
     column = source.column(name)
     if column is None:
         raise _missing(name, source, where)
-    found = arrow_type(column_type(column))
-    if found is None:
+    decoded = arrow_type(column_type(column))
+    if decoded is None:
         hint = "values of this type cannot be kept exactly once they are decoded"
         raise SchemaMismatch(f"`{name}` of type {column.type} cannot be mapped by value", where=where, hint=hint)
-    return found
+    return decoded

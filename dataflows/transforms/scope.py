@@ -1,7 +1,7 @@
 """The columns between two steps while a chain is planned: the name, type and origin of each.
 
-A column that no expression has touched is still the source's own array, and never enters Polars. One that an
-expression reads, or made, is held in a frame under an id that no step can change.
+A column that no expression has read stays the source's own array and never enters Polars. A column that an expression
+reads or computes is in the frame, under an id that no step can change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["BoundColumn", "BoundExpression", "Scope"]
 
 @dataclass(frozen=True, slots=True)
 class BoundColumn:
-    """A column: `source` where it is still one of the source's, else `id`, its place in the frame.
+    """A column with its type and lineage: `source` if it is still a source column, else `id`, its name in the frame.
 
     `origins` are the source columns that its values come from, and `steps` the steps that they went through.
     """
@@ -37,7 +37,7 @@ class BoundColumn:
 
 @dataclass(frozen=True, slots=True)
 class BoundExpression:
-    """A compiled expression, which ids stand for the names in it, and the source columns behind those."""
+    """A compiled expression; `reads` maps its column names to ids in the frame, `origins` are its source columns."""
 
     compiled: Compiled
     reads: Mapping[str, str]
@@ -46,9 +46,9 @@ class BoundExpression:
 
 @dataclass(slots=True)
 class Scope:
-    """The columns by name, in order. `wanted` are the source's columns that the frame has to hold, by their id.
+    """The columns by name, in order. `wanted` maps the source columns that the frame needs to their ids.
 
-    `masked` are the source's columns that some step masks: nobody sees them in the dead letters either.
+    `masked` are the source columns that a step masks; they are hidden in dead letters, too.
     """
 
     columns: dict[str, BoundColumn]
@@ -61,14 +61,14 @@ class Scope:
 
     @property
     def types(self) -> dict[str, SqlType]:
-        """Return the types by name."""
+        """Return the type of each column by name."""
         return {name: column.type for name, column in self.columns.items()}
 
     def require(self, name: str, where: str) -> BoundColumn:
-        """The column of that name.
+        """Return the column of that name.
 
         Raises:
-            MissingColumn: with the name that comes nearest.
+            MissingColumn: with the most similar name.
         """
         if name not in self.columns:
             near = did_you_mean(name, self.columns) or f"there are {', '.join(list(self.columns)[:12])}"
@@ -76,13 +76,13 @@ class Scope:
         return self.columns[name]
 
     def read(self, name: str) -> str:
-        """Return the id of a column in the frame; add it to the frame if it is still the source's."""
+        """Return the id of a column in the frame; add it to the frame if it is still a source column."""
         column = self.columns[name]
         if column.source is None:
             return column.id
-        found = f"s:{column.source.name}"
-        self.wanted[column.source.name] = found
-        return found
+        id_ = f"s:{column.source.name}"
+        self.wanted[column.source.name] = id_
+        return id_
 
     def new_id(self) -> str:
         """Return an unused id."""
@@ -102,10 +102,10 @@ class Scope:
         return BoundExpression(compiled, {name: self.read(name) for name in sorted(compiled.columns)}, origins)
 
     def origins(self, names: Iterable[str]) -> frozenset[str]:
-        """Return the source columns that these are computed from."""
+        """Return the source columns that the columns `names` are computed from."""
         return frozenset[str]().union(*(self.columns[name].origins for name in names))
 
     def put(self, name: str, column: BoundColumn, step: str) -> None:
-        """Give `name` new values, computed by a step."""
+        """Replace or add the column `name`, computed by a step."""
         earlier = self.columns[name].steps if name in self.columns else ()
         self.columns[name] = replace(column, steps=(*earlier, step))

@@ -1,4 +1,4 @@
-"""Stages, which carry out the steps on a chunk as a Polars frame, and refuse rows without stopping the others."""
+"""Stages carry out steps on a chunk (a Polars frame), and refuse single rows without failing the chunk."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ __all__ = [
 ]
 
 ROW = "_row"
-"""The column of a frame that says which row of the chunk each of its rows comes from."""
+"""Column of the frame with the row number in the chunk."""
 _SHOWN: Final = 60
-"""Characters of a value in the reason of a dead letter."""
+"""Characters of a value shown in the reason of a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Rows of the chunk (their numbers in it) that a step cannot take, and why.
+    """Rows of the chunk, by number, that a step refuses, and why.
 
-    `shown` says more of each row, and shows values of the source's columns `origins`: it is left out where one of
-    them is masked.
+    `shown` adds details to the reason of each row. It shows values of the source columns `origins`, and is left out
+    if one of them is masked.
     """
 
     rows: Sequence[int]
@@ -58,7 +58,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Work:
-    """A chunk on its way: the frame as it is now, and what was refused, filtered and added on the way."""
+    """A chunk in progress: the current frame, and the rows refused, filtered and added so far."""
 
     frame: pl.DataFrame
     refused: list[Refusal] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Work:
     added: int = 0
 
     def refuse(self, mask: pl.Series, refusal: Callable[[list[int]], Refusal]) -> None:
-        """Take out the rows where `mask` is true."""
+        """Remove the rows where `mask` is true."""
         self.refused.append(refusal(self.frame[ROW].filter(mask).to_list()))
         self.frame = self.frame.filter(~mask)
 
@@ -79,7 +79,7 @@ class Stage(Protocol):
 
 
 def evaluate_frame(frame: pl.DataFrame, values: Mapping[str, BoundExpression]) -> pl.DataFrame:
-    """The values by their names, and beside each that may fail a mask ``?name`` of the rows where it does."""
+    """Return the values by name and, for each that may fail, a mask ``?name`` of the rows where it does."""
     sub = _named(frame, *values.values())
     wanted = {f"={key}": one.compiled.expr for key, one in values.items()}
     masks = {f"?{key}": one.compiled.wrong for key, one in values.items()}
@@ -88,20 +88,20 @@ def evaluate_frame(frame: pl.DataFrame, values: Mapping[str, BoundExpression]) -
         done = _columns(sub, wanted)
     except pl.exceptions.PolarsError:
         where = next(iter(values.values())).compiled.where
-        raise BadData("the expression cannot be computed for some row", where=where, hint="report it") from None
+        raise BadData("the expression cannot be computed for some row", where=where, hint="report a bug") from None
     return done.select(
         *(pl.col(f"={key}").alias(key) for key in values), *(name for name in wanted if name.startswith("?"))
     )
 
 
 def _named(frame: pl.DataFrame, *values: BoundExpression) -> pl.DataFrame:
-    """The columns that expressions read, by the names that they have in them."""
+    """Return the columns that the expressions read, under the names that the expressions use."""
     reads = {name: id_ for one in values for name, id_ in one.reads.items()}
     return frame.select(pl.col(ROW), *(pl.col(id_).alias(frame_name(name)) for name, id_ in reads.items()))
 
 
 def _columns(sub: pl.DataFrame, wanted: Mapping[str, pl.Expr]) -> pl.DataFrame:
-    """Return the expressions as columns. For a constant, Polars may return a single value and then refuse it."""
+    """Return the expressions as columns. Of a constant, Polars may make a single value, and then refuse its length."""
     try:
         return sub.with_columns(expr.alias(name) for name, expr in wanted.items())
     except pl.exceptions.PolarsError:
@@ -110,7 +110,7 @@ def _columns(sub: pl.DataFrame, wanted: Mapping[str, pl.Expr]) -> pl.DataFrame:
 
 
 def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, BoundExpression], step: str) -> None:
-    """Refuse the rows where a value failed, with the reason of the first one."""
+    """Refuse the rows where a value failed, with the reason of the first failure."""
     for key, one in values.items():
         if one.compiled.wrong is None:
             continue
@@ -123,11 +123,11 @@ def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, BoundExpre
             done = done.filter(~mask)
 
 
-_WHY: Final = "an overflow, a division by zero, or a text that is no such value"
+_WHY: Final = "an overflow, a division by zero, or text that is not such a value"
 
 
 def _casts(sub: pl.DataFrame, failures: Sequence[Failure]) -> list[str]:
-    """Of each row the value and the type of the first cast that fails, if one does."""
+    """Return value and type of the first failing cast of each row, as text; empty if none fails."""
     text = pl.lit("")
     for one in reversed(failures):
         shown = pl.concat_str(
@@ -145,7 +145,7 @@ def _place(one: BoundExpression) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """New values by id, all computed from the columns before the step."""
+    """Compute new values by id, all from the columns before the step."""
 
     step: str
     values: Mapping[str, BoundExpression]
@@ -158,7 +158,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Keep the rows where the condition is true: neither false nor NULL."""
+    """Keep the rows where the condition is true; drop those where it is false or NULL."""
 
     step: str
     condition: BoundExpression
@@ -197,7 +197,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Replace values by their SHA-256 in hexadecimal digits, or by three asterisks. NULL stays NULL."""
+    """Replace values by their SHA-256 in hexadecimal, or by three asterisks. NULL stays NULL."""
 
     step: str
     values: Mapping[str, tuple[BoundExpression, str]]
@@ -228,7 +228,7 @@ def _masked(key: str, how: str) -> pl.Expr:
 
 @dataclass(frozen=True, slots=True)
 class Deduplicate:
-    """Keep one row of each group of rows of a chunk with equal values in some columns."""
+    """Keep one row of each group of rows of the chunk that are equal in the columns `by`."""
 
     by: tuple[str, ...]
     keep: str
@@ -242,14 +242,17 @@ class Deduplicate:
 
 @dataclass(frozen=True, slots=True)
 class JoinKey:
-    """One column of a lookup's key, as expressions whose values are equal where SQL takes the columns for equal."""
+    """One column of a lookup's key: expressions over chunk and table that are equal where SQL's ``=`` is true."""
 
     chunk: pl.Expr
     table: pl.Expr
 
 
 def comparable(name: str, kind: SqlType, other: SqlType) -> pl.Expr:
-    """A column beside one of type `other`: blanks at the end of a character(n) count only where that is a text's."""
+    """Return a column as it compares with one of type `other`.
+
+    Trailing blanks of a character(n) are ignored unless the other column is text.
+    """
     value = pl.col(name)
     if kind.name == "character" or (kind.text and other.name == "character" and kind.name != "text"):
         return value.str.strip_chars_end(" ")
@@ -260,7 +263,7 @@ def comparable(name: str, kind: SqlType, other: SqlType) -> pl.Expr:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Add columns of a small table by its unique key; `matched` is a column of it that is always true."""
+    """Add columns of a small table, joined by its unique key."""
 
     step: str
     table: pl.DataFrame
@@ -280,13 +283,13 @@ class Lookup:
         matched = joined["matched"].fill_null(value=False)
         work.frame = joined.drop("matched", *keys)
         if self.missing == "refuse" and not matched.all():
-            reason = "the looked-up table has no such key"
+            reason = "the lookup table has no such key"
             work.refuse(~matched, partial(Refusal, step=self.step, code="lookup.missing", reason=reason))
 
 
 @dataclass(frozen=True, slots=True)
 class Explode:
-    """A row for each element of a JSON array, as texts under `id`."""
+    """Make one row of each element of a JSON array; the elements are text, in the column `id`."""
 
     step: str
     column: str
@@ -296,7 +299,7 @@ class Explode:
         bad, lists = _elements(work.frame[self.column])
         if bad is not None and bad.any():
             lists = lists.filter(~bad)
-            reason = "the text is no JSON array"
+            reason = "the value is not a JSON array"
             work.refuse(bad, partial(Refusal, step=self.step, code="explode.no_array", reason=reason))
         empty = int((lists.list.len() == 0).fill_null(value=False).sum())
         before = work.frame.height
@@ -306,10 +309,10 @@ class Explode:
 
 
 def _elements(texts: pl.Series) -> tuple[pl.Series | None, pl.Series]:
-    """Lists of texts, and where a text is no array; quick where all elements are plain values.
+    """Return the arrays as lists of text, and a mask of the values that are not arrays (None if all are).
 
-    The quick way takes the texts for lines: a blank one is none, and one with a line break may be two. It reads a
-    number with a fraction or an exponent as a double, which may be another number than the one that is written.
+    Fast path: Polars decodes the column as lines of JSON. It is not safe for blank values (skipped), values with line
+    breaks (taken for two), and numbers with a fraction or an exponent (read as doubles, so digits may change).
     """
     kind = pl.List(pl.String)
     if not texts.str.contains(r"^\s*$|[\r\n]|\d[.eE]").any():
@@ -324,7 +327,7 @@ _NO_ARRAY: list[str | None] = []
 
 
 def _parsed(text: str | None) -> list[str | None] | None:
-    """Return the elements: texts by value, anything else as written."""
+    """Return the elements: strings unquoted, anything else as written."""
     import msgspec
 
     if text is None:
@@ -341,7 +344,7 @@ def _parsed(text: str | None) -> list[str | None] | None:
 
 @dataclass(frozen=True, slots=True)
 class PythonCall:
-    """Columns that a function of Python's makes of the whole chunk. The names are those that users see."""
+    """Compute columns by a Python function on the whole chunk; it sees all columns by their names in the pipeline."""
 
     step: str
     function: Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -362,26 +365,26 @@ class PythonCall:
             what = f"the function raised {type(error).__name__}"
             raise BadData(what, where=self.where, hint="run it on such rows by hand") from error
         if not isinstance(back, pa.RecordBatch) or back.num_rows != work.frame.height:
-            what = f"the function must give back a RecordBatch of {work.frame.height} rows"
+            what = f"the function must return a RecordBatch of {work.frame.height} rows"
             raise BadData(what, where=self.where, hint="keep the rows, and their order")
         self._check_order(batch, back)
         missing = [name for name in self.made if name not in back.schema.names]
         if missing:
-            hint = "name it in what the function returns, or leave it out of `columns`"
-            raise BadData(f"the function gave back no column `{missing[0]}`", where=self.where, hint=hint)
+            hint = "return it from the function, or leave it out of `columns`"
+            raise BadData(f"the function returned no column `{missing[0]}`", where=self.where, hint=hint)
         work.frame = work.frame.with_columns(
             series_of(back.column(name), kind, f"{self.where}: `{name}`").alias(id_)
             for name, (id_, kind) in self.made.items()
         )
 
     def _check_order(self, given: pa.RecordBatch, back: pa.RecordBatch) -> None:
-        """Refuse rows that come back in another order, which shows in the columns that come back as they were given."""
+        """Raise if the rows were reordered, detected by the returned columns that the function must not change."""
         for name in given.schema.names:
             if name not in back.schema.names or name in self.made:
                 continue
             before, after = given.column(name), back.column(name)
             if before.type != after.type or not _series(before).equals(_series(after), null_equal=True):
-                what = f"the function gave back `{name}` with other values, or its rows in another order"
+                what = f"the function returned `{name}` with other values, or its rows in another order"
                 hint = "keep the rows and their order; name each column that it changes in `columns`"
                 raise BadData(what, where=self.where, hint=hint)
 

@@ -1,4 +1,4 @@
-"""Plans of the steps as users write them: each is checked against the columns that the previous step leaves."""
+"""Plans of steps: each step of a pipeline file is checked against the columns before it, and becomes stages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOOLEAN: Final = SqlType("boolean")
 
 @dataclass(frozen=True, slots=True)
 class LookupTable:
-    """A small table in memory: its types and rows."""
+    """A small table in memory: column types and rows."""
 
     types: Mapping[str, SqlType]
     frame: pl.DataFrame
@@ -35,14 +35,17 @@ class LookupTable:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Inputs of steps other than the chunk: tables by connection and object, and modules of functions."""
+    """Inputs of steps other than the chunk.
+
+    `load` reads a lookup table by connection and object; `modules` are the Python modules that may be called.
+    """
 
     load: Callable[[str, str], LookupTable] | None = None
     modules: frozenset[str] = frozenset()
 
 
 def plan_steps(scope: Scope, steps: Sequence[TransformStep], where: str, resources: Resources) -> list[Stage]:
-    """The stages of the steps; `scope` is left as the last of them leaves it.
+    """Return the stages of the steps, and update `scope` to the columns after the last step.
 
     Raises:
         MissingColumn, SchemaMismatch, Refused: the step, the column, and a suggestion.
@@ -87,7 +90,7 @@ def _set(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[St
     _condition(scope, step.when, where)
     texts = {}
     for name, text in (step.set or {}).items():
-        scope.compute(text, f"{where}.{name}")  # by itself first: what is wrong with it is told at its own place
+        scope.compute(text, f"{where}.{name}")  # compiled alone first, so that errors name the right path
         kept = _quoted(name) if name in scope.columns else "NULL"
         texts[name] = f"CASE WHEN ({step.when}\n) THEN ({text}\n) ELSE {kept} END"
     return _computed(scope, step, texts, where)
@@ -97,8 +100,8 @@ def _computed(scope: Scope, step: TransformStep, texts: Mapping[str, str], where
     """Plan new values for columns, all computed from the columns before the step."""
     from dataflows.transforms.stages import Compute
 
-    found = {name: scope.compute(text, f"{where}.{name}") for name, text in texts.items()}
-    values = {scope.new_id(): (name, one) for name, one in found.items()}
+    computed = {name: scope.compute(text, f"{where}.{name}") for name, text in texts.items()}
+    values = {scope.new_id(): (name, one) for name, one in computed.items()}
     bound = {
         name: BoundColumn(one.compiled.type, nullable=True, origins=scope.origins(one.compiled.columns), id=id_)
         for id_, (name, one) in values.items()
@@ -120,13 +123,13 @@ def _filter(scope: Scope, step: TransformStep, where: str, _: Resources) -> list
 
 
 def _condition(scope: Scope, text: str, where: str) -> BoundExpression:
-    found = scope.compute(text, where)
-    if found.compiled.type != BOOLEAN:
+    condition = scope.compute(text, where)
+    if condition.compiled.type != BOOLEAN:
         hint = "compare something, such as status <> 'draft'"
         raise SchemaMismatch(
-            f"a condition must be true or false, this is {found.compiled.type}", where=where, hint=hint
+            f"a condition must be true or false, this is {condition.compiled.type}", where=where, hint=hint
         )
-    return found
+    return condition
 
 
 def _mask(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
@@ -138,9 +141,9 @@ def _mask(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[S
     for name, how in (step.mask or {}).items():
         bound = scope.require(name, f"{where}.{name}")
         if condition is not None and not bound.type.text:
-            hint = "cast it to text in a step before"
+            hint = "cast it to text in an earlier step"
             raise SchemaMismatch(
-                f"only texts can be masked in some rows, this is {bound.type}", where=where, value=name, hint=hint
+                f"only text can be masked in some rows, this is {bound.type}", where=where, value=name, hint=hint
             )
         id_ = scope.new_id()
         values[id_] = (scope.compute(f"CAST({_quoted(name)} AS text)", f"{where}.{name}"), how)
@@ -167,19 +170,19 @@ def _lookup(scope: Scope, step: TransformStep, where: str, resources: Resources)
 
     rule = step.lookup
     if rule is None or resources.load is None:
-        raise Refused("there is no table to look up in here", where=where, hint="try it with a run")
+        raise Refused("no lookup table is available here", where=where, hint="try it with a run")
     table = resources.load(rule.connection, rule.object)
     for name, key in rule.on.items():
         bound, table_type = scope.require(name, f"{where}.on"), _type_of(table, key, f"{where}.on.{name}")
         if _family(bound.type) != _family(table_type):
-            hint = f"cast `{name}` to {table_type} in a step before"
+            hint = f"cast `{name}` to {table_type} in an earlier step"
             raise SchemaMismatch(f"{bound.type} is never equal to {table_type}", where=f"{where}.on.{name}", hint=hint)
     pairs = [(scope.read(name), scope[name].type, key, _type_of(table, key, where)) for name, key in rule.on.items()]
     keys = tuple(JoinKey(comparable(id_, a, b), comparable(key, b, a)) for id_, a, key, b in pairs)
     if table.frame.select(one.table.alias(str(at)) for at, one in enumerate(keys)).is_duplicated().any():
-        hint = "name columns that are unique there"
+        hint = "name columns that are unique together"
         raise SchemaMismatch(
-            f"{', '.join(rule.on.values())} is no key of {rule.object}", where=f"{where}.on", hint=hint
+            f"{', '.join(rule.on.values())} is not unique in {rule.object}", where=f"{where}.on", hint=hint
         )
     origins = scope.origins(rule.on)
     taken = {}
@@ -191,14 +194,14 @@ def _lookup(scope: Scope, step: TransformStep, where: str, resources: Resources)
 
 
 def _family(kind: SqlType) -> object:
-    """Types whose values can be equal in a frame."""
+    """Return the family of a type; values of two types can be equal if their families are."""
     return "text" if kind.text else "integer" if kind.integer else (kind.name, kind.scale)
 
 
 def _type_of(table: LookupTable, name: str, where: str) -> SqlType:
     if name not in table.types:
         near = did_you_mean(name, table.types) or f"there are {', '.join(table.types)}"
-        raise SchemaMismatch("the looked-up table has no such column", where=where, value=name, hint=near)
+        raise SchemaMismatch("the lookup table has no such column", where=where, value=name, hint=near)
     return table.types[name]
 
 
@@ -210,7 +213,7 @@ def _explode(scope: Scope, step: TransformStep, where: str, _: Resources) -> lis
         return []
     bound = scope.require(rule.column, f"{where}.column")
     if not (bound.type.text or bound.type.name in {"json", "jsonb"}):
-        hint = "name a column of texts or JSON"
+        hint = "name a text or JSON column"
         raise SchemaMismatch(f"a JSON array is needed, this is {bound.type}", where=where, value=rule.column, hint=hint)
     read, id_ = scope.read(rule.column), scope.new_id()
     stages: list[Stage] = [Explode(step.name, read, id_)]
@@ -241,13 +244,13 @@ def _function(call: str, where: str, resources: Resources) -> Callable[[Any], An
     module, _, name = call.partition(":")
     if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in resources.modules):
         hint = f'add it to the settings: python_modules = "{module}"'
-        raise Refused("only modules that the settings name may be called", where=where, value=module, hint=hint)
+        raise Refused("only modules named in the settings may be called", where=where, value=module, hint=hint)
     try:
-        found: Callable[[Any], Any] = getattr(import_module(module), name)
+        function: Callable[[Any], Any] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        hint = f"install the package of {module} beside Penstock, or name its folder in PYTHONPATH"
+        hint = f"install the package of {module} next to Penstock, or name its folder in PYTHONPATH"
         raise Refused("there is no such function", where=where, value=call, hint=hint) from error
-    return found
+    return function
 
 
 _PLANS: Final[dict[str, Callable[[Scope, TransformStep, str, Resources], list[Any]]]] = {
@@ -257,10 +260,10 @@ _PLANS: Final[dict[str, Callable[[Scope, TransformStep, str, Resources], list[An
 
 
 def plan_checks(scope: Scope, rules: Validation, where: str) -> list[Stage]:
-    """The stages that refuse rows which break the pipeline's own rules.
+    """Return the stages that refuse rows which violate the pipeline's own rules.
 
     Raises:
-        MissingColumn, SchemaMismatch: a rule about what is not there, or about what is no condition.
+        MissingColumn, SchemaMismatch: a rule about a missing column, or a rule that is not a condition.
     """
     if not (rules.not_null or rules.checks):
         return []
@@ -269,24 +272,24 @@ def plan_checks(scope: Scope, rules: Validation, where: str) -> list[Stage]:
     stages: list[Stage] = []
     for name in rules.not_null:
         scope.require(name, f"{where}: spec.validate.not_null")
-        found = scope.compute(f"{_quoted(name)} IS NOT NULL", f"{where}: spec.validate.not_null")
-        stages.append(Check("validate", f"`{name}` is NULL", found))
+        rule = scope.compute(f"{_quoted(name)} IS NOT NULL", f"{where}: spec.validate.not_null")
+        stages.append(Check("validate", f"`{name}` is NULL", rule))
     for name, text in rules.checks.items():
-        found = _condition(scope, text, f"{where}: spec.validate.checks.{name}")
-        stages.append(Check("validate", f"check `{name}` does not hold", found))
+        rule = _condition(scope, text, f"{where}: spec.validate.checks.{name}")
+        stages.append(Check("validate", f"check `{name}` failed", rule))
     return stages
 
 
 def known_type(text: str, where: str) -> str:
-    """The name of a type, as the compiler of expressions takes it.
+    """Return a type's name as the compiler of expressions spells it.
 
     Raises:
-        SchemaMismatch: it names no type that values can be computed in.
+        SchemaMismatch: not a type that expressions can compute.
     """
     kind = parse_type(text)
     if not _TYPE.fullmatch(text.strip()) or (arrow_type(kind) is None and kind.name != "numeric"):
         hint = did_you_mean(text, NAMES) or f"there are {', '.join(NAMES)}"
-        raise SchemaMismatch("there is no such type here", where=where, value=text, hint=hint)
+        raise SchemaMismatch("there is no such type", where=where, value=text, hint=hint)
     return str(replace(kind)) if kind.name != "character" else text
 
 

@@ -1,4 +1,4 @@
-"""Values between Arrow and a frame, in which a numeric is a 128-bit integer, with its scale in the type."""
+"""Conversion between Arrow and the Polars frame, in which a numeric is a 128-bit integer with its scale in the type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["arrow_of", "series_of"]
 
 
 def arrow_of(series: pl.Series, kind: SqlType, where: str) -> pa.Array:
-    """Convert to Arrow; a numeric gets its scale back with its digits unchanged.
+    """Convert to Arrow; a numeric gets its scale back, its digits unchanged.
 
     Raises:
         BadData: a number of more than 38 digits.
@@ -33,10 +33,10 @@ def arrow_of(series: pl.Series, kind: SqlType, where: str) -> pa.Array:
 
 
 def series_of(array: pa.Array, kind: SqlType, where: str) -> pl.Series:
-    """Convert foreign values to a frame's representation of `kind`.
+    """Convert values made outside Penstock to the frame's representation of `kind`.
 
     Raises:
-        BadData: they are of another type that cannot be converted without loss.
+        BadData: their type cannot be converted without loss.
     """
     wanted = arrow_type(kind)
     try:

@@ -260,7 +260,7 @@ def test_a_function_of_python_gets_and_gives_columns() -> None:
 
 
 def test_a_function_of_a_module_that_no_setting_names_is_refused() -> None:
-    with pytest.raises(Refused, match="only modules that the settings name"):
+    with pytest.raises(Refused, match="only modules named in the settings"):
         made({"python": {"call": "os:system", "columns": {"x": "text"}}})
     with pytest.raises(Refused, match="no such function"):
         made(

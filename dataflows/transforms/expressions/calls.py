@@ -1,4 +1,4 @@
-"""The functions of expressions: from a call in the tree to a term. What is a literal is checked here."""
+"""Functions in expressions: handlers from a call's node to a term. Arguments that must be literals are checked here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def text_function(name: str, make: Callable[[pl.Expr], pl.Expr], kind: SqlType = TEXT) -> Handler:
-    """A function of one text."""
+    """Return the handler of a function of one text argument."""
 
     def made(c: Compiler, node: Any) -> Term:
         value = texts.text(c(node.this), name, c.where)
@@ -46,7 +46,7 @@ def text_function(name: str, make: Callable[[pl.Expr], pl.Expr], kind: SqlType =
 def trim(c: Compiler, node: exp.Trim) -> Term:
     """``trim``, ``btrim``, ``ltrim`` and ``rtrim``."""
     value = texts.text(c(node.this), "trim", c.where)
-    signs = texts.literal_text(c(node.expression), "what trim takes off", c.where) if node.expression else " "
+    signs = texts.literal_text(c(node.expression), "the characters to trim", c.where) if node.expression else " "
     side = str(node.args.get("position") or "BOTH").upper()
     strip = {
         "BOTH": value.expr.str.strip_chars,
@@ -59,8 +59,8 @@ def trim(c: Compiler, node: exp.Trim) -> Term:
 def replace(c: Compiler, node: exp.Replace) -> Term:
     """``replace`` of one literal by another."""
     value = texts.text(c(node.this), "replace", c.where)
-    old = texts.literal_text(c(node.expression), "what replace looks for", c.where)
-    new = texts.literal_text(c(node.args["replacement"]), "what replace puts in", c.where)
+    old = texts.literal_text(c(node.expression), "the text to replace", c.where)
+    new = texts.literal_text(c(node.args["replacement"]), "the replacement", c.where)
     return Term(value.expr.str.replace_all(old, new, literal=True) if old else value.expr, TEXT, value.wrong)
 
 
@@ -88,7 +88,7 @@ def split_part(c: Compiler, node: exp.SplitPart) -> Term:
 def pad(c: Compiler, node: exp.Pad) -> Term:
     """``lpad`` and ``rpad`` to a literal width."""
     fill = node.args.get("fill_pattern")
-    sign = texts.literal_text(c(fill), "what fills", c.where) if fill is not None else " "
+    sign = texts.literal_text(c(fill), "the fill character", c.where) if fill is not None else " "
     width = _whole_constant(c, node.expression, "the width")
     return texts.padded(c(node.this), width, sign, c.where, left=bool(node.args.get("is_left")))
 
@@ -112,7 +112,7 @@ def rounded(c: Compiler, node: exp.Round) -> Term:
 
 
 def variadic(make: Callable[[list[Term], str], Term]) -> Handler:
-    """A function of any number of values of one type, which gives one of them."""
+    """Return the handler of a function that picks one of any number of values of one type."""
 
     def made(c: Compiler, node: Any) -> Term:
         items = c.all([node.this, *node.expressions])

@@ -1,4 +1,4 @@
-"""CAST, as PostgreSQL does it: half away from zero into numeric and from it, half to even out of floating point."""
+"""CAST as in PostgreSQL: numeric rounds half away from zero, floating point to integer rounds half to even."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ __all__ = ["cast", "cast_target", "display_text", "rounded"]
 _TRUE: Final = ["t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"]
 _FALSE: Final = ["f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"]
 MAX_TEXT_LENGTH: Final = 10_000
-"""Characters that a text may be filled up to."""
+"""Longest text, in characters, that char(n), lpad and rpad may pad to."""
 MAX_VARCHAR_LENGTH: Final = 10_485_760
 
 
 def cast(term: Term, kind: SqlType, where: str) -> Term:
-    """`term` as `kind`.
+    """Cast `term` to `kind`.
 
     Raises:
-        SchemaMismatch: there is no such cast here.
+        SchemaMismatch: the cast is not supported.
     """
     if term.type == kind:
         return term
@@ -61,7 +61,7 @@ def cast(term: Term, kind: SqlType, where: str) -> Term:
     found = _CASTS.get(family)
     if found is None or ("boolean" in family and {term.name, kind.name} & {"smallint", "bigint"}):
         raise SchemaMismatch(
-            f"no cast from {term.type} to {kind}", where=where, hint="see the list of casts in the docs"
+            f"there is no cast from {term.type} to {kind}", where=where, hint="docs/expressions.md lists the casts"
         )
     made = found(term, kind)
     plain = kind.name == "numeric" and kind.precision is None  # as many digits as the value has
@@ -79,7 +79,7 @@ def _family(kind: SqlType) -> str:
 
 
 def rounded(term: Term, scale: int) -> Term:
-    """A numeric with fewer digits after the point, half away from zero; more digits are zeros."""
+    """Round a numeric half away from zero to `scale` digits after the point; missing digits are zeros."""
     less = (term.type.scale or 0) - scale
     if less <= 0:
         return rescaled(term, scale)
@@ -112,7 +112,7 @@ def _float_to_integer(term: Term, kind: SqlType) -> Term:
 
 
 def _read(term: Term, reader: Callable[[pl.Series], pl.Series], kind: pl.DataType) -> Term:
-    """A text read by a reader, wrong where that finds no such value."""
+    """Parse text; wrong where the parser returns NULL for a value."""
     texts = text_of(term)
     found = texts.map_batches(reader, return_dtype=kind, is_elementwise=True)
     return Term(found, TEXT, any_of(term.wrong, texts.is_not_null() & found.is_null()))
@@ -138,7 +138,7 @@ def _fit_precision(term: Term, kind: SqlType) -> Term:
 def _float_to_numeric(term: Term, kind: SqlType) -> Term:
     if kind.precision is None:
         raise SchemaMismatch("a cast to numeric needs its digits", hint="write numeric(p, s)")
-    digits = 15 if term.name == "double precision" else 6  # PostgreSQL goes by way of that many digits
+    digits = 15 if term.name == "double precision" else 6  # PostgreSQL rounds to that many digits first
     wide = term.expr.cast(pl.Float64)
     text = wide.map_batches(
         partial(parsers.significant_digits, digits=digits), return_dtype=pl.String, is_elementwise=True
@@ -211,7 +211,7 @@ def _date_text(term: Term) -> pl.Expr:
 
 
 def _with_year(times: pl.Expr, rest: pl.Expr) -> pl.Expr:
-    """The year before the rest of a text; the one before 1 is 1 BC."""
+    """Prefix the year; year 0 is 1 BC, written as a suffix."""
     year = times.dt.year()
     shown = pl.when(year > 0).then(year).otherwise(1 - year).cast(pl.String).str.pad_start(4, "0")
     return shown + "-" + rest + pl.when(year > 0).then(pl.lit("")).otherwise(pl.lit(" BC"))
@@ -272,20 +272,20 @@ _CASTS: Final[dict[tuple[str, str], Callable[[Term, SqlType], Term]]] = {
 
 
 def display_text(term: Term) -> pl.Expr:
-    """A value as an error shows it."""
+    """Return a value as text, as errors show it."""
     text = _CASTS.get((_family(term.type), "text"))
     return term.expr.cast(pl.String) if text is None else text(term, TEXT).expr
 
 
 def cast_target(text: str, where: str) -> SqlType:
-    """The type that a CAST names.
+    """Return the type that a CAST names.
 
     Raises:
-        SchemaMismatch: not one of the listed ones.
+        SchemaMismatch: the type is not supported, or its length or digits are invalid.
     """
     kind = BPCHAR if text.lower() == "bpchar" else parse_type(text)
     if kind.precision is not None and (wrong := _invalid_modifier(kind)):
-        raise SchemaMismatch(f"there is no {text} here", where=where, hint=wrong)
+        raise SchemaMismatch(f"there is no type {text}", where=where, hint=wrong)
     if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT, UUID} or is_number(kind) or kind.text:
         return kind
     names = "smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), char(n)"
@@ -294,7 +294,7 @@ def cast_target(text: str, where: str) -> SqlType:
 
 
 def _invalid_modifier(kind: SqlType) -> str | None:
-    """Return what is wrong with the length or digits of a type, if anything."""
+    """Return a hint if the length or digits of a type are invalid, else None."""
     digits = kind.precision or 0
     if kind.name == "numeric":
         ok = 1 <= digits <= MAX_DIGITS and 0 <= (kind.scale or 0) <= digits

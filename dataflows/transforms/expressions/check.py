@@ -1,4 +1,4 @@
-"""Check a pipeline's expressions without looking at a table: each may use only what is on the list."""
+"""Check a pipeline's expressions without a table: each may use only what is on the list."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["check_expressions"]
 
 _REFUSED = (exp.Func, exp.Query, exp.Star, exp.Command, exp.Window)
 _PARTS = (exp.If,)
-"""Nodes that are part of an allowed one."""
+"""Nodes that are part of an allowed node."""
 
 
 def check_expressions(pipeline: Pipeline) -> None:
     """Refuse functions, subqueries and the like that the compiler has no entry for.
 
     Raises:
-        InvalidDocument: with every such place.
+        InvalidDocument: lists every such place.
     """
     issues = []
     for path, text in _texts(pipeline):

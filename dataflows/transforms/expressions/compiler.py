@@ -1,7 +1,7 @@
 """SQL scalar expressions, compiled to Polars by ONE table of what is allowed.
 
-sqlglot parses, `NODES` says what each node becomes; a node, or a part of one, that has no entry is refused with its
-name and place. No SQL text reaches any engine. The type of the result is known before a row is seen.
+sqlglot parses; `NODES` says what each node becomes. A node, or a part of one, without an entry is refused with its
+name and place. No SQL text reaches an engine. The type of the result is known before any row is read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from penstock.models.sql import parsed
 __all__ = ["ALLOWED", "NODES", "Compiled", "compile_expression"]
 
 MAX_GROWTH: Final = 1000
+"""How many times longer than its longest column a text may become."""
 _PAIR: Final = ("this", "expression")
 _LIST: Final = ("this", "expressions?")
 
@@ -85,15 +86,19 @@ NODES: Final[dict[type[Any], Entry]] = {
         lambda c, n: times.truncated(n.args["unit"].name.lower(), c(n.this), c.where), "this", "unit"
     ),
 }
-"""What is allowed: each node with what it becomes, and the parts of it that are understood."""
+"""The allowed nodes: the handler of each, and the parts of the node that it understands."""
 
 ALLOWED: Final = tuple(sorted({name_of(kind()).lower() for kind in NODES}))
-"""The names of all of it."""
+"""Names of the allowed nodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """An expression ready to be evaluated: its type, the columns that it reads, where it came from, and its casts."""
+    """An expression ready to be evaluated.
+
+    `wrong` is true in the rows where SQL would raise, `columns` are the columns it reads, `where` is its place in the
+    pipeline file, and `failures` are the casts that can fail.
+    """
 
     expr: pl.Expr
     type: SqlType
@@ -107,13 +112,13 @@ def compile_expression(text: str, columns: Mapping[str, SqlType], where: str) ->
     """Compile `text` over `columns`.
 
     Raises:
-        SchemaMismatch: it does not parse, is too large, or holds what is not allowed or does not fit together.
-        MissingColumn: with the name that comes nearest.
+        SchemaMismatch: it does not parse, is too large, has a node that is not allowed, or its types do not match.
+        MissingColumn: with the most similar name.
     """
     tree = _parsed(text, where)
     if _growth(tree) > MAX_GROWTH:
-        hint = "replace less by less, in steps of their own"
-        raise SchemaMismatch(f"a text could grow {MAX_GROWTH} times as long", where=where, hint=hint)
+        hint = "split the replacements into several steps"
+        raise SchemaMismatch(f"text could grow to more than {MAX_GROWTH} times its length", where=where, hint=hint)
     check_names(text, where)
     compiler = Compiler(NODES, columns, where)
     try:
@@ -141,7 +146,7 @@ def _parsed(text: str, where: str) -> exp.Expression:
 
 
 def _growth(node: exp.Expression) -> float:
-    """How many times as long as its longest column a text can at most become."""
+    """Return how many times longer than its longest column the text of `node` can become, at most."""
     if isinstance(node, exp.Replace):
         old, new = (
             len(one.name) if isinstance(one, exp.Literal) else 1
@@ -152,17 +157,17 @@ def _growth(node: exp.Expression) -> float:
 
 
 def _check_types(compiled: Compiled, columns: Mapping[str, SqlType]) -> None:
-    """Type it on an empty frame: what Polars would refuse is refused now."""
+    """Type-check on an empty frame, so that Polars refuses now what it would refuse in the run."""
     schema = {frame_name(name): _frame_type(columns[name]) for name in compiled.columns}
     frame = pl.DataFrame(schema=schema)
     try:
         made = frame.lazy().with_columns(compiled.expr.alias("_value")).collect_schema()["_value"]
     except pl.exceptions.PolarsError as error:
         raise SchemaMismatch(
-            "the expression does not fit together", where=compiled.where, hint=str(error)[:200]
+            "the types in the expression do not match", where=compiled.where, hint=str(error)[:200]
         ) from None
     if made != physical(compiled.type):
-        message = f"{compiled.where}: compiled to {made} in place of {physical(compiled.type)}"
+        message = f"{compiled.where}: compiled to {made} instead of {physical(compiled.type)}"
         raise AssertionError(message)
 
 

@@ -1,4 +1,4 @@
-"""The operators of expressions on numbers and truth, on terms, with SQL's own rules for NULL, rounding and division."""
+"""Arithmetic, comparison and logic on terms, with SQL's rules for NULL, rounding and division."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ COMPARISONS: Final[dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]]] = {
 }  # fmt: skip
 
 
-# -- numbers ---------------------------------------------------------------------------------------------------------
+# -- arithmetic ------------------------------------------------------------------------------------------------------
 
 
 def arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
     """``+ - * / %`` of two numbers.
 
     Raises:
-        SchemaMismatch: something that is no number, or a division of numerics, whose digits SQL lets depend on values.
+        SchemaMismatch: an operand is not a number, or numerics are divided (their scale would depend on the values).
     """
     left, right = _as_numbers(left, right, sign, where)
     kind = common([left, right], where)
@@ -67,7 +67,7 @@ def arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
 
 
 def _as_numbers(left: Term, right: Term, sign: str, where: str) -> tuple[Term, Term]:
-    """Both as numbers; a NULL or a quoted literal takes the other's type."""
+    """Return both operands as numbers; NULL or a quoted literal takes the other's type."""
     pair = []
     for one, other in ((left, right), (right, left)):
         term = one
@@ -160,7 +160,7 @@ def negate(term: Term, where: str) -> Term:
 
 
 def absolute_value(term: Term, where: str) -> Term:
-    """``abs(x)``; the least whole number has none."""
+    """``abs(x)``; wrong for the smallest integer, whose absolute value overflows."""
     _needs_number("abs", term, where)
     wrong = term.expr == -MIN_MAGNITUDES[term.name] if term.name in INTEGERS else None
     return replace(term, expr=term.expr.abs(), literal=None).also_wrong(wrong)
@@ -170,7 +170,7 @@ MIN_MAGNITUDES: Final = {"smallint": 1 << 15, "integer": 1 << 31, "bigint": 1 <<
 
 
 def round_to(term: Term, places: int, where: str) -> Term:
-    """``round(x, n)`` of a numeric, half away from zero; of a double only to a whole number, half to even."""
+    """``round(x, n)``: numerics half away from zero; floating point only to a whole number, half to even."""
     _needs_number("round", term, where)
     if term.name in {"real", "double precision"}:
         if places:
@@ -184,7 +184,7 @@ def round_to(term: Term, places: int, where: str) -> Term:
             as_float(term, DOUBLE), expr=as_float(term, DOUBLE).expr.round(0, mode="half_to_even"), literal=None
         )
     if not 0 <= places <= MAX_DIGITS:
-        raise SchemaMismatch(f"round takes 0 to {MAX_DIGITS} digits here", where=where, value=places, hint="cast it")
+        raise SchemaMismatch(f"round supports 0 to {MAX_DIGITS} digits", where=where, value=places, hint="cast it")
     return replace(rounded(exact, places), literal=None)
 
 
@@ -212,11 +212,11 @@ def _needs_number(name: str, term: Term, where: str) -> None:
         )
 
 
-# -- truth -----------------------------------------------------------------------------------------------------------
+# -- comparison and logic --------------------------------------------------------------------------------------------
 
 
 def as_condition(term: Term, where: str) -> Term:
-    """A boolean, or the quoted literal or NULL of one."""
+    """Return a boolean; a quoted literal or NULL becomes one."""
     if term.name in {"null", "unknown"}:
         return cast(term, BOOLEAN, where)
     if term.type != BOOLEAN:
@@ -242,7 +242,7 @@ def not_(term: Term) -> Term:
 
 
 def unified(terms: list[Term], where: str) -> list[Term]:
-    """All terms in their common type; numerics to one scale."""
+    """Convert all terms to their common type; numerics to one scale."""
     kind = common(terms, where)
     return [_unify(term, kind, where) for term in terms]
 
@@ -263,18 +263,18 @@ def _unify(term: Term, kind: SqlType, where: str) -> Term:
 
 
 def _json(term: Term, kind: SqlType, where: str) -> str:
-    """The text of a literal that is to be JSON."""
+    """Return the text of a literal, checked to be valid JSON."""
     text = term.literal or ""
     try:
-        json.loads(text, parse_constant=int)  # NaN is no JSON
+        json.loads(text, parse_constant=int)  # NaN is not JSON
     except ValueError:
-        raise SchemaMismatch(f"this is no {kind}", where=where, value=text[:60], hint="such as '{}'") from None
+        raise SchemaMismatch(f"this is not valid {kind}", where=where, value=text[:60], hint="such as '{}'") from None
     return text
 
 
 def compare(sign: str, left: Term, right: Term, where: str) -> Term:
-    """A comparison. Texts are compared by code points, as ``COLLATE "C"`` does; blanks at the end of a character(n)
-    count only beside a text.
+    """A comparison. Text compares by code points, as with ``COLLATE "C"``; the trailing blanks of a character(n) are
+    ignored unless the other side is text.
     """
     a, b = _compared(left, right, where)
     if a.name in {"json", "jsonb"} or (a.name == "label" and sign not in {"=", "<>"}):
@@ -300,7 +300,7 @@ def is_distinct(left: Term, right: Term, where: str) -> Term:
 
 
 def coalesce(terms: list[Term], where: str) -> Term:
-    """``COALESCE``: operands after the first value are not evaluated."""
+    """``COALESCE``: operands after the first non-NULL value are not evaluated."""
     items = unified(terms, where)
     wrong, open_ = [], pl.lit(value=True)
     for item in items:
@@ -317,11 +317,11 @@ def _widest(items: list[Term]) -> SqlType:
 
 
 def nullif(left: Term, right: Term, where: str) -> Term:
-    """``NULLIF``: the left side, unless both are equal."""
+    """``NULLIF``: the left side, or NULL if both are equal."""
     same = compare("=", left, right, where)
     kept = cast(left, TEXT, where) if left.name == "unknown" else left
     kind = common([left, right], where)
-    if not kind.integer and is_number(kind):  # the left side as the operator of `=` takes it
+    if not kind.integer and is_number(kind):  # the left side has the type that `=` compares in
         kept = as_number(left) if kind.name == "numeric" and left.name != "unknown" else _unify(left, kind, where)
     expr = pl.when(~same.expr.fill_null(value=False)).then(kept.expr)
     return Term(expr, kept.type, same.wrong)
@@ -340,7 +340,7 @@ def greatest(terms: list[Term], where: str, *, least: bool = False) -> Term:
 
 
 def case(branches: list[tuple[Term, Term]], default: Term, where: str) -> Term:
-    """``CASE WHEN … THEN … ELSE … END``: only the branch that is taken can fail."""
+    """``CASE WHEN … THEN … ELSE … END``: only the branch taken can fail."""
     results = unified([*(result for _, result in branches), default], where)
     expr, wrong = results[-1].expr, results[-1].wrong
     for (condition, _), result in reversed(list(zip(branches, results, strict=False))):

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table of names and hints, one a line
-"""Names that an expression may use, and what to write in place of those that it may not."""
+"""Functions that an expression may call, and hints on what to write instead of others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FUNCTIONS: Final = (
     "date_part", "date_trunc", "extract", "floor", "greatest", "least", "left", "length", "lower", "lpad", "ltrim", "mod",
     "nullif", "replace", "right", "round", "rpad", "rtrim", "split_part", "substr", "substring", "trim", "upper",
 )  # fmt: skip
-"""Functions by PostgreSQL's own names."""
+"""The allowed functions, by their names in PostgreSQL."""
 _WORDS: Final = {
     "and", "or", "not", "in", "like", "ilike", "between", "is", "from", "for", "case", "when", "then", "else", "distinct",
     "as", "interval", "any", "all", "some", "varying", "both", "leading", "trailing",
 }  # fmt: skip
-"""Words that may stand before a parenthesis and call nothing."""
+"""Keywords that may precede a parenthesis without being a call."""
 
 _ROW: Final = "an expression sees one row: aggregate in a view of the source, or in the target"
 _TIME: Final = "give the target's column a default, or take a time from the source: a rerun must give the same rows"
@@ -73,10 +73,10 @@ _GENERAL: Final = (
 
 
 def check_names(text: str, where: str) -> None:
-    """Refuse each function that is not PostgreSQL's, or not on the list; sqlglot alone takes ``nvl`` for ``coalesce``.
+    """Refuse functions that are not on the list; by the text, as sqlglot maps foreign names such as ``nvl`` to others.
 
     Raises:
-        SchemaMismatch: with what to write instead.
+        SchemaMismatch: with a hint on what to write instead.
     """
     tokens = tokens_of(text)
     for before, token, after in zip([None, *tokens], tokens, tokens[1:], strict=False):
@@ -90,6 +90,6 @@ def check_names(text: str, where: str) -> None:
 
 
 def hint_for(name: str, node: Any = None) -> str:
-    """What to write instead of a function or an operator."""
-    found = _HINTS.get(name.lower()) or _NODES.get(type(node))
-    return found or did_you_mean(name.lower(), FUNCTIONS) or _GENERAL
+    """Return what to write instead of a function or an operator."""
+    hint = _HINTS.get(name.lower()) or _NODES.get(type(node))
+    return hint or did_you_mean(name.lower(), FUNCTIONS) or _GENERAL

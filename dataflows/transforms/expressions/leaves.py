@@ -1,4 +1,4 @@
-"""The leaves of an expression: columns and constants."""
+"""Leaves of an expression: columns and constants."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DATED: Final = {DATE.name, STAMP.name, STAMPTZ.name}
 
 
 def column(c: Compiler, node: exp.Column) -> Term:
-    """A column by its name, which folds to small letters unless it is quoted."""
+    """A column by name; unquoted names fold to lower case."""
     identifier = node.this
     if not isinstance(identifier, exp.Identifier):
         raise c.not_allowed(node, "*")
@@ -59,7 +59,7 @@ def column(c: Compiler, node: exp.Column) -> Term:
 
 
 def literal(c: Compiler, node: exp.Literal) -> Term:
-    """A quoted text, which takes the type of what it meets, or a number."""
+    """A number, or quoted text, which takes the type of the other operand."""
     text = node.this
     if node.is_string:
         return Term(pl.lit(text, dtype=pl.String), UNKNOWN, literal=text)
@@ -77,7 +77,7 @@ def literal(c: Compiler, node: exp.Literal) -> Term:
 
 
 def _too_long(c: Compiler) -> SchemaMismatch:
-    return SchemaMismatch("a number has more than 38 digits", where=c.where, hint="write fewer, or a quoted text")
+    return SchemaMismatch("a number has more than 38 digits", where=c.where, hint="write fewer, or quote it as text")
 
 
 def boolean(_: Compiler, node: exp.Boolean) -> Term:

@@ -1,4 +1,4 @@
-"""The operators of expressions, and CASE and CAST: from a node of the tree to a term."""
+"""Operators in expressions, CASE and CAST: handlers from a node to a term."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def arithmetic(sign: str) -> Handler:
 
 
 def _interval(c: Compiler, node: exp.Interval) -> str:
-    """The text of an interval as it was written: ``interval '1 day ago'``, or ``interval '1' day``."""
+    """Return an interval as written: ``1 day ago`` for ``interval '1 day ago'``, ``1 day`` for ``interval '1' day``."""
     if "written" not in node.meta:
         raise c.not_allowed(node, "a computed interval")
     written, unit = node.meta["written"], node.args.get("unit")
@@ -61,7 +61,7 @@ def comparison(sign: str) -> Handler:
 
 
 def logic(make: Callable[[Term, Term], Term], *, decided_by: bool) -> Handler:
-    """``AND`` and ``OR``; one that a constant on the right decides is that constant, as PostgreSQL's planner has it."""
+    """``AND`` and ``OR``; a constant on the right that decides the result replaces it, as in PostgreSQL's planner."""
 
     def made(c: Compiler, node: Any) -> Term:
         left, right = f.as_condition(c(node.this), c.where), f.as_condition(c(node.expression), c.where)
@@ -86,7 +86,7 @@ def is_(c: Compiler, node: exp.Is) -> Term:
         condition = f.as_condition(value, c.where)
         found = Term(condition.expr.eq_missing(pl.lit(bool(against.this))), BOOLEAN, condition.wrong)
     else:
-        raise c.not_allowed(node, "IS with this")
+        raise c.not_allowed(node, "IS with this operand")
     return f.not_(found) if node.args.get("negate") else found
 
 
@@ -102,7 +102,7 @@ def in_(c: Compiler, node: exp.In) -> Term:
 
 
 def between(c: Compiler, node: exp.Between) -> Term:
-    """``BETWEEN``, with both ends."""
+    """``BETWEEN``, both ends included."""
     value = c(node.this)
     low, high = c(node.args["low"]), c(node.args["high"])
     return f.and_(f.compare(">=", value, low, c.where), f.compare("<=", value, high, c.where))
@@ -120,7 +120,7 @@ def like(*, any_case: bool) -> Handler:
 
 
 def case(c: Compiler, node: exp.Case) -> Term:
-    """``CASE``, with a subject or without; the ELSE decides what type texts have."""
+    """``CASE``, with or without an operand; among text types, that of the ELSE wins."""
     subject = c.optional(node.this)
     branches = []
     for branch in node.args["ifs"]:
@@ -137,7 +137,7 @@ def case(c: Compiler, node: exp.Case) -> Term:
 
 
 def cast(c: Compiler, node: exp.Cast) -> Term:
-    """``CAST(x AS type)`` and ``x::type``; what it fails for is named when it does."""
+    """``CAST(x AS type)`` and ``x::type``; recorded as a failure if it can fail, to show the value in the error."""
     value = c(node.this)
     kind = cast_target(node.to.sql(dialect="postgres"), c.where)
     if kind.text:
@@ -149,7 +149,7 @@ def cast(c: Compiler, node: exp.Cast) -> Term:
 
 
 def note_mixed_scales(c: Compiler, node: Any, term: Term, items: list[Term]) -> Term:
-    """The term; if its numbers have other digits after the point in other rows, that is noted for `same_digits`."""
+    """Return the term; note `node` for `check_same_scale` if the scale of its numerics differs between rows."""
     scales = {one.literal if one.name == "unknown" else one.type.scale or 0 for one in items if one.name != "null"}
     if term.name == "numeric" and len(scales) > 1:
         c.mixed_scales.add(id(node))
@@ -157,7 +157,7 @@ def note_mixed_scales(c: Compiler, node: Any, term: Term, items: list[Term]) -> 
 
 
 def check_same_scale(c: Compiler, term: Term, node: Any) -> None:
-    """Refuse to write a number as a text where PostgreSQL would write other digits after the point in other rows."""
+    """Refuse to convert a number to text if PostgreSQL would write a different number of decimals in some rows."""
     if term.name != "numeric" or not c.mixed_scales:
         return
     fixing = (exp.Cast, exp.Round, exp.Floor, exp.Ceil)

@@ -1,7 +1,7 @@
-"""Values read from texts, a column at a time: numbers, dates, times and uuids in the forms that PostgreSQL reads.
+"""Parsers of text columns: numbers, dates, times and UUIDs in the forms that PostgreSQL accepts.
 
-Each reader gives NULL where the text is no such value. The usual forms are read by Polars; rare ones (``1e2``,
-``0x1F``, ``1_000``) one by one.
+Each parser returns NULL where the text is not such a value. Polars parses the common forms; rare ones (``1e2``,
+``0x1F``, ``1_000``) are parsed one by one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_OFFSET_HOURS: Final = 15
 
 
 def integers(texts: pl.Series) -> pl.Series:
-    """Whole numbers (Int128), also in hexadecimal, octal and binary digits, and with ``_`` between digits."""
+    """Parse integers (Int128), also in hexadecimal, octal and binary, and with ``_`` between digits."""
     bare = texts.str.strip_chars(BLANKS)
     plain = bare.str.contains(r"^[+-]?[0-9]{1,38}$")
     found = _null_unless(plain, bare.str.replace(r"^\+", "")).cast(pl.Int128, strict=False)
@@ -50,7 +50,7 @@ def _integer(text: str) -> int | None:
 
 
 def scaled_integers(texts: pl.Series, scale: int) -> pl.Series:
-    """Numbers of `scale` digits after the point, half away from zero, times ten to that power (Int128)."""
+    """Parse numbers, round them half away from zero to `scale` decimals, and return them times 10**scale (Int128)."""
     bare = texts.str.strip_chars(BLANKS)
     plain = bare.str.contains(_PLAIN_NUMBER)
     usual = _null_unless(plain, bare)
@@ -87,26 +87,26 @@ def _scaled_value(text: str, scale: int) -> int | None:
 
 
 def significant_digits(numbers: pl.Series, digits: int) -> pl.Series:
-    """Doubles as texts of that many significant digits, as PostgreSQL takes them on the way to a numeric."""
+    """Write doubles with that many significant digits, as PostgreSQL does when it converts them to numeric."""
     return pl.Series([None if one is None else f"{one:.{digits}g}" for one in numbers.to_list()], dtype=pl.String)
 
 
 def uuids(texts: pl.Series) -> pl.Series:
-    """Uuids in small letters and with dashes; they may come in capitals, in braces, and with other dashes or none."""
+    """Parse UUIDs (also upper case, in braces, with other dashes or none) to lower case with dashes."""
     low = texts.str.to_lowercase()
     digits = _null_unless(low.str.contains(_UUID), low).str.replace_all(r"[{}-]", "")
     return digits.str.replace(r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", "${1}-${2}-${3}-${4}-${5}")
 
 
 def dates(texts: pl.Series) -> pl.Series:
-    """Dates; a time behind them is read, and left out."""
+    """Parse dates; a time after the date must be valid, and is ignored."""
     parts = _parts(texts)
     fine = parts["day_number"].is_between(FIRST_DAY, LAST_DAY) & parts["micros"].is_not_null()
     return _null_unless(fine, parts["day_number"]).cast(pl.Int32).cast(pl.Date)
 
 
 def times(texts: pl.Series, *, zone: bool) -> pl.Series:
-    """Timestamps in microseconds; with `zone`, an offset is subtracted, and without it, left out."""
+    """Parse timestamps in microseconds. An offset is subtracted if `zone`, else ignored."""
     parts = _parts(texts)
     micros = parts["day_number"] * DAY_MICROS + parts["micros"]
     micros = micros - parts["offset"] if zone else micros
@@ -116,7 +116,7 @@ def times(texts: pl.Series, *, zone: bool) -> pl.Series:
 
 
 def _parts(texts: pl.Series) -> pl.DataFrame:
-    """The day, the microseconds within it, and the offset in microseconds; NULL where one of them is not there."""
+    """Return the day, the microseconds within it, and the offset in microseconds; NULL where one is invalid."""
     names = ("year", "month", "day", "hour", "minute", "second", "fraction", "zone", "bc")
     found = (
         texts.str.to_lowercase()
@@ -150,7 +150,7 @@ def _is_date() -> pl.Expr:
 
 
 def _day_number() -> pl.Expr:
-    """Days since 1970 of a date of the Gregorian calendar, by counting years from March on."""
+    """Return the days since 1970 of a Gregorian date, by counting years from March on."""
     year, month, day = pl.col("year"), pl.col("month"), pl.col("day")
     date_arithmetic = pl.when(month <= 2).then(year - 1).otherwise(year)  # noqa: PLR2004 - January and February end a year
     era, of_era = date_arithmetic // 400, date_arithmetic % 400
@@ -159,7 +159,7 @@ def _day_number() -> pl.Expr:
 
 
 def _is_time() -> pl.Expr:
-    """Up to 24:00:00; a second may be 60."""
+    """True for times up to 24:00:00; a second may be 60."""
     rest = pl.col("minute") + pl.col("second") + pl.col("micros")
     day_end = (pl.col("hour") < 24) | ((pl.col("hour") == 24) & (rest == 0))  # noqa: PLR2004 - the end of a day
     return day_end & (pl.col("minute") < 60) & (pl.col("second") <= 60)  # noqa: PLR2004 - minutes and seconds
@@ -182,12 +182,12 @@ def _offset() -> pl.Expr:
 
 
 def _null_unless(mask: pl.Series, values: pl.Series) -> pl.Series:
-    """The values where the mask is true, else NULL."""
+    """Return the values where the mask is true, else NULL."""
     return pl.select(pl.when(mask).then(values)).to_series()
 
 
 def _parse_rest(found: pl.Series, texts: pl.Series, done: pl.Series, read: Callable[[str], int | None]) -> pl.Series:
-    """`found`, and what `read` makes of the texts that are not done."""
+    """Return `found`, completed by parsing each text that is not `done` by `read`."""
     left = ~done.fill_null(value=True)
     if not left.any():
         return found

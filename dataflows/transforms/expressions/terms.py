@@ -1,11 +1,11 @@
-"""Typed terms: what an expression is made of while it is compiled.
+"""Typed terms, the intermediate form of an expression while it is compiled.
 
-A term is a Polars expression that never raises, its SQL type, and a second expression that is true in the rows where
-SQL would raise (a division by zero, an overflow, a text that is no number). Whether such a row matters is only known at
-the top: ``CASE WHEN b <> 0 THEN a / b END`` computes every branch, and fails only where the failing branch is taken.
+A term is a Polars expression that never raises, its SQL type, and a mask that is true in the rows where SQL would
+raise (division by zero, overflow, text that is not a number). Only the outermost term knows if such a row matters:
+``CASE WHEN b <> 0 THEN a / b END`` computes every branch, and fails only where the failing branch is taken.
 
-Numbers of type numeric are carried as 128-bit whole numbers with the scale in the type, since Polars' own decimals
-round products to the wider of both scales.
+Values of type numeric are 128-bit integers with the scale in the type, since Polars' own decimals round products to
+the larger of both scales.
 """
 
 from __future__ import annotations
@@ -62,23 +62,23 @@ REAL: Final = SqlType("real")
 DOUBLE: Final = SqlType("double precision")
 TEXT: Final = SqlType("text")
 BPCHAR: Final = SqlType("character")
-"""A blank-padded text of any length: what ``coalesce(c, 'x')`` of a ``character(4)`` is."""
+"""Blank-padded text of any length, such as ``coalesce(c, 'x')`` of a ``character(4)``."""
 BOOLEAN: Final = SqlType("boolean")
 DATE: Final = SqlType("date")
 STAMP: Final = SqlType("timestamp without time zone")
 STAMPTZ: Final = SqlType("timestamp with time zone")
 NULL: Final = SqlType("null")
 ANY_SIZE: Final = SqlType("numeric of any size")
-"""A number that is carried as its digits, and can only be cast."""
+"""A number represented by its digits; it can only be cast."""
 UUID: Final = SqlType("uuid")
 UNKNOWN: Final = SqlType("unknown")
-"""A quoted literal: it takes the type of what it meets."""
+"""A quoted literal; it takes the type of the other operand."""
 
 MAX_DIGITS: Final = 38
 FIRST_DAY: Final = -2_440_588
 """24 November 4714 BC, where PostgreSQL's dates begin."""
 LAST_DAY: Final = 95_000_000
-"""In the year 262,000: Polars knows no later times."""
+"""In the year 262,000, close to the end of Polars' calendar."""
 DAY_MICROS: Final = 86_400_000_000
 MAX_SAFE_FLOAT: Final = 9.9e37
 INTEGERS: Final = ("smallint", "integer", "bigint")
@@ -95,7 +95,7 @@ _POLARS: Final[dict[str, pl.DataType]] = {
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A value, its type, and where computing it is an error; `literal` is the text of a quoted or plain constant."""
+    """A value and its type. `wrong` masks the rows where computing it is an error; `literal` is a constant's text."""
 
     expr: pl.Expr
     type: SqlType
@@ -104,73 +104,73 @@ class Term:
 
     @property
     def name(self) -> str:
-        """Its type's base name."""
+        """Base name of its type."""
         return self.type.name
 
     def also_wrong(self, *others: pl.Expr | None) -> Term:
-        """The same term, wrong where any of `others` is true too."""
+        """Return the term, also wrong where any of `others` is true."""
         return replace(self, wrong=any_of(self.wrong, *others))
 
 
 def frame_name(name: str) -> str:
-    """Name of a column inside expressions: Polars takes names such as ``*`` and ``^a.*$`` for patterns."""
+    """Return a column's name inside expressions; prefixed, as Polars takes ``*`` and ``^a.*$`` for patterns."""
     return f"c:{name}"
 
 
 def day_unit(kind: SqlType) -> int:
-    """Units of a date or timestamp in a day."""
+    """Return how many units of a date or timestamp make a day."""
     return 1 if kind == DATE else DAY_MICROS
 
 
 def in_date_range(term: Term) -> Term:
-    """A date or timestamp that is wrong outside of the years that can be computed with, where Polars would panic."""
+    """Mark a date or timestamp as wrong outside the supported range of years, where Polars would panic."""
     unit = day_unit(term.type)
     inside = term.expr.to_physical().cast(pl.Int64).is_between(FIRST_DAY * unit, LAST_DAY * unit)
     return replace(term, expr=pl.when(inside).then(term.expr)).also_wrong(~inside)
 
 
 def any_of(*masks: pl.Expr | None) -> pl.Expr | None:
-    """True where one of the masks is; a NULL counts as false."""
-    found = [mask.fill_null(value=False) for mask in masks if mask is not None]
-    if not found:
+    """Return a mask that is true where any of the masks is; NULL counts as false."""
+    given = [mask.fill_null(value=False) for mask in masks if mask is not None]
+    if not given:
         return None
-    total = found[0]
-    for mask in found[1:]:
+    total = given[0]
+    for mask in given[1:]:
         total = total | mask
     return total
 
 
 def numeric(digits: int, scale: int) -> SqlType:
-    """A numeric of that many digits (38 at most are tracked), `scale` of them after the point."""
+    """Type ``numeric(digits, scale)``; digits beyond 38 are not tracked."""
     if scale > MAX_DIGITS:
-        raise SchemaMismatch(f"a numeric with {scale} digits after the point is too fine", hint="cast it to fewer")
+        raise SchemaMismatch(f"a numeric cannot have {scale} digits after the point", hint="cast it to fewer")
     return SqlType("numeric", min(digits, MAX_DIGITS), scale)
 
 
 def physical(kind: SqlType) -> pl.DataType:
-    """Polars type that carries a SQL type inside expressions."""
+    """Return the Polars type that represents a SQL type inside expressions."""
     return pl.String() if carried(kind) else _POLARS[kind.name]
 
 
 def is_supported(kind: SqlType) -> bool:
-    """True if expressions can work with a type."""
+    """True if expressions can use a type."""
     return kind.name in _POLARS and not carried(kind)
 
 
 def is_number(kind: SqlType) -> bool:
-    """A whole number, a numeric or a floating-point number."""
+    """True for integer, numeric and floating-point types."""
     return kind.name in {*INTEGERS, "numeric", "real", "double precision"}
 
 
 def as_number(term: Term) -> Term:
-    """A whole number as a numeric of scale 0; a numeric as it is."""
+    """Return an integer as a numeric of scale 0; a numeric unchanged."""
     if term.name in INTEGERS:
         return replace(term, expr=term.expr.cast(pl.Int128), type=SqlType("numeric", LIMITS[term.name][1], 0))
     return term
 
 
 def as_float(term: Term, kind: SqlType) -> Term:
-    """Any number as real or double precision, rounded once."""
+    """Return any number as real or double precision, rounded once."""
     expr = term.expr
     if term.name == "numeric":
         expr = expr.cast(pl.Decimal(MAX_DIGITS, 0)).cast(pl.String) + f"e-{term.type.scale or 0}"
@@ -178,60 +178,60 @@ def as_float(term: Term, kind: SqlType) -> Term:
 
 
 def rescaled(term: Term, scale: int) -> Term:
-    """A numeric with more digits after the point."""
+    """Return a numeric with more digits after the point."""
     more = scale - (term.type.scale or 0)
     if more == 0:
         return term
     digits = (term.type.precision or MAX_DIGITS) + more
     factor = pl.lit(10**more, dtype=pl.Int128)
-    found = replace(term, expr=term.expr * factor, type=numeric(digits, scale))
-    return found.also_wrong(overflowing(digits, term.expr.cast(pl.Float64) * float(10**more)))
+    wider = replace(term, expr=term.expr * factor, type=numeric(digits, scale))
+    return wider.also_wrong(overflowing(digits, term.expr.cast(pl.Float64) * float(10**more)))
 
 
 def overflowing(digits: int, about: pl.Expr) -> pl.Expr | None:
-    """Where a number leaves 38 digits; `about` is its value, unscaled, as a float. None if it never can."""
+    """Return a mask of values beyond 38 digits, None if `digits` exclude any; `about` is the unscaled float value."""
     return (about.abs() > MAX_SAFE_FLOAT) if digits > MAX_DIGITS else None
 
 
 def negate_int128(number: pl.Expr) -> pl.Expr:
-    """The negative of a 128-bit number, for which Polars has no operator of its own."""
+    """Negate a 128-bit integer, for which Polars has no unary minus."""
     return pl.lit(0, dtype=pl.Int128) - number
 
 
 def out_of_range(wide: pl.Expr, kind: SqlType) -> pl.Expr:
-    """Where a whole number leaves its type."""
+    """Return a mask of the integers beyond the range of their type."""
     limit = LIMITS[kind.name][0]
     low, high = pl.lit(-limit, dtype=pl.Int128), pl.lit(limit - 1, dtype=pl.Int128)
     return (wide < low) | (wide > high)
 
 
 def text_of(term: Term) -> pl.Expr:
-    """A text; the trailing blanks of a ``character(n)`` mean nothing."""
+    """Return text without the insignificant trailing blanks of a ``character(n)``."""
     return term.expr.str.strip_chars_end(" ") if term.name == "character" else term.expr
 
 
 def is_text(kind: SqlType) -> bool:
-    """Characters, or a quoted literal."""
+    """True for text types and quoted literals."""
     return kind.text or kind.name == "unknown"
 
 
 def null_of(kind: SqlType) -> Term:
-    """A NULL of a type."""
+    """Return a NULL of a type."""
     return Term(pl.lit(None, dtype=physical(kind)), kind)
 
 
 def padded_text(term: Term) -> pl.Expr:
-    """A text with the trailing blanks that a ``character(n)`` is stored with, whatever system it comes from."""
+    """Return text padded with the blanks of a ``character(n)``, whatever system it comes from."""
     return term.expr.str.pad_end(term.type.precision or 0, " ") if term.name == "character" else term.expr
 
 
 def common(terms: list[Term], where: str) -> SqlType:
-    """The one type that all of the terms can be brought to, as SQL resolves CASE, COALESCE and comparisons.
+    """Return the common type of the terms, as SQL resolves CASE, COALESCE and comparisons.
 
-    Of texts, the first decides whether blanks at the end count.
+    Among text types, the first decides if trailing blanks are significant.
 
     Raises:
-        SchemaMismatch: there is none.
+        SchemaMismatch: they have no common type.
     """
     kinds = [term.type for term in terms if term.name not in {"null", "unknown"}]
     if not kinds:
@@ -247,9 +247,7 @@ def common(terms: list[Term], where: str) -> SqlType:
     if names <= {DATE.name, STAMP.name, STAMPTZ.name}:
         return STAMPTZ if STAMPTZ.name in names else STAMP
     listed = " and ".join(sorted(str(kind) for kind in kinds))
-    raise SchemaMismatch(
-        f"{listed} cannot be brought together", where=where, hint="write CAST(… AS …) around one of them"
-    )
+    raise SchemaMismatch(f"{listed} have no common type", where=where, hint="write CAST(… AS …) around one of them")
 
 
 def _common_number(kinds: list[SqlType]) -> SqlType:

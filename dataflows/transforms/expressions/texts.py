@@ -1,4 +1,4 @@
-"""The functions of expressions on text, with SQL's own rules."""
+"""Text functions on terms, with SQL's rules."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ from penstock.errors import SchemaMismatch
 
 
 def text(term: Term, name: str, where: str) -> Term:
-    """A text; a NULL becomes one."""
+    """Return a term as text; a NULL becomes a NULL text.
+
+    Raises:
+        SchemaMismatch: it is not text; `name` is the function that needs it.
+    """
     if term.name == "null":
         return null_of(TEXT)
     if not is_text(term.type):
-        raise SchemaMismatch(f"{name} takes a text, not {term.type}", where=where, hint="write CAST(… AS text)")
+        raise SchemaMismatch(f"{name} takes text, not {term.type}", where=where, hint="write CAST(… AS text)")
     return replace(term, expr=text_of(term), type=TEXT)
 
 
 def concat_operator(left: Term, right: Term, where: str) -> Term:
-    """``||``: NULL if either side is. One side at least must be a text."""
+    """``||``: NULL if either side is. At least one side must be text."""
     if not any(is_text(term.type) for term in (left, right)):
-        raise SchemaMismatch("`||` takes texts", where=where, hint="write CAST(… AS text)")
+        raise SchemaMismatch("`||` takes text", where=where, hint="write CAST(… AS text)")
     a, b = (cast(term, TEXT, where) for term in (left, right))
     return Term(a.expr + b.expr, TEXT, any_of(a.wrong, b.wrong))
 
@@ -53,7 +57,7 @@ def concat(terms: list[Term], separator: Term | None, where: str) -> Term:
 
 
 def _display_text(term: Term, where: str) -> Term:
-    """A value as the server shows it: with the blanks of a character(n), and booleans as t and f."""
+    """Return a value as text as the server shows it: with the blanks of a character(n), and booleans as t and f."""
     if term.type == BOOLEAN:
         letter = pl.when(term.expr).then(pl.lit("t")).when(term.expr.is_not_null()).then(pl.lit("f"))
         return Term(letter, TEXT, term.wrong)
@@ -61,7 +65,7 @@ def _display_text(term: Term, where: str) -> Term:
 
 
 def substring(term: Term, start: Term, length: Term | None, where: str) -> Term:
-    """``substring(s FROM n FOR m)``, counted from 1; what lies before the text counts too. A negative length fails."""
+    """``substring(s FROM n FOR m)``, counted from 1; positions before the text count, too. A negative length fails."""
     value = text(term, "substring", where)
     begin = _count(start, where)
     offset = pl.max_horizontal(begin, pl.lit(1, dtype=pl.Int64)) - 1
@@ -89,7 +93,7 @@ def _no_count(term: Term, where: str) -> pl.Expr:
 
 
 def literal_text(term: Term | None, what: str, where: str) -> str:
-    """The text of a literal.
+    """Return the text of a literal; `what` names the argument in the error.
 
     Raises:
         SchemaMismatch: it is computed.
@@ -100,7 +104,7 @@ def literal_text(term: Term | None, what: str, where: str) -> str:
 
 
 def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
-    """``split_part(s, d, n)``: the n-th piece, from the end if n is negative; empty where there is none."""
+    """``split_part(s, d, n)``: the n-th piece, from the end if n is negative; empty if there is none."""
     if part == 0:
         raise SchemaMismatch("split_part counts from 1", where=where, hint="the first is 1, the last -1")
     value = text(term, "split_part", where)
@@ -113,12 +117,12 @@ def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
 
 
 def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term:
-    """``lpad`` and ``rpad``: to exactly `width` characters."""
+    """``lpad`` and ``rpad``: pad or cut to exactly `width` characters."""
     if width > MAX_TEXT_LENGTH:
         hint = f"{MAX_TEXT_LENGTH} characters at most"
-        raise SchemaMismatch("lpad and rpad make no longer text here", where=where, value=width, hint=hint)
+        raise SchemaMismatch("lpad and rpad do not pad that far", where=where, value=width, hint=hint)
     if len(fill) != 1:
-        raise SchemaMismatch("lpad and rpad fill with one character here", where=where, hint="such as '0'")
+        raise SchemaMismatch("lpad and rpad fill with a single character", where=where, hint="such as '0'")
     value = text(term, "lpad", where)
     cut = value.expr.str.slice(0, max(width, 0))
     expr = cut.str.pad_start(max(width, 0), fill) if left else cut.str.pad_end(max(width, 0), fill)
@@ -126,7 +130,7 @@ def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term
 
 
 def like(term: Term, pattern: str, where: str, *, any_case: bool) -> Term:
-    """``LIKE`` and ``ILIKE`` with a literal pattern; a backslash takes the next character as it is."""
+    """``LIKE`` and ``ILIKE`` with a literal pattern; a backslash escapes the next character."""
     value = text(term, "LIKE", where)
     seen = padded_text(term) if term.name == "character" else value.expr
     if any_case:
@@ -135,13 +139,13 @@ def like(term: Term, pattern: str, where: str, *, any_case: bool) -> Term:
 
 
 def lower(texts: pl.Expr) -> pl.Expr:
-    """Small letters by Unicode's simple mapping, letter by letter, as the collation ``pg_c_utf8`` does."""
+    """Lower case by Unicode's simple mapping, letter by letter, as in the collation ``pg_c_utf8``."""
     single = texts.str.replace_all("\u0130", "i", literal=True).str.replace_all("\u03a3", "\u03c3", literal=True)
     return single.str.to_lowercase()
 
 
 def upper(texts: pl.Expr) -> pl.Expr:
-    """Capitals by Unicode's simple mapping: ``ß``, which has no capital of one letter, stays."""
+    """Upper case by Unicode's simple mapping: ``ß``, which has no single capital letter, stays."""
     return texts.map_batches(_upper, return_dtype=pl.String, is_elementwise=True)
 
 
@@ -152,7 +156,7 @@ def _upper(texts: pl.Series) -> pl.Series:
 
 
 def _capital(letter: str) -> str:
-    """The one letter that Unicode names as the capital; itself where that takes several."""
+    """Return the capital of a letter; the letter itself if its capital is several letters."""
     return next((one for one in (letter.upper(), letter.title()) if len(one) == 1), letter)
 
 

@@ -1,4 +1,4 @@
-"""The functions of expressions on dates and times, with SQL's own rules."""
+"""Date and time functions on terms, with SQL's rules."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _UNITS: Final = {
 
 
 def _year(year: pl.Expr) -> pl.Expr:
-    """The year before 1 is 1 BC, which is -1."""
+    """Return the year as PostgreSQL's extract does: the year before 1 is -1."""
     return pl.when(year > 0).then(year).otherwise(year - 1)
 
 
@@ -85,7 +85,7 @@ def truncated(unit: str, term: Term, where: str) -> Term:
 
 
 def date_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term | None:
-    """``date ± whole number``, ``date - date``; None where neither side is a date."""
+    """``date ± integer`` and ``date - date``; None if neither side is a date."""
     if left.name == DATE.name and right.name in {"smallint", "integer"}:
         days = right.expr.cast(pl.Int64) * (1 if sign == "+" else -1)
         day = left.expr.to_physical().cast(pl.Int64) + days
@@ -119,7 +119,7 @@ MAX_DAYS: Final = 10_000_000
 
 
 def add_interval(sign: str, term: Term, interval: str, where: str) -> Term:
-    """A time plus or minus an interval such as ``1 month 2 days``: months first, within the month, then the rest."""
+    """Add or subtract an interval such as ``1 month 2 days``: first months, clamped to the month, then the rest."""
     value = _time(term, "an interval", where)
     found = _INTERVAL.fullmatch(interval)
     if found is None:
@@ -142,7 +142,7 @@ def add_interval(sign: str, term: Term, interval: str, where: str) -> Term:
 
 
 def _null_out_of_range(value: Term, steps: list[tuple[int, str]], sign: int, where: str) -> pl.Expr:
-    """The times from which such a step leads to times that can be computed with; NULL in place of the others."""
+    """Return the times that stay in the supported range after the interval is added; NULL instead of others."""
     days = sum(abs(number) * _DAYS[unit] for number, unit in steps)
     if days > MAX_DAYS:
         raise SchemaMismatch("the interval is too long", where=where, hint=f"at most {MAX_DAYS} days")

@@ -1,4 +1,4 @@
-"""The walk over the tree of an expression: each node becomes a term by its entry in a table, or is refused."""
+"""Walk over the tree of an expression: each node becomes a term by its entry in a table, or is refused."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from penstock.errors import SchemaMismatch
 __all__ = ["Compiler", "Entry", "Failure", "entry", "name_of", "place_of"]
 
 MAX_COMPILED: Final = 100_000
-"""Characters of a compiled expression: some functions use an operand more than once, so that nesting multiplies."""
+"""Size limit of a compiled expression, in characters: functions that repeat an operand multiply when nested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A CAST that can fail: where it does, the value as a text, and the type that it does not fit."""
+    """A CAST that can fail: the mask of rows where it does, the value as text, and the target type."""
 
     wrong: pl.Expr
     shown: pl.Expr
@@ -31,7 +31,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a node becomes, and the parts of it that are understood."""
+    """The handler of a kind of node, the parts of the node that it understands, and the parts that it needs."""
 
     make: Callable[[Compiler, Any], Term]
     parts: frozenset[str]
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Compiler:
-    """One walk over one tree."""
+    """One compilation of one expression."""
 
     nodes: Mapping[type[Any], Entry]
     columns: Mapping[str, SqlType]
@@ -48,43 +48,47 @@ class Compiler:
     used: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     mixed_scales: set[int] = field(default_factory=set)
-    """Nodes (by `id`) whose numerics have different digits after the point in different rows."""
+    """Nodes (by `id`) whose numerics differ in scale between rows."""
 
     def __call__(self, node: Any) -> Term:
-        """The term of a node."""
-        found = self.nodes.get(type(node))
-        if found is None:
+        """Return the term of a node.
+
+        Raises:
+            SchemaMismatch: the node is not allowed, lacks a part, or becomes too large.
+        """
+        rule = self.nodes.get(type(node))
+        if rule is None:
             raise self.not_allowed(node, name_of(node))
         for name, value in node.args.items():
-            if value and name not in found.parts:
+            if value and name not in rule.parts:
                 raise self.not_allowed(node, f"{name_of(node)} with {name}")
-        if missing := [name for name in sorted(found.needed) if node.args.get(name) is None]:
-            what = f"{name_of(node)} needs more: its {missing[0].replace('_', ' ')} is missing"
+        if missing := [name for name in sorted(rule.needed) if node.args.get(name) is None]:
+            what = f"{name_of(node)} lacks its {missing[0].replace('_', ' ')}"
             hint = "see docs/expressions.md for what each function takes"
             raise SchemaMismatch(what, where=f"{self.where}{place_of(node)}", hint=hint)
-        term = found.make(self, node)
+        term = rule.make(self, node)
         if len(str(term.expr)) + (0 if term.wrong is None else len(str(term.wrong))) > MAX_COMPILED:
-            hint = "compute a part of it in a field of its own"
+            hint = "compute a part of it in another field or an earlier step"
             raise SchemaMismatch("the expression is too large", where=f"{self.where}{place_of(node)}", hint=hint)
         return term
 
     def optional(self, node: Any) -> Term | None:
-        """The term of a part that may be missing."""
+        """Return the term of an optional part."""
         return None if node is None else self(node)
 
     def all(self, nodes: list[Any]) -> list[Term]:
-        """The terms of several nodes."""
+        """Return the terms of several nodes."""
         return [self(node) for node in nodes]
 
     def not_allowed(self, node: Any, what: str) -> SchemaMismatch:
-        """The error for a node that has no entry."""
+        """Return the error for a node that has no entry."""
         name = node.name if isinstance(node, exp.Anonymous) else what
         place = f"{self.where}{place_of(node)}"
         return SchemaMismatch(f"{what} is not allowed in an expression", where=place, hint=hint_for(name, node))
 
 
 def entry(make: Callable[[Compiler, Any], Term], *parts: str) -> Entry:
-    """An entry; `parts` that end with a question mark may be missing."""
+    """Return an entry; `parts` that end with a question mark are optional."""
     names = frozenset(part.rstrip("?") for part in parts)
     return Entry(make, names, names & set(parts))
 
@@ -97,7 +101,7 @@ _SIGNS: Final[dict[type[Any], str]] = {
 
 
 def name_of(node: Any) -> str:
-    """What a node is called in an error."""
+    """Return the name of a node for an error."""
     if isinstance(node, exp.Anonymous):
         return f"the function {node.name}"
     if type(node) in _SIGNS:
@@ -106,7 +110,7 @@ def name_of(node: Any) -> str:
 
 
 def place_of(node: Any) -> str:
-    """Where a node stands in the text, if that is known."""
+    """Return the position of a node in the text, as a suffix for an error; empty if unknown."""
     parts = node.walk() if isinstance(node, exp.Expression) else ()
     starts = [part.meta["start"] for part in parts if "start" in part.meta]
     return f", at character {min(starts) + 1}" if starts else ""

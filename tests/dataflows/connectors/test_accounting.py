@@ -36,7 +36,7 @@ def fate(id_: int) -> tuple[str, str] | None:
         return "share", "division by zero"
     if id_ % 7 == 0:
         return "validate", "`name` is NULL"
-    return ("validate", "check `odd` does not hold") if id_ % 25 == 4 else None
+    return ("validate", "check `odd` failed") if id_ % 25 == 4 else None
 
 
 @pytest.fixture
