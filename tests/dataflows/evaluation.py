@@ -1,4 +1,4 @@
-"""Compiled expressions over a batch, by themselves: Arrow in, Arrow out, and an error where SQL would raise."""
+"""Evaluate compiled expressions over a batch: Arrow in, Arrow out, and an error where SQL would raise."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["evaluate"]
 
 
 def evaluate(expressions: Mapping[str, Compiled], batch: pa.RecordBatch) -> dict[str, pa.Array]:
-    """The values of the expressions over a batch.
+    """Return the values of the expressions over a batch.
 
     Raises:
-        BadData: a row for which SQL would raise; which row is not told.
+        BadData: SQL would raise for some row; the error does not say which.
     """
     rows = pl.int_range(batch.num_rows, dtype=pl.UInt32, eager=True).alias(ROW)
     frame = typed("pl.DataFrame", pl.from_arrow(batch)).with_columns(rows)
@@ -31,6 +31,6 @@ def evaluate(expressions: Mapping[str, Compiled], batch: pa.RecordBatch) -> dict
     done = evaluate_frame(frame, values)
     for name, one in expressions.items():
         if one.wrong is not None and done[f"?{name}"].any():
-            hint = "an overflow, a division by zero, or a text that is no such value; guard it with CASE or NULLIF"
+            hint = "an overflow, a division by zero, or text that is not such a value; guard it with CASE or NULLIF"
             raise BadData("the expression fails for some row", where=one.where, hint=hint)
     return {name: arrow_of(done[name], one.type, one.where) for name, one in expressions.items()}

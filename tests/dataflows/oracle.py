@@ -1,5 +1,5 @@
-# ruff: noqa: E501, RUF001 - tables of values and forms, one kind a line; letters that look alike on purpose
-"""PostgreSQL as the oracle of expressions: random expressions over rows of edges, evaluated by the server row by row."""
+# ruff: noqa: E501, RUF001 - tables of values and forms, one kind a line; confusable letters on purpose
+"""PostgreSQL as the oracle of expressions: random expressions over edge cases, evaluated by the server row by row."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ EDGES: Final[dict[str, Sequence[str]]] = {
 LIKE: Final = {"j": "i", "g": "f", "q": "s", "e": "e", "c": "b", "x": "d", "v": "u"}
 
 
-def edge_rows(rng: random.Random, count: int) -> list[tuple[str | None, ...]]:
-    """Rows as texts that the server reads; each column goes through its edges, and is NULL now and then."""
+def edge_case_rows(rng: random.Random, count: int) -> list[tuple[str | None, ...]]:
+    """Return rows as text for the server; each column has all of its edge cases, and some NULLs."""
     columns = []
     for name in COLUMNS:
         edges = list(EDGES[LIKE.get(name, name)])
@@ -153,16 +153,16 @@ KINDS: Final = list(FORMS)
 
 
 def expression(rng: random.Random, kind: str | None = None, depth: int = 2) -> str:
-    """A random expression of a kind; no part of it is made of constants alone, which the planner computes early."""
+    """Return a random expression of a kind; no part is constant, as PostgreSQL's planner would compute it early."""
     kind = rng.choice(KINDS) if kind is None else kind
     if depth <= 0 or kind not in FORMS or (depth < 2 and rng.random() < 0.35):
         return rng.choice(LEAVES[kind])
     forms = FORMS[kind] * 2 + [one.replace("{K}", "{" + kind + "}") for one in ANY] + LITERALS.get(kind, [])
-    return filled(rng, rng.choice([one for one in forms if "date_part0" not in one]), depth)
+    return fill_form(rng, rng.choice([one for one in forms if "date_part0" not in one]), depth)
 
 
-def filled(rng: random.Random, form: str, depth: int) -> str:
-    """A form with its blanks filled; parentheses around the parts are left out now and then."""
+def fill_form(rng: random.Random, form: str, depth: int) -> str:
+    """Fill the blanks of a form; some parts get no parentheses."""
     out, rest = "", form
     while "{" in rest:
         before, _, rest = rest.partition("{")
@@ -180,10 +180,10 @@ def filled(rng: random.Random, form: str, depth: int) -> str:
     return out + rest
 
 
-# -- the two sides ---------------------------------------------------------------------------------------------------
+# -- PostgreSQL and Penstock -----------------------------------------------------------------------------------------
 
 FAILED: Final = "\x01"
-"""What stands before the SQLSTATE of a row that raises."""
+"""Prefix of the SQLSTATE of a row that raises."""
 
 
 @dataclass(slots=True)
@@ -194,7 +194,7 @@ class Oracle:
     batch: pa.RecordBatch = field(init=False)
 
     def fill(self, rows: Sequence[tuple[str | None, ...]]) -> None:
-        """Put these rows on both sides."""
+        """Store these rows in the server and as Arrow."""
         columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
         self.server.execute(f"DROP TABLE IF EXISTS r; CREATE TABLE r (at int PRIMARY KEY, {columns})")
         marks = ", ".join(["%s"] * (len(COLUMNS) + 1))
@@ -207,8 +207,8 @@ class Oracle:
         ]
         self.batch = pa.RecordBatch.from_arrays(arrays, names=list(COLUMNS))
 
-    def there(self, forms: Sequence[tuple[str, Compiled]]) -> list[list[str | None]]:
-        """For each expression each row's type and value as a text (``text:abc``), or the SQLSTATE that it raises."""
+    def postgres_values(self, forms: Sequence[tuple[str, Compiled]]) -> list[list[str | None]]:
+        """Return, for each expression and row, type and value as text (``text:abc``), or the SQLSTATE that it raises."""
         made, asked = [], []
         for at, (text, compiled) in enumerate(forms):
             value = _READ.get(compiled.type.name, "format('%s', {0})").format(f"({text})")
@@ -239,8 +239,8 @@ def _array(values: list[Any], kind: str) -> pa.Array:
     return pa.array(values, wanted)
 
 
-def here(forms: Sequence[Compiled], batch: pa.RecordBatch) -> list[list[Any]]:
-    """For each expression each row's value, and FAILED where it is a dead letter."""
+def our_values(forms: Sequence[Compiled], batch: pa.RecordBatch) -> list[list[Any]]:
+    """Return Penstock's value for each expression and row, and FAILED where the row is a dead letter."""
     frame = typed("pl.DataFrame", pl.from_arrow(batch)).with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias(ROW))
     values = {f"v{at}": BoundExpression(one, {name: name for name in one.columns}) for at, one in enumerate(forms)}
     done = evaluate_frame(frame, values)
@@ -255,8 +255,8 @@ def _values(done: pl.DataFrame, name: str, compiled: Compiled) -> list[Any]:
     return [FAILED if bad else value for bad, value in zip(wrong, array.to_pylist(), strict=True)]
 
 
-def alike(have: Any, want: str | None, kind: str) -> bool:
-    """Whether a value is the one that the server writes so."""
+def matches(have: Any, want: str | None, kind: str) -> bool:
+    """True if a value equals the one that the server wrote as `want`."""
     if want is None or want == FAILED or have is None or have == FAILED:
         return bool(have == want)
     if kind in {"real", "double precision"}:
@@ -269,30 +269,30 @@ def alike(have: Any, want: str | None, kind: str) -> bool:
 
 @dataclass(slots=True)
 class Result:
-    """What came of some expressions: how many were taken here, and each difference as a sentence."""
+    """How many expressions compiled, and each difference as a sentence."""
 
-    taken: int = 0
+    compiled_count: int = 0
     differences: list[str] = field(default_factory=list)
 
 
-def compared(oracle: Oracle, rng: random.Random, texts: Sequence[str]) -> Result:
-    """Evaluate expressions on both sides: in a chunk of 1, of 2, and of 1,000 rows."""
+def compare(oracle: Oracle, rng: random.Random, texts: Sequence[str]) -> Result:
+    """Evaluate expressions in PostgreSQL and Penstock, in a chunk of 1 or 2 rows and in one of 1,000."""
     forms = []
     for text in texts:
         with suppress(SchemaMismatch):
             forms.append((text, compile_expression(text, TYPES, "oracle")))
     result = Result(len(forms))
-    wanted = oracle.there(forms)
+    wanted = oracle.postgres_values(forms)
     one, two = rng.randrange(oracle.batch.num_rows), rng.randrange(oracle.batch.num_rows - 1)
     for rows in (rng.choice([[one], [two, two + 1]]), [at % oracle.batch.num_rows for at in range(1000)]):
-        have = here([compiled for _, compiled in forms], oracle.batch.take(pa.array(rows)))
+        have = our_values([compiled for _, compiled in forms], oracle.batch.take(pa.array(rows)))
         for (text, compiled), values, wants in zip(forms, have, wanted, strict=True):
-            told = _told(oracle, text, compiled, rows, values, wants)
-            result.differences += [one for one in told if f"{text}: row" not in "".join(result.differences[-1:])][:1]
+            found = _differences(oracle, text, compiled, rows, values, wants)
+            result.differences += [one for one in found if f"{text}: row" not in "".join(result.differences[-1:])][:1]
     return result
 
 
-def _told(
+def _differences(
     oracle: Oracle, text: str, compiled: Compiled, rows: list[int], values: list[Any], wants: list[str | None]
 ) -> Iterator[str]:
     height = len(wants)
@@ -305,22 +305,22 @@ def _told(
             wanted: str | None = FAILED
         elif not known:
             wanted = None
-        else:  # a character of any length leaves an expression as a text, without its blanks
+        else:  # character without a length becomes text, without trailing blanks
             wanted = shown.rstrip(" ") if kind == "character" and compiled.type.name == "text" else shown
         refused = want.startswith(f"{FAILED}42")
-        fine = alike(value, wanted, compiled.type.name) and (want.startswith(FAILED) or _same_type(kind, compiled))
-        if refused or not (fine or (value == FAILED and excused(oracle, text, at))):
+        fine = matches(value, wanted, compiled.type.name) and (want.startswith(FAILED) or _same_type(kind, compiled))
+        if refused or not (fine or (value == FAILED and is_known_deviation(oracle, text, at))):
             row = {name: str(oracle.batch.column(name)[at].cast(pa.string())) for name in sorted(compiled.columns)}
-            yield f"{text}: row {row}: here {compiled.type} {value!r}, there {want!r}, in a chunk of {len(rows)}"
+            yield f"{text}: row {row}: Penstock {compiled.type} {value!r}, PostgreSQL {want!r}, in a chunk of {len(rows)}"
 
 
-def _same_type(there: str, compiled: Compiled) -> bool:
+def _same_type(kind: str, compiled: Compiled) -> bool:
     texts = {"text", "character varying", "character", "unknown"}
-    return there == compiled.type.name or (there in texts and compiled.type.name in texts)
+    return kind == compiled.type.name or (kind in texts and compiled.type.name in texts)
 
 
-def excused(oracle: Oracle, text: str, at: int) -> bool:
-    """Dead letters by decision: no numeric is NaN here, no time is infinite, and no float is read from ``0x1F``."""
+def is_known_deviation(oracle: Oracle, text: str, at: int) -> bool:
+    """True for documented differences: no NaN in numeric, no infinite times, and no floats written as ``0x1F``."""
     row = {str(column[at].cast(pa.string())).strip().lower() for column in oracle.batch.columns}
     odd = [("numeric", ("nan", "inf")), ("date|timestamp", ("inf",)), ("real|double", ("0x1f",))]
     return any(re.search(kinds, text) and any(word in one for word in words for one in row) for kinds, words in odd)

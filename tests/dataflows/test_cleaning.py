@@ -1,4 +1,4 @@
-"""NUL in texts: set aside where the target cannot hold it, mended where the pipeline says how."""
+"""NUL characters in text: refused if the target cannot store them, stripped or replaced if the pipeline says so."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
 
 
-def test_zero_dates_as_yaml_reads_it_stays_said() -> None:
+def test_zero_dates_null_survives_a_round_trip() -> None:
     assert Clean.parse({"zero_dates": None}).zero_dates == "null"
     assert Clean.parse({"nul": "strip"}).zero_dates is None
     assert Clean.parse(Clean.parse({"zero_dates": None}).model_dump(exclude_none=True)).zero_dates == "null"
 
 
-def test_nul_is_mended_in_texts_and_as_json_writes_it() -> None:
+def test_nul_is_cleaned_in_text_and_in_json_escapes() -> None:
     texts = pa.array(["a\0\0b", None, "\\u0000"])
     documents = pa.array(['["\\u0000\\u0000x", "\\\\u0000"]', None, "1"])
     batch = pa.RecordBatch.from_arrays([texts, documents, pa.array([1, 2, 3])], names=["t", "j", "n"])
@@ -38,7 +38,7 @@ def test_nul_is_mended_in_texts_and_as_json_writes_it() -> None:
 
 
 @pytest.mark.parametrize("clean", [{}, {"nul": "strip"}])
-def test_a_text_with_nul_into_postgres(
+def test_text_with_nul_is_refused_or_cleaned_for_postgres(
     new_database: Callable[[], str], tmp_path: Path, launchers: Launchers, clean: dict[str, str]
 ) -> None:
     from catalog.database import migrate

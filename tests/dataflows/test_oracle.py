@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table of expressions
-"""Thousands of random expressions give PostgreSQL's values and PostgreSQL's errors, row by row."""
+"""Thousands of random expressions give PostgreSQL's values and errors, row by row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from tests.dataflows.oracle import TYPES, Oracle, compared, edge_rows, expression
+from tests.dataflows.oracle import TYPES, Oracle, compare, edge_case_rows, expression
 
 BATCH = 25
 
@@ -25,22 +25,22 @@ def agree(oracle: Oracle, seed: int, count: int) -> None:
     rng, taken, found = random.Random(seed), 0, []
     for at in range(count // BATCH):
         if at % 4 == 0:
-            oracle.fill(edge_rows(rng, 60))
-        result = compared(oracle, rng, [expression(rng) for _ in range(BATCH)])
-        taken += result.taken
+            oracle.fill(edge_case_rows(rng, 60))
+        result = compare(oracle, rng, [expression(rng) for _ in range(BATCH)])
+        taken += result.compiled_count
         found += result.differences
     assert not found, "\n".join([f"seed {seed}:", *found[:20]])
     assert taken > 0.9 * count
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_expressions_give_what_postgresql_gives(oracle: Oracle, part: int) -> None:
+def test_random_expressions_equal_postgresql(oracle: Oracle, part: int) -> None:
     agree(oracle, random.SystemRandom().randrange(2**32), 500)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("part", range(50))
-def test_many_expressions_give_what_postgresql_gives(oracle: Oracle, part: int) -> None:
+def test_many_random_expressions_equal_postgresql(oracle: Oracle, part: int) -> None:
     agree(oracle, part, 1000)
 
 
@@ -54,15 +54,15 @@ FIXED = [
 ]  # fmt: skip
 
 
-def test_what_was_wrong_once_gives_what_postgresql_gives(oracle: Oracle) -> None:
+def test_regressions_equal_postgresql(oracle: Oracle) -> None:
     rng = random.Random(1)
-    oracle.fill(edge_rows(rng, 90))
-    result = compared(oracle, rng, FIXED)
+    oracle.fill(edge_case_rows(rng, 90))
+    result = compare(oracle, rng, FIXED)
     assert not result.differences, "\n".join(result.differences)
-    assert result.taken == len(FIXED)
+    assert result.compiled_count == len(FIXED)
 
 
-def test_each_letter_has_postgresqls_capital_and_small_letter(oracle: Oracle) -> None:
+def test_upper_and_lower_equal_postgresql_for_every_letter(oracle: Oracle) -> None:
     import polars as pl
 
     from dataflows.transforms.expressions.texts import lower, upper
@@ -80,7 +80,7 @@ def test_each_letter_has_postgresqls_capital_and_small_letter(oracle: Oracle) ->
         assert len(odd) < 70, odd  # one side's Unicode is newer
 
 
-def test_the_rows_hold_every_type(oracle: Oracle) -> None:
-    oracle.fill(edge_rows(random.Random(1), 60))
+def test_the_rows_cover_every_type(oracle: Oracle) -> None:
+    oracle.fill(edge_case_rows(random.Random(1), 60))
     assert all(column.null_count for column in oracle.batch.columns)
     assert set(oracle.batch.schema.names) == set(TYPES)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of cases, one a line
-"""The chain over a batch: order, conditions, types, refused rows; against plain Python where that can say it too."""
+"""The chain over a batch: order, conditions, types and refused rows; compared with plain Python where possible."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def made(
     target: Any = None,
     resources: Resources = Resources(),  # noqa: B008 - immutable
 ) -> BoundMapping:
-    """The chain of these steps; the target is made from it, unless it is given."""
+    """Bind these steps; without a given target, to one created from them."""
     rules = Rules(fields, steps(*written), Validation.parse(validate or {}))
     into = target or Table("w.orders", "r", output_columns(rules, SOURCE, "orders", resources))
     return bind(rules, SOURCE, into, "orders", undecoded=False, resources=resources)
@@ -67,7 +67,7 @@ def values(mapping: BoundMapping, name: str) -> list[Any]:
     return [row[name] for row in apply(mapping)[0]]
 
 
-def test_each_step_works_on_what_the_one_before_left() -> None:
+def test_each_step_sees_the_columns_of_the_step_before() -> None:
     chain = made(
         {"rename": {"name": "who", "n": "count"}},
         {"set": {"count": "count + 1", "next": "count + 2"}},
@@ -83,13 +83,13 @@ def test_each_step_works_on_what_the_one_before_left() -> None:
     assert set(chain.reads) == {"id", "name", "n", "price"}
 
 
-def test_columns_that_nothing_looks_at_never_enter_a_frame() -> None:
+def test_unread_columns_never_enter_the_frame() -> None:
     chain = made({"filter": "n > 0"}).chain
     assert isinstance(chain, Chain)
     assert set(chain.wanted) == {"n"}
 
 
-def test_lineage_tells_where_values_come_from() -> None:
+def test_lineage_names_the_source_columns_of_each_value() -> None:
     chain = made(
         {"set": {"total": "price * n"}},
         {"rename": {"total": "sum"}},
@@ -122,12 +122,12 @@ def test_a_mask_in_some_rows_only() -> None:
     assert values(made({"mask": {"name": "redact"}, "when": "paid"}), "name") == ["***", None, "12", "***"]
 
 
-def test_rows_that_fail_are_refused_and_the_others_go_on_in_order() -> None:
+def test_failing_rows_are_refused_and_the_others_keep_their_order() -> None:
     chain = made({"cast": {"name": "integer"}}, {"set": {"share": "100 / n"}}, validate={"checks": {"cheap": "id < 4"}})
     out, refused = apply(chain, [*ROWS, ROWS[2] | {"id": 0, "name": "7", "n": 5}])
     assert [row["id"] for row in out] == [3, 0]
-    told = [(row["row"], row["step"], row["code"]) for row in refused]
-    assert told == [(0, "s0", "expression.failed"), (3, "s0", "expression.failed"), (1, "s1", "expression.failed")]
+    found = [(row["row"], row["step"], row["code"]) for row in refused]
+    assert found == [(0, "s0", "expression.failed"), (3, "s0", "expression.failed"), (1, "s1", "expression.failed")]
     assert json.loads(refused[0]["values"])["name"] == "ann"
     assert [row["reason"].partition("value")[2] for row in refused] == [
         "; CAST to integer, got 'ann'", "; CAST to integer, got 'zoë '", "",
@@ -148,7 +148,7 @@ def test_the_targets_own_columns_are_checked_row_by_row() -> None:
     assert [(row["row"], row["code"]) for row in refused] == [(1, "not_null"), (4, "too_long")]
 
 
-def test_not_null_is_asked_of_the_pipelines_own_names() -> None:
+def test_not_null_uses_the_column_names_after_the_steps() -> None:
     out, refused = apply(made({"rename": {"price": "cost"}}, validate={"not_null": ["cost"]}))
     assert ([row["id"] for row in out], [row["row"] for row in refused]) == ([1, 2, 4], [2])
 
@@ -180,10 +180,10 @@ def test_a_lookup_takes_columns_of_another_table(missing: str) -> None:
         assert (sorted(found), [row["row"] for row in refused]) == ([1, 3], [1, 3])
 
 
-def test_a_lookup_by_what_is_no_key_is_refused() -> None:
+def test_a_lookup_by_columns_that_are_not_unique_is_refused() -> None:
     twice = LookupTable(RATES.types, pl.concat([RATES.frame, RATES.frame]))
     rule = {"connection": "c", "object": "rates", "on": {"name": "code"}, "take": {"rate": "rate"}}
-    with pytest.raises(SchemaMismatch, match="is no key"):
+    with pytest.raises(SchemaMismatch, match="is not unique"):
         made({"lookup": rule}, resources=Resources(lambda *_: twice))
 
 
@@ -216,8 +216,8 @@ def test_explode_makes_a_row_of_each_element(arrays: list[str | None]) -> None:
     assert len(rows) + added == out.num_rows + empty + len(bad)
 
 
-def test_exploded_numbers_are_as_they_are_written() -> None:
-    """Whatever else is in the chunk: no double stands between a number and its text."""
+def test_exploded_numbers_keep_their_digits() -> None:
+    """Numbers never pass through a double, whatever else is in the chunk."""
     numbers = ["123456789.123456789123", "1.10", "1e400", "12345678901234567890123", "-0.0"]
     rows = [ROWS[0] | {"name": text} for text in (f"[{', '.join(numbers)}]", '["1.5", null, [1.10, {"a": 2.50}]]')]
     out, refused = apply(made({"explode": {"column": "name"}}), rows)
@@ -247,7 +247,7 @@ def fewer(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.slice(1)
 
 
-def test_a_function_of_python_gets_and_gives_columns() -> None:
+def test_a_python_function_receives_and_returns_columns() -> None:
     resources = Resources(modules=frozenset({__name__.rpartition(".")[0] or __name__, __name__}))
     rule: dict[str, Any] = {"call": f"{__name__}:shout", "columns": {"name": "text", "size": "bigint"}}
     chain = made({"python": rule}, {"set": {"size": "size + 1"}}, resources=resources)
@@ -259,7 +259,7 @@ def test_a_function_of_python_gets_and_gives_columns() -> None:
         assert "ann" not in str(error.value)
 
 
-def test_a_function_of_a_module_that_no_setting_names_is_refused() -> None:
+def test_a_function_of_a_module_not_in_the_settings_is_refused() -> None:
     with pytest.raises(Refused, match="only modules named in the settings"):
         made({"python": {"call": "os:system", "columns": {"x": "text"}}})
     with pytest.raises(Refused, match="no such function"):
@@ -287,12 +287,12 @@ def test_a_function_of_a_module_that_no_setting_names_is_refused() -> None:
         ([{"rename": {"n": "id"}}], SchemaMismatch, ["two columns", "'id'"]),
         ([{"set": {"x": "lowr(name)"}}], SchemaMismatch, ["lowr", "did you mean `lower`"]),
         ([{"set": {"x": "1) ELSE (2"}, "when": "paid"}], InvalidDocument, ["not a SQL expression"]),
-        ([{"mask": {"n": "hash"}, "when": "paid"}], SchemaMismatch, ["only texts"]),
+        ([{"mask": {"n": "hash"}, "when": "paid"}], SchemaMismatch, ["only text"]),
         ([{"deduplicate": {"by": ["nam"]}}], MissingColumn, ["did you mean `name`"]),
         ([{"explode": {"column": "n"}}], SchemaMismatch, ["a JSON array is needed"]),
     ],
 )
-def test_what_does_not_fit_is_told_before_anything_runs(
+def test_mistakes_in_steps_are_reported_before_the_run(
     written: list[dict[str, Any]], error: type[PenstockError], words: list[str]
 ) -> None:
     with pytest.raises(error) as found:
@@ -301,7 +301,7 @@ def test_what_does_not_fit_is_told_before_anything_runs(
         assert word in str(found.value)
 
 
-def test_what_the_target_does_not_have_is_told() -> None:
+def test_columns_that_the_target_lacks_are_reported() -> None:
     target = Table("w.t", "r", (Column("id", "bigint"), Column("total", "numeric(12,2)")))
     with pytest.raises(SchemaMismatch, match=r"CAST"):
         made({"set": {"total": "price * price"}}, {"select": ["id", "total"]}, target=target)
@@ -343,7 +343,7 @@ def random_step(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def oracle(written: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the steps mean, a row at a time."""
+    """Apply the steps row by row, in plain Python."""
     out = []
     for given_row in rows:
         row: dict[str, Any] | None = dict(given_row)
@@ -386,7 +386,7 @@ ROWS_OF_PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=30).map(
 def test_property_08_transforms_apply_in_the_configured_order(
     written: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> None:
-    """Validates: Requirements 4.1 - the steps, one after the other, each on what the one before it left."""
+    """Validates: Requirements 4.1 - each step works on the result of the step before."""
     assert run_pairs(written, rows) == oracle(written, rows)
 
 
@@ -395,7 +395,7 @@ def test_property_08_transforms_apply_in_the_configured_order(
 def test_property_13_conditional_transforms_apply_only_where_the_condition_holds(
     test: str, text: str, rows: list[dict[str, Any]]
 ) -> None:
-    """Validates: Requirements 6.4 - where it is true, the row is changed; false and NULL leave it as it was."""
+    """Validates: Requirements 6.4 - the row changes where the condition is true, and not where it is false or NULL."""
     out = run_pairs([{"set": {"a": text}, "when": test}], rows)
     assert len(out) == len(rows)
     for before, after in zip(rows, out, strict=True):
@@ -448,7 +448,7 @@ def _planned(written: list[dict[str, Any]]) -> BoundMapping | None:
 def test_property_12_valid_transforms_pass_schema_validation_and_never_fail_on_types(
     written: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> None:
-    """Validates: Requirements 6.3 - what plans, runs: each row comes out in the planned types, or is refused alone."""
+    """Validates: Requirements 6.3 - a plan that is accepted runs: each row has the planned types or is refused."""
     mapping = _planned(written)
     if mapping is None:
         return
@@ -487,7 +487,7 @@ def test_a_row_for_which_a_filter_fails_is_a_dead_letter_and_not_filtered() -> N
     assert (work.filtered, [list(one.rows) for one in work.refused]) == (0, [[0]])
 
 
-def test_explode_keeps_the_digits_of_a_number_as_they_are_written() -> None:
+def test_explode_keeps_trailing_zeros_of_numbers() -> None:
     rows = [dict.fromkeys(COLUMNS) | {"id": 1, "name": "[1.10]"}]
     out, _ = apply(made({"explode": {"column": "name", "as": "text"}}), rows)
     assert [row["name"] for row in out] == ["1.10"]

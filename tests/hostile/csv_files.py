@@ -1,5 +1,5 @@
 # ruff: noqa: E501, RUF001, PLR0124, RUF005 - tables and grammars of what is wrong on purpose
-"""Hostile CSV, beside what Python's own csv module reads."""
+"""Hostile CSV, compared with Python's csv module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from penstock.models.formats import CsvFormat
-from tests.hostile.reading import all_of, flipped
+from tests.hostile.reading import corrupted, read_file
 
 CELLS = [
     "", "", "1", "-7", "0", "007", "1.5", "-", "e5", "1e400", "1e-400", "-0", "NaN", "inf", "9223372036854775807", "9223372036854775808", "9" * 37, "9" * 40, "0.1234567890123456789", "true", "False", "T", "2024-02-29",
@@ -52,8 +52,8 @@ class _Form(NamedTuple):
     header: bool
 
 
-def made(number: int) -> tuple[str, bytes, dict[str, Any], str]:
-    """A file's name and content, the format that the pipeline tells, and the text that is in it."""
+def generate(number: int) -> tuple[str, bytes, dict[str, Any], str]:
+    """Return a file's name and content, its format in the pipeline, and its text."""
     rng = random.Random(number)
     width, height = rng.choice([1, 2, 3, 3, 5, 40]), rng.choice([0, 1, 3, 3, 10, 60])
     names = [
@@ -89,7 +89,7 @@ def made(number: int) -> tuple[str, bytes, dict[str, Any], str]:
             {"nope": "text"},
         ]
     )
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "type": "csv",
         "delimiter": rng.choice([",", ",", ",", ";", "\t", "|", "a", '"']),
         "quote": rng.choice(['"', '"', '"', "'"]),
@@ -98,7 +98,7 @@ def made(number: int) -> tuple[str, bytes, dict[str, Any], str]:
         "columns": {name: kind for name, kind in kinds.items() if name},
         **({"null_values": ["NA", ""]} if rng.random() < 0.1 else {}),
     }
-    form = _Form(told["delimiter"], told["quote"], told["header"])
+    form = _Form(options["delimiter"], options["quote"], options["header"])
     plain = rng.choice(
         [
             CELLS,
@@ -121,8 +121,9 @@ def made(number: int) -> tuple[str, bytes, dict[str, Any], str]:
     if rng.random() < 0.05:
         text = text.replace(end, "\n", 2)
     encoding = (
-        told["encoding"]
-        if told["encoding"] in ENCODINGS[:12] + ["latin-1", "utf-16", "utf-16-le", "utf-8-sig", "cp1252", "shift_jis"]
+        options["encoding"]
+        if options["encoding"]
+        in ENCODINGS[:12] + ["latin-1", "utf-16", "utf-16-le", "utf-8-sig", "cp1252", "shift_jis"]
         else "utf-8"
     )
     data = text.encode(encoding, "replace")
@@ -130,16 +131,16 @@ def made(number: int) -> tuple[str, bytes, dict[str, Any], str]:
     if encoding == "utf-8" and rng.random() < 0.1:
         data = b"\xef\xbb\xbf" + data
     if rng.random() < 0.25:
-        data = flipped(rng, data)
+        data = corrupted(rng, data)
         text = data.decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace").removeprefix("\ufeff")
     name = "a.csv"
     if rng.random() < 0.2:
         name, data = packed(rng, data)
-    return name, data, told, text
+    return name, data, options, text
 
 
 def packed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
-    """Compressed: sound, in two parts, or damaged."""
+    """Compress `data`: valid, in two parts, or corrupted."""
     zstd = rng.random() < 0.4
     press = (lambda one: pa.compress(one, "zstd", asbytes=True)) if zstd else gzip.compress
     name = "a.csv.zst" if zstd else "a.csv.gz"
@@ -148,8 +149,8 @@ def packed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
     way = rng.randrange(6)
     if way == 0:
         return name, whole[: rng.randrange(len(whole) + 1)]
-    if way == 1 and not zstd:  # which has no checksum here
-        return name, flipped(rng, whole)
+    if way == 1 and not zstd:  # zstd has no checksum here
+        return name, corrupted(rng, whole)
     if way == 2:
         return name, whole + rng.choice([b"\0" * 9, b"garbage", data])
     if way == 3 and not zstd:
@@ -158,28 +159,28 @@ def packed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
 
 
 def expected(text: str, form: CsvFormat) -> list[list[str]] | None:
-    """What Python reads; None where that is no CSV by its strict rules."""
+    """Return the rows that Python reads; None if the text is not CSV by its strict rules."""
     csv.field_size_limit(1 << 30)
     rules: dict[str, Any] = {"delimiter": form.delimiter, "quotechar": form.quote}
     try:
         return list(csv.reader(io.StringIO(text, newline=""), **rules, strict=True))
-    except csv.Error:  # a value such as `"a"b`, which many write, is no harm where it hides no line's end
+    except csv.Error:  # a value such as `"a"b` is common, and harmless if it hides no line break
         ended = text if text.endswith(("\n", "\r")) else text + "\n"
         found = list(csv.reader(io.StringIO(ended, newline=""), **rules))
         return None if any("\n" in one or "\r" in one for row in found for one in row) else found
 
 
-def judge(made: tuple[str, bytes, dict[str, Any], str]) -> str:
-    name, data, given, text = made
+def check(case: tuple[str, bytes, dict[str, Any], str]) -> str:
+    name, data, given, text = case
     form = CsvFormat.parse(given, where="p.yaml")
-    table, told, asides = all_of(name, data, form)
+    table, types, refused = read_file(name, data, form)
     rows = expected(text.removeprefix("\ufeff"), form)
-    assert rows is not None, f"Python refuses it, here are {table.num_rows} rows"
+    assert rows is not None, f"Python refuses it, Penstock read {table.num_rows} rows"
     width = len(table.columns)
     rows = [row or [""] for row in rows if row or width == 1][form.header :]
-    found = f"{table.num_rows} rows and {len(asides)} set aside in place of {len(rows)}: {rows[:5]}"
-    assert table.num_rows + len(asides) == len(rows), f"{name}: {found}"
-    kinds = [told[column] for column in table.schema.names]
+    found = f"{table.num_rows} rows and {len(refused)} refused instead of {len(rows)}: {rows[:5]}"
+    assert table.num_rows + len(refused) == len(rows), f"{name}: {found}"
+    kinds = [types[column] for column in table.schema.names]
     read = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
     at = 0
     for row in rows:
@@ -188,8 +189,8 @@ def judge(made: tuple[str, bytes, dict[str, Any], str]) -> str:
             at += 1
         else:
             sound = len(row) == width and not form.columns and form.quote not in text
-            assert not sound, f"{row!r} was set aside, or {mine!r} is in its place"
-    assert at == len(read), f"{read[at]!r} is no row of the file"
+            assert not sound, f"{row!r} was refused, or read as {mine!r}"
+    assert at == len(read), f"{read[at]!r} is not a row of the file"
     return "read" if len(rows) else "read, no rows"
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables and grammars of what is wrong on purpose
-"""Files of a project that somebody wrote to do harm, or that a disk has damaged."""
+"""Malicious or corrupted project files."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ WORDS = [
 ]  # fmt: skip
 
 
-def bomb(rng: random.Random) -> str:
-    """Aliases of aliases."""
+def alias_bomb(rng: random.Random) -> str:
+    """YAML aliases of aliases, which expand exponentially."""
     wide, deep = rng.choice([(2, 40), (9, 9), (10, 5), (3, 300)])
     lines = ["a0: &a0 [x, y]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * wide)}]" for n in range(1, deep)]
     return "\n".join(lines)
 
 
-def made(number: int) -> tuple[str, bytes]:
-    """A file's name and content."""
+def generate(number: int) -> tuple[str, bytes]:
+    """Return a file's name and content."""
     rng = random.Random(number)
     name, text = rng.choice([("p.yaml", PIPELINE), ("p.yaml", POLICY), ("connections.yaml", CONNECTIONS)])
     way = rng.randrange(10)
     if way == 0:
         name, text = name.replace(".yaml", ".json"), _as_json(rng, text)
     elif way == 1:
-        text = bomb(rng) + "\n" + text
+        text = alias_bomb(rng) + "\n" + text
     elif way == 2:
         text = "\n---\n".join(
             rng.choice([PIPELINE, POLICY, "", "x", "[]", "null", "a: b"]) for _ in range(rng.randrange(2, 8))
@@ -79,7 +79,7 @@ def made(number: int) -> tuple[str, bytes]:
         text = _changed(rng, text)
     data = text.encode(errors="surrogatepass")
     if rng.random() < 0.25:
-        data = damaged(rng, data)
+        data = corrupted(rng, data)
     return name, data
 
 
@@ -102,7 +102,7 @@ def _as_json(rng: random.Random, text: str) -> str:
 
 
 def _changed(rng: random.Random, text: str) -> str:
-    """One value, key or line replaced by something else."""
+    """Replace one value, key or line by something else."""
     lines = text.split("\n")
     at = rng.randrange(len(lines))
     way = rng.randrange(7)
@@ -146,8 +146,8 @@ def _changed(rng: random.Random, text: str) -> str:
     return "\n".join(lines)
 
 
-def damaged(rng: random.Random, data: bytes) -> bytes:
-    """Bytes flipped, cut, doubled or set in, or the whole in another encoding."""
+def corrupted(rng: random.Random, data: bytes) -> bytes:
+    """Flip, cut, repeat or insert bytes, or change the encoding of the whole."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
         if not out:
@@ -171,17 +171,17 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
 
 
 def _no_json(text: str) -> None:
-    raise AssertionError(f"{text} is no JSON")
+    raise AssertionError(f"{text} is not JSON")
 
 
-def judge(made: tuple[str, bytes]) -> str:
-    name, data = made
+def check(case: tuple[str, bytes]) -> str:
+    name, data = case
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
         documents = read_documents([path], check_expressions)
     for one in (*documents.pipelines, *documents.policies, *documents.connections.values()):
         again = type(one).parse(one.to_dict())
-        assert again == one, "what is read is not what is written"
+        assert again == one, "the document does not survive a round trip"
         json.loads(one.to_json().encode(), parse_constant=_no_json)
     return f"valid: {len(documents) > 0}"

@@ -1,5 +1,5 @@
 # ruff: noqa: E501, C901, SIM105, PLR0911 - tables and grammars of what is wrong on purpose
-"""Hostile expressions, in whole pipelines over rows at the edges of every type; and a process that cannot do harm."""
+"""Hostile expressions, in whole pipelines, over edge cases of every type; they run in a sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dataflows.transforms.expressions.check import check_expressions
 from dataflows.transforms.mapping import bind, output_columns
 from penstock.errors import PenstockError
 from penstock.models.pipeline import Pipeline
-from tests.hostile.crew import CANARY
+from tests.hostile.runner import CANARY
 from tests.hostile.sandbox import lock
 
 COLUMNS = {
@@ -125,7 +125,7 @@ FUNCTIONS = [
     "right", "mod", "date_trunc", "extract", "initcap", "reverse", "repeat", "md5", "sha256", "to_char", "to_date", "to_number", "date_part", "age", "random", "sqrt", "power", "exp", "ln", "sign", "position", "strpos", "translate",
     "regexp_replace", "regexp_match", "format", "quote_literal", "chr", "ascii", "encode", "decode", "generate_series", "unnest", "array_agg", "sum", "count", "row_number", "if", "iif", "try_cast", "lowr", "",
 ]  # fmt: skip
-REACHING = [
+ESCAPE_ATTEMPTS = [
     "pg_read_file('/etc/passwd')", "pg_read_binary_file('canary')", "pg_ls_dir('.')", "read_csv('canary')", "read_text('canary')", "read_parquet('*')", "read_csv_auto('http://127.0.0.1/')", "glob('*')", "getenv('PENSTOCK_SECRET_CANARY')",
     "env('HOME')", "current_setting('data_directory')", "set_config('a', 'b', false)", "version()", "current_user", "session_user", "inet_server_addr()", "dblink('host=127.0.0.1', 'SELECT 1')", "lo_import('canary')", "lo_export(1, 'x')",
     "pg_sleep(60)", "pg_terminate_backend(1)", "pg_stat_file('canary')", "query_to_xml('SELECT 1', true, true, '')", "xmlparse(document '<!DOCTYPE x [<!ENTITY e SYSTEM \"file:///etc/passwd\">]><x>&e;</x>')", "load_file('canary')", "sys_eval('id')", "eval('1')",
@@ -153,12 +153,12 @@ PARTS = [
 ]
 
 
-def expression(rng: random.Random, deep: int) -> str:
-    if deep <= 0 or rng.random() < 0.1:
+def expression(rng: random.Random, depth: int) -> str:
+    if depth <= 0 or rng.random() < 0.1:
         return rng.choice(NAMES) if rng.random() < 0.6 else rng.choice(CONSTANTS)
 
     def one() -> str:
-        return expression(rng, deep - 1)
+        return expression(rng, depth - 1)
 
     way = rng.randrange(16)
     if way < 4:
@@ -180,11 +180,11 @@ def expression(rng: random.Random, deep: int) -> str:
     if way == 13:
         return f"{one()} {rng.choice(['IS NULL', 'IS NOT NULL', 'IS TRUE', 'BETWEEN 1 AND 2', 'IN (1, NULL)', 'IN ()', 'NOT IN (i)', 'IS JSON', 'ISNULL'])}"
     if way == 14:
-        return rng.choice(REACHING)
+        return rng.choice(ESCAPE_ATTEMPTS)
     return f"{rng.choice(['NOT', '-', '+', '~', '- -', '@', '!'])} {one()}"
 
 
-FITTING: dict[str, list[str]] = {
+WELL_TYPED: dict[str, list[str]] = {
     "number": [
         "i", "j", "k", "l", "n", "m", "f", "r", '"*"', '"^.*$"', '"_row"', "1", "0", "-7", "0.5", "2147483647", "9223372036854775807", "1e30", "({number} + {number})", "({number} - {number})", "({number} * {number})",
         "({number} / {number})", "({number} % {number})", "abs({number})", "(- {number})", "round({number}, 2)", "round({number})", "floor({number})", "ceil({number})", "mod({number}, {number})", "coalesce({number}, {number})",
@@ -207,17 +207,17 @@ FITTING: dict[str, list[str]] = {
         "CAST({text} AS date)", "CAST({text} AS timestamp)", "CAST({text} AS timestamptz)", "CAST({time} AS date)", "CAST({time} AS timestamptz)", "coalesce({time}, {time})", "CASE WHEN {truth} THEN {time} END", "least({time}, {time})",
     ],
 }  # fmt: skip
-"""What fits together, mostly: each part stands for anything of its kind."""
+"""Mostly well-typed forms; each ``{kind}`` stands for any expression of that kind."""
 
 
-def fitting(rng: random.Random, kind: str, deep: int) -> str:
-    forms = FITTING[kind] if deep > 0 else [form for form in FITTING[kind] if "{" not in form]
+def well_typed(rng: random.Random, kind: str, depth: int) -> str:
+    forms = WELL_TYPED[kind] if depth > 0 else [form for form in WELL_TYPED[kind] if "{" not in form]
     parts = re.split(r"\{(\w+)\}", rng.choice(forms))
-    return "".join(fitting(rng, part, deep - 1) if at % 2 else part for at, part in enumerate(parts))
+    return "".join(well_typed(rng, part, depth - 1) if at % 2 else part for at, part in enumerate(parts))
 
 
-def deep(rng: random.Random) -> str:
-    """More of something than anybody needs."""
+def oversized(rng: random.Random) -> str:
+    """An excessively long or deeply nested expression."""
     count = rng.choice([20, 55, 70, 150, 400, 1900])
     before, inner, after = rng.choice(
         [
@@ -251,22 +251,22 @@ def deep(rng: random.Random) -> str:
     return before * count + inner + after * count
 
 
-def made(number: int) -> tuple[dict[str, Any], int]:
-    """A pipeline whose steps hold the expressions, and which rows it is tried on."""
+def generate(number: int) -> tuple[dict[str, Any], int]:
+    """Return a pipeline with random expressions, and the seed of its rows."""
     rng = random.Random(number)
     texts = [_text(rng, kind) for kind in ("truth", "truth", "truth")]
     if rng.random() < 0.1:
         texts[0] = _damaged(rng, texts[0])
-    texts = [text if rng.random() < 0.97 else rng.choice(REACHING) for text in texts]
+    texts = [text if rng.random() < 0.97 else rng.choice(ESCAPE_ATTEMPTS) for text in texts]
     step: dict[str, Any] = {"name": "one"}
     way = rng.randrange(8)
     if way < 4:
-        texts[0] = _text(rng, rng.choice(list(FITTING)))
+        texts[0] = _text(rng, rng.choice(list(WELL_TYPED)))
         step["set"] = {rng.choice(["x", "i", "s", "*", "_row", "v:1", "=0"]): texts[0]}
     elif way == 4:
         step["filter"] = texts[0]
     elif way == 5:
-        step |= {"set": {"x": _text(rng, rng.choice(list(FITTING)))}, "when": texts[1]}
+        step |= {"set": {"x": _text(rng, rng.choice(list(WELL_TYPED)))}, "when": texts[1]}
     elif way == 6:
         step["cast"] = {rng.choice(list(COLUMNS)): rng.choice(TYPES)}
     else:
@@ -288,9 +288,11 @@ def made(number: int) -> tuple[dict[str, Any], int]:
 def _text(rng: random.Random, kind: str) -> str:
     way = rng.random()
     if way < 0.06:
-        return deep(rng)
+        return oversized(rng)
     return (
-        fitting(rng, kind, rng.choice([1, 2, 2, 3])) if way < 0.6 else expression(rng, rng.choice([0, 1, 1, 2, 2, 3]))
+        well_typed(rng, kind, rng.choice([1, 2, 2, 3]))
+        if way < 0.6
+        else expression(rng, rng.choice([0, 1, 1, 2, 2, 3]))
     )
 
 
@@ -326,7 +328,7 @@ def _damaged(rng: random.Random, text: str) -> str:
 
 
 def batch(number: int) -> pa.RecordBatch:
-    """Rows at the edges; the first has a NULL everywhere."""
+    """Rows of edge cases; the first is NULL in every column."""
     rng = random.Random(number)
     arrays = []
     for field, kind in zip(SCHEMA, COLUMNS.values(), strict=True):
@@ -346,8 +348,8 @@ def batch(number: int) -> pa.RecordBatch:
 
 
 def prepare() -> None:
-    """Bring in all that is loaded late, then lock the doors: from here on the kernel ends who opens anything."""
-    import pyarrow.compute  # noqa: F401 - before the lock closes
+    """Load all lazy imports, then set the sandbox: from now on the kernel kills a process that opens anything."""
+    import pyarrow.compute  # noqa: F401 - must be loaded before the sandbox
 
     texts = [
         "lowr(s)",
@@ -370,13 +372,13 @@ def prepare() -> None:
     ]
     for at, step in enumerate(steps):
         try:
-            judge((_one({"name": "one", **step}), at))
+            check((_one({"name": "one", **step}), at))
         except PenstockError as error:
             str(error)
     for number in range(60):
         try:
-            judge(made(number))
-        except Exception:  # noqa: BLE001, S110 - it will be judged later
+            check(generate(number))
+        except Exception:  # noqa: BLE001, S110 - only to load modules; the input is checked later
             pass
     for name in (
         "encodings.idna",
@@ -386,7 +388,7 @@ def prepare() -> None:
         "sqlglot.optimizer.simplify",
     ):
         import_module(name)
-    for module in list(sys.modules.values()):  # a stack is told with its lines
+    for module in list(sys.modules.values()):  # tracebacks read source lines, which the sandbox would not allow
         if str(getattr(module, "__file__", None)).endswith(".py"):
             linecache.getlines(str(module.__file__))
     lock()
@@ -408,12 +410,12 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event.startswith(
         ("open", "socket", "subprocess", "os.", "ctypes", "import", "exec", "shutil", "pty", "urllib", "sqlite3")
     ):
-        sys.stderr.write(f"an expression led to {event} {arguments!r}\n")
+        sys.stderr.write(f"an expression caused {event} {arguments!r}\n")
         os._exit(66)
 
 
-def judge(made: tuple[dict[str, Any], int]) -> str:
-    document, number = made
+def check(case: tuple[dict[str, Any], int]) -> str:
+    document, number = case
     pipeline = Pipeline.parse(document, where="p.yaml")
     check_expressions(pipeline)
     rules = rules_of(pipeline.spec)
@@ -424,16 +426,16 @@ def judge(made: tuple[dict[str, Any], int]) -> str:
     try:
         out, refused, added = bound.chain.apply(rows)
     except PenstockError as error:
-        raise AssertionError(f"what was planned does not run: {error}") from error
+        raise AssertionError(f"the plan was accepted but does not run: {error}") from error
     dead = 0 if refused is None else refused.num_rows
     filtered = rows.num_rows + added - out.num_rows - dead
     may_filter = any(step.operation == "filter" for step in pipeline.spec.transforms)
     assert filtered >= 0
-    assert may_filter or not filtered, f"{filtered} rows are gone"
+    assert may_filter or not filtered, f"{filtered} rows are missing"
     out.validate(full=True)
     for column in target.columns:
         wanted = arrow_type(parse_type(column.type))
         assert wanted is None or column.type == "numeric" or out.schema.field(column.name).type == wanted, column
     text = str([str(one) for one in out.columns]) + str(refused and refused.to_pylist())
-    assert CANARY not in text.replace("${env:PENSTOCK_SECRET_CANARY}", ""), "a secret has come out"
+    assert CANARY not in text.replace("${env:PENSTOCK_SECRET_CANARY}", ""), "a secret has leaked"
     return "runs, some rows refused" if dead else "runs"

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables and grammars of what is wrong on purpose
-"""Hostile JSON lines, beside what Python's own json module reads."""
+"""Hostile JSON lines, compared with Python's json module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.models.formats import JsonlFormat
 from tests.hostile.csv_files import packed
-from tests.hostile.reading import all_of, flipped
+from tests.hostile.reading import corrupted, read_file
 
 VALUES = [
     "null", "true", "false", "0", "-0", "1", "-1", "1.5", "1e5", "1E400", "-1e400", "1e-400", "9007199254740993", "9223372036854775807", "9223372036854775808", "18446744073709551616", "123456789012345678901234567890", "0.1234567890123456789", "NaN",
@@ -21,7 +21,7 @@ VALUES = [
 SOUND = ["null", "true", "1", "-7", "1.5", '"a"', '"é🙂"', '{"a": 1}', "[1, 2]", '""', '"a\\nb"']
 
 
-def made(number: int) -> tuple[str, bytes, JsonlFormat, bytes]:
+def generate(number: int) -> tuple[str, bytes, JsonlFormat, bytes]:
     rng = random.Random(number)
     names = rng.sample(["id", "name", "x", "é", "a.b", "", "c", "a\\nb", "d"], rng.randrange(1, 5))
     kinds = rng.choice(
@@ -93,7 +93,7 @@ def made(number: int) -> tuple[str, bytes, JsonlFormat, bytes]:
             ]
         )
     if rng.random() < 0.2:
-        data = flipped(rng, data)
+        data = corrupted(rng, data)
     plain = data
     name = "a.jsonl"
     if rng.random() < 0.1:
@@ -103,7 +103,7 @@ def made(number: int) -> tuple[str, bytes, JsonlFormat, bytes]:
 
 
 def expected(plain: bytes, *, all_read: bool) -> dict[int, dict[str, Any] | None]:
-    """The object of each line that is not blank, by its number; None where there is none of Unicode texts."""
+    """Return the object of each non-blank line by its number; None if it is invalid."""
     rows: dict[int, dict[str, Any] | None] = {}
     for number, line in enumerate(plain.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip(b" \t\r"):
@@ -119,7 +119,7 @@ def expected(plain: bytes, *, all_read: bool) -> dict[int, dict[str, Any] | None
 
 
 def _is_unicode(row: dict[str, Any]) -> bool:
-    """True if no text has a surrogate that stands alone."""
+    """True if no string has a lone surrogate."""
     try:
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
@@ -132,7 +132,7 @@ def _no(text: str) -> None:
 
 
 def twice(plain: bytes) -> bool:
-    """Whether some object names a key twice: which of both counts is not told anywhere."""
+    """True if some object has a key twice; JSON does not say which value counts."""
     found = False
 
     def look(pairs: list[tuple[str, Any]]) -> None:
@@ -145,31 +145,31 @@ def twice(plain: bytes) -> bool:
     return found
 
 
-def judge(made: tuple[str, bytes, JsonlFormat, bytes]) -> str:
-    name, data, form, plain = made
-    table, told, asides = all_of(name, data, form)
+def check(case: tuple[str, bytes, JsonlFormat, bytes]) -> str:
+    name, data, form, plain = case
+    table, types, refused = read_file(name, data, form)
     lines = expected(plain, all_read=not form.columns)
-    aside = {one["_line"] for one in asides}
+    aside = {one["_line"] for one in refused}
     unreadable = {number for number, row in lines.items() if row is None}
-    assert unreadable <= aside, f"lines {unreadable - aside} are no objects, and were not set aside"
+    assert unreadable <= aside, f"lines {unreadable - aside} are not objects, and were not refused"
     assert form.columns or aside == unreadable, (
-        f"objects were set aside: {[one for one in asides if one['_line'] not in unreadable]}"
+        f"objects were refused: {[one for one in refused if one['_line'] not in unreadable]}"
     )
     rows = [row for number, row in lines.items() if row is not None and number not in aside]
-    assert table.num_rows == len(rows), f"{table.num_rows} rows in place of {len(rows)}"
+    assert table.num_rows == len(rows), f"{table.num_rows} rows instead of {len(rows)}"
     if twice(plain):
-        return "read, some key stands twice"
+        return "read, with duplicate keys"
     for mine, row in zip(table.to_pylist(), rows, strict=True):
         unread = set(row) - set(mine)
-        assert form.columns or not unread, f"{unread} are lost"
+        assert form.columns or not unread, f"columns {unread} are missing"
         for column, value in mine.items():
             wanted = row.get(column)
-            if column in form.columns and type(wanted) is int:  # of a declared type, as PostgreSQL takes it
+            if column in form.columns and type(wanted) is int:  # a declared type converts as in PostgreSQL
                 if isinstance(value, float):
                     wanted = float(wanted)
                 elif isinstance(value, bool) and wanted in {0, 1}:
                     wanted = bool(wanted)
-            assert same(value, wanted, told[column]), f"{column} ({told[column]}): {value!r} in place of {wanted!r}"
+            assert same(value, wanted, types[column]), f"{column} ({types[column]}): {value!r} instead of {wanted!r}"
     return "read" if rows else "read, no rows"
 
 
@@ -194,7 +194,7 @@ def same(mine: Any, value: Any, kind: str) -> bool:
 
 
 def _floats(value: Any) -> Any:
-    """Numbers inside of documents are double precision."""
+    """Convert the numbers in a document to double precision."""
     if isinstance(value, dict):
         return {name: _floats(one) for name, one in value.items()}
     if isinstance(value, list):

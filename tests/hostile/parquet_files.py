@@ -1,4 +1,4 @@
-"""Damaged Parquet: no such file may end the process, and no damage inside of pages with checksums may stay unseen."""
+"""Corrupted Parquet: no file may crash the process, and corruption of pages with checksums must be detected."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataflows.data.display import rows_of as shown
-from tests.hostile.reading import flipped, rows_of
+from dataflows.data.display import rows_of as rows_as_values
+from tests.hostile.reading import corrupted, rows_of
 
 
 def table(rng: random.Random) -> pa.Table:
@@ -42,8 +42,8 @@ def table(rng: random.Random) -> pa.Table:
     return pa.table({name: some[name] for name in names})
 
 
-def made(number: int) -> tuple[bytes, pa.Table, bool]:
-    """A damaged file, what was in it, and whether any damage has to be seen."""
+def generate(number: int) -> tuple[bytes, pa.Table, bool]:
+    """Return a corrupted file, the original table, and True if any corruption must be detected."""
     rng = random.Random(number)
     whole, checked = table(rng), rng.random() < 0.7
     if rng.random() < 0.1:
@@ -103,16 +103,16 @@ def made(number: int) -> tuple[bytes, pa.Table, bool]:
             False,
         )
     if way < 5:
-        return flipped(rng, data, footer), whole, False
+        return corrupted(rng, data, footer), whole, False
     if way == 5:
-        return flipped(rng, data), whole, False
-    return flipped(rng, data, 4, footer), whole, checked
+        return corrupted(rng, data), whole, False
+    return corrupted(rng, data, 4, footer), whole, checked
 
 
-def judge(made: tuple[bytes, pa.Table, bool]) -> str:
-    data, whole, checked = made
+def check(case: tuple[bytes, pa.Table, bool]) -> str:
+    data, whole, checked = case
     found, _ = rows_of("a.parquet", data, None)
     for one in found.to_batches():
-        shown(one)
-    assert not checked or found.num_rows == whole.num_rows, f"{found.num_rows} rows in place of {whole.num_rows}"
+        rows_as_values(one)
+    assert not checked or found.num_rows == whole.num_rows, f"{found.num_rows} rows instead of {whole.num_rows}"
     return "read"

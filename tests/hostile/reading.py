@@ -1,5 +1,4 @@
-# ruff: noqa: E501 - tables and grammars of what is wrong on purpose
-"""Reads a file as a run does, with what must hold for any file: the rows told are the rows given, and they are sound."""
+"""Read a file as a run does, and check what must hold for any file: Arrow data is valid, all rows are accounted for."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ from tests.dataflows.connectors.files.conftest import read_all
 
 
 def rows_of(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mapping[str, str]]:
-    """All rows of a file in a folder of its own, and the types of its columns."""
-    return all_of(name, data, form)[:2]
+    """Return the rows of a file, and the types of its columns."""
+    return read_file(name, data, form)[:2]
 
 
-def all_of(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mapping[str, str], list[dict[str, Any]]]:
-    """As `rows_of`, with what is known of each row that was set aside."""
+def read_file(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mapping[str, str], list[dict[str, Any]]]:
+    """Return the rows of a file, the types of its columns, and the rows that were refused."""
     folder = Path("place")
     folder.mkdir(exist_ok=True)
     for one in folder.iterdir():
@@ -30,14 +29,14 @@ def all_of(name: str, data: bytes, form: Format | None) -> tuple[pa.Table, Mappi
     (folder / name).write_bytes(data)
     settings = parse_connection("files", {"type": "files", "root": str(folder.resolve())})
     source = FilesConnector.source(Place("items", "files", settings, name, folder, form))
-    told = source.describe()
-    table, asides = read_all(source)
+    described = source.describe()
+    table, refused = read_all(source)
     table.validate(full=True)
-    return table, {column.name: column.type for column in told.columns if not column.hidden}, asides
+    return table, {column.name: column.type for column in described.columns if not column.hidden}, refused
 
 
-def flipped(rng: Any, data: bytes, lowest: int = 0, highest: int | None = None) -> bytes:
-    """Some bytes changed, cut out, doubled or set in."""
+def corrupted(rng: Any, data: bytes, lowest: int = 0, highest: int | None = None) -> bytes:
+    """Return `data` with some bytes changed, removed, repeated or inserted."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 4, 16])):
         end = min(len(out), highest or len(out))

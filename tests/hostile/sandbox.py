@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - tables and grammars of what is wrong on purpose
-"""A lock on this process by the kernel: from then on opening a file or a socket, or starting a program, ends it.
+"""A seccomp filter: once it is set, the kernel kills the process if it opens a file or socket, or starts a program.
 
-Python's audit hooks see what Python does; this sees what any library does. Linux only, as the tests' servers are.
+Python's audit hooks see only what Python does; the filter sees every library. Linux only, like the tests' servers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _NUMBERS = {
     "x86_64": (2, 257, 437, 41, 42, 49, 50, 59, 322, 87, 263, 85, 82, 264, 316),
     "aarch64": (56, 437, 198, 203, 200, 201, 221, 281, 35, 276),
 }
-"""open, openat, openat2, socket, connect, bind, listen, execve, execveat, unlink, creat, rename: as each machine counts."""
+"""System call numbers by machine: open, openat, openat2, socket, connect, bind, listen, execve, execveat, unlink, creat, rename."""
 _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _NO_NEW_PRIVILEGES, _SECCOMP, _SET_FILTER, _ALL_THREADS = 38, {"x86_64": 317, "aarch64": 277}, 1, 1
@@ -25,7 +25,7 @@ class _Program(ctypes.Structure):
 
 
 def lock() -> None:
-    """Never again to be undone, for all threads."""
+    """Set the filter for all threads; it cannot be removed."""
     machine = platform.machine()
     numbers = _NUMBERS[machine]
     lines = [(_LOAD, 0, 0, 0)]
@@ -37,4 +37,4 @@ def lock() -> None:
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.syscall(
         _SECCOMP[machine], _SET_FILTER, _ALL_THREADS, ctypes.byref(program)
     ):
-        raise OSError(ctypes.get_errno(), "the kernel takes no filter")
+        raise OSError(ctypes.get_errno(), "the kernel did not accept the filter")

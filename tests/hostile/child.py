@@ -1,7 +1,7 @@
-"""The child: makes the inputs of a kind by their numbers and judges each, under limits of time and memory.
+"""The child process: generates the inputs of a kind by number and checks each, under limits of time and memory.
 
-An input may end in a result or in one `PenstockError` that tells where and what next. Anything else is a defect: any
-other exception, too much CPU, too much memory, the end of the process, and above all rows that are not accounted for.
+An input may end in a result, or in one `PenstockError` that says where and what to do next. Anything else is a defect:
+another exception, too much CPU or memory, the end of the process, and above all rows that are not accounted for.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from penstock.errors import InvalidDocument, PenstockError
 
 CPU_SECONDS = 5.0
 MEMORY = 12 << 30
-"""Of addresses, most of which are never touched."""
+"""Bytes of address space, most of which are never touched."""
 
 
 class Defect(AssertionError):
-    """What must not be."""
+    """An outcome that must not happen."""
 
 
-def told(error: PenstockError) -> str:
-    """The verdict of an input that is refused; a refusal has to say where and what next, or what about each place."""
+def refusal(error: PenstockError) -> str:
+    """Return the verdict for a refused input; an error must say where and what to do next, or list its issues."""
     text = str(error)
     if "\n" in text and not isinstance(error, InvalidDocument):
         raise Defect(f"more than a line: {text!r}") from error
@@ -38,7 +38,7 @@ def told(error: PenstockError) -> str:
         if any("\n" in str(issue) for issue in error.issues):
             raise Defect(f"an issue of more than a line: {error.issues}") from error
     elif not error.where or not error.hint:
-        raise Defect(f"neither where nor hint may be missing: {text!r}") from error
+        raise Defect(f"an error without where or hint: {text!r}") from error
     text.encode()
     return f"refused: {error.code}"
 
@@ -51,34 +51,34 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     getattr(inputs, "prepare", lambda: None)()
     for number in range(start, stop):
-        say(out, begin=number)
-        say(out, end=number, **judged(inputs, number))
+        report(out, begin=number)
+        report(out, end=number, **examine(inputs, number))
     out.flush()
     os._exit(0)
 
 
-def judged(inputs: Any, number: int) -> dict[str, str]:
-    made = inputs.made(number)
+def examine(inputs: Any, number: int) -> dict[str, str]:
+    case = inputs.generate(number)
     began = time.process_time()
     try:
         try:
-            verdict = inputs.judge(made)
+            verdict = inputs.check(case)
         except PenstockError as error:
-            verdict = told(error)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is a defect; polars panics with a BaseException
-        return {"defect": f"{shown(made)}\n{''.join(traceback.format_exception(error, limit=-6))}"}
+            verdict = refusal(error)
+    except BaseException as error:  # noqa: BLE001 - any other exception is a defect; Polars panics with a BaseException
+        return {"defect": f"{shown(case)}\n{''.join(traceback.format_exception(error, limit=-6))}"}
     if (spent := time.process_time() - began) > CPU_SECONDS:
-        return {"defect": f"{shown(made)}\n{spent:.1f} s of CPU"}
+        return {"defect": f"{shown(case)}\n{spent:.1f} s of CPU"}
     return {"verdict": verdict}
 
 
-def shown(made: Any) -> str:
-    text = repr(made)
+def shown(case: Any) -> str:
+    text = repr(case)
     return text if len(text) < 1500 else f"{text[:900]} … {text[-500:]}"
 
 
-def say(out: Any, **told: Any) -> None:
-    out.write(json.dumps(told) + "\n")
+def report(out: Any, **fields: Any) -> None:
+    out.write(json.dumps(fields) + "\n")
     out.flush()
 
 

@@ -1,7 +1,7 @@
-"""Hostile inputs are judged in a process of its own, which may be killed by one: then it is known by which.
+"""Run hostile inputs in a child process, since an input may kill it.
 
-The child says the number of each input before it looks at it, and what became of it afterwards. A child that dies or
-is silent for too long has found a defect; the next one goes on behind that input.
+The child reports the number of each input before it checks it, and the outcome afterwards. If it dies or is silent for
+too long, the current input has found a defect, and the next child continues after that input.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 20.0
-"""In which one input has to be done, however busy the machine is; the child itself counts 5 seconds of CPU."""
-STARTING = 120.0
+"""Wall-clock limit of one input, also on a busy machine; the child itself allows 5 seconds of CPU."""
+START_SECONDS = 120.0
+"""Limit until the child's first message."""
 CANARY = "penstock-canary-8d1f0c"
 
 
 @dataclass
-class Verdicts:
-    """What became of the inputs: how many of each kind, and what went wrong by the input's number."""
+class Outcomes:
+    """How many inputs ended in each verdict, and the defects by the input's number."""
 
     counts: Counter[str] = field(default_factory=Counter)
     defects: dict[int, str] = field(default_factory=dict)
@@ -38,16 +39,16 @@ class Verdicts:
         return sum(self.counts.values()) + len(self.defects)
 
 
-def judged(kind: str, numbers: range, folder: Path) -> Verdicts:
-    """Make the inputs of these numbers and judge them all, however many children that takes."""
-    found, at = Verdicts(), numbers.start
+def run_inputs(kind: str, numbers: range, folder: Path) -> Outcomes:
+    """Generate and check the inputs of these numbers, restarting the child after each defect."""
+    outcomes, at = Outcomes(), numbers.start
     while at < numbers.stop:
-        at = _one_child(kind, range(at, numbers.stop), folder, found)
-    return found
+        at = _run_child(kind, range(at, numbers.stop), folder, outcomes)
+    return outcomes
 
 
-def _one_child(kind: str, numbers: range, folder: Path, found: Verdicts) -> int:
-    """Where the next child has to begin."""
+def _run_child(kind: str, numbers: range, folder: Path, outcomes: Outcomes) -> int:
+    """Run one child; return the number of the input at which the next child starts."""
     (folder / "canary").write_text(CANARY)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PENSTOCK_SECRET_CANARY": CANARY, "POLARS_MAX_THREADS": "1"}
     words = [
@@ -55,7 +56,7 @@ def _one_child(kind: str, numbers: range, folder: Path, found: Verdicts) -> int:
         "-X",
         "faulthandler",
         "-m",
-        "tests.hostile.judge",
+        "tests.hostile.child",
         kind,
         str(numbers.start),
         str(numbers.stop),
@@ -64,17 +65,17 @@ def _one_child(kind: str, numbers: range, folder: Path, found: Verdicts) -> int:
         child = subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=noise)
         begun = None
         try:
-            for told in _lines(child):
-                if told is None:
-                    found.defects[_at(begun, numbers)] = f"silent for {SECONDS:g} s"
+            for message in _messages(child):
+                if message is None:
+                    outcomes.defects[_at(begun, numbers)] = f"silent for {SECONDS:g} s"
                     return _at(begun, numbers) + 1
-                if "begin" in told:
-                    begun = told["begin"]
-                elif "defect" in told:
-                    found.defects[told["end"]] = told["defect"]
+                if "begin" in message:
+                    begun = message["begin"]
+                elif "defect" in message:
+                    outcomes.defects[message["end"]] = message["defect"]
                     begun = None
-                elif "end" in told:
-                    found.counts[told["verdict"]] += 1
+                elif "end" in message:
+                    outcomes.counts[message["verdict"]] += 1
                     begun = None
         finally:
             child.kill()
@@ -84,7 +85,7 @@ def _one_child(kind: str, numbers: range, folder: Path, found: Verdicts) -> int:
             return numbers.stop
         noise.seek(0)
         said = noise.read().decode(errors="replace")[-3000:]
-    found.defects[_at(begun, numbers)] = f"the process ended with {code}: {said}"
+    outcomes.defects[_at(begun, numbers)] = f"the process ended with {code}: {said}"
     return _at(begun, numbers) + 1 if begun is not None else numbers.stop
 
 
@@ -92,10 +93,10 @@ def _at(begun: int | None, numbers: range) -> int:
     return numbers.start if begun is None else begun
 
 
-def _lines(child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | None]:
-    """What the child says; None if it has been silent for too long."""
+def _messages(child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | None]:
+    """Yield the child's messages; None if it has been silent for too long."""
     stream: IO[bytes] = child.stdout  # type: ignore[assignment]
-    selector, buffer, wait = selectors.DefaultSelector(), b"", STARTING
+    selector, buffer, wait = selectors.DefaultSelector(), b"", START_SECONDS
     selector.register(stream, selectors.EVENT_READ)
     deadline = time.monotonic() + wait
     while True:
