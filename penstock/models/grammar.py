@@ -4,30 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from sqlglot import exp, tokenize
 from sqlglot.dialects.postgres import Postgres
+from sqlglot.generators.postgres import PostgresGenerator
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokenizer_core import Token, TokenType
 
-__all__ = ["Expressions", "check_tokens", "check_tree", "tokens_of", "trees_of"]
+__all__ = ["Expressions", "Positive", "check_tokens", "check_tree", "tokens_of", "trees_of"]
 
 _SPELLINGS: Final = {
     TokenType.EQ: "=", TokenType.NOT: "NOT", TokenType.AND: "AND", TokenType.OR: "OR", TokenType.SLASH: "/",
     TokenType.MOD: "%",
 }  # fmt: skip
 """Operators that sqlglot also takes in the spelling of other systems, such as ``==`` and ``!``."""
-_ELSEWHERE: Final = {TokenType.NULLSAFE_EQ: "IS NOT DISTINCT FROM", TokenType.DQMARK: "coalesce(…)"}
-_NO_CHAIN: Final = (
-    exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Is, exp.Like, exp.ILike, exp.Between, exp.In,
-    exp.NullSafeEQ, exp.NullSafeNEQ,
-)  # fmt: skip
-"""What stands between two operands and needs parentheses as the operand of another."""
+_ELSEWHERE: Final = {
+    TokenType.NULLSAFE_EQ: "IS NOT DISTINCT FROM", TokenType.DQMARK: "coalesce(…)",
+    TokenType.UNKNOWN: 'IS NULL, or "unknown" for a column of that name',
+}  # fmt: skip
+_SIGNS: Final = {TokenType.PLUS, TokenType.DASH}
+_LONGER: Final = {TokenType.MOD, TokenType.DPIPE}
+"""Operators that a sign right behind them makes longer, such as ``%-``."""
+_BEFORE_NOT: Final = {
+    None, TokenType.L_PAREN, TokenType.COMMA, TokenType.AND, TokenType.OR, TokenType.NOT, TokenType.IS, TokenType.CASE,
+    TokenType.WHEN, TokenType.THEN, TokenType.ELSE, TokenType.FROM,
+}  # fmt: skip
+"""What may stand before ``NOT NULL``; sqlglot takes ``a NOT NULL`` for ``a IS NOT NULL``."""
+_LEVELS: Final[dict[type[exp.Expr], int]] = {
+    **dict.fromkeys((exp.Is, exp.NullSafeEQ, exp.NullSafeNEQ), 1),
+    **dict.fromkeys((exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE), 2),
+    **dict.fromkeys((exp.Like, exp.ILike, exp.Between, exp.In), 3),
+}
+"""How strongly operators hold their operands together; those of one level do not associate."""
+_STRONGEST: Final = 4
+
+
+class Positive(exp.Unary):
+    """``+a``, which sqlglot drops, and PostgreSQL takes for numbers only."""
 
 
 class _Parser(PostgresParser):
-    """Keeps the text of intervals as it was written: sqlglot itself drops ``ago``, and a sign that stands apart."""
+    """Keeps what sqlglot drops: ``ago`` and signs of intervals, ``+a``, and which parentheses were written."""
+
+    UNARY_PARSERS: ClassVar = PostgresParser.UNARY_PARSERS | {
+        TokenType.PLUS: lambda self: self.expression(Positive(this=self._parse_unary()))
+    }
+
+    def _parse_paren(self) -> Any:
+        found = super()._parse_paren()
+        if found is not None:
+            found.meta["parentheses"] = True
+        return found
 
     def _parse_interval_span(self, this: Any, parse_function_unit: bool = True) -> Any:  # noqa: FBT001, FBT002 - sqlglot's own signature
         span = super()._parse_interval_span(this, parse_function_unit=parse_function_unit)
@@ -36,10 +64,17 @@ class _Parser(PostgresParser):
         return span
 
 
+class _Generator(PostgresGenerator):
+    """Writes what sqlglot has no node for."""
+
+    TRANSFORMS: ClassVar = PostgresGenerator.TRANSFORMS | {Positive: lambda self, node: f"+{self.sql(node, 'this')}"}
+
+
 class Expressions(Postgres):
     """The dialect of expressions."""
 
     Parser = _Parser
+    Generator = _Generator
 
 
 @lru_cache(maxsize=64)
@@ -59,16 +94,21 @@ def check_tokens(tokens: Sequence[Token]) -> None:
     Raises:
         ValueError: with the place, and with what to write instead.
     """
-    before = None
-    for token in tokens:
-        wanted = _SPELLINGS.get(token.token_type)
+    earlier: list[Token | None] = [None, None, *tokens]
+    for before_it, before, token in zip(earlier, earlier[1:], tokens, strict=False):
+        kind, last = token.token_type, before.token_type if before else None
+        wanted = _SPELLINGS.get(kind)
         if wanted is not None and token.text.upper() != wanted:
             raise _refused(token, f"write {wanted}")
-        if token.token_type in _ELSEWHERE:
-            raise _refused(token, f"write {_ELSEWHERE[token.token_type]}")
-        if token.token_type == before == TokenType.STRING:
+        if kind in _ELSEWHERE:
+            raise _refused(token, f"write {_ELSEWHERE[kind]}")
+        if kind == last == TokenType.STRING:
             raise _refused(token, "join texts with ||")
-        before = token.token_type
+        first = before_it.token_type if before_it else None
+        if kind == TokenType.NULL and last == TokenType.NOT and first not in _BEFORE_NOT:
+            raise _refused(token, "write IS NOT NULL")
+        if before and kind in _SIGNS and last in _LONGER and before.end + 1 == token.start:
+            raise _refused(token, f"write a blank before {token.text}")
 
 
 def _refused(token: Token, instead: str) -> ValueError:
@@ -77,14 +117,39 @@ def _refused(token: Token, instead: str) -> ValueError:
 
 
 def check_tree(tree: exp.Expr) -> None:
-    """Refuse chains such as ``a < b = c``, which PostgreSQL refuses, or reads in an order that few people expect.
+    """Refuse what PostgreSQL's precedence refuses or reads otherwise, such as ``a < b = c``, and ``a || NOT b``.
 
     Raises:
-        ValueError: with the inner part.
+        ValueError: with the operand that needs parentheses.
     """
     for node in tree.walk():
-        if isinstance(node, _NO_CHAIN):
-            inner = next((one for one in node.iter_expressions() if isinstance(one, (*_NO_CHAIN, exp.Not))), None)
-            if inner is not None:
-                message = f"needs parentheses around {inner.sql(dialect=Expressions)[:60]}"
+        for operand, needed in _operands(node):
+            if _level(operand) < needed:
+                message = f"needs parentheses around {_bare(operand).sql(dialect=Expressions)[:60]}"
                 raise ValueError(message)
+
+
+def _operands(node: exp.Expr) -> list[tuple[Any, int]]:
+    """Operands of an operator, each with the lowest level that it may have without parentheses."""
+    above = _LEVELS.get(type(node), _STRONGEST - 1) + 1
+    if isinstance(node, exp.Between):
+        return [(node.this, above), (node.args["low"], _STRONGEST), (node.args["high"], above)]
+    if isinstance(node, (exp.In, exp.Neg, Positive)):
+        return [(node.this, above)]
+    if isinstance(node, exp.Binary) and not isinstance(node, (exp.Connector, exp.Escape)):
+        return [(node.this, above), (node.expression, above)]
+    return []
+
+
+def _level(operand: Any) -> int:
+    inner = _bare(operand)
+    if isinstance(inner, exp.Not):
+        return _LEVELS.get(type(_bare(inner.this)), 0)
+    return _LEVELS.get(type(inner), 0 if isinstance(inner, exp.Connector) else _STRONGEST)
+
+
+def _bare(node: Any) -> Any:
+    """A node without the parentheses that sqlglot has put around it itself."""
+    while isinstance(node, exp.Paren) and not node.meta.get("parentheses"):
+        node = node.this
+    return node

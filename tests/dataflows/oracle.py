@@ -180,6 +180,27 @@ def fill_form(rng: random.Random, form: str, depth: int) -> str:
     return out + rest
 
 
+BETWEEN: Final = [
+    "=", "<>", "<", ">=", "IS DISTINCT FROM", "IS NOT DISTINCT FROM", "AND", "OR", "+", "-", "%", "||", "LIKE 'a%' =", "BETWEEN 1 AND", "NOT BETWEEN c AND", "BETWEEN i = j AND",
+]  # fmt: skip
+BEHIND: Final = [
+    "IS NULL", "IS NOT NULL", "IS TRUE", "IS NOT TRUE", "NOT NULL", "ISNULL", "NOTNULL", "IN (b, c)", "NOT IN (i, 1)", "NOT LIKE 'a%'", "::text", "::int",
+]  # fmt: skip
+
+
+def chain(rng: random.Random) -> str:
+    """A random row of operators without parentheses; the parser often refuses it, as PostgreSQL's grammar does."""
+    parts = []
+    for at in range(rng.choice([2, 2, 3])):
+        parts += [rng.choice(BETWEEN)] * (at > 0)
+        while rng.random() < 0.2:
+            parts.append(rng.choice(["NOT", "-", "+"]))
+        parts.append(rng.choice(["b", "c", "i", "j", "t", "TRUE", "1", "(b)"]))
+        while rng.random() < 0.3:
+            parts.append(rng.choice(BEHIND))
+    return " ".join(parts).replace(" ::", "::")
+
+
 # -- PostgreSQL and Penstock -----------------------------------------------------------------------------------------
 
 FAILED: Final = "\x01"
@@ -208,19 +229,31 @@ class Oracle:
         self.batch = pa.RecordBatch.from_arrays(arrays, names=list(COLUMNS))
 
     def postgres_values(self, forms: Sequence[tuple[str, Compiled]]) -> list[list[str | None]]:
-        """Return, for each expression and row, type and value as text (``text:abc``), or the SQLSTATE that it raises."""
-        made, asked = [], []
-        for at, (text, compiled) in enumerate(forms):
-            value = _READ.get(compiled.type.name, "format('%s', {0})").format(f"({text})")
-            made.append(
-                f"CREATE OR REPLACE FUNCTION pg_temp.e{at}(_at int) RETURNS text LANGUAGE plpgsql AS $penstock$ DECLARE _v text; "
-                f"BEGIN SELECT pg_typeof(({text})) || CASE WHEN ({text}) IS NULL THEN '' ELSE ':' || {value} END INTO _v FROM r "
-                f"WHERE at = _at; RETURN _v; EXCEPTION WHEN others THEN RETURN E'\\x01' || SQLSTATE; END $penstock$"
-            )
-            asked.append(f"array_agg(pg_temp.e{at}(at) ORDER BY at)")
-        self.server.execute("; ".join(made))
+        """Return, for each expression and row, type and value as text (``text:abc``), or the SQLSTATE that it raises.
+
+        What the server cannot parse raises in every row.
+        """
+        made = [self._made(at, text, compiled) for at, (text, compiled) in enumerate(forms)]
+        asked = [
+            f"array_agg(pg_temp.e{at}(at) ORDER BY at)" if state is None else f"array_agg('{state}'::text)"
+            for at, state in enumerate(made)
+        ]
         found = self.server.execute(f"SELECT {', '.join(asked)} FROM r").fetchone()
         return list(found or ())
+
+    def _made(self, at: int, text: str, compiled: Compiled) -> str | None:
+        """Make the function that evaluates an expression for one row; how it fails, if the server refuses the text."""
+        value = _READ.get(compiled.type.name, "format('%s', {0})").format("v")
+        try:
+            self.server.execute(
+                f"CREATE OR REPLACE FUNCTION pg_temp.e{at}(_at int) RETURNS text LANGUAGE plpgsql AS $penstock$ "
+                f"BEGIN RETURN (SELECT pg_typeof(v) || CASE WHEN v IS NULL THEN '' ELSE ':' || {value} END FROM (SELECT ({text}) AS v FROM r "
+                "WHERE at = _at OFFSET 0) AS x); "
+                f"EXCEPTION WHEN others THEN RETURN '{FAILED}' || SQLSTATE; END $penstock$"
+            )
+        except psycopg.Error as error:
+            return f"{FAILED}{error.sqlstate}"
+        return None
 
 
 _READ: Final = {

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from tests.dataflows.oracle import TYPES, Oracle, compare, edge_case_rows, expression
+from dataflows.transforms.expressions.compiler import compile_expression
+from tests.dataflows.oracle import FAILED, TYPES, Oracle, chain, compare, edge_case_rows, expression
 
 BATCH = 25
 
@@ -44,13 +45,28 @@ def test_many_random_expressions_equal_postgresql(oracle: Oracle, part: int) -> 
     agree(oracle, part, 1000)
 
 
+def test_operators_without_parentheses_associate_as_in_postgresql(oracle: Oracle) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    rng = random.Random(seed)
+    oracle.fill(edge_case_rows(rng, 60))
+    result = compare(oracle, rng, [chain(rng) for _ in range(2000)])
+    assert not result.differences, "\n".join([f"seed {seed}:", *result.differences[:20]])
+    assert result.compiled_count > 100
+
+
+def test_what_the_server_cannot_parse_is_a_difference(oracle: Oracle) -> None:
+    oracle.fill(edge_case_rows(random.Random(1), 60))
+    compiled = compile_expression("b IS TRUE", TYPES, "oracle")
+    assert oracle.postgres_values([("b IS IS TRUE", compiled), ("b IS TRUE", compiled)])[0] == [f"{FAILED}42601"] * 60
+
+
 FIXED = [
     "f / 100", "f / 100.0", "r / 100", "f / CAST('100' AS double precision)", "CAST(f AS real) / CAST(100 AS real)", "f * 0.07", "f - 0.1", "57 / f",
     "ts + interval '1 day ago'", "ts + interval '- 1 day'", "ts - interval '1 month -1 day ago'", "u = 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'", "u IN ('{a0eebc999c0b4ef8bb6d6bb9bd380a11}')",
     "coalesce(u, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')", "CASE u WHEN 'A0EEBC999C0B4EF8BB6D6BB9BD380A11' THEN 1 ELSE 0 END", "nullif(u, 'A0EEBC999C0B4EF8BB6D6BB9BD380A11')", "greatest(u, '{00000000000000000000000000000000}')",
     "concat(h, 'x')", "concat_ws('-', h, e)", "h || 'x'", "h = e", "h = s", "h = t", "h < 'ab '", "h IN ('ab ', 'x')", "length(h)", "h LIKE 'ab'", "CAST(h AS text)", "CAST(s AS char)", "CAST(s AS varchar)", "CAST(i AS numeric)", "CAST(s AS char(3)) || 'x'",
     "CAST(f AS numeric(30,2))", "CAST(r AS numeric(38,4))", "CAST(s AS timestamptz)", "CAST(s AS timestamp)", "CAST(s AS date)", "CAST(s AS numeric(5,2))", "CAST(s AS integer)", "CAST(s AS real)", "CAST(s AS double precision)", "CAST(f AS real)", "CAST(l AS real)", "CAST(m AS real)",
-    "upper(s)", "lower(s)", "s ILIKE '%ß%'", "s ILIKE 'Σ%'", "NULL AND 10 / i > 1", "b AND 10 / i > 1", "b OR 10 / i > 1", "NOT b AND 10 / i > 1", "10 / i > 1 AND b", "CASE WHEN i <> 0 THEN 10 / i END", "i + j = l", "b = (i < j)",
+    "upper(s)", "lower(s)", "s ILIKE '%ß%'", "s ILIKE 'Σ%'", "NULL AND 10 / i > 1", "b AND 10 / i > 1", "b OR 10 / i > 1", "NOT b AND 10 / i > 1", "10 / i > 1 AND b", "CASE WHEN i <> 0 THEN 10 / i END", "i + j = l", "b = (i < j)", "i < j IS TRUE", "NOT b IS TRUE", "t LIKE 'a%' = b", "t IS DISTINCT FROM q AND b", "i BETWEEN 1 AND 7 IS NOT TRUE", "NULL <> CAST(t AS boolean)", "NULL + 10 / i", "+ i", "NOT NULL",
 ]  # fmt: skip
 
 

@@ -71,10 +71,10 @@ def substring(c: Compiler, node: exp.Substring) -> Term:
 
 def _whole_constant(c: Compiler, node: Any, what: str) -> int:
     inner = node.this if isinstance(node, exp.Neg) else node
-    text = texts.literal_text(c(inner), what, c.where)
-    if not text.isdigit() or c(inner).name != "integer":
+    term = c(inner)
+    if term.literal is None or term.name != "integer":
         raise SchemaMismatch(f"{what} must be a whole number", where=c.where, hint="write it out, such as 2")
-    return -int(text) if isinstance(node, exp.Neg) else int(text)
+    return -int(term.literal) if isinstance(node, exp.Neg) else int(term.literal)
 
 
 def split_part(c: Compiler, node: exp.SplitPart) -> Term:

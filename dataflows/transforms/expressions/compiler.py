@@ -21,6 +21,7 @@ from dataflows.transforms.expressions.hints import check_names
 from dataflows.transforms.expressions.terms import ANY_SIZE, BPCHAR, INTEGER, TEXT, frame_name, physical
 from dataflows.transforms.expressions.walk import Compiler, Entry, Failure, entry, name_of
 from penstock.errors import SchemaMismatch
+from penstock.models.grammar import Positive
 from penstock.models.sql import parsed
 
 __all__ = ["ALLOWED", "NODES", "Compiled", "compile_expression"]
@@ -42,6 +43,7 @@ NODES: Final[dict[type[Any], Entry]] = {
     exp.Div: entry(operators.arithmetic("/"), *_PAIR, "typed?", "safe?"),
     exp.Mod: entry(operators.arithmetic("%"), *_PAIR),
     exp.Neg: entry(lambda c, node: f.negate(c(node.this), c.where), "this"),
+    Positive: entry(lambda c, node: f.positive(c(node.this), c.where), "this"),
     exp.EQ: entry(operators.comparison("="), *_PAIR),
     exp.NEQ: entry(operators.comparison("<>"), *_PAIR),
     exp.LT: entry(operators.comparison("<"), *_PAIR),

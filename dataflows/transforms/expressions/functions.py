@@ -68,6 +68,9 @@ def arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
 
 def _as_numbers(left: Term, right: Term, sign: str, where: str) -> tuple[Term, Term]:
     """Return both operands as numbers; NULL or a quoted literal takes the other's type."""
+    if {left.name, right.name} <= {"null", "unknown"}:
+        what = f"`{sign}` does not know the type of its operands"
+        raise SchemaMismatch(what, where=where, hint="write CAST(… AS …) around one")
     pair = []
     for one, other in ((left, right), (right, left)):
         term = one
@@ -147,6 +150,12 @@ def _float_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
             (found == 0.0) & (a != 0.0) & b.is_finite() & ((b != 0.0) if sign == "*" else pl.lit(value=True))
         )
     return Term(found, left.type, any_of(left.wrong, right.wrong, wrong))
+
+
+def positive(term: Term, where: str) -> Term:
+    """``+x``, of a number."""
+    _needs_number("+", term, where)
+    return term
 
 
 def negate(term: Term, where: str) -> Term:
@@ -279,7 +288,12 @@ def compare(sign: str, left: Term, right: Term, where: str) -> Term:
     a, b = _compared(left, right, where)
     if a.name in {"json", "jsonb"} or (a.name == "label" and sign not in {"=", "<>"}):
         raise SchemaMismatch(f"`{sign}` does not take {left.type}", where=where, hint="write CAST(… AS text) around it")
-    return Term(COMPARISONS[sign](a.expr, b.expr), BOOLEAN, any_of(a.wrong, b.wrong))
+    return beside_null(Term(COMPARISONS[sign](a.expr, b.expr), BOOLEAN, any_of(a.wrong, b.wrong)), left, right)
+
+
+def beside_null(term: Term, *operands: Term) -> Term:
+    """An operator's result; beside a NULL that is written out no other operand is evaluated."""
+    return replace(term, wrong=None) if any(one.name == "null" for one in operands) else term
 
 
 def _compared(left: Term, right: Term, where: str) -> tuple[Term, Term]:

@@ -42,7 +42,7 @@ def arithmetic(sign: str) -> Handler:
         left, right = c(node.this), c(node.expression)
         if sign in "+-" and (date_arithmetic := times.date_arithmetic(sign, left, right, c.where)):
             return date_arithmetic
-        return f.arithmetic(sign, left, right, c.where)
+        return f.beside_null(f.arithmetic(sign, left, right, c.where), left, right)
 
     return make
 

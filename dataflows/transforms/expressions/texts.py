@@ -93,12 +93,12 @@ def _no_count(term: Term, where: str) -> pl.Expr:
 
 
 def literal_text(term: Term | None, what: str, where: str) -> str:
-    """Return the text of a literal; `what` names the argument in the error.
+    """Return the text of a quoted literal; `what` names the argument in the error.
 
     Raises:
-        SchemaMismatch: it is computed.
+        SchemaMismatch: it is computed, or a number.
     """
-    if term is None or term.literal is None:
+    if term is None or term.literal is None or not (term.name == "unknown" or is_text(term.type)):
         raise SchemaMismatch(f"{what} must be written as a literal", where=where, hint="write it out between quotes")
     return term.literal
 
