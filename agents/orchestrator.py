@@ -153,7 +153,7 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
             "due": (cause.at + wait).isoformat(),
             "subject": task["id"],
         }
-        reason = f"failure {failures} of {retry.attempts}, {error['code']}: again in {wait.total_seconds():g} s"
+        reason = f"failure {failures} of {retry.attempts}, {error['code']}: retry in {wait.total_seconds():g} s"
         return (Draft("timer.requested", payload["timer"], payload),), "retry", reason
     reason = f"{error['code']}: " + (
         "no attempt is left" if is_worth_retrying(error) else "trying again would not help"

@@ -1,1 +1,1 @@
-"""What acts: the flows of the control plane and the data plane, their sources, sinks and transforms."""
+"""Dataflows of the control plane and the data plane, with their connectors and transforms."""

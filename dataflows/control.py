@@ -40,7 +40,7 @@ _READ: Final = 5000
 
 
 def agents() -> tuple[Agent, ...]:
-    """Every agent of this release."""
+    """Return every agent of this release."""
     return Lifecycle(), Orchestrator()
 
 

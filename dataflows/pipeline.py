@@ -85,7 +85,7 @@ class _ReaderThread:
             for chunk in self.reader.chunks():
                 _hand_over(self.queue, chunk, self.first)
             _hand_over(self.queue, _End(), self.first)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the flow must hear of it
+        except BaseException as error:  # noqa: BLE001 - any error has to stop the flow
             self.first.put(error)
         finally:
             self.reader.close()
@@ -113,7 +113,7 @@ class _WriterThread:
             while not isinstance(item := self._next(), _End):
                 self.writer.write(item)
             self.writer.done()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the flow must hear of it
+        except BaseException as error:  # noqa: BLE001 - any error has to stop the flow
             self.first.put(error)
         finally:
             self.writer.close()

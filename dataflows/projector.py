@@ -32,7 +32,7 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     """Add the projector to `flow`; it stands by while another one is active, and takes over when that one ends.
 
     Raises:
-        Fenced: while it runs, if another projector moved the position nevertheless.
+        Fenced: while it runs, if another projector has moved the position.
     """
     log = site.open_log(LOCK)
     work = _Work(Projector(site.catalog_dsn), log, wakeup)
@@ -58,8 +58,8 @@ class _Work:
     """The active projector, and the log whose lock makes it the only one.
 
     It works on a thread of its own, so that decisions and projection in this process do not wait for each other's
-    transactions, and folds what arrived while it was busy as one batch. What it has not folded when the flow ends is
-    read again by the next projector, from the catalog's position on.
+    transactions. Messages that arrive while it is busy are folded as one batch. Those not folded when the flow ends
+    are read again by the next projector, which starts from the catalog's position.
     """
 
     def __init__(self, projector: Projector, log: PostgresLog, wakeup: Wakeup) -> None:

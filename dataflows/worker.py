@@ -87,7 +87,7 @@ Output = tuple[bool, list[Message]]
 
 
 class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
-    """Starts and ends processes as the log says, and watches them."""
+    """Starts and ends processes as the log orders, and watches them."""
 
     def __init__(self, name: str, wakeup: Wakeup, reading: Reading, processes: Processes, outcomes: Outcomes) -> None:
         self._wakeup = wakeup
@@ -100,10 +100,10 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         for offset, record in records_of(one for batch in values for one in batch):
             if self._reading.keep(offset, record):
                 out += self._follow(offset, record)
-        return self._told(out + self._seen()), StatefulBatchLogic.RETAIN
+        return self._emitted(out + self._reports()), StatefulBatchLogic.RETAIN
 
-    def _told(self, out: list[Output]) -> list[Output]:
-        """Return `out`; keep the flow awake until it is on the log."""
+    def _emitted(self, out: list[Output]) -> list[Output]:
+        """Return `out`, and keep the flow awake so that it is appended to the log at once."""
         if out:
             self._wakeup.wake()
         return out
@@ -130,10 +130,10 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return task in self._assigned and self._assigned[task][1].payload["attempt"] == attempt
 
     def on_notify(self) -> tuple[Iterable[Output], bool]:
-        return self._told(self._seen()), StatefulBatchLogic.RETAIN
+        return self._emitted(self._reports()), StatefulBatchLogic.RETAIN
 
-    def _seen(self) -> list[Output]:
-        """Report what the processes have done since the last call."""
+    def _reports(self) -> list[Output]:
+        """Return records of what the processes have done since the last call."""
         out: list[Output] = []
         for ended in self._processes.ended():
             out += self._ended(ended)
@@ -142,8 +142,8 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
                 out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))
         for ended in self._processes.halted():
             assigned = self._halting.pop((ended.task, ended.attempt), None)
-            if assigned and (told := self._outcomes.halted(*assigned, ended)):
-                out.append((False, [encode(record) for record in told]))
+            if assigned and (records := self._outcomes.halted(*assigned, ended)):
+                out.append((False, [encode(record) for record in records]))
         self._processes.tend()
         return out
 

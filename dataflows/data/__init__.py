@@ -1,1 +1,1 @@
-"""What travels through a pipeline: tables, types, chunks, splits, cursors and counters."""
+"""Data that travels through a pipeline: tables, types, chunks, splits, cursors and counters."""

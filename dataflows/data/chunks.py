@@ -13,7 +13,7 @@ __all__ = ["REFUSED", "Chunk"]
 REFUSED: Final = pa.schema(
     [("row", pa.int64()), *((name, pa.string()) for name in ("step", "code", "reason", "values"))]
 )
-"""Rows that were refused: their number in the chunk, by which step, why, and their values as a JSON object."""
+"""Schema of refused rows: their number in the chunk, the step, code and reason, and their values as a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Chunk:
     """Rows of one split, as an Arrow batch, or undecoded as messages of a binary COPY that may be cut anywhere.
 
     A split's chunks are numbered from 0 by `sequence` and end with one whose `last` is true and whose `data` is None;
-    only that marker lets the split be committed. `rows` of the marker is the number of rows that the source says it
-    sent for the whole split; of other chunks the rows held, 0 where they are undecoded.
+    a split is committed only after that marker. `rows` of the marker is the number of rows that the source reports for
+    the whole split; of other chunks it is the number of rows in `data`, 0 if they are undecoded.
     """
 
     slot: str
@@ -32,13 +32,13 @@ class Chunk:
     rows: int
     last: bool = False
     read: int = 0
-    """Rows read from the source for this chunk, before filters; of the marker: for the whole split."""
+    """Number of rows read from the source for this chunk, before filters; of the marker: for the whole split."""
     dead: int = 0
-    """Rows of this chunk that go to the dead letters; of the marker: of the whole split."""
+    """Number of rows of this chunk that go to the dead letters; of the marker: of the whole split."""
     refused: RecordBatch | None = None
     """The dead rows, with columns row (in the split, from 0), step, code, reason and values (a JSON object)."""
     origins: pa.Array | None = None
-    """Of each row its number among the rows that were read for the chunk; None where they are all, in their order."""
+    """For each row, its index among the rows read for the chunk; None if they are all there, in the same order."""
 
     @property
     def size(self) -> int:

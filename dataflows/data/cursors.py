@@ -1,4 +1,4 @@
-"""Cursors: the column by which a pipeline reads only what is new, and the window of one run."""
+"""Cursors: the column by which a pipeline reads only new rows, and the window of one run."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ TIMES: Final = {"date", "timestamp without time zone", "timestamp with time zone
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Rows with a cursor above `lower` and not above `upper`; empty where `upper` is None."""
+    """Rows with a cursor above `lower` and not above `upper`; empty if `upper` is None."""
 
     lower: str | None
     upper: str | None
     reached: str | None = None
-    """Where the cursor stands afterwards, if that is below `upper`: what is above it is read again."""
+    """Position of the cursor after the run, if below `upper`: the next run reads the rows above it again."""
     notes: tuple[str, ...] = ()
-    """What a person should know of rows beyond it."""
+    """Notes for the user on rows beyond the window."""
 
     @property
     def position(self) -> str | None:
-        """Where the cursor stands once the window was read; None where there was nothing to read."""
+        """Position of the cursor after the window was read; None if there was nothing to read."""
         return self.upper if self.reached is None else self.reached
 
 
 @dataclass(frozen=True, slots=True)
 class CursorRule:
-    """What a pipeline says of its cursor, and whether its sink takes a row twice without doubling it."""
+    """Settings of a pipeline's cursor; `again` is true if its sink can take a row twice without duplicating it."""
 
     lag: timedelta = timedelta(0)
     timezone: str | None = None
@@ -49,7 +49,7 @@ class CursorRule:
 
 
 def split_key(table: Table) -> Column | None:
-    """The column to split by: the first of a unique key of an ordered type, the primary key before others."""
+    """Return the column to split by: the first one of a unique key, if its type is ordered; the primary key first."""
     for key in table.keys:
         column = table.column(key[0])
         if column is not None and parse_type(column.type).name in ORDERED:
@@ -58,7 +58,7 @@ def split_key(table: Table) -> Column | None:
 
 
 def cursor_column(table: Table, name: str, where: str) -> Column:
-    """The cursor's column.
+    """Return the cursor's column.
 
     Raises:
         MissingColumn: no such column.
@@ -75,11 +75,11 @@ def cursor_column(table: Table, name: str, where: str) -> Column:
 
 
 def window_between(reload: Reload, cursor: Column, last: str, where: str) -> Window:
-    """The window of values that `reload` names, as far as runs have come: `last` is the position of the cursor.
+    """Return the window that `reload` names, up to `last`, the cursor's position after earlier runs.
 
     Raises:
-        Refused: nothing of it was read yet, it is empty, a bound is no value of the cursor's type, or that type has no
-            value just before another one.
+        Refused: none of it was read yet, it is empty, a bound is not a value of the cursor's type, or values of that
+            type have no predecessor.
     """
     kind = parse_type(cursor.type).name
     if kind not in _STEPS:
@@ -92,7 +92,7 @@ def window_between(reload: Reload, cursor: Column, last: str, where: str) -> Win
     end = min(upper - step, read(last))
     if end < lower:
         hint = "`penstock run` reads what is new; only what was read before is read again"
-        raise Refused(f"runs have come to {last} only", where=where, value=reload.from_, hint=hint)
+        raise Refused(f"earlier runs have read up to {last} only", where=where, value=reload.from_, hint=hint)
     return Window(write(lower - step), write(end))
 
 
@@ -101,7 +101,7 @@ def _value(text: str, read: Callable[[str], Any], cursor: Column, where: str) ->
         return read(text)
     except (ValueError, OverflowError):
         hint = f"`{cursor.name}` is of type {cursor.type}"
-        raise Refused("is no value of the cursor", where=where, value=text, hint=hint) from None
+        raise Refused("not a value of the cursor's type", where=where, value=text, hint=hint) from None
 
 
 def _moment(text: str) -> datetime:
@@ -112,7 +112,7 @@ def _moment(text: str) -> datetime:
 def _local(text: str) -> datetime:
     found = datetime.fromisoformat(text)
     if found.tzinfo is not None:
-        message = "a time without a zone is wanted"
+        message = "expected a time without a zone"
         raise ValueError(message)
     return found
 
@@ -124,4 +124,4 @@ _STEPS: Final[dict[str, tuple[Callable[[str], Any], Any, Callable[[Any], str]]]]
     "timestamp without time zone": (_local, timedelta(microseconds=1), lambda one: one.isoformat(sep=" ")),
     "timestamp with time zone": (_moment, timedelta(microseconds=1), lambda one: one.isoformat(sep=" ")),
 }  # fmt: skip
-"""How values of a type are read, the distance of two neighbours, and how they are written."""
+"""For each type: how to parse its values, the distance between neighbours, and how to format them."""

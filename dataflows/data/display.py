@@ -26,7 +26,7 @@ def _values(column: pa.Array) -> list[Any]:
         found: list[Any] = column.to_pylist()
     except OverflowError:  # Arrow's days and microseconds go beyond the years 1 to 9999
         found = column.cast(pa.string()).to_pylist()
-    except UnicodeDecodeError:  # a source that checks no encoding
+    except UnicodeDecodeError:  # the source does not check its encoding
         shown = (
             None if one is None else one.decode(errors="backslashreplace")
             for one in column.cast(pa.binary()).to_pylist()
@@ -36,7 +36,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def json_of(row: Mapping[str, object]) -> str:
-    """A row as `jsonb` takes it: NaN and infinities are texts, and NUL in a text is its picture, ␀."""
+    """Return a row as JSON that `jsonb` accepts: NaN and infinities as texts, NUL in a text as its symbol, ␀."""
     try:
         text = json.dumps(row, default=_plain, allow_nan=False)
     except ValueError:
@@ -59,7 +59,7 @@ _INFINITE: Final = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 def _plain(value: object) -> object:
-    """A value as JSON shows it."""
+    """Return a value as JSON represents it."""
     if isinstance(value, bytes):
         return "\\x" + value.hex()
     return _TEXTS.get(type(value), str)(value)

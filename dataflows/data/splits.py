@@ -19,7 +19,7 @@ class Split:
 
 
 def between(lower: str | None, bounds: Iterable[str], upper: str | None, first: int) -> tuple[Split, ...]:
-    """The ranges that `bounds` cut what is above `lower` and not above `upper` into, numbered from `first`."""
+    """Return the ranges between `lower` and `upper` that `bounds` separate, numbered from `first`."""
     edges = (lower, *bounds, upper)
     return tuple(Split(number, *ends) for number, ends in enumerate(pairwise(edges), first))
 

@@ -1,7 +1,7 @@
-"""The columns of a table, a file set or a list of records, which a pipeline is checked against, for every system.
+"""Columns of a table, a file set or a list of records: the one form in which pipelines are checked against any system.
 
-Types are written as PostgreSQL's `format_type` spells them, for every system: a connector translates its own types, and
-refuses by name what cannot be kept.
+Types are spelled as PostgreSQL's `format_type` spells them: a connector translates its own types, and refuses a column
+by name if its values cannot be represented.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Column:
     """For a domain, its base type, if that exists on every server."""
 
     unreadable: str | None = None
-    """Why its values cannot be read: an error only where a mapping takes it."""
+    """Reason why its values cannot be read; an error only if a mapping uses the column."""
 
     def summary(self) -> dict[str, Any]:
         """Return the column as the result file describes it."""
@@ -42,7 +42,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """An object that rows are read from or written to; `kind` is the system's own word for it."""
+    """An object to read rows from or write them to; `kind` is the system's own word for it."""
 
     name: Any
     """Its name in its system; ``str(name)`` is how a person writes it."""
@@ -55,5 +55,5 @@ class Table:
     """Where the columns' types come from, if only some of the data were looked at."""
 
     def column(self, name: str) -> Column | None:
-        """The column of that name."""
+        """Return the column of that name, or None."""
         return next((column for column in self.columns if column.name == name), None)

@@ -1,4 +1,4 @@
-"""The range of times that every system can store: others are refused, even by systems that could."""
+"""Range of times that every system can store; other times are refused even by systems that could store them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Leader(FixedPartitionedSource[Stored, None]):
         self.log, self.name, self.begin, self.stop, self.wakeup = log, name, begin, stop, wakeup
 
     def list_parts(self) -> list[str]:
-        """The one partition, named as `TopicSource` names it."""
+        """Return the one partition, named as `TopicSource` names it."""
         return ["0000"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Waiting:
@@ -59,7 +59,7 @@ class _Waiting(StatefulSourcePartition[Stored, None]):
         return []
 
     def next_awake(self) -> datetime | None:
-        """Return when to look again."""
+        """Return when to try the lock again."""
         return now() + timedelta(seconds=LOOK) if self._followed is None else self._followed.next_awake()
 
     def snapshot(self) -> None:

@@ -16,9 +16,9 @@ STOPPING: Final = {signal.SIGTERM, signal.SIGINT}
 
 
 def hold_signals() -> None:
-    """Block SIGTERM and SIGINT in this thread, and in those that it starts from now on, until one waits for them.
+    """Block SIGTERM and SIGINT in this thread, and in those that it starts from now on, until `stop_on_signal`.
 
-    Before any thread is started: one that does not hold them back would end the process at once.
+    Call it before any thread is started: in a thread that does not block them they would end the process at once.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 

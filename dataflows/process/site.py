@@ -91,7 +91,7 @@ class Site:
                     return False
             with closing(postgres.connect(self.log_dsn, "penstock:prepare")) as session:
                 return has_topics(session, TOPICS.values())
-        except NotFound:  # a database that is still to be made
+        except NotFound:  # the database does not exist yet
             return False
 
     def _prepare(self) -> None:

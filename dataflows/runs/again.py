@@ -1,8 +1,8 @@
-"""Write a split again, without the rows that its target has refused: those become dead letters.
+"""Rewrite a split without the rows that its target has refused, which become dead letters.
 
-The fast way pays nothing for it. A split whose target refuses anything is given up, read again with its values, and
-tried in a transaction that is rolled back, by halves, until each refused row is known. The others are written as ever,
-in one commit, after the letters are durable.
+This costs nothing as long as no row is refused. If one is, the split is rolled back, read again as decoded rows, and
+tried in a transaction that is always rolled back, by halves, until each refused row is known. Then the letters are
+stored, and the other rows are written in one commit as usual.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Decoded", "SplitAgain"]
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """How a split is read, mapped and written by its values; `finish` brings rows to the form that the writer sends."""
+    """Means to read, map and write a split as decoded rows; `finish` brings them to the form that the writer sends."""
 
     reader: Callable[[], SplitReader]
     chain: Chain
@@ -39,7 +39,7 @@ class Decoded:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A row that was refused, and may be taken once other rows are there."""
+    """A refused row that the target may accept once other rows are there."""
 
     row: pa.RecordBatch
     letter: pa.RecordBatch
@@ -47,7 +47,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Trial:
-    """What a trial finds: rows to write, spooled, and letters."""
+    """Result of a trial: rows to write, spooled to a file, and letters."""
 
     attempt: Attempt
     decoded: Decoded
@@ -75,7 +75,7 @@ class _Trial:
         self.numbered += chunk.read
 
     def end(self) -> None:
-        """Try those again that waited for others, as long as that helps."""
+        """Retry the rows that depend on others, until a pass accepts none of them."""
         while self.waiting:
             still = [one for one in self.waiting if not self._taken(one)]
             if len(still) == len(self.waiting):
@@ -104,7 +104,7 @@ class _Trial:
         return self._at(self.decoded.chain.dead_letters(source, [refusal]))
 
     def _at(self, letters: pa.RecordBatch) -> pa.RecordBatch:
-        """The letters, their rows numbered within the split; each part of an exploded row has a step of its own."""
+        """Return the letters with rows numbered within the split; each part of an exploded row gets its own step."""
         rows = [row + self.numbered for row in letters.column("row").to_pylist()]
         steps = [self._step(row, step) for row, step in zip(rows, letters.column("step").to_pylist(), strict=True)]
         return pa.RecordBatch.from_arrays(
@@ -127,7 +127,7 @@ class _Trial:
 
 @dataclass(frozen=True, slots=True)
 class SplitAgain:
-    """Writes a split of `slot` again, row by row where it has to be."""
+    """Rewrites splits of `slot` without the rows that the target refuses."""
 
     slot: str
     splits: Mapping[int, Split]
@@ -135,10 +135,10 @@ class SplitAgain:
     box: LetterBox
 
     def __call__(self, number: int, error: RowRefused) -> None:
-        """Write the split of that number, which the target has given up for `error`.
+        """Rewrite the split of that number, which failed with `error`.
 
         Raises:
-            RowRefused: `error`, where the rows cannot be looked at.
+            RowRefused: `error`, if the rows cannot be decoded.
         """
         try:
             decoded = self.decoded()

@@ -133,7 +133,8 @@ def _array(values: list[Any], kind: pa.DataType, column: Column) -> pa.Array:
     try:
         return pa.array(texts, pa.string()).cast(kind) if not pa.types.is_boolean(kind) else pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        raise BadData(f"a given value is no {column.type}", where=f"given: {column.name}", hint="see `types`") from None
+        what = f"a given value is not of type {column.type}"
+        raise BadData(what, where=f"given: {column.name}", hint="see `types`") from None
 
 
 def _bound(rules: Rules, table: Table, name: str, resources: Resources) -> BoundMapping:

@@ -136,7 +136,7 @@ class Job:
 
     @classmethod
     def from_task(cls, task: Mapping[str, Any], *, secrets: Path | None = None) -> Job:
-        """The job of a worker's task.
+        """Return the job of a worker's task.
 
         Raises:
             Refused: a feature that the file may use and this engine does not support yet.

@@ -72,7 +72,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
 
     Raises:
         Refused, MissingTable, MissingColumn, SchemaMismatch: the pipeline does not fit its tables; nothing was changed.
-        Fenced: a newer run has taken this one's place.
+        Fenced: a newer run took over.
     """
     failpoint("prepare.begin")
     target, state = ends.target, ends.target.state
@@ -224,10 +224,10 @@ def _last(job: Job, loaded: Loaded) -> str | None:
 
 
 def joined(job: Job, ends: Ends, order: Mapping[str, Any]) -> Prepared:
-    """The run as a child of its launcher sees it, who has claimed and planned it and passes on what came of that.
+    """Return the run for a child process, from the claim and plan that its launcher made and passes in `order`.
 
     Raises:
-        Unavailable: the table got or lost a key in the meantime.
+        Unavailable: the table gained or lost a key since the run was planned.
     """
     pending, planned = ends.target.state.pending(job.run)
     into = ends.target.load_table(job.run)

@@ -88,7 +88,7 @@ class Plan:
         return cls(source, plan_rules(job.rules, source, job.pipeline, resources_of(job)))
 
     def output_columns(self, job: Job) -> tuple[Column, ...]:
-        """The columns that the rules make."""
+        """Return the columns that the rules produce."""
         return output_columns(job.rules, self.source, job.pipeline, plan=self.rules)
 
 
@@ -235,10 +235,10 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
 
 
 def decoded_mapping(job: Job, surveyed: Survey) -> BoundMapping:
-    """The mapping of rows that are looked at, where `surveyed` may pass them undecoded.
+    """Return the mapping for decoded rows, even if that of `surveyed` passes them undecoded.
 
     Raises:
-        SchemaMismatch: a type whose values nobody can look at.
+        SchemaMismatch: a type whose values cannot be decoded.
     """
     if not surveyed.mapping.raw:
         return surveyed.mapping
@@ -246,7 +246,7 @@ def decoded_mapping(job: Job, surveyed: Survey) -> BoundMapping:
 
 
 def _row_place(job: Job, source: Source, table: Table) -> Column | None:
-    """Return the row location to split a table without a key by; only a `replace` can start over."""
+    """Return the row location, to split a table without a key by; only a `replace` may, since it can start over."""
     return source.row_place(table) if job.write == "replace" and isinstance(source, RowPlaces) else None
 
 
@@ -299,8 +299,8 @@ def _no_version(job: Job) -> Refused:
 def _check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | None, version: str | None) -> bool:
     """Refuse a merge whose result would depend on the order of writers, or that cannot find its rows.
 
-    Return True if the run must be one split: a deleted row leaves no version behind, so that an older version read
-    after it would bring it back; and a history takes the changes of a key in order only.
+    Return True if the run must be one split: a deleted row leaves no version behind, so an older version read after it
+    would restore it; and a history needs the changes of a key in order.
     """
     sink = job.spec.sink
     for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
@@ -313,7 +313,7 @@ def _check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | 
         raise _no_version(job)
     if sink.delete is not None and version is None and job.cursor is not None:
         hint = "name a `version`, or write the cursor as it is"
-        what = "an older row that is read again would bring a deleted one back: nothing tells which is newer"
+        what = "an older row that is read again would restore a deleted one: nothing shows which is newer"
         raise Refused(what, where=f"{job.pipeline}: spec.sink.version", hint=hint)
     bound = _bound(sink.key, mapping, table, split)
     if job.workers > 1 and version is None and not bound:

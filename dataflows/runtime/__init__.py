@@ -1,1 +1,1 @@
-"""Launching of flows."""
+"""Launch of the flows on one machine: processes, supervision and clean-up."""

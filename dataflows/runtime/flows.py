@@ -69,7 +69,7 @@ def tune() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m dataflows.runtime.flows control projector …``: how the supervisor starts them."""
+    """Run the flows named as arguments: ``python -m dataflows.runtime.flows control projector …``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("names", nargs="+", choices=sorted(FLOWS))
     parser.add_argument("--project", type=Path)

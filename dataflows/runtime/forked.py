@@ -1,4 +1,4 @@
-"""A child process that begins as a copy of this one, so that nothing is imported twice."""
+"""Child process forked from this one, so that it starts without importing anything again."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Forked", "can_fork"]
 
 
 def can_fork() -> bool:
-    """True where a copy of this process is sound: on Linux, while it has one thread (a copy has no other)."""
+    """True if this process can be forked safely: on Linux, while it has one thread (a fork copies no other)."""
     tasks = Path("/proc/self/task")
     return sys.platform == "linux" and len(list(tasks.iterdir())) == 1
 
 
 class Forked:
-    """A child that calls `run` and ends with its result; the part of `subprocess.Popen` that a supervisor needs.
+    """Child that calls `run` and exits with its result; offers the part of `subprocess.Popen` that a supervisor needs.
 
-    The child is the leader of a session of its own, its output goes to the end of `log`, and of the files that are open
-    here it keeps `keep` alone: locks and sessions of this process stay this process's.
+    The child leads a session of its own and appends its output to `log`. Of this process's open files it keeps only
+    `keep`, so that it shares no lock and no connection.
     """
 
     def __init__(self, run: Callable[[], int], log: Path, keep: int) -> None:
@@ -37,7 +37,7 @@ class Forked:
         self._exit = os.pidfd_open(self.pid)
 
     def poll(self) -> int | None:
-        """The exit code (negative: the signal that killed it), None while it lives."""
+        """Return the exit code (negative: the signal that killed it); None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -46,7 +46,11 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once it has ended. Raises subprocess.TimeoutExpired."""
+        """Wait for its end and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
+        """
         if self.returncode is None:
             select.select([self._exit], [], [], timeout)
         code = self.poll()
@@ -68,7 +72,7 @@ class Forked:
 
 
 def _become(run: Callable[[], int], log: Path, keep: int) -> None:
-    """Be the child, to its end."""
+    """Run as the child, and exit."""
     code = 1
     try:
         os.setsid()
@@ -81,7 +85,7 @@ def _become(run: Callable[[], int], log: Path, keep: int) -> None:
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
         sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - until the end
         code = run()
-    except BaseException:  # noqa: BLE001 - nothing of the parent's stack may run in the child
+    except BaseException:  # noqa: BLE001 - the child must not unwind into the parent's stack
         traceback.print_exc()
     finally:
         os._exit(code)

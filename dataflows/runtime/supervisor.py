@@ -1,4 +1,4 @@
-"""Supervisor of the flows of one machine: child processes, restarted when they die, ended with their parent."""
+"""Supervisor of the flows of one machine: restarts child processes that die, and ends them with their parent."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class _Child:
 class Supervisor:
     """Keeps a process for each group of flows alive. Call `check` regularly; nothing runs in the background.
 
-    Output of the children goes to ``<home>/logs/<first flow>.log``. A child is a copy of this process where that is
-    sound (see `can_fork`): it then starts without importing anything.
+    Output of the children goes to ``<home>/logs/<first flow>.log``. A child is forked if that is safe (see `can_fork`),
+    and then starts without importing anything.
     """
 
     def __init__(self, settings: Settings, groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER)) -> None:
@@ -57,17 +57,18 @@ class Supervisor:
 
     def check(self) -> list[str]:
         """Restart children that have died and waited long enough; return a line for each new death."""
-        told = []
+        deaths = []
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
-                told.append(f"{'+'.join(child.flows)} ended with {child.process.returncode}; again in {child.wait:g} s")
-                self._bury(child)
+                ended = f"{'+'.join(child.flows)} ended with {child.process.returncode}"
+                deaths.append(f"{ended}; restart in {child.wait:g} s")
+                self._clear(child)
             if child.process is None and time.monotonic() - child.began >= child.wait:
                 self._begin(child)
-        return told
+        return deaths
 
     def pids(self) -> dict[str, int]:
-        """The process of each live group, by its first flow."""
+        """Return the process id of each live group, by its first flow."""
         return {child.flows[0]: child.process.pid for child in self._children if child.process is not None}
 
     def stop(self) -> None:
@@ -80,7 +81,7 @@ class Supervisor:
                 except subprocess.TimeoutExpired:
                     child.process.kill()
                     child.process.wait()
-                self._bury(child)
+                self._clear(child)
 
     def _begin(self, child: _Child) -> None:
         logs = self._settings.home / "logs"
@@ -92,7 +93,7 @@ class Supervisor:
         os.close(reading)
         child.began = time.monotonic()
 
-    def _bury(self, child: _Child) -> None:
+    def _clear(self, child: _Child) -> None:
         lived = time.monotonic() - child.began
         child.wait = FIRST_WAIT if lived > HEALTHY else min(child.wait * 2, LONGEST_WAIT)
         child.began = time.monotonic()

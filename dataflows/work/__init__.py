@@ -1,1 +1,1 @@
-"""Work of a worker on a task."""
+"""Execution of tasks by a worker: its child processes, and the records of their outcomes."""

@@ -76,21 +76,21 @@ class Child:
         except psutil.Error:
             return 0
 
-    def run(self, task: Mapping[str, Any], heard: Callable[[dict[str, Any]], None]) -> None:
-        """Give it a task; `heard` is called from another thread with each line of its answer.
+    def run(self, task: Mapping[str, Any], on_line: Callable[[dict[str, Any]], None]) -> None:
+        """Give it a task; `on_line` is called from another thread with each line of its answer.
 
         The last line has ``ended``, or is empty if the process closed its output instead.
         """
         self.runs += 1
-        self.conversation = threading.Thread(target=self._converse, args=(task, heard), name="task", daemon=True)
+        self.conversation = threading.Thread(target=self._converse, args=(task, on_line), name="task", daemon=True)
         self.conversation.start()
 
-    def hear_out(self, seconds: float) -> None:
+    def wait_for_answer(self, seconds: float) -> None:
         """Wait at most `seconds` for the rest of its answer: another process may keep its output open."""
         if self.conversation is not None:
             self.conversation.join(seconds)
 
-    def _converse(self, task: Mapping[str, Any], heard: Callable[[dict[str, Any]], None]) -> None:
+    def _converse(self, task: Mapping[str, Any], on_line: Callable[[dict[str, Any]], None]) -> None:
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
             return
@@ -100,12 +100,12 @@ class Child:
             for text in stdout:
                 line = _line(text)
                 if line is not None:
-                    heard(line)
+                    on_line(line)
                     if "ended" in line:
                         return
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(EXIT_SECONDS)
-        heard({})
+        on_line({})
 
     def dismiss(self) -> None:
         """Close its input, so that it ends by itself."""
@@ -117,9 +117,9 @@ class Child:
         """Kill it, and wait for its exit."""
         self.process.kill()
         self.process.wait()
-        self.forget()
+        self.release()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Release the pipes of a process that has ended."""
         self.dismiss()
         if self.process.stdout is not None and not (self.conversation and self.conversation.is_alive()):

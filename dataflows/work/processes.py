@@ -24,7 +24,7 @@ __all__ = ["Ended", "Processes"]
 
 STOP_SECONDS: Final = 10.0
 """How long a process may take to stop between two chunks before it is killed; the sink's fence makes both safe."""
-LAST_WORDS_SECONDS: Final = 1.0
+LAST_LINES_SECONDS: Final = 1.0
 READY_SECONDS: Final = 1.0
 """Idle time after which a process is started in advance for the next task."""
 IDLE_SECONDS: Final = 30.0
@@ -37,9 +37,7 @@ MEMORY: Final = 400 << 20
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A task's run that ended: the exit code (negative: the signal that killed its process) and its result file, if
-    any.
-    """
+    """Run of a task that has ended: its exit code (negative: the signal that killed its process) and result, if any."""
 
     task: str
     attempt: int
@@ -63,7 +61,7 @@ class _Running:
     stopped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def heard(self, line: dict[str, Any]) -> None:
+    def on_line(self, line: dict[str, Any]) -> None:
         if "ended" in line:
             self.last = line
         elif line:
@@ -130,7 +128,7 @@ class Processes:
         alone = _calls_modules(task["spec"])
         running = _Running(self._child(fresh=alone), task["attempt"], result, alone, self._changed)
         self._running[task["task"]] = running
-        running.child.run(order, running.heard)
+        running.child.run(order, running.on_line)
         return running.child.process.pid
 
     def _child(self, *, fresh: bool) -> Child:
@@ -140,7 +138,7 @@ class Processes:
                 self._idle.remove(child)
                 if child.alive:
                     return child
-                child.forget()
+                child.release()
         return Child.start(self._settings.project)
 
     def tend(self) -> None:
@@ -148,7 +146,7 @@ class Processes:
         at = time.monotonic()
         for child in [one for one in self._idle if not one.alive]:
             self._idle.remove(child)
-            child.forget()
+            child.release()
         if not self and not self._idle and at - self._idle_since >= READY_SECONDS:
             with contextlib.suppress(OSError):  # the next task starts its own, or reports the error
                 self._idle.append(Child.start(self._settings.project, "--ready"))
@@ -160,7 +158,7 @@ class Processes:
                 child.process.kill()
             elif not child.alive:
                 self._leaving.remove((child, deadline))
-                child.forget()
+                child.release()
 
     @property
     def look_in(self) -> float | None:
@@ -187,32 +185,32 @@ class Processes:
         runs = [*self._running.values(), *(one for _, one in self._ending)]
         for child in [*(one.child for one in runs), *self._idle, *(one for one, _ in self._leaving)]:
             child.kill()
-        for kept in (self._running, self._ending, self._idle, self._leaving):
-            kept.clear()
+        for held in (self._running, self._ending, self._idle, self._leaving):
+            held.clear()
 
     def ended(self) -> Iterator[Ended]:
         """Yield the tasks whose run has ended since the last call."""
         for task, running in list(self._running.items()):
             if (code := running.code) is not None:
                 del self._running[task]
-                self._part(running)
-                yield Ended(task, running.attempt, code, _left(running.result), running.line)
+                self._keep_or_dismiss(running)
+                yield Ended(task, running.attempt, code, _result(running.result), running.line)
 
     def halted(self) -> Iterator[Ended]:
         """Yield the stopped tasks whose run has ended since the last call."""
         for task, running in list(self._ending):
             if (code := running.code) is not None:
                 self._ending.remove((task, running))
-                self._part(running)
-                yield Ended(task, running.attempt, code, _left(running.result))
+                self._keep_or_dismiss(running)
+                yield Ended(task, running.attempt, code, _result(running.result))
 
-    def _part(self, running: _Running) -> None:
+    def _keep_or_dismiss(self, running: _Running) -> None:
         """Keep the process of a run that has ended, or dismiss it."""
         child, self._idle_since = running.child, time.monotonic()
-        child.hear_out(LAST_WORDS_SECONDS)
+        child.wait_for_answer(LAST_LINES_SECONDS)
         child.idle_since = self._idle_since
         if not child.alive:
-            child.forget()
+            child.release()
         elif running.reusable:
             self._idle.append(child)
         else:
@@ -237,9 +235,9 @@ def _calls_modules(pipeline: Mapping[str, Any]) -> bool:
     return any(step.get("python") for step in steps)
 
 
-def _left(result: Path) -> dict[str, Any] | None:
+def _result(file: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(result.read_text())
+        found: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
     return found
