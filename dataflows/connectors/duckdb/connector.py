@@ -16,7 +16,7 @@ __all__ = ["DuckdbConnector"]
 
 
 class DuckdbConnector:
-    """``type: duckdb``; an object is ``schema.table``, or a bare name in `main`."""
+    """``type: duckdb``; an object is ``schema.table``, or a bare name in schema `main`."""
 
     model = DuckdbConnection
     takes_format = False

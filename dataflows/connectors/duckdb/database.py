@@ -1,7 +1,7 @@
-"""DuckDB: one session with a file.
+"""Session with a DuckDB file.
 
-DuckDB lets either one process write to a file or several read it. Inside of a process all sessions with a file have to
-be of one kind: so a source whose file the process writes to joins in.
+DuckDB lets either one process write to a file or several processes read it. Inside a process all sessions with a file
+have to be of one kind, so a source opens the file for writing if the process writes to it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPEN_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 0.2
 FIRST_ROWS: Final = 2048
 VALUES: Final = 2_000_000
-"""Values of a batch."""
+"""Values in a batch."""
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "threads": 2, "memory_limit": "64MB",
     "autoinstall_known_extensions": False, "autoload_known_extensions": False,
@@ -62,7 +62,7 @@ _lock = threading.Lock()
 
 
 class DuckDatabase:
-    """A session with a file; the file is made only when it is asked for."""
+    """Session with a file; `make` creates the file."""
 
     one_process = True
     indexed = False
@@ -90,7 +90,7 @@ class DuckDatabase:
         return self._opened()
 
     def _opened(self) -> duckdb.DuckDBPyConnection:
-        """A session with the file; a process that has just ended gives it up a little later."""
+        """Return an open session; retry for a while, since a process that has just ended may still lock the file."""
         end = time.monotonic() + self._patience
         while True:
             self._check()
@@ -143,7 +143,7 @@ class DuckDatabase:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Interrupt what is asked of DuckDB as soon as `check` raises."""
+        """Interrupt the current statement as soon as `check` raises."""
         done, stopped = threading.Event(), list[BaseException]()
 
         def watch() -> None:
@@ -250,7 +250,7 @@ def _batch(found: pa.RecordBatch, columns: Sequence[Column], schema: pa.Schema, 
     arrays = []
     for column, array in zip(columns, found.columns, strict=True):
         if outside(array):
-            what = f"a value of `{column.name}` is no {column.type} that can be kept exactly"
+            what = f"a value of `{column.name}` is not a valid {column.type}, or cannot be kept exactly"
             raise BadData(what, where=where, hint="leave infinite times and years beyond 1 to 9999 out by a view")
         arrays.append(array.cast(schema.field(column.name).type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -269,7 +269,7 @@ def _translated(where: str) -> Iterator[None]:
 
 
 def _penstock_error(error: duckdb.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of kinds
-    """The error of the tree. DuckDB's texts may quote values: they are not passed on, but where they name objects."""
+    """Return Penstock's error. DuckDB's texts may quote values, so only the parts that name objects are kept."""
     text = str(error)
     if "No space left" in text:
         return OutOfSpace("the disk is full", where=where, hint="make room and run again: nothing is half-applied")
@@ -294,7 +294,7 @@ def _penstock_error(error: duckdb.Error, where: str) -> PenstockError:  # noqa: 
     if isinstance(error, duckdb.ConnectionException):
         hint = "another part of this run reads the file; write to another file"
         return Unavailable("the file is open in another mode", where=where, hint=hint)
-    return Unavailable(f"DuckDB could not do it: {type(error).__name__}", where=where, hint="try again")
+    return Unavailable(f"DuckDB failed: {type(error).__name__}", where=where, hint="try again")
 
 
 _CONSTRAINT: Final = re.compile(
@@ -308,7 +308,7 @@ def _of_file(text: str, where: str) -> PenstockError:
         hint = "DuckDB lets one process write at a time; end the other one, or try again later"
         return Unavailable("another process has the database file open", where=where, hint=hint)
     if "not a valid" in text:
-        return Refused("the file is no DuckDB database", where=where, hint="look at the connection's `path`")
+        return Refused("the file is not a DuckDB database", where=where, hint="look at the connection's `path`")
     if "ermission denied" in text or "o such file" in text:
-        return AccessDenied("the database file cannot be opened or made", where=where, hint="look at its folder")
+        return AccessDenied("the database file cannot be opened or created", where=where, hint="look at its folder")
     return Unavailable("the database file cannot be read or written", where=where, hint="look at its disk")

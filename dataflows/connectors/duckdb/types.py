@@ -1,4 +1,4 @@
-"""DuckDB's types in PostgreSQL's spelling, and how values of each are put into a form that Arrow keeps exactly."""
+"""DuckDB's types in PostgreSQL's spelling, and the expressions that give their values in a form exact in Arrow."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _READ: Final = {
     "INTERVAL": "interval", "BIT": "bit varying", "TIME WITH TIME ZONE": "time with time zone",
     "TIMESTAMP_S": "timestamp without time zone", "TIMESTAMP_MS": "timestamp without time zone",
 }  # fmt: skip
-"""Types whose values another type holds too."""
+"""Types that are read as another type, which holds all their values."""
 _PUT: Final = {
     "TINYINT": "smallint", "UTINYINT": "smallint", "USMALLINT": "integer", "UINTEGER": "bigint",
     "UBIGINT": "numeric(20,0)", "HUGEINT": "numeric(38,0)", "JSON": "jsonb",
     "TIMESTAMP_S": "timestamp(0) without time zone", "TIMESTAMP_MS": "timestamp(3) without time zone",
 }  # fmt: skip
-"""What DuckDB puts into columns of these types exactly, or refuses."""
+"""Types of values that DuckDB stores exactly in columns of these types, or refuses."""
 _DECLARED: Final = {spelled: name for name, spelled in _SAME.items()} | {"json": "JSON", "jsonb": "JSON"}
 _DECIMAL: Final = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 _NESTED: Final = re.compile(r"^(STRUCT|MAP)\(|\[\d*\]$")
 
 
 def shaped(text: str, name: str, *, nullable: bool, sink: bool) -> Column:
-    """A column as its type shows it; one that no other system has a type for is of that very name, and refused."""
+    """Return a column of DuckDB's type `text`; a type without a counterpart keeps its name, and is refused later."""
     if text.startswith("ENUM("):
         return Column(name, "enum", nullable, builtin=False, label=True)
     if found := _DECIMAL.fullmatch(text):
@@ -47,7 +47,7 @@ def shaped(text: str, name: str, *, nullable: bool, sink: bool) -> Column:
 
 
 def declared(column: Column) -> str:
-    """The type that a column is made with."""
+    """Return the type to create a column with."""
     kind = parse_type(column.type)
     if kind.name == "numeric" and kind.precision is not None:
         return f"DECIMAL({kind.precision},{kind.scale})"
@@ -55,7 +55,7 @@ def declared(column: Column) -> str:
 
 
 def selected(name: str, column: Column, text: str) -> str:
-    """The expression that gives a column's values, `name`, in the form that is asked for; `text`: DuckDB's own type."""
+    """Return the expression that selects column `name` in the form of `column`; `text` is DuckDB's own type."""
     if _NESTED.search(text):
         return f"CAST(to_json({name}) AS VARCHAR)"
     kind = column_type(column)

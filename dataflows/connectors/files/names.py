@@ -39,7 +39,7 @@ class FileSet:
         parts = [part for part in text.split("/") if part not in {"", "."}]
         if "_penstock" in parts:
             hint = "name the folder that it lies in"
-            raise Refused("such names are Penstock's own", where=where, value=text, hint=hint)
+            raise Refused("this name is reserved for Penstock", where=where, value=text, hint=hint)
         if ".." in parts or "\\" in text or not parts:
             hint = "name files below the connection's root, with / between folders"
             raise Refused("the name does not lie below the root", where=where, value=text, hint=hint)

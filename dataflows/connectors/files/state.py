@@ -62,7 +62,7 @@ class FilesState:
         def decide(pipeline: Pipeline) -> tuple[Change, ...]:
             nonlocal ended
             if pipeline.dropped:
-                hint = "nothing to do; a pipeline that is applied anew begins anew"
+                hint = "nothing to do; a pipeline that is applied again starts from the beginning"
                 raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
             known = pipeline.runs.get(run)
             ended = known.row if known is not None and known.row.ended else None

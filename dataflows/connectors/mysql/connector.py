@@ -18,7 +18,7 @@ SOURCE_LOCK_SECONDS = 10.0
 
 
 class MysqlConnector:
-    """An object is ``database.table``, or a bare name in the connection's database."""
+    """``type: mysql``; an object is ``database.table``, or a bare name in the connection's database."""
 
     model = MysqlConnection
     takes_format = False

@@ -1,4 +1,4 @@
-"""Facts about a cursor from MySQL's and MariaDB's catalog: default, zone, and who may still write below a value."""
+"""Facts about a cursor from MySQL's and MariaDB's catalog: default, zone, and open transactions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["evidence_of", "greatest_of", "horizon"]
 
 SETTLE_SECONDS: Final = 0.02
 STARTED: Final = timedelta(seconds=1)
-"""A transaction is listed with the whole second in which it began, which a statement's own time may be just before."""
+"""Margin: transactions are listed with the whole second in which they began, and may have begun up to 1 s earlier."""
 _COLUMN: Final = """
 SELECT column_default, extra, column_type, data_type FROM information_schema.columns
 WHERE table_schema = ? AND table_name = ? AND column_name = ?"""
@@ -29,7 +29,7 @@ WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID()) AND trx_is_read_only = 0""
 
 
 def evidence_of(session: Session, name: TableName, column: Column, rule: CursorRule) -> Evidence:
-    """Everything that the catalog and the server's variables say of a cursor."""
+    """Return the facts about a cursor in the catalog and the server's variables."""
     found = session.rows(_COLUMN, (name.schema, name.name, column.name))
     default, extra, _, _ = found[0] if found else (None, "", "", "")
     numbered = "auto_increment" in _text(extra)
@@ -49,7 +49,7 @@ def _text(value: Any) -> str:
 
 
 def _zone(session: Session) -> str:
-    """The zone that sessions begin in; ours is pinned to UTC."""
+    """Return the default time zone of sessions; ours is pinned to UTC."""
     own, system = session.rows("SELECT @@GLOBAL.time_zone, @@system_time_zone")[0]
     return f"{system} (the system's)" if own == "SYSTEM" else str(own)
 
@@ -63,7 +63,7 @@ def _unseen(session: Session) -> str | None:
 
 
 def _replica(session: Session) -> dict[str, Any] | None:
-    """What the server says of the stream that it follows; None where there is none, or this user may not ask."""
+    """Return the replication status; None if the server is not a replica, or this user may not see it."""
     for statement in ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
         with suppress(PenstockError), session.translated(), session.wire.cursor() as cursor:
             cursor.execute(statement)
@@ -74,10 +74,10 @@ def _replica(session: Session) -> dict[str, Any] | None:
 
 
 def _behind(session: Session, where: str) -> timedelta:
-    """By how much a replica is behind.
+    """Return the replication lag.
 
     Raises:
-        Unavailable: it does not follow.
+        Unavailable: replication is not running.
     """
     found = _replica(session)
     if found is None:
@@ -90,7 +90,7 @@ def _behind(session: Session, where: str) -> timedelta:
 
 
 def horizon(session: Session, evidence: Evidence, rule: CursorRule, where: str) -> tuple[Clock, bool]:
-    """The time by the server and the oldest open transaction; False where this user may not see transactions.
+    """Return the server's clock and the oldest open transaction; False if this user may not see transactions.
 
     Raises:
         SchemaMismatch: the server does not know its own zone.
@@ -117,14 +117,14 @@ def _oldest(session: Session, now: datetime) -> tuple[datetime | None, bool]:
 
 
 def _ahead(session: Session, rule: CursorRule, at: datetime, where: str) -> timedelta:
-    """By how much the column's clock is ahead of UTC then."""
+    """Return by how much the column's clock is ahead of UTC at that time."""
     if rule.timezone:
         return ahead_of(rule.timezone, at)
     text = f"{at:%Y-%m-%d %H:%M:%S}"
     query = "SELECT TIMESTAMPDIFF(SECOND, ?, CONVERT_TZ(?, '+00:00', @@GLOBAL.time_zone))"
     seconds = session.value(query, (text, text))
     if seconds is None:
-        hint = "load its tables of time zones (mysql_tzinfo_to_sql), or say `cursor: {timezone: …}`"
+        hint = "load its time zone tables (mysql_tzinfo_to_sql), or set `cursor: {timezone: …}`"
         raise SchemaMismatch("the server does not know its own time zone", where=where, hint=hint)
     return timedelta(seconds=int(seconds))
 
@@ -133,7 +133,7 @@ _BITS: Final = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigin
 
 
 def greatest_of(session: Session, name: TableName, column: Column) -> str | None:
-    """The greatest value of the column's type, if it is a whole number: it stands for no end, and is no position."""
+    """Return the greatest value of an integer type, which stands for "no end" and is not a position; else None."""
     found = session.rows(_COLUMN, (name.schema, name.name, column.name))
     bits = _BITS.get(_text(found[0][3])) if found else None
     if bits is None:

@@ -30,35 +30,35 @@ LOST: Final = 2013
 NO_SERVER: Final = 2002
 DUPLICATE: Final = 1062
 FENCED: Final = 1242
-"""Error of a fenced commit, whose subquery then returns more than one row: a newer generation owns the pipeline."""
-_AGAIN: Final = "something holds the table or its rows; try again later"
+"""Error number of a fenced commit: its subquery returns more than one row if a newer generation owns the pipeline."""
+_AGAIN: Final = "another session locks the table or its rows; try again later"
 _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1045, 1698, 3118, 1862, 4151), (AccessDenied, "the server refuses this user or password", "check user and secret")),
     **dict.fromkeys((1044, 1142, 1143, 1227, 1370, 1410), (AccessDenied, "a privilege is missing", "grant it to the connection's user")),
     1049: (NotFound, "there is no such database", "check `database`, or write the object as database.table"),
     1146: (MissingTable, "a table of this run does not exist", "was it dropped or renamed?"),
     1054: (MissingColumn, "a column of this run does not exist", "was it dropped or renamed?"),
-    1205: (Unavailable, "a lock could not be had in time", _AGAIN),
+    1205: (Unavailable, "a lock was not granted in time", _AGAIN),
     1213: (Unavailable, "the server ended a deadlock", "try again"),
     **dict.fromkeys((1317, 3024, 1969, 1028, 1053, 1077, 1079, 1927, 3169), (Unavailable, "the server ended the session or the statement", "a newer run, or an administrator; try again")),
-    **dict.fromkeys((1040, 1203, 1226), (Unavailable, "the server has no connection left", "raise max_connections or run fewer workers")),
+    **dict.fromkeys((1040, 1203, 1226), (Unavailable, "the server has no free connection", "raise max_connections or run fewer workers")),
     **dict.fromkeys((1037, 1038, 1041), (Unavailable, "the server is out of memory", "try again later")),
     **dict.fromkeys((1021, 1114), (OutOfSpace, "the disk or the table space is full", "free some space and run again: nothing is half-applied")),
-    1153: (BadData, "a row is larger than the server takes at once", "raise max_allowed_packet"),
-    **dict.fromkeys((1148, 3948, 4166), (Refused, "the server takes no LOAD DATA LOCAL", "SET GLOBAL local_infile = 1")),
-    1062: (BadData, "a row has a key that another one has", "look at the table's unique keys"),
+    1153: (BadData, "a row is larger than the server accepts", "raise max_allowed_packet"),
+    **dict.fromkeys((1148, 3948, 4166), (Refused, "the server does not allow LOAD DATA LOCAL", "SET GLOBAL local_infile = 1")),
+    1062: (BadData, "a row has the same key as another one", "look at the table's unique keys"),
     **dict.fromkeys((1048, 1263, 1364, 1566), (BadData, "a row has no value where the target needs one", "look at its NOT NULL columns")),
-    **dict.fromkeys((1264, 1265, 1292, 1366, 1367, 1406, 1411, 1441, 1300, 3140, 3141, 1690, 1261, 1262), (BadData, "the target cannot take a value", "look at the mapped types")),
+    **dict.fromkeys((1264, 1265, 1292, 1366, 1367, 1406, 1411, 1441, 1300, 3140, 3141, 1690, 1261, 1262), (BadData, "the target cannot hold a value", "look at the mapped types")),
     **dict.fromkeys((1216, 1217, 1451, 1452, 3819, 4025, 1761, 1762), (BadData, "a row breaks a constraint of the target", "look at its foreign keys and checks")),
-    **dict.fromkeys((1118, 1074, 1071, 1117), (Refused, "the table cannot be made: its columns or its key are too long", "make the table by hand, with types that are smaller")),
-    **dict.fromkeys((1290, 1836, 3989), (Refused, "the server is read-only or forbids the statement", "connect to the one that is written to")),
+    **dict.fromkeys((1118, 1074, 1071, 1117), (Refused, "the table cannot be created: its columns or its key are too long", "create the table by hand, with smaller types")),
+    **dict.fromkeys((1290, 1836, 3989), (Refused, "the server is read-only or forbids the statement", "connect to the primary")),
     FENCED: (Fenced, "a newer run took over", "nothing to do: the newer run carries on"),
     **dict.fromkeys((NO_SERVER, 2003, 2005), (Unreachable, "the connection cannot be made", "is the server up? try again")),
-    2026: (Unreachable, "no encrypted connection can be made", "look at the connection's `tls`"),
+    2026: (Unreachable, "an encrypted connection cannot be made", "look at the connection's `tls`"),
     **dict.fromkeys((0, 2006, LOST, 2055), (Unreachable, "the connection was lost", "try again")),
 }  # fmt: skip
 _REFERENCES: Final = {1216, 1452}
-"""A row that is referred to is missing; it may come later."""
+"""A referenced row is missing; it may be written later."""
 _NAMING: Final = {MissingTable, MissingColumn, AccessDenied}
 _PLACE: Final = re.compile(
     r"(?:for|Data truncated for|too long for) column (.+) at row \d+$|[Cc]olumn '([^']+)' cannot be"
@@ -74,11 +74,11 @@ def penstock_error(error: err.Error, where: str) -> PenstockError:
         code = 1021
     kind, what, hint = _CODES.get(code) or (
         SchemaMismatch,
-        "the server does not take the statement",
-        "look at the hint",
+        "the server refused the statement",
+        "look up the error number in the server's manual",
     )
     if code not in _CODES:
-        hint = "does the table still have its columns, and the user its rights?"
+        hint = "check that the table still has its columns, and the user its privileges"
     what = f"{what}{_named(kind, text)} [error {code}]"
     if kind is BadData:
         waits = code in _REFERENCES

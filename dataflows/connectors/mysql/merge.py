@@ -1,7 +1,7 @@
-"""`merge`: of the staged rows with one key the last counts, unless the target has a newer one.
+"""`merge`: the last staged row of each key replaces the target's, unless that one is newer.
 
-The last row of a key is the one of the greatest version, and of those the one that was staged last. A row whose flag
-says so deletes. Rows are visited in their keys' order, so that two writers wait for each other and never for a circle.
+The last row of a key is the one with the greatest version; among equal versions, the one staged last. A row whose
+`delete` flag is true deletes the target's row. Rows are visited in key order, so that two writers cannot deadlock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _list(names: Sequence[str], of: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """How staged rows with `columns` get into `into`: by `key`, newer by `version`, gone where `delete` is true."""
+    """Merge of staged rows with `columns` into `into` by `key`: the greater `version` wins, a true `delete` deletes."""
 
     into: TableName
     columns: tuple[str, ...]
@@ -34,13 +34,13 @@ class Merge:
     version: str | None = None
     delete: str | None = None
     tombstones: Tombstones | None = None
-    """Where what was deleted is remembered."""
+    """Table of deleted keys."""
     texts: bool = False
-    """True if a text is part of the key: its collation may take different ones for the same."""
+    """True if a text is part of the key: its collation may treat different texts as equal."""
 
     @property
     def stage(self) -> tuple[str, ...]:
-        """Make the session's own table anew, with the target's own types; what is done before the transaction."""
+        """Statements, before the transaction, that create the session's empty staging table with the target's types."""
         flag = f", {quoted(self.delete)} TINYINT(1)" if self.delete else ""
         name = quoted(self.into.schema, STAGE)
         made = (
@@ -51,14 +51,14 @@ class Merge:
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """What brings the staged rows into the target, in order."""
+        """Statements that move the staged rows into the target, in order."""
         if self.delete is None:
             return (self._upsert(),)
         return (*((self._bury(self.tombstones),) if self.tombstones else ()), self._gone(), self._upsert())
 
     @property
     def clashes(self) -> tuple[str, ...]:
-        """Queries that count keys which the target's collation takes for another one, staged or in the target."""
+        """Return queries that count keys that the target's collation treats as equal to a different key."""
         stage = quoted(self.into.schema, STAGE)
         exact = ", ".join(f"CAST({quoted(one)} AS BINARY)" for one in self.key)
         same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in self.key)
@@ -71,7 +71,7 @@ class Merge:
 
     @property
     def attempt(self) -> tuple[str, ...]:
-        """What brings them there and empties the stage, inside of a transaction."""
+        """Statements that move the staged rows into the target and empty the stage, inside a transaction."""
         return *self.statements, f"DELETE FROM {quoted(self.into.schema, STAGE)}"
 
     @property
@@ -92,7 +92,7 @@ class Merge:
         kept = f"WHERE r.{quoted(self.delete)} IS NOT TRUE " if self.delete else ""
         kept += f"AND {self.tombstones.spares('r')} " if self.tombstones else ""
         others = [name for name in names if name not in {*self.key, self.version}]
-        others += [self.version] if self.version and self.version not in self.key else []  # the last one that is set
+        others += [self.version] if self.version and self.version not in self.key else []  # set last: others compare it
         sets = ", ".join(f"{self._place(name)} = {self._newer(name)}" for name in others)
         sets = sets or f"{self._place(self.key[0])} = {self._place(self.key[0])}"
         return (
@@ -101,7 +101,7 @@ class Merge:
         )
 
     def make_tombstones(self, gone: Tombstones) -> str:
-        """Make the table of deleted keys, with the target's own types."""
+        """Return the statement that creates the table of deleted keys, with the target's types."""
         return (
             f"CREATE TABLE IF NOT EXISTS {gone.table.sql} (PRIMARY KEY ({_list(self.key)})) ENGINE = InnoDB "
             f"SELECT {_list((*self.key, gone.version))} FROM {self.into.sql} LIMIT 0"

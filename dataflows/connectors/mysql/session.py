@@ -1,6 +1,6 @@
 """Sessions with MySQL and MariaDB: pinned settings, bounded waits, and errors that never repeat a row's value.
 
-PyMySQL logs in and frames the packets; waits are ours, so that whoever waits is asked whether to go on.
+PyMySQL logs in and frames the packets. This module waits for the socket itself, so that a callback can end each wait.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Session:
         except RuntimeError as error:  # raised if the login needs another package
             if "cryptography" not in str(error):
                 raise
-            hint = "use TLS, or a socket"
+            hint = "use TLS, or a Unix socket"
             raise Unreachable("the login needs an encrypted connection", where=self.where, hint=hint) from None
 
     def literal(self, value: Any) -> str:
@@ -277,7 +277,7 @@ def connect(  # noqa: PLR0913 - the settings of a session, by name
 
     Raises:
         AccessDenied: wrong password, unknown user, missing right.
-        Unreachable: nothing answers, or no such database.
+        Unreachable: the server does not answer, or has no such database.
     """
     password = resolve(settings.password, where=where, secrets=secrets) if settings.password else ""
     place = {"unix_socket": settings.socket} if settings.socket else {"host": settings.host, "port": settings.port}
@@ -298,7 +298,7 @@ def connect(  # noqa: PLR0913 - the settings of a session, by name
     except err.Error as error:
         raise penstock_error(error, where) from None
     except RuntimeError:
-        hint = "use TLS, or a socket"
+        hint = "use TLS, or a Unix socket"
         raise Unreachable("the login needs an encrypted connection", where=where, hint=hint) from None
     made = Session(wire, where)
     _keep_alive(wire)

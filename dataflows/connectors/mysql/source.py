@@ -1,4 +1,4 @@
-"""A table or view as a bounded source: ranges of a key, each read by one statement at a point in time of its own."""
+"""Table or view as a bounded source: ranges of a key, each read by one statement with its own snapshot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WHERE table_schema = ? AND table_name = ? AND column_name = ? AND seq_in_index =
 
 @dataclass(frozen=True, slots=True)
 class MysqlSource:
-    """One table, and a session for what has to be asked."""
+    """One table or view, with a session to inspect it."""
 
     place: Place
     name: TableName
@@ -65,14 +65,14 @@ class MysqlSource:
         return split_key(table)
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
-        """The window of this run, ended where no more rows can come, as `connectors/windows.py` decides.
+        """Return the window of this run; its end is chosen by `connectors/windows.py` so that no row is missed.
 
-        Of a time that is before the oldest transaction began that is open, where this user may see them (PROCESS).
-        Else, and of a number, transactions that write to the table are waited for.
+        By a time, it ends before the start of the oldest open transaction, if this user may see them (PROCESS).
+        Otherwise, and by a number, the run waits for transactions that write to the table.
 
         Raises:
-            SchemaMismatch: a lag on a column that is no time.
-            BadData: rows whose cursor is NULL: no window would ever hold them.
+            SchemaMismatch: a lag on a column that is not a time.
+            BadData: rows whose cursor is NULL; no window would ever contain them.
             Refused: a cursor by which rows would be lost; without a lag, a user who may not wait for the writers.
         """
         evidence, name = evidence_of(self.session, self.name, cursor, rule), quoted(cursor.name)
@@ -115,12 +115,12 @@ class MysqlSource:
         return int(self.session.value(query))
 
     def _await_writers(self) -> None:
-        """Wait until the transactions that write to the table have ended: it can be locked for reading only then."""
+        """Wait until the transactions that write to the table have ended, by locking it for reading."""
         try:
             self.session.change(f"LOCK TABLES {self.name.sql} READ")
         except AccessDenied:
             hint = "give the cursor a lag, or grant LOCK TABLES (or, for a time, PROCESS) to the connection's user"
-            raise Refused("late rows cannot be waited for", where=self._where, hint=hint) from None
+            raise Refused("the run cannot wait for late rows", where=self._where, hint=hint) from None
         except Unavailable as error:
             hint = "a transaction has been writing for long; end it, or try again later"
             what = "rows that are not committed yet may belong to this window"
@@ -129,7 +129,7 @@ class MysqlSource:
             self.session.change("UNLOCK TABLES")
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
-        """Ranges with just `rows` rows each, as far as rows with the same key let them."""
+        """Return ranges of `rows` rows each; rows with the same key stay in one range."""
         if key is None:
             return (Split(first),)
         indexed = self.session.rows(_INDEXED, (self.name.schema, self.name.name, key.name))
@@ -138,7 +138,7 @@ class MysqlSource:
         return between(window.lower, bounds, window.upper, first)
 
     def _steps(self, key: Column, window: Window, rows: int) -> Iterator[str]:
-        """Each bound by a step through the index."""
+        """Yield the bounds, each by a step through the index."""
         name, lower = quoted(key.name), window.lower
         while True:
             condition = self._range(key, Split(0, lower, window.upper))
@@ -166,7 +166,7 @@ class MysqlSource:
 
     def reader(self, order: ReadOrder) -> MysqlReader:
         if order.schema is None:
-            message = "such servers hand out no undecoded rows"
+            message = "these servers have no undecoded rows"
             raise AssertionError(message)
         return MysqlReader(self.name, self.another, order, order.schema, self._where)
 
@@ -175,7 +175,7 @@ class MysqlSource:
 
 
 def ranged(session: Session, key: Column | None, split: Split) -> str:
-    """The condition of a split."""
+    """Return the condition of a split."""
     parts = [
         f"{quoted(key.name)} {sign} {bound(key, text, session.literal)}"
         for sign, text in ((">", split.lower), ("<=", split.upper))
@@ -186,7 +186,7 @@ def ranged(session: Session, key: Column | None, split: Split) -> str:
 
 @dataclass(slots=True)
 class MysqlReader:
-    """Reads splits over one session of its own."""
+    """Reads splits over its own session."""
 
     name: TableName
     another: Callable[[Callable[[], None]], Session]
@@ -197,10 +197,10 @@ class MysqlReader:
     _natives: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The chunks of a split and its closing marker.
+        """Yield the chunks of a split and its closing marker.
 
         Raises:
-            BadData: a value that its column's type cannot hold exactly.
+            BadData: a value that its column's type cannot represent exactly.
         """
         return chunks(slot, split, self._batches(split))
 
@@ -230,7 +230,7 @@ class MysqlReader:
         return pa.RecordBatch.from_arrays(made, schema=self.schema)
 
     def close(self) -> None:
-        """End the session, and the query that it may still be running."""
+        """End the session, and the query that may still be running."""
         if self._session is not None:
             self._session.close()
             self._session = None

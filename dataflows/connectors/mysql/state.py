@@ -1,8 +1,8 @@
-"""What a sink remembers in the database that its rows are in: generation, plan, positions and counters.
+"""State of a sink in the database of its rows: generation, plan, positions and counters.
 
-A commit changes its slot's row, which names the generation: that is the fence. What is more than one transaction, since
-MySQL commits with each change of a table, is done under a lock of the pipeline's name; the server knows by such names
-whose session is whose, too. A session that holds one when a newer run claims the pipeline is ended.
+A commit updates its slot's row under the condition that it still has the run's generation: this is the fence. DDL
+commits implicitly in MySQL, so a change of several transactions is made under a named lock of the pipeline. Each
+writer's session holds such a lock too, by which a newer run that claims the pipeline finds and ends it.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ _MAKE: Final = (
     upper_bound LONGTEXT, done TINYINT NOT NULL, UNIQUE (pipeline, run, split)) {_ENGINE}""",
 )  # fmt: skip
 _STOP: Final = "(SELECT 1 UNION SELECT 2)"
-"""Where it is asked for one value, an error."""
+"""Subquery with two rows: an error wherever one value is expected."""
 
 
 def _name(uid: str, part: str) -> str:
-    """The name of a lock: of the pipeline's changes, or of a slot's session."""
+    """Return the name of a lock: for the pipeline's changes, or for a slot's session."""
     return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:32]}_{part}"
 
 
 def take_name(session: Session, uid: str, slot: str) -> None:
-    """Let the server know whose writer a session is."""
+    """Mark a session as the writer of a slot, by a named lock."""
     session.value("SELECT GET_LOCK(?, ?)", (_name(uid, slot), int(END_SECONDS)))
 
 
 @dataclass(frozen=True, slots=True)
 class MysqlState(Ledger):
-    """The remembered state of one pipeline between one source object and one sink object."""
+    """State of one pipeline between one source object and one sink object."""
 
     session: Session
     schema: str = ""
@@ -86,7 +86,7 @@ class MysqlState(Ledger):
                 self.end_sessions()
         else:
             hint = "look at SHOW PROCESSLIST for sessions of Penstock's"
-            raise Unavailable("another session holds the pipeline's positions", where=self.where, hint=hint)
+            raise Unavailable("another session locks the pipeline's positions", where=self.where, hint=hint)
         if isinstance(claimed, RunRow):
             return claimed
         failpoint("prepare.generation_raised")
@@ -100,12 +100,10 @@ class MysqlState(Ledger):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the pipeline's lock; no other session of it changes anything but by a fenced commit."""
+        """Hold the pipeline's lock: meanwhile other sessions change its state only by fenced commits."""
         name = _name(self.uid, "all")
         if self.session.value("SELECT GET_LOCK(?, ?)", (name, self.patience)) != 1:
-            raise Unavailable(
-                "another run of the pipeline is in the middle of a change", where=self.where, hint="try again later"
-            )
+            raise Unavailable("another run is changing the pipeline's state", where=self.where, hint="try again later")
         try:
             yield
         finally:
@@ -113,7 +111,7 @@ class MysqlState(Ledger):
                 self.session.value("SELECT RELEASE_LOCK(?)", (name,))
 
     def end_sessions(self) -> None:
-        """End the sessions of other runs of the pipeline; they are fenced even where this user may not."""
+        """End the sessions of other runs of the pipeline; without the privilege to do so they are still fenced."""
         query = "SELECT DISTINCT slot FROM _penstock_positions WHERE pipeline = ?"
         slots = [row[0] for row in self.session.rows(query, (self.uid,))]
         for name in (_name(self.uid, part) for part in ("all", *slots)):
@@ -128,20 +126,20 @@ class MysqlState(Ledger):
 
     @contextmanager
     def owned(self, generation: int) -> Iterator[None]:
-        """As the protocol says, but that a change of a table in it commits what was changed before.
+        """Own the generation as the protocol says, except that DDL inside commits earlier changes.
 
         Raises:
-            Fenced: somebody has taken over.
-            Unavailable: somebody is in the middle of a change.
+            Fenced: a newer run took over.
+            Unavailable: another run is changing the pipeline's state.
         """
         with self._alone(), self.session.transaction():
             self.check_owned(generation, "FOR UPDATE")
             yield
 
     def fencing(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> tuple[str, ...]:
-        """The statements that mark a split and move its slot's counters, or fail; the last ones of a transaction."""
+        """Return the last statements of a commit: they mark the split and raise its slot's counters, or fail."""
         literal = self.session.literal
-        once = f"SELECT IF(ROW_COUNT() = 1, 1, {_STOP})"  # not DO: MariaDB makes warnings of its errors
+        once = f"SELECT IF(ROW_COUNT() = 1, 1, {_STOP})"  # not DO: MariaDB turns its errors into warnings
         sets = ", ".join(f"{name} = {name} + {int(getattr(counted, name))}" for name in COUNTED)
         uid, source, sink = map(literal, self.ends)
         marked = (

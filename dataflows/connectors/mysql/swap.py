@@ -49,7 +49,7 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
 
 
 def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: tuple[str, ...]) -> None:
-    """Drop the tables in the sink's database whose names begin so, all but `keep`."""
+    """Drop the tables in the sink's database whose names begin with `prefix`, except `keep`."""
     query = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND LEFT(table_name, ?) = ?"
     for (name,) in session.rows(query, (sink.schema, len(prefix), prefix)):
         if name not in keep:
@@ -62,10 +62,10 @@ def make_shadow(session: Session, sink: TableName, shadow: TableName) -> None:
 
 
 def rename(session: Session, sink: TableName, shadow: TableName, aside: TableName, where: str) -> None:
-    """Swap the tables, unless that was done before.
+    """Swap the tables, unless an earlier attempt did.
 
     Raises:
-        Refused: the target has other columns or keys by now.
+        Refused: the target's columns or keys have changed.
     """
     if exists(session, aside):
         return
@@ -76,7 +76,7 @@ def rename(session: Session, sink: TableName, shadow: TableName, aside: TableNam
 
 
 def refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> None:
-    """Replace the target's rows by the shadow's. Inside the transaction that ends the run."""
+    """Replace the target's rows by the shadow's, inside the transaction that ends the run."""
     names = ", ".join(map(quoted, columns))
     session.change(f"DELETE FROM {sink.sql}")
     session.change(f"INSERT INTO {sink.sql} ({names}) SELECT {names} FROM {shadow.sql}")

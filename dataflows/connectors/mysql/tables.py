@@ -1,4 +1,4 @@
-"""Tables as the server describes them."""
+"""Description of tables, from the server's information schema."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TableName(ObjectName):
         """Parse ``database.table``, or a bare name in the connection's database; names are literal.
 
         Raises:
-            Refused: neither says which database.
+            Refused: neither the name nor the connection has a database.
         """
         found, dot, name = text.partition(".")
         if dot:
@@ -73,10 +73,10 @@ def _text(value: Any) -> str:
 
 
 def describe(session: Session, name: TableName, where: str, *, sink: bool) -> Table | None:
-    """Return the table as it is now; None if a sink has none.
+    """Return the table as it is now; None if a sink's table is missing.
 
     Raises:
-        MissingTable: a source has none; with the most similar name.
+        MissingTable: a source's table is missing; the hint has the most similar name.
     """
     of = (name.schema, name.name)
     found = session.rows(_RELATION, of)
@@ -84,7 +84,7 @@ def describe(session: Session, name: TableName, where: str, *, sink: bool) -> Ta
         if sink:
             return None
         known = [str(row[0]) for row in session.rows(_NEIGHBOURS, (name.schema,))]
-        hint = did_you_mean(name.name, known) or "write it as database.table; this user sees no name that is near"
+        hint = did_you_mean(name.name, known) or "write it as database.table; this user sees no similar name"
         raise MissingTable("there is no such table", where=where, value=str(name), hint=hint)
     kinds = natives(session, name)
     columns = tuple(

@@ -1,4 +1,4 @@
-"""A table as a sink, with the state of its pipeline in the same database."""
+"""Table as a sink, with the state of its pipeline in the same database."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ __all__ = ["MysqlTarget"]
 
 MODES: Final = ("append", "replace", "merge")
 NAME_CHARACTERS: Final = 64
-"""Of a name in MySQL, which refuses longer ones."""
+"""Longest name in MySQL, which refuses longer ones."""
 ROW_ROOM: Final = 48_000
-"""Bytes of a row's texts of a length, all together; the server's own limit is 65535 for all columns."""
+"""Limit of bytes for all texts of limited length in a row; the server's own limit is 65535 for all columns."""
 UUIDS: Final = (10, 7, 0)
-"""Since when MariaDB has a type for them."""
+"""First version of MariaDB with a type for UUIDs."""
 EXACT: Final = {True: "utf8mb4_nopad_bin", False: "utf8mb4_0900_bin"}
-"""By whether it is MariaDB: the collation in which two texts are equal only if they are the same."""
+"""Collation in which only identical texts are equal; True for MariaDB, False for MySQL."""
 _ENGINE: Final = "SELECT coalesce(engine, '') FROM information_schema.tables WHERE table_schema = ? AND table_name = ?"
 _OTHER_KEYS: Final = """
 SELECT s.index_name, GROUP_CONCAT(s.column_name ORDER BY s.seq_in_index SEPARATOR '\\n'),
@@ -55,7 +55,7 @@ WHERE table_schema = ? AND table_name = ? AND s.non_unique = 0 GROUP BY s.index_
 
 @dataclass(frozen=True, slots=True)
 class MysqlTarget:
-    """A table; a `replace` fills a shadow, which takes its place."""
+    """Table as a sink; a `replace` loads a shadow table, which then replaces it."""
 
     place: Place
     owner: Owner
@@ -84,7 +84,7 @@ class MysqlTarget:
         check_names(self.place, self.name, table.columns if table else columns, NAME_CHARACTERS, None)
         if not self.session.value("SELECT @@local_infile"):
             hint = "SET GLOBAL local_infile = 1"
-            raise Refused("the server takes no LOAD DATA LOCAL", where=self.place.where, hint=hint)
+            raise Refused("the server does not allow LOAD DATA LOCAL", where=self.place.where, hint=hint)
         if table is None:
             return None
         engine = self.session.value(_ENGINE, (self.name.schema, self.name.name))
@@ -101,11 +101,11 @@ class MysqlTarget:
         key = set(self.owner.write.key)
         for index, names, counted in self.session.rows(_OTHER_KEYS, (self.name.schema, self.name.name)):
             if set(str(names).split("\n")) != key and not counted:
-                what = f"{self.name} has another unique key, {index}: a row could take the place of a stranger"
+                what = f"{self.name} has another unique key, {index}, by which a row could replace an unrelated one"
                 raise Refused(what, where=f"{where}.key", hint=f"merge by it, or drop {index}")
 
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        """The columns as a table that is made here would have them."""
+        """Return the columns of the table that it would create."""
         uuids = self.session.mariadb and self.session.version >= UUIDS
         return short_enough(tuple(kept(one, uuids=uuids) for one in columns), room=ROW_ROOM)
 
@@ -124,7 +124,7 @@ class MysqlTarget:
         )
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
-        """Add columns, which take NULL, to the table. Inside `state.owned`."""
+        """Add nullable columns to the table; existing ones stay as they are. Inside `state.owned`."""
         there = describe(self.session, self.name, self.place.where, sink=True)
         for one in columns:
             if there is None or there.column(one.name) is None:
@@ -189,9 +189,10 @@ class MysqlTarget:
         return found.result
 
     def _move_in(self, run: str, columns: tuple[str, ...], method: Method | None) -> None:
-        """Put the shadow in the target's place.
+        """Replace the target by the shadow.
 
-        A rename stands before the run's end is recorded: from then on no later `append` may go on from what was known.
+        A rename takes effect before the run's end is recorded, so the state is marked first: a later `append` must not
+        continue from the old position.
         """
         if not self._replaces:
             return
@@ -202,7 +203,7 @@ class MysqlTarget:
             refill(self.session, self.name, self._shadow(run), columns)
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
-        """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
+        """Count the values of `columns` that occur in several rows of the run's shadow; NULL never equals NULL."""
         query = duplicates(self._shadow(run), columns)
         return int(self.session.value(query))
 
@@ -219,5 +220,5 @@ class MysqlTarget:
 
 
 def _is_exact(column: Column) -> bool:
-    """True if two values of the column are equal only if they are the same."""
+    """True if only identical values of the column are equal."""
     return column_type(column).name not in {"text", "character varying", "character"}

@@ -1,7 +1,7 @@
-"""MySQL's and MariaDB's types in PostgreSQL's spelling, the texts of their values as Arrow arrays, and back.
+"""MySQL's and MariaDB's types in PostgreSQL's spelling, and exact conversion between their values and Arrow arrays.
 
-Each value comes as the text that the server writes for it. Nothing is rounded, cut or wrapped: what a type cannot hold
-is refused, by the column's type where that tells, else at the value.
+Each value arrives as the text that the server writes for it. Nothing is rounded, truncated or wrapped: values that a
+type cannot represent are refused, by the column's type if that suffices, else one by one.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = [
 DECIMAL_DIGITS: Final = 65
 DECIMAL_SCALE: Final = 30
 VARCHAR: Final = 4000
-"""Characters of a text up to which it is made as varchar."""
+"""Longest text, in characters, that is declared as varchar."""
 KEY_VARCHAR: Final = 255
 BITS: Final = 64
 _WHOLE: Final = {
     "tinyint": ("smallint", "smallint"), "smallint": ("smallint", "integer"), "mediumint": ("integer", "integer"),
     "int": ("integer", "bigint"), "bigint": ("bigint", "numeric(20,0)"),
 }  # fmt: skip
-"""Whole numbers with and without a sign."""
+"""Integer types, signed and unsigned."""
 _SPELLED: Final = {
     "float": "real", "double": "double precision", "date": "date", "json": "json", "uuid": "uuid", "inet4": "inet",
     "inet6": "inet", "enum": "text", "set": "text", "char": "text", "varchar": "text", "tinytext": "text",
@@ -67,9 +67,9 @@ _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 
 
 def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a table of types
-    """A column's type; `name` and `text` are its DATA_TYPE and COLUMN_TYPE.
+    """Return a column's type; `name` and `text` are its DATA_TYPE and COLUMN_TYPE.
 
-    A sink's `year` and `set`, floats with a fixed scale and all that has no counterpart keep a name that nothing fits.
+    A sink's `year` and `set`, floats with a fixed scale and types without a counterpart keep a name that no value fits.
     """
     inner = found[1] if (found := _PARENS.search(text)) else ""
     unsigned = "unsigned" in text
@@ -91,7 +91,7 @@ def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a ta
 
 
 def selected(column: Column, native: str) -> str:
-    """How a column is asked for: a float with all its digits, bits as digits."""
+    """Return the expression that selects a column: a float with all its digits, bits as digits."""
     name = quoted(column.name)
     if native == "float":
         return f"{name} * 1e0"
@@ -101,22 +101,22 @@ def selected(column: Column, native: str) -> str:
 
 
 def is_binary(column: Column) -> bool:
-    """Whether values are bytes."""
+    """True if values are bytes."""
     return column_type(column).name == "bytea"
 
 
 def array(found: pa.Array, column: Column, wanted: pa.DataType, where: str) -> pa.Array:
-    """Texts of the server as the Arrow type that is asked for.
+    """Return the server's texts as the Arrow type `wanted`.
 
     Raises:
-        BadData: one of them is none of that type's values.
+        BadData: one of them is not a value of that type.
     """
     try:
         made = _converted(found, wanted)
     except pa.ArrowInvalid:
         made = None
     if made is None or (pa.types.is_temporal(wanted) and outside(made)):
-        what = f"a value of `{column.name}` is no {column.type} that can be kept exactly"
+        what = f"a value of `{column.name}` is not a valid {column.type}, or cannot be kept exactly"
         hint = "such as a zero date, a time beyond a day, a tinyint(1) above 1; CAST it by a view, or leave it out"
         raise BadData(what, where=where, hint=hint) from None
     return made
@@ -144,7 +144,7 @@ def _converted(found: pa.Array, wanted: pa.DataType) -> pa.Array:  # noqa: PLR09
 
 
 def kept(column: Column, *, uuids: bool) -> Column:
-    """The column as a table that is made can hold it: what has no exact counterpart there is text."""
+    """Return the column as a new table can store it: text if its type has no exact counterpart."""
     kind = column_type(column)
     told = _kept(kind, uuids=uuids)
     return Column(column.name, told, column.nullable)
@@ -168,7 +168,7 @@ def _kept(kind: SqlType, *, uuids: bool) -> str:
 
 
 def declared(column: Column, *, key: bool = False) -> str:
-    """What a column of such a type is called in ``CREATE TABLE``; of a key, short enough for an index."""
+    """Return the type of a column for ``CREATE TABLE``; that of a key column is short enough for an index."""
     kind = parse_type(column.type)
     if kind.name == "numeric":
         return f"DECIMAL({kind.precision},{kind.scale})"
@@ -185,18 +185,18 @@ def declared(column: Column, *, key: bool = False) -> str:
 
 
 def bound(column: Column, text: str, literal: Any) -> str:
-    """A bound of a range as it is written in a condition; numbers as such, for texts would be compared as floats."""
+    """Return the bound of a range as an SQL literal; numbers unquoted, since texts would be compared as floats."""
     name = parse_type(column.type).name
     if name in {"smallint", "integer", "bigint", "numeric"}:
         if not _NUMBER.fullmatch(text):
-            message = f"{text!r} is no bound of numbers"
+            message = f"{text!r} is not a number"
             raise AssertionError(message)
         return text
     return str(literal(text.removesuffix("Z").removesuffix("+00:00") if name.startswith("timestamp") else text))
 
 
 def load_target(column: Column, native: str, text: str, at: int) -> tuple[str, str]:
-    """Where a field of ``LOAD DATA`` goes, and what is set from it, if it is not the column itself."""
+    """Return where a field of ``LOAD DATA`` goes: the column, or a variable with the SET clause that converts it."""
     name, variable = quoted(column.name), f"@v{at}"
     if column_type(column).name == "bytea":
         return variable, f"{name} = UNHEX({variable})"
@@ -214,10 +214,10 @@ def _labels(text: str) -> Sequence[str]:
 
 
 def encoded(batch: pa.RecordBatch, columns: Sequence[Column], where: str) -> bytes:
-    """Rows as lines of CSV: texts quoted, NULL bare, so that no character of a text is anything else.
+    """Return rows as CSV for ``LOAD DATA``: texts quoted, NULL unquoted.
 
     Raises:
-        BadData: a value that the server has no form for.
+        BadData: a value that the server cannot represent.
     """
     import polars as pl
 
@@ -231,7 +231,7 @@ def _plain(values: pa.Array, name: str, where: str) -> pa.Array:
     kind = values.type
     endless = pa.types.is_floating(kind) and not pc.all(pc.is_finite(values)).as_py()
     if (endless and pc.any(pc.invert(pc.is_finite(values))).as_py()) or outside(values):
-        what = f"no MySQL server holds a value of `{name}`: NaN, infinity, or a time out of its range"
+        what = f"MySQL cannot hold a value of `{name}`: NaN, infinity, or a time out of its range"
         raise RowRefused(what, where=where, hint="leave such rows out, or map them to NULL", state="value", column=name)
     if pa.types.is_boolean(kind):
         return values.cast(pa.int8())
@@ -243,7 +243,7 @@ def _plain(values: pa.Array, name: str, where: str) -> pa.Array:
 
 
 def short_enough(columns: Sequence[Column], *, room: int) -> tuple[Column, ...]:
-    """The columns, texts of a length without it where all of them together would be too long for a row."""
+    """Return the columns; texts of limited length become unlimited if all of them together exceed a row's `room`."""
     sizes = (4 * (parse_type(one.type).precision or 0) for one in columns if one.type.startswith("character varying"))
     if sum(sizes) <= room:
         return tuple(columns)

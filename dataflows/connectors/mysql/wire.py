@@ -1,7 +1,7 @@
-"""Turn rows as the server sends them into Arrow arrays of texts or bytes, located by numpy and without a copy.
+"""Convert rows as the server sends them to Arrow arrays of texts or bytes: numpy locates the values, without a copy.
 
-A row is one packet of MySQL's text protocol: each value a length and the characters that the server writes for it, so
-that no type is decoded by a rule of the driver's own. Python does nothing for each row but step from packet to packet.
+A row is one packet of MySQL's text protocol: for each value its length and the characters that the server writes for
+it, so that the driver decodes no types. Per row, Python only steps from packet to packet.
 
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_query_response_text_resultset.html
 """
@@ -36,7 +36,7 @@ _RESTS: Final = np.array([(1 << 8 * size) - 1 for size in range(9)], "<u8")
 
 @dataclass(slots=True)
 class Packets:
-    """Buffer of a result's rows; `found` are the offsets in `held` at which rows begin."""
+    """Buffer of a result's rows; `found` are the offsets of rows in `held`."""
 
     held: bytearray = field(default_factory=bytearray)
     found: list[int] = field(default_factory=list)

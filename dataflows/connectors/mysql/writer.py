@@ -1,7 +1,7 @@
-"""Rows by ``LOAD DATA LOCAL``, one commit for each split, fenced by the run's generation.
+"""Writer that loads rows by ``LOAD DATA LOCAL``, with one commit for each split, fenced by the run's generation.
 
-``LOAD DATA LOCAL`` turns values that do not fit and rows that are refused into warnings: a load without a warning that
-took each row that was sent is good, any other is rolled back. The fence goes in one message with the COMMIT.
+``LOAD DATA LOCAL`` turns values that do not fit and refused rows into warnings, so a load with a warning, or with
+fewer rows than were sent, is rolled back. The fence is sent in one message with the COMMIT.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["MysqlSink"]
 
 @dataclass(slots=True)
 class MysqlSink:
-    """Loads rows over a session that carries the slot's name; `load` is the statement."""
+    """Loads rows over a session that is marked with the slot's name; `load` is the statement."""
 
     session: Session
     state: MysqlState
@@ -91,7 +91,7 @@ class MysqlSink:
         self.session.load(rows)
 
     def idle(self) -> None:
-        """Raise if the server has ended the session, or refused what it got."""
+        """Raise if the server has ended the session, or refused data."""
         if self.session.spoken:
             raise Unreachable("the session was ended by the server", where=self.where, hint="try again")
 
@@ -109,15 +109,15 @@ class MysqlSink:
         return counted
 
     def _check_keys(self) -> None:
-        """Refuse keys that differ and that the target's collation takes for one: they would become one row.
+        """Refuse different keys that the target's collation treats as equal: they would become one row.
 
         Raises:
-            RowRefused: there are any.
+            RowRefused: there are such keys.
         """
         if self.merge is None or not self.merge.texts:
             return
         if any(self.session.value(query) for query in self.merge.clashes):
-            what = f"the collation of the target's key ({', '.join(self.merge.key)}) takes it for another row's"
+            what = f"the collation of the target's key ({', '.join(self.merge.key)}) treats it like another row's key"
             hint = "give the key a binary collation, such as utf8mb4_nopad_bin or utf8mb4_0900_bin"
             raise RowRefused(what, where=self.where, hint=hint, state="collation")
 

@@ -1,1 +1,1 @@
-"""What systems that speak SQL share: names, state, merges, and sources and sinks of databases in one file."""
+"""Code that SQL systems share: names, state, merges, and sources and sinks of databases in one file."""

@@ -15,7 +15,7 @@ __all__ = ["check_key", "check_names", "check_sink", "duplicates"]
 def check_sink(
     place: Place, owner: Owner, name: ObjectName, table: Table | None, modes: Collection[str], kinds: str = "r"
 ) -> None:
-    """Refuse an object that cannot be written to, or not in this write mode; `kinds` are those of tables.
+    """Refuse an object that cannot be written to, or not in this write mode; `kinds` are the kinds that are tables.
 
     Raises:
         Refused: by name.
@@ -27,7 +27,7 @@ def check_sink(
         raise Refused(what, where=f"{where}.write", hint=f"write: {', '.join(others)} or {last}")
     if name.name.startswith("_penstock_"):
         hint = "write to a table of another name"
-        raise Refused("such names are Penstock's own", where=f"{where}.object", value=str(name), hint=hint)
+        raise Refused("this name is reserved for Penstock", where=f"{where}.object", value=str(name), hint=hint)
     if table is not None and table.kind not in kinds:
         raise Refused("rows can only be written to a table", where=place.where, value=str(name))
 
@@ -51,11 +51,11 @@ def check_key(table: Table, key: Sequence[str], where: str, hint: str | None = N
     """Refuse to merge into a table in which two rows may have the same key.
 
     Raises:
-        Refused: it has no unique key of just these columns.
+        Refused: it has no unique key of exactly these columns.
     """
     if not any(set(key) == set(one) for one in table.keys):
         names = ", ".join(key)
-        what = f"{table.name} has no unique key over just {names} that takes no NULL"
+        what = f"{table.name} has no unique key over exactly {names} without NULL"
         raise Refused(what, where=f"{where}.key", hint=hint or f"ALTER TABLE {table.name} ADD PRIMARY KEY ({names})")
 
 

@@ -1,6 +1,6 @@
-"""What a sink remembers in three tables beside its rows, in the SQL that MySQL and database files have in common.
+"""State of a sink in three tables next to its rows, in the SQL that MySQL and database files share.
 
-How a change happens as a whole, who may make it and what fences a commit differs: that is in each system's state.
+Transactions, claims and the fence of a commit differ by system; they are in each system's `state.py`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ ENDS: Final = "pipeline = ? AND source = ? AND sink = ?"
 
 
 class Statements(Protocol):
-    """What is asked of a session."""
+    """Session that executes statements; each ``?`` is a value."""
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Execute, and all rows that come of it."""
+        """Execute a statement and return all rows."""
 
     def change(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """Execute; how many rows were changed."""
+        """Execute a statement and return the number of rows changed."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """A change as a whole."""
+        """Return a context of one atomic transaction."""
 
 
 def fenced(where: str) -> Fenced:
-    """The error of a run whose generation is not the last one any more."""
+    """Return the error of a run whose generation is no longer the latest one."""
     return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The rows of one pipeline between one source object and one sink object."""
+    """State of one pipeline between one source object and one sink object."""
 
     session: Statements
     uid: str
@@ -56,19 +56,19 @@ class Ledger:
 
     @property
     def ends(self) -> tuple[str, str, str]:
-        """The values of `ENDS`."""
+        """Values for the condition `ENDS`."""
         return self.uid, self.source, self.sink
 
     def raise_generation(self, slots: tuple[str, ...], run: str) -> int | RunRow:
-        """The generation that is the pipeline's last one from here on; of a run that has ended, what is remembered.
+        """Raise the pipeline's generation and return it; return the row of a run that has ended instead.
 
-        Inside a transaction that no other claim runs beside.
+        The caller's transaction has to exclude other claims.
 
         Raises:
             Fenced: the pipeline was dropped.
         """
         if self.session.rows("SELECT 1 FROM _penstock_runs WHERE pipeline = ? AND state = 'dropped'", (self.uid,)):
-            hint = "nothing to do; a pipeline that is applied anew begins anew"
+            hint = "nothing to do; a pipeline that is applied again starts from the beginning"
             raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
         known = self.run(run)
         if known is not None and known.ended:
@@ -190,7 +190,7 @@ class Ledger:
         return Counters(*map(int, found[0]))
 
     def check_owned(self, generation: int, lock: str = "") -> None:
-        """Check inside a transaction that a generation is the last one; `lock` keeps it so where readers do not wait.
+        """Check inside a transaction that a generation is the latest one; `lock` is a clause that locks its rows.
 
         Raises:
             Fenced: a newer run took over.
@@ -227,7 +227,7 @@ class Ledger:
             self.session.change("DELETE FROM _penstock_runs WHERE pipeline = ? AND run = ?", (self.uid, old))
 
     def forget_all(self) -> None:
-        """Forget the pipeline, and let nobody claim it again. Inside a transaction."""
+        """Delete the pipeline's state and mark it as dropped: no run can claim it again. Inside a transaction."""
         for table in TABLES:
             self.session.change(f"DELETE FROM {table} WHERE pipeline = ?", (self.uid,))
         self.session.change(

@@ -1,7 +1,7 @@
-"""`merge` in a database file: of the staged rows with one key the last counts, unless the target has a newer one.
+"""`merge` in a database file: the last staged row of each key replaces the target's, unless that one is newer.
 
-The last row of a key is the one of the greatest version, and of those the one that was staged last. A row whose flag
-says so deletes.
+The last row of a key is the one with the greatest version; among equal versions, the one staged last. A row whose
+`delete` flag is true deletes the target's row.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def _list(names: Sequence[str], of: str = "") -> str:
 
 
 def appended(into: ObjectName, columns: Sequence[str]) -> tuple[str, ...]:
-    """The statement that adds all that is staged."""
+    """Return the statements that append all staged rows."""
     return (f"INSERT INTO {into.sql} ({_list(columns)}) SELECT {_list(columns)} FROM {STAGE}",)
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """How staged rows with `columns` get into `into`: by `key`, newer by `version`, gone where `delete` is true."""
+    """Merge of staged rows with `columns` into `into` by `key`: the greater `version` wins, a true `delete` deletes."""
 
     into: ObjectName
     columns: tuple[str, ...]
@@ -35,11 +35,11 @@ class Merge:
     version: str | None = None
     delete: str | None = None
     tombstones: Tombstones | None = None
-    """Where what was deleted is remembered."""
+    """Table of deleted keys."""
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """In their order."""
+        """Statements of the merge, in order."""
         if self.delete is None:
             return (self._upsert(),)
         deleted = f"SELECT * FROM {self._last} d WHERE d.{quoted(self.delete)} IS TRUE"

@@ -1,4 +1,4 @@
-"""Names of tables in SQL: quoted, with their schema, and those of shadow tables."""
+"""Names of tables in SQL: quoting, schemas, and the names of shadow tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ObjectName:
         return quoted(self.schema, self.name, mark=self.mark)
 
     def beside(self, name: str) -> Self:
-        """Another name in the same schema."""
+        """Return another name in the same schema."""
         return replace(self, name=name)
 
     def __str__(self) -> str:

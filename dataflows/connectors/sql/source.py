@@ -39,7 +39,7 @@ __all__ = ["DatabaseReader", "DatabaseSource"]
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSource:
-    """One table; sessions are opened for what has to be asked, and closed again."""
+    """One table or view; a session is opened for each question, and closed again."""
 
     place: Place
     name: ObjectName
@@ -72,14 +72,14 @@ class DatabaseSource:
         return None
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
-        """The window of this run, ended where no more rows can come, as `connectors/windows.py` decides.
+        """Return the window of this run; its end is chosen by `connectors/windows.py` so that no row is missed.
 
-        Writers of one file take turns: what comes later has the greater cursor.
+        Only one writer at a time can write to a file, so a later row has a greater cursor.
 
         Raises:
             Refused: a cursor by which rows would be lost.
-            SchemaMismatch: a lag on a column that is no time, or values whose order is not that of their type.
-            BadData: rows whose cursor is NULL: no window would ever hold them.
+            SchemaMismatch: a lag on a column that is not a time, or values that are not ordered as their type is.
+            BadData: rows whose cursor is NULL; no window would ever contain them.
         """
         with closing(self._opened()) as database:
             evidence = self._checked(database, cursor, rule)
@@ -107,8 +107,8 @@ class DatabaseSource:
         evidence = Evidence(cursor, whole_seconds=bool(whole), zone=zone, client=not cursor.default)
         check_cursor(evidence, rule, self._where)
         if not database.comparable(cursor):
-            what = f"`{cursor.name}` of type {cursor.type} is not in order there"
-            raise SchemaMismatch(what, where=self._where, hint="take a whole number or a time for a cursor")
+            what = f"the database does not order `{cursor.name}` of type {cursor.type} as that type is ordered"
+            raise SchemaMismatch(what, where=self._where, hint="use a whole number or a time as the cursor")
         return evidence
 
     def _time_window(self, database: Database, evidence: Evidence, last: str | None, rule: CursorRule) -> Window:
@@ -132,7 +132,7 @@ class DatabaseSource:
         return database.rows(f"SELECT {what} FROM {self.name.sql} WHERE {condition}", values)[0][0]
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
-        """Ranges with just `rows` rows each, as far as rows with the same key let them."""
+        """Return ranges of `rows` rows each; rows with the same key stay in one range."""
         if key is None:
             return (Split(first),)
         database = self._opened()
@@ -154,12 +154,12 @@ class DatabaseSource:
 
     def reader(self, order: ReadOrder) -> DatabaseReader:
         if order.schema is None:
-            message = "such databases hand out no undecoded rows"
+            message = "these databases have no undecoded rows"
             raise AssertionError(message)
         return DatabaseReader(self.name, self.session, order, order.schema)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no session stays open."""
 
 
 def _ordered(column: Column) -> bool:
@@ -176,7 +176,7 @@ def _ordered(column: Column) -> bool:
 
 
 def _spelled(at: datetime, kind: str, *, like: str) -> str:
-    """The time as text that is in order with `like`, whose date and clock stand apart by a blank or a T."""
+    """Return the time as text in the form of `like`, which separates date and clock by a blank or a T."""
     if kind == "date":
         return str(at.date())
     text = at.strftime(f"%Y-%m-%d{'T' if like[10:11] == 'T' else ' '}%H:%M:%S.%f")
@@ -184,7 +184,7 @@ def _spelled(at: datetime, kind: str, *, like: str) -> str:
 
 
 def _range(database: Database, key: Column | None, split: Split) -> tuple[str, list[Any]]:
-    """The condition of a split, with the values that are bound in it."""
+    """Return the condition of a split, and the values of its placeholders."""
     parts, values = [], []
     for sign, text in ((">", split.lower), ("<=", split.upper)):
         if key is not None and text is not None:
@@ -195,7 +195,7 @@ def _range(database: Database, key: Column | None, split: Split) -> tuple[str, l
 
 @dataclass(slots=True)
 class DatabaseReader:
-    """Reads splits over one session of its own."""
+    """Reads splits over its own session."""
 
     name: ObjectName
     session: Callable[[Callable[[], None]], Database]
@@ -204,10 +204,10 @@ class DatabaseReader:
     _database: Database | None = field(default=None, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The chunks of a split and its closing marker.
+        """Yield the chunks of a split and its closing marker.
 
         Raises:
-            BadData: a value that its column's type cannot hold exactly.
+            BadData: a value that its column's type cannot represent exactly.
         """
         return chunks(slot, split, self._batches(split))
 

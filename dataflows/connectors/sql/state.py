@@ -1,7 +1,7 @@
-"""What a sink remembers in the database file that its rows are in: generation, plan, positions and counters.
+"""State of a sink in the database file of its rows: generation, plan, positions and counters.
 
-Three tables beside the rows, changed in the rows' own transactions. Only one transaction writes to the file at a time;
-so a generation that was read inside of one is the last one until it ends.
+It is in three tables next to the rows, and changes in the rows' own transactions. Only one transaction writes to the
+file at a time, so a generation read inside one stays the latest until that transaction ends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _INDEX: Final = "CREATE INDEX IF NOT EXISTS _penstock_of_runs ON _penstock_split
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState(Ledger):
-    """The remembered state of one pipeline between one source object and one sink object."""
+    """State of one pipeline between one source object and one sink object."""
 
     session: Database
 
@@ -53,7 +53,7 @@ class DatabaseState(Ledger):
                 self.session.change(statement)
 
     def _amend(self) -> None:
-        """Add the columns that tables made by an older version lack."""
+        """Add columns that are missing from tables made by an older version."""
         if ("split_by",) not in self.session.rows("SELECT name FROM pragma_table_info('_penstock_runs')"):
             with self.session.transaction():
                 self.session.change("ALTER TABLE _penstock_runs ADD COLUMN split_by TEXT")
@@ -77,7 +77,7 @@ class DatabaseState(Ledger):
             yield
 
     def fence(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> None:
-        """Mark a split and move its slot's counters, as the last thing of the transaction that holds its rows.
+        """Mark a split as done and raise its slot's counters, at the end of the transaction that writes its rows.
 
         Raises:
             Fenced: a newer run took over, or the split is done already.

@@ -67,11 +67,11 @@ class DatabaseTarget:
 
     def _check_merge(self, table: Table, where: str) -> None:
         key, version = self.owner.write.key, self.owner.write.version
-        check_key(table, key, where, "make the table with such a PRIMARY KEY")
+        check_key(table, key, where, "create the table with such a PRIMARY KEY")
         column = table.column(version) if version else None
         if column is not None and not self.database.comparable(column):
-            what = f"values of `{column.name}` ({column.type}) cannot be compared there"
-            raise Refused(what, where=f"{where}.version", hint="take a whole number or a time")
+            what = f"the database cannot compare values of `{column.name}` ({column.type})"
+            raise Refused(what, where=f"{where}.version", hint="use a whole number or a time")
 
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """Return the columns of the table that it would create."""
@@ -162,7 +162,7 @@ class DatabaseTarget:
         return found.result
 
     def _move_in(self, shadow: ObjectName, columns: tuple[str, ...]) -> None:
-        """Replace the rows only: the table stays, with everything that depends on it."""
+        """Replace only the rows: the table stays, with everything that depends on it."""
         names = ", ".join(map(quoted, columns))
         self.database.change(f"DELETE FROM {self.name.sql}")
         self.database.change(f"INSERT INTO {self.name.sql} ({names}) SELECT {names} FROM {shadow.sql}")

@@ -1,8 +1,8 @@
-"""What a `merge` with a `delete` remembers: the keys of deleted rows, each with the version that deleted it.
+"""Tombstones of a `merge` with a `delete`: the keys of deleted rows, each with the version that deleted it.
 
 A deleted row leaves no version in the target, so an older one that is read later, by a `backfill` or because the
-version is not the cursor, would bring it back. Each pipeline keeps a small table next to its target,
-changed in the same transactions as the rows. It is kept until the pipeline is deleted.
+version is not the cursor, would restore it. Each pipeline therefore has a small table next to its target, changed in
+the same transactions as the rows, and dropped when the pipeline is deleted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["Tombstones", "tombstone_prefix"]
 
 
 def tombstone_prefix(uid: str) -> str:
-    """The beginning of the names of all such tables of a pipeline."""
+    """Return the common prefix of the names of a pipeline's tombstone tables."""
     return f"_penstock_deleted_{hashlib.sha256(uid.encode()).hexdigest()[:12]}_"
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstones:
-    """The table of one target; another key or version has another table."""
+    """Tombstone table of one target; another key or version has another table."""
 
     table: ObjectName
     key: tuple[str, ...]
@@ -34,20 +34,20 @@ class Tombstones:
     def of(
         cls, uid: str, sink: ObjectName, key: tuple[str, ...], version: str | None, delete: str | None
     ) -> Tombstones | None:
-        """The table of a target that rows are deleted from; None where nothing would say which row is older."""
+        """Return the tombstones of a target that rows are deleted from; None if versions cannot tell older rows."""
         if delete is None or version is None or version in key:
             return None
         digest = hashlib.sha256("\x1f".join((str(sink), *key, version)).encode()).hexdigest()[:16]
         return cls(sink.beside(tombstone_prefix(uid) + digest), key, version)
 
     def make(self, columns: Sequence[Column], declared: Callable[[Column], str]) -> str:
-        """The statement that makes it, if it is missing."""
+        """Return the statement that creates the table, if it is missing."""
         kinds = {one.name: declared(one) for one in columns}
         lines = [f"{self._name(name)} {kinds[name]} NOT NULL" for name in (*self.key, self.version)]
         return f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)}, PRIMARY KEY ({self._keys()}))"
 
     def bury(self, deleted: str) -> str:
-        """Remember the keys and versions of `deleted`, a query; the greatest version of a key stays."""
+        """Return the statement that records the keys and versions of `deleted`, a query; the greatest version stays."""
         version = self._name(self.version)
         return (
             f"INSERT INTO {self.table.sql} AS g ({self._keys()}, {version}) SELECT {self._keys('r.')}, r.{version} "
@@ -57,7 +57,7 @@ class Tombstones:
         )
 
     def spares(self, row: str) -> str:
-        """The condition under which no newer deletion of the key of `row`, an alias, is known."""
+        """Return the condition that no newer deletion of the key of `row`, an alias, is recorded."""
         version, of = self._name(self.version), self.table.sql
         same = " AND ".join(f"g.{self._name(name)} = {row}.{self._name(name)}" for name in self.key)
         older = f"({row}.{version} IS NULL OR g.{version} > {row}.{version})"

@@ -1,8 +1,8 @@
-"""The writer of one slot: a split's rows are staged where they lock nobody out, then committed in one short change.
+"""Writer of one slot: stages a split's rows without locking the file, then commits them in one short transaction.
 
-The commit moves them into the target, marks the split and moves the counters; the fence is its last statement. While
-it lasts nobody else writes to the file: a process that is stopped in it keeps others out until it goes on or dies, and
-one that is stopped elsewhere is fenced when it wakes.
+The transaction moves the rows into the target, marks the split and raises the counters; the fence is its last
+statement. It locks the file for other writers: a process suspended inside it blocks them until it resumes or dies. A
+process suspended anywhere else is fenced when it resumes.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from dataflows.data.counters import Counters
 __all__ = ["DatabaseSink"]
 
 
-class _TakenBackError(Exception):
-    """Ends a transaction that was only an attempt."""
+class _RolledBackError(Exception):
+    """Rolls back a transaction that was only an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSink:
-    """Stages rows over a session of its own; `moves` are the statements that bring them into the target."""
+    """Stages rows over its own session; `moves` are the statements that move them into the target."""
 
     database: Database
     state: DatabaseState
     order: WriterOrder
     moves: tuple[str, ...]
     exact: bool
-    """Whether each staged row has to become a row of the target."""
+    """True if each staged row has to become a row of the target."""
 
     @classmethod
     @contextmanager
@@ -52,7 +52,7 @@ class DatabaseSink:
         exact: bool,
         tombstones: Tombstones | None = None,
     ) -> Iterator[DatabaseSink]:
-        """Connected."""
+        """Return a sink with a session of its own, for as long as the context lasts."""
         with closing(session(order.check)) as database:
             database.make_stage(order.columns)
             if tombstones is not None:
@@ -67,11 +67,11 @@ class DatabaseSink:
         self.database.stage(data)
 
     def idle(self) -> None:
-        """Nothing is held while no chunk comes."""
+        """Do nothing: an idle session locks nothing."""
 
     @contextmanager
     def trial(self) -> Iterator[Attempt]:
-        """The rows that are taken stay staged: each attempt is for them all, since DuckDB has no savepoints."""
+        """Try rows; accepted ones stay staged, and each attempt moves them all, since DuckDB has no savepoints."""
         self.begin(0, None)
         yield self._attempt
         self.begin(0, None)
@@ -80,9 +80,9 @@ class DatabaseSink:
         last = self.database.rows(f"SELECT coalesce(max(rowid), -1) FROM {STAGE}")[0][0]
         try:
             self.put(data)
-            with suppress(_TakenBackError), self.database.transaction():
+            with suppress(_RolledBackError), self.database.transaction():
                 self._moved()
-                raise _TakenBackError
+                raise _RolledBackError
         except RowRefused as error:
             self.database.change(f"DELETE FROM {STAGE} WHERE rowid > ?", (last,))
             return error
@@ -99,7 +99,7 @@ class DatabaseSink:
         return counted
 
     def _moved(self) -> int:
-        """Bring what is staged into the target; how many rows the database says that were taken."""
+        """Move the staged rows into the target; return the number of rows that the database reports."""
         staged = int(self.database.rows(f"SELECT count(*) FROM {STAGE}")[0][0])
         moved = sum(self.database.change(statement) for statement in self.moves)
         return moved if self.exact else staged

@@ -84,7 +84,7 @@ class SqliteDatabase:
             try:
                 self._path.touch()
             except OSError as error:
-                what = f"the database file cannot be made: {error.strerror}"
+                what = f"the database file cannot be created: {error.strerror}"
                 raise AccessDenied(what, where=self.where, value=str(self._path)) from None
         self._session.close()
         self._session = self._connected()
@@ -197,7 +197,7 @@ class SqliteDatabase:
         try:
             return int(text)
         except ValueError:
-            what = f"`{column.name}` holds values that are no whole numbers"
+            what = f"`{column.name}` holds values that are not whole numbers"
             raise BadData(what, where=self.where, hint="leave such rows out by a view") from None
 
     def comparable(self, column: Column) -> bool:
@@ -272,14 +272,14 @@ def _penstock_error(error: sqlite3.Error, where: str) -> PenstockError:  # noqa:
     if code.startswith("SQLITE_FULL"):
         return OutOfSpace(text, where=where)
     if code.startswith("SQLITE_NOTADB"):
-        return Refused("the file is no SQLite database", where=where, hint="look at the connection's `path`")
+        return Refused("the file is not an SQLite database", where=where, hint="look at the connection's `path`")
     if code.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):
         what, hint = f"the table refused a row: {text}", "correct the source's rows, or the table"
         named = re.search(r"(?:NOT NULL|datatype).*?([^.\s]+)$", text)
         waits = code == "SQLITE_CONSTRAINT_FOREIGNKEY"
         return RowRefused(what, where=where, hint=hint, state=code, column=named and named[1], waits=waits)
     if "decode" in text.lower():
-        return BadData("a text is no valid UTF-8", where=where, hint="leave such rows out by a view")
+        return BadData("a text is not valid UTF-8", where=where, hint="leave such rows out by a view")
     if code == "SQLITE_ERROR":
         return SchemaMismatch(text, where=where)
     return Unavailable(text, where=where, hint="see SQLite's documentation of this error")

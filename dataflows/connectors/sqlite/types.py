@@ -1,8 +1,8 @@
-"""SQLite's declared types in PostgreSQL's spelling, and its values as Arrow arrays and back, exactly or not at all.
+"""SQLite's declared types in PostgreSQL's spelling, and exact conversion between its values and Arrow arrays.
 
-A column of SQLite takes values of any class, whatever its declared type says: each value is checked. What SQLite has
-no class for is text: decimals with all their digits (declared ``DECIMAL_TEXT(p,s)``, since SQLite itself would make
-floats of them), dates and times in ISO form.
+A column of SQLite accepts values of any class, whatever its declared type, so each value is checked. Values without a
+class of their own are stored as text: decimals with all their digits (declared ``DECIMAL_TEXT(p,s)``, since SQLite
+would convert them to floats), and dates and times in ISO form.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _DECIMAL: Final = re.compile(r"DECIMAL_TEXT\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 def sql_type(text: str, *, sink: bool) -> str:
     """Return a declared type in PostgreSQL's spelling; empty if none is declared.
 
-    An unknown name that is no integer, text or blob by SQLite's affinity rules is a float.
+    An unknown name that is not an integer, text or blob by SQLite's affinity rules is a float.
     """
     name = text.strip().upper()
     if found := _DECIMAL.fullmatch(name):
@@ -82,7 +82,7 @@ def array(values: Sequence[Any], column: Column, wanted: pa.DataType, where: str
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         found = None
     if found is None or outside(found):
-        what = f"a value of `{column.name}` is no {column.type} that can be kept exactly"
+        what = f"a value of `{column.name}` is not a valid {column.type}, or cannot be kept exactly"
         hint = "dates and times are read from ISO texts only; leave other rows out by a view, or CAST them there"
         raise BadData(what, where=where, hint=hint) from None
     return found

@@ -109,7 +109,7 @@ def test_names_of_penstocks_own_are_no_sinks(world: System, into: Flows) -> None
     own = "copied/_penstock" if world.connection["type"] in {"files", "s3"} else "_penstock_runs"
     there.sink["object"] = world.object.replace("copied", own)
     error = there.failed("r1")
-    assert (error["code"], "such names are Penstock's own" in error["what"]) == ("refused", True), error
+    assert (error["code"], "this name is reserved for Penstock" in error["what"]) == ("refused", True), error
 
 
 PUBLISHED = {"publish.moved", "publish.done", "result.before", "result.written"}

@@ -235,7 +235,7 @@ ITEMS = "CREATE TABLE source (id BIGINT PRIMARY KEY, name VARCHAR(20))"
     ("table", "write", "sink", "what"),
     [
         ("(id BIGINT, name TEXT) ENGINE = MyISAM", "append", {}, "a table of engine MyISAM has no transactions"),
-        ("(id BIGINT, name TEXT)", "merge", {"key": ["id"]}, "has no unique key over just id"),
+        ("(id BIGINT, name TEXT)", "merge", {"key": ["id"]}, "has no unique key over exactly id"),
         ("(id BIGINT PRIMARY KEY, name VARCHAR(9) UNIQUE)", "merge", {"key": ["id"]}, "has another unique key, name"),
         ("(id BIGINT PRIMARY KEY, name TEXT)", "scd2", {"key": ["id"], "version": "id"}, "cannot `scd2`"),
         ("(id BIGINT, name GEOMETRY)", "append", {}, "does not fit into `name` of type mysql geometry"),
@@ -256,10 +256,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is_changed(
 @pytest.mark.parametrize(
     ("kind", "value", "what"),
     [
-        ("VARCHAR(9) CHARACTER SET latin1", "'🐎'", "the target cannot take a value (column `name`)"),
-        ("ENUM('a', 'b')", "'A'", "the target cannot take a value (column `name`)"),
-        ("ENUM('a', 'b')", "'2'", "the target cannot take a value (column `name`)"),
-        ("VARCHAR(9) UNIQUE", "'twice'", "a row has a key that another one has"),
+        ("VARCHAR(9) CHARACTER SET latin1", "'🐎'", "the target cannot hold a value (column `name`)"),
+        ("ENUM('a', 'b')", "'A'", "the target cannot hold a value (column `name`)"),
+        ("ENUM('a', 'b')", "'2'", "the target cannot hold a value (column `name`)"),
+        ("VARCHAR(9) UNIQUE", "'twice'", "a row has the same key as another one"),
         ("VARCHAR(9) CHECK (name <> 'no')", "'no'", "a row breaks a constraint of the target"),
     ],
 )
