@@ -1,12 +1,12 @@
-"""The promises of the connector contract as tests, which a third party runs on a class of its own.
+"""Conformance suite: the promises of the connector contract as tests, to run on a connector of your own.
 
 ::
 
     pytest -p dataflows.connectors.conformance --connector mypackage:MyConnector --connection connection.yaml
            --source-object orders --cursor id --target-object scratch
 
-A connector that is a source and a sink is tested as both with `--target-object` alone: what is written there is read
-back. The object is made, filled, and dropped.
+A connector that is a source and a sink is tested as both with `--target-object` alone: the tests read back what they
+write. They create, fill and drop that object.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ HERE: Final = Path(__file__).parent
 OPTIONS: Final = {
     "--connector": "the class to test, as package.module:Class",
     "--connection": "a YAML file with the keys of one connection, as in connections.yaml",
-    "--source-object": "an object of some hundred rows to read, which does not change meanwhile",
+    "--source-object": "an object of some hundred rows to read, which does not change during the tests",
     "--cursor": "a column of that object that a run can read by",
-    "--target-object": "an object to make, fill and drop",
+    "--target-object": "an object to create, fill and drop",
     "--file-format": "the type of format of files, such as csv",
 }
 
@@ -43,14 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run this suite where no other tests are named."""
+    """Run this suite if no other tests are named."""
     if config.getoption("--connector") and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args[:] = [str(HERE)]
 
 
 @pytest.fixture(scope="session")
 def case(request: pytest.FixtureRequest) -> Case:
-    """The connector under test, and what it is tested on."""
+    """Fixture: the connector under test, with its connection and objects."""
     given: dict[str, Any] = {name: request.config.getoption(name) for name in OPTIONS}
     for name in ("--connector", "--connection"):
         if not given[name]:

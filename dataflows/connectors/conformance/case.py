@@ -1,4 +1,4 @@
-"""A connector under test, and the steps of a run on it, taken one by one."""
+"""Connector under test, and the single steps of a run on it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HALVES: Final = (Split(0, None, "30"), Split(1, "30", None))
 
 
 def made_rows(ids: Iterable[int], prefix: str = "row") -> list[Row]:
-    """Rows of `COLUMNS`, with a NULL and an empty text among them."""
+    """Return rows of `COLUMNS`; some have a NULL or an empty text."""
     return [(at, None if at % 7 == 0 else "" if at % 7 == 1 else f"{prefix} {at}", at / 4) for at in ids]
 
 
@@ -59,7 +59,7 @@ ALL: Final = made_rows(range(1, 61))
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The class, its connection, and the objects that it is tested on."""
+    """Connector class under test, its connection, and the objects to test it on."""
 
     connector: type[Connector]
     settings: Any
@@ -69,22 +69,22 @@ class Case:
     form: Any
 
     def place(self, name: str) -> Place:
-        """An object of the connection."""
+        """Return an object of the connection."""
         return Place("conformance", "tested", self.settings, name, None, self.form)
 
     @contextmanager
     def source(self, name: str) -> Iterator[Source]:
-        """The object as a source, connected; a connector that refuses to read is not tested on it."""
+        """Connect to the object as a source; skip the test if the connector cannot read."""
         try:
             found = self.connector.source(self.place(name))
         except Refused as error:
-            pytest.skip(f"it is no source: {error}")
+            pytest.skip(f"it is not a source: {error}")
         check_source(found, "source")
         with closing(found):
             yield found
 
     def rows(self, name: str, *, rows: int = 1 << 50, names: Sequence[str] = ()) -> list[Row]:
-        """All rows of an object, in splits of about `rows`."""
+        """Return all rows of an object, read in splits of about `rows` rows."""
         with self.source(name) as source:
             table = source.describe()
             key = source.split_key(table)
@@ -93,7 +93,7 @@ class Case:
             return [row for one in read(source, table, splits, key, names=names, held=held) for row in one]
 
     def pipeline(self, *writes: str) -> Pipeline:
-        """A new pipeline that writes to the object, by the first mode that is not refused; without one, no test."""
+        """Return a new pipeline into the object, in the first write mode that is not refused; skip if all are."""
         if self.target_object is None:
             pytest.skip("give --target-object to test it as a sink")
         refused = None
@@ -120,7 +120,7 @@ def read(
     held: str | None = None,
     batch_rows: int = 7,
 ) -> list[list[Row]]:
-    """The rows of each split, whose chunks are held against the contract."""
+    """Return the rows of each split; assert that its chunks obey the contract."""
     names = names or [one.name for one in table.columns if not one.hidden and arrow_type(column_type(one)) is not None]
     kinds = {one.name: arrow_type(column_type(one)) for one in table.columns}
     schema = pa.schema([(name, kinds[name]) for name in names])
@@ -130,7 +130,7 @@ def read(
 
 
 def _checked(chunks: list[Chunk], split: Split, schema: pa.Schema, batch_rows: int) -> list[Row]:
-    assert chunks, "a split without rows has its closing marker too"
+    assert chunks, "a split without rows also has a closing marker"
     *batches, marker = chunks
     assert [(one.slot, one.split, one.sequence) for one in chunks] == [
         (SLOT, split.number, at) for at in range(len(chunks))
@@ -141,16 +141,16 @@ def _checked(chunks: list[Chunk], split: Split, schema: pa.Schema, batch_rows: i
     for one in batches:
         assert not one.last, "only the last chunk of a split is its marker"
         assert isinstance(one.data, pa.RecordBatch), "decoded rows are Arrow batches"
-        assert one.data.schema.equals(schema), "batches have just the schema that was asked for"
+        assert one.data.schema.equals(schema), "batches have exactly the schema that was asked for"
         assert one.rows == one.read == one.data.num_rows <= batch_rows, "a batch has at most the rows asked for"
         found += [tuple(row[name] for name in schema.names) for row in one.data.to_pylist()]
-    assert marker.rows == marker.read == len(found), "the marker tells the rows of the whole split"
+    assert marker.rows == marker.read == len(found), "the marker has the number of rows of the whole split"
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One pipeline into the object under test."""
+    """Pipeline into the object under test."""
 
     case: Case
     uid: str
@@ -158,7 +158,7 @@ class Pipeline:
 
     @contextmanager
     def target(self, generation: int = 0) -> Iterator[Target]:
-        """The object as a sink, connected."""
+        """Connect to the object as a sink."""
         owner = Owner(self.uid, "conformance.rows", self.sink, generation)
         found = self.case.connector.target(self.case.place(self.sink.object), owner)
         check_target(found, "target")
@@ -167,29 +167,29 @@ class Pipeline:
 
     @contextmanager
     def run(self, name: str, splits: Sequence[Split] = HALVES) -> Iterator[Run]:
-        """A run that owns the pipeline and has a plan, its own one from an earlier attempt or a new one."""
+        """Return a run that owns the pipeline and has a plan, its own from an earlier attempt or a new one."""
         with self.target() as target:
             yield Run.begun(target, name, self.sink.write, tuple(splits))
 
     def finish(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
-        """Run all of it, in one split."""
+        """Run to the end, in one split."""
         with self.run(name, [Split(0)]) as run:
             run.write(0, rows)
             return run.publish()
 
     def rows(self) -> list[Row]:
-        """What everybody sees there now, by id."""
+        """Return the rows that any reader sees now, by id."""
         return sorted(self.case.rows(self.sink.object, names=NAMES))
 
     def drop(self) -> None:
-        """Forget the pipeline, and drop what it wrote to."""
+        """Drop the pipeline's state and its target."""
         with self.target() as target:
             target.drop(table=True)
 
 
 @dataclass(slots=True)
 class Run:
-    """One attempt of a run, as a launcher makes it."""
+    """Attempt of a run, in the steps of a launcher."""
 
     target: Target
     name: str
@@ -201,7 +201,7 @@ class Run:
 
     @classmethod
     def begun(cls, target: Target, name: str, write: str, splits: tuple[Split, ...]) -> Run:
-        """Claim the pipeline, make its table, and plan."""
+        """Claim the pipeline, create its table, and plan."""
         state = target.state
         state.make()
         claim = state.claim((SLOT,), name)
@@ -210,7 +210,7 @@ class Run:
             with state.owned(claim.generation):
                 target.make(target.column_types(COLUMNS) if isinstance(target, Native) else COLUMNS)
         table = target.describe()
-        assert table is not None, "what was made is described"
+        assert table is not None, "a created table is described"
         columns = tuple(one for one in table.columns if one.name in NAMES)
         method = target.check(table, ())
         if state.run(name) is None:
@@ -221,12 +221,12 @@ class Run:
                 if older is not None:
                     state.supersede(older.run, name)
         into = target.create_load_table(name, claim.generation)
-        assert target.load_table(name) == into, "load_table names what create_load_table has made"
+        assert target.load_table(name) == into, "load_table names the table of create_load_table"
         return cls(target, name, claim.generation, into, columns, method)
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
-        """A writer of the run's only slot, open."""
+        """Open a writer of the run's only slot."""
         order = WriterOrder(
             into=self.into,
             columns=self.columns,
@@ -243,7 +243,7 @@ class Run:
             yield found
 
     def chunk(self, split: int, rows: Sequence[Row]) -> Chunk:
-        """The rows as they reach a writer."""
+        """Return the rows as a chunk for the writer."""
         kinds = [arrow_type(column_type(one)) for one in self.columns]
         values = [[row[NAMES.index(one.name)] for row in rows] for one in self.columns]
         arrays = [pa.array(some, kind) for some, kind in zip(values, kinds, strict=True)]
@@ -251,18 +251,18 @@ class Run:
         finishing = self.target.finishing(self.columns)
         return Chunk(SLOT, split, 0, finishing(batch) if finishing else batch, len(rows), read=len(rows))
 
-    def write(self, split: int, rows: Sequence[Row], told: int | None = None) -> None:
-        """Write and commit a split; its marker tells of as many rows, or of `told`."""
+    def write(self, split: int, rows: Sequence[Row], marked: int | None = None) -> None:
+        """Write and commit a split; its marker has the number of rows, or `marked`."""
         with self.writer() as writer:
             writer.write(self.chunk(split, rows))
-            self.end(writer, split, len(rows) if told is None else told)
+            self.end(writer, split, len(rows) if marked is None else marked)
 
     def end(self, writer: Writer, split: int, rows: int) -> None:
-        """Commit a split, and all that the writer still has."""
+        """Send a split's marker, and let the writer commit."""
         writer.write(Chunk(SLOT, split, 1, None, rows, last=True, read=rows))
         writer.done()
 
     def publish(self, position: str | None = None) -> dict[str, Any]:
-        """End the run."""
+        """Publish and finish the run."""
         names = tuple(one.name for one in self.columns)
         return self.target.publish(self.name, self.generation, position, names, {}, self.method)

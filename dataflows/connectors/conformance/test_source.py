@@ -1,4 +1,4 @@
-"""What every source promises."""
+"""Promises of every source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSING = "nothing_of_that_name"
 
 @pytest.fixture(scope="module")
 def readable(case: Case) -> Iterator[str]:
-    """The object to read: the one that is given, or one that the connector itself has written."""
+    """Object to read: the given one, or one that the connector itself has written."""
     if case.source_object is not None:
         yield case.source_object
         return
@@ -51,7 +51,7 @@ def test_a_description_is_the_same_twice_and_its_names_are_unique(case: Case, re
     assert {name for key in table.keys for name in key} <= set(names)
 
 
-def test_an_object_that_is_not_there_is_missing_by_name(case: Case, readable: str) -> None:
+def test_a_missing_object_is_named(case: Case, readable: str) -> None:
     with pytest.raises(MissingTable) as missing, case.source(MISSING) as source:
         source.describe()
     assert MISSING in str(missing.value)
@@ -64,7 +64,7 @@ def test_all_rows_that_were_written_are_read(case: Case, readable: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_splits_hold_each_row_once_whatever_their_size(case: Case, readable: str, rows: int) -> None:
+def test_splits_of_any_size_have_each_row_once(case: Case, readable: str, rows: int) -> None:
     assert ordered(case.rows(readable, rows=rows)) == ordered(case.rows(readable))
 
 
@@ -75,7 +75,7 @@ def test_splits_are_numbered_from_the_first(case: Case, readable: str) -> None:
     assert [one.number for one in splits] == list(range(5, 5 + len(splits)))
 
 
-def test_a_split_is_read_again_the_same(case: Case, readable: str) -> None:
+def test_a_split_read_twice_is_the_same(case: Case, readable: str) -> None:
     with case.source(readable) as source:
         table = source.describe()
         key = source.split_key(table)
@@ -85,7 +85,7 @@ def test_a_split_is_read_again_the_same(case: Case, readable: str) -> None:
     assert [ordered(one) for one in first] == [ordered(one) for one in again]
 
 
-def test_only_the_columns_that_are_asked_for_come_in_that_order(case: Case, readable: str) -> None:
+def test_only_the_columns_asked_for_are_read_in_that_order(case: Case, readable: str) -> None:
     with case.source(readable) as source:
         names = [one.name for one in source.describe().columns if not one.hidden]
     whole = case.rows(readable, names=names)
@@ -94,7 +94,7 @@ def test_only_the_columns_that_are_asked_for_come_in_that_order(case: Case, read
 
 
 def windowed(case: Case, readable: str, last: str | None) -> tuple[Window, list[Row]]:
-    """The window above `last`, and its rows."""
+    """Return the window above `last`, and its rows."""
     with case.source(readable) as source:
         table = source.describe()
         cursor = table.column(case.cursor or "id")
@@ -111,18 +111,18 @@ def windowed(case: Case, readable: str, last: str | None) -> tuple[Window, list[
         return window, [row for one in read(source, table, splits, cursor, names=names) for row in one]
 
 
-def test_a_window_holds_what_is_new_and_then_nothing(case: Case, readable: str) -> None:
+def test_a_window_has_the_new_rows_and_the_next_one_none(case: Case, readable: str) -> None:
     window, rows = windowed(case, readable, None)
     assert (window.lower, rows != []) == (None, window.upper is not None)
     if window.upper is not None:
         try:
             again = windowed(case, readable, window.upper)
-        except Refused:  # a source that cannot tell an object without new rows from one that lost some
+        except Refused:  # a source that cannot distinguish no new rows from lost rows
             return
         assert again == (Window(window.upper, None), [])
 
 
-def test_two_windows_hold_the_rows_of_one(case: Case, readable: str) -> None:
+def test_two_windows_have_the_rows_of_one(case: Case, readable: str) -> None:
     whole, rows = windowed(case, readable, None)
     with case.source(readable) as source:
         table = source.describe()

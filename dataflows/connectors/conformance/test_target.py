@@ -1,4 +1,4 @@
-"""What every target promises: rows, position and counters are one, and whoever claimed last is the only owner."""
+"""Promises of every target: rows, position and counters change together, and only the latest claim may write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST, SECOND = ALL[:30], ALL[30:]
 
 @pytest.fixture
 def pipeline(case: Case) -> Iterator[Make]:
-    """Make a pipeline into the object under test, which is gone afterwards."""
+    """Fixture: make a pipeline into the object under test, which is dropped afterwards."""
     made: list[Pipeline] = []
 
     def make(write: str) -> Pipeline:
@@ -42,7 +42,7 @@ MODES = pytest.mark.parametrize("write", ["append", "replace", "merge"])
 
 
 @MODES
-def test_a_table_is_made_with_the_columns_and_found_again(pipeline: Make, write: str) -> None:
+def test_a_table_is_created_with_the_columns_and_described_again(pipeline: Make, write: str) -> None:
     made = pipeline(write)
     with made.target() as target:
         assert target.describe() is None
@@ -86,7 +86,7 @@ def test_a_run_that_ended_is_neither_claimed_nor_published_again(pipeline: Make,
 
 
 @MODES
-def test_an_interrupted_run_goes_on_with_the_splits_that_are_left(pipeline: Make, write: str) -> None:
+def test_an_interrupted_run_continues_with_the_remaining_splits(pipeline: Make, write: str) -> None:
     made = pipeline(write)
     with made.run("r1") as run:
         run.write(0, FIRST)
@@ -124,7 +124,7 @@ def test_a_split_that_does_not_add_up_is_not_committed(pipeline: Make, write: st
     made = pipeline(write)
     with made.run("r1", [Split(0)]) as run:
         with pytest.raises(PenstockError):
-            run.write(0, FIRST, told=len(FIRST) - 1)
+            run.write(0, FIRST, marked=len(FIRST) - 1)
         assert run.committed == []
     with made.target() as target:
         assert target.state.pending("r1") == ((Split(0),), 1)
@@ -133,12 +133,12 @@ def test_a_split_that_does_not_add_up_is_not_committed(pipeline: Make, write: st
 @MODES
 @pytest.mark.parametrize("successor", ["r1", "r2"])
 def test_an_older_generation_changes_nothing(pipeline: Make, write: str, successor: str) -> None:
-    """Neither beside a later attempt of the same run, nor beside another run."""
+    """An older generation changes nothing, neither after a later attempt of its run, nor after another run's claim."""
     made = pipeline(write)
     with made.run("r1", [Split(0)]) as old, old.writer() as writer:
         writer.write(old.chunk(0, FIRST))
         with made.run(successor, [Split(0)]) as new:
-            with pytest.raises(PenstockError):  # what it was to write to may be gone
+            with pytest.raises(PenstockError):  # its table may not exist any more
                 old.end(writer, 0, len(FIRST))
             new.write(0, SECOND)
             new.publish()
@@ -149,7 +149,7 @@ def test_an_older_generation_changes_nothing(pipeline: Make, write: str, success
     assert made.rows() == SECOND
 
 
-def test_a_replace_is_seen_whole_and_when_it_is_published(pipeline: Make) -> None:
+def test_a_replace_becomes_visible_at_once_when_published(pipeline: Make) -> None:
     made = pipeline("replace")
     made.finish("r1", FIRST)
     with made.run("r2", [Split(0)]) as run:
@@ -159,7 +159,7 @@ def test_a_replace_is_seen_whole_and_when_it_is_published(pipeline: Make) -> Non
     assert made.rows() == SECOND
 
 
-def test_a_replace_that_is_given_up_leaves_what_was_there(pipeline: Make) -> None:
+def test_an_abandoned_replace_leaves_the_old_rows(pipeline: Make) -> None:
     made = pipeline("replace")
     made.finish("r1", FIRST)
     with made.run("r2", [Split(0)]) as run:
@@ -178,7 +178,7 @@ def test_an_append_adds_to_what_is_there(pipeline: Make) -> None:
     assert made.rows() == ALL
 
 
-def test_a_merge_changes_rows_that_have_the_key_and_adds_others(pipeline: Make) -> None:
+def test_a_merge_updates_rows_with_the_key_and_inserts_others(pipeline: Make) -> None:
     made = pipeline("merge")
     made.finish("r1", FIRST)
     changed = made_rows(range(20, 40), "changed")
@@ -210,7 +210,7 @@ def test_columns_can_be_added_once_or_twice(pipeline: Make) -> None:
         assert [one.name for one in table.columns if not one.hidden] == [*NAMES, "note"]
 
 
-def test_values_that_come_more_than_once_are_counted(pipeline: Make) -> None:
+def test_values_that_occur_more_than_once_are_counted(pipeline: Make) -> None:
     made = pipeline("replace")
     with made.run("r1", [Split(0)]) as run:
         if not isinstance(run.target, Unique):

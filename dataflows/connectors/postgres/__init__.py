@@ -1,1 +1,1 @@
-"""What sources and sinks on PostgreSQL share: sessions with clear errors, and the exact shape of tables."""
+"""PostgreSQL as a source and as a sink."""

@@ -1,4 +1,4 @@
-"""Facts about a cursor from PostgreSQL's catalog: default, sequence, zone, and who may still write below a value."""
+"""Facts about a cursor from PostgreSQL's catalog: default, sequence, time zone, and open transactions."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from penstock.errors import Refused, Unavailable
 __all__ = ["XID", "evidence_of", "horizon", "key_sql", "zones_of"]
 
 SETTLE_SECONDS: Final = 0.02
-"""Between a session's taking of the time and its showing in pg_stat_activity lie microseconds."""
+"""Wait until a transaction that has just begun is visible in pg_stat_activity, which takes microseconds."""
 XID: Final = Column(XMIN, "bigint", nullable=False, hidden=True)
-"""The transaction that wrote a row, counted without wrapping round."""
+"""Id of the transaction that wrote a row, extended so that it does not wrap around."""
 _XID: Final = """(xmin::text::bigint + ((SELECT txid_snapshot_xmax(txid_current_snapshot())) - xmin::text::bigint)
 / 4294967296 * 4294967296)"""
 RANDOM: Final = ("gen_random_uuid", "uuid_generate_v4", "uuidv4")
 
 
 def key_sql(column: Column) -> str:
-    """A key in a statement: its name, or what stands for it."""
+    """Return the SQL expression of a key: its quoted name, or the one for `XID`."""
     return _XID if column.name == XMIN and column.hidden else quoted(column.name)
 
 
@@ -52,13 +52,13 @@ LEFT JOIN pg_sequence s ON s.seqrelid = CASE WHEN p.classid = 'pg_class'::regcla
 
 
 def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule, where: str, dsn: str) -> Evidence:
-    """Everything that the catalog says of a cursor; of a view what it says of the columns of that name below it."""
+    """Return the facts about a cursor in the catalog; for a view, those of its tables' columns of the same name."""
     with translated(where):
         found = one_row(session, _CATALOG, {"table": table.name.sql, "column": column.name})
     defaults, cache, step, identity, plain, behind, subscribed, standby = found
     unseen = "the server is a hot standby" if standby else None
     unseen = unseen or (f"{subscribed} is filled by a subscription" if subscribed else None)
-    unseen = unseen or (f"{behind} shows what others hold" if behind else None)
+    unseen = unseen or (f"{behind} shows data stored elsewhere" if behind else None)
     default = ", ".join(defaults) or ("an identity" if identity else None)
     random = any(name in one for one in defaults for name in RANDOM)
     kind = parse_type(column.type).name
@@ -72,7 +72,7 @@ def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule
 
 
 def _is_random(session: Session, table: Table, column: Column, where: str) -> bool:
-    """True if some of the first rows hold UUIDs of version 4."""
+    """True if some of the first rows have UUIDs of version 4."""
     name = escaped(quoted(column.name))
     query = (
         f"SELECT EXISTS (SELECT FROM (SELECT {name}::text AS u FROM {escaped(table.name.sql)} LIMIT 1000) sampled "
@@ -89,9 +89,9 @@ AND one ILIKE 'timezone=%'"""
 
 
 def zones_of(session: Session, dsn: str, where: str) -> tuple[str, ...]:
-    """The zones that sessions with this database begin in: its own, then those that roles have.
+    """Return the default time zones of sessions with this database: its own, then those set for roles.
 
-    Ours are pinned to UTC, so that a session without the pin is asked.
+    It asks a session of its own, since all others are pinned to UTC.
     """
     with translated(where):
         with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_SECONDS) as plain:
@@ -102,7 +102,7 @@ def zones_of(session: Session, dsn: str, where: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """Transactions that are open: when the oldest began, and those whose beginning this user cannot see."""
+    """Open transactions: the start of the oldest one, and those whose start this user cannot see."""
 
     oldest: datetime | None
     hidden: dict[str, str]
@@ -126,7 +126,7 @@ def _open(session: Session) -> _Open:
 
 
 def _oldest(session: Session, where: str, seconds: float) -> datetime | None:
-    """When the oldest transaction began that is open; those whose beginning is hidden are waited for.
+    """Return the start of the oldest open transaction, after waiting for those whose start is hidden.
 
     Raises:
         Unavailable: one of them is still open after `seconds`.
@@ -137,7 +137,7 @@ def _oldest(session: Session, where: str, seconds: float) -> datetime | None:
         if time.monotonic() > end:
             who = next(iter(waited.values()))
             hint = "grant pg_read_all_stats to the connection's user, give the cursor a lag, or end the session"
-            what = f"nobody can tell since when the transaction of session {who} is open"
+            what = f"this user cannot see when the open transaction of session {who} began"
             raise Unavailable(f"{what}: rows of this window may be in it", where=where, hint=hint)
         time.sleep(SETTLE_SECONDS)
         now = _open(session)
@@ -159,33 +159,33 @@ LEFT JOIN pg_stat_subscription s ON s.subid = r.srsubid AND s.relid IS NULL HAVI
 
 
 def _arrived(session: Session, table: Table, now: datetime, where: str) -> datetime:
-    """Until when the rows are here: now, or what a standby has replayed, or a subscription has taken.
+    """Return the time up to which rows have arrived: now, or up to which a standby or subscription has caught up.
 
     Raises:
-        Refused: a subscription that does not run, or still copies its tables.
+        Refused: the subscription is not running, or still copies its tables.
     """
     standby, replayed = one_row(session, f"SELECT pg_is_in_recovery(), ({_STANDBY}) AT TIME ZONE 'UTC'")
     if standby:
         if replayed is None:
-            hint = "let the primary commit something, and try again"
-            raise Unavailable("the standby does not say what it has replayed", where=where, hint=hint)
+            hint = "commit something on the primary, and try again"
+            raise Unavailable("the standby does not report up to when it has replayed", where=where, hint=hint)
         return min(now, datetime.fromisoformat(f"{replayed}+00:00"))
     found = session.execute(_SUBSCRIBED, {"table": table.name.sql}).fetchone()
     if found is None:
         return now
     if not found[0]:
-        hint = "look at pg_subscription_rel and pg_stat_subscription, and run again once it follows"
-        raise Refused("the subscription does not run, or still copies its tables", where=where, hint=hint)
+        hint = "look at pg_subscription_rel and pg_stat_subscription, and run again once it has caught up"
+        raise Refused("the subscription is not running, or still copies its tables", where=where, hint=hint)
     return min(now, datetime.fromisoformat(str(found[1])))
 
 
 def horizon(
     session: Session, table: Table, evidence: Evidence, rule: CursorRule, where: str, dsn: str, seconds: float
 ) -> Clock:
-    """The time by the source, and whoever holds it back.
+    """Return the source's clock, and the start of its oldest open transaction.
 
     Raises:
-        Unavailable: a transaction whose beginning cannot be seen does not end.
+        Unavailable: a transaction whose start is hidden does not end.
     """
     with translated(where):
         now = _arrived(session, table, one_row(session, "SELECT clock_timestamp()")[0], where)
@@ -201,7 +201,7 @@ def horizon(
 
 
 def _ahead(session: Session, zones: list[str], times: list[datetime]) -> tuple[timedelta, timedelta]:
-    """By how much clocks of the zones are ahead of UTC at these times, at the least and at the most."""
+    """Return by how much the zones' clocks are ahead of UTC at these times: the least and the most."""
     query = (
         "SELECT min(o), max(o) FROM (SELECT (t AT TIME ZONE z) - (t AT TIME ZONE 'UTC') AS o "
         "FROM unnest(%s::timestamptz[]) t, unnest(%s::text[]) z) a"

@@ -1,7 +1,7 @@
 """Encode Arrow batches for COPY: binary if each column has a binary form, else CSV.
 
-The binary form is quicker for the server too. Types that only the server can write (an interval, an array, a type of
-the user's own) travel as its texts, and one such column makes the whole COPY one of texts.
+The binary form is faster for the server too. Types that only the server can encode (an interval, an array, a
+user-defined type) travel as its texts; one such column makes the whole COPY textual.
 """
 
 from __future__ import annotations

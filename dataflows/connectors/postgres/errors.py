@@ -1,7 +1,7 @@
-"""The server's and libpq's errors as those of the tree; of their texts only what names objects is kept.
+"""Translate errors of the server and of libpq into Penstock's errors, without row values.
 
-psycopg's messages may hold row values (``Key (id)=(7) already exists``), and connection errors may hold addresses of
-other systems; what leaves this module names objects, SQLSTATEs and libpq's own reason only.
+psycopg's messages may contain row values (``Key (id)=(7) already exists``), and connection errors may contain
+addresses of other systems. Penstock's errors contain only object names, SQLSTATEs and libpq's own reason.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from penstock.postgres import by_state
 __all__ = ["FENCED", "NO_OPTIONS", "result_error", "state_error", "translate", "translated"]
 
 FENCED: Final = "penstock.fenced"
-"""What a commit casts to a number where it finds a newer generation; the error's message holds it."""
+"""Text that a commit casts to a number if there is a newer generation; the error's message contains it."""
 NO_OPTIONS: Final = "unsupported startup parameter"
-"""What a pooler says that lets no settings through."""
+"""Message of a pooler that refuses settings at connection."""
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def translated(where: str) -> Iterator[None]:
 
 
 def translate(error: psycopg.Error, where: str) -> PenstockError:
-    """The error of Penstock's tree for one of psycopg, without row values."""
+    """Return Penstock's error for one of psycopg, without row values."""
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return _not_connected(error, where)
     said = error.diag
@@ -98,18 +98,18 @@ _NOT_CONNECTED: Final[tuple[_Row, ...]] = (
         "look at the dsn: its sslmode, certificates and options",
     ),
 )
-"""What libpq says of a failed connection, by patterns in its text. Only the last resort is worth a retry."""
+"""Errors of a failed connection by patterns in libpq's message; none of them is worth a retry, unlike `_LOST`."""
 
 
 def _reason(text: str) -> str:
-    """What libpq says of the last host tried: its reason alone, which holds neither addresses nor secrets."""
+    """Return libpq's reason for the last host tried, which contains neither addresses nor secrets."""
     lines = [line for line in text.splitlines() if line and not line.startswith(("\t", " "))]
     last = lines[-1].rpartition(" failed: ")[2] if lines else ""
     return re.sub(r"^(?:FATAL|ERROR):\s*", "", last).strip().rstrip(".")
 
 
 def state_error(state: str, message: str, where: str, place: _Place = (None, "")) -> PenstockError:
-    """The error for an SQLSTATE; of `message` only what names objects is kept."""
+    """Return the error for an SQLSTATE; of `message` only object names are kept."""
     if state == "22P02" and FENCED in message:
         return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
     if "No space left" in message:
@@ -126,7 +126,7 @@ def state_error(state: str, message: str, where: str, place: _Place = (None, "")
 
 
 _Place = tuple[str | None, str]
-"""The column that an error of a row is about, and what names it and the constraint."""
+"""The column of a row's error, and a text that names the column and the constraint."""
 _COLUMN: Final = re.compile(r"^COPY .+?, line \d+, column ([^:\n]+)(?::|$)", re.MULTILINE)
 
 
@@ -139,7 +139,7 @@ def _place(column: str | None, constraint: str | None, context: str | None) -> _
 
 
 def result_error(result: pq.abc.PGresult, where: str) -> PenstockError:
-    """The error that a result of the C library holds."""
+    """Return the error in a result of libpq."""
 
     def said(field: pq.DiagnosticField) -> str:
         return (result.error_field(field) or b"").decode(errors="replace")

@@ -1,9 +1,9 @@
-"""What a PostgreSQL sink remembers beside its rows: plan, positions and counters of each pipeline.
+"""State of a PostgreSQL sink in three tables next to its rows: plan, positions and counters of each pipeline.
 
-Three tables in the target's schema. `_penstock_positions` has a row for each slot of a pipeline: its generation is the
-fence, its counters are cumulative over all runs; beside the cursor stands what it is a cursor of, and by which write
-mode the target's rows came. `_penstock_runs` has a row for each run: its window, and at the end its result.
-`_penstock_splits` has the planned splits of unfinished runs; a split is done when its commit marked it.
+`_penstock_positions` has a row for each slot of a pipeline: its generation, which is the fence, its counters,
+cumulative over all runs, and the cursor with its column and the write mode of the target's rows. `_penstock_runs` has
+a row for each run: its window, and at the end its result. `_penstock_splits` has the planned splits of unfinished
+runs; a split is done when its commit has marked it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ NAMES: Final = ("positions", "runs", "splits")
 
 @dataclass(frozen=True, slots=True)
 class PostgresLedger:
-    """The rows of one pipeline between one source object and one sink object."""
+    """State of one pipeline between one source object and one sink object."""
 
     uid: str
     source: str
     sink: TableName
     where: str
     given: Session | None = None
-    """The session that everything but `fence` works over; whoever gave it closes it."""
+    """Session for everything except `fence`; the caller closes it."""
 
     @property
     def session(self) -> Session:
@@ -56,12 +56,12 @@ class PostgresLedger:
         return quoted(self.sink.schema, f"_penstock_{name}")
 
     def format(self, text: str) -> str:
-        """`text` with the names of the three tables put in."""
+        """Return `text` with the names of the three tables filled in."""
         return text.format(**{name: self.table(name) for name in NAMES})
 
     @property
     def key(self) -> dict[str, Any]:
-        """Values of the primary key, but for the slot."""
+        """Values of the primary key, except the slot."""
         return {"pipeline": self.uid, "source": self.source, "sink": str(self.sink)}
 
     def loaded(self) -> Loaded:

@@ -1,8 +1,8 @@
 """Lock everything that a table or view reads, in the weakest mode, before a snapshot; name the session that blocks it.
 
-TRUNCATE, an ALTER that rewrites, REFRESH and the like are not MVCC-safe: whoever takes a snapshot before such a command
-and a lock after it finds the table empty. A statement takes its snapshot first. So the lock is taken by a statement
-before the one whose snapshot counts.
+TRUNCATE, an ALTER that rewrites, REFRESH and the like are not MVCC-safe: a transaction that takes its snapshot before
+such a command and its lock after it sees an empty table. A statement takes its snapshot before its locks, so the lock
+is taken by an earlier statement than the one whose snapshot is used.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ WITH RECURSIVE read(id) AS (SELECT to_regclass(%(table)s)::oid UNION
     UNION ALL SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass
       AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
       JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') WHERE r.ev_class = read.id) n(id))"""
-"""Everything that a table or view reads: itself, partitions, children, tables of its query; not those of functions."""
+"""All objects that a table or view reads: itself, partitions, children and tables in its query; not in functions."""
 _SHARED: Final = "SELECT FROM {} LIMIT 0"
-"""Takes ACCESS SHARE on all that is read, and reads nothing. LOCK TABLE would need a privilege on the whole table, and
-takes no materialized view."""
+"""Take ACCESS SHARE on all of them without reading rows. LOCK TABLE would need a privilege on the whole table, and does
+not accept a materialized view."""
 _HOLDER: Final = f"""{READ}
 SELECT c.oid::regclass::text, l.pid, a.application_name, a.usename FROM pg_locks l JOIN read ON read.id = l.relation
 JOIN pg_class c ON c.oid = read.id LEFT JOIN pg_stat_activity a ON a.pid = l.pid
@@ -39,7 +39,7 @@ def share(session: Session, table: TableName, where: str, before: str = "") -> N
     `before` are statements that go in the same message.
 
     Raises:
-        Unavailable: not within the session's lock time-out; who has it.
+        Unavailable: not within the session's lock time-out; names the session that holds it.
     """
     with translated(where):
         try:
@@ -52,7 +52,7 @@ def share(session: Session, table: TableName, where: str, before: str = "") -> N
 def _locked(session: Session, table: TableName, where: str) -> Unavailable:
     found = session.execute(_HOLDER, {"table": table.sql}).fetchone()
     if found is None:
-        return Unavailable("a lock could not be had in time", where=where, value=str(table), hint="try again later")
+        return Unavailable("a lock was not granted in time", where=where, value=str(table), hint="try again later")
     name, pid, application, user = found
     who = "a prepared transaction" if pid is None else f"session {pid}"
     who += f" ({application or 'no application name'}, user {user})" if user is not None else ""

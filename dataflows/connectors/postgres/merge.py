@@ -1,13 +1,12 @@
-"""`merge` and `scd2`: a split's rows go into a table of the transaction's own first, then by key into the target.
+"""`merge` and `scd2`: stage a split's rows in a temporary table, then merge them into the target by key.
 
-In `merge`, of the rows of a split that have the same key the last one counts: the one of the greatest version, and of
-those the one that was read last. It takes the place of the target's row, unless that one's version is greater; a row
-whose flag says so deletes it. In `scd2` each row counts, in the order of versions: it closes the row before it and
-opens another one, if anything but the version differs; a row that is not newer than what is known of its key changes
-nothing. Writers of a history take turns, since no key of the table keeps two of them from opening a current row each.
+In `merge`, only the last row of each key counts: the one with the greatest version, and among equal versions the one
+read last. It replaces the target's row unless that one's version is greater; a row whose `delete` flag is true deletes
+it. In `scd2` every row counts, in the order of versions: it closes the current row and opens a new one, if anything
+except the version differs; a row that is not newer than the key's history is ignored. Writers of a history lock
+the table, since no unique key prevents two of them from opening a current row each.
 
-Keys are visited in their order, so that two writers wait for each other and never for a circle. A repeat of the same
-rows changes nothing.
+Keys are visited in order, so that two writers cannot deadlock. Merging the same rows again changes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _BEFORE: Final = '"_penstock_before"'
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """How rows with `columns` get into the table `into`: by `key`, newer by `version`, gone where `delete` is true."""
+    """Merge of rows with `columns` into `into` by `key`: the greater `version` wins, a true `delete` deletes."""
 
     into: TableName
     columns: tuple[Column, ...]
@@ -44,18 +43,18 @@ class Merge:
     delete: str | None = None
     history: bool = False
     tombstones: Tombstones | None = None
-    """Where what was deleted is remembered."""
+    """Table of deleted keys."""
 
     @property
     def begin(self) -> str:
-        """Make the transaction's own table."""
+        """Statement that creates the staging table."""
         kinds = ", ".join(f"{quoted(one.name)} {one.type}" for one in self.columns)
         number = f"{quoted(_NUMBER)} bigint GENERATED ALWAYS AS IDENTITY"
         return f"CREATE TEMP TABLE {quoted(STAGE.name)} ({kinds}, {number}) ON COMMIT DROP"
 
     @property
     def end(self) -> str:
-        """Bring what it holds into the target."""
+        """Statements that merge the staged rows into the target."""
         return self._history() if self.history else self._upsert()
 
     @property
@@ -63,7 +62,7 @@ class Merge:
         return [one.name for one in self.columns if one.name != self.delete]
 
     def _last(self, condition: str) -> str:
-        """The last row of each key, of those where the condition holds, in the keys' order."""
+        """Return a query for the last row of each key, in key order, if it meets the condition."""
         keys = _list(self.key)
         newest = f"{quoted(self.version)} DESC NULLS LAST, " if self.version else ""
         return (
@@ -92,7 +91,7 @@ class Merge:
 
     @property
     def unlike(self) -> str:
-        """Count the staged rows that the target does not hold as they were merged; asked before the commit."""
+        """Query that counts merged rows that differ in the target, to be asked before the commit."""
         return f"SELECT count(*) FROM ({self._unlike_history() if self.history else self._unlike_rows()}) u"
 
     def _unlike_rows(self) -> str:
@@ -120,7 +119,7 @@ class Merge:
 
     @staticmethod
     def _alike(names: Sequence[str]) -> str:
-        """The condition under which `t` and `r` are the same, by their texts: some types cannot be compared."""
+        """Return the condition that `t` and `r` are the same, by their texts, since some types cannot be compared."""
         return " AND ".join(f"t.{quoted(name)}::text IS NOT DISTINCT FROM r.{quoted(name)}::text" for name in names)
 
     def _delete(self, flag: str) -> str:
@@ -132,7 +131,7 @@ class Merge:
         return f"DELETE FROM {self.into.sql} t USING ({self._last(f'{flag} IS TRUE')}) r WHERE {same}{older}"
 
     def _history(self) -> str:
-        """Close the current row of each key that changed, then open one for each change, up to the next one."""
+        """Return statements that close the current row of each changed key, then insert a row for each change."""
         begin, end, current = (quoted(name) for name in HISTORY)
         names, same = _list(self._written), _same("t", "r", self.key)
         version = quoted(self.version or HISTORY[0])
@@ -148,7 +147,7 @@ class Merge:
         return f"LOCK TABLE {self.into.sql} IN SHARE ROW EXCLUSIVE MODE; {made}; {close}; {open_}"
 
     def _changes(self, version: str) -> str:
-        """Of the staged rows that are newer than what is known of their key, those that differ from the one before."""
+        """Return a query for the staged rows newer than their key's history that differ from the preceding row."""
         begin, end, current = (quoted(name) for name in HISTORY)
         keys, names = _list(self.key), _list(self._written)
         gone = f"{quoted(self.delete)} IS TRUE" if self.delete else "false"

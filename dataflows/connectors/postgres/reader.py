@@ -1,8 +1,8 @@
 """PostgreSQL as a bounded source: ranges of a key, read by COPY as undecoded bytes or as Arrow batches.
 
-Each split is read by one statement; all of a run's, by however many readers, in one snapshot, for as long as that is
-held. A key that never changes puts each row into exactly one split whatever is written meanwhile, so that splits may be
-read at other points in time too, after a break. Where a row stands (`ctid`) is a key within one snapshot only.
+Each split is read by one statement. All readers of a run share one snapshot, for as long as it is held. If the values
+of a row's key never change, the row is in exactly one split at any time, so after an interruption splits may also be
+read with other snapshots. The location of a row (`ctid`) is a key within one snapshot only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCK_SECONDS: Final = 10.0
 ARROW_BYTES: Final = 4 << 20
 CANCEL_SECONDS: Final = 1.0
 PLACE: Final = Column("ctid", "tid", nullable=False)
-"""Where a row stands: a key of every heap table, for as long as one snapshot lasts."""
+"""Location of a row: a key of every heap table, within one snapshot."""
 
 
 def key_range(name: str, kind: str, lower: str | None, upper: str | None) -> str:
@@ -55,10 +55,10 @@ def _ignore() -> None:
 
 @dataclass(slots=True)
 class PostgresReader:
-    """Reads splits over one session of its own.
+    """Reads splits over its own session.
 
-    With `schema`, as Arrow batches of at most `batch_rows` rows; without, as blocks of a binary COPY. `check` is called
-    while the source keeps us waiting, and ends the read by raising.
+    With `schema`, it yields Arrow batches of at most `batch_rows` rows; without, blocks of a binary COPY. `check` is
+    called while it waits for the source; an error that it raises ends the read.
     """
 
     dsn: str
@@ -70,26 +70,26 @@ class PostgresReader:
     schema: pa.Schema | None
     check: Callable[[], None]
     undecoded: str = "binary"
-    """The form of COPY that undecoded rows are read in."""
+    """Format of COPY for undecoded rows."""
     held: str | None = None
-    """The point in time that `hold` keeps."""
+    """Snapshot that `hold` exported."""
     released: Callable[[], None] = _ignore
-    """Called where that is not held any more, and splits are read at points in time of their own from then on."""
+    """Called when the shared snapshot is no longer held; later splits are read with snapshots of their own."""
     _session: Session | None = field(default=None, init=False)
     _moment: Moment = field(init=False)
     _asked: bool = field(default=False, init=False)
-    """A query goes over the socket behind the driver's back."""
+    """True if queries may use the socket directly, bypassing libpq."""
 
     def __post_init__(self) -> None:
         self._moment = Moment(self.table.name, self.held, self.key == PLACE, self.where, self.released)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The chunks of a split and its closing marker.
+        """Yield the chunks of a split and its closing marker.
 
         Raises:
-            BadData: a value that Arrow cannot hold, such as ``infinity`` in a timestamp.
-            Unavailable: the table is locked by somebody.
-            Refused: a table without a key took longer than its snapshot may be held.
+            BadData: a value that Arrow cannot represent, such as ``infinity`` in a timestamp.
+            Unavailable: another session locks the table.
+            Refused: reading a table without a key took longer than its snapshot may be held.
         """
         return chunks(slot, split, self._read(split))
 
@@ -110,7 +110,7 @@ class PostgresReader:
                 yield block
 
     def _blocks(self, session: Session, query: str) -> Iterator[bytes | memoryview | int]:
-        """What the server sends: messages, where nothing has to look at them, else whole rows; at the end the count."""
+        """Yield what the server sends: raw messages if rows stay undecoded, else whole rows; last the row count."""
         if not plain(session):
             size = RAW_BYTES if self.schema is None else ARROW_BYTES
             for block in copy_out(session, query, size, self.check, self.where):
@@ -124,12 +124,12 @@ class PostgresReader:
         self._asked = False
 
     def close(self) -> None:
-        """End the session, and the query that it may still be running."""
+        """End the session, and the query that may still be running."""
         if self._session is not None:
             if self._asked or self._session.info.transaction_status == pq.TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error):
                     self._session.cancel_safe(timeout=CANCEL_SECONDS)
-                self._session.close()  # its answers are still on their way
+                self._session.close()  # not reusable: results may still arrive
             else:
                 release(self._session)
             self._session, self._asked = None, False
@@ -151,7 +151,7 @@ class PostgresReader:
 
     def _decoded(self, block: bytes) -> pa.RecordBatch:
         schema = self.schema
-        assert schema is not None  # noqa: S101 - only called where there is one
+        assert schema is not None  # noqa: S101 - only called if there is one
         kinds = {one.name: pa.string() if pa.types.is_binary(one.type) else one.type for one in schema}
         try:
             table = csv.read_csv(
@@ -179,10 +179,8 @@ class PostgresReader:
         found = re.search(r"column #(\d+)", message)
         name = self.columns[int(found.group(1))] if found else "?"
         kind = self.table.column(name)
-        what = f"a value of `{name}`{f' ({kind.type})' if kind else ''} is outside of what can be kept exactly"
-        hint = (
-            "infinity, years before 1 or above 9999, 24:00, and NaN in a numeric(p,s) pass in rows that are not decoded"
-        )
+        what = f"a value of `{name}`{f' ({kind.type})' if kind else ''} cannot be kept exactly"
+        hint = "infinity, years before 1 or above 9999, 24:00, and NaN in a numeric(p,s) pass only in undecoded rows"
         return BadData(what, where=self.where, hint=hint)
 
 

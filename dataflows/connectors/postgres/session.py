@@ -55,7 +55,7 @@ PINNED: Final = {
     "standard_conforming_strings": "on",
     "client_min_messages": "error",
 }
-"""Settings that decide how values are written and read; a role's or database's own defaults must not change them."""
+"""Settings that determine how values are written and read; the defaults of a role or database must not change them."""
 
 UNNAMED: Final = "penstock"
 """The application name of a session that belongs to no run."""
@@ -75,17 +75,17 @@ def connect(
     seconds: float = CONNECT_SECONDS,
     whole: bool = False,
 ) -> Session:
-    """A session in autocommit with the pinned settings; `lock` and `statement` are time-outs in seconds, 0 for none.
+    """Open a session in autocommit with the pinned settings.
 
-    `whole`: the server refuses a table whose rows a policy would hide. `seconds` is for each host tried. Options that
-    the DSN has stay, where they are not about what is pinned here. A peer that vanishes is noticed within about a
-    minute, and the server notices within seconds that this process died, also in the middle of a statement: what it
-    held is free for the next attempt.
+    `lock` and `statement` are time-outs in seconds, 0 for none; `seconds` is the time-out for each host tried. With
+    `whole`, the server refuses a table of which a policy would hide rows. The DSN's own options stay unless they are
+    pinned here. A lost peer is detected within about a minute. The server detects within seconds that this process
+    died, even during a statement, and releases its locks for the next attempt.
 
     Raises:
         AccessDenied: wrong password, unknown user, missing right to connect.
         NotFound: no such database.
-        Unreachable: nothing answers.
+        Unreachable: no server answers.
     """
     key = (dsn, lock, statement, seconds, whole)
     with translated(where):
@@ -93,7 +93,7 @@ def connect(
         if isinstance(kept, _Reusable):
             try:
                 return _named(kept, name, where)
-            except psycopg.OperationalError:  # it was ended meanwhile
+            except psycopg.OperationalError:  # the server has ended it since
                 kept.close()
         limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
         session = _opened(dsn, seconds, PINNED | limits | ({"row_security": "off"} if whole else {}))
@@ -102,16 +102,16 @@ def connect(
 
 
 class _Reusable(psycopg.Connection[Any]):
-    """A session that knows what it was opened with."""
+    """Session with the parameters it was opened with, by which it can be reused."""
 
     key: Hashable = None
     pinned: Mapping[str, str] = PINNED
     again: Callable[[], psycopg.Connection[Any]]
-    """Makes another session with the same server."""
+    """Opens another session with the same parameters."""
 
 
 def _opened(dsn: str, seconds: float, pinned: Mapping[str, str]) -> _Reusable:
-    """A session with the settings as options; without them where a pooler refuses options."""
+    """Open a session with the settings as options; without options if a pooler refuses them."""
     own = conninfo.conninfo_to_dict(dsn).get("options") or ""
     texts = " ".join(f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in pinned.items())
     connect = partial(
@@ -137,10 +137,10 @@ def _opened(dsn: str, seconds: float, pinned: Mapping[str, str]) -> _Reusable:
 
 
 def _named(session: _Reusable, name: str, where: str) -> Session:
-    """The session under the name of its run, with what cannot be set by options."""
+    """Give the session the name of its run, and make the settings that options cannot make."""
     named = f"SET application_name = {sql.Literal(name).as_string(None)}"
     if session.info.server_version >= WATCHFUL_VERSION:
-        # A server on a platform that cannot watch its sockets says so, and works as before.
+        # A server whose platform cannot watch sockets refuses this setting; the session works without it.
         with contextlib.suppress(psycopg.DataError):
             session.execute(f"{named}; SET client_connection_check_interval = '{WATCH}'")
             return _pinned(session, where)
@@ -149,10 +149,10 @@ def _named(session: _Reusable, name: str, where: str) -> Session:
 
 
 def _pinned(session: _Reusable, where: str) -> Session:
-    """The session, once all settings are as they were asked for: a pooler may have dropped them.
+    """Check all settings, and set those that a pooler has dropped; return the session.
 
     Raises:
-        Refused: a pooler gives each transaction another session of the server's.
+        Refused: a pooler gives each transaction another session of the server.
     """
     names = list(session.pinned)
     query = (
@@ -177,7 +177,7 @@ def _same(wanted: str, have: str) -> bool:
 
 
 def _is_shared(session: _Reusable, pid: int) -> bool:
-    """True if the server's session `pid` is given to others between this session's transactions."""
+    """True if a pooler gives the server's session `pid` to other clients between this session's transactions."""
     with contextlib.closing(session.again()) as other:
         other.execute("BEGIN")
         taken = one_row(other, "SELECT pg_backend_pid()")[0]
@@ -185,7 +185,7 @@ def _is_shared(session: _Reusable, pid: int) -> bool:
 
 
 def release(session: Session) -> None:
-    """End a session, or leave it to the next run of this process: as new, without a lock or a transaction."""
+    """End a session, or reset it and keep it for the next run of this process."""
     if isinstance(session, _Reusable) and IDLE_SESSIONS.wanted and session.info.transaction_status in _QUIET:
         with contextlib.suppress(psycopg.Error):
             session.rollback()
@@ -198,17 +198,22 @@ def release(session: Session) -> None:
 _QUIET: Final = {pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS}
 
 
-def _go_on() -> None:
-    """Nothing ends the wait."""
+def _never_stop() -> None:
+    """Default check; never interrupts."""
 
 
 def one_message(
-    session: Session, sql: str, where: str, *, sent: Callable[[], None] = _go_on, check: Callable[[], None] = _go_on
+    session: Session,
+    sql: str,
+    where: str,
+    *,
+    sent: Callable[[], None] = _never_stop,
+    check: Callable[[], None] = _never_stop,
 ) -> None:
     """Send `sql` (one or more statements) as one message, and wait for all of it.
 
-    A process that stops or dies cannot come between its statements. `sent` is called when it has left. What `check`
-    raises ends the wait; whether the message was carried out is not known then.
+    A stop or death of this process cannot separate its statements. `sent` is called when the message was sent. An
+    error that `check` raises ends the wait; it is then unknown whether the message was executed.
     """
     connection = session.pgconn
     with translated(where):
@@ -220,11 +225,11 @@ def one_message(
     finish(session, where, check)
 
 
-def next_result(session: Session, check: Callable[[], None] = _go_on) -> pq.abc.PGresult | None:
-    """The next result of what was sent, None after the last; waits for it, and calls `check` each 0.2 s meanwhile.
+def next_result(session: Session, check: Callable[[], None] = _never_stop) -> pq.abc.PGresult | None:
+    """Wait for the next result, calling `check` every 0.2 s, and return it; None after the last one.
 
-    The driver's own `get_result` waits with the interpreter locked: one writer that waits for a lock at the server
-    would keep every other thread from running, the one that watches for the parent's end too.
+    The driver's own `get_result` waits with the interpreter locked, so one writer that waits for a lock of the server
+    would stop every other thread, including the one that watches for the parent's end.
     """
     connection = session.pgconn
     while connection.is_busy():
@@ -235,8 +240,8 @@ def next_result(session: Session, check: Callable[[], None] = _go_on) -> pq.abc.
     return connection.get_result()
 
 
-def finish(session: Session, where: str, check: Callable[[], None] = _go_on) -> None:
-    """Take all results of what was sent; raise the first error."""
+def finish(session: Session, where: str, check: Callable[[], None] = _never_stop) -> None:
+    """Wait for all results; raise the first error."""
     wrong = None
     with translated(where):
         while (result := next_result(session, check)) is not None:
@@ -249,8 +254,10 @@ def finish(session: Session, where: str, check: Callable[[], None] = _go_on) -> 
         raise wrong
 
 
-def send(session: Session, sql: str, wanted: pq.ExecStatus, where: str, check: Callable[[], None] = _go_on) -> None:
-    """Start a COPY; `wanted` is COPY_IN or COPY_OUT. What `check` raises ends the wait."""
+def send(
+    session: Session, sql: str, wanted: pq.ExecStatus, where: str, check: Callable[[], None] = _never_stop
+) -> None:
+    """Start a COPY; `wanted` is COPY_IN or COPY_OUT. An error that `check` raises ends the wait."""
     connection = session.pgconn
     with translated(where):
         connection.send_query(sql.encode())
@@ -265,11 +272,10 @@ def send(session: Session, sql: str, wanted: pq.ExecStatus, where: str, check: C
 def copy_out(
     session: Session, query: str, size: int, check: Callable[[], None], where: str, rows: int = 1 << 60
 ) -> Iterator[bytes | int]:
-    """Blocks of whole rows, about `size` bytes and at most `rows` rows, of a ``COPY … TO STDOUT``.
+    """Yield blocks of whole rows, about `size` bytes and at most `rows` rows, of a ``COPY … TO STDOUT``.
 
-    At the end comes one int: the rows that the server counted.
-
-    `check` is called whenever the source keeps us waiting, at least each 0.2 s; what it raises ends the read.
+    The last item is an int, the number of rows that the server counted. `check` is called every 0.2 s while it waits
+    for the source; an error that it raises ends the read.
     """
     send(session, query, pq.ExecStatus.COPY_OUT, where, check)
     connection, waiting = session.pgconn, [session.pgconn.socket]
@@ -279,7 +285,7 @@ def copy_out(
     while count >= 0:
         try:
             count, data = get(1)
-            while count > 0:  # this loop is met once a row: nothing but what it must do
+            while count > 0:  # hot loop: once for each row
                 parts.append(data)
                 held += count
                 if held >= size or len(parts) >= rows:
@@ -308,10 +314,10 @@ def _rows_counted(session: Session, where: str, check: Callable[[], None]) -> in
 
 
 def one_row(session: Session, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> tuple[Any, ...]:
-    """The one row of a query that always has one."""
+    """Return the only row of a query that always has one."""
     row: tuple[Any, ...] | None = session.execute(query, values).fetchone()
     if row is None:
-        message = "a query that always has a row had none"
+        message = "a query that always returns a row returned none"
         raise AssertionError(message)
     return row
 

@@ -49,7 +49,7 @@ class PostgresSource:
 
     def describe(self) -> Table:
         found = describe(self._session, self._table, self._where)
-        with translated(self._where):  # the server refuses here where a policy would hide rows
+        with translated(self._where):  # the server refuses this if a policy would hide rows
             self._session.execute(f"SELECT FROM {self._table.sql} LIMIT 0")
         return replace(found, columns=(*found.columns, XID)) if found.kind in {"r", "p"} else found
 
@@ -57,7 +57,7 @@ class PostgresSource:
         return split_key(table)
 
     def row_place(self, table: Table) -> Column | None:
-        """What a table without a key can be split by, in a run that is read in one snapshot from its beginning on."""
+        """Return the row location, to split a table without a key by; it is valid within one snapshot only."""
         return row_place(self._session, table, self._where)
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
@@ -100,22 +100,22 @@ SAMPLE_BYTES: Final = 8 << 20
 
 
 RANGES_VERSION: Final = 140000
-"""Servers from here on read a range of places without reading the rest."""
+"""First server version that reads a range of row locations without a full scan."""
 
 
 def cursor_window(
     session: Session, table: Table, column: Column, last: str | None, rule: CursorRule, where: str, dsn: str
 ) -> Window:
-    """The window of this run: above `last`, and ended where no more rows can come, as `connectors/windows.py` decides.
+    """Return the window of this run; its end is chosen by `connectors/windows.py` so that no row is missed.
 
-    Of a time that is before the oldest open transaction began: ``DEFAULT now()`` is the time of its beginning. Of a
-    number, whoever writes to the table when the window's end is taken is waited for, so that a row whose number was
-    drawn by its INSERT and that is committed late is not passed by.
+    By a time, it ends before the start of the oldest open transaction, since ``DEFAULT now()`` is the time of that
+    start. By a number, the run waits for transactions that write to the table when the window's end is taken: a row may
+    have drawn its number by then and be committed later.
 
     Raises:
         Refused: a cursor by which rows would be lost.
-        SchemaMismatch: a lag on a column that is no time.
-        BadData: rows whose cursor is NULL: no window would ever hold them.
+        SchemaMismatch: a lag on a column that is not a time.
+        BadData: rows whose cursor is NULL; no window would ever contain them.
     """
     evidence = evidence_of(session, table, column, rule, where, dsn)
     check_cursor(evidence, rule, where)
@@ -151,11 +151,11 @@ def _time_window(
 
 
 ENDLESS_VERSION: Final = 140000
-"""Servers from here on have infinite numbers below NaN."""
+"""First server version with infinite numbers, which are less than NaN."""
 
 
 def _value_window(session: Session, table: Table, column: Column, last: str | None, where: str) -> Window:
-    """Up to the greatest value; not by ``max``, which a uuid has not everywhere."""
+    """Return the window up to the greatest value; without ``max``, which older servers lack for uuid."""
     name, kind, of = escaped(quoted(column.name)), column.type, escaped(table.name.sql)
     greatest = GREATEST.get(parse_type(kind).name)
     if greatest == "NaN" and session.info.server_version >= ENDLESS_VERSION:
@@ -174,7 +174,7 @@ def _value_window(session: Session, table: Table, column: Column, last: str | No
 
 
 def _xid_window(session: Session, last: str | None, where: str) -> Window:
-    """Rows of transactions below the oldest one that is open; what is open now is read by a later run.
+    """Return the window of transactions below the oldest open one; later runs read those that are open now.
 
     Raises:
         Refused: the server has assigned fewer transactions than the position names.
@@ -200,9 +200,9 @@ AND (NOT %(prepared)s OR l.pid IS NULL) AND (%(seen)s::text[] IS NULL OR l.virtu
 def await_writers(
     session: Session, table: Table, where: str, seconds: float = LOCK_SECONDS, *, prepared: bool = False
 ) -> None:
-    """Wait until the transactions that write to the table, or to what it reads, have ended; prepared ones too.
+    """Wait until the transactions that write to the table, or to the tables of a view, have ended.
 
-    With `prepared`, only for those.
+    These include prepared transactions; with `prepared`, it waits only for those.
 
     Raises:
         Unavailable: one of them still writes after `seconds`.
@@ -226,7 +226,7 @@ AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid))"""
 
 
 def row_place(session: Session, table: Table, where: str) -> Column | None:
-    """The key that is where a row stands, of a plain table; None of all that is made of others, or not a heap."""
+    """Return the row location as a key of an ordinary heap table; None for views, parents and other storage."""
     with translated(where):
         ranges = session.info.server_version >= RANGES_VERSION
         return PLACE if ranges and one_row(session, _PLACED, (table.name.sql,))[0] else None
@@ -235,7 +235,7 @@ def row_place(session: Session, table: Table, where: str) -> Column | None:
 def plan_splits(
     session: Session, table: Table, key: Column | None, window: Window, rows: int, first: int, where: str
 ) -> tuple[Split, ...]:
-    """Ranges of `key` that hold about `rows` rows each, numbered from `first`; one split where there is no key."""
+    """Return ranges of `key` with about `rows` rows each, numbered from `first`; one split if there is no key."""
     if key is None:
         return (Split(first),)
     name, kind = key_sql(key), key.type
@@ -262,7 +262,7 @@ def plan_splits(
 
 
 def _places(session: Session, table: Table, pieces: int) -> list[str]:
-    """Bounds between blocks: no row of a block stands at 0."""
+    """Return bounds between blocks; item numbers begin at 1, so no row is at 0."""
     query = "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::int"
     blocks = int(one_row(session, query, (table.name.sql,))[0])
     return [f"({block},0)" for block in sorted({blocks * at // pieces for at in range(1, pieces)} - {0})]

@@ -1,9 +1,9 @@
-"""Who may change what a PostgreSQL sink remembers: the claim of a pipeline, and the fence of each commit.
+"""Ownership of a PostgreSQL sink's state: the claim of a pipeline, and the fence of each commit.
 
-Whoever raised the generation last owns the pipeline. Every later statement of a run names its generation and finds no
-row when a newer one exists; that, not the order of events, keeps rows from being lost or doubled.
+The run that raised the generation last owns the pipeline. Every later statement of a run names its generation and
+matches no row if there is a newer one; so rows are neither lost nor duplicated, in whatever order things happen.
 
-A pipeline that was dropped leaves one row in `_penstock_runs`, its state `dropped`: nobody can claim it any more.
+A pipeline that was dropped leaves one row in `_penstock_runs`, with state `dropped`, after which no run can claim it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS {splits} (
 
 
 def session_name(uid: str, generation: int) -> str:
-    """The application name of a run's sessions with its sink."""
+    """Return the application name of a run's sessions with its sink."""
     return f"penstock:{uid}:{generation}"
 
 
@@ -59,24 +59,24 @@ VALUES (%(pipeline)s, '', %(source)s, %(sink)s, 'dropped', '', '{{}}')"""
 
 @dataclass(frozen=True, slots=True)
 class PostgresState(PostgresLedger):
-    """The remembered state of one pipeline between one source object and one sink object."""
+    """State of one pipeline between one source object and one sink object."""
 
     def make(self) -> None:
         with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
             if self.exists():
                 self._amend()
                 return
-            with self.session.transaction():  # two runs that make them at once would collide in the system's tables
+            with self.session.transaction():  # two runs that create them at once would collide in the system's tables
                 self.session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
                 have = self.session.execute(
                     "SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.sink.schema,)
                 ).fetchone()
-                if not have:  # asked first: IF NOT EXISTS needs the right to create schemas even where it does nothing
+                if not have:  # checked first: IF NOT EXISTS needs the CREATE privilege even if it does nothing
                     self.session.execute(f"CREATE SCHEMA {quoted(self.sink.schema)}")
                 self.session.execute(_TABLES.format(**{name: self.plain(name) for name in NAMES}))
 
     def _amend(self) -> None:
-        """Add the columns that tables made by an older version lack; asked first, for ALTER waits for everybody."""
+        """Add columns missing from tables of an older version; checked first, since ALTER waits for all sessions."""
         have = self.session.execute(
             "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = 'split_by' AND NOT attisdropped",
             (self.plain("runs"),),
@@ -91,14 +91,14 @@ class PostgresState(PostgresLedger):
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation, end the sessions of older ones, and read the cursor.
 
-        Where `run` has ended meanwhile, nothing is raised, and what is remembered of it is returned: a process that
-        slept until after its run's end neither restarts it nor fences the run that owns the pipeline now.
+        If `run` has ended already, nothing changes and its row is returned: a process that was suspended until after
+        its run's end neither restarts the run nor fences the present owner.
 
-        A stopped process may hold the rows' locks for ever: after the lock time-out its sessions are ended and the
-        whole is tried again.
+        A suspended process may hold the rows' locks for ever: after the lock time-out its sessions are ended, and the
+        claim is retried.
 
         Raises:
-            Unavailable: the locks could not be had.
+            Unavailable: the locks were not granted.
             Fenced: the pipeline was dropped.
         """
         for _ in range(FENCE_TRIES):
@@ -110,7 +110,7 @@ class PostgresState(PostgresLedger):
                     self.end_sessions(None)
         else:
             hint = f"look at pg_stat_activity for sessions named penstock:{self.uid}:…"
-            raise Unavailable("another session holds the pipeline's positions", where=self.where, hint=hint)
+            raise Unavailable("another session locks the pipeline's positions", where=self.where, hint=hint)
         if isinstance(generation, RunRow):
             return generation
         failpoint("prepare.generation_raised")
@@ -126,7 +126,7 @@ class PostgresState(PostgresLedger):
             limit = f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}"
             self.session.execute(f"{limit}; SELECT pg_advisory_xact_lock(hashtext({_literal(self._claiming)}))")
             if self._dropped():
-                hint = "nothing to do; a pipeline that is applied anew begins anew"
+                hint = "nothing to do; a pipeline that is applied again starts from the beginning"
                 raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
             self.session.execute(
                 f"INSERT INTO {self.table('positions')} (pipeline, source, sink, slot) "
@@ -153,9 +153,9 @@ class PostgresState(PostgresLedger):
         return int(raised[0][0])
 
     def end_sessions(self, generation: int | None) -> None:
-        """End the pipeline's sessions of generations below `generation`; where None is given, of all.
+        """End the pipeline's sessions of generations below `generation`; None ends all.
 
-        Generation 0 is that of sessions that have not claimed yet; only None ends them.
+        Sessions that have not claimed yet have generation 0; only None ends them.
         """
         prefix = f"penstock:{self.uid}:"
         with translated(self.where):
@@ -178,10 +178,10 @@ class PostgresState(PostgresLedger):
 
     @contextmanager
     def owned(self, generation: int) -> Iterator[None]:
-        """A transaction that holds the generation: nobody can take over before it has ended.
+        """Return a transaction that holds the generation: no other run can take over until it has ended.
 
         Raises:
-            Fenced: somebody has.
+            Fenced: a newer run took over.
         """
         with translated(self.where), self.session.transaction():
             rows = self.session.execute(
@@ -194,11 +194,11 @@ class PostgresState(PostgresLedger):
             yield
 
     def fence(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> str:
-        """The last statement of a commit: mark the split, move the counters, and fail unless both hit.
+        """Return the last statement of a commit: mark the split, raise the counters, and fail unless both match.
 
-        A newer generation, or a split that is done already, makes its last cast fail: that aborts the transaction, and
-        the COMMIT that travels in the same message does nothing. Under READ COMMITTED the UPDATE waits for a claim that
-        is under way and then sees the generation that it left.
+        With a newer generation, or a split that is done already, its cast fails: this aborts the transaction, so the
+        COMMIT in the same message does nothing. Under READ COMMITTED the UPDATE waits for a claim in progress and then
+        sees its generation.
         """
         sets = ", ".join(f"{name} = {name} + {getattr(counted, name)}" for name in COUNTED)
         names = {name: _literal(value) for name, value in self.key.items()}

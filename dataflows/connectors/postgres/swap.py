@@ -1,8 +1,8 @@
 """Swap of a `replace`: load a shadow table, then put it in the target's place in one transaction.
 
-By rename where nothing depends on the target and all that it carries can be carried over; else by ``DELETE`` and
-``INSERT … SELECT``, which keeps the table itself. A table whose rows others refer to by a foreign key that is not
-deferrable cannot be emptied and filled again, and is refused.
+It renames the shadow if nothing depends on the target and all its properties can be copied; otherwise it uses
+``DELETE`` and ``INSERT … SELECT``, which keeps the table itself. A table referenced by a foreign key that is not
+deferrable cannot be emptied and refilled, and is refused.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
     """Return the method of a `replace` of this table.
 
     Raises:
-        Refused: rows of another table refer to it in a way that would break, or delete them; or the server lets
-            nobody delete its rows.
+        Refused: a foreign key of another table would break, or delete rows there; or the server does not allow its
+            rows to be deleted.
     """
     with translated(where):
         referrer = session.execute(_REFERRERS, {"table": sink.sql}).fetchone()
@@ -99,13 +99,13 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
     if closed:
         raise Refused(f"`replace`: {closed[0]}", where=where, hint=closed[1])
     if publication:
-        what = f"publication {publication[0]} tells of deletes, and {sink} has no key to tell them by"
+        what = f"publication {publication[0]} publishes deletes, and {sink} has no replica identity"
         raise Refused(what, where=where, hint="give the table a primary key, or REPLICA IDENTITY FULL")
     return Method("refill", tuple(obstacles)) if obstacles else Method("rename")
 
 
 def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: TableName | None, where: str) -> int:
-    """Drop the tables in the sink's schema whose names begin so, all but `keep`; the number dropped."""
+    """Drop the tables in the sink's schema whose names begin with `prefix`, except `keep`; return their number."""
     query = (
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "WHERE n.nspname = %s AND c.relkind = 'r' AND starts_with(c.relname, %s) AND c.relname <> %s"
@@ -126,7 +126,7 @@ FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid
 
 
 def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> None:
-    """Create the run's shadow with the target's columns, defaults, constraints, indexes and comments, if missing."""
+    """Create the run's shadow table with all that ``LIKE`` copies from the target, if it is missing."""
     with translated(where):
         if one_row(session, "SELECT to_regclass(%s)", (shadow.sql,))[0] is not None:
             return
@@ -140,7 +140,7 @@ def move_in(
 ) -> None:
     """Replace the target's rows, or those in the run's window, by the shadow's.
 
-    Inside the transaction that holds the generation.
+    It has to be called inside the transaction that holds the generation.
     """
     if method.name == "rename":
         _rename(session, sink, shadow)
@@ -158,7 +158,7 @@ def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple
     partitioned = one_row(session, "SELECT relkind = 'p' FROM pg_class WHERE oid = %s::regclass", (sink.sql,))[0]
     session.execute("SET CONSTRAINTS ALL DEFERRED")
     session.execute(f"LOCK TABLE {sink.sql} IN SHARE ROW EXCLUSIVE MODE")
-    only = "" if partitioned else "ONLY "  # the rows of tables that inherit from it are their own
+    only = "" if partitioned else "ONLY "  # rows of tables that inherit from it stay
     session.execute(f"DELETE FROM {only}{sink.sql} WHERE {which}")
     session.execute(f"INSERT INTO {sink.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {shadow.sql}")
     session.execute(f"DROP TABLE {shadow.sql}")
@@ -192,7 +192,7 @@ def _indexes(session: Session, table: TableName) -> list[Any]:
 
 
 def _carry_over(session: Session, sink: TableName, shadow: TableName) -> list[str]:
-    """Statements that give the shadow what ``LIKE`` does not copy: options, comment, grants, owner."""
+    """Return statements that copy what ``LIKE`` does not: options, comment, grants, owner."""
     options, comment, owner, _, granted, grants = one_row(session, _CARRIED, {"table": sink.sql})
     found = [f"ALTER TABLE {shadow.sql} SET ({', '.join(options)})"] if options else []
     if comment is not None:

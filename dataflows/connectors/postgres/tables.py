@@ -1,4 +1,4 @@
-"""Describe PostgreSQL's tables: columns with the server's own names of types, nullability, keys."""
+"""Description of PostgreSQL's tables: columns with the server's own type names, nullability, and keys."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def describe(session: Session, name: TableName, where: str) -> Table:
     """Return the table as it is now.
 
     Raises:
-        MissingTable: with the name that comes nearest.
+        MissingTable: the hint has the most similar name.
         SchemaMismatch: a table without columns.
     """
     found = find(session, name, where)
     if found is None:
         with translated(where):
             known = [row[0] for row in session.execute(_NEIGHBOURS)]
-        hint = did_you_mean(str(name), known) or "write it as schema.table; this user sees no name that is near"
+        hint = did_you_mean(str(name), known) or "write it as schema.table; this user sees no similar name"
         raise MissingTable("there is no such table", where=where, value=str(name), hint=hint)
     return found
 

@@ -31,13 +31,13 @@ __all__ = ["PostgresTarget"]
 
 LOCK_SECONDS: Final = 20.0
 NAME_BYTES: Final = 63
-"""Of a name in PostgreSQL, which cuts longer ones."""
+"""Longest name in PostgreSQL, which truncates longer ones."""
 MODES: Final = ("append", "replace", "merge", "scd2")
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresTarget:
-    """A table, with the state of its pipeline in the same schema."""
+    """Table as a sink, with the state of its pipeline in the same schema."""
 
     place: Place
     owner: Owner
@@ -47,11 +47,11 @@ class PostgresTarget:
     state: PostgresState
     form = FORM
     reloads = ("append", "replace", "merge")
-    """Write modes in which rows that were there before can be loaded again."""
+    """Write modes in which rows of earlier runs can be loaded again."""
 
     @classmethod
     def opened(cls, place: Place, owner: Owner, table: TableName, dsn: str) -> PostgresTarget:
-        """Connected; each wait is bounded by the owner's patience."""
+        """Return a target with a session of its own; each wait is bounded by the owner's patience."""
         name = session_name(owner.uid, owner.generation)
         limits: dict[str, Any] = (
             {} if owner.patience is None else {"seconds": owner.patience, "statement": owner.patience}
@@ -81,11 +81,11 @@ class PostgresTarget:
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
 
     def in_window(self, column: Column) -> Method:
-        """How the rows of a window of `column` are replaced."""
+        """Return the method that replaces the rows of a window of `column`."""
         return Method("window", column=column)
 
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        """The columns, of the types of the user's own that this server has too; others become what carries them."""
+        """Return the columns of the table that it would create; types unknown to this server become portable ones."""
         with translated(self.place.where):
             return tuple(one if one.builtin else self._known(one) for one in columns)
 
@@ -102,7 +102,7 @@ class PostgresTarget:
             self.session.execute(f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})")
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
-        """Add columns, which take NULL, to the table; one that is there stays as it is. Inside `state.owned`."""
+        """Add nullable columns to the table; existing ones stay as they are. Inside `state.owned`."""
         parts = ", ".join(f"ADD COLUMN IF NOT EXISTS {quoted(one.name)} {one.type}" for one in columns)
         with translated(self.place.where):
             self.session.execute(f"ALTER TABLE {self.table.sql} {parts}")
@@ -185,7 +185,7 @@ class PostgresTarget:
         return found.result
 
     def duplicates(self, run: str, columns: Sequence[str]) -> int:
-        """How many values of `columns` stand in more than one row of the run's shadow; NULL is never equal."""
+        """Count the values of `columns` that occur in several rows of the run's shadow; NULL never equals NULL."""
         query = duplicates(shadow_name(self.owner.uid, run, self.table), columns)
         with translated(self.place.where):
             return int(one_row(self.session, query)[0])

@@ -1,13 +1,13 @@
-"""Run COPY over the bare socket of a session: the bytes of one server go to the other unchanged.
+"""Run COPY over the raw socket of a session: the bytes of one server go to the other unchanged.
 
-A row of ``COPY … TO STDOUT`` is a message ``d``, length, bytes; so is a row of ``COPY … FROM STDIN``. libpq takes such
-messages apart one row at a time, with the interpreter locked. Here libpq makes and authenticates the connection, and is
-idle while the query and its whole answer go over the same socket; the messages are never parsed.
+A row of ``COPY … TO STDOUT`` is a message of ``d``, length and bytes; so is a row of ``COPY … FROM STDIN``. libpq would
+parse these messages row by row, with the interpreter locked. Here libpq only opens and authenticates the connection:
+the query and its whole answer go over the same socket, and the messages are not parsed.
 
-How the end is found without looking at each message: the query is followed by a second one that selects a random
-number, made for this query alone. No stored row can contain it, so the bytes that end in its answer end the COPY.
+To detect the end without parsing, the query is followed by a second one that selects a random number made for this
+query. No stored row can contain it, so the COPY ends where the answer to the second query begins.
 
-Only where the socket is plain (no TLS, no GSS encryption), see `plain`; everything else goes through libpq.
+This requires an unencrypted socket (no TLS, no GSS encryption), see `plain`; everything else goes through libpq.
 Source: PostgreSQL's documentation, "Frontend/Backend Protocol", Message Formats.
 """
 
@@ -31,10 +31,10 @@ __all__ = ["Deframer", "framed", "plain", "put_messages", "receive", "receive_ro
 BLOCK: Final = 1 << 20
 HELD: Final = 4096
 """Bytes at the end of the received data that are kept back until they are known not to contain the end."""
-LAST_WORDS: Final = 1 << 16
+ERROR_BYTES: Final = 1 << 16
 """Bytes at the end of a broken stream that are searched for the server's error."""
 HEADER: Final = 5
-"""Bytes before a message's body: its kind, and its length from there on, the four bytes of the length included."""
+"""Bytes before a message's body: its kind, and its length, which includes the four bytes of the length itself."""
 _READY: Final = b"Z\x00\x00\x00\x05"
 _BETWEEN: Final = re.compile(rb"\nd\x00...", re.DOTALL)
 _DONE: Final = re.compile(rb"c\x00\x00\x00\x04C\x00\x00\x00.COPY (\d+)\x00\Z", re.DOTALL)
@@ -54,7 +54,7 @@ def plain(session: Session) -> bool:
 
 @contextmanager
 def _bare(session: Session) -> Iterator[socket.socket]:
-    """Open the session's socket, for a time in which libpq does not use it."""
+    """Open the session's socket for direct use, while libpq does not use it."""
     with closing(socket.socket(fileno=os.dup(session.pgconn.socket))) as bare:
         bare.settimeout(0)
         yield bare
@@ -78,7 +78,7 @@ def receive(
         block, begin, held = bytearray(size + 2 * HELD), -1, 0
         while True:
             held += _receive_into(bare, memoryview(block)[held:], check, where, block, held)
-            if begin < 0 and held >= HEADER:  # a message of its own says how many columns there are
+            if begin < 0 and held >= HEADER:  # the first message describes the columns
                 begin = 1 + int.from_bytes(block[1:HEADER]) if block.startswith(b"H") else 0
             if block.endswith(answer, 0, held - 1):
                 upto, rows = _end(block, held - 1 - len(answer), where)
@@ -105,7 +105,7 @@ def _receive_into(
         except OSError as error:
             raise Unreachable("the connection was lost", where=where, hint="try again") from error
         if count == 0:
-            raise _error(bytes(block[max(0, held - LAST_WORDS) : held]), where)
+            raise _error(bytes(block[max(0, held - ERROR_BYTES) : held]), where)
         return count
 
 
@@ -129,7 +129,7 @@ def _end(block: bytearray, upto: int, where: str) -> tuple[int, int]:
     Raises:
         PenstockError: the COPY ended by an error.
     """
-    said = bytes(block[max(0, upto - LAST_WORDS) : upto])
+    said = bytes(block[max(0, upto - ERROR_BYTES) : upto])
     said = said[: -len(_READY) - 1]
     found = _DONE.search(said[-64:])
     if found is None:
@@ -192,8 +192,8 @@ def receive_rows(
 ) -> Iterator[bytes | int]:
     r"""Like `receive`, for a COPY in CSV or text format: yield whole rows without message headers.
 
-    Such a row ends in a newline and holds no NUL, so ``\n d NUL`` stands between two messages and nowhere else, but
-    for the length of a row of just 0x0a6400 bytes; a row of 16 MB or more has no NUL there, and is missed.
+    Such a row ends in a newline and contains no NUL, so ``\n d NUL`` occurs only between two messages, and in the
+    length of a row of exactly 0x0a6400 bytes. A row of 16 MB or more has no NUL there, so it cannot be separated.
 
     Raises:
         BadData: a row of 16 MB or more.
@@ -204,7 +204,7 @@ def receive_rows(
             text, count = _BETWEEN.subn(b"\n", rest)
             if rows + count != block:
                 hint = "leave its large columns out of the mapping"
-                raise BadData("a row of 16 MB or more cannot be read by its values", where=where, hint=hint)
+                raise BadData("a row of 16 MB or more cannot be decoded", where=where, hint=hint)
             if len(text) > 1:
                 yield text[1:]
             yield block
@@ -221,7 +221,7 @@ def receive_rows(
 def _boundary(data: bytes) -> int:
     """Return the start of the last message; 0 if there is only one."""
     at = data.rfind(b"\nd\x00", 1, len(data) - 3)
-    if at > 0 and data[at - 3 : at] == b"\nd\x00":  # it is the length of the message that begins there
+    if at > 0 and data[at - 3 : at] == b"\nd\x00":  # part of the length of the message that begins there
         at -= 3
     return at + 1 if at > 0 else 0
 
@@ -232,7 +232,7 @@ def framed(rows: bytes) -> memoryview:
 
 
 class Deframer:
-    """Extract the rows from messages, for a session whose socket is not plain; keeps the rest of a cut one."""
+    """Extracts the rows from messages, for a session whose socket is encrypted; keeps an incomplete message."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -1,7 +1,7 @@
-"""PostgreSQL as a sink: chunks by binary COPY, one commit for each split, fenced by the run's generation.
+"""Writer that copies chunks by COPY, with one commit for each split, fenced by the run's generation.
 
-A split's rows, the mark that it is done and the counters are one transaction. Its last statement is the fence, sent in
-one message with the COMMIT, so that no stopped or dead process can stand between them.
+A split's rows, its mark as done and its counters are one transaction. The last statement is the fence; it is sent in
+one message with the COMMIT, so that a stop or death of this process cannot separate them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ EMPTY_COPY: Final = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8 + b"\xff\xff"
 
 @dataclass(slots=True)
 class _Copy:
-    """The COPY of a split, which is open."""
+    """Open COPY of a split."""
 
     binary: bool
     encoder: Encoder | None = None
@@ -60,9 +60,9 @@ class _Copy:
 
 @dataclass(slots=True)
 class PostgresSink:
-    """Copies rows over one session, which carries the generation in its name.
+    """Copies rows over one session, which has the generation in its name.
 
-    The order's check is called while the server keeps us waiting, and ends the write by raising.
+    The order's check is called while it waits for the server; an error that it raises ends the write.
     """
 
     session: Session
@@ -72,9 +72,9 @@ class PostgresSink:
     into: TableName
     merge: Merge | None
     plain: bool
-    """Rows may go over the socket behind the driver's back."""
+    """True if rows may use the socket directly, bypassing libpq."""
     interferers: list[str] = field(default_factory=list)
-    """Triggers and rules that may drop or change what is merged."""
+    """Triggers and rules that may drop or change merged rows."""
     _copy: _Copy | None = field(default=None, init=False)
 
     @classmethod
@@ -82,7 +82,7 @@ class PostgresSink:
     def opened(
         cls, dsn: str, state: PostgresState, order: WriterOrder, where: str, merge: Merge | None
     ) -> Iterator[PostgresSink]:
-        """Connected; the server rolls back what is not committed at the end."""
+        """Return a sink with a session of its own; at the end of the context an open transaction is rolled back."""
         name = session_name(state.uid, order.generation)
         session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS)
         try:
@@ -118,7 +118,7 @@ class PostgresSink:
         one_message(self.session, statements, self.where, check=self.order.check)
 
     def _form(self, data: pa.RecordBatch | memoryview | None) -> str:
-        """Which of the forms of COPY the chunks of a split come in; its first one tells."""
+        """Return the format of COPY for a split's chunks, by its first chunk."""
         if not self.order.arrow:
             return "text" if any(map(as_text, self.order.columns)) else "binary"
         if data is None or isinstance(data, memoryview):
@@ -127,11 +127,11 @@ class PostgresSink:
         return "binary" if has_binary_form(kinds, data.schema) else "csv"
 
     def idle(self) -> None:
-        """Raise if the server has ended the session, or refused what it got.
+        """Raise if the server has ended the session, or refused data.
 
-        Inside a COPY the server says nothing unless something is wrong, and libpq reads what it says only when the COPY
-        is ended: so the COPY is given up as soon as anything can be read. Only the first thing said is waited for: the
-        server may be in the middle of a message, and then never says that it is ready again.
+        During a COPY the server sends only errors, and libpq reads them only at its end, so the COPY is aborted as soon
+        as there is anything to read. Only the first result is waited for: if a message was cut off, the server never
+        becomes ready again.
         """
         connection = self.session.pgconn
         if not select.select([connection.socket], [], [], 0)[0]:
@@ -139,7 +139,7 @@ class PostgresSink:
         with translated(self.where):
             connection.consume_input()
             if self._copy is not None:
-                connection.put_copy_end(b"given up: the server has something to say")
+                connection.put_copy_end(b"aborted: the server has sent an error")
         if self._copy is not None:
             self._flush()
             with translated(self.where):
@@ -180,7 +180,7 @@ class PostgresSink:
             self._flush()
 
     def _flush(self) -> None:
-        """Wait until what was put has left, watching for an error of the server's meanwhile."""
+        """Wait until all data is sent; read what the server sends in the meantime."""
         connection = self.session.pgconn
         while True:
             with translated(self.where):
@@ -234,7 +234,7 @@ class PostgresSink:
 
     @contextmanager
     def trial(self) -> Iterator[Attempt]:
-        """Constraints that are deferred to the COMMIT are checked with each attempt."""
+        """Try rows; deferred constraints are checked at each attempt instead of at the COMMIT."""
         self._begin()
         self._say("SET CONSTRAINTS ALL IMMEDIATE")
         yield self._attempt

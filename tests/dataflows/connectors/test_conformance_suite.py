@@ -83,12 +83,12 @@ class Flawed(SqliteConnector):
 FLAWS = {
     "": (),
     "no marker": ("test_source.py::test_all_rows_that_were_written_are_read",),
-    "unnumbered": ("test_source.py::test_a_split_is_read_again_the_same",),
-    "lost split": ("test_source.py::test_splits_hold_each_row_once_whatever_their_size[7]",),
-    "same window": ("test_source.py::test_a_window_holds_what_is_new_and_then_nothing",),
+    "unnumbered": ("test_source.py::test_a_split_read_twice_is_the_same",),
+    "lost split": ("test_source.py::test_splits_of_any_size_have_each_row_once[7]",),
+    "same window": ("test_source.py::test_a_window_has_the_new_rows_and_the_next_one_none",),
     "no fence": ("test_target.py::test_an_older_generation_changes_nothing[r1-append]",),
     "no position": ("test_target.py::test_a_run_ends_with_its_rows_counters_and_position[append]",),
-    "seen early": ("test_target.py::test_a_replace_is_seen_whole_and_when_it_is_published",),
+    "seen early": ("test_target.py::test_a_replace_becomes_visible_at_once_when_published",),
     "not dropped": ("test_target.py::test_a_pipeline_that_was_dropped_is_not_claimed_again",),
 }
 Suite = Callable[..., tuple[set[str], int]]
