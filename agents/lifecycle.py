@@ -76,7 +76,7 @@ class Lifecycle:
         pipeline = state["pipelines"].get(name)
         if ended["kind"] != "cleanup" or ended["status"] != "completed" or pipeline is None:
             return None
-        why = self._why("delete", name, "what it owned is gone")
+        why = self._why("delete", name, "its clean-up is done")
         return Decision(why, (Draft("pipeline.deleted", name, {"name": name, "uid": pipeline["uid"]}),))
 
     def _why(self, action: str, subject: str, reason: str) -> AgentDecision:

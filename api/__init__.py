@@ -1,1 +1,1 @@
-"""What users touch: the command line, and health over HTTP. Thin: parse, one call, render."""
+"""User interfaces: the command line, and health over HTTP. Thin: parse, one call, render."""

@@ -14,7 +14,7 @@ __all__ = ["Health"]
 
 
 class Health:
-    """Holds its port from its making on, and answers once started. `ready` is the answer of `/readyz`.
+    """Binds its port when it is created, and answers once started. `ready` is the answer of `/readyz`.
 
     Raises:
         PortInUse: another process listens there.
@@ -58,7 +58,7 @@ class Health:
         return f"http://{host!s}:{port}"
 
     def start(self) -> None:
-        """Answer from now on; until then who asks waits. Once is enough."""
+        """Start to answer; earlier requests wait until then. Call it once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
             self._thread.start()

@@ -18,21 +18,21 @@ __all__ = ["notes_of", "notes_on"]
 PIPELINE: Final = {
     "spec.schema.compatibility": "a run whose rows no longer fit is refused",
     "spec.schema.breaking": "a run whose rows no longer fit is refused",
-    "spec.schema.renames": "a column that is gone fails the run",
-    "spec.limits.in_flight": "what is in flight follows from limits.batch_rows",
+    "spec.schema.renames": "a column that disappeared fails the run",
+    "spec.limits.in_flight": "rows in flight follow from limits.batch_rows",
     "spec.limits.max_lag": "look at `penstock status`",
 }
-"""Settings of a pipeline that nothing reads yet, with what holds or helps instead."""
+"""Settings of a pipeline that have no effect yet, with what applies or helps instead."""
 
 POLICY: Final = {
-    "spec.discovery": "nothing is discovered by itself",
+    "spec.discovery": "there is no automatic discovery",
     "spec.mapping": "write mappings as `fields` of the pipeline",
     "spec.error_resolution": "errors are retried as the pipeline's errors.retry says",
-    "spec.monitor": "nothing is alerted; see `penstock runs`",
+    "spec.monitor": "there are no alerts; see `penstock runs`",
     "spec.constraints.max_rows_skipped": "no row is ever skipped",
     "spec.constraints.quiet_hours": "pause pipelines by hand",
 }
-"""Settings of a policy that nothing reads yet."""
+"""Settings of a policy that have no effect yet."""
 
 
 def notes_of(documents: Documents) -> dict[tuple[str, str], list[str]]:
@@ -54,7 +54,7 @@ def notes_on(document: Pipeline | AgentPolicy) -> list[str]:
 
 
 def _on_cursor(pipeline: Pipeline) -> list[str]:
-    """What cannot be known of a cursor without its source."""
+    """Return a note on a cursor that only its source can check."""
     cursor = pipeline.spec.source.cursor
     if cursor is None or cursor.lag or cursor.field.startswith("_"):
         return []

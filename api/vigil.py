@@ -1,4 +1,4 @@
-"""Looking after watched runs: says what an open run waits for, and gives up on one that cannot go on."""
+"""Supervision of watched runs: reports what an open run waits for, and gives up on one that cannot continue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOK: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What a run waits for, in a sentence; all open runs if `run` is None."""
+    """Reason why a run waits, in a sentence; for all open runs if `run` is None."""
 
     what: str
     run: str | None = None
@@ -33,7 +33,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """An open run that does not go on by itself, and the reason."""
+    """Open run that does not continue by itself, and the reason."""
 
     run: str
     error: PenstockError
@@ -52,7 +52,7 @@ class Vigil:
         """Look at `runs`, the open ones as the catalog has them, if `LOOK` seconds have passed.
 
         Raises:
-            Unavailable: no control process has been active for `GRACE` seconds: nothing is decided any more.
+            Unavailable: no control process has been active for `GRACE` seconds.
         """
         if time.monotonic() < self._next:
             return
@@ -65,8 +65,8 @@ class Vigil:
 
     def _look_at_control(self) -> None:
         if self._lasts("no control", not self._log.holder(ACTIVE_CONTROL), GRACE):
-            hint = "penstock up; what is committed stays, and the run goes on from there"
-            raise Unavailable("no control process is active: nothing is decided any more", hint=hint)
+            hint = "penstock up; what is committed stays, and the run continues from there"
+            raise Unavailable("no control process is active, so the run cannot continue", hint=hint)
 
     def _look_at_pipeline(self, run: RunEntry, status: str) -> Iterator[Halted]:
         where = f"pipeline {run.pipeline}"

@@ -1,4 +1,4 @@
-"""Following runs: progress and failed attempts as they are reported, and the entry of each run once it has ended."""
+"""Watch over runs: yields progress and failed attempts as they are reported, and the entry of each run at its end."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Event = RunProgress | TaskFailed | Waiting | Halted | RunEntry
 
 
 class Watch:
-    """Follows what is reported after it was made: make it before the runs are asked for. For one thread."""
+    """Follows reports from its creation on, so create it before requesting the runs. For one thread."""
 
     def __init__(self, log: PostgresLog, store: MetadataStore, look_after: Callable[[], None]) -> None:
-        """`look_after` is called at each look, to restart processes that the runs need."""
+        """Create it; `look_after` is called at each look, to restart processes that the runs need."""
         self._log, self._store, self._look_after = log, store, look_after
         self._vigil = Vigil(log, store)
         self._at = {(METRICS, part): log.end(METRICS, part) for part in range(METRICS.partitions)}
@@ -39,11 +39,11 @@ class Watch:
         """Yield what happens until each of `runs` has ended (its entry) or is halted.
 
         Raises:
-            Unavailable: no control process is active any more.
+            Unavailable: the control process has ended.
         """
         left = set(runs)
         while left:
-            heard = self._store.commits.listen()
+            seen = self._store.commits.listen()
             entries = self._store.runs_by_id(left)
             yield from self._progress(left)
             yield from self._failures(left)
@@ -58,7 +58,7 @@ class Watch:
                 if isinstance(event, Halted):
                     left.discard(event.run)
                 yield event
-            self._store.commits.wait(heard, LOOK)
+            self._store.commits.wait(seen, LOOK)
 
     def _progress(self, runs: set[str]) -> Iterator[RunProgress]:
         """Yield the latest progress of each run."""

@@ -1,1 +1,1 @@
-"""Measurements, by hand: ``make bench ARGS="copy --rows 1000000"``. None of them is a test."""
+"""Benchmarks, run by hand: ``make bench ARGS="copy --rows 1000000"``. They are not tests."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME …]`` runs ``benchmarks/NAME.py``, without a name all, for the README's tables."""
+"""Run a benchmark: ``python -m benchmarks NAME …`` runs ``benchmarks/NAME.py``; without a name, all, for the README."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run the benchmark that is named first with the rest of the arguments; without a name all of them.
+    """Run the benchmark named first with the other arguments; without a name, run all, and write the README's tables.
 
-    All of them write their figures into the README. The exit code is the largest of theirs.
+    The exit code is the largest one of theirs.
     """
     known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     if len(sys.argv) < 2:

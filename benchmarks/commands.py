@@ -1,9 +1,8 @@
-"""How long from a command to its effect in the catalog, on the embedded server, and what an idle `penstock up` costs.
+"""Latency from a command to its effect in the catalog, on the embedded server, and the CPU of an idle `penstock up`.
 
-``python -m benchmarks.commands [--seconds 20] [--rate 300] [--json] [--readme]``. A command is sent
-(`pipeline.apply`: validated, versioned, answered), decided by the control flow, appended, and projected; it counts as
-visible when another session, which listens, reads its answer out of the catalog. First one at a time, then at a rate,
-then nothing at all.
+``python -m benchmarks.commands [--seconds 20] [--rate 300] [--json] [--readme]``. A command (`pipeline.apply`) is sent,
+decided by the control flow, appended, and projected; it counts as visible when another session, which listens, reads
+its answer from the catalog. Commands are sent one at a time, then at a rate; then the idle CPU is measured.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ from penstock.topics.table import CONTROL
 PIPELINES: Final = 50
 PATIENCE: Final = 60.0
 SENDERS: Final = 4
-"""Sessions that send at a rate: one alone would wait for the disk at each command."""
+"""Number of sessions that send at a rate: a single one would wait for the disk at each command."""
 
 
 def pipeline(number: int) -> dict[str, Any]:
-    """A pipeline of eight fields, three of them expressions, that differs from every other one by its description."""
+    """Return a pipeline of eight fields, three of them expressions; each has a different description."""
     fields = [{"target": f"t{n}", "from": f"c{n}"} for n in range(5)]
     fields += [{"target": f"e{n}", "sql": f"c{n} * 2 + {number % 100}"} for n in range(3)]
     return {
@@ -59,7 +58,7 @@ def pipeline(number: int) -> dict[str, Any]:
 
 
 class Watcher(threading.Thread):
-    """Reads the answers out of the catalog as they are projected, and notes when it had each."""
+    """Reads answers from the catalog as they are projected, and notes the time of each."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(daemon=True)
@@ -71,7 +70,7 @@ class Watcher(threading.Thread):
         self._dsn = dsn
 
     def wait(self, count: int) -> None:
-        """Until that many answers were seen, or too long."""
+        """Wait until that many answers were seen, or `PATIENCE` is over."""
         with self._changed:
             self._changed.wait_for(lambda: len(self.seen) >= count, PATIENCE)
 
@@ -94,7 +93,7 @@ class Watcher(threading.Thread):
 
 
 def apply_(number: int) -> tuple[str, dict[str, Any]]:
-    """A new version of a pipeline: the heaviest command there is."""
+    """Return a command that makes a new version of a pipeline: the most expensive one."""
     return "pipeline.apply", {"pipeline": pipeline(int(now().timestamp() * 1e6) // PIPELINES * PIPELINES + number)}
 
 
@@ -108,7 +107,7 @@ Make = Callable[[int], tuple[str, dict[str, Any]]]
 
 
 def messages(make: Make, count: int) -> list[tuple[str, Message]]:
-    """`count` commands with their ids, made beforehand: the sender takes as little of the machine as can be."""
+    """Return `count` commands with their ids, encoded in advance to keep the sender's own CPU low."""
     found = []
     for number in range(count):
         type_, payload = make(number)
@@ -126,9 +125,9 @@ def messages(make: Make, count: int) -> list[tuple[str, Message]]:
 
 
 def measure(site: Site, make: Make, count: int, rate: int | None) -> list[float]:
-    """Milliseconds to visible, sorted: from when a command is due, `rate` a second; without it, one after the other.
+    """Return the milliseconds until each command is visible, sorted: `rate` a second, else one after the other.
 
-    A command that is sent late, because those before took long, is counted from when it was due all the same.
+    At a rate, time counts from when a command is due, even if it is sent later because earlier ones took long.
     """
     watcher = Watcher(site.catalog_dsn)
     commands = list(enumerate(messages(make, count)))
@@ -154,7 +153,7 @@ def measure(site: Site, make: Make, count: int, rate: int | None) -> list[float]
 
 
 def _send(site: Site, watcher: Watcher, commands: list[tuple[int, tuple[str, Message]]], due: dict[str, float]) -> None:
-    """Send each when it is due; those for which no time is set, when the one before is visible."""
+    """Send each command when it is due; without a due time, when the previous one is visible."""
     with site.open_log("benchmark") as log:
         for number, (id_, message) in commands:
             if id_ not in due:
@@ -166,7 +165,7 @@ def _send(site: Site, watcher: Watcher, commands: list[tuple[int, tuple[str, Mes
 
 @contextmanager
 def up(folder: Path) -> Iterator[int]:
-    """`penstock up` for the project in `folder`; its process id."""
+    """Run `penstock up` for the project in `folder`; yield its process id."""
     program = str(Path(sys.executable).parent / "penstock")
     process = subprocess.Popen([program, "--project", str(folder), "up", "--port", "0"], stdout=subprocess.DEVNULL)
     try:
@@ -177,7 +176,7 @@ def up(folder: Path) -> Iterator[int]:
 
 
 def tree(*roots: int) -> set[int]:
-    """`roots` and all of their descendants."""
+    """Return `roots` and all their descendants."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -193,13 +192,13 @@ def parent_of(pid: int) -> int:
 
 
 def server_of(dsn: str) -> int:
-    """The process of the server at `dsn`, which runs on this machine."""
+    """Return the process id of the server at `dsn`, on this machine."""
     with closing(connect(dsn, "benchmark")) as session:
         return parent_of(session.info.backend_pid)
 
 
 def cpu(pids: set[int]) -> float:
-    """Seconds of CPU that `pids` have used."""
+    """Return the CPU seconds that `pids` have used."""
     ticks = 0
     for pid in pids:
         try:
@@ -211,12 +210,12 @@ def cpu(pids: set[int]) -> float:
 
 
 def figures(spans: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and largest, in milliseconds."""
+    """Return median, 99th percentile and maximum, in milliseconds."""
     return {"p50": statistics.median(spans), "p99": spans[int(len(spans) * 0.99)], "max": spans[-1]}
 
 
 def main() -> int:
-    """Run it and print a table, or one JSON line."""
+    """Run the benchmark and print a table, or one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rate", type=int, default=300)
@@ -247,7 +246,7 @@ def main() -> int:
             time.sleep(10)
             idle = (cpu(pids) - before) / 10 * 100
     if options.readme:
-        write_table("commands", told(found, idle))
+        write_table("commands", table(found, idle))
     if options.json:
         print(json.dumps({"command_to_visible_ms": found, "idle_percent_of_a_core": idle}))
         return 0
@@ -258,8 +257,8 @@ def main() -> int:
     return 0
 
 
-def told(found: dict[str, dict[str, float]], idle: float) -> list[str]:
-    """The README's table."""
+def table(found: dict[str, dict[str, float]], idle: float) -> list[str]:
+    """Return the lines of the README's table."""
     lines = ["| from a command to its effect in the catalog | p50 | p99 |", "|---|---|---|"]
     lines += [f"| {what} | {values['p50']:.0f} ms | {values['p99']:.0f} ms |" for what, values in found.items()]
     idle_ = f"`penstock up` with nothing to do takes {idle:.1f} % of one core, all processes together"

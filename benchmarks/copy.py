@@ -1,8 +1,8 @@
 """PostgreSQL to PostgreSQL: a Penstock run against ``COPY … TO STDOUT | COPY … FROM STDIN`` (binary) by psql.
 
 Both copy TPC-H's lineitem into a table without indexes, on one embedded server that writes to disk as by default.
-The ways take turns; of each the median counts. A worker that is up keeps a process ready for its next run: a run's time
-is from its order to the exit of that process. What the start of a process adds is told too.
+They take turns, and the median of each counts. A running worker keeps a process ready for its next run, so a run's time
+is from its order to the exit of that process. The additional time of a cold start is shown too.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def main() -> int:
         found = measured(dsn, options.times, options.workers)
     show(rows, found, as_json=options.json)
     if options.readme:
-        write_table("copy", told(rows, found))
+        write_table("copy", table_lines(rows, found))
     return 0
 
 
 def targets(dsn: str) -> None:
-    """Make the tables that are written to."""
+    """Create the target tables."""
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(f"CREATE TABLE by_psql ({LINEITEM}); CREATE TABLE plain ({LINEITEM})")
         columns = [f"{name} {kind_of(name)}" for name in PLAIN] + [
@@ -75,7 +75,7 @@ def targets(dsn: str) -> None:
 
 
 def kind_of(name: str) -> str:
-    """The type of a column of lineitem."""
+    """Return the type of a column of lineitem."""
     found = re.search(rf"\b{name} ([a-z]+(?:\([\d,]+\))?)", LINEITEM)
     if found is None:
         message = f"lineitem has no {name}"
@@ -84,7 +84,7 @@ def kind_of(name: str) -> str:
 
 
 def measured(dsn: str, times: int, workers: int) -> dict[str, list[Measured]]:
-    """Each way `times` times, in turns; cold starts once."""
+    """Measure each way `times` times, in turns, and cold starts once."""
     ways: dict[str, Callable[[int], Measured]] = {
         "limit": lambda _: by_psql(dsn),
         "none": lambda turn: by_penstock(dsn, turn, "plain", None, workers),
@@ -101,7 +101,7 @@ def measured(dsn: str, times: int, workers: int) -> dict[str, list[Measured]]:
 
 
 def transforms() -> dict[str, Any]:
-    """Eight columns as they are, four derived ones, of which two are cast; a filter, and a mask."""
+    """Return a mapping and steps: eight columns unchanged, four derived, two of them cast; a filter, and a mask."""
     plain = [{"target": name, "from": name} for name in PLAIN]
     computed = [{"target": name, "sql": text} for name, (_, text) in COMPUTED.items()]
     steps = [
@@ -112,7 +112,7 @@ def transforms() -> dict[str, Any]:
 
 
 def by_psql(dsn: str) -> Measured:
-    """The limit: two psql and a pipe."""
+    """Measure the limit: two psql and a pipe."""
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("TRUNCATE by_psql")
         session.execute("CHECKPOINT")
@@ -131,13 +131,13 @@ with psycopg.connect(sys.argv[1]) as a, psycopg.connect(sys.argv[1]) as b:
     with out as source, into as sink:
         for data in source: sink.write(data)
 """
-"""The same by libpq's functions, where there is no psql."""
+"""Copy by libpq's functions, if psql is not installed."""
 
 
 def by_penstock(
     dsn: str, turn: int, table: str, rules: dict[str, Any] | None, workers: int, *, cold: bool = False
 ) -> Measured:
-    """A run that replaces the whole table, by a process that is ready for it, or whose start is counted."""
+    """Measure a run that replaces the whole table, by a process that is ready, or including its start."""
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("CHECKPOINT")
     spec: dict[str, Any] = {
@@ -174,8 +174,8 @@ NAMES: Final = {
 }
 
 
-def told(rows: int, found: dict[str, list[Measured]]) -> list[str]:
-    """The README's table."""
+def table_lines(rows: int, found: dict[str, list[Measured]]) -> list[str]:
+    """Return the lines of the README's table."""
     limit = statistics.median(one.seconds for one in found["limit"])
     lines = [
         f"| {rows:,} line items of TPC-H, PostgreSQL to PostgreSQL | rows/s | speed of COPY | CPU s | peak memory |",

@@ -45,7 +45,7 @@ PART: Final = "lineitem_part"
 
 @dataclass(slots=True)
 class Found:
-    """A tool's turns in one direction, of `rows` rows each, or why there are none."""
+    """Results of a tool in one direction, of `rows` rows each, or the reason why there are none."""
 
     rows: int = 0
     turns: list[Measured] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Found:
 
     @property
     def speed(self) -> float:
-        """Rows a second, by the median."""
+        """Rows per second, by the median."""
         return self.rows / statistics.median(one.seconds for one in self.turns)
 
 
@@ -79,7 +79,7 @@ def main() -> int:
             ):
                 move = Move(way, dsn, folder, "", mysql=port)
                 found[way] = compared(move, peers, rows, options.times)
-    lines = told(found, rows, options.times, missing)
+    lines = table_lines(found, rows, options.times, missing)
     sys.stdout.write("\n".join(lines) + "\n")
     if options.readme:
         write_table("directions", lines)
@@ -103,7 +103,7 @@ def had(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
 
 
 def filled(dsn: str, rows: int, folder: Path) -> int:
-    """Make the table, a tenth of it, and the files."""
+    """Create the table, a table with a tenth of its rows, and the files."""
     count = lineitem(dsn, rows)
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(f"CREATE TABLE {PART} ({LINEITEM}, PRIMARY KEY (l_orderkey, l_linenumber))")
@@ -115,7 +115,7 @@ def filled(dsn: str, rows: int, folder: Path) -> int:
 
 
 def compared(way: Move, peers: Sequence[Peer], rows: int, times: int) -> dict[str, Found]:
-    """Penstock and each peer that knows the direction, in turns."""
+    """Measure Penstock and each peer that supports the direction, in turns."""
     found: dict[str, Found] = {"Penstock": Found(rows)}
     able = [peer for peer in peers if way.direction in peer.directions]
     found |= {peer.name: Found(rows if peer.fraction == 1 else rows // 10) for peer in able}
@@ -135,10 +135,10 @@ def compared(way: Move, peers: Sequence[Peer], rows: int, times: int) -> dict[st
 
 
 def moved(peer: Peer | None, move: Move, rows: int) -> Measured:
-    """One move, into a place of its own that is dropped afterwards.
+    """Measure one move, into a target of its own that is dropped afterwards.
 
     Raises:
-        Failed: it ended badly, or its rows are not all there.
+        Failed: it failed, or rows are missing.
     """
     mine = replace(move, folder=Path(tempfile.mkdtemp(dir=move.folder)))
     for form in ("parquet", "csv"):
@@ -153,10 +153,10 @@ def moved(peer: Peer | None, move: Move, rows: int) -> Measured:
             taken = timed(command.pipe, command.given, cwd=mine.folder, environment=command.environment)
             there = in_files(mine) if move.direction.endswith("parquet") else in_table(session, landed)
             if there != rows:
-                message = f"{there} rows came of {rows}"
+                message = f"{there} of {rows} rows arrived"
                 raise Failed(message)
             schema = landed.rpartition(".")[0] or "public"
-            if schema != "public":  # with all that a tool remembers there: the next direction is not to meet it
+            if schema != "public":  # including the tool's own state, so that the next direction starts without it
                 session.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
             elif not move.direction.endswith("parquet"):
                 session.execute(f"DROP TABLE {landed} CASCADE")
@@ -166,19 +166,19 @@ def moved(peer: Peer | None, move: Move, rows: int) -> Measured:
 
 
 def in_table(session: psycopg.Connection[Any], table: str) -> int:
-    """The rows of a table."""
+    """Return the number of rows of a table."""
     row = session.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
     return int(row[0]) if row else 0
 
 
 def in_files(move: Move) -> int:
-    """The rows of the Parquet files below the move's folder, but for its source."""
+    """Return the number of rows of the Parquet files below the move's folder, except its source."""
     files = [str(one) for one in (move.folder / move.table).rglob("*.parquet") if "/_" not in str(one)]
     return int(ds.dataset(files).count_rows()) if files else 0
 
 
 def penstock(move: Move) -> Command:
-    """A run of a pipeline that replaces the target."""
+    """Return the command of a run that replaces the target."""
     source, target = move.direction.split("-")
     files = {"type": "files", "root": str(move.folder)}
     database = {"type": "postgres", "dsn": move.dsn}
@@ -208,7 +208,7 @@ def penstock(move: Move) -> Command:
     return Command([[sys.executable, "-m", "dataflows.runs"]], json.dumps(task).encode(), {"PYTHONPATH": root})
 
 
-def told(found: dict[str, dict[str, Found]], rows: int, times: int, missing: dict[str, str]) -> list[str]:
+def table_lines(found: dict[str, dict[str, Found]], rows: int, times: int, missing: dict[str, str]) -> list[str]:
     """Return the lines of the README's table and its footnotes."""
     lines = [
         f"| {rows:,} line items of TPC-H | | rows/s | Penstock | CPU s of the client | peak memory |",
@@ -231,7 +231,7 @@ def told(found: dict[str, dict[str, Found]], rows: int, times: int, missing: dic
 
 
 def as_json(found: dict[str, dict[str, Found]], rows: int, missing: dict[str, str]) -> dict[str, Any]:
-    """The raw figures."""
+    """Return the raw figures."""
     ways = {
         way: {
             name: {"rows": one.rows, "why_not": one.why_not, "turns": [asdict(turn) for turn in one.turns]}

@@ -1,9 +1,9 @@
 """Many small tables, PostgreSQL to PostgreSQL: 100 pipelines of a running `penstock up` against dlt's `sql_database`.
 
 ``python -m benchmarks.many [--tables 100] [--rows 1000] [--times 3] [--json] [--readme]``. Every table is replaced, on
-one embedded server that writes to disk as by default. The two take turns; of each the median counts. Penstock's time is
-from the start of `penstock run --all` to the end of the last run, with `up` running as in production; dlt's is that of
-its process.
+one embedded server that writes to disk as by default. The two take turns, and the median of each counts. Penstock's
+time is from the start of `penstock run --all` to the end of the last run, with `up` running as in production; dlt's is
+that of its process.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def main() -> int:
         found = measured(Path(name), options.tables, options.rows, options.times, alone=options.alone)
     show(options.tables, options.rows, found, as_json=options.json)
     if options.readme:
-        write_table("many", told(options.tables, options.rows, found))
+        write_table("many", table_lines(options.tables, options.rows, found))
     return 0
 
 
 def measured(folder: Path, tables: int, rows: int, times: int, *, alone: bool) -> dict[str, list[Measured]]:
-    """Each `times` times, in turns."""
+    """Measure each tool `times` times, in turns."""
     project = folder / "project"
     make_project(project, fill=lambda server: fill(server, tables, rows))
     found: dict[str, list[Measured]] = {name: [] for name in (("penstock",) if alone else ("penstock", "dlt"))}
@@ -73,7 +73,7 @@ def measured(folder: Path, tables: int, rows: int, times: int, *, alone: bool) -
 
 
 def fill(server: EmbeddedServer, tables: int, rows: int) -> None:
-    """The tables, each with a key and a few columns of the usual types."""
+    """Create and fill the tables, each with a key and a few columns of common types."""
     with psycopg.connect(server.dsn(SHOP), autocommit=True) as session:
         for number in range(tables):
             session.execute(
@@ -90,7 +90,7 @@ def fill(server: EmbeddedServer, tables: int, rows: int) -> None:
 
 @contextmanager
 def installation(project: Path) -> Iterator[tuple[Client, int]]:
-    """`penstock up`, a client of it, and its process id."""
+    """Run `penstock up`; yield a client of it, and its process id."""
     settings = load(project)
     with (
         up(project) as root,
@@ -104,7 +104,7 @@ def installation(project: Path) -> Iterator[tuple[Client, int]]:
 
 
 def apply(client: Client, tables: int) -> None:
-    """Make the connections and a pipeline for each table."""
+    """Apply the connections and a pipeline for each table."""
     server = client.site.server
     if server is None:
         message = "the project was made on the embedded server"
@@ -117,7 +117,7 @@ def apply(client: Client, tables: int) -> None:
 
 
 def pipeline(table: str) -> dict[str, Any]:
-    """A pipeline that replaces a table."""
+    """Return a pipeline that replaces a table."""
     return {
         "metadata": {"name": table},
         "spec": {
@@ -128,7 +128,7 @@ def pipeline(table: str) -> dict[str, Any]:
 
 
 def by_penstock(client: Client, root: int, tables: int, rows: int) -> Measured:
-    """Run all pipelines; the CPU is that of Penstock's processes, without the server's."""
+    """Measure a run of all pipelines; the CPU is that of Penstock's processes, without the server's."""
     with closing(psycopg.connect(client.site.catalog_dsn, autocommit=True)) as session:
         before, begin = ended(session), time.perf_counter()
         spent = {pid: cpu({pid}) for pid in ours(client, root)}
@@ -148,19 +148,19 @@ def by_penstock(client: Client, root: int, tables: int, rows: int) -> Measured:
 
 
 def ours(client: Client, root: int) -> set[int]:
-    """The processes of `penstock up`, without the server's."""
+    """Return the processes of `penstock up`, without the server's."""
     return tree(root) - tree(server_of(client.site.catalog_dsn))
 
 
 def ended(session: psycopg.Connection[Any]) -> int:
-    """How many runs have ended."""
+    """Return the number of runs that have ended."""
     query = "SELECT count(*) FROM catalog.runs WHERE status NOT IN ('queued', 'running')"
     row = session.execute(query).fetchone()
     return int(row[0]) if row else 0
 
 
 def by_dlt(site: Site, folder: Path, rows: int) -> Measured:
-    """Copy all tables by dlt."""
+    """Measure a copy of all tables by dlt."""
     if site.server is None:
         message = "the project was made on the embedded server"
         raise AssertionError(message)
@@ -171,7 +171,7 @@ def by_dlt(site: Site, folder: Path, rows: int) -> Measured:
 
 
 def check(site: Site, schema: str, rows: int) -> None:
-    """Every row has arrived."""
+    """Exit with an error unless every row has arrived."""
     assert site.server is not None
     with psycopg.connect(site.server.dsn(WAREHOUSE), autocommit=True) as session:
         names = session.execute(
@@ -185,8 +185,8 @@ def check(site: Site, schema: str, rows: int) -> None:
         sys.exit(f"{schema} has {found} rows, not {rows}")
 
 
-def told(tables: int, rows: int, found: dict[str, list[Measured]]) -> list[str]:
-    """The README's table."""
+def table_lines(tables: int, rows: int, found: dict[str, list[Measured]]) -> list[str]:
+    """Return the lines of the README's table."""
     lines = [
         f"| {tables} tables of {rows:,} rows, PostgreSQL to PostgreSQL, each replaced | seconds | of dlt's | CPU s |",
         "|---|---|---|---|",

@@ -1,8 +1,8 @@
-"""What commands cost that start everything themselves: CPU of all processes, the embedded server's too, and the wait.
+"""Cost of commands that start everything themselves: CPU of all processes, including the server, and elapsed time.
 
-``python -m benchmarks.start [--times 5] [--json] [--readme]``. A project of the sample, applied and run once; then in
-turns `penstock list`, `penstock run` of nothing new, and `penstock up` until it is ready. This process adopts what the
-commands leave behind (PR_SET_CHILD_SUBREAPER, Linux), so that the server's CPU counts as well.
+``python -m benchmarks.start [--times 5] [--json] [--readme]``. The sample project is applied and run once; then in
+turns `penstock list`, `penstock run` without new rows, and `penstock up` until it is ready. This process adopts the
+processes that commands leave behind (PR_SET_CHILD_SUBREAPER, Linux), so that the server's CPU counts as well.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ GOALS: Final = {"list_cpu_seconds": 0.5, "run_cpu_seconds": 2.5, "up_ready_secon
 
 
 def cpu_seconds() -> float:
-    """CPU of all processes that have ended below this one."""
+    """Return the CPU seconds of all descendants that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def reap() -> None:
-    """Wait for every process that a command has left behind: they are ending."""
+    """Wait for every process that a command has left behind; all of them are about to end."""
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
 
 
 def command(folder: Path, *words: str) -> dict[str, float]:
-    """CPU and wall-clock seconds of a command that must succeed, with everything that it started."""
+    """Return CPU and wall-clock seconds of a command that must succeed, with all its descendants."""
     before, began = cpu_seconds(), time.perf_counter()
     subprocess.run([PENSTOCK, "--project", str(folder), *words], stdout=subprocess.DEVNULL, check=True)
     taken = time.perf_counter() - began
@@ -54,7 +54,7 @@ def command(folder: Path, *words: str) -> dict[str, float]:
 
 
 def up(folder: Path) -> dict[str, float]:
-    """Seconds until `penstock up` is ready, and the CPU of all its processes from start to stop."""
+    """Return the seconds until `penstock up` is ready, and the CPU of all its processes from start to stop."""
     before, began = cpu_seconds(), time.perf_counter()
     words = [PENSTOCK, "--project", str(folder), "up", "--port", "0", "--json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def table(found: dict[str, float]) -> list[str]:
-    """The README's table."""
+    """Return the lines of the README's table."""
     return [
         "| command, with nothing running | CPU, all processes | wait |",
         "|---|---|---|",

@@ -1,4 +1,4 @@
-"""How fast the topic log is on the embedded server, with fsync: ``python -m benchmarks.topics [--readme]``.
+"""Speed of the topic log on the embedded server, with fsync: ``python -m benchmarks.topics [--readme]``.
 
 Prints one line for each figure. Needs about 200 MB of disk and 20 seconds.
 """
@@ -23,30 +23,30 @@ from penstock.topics.postgres import PostgresLog
 BATCH = 1000
 
 found: list[tuple[str, str]] = []
-"""What was measured so far: what, and its figure."""
+"""Results so far: name and figure."""
 
 
-def tell(what: str, figure: str) -> None:
+def show(what: str, figure: str) -> None:
     """Print a figure, and keep it for the table."""
     found.append((what, figure))
     print(f"{what:<40}{figure:>22}")
 
 
 def message(n: int) -> Message:
-    """About 200 bytes, half of them random."""
+    """Return a message of about 200 bytes, half of them random."""
     return Message(key=b"key-%d" % (n % 100), value=os.urandom(100) + b'{"rows": 12, "state": "ok"}' * 3, at=now())
 
 
 @contextmanager
 def timed(what: str, count: int) -> Iterator[None]:
-    """Tell how many of `count` were done in a second."""
+    """Show how many of `count` were done per second."""
     began = time.perf_counter()
     yield
-    tell(what, f"{count / (time.perf_counter() - began):,.0f} /s")
+    show(what, f"{count / (time.perf_counter() - began):,.0f} /s")
 
 
 def appends(log: TopicLog) -> None:
-    """One by one, then a thousand at a time, into one partition and spread over eight."""
+    """Append one by one, then a thousand at a time, to one partition and spread over eight."""
     batch = [message(n) for n in range(BATCH)]
     with timed("appends of one message", 2000):
         for n in range(2000):
@@ -58,7 +58,7 @@ def appends(log: TopicLog) -> None:
 
 
 def replay(log: TopicLog) -> None:
-    """Everything from the beginning, a thousand a read."""
+    """Read everything from the beginning, a thousand messages at a time."""
     at, end = 0, log.end(CONTROL, 0)
     with timed("messages replayed", end):
         while at < end:
@@ -66,7 +66,7 @@ def replay(log: TopicLog) -> None:
 
 
 def tail(writer: TopicLog, reader: TopicLog, count: int = 500) -> None:
-    """From before an append until another session holds the message, 200 times a second."""
+    """Measure from before an append until another session has the message, 200 times a second."""
     sent: dict[bytes, float] = {}
     spans: list[float] = []
     first = writer.end(CONTROL, 0)
@@ -88,14 +88,14 @@ def tail(writer: TopicLog, reader: TopicLog, count: int = 500) -> None:
         time.sleep(0.005)
     thread.join()
     spans.sort()
-    tell(
+    show(
         "append to read elsewhere",
         f"p50 {spans[count // 2] * 1000:.1f} ms, p99 {spans[count * 99 // 100] * 1000:.1f} ms",
     )
 
 
 def main() -> None:
-    """All of it, on a server of its own."""
+    """Run all of it on a server of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readme", action="store_true", help="write the README's table")
     options = parser.parse_args()

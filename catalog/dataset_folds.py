@@ -35,7 +35,7 @@ def dataset_id(connection: str, object_: str) -> str:
 
 
 def named_dataset(seen: Seen, connection: str, object_: str) -> Change:
-    """Fold a dataset that a pipeline names: it gets an entry without a schema, unless there is one."""
+    """Fold a dataset that a pipeline names: it gets an entry without a schema, unless it has one."""
 
     def fold(row: Row, _: Rows) -> None:
         _see(row, seen, connection, object_)

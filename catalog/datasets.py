@@ -22,13 +22,13 @@ COLUMNS = [column for column in tables.datasets.columns if column.name not in _W
 
 
 def entry(row: RowMapping) -> Dataset:
-    """The entry in `row`."""
+    """Return the entry in `row`."""
     columns = {column.name: row[column.name] for column in COLUMNS}
     return Dataset(**{**columns, "tags": tuple(columns["tags"])})
 
 
 def dataset(connection: Connection, id: str) -> Dataset:
-    """The catalog entry `id`. Raises NotFound."""
+    """Return the catalog entry `id`. Raises NotFound."""
     row = connection.execute(select(*COLUMNS).where(tables.datasets.c.id == id)).mappings().first()
     if row is None:
         raise NotFound("there is no such dataset", value=id, hint="search for it: penstock catalog search WORDS")
@@ -86,7 +86,7 @@ def schema_at(
     version: int | None = None,
     at: datetime | None = None,
 ) -> SchemaVersion:
-    """The schema that was current at `at`, the one of `version`, or the current one. Raises NotFound."""
+    """Return the schema that was current at `at`, the one of `version`, or the current one. Raises NotFound."""
     table = tables.schema_versions
     query = select(table).where(table.c.dataset == id).order_by(table.c.version.desc())
     query = query if version is None else query.where(table.c.version == version)

@@ -22,13 +22,13 @@ def command(connection: Connection, id: str) -> Command | None:
 
 
 def run(connection: Connection, id: str) -> RunEntry | None:
-    """The run `id`."""
+    """Return the run `id`, or None."""
     row = connection.execute(_runs().where(tables.runs.c.id == id)).mappings().first()
     return None if row is None else RunEntry(**row)
 
 
 def runs_by_id(connection: Connection, ids: Collection[str]) -> tuple[RunEntry, ...]:
-    """Those of the runs `ids` that were created."""
+    """Return the runs of `ids` that were created."""
     return tuple(
         RunEntry(**row) for row in connection.execute(_runs().where(tables.runs.c.id.in_(list(ids)))).mappings()
     )
@@ -42,7 +42,7 @@ def runs(
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[RunEntry]:
-    """Runs, of one pipeline or in one status."""
+    """Return runs, optionally of one pipeline or in one status."""
     query = _where(_runs(), tables.runs, pipeline=pipeline, status=status)
     return latest(connection, query, tables.runs.c.offset, lambda row: RunEntry(**row), limit=limit, after=after)
 
@@ -60,14 +60,14 @@ def tasks(
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[TaskEntry]:
-    """Tasks, of one run or in one status."""
+    """Return tasks, optionally of one run or in one status."""
     table = tables.tasks
     query = _where(select(table).where(table.c.offset.is_not(None)), table, run=run, status=status)
     return latest(connection, query, table.c.offset, lambda row: TaskEntry(**row), limit=limit, after=after)
 
 
 def decision(connection: Connection, id: str) -> Decision | None:
-    """The decision `id`."""
+    """Return the decision `id`, or None."""
     table = tables.agent_decisions
     row = connection.execute(select(table).where(table.c.id == id)).mappings().first()
     return None if row is None else _decision(row)
@@ -82,7 +82,7 @@ def decisions(
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[Decision]:
-    """Decisions of one agent, about one subject, or about one pipeline with its runs and their tasks."""
+    """Return decisions, optionally of one agent, about one subject, or about one pipeline with its runs and tasks."""
     table = tables.agent_decisions
     query = _where(select(table), table, agent=agent, subject=subject)
     if pipeline is not None:
@@ -100,7 +100,7 @@ def errors(
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[ErrorEntry]:
-    """Errors, of one pipeline or run, or of one code."""
+    """Return errors, optionally of one pipeline, run or code."""
     table = tables.errors
     query = _where(select(table), table, pipeline=pipeline, run=run, code=code)
     return latest(connection, query, table.c.offset, _error, limit=limit, after=after)

@@ -1,4 +1,4 @@
-"""The list of pipelines in one query, by psycopg alone: who only lists them loads neither SQLAlchemy nor a model."""
+"""List of pipelines in one query, by psycopg alone: a command that only lists them need not load SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Overview", "overview"]
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A pipeline, its last run (None before the first) and the time of its next one, where a schedule has set it."""
+    """A pipeline, its last run (None before the first) and the time of its next one, if it has a schedule."""
 
     uid: str
     name: str
@@ -55,7 +55,7 @@ _OVERVIEW: Final = """
 
 
 def overview(session: psycopg.Connection[Any]) -> list[Overview]:
-    """Every living pipeline by name. Raises Unavailable."""
+    """Return every pipeline that is not deleted, by name. Raises Unavailable."""
     try:
         with session.cursor(row_factory=dict_row) as cursor:
             return [Overview(**{**row, "last_run": _run(row["last_run"])}) for row in cursor.execute(_OVERVIEW)]
@@ -64,6 +64,6 @@ def overview(session: psycopg.Connection[Any]) -> list[Overview]:
 
 
 def _run(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The run with its times as such: JSON has none."""
+    """Return the run with its times parsed from JSON's texts."""
     times = ("requested_at", "started_at", "finished_at")
     return run and {**run, **{name: datetime.fromisoformat(run[name]) for name in times if run[name]}}

@@ -53,7 +53,7 @@ def pipeline(connection: Connection, name: str) -> PipelineEntry:
 
 
 def next_tick(connection: Connection, name: str) -> datetime | None:
-    """When the schedule of an active pipeline is due next, in UTC; None if it has none."""
+    """Return when the schedule of an active pipeline is due next, in UTC; None if it has none."""
     table = tables.timers
     one = pipeline(connection, name)
     begins = f"tick:{one.uid}:{one.version}:"
@@ -81,7 +81,7 @@ def pipelines(
 
 
 def statuses(connection: Connection, names: Collection[str]) -> dict[str, str]:
-    """The status of each living pipeline of `names`."""
+    """Return the status of each pipeline of `names` that is not deleted."""
     table = tables.pipelines
     rows = connection.execute(
         _living().with_only_columns(table.c.name, table.c.status).where(table.c.name.in_(list(names)))
@@ -97,19 +97,19 @@ def versions(connection: Connection, uid: str) -> tuple[PipelineVersion, ...]:
 
 
 def connections(connection: Connection) -> tuple[ConnectionEntry, ...]:
-    """All connections by name."""
+    """Return all connections by name."""
     rows = connection.execute(select(tables.connections).order_by(tables.connections.c.name.collate("C"))).mappings()
     return tuple(ConnectionEntry(**row) for row in rows)
 
 
 def policies(connection: Connection) -> tuple[PolicyEntry, ...]:
-    """The policies in force, by name."""
+    """Return the policies in force, by name."""
     rows = connection.execute(select(tables.policies).order_by(tables.policies.c.name.collate("C"))).mappings()
     return tuple(PolicyEntry(**row) for row in rows)
 
 
 def policy_by_hash(connection: Connection, hash: str) -> PolicyEntry | None:
-    """The policy that a decision names, in force or not."""
+    """Return the policy that a decision names, in force or not."""
     table = tables.policy_versions
     row = (
         connection.execute(select(table).where(table.c.hash == hash).order_by(table.c.offset.desc())).mappings().first()
@@ -124,7 +124,7 @@ def workers(connection: Connection) -> tuple[WorkerEntry, ...]:
 
 
 def mapping(connection: Connection, name: str, version: int | None = None) -> MappingVersion:
-    """A mapping at `version`, or at its latest. Raises NotFound."""
+    """Return a mapping at `version`, or at its latest. Raises NotFound."""
     table = tables.mapping_versions
     query = select(table).where(table.c.name == name).order_by(table.c.version.desc())
     if version is not None:
@@ -137,7 +137,7 @@ def mapping(connection: Connection, name: str, version: int | None = None) -> Ma
 
 
 def mappings(connection: Connection, *, limit: int = LIMIT, after: str | None = None) -> Page[MappingVersion]:
-    """The latest version of each mapping, by name."""
+    """Return the latest version of each mapping, by name."""
     old, live = tables.mapping_versions, tables.mappings
     query = select(old).join(live, (live.c.name == old.c.name) & (live.c.version == old.c.version))
     return by_name(connection, query, old.c.name, lambda row: MappingVersion(**row), limit=limit, after=after)

@@ -48,8 +48,8 @@ _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 class Change:
     """A record's change of the row of `table` with key `key`: `fold` changes that row in place.
 
-    A new row has its key only. With `once` an existing row is left alone: a row that many records name and few change
-    would otherwise be written each time, with all its indexes. `fold` may add rows of history by `Rows.add`, and drop
+    A new row has its key only. With `once` an existing row is left alone; otherwise a row that many records name and
+    few change would be written each time, with all its indexes. `fold` may add rows of history by `Rows.add`, and drop
     its own by `Rows.drop`.
     """
 
@@ -129,7 +129,7 @@ class Rows:
 
 
 class _Untouched(Loader):
-    """jsonb as the server's text: rows that are written back keep every digit, and nothing is parsed."""
+    """Loads jsonb as the server's text, without parsing, so that rows that are written back keep every digit."""
 
     def load(self, data: Buffer) -> orjson.Fragment:
         return orjson.Fragment(bytes(data))
@@ -146,9 +146,9 @@ def folded(
     found: Sequence[tuple[int, Change | Entry]],
     cached: Mapping[Place, Row] = MappingProxyType({}),
 ) -> Rows:
-    """The rows as changes leave them, each with the offset of its record; they are still to be stored.
+    """Return the changed rows, not yet stored, each with the offset of its record.
 
-    `cached` are rows as they stand in the tables, which then need not be loaded. They are left as they are.
+    `cached` are rows as they are in the tables, which then need not be loaded. They are not modified.
     """
     rows, wanted = Rows(), dict[Table, dict[str, None]]()
     for _, change in found:
@@ -166,14 +166,14 @@ def folded(
 
 
 class RowCache(OrderedDict[Place, Row]):
-    """Rows that the last batches touched, as they stand in the tables; of those tables only that nobody else writes."""
+    """Cache of rows that the last batches touched, as they are in the tables; only for tables without other writers."""
 
     def __init__(self, tables: Iterable[Table]) -> None:
         super().__init__()
         self._tables = {table.name for table in tables}
 
     def keep(self, rows: Rows) -> None:
-        """Remember what a batch has left; to be called once it is committed."""
+        """Update the cache by a batch, after its commit."""
         for table, keys in rows.dropped.items():
             for key in keys:
                 self.pop((table.name, key), None)

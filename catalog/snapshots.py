@@ -24,7 +24,7 @@ def save(connection: Connection, snapshots: Sequence[Snapshot]) -> None:
 
 
 def load(connection: Connection) -> dict[str, Snapshot]:
-    """The snapshot of each agent that has one."""
+    """Return the snapshot of each agent that has one."""
     table = tables.snapshots
     found = connection.execute(select(table.c.agent, table.c.offset, table.c.rules, table.c.state))
     return {row.agent: Snapshot(row.agent, row.offset, row.rules, row.state) for row in found}

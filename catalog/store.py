@@ -55,7 +55,7 @@ class MetadataStore:
     """
 
     commits: Commits
-    """Wakes whoever waits for the projection."""
+    """Wakes threads that wait for the projection."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -95,7 +95,7 @@ class MetadataStore:
         fuzzy: bool = False,
         limit: int = 20,
     ) -> tuple[Hit, ...]:
-        """The entries that hold every word of `query`, the best first. Raises Unavailable: `fuzzy` without pg_trgm."""
+        """Return the entries with every word of `query`, best first. Raises Unavailable: `fuzzy` needs pg_trgm."""
         with self._transaction() as session:
             return search(session, query, kind=kind, tag=tag, connection_name=connection, fuzzy=fuzzy, limit=limit)
 
@@ -110,12 +110,12 @@ class MetadataStore:
         self._fold([(0, Change(tables.datasets, found, lambda _, rows: _forget(rows, found)))])
 
     def fingerprint(self, ref: DatasetRef) -> str | None:
-        """The fingerprint of the current schema of `ref`, None where none was observed."""
+        """Return the fingerprint of the current schema of `ref`; None if none was observed."""
         with self._transaction() as connection:
             return datasets.fingerprint(connection, ref)
 
     def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:
-        """Every schema that the dataset has had, the first one first. Raises NotFound."""
+        """Return every schema that the dataset has had, oldest first. Raises NotFound."""
         with self._transaction() as connection:
             return datasets.schema_history(connection, id)
 
@@ -149,12 +149,12 @@ class MetadataStore:
     # --- pipelines, connections, policies, workers
 
     def pipeline(self, name: str) -> PipelineEntry:
-        """The living pipeline `name`. Raises NotFound, with the name nearest to it."""
+        """Return the pipeline `name`, unless it is deleted. Raises NotFound, with the most similar name."""
         with self._transaction() as connection:
             return pipelines.pipeline(connection, name)
 
     def next_tick(self, name: str) -> datetime | None:
-        """When the schedule of an active pipeline is due next, in UTC; None if it has none."""
+        """Return when the schedule of an active pipeline is due next, in UTC; None if it has none."""
         with self._transaction() as connection:
             return pipelines.next_tick(connection, name)
 
@@ -166,22 +166,22 @@ class MetadataStore:
         limit: int = LIMIT,
         after: str | None = None,
     ) -> Page[PipelineEntry]:
-        """The living pipelines by name, in one status or with one label."""
+        """Return the pipelines that are not deleted, by name, optionally in one status or with one label."""
         with self._transaction() as connection:
             return pipelines.pipelines(connection, status=status, label=label, limit=limit, after=after)
 
     def overview(self) -> list[Overview]:
-        """Every living pipeline with its last run and the time of its next one, by name."""
+        """Return every pipeline that is not deleted, with its last run and the time of its next one, by name."""
         with self._transaction() as connection:
             return overview(driver_of(connection))
 
     def statuses(self, names: Collection[str]) -> dict[str, str]:
-        """The status of each living pipeline of `names`."""
+        """Return the status of each pipeline of `names` that is not deleted."""
         with self._transaction() as connection:
             return pipelines.statuses(connection, names)
 
     def pipeline_versions(self, name: str) -> tuple[PipelineVersion, ...]:
-        """All versions of the living pipeline `name`, the first one first. Raises NotFound."""
+        """Return all versions of the pipeline `name`, oldest first. Raises NotFound."""
         with self._transaction() as connection:
             return pipelines.versions(connection, pipelines.pipeline(connection, name).uid)
 
@@ -221,7 +221,7 @@ class MetadataStore:
         return found
 
     def runs_by_id(self, ids: Collection[str]) -> tuple[RunEntry, ...]:
-        """Those of the runs `ids` that the catalog has."""
+        """Return the runs of `ids` that the catalog has."""
         with self._transaction() as connection:
             return history.runs_by_id(connection, ids)
 
@@ -301,13 +301,13 @@ class MetadataStore:
 
         Raises Unavailable after `timeout` seconds: the control process may not be running.
         """
-        deadline, heard = monotonic() + timeout, self.commits.listen()
+        deadline, seen = monotonic() + timeout, self.commits.listen()
         while (found := self._find_command(id)) is None or found.status == "pending":
             left = remaining(deadline)
             if not left:
                 hint = "it stays on the log, and is answered when the control process runs: penstock up"
                 raise Unavailable(f"no answer within {timeout:g} s", where=f"command {id}", hint=hint)
-            heard = self.commits.wait(heard, left)
+            seen = self.commits.wait(seen, left)
         return found
 
     def _find_command(self, id: str) -> Command | None:
@@ -317,7 +317,7 @@ class MetadataStore:
     # --- snapshots
 
     def save_snapshots(self, found: Sequence[Snapshot]) -> None:
-        """Keep `found`, each in place of its agent's last one, all or none."""
+        """Store `found` atomically, each replacing its agent's last one."""
         with self._transaction() as connection:
             snapshots.save(connection, found)
 

@@ -24,7 +24,7 @@ class Commits:
 
     def __init__(self, session: Callable[[], psycopg.Connection]) -> None:
         self._session = session
-        self._heard = Condition()
+        self._changed = Condition()
         self._count = 0
         self._ready = Event()
         self._closed = Event()
@@ -32,17 +32,17 @@ class Commits:
 
     def listen(self) -> int:
         """Start listening; return the number of commits seen so far. The first call returns once LISTEN is active."""
-        with self._heard:
+        with self._changed:
             if self._thread is None and not self._closed.is_set():
                 self._thread = Thread(target=self._run, name="catalog-commits", daemon=True)
                 self._thread.start()
         self._ready.wait(POLL)
         return self._count
 
-    def wait(self, heard: int, timeout: float) -> int:
-        """Wait for more than `heard` commits, at most `timeout` or POLL seconds; return their number."""
-        with self._heard:
-            self._heard.wait_for(lambda: self._count > heard, min(timeout, POLL))
+    def wait(self, seen: int, timeout: float) -> int:
+        """Wait for more than `seen` commits, at most `timeout` or POLL seconds; return their number."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count > seen, min(timeout, POLL))
             return self._count
 
     def close(self) -> None:
@@ -68,9 +68,9 @@ class Commits:
                 self._tell()
 
     def _tell(self) -> None:
-        with self._heard:
+        with self._changed:
             self._count += 1
-            self._heard.notify_all()
+            self._changed.notify_all()
 
 
 def remaining(deadline: float) -> float:

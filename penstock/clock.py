@@ -1,4 +1,4 @@
-"""The only reader of the clock. What decides takes its time from a record; only the edges call `now`."""
+"""The only reader of the clock. Decisions take their time from a record; only code at the edges calls `now`."""
 
 from datetime import UTC, datetime
 

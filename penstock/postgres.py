@@ -38,7 +38,7 @@ _BY_STATE: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "28000": (AccessDenied, "the server refuses this user", "check the user, and the server's pg_hba.conf"),
     "3D000": (NotFound, "there is no such database", "create the database, or correct its name"),
     "3F000": (SchemaMismatch, "there is no such schema", "create the schema, or correct its name"),
-    "40001": (Unavailable, "the transaction met another one", "try again"),
+    "40001": (Unavailable, "the transaction conflicts with another one", "try again"),
     "40P01": (Unavailable, "the server ended a deadlock", "try again"),
     "42501": (AccessDenied, "a privilege is missing", "grant it to the connection's user"),
     "42P01": (MissingTable, "there is no such table", "was it dropped or renamed? create it, or correct its name"),
@@ -46,25 +46,25 @@ _BY_STATE: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "42704": (SchemaMismatch, "there is no such type", "was it dropped?"),
     "53100": (OutOfSpace, "the disk is full", "free some space and run again: nothing is half-applied"),
     "53200": (Unavailable, "the server is out of memory", "try again later"),
-    "53300": (Unavailable, "the server has no connection left", "raise max_connections, or close other sessions"),
-    "55P03": (Unavailable, "a lock could not be had in time", "something holds the table; try again later"),
+    "53300": (Unavailable, "the server has no free connection", "raise max_connections, or close other sessions"),
+    "55P03": (Unavailable, "a lock was not granted in time", "another session locks the table; try again later"),
     "57014": (Unavailable, "a statement took too long or was cancelled", "try again"),
     "57P01": (Unavailable, "the session was ended by the server", "a newer run, or an administrator; try again"),
     "57P03": (Unreachable, "the server is starting or stopping", "wait a moment, then try again"),
 }
 _BY_CLASS: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "08": (Unreachable, "the connection was lost", "check that the server runs and can be reached, and try again"),
-    "22": (BadData, "the target cannot take a value", "look at the mapped types"),
+    "22": (BadData, "the target cannot hold a value", "look at the mapped types"),
     "23": (BadData, "a row breaks a constraint of the target", "look at its keys, checks and NOT NULL columns"),
     "44": (BadData, "a view of the target refuses a row", "look at its WITH CHECK OPTION"),
     "P0": (BadData, "a trigger or function of the target refuses a row", "look at the target's triggers"),
     "28": (AccessDenied, "the server refuses this user", "check the user and the password"),
     "40": (Unavailable, "the transaction was rolled back by the server", "try again"),
-    "42": (SchemaMismatch, "the server does not understand the statement", "does the table still have its columns?"),
+    "42": (SchemaMismatch, "the server cannot execute the statement", "check that the table still has its columns"),
     "53": (Unavailable, "the server is out of a resource", "try again later"),
-    "54": (BadData, "a limit of the server is passed", "look at the size of the rows"),
+    "54": (BadData, "a limit of the server is exceeded", "look at the size of the rows"),
     "57": (Unavailable, "the server interrupted the session", "try again"),
-    "58": (Unavailable, "the server has trouble with its files", "look at its log"),
+    "58": (Unavailable, "the server cannot access its files", "look at its log"),
 }
 _BY_TEXT: Final[tuple[tuple[tuple[str, ...], type[PenstockError], str], ...]] = (
     (("No space left on device",), OutOfSpace, "free some space on the server's disk, then try again"),
@@ -81,7 +81,7 @@ _BY_TEXT: Final[tuple[tuple[tuple[str, ...], type[PenstockError], str], ...]] = 
     ),
     (("is starting up", "is shutting down", "in recovery mode"), Unavailable, "wait a moment, then try again"),
 )
-"""What libpq says while connecting, where it does not expose the SQLSTATE."""
+"""Errors by libpq's text while connecting, when it does not expose the SQLSTATE."""
 
 
 def connect(
@@ -138,7 +138,7 @@ def translated(error: psycopg.Error, *, where: str | None = None) -> PenstockErr
 
 
 def by_state(state: str) -> tuple[type[PenstockError], str, str]:
-    """The error for an SQLSTATE, what it means in words that hold no value, and what to do."""
+    """Return the error class for an SQLSTATE, its meaning without any value, and the hint."""
     unknown = PenstockError, "the server reports an error", "look at its log"
     return _BY_STATE.get(state) or _BY_CLASS.get(state[:2]) or unknown
 

@@ -1,4 +1,4 @@
-"""Tell whether requirements.lock fits pyproject.toml: every wish is pinned within its bounds, and no pin is left over.
+"""Check that requirements.lock fits pyproject.toml: every requirement is pinned within its bounds, without extra pins.
 
 It asks no index, so it is quick and gives the same answer every day. That the pins fit each other is checked by
 ``pip check`` when they are installed.

@@ -24,12 +24,12 @@ Numbered = tuple[int, Record]
 
 
 @command(name="events")
-@click.option("--follow", "-f", is_flag=True, help="Go on with new records; Ctrl-C ends it.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new records; Ctrl-C ends it.")
 @click.option("--since", help="Begin at an offset, a time (ISO 8601), or a duration ago such as 10m, 2h, 1d.")
 @click.option("--type", "type_", help="Only types with this beginning, such as `run` or `task.failed`.")
 @click.option("--limit", default=50, show_default=True, help="Without --since: how many, the latest.")
 def events_(state: State, *, follow: bool, since: str | None, type_: str | None, limit: int) -> None:
-    """The records of the control topic, the oldest first."""
+    """Show the records of the control topic, oldest first."""
     with connected(state.settings, runs=False) as client, stopped_by_hand():
         for offset, record in _wanted(client, since, type_, limit, follow=follow):
             _show(state, offset, record)
@@ -66,7 +66,7 @@ def _moment(text: str) -> datetime:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
-        raise UsageError("is no offset, time or duration", where="--since", value=text, hint=hint) from error
+        raise UsageError("is not an offset, time or duration", where="--since", value=text, hint=hint) from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

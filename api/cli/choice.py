@@ -1,4 +1,4 @@
-"""Choosing pipelines: by name, by label, by a pattern of names, or all of them."""
+"""Choice of pipelines: by name, by label, by a pattern of names, or all of them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Choice:
     every: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UsageError: nothing is chosen, or names besides `--all`."""
+        """Check the choice. Raises UsageError: nothing is chosen, or names in addition to `--all`."""
         if not (self.names or self.selectors or self.every):
             raise UsageError("name a pipeline", where="penstock run", hint="penstock list, or penstock run --all")
         if self.every and (self.names or self.selectors):
-            raise UsageError("`--all` leaves nothing to name", where="penstock run", hint="leave out one of them")
+            raise UsageError("names and `--all` exclude each other", where="penstock run", hint="leave out one of them")
 
     @property
     def single(self) -> str | None:
@@ -34,14 +34,14 @@ class Choice:
 
     @property
     def words(self) -> str:
-        """The choice as it is written on the command line."""
+        """The choice as written on the command line."""
         return "--all" if self.every else " ".join((*self.names, *(f"--select {one}" for one in self.selectors)))
 
     def of(self, pipelines: Sequence[Overview]) -> list[str]:
         """Return the chosen names, each once: the named ones, then the selected ones that are active.
 
         Raises:
-            NotFound: there is no pipeline of a name, or nothing active that a selector takes.
+            NotFound: there is no pipeline of a name, or no active one that matches a selector.
         """
         names = [one.name for one in pipelines]
         chosen = dict.fromkeys(known(name, names) for name in self.names)
@@ -55,7 +55,7 @@ class Choice:
 
 
 def known(name: str, names: Collection[str]) -> str:
-    """Return `name` if it is one of `names`. Raises NotFound, with the nearest one."""
+    """Return `name` if it is one of `names`. Raises NotFound, with the most similar one."""
     if name in names:
         return name
     hint = did_you_mean(name, names) or "see them all: penstock list"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["names_or_files", "pipeline_names"]
 
 SECONDS: Final = 2
-"""How long a database may take to answer: a person waits at the keyboard."""
+"""Time-out of the database, since a person is waiting."""
 
 
 def pipeline_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the sources of pipelines say of their cursors, asked before the pipelines are put in place."""
+"""Notes of sources on the cursors of pipelines, collected before the pipelines are applied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["cursor_notes"]
 def cursor_notes(
     state: State, pipelines: Iterable[Pipeline], connections: Mapping[str, Any]
 ) -> dict[tuple[str, str], list[str]]:
-    """The notes on each pipeline's cursor. A source that cannot be reached now is asked again by each run.
+    """Return the notes on each pipeline's cursor. A source that cannot be reached now is checked by each run.
 
     Raises:
         Refused, SchemaMismatch: a cursor by which rows would be lost.
@@ -27,15 +27,15 @@ def cursor_notes(
         if pipeline.spec.source.cursor is None:
             continue
         try:
-            told = _asked(state, pipeline, connections)
+            risks = _asked(state, pipeline, connections)
         except (MissingTable, MissingColumn):
-            continue  # it may be made before the first run
+            continue  # the table may be created before the first run
         except (Refused, SchemaMismatch) as error:
             error.add_note("nothing was applied")
             raise
         except PenstockError:
             continue
-        found["pipeline", pipeline.name] = [f"{pipeline.name}: {one}" for one in told]
+        found["pipeline", pipeline.name] = [f"{pipeline.name}: {one}" for one in risks]
     return found
 
 

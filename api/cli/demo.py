@@ -47,13 +47,13 @@ ELSEWHERE = ("PENSTOCK_DATABASE_URL", "PENSTOCK_LOG_URL", "PENSTOCK_HOME", "PENS
 def demo_(state: State, keep: Path | None) -> int:
     """Take a tour: a shop of 765 000 rows, an empty warehouse, three pipelines, a crash, and checks afterwards.
 
-    It runs in a folder and on a server of its own, whatever your settings, and takes about a minute.
+    It uses a temporary folder and its own server, whatever your settings, and takes about a minute.
     """
     for name in ELSEWHERE:
         os.environ.pop(name, None)
     folder = keep or Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     if keep is None:
-        folder.chmod(0o711)  # so that the server's account reaches its data in it, and they are gone with it
+        folder.chmod(0o711)  # so that the server's account can reach its data in it, which are deleted with it
     tour = _Tour(state, folder)
     try:
         with Memory(tour.processes) as memory:
@@ -152,7 +152,7 @@ class _Tour:
         return f"{name} are copied", f"{moved:,} rows in {taken:.1f} s", moved > 0
 
     def _survived(self, client: Client) -> Proof:
-        """Kill the run's process with SIGKILL when some of its splits are committed; the run completes all the same."""
+        """Kill the run's process with SIGKILL after some of its splits are committed; the run still completes."""
         crashes: list[Crash] = []
 
         def tell(rows: int) -> None:
@@ -165,7 +165,7 @@ class _Tour:
             crashes.append(Crash(client.site, run, dsn, "SELECT count(*) FROM sales.line_items", tell))
             return crashes[0]
 
-        with self._step(f"{KILLED} killed midway; a new process went on after the last commit"):
+        with self._step(f"{KILLED} killed midway; a new process continued after the last commit"):
             entry = self._run(client, KILLED, crash)
         rows, moved, attempts = crashes[0].rows, entry.counters["rows_out"], entry.attempts or 0
         figures = f"killed after {rows or 0:,} rows; {moved:,} rows in {attempts} attempts"

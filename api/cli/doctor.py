@@ -25,12 +25,12 @@ ENOUGH_BYTES = 1 << 30
 
 
 class Finding(NamedTuple):
-    """Result of one check: its name, True if it passed, what was seen, and the fix."""
+    """Result of one check: its name, True if it passed, the observation, and the fix."""
 
     check: str
     well: bool
     seen: str
-    mend: str = ""
+    fix: str = ""
 
 
 @command(name="doctor")
@@ -38,11 +38,11 @@ def doctor_(state: State) -> int:
     """Check this installation; say what is wrong and how to fix it. Exit code 1 if anything is."""
     with _server(state.settings):
         findings = [finding for look in LOOKS for finding in _looked(look, state.settings)]
-    rows = [("ok" if one.well else "WRONG", one.check, one.seen, one.mend) for one in findings]
+    rows = [("ok" if one.well else "WRONG", one.check, one.seen, one.fix) for one in findings]
     state.output.table(("", "check", "seen", "fix"), rows, empty="")
     state.output.data([one._asdict() for one in findings])
     wrong = [one for one in findings if not one.well]
-    state.output.hint(wrong[0].mend or "penstock --help" if wrong else "penstock up")
+    state.output.hint(wrong[0].fix or "penstock --help" if wrong else "penstock up")
     return 1 if wrong else 0
 
 
@@ -64,7 +64,7 @@ def _looked(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -
         yield from look(settings)
     except PenstockError as error:
         name = look.__name__.strip("_").replace("_", " ")
-        yield Finding(name, well=False, seen=f"{error.where or ''}: {error.what}".lstrip(": "), mend=error.hint or "")
+        yield Finding(name, well=False, seen=f"{error.where or ''}: {error.what}".lstrip(": "), fix=error.hint or "")
 
 
 def _versions(_: Settings) -> Iterator[Finding]:
@@ -74,16 +74,16 @@ def _versions(_: Settings) -> Iterator[Finding]:
         try:
             yield Finding(name, well=True, seen=metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(name, well=False, seen="not installed", mend="pip install penstock")
+            yield Finding(name, well=False, seen="not installed", fix="pip install penstock")
 
 
 def _packages(_: Settings) -> Iterator[Finding]:
     owners = metadata.packages_distributions()
     for name in PACKAGES:
         others = sorted({one for one in owners.get(name, ()) if one != "penstock"})
-        mend = f"pip uninstall {' '.join(others)}, or use an environment of its own"
+        fix = f"pip uninstall {' '.join(others)}, or use an environment of its own"
         seen = f"also owned by {', '.join(others)}" if others else "ours alone"
-        yield Finding(f"package {name}", not others, seen, mend if others else "")
+        yield Finding(f"package {name}", not others, seen, fix if others else "")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -125,7 +125,7 @@ def _connects(settings: Settings, name: str, connection: PostgresConnection) -> 
             version = session.info.server_version
         yield Finding(f"connection {name}", well=True, seen=f"PostgreSQL {version // 10000}.{version % 10000}")
     except PenstockError as error:
-        yield Finding(f"connection {name}", well=False, seen=error.what, mend=error.hint or "")
+        yield Finding(f"connection {name}", well=False, seen=error.what, fix=error.hint or "")
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_versions, _packages, _disk, _installation, _connections)

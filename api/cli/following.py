@@ -1,4 +1,4 @@
-"""Following runs to their ends."""
+"""Follow runs until they end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def follow(watch: Watch, runs: Mapping[str, str], board: Board) -> Iterator[Resu
     """Follow `runs` (run: pipeline) and show their progress; yield the result of each as it ends.
 
     Raises:
-        Unavailable: no control process is active any more.
+        Unavailable: the control process has ended.
     """
     for event in watch.follow(runs):
         if isinstance(event, RunProgress):
@@ -34,7 +34,7 @@ def finish(watch: Watch, run: str, board: Board) -> RunEntry:
     """Follow one run to its end; return its entry.
 
     Raises:
-        PenstockError: of the kind that the run failed with, or because it cannot go on.
+        PenstockError: of the kind that the run failed with, or because it cannot continue.
     """
     (result,) = follow(watch, {run: ""}, board)
     if result.entry is None or result.error is not None:

@@ -45,7 +45,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "backfill": "Read a window of the cursor again.",
         "runs": "Show runs, the latest first.",
         "pause": "Start no new runs; stop a running one at its last commit.",
-        "resume": "Make active again; an interrupted run goes on.",
+        "resume": "Make active again; an interrupted run continues.",
         "stop": "Start no new runs; end an open one.",
         "delete": "Delete, with positions and plans at the sink.",
         "versions": "Show every version of a pipeline.",
@@ -79,7 +79,7 @@ MODULES: Final = {
     "runs": "api.cli.runs",
     "metrics": "api.cli.metrics",
 }
-"""Modules of commands that are not in their section's."""
+"""Modules of commands that are not in the module of their section."""
 
 
 EPILOG: Final = """\b
@@ -176,7 +176,7 @@ def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error becomes one line and an exit code."""
-    gc.set_threshold(50_000, 20, 100)  # imports leave next to no garbage, and looking for it takes a fifth of a start
+    gc.set_threshold(50_000, 20, 100)  # imports leave little garbage; collecting it takes a fifth of the start-up time
     words = sys.argv[1:] if arguments is None else arguments
     output = Output(as_json="--json" in words)
     try:

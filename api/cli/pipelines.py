@@ -68,7 +68,7 @@ pause_ = _transition(
     "pause", "Pause: no new runs; a running one stops at its last commit and keeps its place.", "penstock resume {name}"
 )
 resume_ = _transition(
-    "resume", "Resume: active again; an interrupted run goes on where it was.", "penstock status {name}"
+    "resume", "Resume: active again; an interrupted run continues where it was.", "penstock status {name}"
 )
 stop_ = _transition("stop", "Stop: no new runs; an open one is ended at its last commit.", "penstock resume {name}")
 

@@ -1,4 +1,4 @@
-"""`penstock plan`: what runs would do, and why they would be refused. Nothing is written."""
+"""`penstock plan`: a dry run that shows what runs would do, or why they would be refused. Nothing is written."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from penstock.models.documents import Documents
 @command(name="plan")
 @click.argument("what", nargs=-1, metavar="[NAME|FILE]...", shell_complete=names_or_files)
 def plan_(state: State, what: tuple[str, ...]) -> int:
-    """Show what runs would do: tables they would make, rows, splits, and why they would be refused.
+    """Show what runs would do: tables to create, rows, splits, or why they would be refused.
 
-    Of the pipelines in FILE, or of NAME: as the project's files have it, else as it was applied. Default: all of the
-    project.
+    Takes the pipelines in FILE, or the pipeline NAME: from the project's files, else as it was applied. Default: all of
+    the project.
     """
     files = tuple(Path(word) for word in what if _is_file(word))
     names = [word for word in what if not _is_file(word)]
@@ -52,7 +52,7 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
 
 
 def _is_file(word: str) -> bool:
-    """True if `word` means a file: the name of a pipeline holds neither a dot nor a slash."""
+    """True if `word` means a file: the name of a pipeline contains neither a dot nor a slash."""
     return Path(word).exists() or Path(word).suffix != "" or "/" in word
 
 

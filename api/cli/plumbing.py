@@ -88,7 +88,7 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
 @click.argument("action", type=click.Choice(["list", "tail", "lag"]), default="list")
 @click.argument("topic", required=False)
 @click.option("--from", "begin", type=int, help="tail: from this offset on (default: the last 20).")
-@click.option("--follow", "-f", is_flag=True, help="tail: go on with new messages.")
+@click.option("--follow", "-f", is_flag=True, help="tail: continue with new messages.")
 def topics_(state: State, action: str, topic: str | None, begin: int | None, *, follow: bool) -> None:
     """Show the topics: `list` them, `tail TOPIC`, or how far the catalog is behind (`lag`)."""
     if action == "tail":

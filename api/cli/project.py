@@ -80,11 +80,11 @@ def apply_(state: State, files: Files) -> None:
     with connected(state.settings) as client:
         if issues := _unknown(documents, [one.name for one in client.store.connections()]):
             raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")
-        told = _cursor_notes(state, client, documents)
+        cursors = _cursor_notes(state, client, documents)
         rows = put(client, documents)
     state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
     notes = _notes(documents)
-    for key, found in told.items():
+    for key, found in cursors.items():
         notes[key] = [*notes.get(key, []), *found]
     _tell(state, [note for found in notes.values() for note in found])
     state.output.data(

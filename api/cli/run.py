@@ -1,4 +1,4 @@
-"""`penstock run` and `penstock backfill`: start runs, and follow them to their end."""
+"""`penstock run` and `penstock backfill`: start runs, and follow them until they end."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = ["again", "start"]
     "--select", "selectors", multiple=True, metavar="LABEL=VALUE|PATTERN",
     help="Active pipelines with this label, or with a name like `sales-*`; may be given again.",
 )  # fmt: skip
-@click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
+@click.option("--watch", is_flag=True, help="Show its progress until it ends.")
 @click.option("--full", is_flag=True, help="Read all rows again; they replace the target's at the end.")
 def run_(
     state: State, names: tuple[str, ...], selectors: tuple[str, ...], *, every: bool, watch: bool, full: bool
 ) -> int:
-    """Run pipelines, several at once. Waits for them to end, unless `penstock up` runs.
+    """Run pipelines, several at once. Waits for them to end, unless `penstock up` is running.
 
     Exit code 1 if any of several failed.
     """
@@ -48,11 +48,11 @@ def run_(
 @click.argument("name", shell_complete=pipeline_names)
 @click.option("--from", "first", required=True, metavar="VALUE", help="The first value of the cursor, such as a day.")
 @click.option("--to", "end", required=True, metavar="VALUE", help="The value of the cursor before which it ends.")
-@click.option("--watch", is_flag=True, help="Show how far it is, until its end.")
+@click.option("--watch", is_flag=True, help="Show its progress until it ends.")
 def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> int:
     """Read a window of the cursor again, as far as earlier runs have read; its rows replace the target's.
 
-    In `merge` they are merged. The position stays as it is: the next run goes on from there.
+    In `merge` they are merged. The position stays as it is: the next run continues from there.
     """
     return _run(state, Choice((name,)), Reload.parse({"rows": "window", "from": first, "to": end}), watch=watch)
 
@@ -88,7 +88,7 @@ def _start(state: State, client: Client, names: Iterable[str], reload: Reload | 
         if not isinstance(answer, PenstockError):
             results[name] = Result(name, str((answer.result or {})["run"]))
         elif isinstance(answer, Refused) and (run := _open_run(client, name, reload)):
-            state.output.say(f"run {run} of {name} is open: it goes on")
+            state.output.say(f"run {run} of {name} is open: it continues")
             results[name] = Result(name, run)
         else:
             results[name] = Result(name, error=answer)
@@ -115,16 +115,16 @@ def start(client: Client, name: str) -> str:
 
 @contextmanager
 def _interruptible(state: State, words: str) -> Iterator[None]:
-    """On Ctrl-C print how to go on with the runs that have not ended."""
+    """On Ctrl-C print how to continue the runs that have not ended."""
     try:
         yield
     except KeyboardInterrupt:
-        state.output.errors.print(f"[dim]what is committed stays; `{escape(words)}` goes on from there[/dim]")
+        state.output.errors.print(f"[dim]what is committed stays; `{escape(words)}` continues from there[/dim]")
         raise
 
 
 def again(choice: Choice, reload: Reload | None) -> str:
-    """Return the command that goes on with these runs: it has to read the same rows."""
+    """Return the command that continues these runs: it has to read the same rows."""
     if reload is None or reload.rows == "all":
         return f"penstock run {choice.words}{' --full' if reload else ''} --watch"
     window = reload.to_dict()

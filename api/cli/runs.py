@@ -33,7 +33,7 @@ def runs_(state: State, name: str | None, limit: int) -> None:
 def explain(state: State, runs: Sequence[RunEntry]) -> None:
     """Explain `resumed`, if the table of runs shows it."""
     if any(run.resumed for run in runs):
-        state.output.say("resumed: the rows were read at more than one point in time, after a break or a limit")
+        state.output.say("resumed: the rows were read at several points in time, after an interruption or a time limit")
 
 
 def _status(run: RunEntry) -> str:

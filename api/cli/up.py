@@ -51,7 +51,7 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
                 where = str(site.settings.project)
                 raise Refused("`penstock up` runs already here", where=where, hint="use it, or stop it first")
             if not supervisor.pids():
-                supervisor.start()  # before any thread, so that the children are copies of this process
+                supervisor.start()  # before any thread, so that the children can be forked
             health.start()
             _wait_until_ready(stop, log, store, supervisor, state)
             health.ready.set()
@@ -74,13 +74,13 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
 def _wait_until_ready(
     stop: threading.Event, log: PostgresLog, store: MetadataStore, supervisor: Supervisor, state: State
 ) -> None:
-    """Until control is active and a worker has joined; each change of the catalog wakes it."""
+    """Wait until control is active and a worker has joined; each change of the catalog wakes it."""
     while not stop.is_set():
-        heard = store.commits.listen()
+        seen = store.commits.listen()
         if log.holder(ACTIVE_CONTROL) and any(worker.status == "joined" for worker in store.workers()):
             return
         _look_after(supervisor, state)
-        store.commits.wait(heard, LOOK)
+        store.commits.wait(seen, LOOK)
 
 
 def _look_after(supervisor: Supervisor, state: State) -> None:

@@ -134,7 +134,7 @@ def pipelines() -> dict[str, str]:
 
 
 def prepare(server: EmbeddedServer) -> None:
-    """Make the empty tables of the source and of the warehouse."""
+    """Create the empty tables of the source and of the warehouse."""
     with postgres.connect(server.dsn(WAREHOUSE), "penstock:demo") as session:
         session.execute(WAREHOUSE_TABLES)
     with postgres.connect(server.dsn(SHOP), "penstock:demo") as session:
@@ -183,8 +183,8 @@ class Rows:
 
 
 def _program() -> str:
-    beside = Path(sys.executable).parent / "tpchgen-cli"
-    program = str(beside) if beside.exists() else shutil.which("tpchgen-cli")
+    installed = Path(sys.executable).parent / "tpchgen-cli"
+    program = str(installed) if installed.exists() else shutil.which("tpchgen-cli")
     if program is None:
         raise Unavailable("the generator of the demo's data is not installed", hint="pip install 'penstock[demo]'")
     return program

@@ -1,1 +1,1 @@
-"""What several benchmarks share: a server with a table, a stopwatch, and the README's tables."""
+"""Parts that benchmarks share: a server with a table, a stopwatch, and the README's tables."""

@@ -1,4 +1,4 @@
-"""A MariaDB server of the benchmark's own, with a table of line items; by the server that the tests start."""
+"""MariaDB server with a table of line items, started by the tests' fixture."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.dataflows.connectors.mysql.conftest import MysqlServer, program
 __all__ = ["DATABASE", "served_mysql"]
 
 DATABASE: Final = "bench"
-"""Its name, and that of the user, who needs no password."""
+"""Name of the database and of its user, who needs no password."""
 DURABLE: Final = ("--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=1G")
 
 
 @contextmanager
 def served_mysql(file: Path, part: str, rows: int) -> Iterator[int]:
-    """The port of a server that holds the CSV file's rows in ``lineitem``, and so many of them in `part`."""
+    """Yield the port of a server with the CSV file's rows in ``lineitem``, and the first `rows` of them in `part`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

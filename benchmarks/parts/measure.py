@@ -1,4 +1,4 @@
-"""A stopwatch for processes: wall-clock and CPU seconds, and memory."""
+"""Stopwatch for processes: wall-clock and CPU seconds, and memory."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LOOK: Final = 0.05
 
 
 class Failed(Exception):
-    """A process that did not end well, with the end of what it said."""
+    """A process failed; the message ends with its last output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One move: wall-clock and CPU seconds of the client's processes, and the most memory that they held, in MB."""
+    """One move: wall-clock and CPU seconds of the client's processes, and their peak memory in MB."""
 
     seconds: float
     cpu: float
@@ -41,13 +41,13 @@ def timed(
     seconds: float = 1800,
     ready: float = 0.0,
 ) -> Measured:
-    """Run the commands as a pipe; what they took together.
+    """Run the commands as a pipe and measure them together.
 
-    With `ready` the first one is given so many seconds to start, before it gets what it waits for; they are not counted
-    in the wall-clock time, but in the CPU's.
+    With `ready` the first one gets that many seconds to start before its input; its start counts as CPU time, but not
+    as wall-clock time.
 
     Raises:
-        Failed: one of them did not end with 0, or not within `seconds`.
+        Failed: one of them did not exit with 0 within `seconds`.
     """
     began = time.perf_counter()
     processes: list[subprocess.Popen[bytes]] = []
@@ -93,9 +93,9 @@ def timed(
 
 
 class _Memory:
-    """The most memory that processes and their descendants held, in MB: of each its own peak, together.
+    """Peak memory of processes and their descendants in MB: the sum of the peaks of each.
 
-    Asked of the kernel while they run: what `wait4` tells counts in the one who started them.
+    Sampled from the kernel while they run, since the result of `wait4` includes the process that started them.
     """
 
     def __init__(self, roots: list[int]) -> None:
@@ -105,7 +105,7 @@ class _Memory:
         self._thread.start()
 
     def end(self) -> float:
-        """No more looking; the sum of the peaks."""
+        """Stop sampling; return the sum of the peaks."""
         self._over.set()
         self._thread.join()
         return sum(self._peaks.values()) / 1024

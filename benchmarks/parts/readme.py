@@ -1,4 +1,4 @@
-"""The README's tables of figures: each stands between two markers, and is written by the benchmark that measured it."""
+"""The README's tables of figures: each is between two markers, and written by its benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README: Final = Path(__file__).parents[2] / "README.md"
 
 
 def machine() -> str:
-    """This machine and what runs on it, in a line."""
+    """Return a line on this machine and its software."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = re.search(r"model name\s*: (.+)", text)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -30,12 +30,12 @@ def machine() -> str:
 
 
 def write_table(name: str, lines: Sequence[str]) -> None:
-    """Put `lines` in the place of what the README has between the markers of `name`."""
+    """Replace the text between the README's markers of `name` by `lines`."""
     README.write_text(put_between(README.read_text(), name, lines))
 
 
 def put_between(text: str, name: str, lines: Sequence[str]) -> str:
-    """`text` with other lines between its markers.
+    """Return `text` with other lines between its markers.
 
     Raises:
         ValueError: there are no such markers.
@@ -44,6 +44,6 @@ def put_between(text: str, name: str, lines: Sequence[str]) -> str:
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        message = f"there is no place for {name}: {begin} … {end}"
+        message = f"no markers for {name}: {begin} … {end}"
         raise ValueError(message)
     return "\n".join([f"{before}{begin}", "", *lines, "", f"{end}{after}"])

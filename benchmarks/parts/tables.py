@@ -1,4 +1,4 @@
-"""A server of the benchmark's own, and TPC-H's lineitem on it."""
+"""Server of a benchmark, with TPC-H's lineitem."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ l_shipinstruct text, l_shipmode text, l_comment text"""
 
 @contextmanager
 def served() -> Iterator[str]:
-    """An embedded server of its own; the DSN of its database."""
+    """Start an embedded server; yield the DSN of its database."""
     home = Path(tempfile.mkdtemp(prefix="pen-", dir="/tmp"))
     server = EmbeddedServer(home)
     server.acquire()
@@ -43,7 +43,7 @@ def served() -> Iterator[str]:
 
 
 def generated(rows: int, form: str, folder: Path) -> Path:
-    """A file of about so many line items, as ``csv`` or ``parquet``."""
+    """Return a file of about `rows` line items, as ``csv`` or ``parquet``."""
     program = shutil.which("tpchgen-cli", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if program is None:
         sys.exit("tpchgen-cli is missing; run `make setup`")
@@ -55,7 +55,7 @@ def generated(rows: int, form: str, folder: Path) -> Path:
 
 
 def _of_usual_types(file: Path) -> Path:
-    """The file with texts that every reader of Parquet knows."""
+    """Rewrite the file with text types that every reader of Parquet supports."""
     source = pq.ParquetFile(file)
     schema = pa.schema(
         [pa.field(one.name, pa.string() if one.type == pa.string_view() else one.type) for one in source.schema_arrow]
@@ -68,7 +68,7 @@ def _of_usual_types(file: Path) -> Path:
 
 
 def lineitem(dsn: str, rows: int) -> int:
-    """Make and fill table ``lineitem``, with its key; the rows that there are."""
+    """Create and fill table ``lineitem``, with its key; return its number of rows."""
     with psycopg.connect(dsn, autocommit=True) as session, tempfile.TemporaryDirectory() as folder:
         session.execute(f"CREATE TABLE lineitem ({LINEITEM})")
         file = generated(rows, "csv", Path(folder))

@@ -1,1 +1,1 @@
-"""Other tools that move tables: how each is set up, and how it is told to make a move. Each in a place of its own."""
+"""Other tools that move tables: how each is installed, in a folder of its own, and run."""

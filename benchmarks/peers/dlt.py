@@ -104,7 +104,7 @@ told.raise_on_failed_jobs()
 def whole_database(
     source: str, target: str, folder: Path, backend: str = "pyarrow"
 ) -> tuple[list[str], dict[str, str]]:
-    """The command that replaces every table of a database in schema ``by_dlt`` of another one, and its environment."""
+    """Return the command that copies every table of a database to schema ``by_dlt`` of another, and its environment."""
     python = in_venv("dlt", *REQUIREMENTS) / "python"
     order = {
         "source": url_of(source).replace("postgresql:", "postgresql+psycopg2:"),
@@ -112,5 +112,5 @@ def whole_database(
         "folder": str(folder / "dlt"),
         "backend": backend,
     }
-    # One table after the other: in turns, each of them would hold a connection, more than the server has.
+    # One table after the other: concurrently, they would need more connections than the server has.
     return [str(python), "-c", WHOLE, json.dumps(order)], {**QUIET, "EXTRACT__NEXT_ITEM_MODE": "fifo"}

@@ -1,4 +1,4 @@
-"""What a benchmark needs to know of another tool."""
+"""Description of another tool for the benchmarks: its set-up and its command for a move."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from psycopg import conninfo
 __all__ = ["HOME", "Command", "Move", "Peer", "in_venv", "said", "url_of"]
 
 HOME: Final = Path(__file__).parents[2] / ".bench"
-"""Where peers are installed, each in a folder of its own."""
+"""Folder in which peers are installed, each in a folder of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What is to be moved: a direction such as ``postgres-parquet``, between a database and a folder of files."""
+    """Move to measure: a direction such as ``postgres-parquet``, between a database and a folder of files."""
 
     direction: str
     dsn: str
@@ -29,7 +29,7 @@ class Move:
     """The target's table, or the name of its folder."""
     source: str = "lineitem"
     mysql: int = 0
-    """The port of the MariaDB server, where rows come from one."""
+    """The port of the MariaDB server, if it is the source."""
 
     @property
     def url(self) -> str:
@@ -38,14 +38,14 @@ class Move:
 
 
 def url_of(dsn: str) -> str:
-    """The same as a URL, with the folder of the socket as a parameter."""
+    """Return a DSN as a URL, with the folder of the socket as a parameter."""
     parts = conninfo.conninfo_to_dict(dsn)
     return f"postgresql://{parts['user']}:any@localhost/{parts['dbname']}?host={quote(str(parts['host']), safe='')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Processes in a pipe, and what the first one reads."""
+    """Processes in a pipe, and the input of the first one."""
 
     pipe: list[list[str]]
     given: bytes = b""
@@ -54,22 +54,22 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A tool: how it is set up (it raises OSError or CalledProcessError where that fails) and told to move."""
+    """A tool: `ready` sets it up (raises OSError or CalledProcessError), `command` returns the command of a move."""
 
     name: str
     directions: frozenset[str]
     ready: Callable[[], None]
     command: Callable[[Move], Command]
     landed: Callable[[Move], str] = lambda move: move.table
-    """The table in which the rows are afterwards."""
+    """Table that contains the rows afterwards."""
     fraction: float = 1.0
-    """The part of the rows that it is given, where all would take too long."""
+    """Part of the rows that it moves, if all would take too long."""
     makes_table: bool = True
-    """Whether it makes the target's table itself."""
+    """True if it creates the target table itself."""
 
 
 def in_venv(name: str, *requirements: str) -> Path:
-    """A virtual environment below `HOME` with these packages, made if it is not there; its folder of programs."""
+    """Create a virtual environment below `HOME` with these packages, if missing; return its folder of programs."""
     home = HOME / name
     programs, mark = home / "bin", home / ".made-of"
     wanted = " ".join(requirements)
@@ -81,7 +81,7 @@ def in_venv(name: str, *requirements: str) -> Path:
 
 
 def said(error: Exception) -> str:
-    """The last line that a failed set-up said."""
+    """Return the last line of output of a failed set-up."""
     text = getattr(error, "stderr", None) or str(error)
     text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     return (text.strip().splitlines() or ["no word"])[-1][:200]

@@ -1,4 +1,4 @@
-"""Peers that are programs: built from the Rust registry, or fetched by their wheels at the first run."""
+"""Peers that are programs: built from source by cargo, or downloaded by their wheels at the first run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _faucet_command(move: Move) -> Command:
 
 
 def _wheel(name: str, requirement: str, program: str) -> None:
-    """Install, and see that it runs: these wheels fetch the program itself at the first start."""
+    """Install it and check that it runs: these wheels download the program at the first start."""
     done = subprocess.run(
         [in_venv(name, requirement) / program, "--version"], capture_output=True, text=True, check=False
     )

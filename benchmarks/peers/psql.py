@@ -1,4 +1,4 @@
-"""The limit: what PostgreSQL's own client does, in the binary form, with nothing between the two ends but a pipe."""
+"""The limit: PostgreSQL's own client, in binary format, with only a pipe between the two ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Meltano's way: the taps and the target of MeltanoLabs, joined by a pipe."""
+"""Meltano: the taps and the target of MeltanoLabs, joined by a pipe."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The steps from one release's schemas to the next.
+"""Migrations of the catalog's schemas from one release to the next.
 
-A change of schema `catalog` need not carry rows over: it may drop and make the tables anew, and the projector replays
-the topic. A change of `ops` must.
+A migration of schema `catalog` need not keep rows: it may drop and recreate tables, since the projector replays the
+topic. A migration of `ops` must keep them.
 """
 
 from typing import Any, Final
@@ -18,6 +18,6 @@ def is_current(session: psycopg.Connection[Any]) -> bool:
     """True if the database is at this release's revision. One query."""
     try:
         row = session.execute("SELECT version_num FROM ops.alembic_version").fetchone()
-    except psycopg.Error:  # such as no schema yet: whoever makes it says what is wrong
+    except psycopg.Error:  # such as no schema yet; its creation will report what is wrong
         return False
     return row is not None and row[0] == REVISIONS[-1]

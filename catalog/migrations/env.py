@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction that `catalog.database` hands over."""
+"""Alembic's environment: it runs the migrations on the connection and in the transaction of `catalog.database`."""
 
 from alembic import context
 

@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 - a package of one module
-"""Access logs of web servers as a source: a connector of its own package, in one class.
+"""Access logs of web servers as a source: a connector in a package of its own, in one class.
 
-A row is one line, by the byte that it begins at (`position`): the cursor of a run that reads only what is new.
+A row is one line; its `position`, the byte at which it begins, is the cursor of a run that reads only new lines.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class AccessLog:
 
     @property
     def where(self) -> str:
-        """Where an error with it is."""
+        """Location that errors name."""
         return f"{self.place.where}: {self.place.object}"
 
     def describe(self) -> Table:
@@ -96,21 +96,21 @@ class AccessLog:
         return table.column("position")
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
-        """The whole lines after the last one that was read.
+        """Return the window of complete lines after the last one that was read.
 
         Raises:
-            Refused: another cursor, a lag, or a file that is shorter than it was: it was rotated.
+            Refused: another cursor, a lag, or a file that is shorter than before, since it was rotated.
         """
         if cursor.name != "position" or rule.lag:
             raise Refused("logs are read by their position", where=self.where, hint="cursor: {field: position}")
         if last is not None and self._size() <= int(last):
-            hint = "give each log a name of its own, or read it anew by `penstock run --full`"
-            raise Refused("the log is shorter than it was: it was rotated", where=self.where, hint=hint)
+            hint = "give each log a name of its own, or read it again by `penstock run --full`"
+            raise Refused("the log is shorter than before: it was rotated", where=self.where, hint=hint)
         end = self._last_line()
         return Window(last, str(end) if end > (-1 if last is None else int(last)) else None)
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
-        """Ranges of bytes: a split's lines begin above its lower bound and not above its upper one."""
+        """Return ranges of bytes: a split's lines begin above its lower bound and not above its upper one."""
         low = -1 if window.lower is None else int(window.lower)
         high = self._last_line() if window.upper is None else int(window.upper)
         edges = [*range(low, high, rows * BYTES_PER_ROW), high]
@@ -123,15 +123,15 @@ class AccessLog:
         return replace(self, order=order)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The lines of a split.
+        """Yield the lines of a split.
 
         Raises:
-            BadData: a line that is none of an access log, by its position.
+            BadData: a line that is not of an access log; names its position.
         """
         return chunks(slot, split, self._batches(int(split.lower or -1), int(split.upper or -1)))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no file stays open."""
 
     def _batches(self, low: int, high: int) -> Iterator[pa.RecordBatch]:
         assert self.order is not None  # noqa: S101 - readers have one
@@ -148,7 +148,7 @@ class AccessLog:
                 yield from found.combine_chunks().to_batches(max_chunksize=self.order.batch_rows)
 
     def _rows(self, block: bytes, start: int) -> pl.DataFrame:
-        """The whole lines of a block that begins at the byte `start`."""
+        """Return the complete lines of a block that begins at byte `start`."""
         try:
             lines = pl.Series("line", [block.decode().removesuffix("\n")]).str.split("\n").explode()
         except UnicodeDecodeError as error:
@@ -168,7 +168,7 @@ class AccessLog:
         return frame
 
     def _no_line(self, position: int) -> BadData:
-        what = f"what begins at byte {position} is no line of the Common or Combined Log Format"
+        what = f"the line at byte {position} is not in the Common or Combined Log Format"
         return BadData(what, where=self.where, hint="look at the server's log format")
 
     def _opened(self) -> Any:
@@ -185,7 +185,7 @@ class AccessLog:
             return int(log.seek(0, 2))
 
     def _last_line(self) -> int:
-        """Where the last line begins that has its line break; -1 where there is none."""
+        """Return the start of the last line with a line break; -1 if there is none."""
         with self._opened() as log:
             end, tail = log.seek(0, 2), b""
             while end > 0 and tail.count(b"\n") < 2:  # noqa: PLR2004 - the one before the line, and its own

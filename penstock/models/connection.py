@@ -69,7 +69,7 @@ class PostgresConnection(Model):
 
     type: Literal["postgres"]
     holds_nul: ClassVar[bool] = False
-    """No text of it holds a character with code 0."""
+    """Its texts cannot contain a character with code 0."""
     dsn: Annotated[str, AfterValidator(_no_password_in_dsn)]
     password: Secret | None = None
 

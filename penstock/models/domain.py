@@ -136,7 +136,7 @@ class Counters(Model):
 
 
 class Reload(Model):
-    """What a run reads again regardless of its pipeline's position: all rows, or a window of the cursor.
+    """Rows that a run reads again regardless of its pipeline's position: all, or a window of the cursor.
 
     The window starts at `from` and ends before `to`, written as values of the cursor: a whole number, a date,
     or a time (UTC if it has no zone).
@@ -156,7 +156,7 @@ class Reload(Model):
 
     @property
     def is_window(self) -> bool:
-        """True if it is only a part of the rows."""
+        """True if it is only a part of the rows, not all."""
         return self.rows == "window"
 
 

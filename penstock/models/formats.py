@@ -1,4 +1,4 @@
-"""Formats of files: how they are read and written, where their names do not say enough."""
+"""Formats of files: how they are read and written, if their names do not show it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _encoding(value: str) -> str:
 
 _Delimiter = Annotated[str, Field(pattern=r"^[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x26\x28-\x5f\x61-\x7f]$")]
 _Quote = Annotated[str, Field(pattern=r"^[\"'`]$")]
-"""No delimiter, and no line's end."""
+"""A quotation mark."""
 _Escape = Annotated[str, Field(pattern=r"^[!#-&(-/:-@\[-_{-~]$")]
 """A sign, neither letter nor quote."""
 
@@ -51,9 +51,9 @@ class ParquetFormat(Model):
 class CsvFormat(Model):
     """Text with a delimiter (RFC 4180). Written files always have a header, and an empty value for NULL.
 
-    `columns` gives names and types in the order of the file, or overrides those that are told from a sample. `escape`
-    stands before quotes, delimiters, line ends and itself in files of Spark, Hive or MySQL, most often a backslash;
-    before any other character it is text. Written files double their quotes and have none.
+    `columns` gives names and types in the order of the file, or overrides those inferred from a sample. `escape`, most
+    often a backslash, precedes quotes, delimiters, line ends and itself in files of Spark, Hive or MySQL; before any
+    other character it is text. Written files double their quotes instead.
     """
 
     type: Literal["csv"]

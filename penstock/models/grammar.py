@@ -1,4 +1,4 @@
-"""PostgreSQL's grammar of expressions: sqlglot's, without the forms that sqlglot takes and PostgreSQL refuses."""
+"""PostgreSQL's grammar of expressions: sqlglot's, without the forms that PostgreSQL refuses."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ _SPELLINGS: Final = {
     TokenType.EQ: "=", TokenType.NOT: "NOT", TokenType.AND: "AND", TokenType.OR: "OR", TokenType.SLASH: "/",
     TokenType.MOD: "%",
 }  # fmt: skip
-"""Operators that sqlglot also takes in the spelling of other systems, such as ``==`` and ``!``."""
+"""Operators that sqlglot also accepts in the spelling of other systems, such as ``==`` and ``!``."""
 _ELSEWHERE: Final = {
     TokenType.NULLSAFE_EQ: "IS NOT DISTINCT FROM", TokenType.DQMARK: "coalesce(…)",
     TokenType.UNKNOWN: 'IS NULL, or "unknown" for a column of that name',
 }  # fmt: skip
 _SIGNS: Final = {TokenType.PLUS, TokenType.DASH}
 _LONGER: Final = {TokenType.MOD, TokenType.DPIPE}
-"""Operators that a sign right behind them makes longer, such as ``%-``."""
+"""Operators that a sign directly after them turns into another operator, such as ``%-``."""
 _BEFORE_NOT: Final = {
     None, TokenType.L_PAREN, TokenType.COMMA, TokenType.AND, TokenType.OR, TokenType.NOT, TokenType.IS, TokenType.CASE,
     TokenType.WHEN, TokenType.THEN, TokenType.ELSE, TokenType.FROM,
 }  # fmt: skip
-"""What may stand before ``NOT NULL``; sqlglot takes ``a NOT NULL`` for ``a IS NOT NULL``."""
+"""Tokens that may precede ``NOT NULL``; sqlglot reads ``a NOT NULL`` as ``a IS NOT NULL``."""
 _LEVELS: Final[dict[type[exp.Expr], int]] = {
     **dict.fromkeys((exp.Is, exp.NullSafeEQ, exp.NullSafeNEQ), 1),
     **dict.fromkeys((exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE), 2),
     **dict.fromkeys((exp.Like, exp.ILike, exp.Between, exp.In), 3),
 }
-"""How strongly operators hold their operands together; those of one level do not associate."""
+"""Precedence of operators; those of one level do not associate."""
 _STRONGEST: Final = 4
 
 
 class Positive(exp.Unary):
-    """``+a``, which sqlglot drops, and PostgreSQL takes for numbers only."""
+    """``+a``, which sqlglot drops, and PostgreSQL accepts for numbers only."""
 
 
 class _Parser(PostgresParser):
-    """Keeps what sqlglot drops: ``ago`` and signs of intervals, ``+a``, and which parentheses were written."""
+    """Keeps what sqlglot drops: ``ago`` and signs of intervals, ``+a``, and the parentheses as written."""
 
     UNARY_PARSERS: ClassVar = PostgresParser.UNARY_PARSERS | {
         TokenType.PLUS: lambda self: self.expression(Positive(this=self._parse_unary()))
@@ -71,7 +71,7 @@ class _Generator(PostgresGenerator):
 
 
 class Expressions(Postgres):
-    """The dialect of expressions."""
+    """Dialect of expressions."""
 
     Parser = _Parser
     Generator = _Generator
@@ -79,12 +79,12 @@ class Expressions(Postgres):
 
 @lru_cache(maxsize=64)
 def tokens_of(text: str) -> tuple[Token, ...]:
-    """The tokens of an expression. Kept: this takes longer than parsing them, and several checks ask for them."""
+    """Return the tokens of an expression. Cached: tokenising takes longer than parsing, and several checks need it."""
     return tuple(tokenize(text, dialect=Expressions))
 
 
 def trees_of(text: str) -> list[exp.Expr | None]:
-    """The trees of the expressions in a text."""
+    """Return the trees of the expressions in a text."""
     return Expressions().parser().parse(list(tokens_of(text)), text)
 
 
@@ -92,7 +92,7 @@ def check_tokens(tokens: Sequence[Token]) -> None:
     """Refuse words and signs that PostgreSQL does not have.
 
     Raises:
-        ValueError: with the place, and with what to write instead.
+        ValueError: names the place, and what to write instead.
     """
     earlier: list[Token | None] = [None, None, *tokens]
     for before_it, before, token in zip(earlier, earlier[1:], tokens, strict=False):
@@ -113,14 +113,14 @@ def check_tokens(tokens: Sequence[Token]) -> None:
 
 def _refused(token: Token, instead: str) -> ValueError:
     shown = f"'{token.text}'" if token.token_type == TokenType.STRING else token.text
-    return ValueError(f"is not PostgreSQL's: at character {token.start + 1} stands {shown}; {instead}")
+    return ValueError(f"is not PostgreSQL's syntax: {shown} at character {token.start + 1}; {instead}")
 
 
 def check_tree(tree: exp.Expr) -> None:
-    """Refuse what PostgreSQL's precedence refuses or reads otherwise, such as ``a < b = c``, and ``a || NOT b``.
+    """Refuse forms that PostgreSQL's precedence refuses or reads otherwise, such as ``a < b = c`` and ``a || NOT b``.
 
     Raises:
-        ValueError: with the operand that needs parentheses.
+        ValueError: names the operand that needs parentheses.
     """
     for node in tree.walk():
         for operand, needed in _operands(node):

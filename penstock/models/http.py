@@ -68,10 +68,9 @@ Given = Annotated[_Values, AfterValidator(_no_literal_secrets)]
 
 
 class _Ending(Model):
-    """What tells that a page is the last one, where the API says it.
+    """Paths in the body by which an API marks the last page.
 
-    At `more` the body holds whether there is another page; at `total` how many records all pages have: a run that gets
-    fewer fails.
+    `more` is true if there is another page; `total` is the number of records of all pages: a run that gets fewer fails.
     """
 
     more: _Path | None = None
@@ -81,7 +80,7 @@ class _Ending(Model):
 class NumberedPages(_Ending):
     """``?page=1``, ``?page=2`` … until a page is empty, or the API answers 204, 404, 416 or an `end_status`.
 
-    A page that is shorter than others does not end them: servers cap their pages, and leave records out.
+    A page that is shorter than others is not the last one: servers cap their pages, and leave records out.
     """
 
     type: Literal["page"]
@@ -93,7 +92,7 @@ class NumberedPages(_Ending):
 
 
 class OffsetPages(_Ending):
-    """``?offset=0``, then further by as many records as came; they end as those of `page` do."""
+    """``?offset=0``, then raised by the number of records received; they end as `NumberedPages` do."""
 
     type: Literal["offset"]
     parameter: _Parameter = "offset"
@@ -103,7 +102,7 @@ class OffsetPages(_Ending):
 
 
 class TokenPages(_Ending):
-    """The body holds, at `token`, what asks for the next page; there is none where it holds nothing there."""
+    """Pages requested by the value at `token` in the body of the last one; without a value there are no more."""
 
     type: Literal["cursor"]
     parameter: _Parameter = "cursor"
@@ -113,7 +112,7 @@ class TokenPages(_Ending):
 
 
 class LinkPages(_Ending):
-    """The answer names the next page's URL: in its ``Link`` header (RFC 8288, rel=next), or in the body at `next`."""
+    """Pages at the URL in the ``Link`` header (RFC 8288, rel=next) of the last one, or at `next` in its body."""
 
     type: Literal["link"]
     next: _Path | None = None
@@ -126,9 +125,9 @@ Pagination = Annotated[NumberedPages | OffsetPages | TokenPages | LinkPages, Fie
 
 
 class Since(Model):
-    """The parameter by which the server omits what is older than the pipeline's cursor.
+    """Parameter by which the server omits records older than the pipeline's cursor.
 
-    It may omit less, or nothing: records read before are skipped here.
+    It may omit fewer, or none: records that were read before are skipped here.
     """
 
     parameter: _Parameter

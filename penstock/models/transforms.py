@@ -1,4 +1,4 @@
-"""What happens to rows between source and sink, as users write it: cleaning, mapping, steps and validation."""
+"""Transforms of rows between source and sink, as users write them: cleaning, mapping, steps and validation."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ OPERATIONS = ("rename", "select", "cast", *CONDITIONAL, "deduplicate", "lookup",
 
 
 class Clean(Model):
-    """What is mended as rows are read. Without it, a row that the target cannot hold becomes a dead letter.
+    """Cleaning of values as rows are read. Without it, a row that the target cannot hold becomes a dead letter.
 
-    `nul`: characters with code 0 in texts are taken out, or become U+FFFD. `zero_dates`: dates such as 0000-00-00 of
-    MySQL become NULL.
+    `nul`: characters with code 0 are removed from texts, or become U+FFFD. `zero_dates`: MySQL's dates such as
+    0000-00-00 become NULL.
     """
 
     nul: Literal["strip", "replace"] | None = None
@@ -175,7 +175,7 @@ class Clean(Model):
     @model_validator(mode="before")
     @classmethod
     def _null_is_a_word(cls, data: Any) -> Any:
-        """YAML reads ``zero_dates: null`` as nothing at all."""
+        """Restore ``zero_dates: null``, which YAML reads as None."""
         said = isinstance(data, dict) and "zero_dates" in data and data["zero_dates"] is None
         return {**data, "zero_dates": "null"} if said else data
 

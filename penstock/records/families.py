@@ -137,4 +137,4 @@ def body(record: Record) -> Model:
     try:
         return model.model_validate_json(orjson.dumps(payload), strict=True)
     except (ValidationError, TypeError):
-        return model.parse(payload, where=record.type)  # three times slower, but it says what is wrong
+        return model.parse(payload, where=record.type)  # three times slower, but reports what is wrong

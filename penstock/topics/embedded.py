@@ -129,7 +129,7 @@ class EmbeddedServer:
             self._stop()
 
     def remove(self) -> None:
-        """Stop the server and delete its data and this object's leases; only when nobody else uses it."""
+        """Stop the server and delete its data and this object's leases; only if no other process uses it."""
         with self._start_lock():
             self._stop()
             while self._leases:

@@ -137,6 +137,6 @@ def has_topics(session: psycopg.Connection[Any], topics: Iterable[Topic]) -> boo
     """True if all of `topics` are there with as many partitions. One query."""
     try:
         rows = session.execute(sql.SQL("SELECT topic, count(*) FROM {} GROUP BY topic").format(COUNTERS)).fetchall()
-    except psycopg.Error:  # such as no schema yet: whoever makes it says what is wrong
+    except psycopg.Error:  # such as no schema yet; its creation will report what is wrong
         return False
     return {topic.name: topic.partitions for topic in topics}.items() <= dict(rows).items()

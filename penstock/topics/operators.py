@@ -150,7 +150,7 @@ class _Buffer:
 
     @property
     def over(self) -> bool:
-        """True if no more messages are wanted."""
+        """True if it is full."""
         return self.upto is not None and self.at >= self.upto
 
     def put(self, batch: list[Stored]) -> None:

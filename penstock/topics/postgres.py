@@ -37,7 +37,7 @@ APPEND_BYTES: Final = 256 * 1024 * 1024
 READ_BYTES: Final = 32 * 1024 * 1024
 """The approximate limit of one read."""
 POLL_SECONDS: Final = 1.0
-"""How often a waiting reader looks without a notification."""
+"""Seconds between two polls of a waiting reader without a notification."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[Message]).decode

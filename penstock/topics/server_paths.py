@@ -144,8 +144,8 @@ def _reachable(home: Path, account: Account) -> Path:
         _point(pointer, account)
     root = Path(pointer.read_text().strip())
     if not root.is_dir():
-        hint = f"bring that folder back, or delete {pointer} to begin with nothing"
-        raise Unavailable("the embedded server's data are gone", where=str(pointer), value=str(root), hint=hint)
+        hint = f"restore that folder, or delete {pointer} to start with an empty database"
+        raise Unavailable("the embedded server's data are missing", where=str(pointer), value=str(root), hint=hint)
     _private(root, account)
     return root
 
@@ -186,5 +186,5 @@ def _digest(path: Path) -> str:
 
 
 def _not_ours(path: Path) -> AccessDenied:
-    hint = "run as the user that made it, or choose another home, or set PENSTOCK_DATABASE_URL"
+    hint = "run as the user that created it, choose another home, or set PENSTOCK_DATABASE_URL"
     return AccessDenied("the embedded server's files belong to another user", where=str(path), hint=hint)

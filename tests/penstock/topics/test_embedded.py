@@ -313,7 +313,7 @@ def test_a_home_that_the_servers_account_cannot_reach(base: Path, run: Run, monk
     assert EmbeddedServer(home).pid is None
     shutil.rmtree(server.folder)
     if ROOT:
-        with pytest.raises(Unavailable, match=r"data are gone, got .*; bring that folder back"):
+        with pytest.raises(Unavailable, match=r"data are missing, got .*; restore that folder"):
             EmbeddedServer(home).ensure()
 
 
