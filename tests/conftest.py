@@ -1,4 +1,4 @@
-"""What every room's tests share: a real PostgreSQL of the run's own, and a fresh database for each test."""
+"""Fixtures of all tests: a real PostgreSQL server for the test run, and a fresh database for each test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from penstock.topics.embedded import EmbeddedServer
 from tests.reaper import VARIABLE, short_folder
 
 QUICK: Final = {"fsync": "off", "full_page_writes": "off", "max_connections": "100"}
-"""Tests kill processes, never the machine: what the kernel has taken survives without fsync."""
+"""Tests kill processes, never the machine, so data that the kernel has accepted survives without fsync."""
 
 _numbers = itertools.count(1)
 
@@ -40,7 +40,7 @@ def reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pg(reaper: None) -> Iterator[EmbeddedServer]:
-    """The embedded server of this test run (of this worker, under pytest-xdist), gone with it."""
+    """The embedded server of this test run (of this worker, under pytest-xdist), deleted at its end."""
     server = EmbeddedServer(short_folder(), configuration=QUICK)
     server.acquire()
     try:
@@ -51,7 +51,7 @@ def pg(reaper: None) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(scope="session")
 def new_database(pg: EmbeddedServer) -> Callable[[], str]:
-    """Make a fresh, empty database and return its DSN; `database` is the usual way, this the one for several."""
+    """Create a fresh, empty database and return its DSN; for tests that need several, otherwise use `database`."""
 
     def make() -> str:
         name = f"test_{next(_numbers)}"
@@ -64,7 +64,7 @@ def new_database(pg: EmbeddedServer) -> Callable[[], str]:
 
 @pytest.fixture
 def database(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[str]:
-    """The DSN of a fresh, empty database, dropped after the test with whoever is still in it."""
+    """The DSN of a fresh, empty database, dropped after the test even if sessions are still open."""
     dsn = new_database()
     yield dsn
     name = dsn.rpartition("dbname=")[2]

@@ -1,4 +1,4 @@
-"""End what a test process leaves behind when it is killed: servers, launchers and flows that it started.
+"""End the processes that a killed test process leaves behind: servers, launchers and flows.
 
 Runs as a program beside each pytest process and reads its standard input: the first line is a token that the
 environment of every process started by the tests holds, as do the names of their short folders; each further line is
@@ -21,7 +21,7 @@ from typing import Final
 from penstock.topics.server_paths import ELSEWHERE, OWNER
 
 ROUNDS: Final = 20
-TEMPORARY: Final = "/tmp"  # noqa: S108 - short enough for sockets; mkdtemp makes what is in it
+TEMPORARY: Final = "/tmp"  # noqa: S108 - short enough for sockets; mkdtemp creates what is in it
 VARIABLE: Final = "TESTS_TOKEN"
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     """Wait for the end of the input, then kill until nothing is left."""
     for held in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(held, signal.SIG_IGN)
-    spared = {os.getpid(), os.getppid()}  # the test process is spared where it ended its input itself
+    spared = {os.getpid(), os.getppid()}  # the test process is spared if it closed the input itself
     token, *folders = sys.stdin.read().splitlines()
     folders.append(f"{TEMPORARY}/pen-{token}-")
     data = _data_elsewhere(folders)

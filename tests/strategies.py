@@ -29,7 +29,7 @@ Strategy = st.SearchStrategy[Any]
 
 SQL: Final = ("price * quantity", "a", "upper(name)", "a <> 'x'", "coalesce(a, 0) + 1", "cast(a AS numeric(15, 2))")
 identifiers = st.sampled_from(["a", "b", "c", "d"])
-"""Few, so that records speak of each other's subjects."""
+"""Few, so that records share subjects."""
 texts = st.text(max_size=12)
 times = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))
 MOST: Final = timedelta(milliseconds=10**12)
@@ -64,11 +64,11 @@ BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
     http._plain_url: st.sampled_from(["https://api.example.com/v1", "http://127.0.0.1:8080"]),
     http._no_literal_secrets: st.sampled_from([{}, {"Accept": "*/*"}, {"X-Api-Key": "${env:PENSTOCK_SECRET_A}"}]),
 }
-"""Values that a validator takes, where the type alone does not tell."""
+"""Values that a validator accepts, for fields whose type alone does not suffice."""
 
 
 def models(model: type[Model], **fixed: Strategy) -> st.SearchStrategy[Any]:
-    """Valid instances of `model`; `fixed` names fields by what to draw for them."""
+    """Valid instances of `model`; `fixed` maps fields to strategies for them."""
     return _with(model, fixed) if fixed else _any(model)
 
 
@@ -304,7 +304,7 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
 }
 
 pipelines: st.SearchStrategy[dict[str, Any]] = models(pipeline.Pipeline).map(lambda one: one.to_dict())
-"""Valid pipeline documents, as a file holds them."""
+"""Valid pipeline documents, as in a file."""
 
 
 @st.composite
@@ -333,7 +333,7 @@ def records(draw: st.DrawFn, type_: str | None = None) -> Record:
 
 @st.composite
 def logs(draw: st.DrawFn, max_size: int = 40) -> list[Record]:
-    """Records in any order, of few types or of all, that speak of the same few subjects."""
+    """Records in any order, of few types or of all, about the same few subjects."""
     few = st.lists(st.sampled_from(sorted(TYPES)), min_size=1, max_size=6, unique=True)
     types_ = draw(few | st.just(sorted(TYPES)))
     some = st.sampled_from(types_).flatmap(records)

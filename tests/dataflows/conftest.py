@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
-"""Launchers by the dozen, and copies whose target can be compared with its source."""
+"""Fixtures to start many launchers, and copies whose target can be compared with its source."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PROGRAM = Path(__file__).parent / "programs" / "launchers.py"
 
 @dataclass
 class Launchers:
-    """Starts launchers and waits for them; what is left at the end is killed."""
+    """Starts launchers and waits for them; kills the remaining ones at the end."""
 
     process: subprocess.Popen[str]
     alive: set[int] = field(default_factory=set)
     peaks: dict[int, int] = field(default_factory=dict)
-    """The greatest resident memory that each launcher had, in kB, once it has ended."""
+    """Peak resident memory of each launcher that has ended, in kB."""
 
     def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin
@@ -51,23 +51,23 @@ class Launchers:
         return answer
 
     def run(self, task: dict[str, Any], failpoint: str | None = None, without: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Run to the end and read the result file; its `killed` is the signal that ended it instead."""
+        """Run to the end and return the result file; `killed` is the signal that ended the run instead."""
         code = self.wait(self.start(task, failpoint, without))["code"]
         return {"killed": -code} if code < 0 else result(task)
 
     def stopped(self, task: dict[str, Any], point: str, without: tuple[str, ...] = ()) -> int:
-        """Start a run that stops at a failpoint, and wait until it has come there."""
+        """Start a run that stops at a failpoint, and wait until it has reached it."""
         pid = self.start(task, f"{point}=stop", without)
         assert self.wait(pid) == {"stopped": True}, point
         return pid
 
     def woken(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
-        """The result of a stopped run that goes on to its end."""
+        """Resume a stopped run; return its result."""
         os.kill(pid, signal.SIGCONT)
         return self.ended(pid, task)
 
     def ended(self, pid: int, task: dict[str, Any]) -> dict[str, Any]:
-        """The result of a run that was started."""
+        """Wait for a started run; return its result."""
         assert self.wait(pid)["code"] in {0, 1}
         return dict(json.loads(Path(task["result"]).read_text()))
 
@@ -81,7 +81,7 @@ class Launchers:
 
 
 def result(task: dict[str, Any]) -> dict[str, Any]:
-    """The result file of a task, which is taken away."""
+    """Return the result file of a task, and delete it."""
     path = Path(task["result"])
     try:
         return dict(json.loads(path.read_text()))
@@ -109,7 +109,7 @@ _numbers = count(1)
 
 @dataclass
 class Copy:
-    """One pipeline that copies ``public.items``, and the tasks of its runs."""
+    """Pipeline that copies ``public.items``, and the tasks of its runs."""
 
     session: psycopg.Connection[Any]
     dsn: str
@@ -164,7 +164,7 @@ class Copy:
         return f"SELECT id, {'upper(name)' if self.arrow else 'name'} AS name, price, at FROM public.items"
 
     def differences(self) -> dict[str, int]:
-        """Rows lost and doubled (or foreign) in the target."""
+        """Return the numbers of rows lost, and duplicated (or foreign), in the target."""
         have = f"SELECT id, name, price, at FROM {self.target}"
         query = "SELECT (SELECT count(*) FROM ({} EXCEPT ALL {}) x), (SELECT count(*) FROM ({} EXCEPT ALL {}) y)"
         row = self.session.execute(query.format(self.expected, have, have, self.expected)).fetchone()
@@ -181,7 +181,7 @@ class Copy:
         )
 
     def leftovers(self) -> int:
-        """Shadows that are still there, and splits that are still planned."""
+        """Return the number of shadow tables and planned splits that are left."""
         prefix = shadow_prefix(self.uid)
         shadows = self.value(f"SELECT count(*) FROM pg_class WHERE relkind = 'r' AND starts_with(relname, '{prefix}')")
         return int(shadows) + int(self.value(f"SELECT count(*) FROM w._penstock_splits WHERE pipeline = '{self.uid}'"))
@@ -189,7 +189,7 @@ class Copy:
 
 @pytest.fixture(scope="module")
 def items(new_database: Callable[[], str]) -> Iterator[tuple[psycopg.Connection[Any], str]]:
-    """A database with a table of 600 items, with NULLs and empty texts, and an empty schema for targets."""
+    """Create a database with a table of 600 items, with NULLs and empty texts, and an empty schema for targets."""
     dsn = new_database()
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(

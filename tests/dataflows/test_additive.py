@@ -1,4 +1,4 @@
-"""Columns that the source has gained: added to the target, left out, or refused, as the pipeline says."""
+"""New columns of the source: added to the target, left out, or refused, as the pipeline says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.dataflows.conftest import Copy, Launchers
 
 @pytest.fixture
 def grown(copy: Callable[..., Copy]) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
-    """A pipeline over a table of its own, made by its first run, which then gains two columns."""
+    """Make a pipeline with a table of its own; after its first run the source gains two columns."""
 
     def make(write: str, rule: str | None, **spec: Any) -> Any:
         made = copy(write)
@@ -40,7 +40,7 @@ def gain(made: Copy) -> None:
 
 
 @pytest.mark.parametrize("write", ["append", "replace"])
-def test_added_where_the_rule_says_so(grown: Any, launchers: Launchers, write: str) -> None:
+def test_columns_are_added_if_the_rule_says_so(grown: Any, launchers: Launchers, write: str) -> None:
     made, task = grown(write, "apply")
     assert launchers.run(task("r1"))["status"] == "completed"
     gain(made)
@@ -71,7 +71,7 @@ def test_killed_after_the_columns_were_added(grown: Any, launchers: Launchers) -
     assert made.value(f"SELECT count(*) FROM {made.target}") == 350
 
 
-def test_left_out_where_the_rule_says_so(grown: Any, launchers: Launchers) -> None:
+def test_columns_are_left_out_if_the_rule_says_so(grown: Any, launchers: Launchers) -> None:
     made, task = grown("append", "ignore")
     assert launchers.run(task("r1"))["status"] == "completed"
     gain(made)
@@ -93,7 +93,7 @@ def test_refused_by_name_otherwise(grown: Any, launchers: Launchers, rule: str |
 
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("change", ["DROP COLUMN note", "RENAME COLUMN note TO remark"])
-def test_a_column_that_is_gone_is_never_silently_null(
+def test_a_column_that_disappeared_never_becomes_null_silently(
     grown: Any, launchers: Launchers, write: str, change: str
 ) -> None:
     made, task = grown(write, "ignore")

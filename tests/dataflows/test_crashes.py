@@ -1,4 +1,4 @@
-"""A run that is killed at any point, and run again, ends with the same rows as one that was not."""
+"""A run that is killed at any point, and run again, ends with the same rows as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = 3
 
 
 def cuts() -> Iterator[str]:
-    """Every point, those inside of splits for each split."""
+    """Yield every failpoint; those inside splits once for each split."""
     for point in POINTS:
         if point.startswith(("read.", "commit.")):
             yield from (f"{point}:{split}" for split in range(SPLITS))
@@ -96,9 +96,7 @@ def test_killed_at_every_cut_in_every_mode(
 @pytest.mark.chaos
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("arrow", [False, True], ids=["raw", "arrow"])
-def test_killed_at_random_again_and_again(
-    copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool
-) -> None:
+def test_killed_at_random_many_times(copy: Callable[..., Copy], launchers: Launchers, write: str, arrow: bool) -> None:
     chance = random.Random(7)
     for _ in range(15):
         made = copy(write, arrow=arrow, split_rows=30)
@@ -124,7 +122,7 @@ def test_a_finished_run_is_not_run_again(copy: Callable[..., Copy], launchers: L
         assert made.differences() == {"lost": 2, "doubled": 0}
 
 
-def test_append_moves_only_what_is_new(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_append_moves_only_new_rows(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     launchers.run(made.task("r1"))
     assert launchers.run(made.task("r2"))["counters"]["rows_in"] == 0

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
-"""What goes wrong outside ends a run with one clear error, and leaves nothing half-applied."""
+"""Errors of other systems end a run with one clear message, and leave nothing half-applied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOTHING = {"lost": 0, "doubled": 0}
 
 
 def failed(launchers: Launchers, task: dict[str, Any]) -> dict[str, Any]:
-    """The error of a run that has to fail."""
+    """Return the error of a run that has to fail."""
     found = launchers.run(task)
     assert found["status"] == "failed", found
     return dict(found["error"])
@@ -36,7 +36,7 @@ def with_spec(task: dict[str, Any], **parts: Any) -> dict[str, Any]:
 
 
 def untouched(made: Copy) -> bool:
-    """Whether neither rows nor state have come into being at the sink."""
+    """True if the sink has neither rows nor state."""
     known = made.value("SELECT to_regclass('w._penstock_runs')")
     runs = made.value(f"SELECT count(*) FROM w._penstock_runs WHERE pipeline = '{made.uid}'") if known else 0
     return made.value(f"SELECT count(*) FROM {made.target}") == 0 and runs == 0
@@ -143,7 +143,7 @@ def test_a_wrong_password(
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that asks for a password; a DSN without one."""
+    """Start a server that asks for a password; yield a DSN without one."""
 
     home = short_folder()
     server = EmbeddedServer(home)
@@ -191,7 +191,7 @@ def test_a_column_dropped_in_the_middle(copy: Callable[..., Copy], launchers: La
         mapping={"fields": [{"target": "id", "from": "id"}, {"target": "name", "from": "name"}]},
     )
     made.session.execute(f"INSERT INTO {made.target} VALUES (-1, 'before', 0, now())")
-    pid = launchers.stopped(task, "prepare.planned")  # later on the run's lock is in its way
+    pid = launchers.stopped(task, "prepare.planned")  # later, the run's lock would block the change
     made.session.execute("ALTER TABLE public.shrinking DROP COLUMN name")
     os.kill(pid, signal.SIGCONT)
     assert launchers.wait(pid) == {"code": 1}
@@ -209,7 +209,9 @@ def result_of(task: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(Path(task["result"]).read_text()))
 
 
-def test_a_value_that_the_target_refuses_is_not_told(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_an_error_does_not_contain_the_value_that_the_target_refused(
+    copy: Callable[..., Copy], launchers: Launchers
+) -> None:
     made = copy("append")
     made.session.execute(f"ALTER TABLE {made.target} ADD CHECK (name <> 'item 320')")
     error = failed(launchers, made.task("r1"))
@@ -248,7 +250,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_sigterm_stops_between_chunks_and_the_run_goes_on_later(
+def test_sigterm_stops_between_chunks_and_the_run_continues_later(
     copy: Callable[..., Copy], launchers: Launchers
 ) -> None:
     made = copy("append", split_rows=100)
@@ -311,7 +313,7 @@ def state(pid: int) -> str:
 
 @pytest.fixture
 def small_disk(copy: Callable[..., Copy], pg: EmbeddedServer) -> Iterator[str]:
-    """A tablespace of 6 MB on a file system of its own."""
+    """Make a tablespace of 6 MB on a file system of its own."""
     made = copy("append")
     folder = Path(made.value("SHOW data_directory")).parent / "small"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A child that is a copy of its parent: it runs what it is given, alone, and is watched and ended like any other."""
+"""Forked children: they share nothing with the parent, and are watched and ended like any other child."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ slow.kill()
 """
 
 
-def test_a_copy_runs_alone_and_is_watched_and_ended_like_any_child(tmp_path: Path) -> None:
+def test_a_forked_child_is_watched_and_ended_like_any_child(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], env=environment, capture_output=True, text=True, check=False

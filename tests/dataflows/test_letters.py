@@ -1,4 +1,4 @@
-"""Rows that a run refuses: each kept once, whatever dies, and every row of the source accounted for."""
+"""Dead letters: each refused row is kept once, whatever process dies, and every row of the source is counted."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STEPS = [
     {"name": "hide", "mask": {"name": "redact"}},
 ]
 BAD, FILTERED = 12, 60
-"""Of the 600 items: ids that 50 divides, and those that end in 3."""
+"""Ids among the 600 items: multiples of 50, and those that end in 3."""
 
 
 @pytest.fixture
 def kept(
     copy: Callable[..., Copy], new_database: Callable[[], str]
 ) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
-    """A copy with steps, and what makes its tasks; dead letters go to a catalog of their own."""
+    """Make a copy with steps, and a function that makes its tasks; dead letters go to a separate catalog."""
     catalog = new_database()
     migrate(catalog)
 
@@ -61,7 +61,7 @@ WANTED = [50 * number for number in range(1, BAD + 1)]
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("write", ["append", "replace"])
-def test_what_comes_in_goes_out_or_is_filtered_or_is_a_dead_letter(
+def test_every_row_is_written_filtered_or_a_dead_letter(
     kept: Callable[..., Any], launchers: Launchers, write: str, workers: int
 ) -> None:
     made, task = kept(write, workers=workers)
@@ -180,10 +180,10 @@ ODD = pa.table({
 })  # fmt: skip
 
 
-def test_a_row_that_json_has_no_form_for_is_a_dead_letter_too(
+def test_a_row_that_json_cannot_represent_is_a_dead_letter_too(
     kept: Callable[..., Any], launchers: Launchers, tmp_path: Path
 ) -> None:
-    """NaN, infinities and NUL: a letter that cannot be kept would fail the run for ever."""
+    """NaN, infinities and NUL: a letter that cannot be stored would fail the run for ever."""
     pq.write_table(ODD, tmp_path / "odd.parquet")
     made, task = kept("replace")
     order = task("r1", fail_above="99%")

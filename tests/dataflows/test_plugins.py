@@ -1,4 +1,4 @@
-"""A connector that comes with another package, as the example's: installed, validated, and run like a built-in one."""
+"""A connector of another package, the example's: installed, validated, and run like a built-in one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE = '10.0.0.{} - {} [02/Jan/2024:03:04:{:02d} +0100] "GET /größe?q=\\"x\\" 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the example's package is installed in, by pip, from its wheel."""
+    """Install the example's package from its wheel by pip; return the folder."""
     folder = tmp_path_factory.mktemp("site")
     options = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation"]
     pip = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(ROOT / "examples/connector")]
@@ -30,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def program(installed: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a program of Penstock where the package is installed."""
+    """Run a program of Penstock with the package installed."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{installed}"}
 
     def run(*arguments: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
@@ -125,7 +125,7 @@ def test_a_pipeline_from_a_plugged_in_source_each_line_once(run: Run, tmp_path: 
     assert (found[6][1], found[6][5]) == (None, None)
 
 
-def test_what_is_wrong_with_a_log_is_told_without_its_lines(run: Run, tmp_path: Path) -> None:
+def test_errors_of_a_log_do_not_contain_its_lines(run: Run, tmp_path: Path) -> None:
     missing = run("r1")["error"]
     assert (missing["code"], missing["what"]) == ("schema.missing_table", "there is no such log, got 'access.log'")
     log, good = tmp_path / "access.log", lines(range(3))

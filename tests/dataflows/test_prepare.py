@@ -31,7 +31,7 @@ COUNTED = (
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each of them is done."""
+    """Count how often each of them is done."""
     found: Counter[str] = Counter()
 
     def counting(original: Callable[..., Any], what: str) -> Callable[..., Any]:
@@ -61,7 +61,7 @@ def test_each_side_is_described_once(
     made = copy(write, arrow=True)
     made.session.execute(f"DROP TABLE {made.target}")
     prepared(made.task("r1"))
-    assert asked == {"source": 1, "plan": 1, "target": 2, "bind": 2}  # the target again once it is made
+    assert asked == {"source": 1, "plan": 1, "target": 2, "bind": 2}  # the target again once it is created
     assert launchers.run(made.task("r1"))["status"] == "completed"
     asked.clear()
     prepared(made.task("r2"))

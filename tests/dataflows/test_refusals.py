@@ -1,4 +1,4 @@
-"""Rows that the target itself refuses: each a dead letter, the others written, whatever the write mode."""
+"""Rows that the target refuses: each becomes a dead letter, the others are written, in every write mode."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BAD = [7, 107, 207, 307, 407, 507]
 def refusing(
     copy: Callable[..., Copy], new_database: Callable[[], str]
 ) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
-    """A copy into a table of its own kind, and what makes its tasks; dead letters go to a catalog of their own."""
+    """Make a copy into a given table, and a function that makes its tasks; dead letters go to a separate catalog."""
     catalog = new_database()
     migrate(catalog)
 

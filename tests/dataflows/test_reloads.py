@@ -1,4 +1,4 @@
-"""Rows that are read again: all of them, or a window of the cursor. The position and everything else stay exact."""
+"""Reloads: all rows, or a window of the cursor, are read again; the position and all other rows stay exact."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refused(launchers: Launchers, task: dict[str, Any]) -> str:
 
 @pytest.fixture
 def spoilt(copy: Callable[..., Copy], launchers: Launchers) -> Callable[..., Copy]:
-    """An `append` that was run; then rows with ids 101 to 300 were damaged, lost or added by hand."""
+    """Run an `append`, then damage, delete or add rows with ids 101 to 300 by hand."""
 
     def make(*, arrow: bool = False, workers: int = 1) -> Copy:
         made = copy("append", arrow=arrow, workers=workers)
@@ -56,7 +56,7 @@ def spoilt(copy: Callable[..., Copy], launchers: Launchers) -> Callable[..., Cop
 
 @pytest.mark.parametrize("arrow", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_rows_again_and_then_only_what_is_new(
+def test_all_rows_are_read_again_and_then_only_new_ones(
     spoilt: Callable[..., Copy], launchers: Launchers, *, arrow: bool, workers: int
 ) -> None:
     made = spoilt(arrow=arrow, workers=workers)
@@ -69,7 +69,7 @@ def test_all_rows_again_and_then_only_what_is_new(
 
 
 @pytest.mark.parametrize("arrow", [False, True])
-def test_a_window_again_and_then_only_what_is_new(
+def test_a_window_is_read_again_and_then_only_new_rows(
     spoilt: Callable[..., Copy], launchers: Launchers, *, arrow: bool
 ) -> None:
     made = spoilt(arrow=arrow)
@@ -83,7 +83,7 @@ def test_a_window_again_and_then_only_what_is_new(
     assert made.leftovers() == 0
 
 
-def test_a_window_ends_where_runs_have_come_to(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_window_ends_at_the_position_of_earlier_runs(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     words = refused(launchers, made.task("r0", reload=window(1, 10)))
     assert "nothing was read yet" in words
@@ -135,7 +135,7 @@ def test_killed_at_every_cut_and_run_again(
 
 
 @pytest.mark.parametrize("reload", [FULL, window(101, 301)], ids=["full", "window"])
-def test_a_run_after_one_that_was_given_up_reads_what_is_new(
+def test_a_run_after_an_abandoned_one_reads_the_new_rows(
     spoilt: Callable[..., Copy], launchers: Launchers, reload: dict[str, str]
 ) -> None:
     made = spoilt()
@@ -176,7 +176,7 @@ def test_an_unfinished_run_is_ended_before_a_window_is_read_again(
     assert made.differences() == EXACT
 
 
-def test_all_anew_after_an_append_that_was_cut_off(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_full_reload_after_an_interrupted_append(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     assert "killed" in launchers.run(made.task("r1"), "commit.done:1=kill")
     assert "killed" in launchers.run(made.task("r2", reload=FULL), "commit.done:0=kill")
@@ -195,7 +195,7 @@ def merging(made: Copy, run: str, **more: Any) -> dict[str, Any]:
     return task
 
 
-def test_a_merge_reads_again_in_place_or_anew(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_merge_reloads_in_place_or_in_full(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     made.session.execute(f"ALTER TABLE {made.target} ADD PRIMARY KEY (id)")
     completed(launchers, merging(made, "r1"))

@@ -1,4 +1,4 @@
-"""The worker tells of the attempt that is open, and of no other one."""
+"""The worker reports only the attempt that is open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from penstock.records import Reading, Record
 from penstock.topics.operators import Wakeup
 
 
-def test_the_end_of_an_older_attempt_is_not_told() -> None:
+def test_the_end_of_an_older_attempt_is_not_reported() -> None:
     logic = _Logic("w", Wakeup(), Reading(), cast("Any", None), cast("Any", None))
     payload = {"task": "t", "attempt": 2, "worker": "w"}
     logic._assigned["t"] = (

@@ -1,4 +1,4 @@
-"""A run that was taken for dead, stopped anywhere and woken after its successor, changes nothing any more."""
+"""A zombie, a run that is suspended at any point and resumed after its successor ran, changes nothing."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ STOPS = (
 )  # fmt: skip
 HOLDING_LOCKS = ("prepare.claiming", "publish.locked", "publish.moved")
 LATE = {"publish.done", "prepare.state_made"}
-"""Stopped after its own end, or before its claim: it may find its run finished, or have work to do."""
+"""Points after the run's end or before its claim: the zombie's run may be finished, or may still have to run."""
 
 
 def outcome(task: dict[str, Any]) -> dict[str, Any]:
-    """What the result file holds."""
+    """Return the content of the result file."""
     return dict(json.loads(Path(task["result"]).read_text()))
 
 
@@ -67,7 +67,7 @@ def test_a_zombie_woken_while_its_successor_runs(
     write: str,
     same: bool,
 ) -> None:
-    """One that has not claimed yet may win; whoever does, the rows are exact."""
+    """A zombie that has not claimed yet may win; in any case the rows are exact."""
     points = ("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin")
     for at, point in enumerate(points):
         for meets in ("prepare.generation_raised", "commit.before_fence:2", "flow.end"):
@@ -75,7 +75,7 @@ def test_a_zombie_woken_while_its_successor_runs(
             task, second = made.task("r1"), made.task("r1" if same else "r2", attempt=2)
             zombie = launchers.stopped(task, point)
             pid = launchers.start(second, f"{meets}=stop")
-            running = "stopped" in launchers.wait(pid)  # not where the zombie has done the split to stop in
+            running = "stopped" in launchers.wait(pid)  # unless the zombie has already done the split to stop in
             late = launchers.woken(zombie, task)
             end = launchers.woken(pid, second) if running else outcome(second)
             ends = (point, meets, late, end)
@@ -117,7 +117,7 @@ def test_a_run_is_published_once(copy: Callable[..., Copy]) -> None:
 
 
 def doubled_by_a_zombie(copy: Callable[..., Copy], launchers: Launchers, *without: str) -> tuple[int, str]:
-    """Rows that a zombie doubles which wakes just before its fence, in `append`, while nobody ends its session."""
+    """Return rows duplicated by a zombie that resumes just before its fence, in `append`, with its session kept."""
     made = copy("append")
     task = made.task("r1")
     zombie = launchers.stopped(task, "commit.before_fence:0", without)
@@ -128,17 +128,19 @@ def doubled_by_a_zombie(copy: Callable[..., Copy], launchers: Launchers, *withou
     return made.differences()["doubled"], late["status"]
 
 
-def test_the_fence_alone_keeps_a_zombie_from_doubling(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_the_fence_alone_keeps_a_zombie_from_duplicating_rows(copy: Callable[..., Copy], launchers: Launchers) -> None:
     assert doubled_by_a_zombie(copy, launchers) == (0, "fenced")
 
 
-def test_without_the_fence_the_same_zombie_doubles_its_split(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_without_the_fence_the_same_zombie_duplicates_its_split(
+    copy: Callable[..., Copy], launchers: Launchers
+) -> None:
     doubled, _ = doubled_by_a_zombie(copy, launchers, "fence")
     assert doubled >= 200
 
 
 def test_a_zombie_between_the_fence_and_the_commit(copy: Callable[..., Copy], launchers: Launchers) -> None:
-    """It holds the locks that its successor needs: they are had by ending its session, and its split is done again."""
+    """It holds locks that its successor needs: the successor ends its session, and writes its split again."""
     for write in ("append", "replace"):
         made = copy(write)
         task = made.task("r1")

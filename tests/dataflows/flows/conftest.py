@@ -18,7 +18,7 @@ from tests.dataflows.flows.installation import ROOT, ForkServer, Installation
 
 @pytest.fixture
 def fresh(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[Callable[[], str]]:
-    """Make databases that are dropped after the test, with whoever is still in them."""
+    """Create databases that are dropped after the test, even if sessions are still open."""
     made: list[str] = []
 
     def make() -> str:
@@ -42,7 +42,7 @@ def installation(fresh: Callable[[], str], tmp_path: Path) -> Iterator[Installat
 
 @pytest.fixture(scope="session")
 def session_fork_server() -> Iterator[ForkServer]:
-    """A process that starts flows by fork, for the whole session."""
+    """Process that starts flows by fork, for the whole session."""
     command = [sys.executable, str(Path(__file__).parent / "programs" / "fork_server.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "1"}
     fork_server = ForkServer(
@@ -54,7 +54,7 @@ def session_fork_server() -> Iterator[ForkServer]:
 
 @pytest.fixture
 def fork_server(session_fork_server: ForkServer) -> Iterator[ForkServer]:
-    """The fork server; its processes are killed after the test."""
+    """Fork server whose processes are killed after the test."""
     yield session_fork_server
     for pid in list(session_fork_server.alive):
         session_fork_server.kill(pid)
@@ -62,7 +62,7 @@ def fork_server(session_fork_server: ForkServer) -> Iterator[ForkServer]:
 
 @pytest.fixture
 def busy(installation: Installation) -> Installation:
-    """… with commands on the log that make connections and the pipelines p0 to p2."""
+    """An installation with commands on the log that create connections and the pipelines p0 to p2."""
     for name in ("shop", "house"):
         installation.send("connection.put", name=name, connection=connection(name))
     for number in range(3):

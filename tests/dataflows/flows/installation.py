@@ -1,4 +1,4 @@
-"""An installation on two fresh databases of the shared server, its flows in processes of their own."""
+"""An installation on two fresh databases of the shared server, with each flow in a process of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SECONDS = 40.0
 
 
 def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """The first true value of `found`, asked again and again."""
+    """Poll `found` until it is true, and return its value."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for: {what}"
@@ -49,7 +49,7 @@ def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
 
 @dataclass
 class Flow:
-    """One process that runs flows."""
+    """Process that runs flows."""
 
     names: tuple[str, ...]
     process: subprocess.Popen[bytes]
@@ -67,7 +67,7 @@ class Flow:
         self.process.wait()
 
     def ended(self, seconds: float = SECONDS) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait for it to end by itself; return its exit code."""
         return self.process.wait(seconds)
 
     def children(self) -> list[psutil.Process]:
@@ -76,13 +76,13 @@ class Flow:
 
 @dataclass
 class ForkServer:
-    """Flows by fork, for tests that start them by the dozen."""
+    """Starts flows by fork, for tests that start many of them."""
 
     process: subprocess.Popen[str]
     alive: set[int] = field(default_factory=set)
 
     def start(self, installation: Installation, *names: str) -> int:
-        """Start flows; the process's id."""
+        """Start flows; return the process id."""
         order = {
             "arguments": [*names, "--project", str(installation.folder)],
             "environment": installation.environment(),
@@ -97,7 +97,7 @@ class ForkServer:
         return pid
 
     def kill(self, pid: int) -> None:
-        """Kill a process that this fork_server started, and wait until it is gone."""
+        """Kill a process that this fork server started, and wait until it has ended."""
         self.alive.discard(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -112,7 +112,7 @@ class ForkServer:
 
 @dataclass
 class Installation:
-    """The databases, the project's folder, and what runs there."""
+    """The databases, the project's folder, and the running flows."""
 
     folder: Path
     catalog_dsn: str
@@ -147,7 +147,7 @@ class Installation:
         return self.started[-1]
 
     def environment(self) -> dict[str, str]:
-        """What says where the installation is."""
+        """The environment variables of the installation."""
         return {
             "PYTHONPATH": str(ROOT),
             "PENSTOCK_DATABASE_URL": self.catalog_dsn,
@@ -167,22 +167,22 @@ class Installation:
     # --- the log
 
     def records(self) -> list[Record]:
-        """The whole log."""
+        """Return the whole log."""
         while stored := self.log.read(CONTROL, 0, len(self._known), 1000):
             self._known += [record for _, record in records_of(stored)]
             assert len(self._known) == stored[-1].offset + 1, "every message is a record"
         return list(self._known)
 
     def counted(self) -> list[tuple[int, Record]]:
-        """What of the log counts for every reader."""
+        """Return the records of the log that count for readers."""
         reading = Reading()
         return [(offset, record) for offset, record in enumerate(self.records()) if reading.keep(offset, record)]
 
     def of(self, type_: str) -> list[Record]:
         return [record for _, record in self.counted() if record.type == type_]
 
-    def told(self, type_: str, count: int) -> list[Record]:
-        """The records of a type, once there are `count` of them."""
+    def await_records(self, type_: str, count: int) -> list[Record]:
+        """Wait for `count` records of a type; return them."""
         until(lambda: len(self.of(type_)) >= count, f"{count} of {type_}")
         return self.of(type_)
 
@@ -192,7 +192,7 @@ class Installation:
         until(lambda: len(self.sent) >= wanted, "more load")
 
     def send(self, type_: str, /, key: str | None = None, log: PostgresLog | None = None, **payload: Any) -> str:
-        """Send a command; its id, once it is durable."""
+        """Send a command; return its id once it is durable."""
         id_ = command_id("tests", key or f"{type_} {len(self.sent)}")
         kind: Kind = "command" if type_ in COMMANDS else "event"
         record = Record(
@@ -203,7 +203,7 @@ class Installation:
         return id_
 
     def answers(self) -> dict[str, list[Record]]:
-        """The answers that count, by command."""
+        """Return the answers that count, by command."""
         found: dict[str, list[Record]] = {}
         for _, record in self.counted():
             if record.type in {"command.applied", "command.refused"}:
@@ -211,7 +211,7 @@ class Installation:
         return found
 
     def done(self, type_: str, /, **payload: Any) -> dict[str, Any]:
-        """Send a command and wait until it is applied; its result."""
+        """Send a command and wait until it is applied; return its result."""
         id_ = self.send(type_, **payload)
         (answer,) = until(lambda: self.answers().get(id_), f"the answer to {type_}")
         assert answer.type == "command.applied", answer.payload
@@ -229,7 +229,7 @@ class Installation:
         return sum(record.type == "brain.started" for record in self.records())
 
     def check_answers(self) -> None:
-        """Every command that was acknowledged is there and answered exactly once; nothing decided is unexplained."""
+        """Assert that every acknowledged command is there and answered exactly once, every decision explained."""
         log = self.records()
         assert self.sent.keys() <= {record.id for record in log}, "nothing acknowledged is lost"
         answers = self.answers()
@@ -250,7 +250,7 @@ class Installation:
         until(position, "the catalog to have all of the log")
 
     def check_catalog(self, fresh: str) -> None:
-        """The catalog is what a new one, folded in database `fresh`, would be."""
+        """Assert that the catalog equals a new one, folded in database `fresh`."""
         migrate(fresh)
         reading = Reading()
         log = self.records()
@@ -271,7 +271,7 @@ class Installation:
 
 
 def take_lock_from(installation: Installation, name: str) -> None:
-    """End the session that appends for the flow that logs in as `name`, as a lost network or a failover would."""
+    """End the session by which flow `name` appends, as a lost network or a failover would."""
     with postgres.connect(installation.log_dsn, "tests") as session:
         found = session.execute(
             "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid"
@@ -283,7 +283,7 @@ def take_lock_from(installation: Installation, name: str) -> None:
 
 
 class Load(threading.Thread):
-    """Sends pausing and resuming commands at about `rate` a second until it is told to stop."""
+    """Sends pause and resume commands at about `rate` a second until `stop`."""
 
     def __init__(self, installation: Installation, rate: float) -> None:
         super().__init__(name="load", daemon=True)
@@ -296,7 +296,7 @@ class Load(threading.Thread):
                 while not self.over.wait(1 / self.rate):
                     verb = ("pause", "resume", "stop", "resume")[len(self.installation.sent) % 4]
                     self.installation.send(f"pipeline.{verb}", log=log, name=f"p{len(self.installation.sent) % 3}")
-        except BaseException as error:  # noqa: BLE001 - looked at by the test
+        except BaseException as error:  # noqa: BLE001 - checked by the test
             self.error = error
 
     def stop(self) -> None:

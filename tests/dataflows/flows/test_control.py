@@ -1,4 +1,4 @@
-"""The control flow as a process: answered once, whatever dies."""
+"""The control flow as a process: every command is answered once, whatever dies."""
 
 from __future__ import annotations
 
@@ -158,5 +158,5 @@ def test_a_clean_stop_saves_snapshots_and_the_next_start_reads_only_later_record
     fresh, _ = start_brain(busy.log, agents(), {})
     for offset, record in enumerate(busy.records()):
         for fold in (*folds, *fresh):
-            assert fold.step(offset, record) == [], "all is answered"
+            assert fold.step(offset, record) == [], "every command is answered"
     assert [fold.state for fold in folds] == [fold.state for fold in fresh]

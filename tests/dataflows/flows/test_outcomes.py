@@ -1,4 +1,4 @@
-"""What a worker tells of tasks that never began, or that left a result which is no result."""
+"""Reports of a worker on tasks that never began, or that left an invalid result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The projector as a process, and the server itself: killed at any moment, the catalog is what the log says."""
+"""The projector and the server, killed at any moment: the catalog still equals the log."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_standby_projector_can_be_stopped(busy: Installation) -> None:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """A server that a test may kill, as durable as in production."""
+    """Start a server that a test may kill, as durable as in production."""
     home = short_folder()
     server = EmbeddedServer(home)
     server.acquire()
@@ -134,7 +134,7 @@ def kill(server: EmbeddedServer) -> None:
 
 
 def sessions(installation: Installation, name: str) -> bool:
-    """Whether a session of that name is in the topics' database."""
+    """True if the topics' database has a session of that name."""
     with connect(installation.log_dsn, "tests") as session:
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s"
         found = session.execute(query, [f"%{name}%"]).fetchone()

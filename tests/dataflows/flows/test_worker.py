@@ -1,4 +1,4 @@
-"""Workers and schedulers as processes: whoever dies midway, the run goes on elsewhere and its rows are exact."""
+"""Workers and schedulers as processes: whichever dies midway, the run continues elsewhere and its rows are exact."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.agents.control_plane import ERROR, pipeline
 from tests.dataflows.flows.installation import Flow, Installation, take_lock_from, until
 
 ROWS = 250_000
-"""Three splits of a run."""
+"""Rows of three splits."""
 
 
 @dataclass
 class Copy:
-    """A pipeline that copies `public.items` to `sales.items` of one database, where control and projector run."""
+    """Pipeline that copies `public.items` to `sales.items` of one database, with control and projector running."""
 
     installation: Installation
     session: psycopg.Connection[Any]
@@ -34,26 +34,26 @@ class Copy:
         return str(self.installation.done("run.start", pipeline="items")["run"])
 
     def hold(self) -> None:
-        """Keep everyone from writing to the sink."""
+        """Lock the sink against all writers."""
         self.session.execute("BEGIN; LOCK TABLE sales.items IN SHARE MODE")
 
     def let_go(self) -> None:
         self.session.execute("ROLLBACK")
 
     def waits(self) -> bool:
-        """Whether a run waits to write."""
+        """True if a run waits to write."""
         query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sales.items'::regclass"
         return bool((self.session.execute(query).fetchone() or (0,))[0])
 
     def finished(self, status: str = "completed") -> dict[str, Any]:
-        """The run's last record, once there is one."""
+        """Wait for the run's last record, and return it."""
         (record,) = until(lambda: self.installation.of("run.finished"), "the run to finish", 60)
         found: dict[str, Any] = record.payload
         assert found["run"]["status"] == status, found
         return found
 
     def check_rows(self) -> None:
-        """The sink holds the source's rows, each once."""
+        """Assert that the sink has each of the source's rows once."""
         for first, second in (("public", "sales"), ("sales", "public")):
             query = f"SELECT count(*) FROM (SELECT * FROM {first}.items EXCEPT ALL SELECT * FROM {second}.items) t"
             assert self.session.execute(query).fetchone() == (0,)
@@ -80,8 +80,8 @@ def copy(installation: Installation, fresh: Callable[[], str]) -> Iterator[Copy]
 
 
 def joined(installation: Installation, count: int) -> list[str]:
-    """The names of the workers, once there are `count`."""
-    return [record.key for record in installation.told("worker.joined", count)]
+    """Wait for `count` workers; return their names."""
+    return [record.key for record in installation.await_records("worker.joined", count)]
 
 
 def family(flow: Flow) -> list[psutil.Process]:
@@ -110,7 +110,7 @@ def test_a_run_of_a_killed_worker_ends_and_is_resumed_elsewhere(copy: Copy) -> N
     until(lambda: gone(processes), "the run's processes to die with their worker", 5)
     installation.start("worker")
     until(lambda: lost(installation, first), "the scheduler to tell that the worker is lost")
-    installation.told("task.assigned", 2)
+    installation.await_records("task.assigned", 2)
     copy.let_go()
     counters = copy.finished()["run"]["counters"]
     assert (counters["rows_in"], counters["rows_out"]) == (ROWS, ROWS)
@@ -129,7 +129,7 @@ def test_a_workers_process_is_ready_for_the_next_run_and_ends_with_it(copy: Copy
     copy.session.execute("INSERT INTO items VALUES (0, 'below'), (%s, 'above')", (ROWS + 1,))
     copy.run()
     until(lambda: len(installation.of("run.finished")) == 2, "another one", 60)
-    assert [record.payload["pid"] for record in installation.told("task.started", 2)] == [ready.pid, ready.pid]
+    assert [record.payload["pid"] for record in installation.await_records("task.started", 2)] == [ready.pid, ready.pid]
     assert copy.session.execute("SELECT count(*) FROM sales.items").fetchone() == (ROWS + 1,)
     ready.kill()
     copy.session.execute("INSERT INTO items VALUES (%s, 'and more')", (ROWS + 2,))
@@ -172,7 +172,7 @@ def test_a_worker_that_lost_its_lock_stops_and_rows_are_exact(copy: Copy) -> Non
     take_lock_from(installation, first[:20])
     installation.start("worker")
     until(lambda: lost(installation, first), "the scheduler to tell that the worker is lost")
-    installation.told("task.started", 2)
+    installation.await_records("task.started", 2)
     zombie.send(signal.SIGCONT)
     assert zombie.ended() == 1, zombie.said
     until(lambda: gone(processes), "the zombie's processes to end with it")
@@ -215,7 +215,7 @@ def test_a_permanent_error_is_recorded_and_ends_the_run(copy: Copy) -> None:
     assert installation.catalog("SELECT code FROM catalog.errors") == [("schema.missing_table",)]
 
 
-def tell(installation: Installation, type_: str, key: str, **payload: Any) -> None:
+def append(installation: Installation, type_: str, key: str, **payload: Any) -> None:
     from penstock.clock import now
     from penstock.records import encode
     from penstock.topics.table import CONTROL
@@ -230,13 +230,13 @@ def test_only_one_of_two_schedulers_reports_and_the_other_takes_over(busy: Insta
     busy.all_answered()
     with PostgresLog(busy.log_dsn, name="worker") as alive:
         alive.lock(worker_lock("w"), wait=True)
-        tell(busy, "worker.joined", "w", worker="w", kinds=["pipeline"], slots=1)
+        append(busy, "worker.joined", "w", worker="w", kinds=["pipeline"], slots=1)
         busy.done("run.start", pipeline="p0")
         for count in (1, 2):
-            assigned = busy.told("task.assigned", count)[-1].payload
+            assigned = busy.await_records("task.assigned", count)[-1].payload
             attempt = {name: assigned[name] for name in ("task", "attempt", "worker")}
-            tell(busy, "task.failed", assigned["task"], **attempt, error=ERROR)
-            busy.told("timer.fired", count)
+            append(busy, "task.failed", assigned["task"], **attempt, error=ERROR)
+            busy.await_records("timer.fired", count)
             schedulers.append(busy.start("scheduler"))
             schedulers[-2].kill()
         assert lost(busy, "w") == []

@@ -1,4 +1,4 @@
-"""Runs launchers as processes of their own, each a fork of this one, so that a hundred of them start in seconds.
+"""Run launchers as processes forked from this one, so that a hundred of them start in seconds.
 
 One JSON order a line on stdin, one answer a line on stdout: ``{"start": task, "failpoint": …, "without": […]}`` gives
 ``{"pid": …}``; ``{"wait": pid, "seconds": …}`` gives how it ended and the most memory that it had, in kB, or that it is
@@ -53,12 +53,12 @@ def run(order: dict[str, Any]) -> None:
 
 
 def no_fence() -> None:
-    """Commit whatever a newer run may have done."""
+    """Commit regardless of newer generations."""
     PostgresState.fence = lambda *_, **__: "SELECT 1"  # type: ignore[method-assign]
 
 
 def no_ending() -> None:
-    """Let the sessions of older generations live."""
+    """Do not end the sessions of older generations."""
     PostgresState.end_sessions = lambda *_, **__: None  # type: ignore[method-assign]
 
 

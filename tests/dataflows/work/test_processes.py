@@ -1,4 +1,4 @@
-"""A worker's processes: used again, replaced when they should be, each run on its own."""
+"""A worker's processes: reused, and replaced when needed; runs share no state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 60.0
 
 @pytest.fixture
 def dsn(new_database: Callable[[], str]) -> str:
-    """A database with a table of items, and a schema for copies of it."""
+    """Create a database with a table of items, and a schema for copies of it; return its DSN."""
     made = new_database()
     with psycopg.connect(made, autocommit=True) as session:
         session.execute("CREATE TABLE items (id bigint PRIMARY KEY, name text); CREATE SCHEMA w")
@@ -45,7 +45,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proce
 
 @pytest.fixture
 def task(dsn: str) -> Callable[..., dict[str, Any]]:
-    """A task that copies `items` to a table of the run's own."""
+    """Make a task that copies `items` to a table of the run's own."""
 
     def make(run: str, source: str = "items", **spec: Any) -> dict[str, Any]:
         ends = {
@@ -71,7 +71,7 @@ def ended(processes: Processes) -> Ended:
 
 
 def completed(processes: Processes, task: dict[str, Any]) -> int:
-    """Run a task to its end; the id of its process."""
+    """Run a task to its end; return its process id."""
     pid = processes.begin(task, None)
     end = ended(processes)
     assert end.code == 0, end
@@ -83,7 +83,7 @@ def completed(processes: Processes, task: dict[str, Any]) -> int:
 def test_a_process_that_has_completed_a_run_takes_the_next(processes: Processes, task: Callable[..., Any]) -> None:
     pids = {completed(processes, task(run)) for run in ("a", "b", "c")}
     assert len(pids) == 1
-    assert processes.look_in is None, "one is ready, and nothing has to be looked at"
+    assert processes.look_in is None, "one is ready, and no check is due"
 
 
 def test_a_process_is_replaced_after_so_many_runs(
@@ -109,7 +109,7 @@ def test_a_process_is_replaced_after_a_failure(processes: Processes, task: Calla
     failed = ended(processes)
     assert failed.result
     assert (failed.code, failed.result["error"]["code"]) == (1, "schema.missing_table")
-    assert failed.result["counters"]["rows_out"] == 0, "nothing of the run before"
+    assert failed.result["counters"]["rows_out"] == 0, "no rows of the earlier run"
     assert completed(processes, task("c")) != first
     until(lambda: _gone(processes, first), "the failed run's process to end")
 
@@ -197,14 +197,14 @@ def test_a_run_that_calls_functions_of_modules_has_a_process_of_its_own(
             assert session.execute(f"SELECT DISTINCT name FROM w.{run}").fetchall() == [(run,)], "as it was then"
 
 
-def test_an_idle_process_that_dies_is_not_missed(processes: Processes, task: Callable[..., Any]) -> None:
+def test_an_idle_process_that_dies_is_replaced(processes: Processes, task: Callable[..., Any]) -> None:
     first = completed(processes, task("a"))
     os.kill(first, signal.SIGKILL)
     until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE, "it to die")
     assert completed(processes, task("b")) != first
 
 
-def test_processes_that_wait_in_vain_leave_but_for_one(
+def test_surplus_idle_processes_are_dismissed(
     processes: Processes, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids = {processes.begin(task(run), None) for run in ("a", "b")}
@@ -222,7 +222,7 @@ def _gone(processes: Processes, pid: int) -> bool:
 
 
 def served(folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of tasks that one process ran one after another."""
+    """Run tasks one after another in one process; return their results."""
     orders = []
     for number, task in enumerate(tasks):
         order = {**task, "pipeline": task["spec"], "result": str(folder / f"{number}.json")}
@@ -238,7 +238,7 @@ def served(folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{number}.json").read_text()) for number in range(len(tasks))]
 
 
-def test_a_run_finds_nothing_of_the_one_before(task: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_sees_no_state_of_the_one_before(task: Callable[..., Any], tmp_path: Path) -> None:
     failed, completed, again = served(tmp_path, [task("a", source="missing"), task("b"), task("c")])
     assert (failed["status"], failed["error"]["code"]) == ("failed", "schema.missing_table")
     for result in (completed, again):

@@ -56,7 +56,7 @@ def survives(made: Export, launchers: Launchers, cut: str, *, same: bool) -> Non
     assert made.files.staged(made.target) == [], cut
 
 
-def test_all_rows_again_and_then_only_what_is_new(export: Make, launchers: Launchers) -> None:
+def test_all_rows_are_read_again_and_then_only_new_ones(export: Make, launchers: Launchers) -> None:
     made = export("files", "append")
     assert launchers.run(made.task("r1"))["status"] == "completed"
     rows = len(made.wanted())
@@ -194,7 +194,7 @@ def test_an_unfinished_append_that_is_given_up_leaves_no_row(
     assert made.differences() == {}
 
 
-def test_append_moves_only_what_is_new(export: Make, completed: Callable[..., Any]) -> None:
+def test_append_moves_only_new_rows(export: Make, completed: Callable[..., Any]) -> None:
     made = export("s3", "append")
     completed(made.task("r1"))
     assert completed(made.task("r2"))["rows_in"] == 0
@@ -203,7 +203,7 @@ def test_append_moves_only_what_is_new(export: Make, completed: Callable[..., An
     assert made.differences() == {}
 
 
-def test_a_deleted_pipeline_leaves_its_rows_or_takes_them_along(export: Make, completed: Callable[..., Any]) -> None:
+def test_a_deleted_pipeline_keeps_or_drops_its_table(export: Make, completed: Callable[..., Any]) -> None:
     for kind, table in (("files", False), ("s3", True)):
         made = export(kind, "replace")
         completed(made.task("r1"))

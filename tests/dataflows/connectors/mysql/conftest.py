@@ -1,4 +1,4 @@
-"""A MariaDB server of the test run's own, and a fresh database for each test.
+"""Fixtures: a MariaDB server for the test run, and a fresh database for each test.
 
 ``PENSTOCK_TEST_MYSQLD`` names another server program to try instead, a MySQL's ``mysqld``, with its arguments.
 """
@@ -31,7 +31,7 @@ QUICK = (
     "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M", "--skip-log-bin", "--skip-name-resolve",
     "--local-infile=1", "--bind-address=127.0.0.1", "--max-allowed-packet=16M",
 )  # fmt: skip
-"""Tests kill processes, never the machine."""
+"""Settings without fsync: tests kill processes, never the machine."""
 _numbers = count(1)
 
 
@@ -122,7 +122,7 @@ class MysqlServer:
             return list(cursor.fetchall())
 
     def connection(self, database: str, **changes: Any) -> dict[str, Any]:
-        """As `connections.yaml` says it; the secret is a file's."""
+        """Return the connection as in `connections.yaml`; the secret is in a file."""
         return {
             "type": "mysql",
             "host": "127.0.0.1",
@@ -170,7 +170,7 @@ def mariadb() -> Iterator[MysqlServer]:
 
 @pytest.fixture
 def new_schema(mariadb: MysqlServer) -> Iterator[Callable[[], str]]:
-    """Make a fresh, empty database on the server; its name."""
+    """Create a fresh, empty database on the server; return its name."""
     made = []
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""Windows over a MariaDB whose transactions are open, and whose clock is elsewhere."""
+"""Windows over a MariaDB server with open transactions, and in another time zone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shop:
 
     @contextmanager
     def writer(self) -> Iterator[Any]:
-        """A session of somebody else, in the server's zone."""
+        """Open a session of another client, in the server's time zone."""
         where = {"unix_socket": self.server.socket, "user": "root", "database": self.database}
         with closing(pymysql.connect(**where, autocommit=True)) as session, session.cursor() as cursor:
             yield cursor
@@ -53,7 +53,7 @@ class Shop:
             return source.window(table, column, last, rule)
 
     def rows(self, cursor: str, found: Window) -> list[int]:
-        """The ids that a window holds now."""
+        """Return the ids in a window now."""
         if found.upper is None:
             return []
         low = f"{cursor} > '{found.lower}' AND " if found.lower else ""
@@ -147,7 +147,7 @@ STEPS = st.lists(
 def test_property_what_runs_read_is_what_was_committed(
     shop: Shop, steps: list[str], cursor: str, *, again: bool
 ) -> None:
-    """For any interleaving of sessions: once all have ended, everything was read; by an append each row once."""
+    """For any interleaving of sessions: once all have ended, every row is read; by an append exactly once."""
     rule = CursorRule(again=again or cursor == "day")
     shop.make(
         "at datetime(6) NOT NULL DEFAULT current_timestamp(6), stamp timestamp(6) NOT NULL DEFAULT "

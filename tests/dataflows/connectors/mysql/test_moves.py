@@ -1,4 +1,4 @@
-"""What is MySQL's own: the fence alone, merges, engines, writers that are waited for, errors in one line."""
+"""Behaviour specific to MySQL: the fence alone, merges, engines, waiting for writers, errors in one line."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def chunks(*rows: tuple[int, str]) -> list[Chunk]:
 
 
 def test_the_fence_alone_keeps_an_older_generation_out(shop: Shop) -> None:
-    """Nobody ends the older writer's session here; a commit with the current generation is the control."""
+    """The older writer's session is not ended here; a commit with the current generation is the control."""
     with closing(shop.target()) as target:
         target.make(COLUMNS)
         target.state.make()
@@ -199,7 +199,7 @@ def filled(shop: Shop) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("cut", ["commit.before_fence:0", "commit.sent:0"])
-def test_a_merge_that_is_killed_is_done_once(shop: Shop, cut: str) -> None:
+def test_a_killed_merge_is_applied_once(shop: Shop, cut: str) -> None:
     wanted = filled(shop)
     assert shop.run("r1", "merge", f"{cut}=kill", **BY) == {"killed": signal.SIGKILL}
     shop.completed("r1", "merge", **BY)
@@ -209,14 +209,14 @@ def test_a_merge_that_is_killed_is_done_once(shop: Shop, cut: str) -> None:
 @pytest.mark.chaos
 @pytest.mark.parametrize("run", ["r1", "r2"])
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_merge_that_is_killed_anywhere_is_done_once(shop: Shop, cut: str, run: str) -> None:
+def test_a_merge_killed_anywhere_is_applied_once(shop: Shop, cut: str, run: str) -> None:
     wanted = filled(shop)
     assert shop.run("r1", "merge", f"{cut}=kill", **BY) == {"killed": signal.SIGKILL}
     shop.completed(run, "merge", **BY)
     assert shop.rows("SELECT id, name, v FROM sink ORDER BY id") == wanted
 
 
-def test_a_merge_that_slept_writes_nothing_once_it_has_a_successor(shop: Shop) -> None:
+def test_a_suspended_merge_writes_nothing_once_it_has_a_successor(shop: Shop) -> None:
     wanted = filled(shop)
     task = shop.task("r1", "merge", **BY)
     pid = shop.launchers.stopped(task, "commit.before_fence:0")
@@ -296,7 +296,7 @@ def test_a_replace_keeps_indexes_triggers_and_what_refers_to_it(shop: Shop) -> N
 
 
 def test_writers_are_waited_for(shop: Shop) -> None:
-    """A row whose key was given before the window's end and that is committed after it belongs to the run."""
+    """A row whose key was drawn before the window's end, and that is committed later, belongs to the run."""
     shop.script("CREATE TABLE source (id BIGINT AUTO_INCREMENT PRIMARY KEY, name TEXT)")
     with closing(pymysql.connect(unix_socket=shop.server.socket, user="root", database=shop.database)) as slow:
         cursor = slow.cursor()
@@ -310,7 +310,7 @@ def test_writers_are_waited_for(shop: Shop) -> None:
     assert shop.rows("SELECT name FROM sink ORDER BY id") == [("late",), ("early",)]
 
 
-def test_a_lock_that_is_held_is_waited_for_in_bounds(shop: Shop) -> None:
+def test_the_wait_for_a_lock_is_bounded(shop: Shop) -> None:
     shop.script("CREATE TABLE sink (id BIGINT PRIMARY KEY, name TEXT)", "INSERT INTO sink VALUES (1, 'a')")
     with (
         closing(shop.target()) as target,
@@ -340,9 +340,7 @@ def test_cursors_that_are_null_are_refused(shop: Shop) -> None:
         ({"host": None, "socket": "/nowhere/s"}, "unavailable.unreachable", "cannot be made"),
     ],
 )
-def test_what_keeps_a_connection_from_working_is_told_in_one_line(
-    shop: Shop, changes: dict[str, Any], code: str, what: str
-) -> None:
+def test_a_connection_error_is_one_line(shop: Shop, changes: dict[str, Any], code: str, what: str) -> None:
     told = {
         name: value.replace("HOME", str(shop.server.home)) if name == "password" else value
         for name, value in changes.items()

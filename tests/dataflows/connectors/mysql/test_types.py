@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of values, one a line
-"""Every cell of the docs' table of what MySQL's types become in PostgreSQL, against real servers."""
+"""Every cell of the table in docs/types.md of MySQL's types in PostgreSQL, on real servers."""
 
 from __future__ import annotations
 

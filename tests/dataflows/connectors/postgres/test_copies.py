@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
-"""Copies keep every value, and `replace` keeps what the target had around its rows."""
+"""Copies keep every value, and `replace` keeps the target's properties."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_replace_by_rename_keeps_all_around_the_rows(copy: Callable[..., Copy], 
 
 
 def around(made: Copy) -> list[Any]:
-    """Indexes, constraints, options, comments and grants of the target."""
+    """Return indexes, constraints, options, comments and grants of the target."""
     table = f"'{made.target}'::regclass"
     return [
         made.session.execute(query).fetchall()
@@ -255,7 +255,7 @@ def test_a_trigger_that_drops_appended_rows_is_named(copy: Callable[..., Copy], 
     assert made.value(f"SELECT count(*) FROM {made.target}") == 0
 
 
-def test_a_lag_leaves_what_is_younger_for_a_later_run(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_lag_leaves_younger_rows_to_a_later_run(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     run = made.session.execute
     run(
@@ -274,7 +274,7 @@ def test_a_lag_leaves_what_is_younger_for_a_later_run(copy: Callable[..., Copy],
     )
 
 
-def test_values_are_decoded_only_where_something_looks_at_them(copy: Callable[..., Copy]) -> None:
+def test_values_are_decoded_only_if_something_reads_them(copy: Callable[..., Copy]) -> None:
     made = copy("replace")
     with connect(made.dsn, where="shop", name="tests") as session:
         source, target = (describe(session, TableName.parse(name), "shop") for name in ("public.items", made.target))
@@ -287,7 +287,7 @@ def test_values_are_decoded_only_where_something_looks_at_them(copy: Callable[..
 
 
 def test_a_writer_that_has_not_committed_yet_is_waited_for(copy: Callable[..., Copy], launchers: Launchers) -> None:
-    """An append by number must not pass by a lower number that is committed later."""
+    """An append by number must not miss a lower number that is committed later."""
     made = copy("append")
     with psycopg.connect(made.dsn) as late:
         late.execute("INSERT INTO items (name) VALUES ('late')")
@@ -301,7 +301,7 @@ def test_a_writer_that_has_not_committed_yet_is_waited_for(copy: Callable[..., C
 
 @pytest.fixture(scope="module")
 def letters(new_database: Callable[[], str]) -> str:
-    """A catalog for dead letters."""
+    """Create a catalog for dead letters; return its DSN."""
     dsn = new_database()
     migrate(dsn)
     return dsn
@@ -359,7 +359,7 @@ def test_property_09_metrics_equal_what_was_processed(  # noqa: PLR0917 - what H
         made.session.execute(f"DROP TABLE {made.target}")
         spec["sink"] |= {"key": ["id"], "version": "id"}
     if cut:
-        launchers.run(task, f"{cut}=kill")  # where there is no such split, it is not met
+        launchers.run(task, f"{cut}=kill")  # without such a split, the failpoint is not reached
     done = launchers.run(task | {"attempt": 2})
     assert done["status"] == "completed", done
     counters, ids = done["counters"], [row[0] for row in made.session.execute("SELECT id FROM some_items")]

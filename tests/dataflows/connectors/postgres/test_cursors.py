@@ -1,4 +1,4 @@
-"""Windows over a PostgreSQL whose transactions are open, whose clocks are elsewhere, and whose numbers come late."""
+"""Windows over a PostgreSQL server with open transactions, other time zones, and numbers committed late."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def window(dsn: str, cursor: str, rule: CursorRule, last: str | None = None, nam
 
 
 def rows(dsn: str, cursor: str, found: Window, name: str = "t") -> list[int]:
-    """The ids that a window holds now."""
+    """Return the ids in a window now."""
     if found.upper is None:
         return []
     with closing(opened(dsn, name)) as source, psycopg.connect(dsn, autocommit=True) as session:
@@ -217,7 +217,7 @@ STEPS = st.lists(
 def test_property_what_runs_read_is_what_was_committed(
     dsn: str, session: Session, steps: list[str], cursor: str, *, again: bool
 ) -> None:
-    """For any interleaving of sessions: once all have ended, everything was read; by an append each row once."""
+    """For any interleaving of sessions: once all have ended, every row is read; by an append exactly once."""
     rule = CursorRule(again=again or cursor in {"coarse", "xmin"})
     session.execute("DROP TABLE IF EXISTS t")
     session.execute(

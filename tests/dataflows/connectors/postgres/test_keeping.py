@@ -1,4 +1,4 @@
-"""Sessions that a process keeps between its runs: as new for the next one, and gone soon."""
+"""Sessions that a process keeps between its runs: reset for the next one, and closed soon."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_session_is_kept_for_what_it_was_opened_with_only(database: str) -> No
     release(patient)
 
 
-def test_a_session_that_was_ended_meanwhile_is_replaced(database: str) -> None:
+def test_a_session_that_the_server_has_ended_is_replaced(database: str) -> None:
     first = opened(database)
     release(first)
     with psycopg.connect(database, autocommit=True) as other:
@@ -94,7 +94,7 @@ def test_few_are_kept_and_for_seconds_only(database: str) -> None:
     until(lambda: all(session.closed for session in sessions), "them to be closed", 5)
 
 
-def test_a_process_that_serves_no_more_runs_keeps_none(database: str) -> None:
+def test_a_process_that_serves_no_more_runs_keeps_no_session(database: str) -> None:
     IDLE_SESSIONS.wanted = False
     session = opened(database)
     release(session)

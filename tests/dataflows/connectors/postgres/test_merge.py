@@ -1,4 +1,4 @@
-"""`merge` and `scd2` on PostgreSQL: by key, by version, whatever dies in between."""
+"""`merge` and `scd2` on PostgreSQL: by key, by version, and after crashes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POINTS = [
 
 @pytest.fixture
 def keyed(copy: Callable[..., Copy]) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
-    """A pipeline that merges ``public.versions`` (made anew) into a target of its own."""
+    """Make a pipeline that merges a new table ``public.versions`` into a target of its own."""
 
     def make(write: str = "merge", *, arrow: bool = False, cursor: str | None = None, **sink: Any) -> Any:
         made = copy("replace")
@@ -137,7 +137,7 @@ def test_a_deleted_row_is_not_brought_back_by_an_older_one_in_a_later_split(keye
     assert made.value(f"SELECT count(*) FROM {made.target} WHERE id = 0") == 0
 
 
-def test_where_the_source_has_a_key_once_splits_are_many(keyed: Any, launchers: Launchers) -> None:
+def test_a_source_with_unique_keys_has_several_splits(keyed: Any, launchers: Launchers) -> None:
     made, task = keyed(delete="gone")
     put(made, *((at, f"name {at}", 5) for at in range(600)))
     made.session.execute("ALTER TABLE versions ADD UNIQUE (id)")
@@ -210,7 +210,7 @@ def test_each_change_of_a_run_is_a_row_of_the_history(
 
 
 def test_writers_of_a_history_take_turns(keyed: Any) -> None:
-    """The second one waits for the first to commit, and then sees its rows."""
+    """The second writer waits for the commit of the first, and then sees its rows."""
     made, _ = keyed("scd2", version="v")
     into = TableName.parse(made.target)
     made.session.execute(
@@ -299,7 +299,7 @@ def test_a_trigger_that_keeps_a_row_from_being_deleted_is_named(keyed: Any, laun
 
 
 def _in_one_split(write: str, point: str) -> str:
-    """The same point in a run of one split, as those of `scd2` are whose source may hold a key several times."""
+    """Return the same failpoint for a run of one split, as `scd2` has if its source may contain a key several times."""
     return point.replace(":1", ":0") if write == "scd2" else point
 
 
@@ -325,7 +325,7 @@ def test_a_zombie_merges_nothing(keyed: Any, launchers: Launchers, write: str) -
     zombie = task("r1")
     pid = launchers.stopped(zombie, _in_one_split(write, "commit.before_fence:1"))
     completed(launchers, task("r1", attempt=2))
-    made.session.execute("DELETE FROM versions")  # the zombie keeps its source from being truncated
+    made.session.execute("DELETE FROM versions")  # not TRUNCATE: the zombie locks its source
     put(made, *((at, "newer", 1000) for at in range(600)))
     completed(launchers, task("r2"))
     before = rows(made)
@@ -342,7 +342,7 @@ def test_a_zombie_merges_nothing(keyed: Any, launchers: Launchers, write: str) -
         ({"write": "scd2"}, "needs a version"), ({"delete": "name2"}, "spec.sink.delete"),
     ],
 )  # fmt: skip
-def test_what_a_merge_cannot_do_is_told_before_anything_is_changed(
+def test_an_impossible_merge_is_refused_before_anything_is_changed(
     keyed: Any, launchers: Launchers, sink: dict[str, Any], words: str
 ) -> None:
     made, task = keyed()

@@ -1,4 +1,4 @@
-"""Sessions through PgBouncer, failed connections, and rows that a policy hides."""
+"""Sessions through PgBouncer, failed connections, and rows hidden by a policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PORT = 6432
 
 @pytest.fixture
 def pooled(database: str) -> Iterator[Callable[..., str]]:
-    """Start a pooler in front of the test's database; its DSN."""
+    """Start a pooler in front of the test's database; return its DSN."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program, "pgbouncer is missing: run tools/test-servers"
     started: list[subprocess.Popen[bytes]] = []

@@ -1,4 +1,4 @@
-"""What is remembered of a pipeline at its sink is used only for what it was made with, and told as it is."""
+"""The state of a pipeline at its sink is used only with the cursor and mode that made it, and reported as it is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXACT = {"lost": 0, "doubled": 0}
 
 
 def by(task: dict[str, Any], cursor: str) -> dict[str, Any]:
-    """The task, with another cursor."""
+    """Return the task with another cursor."""
     task["pipeline"]["spec"]["source"]["cursor"] = {"field": cursor}
     return task
 
@@ -59,7 +59,7 @@ def test_append_after_a_replace_that_published_nothing(copy: Callable[..., Copy]
 
 
 def test_replace_after_append_and_back(copy: Callable[..., Copy], launchers: Launchers) -> None:
-    """Replace may always follow, as it loads all anew. What an unfinished append had loaded is not appended again."""
+    """A replace is always allowed, since it loads all rows. Rows of an unfinished append are not appended again."""
     for cut in ("commit.done:1=kill", None):
         made = copy("append")
         launchers.run(made.task("r1"), cut)
@@ -130,7 +130,7 @@ def test_a_launcher_that_wakes_after_its_pipeline_was_deleted(copy: Callable[...
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_broken_run_tells_what_it_committed(copy: Callable[..., Copy], launchers: Launchers, workers: int) -> None:
+def test_a_broken_run_reports_what_it_committed(copy: Callable[..., Copy], launchers: Launchers, workers: int) -> None:
     made = copy("append", workers=workers)
     made.session.execute(f"ALTER TABLE {made.target} ADD CHECK (name <> 'item 320')")
     broken = launchers.run(made.task("r1"))
@@ -162,7 +162,7 @@ def test_a_run_that_took_over_counts_the_whole_plan(copy: Callable[..., Copy], l
     assert (fresh["resumed"], fresh["counters"]["rows_out"]) == (False, 0)
 
 
-def test_a_fenced_run_tells_only_its_own_rows(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_fenced_run_reports_only_its_own_rows(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     task = made.task("r1")
     pid = launchers.stopped(task, "commit.before_fence:1")
@@ -244,9 +244,7 @@ def test_a_cursor_on_a_materialized_view_needs_a_lag(copy: Callable[..., Copy], 
     assert launchers.run(task)["status"] == "completed"
 
 
-def test_what_an_older_version_remembers_gets_the_columns_it_lacks(
-    copy: Callable[..., Copy], launchers: Launchers
-) -> None:
+def test_state_of_an_older_version_gets_its_missing_columns(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     assert launchers.run(made.task("r1"))["status"] == "completed"
     made.session.execute("ALTER TABLE w._penstock_runs DROP COLUMN split_by")

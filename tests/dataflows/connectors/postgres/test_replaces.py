@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of statements, one a line
-"""`replace` changes the rows of a table in PostgreSQL, and nothing else that is said of it anywhere."""
+"""`replace` changes the rows of a table in PostgreSQL, and nothing else about it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ IN_PLACE = {
     "a function with a body of statements", "a policy of another table", "a column of its row type",
     "a default that names its row type", "a view of whole rows", "a type of its own",
 }  # fmt: skip
-"""Where the table itself has to stay."""
+"""Features for which the table itself has to stay."""
 AROUND = {
     "table": "SELECT reloptions, obj_description(oid), relowner::regrole, relrowsecurity, relforcerowsecurity, relreplident, relpersistence, relkind, relispartition, pg_get_expr(relpartbound, oid), pg_get_partkeydef(oid) FROM pg_class WHERE oid = {o}",
     "grants": "SELECT a::text FROM pg_class, unnest(coalesce(relacl, acldefault('r', relowner))) a WHERE oid = {o} ORDER BY 1",
@@ -91,14 +91,14 @@ AROUND = {
 
 
 def around(made: Copy) -> dict[str, list[Any]]:
-    """All that the system's tables say of the target."""
+    """Return everything that the system catalog has about the target."""
     words = {"t": made.target, "o": f"'{made.target}'::regclass"}
     return {name: made.session.execute(query.format(**words)).fetchall() for name, query in AROUND.items()}
 
 
 @pytest.fixture
 def keeper(items: tuple[psycopg.Connection[Any], str]) -> Iterator[None]:
-    """A role, and a schema whose contents are dropped afterwards."""
+    """Create a role, and a schema that is emptied afterwards."""
     session, _ = items
     session.execute("DROP ROLE IF EXISTS keeper; CREATE ROLE keeper; GRANT CREATE, USAGE ON SCHEMA w TO keeper")
     yield
@@ -178,7 +178,7 @@ def test_readers_see_old_rows_until_they_see_new_ones(copy: Callable[..., Copy],
             made.session.execute(f"CREATE VIEW w.seen AS SELECT * FROM {made.target}")
         pid = launchers.stopped(made.task(f"r{view}"), "publish.begin")
         assert made.value(f"SELECT array_agg(id) FROM {made.target}") == [-1]
-        with psycopg.connect(made.dsn) as reader:  # a snapshot from before stays whole until its end
+        with psycopg.connect(made.dsn) as reader:  # an older snapshot stays complete until its end
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
             reader.execute("SELECT 1 FROM items LIMIT 1")
             os.kill(pid, signal.SIGCONT)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
-"""All splits of a run are read at one point in time, whatever is done to the table meanwhile; where not, it says so."""
+"""All splits of a run are read in one snapshot, whatever happens to the table; if they are not, the run reports it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCHEMA = pa.schema([("id", pa.int64()), ("balance", pa.int64())])
 
 
 def source(made: Copy, *, keyed: bool, rows: int = 600) -> str:
-    """A table of accounts of its own, and a target for it; what is in it now stands in ``…_before``."""
+    """Create a table of accounts, a target for it, and a copy of its present rows in ``…_before``."""
     name = f"public.s{made.number}"
     key = "PRIMARY KEY" if keyed else ""
     for statement in (
@@ -76,7 +76,7 @@ def differences(made: Copy, other: str) -> tuple[int, int]:
 
 
 def family(pid: int) -> list[tuple[int, str]]:
-    """The process and its children, with their states."""
+    """Return the process and its children, with their states."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -89,7 +89,7 @@ def family(pid: int) -> list[tuple[int, str]]:
 
 
 def stopped(launchers: Launchers, order: dict[str, Any], point: str = "read.begin:1") -> tuple[int, int]:
-    """Start a run and wait until one of its processes has come to `point`; the launcher, and that process."""
+    """Start a run and wait until one of its processes has reached `point`; return the launcher and that process."""
     pid = launchers.start(order, f"{point}=stop")
     end = time.monotonic() + 30
     while time.monotonic() < end:
@@ -106,7 +106,7 @@ def woken(launchers: Launchers, pids: tuple[int, int], order: dict[str, Any]) ->
 
 
 def shuffle(made: Copy, name: str) -> None:
-    """What the world does meanwhile: a transfer between two splits, and rows that move to the end of the table."""
+    """Change the table during the run: transfer between two splits, and move rows to the end of the table."""
     with psycopg.connect(made.dsn) as other:
         other.execute(f"UPDATE {name} SET balance = balance - 70 WHERE id = 3")
         other.execute(f"UPDATE {name} SET balance = balance + 70 WHERE id = 597")
@@ -135,7 +135,7 @@ def test_a_copy_is_what_the_table_was_at_one_point_in_time(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_table_without_a_key_is_split_and_a_crash_begins_it_anew(
+def test_a_table_without_a_key_is_split_and_a_crash_restarts_it(
     copy: Callable[..., Copy], launchers: Launchers, workers: int
 ) -> None:
     made = copy("replace", workers=workers, split_rows=100)
@@ -158,7 +158,7 @@ def test_a_table_without_a_key_is_split_and_a_crash_begins_it_anew(
 
 
 @pytest.mark.parametrize("cut", ["commit.done:2", "flow.end", "publish.begin"])
-def test_a_table_without_a_key_of_which_all_was_read_is_only_published(
+def test_a_fully_read_table_without_a_key_is_only_published(
     copy: Callable[..., Copy], launchers: Launchers, cut: str
 ) -> None:
     made = copy("replace")
@@ -169,7 +169,7 @@ def test_a_table_without_a_key_of_which_all_was_read_is_only_published(
     assert differences(made, f"{name}_before") == (0, 0)
 
 
-def test_a_plan_by_another_key_is_made_anew(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_plan_by_another_key_is_replaced(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
     name = source(made, keyed=False)
     for turn, statement in enumerate(
@@ -183,7 +183,7 @@ def test_a_plan_by_another_key_is_made_anew(copy: Callable[..., Copy], launchers
         assert differences(made, name) == (0, 0)
 
 
-def test_what_would_rewrite_the_table_waits_for_the_run(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_rewrite_of_the_table_waits_for_the_run(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
     name = source(made, keyed=True)
     pids = stopped(launchers, order := task(made, "r1"))
@@ -199,7 +199,7 @@ def test_what_would_rewrite_the_table_waits_for_the_run(copy: Callable[..., Copy
 
 
 @pytest.mark.parametrize("keyed", [True, False])
-def test_a_reader_keeps_what_it_reads_at_when_its_coordinator_is_lost(
+def test_a_reader_keeps_its_snapshot_when_the_exporting_session_is_lost(
     copy: Callable[..., Copy], launchers: Launchers, keyed: bool
 ) -> None:
     made = copy("replace")
@@ -217,7 +217,7 @@ AND state = 'idle in transaction' AND query LIKE '%pg_export_snapshot%'"""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_after_its_time_the_snapshot_is_let_go_and_the_run_says_so(
+def test_after_its_time_the_snapshot_is_released_and_the_run_reports_it(
     copy: Callable[..., Copy], launchers: Launchers, workers: int
 ) -> None:
     made = copy("replace", workers=workers)
@@ -250,7 +250,7 @@ def test_a_table_without_a_key_that_takes_too_long_is_refused_by_name(
 
 @dataclass
 class Bank:
-    """A source over a table, view or whatever of a database of its own, and readers of it."""
+    """Sources over objects of a database, and readers of them."""
 
     dsn: str
     name: str = "accounts"
@@ -293,13 +293,13 @@ def read(reader: SplitReader, split: Split = WHOLE) -> int:
 
 
 def end(bank: Bank) -> None:
-    """End the session that keeps the snapshot."""
+    """End the session that exported the snapshot."""
     assert bank.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM ({HOLDERS}) h") == [(True,)]
 
 
 @pytest.mark.parametrize("arrow", [False, True])
-def test_an_error_within_the_snapshot_is_told_at_once(bank: Bank, arrow: bool) -> None:
-    """In a transaction a failed COPY makes the server refuse what follows, the answer that ends the read too."""
+def test_an_error_within_the_snapshot_is_reported_at_once(bank: Bank, arrow: bool) -> None:
+    """After a failed COPY in a transaction the server refuses all later statements, also the one that ends the read."""
     bank.execute("CREATE VIEW odd AS SELECT id, 1000 / (id - 900) AS balance FROM accounts")
     source, table = bank.source("odd")
     reader = bank.reader(source, table, source.hold(table, HOUR), arrow=arrow)
@@ -328,7 +328,7 @@ def test_a_snapshot_covers_tables_and_views_and_what_they_read(bank: Bank, kind:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_table_that_is_being_rewritten_is_not_read_as_empty(bank: Bank, kept: bool) -> None:
-    """Rows that an ALTER writes anew are not there for a snapshot from before its end."""
+    """Rows that an ALTER rewrites are invisible to a snapshot taken before its end."""
     source, table = bank.source()
     with psycopg.connect(bank.dsn) as other:
         other.execute("ALTER TABLE accounts ALTER balance TYPE bigint USING balance + 1")
@@ -356,14 +356,14 @@ def test_a_user_who_may_read_some_columns_only_reads_them(bank: Bank) -> None:
     bank.execute("DROP OWNED BY partial; DROP ROLE partial")
 
 
-def test_a_table_that_has_changed_since_it_was_described_is_looked_at_again(bank: Bank) -> None:
+def test_a_table_that_has_changed_since_it_was_described_is_refused_for_a_retry(bank: Bank) -> None:
     source, table = bank.source()
     bank.execute("ALTER TABLE accounts ALTER balance TYPE numeric")
     with pytest.raises(Unavailable, match="changed"):
         source.hold(table, HOUR)
 
 
-def test_who_has_the_lock_is_named(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_session_that_holds_the_lock_is_named(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataflows.connectors.postgres.source.LOCK_SECONDS", 0.2)
     bank.execute("CREATE VIEW seen AS SELECT * FROM accounts")
     source, table = bank.source("seen")

@@ -1,4 +1,4 @@
-"""Each condition that fences a commit to PostgreSQL works without the others."""
+"""Each condition of the fence of a commit to PostgreSQL works without the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def state(copy: Callable[..., Copy]) -> Iterator[PostgresState]:
 
 
 def claimed(state: PostgresState) -> int:
-    """The generation of a run with two splits."""
+    """Claim a run with two splits; return its generation."""
     claim = state.claim(("00",), "r1")
     assert isinstance(claim, Claim)
     if state.run("r1") is None:
@@ -64,7 +64,7 @@ def test_a_split_is_committed_once(state: PostgresState) -> None:
     assert (state.pending("r1")[0], state.counters()) == ((Split(1),), COUNTED)
 
 
-def test_an_older_generation_is_told_of_nothing_and_owns_nothing(state: PostgresState) -> None:
+def test_an_older_generation_sees_no_counters_and_owns_nothing(state: PostgresState) -> None:
     older, generation = claimed(state), claimed(state)
     commit(state, 0, generation)
     assert (state.committed("r1", older), state.committed("r1", generation)) == (None, COUNTED)
@@ -72,7 +72,7 @@ def test_an_older_generation_is_told_of_nothing_and_owns_nothing(state: Postgres
         pytest.fail("an older generation owns nothing")
 
 
-def test_a_session_with_answers_on_their_way_is_not_put_back(
+def test_a_session_with_pending_results_is_not_reused(
     copy: Callable[..., Copy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(IDLE_SESSIONS, "wanted", True)

@@ -1,4 +1,4 @@
-"""COPY over the bare socket: what comes is what the server sent, however it is cut, and its end is never mistaken."""
+"""COPY over the raw socket: all bytes arrive, however they are cut, and the end is detected exactly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def received(session: Session, query: str, size: int = 1 << 20) -> tuple[list[me
 
 
 @pytest.mark.parametrize("size", [1, 100, 5000, 1 << 20])
-def test_what_comes_is_what_the_driver_gets(session: Session, size: int) -> None:
+def test_the_bytes_are_those_that_the_driver_gets(session: Session, size: int) -> None:
     query = "COPY (SELECT g, repeat('x', g % 300), NULL FROM generate_series(1, 3000) g) TO STDOUT (FORMAT binary)"
     blocks, count = received(session, query, size)
     with session.cursor().copy(query) as copy:
@@ -59,7 +59,7 @@ def test_few_rows(session: Session, rows: int) -> None:
         assert (payload(blocks) == b"7\n" * rows) is (form == "csv")
 
 
-def test_an_end_that_stands_in_the_data_is_none(session: Session) -> None:
+def test_the_end_mark_within_the_data_is_ignored(session: Session) -> None:
     fake = b"c\x00\x00\x00\x04C\x00\x00\x00\x0cCOPY 1\x00Z\x00\x00\x00\x05I"
     session.execute("CREATE TEMP TABLE t (b bytea)")
     session.execute("INSERT INTO t SELECT %s FROM generate_series(1, 2000)", (fake * 20,))
@@ -68,7 +68,7 @@ def test_an_end_that_stands_in_the_data_is_none(session: Session) -> None:
     assert payload(blocks).count(fake) == 40_000
 
 
-def test_an_error_before_between_and_after_rows_is_told(session: Session) -> None:
+def test_an_error_before_between_and_after_rows_is_reported(session: Session) -> None:
     for query in (
         "COPY (SELECT 1 FROM missing) TO STDOUT",
         "COPY (SELECT 1/(g - 1) FROM generate_series(1, 9) g) TO STDOUT",
@@ -80,7 +80,7 @@ def test_an_error_before_between_and_after_rows_is_told(session: Session) -> Non
         assert session.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_session_that_is_ended_is_told(session: Session, database: str) -> None:
+def test_the_end_of_a_session_is_reported(session: Session, database: str) -> None:
     query = "COPY (SELECT g, pg_sleep(0.001) FROM generate_series(1, 100000) g) TO STDOUT"
 
     def end() -> None:
@@ -126,7 +126,7 @@ def texts(session: Session, query: str, size: int) -> tuple[bytes, int]:
 
 
 @pytest.mark.parametrize("size", [50, 1000, 1 << 20])
-def test_rows_come_without_what_is_around_them(session: Session, size: int) -> None:
+def test_rows_come_without_message_headers(session: Session, size: int) -> None:
     session.execute("CREATE TEMP TABLE t (n int, x text)")
     words = ["", "d", "\n", "\nd", "d\n", "\nd\x01\x02\x03\x04x", '"\nd"', ",", "d" * 300, "\n" * 260, "ä\n", None]
     with session.cursor() as cursor:
@@ -138,7 +138,7 @@ def test_rows_come_without_what_is_around_them(session: Session, size: int) -> N
 
 
 @pytest.mark.parametrize("length", [0x0A6400, 0x000A64, 0x0A0A0A, 0x640A00, 0x0A640A])
-def test_a_length_that_looks_like_an_end_of_row_is_none(session: Session, length: int) -> None:
+def test_a_length_that_looks_like_an_end_of_row_is_ignored(session: Session, length: int) -> None:
     text = f"repeat('x', {length - 4 - 1})"
     query = f"COPY (SELECT {text} FROM generate_series(1, 3)) TO STDOUT (FORMAT csv)"
     for size in (length, length + 5, 1 << 20):
@@ -146,7 +146,7 @@ def test_a_length_that_looks_like_an_end_of_row_is_none(session: Session, length
         assert (found, count) == ((b"x" * (length - 5) + b"\n") * 3, 3)
 
 
-def test_a_row_that_is_too_large_to_be_found_is_refused(session: Session) -> None:
+def test_a_row_that_is_too_large_to_be_separated_is_refused(session: Session) -> None:
     query = "COPY (SELECT repeat('x', 17000000) FROM generate_series(1, 2)) TO STDOUT (FORMAT csv)"
     with pytest.raises(BadData, match="16 MB"):
         texts(session, query, 1 << 20)

@@ -1,4 +1,4 @@
-"""Database files of both kinds, and pipelines between items in one file and a table in another."""
+"""Fixtures: SQLite and DuckDB files, and pipelines from `items` in one file to a table in another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONNECTORS: dict[str, type[SqliteConnector | DuckdbConnector]] = {"sqlite": Sqli
 
 @dataclass
 class File:
-    """A database file, to look into by its own library."""
+    """Database file, and access to it by its own library."""
 
     kind: str
     path: Path
@@ -68,7 +68,7 @@ class File:
 
 
 def read(source: Any, rows: int = 100_000) -> pa.Table:
-    """All rows of a source, as a run reads them without a cursor."""
+    """Return all rows of a source, as a run reads them without a cursor."""
     table = source.describe()
     schema = pa.schema([(column.name, arrow_type(column_type(column))) for column in table.columns])
     key = source.split_key(table)
@@ -83,13 +83,13 @@ def read(source: Any, rows: int = 100_000) -> pa.Table:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Callable[[str], File]:
-    """Make a file of a kind; it is not there yet."""
+    """Name a file of a kind, without creating it."""
     return lambda kind: File(kind, tmp_path / f"{next(_numbers)}.{kind}")
 
 
 @dataclass
 class Move:
-    """One pipeline from `items` of one file to `copied` of another, and the tasks of its runs."""
+    """Pipeline from `items` of one file to `copied` of another, and the tasks of its runs."""
 
     source: File
     sink: File
@@ -145,7 +145,7 @@ class Move:
         return self.source.rows("SELECT id, name, price FROM items ORDER BY id")
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """What everybody sees in the target now."""
+        """Return the rows that any reader sees in the target now."""
         there = "copied" in self.sink.tables()
         return self.sink.rows("SELECT id, name, price FROM copied ORDER BY id") if there else []
 
@@ -158,7 +158,7 @@ class Move:
         return dict(found["counters"])
 
     def leftovers(self) -> list[str]:
-        """Shadows that are still there, and splits that are still planned."""
+        """Return the shadow tables and planned splits that are left."""
         state = {"_penstock_positions", "_penstock_runs", "_penstock_splits", "_penstock_of_runs"}
         known = [name for name in self.sink.tables() if name not in state and "_penstock_deleted_" not in name]
         shadows = [name for name in known if name.startswith("_penstock_")]

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
-"""Rows between database files: each once, whatever is killed or stopped, and old rows until the new ones are whole."""
+"""Moves between database files: each row once, whatever is killed or stopped; readers see complete rows at any time."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ PAIRS = [("sqlite", "duckdb"), ("duckdb", "sqlite")]
 
 @pytest.mark.parametrize(("source", "sink"), PAIRS)
 @pytest.mark.parametrize("write", ["append", "replace", "merge"])
-def test_all_rows_and_then_only_what_is_new(move: Make, source: str, sink: str, write: str) -> None:
+def test_all_rows_and_then_only_new_ones(move: Make, source: str, sink: str, write: str) -> None:
     made = move(source, sink, write)
     assert made.completed("r1")["rows_out"] == 600
     assert made.rows() == made.wanted()
-    assert made.completed("r1")["rows_out"] == 600  # the recorded result
+    assert made.completed("r1")["rows_out"] == 600  # from the recorded result
     made.add(5)
     assert made.completed("r2")["rows_in"] == (605 if write == "replace" else 5)
     assert made.completed("r3")["rows_in"] == (605 if write == "replace" else 0)
@@ -45,7 +45,7 @@ def test_all_rows_and_then_only_what_is_new(move: Make, source: str, sink: str, 
 
 
 @pytest.mark.parametrize("sink", ["sqlite", "duckdb"])
-def test_what_an_older_version_remembers_gets_the_columns_it_lacks(move: Make, sink: str) -> None:
+def test_state_of_an_older_version_gets_its_missing_columns(move: Make, sink: str) -> None:
     made = move("sqlite", sink, "append")
     made.completed("r1")
     made.sink.rows("ALTER TABLE _penstock_runs DROP COLUMN split_by")
@@ -54,7 +54,7 @@ def test_what_an_older_version_remembers_gets_the_columns_it_lacks(move: Make, s
 
 
 @pytest.mark.parametrize(("source", "sink"), PAIRS)
-def test_all_rows_again_and_then_only_what_is_new(move: Make, source: str, sink: str) -> None:
+def test_all_rows_are_read_again_and_then_only_new_ones(move: Make, source: str, sink: str) -> None:
     made = move(source, sink, "append")
     made.completed("r1")
     made.sink.rows("UPDATE copied SET name = 'damaged' WHERE id < 100")
@@ -81,7 +81,7 @@ def survives(made: Move, cut: str, *, same: bool) -> None:
     if cut == "prepare.shadow_made" and made.write != "replace":
         return
     before = made.wanted()
-    if made.write == "replace":  # old rows, readable until the new ones are published
+    if made.write == "replace":  # the old rows stay readable until the new ones are published
         made.completed("r0")
     made.add(2)
     assert made.run("r1", f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
@@ -130,13 +130,13 @@ FREE = (
     "prepare.generation_raised", "prepare.planned", "read.block:1", "commit.begin:0", "commit.mid_copy:1",
     "commit.copied:1", "commit.sent:1", "flow.end", "publish.begin",
 )  # fmt: skip
-"""Where a stopped process keeps nobody from writing to an SQLite file."""
+"""Failpoints at which a stopped process does not lock an SQLite file."""
 HOLDING = ("prepare.claiming", "commit.before_fence:1", "publish.locked", "publish.moved")
-"""Where it does."""
+"""Failpoints at which it does."""
 
 
 def sleeps_through(made: Move, point: str) -> None:
-    """Stop a run at a point, let its successor run, and wake it."""
+    """Stop a run at a failpoint, let its successor run, and resume it."""
     task = made.task("r1")
     zombie = made.launchers.stopped(task, point)
     if point in FREE:
@@ -161,12 +161,12 @@ def kept_out(made: Move) -> None:
 
 
 @pytest.mark.parametrize("write", ["append", "replace"])
-def test_a_zombie_that_holds_no_lock_is_fenced_when_it_wakes(move: Make, write: str) -> None:
+def test_a_zombie_without_a_lock_is_fenced_when_it_resumes(move: Make, write: str) -> None:
     for point in FREE[:: 2 if write == "append" else 3]:
         sleeps_through(move("duckdb", "sqlite", write), point)
 
 
-def test_a_zombie_that_holds_the_file_keeps_others_out_until_it_wakes(move: Make) -> None:
+def test_a_zombie_that_locks_the_file_blocks_others_until_it_resumes(move: Make) -> None:
     sleeps_through(move("duckdb", "sqlite", "append"), "commit.before_fence:1")
     made = move("sqlite", "duckdb", "replace")
     task = made.task("r1")
@@ -176,7 +176,7 @@ def test_a_zombie_that_holds_the_file_keeps_others_out_until_it_wakes(move: Make
     assert made.rows() == made.wanted()
 
 
-def test_a_killed_zombie_gives_the_file_back(move: Make) -> None:
+def test_a_killed_zombie_releases_the_file(move: Make) -> None:
     for source, sink in PAIRS:
         made = move(source, sink, "append")
         zombie = made.launchers.stopped(made.task("r1"), "commit.before_fence:1")
@@ -189,7 +189,7 @@ def test_a_killed_zombie_gives_the_file_back(move: Make) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
 def test_the_fence_alone_keeps_an_older_generation_out(files: Callable[[str], File], kind: str) -> None:
-    """In one process, where no lock of the file stands between two generations."""
+    """In one process, so that no lock of the file separates the two generations."""
     file = files(kind)
     target = file.target("t", "append")
     target.state.make()
@@ -233,7 +233,7 @@ def test_two_writers(move: Make, source: str, sink: str) -> None:
 
 
 @pytest.mark.parametrize(("source", "sink"), PAIRS)
-def test_a_deleted_pipeline_leaves_its_rows_or_takes_them_along(move: Make, source: str, sink: str) -> None:
+def test_a_deleted_pipeline_keeps_or_drops_its_table(move: Make, source: str, sink: str) -> None:
     for table in (False, True):
         made = move(source, sink, "replace")
         made.completed("r1")

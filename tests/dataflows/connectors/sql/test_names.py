@@ -1,4 +1,4 @@
-"""Names that a server would shorten are refused before anything is made."""
+"""Names that a server would shorten are refused before anything is created."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ KINDS = pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
 def step(
     launchers: Launchers, folder: Path, ends: tuple[tuple[Any, str], tuple[Any, str]], **spec: Any
 ) -> dict[str, Any]:
-    """One full copy from a connection and object to another."""
+    """Run one full copy from a connection and object to another."""
     (source, read), (sink, written) = ends
     task = {
         "run": "r1",
@@ -78,7 +78,7 @@ ROWS = (
 def test_every_type_there_and_back(
     new_database: Callable[[], str], files: Files, launchers: Launchers, tmp_path: Path, way: tuple[str, str]
 ) -> None:
-    """PostgreSQL, one file, the other, and PostgreSQL again: each value as it was, and each type but varchar's length."""
+    """From PostgreSQL to one file, the other, and back: every value, and every type except varchar's length, is kept."""
     dsn = new_database()
     postgres = {"type": "postgres", "dsn": dsn}
     first, second = (files(kind) for kind in way)
@@ -172,7 +172,7 @@ def test_values_that_sqlite_holds_and_their_column_cannot(files: Files, kind: st
      ("VARCHAR(2)", ["longer", ""], "text"), ("UNSIGNED BIG INT", [2**63 - 1], "bigint"), ("DATETIME", ["2024-01-01T10:00"], "timestamp without time zone"),
      ("INT", [2**40], "bigint"), ("BOOLEAN", [0, 1], "boolean")],
 )  # fmt: skip
-def test_what_sqlite_says_of_a_column(files: Files, kind: str, values: list[Any], type_: str) -> None:
+def test_types_of_sqlite_columns(files: Files, kind: str, values: list[Any], type_: str) -> None:
     file = files("sqlite")
     file.rows(f"CREATE TABLE t (x {kind})")
     for value in values:
@@ -201,7 +201,7 @@ DUCK_READ = [
 
 
 @pytest.mark.parametrize(("kind", "value", "wanted"), DUCK_READ)
-def test_what_comes_of_duckdbs_own_types(files: Files, kind: str, value: str, wanted: Any) -> None:
+def test_duckdbs_own_types_are_converted(files: Files, kind: str, value: str, wanted: Any) -> None:
     file = files("duckdb")
     file.script(f"CREATE TABLE t (x {kind})", f"INSERT INTO t VALUES ({value}), (NULL)")
     assert read(file) == [(wanted,), (None,)]
@@ -217,7 +217,7 @@ def test_what_comes_of_duckdbs_own_types(files: Files, kind: str, value: str, wa
         "TIMESTAMPTZ 'infinity'",
     ],
 )
-def test_times_that_nobody_else_can_hold(files: Files, value: str) -> None:
+def test_times_that_no_other_system_can_hold(files: Files, value: str) -> None:
     file = files("duckdb")
     file.script(f"CREATE TABLE t AS SELECT {value} AS odd")
     with pytest.raises(BadData, match="`odd`"):
@@ -253,7 +253,7 @@ def test_a_sink_that_would_change_values_is_refused(
     assert target.tables() == {"t"}
 
 
-def test_nan_is_no_null(files: Files, launchers: Launchers, tmp_path: Path) -> None:
+def test_nan_is_not_null(files: Files, launchers: Launchers, tmp_path: Path) -> None:
     source, sink = files("duckdb"), files("sqlite")
     source.script("CREATE TABLE t (odd DOUBLE)", "INSERT INTO t VALUES ('nan'), (1)")
     found = step(launchers, tmp_path, ((source.connection, "t"), (sink.connection, "t")))
@@ -285,7 +285,7 @@ def test_windows(files: Files, kind: str) -> None:
     again = CursorRule(again=True)
     assert source.window(table, at, None, again) == Window(None, None)
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 1, 'a'), ('2999-01-01 10:00:00', 5, 'b')")
-    window = source.window(table, at, None, again)  # a time to come hides nothing that comes before it
+    window = source.window(table, at, None, again)  # a future time does not hide earlier rows
     assert window.upper == "2024-01-01 10:00:00"
     assert window.notes == ("1 row has a cursor later than now (`at`), to be read when that has come",)
     file.script("INSERT INTO t VALUES ('2024-01-01T11:00:00', 2, 'c')")

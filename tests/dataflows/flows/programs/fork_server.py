@@ -1,4 +1,4 @@
-"""Starts flows by forking a process that has everything imported already: in 10 ms instead of 1.5 s.
+"""Start flows by forking a process that has imported everything already: in 10 ms instead of 1.5 s.
 
 Each line on stdin is an order: {"arguments", "environment", "output"}; the answer is the child's pid. Children are
 processes as any other: what they share with this one they share by the kernel's copy-on-write.
