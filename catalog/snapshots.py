@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
 from catalog import tables
 from catalog.entries import Snapshot
 
-__all__ = ["drop", "load", "save"]
+__all__ = ["load", "save"]
 
 
 def save(connection: Connection, snapshots: Sequence[Snapshot]) -> None:
@@ -28,9 +28,3 @@ def load(connection: Connection) -> dict[str, Snapshot]:
     table = tables.snapshots
     found = connection.execute(select(table.c.agent, table.c.offset, table.c.rules, table.c.state))
     return {row.agent: Snapshot(row.agent, row.offset, row.rules, row.state) for row in found}
-
-
-def drop(connection: Connection, agent: str | None = None) -> None:
-    """Delete the snapshot of `agent`, or all."""
-    statement = delete(tables.snapshots)
-    connection.execute(statement if agent is None else statement.where(tables.snapshots.c.agent == agent))

@@ -141,11 +141,6 @@ class MetadataStore:
         with self._transaction() as connection:
             return pipelines.mappings(connection, limit=limit, after=after)
 
-    def delete_mapping(self, name: str) -> None:
-        """Drop a mapping with all its versions. Raises NotFound."""
-        self.mapping(name)
-        self._fold([(0, Change(tables.mappings, name, lambda _, rows: _forget_mapping(rows, name)))])
-
     # --- pipelines, connections, policies, workers
 
     def pipeline(self, name: str) -> PipelineEntry:
@@ -184,11 +179,6 @@ class MetadataStore:
         """Return all versions of the pipeline `name`, oldest first. Raises NotFound."""
         with self._transaction() as connection:
             return pipelines.versions(connection, pipelines.pipeline(connection, name).uid)
-
-    def versions_of(self, uid: str) -> tuple[PipelineVersion, ...]:
-        """All versions of the pipeline `uid`, deleted or not."""
-        with self._transaction() as connection:
-            return pipelines.versions(connection, uid)
 
     def connections(self) -> tuple[ConnectionEntry, ...]:
         """All connections by name; secrets are references."""
@@ -326,11 +316,6 @@ class MetadataStore:
         with self._transaction() as connection:
             return snapshots.load(connection)
 
-    def drop_snapshots(self, agent: str | None = None) -> None:
-        """Delete the snapshot of `agent`, or all: they are folded from the topic again."""
-        with self._transaction() as connection:
-            snapshots.drop(connection, agent)
-
     # --- closing
 
     def close(self) -> None:
@@ -375,8 +360,3 @@ def _fact(type_: str, key: str, payload: Model, at: datetime) -> Record:
 def _forget(rows: Rows, dataset: str) -> None:
     rows.drop(tables.datasets, dataset)
     rows.drop(tables.schema_versions, dataset)
-
-
-def _forget_mapping(rows: Rows, name: str) -> None:
-    rows.drop(tables.mappings, name)
-    rows.drop(tables.mapping_versions, name)
