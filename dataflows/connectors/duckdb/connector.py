@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 from dataflows.connectors.contract import Owner, Place
-from dataflows.connectors.sql.database import Database
+from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import InFile
 from dataflows.connectors.sql.source import DatabaseSource
 from dataflows.connectors.sql.target import DatabaseTarget
@@ -43,5 +43,5 @@ def _parsed(text: str) -> InFile:
 def _duckdb(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
     from dataflows.connectors.duckdb.database import DuckDatabase
 
-    path = Path(place.settings.path)
-    return lambda check: DuckDatabase(path, place.where, write=write, check=check, patience=patience)
+    file = DatabaseFile.of(place, write=write, patience=patience)
+    return lambda check: DuckDatabase(replace(file, check=check))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +21,13 @@ import pyarrow as pa
 
 from dataflows.connectors.duckdb.types import declared, selected, shaped
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.sql.database import STAGE, Database, check_there
+from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.times import outside
 from penstock.errors import (
     AccessDenied,
     BadData,
-    MissingTable,
     OutOfSpace,
     PenstockError,
     Refused,
@@ -38,7 +37,6 @@ from penstock.errors import (
 
 __all__ = ["DuckDatabase"]
 
-OPEN_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 0.2
 FIRST_ROWS: Final = 2048
 VALUES: Final = 2_000_000
@@ -67,48 +65,31 @@ class DuckDatabase:
     one_process = True
     indexed = False
 
-    def __init__(
-        self,
-        path: Path,
-        where: str,
-        *,
-        write: bool,
-        check: Callable[[], None] = lambda: None,
-        patience: float | None = None,
-    ) -> None:
-        self.where, self._path, self._write, self._check = where, path.absolute(), write, check
-        self._patience = OPEN_SECONDS if patience is None else min(patience, OPEN_SECONDS)
+    def __init__(self, file: DatabaseFile) -> None:
+        self.where, self._file = file.where, file
         self._holds = False
-        self._file: int | None = None
-        if not write and not path.exists():
-            raise MissingTable("there is no such database file", where=where, value=str(path))
+        self._inode: int | None = None
+        file.check_readable()
         self._session = self._connected()
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
-        if not self._path.exists():
+        if not self._file.path.exists():
             return _at_utc(duckdb.connect(":memory:", config=_CONFIG))
         return self._opened()
 
     def _opened(self) -> duckdb.DuckDBPyConnection:
         """Return an open session; retry for a while, since a process that has just ended may still lock the file."""
-        end = time.monotonic() + self._patience
-        while True:
-            self._check()
-            try:
-                return self._try()
-            except Unavailable as error:
-                if not error.transient or time.monotonic() > end:
-                    raise
-            time.sleep(CHECK_SECONDS / 2)
+        return self._file.patiently(self._try, CHECK_SECONDS / 2)
 
     def _try(self) -> duckdb.DuckDBPyConnection:
+        path = self._file.path
         with _lock, _translated(self.where):
-            write = self._write or _written[self._path] > 0
-            session = duckdb.connect(str(self._path), read_only=not write, config=_CONFIG)
+            write = self._file.write or _written[path] > 0
+            session = duckdb.connect(str(path), read_only=not write, config=_CONFIG)
             if write:
-                _written[self._path] += 1
+                _written[path] += 1
                 self._holds = True
-                self._file = self._path.stat().st_ino
+                self._inode = path.stat().st_ino
             return _at_utc(session)
 
     def make(self) -> None:
@@ -117,8 +98,8 @@ class DuckDatabase:
             self._session = self._opened()
 
     def another(self, check: Callable[[], None]) -> Database:
-        check_there(self._path, self.where)
-        return DuckDatabase(self._path, self.where, write=self._write, check=check, patience=self._patience)
+        self._file.check_there()
+        return DuckDatabase(replace(self._file, check=check))
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._watched():
@@ -130,11 +111,11 @@ class DuckDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        check_there(self._path, self.where, self._file)
+        self._file.check_there(self._inode)
         self.change("BEGIN")
         try:
             yield
-            check_there(self._path, self.where, self._file)
+            self._file.check_there(self._inode)
             self.change("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):
@@ -149,7 +130,7 @@ class DuckDatabase:
         def watch() -> None:
             while not done.wait(CHECK_SECONDS):
                 try:
-                    self._check()
+                    self._file.check()
                 except BaseException as error:  # noqa: BLE001 - raised again below
                     stopped.append(error)
                     self._session.interrupt()
@@ -240,7 +221,7 @@ class DuckDatabase:
         with _lock:
             self._session.close()
             if self._holds:
-                _written[self._path] -= 1
+                _written[self._file.path] -= 1
                 self._holds = False
 
 

@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import pyarrow as pa
 
+from dataflows.connectors.contract import Place
 from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import carried, column_type
-from penstock.errors import Unavailable
+from penstock.errors import MissingTable, Unavailable
 
-__all__ = ["LOCK_SECONDS", "STAGE", "Database", "check_there", "kept", "moved"]
+__all__ = ["STAGE", "Database", "DatabaseFile", "moved", "storable"]
+
+T = TypeVar("T")
 
 LOCK_SECONDS: Final = 5.0
-"""Longest wait of a commit for another writer of the file."""
+"""Longest wait for another process that writes to the file."""
 STAGE: Final = 'temp."_penstock_stage"'
-_KEPT: Final = {
+_STORABLE: Final = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "date", "timestamp without time zone",
     "timestamp with time zone", "time without time zone", "bytea", "uuid", "json", "jsonb",
 }  # fmt: skip
 
 
-def check_there(path: Path, where: str, known: int | None = None) -> None:
-    """Raise if the file is gone or replaced by another one; `known` is the inode that the session opened."""
-    try:
-        found = path.stat().st_ino
-    except OSError:
-        raise moved(where) from None
-    if known not in {None, found}:
-        raise moved(where)
+@dataclass(frozen=True, slots=True)
+class DatabaseFile:
+    """File of a session: its location for errors, and how long to wait for other processes; `check` may end a wait."""
+
+    path: Path
+    where: str
+    write: bool
+    patience: float = LOCK_SECONDS
+    check: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(cls, place: Place, *, write: bool, patience: float | None = None) -> DatabaseFile:
+        """Return the file of a connection."""
+        return cls(Path(place.settings.path).absolute(), place.where, write, patience or LOCK_SECONDS)
+
+    def check_readable(self) -> None:
+        """Raise MissingTable if there is nothing to read."""
+        if not self.write and not self.path.exists():
+            raise MissingTable("there is no such database file", where=self.where, value=str(self.path))
+
+    def check_there(self, known: int | None = None) -> None:
+        """Raise if the file is gone or replaced by another one; `known` is the inode that the session opened."""
+        try:
+            found = self.path.stat().st_ino
+        except OSError:
+            raise moved(self.where) from None
+        if known not in {None, found}:
+            raise moved(self.where)
+
+    def patiently(self, work: Callable[[], T], pause: float = 0.0) -> T:
+        """Do `work`; repeat it every `pause` seconds while another process locks the file, until patience ends."""
+        end = time.monotonic() + self.patience
+        while True:
+            self.check()
+            try:
+                return work()
+            except Unavailable as error:
+                if not error.transient or time.monotonic() > end:
+                    raise
+            time.sleep(pause)
 
 
 def moved(where: str) -> Unavailable:
@@ -41,12 +78,12 @@ def moved(where: str) -> Unavailable:
     return Unavailable("the database file was moved or deleted in the middle", where=where, hint=hint)
 
 
-def kept(column: Column) -> Column:
+def storable(column: Column) -> Column:
     """Return the column as these databases can store it: text if its type has no exact counterpart."""
     kind = column_type(column)
-    exact = kind.name in _KEPT or (kind.name == "numeric" and not carried(kind))
-    told = str(kind) if kind.name == "numeric" else kind.name
-    return Column(column.name, told if exact else "text", column.nullable)
+    exact = kind.name in _STORABLE or (kind.name == "numeric" and not carried(kind))
+    spelled = str(kind) if kind.name == "numeric" else kind.name
+    return Column(column.name, spelled if exact else "text", column.nullable)
 
 
 class Database(Protocol):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
-from dataflows.connectors.sql.database import Database, kept
+from dataflows.connectors.sql.database import Database, storable
 from dataflows.connectors.sql.merge import Merge, appended
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
@@ -75,7 +75,7 @@ class DatabaseTarget:
 
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """Return the columns of the table that it would create."""
-        return tuple(map(kept, columns))
+        return tuple(map(storable, columns))
 
     def make(self, columns: tuple[Column, ...]) -> None:
         lines = self._lines(columns)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
 import pyarrow as pa
 
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.sql.database import LOCK_SECONDS, STAGE, Database, check_there, moved
+from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, moved
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, declared, listed, sql_type
 from dataflows.data.tables import Column, Table
@@ -22,7 +21,6 @@ from dataflows.data.types import arrow_type, column_type
 from penstock.errors import (
     AccessDenied,
     BadData,
-    MissingTable,
     OutOfSpace,
     PenstockError,
     Refused,
@@ -50,53 +48,43 @@ class SqliteDatabase:
     one_process = False
     indexed = True
 
-    def __init__(
-        self,
-        path: Path,
-        where: str,
-        *,
-        write: bool,
-        check: Callable[[], None] = lambda: None,
-        patience: float | None = None,
-    ) -> None:
-        self.where, self._path, self._write, self._check = where, path, write, check
-        self._patience = LOCK_SECONDS if patience is None else patience
+    def __init__(self, file: DatabaseFile) -> None:
+        self.where, self._file = file.where, file
         self._stopped: BaseException | None = None
-        self._file: int | None = None
-        if not write and not path.exists():
-            raise MissingTable("there is no such database file", where=where, value=str(path))
+        self._inode: int | None = None
+        file.check_readable()
         self._session = self._connected()
 
     def _connected(self) -> sqlite3.Connection:
-        there = self._path.exists()
-        mode = "rw" if self._write else "ro"
-        name = f"{self._path.absolute().as_uri()}?mode={mode}" if there else ":memory:"
+        path = self._file.path
+        there = path.exists()
+        name = f"{path.as_uri()}?mode={'rw' if self._file.write else 'ro'}" if there else ":memory:"
         with self._translated():
             session = sqlite3.connect(
                 name, uri=there, timeout=CHECK_SECONDS, isolation_level=None, check_same_thread=False
             )
         session.set_progress_handler(self._look, STEPS)
-        self._file = self._path.stat().st_ino if there else None
+        self._inode = path.stat().st_ino if there else None
         return session
 
     def make(self) -> None:
-        if not self._path.exists():
+        if not self._file.path.exists():
             try:
-                self._path.touch()
+                self._file.path.touch()
             except OSError as error:
                 what = f"the database file cannot be created: {error.strerror}"
-                raise AccessDenied(what, where=self.where, value=str(self._path)) from None
+                raise AccessDenied(what, where=self.where, value=str(self._file.path)) from None
         self._session.close()
         self._session = self._connected()
         self.rows("PRAGMA journal_mode = WAL")  # so that readers do not block writers
 
     def another(self, check: Callable[[], None]) -> Database:
-        check_there(self._path, self.where)
-        return SqliteDatabase(self._path, self.where, write=self._write, check=check, patience=self._patience)
+        self._file.check_there()
+        return SqliteDatabase(replace(self._file, check=check))
 
     def _look(self) -> int:
         try:
-            self._check()
+            self._file.check()
         except BaseException as error:  # noqa: BLE001 - raised again once SQLite has interrupted the statement
             self._stopped = error
             return 1
@@ -125,9 +113,9 @@ class SqliteDatabase:
     def transaction(self) -> Iterator[None]:
         self._patiently("BEGIN IMMEDIATE")
         try:
-            check_there(self._path, self.where, self._file)
+            self._file.check_there(self._inode)
             yield
-            check_there(self._path, self.where, self._file)
+            self._file.check_there(self._inode)
             self._patiently("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -136,15 +124,12 @@ class SqliteDatabase:
 
     def _patiently(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Execute, and wait while another process locks the file."""
-        end = time.monotonic() + self._patience
-        while True:
-            self._check()
-            try:
-                with self._translated():
-                    return self._session.execute(statement, values)
-            except Unavailable as error:
-                if not error.transient or time.monotonic() > end:
-                    raise
+
+        def execute() -> sqlite3.Cursor:
+            with self._translated():
+                return self._session.execute(statement, values)
+
+        return self._file.patiently(execute)
 
     def describe(self, name: ObjectName, *, sink: bool) -> Table | None:
         kind = self.rows("SELECT type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ?", (name.name,))
