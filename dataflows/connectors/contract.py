@@ -29,6 +29,7 @@ __all__ = [
     "Method",
     "Owner",
     "Place",
+    "PublishOrder",
     "ReadOrder",
     "Reader",
     "Source",
@@ -184,6 +185,21 @@ class Method:
     """For `window`: the column that selects the rows of the target to replace."""
 
 
+@dataclass(frozen=True, slots=True)
+class PublishOrder:
+    """Order to publish the rows of a run and record its end."""
+
+    run: str
+    generation: int
+    position: str | None
+    """The cursor's new position."""
+    columns: tuple[str, ...]
+    extra: dict[str, Any]
+    """What the recorded result contains besides the run's counters."""
+    method: Method | None
+    """What `check` or `in_window` returned."""
+
+
 class Target(Protocol):
     """One object that rows are written to, and the state kept next to it."""
 
@@ -229,18 +245,9 @@ class Target(Protocol):
     def writer(self, order: WriterOrder) -> Writer:
         """Return a writer with a session of its own, which carries the generation."""
 
-    def publish(
-        self,
-        run: str,
-        generation: int,
-        position: str | None,
-        columns: tuple[str, ...],
-        extra: dict[str, Any],
-        method: Method | None,
-    ) -> dict[str, Any]:
-        """Publish the run's rows, move the cursor to `position`, record the result and return it.
+    def publish(self, order: PublishOrder) -> dict[str, Any]:
+        """Publish the run's rows, move the cursor, record the result and return it: the run's counters and `extra`.
 
-        `method` is what `check` or `in_window` returned. The result holds the run's counters and `extra`.
         A run that has ended is not published again: its result is returned.
 
         Raises:

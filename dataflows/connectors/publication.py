@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from dataflows.connectors.contract import PublishOrder
 from dataflows.connectors.state import RunRow, State
 from penstock.errors import Fenced, Refused
 from penstock.failpoints import failpoint
@@ -36,33 +37,31 @@ def recorded(run: RunRow, where: str) -> dict[str, Any]:
 
 
 @contextmanager
-def publishing(
-    state: State, run: str, generation: int, position: str | None, extra: dict[str, Any], where: str
-) -> Iterator[Outcome]:
+def publishing(state: State, order: PublishOrder, where: str) -> Iterator[Outcome]:
     """Hold the generation while the caller publishes the run's rows; then record its end and its result.
 
     Raises:
         Fenced: a newer run took over.
         Refused: it has no plan any more, or splits are missing.
     """
-    with state.owned(generation):
+    with state.owned(order.generation):
         failpoint("publish.locked")
-        outcome = _finished(state, run, extra, where)
+        outcome = _finished(state, order, where)
         yield outcome
         if not outcome.ended:
-            state.finish(run, position, outcome.result)
+            state.finish(order.run, order.position, outcome.result)
             failpoint("publish.moved")
 
 
-def _finished(state: State, run: str, extra: dict[str, Any], where: str) -> Outcome:
+def _finished(state: State, order: PublishOrder, where: str) -> Outcome:
     """Return what to record of a run whose splits are all done: its counters, and `extra`."""
-    row = state.run(run)
+    row = state.run(order.run)
     if row is None:
         raise Refused("the run has no plan any more", where=where, hint="run it again")
     if row.ended:
         return Outcome(recorded(row, where), ended=True, row=row)
-    pending, planned = state.pending(run)
+    pending, planned = state.pending(order.run)
     if pending:
         raise Refused(f"{len(pending)} of {planned} splits are not done", where=where, hint="run it again")
     counted = (state.counters() - row.base).as_dict()
-    return Outcome({**counted, "splits": planned, **extra}, ended=False, row=row)
+    return Outcome({**counted, "splits": planned, **order.extra}, ended=False, row=row)

@@ -133,11 +133,7 @@ class State(Protocol):
         """Return what an unfinished run has committed; None if unknown, or if `generation` is not the latest."""
 
     def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
-        """Record the result of a run, move the cursor to `position`, and delete its splits. Inside `owned`.
-
-        Raises:
-            Refused: splits are missing.
-        """
+        """Record the result of a run whose splits are done, move the cursor, and delete its splits. Inside `owned`."""
 
     def drop(self) -> None:
         """Delete the state of the pipeline, and refuse every later claim."""

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from typing import Any, Final
 
 from dataflows.connectors.abilities import Unique
-from dataflows.connectors.contract import Target
+from dataflows.connectors.contract import PublishOrder, Target
 from dataflows.data.counters import Counters
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared
@@ -45,10 +45,8 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
                 raise too_many(job, counters.as_dict(), prepared)
             extra["refused_too_many"] = True
         _check_unique(job, target)
-    surveyed = prepared.survey
-    return target.publish(
-        job.run, prepared.generation, prepared.upper, surveyed.mapping.targets, extra, surveyed.method
-    )
+    columns, method = prepared.survey.mapping.targets, prepared.survey.method
+    return target.publish(PublishOrder(job.run, prepared.generation, prepared.upper, columns, extra, method))
 
 
 def _check_unique(job: Job, target: Target) -> None:

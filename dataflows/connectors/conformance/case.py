@@ -22,6 +22,7 @@ from dataflows.connectors import (
     Native,
     Owner,
     Place,
+    PublishOrder,
     ReadOrder,
     Refused,
     RunRow,
@@ -265,4 +266,4 @@ class Run:
     def publish(self, position: str | None = None) -> dict[str, Any]:
         """Publish and finish the run."""
         names = tuple(one.name for one in self.columns)
-        return self.target.publish(self.name, self.generation, position, names, {}, self.method)
+        return self.target.publish(PublishOrder(self.name, self.generation, position, names, {}, self.method))

@@ -13,7 +13,7 @@ from dataflows.connectors.files.manifest import Change, Entry, Pipeline, RunKept
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
-from penstock.errors import Fenced, Refused
+from penstock.errors import Fenced
 from penstock.failpoints import failpoint
 
 __all__ = ["FilesState"]
@@ -222,14 +222,7 @@ class FilesState:
         self._change(do="swept", paths=paths)
 
     def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
-        """Make the run's files the folder's, move the cursor, record the result. Inside `owned`.
-
-        Raises:
-            Refused: splits are missing.
-        """
-        pending, planned = self.pending(run)
-        if pending:
-            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
+        """Make the run's files the folder's, move the cursor, record the result. Inside `owned`."""
         self._change(do="finish", run=run, cursor=position, result=result, ending=self.ending)
 
     def drop(self) -> None:

@@ -8,7 +8,6 @@ being published, for as long as copying takes, it may see a part of it, in `repl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
+from dataflows.connectors.contract import Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.files.folder import Folder
 from dataflows.connectors.files.log import FolderLog, taken_away
 from dataflows.connectors.files.manifest import STAGED, published
@@ -161,23 +160,15 @@ class FilesTarget:
         state = FilesState(self.owner.uid, self.owner.source, log, self.where, self.folder.ending)
         return SplitWriter(order, self.where, partial(FilesSink.opened, self.store, self.folder, state, order))
 
-    def publish(
-        self,
-        run: str,
-        generation: int,
-        position: str | None,
-        columns: Sequence[str],
-        extra: dict[str, Any],
-        method: Method | None,
-    ) -> dict[str, Any]:
-        log, before = self.state.log, self.state.files(run)
-        with publishing(self.state, run, generation, position, extra, self.where) as found:
+    def publish(self, order: PublishOrder) -> dict[str, Any]:
+        log, before = self.state.log, self.state.files(order.run)
+        with publishing(self.state, order, self.where) as found:
             if found.ended:
                 return found.result
             try:
                 self._copy([(log.at(one["path"]), log.at(published(one["path"]))) for one in before])
             except Gone:
-                self.state.check(log.refresh(), generation)  # a newer run has published them, or taken them away
+                self.state.check(log.refresh(), order.generation)  # a newer run has published them, or taken them away
                 raise taken_away(self.where) from None
         replaced = log.table.replaced if self._replaces else []
         self.store.delete([log.at(path) for path in [*replaced, *(one["path"] for one in before)]])

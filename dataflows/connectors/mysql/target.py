@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
+from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.mysql.merge import Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState
@@ -170,25 +170,17 @@ class MysqlTarget:
         where = f"{self.place.where}: {self.name}"
         return SplitWriter(order, where, partial(MysqlSink.opened, self.another, self.state, order, where, into, merge))
 
-    def publish(
-        self,
-        run: str,
-        generation: int,
-        position: str | None,
-        columns: tuple[str, ...],
-        extra: dict[str, Any],
-        method: Method | None,
-    ) -> dict[str, Any]:
-        with publishing(self.state, run, generation, position, extra, self.place.where) as found:
+    def publish(self, order: PublishOrder) -> dict[str, Any]:
+        with publishing(self.state, order, self.place.where) as found:
             if found.ended:
                 return found.result
-            self._move_in(run, columns, method)
+            self._move_in(order)
         if self._replaces:
-            self.abandon(run)
+            self.abandon(order.run)
         failpoint("publish.done")
         return found.result
 
-    def _move_in(self, run: str, columns: tuple[str, ...], method: Method | None) -> None:
+    def _move_in(self, order: PublishOrder) -> None:
         """Replace the target by the shadow.
 
         A rename takes effect before the run's end is recorded, so the state is marked first: a later `append` must not
@@ -196,11 +188,11 @@ class MysqlTarget:
         """
         if not self._replaces:
             return
-        if method is not None and method.name == "rename" and self.owner.write.write == "replace":
+        if order.method is not None and order.method.name == "rename" and self.owner.write.write == "replace":
             self.state.mark_partial()
-            rename(self.session, self.name, self._shadow(run), self._aside(run), self.place.where)
+            rename(self.session, self.name, self._shadow(order.run), self._aside(order.run), self.place.where)
         else:
-            refill(self.session, self.name, self._shadow(run), columns)
+            refill(self.session, self.name, self._shadow(order.run), order.columns)
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
         """Count the values of `columns` that occur in several rows of the run's shadow; NULL never equals NULL."""

@@ -20,7 +20,6 @@ from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
-from penstock.errors import Refused
 
 __all__ = ["NAMES", "PostgresLedger"]
 
@@ -179,9 +178,6 @@ class PostgresLedger:
             return self.counters() - Counters(**found[0]) if found else None
 
     def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
-        pending, planned = self.pending(run)
-        if pending:
-            raise Refused(f"{len(pending)} of {planned} splits are not done", where=self.where, hint="run it again")
         values = self.key | {"run": run, "cursor": position, "result": json.dumps(result), "kept": KEPT_RUNS}
         ClientCursor(self.session).execute(self.format(_FINISH), values)
 

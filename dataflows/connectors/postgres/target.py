@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
+from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.history import HISTORY, check_history
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.connectors.postgres.merge import Merge
@@ -166,21 +166,13 @@ class PostgresTarget:
     def _keyed(self) -> bool:
         return self.owner.write.write in {"merge", "scd2"}
 
-    def publish(
-        self,
-        run: str,
-        generation: int,
-        position: str | None,
-        columns: Sequence[str],
-        extra: dict[str, Any],
-        method: Method | None,
-    ) -> dict[str, Any]:
-        with publishing(self.state, run, generation, position, extra, self.place.where) as found:
+    def publish(self, order: PublishOrder) -> dict[str, Any]:
+        with publishing(self.state, order, self.place.where) as found:
             if found.ended:
                 return found.result
-            if method is not None:
-                shadow = shadow_name(self.owner.uid, run, self.table)
-                move_in(self.session, self.table, shadow, tuple(columns), method, found.row)
+            if order.method is not None:
+                shadow = shadow_name(self.owner.uid, order.run, self.table)
+                move_in(self.session, self.table, shadow, order.columns, order.method, found.row)
         failpoint("publish.done")
         return found.result
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import Method, Owner, Place, WriterOrder
+from dataflows.connectors.contract import Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
 from dataflows.connectors.sql.database import Database, storable
@@ -144,20 +144,12 @@ class DatabaseTarget:
         )
         return SplitWriter(order, f"{self.place.where}: {self.name}", session)
 
-    def publish(
-        self,
-        run: str,
-        generation: int,
-        position: str | None,
-        columns: tuple[str, ...],
-        extra: dict[str, Any],
-        method: Method | None,
-    ) -> dict[str, Any]:
-        with publishing(self.state, run, generation, position, extra, self.place.where) as found:
+    def publish(self, order: PublishOrder) -> dict[str, Any]:
+        with publishing(self.state, order, self.place.where) as found:
             if found.ended:
                 return found.result
             if self._replaces:
-                self._move_in(shadow_name(self.owner.uid, run, self.name), columns)
+                self._move_in(shadow_name(self.owner.uid, order.run, self.name), order.columns)
         failpoint("publish.done")
         return found.result
 

@@ -17,11 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflows.connectors.contract import PublishOrder
 from dataflows.connectors.files.log import FolderLog
 from dataflows.connectors.files.manifest import Entry, Table, row_entry, row_of
 from dataflows.connectors.files.seen import KEPT, Seen
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Listed, LocalStore
+from dataflows.connectors.publication import publishing
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import CursorRule
@@ -411,11 +413,9 @@ def test_property_two_writers_and_the_list(tmp_path_factory: pytest.TempPathFact
 
 
 def finished(writer: FilesState, generation: int, run: str) -> None:
-    with writer.owned(generation):
-        row = writer.run(run)
-        if row is None or row.ended:
+    with publishing(writer, PublishOrder(run, generation, None, (), {}, None), "w") as found:
+        if found.ended:
             raise Refused("was finished before")
-        writer.finish(run, None, {})
 
 
 def test_what_was_seen_is_kept_within_bounds() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from catalog.database import migrate
-from dataflows.connectors.contract import WriterOrder
+from dataflows.connectors.contract import PublishOrder, WriterOrder
 from dataflows.connectors.state import RunRow
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
@@ -208,7 +208,7 @@ def test_the_fence_alone_keeps_an_older_generation_out(files: Callable[[str], Fi
     with pytest.raises(Fenced):
         writer.write(Chunk("00", 0, 1, None, 2, last=True, read=2))
     with pytest.raises(Fenced):
-        target.publish("r1", old, "9", ("id",), {}, None)
+        target.publish(PublishOrder("r1", old, "9", ("id",), {}, None))
     writer.close()
     target.close()
     assert file.rows("SELECT count(*) FROM t") == [(0,)]
