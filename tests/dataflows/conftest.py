@@ -107,6 +107,27 @@ def launchers() -> Iterator[Launchers]:
 _numbers = count(1)
 
 
+def task_of(
+    run: str, uid: str, connections: dict[str, Any], spec: dict[str, Any], folder: Path, **more: Any
+) -> dict[str, Any]:
+    """Return the task of a run of pipeline `items`, with a result file of its own in `folder`."""
+    return {
+        "run": run,
+        "attempt": 1,
+        "uid": uid,
+        "connections": connections,
+        "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"}, "spec": spec},
+        "result": str(folder / f"{next(_numbers)}.json"),
+        "progress": None,
+        **more,
+    }
+
+
+def source_of(write: str) -> dict[str, Any]:
+    """Return the source ``public.items``, with a cursor for `append`."""
+    return {"connection": "shop", "object": "public.items"} | ({"cursor": {"field": "id"}} if write == "append" else {})
+
+
 @dataclass
 class Copy:
     """Pipeline that copies ``public.items``, and the tasks of its runs."""
@@ -129,11 +150,8 @@ class Copy:
         return f"00000000-0000-4000-8000-{self.number:012d}"
 
     def task(self, run: str, **changes: Any) -> dict[str, Any]:
-        source: dict[str, Any] = {"connection": "shop", "object": "public.items"}
-        if self.write == "append":
-            source["cursor"] = {"field": "id"}
         spec: dict[str, Any] = {
-            "source": source,
+            "source": source_of(self.write),
             "sink": {"connection": "lake", "object": self.target, "write": self.write},
             "limits": {"workers": self.workers},
         }
@@ -147,17 +165,8 @@ class Copy:
                 ]
             }
         postgres = {"type": "postgres", "dsn": self.dsn}
-        task = {
-            "run": run,
-            "attempt": 1,
-            "uid": self.uid,
-            "connections": {"shop": postgres, "lake": postgres},
-            "pipeline": {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"}, "spec": spec},
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
-            "progress": None,
-            "split_rows": self.split_rows,
-        }
-        return task | changes
+        connections = {"shop": postgres, "lake": postgres}
+        return task_of(run, self.uid, connections, spec, self.folder, split_rows=self.split_rows) | changes
 
     @property
     def expected(self) -> str:

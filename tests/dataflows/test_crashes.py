@@ -64,24 +64,9 @@ LONG = [
 
 @pytest.mark.parametrize(
     ("write", "arrow", "same", "cuts"),
-    QUICK,
-    ids=["append-arrow", "replace-raw", "append-raw-new", "replace-arrow-new"],
+    [*QUICK, *(pytest.param(*one, marks=pytest.mark.chaos) for one in LONG)],
 )
 def test_killed_at_every_cut_and_run_again(
-    copy: Callable[..., Copy],
-    launchers: Launchers,
-    write: str,
-    arrow: bool,
-    same: bool,
-    cuts: tuple[str, ...],
-) -> None:
-    for cut in cuts:
-        survives(copy, launchers, write, cut, arrow=arrow, same=same)
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize(("write", "arrow", "same", "cuts"), LONG)
-def test_killed_at_every_cut_in_every_mode(
     copy: Callable[..., Copy],
     launchers: Launchers,
     write: str,

@@ -165,19 +165,16 @@ def test_a_class_that_does_not_fit_is_refused(plugged: Plugged, old: str, new: s
     assert str(refused.value).startswith("build: connection pile: ")
 
 
-@pytest.mark.parametrize(("old", "new", "what"), WRONG_SOURCES)
-def test_a_source_that_does_not_fit_is_refused(plugged: Plugged, old: str, new: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("opened", "old", "new", "what"),
+    [*((open_source, *one) for one in WRONG_SOURCES), *((target_of, *one) for one in WRONG_TARGETS)],
+)
+def test_a_source_or_target_that_does_not_fit_is_refused(
+    plugged: Plugged, opened: Callable[[Place], Any], old: str, new: str, what: str
+) -> None:
     place = plugged(old, new)
     with pytest.raises(Refused) as refused:
-        open_source(place)
-    assert what in str(refused.value)
-
-
-@pytest.mark.parametrize(("old", "new", "what"), WRONG_TARGETS)
-def test_a_target_that_does_not_fit_is_refused(plugged: Plugged, old: str, new: str, what: str) -> None:
-    place = plugged(old, new)
-    with pytest.raises(Refused) as refused:
-        target_of(place)
+        opened(place)
     assert what in str(refused.value)
 
 

@@ -98,18 +98,23 @@ def lost(installation: Installation, worker: str) -> list[Record]:
     return [record for record in installation.of("worker.lost") if record.key == worker]
 
 
-def test_a_run_of_a_killed_worker_ends_and_is_resumed_elsewhere(copy: Copy) -> None:
-    installation = copy.installation
-    worker = installation.start("worker")
-    (first,) = joined(installation, 1)
+def writing(copy: Copy) -> tuple[Flow, str, list[psutil.Process]]:
+    """Start a worker, and a run that waits to write; return the worker, its name, and its processes."""
+    worker = copy.installation.start("worker")
+    (name,) = joined(copy.installation, 1)
     copy.hold()
     copy.run()
     until(copy.waits, "the run to write")
-    processes = family(worker)
+    return worker, name, family(worker)
+
+
+def test_a_run_of_a_killed_worker_ends_and_is_resumed_elsewhere(copy: Copy) -> None:
+    installation = copy.installation
+    worker, first, processes = writing(copy)
     worker.kill()
     until(lambda: gone(processes), "the run's processes to die with their worker", 5)
     installation.start("worker")
-    until(lambda: lost(installation, first), "the scheduler to tell that the worker is lost")
+    until(lambda: lost(installation, first), "the scheduler to report that the worker is lost")
     installation.await_records("task.assigned", 2)
     copy.let_go()
     counters = copy.finished()["run"]["counters"]
@@ -162,16 +167,11 @@ def test_a_run_killed_midway_is_retried_without_lost_or_doubled_rows(copy: Copy,
 
 def test_a_worker_that_lost_its_lock_stops_and_rows_are_exact(copy: Copy) -> None:
     installation = copy.installation
-    zombie = installation.start("worker")
-    (first,) = joined(installation, 1)
-    copy.hold()
-    copy.run()
-    until(copy.waits, "the run to write")
-    processes = family(zombie)
+    zombie, first, processes = writing(copy)
     zombie.send(signal.SIGSTOP)
     take_lock_from(installation, first[:20])
     installation.start("worker")
-    until(lambda: lost(installation, first), "the scheduler to tell that the worker is lost")
+    until(lambda: lost(installation, first), "the scheduler to report that the worker is lost")
     installation.await_records("task.started", 2)
     zombie.send(signal.SIGCONT)
     assert zombie.ended() == 1, zombie.said
@@ -184,12 +184,7 @@ def test_a_worker_that_lost_its_lock_stops_and_rows_are_exact(copy: Copy) -> Non
 
 def test_a_stopped_worker_reports_it_and_leaves_no_process(copy: Copy) -> None:
     installation = copy.installation
-    worker = installation.start("worker")
-    (first,) = joined(installation, 1)
-    copy.hold()
-    copy.run()
-    until(copy.waits, "the run to write")
-    processes = family(worker)
+    worker, first, processes = writing(copy)
     worker.send(signal.SIGTERM)
     assert worker.ended(15) == 0, worker.said
     assert gone(processes)

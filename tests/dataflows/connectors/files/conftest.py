@@ -27,6 +27,7 @@ from dataflows.data.types import arrow_type, parse_type
 from penstock.models.connection import parse_connection
 from penstock.models.formats import Format
 from penstock.models.pipeline import Sink
+from tests.dataflows.conftest import source_of, task_of
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -221,27 +222,11 @@ class Export:
         return f"00000000-0000-4000-8000-{self.number:012d}"
 
     def task(self, run: str, **changes: Any) -> dict[str, Any]:
-        source: dict[str, Any] = {"connection": "shop", "object": "public.items"}
-        if self.write == "append":
-            source["cursor"] = {"field": "id"}
         sink = {"connection": "lake", "object": self.target, "write": self.write, **self.sink}
-        task = {
-            "run": run,
-            "attempt": 1,
-            "uid": self.uid,
-            "secrets": str(self.files.secrets),
-            "connections": {"shop": {"type": "postgres", "dsn": self.dsn}, "lake": self.files.connection},
-            "pipeline": {
-                "apiVersion": "penstock/v1",
-                "kind": "Pipeline",
-                "metadata": {"name": "items"},
-                "spec": {"source": source, "sink": sink},
-            },
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
-            "progress": None,
-            "split_rows": self.split_rows,
-        }
-        return task | changes
+        connections = {"shop": {"type": "postgres", "dsn": self.dsn}, "lake": self.files.connection}
+        more = {"secrets": str(self.files.secrets), "split_rows": self.split_rows}
+        spec = {"source": source_of(self.write), "sink": sink}
+        return task_of(run, self.uid, connections, spec, self.folder, **more) | changes
 
     def rows(self, names: list[Path] | None = None) -> list[tuple[Any, ...]]:
         """What the folder holds as our own source reads it, or what is in these files."""

@@ -21,6 +21,7 @@ from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, column_type
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
+from tests.dataflows.conftest import task_of
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -111,22 +112,9 @@ class Move:
         sink: dict[str, Any] = {"connection": "to", "object": "copied", "write": self.write}
         if self.write == "merge":
             sink["key"] = ["id"]
-        task = {
-            "run": run,
-            "attempt": 1,
-            "uid": self.uid,
-            "connections": {"from": self.source.connection, "to": self.sink.connection},
-            "pipeline": {
-                "apiVersion": "penstock/v1",
-                "kind": "Pipeline",
-                "metadata": {"name": "items"},
-                "spec": {"source": source, "sink": sink, **self.spec},
-            },
-            "result": str(self.folder / f"{self.number}-{next(_numbers)}.json"),
-            "progress": None,
-            "split_rows": self.split_rows,
-        }
-        return task | changes
+        connections = {"from": self.source.connection, "to": self.sink.connection}
+        spec = {"source": source, "sink": sink, **self.spec}
+        return task_of(run, self.uid, connections, spec, self.folder, split_rows=self.split_rows) | changes
 
     def fill(self, rows: int = 600) -> None:
         self.source.rows("CREATE TABLE items (id INTEGER PRIMARY KEY, name VARCHAR, price DOUBLE)")
