@@ -7,7 +7,7 @@ from tests.agents.control_plane import ControlPlane, pipeline
 
 @pytest.fixture
 def plane() -> ControlPlane:
-    """Two connections, and nothing else."""
+    """A control plane with two connections."""
     plane = ControlPlane()
     plane.connect("shop", "house")
     return plane
@@ -15,6 +15,6 @@ def plane() -> ControlPlane:
 
 @pytest.fixture
 def orders(plane: ControlPlane) -> ControlPlane:
-    """… and the pipeline `orders` at version 1."""
+    """A control plane with two connections and the pipeline `orders` at version 1."""
     plane.apply(pipeline("orders"))
     return plane

@@ -27,7 +27,7 @@ def postgres(database: str) -> dict[str, Any]:
 
 
 def pipeline(name: str, *, source: str = "shop", sink: str = "house", **labels: str) -> dict[str, Any]:
-    """A pipeline as a user writes it."""
+    """Return a pipeline as a user writes it."""
     metadata: dict[str, Any] = {"name": name} | ({"labels": labels} if labels else {})
     origin = {"connection": source, "object": f"public.{name}"}
     target = {"connection": sink, "object": f"sales.{name}"}
@@ -40,7 +40,7 @@ def pipeline(name: str, *, source: str = "shop", sink: str = "house", **labels: 
 
 
 def policy(name: str, *, applies: Mapping[str, str] | None = None, **rooms: Mapping[str, Any]) -> dict[str, Any]:
-    """A policy as a user writes it."""
+    """Return a policy as a user writes it."""
     spec = {"applies": dict(applies or {}), **rooms}
     return {"apiVersion": "penstock/v1", "kind": "AgentPolicy", "metadata": {"name": name}, "spec": spec}
 
@@ -53,7 +53,7 @@ def started(agents: Sequence[Agent], at: datetime = START) -> Record:
 def refold(
     log: Sequence[Record], agents: Sequence[Agent], snapshots: Mapping[str, Snapshot] | None = None
 ) -> tuple[list[Fold], int]:
-    """Folds for the last brain of `log`, and where they begin to read: what a control process does at its start."""
+    """Return folds for the last brain of `log`, and the offset to read from, as a control process does at its start."""
     brain = max(offset for offset, record in enumerate(log) if record.type == "brain.started")
     rules = {agent.name: agent.rules for agent in agents}
     valid = {name: one for name, one in (snapshots or {}).items() if rules.get(name) == one.rules}
@@ -65,12 +65,12 @@ def refold(
 
 
 def _stored(snapshot: Snapshot) -> Snapshot:
-    """The snapshot as a database gives it back."""
+    """Return the snapshot as a database returns it."""
     return replace(snapshot, state=json.loads(json.dumps(snapshot.state)))
 
 
 def decisions(log: Sequence[Record], upto: int | None = None) -> dict[tuple[str, tuple[int, int]], bytes]:
-    """What each agent decided, as it counts for every reader: (agent, cause) -> the record, but for who wrote it."""
+    """Return the decisions that count for readers: (agent, cause) -> the record, without its brain."""
     reading, found = Reading(), {}
     for offset, record in enumerate(log):
         kept = reading.keep(offset, record)
@@ -80,7 +80,7 @@ def decisions(log: Sequence[Record], upto: int | None = None) -> dict[tuple[str,
 
 
 def judged(log: Sequence[Record], agents: Sequence[Agent]) -> dict[tuple[str, tuple[int, int]], bytes]:
-    """What `agents` decide on the whole log when nothing of what they decided is taken as given."""
+    """Return what `agents` decide on the whole log if they ignore the recorded decisions."""
     found = {}
     for agent in agents:
         fold = Fold(agent, 0)
@@ -110,7 +110,7 @@ class ControlPlane:
         self.restart(snapshots)
 
     def restart(self, snapshots: Mapping[str, Snapshot] | None = None) -> None:
-        """A new brain takes over, with nothing but the log (and the snapshots given)."""
+        """Start a new brain from the log alone (and the given snapshots)."""
         self.log.append(started(self.agents, self.tick()))
         self.folds, self.next = refold(self.log, self.agents, snapshots)
         self.settle()
@@ -120,7 +120,7 @@ class ControlPlane:
         return self.now
 
     def settle(self) -> None:
-        """Let every fold read all there is, `batch` records at once, and append what they decide."""
+        """Let every fold read to the end, `batch` records at once, and append its decisions."""
         while self.next < len(self.log):
             begin, self.next = self.next, min(self.next + self.batch, len(self.log))
             self._note()
@@ -130,7 +130,7 @@ class ControlPlane:
                     self._note()
 
     def _note(self) -> None:
-        """Where the log may have ended when a process died, and the snapshots that lay there then."""
+        """Return the offsets at which the log may have ended when a process died, with the snapshots of that time."""
         if not self.cuts or self.cuts[-1] != len(self.log):
             self.cuts.append(len(self.log))
             self.snapshots.append({})
@@ -138,7 +138,7 @@ class ControlPlane:
         self.snapshots[-1] |= {one.agent: _stored(one) for one in taken}
 
     def put(self, *records: Record) -> list[Record]:
-        """Append `records` neighbours of one another, and return what came of them."""
+        """Append `records` one after another, and return the records that follow from them."""
         before = len(self.log)
         self.log += [decode(encode(record)) for record in records]
         self.settle()
@@ -153,7 +153,7 @@ class ControlPlane:
         return Record(type=type_, key=key, payload=dict(payload), **given)
 
     def command(self, type_: str, /, **payload: Any) -> Record:
-        """Ask for something; the answer."""
+        """Send a command; return the answer."""
         command = self.record(
             type_, payload.get("name") or payload.get("pipeline_name") or type_, payload, kind="command"
         )
@@ -162,14 +162,14 @@ class ControlPlane:
         return answers[0]
 
     def done(self, type_: str, /, **payload: Any) -> dict[str, Any]:
-        """Ask for something that is followed; its result."""
+        """Send a command that must be applied; return its result."""
         answer = self.command(type_, **payload)
         assert answer.type == "command.applied", answer.payload
         result: dict[str, Any] = answer.payload["result"]
         return result
 
     def refused(self, type_: str, /, **payload: Any) -> dict[str, Any]:
-        """Ask for something that is refused, with no other consequence; why."""
+        """Send a command that must be refused without other effects; return the refusal."""
         before = self.states()
         answer = self.command(type_, **payload)
         assert answer.type == "command.refused", answer.payload
@@ -177,7 +177,7 @@ class ControlPlane:
         return answer.payload
 
     def tell(self, type_: str, key: str, /, **payload: Any) -> list[Record]:
-        """Tell a fact; what came of it."""
+        """Append an event; return the records that follow from it."""
         kind = "timer" if type_ == "timer.fired" else "event"
         return self.put(self.record(type_, key, payload, kind=kind))
 
@@ -206,16 +206,16 @@ class ControlPlane:
         return self.tell("worker.lost", worker, worker=worker, reason="its lock is free")
 
     def run(self, name: str) -> str:
-        """Start a run; its id."""
+        """Start a run; return its id."""
         return str(self.done("run.start", pipeline=name)["run"])
 
     def task_of(self, name: str) -> dict[str, Any]:
-        """The one open task of a pipeline."""
+        """Return the only open task of a pipeline."""
         (task,) = [task for task in self.state("orchestrator")["tasks"].values() if task["pipeline"] == name]
         return dict(task)
 
     def end(self, task: Mapping[str, Any], error: Mapping[str, Any] | None = None) -> list[Record]:
-        """Tell how the open attempt of `task` ended."""
+        """Report the outcome of the open attempt of `task`."""
         attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"]}
         if error is None:
             return self.tell("task.completed", task["id"], **attempt, counters={"rows_in": 3, "rows_out": 3})
@@ -225,12 +225,12 @@ class ControlPlane:
         return self.tell("timer.fired", timer, timer=timer, due=self.now.isoformat())
 
     def running(self) -> dict[str, str]:
-        """Pipelines that have an attempt open, and the worker that does it."""
+        """Return the pipelines with an open attempt, and its worker."""
         tasks = self.state("orchestrator")["tasks"].values()
         return {task["pipeline"]: task["worker"] for task in tasks if task["status"] == "assigned"}
 
     def take(self, step: str, number: int) -> None:
-        """One step of a random story; nothing where it does not fit."""
+        """Do one step of a random history; nothing if it does not apply."""
         running = [task for task in self.state("orchestrator")["tasks"].values() if task["status"] == "assigned"]
         name = "abcdefg"[number]
         match step:
@@ -279,5 +279,5 @@ CHANGING = ["apply", "apply", "apply", "policy", "repeat"]
 
 
 def steps(*, changing: bool = False) -> st.SearchStrategy[tuple[str, int]]:
-    """Steps of a story: of running pipelines, or of changing them too."""
+    """Return a strategy for steps of a history: of running pipelines, or of changing them too."""
     return st.tuples(st.sampled_from(RUNNING + CHANGING if changing else RUNNING), st.integers(0, 6))

@@ -1,4 +1,4 @@
-"""What decides reads no clock, does no I/O, and knows no engine; one adapter does."""
+"""Agents read no clock, do no I/O and import no engine; only one adapter does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fold: the same log, the same records; whatever dies wherever, nothing is doubled and nothing left out."""
+"""The fold: the same log gives the same records; after a crash at any point no decision is missing or repeated."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def played(steps_taken: list[tuple[str, int]], batch: int = 1) -> ControlPlane:
 
 
 class Echo:
-    """Answers each worker that joins with how many there were; raises at those whose name says so."""
+    """Answers each worker that joins with the number of earlier ones; raises for workers with certain names."""
 
     name = "echo"
     rules = 1
@@ -123,7 +123,7 @@ def test_a_restart_at_every_point_emits_what_is_missing_and_nothing_twice(
 
 
 def _latest(plane: ControlPlane, number: int) -> dict[str, Any]:
-    """The last snapshot of each agent up to the `number`-th cut."""
+    """Return the last snapshot of each agent up to the `number`-th cut."""
     found: dict[str, Any] = {}
     for one in plane.snapshots[: number + 1]:
         found |= one
@@ -187,7 +187,7 @@ def test_late_appends_of_a_superseded_brain_are_ignored() -> None:
 
 
 class ChangedLifecycle(Lifecycle):
-    """Another release of the rules: it says more about why."""
+    """Another release of the rules, with longer reasons."""
 
     rules = 2
 
@@ -274,7 +274,7 @@ def test_an_exception_in_an_agent_becomes_a_record_and_the_fold_continues(where:
 
 
 class RaisingLifecycle(Lifecycle):
-    """Falls over one command, by a defect of its own."""
+    """Raises at one command, because of a defect."""
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         if cause.type == "pipeline.pause":
@@ -294,7 +294,7 @@ def test_a_command_that_makes_an_agent_raise_is_answered() -> None:
 
 
 class RaisingEcho(Echo):
-    """A later release that cannot take in what an earlier one recorded."""
+    """A later release that cannot evolve by the records of an earlier one."""
 
     rules = 2
 

@@ -43,7 +43,7 @@ BREAKS: Final[list[tuple[str, Any]]] = [
 
 
 def broken(document: dict[str, Any], path: str, value: Any) -> tuple[dict[str, Any], str]:
-    """A copy with `value` at `path` ([+]: in one more item), and the path as an issue names it."""
+    """Return a copy with `value` at `path` ([+]: in an additional item), and the path as an issue names it."""
     whole = copy.deepcopy(document)
     *parents, last = path.split(".")
     at: Any = whole

@@ -1,4 +1,4 @@
-"""The lifecycle against a plain model: what the model would not do is refused and changes nothing."""
+"""The lifecycle against a plain model: commands that the model does not allow are refused and change nothing."""
 
 from __future__ import annotations
 

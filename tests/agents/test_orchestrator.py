@@ -10,7 +10,7 @@ from tests.agents.control_plane import ERROR, FATAL, ControlPlane, pipeline, pol
 
 @pytest.fixture
 def several(plane: ControlPlane) -> ControlPlane:
-    """Pipelines a to d over connections of their own, all active."""
+    """A control plane with active pipelines a to d over separate connections."""
     for name in "abcd":
         plane.connect(f"from-{name}", f"to-{name}")
         plane.apply(pipeline(name, source=f"from-{name}", sink=f"to-{name}"))

@@ -17,7 +17,7 @@ PIPELINES = {
 
 
 class Queues:
-    """The queues as the log tells them, kept by other code than the orchestrator's."""
+    """The queues, derived from the log by code other than the orchestrator's."""
 
     def __init__(self, max_running: int, per_connection: int) -> None:
         self.max_running, self.per_connection = max_running, per_connection
@@ -30,7 +30,7 @@ class Queues:
         self.places = 0
 
     def follow(self, records: Iterable[tuple[int, Record]]) -> None:
-        """In the order in which the orchestrator sees: its own decision right after its cause."""
+        """Return records in the orchestrator's order: its own decision right after its cause."""
         for _, record in sorted(records, key=lambda item: _seen(*item)):
             getattr(self, record.type.replace(".", "_"), lambda _: None)(record.payload)
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of cases, one a line
-"""Schedules: ticks by the clock of a zone, and what the orchestrator makes of them."""
+"""Schedules: ticks by the clock of a zone, and the orchestrator's reactions to them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_no_tick_is_lost_or_doubled_at_a_cut(cron: str, zone: str, after: dateti
 
 
 def scheduled(**rules: Any) -> ControlPlane:
-    """A plane with one scheduled pipeline and one worker."""
+    """Return a control plane with one scheduled pipeline and one worker."""
     plane = ControlPlane()
     plane.connect("shop", "house")
     document = pipeline("orders")
@@ -97,7 +97,7 @@ def runs(plane: ControlPlane) -> list[str]:
 
 
 def finish(plane: ControlPlane) -> None:
-    """The worker completes the run that it has."""
+    """Complete the worker's run."""
     (task,) = [one for one in plane.state("orchestrator")["tasks"].values() if one["status"] == "assigned"]
     plane.end(task)
 

@@ -1,4 +1,4 @@
-"""A project folder, and the `penstock` command in it: in this process, or in one of its own."""
+"""A project folder, and the `penstock` command in it: in this process, or in a separate one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def on_a_terminal(arguments: list[str], folder: Path, **more: str) -> str:
         while block := os.read(ours, 4096):
             said += block
     except OSError:
-        pass  # Linux tells the end of a terminal so
+        pass  # Linux reports the end of a terminal like this
     finally:
         process.wait()
         os.close(ours)
@@ -116,7 +116,7 @@ class Project:
         return said.json
 
     def start(self, *arguments: str, out: int | IO[str] = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
-        """Start a command in a process of its own."""
+        """Start a command in a separate process."""
         process = subprocess.Popen(
             [*PENSTOCK, arguments[0], "--project", str(self.folder), *arguments[1:]],
             stdin=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ class Project:
             return cursor.fetchall() if cursor.description else []
 
     def differences(self) -> dict[str, int]:
-        """Count the orders of the sample that are lost or wrong, and doubled or foreign, in the warehouse."""
+        """Count the orders of the sample that are lost or wrong, and duplicated or foreign, in the warehouse."""
         want = self.sql(
             SHOP, "SELECT id, upper(customer), CAST(price * quantity AS numeric(14,2)), placed_at FROM orders"
         )

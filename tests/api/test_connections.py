@@ -1,4 +1,4 @@
-"""Databases that cannot be used: one clear line each, the exit code of the contract, and nothing half-applied."""
+"""Databases that cannot be used: one clear line each, the documented exit code, and nothing half-applied."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOWHERE = "postgresql://u@127.0.0.1:1/nothing"
 
 
 def apply(project: Project, folder: Path, name: str, **changes: str) -> None:
-    """A pipeline of that name that does not try again, with changes."""
+    """Return a pipeline of that name that does not retry, with changes."""
     text = PIPELINE.replace("name: orders", f"name: {name}") + "  errors: {retry: {attempts: 1}}\n"
     for old, new in changes.items():
         text = text.replace(f"connection: {old}", f"connection: {new}")
@@ -29,7 +29,7 @@ def apply(project: Project, folder: Path, name: str, **changes: str) -> None:
 
 @pytest.fixture
 def guarded(running: Project) -> Iterator[str]:
-    """A role of the embedded server that needs a password; its DSN without one."""
+    """Create a role of the embedded server that needs a password; return its DSN without one."""
     server = running.server
     with server.lease():
         hba = Path(running.sql("postgres", "SHOW hba_file")[0][0])

@@ -1,4 +1,4 @@
-"""The demo proves what it says, and leaves nothing behind."""
+"""The demo's proofs are true, and it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_crash_finds_the_process_of_the_last_attempt_and_skips_one_that_has_en
 
 
 def _attempt(log: PostgresLog, attempt: int, pid: int) -> None:
-    """Make the records of a worker about an attempt of run `r`."""
+    """Return the records of a worker about an attempt of run `r`."""
     assigned = {"task": "t", "run": "r", "attempt": attempt}
     started = {"task": "t", "attempt": attempt, "pid": pid}
     records = [

@@ -1,4 +1,4 @@
-"""Files that are wrong: every issue of every file at once, one line each, and nothing is sent."""
+"""Invalid files: every issue of every file at once, one line each, and nothing is sent."""
 
 from __future__ import annotations
 

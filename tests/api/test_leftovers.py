@@ -1,4 +1,4 @@
-"""Leftovers of earlier runs: what a start drops, and what it keeps."""
+"""Leftovers of earlier runs that a start drops or keeps."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Make = Callable[..., str]
 
 @pytest.fixture
 def made(running: Project, tmp_path: Path) -> Make:
-    """Apply a pipeline of its own, with a target table of its own; return its name."""
+    """Apply a new pipeline with a target table of its own; return its name."""
 
     def make(name: str | None = None, **changes: str) -> str:
         name = name or f"p{next(_numbers)}"
@@ -112,7 +112,7 @@ def test_pause_and_resume_and_stop(running: Project, made: Make) -> None:
 
 @pytest.fixture
 def slow(running: Project, made: Make) -> Iterator[str]:
-    """A pipeline whose run has begun and waits at its sink, for a lock that this test holds."""
+    """Start a run that waits at its sink for a lock of this test; return its pipeline."""
     name = made()
     running.done("run", name, "--watch")
     running.sql(SHOP, "INSERT INTO orders SELECT max(id) + 1, 'late', 1, 1, now() FROM orders")

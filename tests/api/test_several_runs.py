@@ -1,4 +1,4 @@
-"""Several runs by one command: chosen by name, label or pattern, with one result; what `list` then shows of them."""
+"""Several runs by one command: chosen by name, label or pattern, with one result; and `list` afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAMILY = ("batch_a", "batch_b", "batch_c")
 
 @pytest.fixture(scope="module")
 def family(running: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Three pipelines with the label `family: batch`; the last one fails, for its source is not there."""
+    """Apply three pipelines with the label `family: batch`; the last one fails, since its source is missing."""
     for name in FAMILY:
         text = PIPELINE.replace("name: orders,", f"name: {name}, labels: {{family: batch}},")
         text = text.replace("warehouse, object: public.orders", f"warehouse, object: public.{name}")
@@ -92,7 +92,7 @@ BY_NAME = (
     "status", "runs", "pause", "resume", "stop", "delete --yes", "versions", "rollback --to 1", "preview", "plan",
     "metrics", "run", "backfill --from 1 --to 2",
 )  # fmt: skip
-"""Commands on one pipeline, with what else they need."""
+"""Commands on one pipeline, with their other arguments."""
 
 
 @pytest.mark.parametrize("words", BY_NAME)

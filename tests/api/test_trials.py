@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - files as users write them
-"""test, preview, plan and dlq: before a run, and the rows that it refused."""
+"""The commands test, preview and plan before a run, and dlq for refused rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watched runs that cannot go on end with a reason; none is waited for without an end."""
+"""Watched runs that cannot continue end with a reason; no command waits for ever."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Notes(Board):
-    """Keeps what a watch notes."""
+    """Collects the notes of a watch."""
 
     def __init__(self) -> None:
         super().__init__(Output(as_json=True), {})
@@ -68,7 +68,7 @@ def test_a_missing_worker_is_noted_once_and_a_missing_control_process_is_an_erro
 
 @pytest.fixture
 def own(running: Project, tmp_path: Path) -> str:
-    """A pipeline with a table of its own; its name."""
+    """Apply a pipeline with a table of its own; return its name."""
     name = f"watched_{next(_numbers)}"
     text = PIPELINE.replace("name: orders", f"name: {name}").replace("public.orders, write", f"public.{name}, write")
     (tmp_path / "own.yaml").write_text(text)

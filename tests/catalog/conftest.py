@@ -38,7 +38,7 @@ def projector(catalog: str) -> Iterator[Projector]:
 
 @pytest.fixture
 def fold(projector: Projector) -> Callable[..., int]:
-    """Fold records as the next ones of the log; the offset of the first."""
+    """Fold records as the next ones of the log; return the offset of the first."""
 
     def apply(*records: Record) -> int:
         start, reading = projector.position()

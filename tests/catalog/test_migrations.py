@@ -1,4 +1,4 @@
-"""Migrations: from nothing, again, two at once, and what is refused."""
+"""Migrations: of an empty database, repeated, two at once, and refused ones."""
 
 from __future__ import annotations
 

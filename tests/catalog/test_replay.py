@@ -1,4 +1,4 @@
-"""The catalog is a projection: dropped and folded again it is identical, whatever the batches were."""
+"""The catalog is a projection: dropped and folded again it is identical, for any batches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def emptied(dsn: str) -> None:
 
 
 def rows(dsn: str) -> dict[str, list[Any]]:
-    """Every row of every table."""
+    """Return every row of every table."""
     with closing(connect(dsn, "tests")) as session:
         found = [table for table in metadata.sorted_tables if table.schema == CATALOG]
         return {t.name: session.execute(f"SELECT t::text FROM {t} t ORDER BY 1").fetchall() for t in found}
@@ -85,7 +85,7 @@ def test_records_that_the_database_refuses_are_reported_and_skipped_for_any_batc
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(log=logs(30))
 def test_after_a_batch_with_a_bad_record_rows_are_those_of_a_replay(kept: str, log: list[Record]) -> None:
-    """Good, bad, good: what the projector remembers of rows does not outlive the bad batch."""
+    """Good, bad, good: the projector's cached rows are discarded with the bad batch."""
     payload = {"worker": "w", "kinds": ["pipeline"], "slots": 2**70}
     third = len(log) // 3
     bad = log[third : third + 1]
@@ -195,7 +195,7 @@ def test_a_projector_killed_between_batches_resumes_at_its_position(new_database
 
 
 def _projected(dsn: str, *, stop_after: int | None) -> None:
-    """Run the program; kill it when it has told of `stop_after` batches."""
+    """Run the program; kill it when it has reported `stop_after` batches."""
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), dsn]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Search: what is found, in which order, and what filters leave out."""
+"""Search: its results, their order, and filters."""
 
 from __future__ import annotations
 

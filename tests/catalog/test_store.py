@@ -214,7 +214,7 @@ def test_an_unknown_pipeline_is_reported_with_the_nearest_name(store: MetadataSt
         store.pipeline("order")
 
 
-# --- what happened
+# --- history
 
 
 def decision(agent: str, subject: str, **more: Any) -> AgentDecision:
@@ -425,7 +425,7 @@ def test_snapshots_round_trip(store: MetadataStore) -> None:
     assert list(found["lifecycle"].state) == ["z", "a", "deep"]
 
 
-# --- records that are not as they should be
+# --- invalid records
 
 
 def test_unreadable_records_are_reported_and_skipped(store: MetadataStore, fold: Fold, fact: Fact) -> None:

@@ -1,4 +1,4 @@
-"""Files of a project: YAML's traps, where an error is, and secrets."""
+"""Files of a project: YAML's traps, the location of errors, and secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Break = Callable[[dict[str, Any]], None]
 
 
 def put(path: str, value: Any) -> Break:
-    """Put `value` at `path`, making the parents that are missing."""
+    """Return a function that sets `value` at `path` and creates missing parents."""
     *parents, last = path.split(".")
 
     def apply(document: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def drop(path: str) -> Break:
 
 
 def batch(*more: Break) -> Break:
-    """As a batch, so that nothing else is wrong, and then `more`."""
+    """Return a function that makes it a batch, so that nothing else is wrong, and then applies `more`."""
 
     def apply(document: dict[str, Any]) -> None:
         document["spec"].pop("mode", None)

@@ -1,4 +1,4 @@
-"""The domain's models: round trips, what each validator refuses, and what a refusal says."""
+"""The domain's models: round trips, the refusals of each validator, and their messages."""
 
 from __future__ import annotations
 

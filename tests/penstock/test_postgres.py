@@ -1,4 +1,4 @@
-"""Connecting, and the driver's errors in our words: nothing secret, nothing of a row."""
+"""Connections, and the driver's errors as ours: without secrets or row values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET = "s3cr3t-pa55"
 
 @contextmanager
 def answering(text: str, state: str) -> Iterator[int]:
-    """A server's side of a failed log-in, on a loopback port."""
+    """Serve a failed log-in on a loopback port."""
     fields = b"SFATAL\0VFATAL\0C" + state.encode() + b"\0M" + text.encode() + b"\0\0"
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

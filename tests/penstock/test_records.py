@@ -1,4 +1,4 @@
-"""Records: the envelope there and back, payloads of an older version, and what is no record."""
+"""Records: round trips of the envelope, payloads of an older version, and invalid messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_property_02_messages_round_trip(type_: str, data: st.DataObject) -> Non
 
 
 def test_the_bytes_on_the_log_are_those_of_the_first_release() -> None:
-    """An empty payload and the defaults of kind and version are written, what is not set is not."""
+    """An empty payload and the defaults of kind and version are written; unset fields are not."""
     bare = record(id="7", payload={})
     assert encode(bare).value == (
         b'{"id":"7","kind":"event","type":"worker.lost","key":"k","at":"2026-01-01T12:30:00.123456Z","actor":"x",'

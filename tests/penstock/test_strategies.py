@@ -1,4 +1,4 @@
-"""The strategies themselves: all that comes out is valid, and every record type comes out."""
+"""The strategies themselves: every generated value is valid, and every record type is generated."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str], ModuleType]:
-    """Import a script of `tools/`, which is no package, by its name."""
+    """Import a script of `tools/`, which is not a package, by its name."""
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")

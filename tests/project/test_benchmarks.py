@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one by its name, or all of them in turn."""
+"""`python -m benchmarks`: one benchmark by name, or all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks").
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
-    """What was run, with its arguments, in place of the benchmarks themselves."""
+    """Replace the benchmarks' main functions; return the list of their calls, with arguments."""
     found: list[tuple[str, list[str]]] = []
     for name in NAMES:
         module = importlib.import_module(f"benchmarks.{name}")

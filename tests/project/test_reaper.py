@@ -31,7 +31,7 @@ def test_hangs(pg, tmp_path):
 
 
 def _started_by(base: Path) -> list[str]:
-    """Processes that work below the folder, servers whose data live elsewhere too."""
+    """Return the processes that work below the folder, and servers whose data are elsewhere."""
     lines = subprocess.check_output(["ps", "-ww", "-eo", "pid,args"], text=True).splitlines()
     owners = ELSEWHERE.glob(f"*/{OWNER}")
     folders = [f"{base}/", *(str(one.parent) for one in owners if one.read_text().startswith(str(base)))]

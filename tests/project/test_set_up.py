@@ -12,7 +12,7 @@ TOOLS = ("sh", "rm", "dirname", "uname")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A project folder with a space in its path, beside a PATH on which there is no Python."""
+    """A project folder with a space in its path, and a PATH without Python."""
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
         found = shutil.which(tool)

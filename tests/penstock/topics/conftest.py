@@ -23,7 +23,7 @@ SMALL = Topic("small", key="anything", partitions=2, retention_time=timedelta(ho
 
 @pytest.fixture
 def small() -> Topic:
-    """A topic of two partitions that keeps 8 hours and 80 kB."""
+    """Topic of two partitions that keeps 8 hours and 80 kB."""
     return SMALL
 
 
@@ -51,7 +51,7 @@ def log(open_log: Open) -> TopicLog:
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    """Run a program of `programs/` in a process of its own; what still runs after the test is killed."""
+    """Run a program of `programs/` in a separate process, which is killed after the test if it still runs."""
     started: list[subprocess.Popen[str]] = []
     root = Path(__file__).parents[3]
 

@@ -1,4 +1,4 @@
-"""What every topic log promises, whatever carries it."""
+"""Promises of every topic log, on every backend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def said(value: bytes = b"", *, key: bytes | None = None, at: datetime = START) 
 
 
 def values(log: TopicLog, topic: Topic = CONTROL, partition: int = 0, offset: int | None = None) -> list[bytes]:
-    """Everything kept, read to the end however little one read gives."""
+    """Read all retained messages, in as many reads as needed."""
     at = log.begin(topic, partition) if offset is None else offset
     found: list[bytes] = []
     while batch := log.read(topic, partition, at, 100):
@@ -178,7 +178,7 @@ def test_a_partition_can_be_chosen(log: TopicLog) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_seek_time_finds_the_first_message_from_a_time_on(log: TopicLog, calls: list[list[int]], wanted: int) -> None:
     base = log.end(CONTROL, 0)
-    origin = START + base * timedelta(days=1)  # later than all that earlier examples left on this log
+    origin = START + base * timedelta(days=1)  # later than the messages of earlier examples on this log
     for call in calls:
         log.append(CONTROL, [said(at=origin + timedelta(minutes=n)) for n in call])
     times = [n for call in calls for n in call]
@@ -256,7 +256,7 @@ def _write_numbers(log: TopicLog, topic: Topic, count: int) -> None:
 
 
 def _read_through(log: TopicLog, topic: Topic, writing: Future[None]) -> list[int]:
-    """All offsets seen, beginning anew at what is kept whenever trimming was faster."""
+    """Return all offsets seen, starting again at the first retained one whenever trimming was faster."""
     at, seen = 0, list[int]()
     while not (writing.done() and at == log.end(topic, 0)):
         try:

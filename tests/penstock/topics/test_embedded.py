@@ -27,12 +27,12 @@ from tests.reaper import short_folder
 Run = Callable[..., "subprocess.Popen[str]"]
 ROOT = os.geteuid() == 0
 PLAIN = 1
-"""A user that every system has (daemon) and that owns nothing here."""
+"""User id of an account of every system (daemon), which owns nothing here."""
 
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[Path]:
-    """A folder that every user may pass through."""
+    """Folder that every user may enter."""
     folder = short_folder()
     folder.chmod(0o711)
     yield folder
@@ -41,7 +41,7 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def kept(base: Path) -> Iterator[EmbeddedServer]:
-    """One server for all tests that leave it able to come back."""
+    """One server for all tests that leave it able to restart."""
     server = EmbeddedServer(base / "kept")
     server.ensure()
     with postgres.connect(server.dsn("postgres"), "test") as session:
@@ -58,7 +58,7 @@ def server(kept: EmbeddedServer) -> EmbeddedServer:
 
 @pytest.fixture
 def fresh(base: Path) -> Iterator[EmbeddedServer]:
-    """A server that was never started."""
+    """Server that was never started."""
     folder = Path(tempfile.mkdtemp(dir=base))
     folder.chmod(0o711)
     server = EmbeddedServer(folder / "home")
@@ -393,7 +393,7 @@ def test_processes_that_copy_the_programs_at_once_agree(base: Path) -> None:
     assert len(list((folder / "programs").iterdir())) == 1
 
 
-# -- what cannot work says so --
+# -- clear errors --
 
 
 def test_a_missing_wheel_is_named(fresh: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The list is the specification: whatever is done to a log, it reads like plain lists."""
+"""The specification is a list: after any operations a log reads like plain lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES = st.sampled_from([0, 1])
 
 
 class LogMachine(RuleBasedStateMachine):
-    """Two partitions of a trimmed topic, and `control`; time goes on by itself."""
+    """Two partitions of a trimmed topic, and `control`; time advances by itself."""
 
     open_log: Callable[[], TopicLog]
     topic: Topic
@@ -27,7 +27,7 @@ class LogMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.log = self.open_log()
         self.now = START
-        # Examples share one database: what they find there when they begin is their zero.
+        # Examples share one database: each starts from the offsets that it finds.
         self.base = [self.log.end(self.topic, part) for part in range(2)]
         self.told = self.log.end(CONTROL, 0)
         self.lists: list[list[Message]] = [[], []]

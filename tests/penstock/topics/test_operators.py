@@ -200,7 +200,7 @@ def test_the_sink_puts_an_item_into_its_keys_partition(open_log: Open) -> None:
 
 
 def test_two_that_append_to_the_same_partitions_do_not_wait_for_each_other(open_log: Open, small: Topic) -> None:
-    """Whatever the order of their messages, partitions are taken in one order."""
+    """Partitions are locked in one order, whatever the order of the messages."""
     one, other = (next(key for n in range(99) if partition_of(key := b"%d" % n, 2) == part) for part in (0, 1))
     failed: list[BaseException] = []
 

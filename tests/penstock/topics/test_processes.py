@@ -79,7 +79,7 @@ def test_writers_killed_at_any_moment_lose_nothing_acknowledged(
 
 
 def _until_alone(log: PostgresLog) -> None:
-    """Wait until the killed writers' sessions have ended, and with them what they had under way."""
+    """Wait until the killed writers' sessions, and their pending appends, have ended."""
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     deadline = time.monotonic() + 30
     while log._session.execute(others).fetchone() != (0,):
@@ -89,7 +89,7 @@ def _until_alone(log: PostgresLog) -> None:
 
 @pytest.fixture
 def own() -> Iterator[EmbeddedServer]:
-    """A server that a test may kill, as durable as in production."""
+    """Start a server that a test may kill, as durable as in production."""
     home = short_folder()
     server = EmbeddedServer(home)
     server.acquire()

@@ -1,4 +1,4 @@
-"""append.py DSN WRITER COUNT SIZE: append to CONTROL in calls of SIZE, and say each acknowledged `number offset`."""
+"""append.py DSN WRITER COUNT SIZE: append to CONTROL in calls of SIZE, and print each acknowledged `number offset`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""follow.py DSN COUNT: follow CONTROL for COUNT messages, and say each `offset value`."""
+"""follow.py DSN COUNT: follow CONTROL for COUNT messages, and print each `offset value`."""
 
 import sys
 

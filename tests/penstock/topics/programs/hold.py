@@ -1,4 +1,4 @@
-"""hold.py DSN NAME: hold a lock, say `held`, and keep it until killed."""
+"""hold.py DSN NAME: take a lock, print `held`, and keep the lock until killed."""
 
 import signal
 import sys

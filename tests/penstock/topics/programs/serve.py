@@ -1,4 +1,4 @@
-"""serve.py HOME [UID]: take a lease, say the server's pid, give it back when the input ends, say `released`.
+"""serve.py HOME [UID]: take a lease, print the server's pid, return the lease when the input ends, print `released`.
 
 With UID, become that user first. What has to be read for that is read before, for that user may be unable to reach
 the interpreter and the wheel.
