@@ -328,7 +328,7 @@ def test_errors_say_what_is_wrong_with_the_file(files: Files, kind: str, tmp_pat
     target.close()
     file.path = tmp_path / "text"
     file.path.write_text("this is no database, but a text that is long enough to be looked at\n" * 40)
-    with pytest.raises(Refused, match=r"is no .* database"):
+    with pytest.raises(Refused, match=r"is not an? .* database"):
         file.source("t").describe()
 
 
