@@ -18,9 +18,9 @@ __all__ = [
     "Growing",
     "Native",
     "Reloading",
+    "RiskReporting",
     "RowPlaces",
     "SingleProcess",
-    "Telling",
     "Unique",
     "Windowed",
 ]
@@ -38,7 +38,7 @@ class RowPlaces(Protocol):
 
 
 @runtime_checkable
-class Telling(Protocol):
+class RiskReporting(Protocol):
     """A source that can report the risks of a cursor before a run."""
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
@@ -102,5 +102,5 @@ class SingleProcess(Protocol):
         """True if all writers must run in one process."""
 
 
-OF_SOURCES: Final = (RowPlaces, Telling)
+OF_SOURCES: Final = (RowPlaces, RiskReporting)
 OF_TARGETS: Final = (Native, Growing, Unique, Reloading, Windowed, SingleProcess)

@@ -80,7 +80,7 @@ def _ignore() -> None:
 class ReadOrder:
     """Order for a reader: Arrow batches of `schema`, at most `batch_rows` rows each; without a schema, undecoded bytes.
 
-    Call `check` at least every 0.2 s while waiting for the source; it ends the read by raising. `held` is what
+    Call `check` at least every 0.2 s while waiting for the source; it ends the read by raising. `snapshot` is what
     `Source.hold` returned in the process that planned the run.
     """
 
@@ -90,7 +90,7 @@ class ReadOrder:
     schema: pa.Schema | None
     batch_rows: int
     check: Callable[[], None]
-    held: str | None = None
+    snapshot: str | None = None
     as_text: bool = False
     """True if undecoded rows come as text, for types whose binary form has no meaning in another database."""
     released: Callable[[], None] = _ignore

@@ -26,39 +26,39 @@ _CHECKED: Final[set[tuple[type, type]]] = set()
 _ABSENT: Final = object()
 
 
-def check_connector(found: object, where: str) -> None:
+def check_connector(candidate: object, where: str) -> None:
     """Check the class that a connection's type names.
 
     Raises:
         Refused: it does not fit; says how, and what to change.
     """
-    _check(found, Connector, (), where)
+    _check(candidate, Connector, (), where)
 
 
-def check_source(found: Source, where: str) -> None:
+def check_source(candidate: Source, where: str) -> None:
     """Check what a connector opened as a source.
 
     Raises:
         Refused: as for a connector.
     """
-    _check(found, Source, OF_SOURCES, where)
+    _check(candidate, Source, OF_SOURCES, where)
 
 
-def check_target(found: Target, where: str) -> None:
+def check_target(candidate: Target, where: str) -> None:
     """Check what a connector opened as a target, and its state.
 
     Raises:
         Refused: as for a connector.
     """
-    _check(found, Target, OF_TARGETS, where)
-    _check(found.state, State, (), where)
+    _check(candidate, Target, OF_TARGETS, where)
+    _check(candidate.state, State, (), where)
 
 
-def _check(found: object, protocol: type, abilities: Collection[type], where: str) -> None:
-    kind = found if isinstance(found, type) else type(found)
+def _check(candidate: object, protocol: type, abilities: Collection[type], where: str) -> None:
+    kind = candidate if isinstance(candidate, type) else type(candidate)
     if (kind, protocol) in _CHECKED:
         return
-    if wrong := [*_misfits(found, protocol, required=True), *_optional(found, protocol, abilities)]:
+    if wrong := [*_misfits(candidate, protocol, required=True), *_optional(candidate, protocol, abilities)]:
         name = f"{kind.__module__}.{kind.__qualname__}"
         hint = f"`python -m pydoc {protocol.__module__}.{protocol.__name__}` describes each member"
         raise Refused(f"{name} is no {protocol.__name__}: {'; '.join(wrong)}", where=where, hint=hint)
@@ -71,17 +71,17 @@ def members(protocol: type) -> dict[str, Any]:
     return {name: vars(protocol).get(name) for name in names if not name.startswith("_")}
 
 
-def _misfits(found: object, protocol: type, *, required: bool) -> Iterator[str]:
+def _misfits(candidate: object, protocol: type, *, required: bool) -> Iterator[str]:
     for name, member in members(protocol).items():
-        have = inspect.getattr_static(found, name, _ABSENT)
-        if have is not _ABSENT and not _alike(have, member):
-            yield from _uncallable(found, name, member)
+        have = inspect.getattr_static(candidate, name, _ABSENT)
+        if have is not _ABSENT and not _same_parameters(have, member):
+            yield from _uncallable(candidate, name, member)
         elif have is _ABSENT and required:
-            near = get_close_matches(name, dir(found), 1, SIMILAR)
+            near = get_close_matches(name, dir(candidate), 1, SIMILAR)
             yield f"it has no `{name}{_parameters(member)}`{f' but `{near[0]}`' if near else ''}"
 
 
-def _alike(have: object, member: object) -> bool:
+def _same_parameters(have: object, member: object) -> bool:
     """True if both are functions with the same parameters: the fast path, which nearly always applies."""
     given, wanted = (getattr(getattr(one, "__func__", one), "__code__", None) for one in (have, member))
     return given is not None and wanted is not None and _parts(given) == _parts(wanted)
@@ -92,12 +92,12 @@ def _parts(code: CodeType) -> tuple[int, int, tuple[str, ...]]:
     return code.co_argcount, code.co_kwonlyargcount, code.co_varnames[:named]
 
 
-def _uncallable(found: object, name: str, member: Any) -> Iterator[str]:
+def _uncallable(candidate: object, name: str, member: Any) -> Iterator[str]:
     """Yield a message if the method of that name cannot be called like the protocol's."""
     if (wanted := _signature(member)) is None:
         return
     try:
-        given = inspect.signature(getattr(found, name))
+        given = inspect.signature(getattr(candidate, name))
     except TypeError:
         yield f"`{name}` is no method"
         return
@@ -131,12 +131,12 @@ def _parameters(member: Any) -> str:
     return str(inspect.Signature(bare))
 
 
-def _optional(found: object, protocol: type, abilities: Collection[type]) -> Iterator[str]:
+def _optional(candidate: object, protocol: type, abilities: Collection[type]) -> Iterator[str]:
     """Yield a message for each ability that cannot be called, and for each name that looks like a misspelt one."""
     known = {name for ability in abilities for name in members(ability)}
     for ability in abilities:
-        yield from _misfits(found, ability, required=False)
-    for name in dir(found):
+        yield from _misfits(candidate, ability, required=False)
+    for name in dir(candidate):
         if not name.startswith("_") and name not in known and name not in members(protocol):
             for near in get_close_matches(name, known, 1, SIMILAR):
                 yield f"`{name}` is no member of the contract: call it `{near}`, or `_{name}` if it is your own"

@@ -22,7 +22,7 @@ def chunks(slot: str, split: Split, parts: Iterator[pa.RecordBatch | memoryview 
     number of rows that the source counted.
     """
     failpoint("read.begin", split.number)
-    sequence = rows = aside = 0
+    sequence = rows = refused_count = 0
     counted: int | None = None
     for data in parts:
         if isinstance(data, int):
@@ -31,20 +31,20 @@ def chunks(slot: str, split: Split, parts: Iterator[pa.RecordBatch | memoryview 
         failpoint("read.block", split.number)
         chunk = _chunk(data, slot, split.number, sequence)
         yield chunk
-        sequence, rows, aside = sequence + 1, rows + chunk.rows, aside + chunk.dead
+        sequence, rows, refused_count = sequence + 1, rows + chunk.rows, refused_count + chunk.dead
     failpoint("read.end", split.number)
     rows = rows if counted is None else counted
-    yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows + aside, dead=aside)
+    yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows + refused_count, dead=refused_count)
 
 
 def _chunk(data: pa.RecordBatch | memoryview | Rows, slot: str, split: int, sequence: int) -> Chunk:
     if isinstance(data, Rows):
-        return _with_asides(data, slot, split, sequence)
+        return _with_refused(data, slot, split, sequence)
     count = data.num_rows if isinstance(data, pa.RecordBatch) else 0
     return Chunk(slot, split, sequence, data, count, read=count)
 
 
-def _with_asides(part: Rows, slot: str, split: int, sequence: int) -> Chunk:
+def _with_refused(part: Rows, slot: str, split: int, sequence: int) -> Chunk:
     """Return a chunk of the rows and of those set aside, numbered within the chunk."""
     rows = part.batch.num_rows
     if not part.asides:

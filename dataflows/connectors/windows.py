@@ -23,38 +23,38 @@ from dataflows.data.types import parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch
 
 __all__ = [
-    "GREATEST",
-    "HOURS",
+    "MAX_CLOCK_SETBACK",
+    "MAX_VALUES",
     "XMIN",
     "Clock",
     "Edge",
     "Evidence",
     "ahead_of",
     "check_cursor",
-    "held_notes",
-    "later_notes",
-    "local",
+    "format_time",
+    "future_row_notes",
+    "null_cursor_error",
+    "open_transaction_notes",
     "risks",
-    "spelled",
     "time_window",
-    "unset_cursor",
+    "window_edge",
 ]
 
 XMIN: Final = "xmin"
 """The system column of PostgreSQL that says which transaction wrote a row."""
 DAY: Final = timedelta(days=1)
-TICK: Final = timedelta(microseconds=1)
-BLINK: Final = timedelta(milliseconds=1)
+MICROSECOND: Final = timedelta(microseconds=1)
+MILLISECOND: Final = timedelta(milliseconds=1)
 """Programs write milliseconds into columns that hold microseconds: a window ends before the current one."""
-MICROSECONDS: Final = 6
-HOURS: Final = timedelta(hours=3)
+MAX_FRACTION_DIGITS: Final = 6
+MAX_CLOCK_SETBACK: Final = timedelta(hours=3)
 """No clock is set back by more at once."""
-GREATEST: Final = {
+MAX_VALUES: Final = {
     "smallint": "32767", "integer": "2147483647", "bigint": "9223372036854775807", "numeric": "NaN",
     "uuid": "ffffffff-ffff-ffff-ffff-ffffffffffff",
 }  # fmt: skip
 """What sorts above everything else of a type, and stands for no end in data: it is no position."""
-LATE: Final = timedelta(minutes=1)
+LONG_TRANSACTION: Final = timedelta(minutes=1)
 """A transaction that is older holds rows back for long enough to be worth a note."""
 
 
@@ -75,7 +75,7 @@ class Evidence:
     """Values are UUIDs in no order."""
     whole_seconds: bool = False
     """The type would hold fractions, and no value has any."""
-    unseen: str | None = None
+    hidden_writers: str | None = None
     """Why those who write to it cannot be seen from here."""
     zone: str | None = None
     """Whose clock times without a zone are by, and who says so."""
@@ -95,8 +95,8 @@ class Evidence:
             return DAY
         if self.whole_seconds:
             return timedelta(seconds=1)
-        digits = MICROSECONDS if kind.precision is None else kind.precision
-        return timedelta(microseconds=10 ** (MICROSECONDS - digits))
+        digits = MAX_FRACTION_DIGITS if kind.precision is None else kind.precision
+        return timedelta(microseconds=10 ** (MAX_FRACTION_DIGITS - digits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,14 @@ class Clock:
     now: datetime
     oldest: datetime | None = None
     """When the oldest transaction began that may still write; None where there is none, or a lag stands for it."""
-    least: timedelta = timedelta(0)
+    min_ahead: timedelta = timedelta(0)
     """Ahead by at least this much, from the window's end until hours from now: a clock may be set back meanwhile."""
-    most: timedelta = timedelta(0)
+    max_ahead: timedelta = timedelta(0)
 
     @classmethod
-    def here(cls, now: datetime, rule: CursorRule) -> Clock:
+    def of_this_machine(cls, now: datetime, rule: CursorRule) -> Clock:
         """This machine's clock, for sources that tell no time; a column without a zone is in UTC, or in the rule's."""
-        ahead = [ahead_of(rule.timezone or "UTC", at) for at in (now - rule.lag, now, now + HOURS)]
+        ahead = [ahead_of(rule.timezone or "UTC", at) for at in (now - rule.lag, now, now + MAX_CLOCK_SETBACK)]
         return cls(now, None, min(ahead), max(ahead))
 
 
@@ -138,20 +138,20 @@ def check_cursor(evidence: Evidence, rule: CursorRule, where: str) -> None:
             hint = "write: merge with a key"
             raise Refused("by `xmin` a row comes again whenever it is updated", where=where, hint=hint)
         return
-    if found := _unsafe(evidence, rule):
-        raise Refused(found[0], where=where, hint=found[1])
+    if problem := _unsafe(evidence, rule):
+        raise Refused(problem[0], where=where, hint=problem[1])
 
 
 def _unsafe(evidence: Evidence, rule: CursorRule) -> tuple[str, str] | None:
     """What makes a cursor lose rows, and the mend."""
     column, name = evidence.column, f"`{evidence.column.name}`"
     other = f"take a time with a lag as the cursor{OR_XMIN}"
-    if evidence.unseen and not (evidence.is_time and rule.lag):
+    if evidence.hidden_writers and not (evidence.is_time and rule.lag):
         hint = "give the cursor a lag that is longer than the longest transaction" if evidence.is_time else other
-        return f"{evidence.unseen}: rows that are committed late cannot be waited for by {name}", hint
+        return f"{evidence.hidden_writers}: rows that are committed late cannot be waited for by {name}", hint
     if what := _disorder(evidence):
         return f"{name} does not arrive in order: {what}", other
-    if evidence.is_time and evidence.unit > TICK and not rule.again and not rule.lag:
+    if evidence.is_time and evidence.unit > MICROSECOND and not rule.again and not rule.lag:
         unit = _unit(evidence.unit)
         hint = "give the cursor a lag, so that an `append` ends before it; or write: merge, which reads it again"
         return f"{name} ({column.type}) tells no more than the {unit}: more rows can get a value that was read", hint
@@ -175,7 +175,7 @@ OR_XMIN: Final = ", or write: merge by cursor `xmin` where the source is Postgre
 def _unit(unit: timedelta) -> str:
     if unit == DAY:
         return "day"
-    return "second" if unit == timedelta(seconds=1) else f"{unit / BLINK:g} ms"
+    return "second" if unit == timedelta(seconds=1) else f"{unit / MILLISECOND:g} ms"
 
 
 def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
@@ -183,27 +183,27 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
     column, name = evidence.column, f"cursor `{evidence.column.name}` ({evidence.column.type})"
     if column.name == XMIN and column.hidden:
         return (f"{name}: each run reads the whole table; deleted rows are not noticed",)
-    found = []
+    notes = []
     if evidence.zone and parse_type(column.type).name != "timestamp with time zone":
-        found.append(f"{name} has no zone: compared by {evidence.zone}; `timezone` says another one")
-    if evidence.is_time and evidence.unit > TICK:
+        notes.append(f"{name} has no zone: compared by {evidence.zone}; `timezone` says another one")
+    if evidence.is_time and evidence.unit > MICROSECOND:
         ends = "is read again by each run until it is over" if rule.again else "is read when it is over"
-        found.append(f"{name} tells no more than the {_unit(evidence.unit)}: the current one {ends}")
+        notes.append(f"{name} tells no more than the {_unit(evidence.unit)}: the current one {ends}")
     if rule.lag:
-        found.append(f"{name}: a row that is committed more than {rule.lag} after its cursor's value is not read")
+        notes.append(f"{name}: a row that is committed more than {rule.lag} after its cursor's value is not read")
     elif evidence.default:
-        found.append(f"{name} has DEFAULT {evidence.default}: transactions that are open hold the window back")
+        notes.append(f"{name} has DEFAULT {evidence.default}: transactions that are open hold the window back")
     elif evidence.is_time:
-        found.append(f"{name} has no default: give a lag where programs set it by their clocks, or before they write")
+        notes.append(f"{name} has no default: give a lag where programs set it by their clocks, or before they write")
     elif evidence.client:
-        found.append(
+        notes.append(
             f"{name} has no default: values that programs make must arrive in order; a lower one that comes later is "
             "not read; else take a time with a lag, or `xmin` on PostgreSQL"
         )
-    return tuple(found)
+    return tuple(notes)
 
 
-def unset_cursor(column: Column, where: str) -> BadData:
+def null_cursor_error(column: Column, where: str) -> BadData:
     """The error for rows whose cursor is NULL: no window would ever hold them."""
     what = f"rows without a cursor (`{column.name}` IS NULL) would never be read"
     return BadData(what, where=where, hint=f"fill `{column.name}`, or leave such rows out by a view")
@@ -220,15 +220,15 @@ class Edge:
     now: datetime
 
 
-def local(evidence: Evidence, rule: CursorRule, clock: Clock) -> Edge:
+def window_edge(evidence: Evidence, rule: CursorRule, clock: Clock) -> Edge:
     """Where the window of a time ends."""
     unit = evidence.unit
     horizon = clock.now - rule.lag
     begun = horizon if rule.lag or clock.oldest is None else min(horizon, clock.oldest)
-    safe = _floor(begun + clock.least, max(unit, BLINK)) - unit
-    upper = _floor(horizon + clock.least, unit) if rule.again else safe
+    safe = _floor(begun + clock.min_ahead, max(unit, MILLISECOND)) - unit
+    upper = _floor(horizon + clock.min_ahead, unit) if rule.again else safe
     zoned = parse_type(evidence.column.type).name == "timestamp with time zone"
-    edge = (upper, safe, clock.now + clock.most)
+    edge = (upper, safe, clock.now + clock.max_ahead)
     return Edge(*(one if zoned else one.replace(tzinfo=None) for one in edge))
 
 
@@ -240,39 +240,39 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def time_window(
-    edge: Edge, column: Column, last: str | None, found: str | None, spell: Callable[[datetime], str] | None = None
+    edge: Edge, column: Column, last: str | None, highest: str | None, spell: Callable[[datetime], str] | None = None
 ) -> Window:
     """The window up to `found`, the greatest value that is not above the edge; its position stays at what is safe.
 
     `spell` writes a time as the column's values are written, where that is not as everywhere.
     """
-    if found is None:
+    if highest is None:
         return Window(last, None)
-    at = _read(found, column)
+    at = _read(highest, column)
     if at is None or at <= edge.safe:  # what Python has no date for is older than all that is not safe
-        return Window(last, found)
+        return Window(last, highest)
     before = _read(last, column) if last is not None else None
     reached = edge.safe if before is None else max(edge.safe, before)
-    return Window(last, found, reached=spell(reached) if spell else spelled(reached, column))
+    return Window(last, highest, reached=spell(reached) if spell else format_time(reached, column))
 
 
 def _read(text: str, column: Column) -> datetime | None:
     """A position or a value; MySQL writes UTC without saying so. None of what Python has no date for."""
     try:
-        found = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
     if parse_type(column.type).name != "timestamp with time zone":
-        return found.replace(tzinfo=None)
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        return moment.replace(tzinfo=None)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def spelled(at: datetime, column: Column) -> str:
+def format_time(at: datetime, column: Column) -> str:
     """A time as text that every system reads as a value of the column."""
     return date.isoformat(at) if parse_type(column.type).name == "date" else at.isoformat(sep=" ")
 
 
-def later_notes(column: Column, rows: int, *, above: bool = False) -> tuple[str, ...]:
+def future_row_notes(column: Column, rows: int, *, above: bool = False) -> tuple[str, ...]:
     """What is said of rows beyond the window."""
     if not rows:
         return ()
@@ -282,8 +282,8 @@ def later_notes(column: Column, rows: int, *, above: bool = False) -> tuple[str,
     return (f"{have} a cursor later than now (`{column.name}`), to be read when that has come",)
 
 
-def held_notes(clock: Clock) -> tuple[str, ...]:
+def open_transaction_notes(clock: Clock) -> tuple[str, ...]:
     """What is said of a transaction that holds the window back for long."""
-    if clock.oldest is None or clock.now - clock.oldest < LATE:
+    if clock.oldest is None or clock.now - clock.oldest < LONG_TRANSACTION:
         return ()
     return (f"rows since {clock.oldest:%Y-%m-%d %H:%M:%S} UTC wait for a transaction that is open since then",)

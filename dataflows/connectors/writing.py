@@ -17,7 +17,7 @@ from dataflows.data.counters import Counters
 from penstock.errors import PenstockError
 from penstock.failpoints import failpoint
 
-__all__ = ["OpenSplit", "SplitSink", "SplitWriter", "Trying"]
+__all__ = ["OpenSplit", "SplitSink", "SplitWriter", "TrialSink"]
 
 
 class SplitSink(Protocol):
@@ -48,7 +48,7 @@ class SplitSink(Protocol):
 
 
 @runtime_checkable
-class Trying(Protocol):
+class TrialSink(Protocol):
     """A sink that raises `RowRefused`, and with which the rows that are refused can be found."""
 
     def trial(self) -> AbstractContextManager[Attempt]:
@@ -94,24 +94,24 @@ class SplitWriter:
 
     order: WriterOrder
     where: str
-    opened: Callable[[], AbstractContextManager[SplitSink]]
-    _held: ExitStack = field(default_factory=ExitStack, init=False)
+    connect: Callable[[], AbstractContextManager[SplitSink]]
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _sink: SplitSink | None = field(default=None, init=False)
     _split: OpenSplit | None = field(default=None, init=False)
 
     def open(self) -> None:
         """Connect."""
-        self._sink = self._held.enter_context(self.opened())
+        self._sink = self._stack.enter_context(self.connect())
 
     def close(self) -> None:
         """End the session; what is not committed is gone. The writer may be opened again."""
         self._sink = self._split = None
-        self._held.close()
+        self._stack.close()
 
     def trial(self) -> AbstractContextManager[Attempt]:
         """Send rows on trial, to find those that the target refuses; nothing of them stays."""
         sink = self._live
-        if not isinstance(sink, Trying):
+        if not isinstance(sink, TrialSink):
             message = "a sink that refuses rows has no `trial`"
             raise TypeError(message)
         return sink.trial()
@@ -127,7 +127,7 @@ class SplitWriter:
             Fenced: a newer run took over.
             RowRefused: the target refused a value or a row.
         """
-        split = self._split or self._begun(chunk)
+        split = self._split or self._begin_split(chunk)
         if (chunk.split, chunk.sequence) != (split.number, split.sequence):
             message = f"chunk {chunk.split}.{chunk.sequence} came where {split.number}.{split.sequence} was due"
             raise AssertionError(message)
@@ -153,7 +153,7 @@ class SplitWriter:
             raise AssertionError(message)
         return self._sink
 
-    def _begun(self, chunk: Chunk) -> OpenSplit:
+    def _begin_split(self, chunk: Chunk) -> OpenSplit:
         self._live.begin(chunk.split, chunk.data)
         self._split = OpenSplit(chunk.split, self.where)
         self._split.reached("begin")

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import SplitReader, Writer
 from dataflows.connectors.isolation import Attempt, RowRefused, refused_rows
-from dataflows.connectors.writing import Trying
+from dataflows.connectors.writing import TrialSink
 from dataflows.data.chunks import Chunk
 from dataflows.data.splits import Split
 from dataflows.runs.dead_letters import LetterBox
@@ -145,7 +145,7 @@ class SplitAgain:
         except SchemaMismatch:
             raise error from None
         writer = decoded.writer()
-        if not isinstance(writer, Trying):
+        if not isinstance(writer, TrialSink):
             raise error
         with ExitStack() as held:
             held.callback(writer.close)

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from dataflows.connectors.keeping import IDLE_SESSIONS
+from dataflows.connectors.idle_sessions import IDLE_SESSIONS
 from dataflows.process.lifeline import watch_lifeline
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.launcher import run_task
@@ -70,7 +70,7 @@ def _serve(task: Mapping[str, Any]) -> int:
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)
     write_line({"ended": code, "reusable": _all_ended(set(threading.enumerate()) - before)})
-    IDLE_SESSIONS.rest()
+    IDLE_SESSIONS.close_after()
     return code
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
-from dataflows.connectors.abilities import Growing, Native, Reloading, RowPlaces, Telling, Unique, Windowed
+from dataflows.connectors.abilities import Growing, Native, Reloading, RiskReporting, RowPlaces, Unique, Windowed
 from dataflows.connectors.contract import Method, Source, Target
 from dataflows.connectors.history import history_columns
 from dataflows.connectors.state import Loaded
@@ -139,7 +139,7 @@ def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:
     if job.cursor is None:
         return ()
     column = cursor_column(table, job.cursor, job.at_source)
-    return source.risks(table, column, job.rule) if isinstance(source, Telling) else ()
+    return source.risks(table, column, job.rule) if isinstance(source, RiskReporting) else ()
 
 
 def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:

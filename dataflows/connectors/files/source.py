@@ -23,8 +23,8 @@ from dataflows.connectors.files.seen import Seen
 from dataflows.connectors.files.store import Gone, Listed, Store, translated
 from dataflows.connectors.formats.contract import Asked, FileReader, Rows, Shape, decompressed, format_of, unpacked
 from dataflows.connectors.formats.types import as_asked, united
-from dataflows.connectors.patience import patiently
 from dataflows.connectors.reading import chunks
+from dataflows.connectors.waiting import run_checked
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
@@ -297,7 +297,7 @@ class FilesReader:
 
     def _asked(self, work: Callable[[], Any]) -> Any:
         with translated(self.place.where):
-            return patiently(self._pool, self.order.check, work)
+            return run_checked(self._pool, self.order.check, work)
 
     def _batches(self, path: str, version: str, groups: list[int] | None) -> Iterator[Rows]:
         where = f"{self.place.where}: {path}"

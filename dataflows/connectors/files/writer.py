@@ -17,7 +17,7 @@ from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Store, translated
 from dataflows.connectors.formats.contract import FileWriter, packed
 from dataflows.connectors.formats.types import file_field
-from dataflows.connectors.patience import patiently
+from dataflows.connectors.waiting import run_checked
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 from penstock.errors import PenstockError
@@ -89,7 +89,7 @@ class FilesSink:
     def asked(self, work: Callable[[], Any]) -> Any:
         """Do what asks the store, while the order's check may end the wait."""
         with translated(self.state.where):
-            return patiently(self.pool, self.order.check, work)
+            return run_checked(self.pool, self.order.check, work)
 
     def give_up(self) -> None:
         """Leave no file of what is not committed."""

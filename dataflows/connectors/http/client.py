@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx
 
-from dataflows.connectors.patience import patiently
+from dataflows.connectors.waiting import run_checked
 from penstock.clock import now
 from penstock.errors import (
     AccessDenied,
@@ -100,7 +100,7 @@ class Client:
         """
         for attempt in range(ATTEMPTS):
             try:
-                return patiently(self._pool, self._until(), lambda: self._once(url, ends))
+                return run_checked(self._pool, self._until(), lambda: self._once(url, ends))
             except _Again as failed:
                 wait = BASE * 2**attempt if failed.wait is None else failed.wait
                 if attempt + 1 == ATTEMPTS or wait > LONGEST:

@@ -25,11 +25,11 @@ from dataflows.connectors.windows import (
     Clock,
     Evidence,
     check_cursor,
-    later_notes,
-    local,
+    format_time,
+    future_row_notes,
     risks,
-    spelled,
     time_window,
+    window_edge,
 )
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, CursorRule, Window
@@ -90,10 +90,10 @@ class HttpSource:
             lower = None if last is None else pa.scalar(last).cast(values.type)
             is_new = lower is None or pc.greater(greatest, lower).as_py()
             return Window(last, _spelled(greatest.as_py()) if is_new else None)
-        edge = local(replace(evidence, whole_seconds=_is_whole(values)), rule, Clock.here(now(), rule))
-        found = _greatest_within(values, last, spelled(edge.upper, cursor))
-        later = int(pc.sum(pc.greater(values, pa.scalar(spelled(edge.now, cursor)).cast(values.type))).as_py() or 0)
-        return replace(time_window(edge, cursor, last, found), notes=later_notes(cursor, later))
+        edge = window_edge(replace(evidence, whole_seconds=_is_whole(values)), rule, Clock.of_this_machine(now(), rule))
+        found = _greatest_within(values, last, format_time(edge.upper, cursor))
+        later = int(pc.sum(pc.greater(values, pa.scalar(format_time(edge.now, cursor)).cast(values.type))).as_py() or 0)
+        return replace(time_window(edge, cursor, last, found), notes=future_row_notes(cursor, later))
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         return risks(self._checked(cursor, rule), rule)

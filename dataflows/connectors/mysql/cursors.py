@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from dataflows.connectors.mysql.session import Session
 from dataflows.connectors.mysql.tables import TableName
-from dataflows.connectors.windows import HOURS, Clock, Evidence, ahead_of
+from dataflows.connectors.windows import MAX_CLOCK_SETBACK, Clock, Evidence, ahead_of
 from dataflows.data.cursors import CursorRule
 from dataflows.data.tables import Column
 from dataflows.data.types import parse_type
@@ -41,7 +41,9 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
     if parse_type(column.type).name in {"date", "timestamp without time zone"}:
         zone = rule.timezone or _zone(session)
     random = said is not None and "uuid()" in said.lower()
-    return Evidence(column, said, nodes=nodes, random=random, unseen=_unseen(session), zone=zone, client=said is None)
+    return Evidence(
+        column, said, nodes=nodes, random=random, hidden_writers=_unseen(session), zone=zone, client=said is None
+    )
 
 
 def _text(value: Any) -> str:
@@ -104,7 +106,9 @@ def horizon(session: Session, evidence: Evidence, rule: CursorRule, where: str) 
         oldest, seen = _oldest(session, now)
     if evidence.zone is None:
         return Clock(now, oldest), seen
-    ahead = [_ahead(session, rule, at, where) for at in (min(now - rule.lag, oldest or now), now, now + HOURS)]
+    ahead = [
+        _ahead(session, rule, at, where) for at in (min(now - rule.lag, oldest or now), now, now + MAX_CLOCK_SETBACK)
+    ]
     return Clock(now, oldest, min(ahead), max(ahead)), seen
 
 

@@ -18,13 +18,13 @@ from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.windows import (
     check_cursor,
-    held_notes,
-    later_notes,
-    local,
+    format_time,
+    future_row_notes,
+    null_cursor_error,
+    open_transaction_notes,
     risks,
-    spelled,
     time_window,
-    unset_cursor,
+    window_edge,
 )
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window, split_key
@@ -78,16 +78,16 @@ class MysqlSource:
         evidence, name = evidence_of(self.session, self.name, cursor, rule), quoted(cursor.name)
         check_cursor(evidence, rule, self._where)
         if cursor.nullable and self.session.rows(f"SELECT 1 FROM {self.name.sql} WHERE {name} IS NULL LIMIT 1"):
-            raise unset_cursor(cursor, self._where)
+            raise null_cursor_error(cursor, self._where)
         if not evidence.is_time:
             return self._value_window(cursor, last)
         clock, seen = horizon(self.session, evidence, rule, self._where)
-        edge = local(evidence, rule, clock)
-        found = self._greatest(cursor, Split(0, last, spelled(edge.upper, cursor)))
+        edge = window_edge(evidence, rule, clock)
+        found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
         if found is not None and not seen:
             self._await_writers()
-        later = self._rows_above(cursor, spelled(edge.now, cursor))
-        notes = (*later_notes(cursor, later), *held_notes(clock))
+        later = self._rows_above(cursor, format_time(edge.now, cursor))
+        notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock))
         return replace(time_window(edge, cursor, last, found), notes=notes)
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class MysqlSource:
         if found is not None:
             self._await_writers()
         beyond = 0 if upper is None else self._rows_above(cursor, upper)
-        return Window(last, found, notes=later_notes(cursor, beyond, above=True))
+        return Window(last, found, notes=future_row_notes(cursor, beyond, above=True))
 
     def _greatest(self, cursor: Column, split: Split) -> str | None:
         name = quoted(cursor.name)

@@ -13,7 +13,7 @@ from dataflows.connectors.postgres.locks import READ
 from dataflows.connectors.postgres.session import CONNECT_SECONDS, Session, one_row, translated
 from dataflows.connectors.postgres.tables import escaped
 from dataflows.connectors.sql.names import quoted
-from dataflows.connectors.windows import HOURS, XMIN, Clock, Evidence
+from dataflows.connectors.windows import MAX_CLOCK_SETBACK, XMIN, Clock, Evidence
 from dataflows.data.cursors import CursorRule
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
@@ -56,9 +56,9 @@ def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule
     with translated(where):
         found = one_row(session, _CATALOG, {"table": table.name.sql, "column": column.name})
     defaults, cache, step, identity, plain, behind, subscribed, standby = found
-    unseen = "the server is a hot standby" if standby else None
-    unseen = unseen or (f"{subscribed} is filled by a subscription" if subscribed else None)
-    unseen = unseen or (f"{behind} shows data stored elsewhere" if behind else None)
+    hidden_writers = "the server is a hot standby" if standby else None
+    hidden_writers = hidden_writers or (f"{subscribed} is filled by a subscription" if subscribed else None)
+    hidden_writers = hidden_writers or (f"{behind} shows data stored elsewhere" if behind else None)
     default = ", ".join(defaults) or ("an identity" if identity else None)
     random = any(name in one for one in defaults for name in RANDOM)
     kind = parse_type(column.type).name
@@ -68,7 +68,9 @@ def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule
     if kind in {"date", "timestamp without time zone"}:
         zone = rule.timezone or " and ".join(zones_of(session, dsn, where))
     client = bool(plain) and not default
-    return Evidence(column, default, int(cache), int(step), random=random, unseen=unseen, zone=zone, client=client)
+    return Evidence(
+        column, default, int(cache), int(step), random=random, hidden_writers=hidden_writers, zone=zone, client=client
+    )
 
 
 def _is_random(session: Session, table: Table, column: Column, where: str) -> bool:
@@ -196,7 +198,7 @@ def horizon(
         if evidence.zone is None:
             return Clock(now, oldest)
         zones = [rule.timezone] if rule.timezone else list(zones_of(session, dsn, where))
-        least, most = _ahead(session, zones, [min(now - rule.lag, oldest or now), now, now + HOURS])
+        least, most = _ahead(session, zones, [min(now - rule.lag, oldest or now), now, now + MAX_CLOCK_SETBACK])
     return Clock(now, oldest, least, most)
 
 

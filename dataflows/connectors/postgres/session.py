@@ -12,7 +12,7 @@ import psycopg
 from psycopg import conninfo, pq, sql
 from psycopg import errors as pg
 
-from dataflows.connectors.keeping import IDLE_SESSIONS
+from dataflows.connectors.idle_sessions import IDLE_SESSIONS
 from dataflows.connectors.postgres.errors import (
     FENCED,
     NO_OPTIONS,

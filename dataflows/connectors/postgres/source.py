@@ -16,16 +16,16 @@ from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.windows import (
-    GREATEST,
+    MAX_VALUES,
     Evidence,
     check_cursor,
-    held_notes,
-    later_notes,
-    local,
+    format_time,
+    future_row_notes,
+    null_cursor_error,
+    open_transaction_notes,
     risks,
-    spelled,
     time_window,
-    unset_cursor,
+    window_edge,
 )
 from dataflows.data.cursors import CursorRule, Window, split_key
 from dataflows.data.splits import Split, between
@@ -88,7 +88,7 @@ class PostgresSource:
             order.schema,
             order.check,
             "text" if order.as_text else "binary",
-            order.held,
+            order.snapshot,
             order.released,
         )
 
@@ -125,7 +125,7 @@ def cursor_window(
     with translated(where):
         unset = f"SELECT 1 FROM {table.name.sql} WHERE {name} IS NULL LIMIT 1"
         if column.nullable and session.execute(unset).fetchone():
-            raise unset_cursor(column, where)
+            raise null_cursor_error(column, where)
     if not evidence.is_time:
         return _value_window(session, table, column, last, where)
     return _time_window(session, table, evidence, last, rule, where, dsn)
@@ -136,8 +136,8 @@ def _time_window(
 ) -> Window:
     column, name = evidence.column, escaped(quoted(evidence.column.name))
     clock = horizon(session, table, evidence, rule, where, dsn, LOCK_SECONDS)
-    edge = local(evidence, rule, clock)
-    values = {"last": last, "upper": spelled(edge.upper, column), "now": spelled(edge.now, column)}
+    edge = window_edge(evidence, rule, clock)
+    values = {"last": last, "upper": format_time(edge.upper, column), "now": format_time(edge.now, column)}
     kind, above = column.type, "true" if last is None else f"{name} > %(last)s::{column.type}"
     with translated(where):
         top = f"SELECT max({name})::text FROM {escaped(table.name.sql)} WHERE {above} AND {name} <= %(upper)s::{kind}"
@@ -146,7 +146,7 @@ def _time_window(
         rows = int(one_row(session, later, values)[0])
     if found is not None and not rule.lag:
         await_writers(session, table, where, prepared=True)
-    notes = (*later_notes(column, rows), *held_notes(clock))
+    notes = (*future_row_notes(column, rows), *open_transaction_notes(clock))
     return replace(time_window(edge, column, last, found), notes=notes)
 
 
@@ -157,7 +157,7 @@ ENDLESS_VERSION: Final = 140000
 def _value_window(session: Session, table: Table, column: Column, last: str | None, where: str) -> Window:
     """Return the window up to the greatest value; without ``max``, which older servers lack for uuid."""
     name, kind, of = escaped(quoted(column.name)), column.type, escaped(table.name.sql)
-    greatest = GREATEST.get(parse_type(kind).name)
+    greatest = MAX_VALUES.get(parse_type(kind).name)
     if greatest == "NaN" and session.info.server_version >= ENDLESS_VERSION:
         greatest = "Infinity"
     base = parse_type(kind).name
@@ -170,7 +170,7 @@ def _value_window(session: Session, table: Table, column: Column, last: str | No
         rows = int(one_row(session, beyond, {})[0]) if greatest is not None else 0
     if found is not None:
         await_writers(session, table, where)
-    return Window(last, found, notes=later_notes(column, rows, above=True))
+    return Window(last, found, notes=future_row_notes(column, rows, above=True))
 
 
 def _xid_window(session: Session, last: str | None, where: str) -> Window:

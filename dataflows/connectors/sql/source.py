@@ -16,15 +16,15 @@ from dataflows.connectors.reading import chunks
 from dataflows.connectors.sql.database import Database
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.windows import (
-    GREATEST,
+    MAX_VALUES,
     Clock,
     Evidence,
     check_cursor,
-    later_notes,
-    local,
+    future_row_notes,
+    null_cursor_error,
     risks,
     time_window,
-    unset_cursor,
+    window_edge,
 )
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window
@@ -85,7 +85,7 @@ class DatabaseSource:
             evidence = self._checked(database, cursor, rule)
             name = quoted(cursor.name)
             if cursor.nullable and database.rows(f"SELECT 1 FROM {self.name.sql} WHERE {name} IS NULL LIMIT 1"):
-                raise unset_cursor(cursor, self._where)
+                raise null_cursor_error(cursor, self._where)
             if evidence.is_time:
                 return self._time_window(database, evidence, last, rule)
             return self._value_window(database, cursor, last)
@@ -113,19 +113,19 @@ class DatabaseSource:
 
     def _time_window(self, database: Database, evidence: Evidence, last: str | None, rule: CursorRule) -> Window:
         column, name = evidence.column, quoted(evidence.column.name)
-        edge = local(evidence, rule, Clock.here(now(), rule))
+        edge = window_edge(evidence, rule, Clock.of_this_machine(now(), rule))
         like = database.rows(f"SELECT CAST(max({name}) AS VARCHAR) FROM {self.name.sql}")[0][0] or ""
         spell = partial(_spelled, kind=parse_type(column.type).name, like=like)
         found = self._asked(database, column, f"CAST(max({name}) AS VARCHAR)", Split(0, last, spell(edge.upper)))
         later = self._asked(database, column, "count(*)", Split(0, spell(edge.now), None))
-        return replace(time_window(edge, column, last, found, spell), notes=later_notes(column, later))
+        return replace(time_window(edge, column, last, found, spell), notes=future_row_notes(column, later))
 
     def _value_window(self, database: Database, column: Column, last: str | None) -> Window:
-        name, end = quoted(column.name), GREATEST.get(parse_type(column.type).name)
+        name, end = quoted(column.name), MAX_VALUES.get(parse_type(column.type).name)
         below = str(int(end) - 1) if end is not None and end.isdecimal() else None
         found = self._asked(database, column, f"CAST(max({name}) AS VARCHAR)", Split(0, last, below))
         beyond = self._asked(database, column, "count(*)", Split(0, below, None)) if below is not None else 0
-        return Window(last, found, notes=later_notes(column, beyond, above=True))
+        return Window(last, found, notes=future_row_notes(column, beyond, above=True))
 
     def _asked(self, database: Database, column: Column, what: str, split: Split) -> Any:
         condition, values = _range(database, column, split)

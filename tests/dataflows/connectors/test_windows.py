@@ -10,17 +10,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dataflows.connectors.windows import (
-    HOURS,
+    MAX_CLOCK_SETBACK,
     XMIN,
     Clock,
     Evidence,
     ahead_of,
     check_cursor,
-    later_notes,
-    local,
+    format_time,
+    future_row_notes,
     risks,
-    spelled,
     time_window,
+    window_edge,
 )
 from dataflows.data.cursors import CursorRule, window_between
 from dataflows.data.tables import Column
@@ -47,8 +47,8 @@ REPLICA = "the server is a hot standby"
         (Evidence(ID, step=-1), ONCE, "counts down"),
         (Evidence(ID, nodes=2), ONCE, "2 servers"),
         (Evidence(Column("u", "uuid"), random=True), AGAIN, "random UUIDs"),
-        (Evidence(ID, unseen=REPLICA), ONCE, "hot standby"),
-        (Evidence(AT, unseen=REPLICA), AGAIN, "hot standby"),
+        (Evidence(ID, hidden_writers=REPLICA), ONCE, "hot standby"),
+        (Evidence(AT, hidden_writers=REPLICA), AGAIN, "hot standby"),
         (Evidence(DAY), ONCE, "no more than the day"),
         (Evidence(SECOND), ONCE, "no more than the second"),
         (Evidence(MILLI), ONCE, "no more than the 1 ms"),
@@ -71,7 +71,7 @@ def test_a_cursor_that_would_lose_rows_is_refused_with_its_evidence_and_the_mend
         (Evidence(ID, client=True), ONCE, "values that programs make"),
         (Evidence(AT, "now()"), ONCE, "DEFAULT now()"),
         (Evidence(AT), ONCE, "no default"),
-        (Evidence(AT, unseen=REPLICA), LAG, "0:05:00"),
+        (Evidence(AT, hidden_writers=REPLICA), LAG, "0:05:00"),
         (Evidence(DAY, zone="America/New_York"), LAG, "America/New_York"),
         (Evidence(DAY), AGAIN, "read again"),
         (Evidence(XID), AGAIN, "whole table"),
@@ -84,9 +84,9 @@ def test_risks_are_named_with_their_evidence(evidence: Evidence, rule: CursorRul
 
 def test_the_window_of_a_day_ends_before_today_and_a_merge_reads_today_again() -> None:
     clock = Clock(datetime(2024, 5, 2, 12, tzinfo=UTC))
-    edge = local(Evidence(DAY), LAG, clock)
-    assert spelled(edge.upper, DAY) == spelled(edge.safe, DAY) == "2024-05-01"
-    edge = local(Evidence(DAY), AGAIN, clock)
+    edge = window_edge(Evidence(DAY), LAG, clock)
+    assert format_time(edge.upper, DAY) == format_time(edge.safe, DAY) == "2024-05-01"
+    edge = window_edge(Evidence(DAY), AGAIN, clock)
     window = time_window(edge, DAY, "2024-05-01", "2024-05-02")
     assert (window.upper, window.position) == ("2024-05-02", "2024-05-01")
     assert time_window(edge, DAY, None, "2024-05-01").position == "2024-05-01"
@@ -94,20 +94,20 @@ def test_the_window_of_a_day_ends_before_today_and_a_merge_reads_today_again() -
 
 def test_west_of_utc_today_is_still_yesterday() -> None:
     clock = Clock(datetime(2024, 5, 2, 3, tzinfo=UTC), None, timedelta(hours=-4), timedelta(hours=-4))
-    assert spelled(local(Evidence(DAY), LAG, clock).upper, DAY) == "2024-04-30"
+    assert format_time(window_edge(Evidence(DAY), LAG, clock).upper, DAY) == "2024-04-30"
 
 
 def test_an_open_transaction_ends_the_window_before_its_beginning() -> None:
     began = datetime(2024, 5, 2, 11, 59, 30, 250, tzinfo=UTC)
-    edge = local(Evidence(AT), ONCE, Clock(datetime(2024, 5, 2, 12, tzinfo=UTC), began))
+    edge = window_edge(Evidence(AT), ONCE, Clock(datetime(2024, 5, 2, 12, tzinfo=UTC), began))
     assert edge.upper < began
     assert began - edge.upper <= timedelta(milliseconds=1)
 
 
 def test_rows_beyond_the_window_are_counted() -> None:
-    assert later_notes(AT, 12) == ("12 rows have a cursor later than now (`at`), to be read when that has come",)
-    assert "greatest value" in later_notes(ID, 1, above=True)[0]
-    assert later_notes(AT, 0) == ()
+    assert future_row_notes(AT, 12) == ("12 rows have a cursor later than now (`at`), to be read when that has come",)
+    assert "greatest value" in future_row_notes(ID, 1, above=True)[0]
+    assert future_row_notes(AT, 0) == ()
 
 
 def test_a_bound_with_an_offset_is_the_moment_that_it_names() -> None:
@@ -178,9 +178,9 @@ def test_property_what_runs_read_is_what_was_committed_below_the_last_window(
     read = [0] * len(rows)
     for now in sorted(START + one for one in [*runs, timedelta(days=2), timedelta(days=2, hours=1)]):
         oldest = min((one.begun for one in rows if one.begun <= now < one.ended), default=None)
-        times = (min(now - rule.lag, oldest or now), now, now + HOURS)
+        times = (min(now - rule.lag, oldest or now), now, now + MAX_CLOCK_SETBACK)
         ahead = [timedelta(0) if its_zone is None else ahead_of(its_zone, at) for at in times]
-        edge = local(evidence, rule, Clock(now, None if lagging else oldest, min(ahead), max(ahead)))
+        edge = window_edge(evidence, rule, Clock(now, None if lagging else oldest, min(ahead), max(ahead)))
         low = None if last is None else parsed(last, column)
         window_values = [
             value
@@ -188,7 +188,7 @@ def test_property_what_runs_read_is_what_was_committed_below_the_last_window(
             if one.ended <= now and value <= edge.upper and (low is None or value > low)
         ]
         found = max(window_values, default=None)
-        window = time_window(edge, column, last, None if found is None else spelled(found, column))
+        window = time_window(edge, column, last, None if found is None else format_time(found, column))
         if window.upper is None:
             continue
         upper = parsed(window.upper, column)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from dataflows.connectors.keeping import IDLE_SESSIONS, MOST
+from dataflows.connectors.idle_sessions import IDLE_SESSIONS, MAX_SESSIONS
 from dataflows.connectors.postgres.session import Session, connect, one_row, release
 from tests.dataflows.flows.installation import until
 
@@ -86,11 +86,11 @@ def test_a_session_with_a_failed_transaction_is_not_kept(database: str) -> None:
 
 
 def test_few_are_kept_and_for_seconds_only(database: str) -> None:
-    sessions = [opened(database) for _ in range(MOST + 1)]
+    sessions = [opened(database) for _ in range(MAX_SESSIONS + 1)]
     for session in sessions:
         release(session)
-    assert [session.closed for session in sessions] == [True, *[False] * MOST]
-    IDLE_SESSIONS.rest(0.01)
+    assert [session.closed for session in sessions] == [True, *[False] * MAX_SESSIONS]
+    IDLE_SESSIONS.close_after(0.01)
     until(lambda: all(session.closed for session in sessions), "them to be closed", 5)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dataflows.connectors.keeping import IDLE_SESSIONS
+from dataflows.connectors.idle_sessions import IDLE_SESSIONS
 from dataflows.connectors.postgres.reader import PostgresReader
 from dataflows.connectors.postgres.session import connect, translated
 from dataflows.connectors.postgres.state import PostgresState

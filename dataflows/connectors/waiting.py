@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, TypeVar
 
-__all__ = ["patiently"]
+__all__ = ["run_checked"]
 
-ASK_SECONDS: Final = 0.2
+CHECK_SECONDS: Final = 0.2
 
 
 T = TypeVar("T")
 
 
-def patiently(pool: ThreadPoolExecutor | None, check: Callable[[], None], work: Callable[[], T]) -> T:
+def run_checked(pool: ThreadPoolExecutor | None, check: Callable[[], None], work: Callable[[], T]) -> T:
     """Run `work` in the pool and call `check` five times a second; without a pool, run it here."""
     if pool is None:
         check()
@@ -23,8 +23,8 @@ def patiently(pool: ThreadPoolExecutor | None, check: Callable[[], None], work: 
     future = pool.submit(work)
     while True:
         try:
-            return future.result(timeout=ASK_SECONDS)
-        except Late:
+            return future.result(timeout=CHECK_SECONDS)
+        except FutureTimeout:
             if future.done():
                 raise
             check()

@@ -12,9 +12,9 @@ from typing import Final, Protocol
 
 __all__ = ["IDLE_SESSIONS", "IdleSessions"]
 
-MOST: Final = 8
+MAX_SESSIONS: Final = 8
 """Sessions kept by one process."""
-SECONDS: Final = 3.0
+IDLE_SECONDS: Final = 3.0
 """How long they are kept after the end of a run."""
 
 
@@ -44,8 +44,8 @@ class IdleSessions:
         """Keep a session that nothing is left open in; the oldest makes way for it."""
         with self._lock:
             self._idle.append((key, session))
-            gone = self._idle[:-MOST]
-            self._idle = self._idle[-MOST:]
+            gone = self._idle[:-MAX_SESSIONS]
+            self._idle = self._idle[-MAX_SESSIONS:]
         _close(gone)
 
     def begin(self) -> None:
@@ -54,7 +54,7 @@ class IdleSessions:
         if self._timer is not None:
             self._timer.cancel()
 
-    def rest(self, seconds: float = SECONDS) -> None:
+    def close_after(self, seconds: float = IDLE_SECONDS) -> None:
         """A run has ended: close the sessions if none follows within `seconds`."""
         self._timer = threading.Timer(seconds, self.close)
         self._timer.daemon = True
