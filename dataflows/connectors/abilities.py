@@ -31,9 +31,9 @@ class RowPlaces(Protocol):
     """A source that can split a table without a key by the physical location of each row."""
 
     def row_place(self, table: Table) -> Column | None:
-        """Column to split a `replace` by where `split_key` has none; None if this table has no row locations.
+        """Return the column to split a `replace` by if `split_key` has none; None if the table has no row locations.
 
-        A location is valid only in the snapshot that `hold` keeps: an interrupted run starts over.
+        A location is valid only within the snapshot of `hold`: an interrupted run starts over.
         """
 
 
@@ -45,7 +45,7 @@ class RiskReporting(Protocol):
         """Return the risks of the cursor, each with its evidence and the remedy.
 
         Raises:
-            Refused, SchemaMismatch: for the reasons for which `window` would refuse it.
+            Refused, SchemaMismatch: `window` would refuse the cursor for the same reason.
         """
 
 
@@ -56,7 +56,7 @@ class Native(Protocol):
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """Return the columns of the table that it would create, types in PostgreSQL's spelling.
 
-        Without this ability, a type that only the source knows becomes one that can hold its values.
+        Without this ability, a type that only the source has becomes one that can store its values.
         """
 
 

@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One object of one connection, as a pipeline names it; `settings` may hold references to secrets, no secrets."""
+    """One object of one connection, as a pipeline names it; `settings` may refer to secrets, but contain none."""
 
     pipeline: str
     connection: str
@@ -65,7 +65,7 @@ class SplitReader(Protocol):
         """Yield the chunks of a split, then its closing marker.
 
         Raises:
-            BadData: a value that Arrow cannot hold exactly.
+            BadData: a value that Arrow cannot represent exactly.
         """
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class ReadOrder:
     as_text: bool = False
     """True if undecoded rows come as text, for types whose binary form has no meaning in another database."""
     released: Callable[[], None] = _ignore
-    """Callback for when the held snapshot is lost: every later split is read at a point in time of its own."""
+    """Callback for when the snapshot is lost: every later split is read at a point in time of its own."""
 
 
 class Source(Protocol):
@@ -112,7 +112,7 @@ class Source(Protocol):
         """
 
     def split_key(self, table: Table) -> Column | None:
-        """Return the column that splits full reads; None if something else does, or nothing."""
+        """Return the column whose ranges split full reads; None if they are split otherwise, or not at all."""
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
         """Return the window of this run: above `last`, older than the lag, and up to where no more rows can appear."""
@@ -120,14 +120,14 @@ class Source(Protocol):
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         """Return splits of about `rows` rows each, numbered from `first`, which cover each row of the window once.
 
-        `key` is the cursor's column, or `split_key`. Bounds are texts that only this source interprets.
+        `key` is the cursor's column, or `split_key`. Bounds are text that only this source interprets.
         """
 
     def hold(self, table: Table, limit: timedelta) -> str | None:
-        """Hold a snapshot that all readers of the run can use; None if the system has none.
+        """Open a snapshot that all readers of the run can use, and return its name; None if the system has none.
 
-        It stays open as long as this object, and at most for `limit`. It is called after `window` and `plan`; no other
-        method but `reader` and `close` is called after it.
+        It stays open as long as this object, and at most for `limit`. It is called after `window` and `plan`; after
+        it, only `reader` and `close` are called.
         """
 
     def reader(self, order: ReadOrder) -> SplitReader:
@@ -295,7 +295,7 @@ class Reader(Protocol):
     """Reader of the chunks of one slot, in order, each split closed by its marker."""
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield all of them."""
+        """Yield all chunks."""
 
     def close(self) -> None:
         """Release the session."""

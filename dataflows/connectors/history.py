@@ -27,5 +27,5 @@ def check_history(table: Table, where: str) -> None:
     """
     for name in HISTORY:
         if table.column(name) is None:
-            hint = f"`scd2` keeps {', '.join(HISTORY)}: add them, or write to a table that is not there yet"
+            hint = f"`scd2` maintains {', '.join(HISTORY)}: add them, or write to a table that does not exist yet"
             raise MissingColumn(f"{table.name} has no such column", where=where, value=name, hint=hint)

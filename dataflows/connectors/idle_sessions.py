@@ -1,7 +1,7 @@
-"""Idle sessions that a process keeps from one run for the next, where it serves one run after another.
+"""Cache of idle sessions, for a process that serves one run after another.
 
-A new session costs its server a process with empty caches, which is more than the statements of a small run. Kept are
-few, and for seconds only: what runs no more holds nothing open.
+A new session costs its server a process with empty caches, more than the statements of a small run. The cache is small
+and lasts for seconds, so that an idle process soon has no open sessions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final, Protocol
 __all__ = ["IDLE_SESSIONS", "IdleSessions"]
 
 MAX_SESSIONS: Final = 8
-"""Sessions kept by one process."""
+"""Size of the cache."""
 IDLE_SECONDS: Final = 3.0
-"""How long they are kept after the end of a run."""
+"""How long sessions are kept after the end of a run."""
 
 
 class _Session(Protocol):
@@ -23,17 +23,17 @@ class _Session(Protocol):
 
 
 class IdleSessions:
-    """Sessions by what they were opened with; the one that was used last is taken first. Safe between threads."""
+    """Idle sessions by key; the last used is taken first. Thread-safe."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[Hashable, _Session]] = []
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self.wanted = False
-        """True while a run may be followed by another one."""
+        """True if another run may follow, so that sessions are worth keeping."""
 
     def take(self, key: Hashable) -> object | None:
-        """A session that was opened with `key`, now the caller's."""
+        """Remove and return a session with that key, if there is one; the caller owns it."""
         with self._lock:
             found = next((one for one in reversed(self._idle) if one[0] == key), None)
             if found is not None:
@@ -41,7 +41,7 @@ class IdleSessions:
         return found[1] if found is not None else None
 
     def put(self, key: Hashable, session: _Session) -> None:
-        """Keep a session that nothing is left open in; the oldest makes way for it."""
+        """Add a session without an open transaction; close the oldest if the cache is full."""
         with self._lock:
             self._idle.append((key, session))
             gone = self._idle[:-MAX_SESSIONS]
@@ -49,19 +49,19 @@ class IdleSessions:
         _close(gone)
 
     def begin(self) -> None:
-        """A run begins: what its process has kept is there for it."""
+        """Keep sessions for a run that begins: cancel the timer of `close_after`."""
         self.wanted = True
         if self._timer is not None:
             self._timer.cancel()
 
     def close_after(self, seconds: float = IDLE_SECONDS) -> None:
-        """A run has ended: close the sessions if none follows within `seconds`."""
+        """Close all sessions in `seconds`, unless another run begins before."""
         self._timer = threading.Timer(seconds, self.close)
         self._timer.daemon = True
         self._timer.start()
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all sessions."""
         with self._lock:
             gone, self._idle = self._idle, []
         _close(gone)
@@ -73,4 +73,4 @@ def _close(gone: list[tuple[Hashable, _Session]]) -> None:
 
 
 IDLE_SESSIONS: Final = IdleSessions()
-"""Those of this process."""
+"""The cache of this process."""

@@ -22,7 +22,7 @@ __all__ = ["check_connector", "check_source", "check_target", "members"]
 SIMILAR: Final = 0.82
 """Similarity from which on a name counts as misspelt: `window` and `in_window` are at 0.8."""
 _CHECKED: Final[set[tuple[type, type]]] = set()
-"""Classes found to fit a protocol, and that protocol."""
+"""Classes already checked, with the protocol."""
 _ABSENT: Final = object()
 
 
@@ -30,7 +30,7 @@ def check_connector(candidate: object, where: str) -> None:
     """Check the class that a connection's type names.
 
     Raises:
-        Refused: it does not fit; says how, and what to change.
+        Refused: it does not fulfil the contract; says why, and what to change.
     """
     _check(candidate, Connector, (), where)
 
@@ -61,7 +61,7 @@ def _check(candidate: object, protocol: type, abilities: Collection[type], where
     if wrong := [*_misfits(candidate, protocol, required=True), *_optional(candidate, protocol, abilities)]:
         name = f"{kind.__module__}.{kind.__qualname__}"
         hint = f"`python -m pydoc {protocol.__module__}.{protocol.__name__}` describes each member"
-        raise Refused(f"{name} is no {protocol.__name__}: {'; '.join(wrong)}", where=where, hint=hint)
+        raise Refused(f"{name} is not a {protocol.__name__}: {'; '.join(wrong)}", where=where, hint=hint)
     _CHECKED.add((kind, protocol))
 
 
@@ -99,9 +99,9 @@ def _uncallable(candidate: object, name: str, member: Any) -> Iterator[str]:
     try:
         given = inspect.signature(getattr(candidate, name))
     except TypeError:
-        yield f"`{name}` is no method"
+        yield f"`{name}` is not a method"
         return
-    except ValueError:  # of a function that is not written in Python
+    except ValueError:  # a function that is not written in Python has no signature
         return
     parts = wanted.parameters.values()
     try:
@@ -139,4 +139,4 @@ def _optional(candidate: object, protocol: type, abilities: Collection[type]) ->
     for name in dir(candidate):
         if not name.startswith("_") and name not in known and name not in members(protocol):
             for near in get_close_matches(name, known, 1, SIMILAR):
-                yield f"`{name}` is no member of the contract: call it `{near}`, or `_{name}` if it is your own"
+                yield f"`{name}` is not in the contract: call it `{near}`, or `_{name}` if it is your own"

@@ -1,4 +1,4 @@
-"""Find the rows that a target refuses: a batch that fails is tried by halves, down to single rows."""
+"""Find the rows that a target refuses: try a batch that fails in halves, down to single rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Attempt", "RowRefused", "refused_rows"]
 class RowRefused(BadData):
     """A system refused a value or a row.
 
-    `state` is the system's own code, `column` the column that it names. `waits`: another row may be what is missing,
-    so that the same row may be taken later.
+    `state` is the system's own code, `column` the column that it names. `waits`: the row may be accepted later, as it
+    refers to another row that is missing.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class RowRefused(BadData):
 
 
 Attempt = Callable[[pa.RecordBatch], RowRefused | None]
-"""Sends rows, all of them or none; why the target refuses them, None where it takes them."""
+"""Sends a batch, all or nothing; returns the target's error, or None if it accepts the rows."""
 
 
 def refused_rows(batch: pa.RecordBatch, attempt: Attempt, first: int = 0) -> Iterator[tuple[int, RowRefused]]:
-    """Yield the numbers of the rows that are refused, counted from `first`, each with the target's reason."""
+    """Yield the number of each refused row, counted from `first`, with the target's error."""
     error = attempt(batch) if batch.num_rows else None
     if error is None:
         return

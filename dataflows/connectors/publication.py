@@ -1,4 +1,4 @@
-"""End of a run, once all its splits are done; the same in every sink."""
+"""End a run once all its splits are done; the same in every sink."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Outcome", "publishing", "recorded"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of a run; `ended` is true if it was recorded before, and nothing is left to do."""
+    """Result of a run; `ended` is true if it was already recorded, and nothing is left to do."""
 
     result: dict[str, Any]
     ended: bool
@@ -28,11 +28,11 @@ def recorded(run: RunRow, where: str) -> dict[str, Any]:
     """Return the result of a run that has ended.
 
     Raises:
-        Fenced: a newer one took its place.
+        Fenced: a newer run took over.
     """
     if run.state == "superseded":
         hint = "nothing to do: the newer run carries on"
-        raise Fenced(f"run {run.taken_over_by} has taken this run's place", where=where, hint=hint)
+        raise Fenced(f"run {run.taken_over_by} has taken over from this one", where=where, hint=hint)
     return run.result or {}
 
 
@@ -42,7 +42,7 @@ def publishing(state: State, order: PublishOrder, where: str) -> Iterator[Outcom
 
     Raises:
         Fenced: a newer run took over.
-        Refused: it has no plan any more, or splits are missing.
+        Refused: its plan no longer exists, or splits are missing.
     """
     with state.owned(order.generation):
         failpoint("publish.locked")
@@ -57,7 +57,7 @@ def _finished(state: State, order: PublishOrder, where: str) -> Outcome:
     """Return what to record of a run whose splits are all done: its counters, and `extra`."""
     row = state.run(order.run)
     if row is None:
-        raise Refused("the run has no plan any more", where=where, hint="run it again")
+        raise Refused("the run's plan no longer exists", where=where, hint="run it again")
     if row.ended:
         return Outcome(recorded(row, where), ended=True, row=row)
     pending, planned = state.pending(order.run)

@@ -1,4 +1,4 @@
-"""Read a split as chunks, whatever the system: numbered, and closed by a marker that counts its rows."""
+"""Read a split as chunks, in any system: numbered, and closed by a marker that counts its rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _chunk(data: pa.RecordBatch | memoryview | Rows, slot: str, split: int, sequ
 
 
 def _with_refused(part: Rows, slot: str, split: int, sequence: int) -> Chunk:
-    """Return a chunk of the rows and of those set aside, numbered within the chunk."""
+    """Return a chunk of the rows and of the refused rows, which are numbered within the chunk."""
     rows = part.batch.num_rows
     if not part.asides:
         return Chunk(slot, split, sequence, part.batch, rows, read=rows)

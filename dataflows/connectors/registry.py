@@ -33,7 +33,7 @@ def connector(kind: str, where: str) -> type[Connector]:
     """Return the connector of a connection's type.
 
     Raises:
-        Refused: there is none, or it does not fit the contract.
+        Refused: there is none, or it does not fulfil the contract.
     """
     if kind in BUILT_IN:
         module, _, name = BUILT_IN[kind].partition(":")
@@ -48,7 +48,7 @@ def open_source(place: Place) -> Source:
     """Connect a source.
 
     Raises:
-        Refused: it cannot be read from, or does not fit the contract.
+        Refused: it cannot be read from, or does not fulfil the contract.
     """
     source = connector(place.settings.type, place.where).source(place)
     check_source(source, place.where)
@@ -59,7 +59,7 @@ def open_target(place: Place, owner: Owner) -> Target:
     """Connect a target.
 
     Raises:
-        Refused: it cannot be written to in this mode, or does not fit the contract.
+        Refused: it cannot be written to in this mode, or does not fulfil the contract.
     """
     target = connector(place.settings.type, place.where).target(place, owner)
     check_target(target, place.where)

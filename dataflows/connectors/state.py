@@ -4,8 +4,8 @@ The run that raised the generation last owns the pipeline. Every change a run ma
 a newer one exists: this fencing token, not the order of events, prevents lost and duplicate rows.
 
 A run counts from its `base` on: all rows of its plan, whichever attempt committed them. A run that takes over an
-unfinished plan takes its base too. Over finished runs each row is counted once. A pipeline that was dropped cannot be
-claimed any more.
+unfinished plan takes over its base, too, so that finished runs count each row once. A dropped pipeline cannot be
+claimed again.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class RunRow:
 
     @property
     def ended(self) -> bool:
-        """True if nothing may be written for it any more."""
+        """True if nothing may be written for it anymore."""
         return self.state != "running"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """How the target's rows were loaded: by which write mode, up to which value of which cursor.
+    """How the target's rows were loaded: the write mode, the cursor, and its last value (`position`).
 
-    All None if nothing was loaded yet. `partly`: by an unfinished run of a mode that continues from there.
+    All None if nothing was loaded yet. `partly`: by an unfinished run in a mode that continues from there.
     """
 
     write: str | None = None
@@ -79,7 +79,7 @@ class State(Protocol):
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation; from then on, no process with an older one can change anything.
 
-        If `run` has ended by now, return its record and raise nothing.
+        If `run` has ended by now, return its record and leave the generation unchanged.
 
         Raises:
             Unavailable: another session has locked the state.
@@ -115,7 +115,7 @@ class State(Protocol):
         """Mark an unfinished run as superseded, and delete its splits. Inside `owned`."""
 
     def mark_partial(self) -> None:
-        """Record that an abandoned run's rows stay: no later `append` may continue from here. Inside `owned`."""
+        """Record that rows of an abandoned run stay, so that no `append` may continue from here. Inside `owned`."""
 
     def forget(self, run: str) -> None:
         """Delete a run's plan, so that it is planned again. Inside `owned`."""

@@ -1,4 +1,4 @@
-"""Wait for slow work while a check may still end the run."""
+"""Wait for slow work while polling a check that may end the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def run_checked(pool: ThreadPoolExecutor | None, check: Callable[[], None], work: Callable[[], T]) -> T:
-    """Run `work` in the pool and call `check` five times a second; without a pool, run it here."""
+    """Run `work` in the pool, calling `check` five times a second; without a pool, run it in this thread."""
     if pool is None:
         check()
         return work()

@@ -1,6 +1,6 @@
-"""Write the splits of one slot, whatever the system: chunks in order, one commit for each split.
+"""Write the splits of one slot, in any system: chunks in order, one commit for each split.
 
-A system gives a `SplitSink`, which exists for as long as its session does; what is the same everywhere is here.
+Each system provides a `SplitSink`, which lives as long as its session; `SplitWriter` is what all systems share.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["OpenSplit", "SplitSink", "SplitWriter", "TrialSink"]
 
 
 class SplitSink(Protocol):
-    """Takes the rows of one split at a time over an open session; its context manager gives up what is uncommitted."""
+    """Takes the rows of one split at a time over an open session; its context manager drops what is uncommitted."""
 
     def begin(self, split: int, data: Any, /) -> None:
-        """Get ready for the split of that number; `data` is that of its first chunk, None where it has no rows."""
+        """Begin the split of that number; `data` is that of its first chunk, None if the split has no rows."""
 
     def put(self, data: Any) -> None:
         """Send a chunk's rows: a batch, or undecoded bytes where the target's form allows them.
@@ -34,9 +34,9 @@ class SplitSink(Protocol):
         """
 
     def commit(self, split: OpenSplit) -> Counters:
-        """Commit the rows, the mark that the split is done and its counters, together; those counters.
+        """Commit the rows, the mark that the split is done, and its counters, atomically; return the counters.
 
-        It calls `split.counted` once all rows are sent, and `split.reached` before the fence and after it.
+        It calls `split.counted` once all rows are sent, and `split.reached` before and after the fence.
 
         Raises:
             Fenced: a newer run took over.
@@ -44,20 +44,20 @@ class SplitSink(Protocol):
         """
 
     def idle(self) -> None:
-        """Raise if the session was lost while no chunk came."""
+        """Raise if the session was lost while waiting for a chunk."""
 
 
 @runtime_checkable
 class TrialSink(Protocol):
-    """A sink that raises `RowRefused`, and with which the rows that are refused can be found."""
+    """A sink that raises `RowRefused`, and can find the refused rows by trial."""
 
     def trial(self) -> AbstractContextManager[Attempt]:
-        """Send rows on trial, while no split is open: all of them are rolled back at the end of the context."""
+        """Return a context for trial writes while no split is open; it rolls all of them back at its end."""
 
 
 @dataclass(slots=True)
 class OpenSplit:
-    """The split that is being written: what its chunks held so far, and what its marker says."""
+    """The split being written: totals of its chunks so far, and the counts of its marker."""
 
     number: int
     where: str
@@ -68,14 +68,14 @@ class OpenSplit:
     dead: int = 0
 
     def reached(self, point: str) -> None:
-        """Name a point of the commit, for tests that stop a process there."""
+        """Mark a point of the commit, for tests that stop a process there."""
         failpoint(f"commit.{point}", self.number)
 
     def counted(self, written: int) -> Counters:
-        """The counters of the split: what its marker says was read against the rows that the target says it took.
+        """Return the counters of the split; `written` is the number of rows that the target reports.
 
         Raises:
-            PenstockError: they do not add up, which is a defect.
+            PenstockError: the counts do not add up, which is a defect.
         """
         filtered = self.read - self.dead - self.rows
         counted = Counters(self.read, written, filtered, self.dead, self.bytes)
@@ -90,7 +90,7 @@ class OpenSplit:
 
 @dataclass(slots=True)
 class SplitWriter:
-    """Writes the chunks of one slot; `opened` connects."""
+    """Writes the chunks of one slot; `connect` opens a session."""
 
     order: WriterOrder
     where: str
@@ -104,12 +104,12 @@ class SplitWriter:
         self._sink = self._stack.enter_context(self.connect())
 
     def close(self) -> None:
-        """End the session; what is not committed is gone. The writer may be opened again."""
+        """End the session and drop what is not committed. The writer may be opened again."""
         self._sink = self._split = None
         self._stack.close()
 
     def trial(self) -> AbstractContextManager[Attempt]:
-        """Send rows on trial, to find those that the target refuses; nothing of them stays."""
+        """Return a context for trial writes, to find the rows that the target refuses; nothing is kept."""
         sink = self._live
         if not isinstance(sink, TrialSink):
             message = "a sink that refuses rows has no `trial`"
@@ -117,7 +117,7 @@ class SplitWriter:
         return sink.trial()
 
     def idle(self) -> None:
-        """Watch the session while no chunk comes."""
+        """Check the session while waiting for a chunk."""
         self._live.idle()
 
     def write(self, chunk: Chunk) -> None:
@@ -129,7 +129,7 @@ class SplitWriter:
         """
         split = self._split or self._begin_split(chunk)
         if (chunk.split, chunk.sequence) != (split.number, split.sequence):
-            message = f"chunk {chunk.split}.{chunk.sequence} came where {split.number}.{split.sequence} was due"
+            message = f"got chunk {chunk.split}.{chunk.sequence}, expected {split.number}.{split.sequence}"
             raise AssertionError(message)
         split.sequence += 1
         if chunk.data is not None:

@@ -141,10 +141,10 @@ WRONG_CLASSES = [
     ("    @staticmethod\n    def source(place)", "    def source(self, place)", "this one takes `(self, place)`"),
 ]
 WRONG_SOURCES = [
-    ("row_place", "row_plase", "`row_plase` is no member of the contract: call it `row_place`"),
+    ("row_place", "row_plase", "`row_plase` is not in the contract: call it `row_place`"),
     ("row_place(self, table)", "row_place(self)", "`row_place` is called as `row_place(table)`, this one takes `()`"),
     (", last, lag): ...", "): ...", "as `window(table, cursor, last, rule)`, this one takes `(table, cursor)`"),
-    ("def window(self, table, cursor, last, lag): ...", "window = None", "`window` is no method"),
+    ("def window(self, table, cursor, last, lag): ...", "window = None", "`window` is not a method"),
     ("    def hold(self, table, limit): return None\n", "", "it has no `hold(table, limit)`"),
 ]  # fmt: skip
 WRONG_TARGETS = [

@@ -1,4 +1,4 @@
-"""A window ends where no more rows can come: decided purely, and held against a simulated source."""
+"""A window ends where no new row can appear: the pure decision, and its check against a simulated source."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ REPLICA = "the server is a hot standby"
         (Evidence(Column("u", "uuid"), random=True), AGAIN, "random UUIDs"),
         (Evidence(ID, hidden_writers=REPLICA), ONCE, "hot standby"),
         (Evidence(AT, hidden_writers=REPLICA), AGAIN, "hot standby"),
-        (Evidence(DAY), ONCE, "no more than the day"),
-        (Evidence(SECOND), ONCE, "no more than the second"),
-        (Evidence(MILLI), ONCE, "no more than the 1 ms"),
-        (Evidence(AT, whole_seconds=True), ONCE, "no more than the second"),
+        (Evidence(DAY), ONCE, "resolution of 1 day"),
+        (Evidence(SECOND), ONCE, "resolution of 1 second"),
+        (Evidence(MILLI), ONCE, "resolution of 1 ms"),
+        (Evidence(AT, whole_seconds=True), ONCE, "resolution of 1 second"),
         (Evidence(XID), ONCE, "merge"),
     ],
 )
@@ -105,7 +105,9 @@ def test_an_open_transaction_ends_the_window_before_its_beginning() -> None:
 
 
 def test_rows_beyond_the_window_are_counted() -> None:
-    assert future_row_notes(AT, 12) == ("12 rows have a cursor later than now (`at`), to be read when that has come",)
+    assert future_row_notes(AT, 12) == (
+        "12 rows have a cursor in the future (`at`), to be read when that time has come",
+    )
     assert "greatest value" in future_row_notes(ID, 1, above=True)[0]
     assert future_row_notes(AT, 0) == ()
 

@@ -104,7 +104,7 @@ def test_a_unit_that_lasts_is_read_when_it_is_over_or_again(
     session.execute(f"CREATE TABLE t (id serial, at {kind} NOT NULL DEFAULT {default})")
     session.execute("INSERT INTO t (at) VALUES (now() - interval '2 days')")
     session.execute("INSERT INTO t (at) VALUES (now() + interval '0.6 s')")
-    with pytest.raises(Refused, match="tells no more than the"):
+    with pytest.raises(Refused, match="has a resolution of"):
         window(dsn, "at", ONCE)
     lagging = window(dsn, "at", LAG)
     assert rows(dsn, "at", lagging) == [1]
@@ -175,7 +175,7 @@ def test_values_above_all_others_never_become_the_position(dsn: str, session: Se
         assert (found.upper, found.notes[0].startswith(beyond)) == (upper, True)
     found = window(dsn, "at", ONCE)
     assert found.upper == "2024-01-02 00:00:00+00"
-    assert found.notes == ("2 rows have a cursor later than now (`at`), to be read when that has come",)
+    assert found.notes == ("2 rows have a cursor in the future (`at`), to be read when that time has come",)
 
 
 def test_rows_without_a_cursor_are_refused(dsn: str, session: Session) -> None:

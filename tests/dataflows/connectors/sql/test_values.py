@@ -287,7 +287,7 @@ def test_windows(files: Files, kind: str) -> None:
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 1, 'a'), ('2999-01-01 10:00:00', 5, 'b')")
     window = source.window(table, at, None, again)  # a future time does not hide earlier rows
     assert window.upper == "2024-01-01 10:00:00"
-    assert window.notes == ("1 row has a cursor later than now (`at`), to be read when that has come",)
+    assert window.notes == ("1 row has a cursor in the future (`at`), to be read when that time has come",)
     file.script("INSERT INTO t VALUES ('2024-01-01T11:00:00', 2, 'c')")
     assert source.window(table, at, "2024-01-01 10:00:00", again).upper is not None
     lagging = source.window(table, at, "2024-01-01 10:00:00", CursorRule(timedelta(hours=1), again=True))
