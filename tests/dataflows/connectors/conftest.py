@@ -1,7 +1,7 @@
-"""Every system that is both a source and a sink, behind one shape, and pipelines in and out of it.
+"""Every system that is both a source and a sink, as a `System`, and pipelines into and out of it.
 
-A world is one object of one system. Items come from an SQLite file (the hub) and go back to another table of it, so
-that what a system was given and what it gave back are compared by the same means. A new system is one more maker.
+Items come from an SQLite file (`source_file`) and go back to another table of it, so that the rows sent to a system and
+the rows read from it are compared in one database. A new system needs one more factory in `SYSTEMS`.
 """
 
 from __future__ import annotations
@@ -35,46 +35,46 @@ MISSING: Final = (
     psycopg.errors.UndefinedTable, sqlite3.OperationalError, duckdb.CatalogException, duckdb.IOException,
     pymysql.ProgrammingError,
 )  # fmt: skip
-"""What systems say of a table that is not there."""
+"""Errors of the drivers for a table that does not exist."""
 Rows = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class System:
-    """One object of one system: how pipelines name it, and how anybody else looks into it."""
+    """One object of one system: its name in pipelines, and access to it without Penstock."""
 
     name: str
     connection: dict[str, Any]
-    look: Callable[[], list[int]]
-    """The ids that everybody sees there now, in order; none where there is no such object yet."""
+    ids: Callable[[], list[int]]
+    """Return the visible ids, in order; none if the object does not exist yet."""
     leftovers: Callable[[str], list[str]]
-    """What a run has left behind that nobody reads, by the pipeline's uid."""
+    """Return the leftovers of unfinished runs, by the pipeline's uid."""
     denied: dict[str, Any]
-    """A connection to it whose user may not."""
-    away: Callable[[], AbstractContextManager[None]]
-    """It cannot be reached for as long as the context lasts: sessions are ended, its server or files are gone."""
+    """A connection to it whose user lacks the permission."""
+    unreachable: Callable[[], AbstractContextManager[None]]
+    """Context in which it cannot be reached: sessions are ended, its server or files are gone."""
     object: str = "copied"
     cursor: str = "id"
     format: dict[str, Any] | None = None
     rows: Callable[[str], Rows] = lambda query: []  # noqa: ARG005 - a stand-in of the same shape
-    """What a query of the system's own answers, where there is such."""
+    """Run a query of the system's own language, if it has one."""
     refused: tuple[str, ...] = ()
-    """Types that it has no form for, and refuses by name."""
-    held: bool = False
-    """Whether what a run has open can be read to its end while the system is away."""
+    """Types that it cannot store, and refuses by name."""
+    keeps_open_files: bool = False
+    """True if a run can read an open file to its end while the system is unreachable."""
 
     def sink(self, write: str, **more: Any) -> dict[str, Any]:
-        told = {"connection": self.name, "object": self.object, "write": write, **more}
-        return told | ({"format": self.format} if self.format else {})
+        options = {"connection": self.name, "object": self.object, "write": write, **more}
+        return options | ({"format": self.format} if self.format else {})
 
     def source(self, *, cursor: bool) -> dict[str, Any]:
-        told: dict[str, Any] = {"connection": self.name, "object": self.object}
-        return told | ({"cursor": {"field": self.cursor}} if cursor else {})
+        options: dict[str, Any] = {"connection": self.name, "object": self.object}
+        return options | ({"cursor": {"field": self.cursor}} if cursor else {})
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The SQLite file that items come from, and where they end."""
+    """The SQLite file that items come from and go back to."""
 
     path: Path
     connection: dict[str, Any]
@@ -95,20 +95,20 @@ class SourceFile:
         return [row[0] for row in self.rows("SELECT id FROM items ORDER BY id")]
 
 
-def tabled(query: Callable[[str], Rows]) -> Callable[[], list[int]]:
-    """The ids in a table; none where nobody has made it."""
+def ids_of_table(query: Callable[[str], Rows]) -> Callable[[], list[int]]:
+    """Return a query of the ids in the table; none if it does not exist."""
 
-    def look() -> list[int]:
+    def ids() -> list[int]:
         try:
             return [row[0] for row in query("SELECT id FROM copied ORDER BY id")]
         except MISSING:
             return []
 
-    return look
+    return ids
 
 
 def unfinished(query: Callable[[str], Rows], tables: str) -> Callable[[str], list[str]]:
-    """Shadows that are still there, by the names in `tables`, and splits that are still planned."""
+    """Return a query of the remaining shadow tables (`tables` lists all tables) and of the splits still planned."""
 
     def leftovers(uid: str) -> list[str]:
         shadows = [name for (name,) in query(tables) if name.startswith(shadow_prefix(uid))]
@@ -118,20 +118,20 @@ def unfinished(query: Callable[[str], Rows], tables: str) -> Callable[[str], lis
 
 
 @contextmanager
-def renamed(path: Path) -> Iterator[None]:
-    """The folder has another name for a while."""
+def renamed_away(path: Path) -> Iterator[None]:
+    """Rename the folder for the length of the context."""
     other = path.with_name(f"{path.name}-away")
     path.rename(other)
     try:
         yield
     finally:
-        assert not path.exists(), f"{list(path.rglob('*'))} was made where nothing should be"
+        assert not path.exists(), f"{list(path.rglob('*'))} were created in a folder that is away"
         other.rename(path)
 
 
 @contextmanager
 def stopped(server: S3Server | MysqlServer) -> Iterator[None]:
-    """A server that is killed, and started again after a while."""
+    """Kill the server for the length of the context."""
     server.stop()
     try:
         yield
@@ -140,8 +140,8 @@ def stopped(server: S3Server | MysqlServer) -> Iterator[None]:
 
 
 @contextmanager
-def shut(dsn: str) -> Iterator[None]:
-    """A database whose sessions of Penstock's are ended, and that takes no others for a while."""
+def refusing_connections(dsn: str) -> Iterator[None]:
+    """End Penstock's sessions of a database and refuse new ones for the length of the context."""
     name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
     with psycopg.connect(psycopg.conninfo.make_conninfo(dsn, dbname="postgres"), autocommit=True) as session:
         session.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -174,38 +174,54 @@ def in_database(dsn: str) -> System:
     return System(
         "postgres",
         {"type": "postgres", "dsn": dsn},
-        tabled(query),
+        ids_of_table(query),
         leftovers,
         stranger,
-        lambda: shut(dsn),
+        lambda: refusing_connections(dsn),
         object="public.copied",
     )
 
 
 def sqlite(request: pytest.FixtureRequest, folder: Path) -> System:
-    path = folder / "world.sqlite"
+    path = folder / "data.sqlite"
 
     def query(text: str) -> Rows:
         with closing(sqlite3.connect(path)) as session:
             return session.execute(text).fetchall()
 
     leftovers = unfinished(query, "SELECT name FROM sqlite_master WHERE type = 'table'")
-    nowhere = {"type": "sqlite", "path": str(folder / "none" / "world.sqlite")}
+    nowhere = {"type": "sqlite", "path": str(folder / "none" / "data.sqlite")}
     connection = {"type": "sqlite", "path": str(path)}
-    return System("sqlite", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
+    return System(
+        "sqlite",
+        connection,
+        ids_of_table(query),
+        leftovers,
+        nowhere,
+        lambda: renamed_away(folder),
+        keeps_open_files=True,
+    )
 
 
 def duck(request: pytest.FixtureRequest, folder: Path) -> System:
-    path = folder / "world.duckdb"
+    path = folder / "data.duckdb"
 
     def query(text: str) -> Rows:
         with closing(duckdb.connect(str(path), read_only=True)) as session:
             return session.execute(text).fetchall()
 
     leftovers = unfinished(query, "SELECT table_name FROM duckdb_tables()")
-    nowhere = {"type": "duckdb", "path": str(folder / "none" / "world.duckdb")}
+    nowhere = {"type": "duckdb", "path": str(folder / "none" / "data.duckdb")}
     connection = {"type": "duckdb", "path": str(path)}
-    return System("duckdb", connection, tabled(query), leftovers, nowhere, lambda: renamed(folder), held=True)
+    return System(
+        "duckdb",
+        connection,
+        ids_of_table(query),
+        leftovers,
+        nowhere,
+        lambda: renamed_away(folder),
+        keeps_open_files=True,
+    )
 
 
 def mysql(request: pytest.FixtureRequest, folder: Path) -> System:
@@ -219,7 +235,7 @@ def mysql(request: pytest.FixtureRequest, folder: Path) -> System:
     leftovers = unfinished(query, f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}'")
     connection = server.connection(database, password=f"${{file:{folder}/secret}}")
     stranger = connection | {"user": "stranger"}
-    return System("mysql", connection, tabled(query), leftovers, stranger, lambda: stopped(server), rows=query)
+    return System("mysql", connection, ids_of_table(query), leftovers, stranger, lambda: stopped(server), rows=query)
 
 
 READERS: Final[dict[str, Callable[[Path], Any]]] = {
@@ -234,9 +250,9 @@ def of_files(
     connection: dict[str, Any],
     denied: dict[str, Any],
     folder: str,
-    away: Callable[[], AbstractContextManager[None]],
+    unreachable: Callable[[], AbstractContextManager[None]],
 ) -> System:
-    def look() -> list[int]:
+    def ids() -> list[int]:
         found = (READERS[kind](path) for path in sorted((root / folder).glob(f"*.{kind}")))
         return sorted(one for table in found for one in table.column("id").to_pylist())
 
@@ -244,16 +260,18 @@ def of_files(
         return [str(one) for one in (root / folder / "_penstock").rglob(f"*.{kind}")]
 
     refused = () if kind == "parquet" else ("bytea",)
-    return System(name, connection, look, leftovers, denied, away, folder, "_modified", {"type": kind}, refused=refused)
+    return System(
+        name, connection, ids, leftovers, denied, unreachable, folder, "_modified", {"type": kind}, refused=refused
+    )
 
 
 def in_folder(kind: str) -> Callable[[pytest.FixtureRequest, Path], System]:
     def make(request: pytest.FixtureRequest, folder: Path) -> System:
         root = folder / "root"
         root.mkdir()
-        denied = {"type": "files", "root": "/sys/kernel"}  # where not even root may make anything
+        denied = {"type": "files", "root": "/sys/kernel"}  # not even root can create files there
         connection = {"type": "files", "root": str(root)}
-        return of_files(kind, root, kind, connection, denied, "copied", lambda: renamed(root))
+        return of_files(kind, root, kind, connection, denied, "copied", lambda: renamed_away(root))
 
     return make
 
@@ -282,21 +300,21 @@ SYSTEMS: Final[dict[str, Callable[[pytest.FixtureRequest, Path], System]]] = {
 KEYED: Final = (
     ("postgres", "merge"), ("postgres", "scd2"), ("sqlite", "merge"), ("duckdb", "merge"), ("mysql", "merge"),
 )  # fmt: skip
-"""Systems that can find a row again, and by which modes they do; each other one refuses these modes."""
+"""Systems and the write modes by key that they support; all others refuse these modes."""
 CUTS: Final = tuple(
     cut
     for point in POINTS
     for cut in ([f"{point}:{at}" for at in range(3)] if point.startswith(("read.", "commit.")) else [point])
 )
-"""Every point that a run of three splits meets."""
+"""Every failpoint that a run of three splits passes."""
 
 
 @pytest.fixture
-def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], System]:
-    """Make a world of a system; one of PostgreSQL a test."""
+def new_system(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], System]:
+    """Make a system of a kind; PostgreSQL only once in a test."""
 
     def make(name: str) -> System:
-        folder = tmp_path / f"world{next(_numbers)}"
+        folder = tmp_path / f"system{next(_numbers)}"
         folder.mkdir()
         return SYSTEMS[name](request, folder)
 
@@ -304,13 +322,13 @@ def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Sy
 
 
 @pytest.fixture(params=SYSTEMS)
-def world(worlds: Callable[[str], System], request: pytest.FixtureRequest) -> System:
-    return worlds(request.param)
+def system(new_system: Callable[[str], System], request: pytest.FixtureRequest) -> System:
+    return new_system(request.param)
 
 
 @dataclass
 class Flow:
-    """One pipeline between two ends."""
+    """One pipeline from a source to a sink."""
 
     launchers: Launchers
     folder: Path
@@ -320,9 +338,9 @@ class Flow:
     split_rows: int = 20
     number: int = field(default_factory=lambda: next(_numbers))
     spec: dict[str, Any] = field(default_factory=dict)
-    """More of the pipeline than its ends."""
+    """Further keys of the pipeline's `spec`."""
     letters: str | None = None
-    """Where its dead letters are kept."""
+    """DSN of the catalog for its dead letters."""
 
     @property
     def uid(self) -> str:
@@ -351,7 +369,7 @@ class Flow:
         return self.launchers.run(self.task(run), failpoint)
 
     def completed(self, run: str) -> int:
-        """Rows read."""
+        """Run to completion; return the number of rows read."""
         found = self.run(run)
         assert found["status"] == "completed", found.get("error", found)
         counters = found["counters"]
@@ -359,7 +377,7 @@ class Flow:
         return int(counters["rows_in"])
 
     def failed(self, run: str) -> dict[str, Any]:
-        """The error."""
+        """Run to failure; return the error."""
         found = self.run(run)
         assert found["status"] == "failed", found
         return dict(found["error"])
@@ -375,8 +393,8 @@ class Flow:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> SourceFile:
-    path = tmp_path / "hub.sqlite"
+def source_file(tmp_path: Path) -> SourceFile:
+    path = tmp_path / "items.sqlite"
     made = SourceFile(path, {"type": "sqlite", "path": str(path)})
     made.rows("CREATE TABLE items (id INTEGER PRIMARY KEY, name VARCHAR, price DOUBLE)")
     return made
@@ -386,26 +404,26 @@ Flows = Callable[..., Flow]
 
 
 @pytest.fixture
-def into(hub: SourceFile, tmp_path: Path, launchers: Launchers) -> Flows:
-    """Make a pipeline from a table of the hub into a world."""
+def into(source_file: SourceFile, tmp_path: Path, launchers: Launchers) -> Flows:
+    """Make a pipeline from a table of the source file into a system."""
 
-    def make(world: System, write: str, table: str = "items", **sink: Any) -> Flow:
-        source: dict[str, Any] = {"connection": "hub", "object": table}
+    def make(system: System, write: str, table: str = "items", **sink: Any) -> Flow:
+        source: dict[str, Any] = {"connection": "local", "object": table}
         if write == "append":
             source["cursor"] = {"field": "id"}
-        connections = {"hub": hub.connection, world.name: world.connection}
-        return Flow(launchers, tmp_path, connections, source, world.sink(write, **sink))
+        connections = {"local": source_file.connection, system.name: system.connection}
+        return Flow(launchers, tmp_path, connections, source, system.sink(write, **sink))
 
     return make
 
 
 @pytest.fixture
-def out_of(hub: SourceFile, tmp_path: Path, launchers: Launchers) -> Flows:
-    """Make a pipeline from a world into the hub's table `back`."""
+def out_of(source_file: SourceFile, tmp_path: Path, launchers: Launchers) -> Flows:
+    """Make a pipeline from a system into the source file's table `back`."""
 
-    def make(world: System, write: str) -> Flow:
-        connections = {"hub": hub.connection, world.name: world.connection}
-        sink = {"connection": "hub", "object": "back", "write": write}
-        return Flow(launchers, tmp_path, connections, world.source(cursor=write == "append"), sink)
+    def make(system: System, write: str) -> Flow:
+        connections = {"local": source_file.connection, system.name: system.connection}
+        sink = {"connection": "local", "object": "back", "write": write}
+        return Flow(launchers, tmp_path, connections, system.source(cursor=write == "append"), sink)
 
     return make

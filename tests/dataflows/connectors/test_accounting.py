@@ -1,4 +1,4 @@
-"""Bad rows among good ones, into each sink by each mode: every row is accounted for, the good ones go on in order."""
+"""Bad rows among good ones, in each sink and mode: every row is accounted for, and the good ones keep their order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import Flow, SourceFile, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], System]
+    NewSystem = Callable[[str], System]
 
 STEPS = [
     {"name": "open", "filter": "id % 10 <> 3"},
@@ -28,8 +28,8 @@ CHECKS = {"checks": {"odd": "id % 25 <> 4"}, "not_null": ["name"]}
 MODES = [*((name, write) for name in SYSTEMS for write in ("append", "replace")), *KEYED]
 
 
-def fate(id_: int) -> tuple[str, str] | None:
-    """The step that refuses a row and what its reason says, or ``open`` where it is filtered; None where it goes on."""
+def expected_outcome(id_: int) -> tuple[str, str] | None:
+    """Return the step that refuses a row and its reason; ``open`` if it is filtered, None if it is written."""
     if id_ % 10 == 3:
         return "open", ""
     if id_ % 20 == 0:
@@ -41,32 +41,32 @@ def fate(id_: int) -> tuple[str, str] | None:
 
 @pytest.fixture
 def letters(new_database: Callable[[], str]) -> str:
-    """A catalog for dead letters."""
+    """DSN of a catalog for dead letters."""
     dsn = new_database()
     migrate(dsn)
     return dsn
 
 
-@pytest.mark.parametrize(("system", "write"), MODES)
-def test_each_row_goes_out_or_is_filtered_or_is_a_dead_letter(
-    worlds: Worlds, hub: SourceFile, into: Flows, out_of: Flows, letters: str, system: str, write: str
+@pytest.mark.parametrize(("kind", "write"), MODES)
+def test_each_row_is_written_filtered_or_a_dead_letter(
+    new_system: NewSystem, source_file: SourceFile, into: Flows, out_of: Flows, letters: str, kind: str, write: str
 ) -> None:
-    world = worlds(system)
-    hub.add(100)
-    made = into(world, write, **({"key": ["id"], "version": "id"} if (system, write) in KEYED else {}))
+    system = new_system(kind)
+    source_file.add(100)
+    made = into(system, write, **({"key": ["id"], "version": "id"} if (kind, write) in KEYED else {}))
     made.letters = letters
     made.spec |= {"transforms": STEPS, "validate": CHECKS, "errors": {"dead_letter": {"fail_above": "50%"}}}
     assert made.run("r1", "commit.done:1=kill") == {"killed": signal.SIGKILL}
-    half = committed(world, made)
+    half = committed(system, made)
     assert half is None or half["rows_in"] == half["rows_out"] + half["filtered"] + half["dead"] == 40
     found = made.run("r1")
     assert found["status"] == "completed", found
-    fates = {id_: fate(id_) for id_ in hub.ids()}
-    good = [id_ for id_, one in fates.items() if one is None]
-    dead = {id_: one for id_, one in fates.items() if one is not None and one[0] != "open"}
+    expected = {id_: expected_outcome(id_) for id_ in source_file.ids()}
+    good = [id_ for id_, one in expected.items() if one is None]
+    dead = {id_: one for id_, one in expected.items() if one is not None and one[0] != "open"}
     counters = found["counters"]
     assert [counters[name] for name in ("rows_in", "rows_out", "filtered", "dead")] == [100, len(good), 10, len(dead)]
-    assert world.look() == good
+    assert system.ids() == good
     with psycopg.connect(letters) as session:
         rows = session.execute('SELECT step, code, reason, split, "row", "values" FROM ops.dead_letters').fetchall()
     assert sorted(row[-1]["id"] for row in rows) == sorted(dead)
@@ -76,13 +76,13 @@ def test_each_row_goes_out_or_is_filtered_or_is_a_dead_letter(
         assert values["id"] == split * 20 + row + 1, (split, row, values)
         assert values["name"] in {"***", None}, values
         assert set(values) == {"id", "name"}, values
-    back = out_of(world, "replace")
+    back = out_of(system, "replace")
     back.completed("r1")
-    assert [row[0] for row in hub.rows("SELECT id FROM back ORDER BY rowid")] == good or write == "merge"
+    assert [row[0] for row in source_file.rows("SELECT id FROM back ORDER BY rowid")] == good or write == "merge"
 
 
-def committed(world: System, made: Flow) -> dict[str, Any] | None:
-    """What the run that was killed has committed, as the next attempt tells that fails before its first commit."""
+def committed(system: System, made: Flow) -> dict[str, Any] | None:
+    """Return what the killed run has committed, as reported by a next attempt that fails before its first commit."""
     found = made.launchers.run(made.task("r1"), "read.begin=raise")
     assert found["status"] == "failed", json.dumps(found)
     return dict(found["counters"])

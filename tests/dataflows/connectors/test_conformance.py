@@ -1,5 +1,5 @@
-# ruff: noqa: E501 - tables of values, one a line; what is parametrized comes by position
-"""What every system must hold that rows come from and go to: one suite over all of them."""
+# ruff: noqa: E501 - tables of values, one a line
+"""Promises of every system that is both a source and a sink: one suite over all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import Flow, SourceFile, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], System]
+    NewSystem = Callable[[str], System]
 
 COLUMNS = """id bigint PRIMARY KEY, s smallint, i integer, b bigint, r real, d double precision, t boolean, n numeric(38,10),
 c character varying(9), x text, da date, ts timestamp, tz timestamptz, ti time, u uuid, j jsonb, by bytea"""
@@ -41,33 +41,33 @@ TEXTS = (
     "true", "007", "2024-01-01", "{}", "\x7f", "ﬀ",
 )  # fmt: skip
 WIDER = {"c": "text", "j": "json"}
-"""Columns whose type a system may widen: the values are the same."""
+"""Columns whose type a system may widen without changing the values."""
 
 
-def test_every_type_and_text_there_and_back(
-    new_database: Callable[[], str], world: System, into: Flows, out_of: Flows
+def test_every_type_and_text_survives_a_round_trip(
+    new_database: Callable[[], str], system: System, into: Flows, out_of: Flows
 ) -> None:
-    """PostgreSQL, the world, and PostgreSQL again: each value as it was, and each type, or the one that it widens to."""
+    """From PostgreSQL to the system and back: every value is unchanged, and every type, or it is widened."""
     dsn = new_database()
     ends = (
-        {"connection": "hub", "object": "public.every"},
-        {"connection": "hub", "object": "public.back", "write": "replace"},
+        {"connection": "local", "object": "public.every"},
+        {"connection": "local", "object": "public.back", "write": "replace"},
     )
-    there, back = into(world, "replace"), out_of(world, "replace")
-    there.source, back.sink = ends
-    for flow in (there, back):
-        flow.connections["hub"] = {"type": "postgres", "dsn": dsn}
+    forward, back = into(system, "replace"), out_of(system, "replace")
+    forward.source, back.sink = ends
+    for flow in (forward, back):
+        flow.connections["local"] = {"type": "postgres", "dsn": dsn}
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(f"CREATE TABLE every ({COLUMNS})")
         session.execute(f"INSERT INTO every VALUES {', '.join(ROWS)}")
         for at, text in enumerate(TEXTS, start=5):
             session.execute("INSERT INTO every (id, x) VALUES (%s, %s)", (at, text))
-        for kind in world.refused:
-            error = there.failed("r1")
+        for type_ in system.refused:
+            error = forward.failed("r1")
             assert error["code"] in {"refused", "schema.mismatch"}
-            assert ("`by`" in error["what"], kind in error["what"]) == (True, True), error
+            assert ("`by`" in error["what"], type_ in error["what"]) == (True, True), error
             session.execute("ALTER TABLE every DROP COLUMN by")
-        assert there.completed("r1") == back.completed("r1") == len(ROWS) + len(TEXTS)
+        assert forward.completed("r1") == back.completed("r1") == len(ROWS) + len(TEXTS)
         query = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
         before: dict[str, str] = dict(session.execute(query, ("every",)).fetchall())
         after: dict[str, str] = dict(session.execute(query, ("back",)).fetchall())
@@ -79,103 +79,109 @@ def test_every_type_and_text_there_and_back(
         assert found == wanted
 
 
-def test_nothing_then_all_and_then_only_what_is_new(world: System, hub: SourceFile, into: Flows, out_of: Flows) -> None:
-    there, back = into(world, "append"), out_of(world, "append")
-    assert there.completed("r0") == back.completed("r0") == 0
+def test_append_reads_no_rows_then_all_then_only_new_ones(
+    system: System, source_file: SourceFile, into: Flows, out_of: Flows
+) -> None:
+    forward, back = into(system, "append"), out_of(system, "append")
+    assert forward.completed("r0") == back.completed("r0") == 0
     for run, rows in (("r1", 60), ("r2", 5)):
-        hub.add(rows)
-        assert there.completed(run) == back.completed(run) == rows
-        assert world.look() == hub.ids()
-    assert there.completed("r3") == back.completed("r3") == 0
-    assert hub.rows("SELECT * FROM back ORDER BY id") == hub.rows("SELECT * FROM items ORDER BY id")
-    assert there.completed("r2") == 5  # a finished run's recorded result, and nothing else
-    assert (world.look(), world.leftovers(there.uid)) == (hub.ids(), [])
+        source_file.add(rows)
+        assert forward.completed(run) == back.completed(run) == rows
+        assert system.ids() == source_file.ids()
+    assert forward.completed("r3") == back.completed("r3") == 0
+    assert source_file.rows("SELECT * FROM back ORDER BY id") == source_file.rows("SELECT * FROM items ORDER BY id")
+    assert forward.completed("r2") == 5  # the recorded result of a finished run
+    assert (system.ids(), system.leftovers(forward.uid)) == (source_file.ids(), [])
 
 
-def test_wide_rows(world: System, hub: SourceFile, into: Flows, out_of: Flows) -> None:
+def test_wide_rows(system: System, source_file: SourceFile, into: Flows, out_of: Flows) -> None:
     names = [f"c{at}" for at in range(300)]
-    hub.rows(f"CREATE TABLE wide (id INTEGER PRIMARY KEY, {', '.join(f'{one} BIGINT' for one in names)}, long TEXT)")
+    source_file.rows(
+        f"CREATE TABLE wide (id INTEGER PRIMARY KEY, {', '.join(f'{one} BIGINT' for one in names)}, long TEXT)"
+    )
     for at in range(3):
         values = [None if at == 1 else number * at for number in range(300)]
-        hub.rows(f"INSERT INTO wide VALUES (?{', ?' * 301})", (at, *values, "ß" * (at << 20)))
-    assert into(world, "replace", "wide").completed("r1") == 3
-    assert out_of(world, "replace").completed("r1") == 3
+        source_file.rows(f"INSERT INTO wide VALUES (?{', ?' * 301})", (at, *values, "ß" * (at << 20)))
+    assert into(system, "replace", "wide").completed("r1") == 3
+    assert out_of(system, "replace").completed("r1") == 3
     columns = ", ".join(("id", *names, "long"))
-    assert hub.rows(f"SELECT {columns} FROM back ORDER BY id") == hub.rows("SELECT * FROM wide ORDER BY id")
+    assert source_file.rows(f"SELECT {columns} FROM back ORDER BY id") == source_file.rows(
+        "SELECT * FROM wide ORDER BY id"
+    )
 
 
-def test_names_of_penstocks_own_are_no_sinks(world: System, into: Flows) -> None:
-    there = into(world, "replace")
-    own = "copied/_penstock" if world.connection["type"] in {"files", "s3"} else "_penstock_runs"
-    there.sink["object"] = world.object.replace("copied", own)
-    error = there.failed("r1")
+def test_penstocks_own_names_are_refused_as_sinks(system: System, into: Flows) -> None:
+    forward = into(system, "replace")
+    own = "copied/_penstock" if system.connection["type"] in {"files", "s3"} else "_penstock_runs"
+    forward.sink["object"] = system.object.replace("copied", own)
+    error = forward.failed("r1")
     assert (error["code"], "this name is reserved for Penstock" in error["what"]) == ("refused", True), error
 
 
 PUBLISHED = {"publish.moved", "publish.done", "result.before", "result.written"}
 
 
-def survives(made: Flow, world: System, hub: SourceFile, cut: str, *, same: bool) -> None:
-    """Kill a run at a cut and run it, or a new one: each row is there once, and old rows until the new ones are whole."""
-    hub.add(60)
+def survives(made: Flow, system: System, source_file: SourceFile, cut: str, *, same: bool) -> None:
+    """Kill a run at a failpoint, then run it (or a new one): each row is stored once; old rows stay until the swap."""
+    source_file.add(60)
     before: list[int] = []
     if made.sink["write"] == "replace":
         made.completed("r0")
-        before = world.look()
-        hub.add(2)
+        before = system.ids()
+        source_file.add(2)
     assert made.run("r1", f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
     if before and cut not in PUBLISHED:
-        assert world.look() == before, cut
+        assert system.ids() == before, cut
     if not same:
-        hub.add(3)
+        source_file.add(3)
     made.completed("r1" if same else "r2")
-    assert world.look() == hub.ids(), cut
+    assert system.ids() == source_file.ids(), cut
     made.completed("r3")
-    assert (world.look(), world.leftovers(made.uid)) == (hub.ids(), []), cut
+    assert (system.ids(), system.leftovers(made.uid)) == (source_file.ids(), []), cut
 
 
 def cut_of(name: str, write: str) -> str:
-    """Another cut for each system and mode."""
+    """Return a different failpoint for each system and mode."""
     cuts = CUTS if write == "replace" else [cut for cut in CUTS if cut != "prepare.shadow_made"]
     return cuts[(list(SYSTEMS).index(name) * 6 + (write == "replace") * 3) % len(cuts)]
 
 
 @pytest.mark.parametrize("write", ["append", "replace"])
-def test_killed_and_run_again(world: System, hub: SourceFile, into: Flows, write: str) -> None:
-    survives(into(world, write), world, hub, cut_of(world.name, write), same=write == "append")
+def test_killed_and_run_again(system: System, source_file: SourceFile, into: Flows, write: str) -> None:
+    survives(into(system, write), system, source_file, cut_of(system.name, write), same=write == "append")
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("same", [True, False])
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("kind", SYSTEMS)
 def test_killed_or_stopped_at_every_point(
-    worlds: Worlds, hub: SourceFile, into: Flows, system: str, write: str, same: bool
+    new_system: NewSystem, source_file: SourceFile, into: Flows, kind: str, write: str, same: bool
 ) -> None:
     for cut in CUTS:
         if (write, cut) != ("append", "prepare.shadow_made"):
-            world = worlds(system)
-            survives(into(world, write), world, hub, cut, same=same)
-            hub.rows("DELETE FROM items")
+            system = new_system(kind)
+            survives(into(system, write), system, source_file, cut, same=same)
+            source_file.rows("DELETE FROM items")
     for point in STOPPED if same else ():
-        world = worlds(system)
-        sleeps_through(into(world, write), world, hub, point)
-        hub.rows("DELETE FROM items")
+        system = new_system(kind)
+        sleeps_through(into(system, write), system, source_file, point)
+        source_file.rows("DELETE FROM items")
 
 
-def test_a_replace_is_seen_by_nobody_until_it_is_published(
-    world: System, hub: SourceFile, into: Flows, out_of: Flows
+def test_a_replace_is_invisible_until_it_is_published(
+    system: System, source_file: SourceFile, into: Flows, out_of: Flows
 ) -> None:
-    hub.add(60)
-    made, back = into(world, "replace"), out_of(world, "replace")
+    source_file.add(60)
+    made, back = into(system, "replace"), out_of(system, "replace")
     made.completed("r1")
-    old = world.look()
-    hub.add(40)
+    old = system.ids()
+    source_file.add(40)
     assert made.run("r2", "publish.begin=kill") == {"killed": signal.SIGKILL}
-    assert world.look() == old
+    assert system.ids() == old
     assert back.completed("r1") == 60
     made.completed("r2")
-    assert world.look() == hub.ids()
+    assert system.ids() == source_file.ids()
     assert back.completed("r2") == 100
 
 
@@ -186,49 +192,47 @@ STOPPED = (
 STOPS = {"append": "commit.before_fence:1", "replace": "commit.mid_copy:1"}
 
 
-@pytest.mark.parametrize(
-    ("system", "write"), [(name, ("append", "replace")[at % 2]) for at, name in enumerate(SYSTEMS)]
-)
-def test_a_zombie_writes_nothing_once_it_has_a_successor(
-    worlds: Worlds, hub: SourceFile, into: Flows, system: str, write: str
+@pytest.mark.parametrize(("kind", "write"), [(name, ("append", "replace")[at % 2]) for at, name in enumerate(SYSTEMS)])
+def test_a_zombie_with_a_successor_writes_nothing(
+    new_system: NewSystem, source_file: SourceFile, into: Flows, kind: str, write: str
 ) -> None:
-    sleeps_through(into(world := worlds(system), write), world, hub, STOPS[write])
+    sleeps_through(into(system := new_system(kind), write), system, source_file, STOPS[write])
 
 
-def sleeps_through(made: Flow, world: System, hub: SourceFile, point: str) -> None:
+def sleeps_through(made: Flow, system: System, source_file: SourceFile, point: str) -> None:
     """Stop a run, let its successor run, and wake it.
 
-    One that is stopped while it holds the system's lock keeps others out, and is no zombie.
+    A run stopped while it holds the system's lock blocks its successor, so it is not a zombie.
     """
-    hub.add(60)
+    source_file.add(60)
     task = made.task("r1")
     zombie = made.stopped(task, point)
     successor = made.run("r2")
     if successor["status"] == "completed":
-        assert world.look() == hub.ids()
+        assert system.ids() == source_file.ids()
         assert made.woken(zombie, task)["status"] in {"fenced", "failed"}
     else:
         assert successor["error"]["transient"], successor
         assert made.woken(zombie, task)["status"] == "completed"
-    assert world.look() == hub.ids()
+    assert system.ids() == source_file.ids()
     made.completed("r3")
-    assert (world.look(), world.leftovers(made.uid)) == (hub.ids(), [])
+    assert (system.ids(), system.leftovers(made.uid)) == (source_file.ids(), [])
 
 
-def test_what_is_missing_or_not_allowed_is_one_clear_error(
-    world: System, hub: SourceFile, into: Flows, out_of: Flows
+def test_missing_or_forbidden_objects_give_one_clear_error(
+    system: System, source_file: SourceFile, into: Flows, out_of: Flows
 ) -> None:
-    hub.add(3)
-    into(world, "append").completed("r0")
-    missing = out_of(world, "replace")
+    source_file.add(3)
+    into(system, "append").completed("r0")
+    missing = out_of(system, "replace")
     missing.source["object"] = "nothing_of_that_name"
     error = missing.failed("r1")
     assert error["code"] == "schema.missing_table", error
     assert "nothing_of_that_name" in f"{error['where']} {error['what']}"
-    denied = into(world, "replace")
-    denied.connections[world.name] = world.denied
+    denied = into(system, "replace")
+    denied.connections[system.name] = system.denied
     error = denied.failed("r1")
     assert error["code"] == "unavailable.access_denied", error
     for one in (error, missing.failed("r2")):
-        assert one["where"].startswith(f"items: connection {world.name}"), one
-    assert world.look() == hub.ids()
+        assert one["where"].startswith(f"items: connection {system.name}"), one
+    assert system.ids() == source_file.ids()

@@ -1,4 +1,4 @@
-"""The suite that other packages run on their connectors: it passes ours, and fails one for each flaw that it has."""
+"""The suite for connectors of other packages: it passes for ours, and fails for each flaw of a flawed one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 FLAWED = '''
-"""SQLite, with one flaw that is chosen by the environment."""
+"""SQLite with one flaw, chosen by the environment."""
 import os
 from dataclasses import replace
 from dataflows.connectors.sql.source import DatabaseSource
@@ -96,7 +96,7 @@ Suite = Callable[..., tuple[set[str], int]]
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
-    """Run the suite; the names of the tests that failed, and the number of those that passed."""
+    """Run the suite; return the names of failed tests, and the number of passed ones."""
 
     def run(connector: str, connection: dict[str, Any], *options: str, path: Path = tmp_path, **more: str) -> Any:
         (tmp_path / "connection.yaml").write_text(json.dumps(connection))
@@ -149,7 +149,7 @@ def test_the_example_of_a_connector_in_a_package_of_its_own(suite: Suite, tmp_pa
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
-def test_each_flaw_is_found(suite: Suite, tmp_path: Path, flaw: str) -> None:
+def test_each_flaw_is_detected(suite: Suite, tmp_path: Path, flaw: str) -> None:
     (tmp_path / "flawed.py").write_text(FLAWED)
     connection = {"type": "sqlite", "path": str(tmp_path / "rows.sqlite")}
     tests = [one.partition("::")[2].partition("[")[0] for one in FLAWS[flaw]] or [

@@ -1,4 +1,4 @@
-"""A plug-in that does not fit the contract is refused by name, where it is loaded or opened."""
+"""A plug-in that does not fulfil the contract is refused by name when it is loaded or opened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StonesConnection(Model):
 
 
 class State:
-    """Remembers nothing, under the right names."""
+    """A state with the right methods that stores nothing."""
 
     def make(self): ...
     def exists(self): return False
@@ -101,7 +101,7 @@ Plugged = Callable[[str, str], Place]
 
 @pytest.fixture
 def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plugged:
-    """Install the plug-in with a piece of its text replaced; a place of its type."""
+    """Install the plug-in with a piece of its text replaced; return a place of its type."""
 
     def install(old: str, new: str) -> Place:
         assert old in PLUGIN
@@ -124,18 +124,18 @@ def target_of(place: Place) -> Any:
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
-def test_every_built_in_connector_fits(kind: str) -> None:
+def test_every_built_in_connector_fulfils_the_contract(kind: str) -> None:
     assert connector(kind, "here").model
 
 
-def test_a_plug_in_that_fits_is_opened(plugged: Plugged) -> None:
+def test_a_plug_in_that_fulfils_the_contract_is_opened(plugged: Plugged) -> None:
     place = plugged("class State", "class State")
     assert open_source(place).describe().name == "stones"
     assert target_of(place).describe() is None
 
 
 WRONG_CLASSES = [
-    ("    takes_format = False\n", "", "stones_plugin.Stones is no Connector: it has no `takes_format`"),
+    ("    takes_format = False\n", "", "stones_plugin.Stones is not a Connector: it has no `takes_format`"),
     ("takes_format", "take_format", "it has no `takes_format` but `take_format`"),
     ("def named(place)", "def named()", "`named` is called as `named(place)`, this one takes `()`"),
     ("    @staticmethod\n    def source(place)", "    def source(self, place)", "this one takes `(self, place)`"),
@@ -152,12 +152,12 @@ WRONG_TARGETS = [
     ("reloads", "reload", "call it `reloads`"),
     ("def add_columns(self, columns)", "def add_columns(self)", "`add_columns` is called as `add_columns(columns)`"),
     ("drop(self, *, table)", "drop(self, everything)", "`drop` is called as `drop(*, table)`"),
-    ("    def mark_partial(self): ...\n", "", "stones_plugin.State is no State: it has no `mark_partial()`"),
+    ("    def mark_partial(self): ...\n", "", "stones_plugin.State is not a State: it has no `mark_partial()`"),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "what"), WRONG_CLASSES)
-def test_a_class_that_does_not_fit_is_refused(plugged: Plugged, old: str, new: str, what: str) -> None:
+def test_a_class_that_breaks_the_contract_is_refused(plugged: Plugged, old: str, new: str, what: str) -> None:
     place = plugged(old, new)
     with pytest.raises(Refused) as refused:
         open_source(place)
@@ -169,7 +169,7 @@ def test_a_class_that_does_not_fit_is_refused(plugged: Plugged, old: str, new: s
     ("opened", "old", "new", "what"),
     [*((open_source, *one) for one in WRONG_SOURCES), *((target_of, *one) for one in WRONG_TARGETS)],
 )
-def test_a_source_or_target_that_does_not_fit_is_refused(
+def test_a_source_or_target_that_breaks_the_contract_is_refused(
     plugged: Plugged, opened: Callable[[Place], Any], old: str, new: str, what: str
 ) -> None:
     place = plugged(old, new)
@@ -178,6 +178,6 @@ def test_a_source_or_target_that_does_not_fit_is_refused(
     assert what in str(refused.value)
 
 
-def test_a_plug_in_without_a_model_is_refused_where_connections_are_read(plugged: Plugged) -> None:
+def test_a_plug_in_without_a_model_is_refused_when_connections_are_read(plugged: Plugged) -> None:
     with pytest.raises(Refused, match=r"stones_plugin\.Stones, has no `model`"):
         plugged("    model = StonesConnection\n", "")

@@ -1,4 +1,4 @@
-"""`merge` and `scd2` on every sink that can, whatever is killed or stopped; and targets that get columns."""
+"""`merge` and `scd2` on every sink that supports them, killed and stopped at any point; and columns that are added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import Flow, SourceFile, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], System]
+    NewSystem = Callable[[str], System]
     Rows = list[tuple[Any, ...]]
 
 IDS = 25
@@ -25,19 +25,19 @@ HISTORY = "id, name, v, valid_from, valid_to, is_current"
 
 @dataclass(frozen=True)
 class Keyed:
-    """A pipeline that merges the hub's table `changes` into a world, and what has to be there."""
+    """A pipeline that merges the source file's table `changes` into a system, and the rows expected there."""
 
     flow: Flow
     back: Flow
-    hub: SourceFile
+    source_file: SourceFile
 
     @property
     def history(self) -> bool:
         return bool(self.flow.sink["write"] == "scd2")
 
     def change(self, rows: int) -> None:
-        """New versions, of each id in turn; every seventh says that its row is gone."""
-        self.hub.rows(
+        """Add new versions of each id in turn; every seventh marks its row as deleted."""
+        self.source_file.rows(
             "WITH RECURSIVE n(g) AS (SELECT (SELECT coalesce(max(v), 0) + 1 FROM changes) UNION ALL "
             "SELECT g + 1 FROM n LIMIT ?) "
             f"INSERT INTO changes SELECT g, g % {IDS}, 'größe ' || g, g % 7 = 3 FROM n",
@@ -45,17 +45,17 @@ class Keyed:
         )
 
     def wanted(self) -> Rows:
-        """In the order of ids and versions."""
-        changes = self.hub.rows("SELECT id, name, v, gone FROM changes ORDER BY v")
+        """Return the expected rows by id and version."""
+        changes = self.source_file.rows("SELECT id, name, v, gone FROM changes ORDER BY v")
         if not self.history:
             last = {one[0]: one for one in changes}
             return by_key(one[:3] for one in last.values() if not one[3])
         return by_key(one for id_ in range(IDS) for one in history([one for one in changes if one[0] == id_]))
 
     def rows(self) -> Rows:
-        """What is in the world, as a pipeline back finds it."""
+        """Return the rows of the system, read by a pipeline."""
         self.back.completed(f"b{next(_numbers)}")
-        found = self.hub.rows(f"SELECT {HISTORY if self.history else 'id, name, v'} FROM back")
+        found = self.source_file.rows(f"SELECT {HISTORY if self.history else 'id, name, v'} FROM back")
         return by_key(found)
 
 
@@ -63,12 +63,12 @@ _numbers = count(1)
 
 
 def by_key(rows: Iterable[tuple[Any, ...]]) -> Rows:
-    """By id and version."""
+    """Sort by id and version."""
     return sorted(rows, key=lambda row: (row[0], row[2]))
 
 
 def history(versions: Rows) -> Iterator[tuple[Any, ...]]:
-    """The rows that one id's versions leave behind: each is current from its own version to the next."""
+    """Yield the history of one id: each version is valid until the next."""
     for at, (id_, name, version, gone) in enumerate(versions):
         end = versions[at + 1][2] if at + 1 < len(versions) else None
         if not gone:
@@ -76,19 +76,19 @@ def history(versions: Rows) -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def keyed(hub: SourceFile, into: Flows, out_of: Flows) -> Callable[..., Keyed]:
-    def make(world: System, write: str) -> Keyed:
-        hub.rows("DROP TABLE IF EXISTS changes")
-        hub.rows("CREATE TABLE changes (v INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, gone BOOLEAN)")
-        flow = into(world, write, "changes", key=["id"], version="v", delete="gone")
+def keyed(source_file: SourceFile, into: Flows, out_of: Flows) -> Callable[..., Keyed]:
+    def make(system: System, write: str) -> Keyed:
+        source_file.rows("DROP TABLE IF EXISTS changes")
+        source_file.rows("CREATE TABLE changes (v INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, gone BOOLEAN)")
+        flow = into(system, write, "changes", key=["id"], version="v", delete="gone")
         flow.source["cursor"] = {"field": "v"}
         flow.spec["mapping"] = {"fields": [{"target": name, "from": name} for name in ("id", "name", "v", "gone")]}
-        return Keyed(flow, out_of(world, "replace"), hub)
+        return Keyed(flow, out_of(system, "replace"), source_file)
 
     return make
 
 
-def survives(made: Keyed, world: System, cut: str, *, same: bool) -> None:
+def survives(made: Keyed, system: System, cut: str, *, same: bool) -> None:
     made.change(60)
     assert made.flow.run("r1", f"{cut}=kill") == {"killed": signal.SIGKILL}, cut
     if not same:
@@ -98,25 +98,27 @@ def survives(made: Keyed, world: System, cut: str, *, same: bool) -> None:
     assert read == 60 or not same, cut
     made.change(30)
     assert made.flow.completed("r3") == 30, cut
-    assert (made.rows(), world.leftovers(made.flow.uid)) == (made.wanted(), []), cut
+    assert (made.rows(), system.leftovers(made.flow.uid)) == (made.wanted(), []), cut
 
 
 def cut_of(at: int) -> str:
-    """Another cut for each of the sinks."""
+    """Return a different failpoint for each sink."""
     return [cut for cut in CUTS if cut.startswith(("commit.", "publish."))][3 + at * 4]
 
 
-@pytest.mark.parametrize(("system", "write", "cut"), [(*one, cut_of(at)) for at, one in enumerate(KEYED)])
-def test_killed_and_run_again(worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str, cut: str) -> None:
-    survives(keyed(world := worlds(system), write), world, cut, same=write == "merge")
+@pytest.mark.parametrize(("kind", "write", "cut"), [(*one, cut_of(at)) for at, one in enumerate(KEYED)])
+def test_killed_and_run_again(
+    new_system: NewSystem, keyed: Callable[..., Keyed], kind: str, write: str, cut: str
+) -> None:
+    survives(keyed(system := new_system(kind), write), system, cut, same=write == "merge")
 
 
-@pytest.mark.parametrize("system", [system for system, write in KEYED if write == "merge"])
-def test_what_was_deleted_stays_deleted(worlds: Worlds, keyed: Callable[..., Keyed], system: str) -> None:
-    """By whatever older version, or one without a version; a newer one is a row again."""
-    made = keyed(worlds(system), "merge")
-    made.hub.rows("DROP TABLE changes")
-    made.hub.rows(
+@pytest.mark.parametrize("kind", [kind for kind, write in KEYED if write == "merge"])
+def test_deleted_rows_stay_deleted(new_system: NewSystem, keyed: Callable[..., Keyed], kind: str) -> None:
+    """Older versions, and rows without a version, do not restore a deleted row; a newer version does."""
+    made = keyed(new_system(kind), "merge")
+    made.source_file.rows("DROP TABLE changes")
+    made.source_file.rows(
         "CREATE TABLE changes (n INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, v INTEGER, gone BOOLEAN)"
     )
     made.flow.source["cursor"] = {"field": "n"}
@@ -127,48 +129,48 @@ def test_what_was_deleted_stays_deleted(worlds: Worlds, keyed: Callable[..., Key
         (4, [(10, 2, "older", 5, 0), (11, 1, "none", None, 0), (12, 3, "c", 2, 0)], [(3, "c", 2)]),
     ):
         for change in changes:
-            made.hub.rows("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", change)
+            made.source_file.rows("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", change)
         made.flow.completed(f"r{number}")
         assert made.rows() == there, number
 
 
-@pytest.mark.parametrize("system", [system for system, write in KEYED if write == "merge"])
-def test_a_row_without_a_version_is_the_oldest(worlds: Worlds, keyed: Callable[..., Keyed], system: str) -> None:
-    made = keyed(worlds(system), "merge")
-    made.hub.rows("DROP TABLE changes")
-    made.hub.rows(
+@pytest.mark.parametrize("kind", [kind for kind, write in KEYED if write == "merge"])
+def test_a_row_without_a_version_is_the_oldest(new_system: NewSystem, keyed: Callable[..., Keyed], kind: str) -> None:
+    made = keyed(new_system(kind), "merge")
+    made.source_file.rows("DROP TABLE changes")
+    made.source_file.rows(
         "CREATE TABLE changes (n INTEGER PRIMARY KEY, id INTEGER NOT NULL, name TEXT, v INTEGER, gone BOOLEAN)"
     )
     made.flow.source["cursor"] = {"field": "n"}
     for number, changes in ((1, [(1, 1, "a", 5, 0), (2, 1, "b", None, 0)]), (2, [(3, 1, "c", None, 0)])):
         for change in changes:
-            made.hub.rows("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", change)
+            made.source_file.rows("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", change)
         made.flow.completed(f"r{number}")
         assert made.rows() == [(1, "a", 5)]
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("same", [True, False])
-@pytest.mark.parametrize(("system", "write"), KEYED)
+@pytest.mark.parametrize(("kind", "write"), KEYED)
 def test_killed_or_stopped_at_every_point(
-    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str, same: bool
+    new_system: NewSystem, keyed: Callable[..., Keyed], kind: str, write: str, same: bool
 ) -> None:
     for cut in CUTS:
         if cut != "prepare.shadow_made":
-            survives(keyed(world := fresh(worlds, system), write), world, cut, same=same)
+            survives(keyed(system := fresh(new_system, kind), write), system, cut, same=same)
     for point in STOPPED if same else ():
-        sleeps_through(keyed(world := fresh(worlds, system), write), world, point)
+        sleeps_through(keyed(system := fresh(new_system, kind), write), system, point)
 
 
-def fresh(worlds: Worlds, system: str) -> System:
-    """A world of which nothing was asked yet; of PostgreSQL a test has one, whose table is dropped."""
-    world = worlds(system)
-    if system == "postgres":
+def fresh(new_system: NewSystem, kind: str) -> System:
+    """Return an unused system; PostgreSQL exists once in a test, so its table is dropped."""
+    system = new_system(kind)
+    if kind == "postgres":
         import psycopg
 
-        with psycopg.connect(world.connection["dsn"], autocommit=True) as session:
-            session.execute(f"DROP TABLE IF EXISTS {world.object}")
-    return world
+        with psycopg.connect(system.connection["dsn"], autocommit=True) as session:
+            session.execute(f"DROP TABLE IF EXISTS {system.object}")
+    return system
 
 
 STOPPED = (
@@ -177,10 +179,10 @@ STOPPED = (
 )  # fmt: skip
 
 
-def sleeps_through(made: Keyed, world: System, point: str) -> None:
+def sleeps_through(made: Keyed, system: System, point: str) -> None:
     """Stop a run, let its successor run with newer rows, and wake it.
 
-    One that is stopped while it holds the system's lock keeps others out, and is no zombie.
+    A run stopped while it holds the system's lock blocks its successor, so it is not a zombie.
     """
     made.change(60)
     task = made.flow.task("r1")
@@ -196,38 +198,38 @@ def sleeps_through(made: Keyed, world: System, point: str) -> None:
         made.flow.completed("r2")
     assert made.rows() == made.wanted(), point
     made.flow.completed("r3")
-    assert (made.rows(), world.leftovers(made.flow.uid)) == (made.wanted(), []), point
+    assert (made.rows(), system.leftovers(made.flow.uid)) == (made.wanted(), []), point
 
 
 @pytest.mark.parametrize(
-    ("system", "write", "point"),
+    ("kind", "write", "point"),
     [(*one, ("commit.before_fence:1", "commit.mid_copy:1", "commit.begin:1")[at % 3]) for at, one in enumerate(KEYED)],
 )
-def test_a_zombie_merges_nothing_once_it_has_a_successor(
-    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str, point: str
+def test_a_zombie_with_a_successor_merges_nothing(
+    new_system: NewSystem, keyed: Callable[..., Keyed], kind: str, write: str, point: str
 ) -> None:
-    sleeps_through(keyed(world := worlds(system), write), world, point)
+    sleeps_through(keyed(system := new_system(kind), write), system, point)
 
 
 REFUSING = [(name, write) for name in SYSTEMS for write in ("merge", "scd2") if (name, write) not in KEYED]
 
 
-@pytest.mark.parametrize(("system", "write"), REFUSING)
-def test_a_mode_that_a_sink_cannot_do_is_refused(
-    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str
+@pytest.mark.parametrize(("kind", "write"), REFUSING)
+def test_unsupported_write_modes_are_refused(
+    new_system: NewSystem, keyed: Callable[..., Keyed], kind: str, write: str
 ) -> None:
-    made = keyed(world := worlds(system), write)
+    made = keyed(system := new_system(kind), write)
     made.change(1)
     error = made.flow.failed("r1")
     assert (error["code"], write in error["what"]) == ("refused", True), error
-    assert world.look() == []
+    assert system.ids() == []
 
 
-@pytest.mark.parametrize(("system", "write"), KEYED)
-def test_a_run_that_finds_nothing_new_leaves_the_cursor_where_it_was(
-    worlds: Worlds, keyed: Callable[..., Keyed], system: str, write: str
+@pytest.mark.parametrize(("kind", "write"), KEYED)
+def test_a_run_without_new_rows_keeps_the_cursor(
+    new_system: NewSystem, keyed: Callable[..., Keyed], kind: str, write: str
 ) -> None:
-    made = keyed(worlds(system), write)
+    made = keyed(new_system(kind), write)
     read = []
     for turn, rows in enumerate((0, 6, 0, 0, 2, 0)):
         made.change(rows)
@@ -237,32 +239,36 @@ def test_a_run_that_finds_nothing_new_leaves_the_cursor_where_it_was(
 
 
 @pytest.mark.parametrize("write", ["append", "merge"])
-@pytest.mark.parametrize("system", sorted({name for name, _ in KEYED}))
+@pytest.mark.parametrize("kind", sorted({name for name, _ in KEYED}))
 def test_a_new_column_of_the_source_is_added_to_the_target(
-    worlds: Worlds, hub: SourceFile, into: Flows, out_of: Flows, system: str, write: str
+    new_system: NewSystem, source_file: SourceFile, into: Flows, out_of: Flows, kind: str, write: str
 ) -> None:
-    world = worlds(system)
-    hub.add(40)
-    made = into(world, write, key=["id"])
+    system = new_system(kind)
+    source_file.add(40)
+    made = into(system, write, key=["id"])
     made.source["cursor"] = {"field": "id"}
     made.spec["schema"] = {"additive": "apply"}
     made.completed("r1")
-    hub.rows("ALTER TABLE items ADD COLUMN note TEXT")
-    hub.rows("INSERT INTO items SELECT id + 40, name, price, 'note ' || id FROM items")
+    source_file.rows("ALTER TABLE items ADD COLUMN note TEXT")
+    source_file.rows("INSERT INTO items SELECT id + 40, name, price, 'note ' || id FROM items")
     assert made.run("r2", "prepare.planned=kill") == {"killed": signal.SIGKILL}
     assert made.completed("r2") == 40
-    out_of(world, "replace").completed("r1")
-    assert hub.rows("SELECT id, name, price, note FROM back ORDER BY id") == hub.rows("SELECT * FROM items ORDER BY id")
+    out_of(system, "replace").completed("r1")
+    assert source_file.rows("SELECT id, name, price, note FROM back ORDER BY id") == source_file.rows(
+        "SELECT * FROM items ORDER BY id"
+    )
 
 
-@pytest.mark.parametrize("system", sorted(set(SYSTEMS) - {name for name, _ in KEYED}))
-def test_files_take_no_new_columns_and_say_so(worlds: Worlds, hub: SourceFile, into: Flows, system: str) -> None:
-    world = worlds(system)
-    hub.add(5)
-    made = into(world, "append")
+@pytest.mark.parametrize("kind", sorted(set(SYSTEMS) - {name for name, _ in KEYED}))
+def test_adding_columns_to_files_is_refused(
+    new_system: NewSystem, source_file: SourceFile, into: Flows, kind: str
+) -> None:
+    system = new_system(kind)
+    source_file.add(5)
+    made = into(system, "append")
     made.spec["schema"] = {"additive": "apply"}
     made.completed("r1")
-    hub.rows("ALTER TABLE items ADD COLUMN note TEXT")
+    source_file.rows("ALTER TABLE items ADD COLUMN note TEXT")
     error = made.failed("r2")
     assert (error["code"], "`note`" in error["what"]) == ("refused", True), error
-    assert world.look() == hub.ids()
+    assert system.ids() == source_file.ids()

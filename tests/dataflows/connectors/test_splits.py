@@ -1,4 +1,4 @@
-"""Splits on their way through every system: chunks in order, one commit, a session that ends whatever happens."""
+"""Splits in every system: chunks in order, one commit for each split, and sessions that are always ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = pa.RecordBatch.from_pydict({"id": pa.array([1, 2, 3], pa.int32())})
 
 @dataclass
 class ListSink:
-    """Keeps what is committed in a list, and says that it took `lost` rows fewer than it did."""
+    """Keeps committed rows in a list, and reports `lost` rows fewer than it wrote."""
 
     rows: list[int] = field(default_factory=list)
     committed: list[int] = field(default_factory=list)
@@ -52,21 +52,21 @@ class ListSink:
         return counted
 
 
-def writer(sink: ListSink, told: list[Counters], *, arrow: bool = True) -> SplitWriter:
-    order = WriterOrder("t", (), arrow, "00", "run", 1, lambda: None, told.append)
+def writer(sink: ListSink, reported: list[Counters], *, arrow: bool = True) -> SplitWriter:
+    order = WriterOrder("t", (), arrow, "00", "run", 1, lambda: None, reported.append)
     made = SplitWriter(order, "p: connection c", sink.opened)
     made.open()
     return made
 
 
 def test_a_split_is_committed_at_its_marker_and_counted_once() -> None:
-    sink, told = ListSink(), list[Counters]()
-    writes = writer(sink, told)
+    sink, reported = ListSink(), list[Counters]()
+    writes = writer(sink, reported)
     for chunk in chunks("00", Split(4), iter([BATCH, BATCH])):
         assert not sink.committed
         writes.write(chunk)
     writes.done()
-    assert (sink.committed, told) == ([1, 2, 3] * 2, [Counters(6, 6, 0, 0, 2 * BATCH.nbytes)])
+    assert (sink.committed, reported) == ([1, 2, 3] * 2, [Counters(6, 6, 0, 0, 2 * BATCH.nbytes)])
 
 
 @pytest.mark.parametrize("wrong", [Chunk("00", 0, 2, BATCH, 3, read=3), Chunk("00", 1, 1, BATCH, 3, read=3)])
@@ -74,7 +74,7 @@ def test_a_chunk_out_of_its_order_is_a_defect(wrong: Chunk) -> None:
     sink = ListSink()
     writes = writer(sink, [])
     writes.write(Chunk("00", 0, 0, BATCH, 3, read=3))
-    with pytest.raises(AssertionError, match=r"came where 0\.1 was due"):
+    with pytest.raises(AssertionError, match=r"expected 0\.1"):
         writes.write(wrong)
     with pytest.raises(AssertionError, match="ended inside split 0"):
         writes.done()
@@ -85,24 +85,24 @@ def test_a_chunk_out_of_its_order_is_a_defect(wrong: Chunk) -> None:
     ("read", "dead", "lost"), [(3, 0, 1), (3, 0, -1), (2, 0, 0), (3, 1, 0)], ids=["fewer", "more", "read", "dead"]
 )
 def test_a_split_that_does_not_add_up_is_not_committed(read: int, dead: int, lost: int) -> None:
-    sink, told = ListSink(lost=lost), list[Counters]()
-    writes = writer(sink, told)
+    sink, reported = ListSink(lost=lost), list[Counters]()
+    writes = writer(sink, reported)
     writes.write(Chunk("00", 0, 0, BATCH, 3, read=3))
     with pytest.raises(PenstockError, match="split 0 does not add up"):
         writes.write(Chunk("00", 0, 1, None, 3, last=True, read=read, dead=dead))
     assert not sink.committed
-    assert not told
+    assert not reported
 
 
-def test_rows_that_a_step_took_away_are_counted_as_filtered_or_dead() -> None:
-    told = list[Counters]()
-    writes = writer(ListSink(), told)
+def test_rows_removed_by_steps_are_counted_as_filtered_or_dead() -> None:
+    reported = list[Counters]()
+    writes = writer(ListSink(), reported)
     writes.write(Chunk("00", 0, 0, BATCH, 3, read=7))
     writes.write(Chunk("00", 0, 1, None, 7, last=True, read=7, dead=1))
-    assert told == [Counters(7, 3, 3, 1, BATCH.nbytes)]
+    assert reported == [Counters(7, 3, 3, 1, BATCH.nbytes)]
 
 
-def test_a_session_ends_once_and_is_watched_only_while_it_is_open() -> None:
+def test_a_session_is_checked_while_open_and_ended_once() -> None:
     sink = ListSink()
     writes = writer(sink, [])
     with pytest.raises(Unreachable):
@@ -114,7 +114,7 @@ def test_a_session_ends_once_and_is_watched_only_while_it_is_open() -> None:
         writes.idle()
 
 
-def test_a_marker_says_what_the_source_counted_of_undecoded_rows() -> None:
+def test_a_marker_carries_the_row_count_of_undecoded_splits() -> None:
     found = list(chunks("00", Split(2), iter([memoryview(b"ab"), memoryview(b"c"), 9])))
     assert [(one.sequence, one.rows, one.read, one.last) for one in found] == [
         (0, 0, 0, False),
@@ -123,6 +123,6 @@ def test_a_marker_says_what_the_source_counted_of_undecoded_rows() -> None:
     ]
 
 
-def test_bounds_cut_a_window_into_ranges_that_meet() -> None:
+def test_bounds_split_a_window_into_adjacent_ranges() -> None:
     assert between("a", ["c", "k"], None, 5) == (Split(5, "a", "c"), Split(6, "c", "k"), Split(7, "k", None))
     assert between(None, [], None, 0) == (Split(0),)

@@ -1,4 +1,4 @@
-"""Rows stream: the memory of a run does not grow with the rows that it moves, from each system and into each."""
+"""Rows stream: the memory of a run does not grow with the number of rows, for every source and sink."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import System
 
 MB: Final = 1024
-"""In the unit of `ru_maxrss`."""
+"""Kilobytes, the unit of `ru_maxrss`, in a megabyte."""
 GROUP: Final = 100_000
 APART: Final = 80
-"""MB: DuckDB's cache of 64 MB is full with the one and not with the other; all others are within 40."""
+"""Allowed difference in MB: DuckDB fills its cache of 64 MB only with the larger table; all others stay within 40."""
 
 
 def write_rows(path: Path, rows: int, width: int, group: int) -> None:
-    """A Parquet file of `rows` rows in groups, each written alone; a row's text has `width` characters."""
+    """Write a Parquet file of `rows` rows, group by group; a row's text has `width` characters."""
     path.parent.mkdir()
     schema = pa.schema([("id", pa.int64()), ("name", pa.string()), ("price", pa.float64())])
     with pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as file:
@@ -39,8 +39,8 @@ def write_rows(path: Path, rows: int, width: int, group: int) -> None:
             file.write_batch(pa.RecordBatch.from_arrays([ids, names, pc.multiply(ids, 0.5)], schema=schema))
 
 
-def checked(path: Path, rows: int) -> None:
-    """All rows are there, each once."""
+def assert_complete(path: Path, rows: int) -> None:
+    """Assert that each row exists exactly once."""
     ids = [pq.read_table(one, columns=["id"]).column("id") for one in sorted(path.glob("*.parquet"))]
     found = pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.int64())
     assert (len(found), pc.sum(found).as_py()) == (rows, rows * (rows - 1) // 2)
@@ -49,29 +49,29 @@ def checked(path: Path, rows: int) -> None:
 
 @pytest.fixture
 def through(tmp_path: Path, launchers: Launchers) -> Callable[..., Iterator[Flow]]:
-    """The pipelines that bring a file's rows into a world, and from there back to a folder."""
+    """Make the pipelines from a file into a system, and from there back to a folder."""
 
-    def make(world: System, rows: int, width: int, group: int) -> Iterator[Flow]:
-        root = tmp_path / f"{world.name}-{rows}"
+    def make(system: System, rows: int, width: int, group: int) -> Iterator[Flow]:
+        root = tmp_path / f"{system.name}-{rows}"
         root.mkdir()
         write_rows(root / "made" / "rows.parquet", rows, width, group)
-        connections = {"hub": {"type": "files", "root": str(root)}, world.name: world.connection}
+        connections = {"local": {"type": "files", "root": str(root)}, system.name: system.connection}
         ends = (
-            ({"connection": "hub", "object": "made/*.parquet"}, world.sink("replace")),
-            (world.source(cursor=False), {"connection": "hub", "object": "back", "write": "replace"}),
+            ({"connection": "local", "object": "made/*.parquet"}, system.sink("replace")),
+            (system.source(cursor=False), {"connection": "local", "object": "back", "write": "replace"}),
         )
         for source, sink in ends:
             yield Flow(launchers, tmp_path, connections, source, sink, split_rows=group)
-        checked(root / "back", rows)
+        assert_complete(root / "back", rows)
 
     return make
 
 
-def test_what_is_in_flight_is_bounded(world: System, through: Callable[..., Iterator[Flow]]) -> None:
-    """Of rows with 150 MB of texts in all never more than a fraction is held."""
+def test_rows_in_flight_are_bounded(system: System, through: Callable[..., Iterator[Flow]]) -> None:
+    """Of rows with 150 MB of text in total, only a fraction is in memory at any time."""
     peaks = []
     for rows in (1_000, 75_000):
-        for flow in through(world, rows, 2_000, 5_000):
+        for flow in through(system, rows, 2_000, 5_000):
             task = flow.task("r1")
             task["pipeline"]["spec"]["limits"] = {"batch_rows": 1_000}
             pid = flow.launchers.start(task)
@@ -82,7 +82,7 @@ def test_what_is_in_flight_is_bounded(world: System, through: Callable[..., Iter
 
 
 def peak_of(task: dict[str, Any]) -> int:
-    """The greatest resident memory of a run's process, in MB; it is one of its own, as in production."""
+    """Return the peak resident memory in MB of a run in a process of its own, as in production."""
     command = [sys.executable, "-m", "dataflows.runs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stdin
@@ -99,15 +99,15 @@ def peak_of(task: dict[str, Any]) -> int:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_ten_million_rows_take_no_more_memory_than_one(
-    worlds: Callable[[str], System], through: Callable[..., Iterator[Flow]], system: str
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_ten_million_rows_need_no_more_memory_than_one_million(
+    new_system: Callable[[str], System], through: Callable[..., Iterator[Flow]], kind: str
 ) -> None:
     peaks: dict[int, list[int]] = {}
     for rows in (1_000_000, 10_000_000):
-        peaks[rows] = [peak_of(flow.task("r1")) for flow in through(worlds(system), rows, 20, GROUP)]
+        peaks[rows] = [peak_of(flow.task("r1")) for flow in through(new_system(kind), rows, 20, GROUP)]
     one, ten = peaks.values()
-    told = f"{system}: MB at 1M and 10M rows, as sink {one[0]} and {ten[0]}, as source {one[1]} and {ten[1]}"
-    sys.stdout.write(f"{told}\n")
-    assert max(one + ten) < 400, told
-    assert all(large - small < APART for small, large in zip(one, ten, strict=True)), told
+    summary = f"{kind}: MB at 1M and 10M rows, as sink {one[0]} and {ten[0]}, as source {one[1]} and {ten[1]}"
+    sys.stdout.write(f"{summary}\n")
+    assert max(one + ten) < 400, summary
+    assert all(large - small < APART for small, large in zip(one, ten, strict=True)), summary

@@ -1,4 +1,4 @@
-"""Every cell of the docs' table of what PostgreSQL's types become in files and database files, and back again."""
+"""Every cell of the table in docs/types.md on PostgreSQL's types in files and database files, in both directions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import Flow, System
 
     Flows = Callable[..., Flow]
-    Worlds = Callable[[str], System]
+    NewSystem = Callable[[str], System]
 
 SYSTEMS: Final = ("parquet", "csv", "jsonl", "sqlite", "duckdb", "mysql")
 TABLE: Final = {
@@ -45,7 +45,7 @@ def shop(new_database: Callable[[], str]) -> Iterator[tuple[psycopg.Connection[A
 
 
 def fill(session: psycopg.Connection[Any], found: dict[str, tuple[str, ...]]) -> None:
-    """Table ``every`` with a column of each type, its values, and a row without any."""
+    """Create table ``every`` with a column of each type, its values, and a row of NULLs."""
     session.execute("DROP TABLE IF EXISTS every; DROP TABLE IF EXISTS back")
     session.execute(
         f"CREATE TABLE every (id int PRIMARY KEY, {', '.join(f'c{at} {plain(name)}' for at, name in enumerate(found))})"
@@ -58,33 +58,33 @@ def fill(session: psycopg.Connection[Any], found: dict[str, tuple[str, ...]]) ->
         session.execute(f"INSERT INTO every SELECT {row}, {', '.join(literals)}")
 
 
-def ends(dsn: str, world: System, into: Flows, out_of: Flows) -> tuple[Flow, Flow]:
-    """PostgreSQL's table ``every`` into the world, and out of it into ``back``."""
-    there, back = into(world, "replace"), out_of(world, "replace")
-    there.source = {"connection": "hub", "object": "public.every"}
-    back.sink = {"connection": "hub", "object": "public.back", "write": "replace"}
-    for flow in (there, back):
-        flow.connections["hub"] = {"type": "postgres", "dsn": dsn}
-    return there, back
+def ends(dsn: str, system: System, into: Flows, out_of: Flows) -> tuple[Flow, Flow]:
+    """Make the pipelines from PostgreSQL's table ``every`` into the system, and from there into ``back``."""
+    forward, back = into(system, "replace"), out_of(system, "replace")
+    forward.source = {"connection": "local", "object": "public.every"}
+    back.sink = {"connection": "local", "object": "public.back", "write": "replace"}
+    for flow in (forward, back):
+        flow.connections["local"] = {"type": "postgres", "dsn": dsn}
+    return forward, back
 
 
-def types_in(world: System) -> list[str]:
-    """What its own tools say of the columns, but for the first one; of CSV all that there is to say."""
-    if world.name == "sqlite":
-        with closing(sqlite3.connect(world.connection["path"])) as session:
+def types_in(system: System) -> list[str]:
+    """Return the types of all columns but the first, by the system's own tools; CSV has none."""
+    if system.name == "sqlite":
+        with closing(sqlite3.connect(system.connection["path"])) as session:
             return [row[2] for row in session.execute("PRAGMA table_info(copied)")][1:]
-    if world.name == "duckdb":
-        with closing(duckdb.connect(world.connection["path"], read_only=True)) as session:
+    if system.name == "duckdb":
+        with closing(duckdb.connect(system.connection["path"], read_only=True)) as session:
             query = "SELECT data_type FROM duckdb_columns() WHERE table_name = 'copied' ORDER BY column_index"
             return [row[0] for row in session.execute(query).fetchall()][1:]
-    if world.name == "mysql":
+    if system.name == "mysql":
         table = "table_schema = DATABASE() AND table_name = 'copied' ORDER BY ordinal_position"
-        return [row[0] for row in world.rows(f"SELECT column_type FROM information_schema.columns WHERE {table}")][1:]
-    path = next(path for path in Path(world.connection["root"], "copied").iterdir() if path.is_file())
-    if world.name == "parquet":
+        return [row[0] for row in system.rows(f"SELECT column_type FROM information_schema.columns WHERE {table}")][1:]
+    path = next(path for path in Path(system.connection["root"], "copied").iterdir() if path.is_file())
+    if system.name == "parquet":
         return [str(field.type) for field in pq.read_schema(path)][1:]
     lines = path.read_text().splitlines()
-    return ["text"] * lines[0].count(",") if world.name == "csv" else _kinds(lines)
+    return ["text"] * lines[0].count(",") if system.name == "csv" else _kinds(lines)
 
 
 def _kinds(lines: list[str]) -> list[str]:
@@ -99,18 +99,18 @@ def test_the_table_has_all_types() -> None:
     assert {name.strip("`") for name in TABLE} == set(VALUES)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_each_type_becomes_what_the_table_says_and_comes_back(
-    shop: tuple[psycopg.Connection[Any], str], worlds: Worlds, into: Flows, out_of: Flows, system: str
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_each_type_is_mapped_as_documented_in_both_directions(
+    shop: tuple[psycopg.Connection[Any], str], new_system: NewSystem, into: Flows, out_of: Flows, kind: str
 ) -> None:
     session, dsn = shop
-    cells = {name: row[system] for name, row in TABLE.items() if row[system] != "refused"}
+    cells = {name: row[kind] for name, row in TABLE.items() if row[kind] != "refused"}
     found = {name: kept(name, cell) for name, cell in cells.items()}
     fill(session, found)
-    there, back = ends(dsn, world := worlds(system), into, out_of)
-    assert there.completed("r1") == back.completed("r1")
+    forward, back = ends(dsn, system := new_system(kind), into, out_of)
+    assert forward.completed("r1") == back.completed("r1")
     firsts = (re.findall(r"`([^`]+)`|(\w+)", cell)[0] for cell in cells.values())
-    assert types_in(world) == [quoted or word for quoted, word in firsts]
+    assert types_in(system) == [quoted or word for quoted, word in firsts]
     query = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'back'::regclass AND attnum > 1"
     types = [row[0] for row in session.execute(f"{query} ORDER BY attnum").fetchall()]
     assert types == [
@@ -123,7 +123,7 @@ def test_each_type_becomes_what_the_table_says_and_comes_back(
 
 
 def kept(name: str, cell: str) -> tuple[str, ...]:
-    """The values of a type that are not refused."""
+    """Return the values of a type that are not refused."""
     if "1970 to 2038" in cell:
         return ("1970-01-01 00:00:01+00", "2038-01-19 03:14:07.999999+00")
     refused = NOT_FINITE if "infinity" in cell else {"NaN"} if "refused at the value" in cell else set[str]()
@@ -131,23 +131,23 @@ def kept(name: str, cell: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("name", "system"),
-    [(name, system) for name, row in TABLE.items() for system, cell in row.items() if "refused" in cell],
+    ("name", "kind"),
+    [(name, kind) for name, row in TABLE.items() for kind, cell in row.items() if "refused" in cell],
 )
-def test_what_is_refused_names_its_column(
-    shop: tuple[psycopg.Connection[Any], str], worlds: Worlds, into: Flows, out_of: Flows, name: str, system: str
+def test_refused_types_name_their_column(
+    shop: tuple[psycopg.Connection[Any], str], new_system: NewSystem, into: Flows, out_of: Flows, name: str, kind: str
 ) -> None:
     session, dsn = shop
-    cell = TABLE[name][system]
+    cell = TABLE[name][kind]
     lost = [value for value in values(name) if value not in kept(name, cell)]
     for value in lost or values(name)[:1]:
         fill(session, {name: (value,)})
-        there, _ = ends(dsn, world := worlds(system), into, out_of)
-        error = there.failed("r1")
+        forward, _ = ends(dsn, system := new_system(kind), into, out_of)
+        error = forward.failed("r1")
         assert error["code"] == ("data.bad" if lost else "schema.mismatch")
         assert "`c0`" in error["what"]
-        assert world.look() == []
+        assert system.ids() == []
 
 
-def test_types_of_the_user_s_own_are_in_the_table() -> None:
+def test_user_defined_types_are_documented() -> None:
     assert set(OWN) <= set(TABLE)

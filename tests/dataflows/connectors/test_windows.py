@@ -56,7 +56,7 @@ REPLICA = "the server is a hot standby"
         (Evidence(XID), ONCE, "merge"),
     ],
 )
-def test_a_cursor_that_would_lose_rows_is_refused_with_its_evidence_and_the_mend(
+def test_a_cursor_that_would_lose_rows_is_refused_with_evidence_and_remedy(
     evidence: Evidence, rule: CursorRule, said: str
 ) -> None:
     with pytest.raises((Refused, SchemaMismatch), match=said) as found:
@@ -159,7 +159,7 @@ TRANSACTION = st.tuples(SECONDS, st.integers(0, 600_000).map(lambda ms: timedelt
     lagging=True,
     again=False,
 )
-def test_property_what_runs_read_is_what_was_committed_below_the_last_window(
+def test_property_runs_read_all_rows_committed_below_the_last_window(
     written: list[tuple[timedelta, timedelta]],
     runs: list[timedelta],
     column: Column,
