@@ -47,11 +47,11 @@ def _chunk(data: pa.RecordBatch | memoryview | Rows, slot: str, split: int, sequ
 def _with_refused(part: Rows, slot: str, split: int, sequence: int) -> Chunk:
     """Return a chunk of the rows and of the refused rows, which are numbered within the chunk."""
     rows = part.batch.num_rows
-    if not part.asides:
+    if not part.refused:
         return Chunk(slot, split, sequence, part.batch, rows, read=rows)
     letters = [
         {"row": at, "step": "source", "code": one.code, "reason": one.reason, "values": json_of(one.values)}
-        for at, one in enumerate(part.asides)
+        for at, one in enumerate(part.refused)
     ]
     refused = pa.RecordBatch.from_pylist(letters, schema=REFUSED)
     return Chunk(slot, split, sequence, part.batch, rows, read=rows + len(letters), dead=len(letters), refused=refused)

@@ -51,7 +51,7 @@ class Table:
     keys: tuple[tuple[str, ...], ...] = ()
     """Unique keys over NOT NULL columns, the primary key first."""
     estimated_rows: int = 0
-    told: str | None = None
+    types_from: str | None = None
     """Where the columns' types come from, if only some of the data were looked at."""
 
     def column(self, name: str) -> Column | None:

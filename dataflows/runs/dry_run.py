@@ -167,7 +167,7 @@ def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
     whole = _bound(job.rules, table, job.pipeline, resources)
     batch, aside = _first(job, ends, table, whole.reads, rows)
     kinds = {column.name: column.type for column in table.columns}
-    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, rows_of(batch), aside, table.told)]
+    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, rows_of(batch), aside, table.types_from)]
     for count in range(len(job.rules.steps) + 1):
         part = replace(job.rules, steps=job.rules.steps[:count])
         part = part if count == len(job.rules.steps) else Rules(part.fields, part.steps)
@@ -234,7 +234,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         "risks": list(found.risks),
         "estimated_rows": rows,
         "splits": max(1, round(rows / job.split_rows)),
-        "told": found.survey.source.told,
+        "told": found.survey.source.types_from,
         "undecoded": found.survey.mapping.raw,
         "decoded_because": found.survey.mapping.decode_reason,
         "lineage": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dataflows.connectors.files.names import FileSet
-from dataflows.connectors.formats.contract import ending_of, format_of
+from dataflows.connectors.formats.contract import extension_of, format_of
 from penstock.errors import Refused
 from penstock.models.formats import Format, ParquetFormat
 
@@ -40,6 +40,6 @@ class Folder:
     @property
     def ending(self) -> str:
         """What its files' names end with."""
-        plain = ending_of(self.form)
+        plain = extension_of(self.form)
         packed_as = {"gzip": ".gz", "zstd": ".zst"}.get(self.codec or "", "")
         return plain if plain.endswith((".gz", ".zst")) else plain + packed_as

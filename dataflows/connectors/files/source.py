@@ -21,8 +21,16 @@ from dataflows.connectors.files.log import OWN, FolderLog
 from dataflows.connectors.files.names import FileSet, partition_columns, partitions
 from dataflows.connectors.files.seen import Seen
 from dataflows.connectors.files.store import Gone, Listed, Store, translated
-from dataflows.connectors.formats.contract import Asked, FileReader, Rows, Shape, decompressed, format_of, unpacked
-from dataflows.connectors.formats.types import as_asked, united
+from dataflows.connectors.formats.contract import (
+    FileReader,
+    ReadRequest,
+    Rows,
+    Shape,
+    decompress_stream,
+    decompression_errors,
+    format_of,
+)
+from dataflows.connectors.formats.types import cast_exactly, union_columns
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.waiting import run_checked
 from dataflows.data.chunks import Chunk
@@ -99,7 +107,7 @@ class FilesSource:
         told = None
         if columns is None:
             columns, looked = self._told(files)
-            told = f"types told from {looked} of {len(files)} files" if looked < len(files) else None
+            told = f"types inferred from {looked} of {len(files)} files" if looked < len(files) else None
         names = {column.name for column in columns}
         columns += tuple(column for column in HIDDEN if column.name not in names)
         return Table(self.place.object, "files", columns, (), self._estimate(files), told)
@@ -117,7 +125,7 @@ class FilesSource:
         shapes = [(one.path, shape.columns) for one, shape in zip(looked, self._shaped(looked), strict=True)]
         told = getattr(self.place.format, "columns", {})
         folders = partition_columns((one.path for one in files), told, self.where)
-        columns = united(shapes, self.where, text=kind != "parquet")
+        columns = union_columns(shapes, self.where, text=kind != "parquet")
         if double := {one.name for one in folders} & {one.name for one in columns}:
             raise SchemaMismatch(
                 f"`{double.pop()}` is a column and a folder's key", where=self.where, hint="rename one"
@@ -180,8 +188,8 @@ class FilesSource:
             least, most, together = SAMPLE_BYTES
             sample = max(least, min(most, together // max(1, len(self._listing or ()))))
             reader = reader_of(form, remote=self.store.remote)
-            with self.store.reader(file.path) as stream, decompressed(where):
-                self._shapes[key] = reader.shape(unpacked(stream, codec), where, sample)
+            with self.store.reader(file.path) as stream, decompression_errors(where):
+                self._shapes[key] = reader.shape(decompress_stream(stream, codec), where, sample)
         return self._shapes[key]
 
     def _estimate(self, files: Sequence[Listed]) -> int:
@@ -307,12 +315,12 @@ class FilesReader:
         folders = partitions(path)
         inside = [column for column in known if column.name not in folders]
         wanted = {name: column for name in self.order.columns for column in inside if column.name == name}
-        asked = Asked(wanted, inside, self.order.batch_rows, where, len(wanted) == len(inside), groups)
+        request = ReadRequest(wanted, inside, self.order.batch_rows, where, len(wanted) == len(inside), groups)
         reader = reader_of(form, remote=self.store.remote, own=self.own)
-        batches = reader.batches(lambda: unpacked(self.store.reader(path), codec), asked)
-        with decompressed(where):
+        batches = reader.batches(lambda: decompress_stream(self.store.reader(path), codec), request)
+        with decompression_errors(where):
             while (found := self._asked(lambda: next(batches, None))) is not None:
-                yield Rows(self._shaped(found.batch, file, folders, where), found.asides)
+                yield Rows(self._shaped(found.batch, file, folders, where), found.refused)
         self._unchanged(path, version, where)
 
     def _unchanged(self, path: str, version: str, where: str) -> Listed:
@@ -336,7 +344,7 @@ class FilesReader:
         arrays = []
         for one in schema:
             if one.name in have:
-                arrays.append(as_asked(batch.column(one.name), one, where))
+                arrays.append(cast_exactly(batch.column(one.name), one, where))
             else:
                 arrays.append(_repeated(constants.get(one.name), one, batch.num_rows, where))
         return pa.RecordBatch.from_arrays(arrays, names=schema.names)

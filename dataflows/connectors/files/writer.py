@@ -15,7 +15,7 @@ from dataflows.connectors.files.folder import Folder
 from dataflows.connectors.files.manifest import staged
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Store, translated
-from dataflows.connectors.formats.contract import FileWriter, packed
+from dataflows.connectors.formats.contract import FileWriter, compress_stream
 from dataflows.connectors.formats.types import file_field
 from dataflows.connectors.waiting import run_checked
 from dataflows.connectors.writing import OpenSplit
@@ -103,7 +103,7 @@ class FilesSink:
             order = self.order
             path = staged(self.state.uid, order.run, self._split, order.generation, self.folder.ending)
             held = self.store.writer(self.state.log.at(path))
-            stream = packed(held.__enter__(), self.folder.codec)
+            stream = compress_stream(held.__enter__(), self.folder.codec)
             self._staged = _Staged(path, held, stream, self._writer(stream))
         return self._staged.file
 

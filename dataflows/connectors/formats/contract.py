@@ -15,29 +15,29 @@ from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat
 
 __all__ = [
-    "VALUE_BYTES",
-    "Aside",
-    "Asked",
+    "MAX_VALUE_BYTES",
     "FileReader",
     "FileWriter",
+    "ReadRequest",
+    "RefusedRow",
     "Rows",
     "Shape",
-    "declared",
-    "decompressed",
-    "ending_of",
+    "compress_stream",
+    "declared_columns",
+    "decompress_stream",
+    "decompression_errors",
+    "extension_of",
     "format_of",
-    "packed",
-    "unpacked",
 ]
 
-ENDINGS: Final[dict[str, Format]] = {
+EXTENSIONS: Final[dict[str, Format]] = {
     ".parquet": ParquetFormat(type="parquet"), ".pq": ParquetFormat(type="parquet"),
     ".csv": CsvFormat(type="csv"), ".tsv": CsvFormat(type="csv", delimiter="\t"),
     ".jsonl": JsonlFormat(type="jsonl"), ".ndjson": JsonlFormat(type="jsonl"),
 }  # fmt: skip
-VALUE_BYTES: Final = 64 << 20
+MAX_VALUE_BYTES: Final = 64 << 20
 """The longest line, row of a text file, or value that is read."""
-_PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class RefusedRow:
     """A row that cannot be read: why, and what is known of it. No value stands in `reason`."""
 
     code: str
@@ -62,11 +62,11 @@ class Rows:
     """Some rows of a file, and those next to them that had to be set aside."""
 
     batch: pa.RecordBatch
-    asides: tuple[Aside, ...] = ()
+    refused: tuple[RefusedRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReadRequest:
     """What is to be read of a file: `columns` of `known`, in batches of at most `rows` rows.
 
     `whole`: all columns are wanted, so that one which is not `known` is an error; else it is passed over.
@@ -90,7 +90,7 @@ class FileReader(Protocol):
             SchemaMismatch, BadData: it is not of this format.
         """
 
-    def batches(self, opened: Callable[[], Any], asked: Asked) -> Iterator[Rows]:
+    def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
         """The rows, with at least those of the columns that the file has; `opened` gives a stream of its content.
 
         A row that is malformed, or has a value that is not of the type that a person declared, is set aside.
@@ -120,20 +120,23 @@ def format_of(path: str, given: Format | None, where: str) -> tuple[Format, str 
     Raises:
         Refused: neither tells it.
     """
-    name, packed = path, None
-    for ending, codec in _PACKED.items():
+    name, compress_stream = path, None
+    for ending, codec in _COMPRESSED.items():
         if path.endswith(ending):
-            name, packed = path.removesuffix(ending), codec
-    found = given or next((one for ending, one in ENDINGS.items() if name.endswith(ending)), None)
+            name, compress_stream = path.removesuffix(ending), codec
+    found = given or next((one for ending, one in EXTENSIONS.items() if name.endswith(ending)), None)
     if found is None:
-        hint = f"end it with {', '.join(ENDINGS)}, or say `format`"
+        hint = f"end it with {', '.join(EXTENSIONS)}, or say `format`"
         raise Refused("its name does not tell its format", where=where, value=path, hint=hint)
     if isinstance(found, ParquetFormat):
         return found, None
-    return found, packed if found.compression is None else None if found.compression == "none" else found.compression
+    return (
+        found,
+        compress_stream if found.compression is None else None if found.compression == "none" else found.compression,
+    )
 
 
-def ending_of(form: Format) -> str:
+def extension_of(form: Format) -> str:
     """What names of written files of a format end with."""
     plain = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl"}[form.type]
     if isinstance(form, ParquetFormat):
@@ -142,7 +145,7 @@ def ending_of(form: Format) -> str:
 
 
 @contextmanager
-def decompressed(where: str) -> Iterator[None]:
+def decompression_errors(where: str) -> Iterator[None]:
     """Say it where a compressed file is damaged.
 
     Raises:
@@ -156,17 +159,17 @@ def decompressed(where: str) -> Iterator[None]:
         raise BadData("the file cannot be decompressed", where=where, hint="mend the file, or its name") from None
 
 
-def unpacked(stream: Any, codec: str | None) -> Any:
+def decompress_stream(stream: Any, codec: str | None) -> Any:
     """A stream of what is in the file."""
     return stream if codec is None else pa.CompressedInputStream(stream, codec)
 
 
-def packed(stream: Any, codec: str | None) -> Any:
+def compress_stream(stream: Any, codec: str | None) -> Any:
     """A stream that compresses on the way."""
     return stream if codec is None else pa.CompressedOutputStream(stream, codec)
 
 
-def declared(columns: Mapping[str, str], where: str) -> tuple[Column, ...]:
+def declared_columns(columns: Mapping[str, str], where: str) -> tuple[Column, ...]:
     """Columns as a pipeline's `format` names them.
 
     Raises:

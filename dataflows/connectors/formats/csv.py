@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from dataflows.connectors.formats.contract import Aside, Asked, Rows, Shape, declared
+from dataflows.connectors.formats.contract import ReadRequest, RefusedRow, Rows, Shape, declared_columns
 from dataflows.connectors.formats.records import Block, Dialect
-from dataflows.connectors.formats.texts import told_by, typed
+from dataflows.connectors.formats.texts import infer_type, parse_column
 from dataflows.data.tables import Column
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 from penstock.models.formats import CsvFormat
 
 __all__ = ["CsvReader", "CsvWriter"]
 
-_OTHERS: Final = {";": "';'", "\t": r'"\t"', "|": "'|'"}
+_DELIMITERS: Final = {";": "';'", "\t": r'"\t"', "|": "'|'"}
 """Delimiters that a header of one column may show."""
 
 
@@ -38,60 +38,62 @@ class CsvReader:
     def shape(self, stream: Any, where: str, sample: int) -> Shape:
         dialect = Dialect(self.form)
         block = next(dialect.blocks(stream, where, sample), None)
-        told = {column.name: column for column in declared(self.form.columns, where)}
+        inferred = {column.name: column for column in declared_columns(self.form.columns, where)}
         if block is None:
-            return Shape(tuple(told.values()))
+            return Shape(tuple(inferred.values()))
         parser = _Parser(self.form, dialect, where)
         block = parser.begin(block)
-        if unknown := [name for name in told if name not in parser.names]:
+        if unknown := [name for name in inferred if name not in parser.names]:
             raise MissingColumn("the file has no such column", where=where, value=unknown[0], hint="look at its header")
         found = parser.parsed(block, parser.names)
         if parser.ragged and not found.num_rows:
-            line, _, count = parser.placed()[0]
+            line, _, count = parser.ragged_rows()[0]
             raise BadData(f"line {line}: {_ragged(count, parser.names)}", where=where, hint=_RAGGED)
-        return Shape(tuple(told.get(name) or Column(name, told_by(found.column(name))) for name in parser.names))
+        return Shape(tuple(inferred.get(name) or Column(name, infer_type(found.column(name))) for name in parser.names))
 
-    def batches(self, opened: Callable[[], Any], asked: Asked) -> Iterator[Rows]:
+    def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
         dialect = Dialect(self.form)
-        parser = _Parser(self.form, dialect, asked.where)
-        for block in dialect.blocks(opened(), asked.where):
-            rest = block if parser.names else self._begun(parser, block, asked)
-            batch, asides = self._read(parser, rest, asked)
-            for start in range(0, max(1, batch.num_rows), asked.rows):
-                yield Rows(batch.slice(start, asked.rows), tuple(asides) if start == 0 else ())
+        parser = _Parser(self.form, dialect, request.where)
+        for block in dialect.blocks(open_stream(), request.where):
+            rest = block if parser.names else self._begin(parser, block, request)
+            batch, refused = self._read(parser, rest, request)
+            for start in range(0, max(1, batch.num_rows), request.rows):
+                yield Rows(batch.slice(start, request.rows), tuple(refused) if start == 0 else ())
 
-    def _begun(self, parser: _Parser, block: Block, asked: Asked) -> Block:
-        rest = parser.begin(block, [column.name for column in asked.known])
-        have = {column.name for column in asked.known}
-        if asked.whole and (new := [name for name in parser.names if name not in have]):
+    def _begin(self, parser: _Parser, block: Block, request: ReadRequest) -> Block:
+        rest = parser.begin(block, [column.name for column in request.known])
+        have = {column.name for column in request.known}
+        if request.whole and (new := [name for name in parser.names if name not in have]):
             hint = "it came after the columns were told; run again, or name the columns in `format.columns`"
             what = f"column `{new[0]}` is in no other file that was looked at"
-            raise SchemaMismatch(what, where=asked.where, hint=hint)
+            raise SchemaMismatch(what, where=request.where, hint=hint)
         return rest
 
-    def _read(self, parser: _Parser, block: Block, asked: Asked) -> tuple[pa.RecordBatch, list[Aside]]:
+    def _read(self, parser: _Parser, block: Block, request: ReadRequest) -> tuple[pa.RecordBatch, list[RefusedRow]]:
         """The block's rows, and those that are set aside."""
-        names = [name for name in asked.columns if name in parser.names]
+        names = [name for name in request.columns if name in parser.names]
         texts = parser.parsed(block, names or parser.names[:1])
-        asides = parser.asides()
+        refused = parser.refused()
         arrays, wrong = [], None
         for name in names:
-            told = not self.own and name not in self.form.columns
-            array, mask = typed(texts.column(name), asked.columns[name], told=told)
+            inferred = not self.own and name not in self.form.columns
+            array, mask = parse_column(texts.column(name), request.columns[name], inferred=inferred)
             arrays.append(array)
             if mask is None:
                 continue
-            if told or self.own:
-                raise parser.mistold(asked.columns[name], mask)
-            asides += parser.refused(texts, asked.columns[name], mask if wrong is None else _new(mask, wrong))
+            if inferred or self.own:
+                raise parser.contradiction(request.columns[name], mask)
+            refused += parser.rows_of_wrong_type(
+                texts, request.columns[name], mask if wrong is None else _only_new(mask, wrong)
+            )
             wrong = mask if wrong is None else pc.or_(wrong, mask)
         if not names:
-            return pa.RecordBatch.from_arrays([texts.column(0)], names=[texts.schema.names[0]]), asides
+            return pa.RecordBatch.from_arrays([texts.column(0)], names=[texts.schema.names[0]]), refused
         batch = pa.RecordBatch.from_arrays(arrays, names=names)
-        return (batch if wrong is None else batch.filter(pc.invert(wrong))), asides
+        return (batch if wrong is None else batch.filter(pc.invert(wrong))), refused
 
 
-def _new(mask: pa.Array, before: pa.Array) -> pa.Array:
+def _only_new(mask: pa.Array, before: pa.Array) -> pa.Array:
     return pc.and_(mask, pc.invert(before))
 
 
@@ -112,7 +114,7 @@ class _Parser:
     names: list[str] = field(default_factory=list)
     ragged: list[tuple[int, int]] = field(default_factory=list)
     """Of the block parsed last: which records have another number of values, from 0, and how many they have."""
-    _strays: list[Aside] = field(default_factory=list)
+    _strays: list[RefusedRow] = field(default_factory=list)
     _block: Block = field(default_factory=lambda: Block(b"", 1, b""))
 
     def begin(self, block: Block, known: Sequence[str] = ()) -> Block:
@@ -143,16 +145,16 @@ class _Parser:
         try:
             return [self.dialect.values(column.chunk(0)).cast(pa.string())[0].as_py() for column in table.columns]
         except pa.ArrowInvalid:
-            raise self.dialect.undecoded(self.where, record.line) from None
+            raise self.dialect.encoding_error(self.where, record.line) from None
 
     def _check_delimiter(self) -> None:
         """A header of one name with another delimiter in it is most probably several, unless a person says so."""
         if not self.form.header or len(self.names) != 1 or "delimiter" in self.form.model_fields_set:
             return
-        found = next((one for one in _OTHERS if one in self.names[0] and one != self.form.delimiter), None)
+        found = next((one for one in _DELIMITERS if one in self.names[0] and one != self.form.delimiter), None)
         if found is not None:
             what = f"its header is one column, `{self.names[0]}`"
-            hint = f"this looks like `delimiter: {_OTHERS[found]}`: say so in `format`, or say `delimiter` as it is"
+            hint = f"this looks like `delimiter: {_DELIMITERS[found]}`: say so in `format`, or say `delimiter` as it is"
             raise SchemaMismatch(what, where=self.where, hint=hint)
 
     def parsed(self, block: Block, names: Sequence[str]) -> pa.RecordBatch:
@@ -162,7 +164,8 @@ class _Parser:
             raise BadData(f"line {strays[0].line}: text stands after a closing quote", where=self.where, hint=_RAGGED)
         self._block = block
         self._strays = [
-            self._aside(one.line, "malformed", "text stands after a closing quote", {"_raw": one.raw}) for one in strays
+            self._refused_row(one.line, "malformed", "text stands after a closing quote", {"_raw": one.raw})
+            for one in strays
         ]
         self.ragged = []
         kind = pa.binary() if self.form.escape else pa.string()
@@ -174,7 +177,7 @@ class _Parser:
                 pa.BufferReader(block.data), self._read(block), self._parse(), self._convert(names, kind)
             )
             table = table.select(names).combine_chunks()
-            arrays = [self.dialect.values(_one(table.column(name), schema.field(name).type)) for name in names]
+            arrays = [self.dialect.values(_single_chunk(table.column(name), schema.field(name).type)) for name in names]
         except (UnicodeError, pa.ArrowInvalid) as error:
             raise self._unreadable(block, error) from None
         return pa.RecordBatch.from_arrays(arrays, names=list(names))
@@ -208,12 +211,12 @@ class _Parser:
     def _unreadable(self, block: Block, error: Exception) -> BadData:
         if "UTF8" in str(error):
             records = self.dialect.records(block, empty=True)
-            line = next((line for line, record in records if self.dialect.broken(record)), None)
-            return self.dialect.undecoded(self.where, line)
+            line = next((line for line, record in records if self.dialect.is_invalid_text(record)), None)
+            return self.dialect.encoding_error(self.where, line)
         what = f"the rows from line {block.line} on cannot be read"
         return BadData(what, where=self.where, hint=_RAGGED)
 
-    def placed(self) -> list[tuple[int, str, int]]:
+    def ragged_rows(self) -> list[tuple[int, str, int]]:
         """The ragged rows of the block parsed last: line, text and number of values."""
         records = self._records()
         return [(records[at][0], self.dialect.raw(records[at][1]), count) for at, count in self.ragged]
@@ -222,39 +225,40 @@ class _Parser:
         """All records of the block parsed last, with their lines."""
         return self.dialect.records(self._block, empty=len(self.names) == 1)
 
-    def asides(self) -> list[Aside]:
+    def refused(self) -> list[RefusedRow]:
         """The malformed rows of the block parsed last."""
-        placed = self.placed() if self.ragged else []
+        ragged_rows = self.ragged_rows() if self.ragged else []
         ragged = (
-            self._aside(line, "malformed", _ragged(count, self.names), {"_raw": raw}) for line, raw, count in placed
+            self._refused_row(line, "malformed", _ragged(count, self.names), {"_raw": raw})
+            for line, raw, count in ragged_rows
         )
         return [*self._strays, *ragged]
 
-    def refused(self, texts: pa.RecordBatch, column: Column, mask: pa.Array) -> list[Aside]:
+    def rows_of_wrong_type(self, texts: pa.RecordBatch, column: Column, mask: pa.Array) -> list[RefusedRow]:
         """The rows where `mask` is true, whose value of the column is not of its declared type."""
         what = f"`{column.name}` is no {column.type}"
         places, lines = pc.indices_nonzero(mask).to_pylist(), self._lines()
         rows = texts.take(pa.array(places, pa.int64())).to_pylist()
-        return [self._aside(lines[at], "not_of_type", what, row) for at, row in zip(places, rows, strict=True)]
+        return [self._refused_row(lines[at], "not_of_type", what, row) for at, row in zip(places, rows, strict=True)]
 
     def _lines(self) -> list[int]:
         """The line of each row that was parsed last."""
         ragged = {at for at, _ in self.ragged}
         return [line for at, (line, _) in enumerate(self._records()) if at not in ragged]
 
-    def mistold(self, column: Column, mask: pa.Array) -> BadData:
+    def contradiction(self, column: Column, mask: pa.Array) -> BadData:
         """The error of the first value that is not what the sample told."""
         line = self._lines()[pc.indices_nonzero(mask)[0].as_py()]
         what = f"line {line}: the value of `{column.name}` is not exactly a {column.type}, as the first rows tell"
         hint = f"say its type in `format`, such as `columns: {{{column.name}: text}}`, or mend the file"
         return BadData(what, where=self.where, hint=hint)
 
-    def _aside(self, line: int, code: str, reason: str, values: dict[str, Any]) -> Aside:
+    def _refused_row(self, line: int, code: str, reason: str, values: dict[str, Any]) -> RefusedRow:
         path = self.where.rpartition(": ")[2]
-        return Aside(code, f"{path}, line {line}: {reason}", {**values, "_path": path, "_line": line})
+        return RefusedRow(code, f"{path}, line {line}: {reason}", {**values, "_path": path, "_line": line})
 
 
-def _one(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+def _single_chunk(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     return column.chunk(0) if column.num_chunks else pa.array([], kind)
 
 

@@ -14,8 +14,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.connectors.formats.contract import VALUE_BYTES, Aside, Asked, Rows, Shape, declared
-from dataflows.connectors.formats.lines import Lines, Wrong, kinds_of, parsed
+from dataflows.connectors.formats.contract import (
+    MAX_VALUE_BYTES,
+    ReadRequest,
+    RefusedRow,
+    Rows,
+    Shape,
+    declared_columns,
+)
+from dataflows.connectors.formats.lines import BadLine, Lines, infer_columns, parse_object
 from penstock.errors import BadData
 from penstock.models.formats import JsonlFormat
 
@@ -36,30 +43,30 @@ class JsonlReader:
 
     def shape(self, stream: Any, where: str, sample: int) -> Shape:
         if self.form.columns:
-            return Shape(declared(self.form.columns, where))
+            return Shape(declared_columns(self.form.columns, where))
         head = next(_blocks(stream, sample, where), b"")
         lines = [(number, line) for number, line in enumerate(head.split(b"\n"), start=1) if line.strip()]
-        found = [parsed(line) for _, line in lines]
+        found = [parse_object(line) for _, line in lines]
         if 2 * found.count(None) > len(lines):
             number = next(number for (number, _), one in zip(lines, found, strict=True) if one is None)
             what = f"line {number} is no JSON object"
             raise BadData(what, where=where, hint="mend the file, or say its format")
-        return Shape(kinds_of(one for one in found if one is not None))
+        return Shape(infer_columns(one for one in found if one is not None))
 
-    def batches(self, opened: Callable[[], Any], asked: Asked) -> Iterator[Rows]:
+    def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
         line = 1
-        known = asked.known if asked.whole and not self.form.columns else None
-        lines = Lines(asked.columns, known, told=not (self.form.columns or self.own), own=self.own)
-        for block in _blocks(opened(), BLOCK_BYTES, asked.where):
+        known = request.known if request.whole and not self.form.columns else None
+        lines = Lines(request.columns, known, inferred=not (self.form.columns or self.own), own=self.own)
+        for block in _blocks(open_stream(), BLOCK_BYTES, request.where):
             if block.strip(_BLANK):
                 table, wrong = lines.read(block)
-                asides = tuple(self._asides(wrong, block, line, asked.where))
-                batches = table.combine_chunks().to_batches(max_chunksize=asked.rows)
+                refused = tuple(self._refused_rows(wrong, block, line, request.where))
+                batches = table.combine_chunks().to_batches(max_chunksize=request.rows)
                 for at, batch in enumerate(batches or [pa.RecordBatch.from_pylist([], schema=table.schema)]):
-                    yield Rows(batch, () if at else asides)
+                    yield Rows(batch, () if at else refused)
             line += block.count(b"\n")
 
-    def _asides(self, wrong: Iterable[Wrong], block: bytes, first: int, where: str) -> Iterator[Aside]:
+    def _refused_rows(self, wrong: Iterable[BadLine], block: bytes, first: int, where: str) -> Iterator[RefusedRow]:
         """The lines to set aside.
 
         Raises:
@@ -73,14 +80,14 @@ class JsonlReader:
                 raise BadData(f"line {line}: {one.what}", where=where, hint=hint)
             raw = lines[one.line].decode(errors="replace").rstrip("\r")
             values = {"_raw": raw, "_path": path, "_line": line}
-            yield Aside(one.code, f"{path}, line {line}: {one.what}", values)
+            yield RefusedRow(one.code, f"{path}, line {line}: {one.what}", values)
 
 
 def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:
     """Whole lines, about `size` bytes of them at a time."""
     rest, first = b"", True
     while data := bytes(stream.read(min(max(size, len(rest)), READ_BYTES))):
-        if len(rest) + len(data) > VALUE_BYTES:
+        if len(rest) + len(data) > MAX_VALUE_BYTES:
             raise BadData("a line is longer than 64 MiB", where=where, hint="one object a line is what is read")
         block = rest + (data.removeprefix(_BOM) if first else data)
         first = False

@@ -17,26 +17,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json
 
-from dataflows.connectors.formats.texts import told_by, typed
-from dataflows.connectors.formats.types import UNKNOWN, wider
+from dataflows.connectors.formats.texts import infer_type, parse_column
+from dataflows.connectors.formats.types import UNKNOWN, common_type
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
 
-__all__ = ["Lines", "Wrong", "kinds_of", "parsed"]
+__all__ = ["BadLine", "Lines", "infer_columns", "parse_object"]
 
 MAX_DEPTH: Final = 500
 _OBJECT: Final = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
-_NO_OBJECT: Final = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
+_NOT_OBJECT: Final = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
 _SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _DOUBTFUL: Final = re.compile(rb"[0-9.]{17}|[0-9.][eE][-+]?[0-9]{3}")
 """A number that a double may round, or cannot hold; some texts look like it."""
 _UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, msgspec.DecodeError, RecursionError)
 _JSON: Final = {"json", "jsonb"}
-_AS_THEY_ARE: Final = {"boolean", "smallint", "integer", "bigint", "double precision", "text", "character varying"}
+_EXACT_IN_ARROW: Final = {"boolean", "smallint", "integer", "bigint", "double precision", "text", "character varying"}
 """Types that Arrow reads from JSON as strictly as we do."""
-_MANY: Final = 300
+_MAX_STRUCT_FIELDS: Final = 300
 """Columns beyond which rows are read as dictionaries."""
-_UNNAMEABLE: Final = re.compile(r'["\\\x00-\x1f]')
+_INVALID_FIELD_NAME: Final = re.compile(r'["\\\x00-\x1f]')
 """What a field of a msgspec struct cannot be called."""
 _ABSENT: Final = msgspec.Raw(b"")
 Row = dict[str, msgspec.Raw]
@@ -44,7 +44,7 @@ _ROWS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class BadLine:
     """A line, from 0, that cannot be read; `contradicts`: it is not what the sample told, but well-formed."""
 
     line: int
@@ -63,10 +63,10 @@ class Lines:
 
     columns: Mapping[str, Column]
     known: Sequence[Column] | None
-    told: bool
+    inferred: bool
     own: bool = False
 
-    def read(self, block: bytes) -> tuple[pa.Table, list[Wrong]]:
+    def read(self, block: bytes) -> tuple[pa.Table, list[BadLine]]:
         """The rows that can be read, and the lines that cannot, in order."""
         try:
             table = self._fast(block)
@@ -88,17 +88,22 @@ class Lines:
 
     def _fast(self, block: bytes) -> pa.Table | None:
         """All lines, where Arrow reads them exactly; None where it may not."""
-        if _NO_OBJECT.search(block) or _too_deep(block):  # Arrow may end the process over either
+        if _NOT_OBJECT.search(block) or _too_deep(block):  # Arrow may end the process over either
             return None
         if self._doubles and _DOUBTFUL.search(block):
             return None
         if not self.columns or self._nested:
-            odd = len(self.columns) > _MANY or any(_UNNAMEABLE.search(name) for name in self._fields)
+            odd = len(self.columns) > _MAX_STRUCT_FIELDS or any(
+                _INVALID_FIELD_NAME.search(name) for name in self._fields
+            )
             return None if odd else self._structured(block)
         table = self._arrow(block, list(self.columns.values()))
         if table is None:
             return None
-        arrays = [typed(table.column(name).combine_chunks(), one, told=self.told) for name, one in self._as_texts()]
+        arrays = [
+            parse_column(table.column(name).combine_chunks(), one, inferred=self.inferred)
+            for name, one in self._as_texts()
+        ]
         if any(mask is not None for _, mask in arrays):
             return None
         read = dict(zip((name for name, _ in self._as_texts()), (array for array, _ in arrays), strict=True))
@@ -148,21 +153,21 @@ class Lines:
         made = msgspec.defstruct("Line", fields, rename=rename, forbid_unknown_fields=known, gc=False)
         return msgspec.json.Decoder(made)
 
-    def _slow(self, block: bytes) -> tuple[pa.Table, list[Wrong]]:
+    def _slow(self, block: bytes) -> tuple[pa.Table, list[BadLine]]:
         rows: list[Row] = []
         at: list[int] = []
-        wrong: list[Wrong] = []
+        wrong: list[BadLine] = []
         for number, line in enumerate(block.split(b"\n")):
             if not line.strip():
                 continue
-            row = parsed(line)
+            row = parse_object(line)
             if row is None:
-                wrong.append(Wrong(number, "malformed", "it is no JSON object"))
+                wrong.append(BadLine(number, "malformed", "it is no JSON object"))
                 continue
             if self.known is not None and not row.keys() <= self._names:
                 new = next(name for name in row if name not in self._names)
                 what = f"column `{new}` is in no line that was looked at"
-                wrong.append(Wrong(number, "unknown_column", what, new, contradicts=True))
+                wrong.append(BadLine(number, "unknown_column", what, new, contradicts=True))
             rows.append(row)
             at.append(number)
         arrays, bad = [], [False] * len(rows)
@@ -171,8 +176,8 @@ class Lines:
             arrays.append(array)
             for place in pc.indices_nonzero(mask).to_pylist() if mask is not None else ():
                 if not bad[place]:
-                    what = f"the value of `{name}` is not {'exactly ' if self.told else ''}of type {column.type}"
-                    wrong.append(Wrong(at[place], "not_of_type", what, name, contradicts=self.told))
+                    what = f"the value of `{name}` is not {'exactly ' if self.inferred else ''}of type {column.type}"
+                    wrong.append(BadLine(at[place], "not_of_type", what, name, contradicts=self.inferred))
                 bad[place] = True
         table = pa.table(arrays, names=list(self.columns)) if arrays else pa.table({"": pa.nulls(len(rows))})
         kept = table.filter(pa.array([not one for one in bad], pa.bool_())) if any(bad) else table
@@ -183,10 +188,10 @@ class Lines:
         kind = parse_type(column.type)
         if kind.name in _JSON and not self.own:
             return pa.array([_document(token) for token in tokens], pa.string()), None
-        found = [_text(token, quoted=not self.told or kind.text) for token in tokens]
+        found = [_text(token, quoted=not self.inferred or kind.text) for token in tokens]
         texts = pa.array([text for text, _ in found], pa.string())
         odd = pa.array([fits is False for _, fits in found]) if any(fits is False for _, fits in found) else None
-        array, mask = typed(texts, column, told=self.told)
+        array, mask = parse_column(texts, column, inferred=self.inferred)
         if odd is None:
             return array, mask
         empty = pc.if_else(odd, pa.scalar(None, array.type), array)
@@ -194,7 +199,7 @@ class Lines:
 
 
 def _plain(column: Column) -> bool:
-    return parse_type(column.type).name in _AS_THEY_ARE
+    return parse_type(column.type).name in _EXACT_IN_ARROW
 
 
 def _read_as(column: Column) -> pa.DataType:
@@ -217,7 +222,7 @@ def _text(token: msgspec.Raw | None, *, quoted: bool) -> tuple[str | None, bool]
     return data.decode(), True
 
 
-def parsed(line: bytes) -> Row | None:
+def parse_object(line: bytes) -> Row | None:
     """The values of an object by their names, each as it is written; None where the line is no object.
 
     Of a name that comes twice the last value counts.
@@ -231,26 +236,26 @@ def parsed(line: bytes) -> Row | None:
         return None
 
 
-def kinds_of(rows: Iterable[Row]) -> tuple[Column, ...]:
+def infer_columns(rows: Iterable[Row]) -> tuple[Column, ...]:
     """The columns of objects, in the order in which they come, with the types that their values tell."""
     texts: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         for name, token in row.items():
             data = bytes(token)
             texts.setdefault(name, {}).setdefault(_SIGN.get(data[:1], "number"), []).append(data.decode())
-    return tuple(Column(name, _told(kinds)) for name, kinds in texts.items())
+    return tuple(Column(name, _infer_kind(kinds)) for name, kinds in texts.items())
 
 
 _SIGN: Final = {b"n": "null", b"t": "boolean", b"f": "boolean", b'"': "text", b"{": "json", b"[": "json"}
 
 
-def _told(kinds: Mapping[str, list[str]]) -> str:
+def _infer_kind(kinds: Mapping[str, list[str]]) -> str:
     """The type for values of these kinds; where they are mixed, text: each is its own."""
     found = UNKNOWN
     for kind, texts in kinds.items():
         if kind != "null":
-            told = told_by(pa.array(texts)) if kind == "number" else kind
-            found = wider(found, told, text=True) or "text"
+            inferred = infer_type(pa.array(texts)) if kind == "number" else kind
+            found = common_type(found, inferred, text=True) or "text"
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["JSON_TYPES", "json_texts", "sayable", "unsayable"]
+__all__ = ["JSON_TYPES", "json_texts", "not_representable", "unsupported_in_json"]
 
 _CONTROLS: Final = [chr(code) for code in range(0x20)]
 JSON_TYPES: Final = (pa.types.is_struct, pa.types.is_map)
@@ -32,15 +32,15 @@ def _is(kind: pa.DataType, checks: tuple[Callable[[pa.DataType], bool], ...]) ->
     return any(check(kind) for check in checks)
 
 
-def sayable(kind: pa.DataType) -> pa.DataType | None:
+def unsupported_in_json(kind: pa.DataType) -> pa.DataType | None:
     """None where JSON can say all values of a type but NaN and infinity; else the type inside that it cannot."""
     if isinstance(kind, pa.BaseExtensionType):
-        return sayable(kind.storage_type)
+        return unsupported_in_json(kind.storage_type)
     if pa.types.is_dictionary(kind):
-        return sayable(kind.value_type)
+        return unsupported_in_json(kind.value_type)
     if _is(kind, (*_LISTS, *JSON_TYPES)):
         inner = (kind.field(at).type for at in range(kind.num_fields))
-        return next((found for one in inner if (found := sayable(one)) is not None), None)
+        return next((found for one in inner if (found := unsupported_in_json(one)) is not None), None)
     plain = (*_BYTES, *_TEXTS, *_QUOTED, *_NUMBERS, pa.types.is_boolean, pa.types.is_null)
     return None if _is(kind, plain) else kind
 
@@ -50,7 +50,7 @@ def json_texts(array: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_valid(array), _texts(array), pa.scalar(None, pa.string()))
 
 
-def unsayable(array: pa.Array) -> pa.Array | None:
+def not_representable(array: pa.Array) -> pa.Array | None:
     """A mask of the values in which JSON cannot say something; None where there is none."""
     found = _not_finite(array)
     return found if found is not None and pc.any(found).as_py() else None

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataflows.connectors.formats.contract import VALUE_BYTES, Aside, Asked, Rows, Shape
-from dataflows.connectors.formats.nested import json_texts, unsayable
-from dataflows.connectors.formats.types import file_column, keeps, sql_type
+from dataflows.connectors.formats.contract import MAX_VALUE_BYTES, ReadRequest, RefusedRow, Rows, Shape
+from dataflows.connectors.formats.nested import json_texts, not_representable
+from dataflows.connectors.formats.types import can_read_as, file_column, sql_type
 from penstock.errors import BadData, SchemaMismatch
 
 __all__ = ["ParquetReader", "ParquetWriter"]
@@ -35,7 +35,7 @@ class ParquetReader:
 
     def shape(self, stream: Any, where: str, sample: int) -> Shape:
         with _readable(where):
-            file = self._opened(stream)
+            file = self._open(stream)
             metadata, schema = file.metadata, file.schema_arrow
             groups = tuple(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups))
         names = schema.names
@@ -45,52 +45,52 @@ class ParquetReader:
             raise _broken(where)
         return Shape(tuple(file_column(one, where) for one in schema), groups)
 
-    def batches(self, opened: Callable[[], Any], asked: Asked) -> Iterator[Rows]:
-        where = asked.where
+    def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
+        where = request.where
         with _readable(where):
-            file = self._opened(opened())
+            file = self._open(open_stream())
             schema = file.schema_arrow
-        _check_columns(schema, asked)
-        names = [name for name in asked.columns if name in schema.names] or schema.names[:1]
+        _check_columns(schema, request)
+        names = [name for name in request.columns if name in schema.names] or schema.names[:1]
         with _readable(where):
             texts = _dictionaries(file.metadata, names)
-            groups = asked.groups if asked.groups is not None else range(file.metadata.num_row_groups)
+            groups = request.groups if request.groups is not None else range(file.metadata.num_row_groups)
             for group in groups:
-                coded = self._opened(opened(), texts, file.metadata) if texts else None
+                coded = self._open(open_stream(), texts, file.metadata) if texts else None
                 if coded is not None and not _has_long_texts(coded, group, texts):
                     coded = None  # with what it holds of the group
-                yield from self._group(coded or file, group, names, asked)
+                yield from self._group(coded or file, group, names, request)
 
-    def _group(self, file: pq.ParquetFile, group: int, names: Sequence[str], asked: Asked) -> Iterator[Rows]:
+    def _group(self, file: pq.ParquetFile, group: int, names: Sequence[str], request: ReadRequest) -> Iterator[Rows]:
         metadata = file.metadata
         first = sum(metadata.row_group(at).num_rows for at in range(group))
         left = metadata.row_group(group).num_rows
         for batch in file.iter_batches(
-            _at_once(metadata.row_group(group), asked.rows), row_groups=[group], columns=names, use_threads=False
+            _batch_rows(metadata.row_group(group), request.rows), row_groups=[group], columns=names, use_threads=False
         ):
             batch.validate(full=True)  # damage that no checksum tells
-            for part in decoded(batch, asked.where):
-                yield _with_json(part, first, asked.where)
+            for part in decoded(batch, request.where):
+                yield _with_json(part, first, request.where)
                 first += part.num_rows
             left -= batch.num_rows
         if left:
-            raise _broken(asked.where)
+            raise _broken(request.where)
 
-    def _opened(self, stream: Any, texts: Sequence[str] = (), metadata: Any = None) -> pq.ParquetFile:
+    def _open(self, stream: Any, texts: Sequence[str] = (), metadata: Any = None) -> pq.ParquetFile:
         options: dict[str, Any] = {"pre_buffer": True} if self.remote else {"buffer_size": READ_BYTES}
         options |= {"read_dictionary": list(texts), "metadata": metadata}
         return pq.ParquetFile(stream, page_checksum_verification=True, **options)
 
 
-def _check_columns(schema: pa.Schema, asked: Asked) -> None:
+def _check_columns(schema: pa.Schema, request: ReadRequest) -> None:
     """Refuse a column that is new, or of a type whose values may not be those of the type that others have."""
-    if asked.whole and (new := set(schema.names) - {column.name for column in asked.known}):
+    if request.whole and (new := set(schema.names) - {column.name for column in request.known}):
         hint = "it is in none of the files that were looked at; narrow the pattern, or write the files alike"
-        raise SchemaMismatch(f"column `{min(new)}` is new", where=asked.where, hint=hint)
-    for name, column in asked.columns.items():
-        if name in schema.names and not keeps(found := sql_type(schema.field(name), asked.where), column.type):
+        raise SchemaMismatch(f"column `{min(new)}` is new", where=request.where, hint=hint)
+    for name, column in request.columns.items():
+        if name in schema.names and not can_read_as(found := sql_type(schema.field(name), request.where), column.type):
             what = f"`{name}` is {found} here, and {column.type} in the files that were looked at"
-            raise SchemaMismatch(what, where=asked.where, hint="narrow the pattern, or write the files alike")
+            raise SchemaMismatch(what, where=request.where, hint="narrow the pattern, or write the files alike")
 
 
 def _dictionaries(metadata: Any, names: Sequence[str]) -> list[str]:
@@ -142,31 +142,31 @@ def _parts(batch: pa.RecordBatch, sizes: pa.Array | None, where: str) -> Iterato
     if sizes is None or not batch.num_rows or pc.sum(sizes).as_py() <= BATCH_BYTES:
         yield batch
         return
-    if pc.max(sizes).as_py() > VALUE_BYTES:
-        what = f"the texts of a row have more than {VALUE_BYTES >> 20} MiB"
+    if pc.max(sizes).as_py() > MAX_VALUE_BYTES:
+        what = f"the texts of a row have more than {MAX_VALUE_BYTES >> 20} MiB"
         raise BadData(what, where=where, hint="leave that column out of the mapping, or such rows out of the file")
-    start = held = 0
+    start = size_so_far = 0
     for at, size in enumerate(sizes.to_pylist()):
-        if held and held + size > BATCH_BYTES:
+        if size_so_far and size_so_far + size > BATCH_BYTES:
             yield batch.slice(start, at - start)
-            start, held = at, 0
-        held += size
+            start, size_so_far = at, 0
+        size_so_far += size
     yield batch.slice(start)
 
 
 def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
     """The rows with nested values as JSON; where JSON cannot say one, its row is set aside."""
-    arrays, wrong, asides = list(batch.columns), None, []
+    arrays, wrong, refused = list(batch.columns), None, []
     path = where.rpartition(": ")[2]
     for at, column in enumerate(batch.columns):
         if not pa.types.is_nested(column.type):
             continue
         arrays[at] = json_texts(column)
-        if (mask := unsayable(column)) is None:
+        if (mask := not_representable(column)) is None:
             continue
         name = batch.schema.names[at]
-        asides += [
-            Aside(
+        refused += [
+            RefusedRow(
                 "not_json",
                 f"{path}, row {first + row + 1}: `{name}` holds NaN or infinity, which JSON cannot say",
                 {"_path": path, "_row": first + row + 1},
@@ -175,7 +175,7 @@ def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
         ]
         wrong = mask if wrong is None else pc.or_(wrong, mask)
     found = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
-    return Rows(found if wrong is None else found.filter(pc.invert(wrong)), tuple(asides))
+    return Rows(found if wrong is None else found.filter(pc.invert(wrong)), tuple(refused))
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def _readable(where: str) -> Iterator[None]:
         raise _broken(where, error) from error
 
 
-def _at_once(group: Any, rows: int) -> int:
+def _batch_rows(group: Any, rows: int) -> int:
     """How many rows a batch has: fewer where they are wide, as far as their encoded size tells."""
     each = group.total_byte_size / max(1, group.num_rows)
     return max(1, min(rows, BATCH_ROWS, int(BATCH_BYTES // max(1.0, each))))
@@ -208,14 +208,14 @@ class ParquetWriter:
     schema: pa.Schema
     compression: str
     _inner: Any = field(default=None, init=False)
-    _held: list[pa.RecordBatch] = field(default_factory=list, init=False)
+    _pending: list[pa.RecordBatch] = field(default_factory=list, init=False)
     _rows: int = field(default=0, init=False)
     _bytes: int = field(default=0, init=False)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        if self._held and (self._rows + batch.num_rows > GROUP_ROWS or self._bytes + batch.nbytes > GROUP_BYTES):
+        if self._pending and (self._rows + batch.num_rows > GROUP_ROWS or self._bytes + batch.nbytes > GROUP_BYTES):
             self._flush()
-        self._held.append(pa.RecordBatch.from_arrays(batch.columns, schema=self.schema))
+        self._pending.append(pa.RecordBatch.from_arrays(batch.columns, schema=self.schema))
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
 
@@ -229,6 +229,6 @@ class ParquetWriter:
             self._inner = pq.ParquetWriter(
                 self.stream, self.schema, compression=self.compression, write_page_checksum=True
             )
-        if self._held:
-            self._inner.write_table(pa.Table.from_batches(self._held), row_group_size=GROUP_ROWS)
-        self._held, self._rows, self._bytes = [], 0, 0
+        if self._pending:
+            self._inner.write_table(pa.Table.from_batches(self._pending), row_group_size=GROUP_ROWS)
+        self._pending, self._rows, self._bytes = [], 0, 0

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.connectors.formats.contract import VALUE_BYTES
+from dataflows.connectors.formats.contract import MAX_VALUE_BYTES
 from penstock.errors import BadData
 from penstock.models.formats import CsvFormat
 
@@ -25,8 +25,8 @@ __all__ = ["Block", "Dialect", "Stray"]
 
 BLOCK_BYTES: Final = 2 << 20
 READ_BYTES: Final = 8 << 20
-_MARK: Final = b"\xff"
-_PAINT: Final = b"\xfe"
+_ESCAPE_MARK: Final = b"\xff"
+_FILLER: Final = b"\xfe"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -36,7 +36,7 @@ class Block:
 
     data: bytes
     line: int
-    blank: bytes
+    masked: bytes
     """The same bytes with quoted values painted over: line ends that are left are those of records."""
 
 
@@ -60,27 +60,27 @@ class Dialect:
         Raises:
             BadData: a record longer than 64 MiB, or a quote that is not closed.
         """
-        stream, rest, line = self._plain(stream), b"", 1
+        stream, rest, line = self._as_utf8(stream), b"", 1
         while data := self._read(stream, min(max(size, len(rest)), READ_BYTES), where, first=line == 1 and not rest):
-            if self._escape is not None and (odd := data.find(_MARK)) >= 0:
-                raise self.undecoded(where, line + self._lines(rest + data[:odd]))
+            if self._escape is not None and (odd := data.find(_ESCAPE_MARK)) >= 0:
+                raise self.encoding_error(where, line + self._lines(rest + data[:odd]))
             rest += self._marked(data)
-            if len(rest) > VALUE_BYTES:
-                what = f"line {line}: a row is longer than {VALUE_BYTES >> 20} MiB"
+            if len(rest) > MAX_VALUE_BYTES:
+                what = f"line {line}: a row is longer than {MAX_VALUE_BYTES >> 20} MiB"
                 raise BadData(what, where=where, hint="look for a quote that is not closed, or at `quote` in `format`")
-            blank = self._blank(rest)
-            if end := _end(blank):
-                yield Block(rest[:end], line, blank[:end])
+            masked = self._mask_quoted(rest)
+            if end := _end_of_last_record(masked):
+                yield Block(rest[:end], line, masked[:end])
                 line += self._lines(rest[:end])
                 rest = rest[end:]
         if rest:
-            blank = self._blank(rest + b"\n")
-            if blank.endswith(_PAINT):
+            masked = self._mask_quoted(rest + b"\n")
+            if masked.endswith(_FILLER):
                 hint = "double quotes inside of values, or tell another `quote` or an `escape` in `format`"
                 raise BadData(f"line {line}: a quote is not closed", where=where, hint=hint)
-            yield Block(rest, line, blank[:-1])
+            yield Block(rest, line, masked[:-1])
 
-    def _plain(self, stream: Any) -> Any:
+    def _as_utf8(self, stream: Any) -> Any:
         """The file's text as UTF-8."""
         if codecs.lookup(self.form.encoding).name == "utf-8":
             return stream
@@ -97,13 +97,17 @@ class Dialect:
             while (len(data) - len(data.rstrip(self._escape))) % 2 and (more := bytes(stream.read(1))):
                 data += more
         except UnicodeError:
-            raise self.undecoded(where) from None
+            raise self.encoding_error(where) from None
         return data
 
     def _marked(self, data: bytes) -> bytes:
-        return data if self._escape is None else self._escaped.sub(lambda found: _MARK + self._marks[found[1]], data)
+        return (
+            data
+            if self._escape is None
+            else self._escaped.sub(lambda found: _ESCAPE_MARK + self._marks[found[1]], data)
+        )
 
-    def undecoded(self, where: str, line: int | None = None) -> BadData:
+    def encoding_error(self, where: str, line: int | None = None) -> BadData:
         """The error of bytes that are no text."""
         at = "the file" if line is None else f"line {line}"
         return BadData(f"{at} is not in {self.form.encoding}", where=where, hint="tell its `encoding` in `format`")
@@ -133,21 +137,21 @@ class Dialect:
         if self._escape is None:
             return texts
         for one, mark in self._marks.items():
-            texts = pc.replace_substring(texts, _MARK + mark, one)
+            texts = pc.replace_substring(texts, _ESCAPE_MARK + mark, one)
         return texts.cast(pa.string())
 
     def raw(self, data: bytes) -> str:
         """Records as they stand in the file."""
         if self._escape is not None:
             for one, mark in self._marks.items():
-                data = data.replace(_MARK + mark, self._escape + one)
+                data = data.replace(_ESCAPE_MARK + mark, self._escape + one)
         return data.decode(errors="replace").rstrip("\r\n")
 
-    def broken(self, data: bytes) -> bool:
+    def is_invalid_text(self, data: bytes) -> bool:
         """True if bytes of a record are no text."""
-        marked = self._escape is not None and _MARK in data
+        marked = self._escape is not None and _ESCAPE_MARK in data
         try:
-            (data.replace(_MARK, b"") if marked else data).decode()
+            (data.replace(_ESCAPE_MARK, b"") if marked else data).decode()
         except UnicodeDecodeError:
             return not marked
         return False
@@ -161,22 +165,22 @@ class Dialect:
 
     @cached_property
     def _stray(self) -> re.Pattern[bytes]:
-        return re.compile(rb"(?<!%b)%b++(?![%b\r\n]|\Z)" % (_PAINT, _PAINT, re.escape(self.form.delimiter.encode())))
+        return re.compile(rb"(?<!%b)%b++(?![%b\r\n]|\Z)" % (_FILLER, _FILLER, re.escape(self.form.delimiter.encode())))
 
-    def _blank(self, data: bytes) -> bytes:
-        data = data.replace(_PAINT, b"?")
+    def _mask_quoted(self, data: bytes) -> bytes:
+        data = data.replace(_FILLER, b"?")
         if self.form.quote.encode() not in data:
             return data
-        return self._quoted.sub(lambda found: _PAINT * len(found[0]), data)
+        return self._quoted.sub(lambda found: _FILLER * len(found[0]), data)
 
     def _lines(self, data: bytes) -> int:
         found = data.count(b"\n") or data.count(b"\r")
-        return found + (data.count(_MARK + self._marks[b"\n"]) if self._escape else 0)
+        return found + (data.count(_ESCAPE_MARK + self._marks[b"\n"]) if self._escape else 0)
 
     def records(self, block: Block, *, empty: bool) -> list[tuple[int, bytes]]:
         """Each record with its line; those that are `empty` too, or not."""
         found, start, line = [], 0, block.line
-        for match in _RECORD_END.finditer(block.blank):
+        for match in _RECORD_END.finditer(block.masked):
             data = block.data[start : match.start()]
             if data or (empty and match[0]):
                 found.append((line, data))
@@ -187,12 +191,12 @@ class Dialect:
     def split(self, block: Block) -> tuple[Block, Block]:
         """The first record with something in it, and the rest."""
         start, line = 0, block.line
-        for match in _RECORD_END.finditer(block.blank):
+        for match in _RECORD_END.finditer(block.masked):
             end = match.end()
-            first = Block(block.data[start : match.start()], line, block.blank[start : match.start()])
+            first = Block(block.data[start : match.start()], line, block.masked[start : match.start()])
             line += self._lines(block.data[start:end])
             if first.data or end == len(block.data):
-                return first, Block(block.data[end:], line, block.blank[end:])
+                return first, Block(block.data[end:], line, block.masked[end:])
             start = end
         return block, Block(b"", line, b"")
 
@@ -203,8 +207,8 @@ class Dialect:
             BadData: where such a record ends cannot be known, or a backslash before the quote tells what it means.
         """
         found: list[Stray] = []
-        while match := self._stray.search(block.blank):
-            start = block.blank.rfind(b"\n", 0, match.start()) + 1
+        while match := self._stray.search(block.masked):
+            start = block.masked.rfind(b"\n", 0, match.start()) + 1
             end = (block.data.find(b"\n", match.end()) + 1) or len(block.data)
             line = block.line + self._lines(block.data[:start])
             self._check_stray(block.data[match.start() : match.end()], block.data[match.end() : end], line, where)
@@ -212,7 +216,7 @@ class Dialect:
             found.append(Stray(line, self.raw(record)))
             lines = b"\n" * record.count(b"\n")
             data = block.data[:start] + lines + block.data[end:]
-            block = Block(data, block.line, block.blank[:start] + lines + block.blank[end:])
+            block = Block(data, block.line, block.masked[:start] + lines + block.masked[end:])
         return block, found
 
     def _check_stray(self, value: bytes, after: bytes, line: int, where: str) -> None:
@@ -228,7 +232,7 @@ class Dialect:
 _RECORD_END: Final = re.compile(rb"\r\n|\n|\r|\Z")
 
 
-def _end(blank: bytes) -> int:
+def _end_of_last_record(masked: bytes) -> int:
     """Where the last whole record ends."""
-    end = blank.rfind(b"\n")
-    return end + 1 if end >= 0 else blank.rfind(b"\r", 0, -1) + 1
+    end = masked.rfind(b"\n")
+    return end + 1 if end >= 0 else masked.rfind(b"\r", 0, -1) + 1

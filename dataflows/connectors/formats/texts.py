@@ -15,11 +15,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.connectors.formats.types import LONG, UNKNOWN
+from dataflows.connectors.formats.types import LONG_BIGINT, UNKNOWN
 from dataflows.data.tables import Column
 from dataflows.data.types import SqlType, arrow_type, parse_type
 
-__all__ = ["told_by", "typed"]
+__all__ = ["infer_type", "parse_column"]
 
 _DAY: Final = r"\d{4}-\d\d-\d\d"
 _CLOCK: Final = r"\d\d:\d\d:\d\d(\.\d{1,6})?"
@@ -32,60 +32,60 @@ _FEW_DIGITS: Final = r"^[-.0]*([0-9][.]?){0,15}([eE].*)?$"
 _UUID: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _TRUE: Final = pa.array(["true", "t", "yes", "y", "on", "1"])
 _FALSE: Final = pa.array(["false", "f", "no", "n", "off", "0"])
-_SMALLEST: Final = 2.3e-308
+_SMALLEST_NORMAL: Final = 2.3e-308
 """Doubles nearer to 0 have fewer digits."""
 _DOUBLE_WHOLE: Final = 1 << 53
-_FIRST: Final = 64
-_TOLD: Final = (
+_TRY_FIRST: Final = 64
+_INFERRED: Final = (
     ("boolean", r"^(true|false|True|False|TRUE|FALSE)$"), ("bigint", _WHOLE), ("numeric(38,0)", _WHOLE),
     ("double precision", _NUMBER), ("date", f"^{_DAY}$"),
     ("timestamp without time zone", f"^{_DAY}[ T]{_CLOCK}$"),
     ("timestamp with time zone", f"^{_DAY}[ T]{_CLOCK}{_OFFSET}$"),
     ("time without time zone", f"^{_CLOCK}$"),
 )  # fmt: skip
-_PATTERNS: Final = dict(_TOLD)
+_PATTERNS: Final = dict(_INFERRED)
 _LIMITED: Final = {"text", "character varying", "character", "bytea"}
 Read = Callable[[pa.Array], pa.Array]
 
 
-def typed(texts: pa.Array, column: Column, *, told: bool) -> tuple[pa.Array, pa.Array | None]:
+def parse_column(texts: pa.Array, column: Column, *, inferred: bool) -> tuple[pa.Array, pa.Array | None]:
     """The texts as values of the column's type, and a mask of those that are none, which are NULL; None without any.
 
     `told`: the type comes from a sample, so that each text has to be the only way to write its value.
     """
-    read = _reader(parse_type(column.type), told=told)
+    read = _parser_of(parse_type(column.type), inferred=inferred)
     if read is None:
         return texts, None
     try:
         return read(texts), None
     except pa.ArrowInvalid:
-        wrong = set(_wrong(texts, read))
+        wrong = set(_unreadable_positions(texts, read))
     mask = pa.array([at in wrong for at in range(len(texts))])
     return read(pc.if_else(mask, pa.scalar(None, pa.string()), texts)), mask
 
 
-def told_by(texts: pa.Array) -> str:
+def infer_type(texts: pa.Array) -> str:
     """The type of a column whose values, as texts, are these: the first that all of them are written as exactly."""
     have = texts.drop_null()
     if not len(have):
         return UNKNOWN
-    for kind, _ in _TOLD:
-        read = _reader(parse_type(kind), told=True)
-        if read is None or not (_reads(have[:_FIRST], read) and _reads(have, read)):
+    for kind, _ in _INFERRED:
+        read = _parser_of(parse_type(kind), inferred=True)
+        if read is None or not (_can_read(have[:_TRY_FIRST], read) and _can_read(have, read)):
             continue
-        if kind == "bigint" and _beyond(read(have)):
-            return LONG
+        if kind == "bigint" and _exceeds_double(read(have)):
+            return LONG_BIGINT
         return kind
     return "text"
 
 
-def _beyond(numbers: pa.Array) -> bool:
+def _exceeds_double(numbers: pa.Array) -> bool:
     """True if a double rounds some of these whole numbers."""
     found = pc.min_max(numbers)
     return bool(max(-found["min"].as_py(), found["max"].as_py()) >= _DOUBLE_WHOLE)
 
 
-def _reads(texts: pa.Array, read: Read) -> bool:
+def _can_read(texts: pa.Array, read: Read) -> bool:
     try:
         read(texts)
     except pa.ArrowInvalid:
@@ -93,29 +93,29 @@ def _reads(texts: pa.Array, read: Read) -> bool:
     return True
 
 
-def _wrong(texts: pa.Array, read: Read, first: int = 0) -> Sequence[int]:
+def _unreadable_positions(texts: pa.Array, read: Read, first: int = 0) -> Sequence[int]:
     """Where texts are that cannot be read, found by halving."""
-    if not len(texts) or _reads(texts, read):
+    if not len(texts) or _can_read(texts, read):
         return []
     if len(texts) == 1:
         return [first]
     half = len(texts) // 2
-    return [*_wrong(texts[:half], read, first), *_wrong(texts[half:], read, first + half)]
+    return [*_unreadable_positions(texts[:half], read, first), *_unreadable_positions(texts[half:], read, first + half)]
 
 
-def _reader(kind: SqlType, *, told: bool) -> Read | None:
+def _parser_of(kind: SqlType, *, inferred: bool) -> Read | None:
     """What reads texts as this type and raises `ArrowInvalid` at one that is none; None where every text is one."""
     wanted = arrow_type(kind)
     if kind.name in _LIMITED or wanted is None:
         return None
     if kind.integer or kind.name == "numeric":
-        return partial(_numeric if kind.name == "numeric" else _integer, wanted=wanted, told=told)
+        return partial(_numeric if kind.name == "numeric" else _integer, wanted=wanted, inferred=inferred)
     if kind.name in {"double precision", "real"}:
-        return partial(_floating, wanted=wanted, told=told and kind.name == "double precision")
-    if kind.name in _READERS:
-        return partial(_READERS[kind.name], told=told)
+        return partial(_floating, wanted=wanted, inferred=inferred and kind.name == "double precision")
+    if kind.name in _PARSERS:
+        return partial(_PARSERS[kind.name], inferred=inferred)
     if pa.types.is_date(wanted) or pa.types.is_timestamp(wanted) or pa.types.is_time(wanted):
-        return partial(_moment, wanted=wanted, pattern=_PATTERNS[kind.name] if told else None)
+        return partial(_datetime, wanted=wanted, pattern=_PATTERNS[kind.name] if inferred else None)
     return None
 
 
@@ -125,8 +125,8 @@ def _require(texts: pa.Array, pattern: str) -> None:
         raise pa.ArrowInvalid(message)
 
 
-def _integer(texts: pa.Array, *, wanted: pa.DataType, told: bool) -> pa.Array:
-    if told:
+def _integer(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Array:
+    if inferred:
         _require(texts, _WHOLE)
         return texts.cast(wanted)
     plain = pc.replace_substring_regex(texts, r"^\s*(?:\+|(-))?([0-9]+)\s*$", r"\1\2")
@@ -134,33 +134,33 @@ def _integer(texts: pa.Array, *, wanted: pa.DataType, told: bool) -> pa.Array:
     return plain.cast(wanted)
 
 
-def _numeric(texts: pa.Array, *, wanted: pa.DataType, told: bool) -> pa.Array:
-    plain = texts if told else pc.ascii_trim_whitespace(texts)
+def _numeric(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Array:
+    plain = texts if inferred else pc.ascii_trim_whitespace(texts)
     if pa.types.is_string(wanted):  # of any size: travels as its text
         _require(plain, rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
         return plain
-    _require(plain, _WHOLE if told and wanted.scale == 0 else _ANY_NUMBER)
+    _require(plain, _WHOLE if inferred and wanted.scale == 0 else _ANY_NUMBER)
     return pc.replace_substring_regex(plain, r"^\+", "").cast(wanted)
 
 
-def _floating(texts: pa.Array, *, wanted: pa.DataType, told: bool) -> pa.Array:
+def _floating(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Array:
     """Doubles; never one that stands for a number too great or too near to 0, and where `told` never a rounded one."""
-    plain = texts if told else pc.ascii_trim_whitespace(texts)
-    _require(plain, _NUMBER if told else rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
+    plain = texts if inferred else pc.ascii_trim_whitespace(texts)
+    _require(plain, _NUMBER if inferred else rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
     found = plain.cast(wanted)
     lost = pc.and_(pc.is_inf(found), pc.invert(pc.match_substring_regex(plain, "(?i)inf")))
     zeros = pc.and_(pc.equal(found, pa.scalar(0, wanted)), pc.match_substring_regex(plain, r"^[^eE]*[1-9]"))
     if pc.any(pc.or_(lost, zeros)).as_py():
         message = "out of range"
         raise pa.ArrowInvalid(message)
-    if told:
+    if inferred:
         _check_exact(plain, found)
     return found
 
 
 def _check_exact(texts: pa.Array, found: pa.Array) -> None:
     """Refuse a number of which a double keeps another value, as far as its shortest text tells."""
-    tiny = pc.and_(pc.less(pc.abs(found), _SMALLEST), pc.not_equal(found, 0.0))
+    tiny = pc.and_(pc.less(pc.abs(found), _SMALLEST_NORMAL), pc.not_equal(found, 0.0))
     doubtful = pc.or_(pc.invert(pc.match_substring_regex(texts, _FEW_DIGITS)), tiny)
     doubtful = pc.and_(doubtful, pc.not_equal(texts, found.cast(pa.string())))
     if not pc.any(doubtful).as_py():
@@ -171,8 +171,8 @@ def _check_exact(texts: pa.Array, found: pa.Array) -> None:
             raise pa.ArrowInvalid(message)
 
 
-def _boolean(texts: pa.Array, *, told: bool) -> pa.Array:
-    if told:
+def _boolean(texts: pa.Array, *, inferred: bool) -> pa.Array:
+    if inferred:
         _require(texts, _PATTERNS["boolean"])
     plain = pc.utf8_lower(pc.ascii_trim_whitespace(texts))
     truth = pc.is_in(plain, _TRUE)
@@ -182,7 +182,7 @@ def _boolean(texts: pa.Array, *, told: bool) -> pa.Array:
     return pc.if_else(pc.is_valid(texts), truth, pa.scalar(None, pa.bool_()))
 
 
-def _moment(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None) -> pa.Array:
+def _datetime(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None) -> pa.Array:
     if pattern is not None:
         _require(texts, pattern)
     else:  # zeros beyond the microseconds are no loss
@@ -194,7 +194,7 @@ def _moment(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None) -> pa.
     return dated.cast(pa.timestamp("us")).cast(wanted)
 
 
-def _uuid(texts: pa.Array, *, told: bool) -> pa.Array:  # noqa: ARG001 - no sample tells a uuid
+def _uuid(texts: pa.Array, *, inferred: bool) -> pa.Array:  # noqa: ARG001 - no sample tells a uuid
     """Uuids as PostgreSQL reads and writes them: capitals, braces and missing dashes are taken."""
     if pc.all(pc.match_substring_regex(texts, _UUID)).as_py() is not False:
         return texts
@@ -204,7 +204,7 @@ def _uuid(texts: pa.Array, *, told: bool) -> pa.Array:  # noqa: ARG001 - no samp
     return pc.replace_substring_regex(digits, r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", r"\1-\2-\3-\4-\5")
 
 
-def _json(texts: pa.Array, *, told: bool) -> pa.Array:  # noqa: ARG001 - as strict in both cases
+def _json(texts: pa.Array, *, inferred: bool) -> pa.Array:  # noqa: ARG001 - as strict in both cases
     for text in texts.to_pylist():
         if text is not None:
             try:
@@ -215,4 +215,4 @@ def _json(texts: pa.Array, *, told: bool) -> pa.Array:  # noqa: ARG001 - as stri
     return texts
 
 
-_READERS: Final = {"boolean": _boolean, "uuid": _uuid, "json": _json, "jsonb": _json}
+_PARSERS: Final = {"boolean": _boolean, "uuid": _uuid, "json": _json, "jsonb": _json}

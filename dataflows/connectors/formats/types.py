@@ -13,29 +13,29 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.connectors.formats.nested import json_texts, sayable, uuid_texts
+from dataflows.connectors.formats.nested import json_texts, unsupported_in_json, uuid_texts
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, fits, parse_type
 from penstock.errors import BadData, SchemaMismatch
 
 __all__ = [
-    "LONG",
+    "LONG_BIGINT",
     "UNKNOWN",
-    "as_asked",
+    "can_read_as",
+    "cast_exactly",
+    "common_type",
     "file_column",
     "file_field",
-    "keeps",
-    "settled",
+    "final_type",
     "sql_type",
-    "united",
-    "wider",
+    "union_columns",
 ]
 
 TYPE_KEY: Final = b"penstock.type"
 """Where a written Parquet column keeps its type in PostgreSQL's spelling."""
 UNKNOWN: Final = "unknown"
 """The type of a column without a value."""
-LONG: Final = "long bigint"
+LONG_BIGINT: Final = "long bigint"
 """Whole numbers, of which a double rounds some: a sample tells them apart from those that may join a double."""
 DIGITS: Final = 38
 _PLAIN: Final = {
@@ -54,14 +54,14 @@ def sql_type(field: pa.Field, where: str) -> str:
     Raises:
         SchemaMismatch: values of its type cannot be kept exactly.
     """
-    told = (field.metadata or {}).get(TYPE_KEY, b"").decode(errors="replace")
-    if told and arrow_type(parse_type(told)) is not None:
-        return str(told)
-    found = _spelled(field.type)
+    stored = (field.metadata or {}).get(TYPE_KEY, b"").decode(errors="replace")
+    if stored and arrow_type(parse_type(stored)) is not None:
+        return str(stored)
+    found = _sql_name(field.type)
     if found is None:
         what = f"`{field.name}` is {field.type}, which no column keeps exactly"
         if pa.types.is_nested(field.type):
-            what = f"`{field.name}` holds {sayable(field.type)}, which JSON cannot say"
+            what = f"`{field.name}` holds {unsupported_in_json(field.type)}, which JSON cannot say"
         hint = "leave it out of the file or the mapping, or write it there as a type that a table can keep"
         raise SchemaMismatch(what, where=where, hint=hint)
     return found
@@ -75,16 +75,16 @@ def file_column(field: pa.Field, where: str) -> Column:
         return Column(field.name, str(field.type), nullable=field.nullable, unreadable=str(error))
 
 
-def _spelled(kind: pa.DataType) -> str | None:
+def _sql_name(kind: pa.DataType) -> str | None:
     if kind in _PLAIN:
         return _PLAIN[kind]
     if pa.types.is_dictionary(kind):
-        return _spelled(kind.value_type)
+        return _sql_name(kind.value_type)
     if pa.types.is_decimal(kind):
         return f"numeric({kind.precision},{kind.scale})" if kind.scale >= 0 and kind.precision <= DIGITS else None
     if pa.types.is_timestamp(kind):
         return "timestamp with time zone" if kind.tz else "timestamp without time zone"
-    if isinstance(kind, pa.JsonType) or (pa.types.is_nested(kind) and sayable(kind) is None):
+    if isinstance(kind, pa.JsonType) or (pa.types.is_nested(kind) and unsupported_in_json(kind) is None):
         return "json"
     return next((name for check, name in _KINDS if check(kind)), None)
 
@@ -92,7 +92,7 @@ def _spelled(kind: pa.DataType) -> str | None:
 _KINDS: Final = ((pa.types.is_time, "time without time zone"), (pa.types.is_fixed_size_binary, "bytea"))
 
 
-def keeps(found: str, wanted: str) -> bool:
+def can_read_as(found: str, wanted: str) -> bool:
     """True if values of one type of files may be read as another, each exactly or refused where it is not."""
     if found in (wanted, UNKNOWN):
         return True
@@ -101,7 +101,9 @@ def keeps(found: str, wanted: str) -> bool:
     return fits(one, other) or (one.name in whole and other.name in whole)
 
 
-def united(shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text: bool = False) -> tuple[Column, ...]:
+def union_columns(
+    shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text: bool = False
+) -> tuple[Column, ...]:
     """The columns of several files: the union of their names, each of a type that keeps the values of all.
 
     A column that some files do not have may be NULL. In formats that are `text`, what differs is text; in others, a
@@ -113,7 +115,7 @@ def united(shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text
         for column in columns:
             known = found.setdefault(column.name, column)
             first = origin.setdefault(column.name, path)
-            kind = wider(known.type, column.type, text=text)
+            kind = common_type(known.type, column.type, text=text)
             unreadable = known.unreadable or column.unreadable
             if kind is None and unreadable is None:
                 what = f"`{column.name}` is {known.type} in {first} and {column.type} in {path}"
@@ -125,19 +127,19 @@ def united(shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text
     return tuple(
         replace(
             column,
-            type=settled(column.type),
+            type=final_type(column.type),
             nullable=column.nullable or not all(column.name in have for have in names),
         )
         for column in found.values()
     )
 
 
-def settled(kind: str) -> str:
+def final_type(kind: str) -> str:
     """The type of a column, once all that tell it are united."""
-    return {UNKNOWN: "text", LONG: "bigint"}.get(kind, kind)
+    return {UNKNOWN: "text", LONG_BIGINT: "bigint"}.get(kind, kind)
 
 
-def wider(one: str, other: str, *, text: bool) -> str | None:
+def common_type(one: str, other: str, *, text: bool) -> str | None:
     """A type that keeps the values of both; None where there is none. In formats that are `text`, text always does."""
     if other in (one, UNKNOWN):
         return one
@@ -145,13 +147,13 @@ def wider(one: str, other: str, *, text: bool) -> str | None:
         return other
     if text:
         both = {one, other}
-        return next((kind for kinds, kind in _UNITED if both <= kinds), "text")
+        return next((kind for kinds, kind in _COMMON_TYPES if both <= kinds), "text")
     first, second = parse_type(one), parse_type(other)
     return other if fits(first, second) else one if fits(second, first) else None
 
 
-_UNITED: Final = (
-    ({"bigint", LONG}, LONG), ({"bigint", LONG, "numeric(38,0)"}, "numeric(38,0)"),
+_COMMON_TYPES: Final = (
+    ({"bigint", LONG_BIGINT}, LONG_BIGINT), ({"bigint", LONG_BIGINT, "numeric(38,0)"}, "numeric(38,0)"),
     ({"bigint", "double precision"}, "double precision"),
 )  # fmt: skip
 """Of types that a sample tells, those that one of them keeps exactly."""
@@ -169,7 +171,7 @@ def file_field(column: Column) -> pa.Field:
     return pa.field(column.name, kind, nullable=column.nullable, metadata={TYPE_KEY: column.type.encode()})
 
 
-def as_asked(array: pa.Array, wanted: pa.Field, where: str) -> pa.Array:
+def cast_exactly(array: pa.Array, wanted: pa.Field, where: str) -> pa.Array:
     """A column of a file as the Arrow type that is asked for.
 
     Raises:

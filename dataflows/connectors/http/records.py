@@ -9,9 +9,9 @@ from typing import Final
 
 import pyarrow as pa
 
-from dataflows.connectors.formats.contract import declared
-from dataflows.connectors.formats.lines import Lines, kinds_of, parsed
-from dataflows.connectors.formats.types import settled
+from dataflows.connectors.formats.contract import declared_columns
+from dataflows.connectors.formats.lines import Lines, infer_columns, parse_object
+from dataflows.connectors.formats.types import final_type
 from dataflows.connectors.http.pages import Page
 from dataflows.data.tables import Column
 from penstock.errors import BadData, SchemaMismatch
@@ -23,27 +23,27 @@ SAMPLE: Final = 1000
 HINT: Final = "name the columns and their types in the connection's `endpoints`, or mend the API"
 
 
-def columns_of(told: Mapping[str, str], first: Callable[[], Page | None], where: str) -> tuple[Column, ...]:
+def columns_of(declared: Mapping[str, str], first: Callable[[], Page | None], where: str) -> tuple[Column, ...]:
     """The columns: those that the connection names, else what the first page tells.
 
     Raises:
         SchemaMismatch: nothing tells them.
         BadData: a record that is no object.
     """
-    if told:
-        return declared(told, where)
+    if declared:
+        return declared_columns(declared, where)
     page = first()
     if page is None:
         hint = "name the columns and their types in the connection's `endpoints`"
         raise SchemaMismatch("there is no record that tells the columns", where=where, hint=hint)
     check_objects(page, where)
-    rows = [parsed(line) for line in islice(page.lines.split(b"\n"), SAMPLE)]
+    rows = [parse_object(line) for line in islice(page.lines.split(b"\n"), SAMPLE)]
     if None in rows:
         raise BadData("is no JSON object", where=_place(where, page, rows.index(None)), hint="look at the API")
-    columns = kinds_of(row for row in rows if row is not None)
+    columns = infer_columns(row for row in rows if row is not None)
     if not columns:
         raise SchemaMismatch("the records have no columns", where=where, hint="name them in `endpoints`")
-    return tuple(Column(one.name, settled(one.type)) for one in columns)
+    return tuple(Column(one.name, final_type(one.type)) for one in columns)
 
 
 def check_objects(page: Page, where: str) -> None:
@@ -82,7 +82,7 @@ class Records:
         """
         check_objects(page, self.where)
         known = self.known if self.sampled and self.whole else None
-        lines = Lines({one.name: one for one in self.wanted}, known, told=self.sampled)
+        lines = Lines({one.name: one for one in self.wanted}, known, inferred=self.sampled)
         found, wrong = lines.read(page.lines)
         if not wrong:
             return found

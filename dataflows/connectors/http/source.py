@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflows.connectors.contract import Place, ReadOrder
-from dataflows.connectors.formats.types import as_asked
+from dataflows.connectors.formats.types import cast_exactly
 from dataflows.connectors.http.client import Client
 from dataflows.connectors.http.pages import Page, pages
 from dataflows.connectors.http.records import Records, columns_of
@@ -188,7 +188,7 @@ class HttpReader:
             where = f"{source.where}: page {page.number}"
             table = _within(records.table(page), order.key, split, where).combine_chunks()
             for batch in table.to_batches(max_chunksize=order.batch_rows):
-                arrays = [as_asked(batch.column(one.name), one, where) for one in order.schema]
+                arrays = [cast_exactly(batch.column(one.name), one, where) for one in order.schema]
                 yield pa.RecordBatch.from_arrays(arrays, names=order.schema.names)
 
 

@@ -18,7 +18,7 @@ from penstock.errors import PenstockError
 from penstock.models.connection import FilesConnection
 from penstock.models.formats import CsvFormat
 from tests.dataflows.connectors.files.conftest import read
-from tests.dataflows.connectors.files.test_formats import asides
+from tests.dataflows.connectors.files.test_formats import refused_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,7 @@ def check(root: Path, pattern: str, wanted: Sequence[tuple[str | None, ...]], fo
     place = Place("p", "c", FilesConnection(type="files", root=str(root)), pattern, None, form)
     try:
         found = [tuple(row.values()) for row in read(FilesConnector.source(place)).to_pylist()]
-        gone = len(asides(FilesConnector.source(place)))
+        gone = len(refused_rows(FilesConnector.source(place)))
     except PenstockError:
         return
     assert len(found) + gone == len(wanted)

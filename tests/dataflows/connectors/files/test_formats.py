@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflows.connectors.files.connector import FilesConnector
-from dataflows.connectors.formats.texts import told_by, typed
-from dataflows.connectors.formats.types import as_asked, settled, sql_type
+from dataflows.connectors.formats.texts import infer_type, parse_column
+from dataflows.connectors.formats.types import cast_exactly, final_type, sql_type
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
 from penstock.errors import BadData, MissingColumn, MissingTable, PenstockError, Refused, SchemaMismatch, Unavailable
@@ -95,9 +95,11 @@ def test_the_docs_say_what_parquet_types_become() -> None:
     page = (Path(__file__).parents[4] / "docs/types.md").read_text()
     lines = page.partition("| column, as pyarrow calls it |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [line.strip("| ").split(" | ") for line in lines]
-    told = {kind: what.partition(";")[0].strip("`") for kinds, what in cells for kind in kinds.strip("`").split("`, `")}
+    inferred = {
+        kind: what.partition(";")[0].strip("`") for kinds, what in cells for kind in kinds.strip("`").split("`, `")
+    }
     known = {str(kind): name for kind, _, name, _ in KEPT} | {str(kind): "refused" for kind in REFUSED}
-    assert told == known
+    assert inferred == known
 
 
 REFUSED = [pa.decimal256(50, 2), pa.decimal128(5, -2), pa.duration("us"), pa.month_day_nano_interval()]
@@ -120,7 +122,7 @@ LOST = [
 @pytest.mark.parametrize(("array", "kind"), LOST, ids=[kind for _, kind in LOST])
 def test_a_value_that_would_be_rounded_is_an_error(array: pa.Array, kind: str) -> None:
     with pytest.raises(BadData, match="`v`"):
-        as_asked(array, pa.field("v", arrow_type(parse_type(kind))), "here")
+        cast_exactly(array, pa.field("v", arrow_type(parse_type(kind))), "here")
 
 
 def test_files_are_united_by_name_and_by_the_wider_type(files: Files) -> None:
@@ -138,9 +140,9 @@ def test_files_are_united_by_name_and_by_the_wider_type(files: Files) -> None:
 def test_types_that_do_not_fit_name_both_files(files: Files) -> None:
     files.write("in/a.parquet", parquet(pa.table({"n": pa.array([1])})))
     files.write("in/b.parquet", parquet(pa.table({"n": ["x"]})))
-    told = files.source("in").describe().columns[0].unreadable
-    assert told is not None
-    assert "`n` is bigint in in/a.parquet and text in in/b.parquet" in told
+    inferred = files.source("in").describe().columns[0].unreadable
+    assert inferred is not None
+    assert "`n` is bigint in in/a.parquet and text in in/b.parquet" in inferred
 
 
 def test_a_column_that_no_mapping_takes_stops_nothing(places: Any) -> None:
@@ -180,7 +182,7 @@ def test_nan_inside_of_nested_values_sets_its_row_aside(places: Any) -> None:
     files: Files = places("files")
     table = pa.table({"id": [1, 2, 3], "l": [[{"x": 1.5}], [{"x": float("nan")}], [{"x": float("inf")}]]})
     files.write("a.parquet", parquet(table, row_group_size=2))
-    assert [row["reason"] for row in asides(files.source("a.parquet"))] == [
+    assert [row["reason"] for row in refused_rows(files.source("a.parquet"))] == [
         f"a.parquet, row {row}: `l` holds NaN or infinity, which JSON cannot say" for row in (2, 3)
     ]
 
@@ -212,20 +214,20 @@ def test_a_later_file_of_another_type_is_refused(
     for at, array in enumerate((first, later, first)):
         files.write(f"in/{at}.parquet", parquet(pa.table({"v": array})))
     source = files.source("in")
-    assert source.describe().told == "types told from 2 of 3 files"
+    assert source.describe().types_from == "types inferred from 2 of 3 files"
     with pytest.raises((BadData, SchemaMismatch), match=r"in/1\.parquet: .*`v`"):
         rows(source)
 
 
 def test_a_dictionary_is_taken_apart_a_few_megabytes_at_a_time(places: Any) -> None:
-    from dataflows.connectors.formats.contract import Asked
+    from dataflows.connectors.formats.contract import ReadRequest
     from dataflows.connectors.formats.parquet import BATCH_BYTES, ParquetReader
 
     files: Files = places("files")
     words = pa.DictionaryArray.from_arrays(pa.array([0] * 3000 + [1, None], pa.int32()), ["x" * 50_000, "y"])
     files.write("a.parquet", parquet(pa.table({"id": range(3002), "v": words}), store_schema=False))
     columns = {"id": Column("id", "bigint"), "v": Column("v", "text")}
-    asked = Asked(columns, tuple(columns.values()), 65_536, "here: a.parquet")
+    asked = ReadRequest(columns, tuple(columns.values()), 65_536, "here: a.parquet")
     sizes = [
         found.batch.nbytes
         for found in ParquetReader(remote=False).batches(lambda: files.store.reader("a.parquet"), asked)
@@ -345,16 +347,16 @@ def test_a_bad_row_is_set_aside_with_file_line_and_values(
     name, form = ("in/a.jsonl", JsonlFormat(type="jsonl", columns=columns)) if data[:1] == b"{" else ("in/a.csv", None)
     files.write(name, data)
     source = files.source("in/*", form or CsvFormat(type="csv", columns=columns))
-    refused = asides(source)
+    refused = refused_rows(source)
     assert len(refused) == 1
     assert said in refused[0]["reason"]
-    told = json.loads(refused[0]["values"])
-    assert told["_path"] == name
-    assert values.items() <= told.items()
+    inferred = json.loads(refused[0]["values"])
+    assert inferred["_path"] == name
+    assert values.items() <= inferred.items()
     assert not any(value in refused[0]["reason"] for value in values.values() if len(value) > 3)
 
 
-def asides(source: Any) -> list[dict[str, Any]]:
+def refused_rows(source: Any) -> list[dict[str, Any]]:
     from dataflows.connectors.contract import ReadOrder
     from dataflows.data.cursors import Window
 
@@ -541,13 +543,13 @@ def test_what_is_missing_or_mixed_is_told(places: Any) -> None:
     )
 )
 def test_told_types_read_every_value_of_the_sample_back(values: list[str]) -> None:
-    kind = settled(told_by(pa.array(values)))
+    kind = final_type(infer_type(pa.array(values)))
     assert kind in {"unknown", "text"} or arrow_type(parse_type(kind)) is not None
     if kind == "bigint":
         assert [str(int(value)) for value in values] == values
     if kind == "double precision":
         assert all(Decimal(repr(float(value))) == Decimal(value) for value in values)
-    _, wrong = typed(pa.array(values), Column("v", kind), told=True)
+    _, wrong = parse_column(pa.array(values), Column("v", kind), inferred=True)
     assert wrong is None
 
 
