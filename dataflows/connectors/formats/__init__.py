@@ -1,1 +1,1 @@
-"""Turn the bytes of files, pages and messages into rows, and back: CSV, JSON lines, Parquet."""
+"""Read rows from the bytes of files, pages and messages, and write them: CSV, JSON lines, Parquet."""

@@ -1,4 +1,4 @@
-"""Formats: how a file's columns are told, its rows read as Arrow batches, and new files written. A table of three."""
+"""The contract of file formats: infer a file's columns, read its rows as Arrow batches, write new files."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ EXTENSIONS: Final[dict[str, Format]] = {
     ".jsonl": JsonlFormat(type="jsonl"), ".ndjson": JsonlFormat(type="jsonl"),
 }  # fmt: skip
 MAX_VALUE_BYTES: Final = 64 << 20
-"""The longest line, row of a text file, or value that is read."""
+"""Longest line, row of a text file, or value that is read."""
 _COMPRESSED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What one file looks like: its columns, and its rows by row group; a text file is one group of unknown size."""
+    """Columns of one file, and the number of rows in each row group; None for a text file."""
 
     columns: tuple[Column, ...]
     groups: tuple[int, ...] | None = None
@@ -50,7 +50,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that cannot be read: why, and what is known of it. No value stands in `reason`."""
+    """A row that cannot be read, why, and the values known of it. `reason` never contains a value."""
 
     code: str
     reason: str
@@ -59,7 +59,7 @@ class RefusedRow:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some rows of a file, and those next to them that had to be set aside."""
+    """Some rows of a file, and the refused rows among them."""
 
     batch: pa.RecordBatch
     refused: tuple[RefusedRow, ...] = ()
@@ -67,9 +67,9 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """What is to be read of a file: `columns` of `known`, in batches of at most `rows` rows.
+    """Request to read `columns` of the `known` columns of a file, in batches of at most `rows` rows.
 
-    `whole`: all columns are wanted, so that one which is not `known` is an error; else it is passed over.
+    `whole`: all columns are wanted, so that an unknown one is an error; otherwise unknown columns are skipped.
     """
 
     columns: Mapping[str, Column]
@@ -84,19 +84,19 @@ class FileReader(Protocol):
     """Reads files of one format, from Arrow streams that are already decompressed where the format is text."""
 
     def shape(self, stream: Any, where: str, sample: int) -> Shape:
-        """What the file looks like; of a text file, what its first `sample` bytes tell.
+        """Return the file's columns; for a text file, inferred from its first `sample` bytes.
 
         Raises:
             SchemaMismatch, BadData: it is not of this format.
         """
 
     def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
-        """The rows, with at least those of the columns that the file has; `opened` gives a stream of its content.
+        """Yield the rows, with at least the requested columns that the file has; `open_stream` opens its content.
 
-        A row that is malformed, or has a value that is not of the type that a person declared, is set aside.
+        A row is refused if it is malformed, or has a value that is not of a declared type.
 
         Raises:
-            BadData: a value that is not of the type which a sample told, by file, line and column; a damaged file.
+            BadData: a value that is not of an inferred type, with file, line and column; a corrupted file.
         """
 
 
@@ -107,18 +107,18 @@ class FileWriter(Protocol):
         """Add rows.
 
         Raises:
-            BadData: a value that the format has no form for.
+            BadData: a value that the format cannot represent.
         """
 
     def close(self) -> int:
-        """Write what is left; the rows in the file."""
+        """Write what is buffered; return the number of rows in the file."""
 
 
 def format_of(path: str, given: Format | None, where: str) -> tuple[Format, str | None]:
-    """The format of a file and how it is compressed as a whole: as the pipeline says, else by its name's ending.
+    """Return the format and compression of a file, from the pipeline or from the file's name.
 
     Raises:
-        Refused: neither tells it.
+        Refused: the format cannot be determined.
     """
     name, compress_stream = path, None
     for ending, codec in _COMPRESSED.items():
@@ -126,8 +126,8 @@ def format_of(path: str, given: Format | None, where: str) -> tuple[Format, str 
             name, compress_stream = path.removesuffix(ending), codec
     found = given or next((one for ending, one in EXTENSIONS.items() if name.endswith(ending)), None)
     if found is None:
-        hint = f"end it with {', '.join(EXTENSIONS)}, or say `format`"
-        raise Refused("its name does not tell its format", where=where, value=path, hint=hint)
+        hint = f"let its name end with {', '.join(EXTENSIONS)}, or set `format`"
+        raise Refused("the format is not clear from the file's name", where=where, value=path, hint=hint)
     if isinstance(found, ParquetFormat):
         return found, None
     return (
@@ -137,7 +137,7 @@ def format_of(path: str, given: Format | None, where: str) -> tuple[Format, str 
 
 
 def extension_of(form: Format) -> str:
-    """What names of written files of a format end with."""
+    """Return the extension of files written in a format."""
     plain = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl"}[form.type]
     if isinstance(form, ParquetFormat):
         return plain
@@ -146,37 +146,37 @@ def extension_of(form: Format) -> str:
 
 @contextmanager
 def decompression_errors(where: str) -> Iterator[None]:
-    """Say it where a compressed file is damaged.
+    """Translate errors of decompression.
 
     Raises:
-        BadData: it is.
+        BadData: the compressed file is corrupted.
     """
     try:
         yield
     except OSError as error:
         if error.errno is not None:
             raise
-        raise BadData("the file cannot be decompressed", where=where, hint="mend the file, or its name") from None
+        raise BadData("the file cannot be decompressed", where=where, hint="repair the file, or its name") from None
 
 
 def decompress_stream(stream: Any, codec: str | None) -> Any:
-    """A stream of what is in the file."""
+    """Return a stream of the decompressed content."""
     return stream if codec is None else pa.CompressedInputStream(stream, codec)
 
 
 def compress_stream(stream: Any, codec: str | None) -> Any:
-    """A stream that compresses on the way."""
+    """Return a stream that compresses what is written to it."""
     return stream if codec is None else pa.CompressedOutputStream(stream, codec)
 
 
 def declared_columns(columns: Mapping[str, str], where: str) -> tuple[Column, ...]:
-    """Columns as a pipeline's `format` names them.
+    """Return the columns that a pipeline's `format` declares.
 
     Raises:
         SchemaMismatch: a type that text cannot be read as.
     """
     for name, kind in columns.items():
         if arrow_type(parse_type(kind)) in {None, pa.binary()}:
-            hint = "use text, a whole number, numeric(p,s), double precision, boolean, date, time, a timestamp or json"
+            hint = "use text, an integer type, numeric(p,s), double precision, boolean, date, time, a timestamp or json"
             raise SchemaMismatch(f"`{name}` of type {kind} cannot be read from text", where=where, hint=hint)
     return tuple(Column(name, str(parse_type(kind))) for name, kind in columns.items())

@@ -1,8 +1,8 @@
-"""CSV: types are told from the beginning of the files, or by the pipeline, and then hold for every row.
+"""CSV: types are inferred from the beginning of the files, or declared by the pipeline, and then hold for every row.
 
-Nothing between two delimiters is NULL, an empty text is ``""``. A sample makes a column whole numbers, boolean, date,
-time or a timestamp only where every value reads back as it was written, so that ``007`` and the like stay texts;
-numbers with a point become double precision, unless a double would round one.
+Nothing between two delimiters is NULL, empty text is ``""``. A column is inferred as integer, boolean, date, time or
+timestamp only if every value reads back as it was written, so that ``007`` stays text; numbers with a point become
+double precision, unless a double would round one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from dataflows.connectors.formats.contract import ReadRequest, RefusedRow, Rows, Shape, declared_columns
-from dataflows.connectors.formats.records import Block, Dialect
+from dataflows.connectors.formats.records import STRAY_TEXT, Block, Dialect
 from dataflows.connectors.formats.texts import infer_type, parse_column
 from dataflows.data.tables import Column
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
@@ -25,12 +25,12 @@ from penstock.models.formats import CsvFormat
 __all__ = ["CsvReader", "CsvWriter"]
 
 _DELIMITERS: Final = {";": "';'", "\t": r'"\t"', "|": "'|'"}
-"""Delimiters that a header of one column may show."""
+"""Delimiters that suggest a wrong `delimiter` if found in a header of one column, and how to write them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CsvReader:
-    """Reads CSV files as a pipeline's `format` says; `own` ones were written by a run."""
+    """Reads CSV files by a pipeline's `format`; `own`: files that a run has written."""
 
     form: CsvFormat
     own: bool = False
@@ -64,13 +64,13 @@ class CsvReader:
         rest = parser.begin(block, [column.name for column in request.known])
         have = {column.name for column in request.known}
         if request.whole and (new := [name for name in parser.names if name not in have]):
-            hint = "it came after the columns were told; run again, or name the columns in `format.columns`"
-            what = f"column `{new[0]}` is in no other file that was looked at"
+            hint = "it is not in the sample; run again, or declare the columns in `format.columns`"
+            what = f"column `{new[0]}` is in no other sampled file"
             raise SchemaMismatch(what, where=request.where, hint=hint)
         return rest
 
     def _read(self, parser: _Parser, block: Block, request: ReadRequest) -> tuple[pa.RecordBatch, list[RefusedRow]]:
-        """The block's rows, and those that are set aside."""
+        """Return the block's rows, and the refused ones."""
         names = [name for name in request.columns if name in parser.names]
         texts = parser.parsed(block, names or parser.names[:1])
         refused = parser.refused()
@@ -97,28 +97,28 @@ def _only_new(mask: pa.Array, before: pa.Array) -> pa.Array:
     return pc.and_(mask, pc.invert(before))
 
 
-_RAGGED: Final = "look at `format`: delimiter, quote, escape, encoding and header, or mend the file"
+_RAGGED: Final = "check `format` (delimiter, quote, escape, encoding and header), or repair the file"
 
 
 def _ragged(count: int, names: Sequence[str]) -> str:
-    return f"it has {count} values where {len(names)} are due"
+    return f"it has {count} values instead of {len(names)}"
 
 
 @dataclass(slots=True)
 class _Parser:
-    """Parses the blocks of one file to texts, and knows where in the file each row stands."""
+    """Parses the blocks of one file to text columns, and keeps track of the line of each row."""
 
     form: CsvFormat
     dialect: Dialect
     where: str
     names: list[str] = field(default_factory=list)
     ragged: list[tuple[int, int]] = field(default_factory=list)
-    """Of the block parsed last: which records have another number of values, from 0, and how many they have."""
+    """Records of the last block with a wrong number of values: index from 0, and that number."""
     _strays: list[RefusedRow] = field(default_factory=list)
     _block: Block = field(default_factory=lambda: Block(b"", 1, b""))
 
     def begin(self, block: Block, known: Sequence[str] = ()) -> Block:
-        """Take the names from the header; without one the pipeline's, or ``column_1`` and so on; the rest."""
+        """Take the column names from the header, the pipeline, or ``column_1`` and so on; return the rest."""
         first, rest = self.dialect.split(block)
         values = self._values(first)
         self.names = [value or "" for value in values] if self.form.header else list(known or self.form.columns)
@@ -128,13 +128,13 @@ class _Parser:
         names = self.names
         if len(names) != len(values) or len(set(names)) < len(names) or "" in names:
             what = f"it has {len(values)} columns, and {len(set(names))} names for them"
-            raise SchemaMismatch(what, where=self.where, hint="give each column a name of its own, in `format.columns`")
+            raise SchemaMismatch(what, where=self.where, hint="give each column a unique name, in `format.columns`")
         return rest if self.form.header else block
 
     def _values(self, record: Block) -> list[str | None]:
         block, strays = self.dialect.without_strays(record, self.where)
         if strays:
-            raise BadData(f"line {record.line}: text stands after a closing quote", where=self.where, hint=_RAGGED)
+            raise BadData(f"line {record.line}: {STRAY_TEXT}", where=self.where, hint=_RAGGED)
         options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(record.data) + 2)
         texts = {f"f{at}": pa.binary() for at in range(record.data.count(self.form.delimiter.encode()) + 1)}
         parse = csv.ParseOptions(
@@ -148,25 +148,22 @@ class _Parser:
             raise self.dialect.encoding_error(self.where, record.line) from None
 
     def _check_delimiter(self) -> None:
-        """A header of one name with another delimiter in it is most probably several, unless a person says so."""
+        """Refuse a header of one name that contains another delimiter, unless the pipeline sets `delimiter`."""
         if not self.form.header or len(self.names) != 1 or "delimiter" in self.form.model_fields_set:
             return
-        found = next((one for one in _DELIMITERS if one in self.names[0] and one != self.form.delimiter), None)
-        if found is not None:
+        other = next((one for one in _DELIMITERS if one in self.names[0] and one != self.form.delimiter), None)
+        if other is not None:
             what = f"its header is one column, `{self.names[0]}`"
-            hint = f"this looks like `delimiter: {_DELIMITERS[found]}`: say so in `format`, or say `delimiter` as it is"
+            hint = f"this looks like `delimiter: {_DELIMITERS[other]}`; set `delimiter` in `format`"
             raise SchemaMismatch(what, where=self.where, hint=hint)
 
     def parsed(self, block: Block, names: Sequence[str]) -> pa.RecordBatch:
-        """These columns of the block as texts, without the rows that are malformed."""
+        """Return these columns of the block as text, without malformed rows."""
         block, strays = self.dialect.without_strays(block, self.where)
         if strays and len(self.names) == 1:
-            raise BadData(f"line {strays[0].line}: text stands after a closing quote", where=self.where, hint=_RAGGED)
+            raise BadData(f"line {strays[0].line}: {STRAY_TEXT}", where=self.where, hint=_RAGGED)
         self._block = block
-        self._strays = [
-            self._refused_row(one.line, "malformed", "text stands after a closing quote", {"_raw": one.raw})
-            for one in strays
-        ]
+        self._strays = [self._refused_row(one.line, "malformed", STRAY_TEXT, {"_raw": one.raw}) for one in strays]
         self.ragged = []
         kind = pa.binary() if self.form.escape else pa.string()
         schema = pa.schema([(name, kind) for name in names])
@@ -186,7 +183,7 @@ class _Parser:
         return csv.ReadOptions(use_threads=False, column_names=self.names, block_size=len(block.data) + 1)
 
     def _parse(self) -> csv.ParseOptions:
-        """An empty line is a row only where there is one column."""
+        """Return the options; an empty line is a row only in a file of one column."""
         return csv.ParseOptions(
             delimiter=self.form.delimiter,
             quote_char=self.form.quote,
@@ -217,16 +214,16 @@ class _Parser:
         return BadData(what, where=self.where, hint=_RAGGED)
 
     def ragged_rows(self) -> list[tuple[int, str, int]]:
-        """The ragged rows of the block parsed last: line, text and number of values."""
+        """Return line, text and number of values of each ragged row of the last block."""
         records = self._records()
         return [(records[at][0], self.dialect.raw(records[at][1]), count) for at, count in self.ragged]
 
     def _records(self) -> list[tuple[int, bytes]]:
-        """All records of the block parsed last, with their lines."""
+        """Return all records of the last block, with their lines."""
         return self.dialect.records(self._block, empty=len(self.names) == 1)
 
     def refused(self) -> list[RefusedRow]:
-        """The malformed rows of the block parsed last."""
+        """Return the malformed rows of the last block."""
         ragged_rows = self.ragged_rows() if self.ragged else []
         ragged = (
             self._refused_row(line, "malformed", _ragged(count, self.names), {"_raw": raw})
@@ -235,22 +232,22 @@ class _Parser:
         return [*self._strays, *ragged]
 
     def rows_of_wrong_type(self, texts: pa.RecordBatch, column: Column, mask: pa.Array) -> list[RefusedRow]:
-        """The rows where `mask` is true, whose value of the column is not of its declared type."""
-        what = f"`{column.name}` is no {column.type}"
+        """Return the rows where `mask` is true: their value of the column is not of its declared type."""
+        what = f"`{column.name}` is not of type {column.type}"
         places, lines = pc.indices_nonzero(mask).to_pylist(), self._lines()
         rows = texts.take(pa.array(places, pa.int64())).to_pylist()
         return [self._refused_row(lines[at], "not_of_type", what, row) for at, row in zip(places, rows, strict=True)]
 
     def _lines(self) -> list[int]:
-        """The line of each row that was parsed last."""
+        """Return the line of each row of the last block."""
         ragged = {at for at, _ in self.ragged}
         return [line for at, (line, _) in enumerate(self._records()) if at not in ragged]
 
     def contradiction(self, column: Column, mask: pa.Array) -> BadData:
-        """The error of the first value that is not what the sample told."""
+        """Return the error for the first value that is not of the inferred type."""
         line = self._lines()[pc.indices_nonzero(mask)[0].as_py()]
-        what = f"line {line}: the value of `{column.name}` is not exactly a {column.type}, as the first rows tell"
-        hint = f"say its type in `format`, such as `columns: {{{column.name}: text}}`, or mend the file"
+        what = f"line {line}: the value of `{column.name}` is not exactly of type {column.type}, unlike in the sample"
+        hint = f"declare its type in `format`, such as `columns: {{{column.name}: text}}`, or repair the file"
         return BadData(what, where=self.where, hint=hint)
 
     def _refused_row(self, line: int, code: str, reason: str, values: dict[str, Any]) -> RefusedRow:
@@ -264,7 +261,7 @@ def _single_chunk(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
 
 @dataclass(slots=True)
 class CsvWriter:
-    """Writes CSV with a header; NULL as nothing, an empty text as ``""``."""
+    """Writes CSV with a header; NULL as nothing, empty text as ``""``."""
 
     stream: Any
     schema: pa.Schema

@@ -1,7 +1,7 @@
-"""JSON lines: one object a line. Types are told from the beginning of the files, or by the pipeline; then they hold.
+"""JSON lines: one object a line. Types are inferred from the beginning of the files, or declared by the pipeline.
 
-A name that a line does not have is NULL; one that no line of the sample had is an error, unless the pipeline names the
-columns itself, or its mapping does not take all of them. Objects and arrays are kept as they are written.
+A key missing in a line is NULL. A key that was not in the sample is an error, unless the pipeline declares the columns,
+or its mapping does not take all of them. Objects and arrays are kept as they are written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class JsonlReader:
-    """Reads files of JSON lines as a pipeline's `format` says; those that `JsonlWriter` wrote hold JSON as texts."""
+    """Reads JSON lines by a pipeline's `format`; `own`: files of `JsonlWriter`, with JSON values as strings."""
 
     form: JsonlFormat
     own: bool = False
@@ -49,8 +49,8 @@ class JsonlReader:
         found = [parse_object(line) for _, line in lines]
         if 2 * found.count(None) > len(lines):
             number = next(number for (number, _), one in zip(lines, found, strict=True) if one is None)
-            what = f"line {number} is no JSON object"
-            raise BadData(what, where=where, hint="mend the file, or say its format")
+            what = f"line {number} is not a JSON object"
+            raise BadData(what, where=where, hint="repair the file, or set its `format`")
         return Shape(infer_columns(one for one in found if one is not None))
 
     def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
@@ -67,16 +67,16 @@ class JsonlReader:
             line += block.count(b"\n")
 
     def _refused_rows(self, wrong: Iterable[BadLine], block: bytes, first: int, where: str) -> Iterator[RefusedRow]:
-        """The lines to set aside.
+        """Yield the refused lines.
 
         Raises:
-            BadData: at one that contradicts the sample.
+            BadData: a line contradicts the sample.
         """
         path, lines = where.rpartition(": ")[2], block.split(b"\n")
         for one in wrong:
             line = first + one.line
             if one.contradicts or self.own:
-                hint = "give the columns and their types in `format.columns`, or mend the file"
+                hint = "declare the columns and their types in `format.columns`, or repair the file"
                 raise BadData(f"line {line}: {one.what}", where=where, hint=hint)
             raw = lines[one.line].decode(errors="replace").rstrip("\r")
             values = {"_raw": raw, "_path": path, "_line": line}
@@ -84,11 +84,11 @@ class JsonlReader:
 
 
 def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:
-    """Whole lines, about `size` bytes of them at a time."""
+    """Yield whole lines, about `size` bytes of them at a time."""
     rest, first = b"", True
     while data := bytes(stream.read(min(max(size, len(rest)), READ_BYTES))):
         if len(rest) + len(data) > MAX_VALUE_BYTES:
-            raise BadData("a line is longer than 64 MiB", where=where, hint="one object a line is what is read")
+            raise BadData("a line is longer than 64 MiB", where=where, hint="write one object a line")
         block = rest + (data.removeprefix(_BOM) if first else data)
         first = False
         whole, newline, rest = block.rpartition(b"\n")
@@ -100,7 +100,7 @@ def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:
 
 @dataclass(slots=True)
 class JsonlWriter:
-    """Writes one object a line: numerics, dates and times as texts, JSON columns as texts that hold JSON."""
+    """Writes one object a line; numerics, dates, times and JSON values as strings."""
 
     stream: Any
     where: str
@@ -109,7 +109,7 @@ class JsonlWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if pa.types.is_floating(column.type) and pc.all(pc.is_finite(column)).as_py() is False:
-                what = f"`{name}` holds NaN or infinity, which JSON cannot say"
+                what = f"`{name}` contains NaN or infinity, which JSON cannot represent"
                 raise BadData(what, where=self.where, hint="write Parquet, or map the column to text")
         frame = cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches([batch])))
         self.stream.write(frame.write_ndjson().encode())

@@ -1,7 +1,7 @@
-"""Lines of JSON as columns: by Arrow where that is exact, else line by line, by the text of each value.
+"""Parse lines of JSON to columns: by Arrow if that is exact, else line by line, by the text of each value.
 
-Both ways give the same; the slow one says what is right, and which line and column are wrong. A number is a double only
-where that loses nothing; in a column of texts it is its own text.
+Both paths give the same result; the slow one defines it, and names the invalid line and column. A number is read as a
+double only if that loses nothing; in a text column it keeps its spelling.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _OBJECT: Final = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
 _NOT_OBJECT: Final = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
 _SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _DOUBTFUL: Final = re.compile(rb"[0-9.]{17}|[0-9.][eE][-+]?[0-9]{3}")
-"""A number that a double may round, or cannot hold; some texts look like it."""
+"""A number that a double may round or cannot represent; some text matches, too."""
 _UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, msgspec.DecodeError, RecursionError)
 _JSON: Final = {"json", "jsonb"}
 _EXACT_IN_ARROW: Final = {"boolean", "smallint", "integer", "bigint", "double precision", "text", "character varying"}
-"""Types that Arrow reads from JSON as strictly as we do."""
+"""Types for which Arrow is as strict as the slow path."""
 _MAX_STRUCT_FIELDS: Final = 300
-"""Columns beyond which rows are read as dictionaries."""
+"""Number of columns beyond which rows are decoded as dictionaries, not structs."""
 _INVALID_FIELD_NAME: Final = re.compile(r'["\\\x00-\x1f]')
-"""What a field of a msgspec struct cannot be called."""
+"""Characters that a field name of a msgspec struct cannot have."""
 _ABSENT: Final = msgspec.Raw(b"")
 Row = dict[str, msgspec.Raw]
 _ROWS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -45,7 +45,7 @@ _ROWS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line, from 0, that cannot be read; `contradicts`: it is not what the sample told, but well-formed."""
+    """A line, numbered from 0, that cannot be read; `contradicts`: it is well-formed, but not of the inferred types."""
 
     line: int
     code: str
@@ -56,9 +56,9 @@ class BadLine:
 
 @dataclass(frozen=True)
 class Lines:
-    """Reads the `columns` of whole lines. Where `known` columns are given, a name that is none of them is wrong.
+    """Reads the `columns` of whole lines. If `known` columns are given, any other key makes the line invalid.
 
-    `told`: their types come from a sample. `own`: JSON stands in texts, as `JsonlWriter` writes it.
+    `inferred`: the types come from a sample. `own`: JSON values are strings, as `JsonlWriter` writes them.
     """
 
     columns: Mapping[str, Column]
@@ -67,7 +67,7 @@ class Lines:
     own: bool = False
 
     def read(self, block: bytes) -> tuple[pa.Table, list[BadLine]]:
-        """The rows that can be read, and the lines that cannot, in order."""
+        """Return the valid rows, and the invalid lines, in order."""
         try:
             table = self._fast(block)
         except _UNREADABLE:
@@ -87,8 +87,8 @@ class Lines:
         return frozenset(one.name for one in self.known or ())
 
     def _fast(self, block: bytes) -> pa.Table | None:
-        """All lines, where Arrow reads them exactly; None where it may not."""
-        if _NOT_OBJECT.search(block) or _too_deep(block):  # Arrow may end the process over either
+        """Return all lines read by Arrow; None if it may not read them exactly."""
+        if _NOT_OBJECT.search(block) or _too_deep(block):  # either may crash Arrow
             return None
         if self._doubles and _DOUBTFUL.search(block):
             return None
@@ -113,7 +113,7 @@ class Lines:
         return [(name, one) for name, one in self.columns.items() if not _plain(one)]
 
     def _arrow(self, block: bytes, columns: Sequence[Column]) -> pa.Table | None:
-        """These columns by Arrow's reader; of types that it reads otherwise than we do, their texts."""
+        """Read these columns by Arrow's reader; types that Arrow reads less strictly are read as text."""
         fields = [pa.field(one.name, _read_as(one)) for one in columns]
         found = json.read_json(
             pa.BufferReader(block),
@@ -127,7 +127,7 @@ class Lines:
         return found if found.num_rows == len(_OBJECT.findall(block)) else None
 
     def _structured(self, block: bytes) -> pa.Table | None:
-        """All lines, of which only what is known is looked at; each value keeps its text."""
+        """Read only the known keys of all lines; each value keeps its text."""
         rows = [self._decoder.decode(line) for line in block.split(b"\n") if line.strip()]
         tokens = {
             name: [getattr(row, f"f{at}") for row in rows]
@@ -162,11 +162,11 @@ class Lines:
                 continue
             row = parse_object(line)
             if row is None:
-                wrong.append(BadLine(number, "malformed", "it is no JSON object"))
+                wrong.append(BadLine(number, "malformed", "it is not a JSON object"))
                 continue
             if self.known is not None and not row.keys() <= self._names:
                 new = next(name for name in row if name not in self._names)
-                what = f"column `{new}` is in no line that was looked at"
+                what = f"column `{new}` is in no sampled line"
                 wrong.append(BadLine(number, "unknown_column", what, new, contradicts=True))
             rows.append(row)
             at.append(number)
@@ -184,7 +184,7 @@ class Lines:
         return kept, sorted(wrong, key=lambda one: one.line)
 
     def _column(self, column: Column, tokens: Sequence[msgspec.Raw | None]) -> tuple[pa.Array, pa.Array | None]:
-        """Values by their texts as the column's type, and a mask of those that are not of it."""
+        """Convert the text of values to the column's type; return a mask of those that are not of it."""
         kind = parse_type(column.type)
         if kind.name in _JSON and not self.own:
             return pa.array([_document(token) for token in tokens], pa.string()), None
@@ -207,13 +207,13 @@ def _read_as(column: Column) -> pa.DataType:
 
 
 def _document(token: msgspec.Raw | None) -> str | None:
-    """A value of a JSON column, as it is written."""
+    """Return a value of a JSON column as it is written."""
     text = "" if token is None else str(bytes(token), "utf-8")
     return None if text in {"", "null"} else text
 
 
 def _text(token: msgspec.Raw | None, *, quoted: bool) -> tuple[str | None, bool]:
-    """A value's text, and whether such a column may hold it: a quoted number may be none."""
+    """Return a value's text, and True if it is valid in such a column; `quoted`: strings are."""
     data = b"" if token is None else bytes(token)
     if data in {b"", b"null"}:
         return None, True
@@ -223,9 +223,9 @@ def _text(token: msgspec.Raw | None, *, quoted: bool) -> tuple[str | None, bool]
 
 
 def parse_object(line: bytes) -> Row | None:
-    """The values of an object by their names, each as it is written; None where the line is no object.
+    """Return the values of an object by key, each as it is written; None if the line is not an object.
 
-    Of a name that comes twice the last value counts.
+    The last value of a duplicate key counts.
     """
     if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
         return None
@@ -237,7 +237,7 @@ def parse_object(line: bytes) -> Row | None:
 
 
 def infer_columns(rows: Iterable[Row]) -> tuple[Column, ...]:
-    """The columns of objects, in the order in which they come, with the types that their values tell."""
+    """Return the columns of objects, in order of appearance, with types inferred from their values."""
     texts: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         for name, token in row.items():
@@ -250,7 +250,7 @@ _SIGN: Final = {b"n": "null", b"t": "boolean", b"f": "boolean", b'"': "text", b"
 
 
 def _infer_kind(kinds: Mapping[str, list[str]]) -> str:
-    """The type for values of these kinds; where they are mixed, text: each is its own."""
+    """Return the type for values of these kinds; text if they are mixed."""
     found = UNKNOWN
     for kind, texts in kinds.items():
         if kind != "null":
@@ -260,7 +260,7 @@ def _infer_kind(kinds: Mapping[str, list[str]]) -> str:
 
 
 def _too_deep(block: bytes) -> bool:
-    """True if a line nests deeper than parsers do without running out of stack."""
+    """True if a line nests so deeply that parsers may run out of stack."""
     if block.count(b"[") + block.count(b"{") - block.count(b"\n") <= MAX_DEPTH:
         return False
     return any(
@@ -270,7 +270,7 @@ def _too_deep(block: bytes) -> bool:
 
 def _depth(line: bytes) -> int:
     deepest = depth = 0
-    for sign in _SIGNS.findall(line):  # texts are passed over as a whole
+    for sign in _SIGNS.findall(line):  # strings match as a whole
         depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(sign, 0)
         deepest = max(deepest, depth)
     return deepest

@@ -1,7 +1,7 @@
-r"""Lists, structs and maps as JSON text, value by value as PostgreSQL's `to_json` writes them, and nothing rounded.
+r"""Convert lists, structs and maps to JSON text, as PostgreSQL's `to_json` writes them, without rounding.
 
-Numbers keep all their digits, bytes are texts such as ``\x00ff``, times are in ISO 8601; a map is an array of its
-entries, for its keys need not be texts. What JSON cannot say, NaN and infinity, makes the whole row one to set aside.
+Numbers keep all their digits, bytes are strings such as ``\x00ff``, times are in ISO 8601; a map is an array of its
+entries, as its keys need not be strings. NaN and infinity, which JSON cannot represent, make the whole row invalid.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _is(kind: pa.DataType, checks: tuple[Callable[[pa.DataType], bool], ...]) ->
 
 
 def unsupported_in_json(kind: pa.DataType) -> pa.DataType | None:
-    """None where JSON can say all values of a type but NaN and infinity; else the type inside that it cannot."""
+    """Return the (nested) type that JSON cannot represent; None if it can represent all but NaN and infinity."""
     if isinstance(kind, pa.BaseExtensionType):
         return unsupported_in_json(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -46,12 +46,12 @@ def unsupported_in_json(kind: pa.DataType) -> pa.DataType | None:
 
 
 def json_texts(array: pa.Array) -> pa.Array:
-    """The values as JSON, NULL as NULL; what JSON cannot say is ``null`` in it."""
+    """Return the values as JSON, NULL as NULL; NaN and infinity become ``null``."""
     return pc.if_else(pc.is_valid(array), _texts(array), pa.scalar(None, pa.string()))
 
 
 def not_representable(array: pa.Array) -> pa.Array | None:
-    """A mask of the values in which JSON cannot say something; None where there is none."""
+    """Return a mask of the values that contain NaN or infinity; None if there are none."""
     found = _not_finite(array)
     return found if found is not None and pc.any(found).as_py() else None
 
@@ -81,7 +81,7 @@ def _not_finite(array: pa.Array) -> pa.Array | None:  # noqa: PLR0911 - a table 
 
 
 def _texts(array: pa.Array) -> pa.Array:  # noqa: PLR0911 - a table of kinds
-    """The values as JSON, without any NULL."""
+    """Return the values as JSON, NULL as ``null``."""
     kind = array.type
     if isinstance(kind, pa.UuidType):
         return _filled(_quoted(uuid_texts(array.storage)))
@@ -126,7 +126,7 @@ def _hex(array: pa.Array) -> pa.Array:
 
 
 def uuid_texts(array: pa.Array) -> pa.Array:
-    """Sixteen bytes as the text of a uuid."""
+    """Return sixteen bytes as the text of a UUID."""
     return pc.replace_substring_regex(_hex(array), r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", r"\1-\2-\3-\4-\5")
 
 
@@ -166,7 +166,7 @@ def _list(array: pa.Array) -> pa.Array:
 
 
 def _entries(array: pa.Array) -> pa.Array:
-    """A map as a list of structs of its keys and values."""
+    """Return a map as a list of structs of key and value."""
     kind = array.type
     wanted = pa.list_(pa.struct([pa.field("key", kind.key_type, nullable=False), pa.field("value", kind.item_type)]))
     return array.cast(wanted)

@@ -1,4 +1,4 @@
-"""Parquet: row groups are what a file is split by; batches are decoded one after the other, never a whole group."""
+"""Parquet: files are split by row groups, and decoded batch by batch, never a whole group at once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["ParquetReader", "ParquetWriter"]
 
 READ_BYTES: Final = 1 << 20
 BATCH_ROWS: Final = 32_768
-"""More would only be held in queues: as quick, and half the memory."""
+"""Larger batches are no faster, and need twice the memory while they wait in queues."""
 BATCH_BYTES: Final = 8 << 20
 GROUP_ROWS: Final = 131_072
 GROUP_BYTES: Final = 16 << 20
-"""What a writer holds of wide rows, whose groups have fewer of them."""
+"""Size limit of a row group in memory: groups of wide rows have fewer of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetReader:
-    """Reads Parquet files; `remote` ones by large ranges ahead of time."""
+    """Reads Parquet files; `remote` ones by large ranges, read ahead."""
 
     remote: bool
 
@@ -58,7 +58,7 @@ class ParquetReader:
             for group in groups:
                 coded = self._open(open_stream(), texts, file.metadata) if texts else None
                 if coded is not None and not _has_long_texts(coded, group, texts):
-                    coded = None  # with what it holds of the group
+                    coded = None  # release what it has buffered
                 yield from self._group(coded or file, group, names, request)
 
     def _group(self, file: pq.ParquetFile, group: int, names: Sequence[str], request: ReadRequest) -> Iterator[Rows]:
@@ -68,7 +68,7 @@ class ParquetReader:
         for batch in file.iter_batches(
             _batch_rows(metadata.row_group(group), request.rows), row_groups=[group], columns=names, use_threads=False
         ):
-            batch.validate(full=True)  # damage that no checksum tells
+            batch.validate(full=True)  # corruption that no checksum detects
             for part in decoded(batch, request.where):
                 yield _with_json(part, first, request.where)
                 first += part.num_rows
@@ -83,18 +83,19 @@ class ParquetReader:
 
 
 def _check_columns(schema: pa.Schema, request: ReadRequest) -> None:
-    """Refuse a column that is new, or of a type whose values may not be those of the type that others have."""
+    """Refuse a new column, or one whose type differs from that in the sampled files so that values may be lost."""
     if request.whole and (new := set(schema.names) - {column.name for column in request.known}):
-        hint = "it is in none of the files that were looked at; narrow the pattern, or write the files alike"
+        hint = "it is in none of the sampled files; narrow the pattern, or write all files with the same columns"
         raise SchemaMismatch(f"column `{min(new)}` is new", where=request.where, hint=hint)
     for name, column in request.columns.items():
         if name in schema.names and not can_read_as(found := sql_type(schema.field(name), request.where), column.type):
-            what = f"`{name}` is {found} here, and {column.type} in the files that were looked at"
-            raise SchemaMismatch(what, where=request.where, hint="narrow the pattern, or write the files alike")
+            what = f"`{name}` is {found} here, and {column.type} in the sampled files"
+            hint = "narrow the pattern, or write all files with the same types"
+            raise SchemaMismatch(what, where=request.where, hint=hint)
 
 
 def _dictionaries(metadata: Any, names: Sequence[str]) -> list[str]:
-    """Columns of texts or bytes that are kept as numbers into a dictionary: decoded they may be of any size."""
+    """Return the dictionary-encoded text and binary columns, which may be of any size once decoded."""
     if not metadata.num_row_groups:
         return []
     group = metadata.row_group(0)
@@ -109,9 +110,9 @@ def _dictionaries(metadata: Any, names: Sequence[str]) -> list[str]:
 
 
 def _has_long_texts(coded: pq.ParquetFile, group: int, texts: Sequence[str]) -> bool:
-    """True if a batch may be large once decoded: a text that a dictionary holds once can stand in every row.
+    """True if a batch may be large once decoded, since a text that is once in the dictionary can be in every row.
 
-    Short ones are read decoded: Arrow would keep all texts of the group, those outside the dictionary too.
+    Groups of short texts are read decoded, as Arrow would keep all texts of the group, also outside the dictionary.
     """
     batch = next(coded.iter_batches(1, row_groups=[group], columns=list(texts), use_threads=False), None)
     columns = batch.columns if batch is not None else []
@@ -120,7 +121,7 @@ def _has_long_texts(coded: pq.ParquetFile, group: int, texts: Sequence[str]) -> 
 
 
 def decoded(batch: pa.RecordBatch, where: str) -> Iterator[pa.RecordBatch]:
-    """The rows with their dictionaries taken apart, in batches of a few megabytes, whatever stands in them.
+    """Yield the rows without dictionary encoding, in batches of a few megabytes.
 
     Raises:
         BadData: values of more than 64 MiB in one row.
@@ -143,7 +144,7 @@ def _parts(batch: pa.RecordBatch, sizes: pa.Array | None, where: str) -> Iterato
         yield batch
         return
     if pc.max(sizes).as_py() > MAX_VALUE_BYTES:
-        what = f"the texts of a row have more than {MAX_VALUE_BYTES >> 20} MiB"
+        what = f"the text of a row is larger than {MAX_VALUE_BYTES >> 20} MiB"
         raise BadData(what, where=where, hint="leave that column out of the mapping, or such rows out of the file")
     start = size_so_far = 0
     for at, size in enumerate(sizes.to_pylist()):
@@ -155,7 +156,7 @@ def _parts(batch: pa.RecordBatch, sizes: pa.Array | None, where: str) -> Iterato
 
 
 def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
-    """The rows with nested values as JSON; where JSON cannot say one, its row is set aside."""
+    """Return the rows with nested values as JSON; rows with NaN or infinity in them are refused."""
     arrays, wrong, refused = list(batch.columns), None, []
     path = where.rpartition(": ")[2]
     for at, column in enumerate(batch.columns):
@@ -168,7 +169,7 @@ def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
         refused += [
             RefusedRow(
                 "not_json",
-                f"{path}, row {first + row + 1}: `{name}` holds NaN or infinity, which JSON cannot say",
+                f"{path}, row {first + row + 1}: `{name}` contains NaN or infinity, which JSON cannot represent",
                 {"_path": path, "_row": first + row + 1},
             )
             for row in pc.indices_nonzero(mask if wrong is None else pc.and_(mask, pc.invert(wrong))).to_pylist()
@@ -180,7 +181,7 @@ def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
 
 @contextmanager
 def _readable(where: str) -> Iterator[None]:
-    """What Arrow says of damaged files is of many kinds; all of them mean the same."""
+    """Translate the many errors that Arrow raises for corrupted files."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as error:
@@ -188,13 +189,13 @@ def _readable(where: str) -> Iterator[None]:
 
 
 def _batch_rows(group: Any, rows: int) -> int:
-    """How many rows a batch has: fewer where they are wide, as far as their encoded size tells."""
+    """Return the number of rows in a batch; fewer if rows are wide, by their encoded size."""
     each = group.total_byte_size / max(1, group.num_rows)
     return max(1, min(rows, BATCH_ROWS, int(BATCH_BYTES // max(1.0, each))))
 
 
 def _broken(where: str, error: Exception | None = None) -> Exception:
-    """The error itself where the system says it, not the file's content."""
+    """Return the error for an unreadable file; `error` itself if it comes from the operating system."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
     return BadData("the file is not readable as Parquet", where=where, hint="write it again, or name other files")

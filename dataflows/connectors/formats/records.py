@@ -1,8 +1,8 @@
-"""CSV text in blocks of whole records, by the rules of RFC 4180 and, where a file has one, of an escape character.
+"""Cut CSV text into blocks of whole records, by RFC 4180 and an optional escape character.
 
-A quote opens a value only at its beginning, and closes it only at its end. Arrow takes other text after a closing quote
-without a word; here such a record is found before Arrow sees it. Escaped characters travel as two bytes that no UTF-8
-text has, so that neither a quote nor a line's end among them is taken for one.
+A quote opens a value only at its beginning, and closes it only at its end. Arrow silently accepts other text after a
+closing quote; such records are detected before Arrow sees them. Escaped characters are replaced by two bytes that are
+invalid in UTF-8, so that an escaped quote or line break is not taken for one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from dataflows.connectors.formats.contract import MAX_VALUE_BYTES
 from penstock.errors import BadData
 from penstock.models.formats import CsvFormat
 
-__all__ = ["Block", "Dialect", "Stray"]
+__all__ = ["STRAY_TEXT", "Block", "Dialect", "Stray"]
+
+STRAY_TEXT: Final = "there is text after a closing quote"
 
 BLOCK_BYTES: Final = 2 << 20
 READ_BYTES: Final = 8 << 20
@@ -37,12 +39,12 @@ class Block:
     data: bytes
     line: int
     masked: bytes
-    """The same bytes with quoted values painted over: line ends that are left are those of records."""
+    """The same bytes with quoted values overwritten: the remaining line breaks end records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A record with text after a closing quote: the line on which it begins, and the record as it stands."""
+    """A record with text after a closing quote: the line on which it begins, and its text."""
 
     line: int
     raw: str
@@ -50,12 +52,12 @@ class Stray:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How records of a file are told apart."""
+    """Rules that separate the records of a file: quote, delimiter, escape and encoding."""
 
     form: CsvFormat
 
     def blocks(self, stream: Any, where: str, size: int = BLOCK_BYTES) -> Iterator[Block]:
-        """The whole file, about `size` bytes at a time; a longer record is in a longer block.
+        """Yield the whole file, about `size` bytes at a time; a longer record makes a longer block.
 
         Raises:
             BadData: a record longer than 64 MiB, or a quote that is not closed.
@@ -76,18 +78,18 @@ class Dialect:
         if rest:
             masked = self._mask_quoted(rest + b"\n")
             if masked.endswith(_FILLER):
-                hint = "double quotes inside of values, or tell another `quote` or an `escape` in `format`"
+                hint = "double quotes inside values, or set another `quote` or an `escape` in `format`"
                 raise BadData(f"line {line}: a quote is not closed", where=where, hint=hint)
             yield Block(rest, line, masked[:-1])
 
     def _as_utf8(self, stream: Any) -> Any:
-        """The file's text as UTF-8."""
+        """Return a stream of the file's text as UTF-8."""
         if codecs.lookup(self.form.encoding).name == "utf-8":
             return stream
         return pa.transcoding_input_stream(stream, self.form.encoding, "utf-8")
 
     def _read(self, stream: Any, size: int, where: str, *, first: bool) -> bytes:
-        """The next bytes, escaped characters marked; never the half of an escape."""
+        """Read the next bytes; never half of an escape sequence."""
         try:
             data = bytes(stream.read(size))
             if first:
@@ -108,9 +110,9 @@ class Dialect:
         )
 
     def encoding_error(self, where: str, line: int | None = None) -> BadData:
-        """The error of bytes that are no text."""
+        """Return the error for bytes that are not valid text."""
         at = "the file" if line is None else f"line {line}"
-        return BadData(f"{at} is not in {self.form.encoding}", where=where, hint="tell its `encoding` in `format`")
+        return BadData(f"{at} is not in {self.form.encoding}", where=where, hint="set its `encoding` in `format`")
 
     @property
     def _escape(self) -> bytes | None:
@@ -118,7 +120,7 @@ class Dialect:
 
     @cached_property
     def _marks(self) -> dict[bytes, bytes]:
-        """The characters that an escape makes plain, and the byte that stands for each; before others it is text."""
+        """Map each character that can be escaped to its replacement byte; before others the escape is plain text."""
         quote, delimiter, escape = self.form.quote.encode(), self.form.delimiter.encode(), self._escape or b""
         found = dict.fromkeys((escape, quote, delimiter, b"\n", b"\r"))
         return {one: bytes([0xC0 + at]) for at, one in enumerate(found)}
@@ -129,10 +131,10 @@ class Dialect:
         return re.compile(re.escape(self._escape or b"") + b"([" + every + b"])")
 
     def values(self, texts: pa.Array) -> pa.Array:
-        """Values as they are meant, of bytes that may hold marks.
+        """Return values with escape marks resolved.
 
         Raises:
-            ArrowInvalid: bytes that are no text.
+            ArrowInvalid: bytes that are not valid text.
         """
         if self._escape is None:
             return texts
@@ -141,14 +143,14 @@ class Dialect:
         return texts.cast(pa.string())
 
     def raw(self, data: bytes) -> str:
-        """Records as they stand in the file."""
+        """Return the original text of records in the file."""
         if self._escape is not None:
             for one, mark in self._marks.items():
                 data = data.replace(_ESCAPE_MARK + mark, self._escape + one)
         return data.decode(errors="replace").rstrip("\r\n")
 
     def is_invalid_text(self, data: bytes) -> bool:
-        """True if bytes of a record are no text."""
+        """True if bytes of a record are not valid text."""
         marked = self._escape is not None and _ESCAPE_MARK in data
         try:
             (data.replace(_ESCAPE_MARK, b"") if marked else data).decode()
@@ -158,7 +160,7 @@ class Dialect:
 
     @cached_property
     def _quoted(self) -> re.Pattern[bytes]:
-        """A quoted value; it never gives back what it has matched."""
+        """Pattern of a quoted value, without backtracking."""
         quote, delimiter = re.escape(self.form.quote.encode()), re.escape(self.form.delimiter.encode())
         text = rb"(?:(?<=[%b\r\n])|\A)%b(?>[^%b]*+(?:%b%b[^%b]*+)*+)(?:%b|\Z)"
         return re.compile(text % (delimiter, quote, quote, quote, quote, quote, quote))
@@ -178,7 +180,7 @@ class Dialect:
         return found + (data.count(_ESCAPE_MARK + self._marks[b"\n"]) if self._escape else 0)
 
     def records(self, block: Block, *, empty: bool) -> list[tuple[int, bytes]]:
-        """Each record with its line; those that are `empty` too, or not."""
+        """Return each record with its line; `empty`: also empty records."""
         found, start, line = [], 0, block.line
         for match in _RECORD_END.finditer(block.masked):
             data = block.data[start : match.start()]
@@ -189,7 +191,7 @@ class Dialect:
         return found
 
     def split(self, block: Block) -> tuple[Block, Block]:
-        """The first record with something in it, and the rest."""
+        """Return the first non-empty record, and the rest."""
         start, line = 0, block.line
         for match in _RECORD_END.finditer(block.masked):
             end = match.end()
@@ -201,10 +203,10 @@ class Dialect:
         return block, Block(b"", line, b"")
 
     def without_strays(self, block: Block, where: str) -> tuple[Block, list[Stray]]:
-        """The block with empty lines where records have text after a closing quote.
+        """Replace records that have text after a closing quote by empty lines; return the block and those records.
 
         Raises:
-            BadData: where such a record ends cannot be known, or a backslash before the quote tells what it means.
+            BadData: the end of such a record is ambiguous, or a backslash before the quote suggests an `escape`.
         """
         found: list[Stray] = []
         while match := self._stray.search(block.masked):
@@ -220,19 +222,19 @@ class Dialect:
         return block, found
 
     def _check_stray(self, value: bytes, after: bytes, line: int, where: str) -> None:
-        what = f"line {line}: text stands after a closing quote"
+        what = f"line {line}: {STRAY_TEXT}"
         if value.endswith(b"\\" + self.form.quote.encode()) and self.form.escape is None:
-            hint = 'this looks like quotes escaped by a backslash: say `escape: "\\\\"` in `format`'
+            hint = 'this looks like quotes escaped by a backslash: set `escape: "\\\\"` in `format`'
             raise BadData(what, where=where, hint=hint)
         if b"\n" in value or after.count(self.form.quote.encode()) % 2:
-            hint = "double quotes inside of values, or tell another `quote` or an `escape` in `format`"
-            raise BadData(f"{what}, and where its row ends cannot be known", where=where, hint=hint)
+            hint = "double quotes inside values, or set another `quote` or an `escape` in `format`"
+            raise BadData(f"{what}, and the end of its row is ambiguous", where=where, hint=hint)
 
 
 _RECORD_END: Final = re.compile(rb"\r\n|\n|\r|\Z")
 
 
 def _end_of_last_record(masked: bytes) -> int:
-    """Where the last whole record ends."""
+    """Return the end of the last whole record."""
     end = masked.rfind(b"\n")
     return end + 1 if end >= 0 else masked.rfind(b"\r", 0, -1) + 1

@@ -1,7 +1,7 @@
-"""Texts as values of a type, exactly or not at all; and the type that all texts of a sample are exactly.
+"""Convert text to values of a type, exactly or not at all; and infer the type of a sample.
 
-What is told from a sample is held against every text as strictly as the sample was: ``007`` is no whole number, and a
-number that a double rounds is no double. A type that a person declares takes what PostgreSQL takes for it.
+An inferred type is as strict for every row as for the sample: ``007`` is not an integer, and a number that a double
+would round is not a double. A declared type accepts what PostgreSQL accepts for it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _WHOLE: Final = r"^(0|-?[1-9][0-9]*)$"
 _NUMBER: Final = r"^-?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 _ANY_NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _FEW_DIGITS: Final = r"^[-.0]*([0-9][.]?){0,15}([eE].*)?$"
-"""Numbers of at most 15 digits, which a double gives back as they were."""
+"""Numbers of at most 15 digits, which a double preserves."""
 _UUID: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _TRUE: Final = pa.array(["true", "t", "yes", "y", "on", "1"])
 _FALSE: Final = pa.array(["false", "f", "no", "n", "off", "0"])
 _SMALLEST_NORMAL: Final = 2.3e-308
-"""Doubles nearer to 0 have fewer digits."""
+"""Smallest normal double; those nearer to 0 have fewer digits."""
 _DOUBLE_WHOLE: Final = 1 << 53
 _TRY_FIRST: Final = 64
 _INFERRED: Final = (
@@ -49,9 +49,9 @@ Read = Callable[[pa.Array], pa.Array]
 
 
 def parse_column(texts: pa.Array, column: Column, *, inferred: bool) -> tuple[pa.Array, pa.Array | None]:
-    """The texts as values of the column's type, and a mask of those that are none, which are NULL; None without any.
+    """Return the texts as values of the column's type, and a mask of the invalid ones, which become NULL (or None).
 
-    `told`: the type comes from a sample, so that each text has to be the only way to write its value.
+    `inferred`: the type comes from a sample, so each text must be the canonical spelling of its value.
     """
     read = _parser_of(parse_type(column.type), inferred=inferred)
     if read is None:
@@ -65,7 +65,7 @@ def parse_column(texts: pa.Array, column: Column, *, inferred: bool) -> tuple[pa
 
 
 def infer_type(texts: pa.Array) -> str:
-    """The type of a column whose values, as texts, are these: the first that all of them are written as exactly."""
+    """Infer the type of a column from its values as text: the first type of which all are canonical spellings."""
     have = texts.drop_null()
     if not len(have):
         return UNKNOWN
@@ -80,7 +80,7 @@ def infer_type(texts: pa.Array) -> str:
 
 
 def _exceeds_double(numbers: pa.Array) -> bool:
-    """True if a double rounds some of these whole numbers."""
+    """True if a double may round some of these integers."""
     found = pc.min_max(numbers)
     return bool(max(-found["min"].as_py(), found["max"].as_py()) >= _DOUBLE_WHOLE)
 
@@ -94,7 +94,7 @@ def _can_read(texts: pa.Array, read: Read) -> bool:
 
 
 def _unreadable_positions(texts: pa.Array, read: Read, first: int = 0) -> Sequence[int]:
-    """Where texts are that cannot be read, found by halving."""
+    """Return the positions of unreadable texts, by bisection."""
     if not len(texts) or _can_read(texts, read):
         return []
     if len(texts) == 1:
@@ -104,7 +104,7 @@ def _unreadable_positions(texts: pa.Array, read: Read, first: int = 0) -> Sequen
 
 
 def _parser_of(kind: SqlType, *, inferred: bool) -> Read | None:
-    """What reads texts as this type and raises `ArrowInvalid` at one that is none; None where every text is one."""
+    """Return a parser of this type that raises `ArrowInvalid`; None if every text is valid."""
     wanted = arrow_type(kind)
     if kind.name in _LIMITED or wanted is None:
         return None
@@ -144,7 +144,7 @@ def _numeric(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Arra
 
 
 def _floating(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Array:
-    """Doubles; never one that stands for a number too great or too near to 0, and where `told` never a rounded one."""
+    """Parse doubles; overflow and underflow are errors, and if `inferred` so is rounding."""
     plain = texts if inferred else pc.ascii_trim_whitespace(texts)
     _require(plain, _NUMBER if inferred else rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
     found = plain.cast(wanted)
@@ -159,7 +159,7 @@ def _floating(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Arr
 
 
 def _check_exact(texts: pa.Array, found: pa.Array) -> None:
-    """Refuse a number of which a double keeps another value, as far as its shortest text tells."""
+    """Refuse a number that its double rounds, by comparing it with the double's shortest text."""
     tiny = pc.and_(pc.less(pc.abs(found), _SMALLEST_NORMAL), pc.not_equal(found, 0.0))
     doubtful = pc.or_(pc.invert(pc.match_substring_regex(texts, _FEW_DIGITS)), tiny)
     doubtful = pc.and_(doubtful, pc.not_equal(texts, found.cast(pa.string())))
@@ -185,7 +185,7 @@ def _boolean(texts: pa.Array, *, inferred: bool) -> pa.Array:
 def _datetime(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None) -> pa.Array:
     if pattern is not None:
         _require(texts, pattern)
-    else:  # zeros beyond the microseconds are no loss
+    else:  # zeros beyond the microseconds can be dropped
         texts = pc.replace_substring_regex(pc.ascii_trim_whitespace(texts), r"(\.\d{6})0+", r"\1")
     if not pa.types.is_time(wanted):
         return texts.cast(wanted)
@@ -194,8 +194,8 @@ def _datetime(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None) -> p
     return dated.cast(pa.timestamp("us")).cast(wanted)
 
 
-def _uuid(texts: pa.Array, *, inferred: bool) -> pa.Array:  # noqa: ARG001 - no sample tells a uuid
-    """Uuids as PostgreSQL reads and writes them: capitals, braces and missing dashes are taken."""
+def _uuid(texts: pa.Array, *, inferred: bool) -> pa.Array:  # noqa: ARG001 - UUIDs are never inferred
+    """Parse UUIDs as PostgreSQL does: capitals, braces and missing dashes are accepted."""
     if pc.all(pc.match_substring_regex(texts, _UUID)).as_py() is not False:
         return texts
     plain = pc.replace_substring_regex(texts, r"^\s*(?:\{([^{}]*)\}|([^{}]*?))\s*$", r"\1\2")
@@ -210,7 +210,7 @@ def _json(texts: pa.Array, *, inferred: bool) -> pa.Array:  # noqa: ARG001 - as 
             try:
                 msgspec.json.decode(text, type=msgspec.Raw)
             except (msgspec.DecodeError, RecursionError):
-                message = "no JSON"
+                message = "not JSON"
                 raise pa.ArrowInvalid(message) from None
     return texts
 

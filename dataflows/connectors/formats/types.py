@@ -1,7 +1,7 @@
-"""Arrow's types, as files have them, in PostgreSQL's spelling; and columns of files as the types that are asked for.
+"""Map Arrow types of files to PostgreSQL's spelling, and convert columns of files to the types requested.
 
-Each value is kept or refused: what does not go exactly is an error that names file and column. Nanoseconds are kept
-where they are whole microseconds; nested values become JSON text.
+Each value is kept exactly or refused with an error that names file and column. Nanoseconds are kept if they are whole
+microseconds; nested values become JSON text.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 TYPE_KEY: Final = b"penstock.type"
-"""Where a written Parquet column keeps its type in PostgreSQL's spelling."""
+"""Key of the metadata in which a written Parquet column keeps its type in PostgreSQL's spelling."""
 UNKNOWN: Final = "unknown"
-"""The type of a column without a value."""
+"""Type of a column without values."""
 LONG_BIGINT: Final = "long bigint"
-"""Whole numbers, of which a double rounds some: a sample tells them apart from those that may join a double."""
+"""Inferred type of integers that a double may round, so that the column cannot become double precision."""
 DIGITS: Final = 38
 _PLAIN: Final = {
     pa.bool_(): "boolean", pa.int8(): "smallint", pa.int16(): "smallint", pa.uint8(): "smallint",
@@ -49,7 +49,7 @@ _PLAIN: Final = {
 
 
 def sql_type(field: pa.Field, where: str) -> str:
-    """What a column of a file is in PostgreSQL's spelling.
+    """Return the type of a file's column in PostgreSQL's spelling.
 
     Raises:
         SchemaMismatch: values of its type cannot be kept exactly.
@@ -61,14 +61,14 @@ def sql_type(field: pa.Field, where: str) -> str:
     if found is None:
         what = f"`{field.name}` is {field.type}, which no column keeps exactly"
         if pa.types.is_nested(field.type):
-            what = f"`{field.name}` holds {unsupported_in_json(field.type)}, which JSON cannot say"
-        hint = "leave it out of the file or the mapping, or write it there as a type that a table can keep"
+            what = f"`{field.name}` contains {unsupported_in_json(field.type)}, which JSON cannot represent"
+        hint = "leave it out of the file or the mapping, or write it to the file as a type that a table can store"
         raise SchemaMismatch(what, where=where, hint=hint)
     return found
 
 
 def file_column(field: pa.Field, where: str) -> Column:
-    """A column of a file; one of a type that cannot be kept says why, for whoever maps it."""
+    """Return a column of a file; `unreadable` says why its type cannot be kept, if it cannot."""
     try:
         return Column(field.name, sql_type(field, where), nullable=field.nullable)
     except SchemaMismatch as error:
@@ -93,7 +93,7 @@ _KINDS: Final = ((pa.types.is_time, "time without time zone"), (pa.types.is_fixe
 
 
 def can_read_as(found: str, wanted: str) -> bool:
-    """True if values of one type of files may be read as another, each exactly or refused where it is not."""
+    """True if values of type `found` may be read as `wanted`, each exactly or refused."""
     if found in (wanted, UNKNOWN):
         return True
     one, other = parse_type(found), parse_type(wanted)
@@ -104,10 +104,10 @@ def can_read_as(found: str, wanted: str) -> bool:
 def union_columns(
     shapes: Sequence[tuple[str, tuple[Column, ...]]], where: str, *, text: bool = False
 ) -> tuple[Column, ...]:
-    """The columns of several files: the union of their names, each of a type that keeps the values of all.
+    """Return the union of the columns of several files, each of a type that keeps all values.
 
-    A column that some files do not have may be NULL. In formats that are `text`, what differs is text; in others, a
-    column of two types of which neither keeps the other's values is unreadable.
+    A column that some files lack is nullable. In `text` formats, a column of different types becomes text; in others,
+    it is unreadable if neither type keeps the other's values.
     """
     found: dict[str, Column] = {}
     origin: dict[str, str] = {}
@@ -119,7 +119,7 @@ def union_columns(
             unreadable = known.unreadable or column.unreadable
             if kind is None and unreadable is None:
                 what = f"`{column.name}` is {known.type} in {first} and {column.type} in {path}"
-                hint = "leave it out of the mapping, read the files by two pipelines, or write them alike"
+                hint = "leave it out of the mapping, read the files by two pipelines, or write them with the same types"
                 unreadable = f"{where}: {what}; {hint}"
             nullable = known.nullable or column.nullable
             found[column.name] = Column(column.name, kind or known.type, nullable, unreadable=unreadable)
@@ -135,12 +135,12 @@ def union_columns(
 
 
 def final_type(kind: str) -> str:
-    """The type of a column, once all that tell it are united."""
+    """Return the final type of a column once all samples are combined."""
     return {UNKNOWN: "text", LONG_BIGINT: "bigint"}.get(kind, kind)
 
 
 def common_type(one: str, other: str, *, text: bool) -> str | None:
-    """A type that keeps the values of both; None where there is none. In formats that are `text`, text always does."""
+    """Return a type that keeps the values of both, or None; in `text` formats, text always does."""
     if other in (one, UNKNOWN):
         return one
     if one == UNKNOWN:
@@ -156,11 +156,11 @@ _COMMON_TYPES: Final = (
     ({"bigint", LONG_BIGINT}, LONG_BIGINT), ({"bigint", LONG_BIGINT, "numeric(38,0)"}, "numeric(38,0)"),
     ({"bigint", "double precision"}, "double precision"),
 )  # fmt: skip
-"""Of types that a sample tells, those that one of them keeps exactly."""
+"""Sets of inferred types, and the type that keeps the values of each set exactly."""
 
 
 def file_field(column: Column) -> pa.Field:
-    """A column as it is written to Parquet.
+    """Return a column as a field of a Parquet file.
 
     Raises:
         KeyError: there is no Arrow type for it.
@@ -172,15 +172,15 @@ def file_field(column: Column) -> pa.Field:
 
 
 def cast_exactly(array: pa.Array, wanted: pa.Field, where: str) -> pa.Array:
-    """A column of a file as the Arrow type that is asked for.
+    """Convert a column of a file to the Arrow type requested.
 
     Raises:
-        BadData: a value that this type does not keep exactly.
+        BadData: a value that this type cannot represent exactly.
     """
     try:
         return _converted(array, wanted.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError):
-        what = f"a value of `{wanted.name}` ({array.type}) is not kept exactly as {wanted.type}"
+        what = f"a value of `{wanted.name}` ({array.type}) cannot be kept exactly as {wanted.type}"
         raise BadData(what, where=where, hint="leave such rows out, or read the column as another type") from None
 
 

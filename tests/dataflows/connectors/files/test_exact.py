@@ -1,4 +1,4 @@
-"""Text files against Python's own readers: each value is the same, or its file is refused, or its row set aside."""
+"""Text files compared with Python's readers: each value is the same, or its file or row is refused."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ MANY = settings(max_examples=5000, deadline=None, suppress_health_check=list(Hea
 
 @st.composite
 def tables(draw: st.DrawFn) -> list[list[tuple[str, str]]]:
-    """Rows of several files; columns are of one kind mostly, and of any now and then."""
+    """Rows of several files; columns are mostly of one kind."""
     kinds = [draw(COLUMNS) for _ in range(2)]
     row = st.tuples(*(st.one_of(kind, kind, kind, VALUES) for kind in kinds))
     return draw(st.lists(st.lists(row, max_size=6), min_size=1, max_size=4))
 
 
 def same(found: Any, wanted: str | None) -> bool:
-    """True if a value that was read is what stands in the file."""
+    """True if a value read equals its text in the file."""
     if found is None or wanted is None:
         return found is wanted
     if isinstance(found, bool):
@@ -86,7 +86,7 @@ def check(root: Path, pattern: str, wanted: Sequence[tuple[str | None, ...]], fo
         return
     assert len(found) + gone == len(wanted)
     left = iter(wanted)
-    for row in found:  # in order, but for those set aside
+    for row in found:  # in order, without the refused ones
         assert any(all(same(one, other) for one, other in zip(row, wish, strict=True)) for wish in left), (row, wanted)
 
 
@@ -106,7 +106,7 @@ def csv_case(factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]]
         except csv.Error:
             found = []
         wanted += [tuple(row) for row in found[1:] if row]
-    if any(len(row) != 2 for row in wanted) or mark:  # then it must only not fail in any other way
+    if any(len(row) != 2 for row in wanted) or mark:  # then it must be read or refused without another exception
         check_only_refused(root)
         return
     check(root, "*.csv", wanted)
@@ -123,7 +123,7 @@ def check_only_refused(root: Path) -> None:
 
 
 def json_case(factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]]) -> None:
-    """Texts and numbers as they are, one object a line."""
+    """Write strings and numbers, one object a line, and compare."""
     root, wanted = factory.mktemp("exact"), []
     for at, rows in enumerate(files):
         lines = []
@@ -131,8 +131,8 @@ def json_case(factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]
             lines.append(
                 "{" + ", ".join(f'"{name}": {_token(value)}' for name, value in zip("ab", row, strict=True)) + "}"
             )
-            told = json.loads(lines[-1], parse_float=str, parse_int=str, parse_constant=str)
-            wanted.append(tuple(str(value).lower() if isinstance(value, bool) else value for value in told.values()))
+            read_back = json.loads(lines[-1], parse_float=str, parse_int=str, parse_constant=str)
+            wanted.append(tuple(str(one).lower() if isinstance(one, bool) else one for one in read_back.values()))
         (root / f"{at}.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
     check(root, "*.jsonl", wanted)
 
@@ -147,7 +147,7 @@ def _token(value: str) -> str:
 
 @FEW
 @given(tables(), st.integers(0, 1000), st.sampled_from(["", "", "", '"', ",", "\n", "\\", "\r"]))
-def test_property_csv_is_what_pythons_reader_reads(
+def test_property_csv_equals_pythons_reader(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]], cut: int, mark: str
 ) -> None:
     csv_case(tmp_path_factory, files, cut, mark)
@@ -155,7 +155,7 @@ def test_property_csv_is_what_pythons_reader_reads(
 
 @FEW
 @given(tables())
-def test_property_json_lines_are_what_pythons_reader_reads(
+def test_property_json_lines_equal_pythons_reader(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]]
 ) -> None:
     json_case(tmp_path_factory, files)
@@ -164,7 +164,7 @@ def test_property_json_lines_are_what_pythons_reader_reads(
 @pytest.mark.chaos
 @MANY
 @given(tables(), st.integers(0, 1000), st.sampled_from(["", "", '"', ",", "\n"]))
-def test_property_csv_is_what_pythons_reader_reads_at_length(
+def test_property_csv_equals_pythons_reader_at_length(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]], cut: int, mark: str
 ) -> None:
     csv_case(tmp_path_factory, files, cut, mark)

@@ -221,7 +221,7 @@ def test_nan_has_no_form_in_json_lines(export: Make, launchers: Launchers) -> No
         )
     )
     assert result["error"]["code"] == "data.bad"
-    assert "`secret` holds NaN" in result["error"]["what"]
+    assert "`secret` contains NaN" in result["error"]["what"]
     assert made.files.visible("out", "jsonl") == []
 
 

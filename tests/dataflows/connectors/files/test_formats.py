@@ -1,4 +1,4 @@
-"""Files of every format as a source: what types become, what is refused by name, and what a bad file says."""
+"""Files of every format as a source: type mapping, refusals by name, and errors of bad files."""
 
 from __future__ import annotations
 
@@ -91,22 +91,22 @@ def test_a_parquet_type_is_kept(
     assert rows(source) == [{"v": kept}, {"v": None}]
 
 
-def test_the_docs_say_what_parquet_types_become() -> None:
+def test_the_docs_list_every_parquet_type() -> None:
     page = (Path(__file__).parents[4] / "docs/types.md").read_text()
     lines = page.partition("| column, as pyarrow calls it |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [line.strip("| ").split(" | ") for line in lines]
-    inferred = {
+    documented = {
         kind: what.partition(";")[0].strip("`") for kinds, what in cells for kind in kinds.strip("`").split("`, `")
     }
-    known = {str(kind): name for kind, _, name, _ in KEPT} | {str(kind): "refused" for kind in REFUSED}
-    assert inferred == known
+    tested = {str(kind): name for kind, _, name, _ in KEPT} | {str(kind): "refused" for kind in REFUSED}
+    assert documented == tested
 
 
 REFUSED = [pa.decimal256(50, 2), pa.decimal128(5, -2), pa.duration("us"), pa.month_day_nano_interval()]
 
 
 @pytest.mark.parametrize("kind", REFUSED, ids=str)
-def test_a_type_that_no_column_keeps_is_refused_by_name(kind: pa.DataType) -> None:
+def test_types_that_no_column_keeps_are_refused_by_name(kind: pa.DataType) -> None:
     with pytest.raises(SchemaMismatch, match="`v`"):
         sql_type(pa.field("v", kind), "here")
 
@@ -125,7 +125,7 @@ def test_a_value_that_would_be_rounded_is_an_error(array: pa.Array, kind: str) -
         cast_exactly(array, pa.field("v", arrow_type(parse_type(kind))), "here")
 
 
-def test_files_are_united_by_name_and_by_the_wider_type(files: Files) -> None:
+def test_columns_of_files_are_combined_by_name_and_wider_type(files: Files) -> None:
     files.write("in/a.parquet", parquet(pa.table({"n": pa.array([1], pa.int32()), "x": ["x"]})))
     files.write("in/b.parquet", parquet(pa.table({"y": ["y"], "n": pa.array([2**40])})))
     source = files.source("in/*.parquet")
@@ -137,15 +137,15 @@ def test_files_are_united_by_name_and_by_the_wider_type(files: Files) -> None:
     assert rows(source) == [{"n": 1, "x": "x", "y": None}, {"n": 2**40, "x": None, "y": "y"}]
 
 
-def test_types_that_do_not_fit_name_both_files(files: Files) -> None:
+def test_incompatible_types_name_both_files(files: Files) -> None:
     files.write("in/a.parquet", parquet(pa.table({"n": pa.array([1])})))
     files.write("in/b.parquet", parquet(pa.table({"n": ["x"]})))
-    inferred = files.source("in").describe().columns[0].unreadable
-    assert inferred is not None
-    assert "`n` is bigint in in/a.parquet and text in in/b.parquet" in inferred
+    unreadable = files.source("in").describe().columns[0].unreadable
+    assert unreadable is not None
+    assert "`n` is bigint in in/a.parquet and text in in/b.parquet" in unreadable
 
 
-def test_a_column_that_no_mapping_takes_stops_nothing(places: Any) -> None:
+def test_unmapped_columns_may_be_unreadable(places: Any) -> None:
     files: Files = places("files")
     files.write("in/a.parquet", parquet(pa.table({"n": [1], "x": [1], "d": pa.array([1], pa.duration("s"))})))
     files.write("in/b.parquet", parquet(pa.table({"n": [2], "x": ["one"], "d": pa.array([1], pa.duration("s"))})))
@@ -171,27 +171,27 @@ NESTED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("array", "text"), NESTED, ids=range(len(NESTED)))
-def test_every_type_inside_of_nested_values_is_kept(places: Any, array: pa.Array, text: str) -> None:
+def test_every_type_inside_nested_values_is_kept(places: Any, array: pa.Array, text: str) -> None:
     files: Files = places("files")
     files.write("a.parquet", parquet(pa.table({"v": pa.concat_arrays([array, pa.nulls(1, array.type)])})))
     assert rows(files.source("a.parquet")) == [{"v": text}, {"v": None}]
     json.loads(text)
 
 
-def test_nan_inside_of_nested_values_sets_its_row_aside(places: Any) -> None:
+def test_nan_inside_nested_values_refuses_the_row(places: Any) -> None:
     files: Files = places("files")
     table = pa.table({"id": [1, 2, 3], "l": [[{"x": 1.5}], [{"x": float("nan")}], [{"x": float("inf")}]]})
     files.write("a.parquet", parquet(table, row_group_size=2))
     assert [row["reason"] for row in refused_rows(files.source("a.parquet"))] == [
-        f"a.parquet, row {row}: `l` holds NaN or infinity, which JSON cannot say" for row in (2, 3)
+        f"a.parquet, row {row}: `l` contains NaN or infinity, which JSON cannot represent" for row in (2, 3)
     ]
 
 
 @pytest.mark.parametrize(
     "kind", [pa.struct([("d", pa.duration("s"))]), pa.list_(pa.month_day_nano_interval())], ids=str
 )
-def test_what_json_cannot_say_is_refused_by_name(kind: pa.DataType) -> None:
-    with pytest.raises(SchemaMismatch, match="`v` holds"):
+def test_types_that_json_cannot_represent_are_refused_by_name(kind: pa.DataType) -> None:
+    with pytest.raises(SchemaMismatch, match="`v` contains"):
         sql_type(pa.field("v", kind), "here")
 
 
@@ -219,7 +219,7 @@ def test_a_later_file_of_another_type_is_refused(
         rows(source)
 
 
-def test_a_dictionary_is_taken_apart_a_few_megabytes_at_a_time(places: Any) -> None:
+def test_dictionaries_are_decoded_a_few_megabytes_at_a_time(places: Any) -> None:
     from dataflows.connectors.formats.contract import ReadRequest
     from dataflows.connectors.formats.parquet import BATCH_BYTES, ParquetReader
 
@@ -227,16 +227,16 @@ def test_a_dictionary_is_taken_apart_a_few_megabytes_at_a_time(places: Any) -> N
     words = pa.DictionaryArray.from_arrays(pa.array([0] * 3000 + [1, None], pa.int32()), ["x" * 50_000, "y"])
     files.write("a.parquet", parquet(pa.table({"id": range(3002), "v": words}), store_schema=False))
     columns = {"id": Column("id", "bigint"), "v": Column("v", "text")}
-    asked = ReadRequest(columns, tuple(columns.values()), 65_536, "here: a.parquet")
+    request = ReadRequest(columns, tuple(columns.values()), 65_536, "here: a.parquet")
     sizes = [
         found.batch.nbytes
-        for found in ParquetReader(remote=False).batches(lambda: files.store.reader("a.parquet"), asked)
+        for found in ParquetReader(remote=False).batches(lambda: files.store.reader("a.parquet"), request)
     ]
     assert sum(sizes) > 150_000_000
     assert max(sizes) < 2 * BATCH_BYTES
 
 
-def test_rows_longer_than_what_is_read_are_refused(places: Any) -> None:
+def test_rows_beyond_the_size_limit_are_refused(places: Any) -> None:
     files: Files = places("files")
     text = b'id,v\n1,"' + b"x" * (80 << 20) + b'"\n'
     files.write("a.csv.gz", gzip.compress(text, 1))
@@ -244,7 +244,7 @@ def test_rows_longer_than_what_is_read_are_refused(places: Any) -> None:
         rows(files.source("a.csv.gz"))
 
 
-def test_csv_types_are_told_and_then_hold(files: Files) -> None:
+def test_csv_types_are_inferred_and_then_hold(files: Files) -> None:
     text = (
         "id,zip,price,ok,day,at,local,note\n1,00123,1.5,true,2024-02-29,2024-01-01T00:00:00Z,2024-01-01 00:00:00,\n"
         '-2,99999,2,false,0001-01-01,2024-01-01 00:00:00+02:00,9999-12-31 23:59:59.999999,"a ""b""\nc,d"\n3,,,,,,,""\n'
@@ -276,7 +276,7 @@ def test_csv_types_are_told_and_then_hold(files: Files) -> None:
     assert [found[2][name] for name in ("zip", "ok", "note")] == [None, None, ""]
 
 
-def test_a_csv_of_another_make(files: Files) -> None:
+def test_a_csv_of_another_dialect(files: Files) -> None:
     files.write("a.txt", "1;Müller;\\N\n2;'x;y';3,5\n".encode("latin-1"))
     form = CsvFormat(
         type="csv",
@@ -293,7 +293,7 @@ def test_a_csv_of_another_make(files: Files) -> None:
     ]
 
 
-def test_rows_wider_than_what_is_read_at_a_time(files: Files) -> None:
+def test_rows_larger_than_a_block(files: Files) -> None:
     texts = ["x" * 100, "y\n" * 1_500_000, "z" * 100]
     lines = "".join(f'{at},"{text}"\n' for at, text in enumerate(texts))
     many = "".join(f"{at},short\n" for at in range(3, 300_000))
@@ -305,13 +305,13 @@ def test_rows_wider_than_what_is_read_at_a_time(files: Files) -> None:
     assert [len(row["t"]) for row in rows(files.source("a.jsonl"))] == [6_000_000, 1]
 
 
-def test_names_of_a_header_are_taken_as_they_are(places: Any) -> None:
+def test_header_names_are_kept_verbatim(places: Any) -> None:
     files: Files = places("files")
     files.write("a.csv", b'NA,"two\nlines"\n1,NA\n')
     assert rows(files.source("a.csv", CsvFormat(type="csv", null_values=("NA",)))) == [{"NA": 1, "two\nlines": None}]
 
 
-def test_a_file_of_the_log_that_was_taken_away_is_told(places: Any) -> None:
+def test_a_missing_file_of_the_log_is_reported(places: Any) -> None:
     from dataflows.connectors.files.log import FolderLog
     from dataflows.connectors.files.manifest import Table
 
@@ -328,19 +328,29 @@ def test_a_file_of_the_log_that_was_taken_away_is_told(places: Any) -> None:
 
 
 BAD_CSV = [
-    (b"id\n1\nx\n", {"id": "integer"}, "in/a.csv, line 3: `id` is no integer", {"id": "x"}),
-    (b"id,b\n1,2\n3\n", {}, "in/a.csv, line 3: it has 1 values where 2 are due", {"_raw": "3"}),
-    (b"id\n1\n1.234\n", {"id": "numeric(10,2)"}, "in/a.csv, line 3: `id` is no numeric(10,2)", {"id": "1.234"}),
-    (b"id\n2024-01-01\n", {"id": "timestamptz"}, "line 2: `id` is no timestamp with time zone", {"id": "2024-01-01"}),
-    (b'id,b\n1,"x"y\n2,z\n', {}, "line 2: text stands after a closing quote", {"_raw": '1,"x"y'}),
+    (b"id\n1\nx\n", {"id": "integer"}, "in/a.csv, line 3: `id` is not of type integer", {"id": "x"}),
+    (b"id,b\n1,2\n3\n", {}, "in/a.csv, line 3: it has 1 values instead of 2", {"_raw": "3"}),
+    (
+        b"id\n1\n1.234\n",
+        {"id": "numeric(10,2)"},
+        "in/a.csv, line 3: `id` is not of type numeric(10,2)",
+        {"id": "1.234"},
+    ),
+    (
+        b"id\n2024-01-01\n",
+        {"id": "timestamptz"},
+        "line 2: `id` is not of type timestamp with time zone",
+        {"id": "2024-01-01"},
+    ),
+    (b'id,b\n1,"x"y\n2,z\n', {}, "line 2: there is text after a closing quote", {"_raw": '1,"x"y'}),
     (b'id,b\n\n"1\n",x\nz,"u\nv",w\n', {}, "line 5: it has 3 values", {"_raw": 'z,"u\nv",w'}),
-    (b'{"id": 1}\nx\n{"id": 2}\n', {}, "line 2: it is no JSON object", {"_raw": "x"}),
+    (b'{"id": 1}\nx\n{"id": 2}\n', {}, "line 2: it is not a JSON object", {"_raw": "x"}),
     (b'{"id": 1}\n{"id": 1.5}\n', {"id": "integer"}, "line 2: the value of `id` is not of type integer", {}),
 ]
 
 
 @pytest.mark.parametrize(("data", "columns", "said", "values"), BAD_CSV, ids=range(len(BAD_CSV)))
-def test_a_bad_row_is_set_aside_with_file_line_and_values(
+def test_a_bad_row_is_refused_with_file_line_and_values(
     places: Any, data: bytes, columns: dict[str, str], said: str, values: dict[str, str]
 ) -> None:
     files: Files = places("files")
@@ -350,9 +360,9 @@ def test_a_bad_row_is_set_aside_with_file_line_and_values(
     refused = refused_rows(source)
     assert len(refused) == 1
     assert said in refused[0]["reason"]
-    inferred = json.loads(refused[0]["values"])
-    assert inferred["_path"] == name
-    assert values.items() <= inferred.items()
+    known = json.loads(refused[0]["values"])
+    assert known["_path"] == name
+    assert values.items() <= known.items()
     assert not any(value in refused[0]["reason"] for value in values.values() if len(value) > 3)
 
 
@@ -377,14 +387,14 @@ HINTED = [
     (b"a;b\n1;2\n", None, "delimiter: ';'"),
     (b"a\tb\n1\t2\n", None, "delimiter"),
     (b'a,b\n1,"x\n2,y\n', None, "line 2: a quote is not closed"),
-    (b'a,b\n1,"x\n"y\n', None, "line 2: text stands after a closing quote, and where its row ends cannot be known"),
-    (b"a,b\n1,2,3\n", None, "line 2: it has 3 values where 2 are due"),
+    (b'a,b\n1,"x\n"y\n', None, "line 2: there is text after a closing quote, and the end of its row is ambiguous"),
+    (b"a,b\n1,2,3\n", None, "line 2: it has 3 values instead of 2"),
     (b"a,b\n1,\xff\n", None, "line 2 is not in utf-8"),
 ]
 
 
 @pytest.mark.parametrize(("data", "form", "said"), HINTED, ids=range(len(HINTED)))
-def test_what_no_row_can_be_told_from_is_refused_with_a_hint(places: Any, data: bytes, form: Any, said: str) -> None:
+def test_ambiguous_records_are_refused_with_a_hint(places: Any, data: bytes, form: Any, said: str) -> None:
     files: Files = places("files")
     files.write("a.csv", data)
     with pytest.raises((BadData, SchemaMismatch), match=said.replace(";", ".")):
@@ -392,7 +402,7 @@ def test_what_no_row_can_be_told_from_is_refused_with_a_hint(places: Any, data: 
 
 
 @pytest.mark.parametrize("quoted", [True, False])
-def test_values_with_an_escape_are_read_as_their_writers_mean_them(places: Any, quoted: bool) -> None:
+def test_escaped_values_are_unescaped(places: Any, quoted: bool) -> None:
     files: Files = places("files")
     quote = '"' if quoted else ""
     text = f'id,t\n1,{quote}he said \\"hi\\", C:\\new\\\\\\\nx{quote}\n2,\\N\n3,{quote}\\\\{quote}\n'
@@ -453,13 +463,13 @@ def test_jsonl_of_declared_types(files: Files) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [('{"id": 1}\n{"id": 2, "new": 3}\n', "line 2"), ("[1]\n", "no JSON object")],
+    [('{"id": 1}\n{"id": 2, "new": 3}\n', "line 2"), ("[1]\n", "not a JSON object")],
 )
 def test_bad_lines(places: Any, text: str, said: str) -> None:
     files: Files = places("files")
     files.write("in/a.jsonl", b'{"id": 0}\n')
     files.write("in/b.jsonl", text.encode())
-    form = None if "no JSON" in said else JsonlFormat(type="jsonl", columns={"id": "bigint"})
+    form = None if "not a JSON" in said else JsonlFormat(type="jsonl", columns={"id": "bigint"})
     if "new" in text:
         files.write("in/b.jsonl", ('{"id": 1}\n' * 200_000).encode() + b'{"id": 2, "new": 3}\n')
         form, said = None, "line 200001"
@@ -484,7 +494,7 @@ def test_hive_folders_become_columns(files: Files) -> None:
     assert len(rows(files.source("raw/year=2024/*/*.parquet"))) == 1
 
 
-def test_splits_are_row_groups_and_small_files_together(files: Files) -> None:
+def test_splits_are_row_groups_and_groups_of_small_files(files: Files) -> None:
     from tests.dataflows.connectors.files.conftest import read
 
     files.write("in/big.parquet", parquet(pa.table({"v": range(1000)}), row_group_size=100))
@@ -497,7 +507,7 @@ def test_splits_are_row_groups_and_small_files_together(files: Files) -> None:
     assert sorted(read(source, split_rows=300).column("v").to_pylist()) == sorted([*range(1000), *range(5)])
 
 
-def test_a_file_that_changed_or_went_between_plan_and_read_is_an_error(files: Files) -> None:
+def test_a_file_changed_or_deleted_between_plan_and_read_is_an_error(files: Files) -> None:
     from dataflows.connectors.contract import ReadOrder
     from dataflows.data.cursors import Window
 
@@ -516,13 +526,13 @@ def test_a_file_that_changed_or_went_between_plan_and_read_is_an_error(files: Fi
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "_penstock/log", ""])
-def test_names_outside_of_the_root_are_refused(places: Any, name: str) -> None:
+def test_names_outside_the_root_are_refused(places: Any, name: str) -> None:
     files: Files = places("files")
     with pytest.raises(PenstockError):
         files.source(name).describe()
 
 
-def test_what_is_missing_or_mixed_is_told(places: Any) -> None:
+def test_missing_or_mixed_files_are_reported(places: Any) -> None:
     files: Files = places("files")
     with pytest.raises(MissingTable, match="no file matches"):
         files.source("in/*.csv").describe()
@@ -542,7 +552,7 @@ def test_what_is_missing_or_mixed_is_told(places: Any) -> None:
         st.one_of(st.integers().map(str), st.floats().map(str), st.text(max_size=8), st.dates().map(str)), min_size=1
     )
 )
-def test_told_types_read_every_value_of_the_sample_back(values: list[str]) -> None:
+def test_inferred_types_read_every_value_of_the_sample(values: list[str]) -> None:
     kind = final_type(infer_type(pa.array(values)))
     assert kind in {"unknown", "text"} or arrow_type(parse_type(kind)) is not None
     if kind == "bigint":

@@ -266,7 +266,7 @@ def test_a_later_value_that_does_not_fit_names_page_row_and_column(
     api.records[44][column] = json.loads(value)
     told(made.open, BadData, f"page 3, row 5: the value of `{column}` is not exactly of type bigint")
     api.records[44] = {"id": 1, "name": "n", "at": "t", "later": SECRET}
-    told(made.open, BadData, "page 3, row 5: column `later` is in no line that was looked at")
+    told(made.open, BadData, "page 3, row 5: column `later` is in no sampled line")
     made.endpoint = {"columns": {"id": "bigint"}}
     assert read(made.open()).num_rows == 60
     api.records[44] = None  # type: ignore[call-overload]
