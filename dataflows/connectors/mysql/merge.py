@@ -20,6 +20,12 @@ STAGE: Final = "_penstock_stage"
 _NUMBER: Final = "_penstock_n"
 
 
+def _alike(name: str) -> str:
+    """The condition under which `t` and `r` are the same to the byte; floats are compared with all their digits."""
+    one, other = f"t.{quoted(name)}", f"r.{quoted(name)}"
+    return f"{one} <=> {other} AND CAST({one} AS BINARY) <=> CAST({other} AS BINARY)"
+
+
 def _list(names: Sequence[str], of: str = "") -> str:
     return ", ".join(of + quoted(name) for name in names)
 
@@ -37,6 +43,8 @@ class Merge:
     """Table of deleted keys."""
     texts: bool = False
     """True if a text is part of the key: its collation may treat different texts as equal."""
+    appends: bool = False
+    """True if each staged row is added, whatever the target holds."""
 
     @property
     def stage(self) -> tuple[str, ...]:
@@ -52,6 +60,9 @@ class Merge:
     @property
     def statements(self) -> tuple[str, ...]:
         """Statements that move the staged rows into the target, in order."""
+        if self.appends:
+            names, stage = _list(self.columns), quoted(self.into.schema, STAGE)
+            return (f"INSERT INTO {self.into.sql} ({names}) SELECT {names} FROM {stage} ORDER BY {quoted(_NUMBER)}",)
         if self.delete is None:
             return (self._upsert(),)
         return (*((self._bury(self.tombstones),) if self.tombstones else ()), self._gone(), self._upsert())
@@ -68,6 +79,25 @@ class Merge:
             f"SELECT count(*) FROM ({each}) d",
             f"SELECT count(*) FROM {stage} s JOIN {self.into.sql} t ON {same} WHERE {differs}",
         )
+
+    @property
+    def outrun(self) -> str:
+        """Take the staged rows away of which the target has a newer version: all others have to be in it after this."""
+        same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in self.key)
+        version = quoted(self.version or "")
+        older = f"NOT coalesce(t.{version} IS NULL OR t.{version} <= s.{version}, false)"
+        return f"DELETE s FROM {quoted(self.into.schema, STAGE)} s JOIN {self.into.sql} t ON {same} WHERE {older}"
+
+    @property
+    def unlike(self) -> tuple[str, ...]:
+        """Queries that count the staged rows which the target does not hold as they are; asked before the commit."""
+        same = " AND ".join(f"t.{quoted(one)} = r.{quoted(one)}" for one in self.key)
+        there = f"SELECT 1 FROM {self.into.sql} t WHERE {same}"
+        last = f"{quoted(self.into.schema, STAGE)}" if self.appends else self._last
+        alike = " AND ".join(map(_alike, self._written))
+        flag = f"r.{quoted(self.delete)} IS NOT TRUE AND " if self.delete else ""
+        spared = f"{self.tombstones.spares('r')} AND " if self.tombstones else ""
+        return (f"SELECT count(*) FROM {last} r WHERE {flag}{spared}NOT EXISTS ({there} AND {alike})",)
 
     @property
     def attempt(self) -> tuple[str, ...]:

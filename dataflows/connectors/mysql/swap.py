@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 from dataflows.connectors.contract import Method
+from dataflows.connectors.mysql.interference import interferers
 from dataflows.connectors.mysql.session import Session, quoted
-from dataflows.connectors.mysql.tables import TableName, describe, exists
+from dataflows.connectors.mysql.tables import TableName, describe, exists, natives
+from dataflows.connectors.sql.checks import interfered
 from dataflows.connectors.sql.names import shadow_name
 from penstock.errors import Refused
 
@@ -75,8 +77,24 @@ def rename(session: Session, sink: TableName, shadow: TableName, aside: TableNam
     session.change(f"RENAME TABLE {sink.sql} TO {aside.sql}, {shadow.sql} TO {sink.sql}")
 
 
-def refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> None:
-    """Replace the target's rows by the shadow's, inside the transaction that ends the run."""
+def refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...], where: str) -> None:
+    """Replace the target's rows by the shadow's, inside the transaction that ends the run.
+
+    Raises:
+        SchemaMismatch: a trigger changed rows.
+    """
     names = ", ".join(map(quoted, columns))
     session.change(f"DELETE FROM {sink.sql}")
     session.change(f"INSERT INTO {sink.sql} ({names}) SELECT {names} FROM {shadow.sql}")
+    named = interferers(session, sink)
+    if named and (count := int(session.value(_differing(session, sink, shadow, columns)))):
+        raise interfered(f"{count} rows were changed", named, where)
+
+
+def _differing(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> str:
+    """Count the different rows of the shadow that the target does not hold as often; floats with all their digits."""
+    kinds = natives(session, sink)
+    values = (quoted(name) + (" * 1e0" if kinds[name][0] == "float" else "") for name in columns)
+    row = ", ".join(f"coalesce(SHA2(CAST({value} AS BINARY), 256), '-')" for value in values)
+    each = (f"SELECT CONCAT_WS(',', {row}) d, {n} n FROM {of.sql}" for of, n in ((shadow, 1), (sink, -1)))
+    return f"SELECT count(*) FROM (SELECT 1 FROM ({' UNION ALL '.join(each)}) u GROUP BY d HAVING sum(n) > 0) x"

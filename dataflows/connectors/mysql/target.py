@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
+from dataflows.connectors.mysql.interference import UNSEEN, interferers
 from dataflows.connectors.mysql.merge import Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState
@@ -25,7 +26,7 @@ from dataflows.connectors.mysql.tables import TableName, describe, exists
 from dataflows.connectors.mysql.types import declared, kept, short_enough
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
-from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
+from dataflows.connectors.sql.checks import check_appended, check_key, check_names, check_sink, duplicates
 from dataflows.connectors.sql.names import shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
@@ -94,6 +95,9 @@ class MysqlTarget:
             raise Refused(what, where=self.place.where, value=str(self.name), hint=hint)
         if self.owner.write.write == "merge":
             self._check_merge(table, f"{self.place.pipeline}: spec.sink")
+        appends = self.owner.write.write == "append" and not self._replaces
+        if appends and (named := interferers(self.session, self.name)) != [UNSEEN]:
+            check_appended(self.name, table.keys, named, f"{self.place.pipeline}: spec.sink")
         return replace_method(self.session, self.name, self.place.where) if self._replaces else None
 
     def _check_merge(self, table: Table, where: str) -> None:
@@ -168,7 +172,8 @@ class MysqlTarget:
         merges = write.write == "merge"
         merge = Merge(into, names, write.key, order.version, write.delete, gone, texts) if merges else None
         where = f"{self.place.where}: {self.name}"
-        return SplitWriter(order, where, partial(MysqlSink.opened, self.another, self.state, order, where, into, merge))
+        opened = partial(MysqlSink.opened, self.another, self.state, order, where, into, merge, shadowed=self._replaces)
+        return SplitWriter(order, where, opened)
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
         with publishing(self.state, order, self.place.where) as found:
@@ -192,7 +197,7 @@ class MysqlTarget:
             self.state.mark_partial()
             rename(self.session, self.name, self._shadow(order.run), self._aside(order.run), self.place.where)
         else:
-            refill(self.session, self.name, self._shadow(order.run), order.columns)
+            refill(self.session, self.name, self._shadow(order.run), order.columns, self.place.where)
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:
         """Count the values of `columns` that occur in several rows of the run's shadow; NULL never equals NULL."""

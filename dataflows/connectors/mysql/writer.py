@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
+from dataflows.connectors.mysql.interference import check_merged, interferers, staged
 from dataflows.connectors.mysql.merge import STAGE, Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState, take_name
@@ -37,6 +38,8 @@ class MysqlSink:
     where: str
     load: str
     merge: Merge | None = None
+    interferers: list[str] = field(default_factory=list)
+    """Triggers that may change what is merged or appended."""
     _loading: bool = field(default=False, init=False)
 
     @classmethod
@@ -49,14 +52,19 @@ class MysqlSink:
         where: str,
         into: TableName,
         merge: Merge | None,
+        *,
+        shadowed: bool = False,
     ) -> Iterator[MysqlSink]:
         """Connected."""
         with closing(another(order.check)) as session:
             take_name(session, state.uid, order.slot)
             if merge is not None and merge.tombstones is not None:
                 session.change(merge.make_tombstones(merge.tombstones))
+            named = [] if shadowed else interferers(session, into)
+            if named and merge is None:
+                merge = staged(session, into, tuple(column.name for column in order.columns), named, where)
             load = _load(session, order, into, merge)
-            yield cls(session, replace(state, session=session), order, where, load, merge)
+            yield cls(session, replace(state, session=session), order, where, load, merge, named)
 
     def begin(self, split: int, data: Any) -> None:
         for statement in self.merge.stage if self.merge else ():
@@ -100,13 +108,21 @@ class MysqlSink:
         split.reached("copied")
         counted = split.counted(loaded)
         self._check_keys()
-        for statement in self.merge.statements if self.merge else ():
-            self.session.change(statement)
+        if self.merge is not None:
+            self._merge(self.merge)
         split.reached("before_fence")
         order = self.order
         fence = self.state.fencing(order.slot, split.number, order.run, order.generation, counted)
         self.session.together((*fence, "COMMIT"), lambda: split.reached("sent"))
         return counted
+
+    def _merge(self, merge: Merge) -> None:
+        if self.interferers and merge.version:
+            self.session.change(merge.outrun)
+        for statement in merge.statements:
+            self.session.change(statement)
+        if self.interferers:
+            check_merged(self.session, merge, self.interferers, self.where)
 
     def _check_keys(self) -> None:
         """Refuse different keys that the target's collation treats as equal: they would become one row.

@@ -21,7 +21,7 @@ from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.sql.tombstones import Tombstones
 from dataflows.data.tables import Column
 
-__all__ = ["STAGE", "Merge"]
+__all__ = ["STAGE", "Merge", "begin_stage"]
 
 STAGE: Final = TableName("pg_temp", "_penstock_stage")
 CHANGES: Final = TableName("pg_temp", "_penstock_changes")
@@ -48,9 +48,7 @@ class Merge:
     @property
     def begin(self) -> str:
         """Statement that creates the staging table."""
-        kinds = ", ".join(f"{quoted(one.name)} {one.type}" for one in self.columns)
-        number = f"{quoted(_NUMBER)} bigint GENERATED ALWAYS AS IDENTITY"
-        return f"CREATE TEMP TABLE {quoted(STAGE.name)} ({kinds}, {number}) ON COMMIT DROP"
+        return begin_stage(self.columns)
 
     @property
     def end(self) -> str:
@@ -101,7 +99,8 @@ class Merge:
         newer = ""
         if self.version:
             version = quoted(self.version)
-            newer = f" OR NOT coalesce(t.{version} IS NULL OR t.{version} <= r.{version}, false)"
+            others = "t.xmin::text <> (txid_current() & 4294967295)::text"  # not what a trigger made newer just now
+            newer = f" OR (NOT coalesce(t.{version} IS NULL OR t.{version} <= r.{version}, false) AND {others})"
         kept = f"SELECT {there} AND (({self._alike(self._written)}){newer})"
         stays = f"SELECT {there} AND NOT (false{newer})"
         rows = f"SELECT FROM ({self._last(f'{flag} IS NOT TRUE{spared}')}) r WHERE NOT EXISTS ({kept})"
@@ -173,6 +172,13 @@ class Merge:
     @property
     def _compared(self) -> list[str]:
         return [name for name in self._written if name not in self.key and name != self.version]
+
+
+def begin_stage(columns: Sequence[Column]) -> str:
+    """Make the transaction's own table, whose rows are numbered."""
+    kinds = ", ".join(f"{quoted(one.name)} {one.type}" for one in columns)
+    number = f"{quoted(_NUMBER)} bigint GENERATED ALWAYS AS IDENTITY"
+    return f"CREATE TEMP TABLE {quoted(STAGE.name)} ({kinds}, {number}) ON COMMIT DROP"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from dataflows.connectors.contract import Method
+from dataflows.connectors.postgres.interference import check_merged, interferers
 from dataflows.connectors.postgres.session import Session, one_row, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
@@ -161,6 +162,10 @@ def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple
     only = "" if partitioned else "ONLY "  # rows of tables that inherit from it stay
     session.execute(f"DELETE FROM {only}{sink.sql} WHERE {which}")
     session.execute(f"INSERT INTO {sink.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {shadow.sql}")
+    if named := interferers(session, sink, str(sink)):
+        texts = ", ".join(f"{quoted(name)}::text" for name in columns) or "NULL"
+        rows = f"SELECT {texts} FROM {shadow.sql} EXCEPT ALL SELECT {texts} FROM {only}{sink.sql} WHERE {which}"
+        check_merged(session, f"SELECT count(*) FROM ({rows}) u", named, str(sink))
     session.execute(f"DROP TABLE {shadow.sql}")
 
 

@@ -18,8 +18,9 @@ from psycopg import pq
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
+from dataflows.connectors.postgres.append import Append
 from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary_form
-from dataflows.connectors.postgres.interference import check_merged, dropped, interferers
+from dataflows.connectors.postgres.interference import check_merged, interferers
 from dataflows.connectors.postgres.merge import STAGE, Merge
 from dataflows.connectors.postgres.session import (
     Session,
@@ -70,11 +71,11 @@ class PostgresSink:
     order: WriterOrder
     where: str
     into: TableName
-    merge: Merge | None
+    merge: Merge | Append | None
     plain: bool
     """True if rows may use the socket directly, bypassing libpq."""
     interferers: list[str] = field(default_factory=list)
-    """Triggers and rules that may drop or change merged rows."""
+    """Triggers and rules that may drop or change what is written."""
     _copy: _Copy | None = field(default=None, init=False)
 
     @classmethod
@@ -91,8 +92,9 @@ class PostgresSink:
                     session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
                     session.execute(merge.tombstones.make(order.columns, lambda column: column.type))
             into = TableName.parse(order.into)
-            named = interferers(session, merge.into, where) if merge is not None else []
-            yield cls(session, state, order, where, into, merge, plain(session), named)
+            named = interferers(session, into, where, copies=merge is None)
+            how = Append(into, order.columns) if named and merge is None else merge
+            yield cls(session, state, order, where, into, how, plain(session), named)
         finally:
             release(session)
 
@@ -196,8 +198,6 @@ class PostgresSink:
     def commit(self, split: OpenSplit) -> Counters:
         written = self._end_copy()
         split.reached("copied")
-        if error := dropped(self.session, self.into, split.rows, written, self.where):
-            raise error
         counted = split.counted(written)
         if self.merge is not None:
             self._say(self.merge.end)

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
-from penstock.errors import Refused
+from penstock.errors import Refused, SchemaMismatch
 
-__all__ = ["check_key", "check_names", "check_sink", "duplicates"]
+__all__ = ["check_appended", "check_key", "check_names", "check_sink", "duplicates", "interfered"]
 
 
 def check_sink(
@@ -65,3 +65,20 @@ def duplicates(shadow: ObjectName, columns: Sequence[str]) -> str:
     there = " AND ".join(f"{name} IS NOT NULL" for name in names)
     each = f"SELECT 1 FROM {shadow.sql} WHERE {there} GROUP BY {', '.join(names)} HAVING count(*) > 1"
     return f"SELECT count(*) FROM ({each}) d"
+
+
+def check_appended(name: ObjectName, keys: Sequence[Sequence[str]], triggers: Sequence[str], where: str) -> None:
+    """Refuse to append where a trigger may change rows, and no key tells which row became which.
+
+    Raises:
+        Refused: by name.
+    """
+    if triggers and not keys:
+        what = f"{', '.join(triggers)} of {name} may change rows, and without a key that is written nothing shows it"
+        raise Refused(what, where=where, hint="give the table a unique key that is written, or drop the trigger")
+
+
+def interfered(what: str, named: Sequence[str], where: str) -> SchemaMismatch:
+    """The error of a split that the triggers and rules of the target dropped or changed rows of."""
+    hint = "nothing of it was committed; disable or drop it, or let it leave these rows as they are"
+    return SchemaMismatch(f"{what} by what the table sets off: {', '.join(named)}", where=where, hint=hint)

@@ -1,7 +1,8 @@
-"""`merge` in a database file: the last staged row of each key replaces the target's, unless that one is newer.
+"""Move staged rows into a table of a database file.
 
-The last row of a key is the one with the greatest version; among equal versions, the one staged last. A row whose
-`delete` flag is true deletes the target's row.
+In `merge`, the last staged row of each key replaces the target's, unless that one is newer. The last row of a key is
+the one with the greatest version; among equal versions, the one staged last. A row whose `delete` flag is true deletes
+the target's row.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from dataflows.connectors.sql.database import STAGE
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sql.tombstones import Tombstones
 
-__all__ = ["Merge", "appended"]
+__all__ = ["Merge", "differing"]
 
 
 def _list(names: Sequence[str], of: str = "") -> str:
     return ", ".join(of + quoted(name) for name in names)
 
 
-def appended(into: ObjectName, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the statements that append all staged rows."""
-    return (f"INSERT INTO {into.sql} ({_list(columns)}) SELECT {_list(columns)} FROM {STAGE}",)
+def differing(sink: ObjectName, shadow: ObjectName, columns: Sequence[str]) -> str:
+    """The query that counts the different rows of `shadow` that `sink` does not hold as often."""
+    each = (f'SELECT {_list(columns)}, {n} AS "_penstock_n" FROM {of.sql}' for of, n in ((shadow, 1), (sink, -1)))
+    same = ", ".join(f"{quoted(name)} COLLATE BINARY" for name in columns)
+    grouped = f'SELECT 1 FROM ({" UNION ALL ".join(each)}) u GROUP BY {same} HAVING sum("_penstock_n") > 0'
+    return f"SELECT count(*) FROM ({grouped}) x"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +40,43 @@ class Merge:
     delete: str | None = None
     tombstones: Tombstones | None = None
     """Table of deleted keys."""
+    appends: bool = False
+    """True if each staged row is added, whatever the target holds; `key` is one that tells them apart, if any."""
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """Statements of the merge, in order."""
+        """Statements of the move, in order."""
+        if self.appends:
+            names = _list(self.columns)
+            return (f"INSERT INTO {self.into.sql} ({names}) SELECT {names} FROM {STAGE}",)
         if self.delete is None:
             return (self._upsert(),)
         deleted = f"SELECT * FROM {self._last} d WHERE d.{quoted(self.delete)} IS TRUE"
         buried = (self.tombstones.bury(deleted),) if self.tombstones else ()
         return (*buried, self._gone(), self._upsert())
+
+    @property
+    def outrun(self) -> tuple[str, ...]:
+        """Take the staged rows away of which the target has a newer version: all others have to be in it after this."""
+        if self.version is None:
+            return ()
+        newer = f"SELECT 1 FROM {self.into.sql} t WHERE {self._same('s')} AND NOT coalesce({self._newer('s')}, false)"
+        return (f"DELETE FROM {STAGE} AS s WHERE EXISTS ({newer})",)
+
+    @property
+    def unlike(self) -> str:
+        """Count the staged rows that the target does not hold as they are; asked before the commit."""
+        written = [name for name in self.columns if name != self.delete]
+        alike = " AND ".join(f"t.{quoted(name)} IS r.{quoted(name)} COLLATE BINARY" for name in written)
+        there, rows = f"SELECT 1 FROM {self.into.sql} t WHERE {self._same('r')}", STAGE if self.appends else self._last
+        flag = f"r.{quoted(self.delete)} IS NOT TRUE AND " if self.delete else ""
+        spared = f"{self.tombstones.spares('r')} AND " if self.tombstones else ""
+        kept = f"SELECT 1 FROM {rows} r WHERE {flag}{spared}NOT EXISTS ({there} AND {alike})"
+        stays = f" UNION ALL SELECT 1 FROM {rows} r WHERE r.{quoted(self.delete or '')} IS TRUE AND EXISTS ({there})"
+        return f"SELECT count(*) FROM ({kept}{stays if self.delete else ''}) u"
+
+    def _same(self, one: str) -> str:
+        return " AND ".join(f"t.{quoted(name)} = {one}.{quoted(name)}" for name in self.key)
 
     @property
     def _last(self) -> str:
@@ -72,7 +104,6 @@ class Merge:
         )
 
     def _gone(self) -> str:
-        same = " AND ".join(f"t.{quoted(name)} = r.{quoted(name)}" for name in self.key)
         flag = f"r.{quoted(self.delete or '')} IS TRUE"
-        found = f"SELECT 1 FROM {self._last} r WHERE {same} AND {flag} AND {self._newer('r')}"
+        found = f"SELECT 1 FROM {self._last} r WHERE {self._same('r')} AND {flag} AND {self._newer('r')}"
         return f"DELETE FROM {self.into.sql} AS t WHERE EXISTS ({found})"

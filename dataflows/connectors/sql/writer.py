@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
+from dataflows.connectors.sql.checks import interfered
 from dataflows.connectors.sql.database import STAGE, Database
+from dataflows.connectors.sql.merge import Merge
 from dataflows.connectors.sql.state import DatabaseState
-from dataflows.connectors.sql.tombstones import Tombstones
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 
@@ -31,14 +32,15 @@ class _RolledBackError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSink:
-    """Stages rows over its own session; `moves` are the statements that move them into the target."""
+    """Stages rows over its own session; `merge` moves them into the target."""
 
     database: Database
     state: DatabaseState
     order: WriterOrder
-    moves: tuple[str, ...]
-    exact: bool
-    """True if each staged row has to become a row of the target."""
+    where: str
+    merge: Merge
+    triggers: list[str]
+    """What may drop or change what is written."""
 
     @classmethod
     @contextmanager
@@ -47,18 +49,17 @@ class DatabaseSink:
         session: Callable[[Callable[[], None]], Database],
         state: DatabaseState,
         order: WriterOrder,
-        moves: tuple[str, ...],
-        *,
-        exact: bool,
-        tombstones: Tombstones | None = None,
+        where: str,
+        merge: Merge,
     ) -> Iterator[DatabaseSink]:
         """Return a sink with a session of its own, for as long as the context lasts."""
         with closing(session(order.check)) as database:
             database.make_stage(order.columns)
-            if tombstones is not None:
+            if merge.tombstones is not None:
                 with database.transaction():
-                    database.change(tombstones.make(order.columns, database.declared))
-            yield cls(database, replace(state, session=database), order, moves, exact)
+                    database.change(merge.tombstones.make(order.columns, database.declared))
+            triggers = database.triggers(merge.into)
+            yield cls(database, replace(state, session=database), order, where, merge, triggers)
 
     def begin(self, split: int, data: Any) -> None:
         self.database.change(f"DELETE FROM {STAGE}")
@@ -99,7 +100,15 @@ class DatabaseSink:
         return counted
 
     def _moved(self) -> int:
-        """Move the staged rows into the target; return the number of rows that the database reports."""
+        """Move the staged rows into the target; return the number of rows that the database reports.
+
+        Raises:
+            SchemaMismatch: a trigger dropped or changed rows.
+        """
         staged = int(self.database.rows(f"SELECT count(*) FROM {STAGE}")[0][0])
-        moved = sum(self.database.change(statement) for statement in self.moves)
-        return moved if self.exact else staged
+        for statement in self.merge.outrun if self.triggers else ():
+            self.database.change(statement)
+        moved = sum(self.database.change(statement) for statement in self.merge.statements)
+        if self.triggers and (count := int(self.database.rows(self.merge.unlike)[0][0])):
+            raise interfered(f"{count} rows were dropped or changed", self.triggers, self.where)
+        return moved if self.merge.appends and not self.triggers else staged

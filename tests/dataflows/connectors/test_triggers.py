@@ -1,0 +1,144 @@
+# ruff: noqa: E501 - tables of statements, one a line
+"""Triggers of a target that drop or change rows: the run names them and nothing of the split stays, or all is as sent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.dataflows.connectors.conftest import Flow, Flows, SourceFile, System
+
+NewSystem = Callable[[str], System]
+PLPGSQL = "CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN new; END $$;"
+MEDDLERS = {
+    ("mysql", "changes"): "CREATE TRIGGER meddler BEFORE INSERT ON copied FOR EACH ROW SET NEW.name = upper(NEW.name)",
+    ("mysql", "changes a number"): "CREATE TRIGGER meddler BEFORE INSERT ON copied FOR EACH ROW SET NEW.price = NEW.price + 0.5",
+    ("mysql", "leaves"): "CREATE TRIGGER meddler BEFORE INSERT ON copied FOR EACH ROW SET NEW.more = 'x'",
+    ("sqlite", "changes"): "CREATE TRIGGER meddler AFTER INSERT ON copied BEGIN UPDATE copied SET name = upper(name) WHERE id = NEW.id; END",
+    ("sqlite", "drops"): "CREATE TRIGGER meddler BEFORE INSERT ON copied WHEN NEW.id = 7 BEGIN SELECT RAISE(IGNORE); END",
+    ("sqlite", "leaves"): "CREATE TRIGGER meddler AFTER INSERT ON copied BEGIN UPDATE copied SET more = 'x' WHERE id = NEW.id; END",
+    ("postgres", "changes"): PLPGSQL.format("new.name := upper(new.name);") + "CREATE TRIGGER meddler BEFORE INSERT ON copied FOR EACH ROW EXECUTE FUNCTION meddle()",
+    ("postgres", "changes later"): PLPGSQL.format("UPDATE copied SET name = upper(name) WHERE id = new.id;") + "CREATE TRIGGER meddler AFTER INSERT ON copied FOR EACH ROW EXECUTE FUNCTION meddle()",
+    ("postgres", "changes at the commit"): PLPGSQL.format("UPDATE copied SET name = upper(name) WHERE id = new.id;") + "CREATE CONSTRAINT TRIGGER meddler AFTER INSERT ON copied DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION meddle()",
+    ("postgres", "leaves"): PLPGSQL.format("new.more := 'x';") + "CREATE TRIGGER meddler BEFORE INSERT ON copied FOR EACH ROW EXECUTE FUNCTION meddle()",
+}  # fmt: skip
+STAMPS = {
+    "mysql": "CREATE TRIGGER meddler BEFORE UPDATE ON copied FOR EACH ROW SET NEW.price = NEW.price + 1000",
+    "sqlite": "CREATE TRIGGER meddler AFTER UPDATE OF name ON copied BEGIN UPDATE copied SET price = price + 1000 WHERE id = NEW.id; END",
+    "postgres": PLPGSQL.format("new.price := new.price + 1000;") + "CREATE TRIGGER meddler BEFORE UPDATE ON copied FOR EACH ROW EXECUTE FUNCTION meddle()",
+}  # fmt: skip
+"""They make the version newer than what was merged."""
+
+
+def ask(target: System, statement: str) -> list[tuple[Any, ...]]:
+    if target.name == "mysql":
+        return target.rows(statement)
+    if target.name == "sqlite":
+        with closing(sqlite3.connect(target.connection["path"], isolation_level=None)) as session:
+            return session.execute(statement).fetchall()
+    with psycopg.connect(target.connection["dsn"], autocommit=True) as session:
+        found = session.execute(statement)
+        return found.fetchall() if found.description else []
+
+
+def rows(target: System) -> list[tuple[Any, ...]]:
+    return ask(target, "SELECT id, name, price FROM copied ORDER BY id")
+
+
+def made(target: System, source_file: SourceFile, into: Flows, write: str, meddler: str) -> Flow:
+    """A pipeline whose target has rows of a first run, a column that is not written, and then a trigger."""
+    source_file.add(6)
+    found = into(target, write, **({"key": ["id"]} if write == "merge" else {}))
+    found.completed("r1")
+    if write != "merge":
+        key = "CREATE UNIQUE INDEX by_id ON copied (id)"
+        if target.name != "sqlite":
+            ask(target, "ALTER TABLE copied ADD PRIMARY KEY (id)")
+        else:
+            ask(target, key)
+    ask(target, "ALTER TABLE copied ADD COLUMN more VARCHAR(9)")
+    ask(target, meddler)
+    source_file.add(6)
+    return found
+
+
+@pytest.mark.parametrize("write", ["append", "merge", "replace"])
+@pytest.mark.parametrize(("name", "body"), MEDDLERS)
+def test_a_trigger_that_drops_or_changes_rows_is_named(
+    new_system: NewSystem, source_file: SourceFile, into: Flows, name: str, body: str, write: str
+) -> None:
+    target = new_system(name)
+    flow = made(target, source_file, into, write, MEDDLERS[name, body])
+    before = rows(target)
+    if body == "leaves":
+        flow.completed("r2")
+        assert rows(target) == source_file.rows("SELECT id, name, price FROM items ORDER BY id")
+        assert {row[0] for row in ask(target, "SELECT more FROM copied WHERE id > 6")} == {"x"}
+    else:
+        assert "meddler" in flow.failed("r2")["what"]
+        assert rows(target) == before
+
+
+@pytest.mark.parametrize("name", STAMPS)
+def test_a_trigger_that_makes_the_version_newer_is_named(
+    new_system: NewSystem, source_file: SourceFile, into: Flows, name: str
+) -> None:
+    target = new_system(name)
+    source_file.add(6)
+    flow = into(target, "merge", key=["id"], version="price")
+    flow.completed("r1")
+    ask(target, STAMPS[name])
+    ask(target, "UPDATE copied SET price = price - 1 WHERE id = 2")
+    ask(target, "DROP TRIGGER meddler ON copied" if name == "postgres" else "DROP TRIGGER meddler")
+    ask(target, "UPDATE copied SET price = 3 WHERE id < 5")
+    ask(target, "UPDATE copied SET price = 5000, name = 'newer' WHERE id = 3")
+    source_file.rows("UPDATE items SET name = 'changed', price = 4 WHERE id < 4")
+    flow.completed("r2")
+    assert [row[1] for row in rows(target)[:3]] == ["changed", "changed", "newer"]
+    ask(target, STAMPS[name])
+    source_file.rows("UPDATE items SET name = 'again', price = 5 WHERE id < 4")
+    before = rows(target)
+    assert "meddler" in flow.failed("r3")["what"]
+    assert rows(target) == before
+
+
+@pytest.mark.parametrize("name", ["mysql", "sqlite"])
+def test_an_append_whose_rows_nothing_tells_apart_is_refused_where_a_trigger_may_change_them(
+    new_system: NewSystem, source_file: SourceFile, into: Flows, name: str
+) -> None:
+    target = new_system(name)
+    source_file.add(3)
+    flow = into(target, "append")
+    flow.completed("r1")
+    ask(target, MEDDLERS[name, "changes"])
+    source_file.add(3)
+    error = flow.failed("r2")
+    assert (error["code"], "without a key" in error["what"]) == ("refused", True), error
+    assert target.ids() == [1, 2, 3]
+
+
+def test_triggers_that_are_not_shown_are_noticed_all_the_same(
+    new_system: NewSystem, source_file: SourceFile, into: Flows
+) -> None:
+    """MySQL shows triggers only to those with the right TRIGGER."""
+    target = new_system("mysql")
+    flow = made(target, source_file, into, "merge", MEDDLERS["mysql", "changes"])
+    database = target.connection["database"]
+    ask(target, "DROP USER IF EXISTS plain@'%'")
+    ask(target, "CREATE USER plain@'%'")
+    rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE TEMPORARY TABLES, LOCK TABLES"
+    ask(target, f"GRANT {rights} ON {database}.* TO plain@'%'")
+    flow.connections["mysql"] = {key: value for key, value in target.connection.items() if key != "password"} | {
+        "user": "plain"
+    }
+    before = rows(target)
+    assert "what the table sets off" in flow.failed("r2")["what"]
+    assert rows(target) == before
+    ask(target, "DROP TRIGGER meddler")
+    flow.completed("r3")
+    assert rows(target) == source_file.rows("SELECT id, name, price FROM items ORDER BY id")
