@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from dataflows.connectors.duckdb.types import declared, selected, shaped
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile
+from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.times import outside
@@ -51,6 +51,7 @@ WHERE database_name = current_database() AND schema_name = ? AND table_name = ? 
 _KEYS: Final = """
 SELECT constraint_column_names FROM duckdb_constraints() WHERE database_name = current_database()
 AND schema_name = ? AND table_name = ? AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY constraint_type"""
+_OF: Final = "database_name = current_database() AND schema_name = ? AND table_name = ?"
 _TABLES: Final = """
 SELECT table_name, table_type FROM information_schema.tables
 WHERE table_catalog = current_database() AND table_schema = ?"""
@@ -168,6 +169,25 @@ class DuckDatabase:
 
     def tables(self, schema: str, prefix: str = "") -> list[str]:
         return [row[0] for row in self.rows(_TABLES, (schema,)) if row[0].startswith(prefix)]
+
+    def like(self, name: ObjectName, other: ObjectName) -> tuple[str, ...]:
+        of = (name.schema, name.name)
+        table = self.rows(f"SELECT sql FROM duckdb_tables() WHERE {_OF}", of)[0][0]
+        indexes = [row[0] for row in self.rows(f"SELECT sql FROM duckdb_indexes() WHERE {_OF}", of)]
+        if self.rows(f"SELECT 1 FROM duckdb_constraints() WHERE referenced_table = table_name AND {_OF}", of):
+            return (f"CREATE TABLE IF NOT EXISTS {other.sql} AS SELECT * FROM {name.sql} LIMIT 0",)
+        return renamed(table, indexes, other)
+
+    def referrer(self, name: ObjectName) -> str | None:
+        query = (
+            "SELECT constraint_name, table_name FROM duckdb_constraints() WHERE database_name = current_database() "
+            "AND schema_name = ? AND referenced_table = ? LIMIT 1"
+        )
+        found = self.rows(query, (name.schema, name.name))
+        return f"foreign key {found[0][0]} of {found[0][1]}" if found else None
+
+    def triggers(self, name: ObjectName) -> list[str]:
+        return []
 
     def declared(self, column: Column) -> str:
         return declared(column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -12,12 +13,12 @@ from typing import Any, Final, Protocol, TypeVar
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place
-from dataflows.connectors.sql.names import ObjectName
+from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import carried, column_type
 from penstock.errors import MissingTable, Unavailable
 
-__all__ = ["STAGE", "Database", "DatabaseFile", "moved", "storable"]
+__all__ = ["STAGE", "Database", "DatabaseFile", "moved", "renamed", "storable"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,33 @@ _STORABLE: Final = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "date", "timestamp without time zone",
     "timestamp with time zone", "time without time zone", "bytea", "uuid", "json", "jsonb",
 }  # fmt: skip
+
+
+_NAME: Final = r"""(?:"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|'(?:[^']|'')*'|[^\s("'`\[.]+)"""
+_TABLE: Final = re.compile(rf"CREATE\s+TABLE\s+{_NAME}(?:\.{_NAME})*\s*(?=\()", re.IGNORECASE)
+_UNIQUE: Final = re.compile(
+    rf"CREATE\s+UNIQUE\s+INDEX\s+{_NAME}(?:\.{_NAME})*\s+ON\s+{_NAME}(?:\.{_NAME})*\s*(?=\()", re.IGNORECASE
+)
+
+
+def renamed(table: str, indexes: Sequence[str], other: ObjectName, on: str | None = None) -> tuple[str, ...]:
+    """The statements that made a table and its unique indexes, as they would make another one, if it is missing.
+
+    `on` is what an index says of its table, if that is not its whole name.
+    """
+    found = [f"CREATE TABLE IF NOT EXISTS {other.sql} {table[_end_of(_TABLE, table) :]}"]
+    for at, index in enumerate(one for one in indexes if _UNIQUE.match(one)):
+        what = f"CREATE UNIQUE INDEX IF NOT EXISTS {quoted(f'{other.name}_{at}')} ON {on or other.sql}"
+        found.append(f"{what} {index[_end_of(_UNIQUE, index) :]}")
+    return tuple(found)
+
+
+def _end_of(pattern: re.Pattern[str], text: str) -> int:
+    found = pattern.match(text)
+    if found is None:
+        message = "a database writes its own statements otherwise"
+        raise AssertionError(message)
+    return found.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +147,15 @@ class Database(Protocol):
 
     def tables(self, schema: str, prefix: str = "") -> list[str]:
         """Return the names of tables and views."""
+
+    def like(self, name: ObjectName, other: ObjectName) -> tuple[str, ...]:
+        """Return the statements that create `other`, if it is missing, with the table's columns and what it checks."""
+
+    def referrer(self, name: ObjectName) -> str | None:
+        """Return what keeps the table from being emptied: a foreign key that is enforced, and its table."""
+
+    def triggers(self, name: ObjectName) -> list[str]:
+        """Return the names of the triggers that writes to the table set off."""
 
     def declared(self, column: Column) -> str:
         """Return the type of a column for ``CREATE TABLE``."""

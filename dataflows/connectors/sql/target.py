@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.publication import publishing
-from dataflows.connectors.sql.checks import check_key, check_sink, duplicates
+from dataflows.connectors.sql.checks import check_appended, check_key, check_sink, duplicates, interfered
 from dataflows.connectors.sql.database import Database, storable
-from dataflows.connectors.sql.merge import Merge, appended
+from dataflows.connectors.sql.merge import Merge, differing
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
@@ -64,6 +64,12 @@ class DatabaseTarget:
         check_sink(self.place, self.owner, self.name, table, MODES)
         if write.write == "merge":
             self._check_merge(table or Table(self.name, "r", columns, (write.key,)), where)
+        elif table is not None and self._replaces:
+            if found := self.database.referrer(self.name):
+                hint = "drop the key, or write to a table that nothing refers to"
+                raise Refused(f"`replace` would break {found}", where=where, hint=hint)
+        elif table is not None:
+            check_appended(self.name, table.keys, self.database.triggers(self.name), where)
 
     def _check_merge(self, table: Table, where: str) -> None:
         key, version = self.owner.write.key, self.owner.write.version
@@ -104,9 +110,8 @@ class DatabaseTarget:
         with self.state.owned(generation):
             self._drop_shadows(keep=shadow.name if self._replaces else None)
             if self._replaces:
-                self.database.change(
-                    f"CREATE TABLE IF NOT EXISTS {shadow.sql} AS SELECT * FROM {self.name.sql} LIMIT 0"
-                )
+                for statement in self.database.like(self.name, shadow):
+                    self.database.change(statement)
         if self._replaces:
             failpoint("prepare.shadow_made")
         return self.load_table(run)
@@ -135,14 +140,24 @@ class DatabaseTarget:
 
     def writer(self, order: WriterOrder) -> SplitWriter:
         write, into = self.owner.write, self.name.beside(order.into)
-        columns, merges = tuple(column.name for column in order.columns), write.write == "merge"
-        gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete) if merges else None
-        merge = Merge(into, columns, write.key, order.version, write.delete, gone)
-        moves = merge.statements if merges else appended(into, columns)
-        session = partial(
-            DatabaseSink.opened, self.database.another, self.state, order, moves, exact=not merges, tombstones=gone
+        columns, where = tuple(column.name for column in order.columns), f"{self.place.where}: {self.name}"
+        if write.write == "merge":
+            gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)
+            merge = Merge(into, columns, write.key, order.version, write.delete, gone)
+        else:
+            merge = Merge(into, columns, self._written_key(into, set(columns), where), appends=True)
+        return SplitWriter(
+            order, where, partial(DatabaseSink.opened, self.database.another, self.state, order, where, merge)
         )
-        return SplitWriter(order, f"{self.place.where}: {self.name}", session)
+
+    def _written_key(self, into: ObjectName, columns: set[str], where: str) -> tuple[str, ...]:
+        """The key that tells appended rows apart, where a trigger makes that necessary."""
+        if not (triggers := self.database.triggers(into)):
+            return ()
+        table = self.database.describe(into, sink=True)
+        keys = [key for key in (table.keys if table else ()) if set(key) <= columns]
+        check_appended(into, keys, triggers, where)
+        return keys[0]
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
         with publishing(self.state, order, self.place.where) as found:
@@ -158,6 +173,9 @@ class DatabaseTarget:
         names = ", ".join(map(quoted, columns))
         self.database.change(f"DELETE FROM {self.name.sql}")
         self.database.change(f"INSERT INTO {self.name.sql} ({names}) SELECT {names} FROM {shadow.sql}")
+        triggers = self.database.triggers(self.name)
+        if triggers and (count := self.database.rows(differing(self.name, shadow, columns))[0][0]):
+            raise interfered(f"{count} rows were dropped or changed", triggers, self.place.where)
         self.database.change(f"DROP TABLE {shadow.sql}")
 
     def duplicates(self, run: str, columns: tuple[str, ...]) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, moved
+from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, declared, listed, sql_type
 from dataflows.data.tables import Column, Table
@@ -169,6 +169,22 @@ class SqliteDatabase:
     def tables(self, schema: str, prefix: str = "") -> list[str]:
         query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND substr(name, 1, ?) = ?"
         return [row[0] for row in self.rows(query, (len(prefix), prefix))]
+
+    def like(self, name: ObjectName, other: ObjectName) -> tuple[str, ...]:
+        query = (
+            "SELECT type, sql FROM sqlite_master WHERE tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL ORDER BY rowid"
+        )
+        found = self.rows(query, (name.name,))
+        table = next(sql for kind, sql in found if kind == "table")
+        return renamed(table, [sql for kind, sql in found if kind == "index"], other, quoted(other.name))
+
+    def referrer(self, name: ObjectName) -> str | None:
+        """None: sessions of SQLite enforce no foreign keys unless they ask for it, and these do not."""
+        return None
+
+    def triggers(self, name: ObjectName) -> list[str]:
+        query = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name"
+        return [f"trigger {row[0]}" for row in self.rows(query, (name.name,))]
 
     def declared(self, column: Column) -> str:
         return declared(column)

@@ -308,7 +308,7 @@ def test_scd2_is_refused_before_anything_is_made(move: Make) -> None:
         assert not made.sink.path.exists()
 
 
-@pytest.mark.parametrize("write", ["append", "merge"])
+@pytest.mark.parametrize("write", ["append", "merge", "replace"])
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
 @pytest.mark.parametrize(
     "rule",
@@ -333,3 +333,51 @@ def test_rows_that_the_file_refuses_are_dead_letters(
     assert bad == {row[0] for row in made.wanted() if row[0] % 100 == 7 and not (by_name and not row[1])}
     assert (done["counters"]["rows_in"], done["counters"]["dead"]) == (600, len(bad))
     assert made.rows() == [row for row in made.wanted() if row[0] not in bad]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+@pytest.mark.parametrize("write", ["append", "replace"])
+@pytest.mark.parametrize("rule", ["UNIQUE (name)", 'CREATE UNIQUE INDEX "of (name" ON "copied" (name)'])
+def test_a_value_that_has_to_be_unique_is_written_once(
+    move: Make, new_database: Callable[[], str], kind: str, write: str, rule: str
+) -> None:
+    made = move(kind, kind, write, errors={"dead_letter": {"fail_above": "90%"}})
+    inside, *after = ("", rule) if rule.startswith("CREATE") else (f", {rule}",)
+    made.sink.script(f"CREATE TABLE copied (id INTEGER, name VARCHAR, price DOUBLE{inside})", *after)
+    catalog = new_database()
+    migrate(catalog)
+    done = made.launchers.run(made.task("r1", letters=catalog))
+    assert done["status"] == "completed", done["error"]
+    names = [row[1] for row in made.wanted()]
+    kept = [row for at, row in enumerate(made.wanted()) if row[1] is None or row[1] not in names[:at]]
+    assert done["counters"]["dead"] == len(names) - len(kept) > 0
+    assert made.rows() == kept
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_a_replace_keeps_what_depends_on_the_table(move: Make, kind: str) -> None:
+    made = move(kind, kind, "replace")
+    made.sink.script(
+        "CREATE TABLE copied (id INTEGER PRIMARY KEY, name VARCHAR DEFAULT 'none', price DOUBLE, CHECK (id > 0))",
+        "CREATE INDEX by_price ON copied (price)",
+        "CREATE VIEW cheap AS SELECT id FROM copied WHERE price < 9",
+    )
+    if kind == "sqlite":
+        made.sink.script("CREATE TABLE log (id INTEGER)")
+        made.sink.rows("CREATE TRIGGER told AFTER INSERT ON copied BEGIN INSERT INTO log VALUES (NEW.id); END")
+    catalog = "sqlite_master" if kind == "sqlite" else "duckdb_tables()"
+    before = made.sink.rows(f"SELECT sql FROM {catalog} WHERE sql LIKE '%copied%' ORDER BY 1")
+    assert made.completed("r1")["rows_out"] == made.completed("r2")["rows_out"] == 600
+    assert made.sink.rows(f"SELECT sql FROM {catalog} WHERE sql LIKE '%copied%' ORDER BY 1") == before
+    assert made.sink.rows("SELECT count(*) FROM cheap")[0][0] > 0
+    assert made.rows() == made.wanted()
+
+
+def test_a_replace_that_would_break_a_foreign_key_is_refused(move: Make) -> None:
+    made = move("sqlite", "duckdb", "replace")
+    made.sink.script(
+        "CREATE TABLE copied (id INTEGER PRIMARY KEY, name VARCHAR, price DOUBLE)",
+        "CREATE TABLE child (of INTEGER REFERENCES copied (id))",
+    )
+    error = made.launchers.run(made.task("r1"))["error"]
+    assert (error["code"], "would break foreign key" in error["what"]) == ("refused", True), error
