@@ -23,6 +23,7 @@ from dataflows.data.tables import Column, Table
 from penstock.models.base import Model
 from penstock.models.formats import Format
 from penstock.models.pipeline import Sink as SinkSpec
+from penstock.models.transforms import Clean
 
 __all__ = [
     "Connector",
@@ -51,6 +52,8 @@ class Place:
     secrets: Path | None = None
     format: Format | None = None
     """Format of files, if the pipeline sets it."""
+    clean: Clean | None = None
+    """What is mended as rows are read."""
 
     @property
     def where(self) -> str:

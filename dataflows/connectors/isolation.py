@@ -1,14 +1,19 @@
-"""Find the rows that a target refuses: try a batch that fails in halves, down to single rows."""
+"""Find the rows that a target refuses or a source cannot provide: try what fails in halves, down to single rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 
+from dataflows.connectors.formats.contract import Aside, Rows
 from penstock.errors import BadData
 
-__all__ = ["Attempt", "RowRefused", "refused_rows"]
+__all__ = ["Attempt", "RowRefused", "readable", "refused_rows", "without"]
+
+NOT_OF_TYPE: Final = "not_of_type"
+"""Code of a row with a value that its column's type cannot hold exactly."""
 
 
 class RowRefused(BadData):
@@ -47,3 +52,33 @@ def refused_rows(batch: pa.RecordBatch, attempt: Attempt, first: int = 0) -> Ite
     half = batch.num_rows // 2
     yield from refused_rows(batch.slice(0, half), attempt, first)
     yield from refused_rows(batch.slice(half), attempt, first + half)
+
+
+def readable(
+    values: Any, wanted: pa.DataType, convert: Callable[[Any], pa.Array]
+) -> tuple[pa.Array, dict[int, BadData]]:
+    """Convert a column; return it with NULL for each value that `convert` refuses, and these by their numbers.
+
+    `values` is an array or a sequence; `convert` raises BadData for values that it cannot make `wanted` of exactly.
+    """
+    try:
+        return convert(values), {}
+    except BadData as error:
+        if len(values) == 1:
+            return pa.nulls(1, wanted), {0: error}
+    half = len(values) // 2
+    (left, before), (right, after) = (readable(part, wanted, convert) for part in (values[:half], values[half:]))
+    return pa.concat_arrays([left, right]), before | {half + at: error for at, error in after.items()}
+
+
+def without(
+    batch: pa.RecordBatch, wrong: Sequence[Mapping[int, BadData]], values: Callable[[int], Mapping[str, Any]]
+) -> pa.RecordBatch | Rows:
+    """The batch without the rows with wrong values, which are set aside with their `values` as the source has them."""
+    first: dict[int, BadData] = {}
+    for found in wrong:
+        first = dict(found) | first
+    if not first:
+        return batch
+    asides = tuple(Aside(NOT_OF_TYPE, first[at].what, values(at)) for at in sorted(first))
+    return Rows(batch.filter(pa.array([at not in first for at in range(batch.num_rows)], pa.bool_())), asides)

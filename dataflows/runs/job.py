@@ -98,7 +98,7 @@ class Job:
         cursor = self.spec.source.cursor
         if cursor is None:
             return CursorRule()
-        return CursorRule(cursor.lag, cursor.timezone, again=self.write in {"merge", "scd2"})
+        return CursorRule(cursor.lag, cursor.timezone, again=self.write in {"merge", "scd2"}, ordered=cursor.ordered)
 
     @property
     def workers(self) -> int:
@@ -167,14 +167,32 @@ def _place(
     """Return one end of a pipeline.
 
     Raises:
-        Refused: `format` is set on a system without files.
+        Refused: `format` is set on a system without files, or `clean` on a source that has nothing of the kind.
     """
     settings = _settings(connections, end.connection)
-    place = Place(pipeline.name, end.connection, settings, end.object, secrets, end.format)
+    place = Place(pipeline.name, end.connection, settings, end.object, secrets, end.format, pipeline.spec.clean)
+    if isinstance(end, SourceSpec):
+        _check_clean(pipeline, settings)
     if end.format is not None and not connector(settings.type, place.where).takes_format:
         what = f"a connection of type {settings.type} has no files to `format`"
         raise Refused(what, where=place.where, hint="leave it out")
     return place
+
+
+def _check_clean(pipeline: Pipeline, settings: Any) -> None:
+    """Refuse a `clean` that nothing of this source can need.
+
+    Raises:
+        Refused: by name.
+    """
+    clean, zeros = pipeline.spec.clean, getattr(settings, "holds_zero_dates", False)
+    for name, means, holds in (
+        ("nul", "characters with code 0", getattr(settings, "holds_nul", True)),
+        ("zero_dates", "zero dates", zeros),
+    ):
+        if getattr(clean, name) is not None and not holds:
+            what = f"a source of type {settings.type} has no {means}"
+            raise Refused(what, where=f"{pipeline.name}: spec.clean.{name}", hint="leave it out")
 
 
 def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:

@@ -132,6 +132,8 @@ class MysqlConnection(Model):
     """MySQL 8 or MariaDB 10.5, or newer: by host and port, or by the server's socket on this machine."""
 
     type: Literal["mysql", "mariadb"]
+    holds_zero_dates: ClassVar[bool] = True
+    """It has dates such as 0000-00-00."""
     host: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 3306
     socket: Annotated[str, Field(pattern=r"^/")] | None = None

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 from psycopg.rows import scalar_row
 
+from dataflows.runs.job import Job
 from dataflows.transforms.cleaning import Cleaning
+from penstock.errors import Refused
 from penstock.models.transforms import Clean
 
 if TYPE_CHECKING:
@@ -75,3 +77,24 @@ def test_text_with_nul_is_refused_or_cleaned_for_postgres(
         rows = session.execute("SELECT v FROM t ORDER BY id").fetchall()
     assert rows == (["ok", "ab", "fine"] if clean else ["ok", "fine"])
     assert found["counters"]["dead"] == (0 if clean else 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "clean", "what"),
+    [
+        ({"type": "files", "root": "/data"}, {"zero_dates": None}, "a source of type files has no zero dates"),
+        ({"type": "postgres", "dsn": "host=x"}, {"nul": "strip"}, "a source of type postgres has no characters with"),
+    ],
+)
+def test_a_clean_that_no_row_of_the_source_can_need_is_refused(
+    source: dict[str, Any], clean: dict[str, Any], what: str
+) -> None:
+    spec = {
+        "source": {"connection": "from", "object": "a.t"},
+        "sink": {"connection": "to", "object": "b.t", "write": "replace"},
+        "clean": clean,
+    }
+    pipeline = {"apiVersion": "penstock/v1", "kind": "Pipeline", "metadata": {"name": "items"}, "spec": spec}
+    connections = {"from": source, "to": {"type": "postgres", "dsn": "host=x"}}
+    with pytest.raises(Refused, match=what):
+        Job.from_task({"uid": "u", "run": "r", "pipeline": pipeline, "connections": connections})

@@ -10,10 +10,12 @@ from typing import Final
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.formats.contract import Rows
+from dataflows.connectors.isolation import readable, without
 from dataflows.connectors.mysql.cursors import evidence_of, greatest_of, horizon
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, natives
-from dataflows.connectors.mysql.types import array, bound, is_binary, selected
+from dataflows.connectors.mysql.types import array, bound, dated, is_binary, selected, without_zeros
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.windows import (
@@ -30,7 +32,8 @@ from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window, split_key
 from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
-from penstock.errors import AccessDenied, Refused, Unavailable
+from dataflows.data.types import column_type
+from penstock.errors import AccessDenied, BadData, Refused, Unavailable
 
 __all__ = ["MysqlReader", "MysqlSource"]
 
@@ -59,7 +62,17 @@ class MysqlSource:
         if found is None:
             message = "a source that is missing is refused"
             raise AssertionError(message)
-        return found
+        if not self._mends:
+            return found
+        if not any(map(dated, found.columns)):
+            what, hint = f"{self.name} has no column of dates", "leave it out"
+            raise Refused(what, where=f"{self.place.pipeline}: spec.clean.zero_dates", hint=hint)
+        return replace(found, columns=tuple(replace(one, nullable=one.nullable or dated(one)) for one in found.columns))
+
+    @property
+    def _mends(self) -> bool:
+        """True if zero dates become NULL."""
+        return self.place.clean is not None and self.place.clean.zero_dates is not None
 
     def split_key(self, table: Table) -> Column | None:
         return split_key(table)
@@ -77,8 +90,10 @@ class MysqlSource:
         """
         evidence, name = evidence_of(self.session, self.name, cursor, rule), quoted(cursor.name)
         check_cursor(evidence, rule, self._where)
-        if cursor.nullable and self.session.rows(f"SELECT 1 FROM {self.name.sql} WHERE {name} IS NULL LIMIT 1"):
-            raise null_cursor_error(cursor, self._where)
+        unset = ([f"{name} IS NULL"] if cursor.nullable else []) + ([_zero(cursor)] if evidence.is_time else [])
+        for condition in unset:
+            if self.session.rows(f"SELECT 1 FROM {self.name.sql} WHERE {condition} LIMIT 1"):
+                raise null_cursor_error(cursor, self._where)
         if not evidence.is_time:
             return self._value_window(cursor, last)
         clock, seen = horizon(self.session, evidence, rule, self._where)
@@ -168,7 +183,7 @@ class MysqlSource:
         if order.schema is None:
             message = "these servers have no undecoded rows"
             raise AssertionError(message)
-        return MysqlReader(self.name, self.another, order, order.schema, self._where)
+        return MysqlReader(self.name, self.another, order, order.schema, self._where, self._mends)
 
     def close(self) -> None:
         self.session.close()
@@ -184,6 +199,18 @@ def ranged(session: Session, key: Column | None, split: Split) -> str:
     return " AND ".join(parts) or "1 = 1"
 
 
+def _zero(cursor: Column) -> str:
+    """The condition that a time is a zero date, which sorts below all others: no window but the first would hold it."""
+    first = "1970-01-01 00:00:01" if column_type(cursor).name == "timestamp with time zone" else "0001-01-01"
+    return f"{quoted(cursor.name)} < '{first}'"
+
+
+def _raw(value: pa.Scalar) -> str | None:
+    """A value as the server wrote it; bytes as hexadecimal digits."""
+    found = value.as_py()
+    return "\\x" + found.hex() if isinstance(found, bytes) else found
+
+
 @dataclass(slots=True)
 class MysqlReader:
     """Reads splits over its own session."""
@@ -193,18 +220,16 @@ class MysqlReader:
     order: ReadOrder
     schema: pa.Schema
     where: str
+    mends: bool = False
+    """True if zero dates become NULL."""
     _session: Session | None = field(default=None, init=False)
     _natives: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """Yield the chunks of a split and its closing marker.
-
-        Raises:
-            BadData: a value that its column's type cannot represent exactly.
-        """
+        """Yield the chunks of a split and its closing marker; set rows aside whose values their types cannot hold."""
         return chunks(slot, split, self._batches(split))
 
-    def _batches(self, split: Split) -> Iterator[pa.RecordBatch]:
+    def _batches(self, split: Split) -> Iterator[pa.RecordBatch | Rows]:
         session = self._connected()
         found = [self.order.table.column(name) for name in self.order.columns]
         columns = [column for column in found if column is not None]
@@ -219,15 +244,21 @@ class MysqlReader:
             self._natives = natives(self._session, self.name)
         return self._session
 
-    def _batch(self, block: bytes, places: list[int], columns: list[Column]) -> pa.RecordBatch:
+    def _batch(self, block: bytes, places: list[int], columns: list[Column]) -> pa.RecordBatch | Rows:
         if not columns:
             return pa.RecordBatch.from_struct_array(pa.array([{}] * len(places), pa.struct([])))
         texts = arrays(block, places, [is_binary(column) for column in columns])
-        made = [
-            array(one, column, self.schema.field(column.name).type, self.where)
-            for one, column in zip(texts, columns, strict=True)
-        ]
-        return pa.RecordBatch.from_arrays(made, schema=self.schema)
+        made = [self._array(one, column) for one, column in zip(texts, columns, strict=True)]
+        batch = pa.RecordBatch.from_arrays([one for one, _ in made], schema=self.schema)
+        raw = dict(zip((column.name for column in columns), texts, strict=True))
+        return without(
+            batch, [wrong for _, wrong in made], lambda at: {name: _raw(one[at]) for name, one in raw.items()}
+        )
+
+    def _array(self, texts: pa.Array, column: Column) -> tuple[pa.Array, dict[int, BadData]]:
+        texts = without_zeros(texts) if self.mends and dated(column) else texts
+        wanted = self.schema.field(column.name).type
+        return readable(texts, wanted, lambda part: array(part, column, wanted, self.where))
 
     def close(self) -> None:
         """End the session, and the query that may still be running."""

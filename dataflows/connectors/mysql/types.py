@@ -24,6 +24,7 @@ from penstock.errors import BadData
 __all__ = [
     "array",
     "bound",
+    "dated",
     "declared",
     "encoded",
     "is_binary",
@@ -32,6 +33,7 @@ __all__ = [
     "selected",
     "short_enough",
     "spelled",
+    "without_zeros",
 ]
 
 DECIMAL_DIGITS: Final = 65
@@ -63,6 +65,8 @@ _TIMED: Final = {
     "time": "time{} without time zone",
 }  # fmt: skip
 _PARENS: Final = re.compile(r"\((.*)\)")
+_ZERO: Final = r"^(?:0000-|\d{4}-00|\d{4}-\d\d-00)"
+"""A date without a year, month or day."""
 _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -117,9 +121,22 @@ def array(found: pa.Array, column: Column, wanted: pa.DataType, where: str) -> p
         made = None
     if made is None or (pa.types.is_temporal(wanted) and outside(made)):
         what = f"a value of `{column.name}` is not a valid {column.type}, or cannot be kept exactly"
-        hint = "such as a zero date, a time beyond a day, a tinyint(1) above 1; CAST it by a view, or leave it out"
+        hint = (
+            "such as a zero date (`clean: {zero_dates: null}` mends those), a time beyond a day, a tinyint(1) above 1"
+        )
         raise BadData(what, where=where, hint=hint) from None
     return made
+
+
+def dated(column: Column) -> bool:
+    """True if values have a date, which may be a zero date."""
+    return column_type(column).name == "date" or column_type(column).name.startswith("timestamp")
+
+
+def without_zeros(found: pa.Array) -> pa.Array:
+    """Texts of dates and times, NULL where the date is a zero date."""
+    texts = found.cast(pa.string())
+    return pc.if_else(pc.match_substring_regex(texts, _ZERO), pa.scalar(None, pa.string()), texts)
 
 
 def _converted(found: pa.Array, wanted: pa.DataType) -> pa.Array:  # noqa: PLR0911 - a table of types

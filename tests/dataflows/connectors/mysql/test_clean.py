@@ -1,0 +1,102 @@
+"""Values of MySQL that no other type holds: set aside row by row, or mended where the pipeline says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from catalog.database import migrate
+from tests.dataflows.conftest import Launchers, launchers
+from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.connectors.mysql.test_types import task
+
+__all__ = ["launchers", "mariadb", "new_schema"]
+MENDED = {"zero_dates": None}
+
+
+@pytest.fixture
+def run(
+    mariadb: MysqlServer, new_schema: Callable[[], str], new_database: Callable[[], str], tmp_path: Path,
+    launchers: Launchers,
+) -> Callable[..., Any]:  # fmt: skip
+    """Run a pipeline over a table ``every``; its result, the target's rows and the dead letters."""
+
+    def make(columns: str, values: str, clean: dict[str, Any] | None = None, **source: Any) -> Any:
+        schema, catalog, dsn = new_schema(), new_database(), new_database()
+        migrate(catalog)
+        mariadb.query(f"CREATE TABLE every (id INT PRIMARY KEY, {columns})", schema)
+        mariadb.query(f"INSERT INTO every VALUES {values}", schema, lenient=True)
+        order = task(mariadb, schema, dsn, tmp_path, "r1") | {"letters": catalog}
+        spec = order["pipeline"]["spec"]
+        spec["errors"] = {"dead_letter": {"fail_above": "90%"}}
+        spec["source"] |= source
+        if source:
+            spec["sink"] |= {"write": "append"}
+        if clean is not None:
+            spec["clean"] = clean
+        done = launchers.run(order)
+        if done["status"] != "completed":
+            return done["error"]
+        with psycopg.connect(dsn) as session, psycopg.connect(catalog) as kept:
+            rows = session.execute("SELECT to_jsonb(t) - 'id' FROM every t ORDER BY id").fetchall()
+            letters = kept.execute('SELECT code, reason, "values" FROM ops.dead_letters ORDER BY 3').fetchall()
+        assert done["counters"]["dead"] == len(letters)
+        return [tuple(row[0].values()) for row in rows], letters
+
+    return make
+
+
+COLUMNS = "day DATE NOT NULL, at DATETIME NULL, seen TIMESTAMP(3) NULL"
+ZEROS = (
+    "(1, '2024-02-29', '2024-01-01 10:00:00', NULL), (2, '0000-00-00', NULL, NULL), (3, '2024-00-10', NULL, NULL), "
+    "(4, '2024-05-00', NULL, NULL), (5, '2024-01-01', '0000-00-00 00:00:00', '0000-00-00 00:00:00')"
+)
+
+
+def test_zero_dates_become_null_where_the_pipeline_says_so(run: Callable[..., Any]) -> None:
+    rows, letters = run(COLUMNS, ZEROS, MENDED)
+    assert letters == []
+    assert [row[1] for row in rows] == ["2024-02-29", None, None, None, "2024-01-01"]  # jsonb sorts: at, day, seen
+    assert [row[::2] for row in rows] == [("2024-01-01T10:00:00", None), *[(None, None)] * 4]
+
+
+def test_zero_dates_are_dead_letters_otherwise(run: Callable[..., Any]) -> None:
+    rows, letters = run(COLUMNS, ZEROS)
+    assert [row[1] for row in rows] == ["2024-02-29"]
+    assert [(code, values["id"], values["day"]) for code, _, values in letters] == [
+        ("not_of_type", "2", "0000-00-00"), ("not_of_type", "3", "2024-00-10"), ("not_of_type", "4", "2024-05-00"),
+        ("not_of_type", "5", "2024-01-01"),
+    ]  # fmt: skip
+    assert ["`at`" in reason for _, reason, _ in letters] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("TIME", "'838:59:59'"), ("TINYINT(1)", "7")])
+def test_other_values_that_no_type_holds_are_dead_letters(run: Callable[..., Any], kind: str, wrong: str) -> None:
+    rows, letters = run(f"v {kind}, raw VARBINARY(4)", f"(1, 1, 'a'), (2, {wrong}, x'00ff'), (3, NULL, NULL)")
+    assert len(rows) == 2
+    assert [(values["v"], values["raw"]) for _, _, values in letters] == [(wrong.strip("'"), "\\x00ff")]
+
+
+@pytest.mark.parametrize("clean", [None, MENDED])
+@pytest.mark.parametrize("kind", ["DATE", "DATETIME(6)", "TIMESTAMP(6)"])
+def test_a_cursor_that_is_a_zero_date_is_refused(run: Callable[..., Any], kind: str, clean: Any) -> None:
+    """It sorts below all others: one that comes later would never be read."""
+    cursor = {"field": "at", "lag": "1d"}
+    zero = "0000-00-00" if kind == "DATE" else "0000-00-00 00:00:00"
+    error = run(f"at {kind} NOT NULL", f"(1, '2024-01-01'), (2, '{zero}')", clean, cursor=cursor)
+    assert (error["code"], "`at`" in error["what"]) == ("data.bad", True), error
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "what"),
+    [("name TEXT", "(1, 'a')", "has no column of dates"), ("n INT", "(1, 1)", "of dates")],
+)
+def test_a_clean_that_can_act_on_nothing_is_refused(
+    run: Callable[..., Any], columns: str, values: str, what: str
+) -> None:
+    error = run(columns, values, MENDED)
+    assert (error["code"], what in error["what"]) == ("refused", True), error
