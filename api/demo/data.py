@@ -73,7 +73,7 @@ apiVersion: penstock/v1
 kind: Pipeline
 metadata: {name: orders, owner: demo}
 spec:
-  source: {connection: shop, object: public.orders, cursor: {field: o_orderkey}}     # what is new, each time
+  source: {connection: shop, object: public.orders, cursor: {field: o_orderkey, ordered: true}}     # what is new
   mapping:
     fields:
       - {target: order_id, from: o_orderkey}
@@ -90,7 +90,7 @@ apiVersion: penstock/v1
 kind: Pipeline
 metadata: {name: line-items, owner: demo, labels: {tier: gold}}
 spec:
-  source: {connection: shop, object: public.lineitem, cursor: {field: l_orderkey}}
+  source: {connection: shop, object: public.lineitem, cursor: {field: l_orderkey, ordered: true}}
   mapping:
     fields:
       - {target: order_id, from: l_orderkey}

@@ -81,6 +81,8 @@ class Evidence:
     """Time zone assumed for times without one, and where it comes from."""
     client: bool = False
     """True if the catalog shows that values come from programs, not from the server."""
+    untold: bool = False
+    """True if there is no catalog that could tell where values come from."""
 
     @property
     def is_time(self) -> bool:
@@ -155,6 +157,12 @@ def _unsafe(evidence: Evidence, rule: CursorRule) -> tuple[str, str] | None:
         unit = _unit(evidence.unit)
         hint = "give the cursor a lag, so that an `append` ends before it; or write: merge, which reads it again"
         return f"{name} ({column.type}) has a resolution of {unit}: new rows can get a value already read", hint
+    if evidence.client and not evidence.is_time and not rule.again and not rule.ordered:
+        what = (
+            f"{name} ({column.type}) has no default: programs make its values, and one that comes after a greater one"
+        )
+        hint = "say `cursor: {ordered: true}` if each new value is greater than all before, or take a time with a lag"
+        return f"{what} would never be read", hint + OR_XMIN
     return None
 
 
@@ -195,7 +203,7 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
         notes.append(f"{name} has DEFAULT {evidence.default}: open transactions hold the window back")
     elif evidence.is_time:
         notes.append(f"{name} has no default: give a lag if programs set it by their clocks, or before they write")
-    elif evidence.client:
+    elif (evidence.client or evidence.untold) and not rule.ordered:
         notes.append(
             f"{name} has no default: values that programs make must arrive in order, as a lower one that comes later "
             "is not read; if they do not, choose a time with a lag, or `xmin` on PostgreSQL"

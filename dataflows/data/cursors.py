@@ -46,6 +46,8 @@ class CursorRule:
     lag: timedelta = timedelta(0)
     timezone: str | None = None
     again: bool = False
+    ordered: bool = False
+    """True if the pipeline vouches for values that programs make: each new one is greater than all before."""
 
 
 def split_key(table: Table) -> Column | None:

@@ -79,12 +79,14 @@ class Metadata(Model):
 class Cursor(Model):
     """Read only new rows: those whose `field` is above the last position, and older than `lag`.
 
-    `timezone` is the zone of a column that has none; by default the server's, database's or role's.
+    `timezone` is the zone of a column that has none; by default the server's, database's or role's. `ordered` says of
+    values that programs make that each new one is greater than all that are there: no catalog can tell.
     """
 
     field: ColumnName
     lag: Duration = timedelta(0)
     timezone: Annotated[str, AfterValidator(_timezone)] | None = None
+    ordered: bool = False
 
 
 class Source(Model):

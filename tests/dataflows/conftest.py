@@ -125,7 +125,8 @@ def task_of(
 
 def source_of(write: str) -> dict[str, Any]:
     """Return the source ``public.items``, with a cursor for `append`."""
-    return {"connection": "shop", "object": "public.items"} | ({"cursor": {"field": "id"}} if write == "append" else {})
+    cursor = {"cursor": {"field": "id", "ordered": True}} if write == "append" else {}
+    return {"connection": "shop", "object": "public.items"} | cursor
 
 
 @dataclass

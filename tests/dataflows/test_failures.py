@@ -168,7 +168,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_column_dropped_between_plan_and_run(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     made.session.execute("CREATE TABLE public.shrinking AS TABLE items")
-    source = {"connection": "shop", "object": "public.shrinking", "cursor": {"field": "id"}}
+    source = {"connection": "shop", "object": "public.shrinking", "cursor": {"field": "id", "ordered": True}}
     fields = [{"target": "id", "from": "id"}, {"target": "name", "from": "name"}]
     task = with_spec(made.task("r1"), source=source, mapping={"fields": fields})
     assert "killed" in launchers.run(task, "commit.done:0=kill")
@@ -352,7 +352,7 @@ def test_a_full_disk_at_the_sink(copy: Callable[..., Copy], launchers: Launchers
     made.session.execute(f"ALTER TABLE {made.target} SET TABLESPACE {small_disk}")
     source: dict[str, Any] = {"connection": "shop", "object": "public.large"}
     if write == "append":
-        source["cursor"] = {"field": "id"}
+        source["cursor"] = {"field": "id", "ordered": True}
     error = failed(launchers, with_spec(made.task("r1"), source=source))
     assert (error["code"], error["transient"]) == ("unavailable.out_of_space", False)
     rows = made.value(f"SELECT count(*) FROM {made.target}")

@@ -190,7 +190,7 @@ def test_a_full_reload_after_an_interrupted_append(copy: Callable[..., Copy], la
 def merging(made: Copy, run: str, **more: Any) -> dict[str, Any]:
     task = made.task(run, **more)
     spec = task["pipeline"]["spec"]
-    spec["source"]["cursor"] = {"field": "id"}
+    spec["source"]["cursor"] = {"field": "id", "ordered": True}
     spec["sink"] |= {"write": "merge", "key": ["id"]}
     return task
 

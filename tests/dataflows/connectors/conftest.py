@@ -69,7 +69,7 @@ class System:
 
     def source(self, *, cursor: bool) -> dict[str, Any]:
         options: dict[str, Any] = {"connection": self.name, "object": self.object}
-        return options | ({"cursor": {"field": self.cursor}} if cursor else {})
+        return options | ({"cursor": {"field": self.cursor, "ordered": True}} if cursor else {})
 
 
 @dataclass(frozen=True)
@@ -410,7 +410,7 @@ def into(source_file: SourceFile, tmp_path: Path, launchers: Launchers) -> Flows
     def make(system: System, write: str, table: str = "items", **sink: Any) -> Flow:
         source: dict[str, Any] = {"connection": "local", "object": table}
         if write == "append":
-            source["cursor"] = {"field": "id"}
+            source["cursor"] = {"field": "id", "ordered": True}
         connections = {"local": source_file.connection, system.name: system.connection}
         return Flow(launchers, tmp_path, connections, source, system.sink(write, **sink))
 

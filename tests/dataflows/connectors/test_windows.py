@@ -54,6 +54,7 @@ REPLICA = "the server is a hot standby"
         (Evidence(MILLI), ONCE, "resolution of 1 ms"),
         (Evidence(AT, whole_seconds=True), ONCE, "resolution of 1 second"),
         (Evidence(XID), ONCE, "merge"),
+        (Evidence(ID, client=True), ONCE, "has no default"),
     ],
 )
 def test_a_cursor_that_would_lose_rows_is_refused_with_evidence_and_remedy(
@@ -68,7 +69,8 @@ def test_a_cursor_that_would_lose_rows_is_refused_with_evidence_and_remedy(
     ("evidence", "rule", "said"),
     [
         (Evidence(ID, "nextval('s')"), ONCE, "nextval('s')"),
-        (Evidence(ID, client=True), ONCE, "values that programs make"),
+        (Evidence(ID, client=True), AGAIN, "values that programs make"),
+        (Evidence(ID, untold=True), ONCE, "values that programs make"),
         (Evidence(AT, "now()"), ONCE, "DEFAULT now()"),
         (Evidence(AT), ONCE, "no default"),
         (Evidence(AT, hidden_writers=REPLICA), LAG, "0:05:00"),

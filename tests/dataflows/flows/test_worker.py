@@ -74,7 +74,7 @@ def copy(installation: Installation, fresh: Callable[[], str]) -> Iterator[Copy]
         for name in ("shop", "house"):
             installation.done("connection.put", name=name, connection={"type": "postgres", "dsn": dsn})
         document = pipeline("items")
-        document["spec"]["source"]["cursor"] = {"field": "id"}
+        document["spec"]["source"]["cursor"] = {"field": "id", "ordered": True}
         installation.done("pipeline.apply", pipeline=document)
         yield Copy(installation, session)
 

@@ -232,7 +232,7 @@ def test_append_by_a_uuid_that_only_grows(copy: Callable[..., Copy], launchers: 
     moved = []
     for turn in ("r1", "r2", "r3"):
         task = put(made.task(turn), "public.grown", [{"target": "id", "from": "id"}])
-        task["pipeline"]["spec"]["source"]["cursor"] = {"field": "k"}
+        task["pipeline"]["spec"]["source"]["cursor"] = {"field": "k", "ordered": True}
         done = launchers.run(task)
         assert done["status"] == "completed", done
         moved.append(done["counters"]["rows_in"])
@@ -250,7 +250,7 @@ def test_a_trigger_that_drops_appended_rows_is_named(copy: Callable[..., Copy], 
         f"CREATE TRIGGER dropper BEFORE INSERT ON {made.target} FOR EACH ROW EXECUTE FUNCTION drop_5()"
     )
     task = put(made.task("r1"), "public.dropping", [{"target": "id", "from": "id"}])
-    task["pipeline"]["spec"]["source"]["cursor"] = {"field": "id"}
+    task["pipeline"]["spec"]["source"]["cursor"] = {"field": "id", "ordered": True}
     assert "trigger dropper" in launchers.run(task)["error"]["what"]
     assert made.value(f"SELECT count(*) FROM {made.target}") == 0
 

@@ -26,7 +26,7 @@ EXACT = {"lost": 0, "doubled": 0}
 
 def by(task: dict[str, Any], cursor: str) -> dict[str, Any]:
     """Return the task with another cursor."""
-    task["pipeline"]["spec"]["source"]["cursor"] = {"field": cursor}
+    task["pipeline"]["spec"]["source"]["cursor"] = {"field": cursor, "ordered": True}
     return task
 
 

@@ -108,7 +108,7 @@ class Move:
     def task(self, run: str, **changes: Any) -> dict[str, Any]:
         source: dict[str, Any] = {"connection": "from", "object": "items"}
         if self.write != "replace":
-            source["cursor"] = {"field": "id"}
+            source["cursor"] = {"field": "id", "ordered": True}
         sink: dict[str, Any] = {"connection": "to", "object": "copied", "write": self.write}
         if self.write == "merge":
             sink["key"] = ["id"]

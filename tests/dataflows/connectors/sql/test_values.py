@@ -294,15 +294,15 @@ def test_windows(files: Files, kind: str) -> None:
     assert lagging.upper is not None
     assert "2024-01-01" < lagging.upper < "2999"
     assert source.window(table, at, "2998-01-01 00:00:00", CursorRule(timedelta(hours=1))).upper is None
-    assert source.window(table, n, "1", CursorRule()) == Window("1", "5")
-    assert source.window(table, n, "5", CursorRule()) == Window("5", None)
+    assert source.window(table, n, "1", CursorRule(ordered=True)) == Window("1", "5")
+    assert source.window(table, n, "5", CursorRule(ordered=True)) == Window("5", None)
     with pytest.raises(SchemaMismatch, match="lag"):
         source.window(table, x, None, CursorRule(timedelta(1)))
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 9223372036854775807, 'a')")
-    assert source.window(table, n, "1", CursorRule()).upper == "5"
+    assert source.window(table, n, "1", CursorRule(ordered=True)).upper == "5"
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', NULL, 'a')")
     with pytest.raises(BadData, match="`n` IS NULL"):
-        source.window(table, n, None, CursorRule())
+        source.window(table, n, None, CursorRule(ordered=True))
 
 
 def test_a_row_of_today_is_read_today_however_its_time_is_written(files: Files) -> None:
