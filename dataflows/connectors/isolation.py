@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.formats.contract import Aside, Rows
+from dataflows.connectors.formats.contract import RefusedRow, Rows
 from penstock.errors import BadData
 
 __all__ = ["Attempt", "RowRefused", "readable", "refused_rows", "without"]
@@ -80,5 +80,5 @@ def without(
         first = dict(found) | first
     if not first:
         return batch
-    asides = tuple(Aside(NOT_OF_TYPE, first[at].what, values(at)) for at in sorted(first))
-    return Rows(batch.filter(pa.array([at not in first for at in range(batch.num_rows)], pa.bool_())), asides)
+    refused = tuple(RefusedRow(NOT_OF_TYPE, first[at].what, values(at)) for at in sorted(first))
+    return Rows(batch.filter(pa.array([at not in first for at in range(batch.num_rows)], pa.bool_())), refused)

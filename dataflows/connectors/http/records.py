@@ -1,16 +1,17 @@
-"""Records of pages as Arrow batches, each value of its column's type or an error that names page, row and column."""
+"""Records of pages as Arrow batches, each value of its column's type; other records by page, row and column."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Final
 
 import pyarrow as pa
 
-from dataflows.connectors.formats.contract import declared_columns
-from dataflows.connectors.formats.lines import Lines, infer_columns, parse_object
+from dataflows.connectors.formats.contract import RefusedRow, declared_columns
+from dataflows.connectors.formats.lines import BadLine, Lines, infer_columns, parse_object
 from dataflows.connectors.formats.types import final_type
 from dataflows.connectors.http.pages import Page
 from dataflows.data.tables import Column
@@ -61,7 +62,7 @@ def _place(where: str, page: Page, row: int) -> str:
     return f"{where}: page {page.number}, row {row + 1}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Records:
     """Reads `wanted` of the records; where `known` columns were told by a sample, others are an error.
 
@@ -75,16 +76,41 @@ class Records:
     whole: bool = True
 
     def table(self, page: Page) -> pa.Table:
-        """The columns of a page.
+        """The columns of a page, all of whose records have to be right.
 
         Raises:
             BadData: by page, row and column.
         """
         check_objects(page, self.where)
-        known = self.known if self.sampled and self.whole else None
-        lines = Lines({one.name: one for one in self.wanted}, known, inferred=self.sampled)
-        found, wrong = lines.read(page.lines)
+        found, wrong = self._lines.read(page.lines)
+        if wrong:
+            raise self._error(page, wrong[0])
+        return found
+
+    def read(self, page: Page) -> tuple[pa.Table, list[tuple[Page, RefusedRow]]]:
+        """The columns of the records that can be read, and the others, each as a page that holds it alone.
+
+        Raises:
+            BadData: a column that was in no record of the sample.
+        """
+        found, wrong = self._lines.read(page.lines)
         if not wrong:
-            return found
-        first = wrong[0]
-        raise BadData(first.what, where=_place(self.where, page, first.line), hint=HINT)
+            return found, []
+        for one in wrong:
+            if one.code == "unknown_column":
+                raise self._error(page, one)
+        lines, refused = page.lines.split(b"\n"), []
+        for one in wrong:
+            values = {"_raw": lines[one.line].decode(errors="replace"), "_page": page.number, "_row": one.line + 1}
+            reason = f"page {page.number}, row {one.line + 1}: {one.what}"
+            alone = Page(page.number, b"\n" * one.line + lines[one.line], 1)
+            refused.append((alone, RefusedRow(one.code, reason, values | ({"_column": one.column} if one.column else {}))))
+        return found, refused
+
+    @cached_property
+    def _lines(self) -> Lines:
+        known = self.known if self.sampled and self.whole else None
+        return Lines({one.name: one for one in self.wanted}, known, inferred=self.sampled)
+
+    def _error(self, page: Page, wrong: BadLine) -> BadData:
+        return BadData(wrong.what, where=_place(self.where, page, wrong.line), hint=HINT)

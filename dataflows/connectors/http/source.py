@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.formats.types import cast_exactly
 from dataflows.connectors.http.client import Client
 from dataflows.connectors.http.pages import Page, pages
@@ -107,7 +108,7 @@ class HttpSource:
                 f"`{cursor.name}` of type {cursor.type} cannot be a cursor", where=self.where, hint=hint
             )
         zone = (rule.timezone or "UTC") if kind.name in {"date", "timestamp without time zone"} else None
-        evidence = Evidence(cursor, zone=zone, client=True)
+        evidence = Evidence(cursor, zone=zone, untold=True)
         check_cursor(evidence, rule, self.where)
         return evidence
 
@@ -166,10 +167,10 @@ class HttpReader:
     client: Client
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The chunks of a split and its closing marker.
+        """The chunks of a split and its closing marker; records with values that are not of their types are set aside.
 
         Raises:
-            BadData: a value that is not of its column's type, by page, row and column.
+            BadData: a column that no record of the sample had.
         """
         return chunks(slot, split, self._batches(split))
 
@@ -177,7 +178,7 @@ class HttpReader:
         """End the session."""
         self.client.close()
 
-    def _batches(self, split: Split) -> Iterator[pa.RecordBatch]:
+    def _batches(self, split: Split) -> Iterator[Rows]:
         order, source = self.order, self.source
         assert order.schema is not None  # noqa: S101 - records are never read undecoded
         names = {*order.columns} | ({order.key.name} if order.key is not None else set())
@@ -186,10 +187,27 @@ class HttpReader:
         records = Records(wanted, order.table.columns, not source.endpoint.columns, source.where, whole)
         for page in source.pages(self.client, source.since(order.key, split.lower)):
             where = f"{source.where}: page {page.number}"
-            table = _within(records.table(page), order.key, split, where).combine_chunks()
-            for batch in table.to_batches(max_chunksize=order.batch_rows):
+            found, wrong = records.read(page)
+            refused = tuple(one for alone, one in wrong if self._is_within(alone, split))
+            table = _within(found, order.key, split, where).combine_chunks()
+            batches = table.to_batches(max_chunksize=order.batch_rows)
+            if refused and not batches:
+                batches = [pa.RecordBatch.from_pylist([], table.schema)]
+            for at, batch in enumerate(batches):
                 arrays = [cast_exactly(batch.column(one.name), one, where) for one in order.schema]
-                yield pa.RecordBatch.from_arrays(arrays, names=order.schema.names)
+                yield Rows(pa.RecordBatch.from_arrays(arrays, names=order.schema.names), () if at else refused)
+
+    def _is_within(self, page: Page, split: Split) -> bool:
+        """True if a record that is wrong belongs to the window: others were set aside by the run that read it.
+
+        Raises:
+            BadData: its cursor is what is wrong.
+        """
+        key, where = self.order.key, f"{self.source.where}: page {page.number}"
+        if key is None:
+            return True
+        records = Records((key,), (key,), sampled=False, where=self.source.where)
+        return bool(_within(records.table(page), key, split, where).num_rows)
 
 
 def _within(table: pa.Table, key: Column | None, split: Split, where: str) -> pa.Table:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 
+from catalog.database import migrate
 from dataflows.connectors.contract import ReadOrder
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, column_type
@@ -258,19 +260,58 @@ def test_an_answer_that_swells_is_given_up_before_it_fills_the_memory(pull: Make
         told(pull().open, kind, words)
 
 
-@pytest.mark.parametrize(("value", "column"), [('"x"', "id"), ("1.5", "id"), ("18446744073709551616", "id")])
-def test_a_later_value_that_does_not_fit_names_page_row_and_column(
-    pull: Make, api: Api, value: str, column: str
+@pytest.mark.parametrize("value", ['"x"', "1.5", "18446744073709551616"])
+@pytest.mark.parametrize("endpoint", [{}, {"columns": {"id": "bigint", "name": "text", "at": "text"}}])
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_records_with_a_wrong_value_are_dead_letters_with_page_row_and_column(
+    pull: Make, api: Api, new_database: Callable[[], str], value: str, endpoint: dict[str, Any], write: str
 ) -> None:
+    catalog = new_database()
+    migrate(catalog)
+    made = pull(write=write, rows=60, endpoint=endpoint)
+    good = [row[0] for row in made.wanted() if row[0] not in {45, 46}]
+    for at in (44, 45):
+        api.records[at] |= {"id": json.loads(value), "name": "wrong"}
+    task = made.task("r1", letters=catalog)
+    task["pipeline"]["spec"]["errors"] = {"dead_letter": {"fail_above": "5%"}}
+    found = made.launchers.run(task)
+    assert (found["status"], found["counters"]["rows_in"], found["counters"]["dead"]) == ("completed", 60, 2), found
+    assert [row[0] for row in made.rows()] == good
+    with psycopg.connect(catalog) as session:
+        letters = session.execute('SELECT code, reason, "values" FROM ops.dead_letters ORDER BY row').fetchall()
+    assert [(code, values["_page"], values["_row"], values["_column"]) for code, _, values in letters] == [
+        ("not_of_type", 3, 5, "id"), ("not_of_type", 3, 6, "id"),
+    ]  # fmt: skip
+    assert "page 3, row 5: the value of `id` is not " in letters[0][1]
+    assert f'"id":{value}' in letters[0][2]["_raw"].replace(" ", "")
+    if write == "append":  # what was set aside once is not set aside again
+        again = made.launchers.run(task | {"run": "r2", "result": f"{task['result']}2"})
+        assert (again["status"], again["counters"]["dead"]) == ("completed", 0), again
+    else:
+        task["pipeline"]["spec"]["errors"] = {"dead_letter": {"fail_above": "1%"}}
+        failed = made.launchers.run(task | {"run": "r2", "result": f"{task['result']}2"})
+        assert failed["status"] == "failed", failed
+
+
+def test_a_record_that_says_a_name_twice_is_a_dead_letter(pull: Make, api: Api) -> None:
+    made = pull("all", connection={"records": None})
+    api.paths["/v1/all/items"] = lambda _: (200, {}, b'[{"a": 1}, {"a": 2, "a": 3}, {"a": 4}]')
+    assert read(made.open()).to_pylist() == [{"a": 1}, {"a": 4}]
+
+
+def test_a_record_that_no_sample_told_is_refused_by_page_and_row(pull: Make, api: Api) -> None:
     made = pull(rows=60)
-    api.records[44][column] = json.loads(value)
-    told(made.open, BadData, f"page 3, row 5: the value of `{column}` is not exactly of type bigint")
     api.records[44] = {"id": 1, "name": "n", "at": "t", "later": SECRET}
     told(made.open, BadData, "page 3, row 5: column `later` is in no sampled line")
     made.endpoint = {"columns": {"id": "bigint"}}
     assert read(made.open()).num_rows == 60
-    api.records[44] = None  # type: ignore[call-overload]
-    told(made.open, BadData, "page 3, row 5: is no object")
+
+
+def test_without_a_place_for_dead_letters_a_wrong_record_fails_the_run(pull: Make, api: Api) -> None:
+    made = pull(rows=60, write="replace")
+    api.records[44]["id"] = SECRET
+    error = made.run("r1")["error"]
+    assert (error["code"], "page 3, row 5" in error["what"], SECRET in str(error)) == ("data.bad", True, False), error
 
 
 def test_values_there_and_exact(pull: Make, api: Api) -> None:
