@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json
 
+from dataflows.connectors.formats.repeats import may_repeat, repeated
 from dataflows.connectors.formats.texts import infer_type, parse_column
 from dataflows.connectors.formats.types import UNKNOWN, common_type
 from dataflows.data.tables import Column
@@ -128,7 +129,10 @@ class Lines:
 
     def _structured(self, block: bytes) -> pa.Table | None:
         """Read only the known keys of all lines; each value keeps its text."""
-        rows = [self._decoder.decode(line) for line in block.split(b"\n") if line.strip()]
+        lines = [line for line in block.split(b"\n") if line.strip()]
+        if may_repeat(lines):
+            return None
+        rows = [self._decoder.decode(line) for line in lines]
         tokens = {
             name: [getattr(row, f"f{at}") for row in rows]
             for at, name in enumerate(self._fields)
@@ -168,6 +172,9 @@ class Lines:
                 new = next(name for name in row if name not in self._names)
                 what = f"column `{new}` is in no sampled line"
                 wrong.append(BadLine(number, "unknown_column", what, new, contradicts=True))
+            if (twice := repeated(line, self.columns)) is not None:
+                wrong.append(BadLine(number, "repeated_name", f"a name comes twice in one object (`{twice}`)", twice))
+                continue
             rows.append(row)
             at.append(number)
         arrays, bad = [], [False] * len(rows)
@@ -223,10 +230,7 @@ def _text(token: msgspec.Raw | None, *, quoted: bool) -> tuple[str | None, bool]
 
 
 def parse_object(line: bytes) -> Row | None:
-    """Return the values of an object by key, each as it is written; None if the line is not an object.
-
-    The last value of a duplicate key counts.
-    """
+    """Return the values of an object by key, each as it is written; None if the line is not an object."""
     if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
         return None
     try:

@@ -104,7 +104,9 @@ class Records:
             values = {"_raw": lines[one.line].decode(errors="replace"), "_page": page.number, "_row": one.line + 1}
             reason = f"page {page.number}, row {one.line + 1}: {one.what}"
             alone = Page(page.number, b"\n" * one.line + lines[one.line], 1)
-            refused.append((alone, RefusedRow(one.code, reason, values | ({"_column": one.column} if one.column else {}))))
+            refused.append(
+                (alone, RefusedRow(one.code, reason, values | ({"_column": one.column} if one.column else {})))
+            )
         return found, refused
 
     @cached_property

@@ -346,6 +346,19 @@ BAD_CSV = [
     (b'id,b\n\n"1\n",x\nz,"u\nv",w\n', {}, "line 5: it has 3 values", {"_raw": 'z,"u\nv",w'}),
     (b'{"id": 1}\nx\n{"id": 2}\n', {}, "line 2: it is not a JSON object", {"_raw": "x"}),
     (b'{"id": 1}\n{"id": 1.5}\n', {"id": "integer"}, "line 2: the value of `id` is not of type integer", {}),
+    (
+        b'{"id": 1}\n{"id": 1, "id": 1}\n',
+        {"id": "integer"},
+        "line 2: a name comes twice in one object (`id`)",
+        {"_raw": '{"id": 1, "id": 1}'},
+    ),
+    (
+        b'{"id": {"a\\":b": 1}}\n{"id": [{"x": {"a": 1, "\\u0061" : 2}}]}\n',
+        {"id": "json"},
+        "line 2: a name comes twice in one object (`id`)",
+        {},
+    ),
+    (b'{"id": 1, "o": {"a": 1, "a": 2}, "o": 1}\nx\n', {"id": "integer"}, "line 2: it is no JSON object", {}),
 ]
 
 
