@@ -358,7 +358,7 @@ BAD_CSV = [
         "line 2: a name comes twice in one object (`id`)",
         {},
     ),
-    (b'{"id": 1, "o": {"a": 1, "a": 2}, "o": 1}\nx\n', {"id": "integer"}, "line 2: it is no JSON object", {}),
+    (b'{"id": 1, "o": {"a": 1, "a": 2}, "o": 1}\nx\n', {"id": "integer"}, "line 2: it is not a JSON object", {}),
 ]
 
 
