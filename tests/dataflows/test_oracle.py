@@ -66,7 +66,7 @@ FIXED = [
     "coalesce(u, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')", "CASE u WHEN 'A0EEBC999C0B4EF8BB6D6BB9BD380A11' THEN 1 ELSE 0 END", "nullif(u, 'A0EEBC999C0B4EF8BB6D6BB9BD380A11')", "greatest(u, '{00000000000000000000000000000000}')",
     "concat(h, 'x')", "concat_ws('-', h, e)", "h || 'x'", "h = e", "h = s", "h = t", "h < 'ab '", "h IN ('ab ', 'x')", "length(h)", "h LIKE 'ab'", "CAST(h AS text)", "CAST(s AS char)", "CAST(s AS varchar)", "CAST(i AS numeric)", "CAST(s AS char(3)) || 'x'",
     "CAST(f AS numeric(30,2))", "CAST(r AS numeric(38,4))", "CAST(s AS timestamptz)", "CAST(s AS timestamp)", "CAST(s AS date)", "CAST(s AS numeric(5,2))", "CAST(s AS integer)", "CAST(s AS real)", "CAST(s AS double precision)", "CAST(f AS real)", "CAST(l AS real)", "CAST(m AS real)",
-    "upper(s)", "lower(s)", "s ILIKE '%ß%'", "s ILIKE 'Σ%'", "NULL AND 10 / i > 1", "b AND 10 / i > 1", "b OR 10 / i > 1", "NOT b AND 10 / i > 1", "10 / i > 1 AND b", "CASE WHEN i <> 0 THEN 10 / i END", "i + j = l", "b = (i < j)", "i < j IS TRUE", "NOT b IS TRUE", "t LIKE 'a%' = b", "t IS DISTINCT FROM q AND b", "i BETWEEN 1 AND 7 IS NOT TRUE", "NULL <> CAST(t AS boolean)", "NULL + 10 / i", "+ i", "NOT NULL",
+    "upper(s)", "lower(s)", "s ILIKE '%ß%'", "s ILIKE 'Σ%'", "NULL AND 10 / i > 1", "b AND 10 / i > 1", "b OR 10 / i > 1", "NOT b AND 10 / i > 1", "10 / i > 1 AND b", "CASE WHEN i <> 0 THEN 10 / i END", "i + j = l", "b = (i < j)", "i < j IS TRUE", "NOT b IS TRUE", "t LIKE 'a%' = b", "t IS DISTINCT FROM q AND b", "i BETWEEN 1 AND 7 IS NOT TRUE", "NULL <> CAST(t AS boolean)", "NULL + 10 / i", "+ i", "NOT NULL", "f + 0", "0 + f", "0 - f", "r + 0", "f - 0", "CAST(extract(epoch FROM d) AS text)", "CAST(extract(epoch FROM ts) AS text)",
 ]  # fmt: skip
 
 

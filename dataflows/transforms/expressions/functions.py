@@ -135,10 +135,11 @@ def _product(left: Term, right: Term) -> Term:
 
 
 def _float_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
-    a = left.expr
-    b = right.expr
-    if sign == "/":  # a column of divisors: Polars multiplies by the reciprocal of a constant
-        b = b + a.is_null().cast(physical(left.type))
+    a, b = left.expr, right.expr
+    if sign == "/" or (sign == "+" and not b.meta.root_names()):
+        b = _as_column(b, a, left.type)
+    elif sign in "+-" and not a.meta.root_names():
+        a = _as_column(a, b, left.type)
     if sign == "%":
         raise SchemaMismatch("`%` does not take floating-point numbers", where=where, hint="cast to numeric(p, s)")
     found = {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]
@@ -150,6 +151,11 @@ def _float_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
             (found == 0.0) & (a != 0.0) & b.is_finite() & ((b != 0.0) if sign == "*" else pl.lit(value=True))
         )
     return Term(found, left.type, any_of(left.wrong, right.wrong, wrong))
+
+
+def _as_column(value: pl.Expr, other: pl.Expr, kind: SqlType) -> pl.Expr:
+    """Return the value as a column: Polars multiplies by a constant's reciprocal, and takes ``-0.0 + 0`` for -0.0."""
+    return value + other.is_null().cast(physical(kind))
 
 
 def positive(term: Term, where: str) -> Term:

@@ -56,8 +56,10 @@ def extract(part: str, term: Term, where: str) -> Term:
         ) + value.expr.dt.microsecond().cast(pl.Int128)
         return Term(micros, numeric(8, 6), value.wrong)
     if part == "epoch":
-        micros = value.expr.cast(pl.Datetime("us")) if value.name == DATE.name else value.expr
-        return Term(micros.dt.timestamp("us").cast(pl.Int128), numeric(20, 6), value.wrong)
+        if value.name == DATE.name:
+            days = value.expr.to_physical().cast(pl.Int128)
+            return Term(days * pl.lit(86_400, dtype=pl.Int128), numeric(14, 0), value.wrong)
+        return Term(value.expr.dt.timestamp("us").cast(pl.Int128), numeric(20, 6), value.wrong)
     if part not in _PARTS:
         raise SchemaMismatch(
             f"extract({part} …) is not supported", where=where, hint=f"one of {', '.join(_PARTS)}, second, epoch"
