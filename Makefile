@@ -50,6 +50,10 @@ bench: $(STAMP) ## A benchmark: make bench ARGS="copy --rows 1000000"
 chaos: $(STAMP) ## The long tests: every process killed at every point, again and again
 	@$(BIN)/python -m pytest -m chaos --timeout 3600 $(ARGS)
 
+.PHONY: mutants
+mutants: $(STAMP) ## Mutation tests of the modules that keep data; ARGS="postgres/merge --sample 20" picks some
+	@nice $(BIN)/python -m tools.mutants $(ARGS)
+
 .PHONY: clean
 clean: ## Remove .venv, caches and builds
 	@rm -rf .venv .setup.lock .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

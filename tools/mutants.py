@@ -1,0 +1,249 @@
+"""Mutation tests: change one thing in a module that keeps data, and see whether the tests that aim at it notice.
+
+    make mutants                                          # five mutants of each module of tests/mutation/modules.toml
+    make mutants ARGS="postgres/merge catalog --sample 20 --seed 7"
+    make mutants ARGS="agents/gate --all --list"          # names the mutants, tests none
+
+cosmic-ray makes the mutants, in a copy of the working tree; `tools/mutations.py` adds those of SQL and of statements. A
+mutant is killed when the module's tests fail or take five times as long. The mutants are picked by the seed: first a
+place in the module, then one of its changes. A mutant that changes nothing that can be seen is listed as equivalent in
+modules.toml, with the reason.
+"""
+
+import argparse
+import ast
+import difflib
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.provider import OperatorProvider
+
+from tools.mutations import OPERATORS
+
+ROOT: Final = Path(__file__).parents[1]
+TABLE: Final = ROOT / "tests" / "mutation" / "modules.toml"
+PATIENCE: Final = 5
+PLUGINS: Final = ("-p", "no:cacheprovider", "-p", "tools.without_shrinking")
+CORE: Final = {
+    "AddNot", "ReplaceAndWithOr", "ReplaceOrWithAnd", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "NumberReplacer",
+    "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ZeroIterationForLoop", "ReplaceUnaryOperator_Delete_Not",
+    "ReplaceBinaryOperator_Add_Sub", "ReplaceBinaryOperator_Sub_Add", "ReplaceBinaryOperator_Mul_Add",
+    "ReplaceBinaryOperator_BitOr_BitAnd", "ReplaceBinaryOperator_BitAnd_BitOr",
+    "ReplaceComparisonOperator_Eq_NotEq", "ReplaceComparisonOperator_NotEq_Eq", "ReplaceComparisonOperator_Lt_LtE",
+    "ReplaceComparisonOperator_LtE_Lt", "ReplaceComparisonOperator_Gt_GtE", "ReplaceComparisonOperator_GtE_Gt",
+    "ReplaceComparisonOperator_Is_IsNot", "ReplaceComparisonOperator_IsNot_Is",
+}  # fmt: skip
+"""Those of cosmic-ray's operators whose mutants are faults that people make; the rest multiplies them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change of a module."""
+
+    line: int
+    code: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}\n    - {self.before}\n    + {self.after}"
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of one module's mutants."""
+
+    module: str
+    killed: int = 0
+    survivors: list[Mutant] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """How many were tested."""
+        return self.killed + len(self.survivors)
+
+
+def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
+    """Return all mutants of a module by their place, without those of annotations, decorators and constants."""
+    core = OperatorProvider()
+    operators = [core[name] for name in sorted(CORE)] + list(OPERATORS.values())
+    skipped = set(_without_effect(ast.parse(source)))
+    found: dict[tuple[int, int], list[Mutant]] = {}
+    for operator in (one() for one in operators):
+        places = [place for node in ast_nodes(get_ast(source)) for place, _ in operator.mutation_positions(node)]
+        for occurrence, place in enumerate(places):
+            code = None if place[0] in skipped else mutate_code(source, operator, occurrence)
+            if code is not None and code != source and _is_python(code):
+                found.setdefault(place, []).append(_mutant(source, code))
+    return found
+
+
+def _is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _without_effect(tree: ast.Module) -> Iterator[int]:
+    """Lines of annotations, decorators, and constants of the module that are no SQL."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from _lines(node)
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if annotation is not None and "BitOr" in ast.dump(annotation):
+                yield from _lines(annotation)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from (line for one in node.decorator_list for line in _lines(one))
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and not any("SELECT" in one for one in _texts(node)):
+            yield from _lines(node)
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    return (one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str))
+
+
+def _lines(node: Any) -> range:
+    return range(node.lineno, node.end_lineno + 1)
+
+
+def _mutant(source: str, code: str) -> Mutant:
+    old, new = source.splitlines(), code.splitlines()
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag != "equal":
+            return Mutant(a + 1, code, " ".join(old[a:b]).strip(), " ".join(new[c:d]).strip())
+    raise AssertionError
+
+
+def picked(source: str, count: int | None, seed: int, equivalent: set[tuple[str, str]]) -> list[Mutant]:
+    """Mutants in an order that only the seed decides: one of each place before a second one of any."""
+    rng = random.Random(seed)  # noqa: S311 - a sample
+    places = sorted(mutants_of(source).items())
+    rng.shuffle(places)
+    queues = [rng.sample(mutants, len(mutants)) for _, mutants in places]
+    order = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    return [one for one in order if (one.before, one.after) not in equivalent][:count]
+
+
+class Copy:
+    """A copy of the working tree in which one module at a time is changed."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="penstock-mutants-"))
+        command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for name in filter(
+            None, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
+        ):
+            if (ROOT / name).is_file():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.root / name)
+
+    def fails(self, tests: list[str], seconds: float) -> bool:
+        """True if the tests fail, or take longer than that."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *PLUGINS, *tests]
+        environment = os.environ | {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
+        with (
+            (self.root / "mutant.log").open("wb") as log,
+            subprocess.Popen(
+                command, cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True
+            ) as process,
+        ):
+            try:
+                return process.wait(seconds) not in {0, 5}  # 5: no test was chosen
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return True
+
+    def remove(self) -> None:
+        """Delete the copy."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def tested(copy: Copy, module: str, tests: list[str], mutants: list[Mutant]) -> Result:
+    """Run the tests once as the module is, once without it, and once for each mutant."""
+    path, result, started = copy.root / module, Result(module), time.monotonic()
+    source = path.read_text()
+    if copy.fails(tests, 3600):
+        sys.exit(f"mutants: the tests of {module} fail as it is: see {copy.root}/mutant.log")
+    seconds = (time.monotonic() - started) * PATIENCE + 60
+    path.write_text("raise ImportError\n" + source.replace("from __future__ import annotations", ""))
+    if not copy.fails(tests, seconds):
+        sys.exit(f"mutants: {', '.join(tests)} pass without {module}")
+    try:
+        for mutant in mutants:
+            path.write_text(mutant.code)
+            if copy.fails(tests, seconds):
+                result.killed += 1
+            else:
+                result.survivors.append(mutant)
+                print(f"survived: {module}, {mutant}", flush=True)
+    finally:
+        path.write_text(source)
+    return result
+
+
+def table(results: list[Result]) -> str:
+    """The results as lines, with the sum below."""
+    lines = [f"{'module':48} mutants  killed"]
+    for one in [*results, _sum(results)]:
+        share = f"{100 * one.killed / one.total:.0f} %" if one.total else "-"
+        lines.append(f"{one.module:48} {one.total:7} {share:>7}")
+    return "\n".join(lines)
+
+
+def _sum(results: list[Result]) -> Result:
+    survivors = [mutant for one in results for mutant in one.survivors]
+    return Result("all", sum(one.killed for one in results), survivors)
+
+
+def main(words: list[str]) -> Result:
+    """Run what the command line asks for, and print the table."""
+    parser = argparse.ArgumentParser(prog="mutants", description="Mutation tests of the modules that keep data")
+    parser.add_argument("modules", nargs="*", help="parts of their paths, such as postgres/merge; all of the table")
+    parser.add_argument("--sample", type=int, default=5, help="mutants of each module (5)")
+    parser.add_argument("--all", action="store_true", help="every mutant of them")
+    parser.add_argument("--seed", type=int, default=1, help="what the sample depends on (1)")
+    parser.add_argument("--list", action="store_true", help="name the mutants, and test none")
+    asked = parser.parse_args(words)
+    settings = tomllib.loads(TABLE.read_text())
+    chosen = {
+        module: tests
+        for module, tests in settings["modules"].items()
+        if not asked.modules or any(part in module for part in asked.modules)
+    }
+    equivalent = {(one["was"], one["now"]) for one in settings.get("equivalent", [])}
+    results: list[Result] = []
+    copy = Copy()
+    try:
+        for module, tests in chosen.items():
+            source = (ROOT / module).read_text()
+            mutants = picked(source, None if asked.all else asked.sample, asked.seed, equivalent)
+            if asked.list:
+                print("\n".join(f"{module}, {mutant}" for mutant in mutants))
+                continue
+            results.append(tested(copy, module, shlex.split(tests), mutants))
+            print(f"{module}: {results[-1].killed} of {results[-1].total} killed", flush=True)
+    finally:
+        copy.remove()
+    print(table(results))
+    return _sum(results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
