@@ -30,7 +30,7 @@ class FilesConnector:
 
     @staticmethod
     def target(place: Place, owner: Owner) -> FilesTarget:
-        return FilesTarget.opened(place, owner, _store(place))
+        return FilesTarget.open(place, owner, _store(place))
 
 
 class S3Connector(FilesConnector):

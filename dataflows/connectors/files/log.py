@@ -21,19 +21,19 @@ from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Final
 
-from dataflows.connectors.files.manifest import Change, Entry, Table
+from dataflows.connectors.files.manifest import Change, Entry, FolderState
 from dataflows.connectors.files.store import Gone, Store
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 
-__all__ = ["OWN", "FolderLog", "taken_away"]
+__all__ = ["PENSTOCK_FOLDER", "FolderLog", "folder_removed"]
 
-OWN: Final = "_penstock/"
-ENTRIES: Final = f"{OWN}log/"
-CHECKPOINTS: Final = f"{OWN}checkpoints/"
+PENSTOCK_FOLDER: Final = "_penstock/"
+ENTRIES: Final = f"{PENSTOCK_FOLDER}log/"
+CHECKPOINTS: Final = f"{PENSTOCK_FOLDER}checkpoints/"
 CHECKPOINT_EVERY: Final = 64
-KEPT: Final = timedelta(days=7)
-TRIES: Final = 200
+KEEP_ENTRIES: Final = timedelta(days=7)
+MAX_TRIES: Final = 200
 PAUSE_SECONDS: Final = 0.01
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -45,7 +45,7 @@ class FolderLog:
     store: Store
     folder: str
     where: str
-    table: Table = field(default_factory=Table)
+    table: FolderState = field(default_factory=FolderState)
     _opened: bool = False
     _read_at: datetime = NEVER
     """When the log was last seen to end where `table` does."""
@@ -62,7 +62,7 @@ class FolderLog:
             raise PenstockError(what, where=self.where, value=path, hint=hint)
         return f"{self.folder}/{path}" if self.folder else path
 
-    def refresh(self) -> Table:
+    def refresh(self) -> FolderState:
         """Read what has come; the state after it."""
         if not self._opened:
             self.table = self._checkpoint()
@@ -71,7 +71,7 @@ class FolderLog:
             self.table.apply(Entry.of(data))
         return self.table
 
-    def append(self, uid: str, generation: int, decide: Callable[[Table], tuple[Change, ...]]) -> None:
+    def append(self, uid: str, generation: int, decide: Callable[[FolderState], tuple[Change, ...]]) -> None:
         """Write one entry with what `decide` says on the state before it; nothing where it says nothing.
 
         `decide` is asked again where others were faster, and raises to give up.
@@ -80,33 +80,33 @@ class FolderLog:
             Unavailable: others were faster each time, or the store failed.
         """
         token = uuid.uuid4().hex
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             changes = decide(self.table)
             if not changes:
                 return
             entry = Entry(uid, generation, token, changes)
-            if self._created(entry):
+            if self._try_create(entry):
                 return
             time.sleep(random.uniform(0, PAUSE_SECONDS * min(attempt, 20)))  # noqa: S311 - only spreads writers
         raise Unavailable("others write to the folder all the time", where=self.where, hint="try again")
 
-    def _created(self, entry: Entry) -> bool:
+    def _try_create(self, entry: Entry) -> bool:
         """Whether the entry is in its place; where another was faster, or this one came in unheard, all is read."""
         number = self.table.number + 1
         data = json.dumps(entry.as_dict(), separators=(",", ":")).encode()
         at = now()
         if self._put(number, data):
-            if now() - self._read_at > KEPT / 2 and self._checkpoint().number >= number:
-                raise self._overslept()
+            if now() - self._read_at > KEEP_ENTRIES / 2 and self._checkpoint().number >= number:
+                raise self._stale_entry()
             self._read_at = at
-            self._applied(entry)
+            self._apply(entry)
             return True
         mine = False
         while (found := self._entry(self.table.number + 1)) is not None:
             other = Entry.of(found)
             if other.token == entry.token:
                 mine = True
-                self._applied(other)
+                self._apply(other)
             else:
                 self.table.apply(other)
         return mine
@@ -114,18 +114,18 @@ class FolderLog:
     def _put(self, number: int, data: bytes) -> bool:
         """Put an entry in its place; only the first one makes the log's folder."""
         try:
-            return self.store.create(self.at(_name(number)), data, beside=number > 1)
+            return self.store.create(self.at(_name(number)), data, folder_exists=number > 1)
         except Gone:
-            raise taken_away(self.where) from None
+            raise folder_removed(self.where) from None
 
-    def _applied(self, entry: Entry) -> None:
+    def _apply(self, entry: Entry) -> None:
         if not self.table.apply(entry):
-            raise self._overslept()
+            raise self._stale_entry()
         if self.table.number % max(CHECKPOINT_EVERY, len(self.table.files) // 16) == 0:
             data = json.dumps(self.table.as_dict(), separators=(",", ":")).encode()
             self.store.put(self.at(f"{CHECKPOINTS}{self.table.number:012d}.json"), data)
 
-    def _overslept(self) -> PenstockError:
+    def _stale_entry(self) -> PenstockError:
         what = "an entry was written that does not count: this process slept for more than a week"
         return PenstockError(what, where=self.where, hint="run it again")
 
@@ -151,13 +151,13 @@ class FolderLog:
             ) from error
         return found
 
-    def _checkpoint(self) -> Table:
+    def _checkpoint(self) -> FolderState:
         while True:
             names = [one.path for one in self.store.list(self.at(CHECKPOINTS.rstrip("/")))]
             if not names:
-                return Table()
+                return FolderState()
             try:
-                return Table.of(self._read(self.store.get(max(names))))
+                return FolderState.of(self._read(self.store.get(max(names))))
             except Gone:  # a newer one has taken its place meanwhile
                 continue
 
@@ -166,7 +166,7 @@ class FolderLog:
 
         Not below a newer one: who had read the checkpoint before it would take the gap for the log's end.
         """
-        limit = self.store.head(self.at(_name(self.table.number))).modified - KEPT
+        limit = self.store.head(self.at(_name(self.table.number))).modified - KEEP_ENTRIES
         old = [one.path for one in self.store.list(self.at(CHECKPOINTS.rstrip("/"))) if one.modified < limit]
         if not old:
             return
@@ -176,7 +176,7 @@ class FolderLog:
         self.store.delete([*(path for path in old if path != last), *takewhile(lambda path: path < first, entries)])
 
 
-def taken_away(where: str) -> Unavailable:
+def folder_removed(where: str) -> Unavailable:
     """What is told where a log that was read before is not there any more."""
     what = "the folder was taken away, or emptied, in the middle"
     return Unavailable(what, where=where, hint="run it again: it begins anew there")

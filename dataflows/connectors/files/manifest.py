@@ -16,10 +16,21 @@ from urllib.parse import quote
 from dataflows.connectors.state import RunRow
 from dataflows.data.counters import COUNTED, Counters
 
-__all__ = ["STAGED", "Change", "Entry", "Pipeline", "RunKept", "Table", "published", "row_entry", "row_of", "staged"]
+__all__ = [
+    "STAGED",
+    "Change",
+    "Entry",
+    "FolderState",
+    "Pipeline",
+    "StoredRun",
+    "published",
+    "row_entry",
+    "row_of",
+    "staged",
+]
 
 VERSION: Final = 1
-KEPT_RUNS: Final = 100
+MAX_ENDED_RUNS: Final = 100
 STAGED: Final = "_penstock/data/"
 Change = dict[str, Any]
 """One thing that an entry does, by `do`, as JSON."""
@@ -82,7 +93,7 @@ def row_of(entry: dict[str, Any]) -> RunRow:
 
 
 @dataclass(slots=True)
-class RunKept:
+class StoredRun:
     """A run; `splits` by number: lower and upper bound, and once it is done its staged file, or None."""
 
     source: str
@@ -102,7 +113,7 @@ class RunKept:
         return {"source": self.source, "row": row_entry(self.row), "splits": splits, "done": done}
 
     @classmethod
-    def of(cls, data: dict[str, Any]) -> RunKept:
+    def of(cls, data: dict[str, Any]) -> StoredRun:
         """As a checkpoint kept it."""
         row = row_of(data["row"])
         splits = {int(number): bounds for number, bounds in data["splits"].items()}
@@ -116,18 +127,18 @@ class Pipeline:
     generation: int = 0
     dropped: bool = False
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    runs: dict[str, RunKept] = field(default_factory=dict)
+    runs: dict[str, StoredRun] = field(default_factory=dict)
 
     def source(self, name: str) -> dict[str, Any]:
         """What is remembered of a source object."""
-        return self.sources.get(name) or {**_NOTHING, "counters": [0] * len(COUNTED)}
+        return self.sources.get(name) or {**_NOT_LOADED, "counters": [0] * len(COUNTED)}
 
 
-_NOTHING: Final = {"write": None, "field": None, "cursor": None}
+_NOT_LOADED: Final = {"write": None, "field": None, "cursor": None}
 
 
 @dataclass(slots=True)
-class Table:
+class FolderState:
     """A folder after `number` entries. `files` are its rows; `replaced` were, and may still lie there."""
 
     number: int = 0
@@ -164,7 +175,7 @@ class Table:
                 "generation": one.generation,
                 "dropped": one.dropped,
                 "sources": one.sources,
-                "runs": {run: kept.as_dict() for run, kept in one.runs.items()},
+                "runs": {run: stored.as_dict() for run, stored in one.runs.items()},
             }
             for uid, one in self.pipelines.items()
         }
@@ -179,54 +190,54 @@ class Table:
         }
 
     @classmethod
-    def of(cls, data: dict[str, Any]) -> Table:
+    def of(cls, data: dict[str, Any]) -> FolderState:
         """As a checkpoint kept it."""
         pipelines = {
             uid: Pipeline(
                 one["generation"],
                 one["dropped"],
                 one["sources"],
-                {run: RunKept.of(kept) for run, kept in one["runs"].items()},
+                {run: StoredRun.of(stored) for run, stored in one["runs"].items()},
             )
             for uid, one in data["pipelines"].items()
         }
         return cls(data["number"], data["columns"], data["ending"], data["files"], data["replaced"], pipelines)
 
 
-def _make(table: Table, _: Pipeline, __: Entry, change: Change) -> None:
+def _make(table: FolderState, _: Pipeline, __: Entry, change: Change) -> None:
     if table.columns is None:
         table.columns, table.ending = change["columns"], change["ending"]
 
 
-def _claim(_: Table, pipeline: Pipeline, entry: Entry, __: Change) -> None:
+def _claim(_: FolderState, pipeline: Pipeline, entry: Entry, __: Change) -> None:
     pipeline.generation = entry.generation
 
 
-def _plan(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+def _plan(_: FolderState, pipeline: Pipeline, __: Entry, change: Change) -> None:
     row = row_of(change["row"])
     splits = {number: [lower, upper] for number, lower, upper in change["splits"]}
-    pipeline.runs[row.run] = RunKept(change["source"], row, splits)
+    pipeline.runs[row.run] = StoredRun(change["source"], row, splits)
 
 
-def _take_over(table: Table, pipeline: Pipeline, entry: Entry, change: Change) -> None:
+def _take_over(table: FolderState, pipeline: Pipeline, entry: Entry, change: Change) -> None:
     older, run = pipeline.runs[change["older"]], pipeline.runs[change["run"]]
     run.splits |= older.splits
     run.done |= older.done
     _supersede(table, pipeline, entry, change)
 
 
-def _supersede(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+def _supersede(_: FolderState, pipeline: Pipeline, __: Entry, change: Change) -> None:
     older = pipeline.runs[change["older"]]
     row = older.row
     ended = RunRow(row.run, row.write, row.cursor, row.lower, row.upper, row.base, "superseded", None, change["run"])
-    pipeline.runs[row.run] = RunKept(older.source, ended)
+    pipeline.runs[row.run] = StoredRun(older.source, ended)
 
 
-def _forget(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+def _forget(_: FolderState, pipeline: Pipeline, __: Entry, change: Change) -> None:
     pipeline.runs.pop(change["run"], None)
 
 
-def _commit(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
+def _commit(_: FolderState, pipeline: Pipeline, __: Entry, change: Change) -> None:
     run = pipeline.runs.get(change["run"])
     if run is None or run.row.ended or change["split"] not in run.splits or change["split"] in run.done:
         return
@@ -236,7 +247,7 @@ def _commit(_: Table, pipeline: Pipeline, __: Entry, change: Change) -> None:
     pipeline.sources[run.source] = {**source, "counters": counters}
 
 
-def _finish(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
+def _finish(table: FolderState, pipeline: Pipeline, _: Entry, change: Change) -> None:
     run = pipeline.runs[change["run"]]
     row, cursor = run.row, change["cursor"]
     files = [one | {"path": published(one["path"])} for one in run.files]
@@ -250,18 +261,18 @@ def _finish(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
         pipeline.sources[run.source] = pipeline.source(run.source) | loaded
     ended = RunRow(row.run, row.write, row.cursor, row.lower, row.upper, row.base, "finished", change["result"])
     del pipeline.runs[row.run]
-    pipeline.runs[row.run] = RunKept(run.source, ended)
-    over = [name for name, one in pipeline.runs.items() if one.row.ended][:-KEPT_RUNS]
+    pipeline.runs[row.run] = StoredRun(run.source, ended)
+    over = [name for name, one in pipeline.runs.items() if one.row.ended][:-MAX_ENDED_RUNS]
     for name in over:
         del pipeline.runs[name]
 
 
-def _swept(table: Table, _: Pipeline, __: Entry, change: Change) -> None:
+def _swept(table: FolderState, _: Pipeline, __: Entry, change: Change) -> None:
     gone = set(change["paths"])
     table.replaced = [path for path in table.replaced if path not in gone]
 
 
-def _drop(table: Table, pipeline: Pipeline, _: Entry, change: Change) -> None:
+def _drop(table: FolderState, pipeline: Pipeline, _: Entry, change: Change) -> None:
     pipeline.dropped, pipeline.sources, pipeline.runs = True, {}, {}
     if change["table"]:
         table.replaced += [one["path"] for one in table.files]

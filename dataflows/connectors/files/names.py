@@ -81,7 +81,7 @@ def partitions(path: str) -> dict[str, str | None]:
     return {unquote(key): None if value == _NULL else unquote(value) for key, _, value in pairs if key}
 
 
-def partition_columns(paths: Iterable[str], told: Mapping[str, str], where: str) -> tuple[Column, ...]:
+def partition_columns(paths: Iterable[str], declared: Mapping[str, str], where: str) -> tuple[Column, ...]:
     """Columns from folders: whole numbers where all of a key's values are written as such, else text.
 
     Raises:
@@ -96,5 +96,5 @@ def partition_columns(paths: Iterable[str], told: Mapping[str, str], where: str)
             raise Refused(f"some files have no folder {name}=…", where=where, hint=hint)
         values = [one[name] for one in found]
         whole = all(value is None or _WHOLE.fullmatch(value) for value in values)
-        columns.append(Column(name, told.get(name, "bigint" if whole else "text"), nullable=None in values))
+        columns.append(Column(name, declared.get(name, "bigint" if whole else "text"), nullable=None in values))
     return tuple(columns)

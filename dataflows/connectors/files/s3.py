@@ -23,9 +23,9 @@ __all__ = ["S3Store"]
 
 READ_BYTES: Final = 4 << 20
 WRITE_BYTES: Final = 8 << 20
-REQUEST: Final = timedelta(seconds=30)
-CONNECT: Final = timedelta(seconds=5)
-DELETED_AT_ONCE: Final = 1000
+REQUEST_TIMEOUT: Final = timedelta(seconds=30)
+CONNECT_TIMEOUT: Final = timedelta(seconds=5)
+DELETE_BATCH: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class S3Store:
             bucket,
             prefix=prefix.strip("/") or None,
             config=config,
-            client_options={"allow_http": plain, "timeout": REQUEST, "connect_timeout": CONNECT},
-            retry_config={"max_retries": 6, "retry_timeout": REQUEST},
+            client_options={"allow_http": plain, "timeout": REQUEST_TIMEOUT, "connect_timeout": CONNECT_TIMEOUT},
+            retry_config={"max_retries": 6, "retry_timeout": REQUEST_TIMEOUT},
         )
         return cls(client, where)
 
@@ -74,7 +74,7 @@ class S3Store:
         with self._translated(path):
             return bytes(obstore.get(self.client, path).bytes())
 
-    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
+    def create(self, path: str, data: bytes, *, folder_exists: bool = False) -> bool:
         with self._translated():
             try:
                 obstore.put(self.client, path, data, mode="create", use_multipart=False)
@@ -88,13 +88,13 @@ class S3Store:
 
     def reader(self, path: str) -> Any:
         with self._translated(path):
-            return pa.PythonFile(_Reads(self, path), mode="r")
+            return pa.PythonFile(_Reader(self, path), mode="r")
 
     @contextmanager
     def writer(self, path: str) -> Iterator[Any]:
         with self._translated():
             target = obstore.open_writer(self.client, path, buffer_size=WRITE_BYTES)
-            yield pa.PythonFile(_Writes(self, target), mode="w")
+            yield pa.PythonFile(_Writer(self, target), mode="w")
             target.close()  # only this makes the object; one that is given up never becomes visible
 
     def copy(self, source: str, target: str) -> None:
@@ -104,9 +104,9 @@ class S3Store:
     def delete(self, paths: Iterable[str]) -> None:
         found = list(paths)
         with self._translated():
-            for start in range(0, len(found), DELETED_AT_ONCE):
+            for start in range(0, len(found), DELETE_BATCH):
                 try:
-                    obstore.delete(self.client, found[start : start + DELETED_AT_ONCE])
+                    obstore.delete(self.client, found[start : start + DELETE_BATCH])
                 except FileNotFoundError:
                     continue
 
@@ -128,7 +128,7 @@ def _listed(meta: Any) -> Listed:
     return Listed(meta["path"], meta["size"], meta["last_modified"], version)
 
 
-class _Reads(io.RawIOBase):
+class _Reader(io.RawIOBase):
     """A reader of ranges, read ahead by some megabytes; errors keep their kind on the way through Arrow."""
 
     def __init__(self, store: S3Store, path: str) -> None:
@@ -155,7 +155,7 @@ class _Reads(io.RawIOBase):
             return bytes(self._inner.read(None if size < 0 else size))
 
 
-class _Writes(io.RawIOBase):
+class _Writer(io.RawIOBase):
     """Bytes on their way into a multipart upload."""
 
     def __init__(self, store: S3Store, inner: Any) -> None:

@@ -12,23 +12,23 @@ from penstock.errors import AccessDenied, PenstockError, Refused, Unavailable, U
 
 __all__ = ["translation"]
 
-Told = tuple[type[PenstockError], str, str]
-_REGION: Final[Told] = (
+Meaning = tuple[type[PenstockError], str, str]
+_REGION: Final[Meaning] = (
     Refused,
     "the bucket is in another region",
     "write its `region`, or the endpoint of that region, in the connection",
 )
-_KEY: Final[Told] = (
+_KEY: Final[Meaning] = (
     AccessDenied,
     "the object store knows no such access key",
     "look at `access_key` and `session_token`",
 )
-_DENIED: Final[Told] = (
+_DENIED: Final[Meaning] = (
     AccessDenied,
     "the object store refuses access",
     "look at the keys, and at what they may do in this bucket",
 )
-_CODES: Final[dict[str, Told]] = {
+_CODES: Final[dict[str, Meaning]] = {
     "NoSuchBucket": (Refused, "there is no such bucket", "look at `url`, `endpoint` and `region`, or make the bucket"),
     "InvalidBucketName": (Refused, "that is no bucket's name", "look at `url`"),
     "InvalidAccessKeyId": _KEY,
@@ -42,7 +42,7 @@ _CODES: Final[dict[str, Told]] = {
     "IllegalLocationConstraintException": _REGION,
 }
 """What another try would not change."""
-_KINDS: Final[tuple[tuple[tuple[type[Exception], ...], Told], ...]] = (
+_KINDS: Final[tuple[tuple[tuple[type[Exception], ...], Meaning], ...]] = (
     ((FileNotFoundError,), (Gone, "the object is gone", "run it again")),
     ((PermissionDeniedError, UnauthenticatedError, PermissionError), _DENIED),
     (
@@ -50,7 +50,7 @@ _KINDS: Final[tuple[tuple[tuple[type[Exception], ...], Told], ...]] = (
         (Refused, "the object store cannot do this", "sinks need PUT with If-None-Match"),
     ),
 )
-_TEXTS: Final[tuple[tuple[str, Told], ...]] = (
+_TEXTS: Final[tuple[tuple[str, Meaning], ...]] = (
     (r"status code: 40[13]", _DENIED),  # the client tells it apart only where it asks for a path
     (
         "parse path",
@@ -65,7 +65,7 @@ _TEXTS: Final[tuple[tuple[str, Told], ...]] = (
         (Refused, "the object store takes no such request", "look at `region`, `endpoint` and the keys"),
     ),
 )
-_FAILED: Final[Told] = (Unavailable, "the object store failed", "try again")
+_FAILED: Final[Meaning] = (Unavailable, "the object store failed", "try again")
 
 
 def translation(error: Exception, where: str, path: str | None = None) -> PenstockError:

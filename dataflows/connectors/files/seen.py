@@ -17,9 +17,9 @@ from typing import Final
 
 from dataflows.connectors.files.store import Listed
 
-__all__ = ["KEPT", "Seen"]
+__all__ = ["MAX_FILES", "Seen"]
 
-KEPT: Final = 10_000
+MAX_FILES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class Seen:
     def _forgotten(self, file: Listed) -> bool:
         return _hash(file.path) not in self.files and self.upto is not None and file.modified <= self.upto
 
-    def with_files(self, new: Sequence[Listed], there: Sequence[Listed]) -> Seen:
+    def with_files(self, new: Sequence[Listed], listed: Sequence[Listed]) -> Seen:
         """With `new` read too; `there` are all that are there now, for others go first where many are kept."""
         files = {**self.files, **{_hash(one.path): _hash(one.version) for one in new}}
-        if len(files) <= KEPT:
+        if len(files) <= MAX_FILES:
             return Seen(files, self.upto)
-        kept = sorted((one for one in there if _hash(one.path) in files), key=lambda one: one.modified)
-        over, kept = kept[:-KEPT], kept[-KEPT:]
+        kept = sorted((one for one in listed if _hash(one.path) in files), key=lambda one: one.modified)
+        over, kept = kept[:-MAX_FILES], kept[-MAX_FILES:]
         upto = max((one.modified for one in over), default=self.upto)
         return Seen(
             {_hash(one.path): files[_hash(one.path)] for one in kept},

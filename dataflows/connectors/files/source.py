@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
-from dataflows.connectors.files.log import OWN, FolderLog
+from dataflows.connectors.files.log import PENSTOCK_FOLDER, FolderLog
 from dataflows.connectors.files.names import FileSet, partition_columns, partitions
 from dataflows.connectors.files.seen import Seen
 from dataflows.connectors.files.store import Gone, Listed, Store, translated
@@ -48,13 +48,13 @@ HIDDEN: Final = (
     Column("_path", "text", nullable=False, hidden=True),
     Column(MODIFIED, "timestamp with time zone", nullable=False, hidden=True),
 )
-LOOKED_AT: Final = {"parquet": 1000, "csv": 64, "jsonl": 64}
+MAX_SAMPLED_FILES: Final = {"parquet": 1000, "csv": 64, "jsonl": 64}
 """Files that columns are told from; of more files, those at equal distances, with the first and the last."""
 SAMPLE_BYTES: Final = (64 << 10, 1 << 20, 8 << 20)
 """How much is looked at of each text file, at least and at most, and of all together."""
-AT_ONCE: Final = 8
-LISTINGS: Final = 3
-PIECES: Final = 256
+MAX_REQUESTS: Final = 8
+MAX_LISTINGS: Final = 3
+MAX_PIECES: Final = 256
 BYTES_PER_ROW: Final = 64
 Piece = list[Any]
 """Path, version, and row groups or None, as JSON."""
@@ -95,24 +95,24 @@ class FilesSource:
 
     def describe(self) -> Table:
         if self._table is None:
-            self._table = self._described()
+            self._table = self._describe()
         return self._table
 
-    def _described(self) -> Table:
+    def _describe(self) -> Table:
         files, columns = self._listed()
         self._listing, self._own = files, columns is not None
         if not files and columns is None:
             hint = "look at the pattern; names that begin with _ or . are passed over"
             raise MissingTable("no file matches", where=self.place.where, value=self.place.object, hint=hint)
-        told = None
+        types_from = None
         if columns is None:
-            columns, looked = self._told(files)
-            told = f"types inferred from {looked} of {len(files)} files" if looked < len(files) else None
+            columns, sampled = self._infer_columns(files)
+            types_from = f"types inferred from {sampled} of {len(files)} files" if sampled < len(files) else None
         names = {column.name for column in columns}
         columns += tuple(column for column in HIDDEN if column.name not in names)
-        return Table(self.place.object, "files", columns, (), self._estimate(files), told)
+        return Table(self.place.object, "files", columns, (), self._estimate(files), types_from)
 
-    def _told(self, files: Sequence[Listed]) -> tuple[tuple[Column, ...], int]:
+    def _infer_columns(self, files: Sequence[Listed]) -> tuple[tuple[Column, ...], int]:
         """The columns, and how many files tell them."""
         kinds = {format_of(one.path, self.place.format, self.where)[0].type for one in files}
         if len(kinds) > 1:
@@ -121,10 +121,10 @@ class FilesSource:
                 f"files of {' and '.join(sorted(kinds))} cannot be read together", where=self.where, hint=hint
             )
         kind = kinds.pop()
-        looked = _spread(files, LOOKED_AT[kind])
-        shapes = [(one.path, shape.columns) for one, shape in zip(looked, self._shaped(looked), strict=True)]
-        told = getattr(self.place.format, "columns", {})
-        folders = partition_columns((one.path for one in files), told, self.where)
+        sampled = _spread(files, MAX_SAMPLED_FILES[kind])
+        shapes = [(one.path, shape.columns) for one, shape in zip(sampled, self._shapes_of(sampled), strict=True)]
+        declared = getattr(self.place.format, "columns", {})
+        folders = partition_columns((one.path for one in files), declared, self.where)
         columns = union_columns(shapes, self.where, text=kind != "parquet")
         if double := {one.name for one in folders} & {one.name for one in columns}:
             raise SchemaMismatch(
@@ -133,7 +133,7 @@ class FilesSource:
         if not columns:
             hint = "say their columns in `format.columns`" if kind != "parquet" else "name other files"
             raise SchemaMismatch("the files have no columns", where=self.where, hint=hint)
-        return columns + folders, len(looked)
+        return columns + folders, len(sampled)
 
     def _listed(self) -> tuple[list[Listed], tuple[Column, ...] | None]:
         """The files of the set, by path, and the columns where the log of just this folder tells them.
@@ -145,16 +145,16 @@ class FilesSource:
         """
         files = FileSet.parse(self.place.object, self.where)
         logs: dict[str, FolderLog] = {}
-        for _ in range(LISTINGS):
+        for _ in range(MAX_LISTINGS):
             below = list(self.store.list(files.folder))
             self._read_logs(logs, below)
-            there = [one for one in below if files.matches(one.path)]
+            matching = [one for one in below if files.matches(one.path)]
             if not logs:
-                alone = files.plain and not there and "." in files.folder.rpartition("/")[2]
-                return self._one(files.folder) if alone else there, None
-            told = (log.at(one["path"]) for log in logs.values() for one in log.table.files)
-            rows, ours = set(filter(files.matches, told)), tuple(f"{home}/" for home in logs)
-            found = [one for one in there if one.path in rows or not one.path.startswith(ours)]
+                alone = files.plain and not matching and "." in files.folder.rpartition("/")[2]
+                return self._single_file(files.folder) if alone else matching, None
+            logged = (log.at(one["path"]) for log in logs.values() for one in log.table.files)
+            rows, ours = set(filter(files.matches, logged)), tuple(f"{home}/" for home in logs)
+            found = [one for one in matching if one.path in rows or not one.path.startswith(ours)]
             if rows <= {one.path for one in found}:
                 own = logs[files.folder].table.columns if files.folder in logs else None
                 return found, None if own is None else tuple(Column(**column) for column in own)
@@ -163,21 +163,21 @@ class FilesSource:
 
     def _read_logs(self, logs: dict[str, FolderLog], below: Sequence[Listed]) -> None:
         """The logs of all folders that Penstock writes to; one of a folder that has no columns says nothing."""
-        homes = {home for home, found, _ in (one.path.partition(f"/{OWN}") for one in below) if found}
+        homes = {home for home, found, _ in (one.path.partition(f"/{PENSTOCK_FOLDER}") for one in below) if found}
         for home in homes:
             log = logs.pop(home, None) or FolderLog(self.store, home, self.where)
             if log.refresh().columns is not None:
                 logs[home] = log
 
-    def _one(self, path: str) -> list[Listed]:
+    def _single_file(self, path: str) -> list[Listed]:
         try:
             return [self.store.head(path)]
         except Gone:
             return []
 
-    def _shaped(self, files: Sequence[Listed]) -> list[Shape]:
+    def _shapes_of(self, files: Sequence[Listed]) -> list[Shape]:
         """What files look like; those of a remote store are asked for side by side."""
-        with ThreadPoolExecutor(AT_ONCE if self.store.remote else 1) as pool:
+        with ThreadPoolExecutor(MAX_REQUESTS if self.store.remote else 1) as pool:
             return list(pool.map(self._shape, files))
 
     def _shape(self, file: Listed) -> Shape:
@@ -227,13 +227,13 @@ class FilesSource:
         if key is not None:
             before, after = Seen.parse(window.lower), Seen.parse(window.upper)
             files = [one for one in files if after.has(one) and not before.has(one)]
-        packs = _packed(self._pieces(files), rows)
+        packs = _pack(self._pieces(files), rows)
         return tuple(Split(first + at, json.dumps(pack, separators=(",", ":"))) for at, pack in enumerate(packs))
 
     def _pieces(self, files: Sequence[Listed]) -> Iterator[tuple[Piece, int]]:
         """Pieces with about how many rows each has: row groups of Parquet, whole files of text."""
         parquet = [one for one in files if format_of(one.path, self.place.format, self.where)[0].type == "parquet"]
-        shapes = dict(zip((one.path for one in parquet), self._shaped(parquet), strict=True))
+        shapes = dict(zip((one.path for one in parquet), self._shapes_of(parquet), strict=True))
         for file in files:
             shape = shapes.get(file.path)
             if shape is None or shape.groups is None:
@@ -259,19 +259,19 @@ def _spread(files: Sequence[Listed], count: int) -> list[Listed]:
     return [files[round(at * (len(files) - 1) / (count - 1))] for at in range(count)]
 
 
-def _packed(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Piece]]:
+def _pack(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Piece]]:
     """Pieces together until they have about `rows` rows; neighbouring row groups of a file are one piece."""
     pack: list[Piece] = []
-    held = 0
+    pack_rows = 0
     for piece, count in pieces:
-        if pack and (held + count / 2 > rows or len(pack) >= PIECES):
+        if pack and (pack_rows + count / 2 > rows or len(pack) >= MAX_PIECES):
             yield pack
-            pack, held = [], 0
+            pack, pack_rows = [], 0
         if pack and piece[2] is not None and pack[-1][:2] == piece[:2]:
             pack[-1][2] += piece[2]
         else:
             pack.append(piece)
-        held += count
+        pack_rows += count
     if pack:
         yield pack
 
@@ -303,7 +303,7 @@ class FilesReader:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
-    def _asked(self, work: Callable[[], Any]) -> Any:
+    def _run_checked(self, work: Callable[[], Any]) -> Any:
         with translated(self.place.where):
             return run_checked(self._pool, self.order.check, work)
 
@@ -319,13 +319,13 @@ class FilesReader:
         reader = reader_of(form, remote=self.store.remote, own=self.own)
         batches = reader.batches(lambda: decompress_stream(self.store.reader(path), codec), request)
         with decompression_errors(where):
-            while (found := self._asked(lambda: next(batches, None))) is not None:
-                yield Rows(self._shaped(found.batch, file, folders, where), found.refused)
+            while (found := self._run_checked(lambda: next(batches, None))) is not None:
+                yield Rows(self._with_constants(found.batch, file, folders, where), found.refused)
         self._unchanged(path, version, where)
 
     def _unchanged(self, path: str, version: str, where: str) -> Listed:
         try:
-            found: Listed = self._asked(lambda: self.store.head(path))
+            found: Listed = self._run_checked(lambda: self.store.head(path))
         except Gone:
             hint = "put it back and run again; a new run of write: replace plans anew"
             raise BadData("the file is gone since the run was planned", where=where, hint=hint) from None
@@ -334,7 +334,7 @@ class FilesReader:
             raise BadData("the file has changed since the run was planned", where=where, hint=hint)
         return found
 
-    def _shaped(
+    def _with_constants(
         self, batch: pa.RecordBatch, file: Listed, folders: dict[str, str | None], where: str
     ) -> pa.RecordBatch:
         schema = self.order.schema
@@ -346,11 +346,11 @@ class FilesReader:
             if one.name in have:
                 arrays.append(cast_exactly(batch.column(one.name), one, where))
             else:
-                arrays.append(_repeated(constants.get(one.name), one, batch.num_rows, where))
+                arrays.append(_constant(constants.get(one.name), one, batch.num_rows, where))
         return pa.RecordBatch.from_arrays(arrays, names=schema.names)
 
 
-def _repeated(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
+def _constant(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
     try:
         found = pa.scalar(value).cast(wanted.type) if value is not None else pa.scalar(None, wanted.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -8,8 +8,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataflows.connectors.files.log import FolderLog, taken_away
-from dataflows.connectors.files.manifest import Change, Entry, Pipeline, RunKept, Table, row_entry
+from dataflows.connectors.files.log import FolderLog, folder_removed
+from dataflows.connectors.files.manifest import Change, Entry, FolderState, Pipeline, StoredRun, row_entry
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from dataflows.data.splits import Split
@@ -32,9 +32,9 @@ class FilesState:
     where: str
     ending: str
     _changes: list[Change] | None = field(default=None, init=False)
-    _seen: Table | None = field(default=None, init=False)
+    _seen: FolderState | None = field(default=None, init=False)
 
-    def _table(self) -> Table:
+    def _table(self) -> FolderState:
         """The state as it is now; inside `owned`, with the changes that are to be written."""
         return self._seen if self._seen is not None else self.log.refresh()
 
@@ -69,7 +69,7 @@ class FilesState:
             failpoint("prepare.claiming")
             return () if ended else ({"do": "claim"},)
 
-        generation = self._at_last(decide, raises=1)
+        generation = self._append_as_latest(decide, raises=1)
         if ended is not None:
             return ended
         failpoint("prepare.generation_raised")
@@ -77,19 +77,19 @@ class FilesState:
         failpoint("prepare.sessions_ended")
         return Claim(generation, self.loaded())
 
-    def _at_last(self, decide: Callable[[Pipeline], tuple[Change, ...]], *, raises: int = 0) -> int:
+    def _append_as_latest(self, decide: Callable[[Pipeline], tuple[Change, ...]], *, raises: int = 0) -> int:
         """Write what `decide` says, whoever owns the pipeline; the generation under which it was written."""
         while True:
             generation = self.log.refresh().pipeline(self.uid).generation
             moved = False
 
-            def asked(table: Table, base: int = generation) -> tuple[Change, ...]:
+            def decide_if_current(table: FolderState, base: int = generation) -> tuple[Change, ...]:
                 nonlocal moved
                 pipeline = table.pipeline(self.uid)
                 moved = pipeline.generation != base
                 return () if moved else decide(pipeline)
 
-            self.log.append(self.uid, generation + raises, asked)
+            self.log.append(self.uid, generation + raises, decide_if_current)
             if not moved:
                 return generation + raises
 
@@ -113,17 +113,17 @@ class FilesState:
         finally:
             self._seen, self._changes = None, None
 
-        def decide(table: Table) -> tuple[Change, ...]:
+        def decide(table: FolderState) -> tuple[Change, ...]:
             self.check(table, generation)
             return changes
 
         self.log.append(self.uid, generation, decide)
 
-    def check(self, table: Table, generation: int) -> None:
+    def check(self, table: FolderState, generation: int) -> None:
         """Raise `Fenced` where the generation is not the last; `Unavailable` where it is not known any more."""
         pipeline = table.pipeline(self.uid)
         if pipeline.generation < generation and not pipeline.dropped:
-            raise taken_away(self.where)
+            raise folder_removed(self.where)
         if pipeline.dropped or pipeline.generation != generation:
             raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
 
@@ -168,20 +168,20 @@ class FilesState:
 
     def next_split(self, run: str) -> int:
         """The first number that no split of the run has."""
-        return max(self._kept(run).splits, default=-1) + 1
+        return max(self._stored(run).splits, default=-1) + 1
 
     def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
         """The splits that are not done, in order, and the number of all."""
-        kept = self._kept(run)
-        left = sorted(number for number in kept.splits if number not in kept.done)
-        return tuple(Split(number, *kept.splits[number]) for number in left), len(kept.splits)
+        stored = self._stored(run)
+        left = sorted(number for number in stored.splits if number not in stored.done)
+        return tuple(Split(number, *stored.splits[number]) for number in left), len(stored.splits)
 
     def files(self, run: str) -> list[dict[str, Any]]:
         """The staged files of a run."""
-        return self._kept(run).files
+        return self._stored(run).files
 
-    def _kept(self, run: str) -> RunKept:
-        return self._pipeline().runs.get(run) or RunKept(self.source, RunRow(run, "", None, None, None, Counters()))
+    def _stored(self, run: str) -> StoredRun:
+        return self._pipeline().runs.get(run) or StoredRun(self.source, RunRow(run, "", None, None, None, Counters()))
 
     def counters(self) -> Counters:
         """The cumulative counters between this source and the folder."""
@@ -190,10 +190,10 @@ class FilesState:
     def committed(self, run: str, generation: int | None) -> Counters | None:
         """What an unfinished run has committed so far."""
         pipeline = self._pipeline()
-        kept = pipeline.runs.get(run)
-        if kept is None or kept.row.ended or generation not in (None, pipeline.generation):
+        stored = pipeline.runs.get(run)
+        if stored is None or stored.row.ended or generation not in (None, pipeline.generation):
             return None
-        return self.counters() - kept.row.base
+        return self.counters() - stored.row.base
 
     def commit(self, run: str, generation: int, split: int, counted: Counters, file: dict[str, Any] | None) -> None:
         """Mark a split as done, with its file and counters: one entry, under the generation.
@@ -204,10 +204,10 @@ class FilesState:
         numbers = [getattr(counted, name) for name in COUNTED]
         change: Change = {"do": "commit", "run": run, "split": split, "counted": numbers, "file": file}
 
-        def decide(table: Table) -> tuple[Change, ...]:
+        def decide(table: FolderState) -> tuple[Change, ...]:
             self.check(table, generation)
-            kept = table.pipeline(self.uid).runs.get(run)
-            if kept is None or kept.row.ended or split not in kept.splits or split in kept.done:
+            stored = table.pipeline(self.uid).runs.get(run)
+            if stored is None or stored.row.ended or split not in stored.splits or split in stored.done:
                 raise Fenced("the split is not this run's any more", where=self.where, hint="nothing to do")
             return (change,)
 
@@ -217,7 +217,7 @@ class FilesState:
         """Say what the folder's columns are. Inside `owned`."""
         self._change(do="make", columns=columns, ending=self.ending)
 
-    def swept(self, paths: list[str]) -> None:
+    def record_swept(self, paths: list[str]) -> None:
         """Say that replaced files are gone. Inside `owned`."""
         self._change(do="swept", paths=paths)
 
@@ -231,4 +231,4 @@ class FilesState:
 
     def drop_with(self, *, table: bool) -> None:
         """Forget the pipeline; with `table`, the folder's rows and columns too."""
-        self._at_last(lambda pipeline: () if pipeline.dropped else ({"do": "drop", "table": table},))
+        self._append_as_latest(lambda pipeline: () if pipeline.dropped else ({"do": "drop", "table": table},))

@@ -58,7 +58,7 @@ class Store(Protocol):
     def get(self, path: str) -> bytes:
         """All of a small file. Raises `Gone`."""
 
-    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
+    def create(self, path: str, data: bytes, *, folder_exists: bool = False) -> bool:
         """Put the file in place as a whole, durably, unless there is one; whether there was none.
 
         `beside`: only into a folder that is there, as far as the store has folders. Raises `Gone` where there is none.
@@ -117,8 +117,8 @@ class LocalStore:
         with self._translated():
             return self._regular(path).read_bytes()
 
-    def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
-        with self._written(path, data, beside=beside) as temporary:
+    def create(self, path: str, data: bytes, *, folder_exists: bool = False) -> bool:
+        with self._temporary_file(path, data, folder_exists=folder_exists) as temporary:
             try:
                 os.link(temporary, self._at(path))
             except FileExistsError:
@@ -128,14 +128,14 @@ class LocalStore:
         return True
 
     def put(self, path: str, data: bytes) -> None:
-        with self._written(path, data) as temporary:
+        with self._temporary_file(path, data) as temporary:
             temporary.replace(self._at(path))
 
     @contextmanager
-    def _written(self, path: str, data: bytes, *, beside: bool = False) -> Iterator[Path]:
+    def _temporary_file(self, path: str, data: bytes, *, folder_exists: bool = False) -> Iterator[Path]:
         """A file of that content beside `path`, under another name; afterwards the folder is made durable."""
         with self._translated():
-            temporary = self._temporary(path, beside=beside)
+            temporary = self._temporary(path, folder_exists=folder_exists)
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
@@ -174,10 +174,10 @@ class LocalStore:
             for path in paths:
                 self._at(path).unlink(missing_ok=True)
 
-    def _temporary(self, path: str, *, beside: bool = False) -> Path:
+    def _temporary(self, path: str, *, folder_exists: bool = False) -> Path:
         """A new name in the folder of `path`, which is made; but never the root, which may be a share that is away."""
         found = self._at(path).with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-        if not beside:
+        if not folder_exists:
             self.root.stat()
             found.parent.mkdir(parents=True, exist_ok=True)
         return found

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.files.folder import Folder
-from dataflows.connectors.files.log import FolderLog, taken_away
+from dataflows.connectors.files.log import FolderLog, folder_removed
 from dataflows.connectors.files.manifest import STAGED, published
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Gone, Store
@@ -32,7 +32,7 @@ from penstock.failpoints import failpoint
 __all__ = ["FilesTarget"]
 
 MODES: Final = {"append", "replace"}
-AT_ONCE: Final = 8
+MAX_COPIES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class FilesTarget:
     reloads = ("append", "replace")
 
     @classmethod
-    def opened(cls, place: Place, owner: Owner, store: Store) -> FilesTarget:
+    def open(cls, place: Place, owner: Owner, store: Store) -> FilesTarget:
         """The folder; nothing is asked of the store yet."""
         where = f"{place.where}: {place.object}"
         if owner.write.write not in MODES:
@@ -123,10 +123,14 @@ class FilesTarget:
         if replaced:
             self.store.delete([log.at(path) for path in replaced])
             with self.state.owned(generation):
-                self.state.swept(replaced)
+                self.state.record_swept(replaced)
         below = [one.path for one in self.store.list(log.at(f"{STAGED}{self.owner.uid}"))]
-        beside = [one.path for one in self.store.list(self.folder.name) if self._ours(self._name(one.path))]
-        old = [path for path in below + beside if self._generation(path) < generation and self._name(path) not in kept]
+        published_files = [one.path for one in self.store.list(self.folder.name) if self._ours(self._name(one.path))]
+        old = [
+            path
+            for path in below + published_files
+            if self._generation(path) < generation and self._name(path) not in kept
+        ]
         self.store.delete(old)
 
     def _name(self, path: str) -> str:
@@ -146,8 +150,8 @@ class FilesTarget:
 
     def can_go_on(self, run: str) -> bool:
         log = self.state.log
-        there = {one.path for one in self.store.list(log.at(f"{STAGED}{self.owner.uid}"))}
-        return all(log.at(one["path"]) in there for one in self.state.files(run))
+        existing = {one.path for one in self.store.list(log.at(f"{STAGED}{self.owner.uid}"))}
+        return all(log.at(one["path"]) in existing for one in self.state.files(run))
 
     def abandon(self, run: str) -> None:
         """What it staged is a leftover as soon as its plan is forgotten."""
@@ -158,7 +162,7 @@ class FilesTarget:
     def writer(self, order: WriterOrder) -> SplitWriter:
         log = FolderLog(self.store, self.folder.name, self.where)
         state = FilesState(self.owner.uid, self.owner.source, log, self.where, self.folder.ending)
-        return SplitWriter(order, self.where, partial(FilesSink.opened, self.store, self.folder, state, order))
+        return SplitWriter(order, self.where, partial(FilesSink.open, self.store, self.folder, state, order))
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
         log, before = self.state.log, self.state.files(order.run)
@@ -169,14 +173,14 @@ class FilesTarget:
                 self._copy([(log.at(one["path"]), log.at(published(one["path"]))) for one in before])
             except Gone:
                 self.state.check(log.refresh(), order.generation)  # a newer run has published them, or taken them away
-                raise taken_away(self.where) from None
+                raise folder_removed(self.where) from None
         replaced = log.table.replaced if self._replaces else []
         self.store.delete([log.at(path) for path in [*replaced, *(one["path"] for one in before)]])
         failpoint("publish.done")
         return found.result
 
     def _copy(self, pairs: list[tuple[str, str]]) -> None:
-        with ThreadPoolExecutor(AT_ONCE if self.store.remote else 1) as pool:
+        with ThreadPoolExecutor(MAX_COPIES if self.store.remote else 1) as pool:
             list(pool.map(lambda pair: self.store.copy(*pair), pairs))
 
     def drop(self, *, table: bool) -> None:

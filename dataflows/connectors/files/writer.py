@@ -31,12 +31,12 @@ class _Staged:
     """The open file of a split that has rows."""
 
     path: str
-    held: AbstractContextManager[Any]
+    context: AbstractContextManager[Any]
     stream: Any
     file: FileWriter
 
 
-class _GivenUp(Exception):
+class _Abandoned(Exception):
     pass
 
 
@@ -54,15 +54,15 @@ class FilesSink:
 
     @classmethod
     @contextmanager
-    def opened(cls, store: Store, folder: Folder, state: FilesState, order: WriterOrder) -> Iterator[FilesSink]:
+    def open(cls, store: Store, folder: Folder, state: FilesState, order: WriterOrder) -> Iterator[FilesSink]:
         """With the log read; a file that is still open at the end is given up."""
         pool = ThreadPoolExecutor(1, thread_name_prefix="files") if store.remote else None
         sink = cls(store, folder, state, order, pool)
         try:
-            sink.asked(state.log.refresh)
+            sink.run(state.log.refresh)
             yield sink
         finally:
-            sink.give_up()
+            sink.abandon()
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -71,40 +71,40 @@ class FilesSink:
 
     def put(self, data: pa.RecordBatch) -> None:
         if data.num_rows:
-            self.asked(lambda: self._file().write(data))
+            self.run(lambda: self._file().write(data))
 
     def idle(self) -> None:
         """No session has to be watched."""
 
     def commit(self, split: OpenSplit) -> Counters:
-        file = self.asked(self._closed)
+        file = self.run(self._close_file)
         split.reached("copied")
         counted = split.counted(file["rows"] if file else 0)
         split.reached("before_fence")
         order = self.order
-        self.asked(lambda: self.state.commit(order.run, order.generation, split.number, counted, file))
+        self.run(lambda: self.state.commit(order.run, order.generation, split.number, counted, file))
         split.reached("sent")
         return counted
 
-    def asked(self, work: Callable[[], Any]) -> Any:
+    def run(self, work: Callable[[], Any]) -> Any:
         """Do what asks the store, while the order's check may end the wait."""
         with translated(self.state.where):
             return run_checked(self.pool, self.order.check, work)
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Leave no file of what is not committed."""
         if self._staged is not None:
-            with suppress(_GivenUp, PenstockError):
-                self._staged.held.__exit__(_GivenUp, _GivenUp(), None)
+            with suppress(_Abandoned, PenstockError):
+                self._staged.context.__exit__(_Abandoned, _Abandoned(), None)
 
     def _file(self) -> FileWriter:
         """The split's file, opened with its first rows."""
         if self._staged is None:
             order = self.order
             path = staged(self.state.uid, order.run, self._split, order.generation, self.folder.ending)
-            held = self.store.writer(self.state.log.at(path))
-            stream = compress_stream(held.__enter__(), self.folder.codec)
-            self._staged = _Staged(path, held, stream, self._writer(stream))
+            context = self.store.writer(self.state.log.at(path))
+            stream = compress_stream(context.__enter__(), self.folder.codec)
+            self._staged = _Staged(path, context, stream, self._writer(stream))
         return self._staged.file
 
     def _writer(self, stream: Any) -> FileWriter:
@@ -122,7 +122,7 @@ class FilesSink:
 
         return ParquetWriter(stream, schema, form.compression)
 
-    def _closed(self) -> dict[str, Any] | None:
+    def _close_file(self) -> dict[str, Any] | None:
         """The split's file, durable; None where it has no rows."""
         if self._staged is None:
             return None
@@ -131,5 +131,5 @@ class FilesSink:
         if self.folder.codec is not None:
             one.stream.close()
         self._staged = None
-        one.held.__exit__(None, None, None)
+        one.context.__exit__(None, None, None)
         return {"path": one.path, "rows": rows, "bytes": self.store.head(self.state.log.at(one.path)).size}

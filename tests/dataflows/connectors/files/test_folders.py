@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from dataflows.connectors.contract import PublishOrder
 from dataflows.connectors.files.log import FolderLog
-from dataflows.connectors.files.manifest import Entry, Table, row_entry, row_of
-from dataflows.connectors.files.seen import KEPT, Seen
+from dataflows.connectors.files.manifest import Entry, FolderState, row_entry, row_of
+from dataflows.connectors.files.seen import MAX_FILES, Seen
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Listed, LocalStore
 from dataflows.connectors.publication import publishing
@@ -176,7 +176,7 @@ def test_without_create_only_an_owner_that_lost_overwrites_what_its_successor_wr
     """The control: what fences is that an entry is created only where there is none."""
 
     class Careless(LocalStore):
-        def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:  # noqa: ARG002 - careless
+        def create(self, path: str, data: bytes, *, folder_exists: bool = False) -> bool:  # noqa: ARG002 - careless
             self.put(path, data)
             return True
 
@@ -269,8 +269,8 @@ def test_an_entry_whose_answer_was_lost_is_known_again(files: Files) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(files.store, name)
 
-        def create(self, path: str, data: bytes, *, beside: bool = False) -> bool:
-            create(path, data, beside=beside)
+        def create(self, path: str, data: bytes, *, folder_exists: bool = False) -> bool:
+            create(path, data, folder_exists=folder_exists)
             return False
 
     log.store = Lossy()
@@ -312,7 +312,7 @@ def test_the_log_is_read_from_its_checkpoints_and_trimmed(tmp_path: Path) -> Non
     assert len(names(kept / "log")) == 72 - 63
     fresh = state(store)
     assert fresh.log.refresh().number == 72
-    assert Table.of(fresh.log.table.as_dict()).as_dict() == fresh.log.table.as_dict()
+    assert FolderState.of(fresh.log.table.as_dict()).as_dict() == fresh.log.table.as_dict()
 
 
 def test_who_reads_while_others_trim_reads_to_the_end(tmp_path: Path) -> None:
@@ -420,9 +420,9 @@ def finished(writer: FilesState, generation: int, run: str) -> None:
 
 def test_what_was_seen_is_kept_within_bounds() -> None:
     start = datetime(2024, 1, 1, tzinfo=UTC)
-    files = [Listed(f"f{n}", 1, start + timedelta(seconds=n), "v") for n in range(KEPT + 10)]
+    files = [Listed(f"f{n}", 1, start + timedelta(seconds=n), "v") for n in range(MAX_FILES + 10)]
     seen = Seen.parse(Seen().with_files(files, files).text())
-    assert (len(seen.files), seen.upto) == (KEPT, start + timedelta(seconds=9))
+    assert (len(seen.files), seen.upto) == (MAX_FILES, start + timedelta(seconds=9))
     assert all(seen.has(file) for file in files)
     assert not seen.has(Listed("new", 1, start + timedelta(days=9), "v"))
     assert seen.changed(Listed(files[-1].path, 2, start, "w"))

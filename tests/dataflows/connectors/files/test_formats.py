@@ -209,7 +209,7 @@ LATER: list[tuple[pa.Array, pa.Array]] = [
 def test_a_later_file_of_another_type_is_refused(
     places: Any, monkeypatch: pytest.MonkeyPatch, first: pa.Array, later: pa.Array
 ) -> None:
-    monkeypatch.setattr("dataflows.connectors.files.source.LOOKED_AT", {"parquet": 2})
+    monkeypatch.setattr("dataflows.connectors.files.source.MAX_SAMPLED_FILES", {"parquet": 2})
     files: Files = places("files")
     for at, array in enumerate((first, later, first)):
         files.write(f"in/{at}.parquet", parquet(pa.table({"v": array})))
@@ -313,12 +313,12 @@ def test_header_names_are_kept_verbatim(places: Any) -> None:
 
 def test_a_missing_file_of_the_log_is_reported(places: Any) -> None:
     from dataflows.connectors.files.log import FolderLog
-    from dataflows.connectors.files.manifest import Table
+    from dataflows.connectors.files.manifest import FolderState
 
     files: Files = places("files")
     log = FolderLog(files.store, "out", "here")
     column = {"name": "v", "type": "bigint"}
-    table = Table(64, [column], ".parquet", [{"path": "part-u-r-000000-1.parquet", "rows": 1, "bytes": 1}])
+    table = FolderState(64, [column], ".parquet", [{"path": "part-u-r-000000-1.parquet", "rows": 1, "bytes": 1}])
     files.store.put(log.at("_penstock/checkpoints/000000000064.json"), json.dumps(table.as_dict()).encode())
     with pytest.raises(Unavailable, match="is not there"):
         files.source("out").describe()
