@@ -66,7 +66,7 @@ LONG = [
     ("write", "arrow", "same", "cuts"),
     [*QUICK, *(pytest.param(*one, marks=pytest.mark.chaos) for one in LONG)],
 )
-def test_killed_at_every_cut_and_run_again(
+def test_killed_at_failpoints_and_run_again(
     copy: Callable[..., Copy],
     launchers: Launchers,
     write: str,

@@ -118,7 +118,7 @@ def test_windows_of_times(copy: Callable[..., Copy], launchers: Launchers) -> No
 
 @pytest.mark.parametrize("reload", [FULL, window(101, 301)], ids=["full", "window"])
 @pytest.mark.parametrize("same", [True, False])
-def test_killed_at_every_cut_and_run_again(
+def test_killed_at_failpoints_and_run_again(
     spoilt: Callable[..., Copy], launchers: Launchers, reload: dict[str, str], *, same: bool
 ) -> None:
     for cut in CUTS:

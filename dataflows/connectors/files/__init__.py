@@ -1,1 +1,1 @@
-"""Files, on this machine or in an object store: where they are kept, how they are encoded, and what a folder holds."""
+"""Read and write files, in a folder of this machine or in an object store."""

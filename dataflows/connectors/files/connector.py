@@ -1,4 +1,4 @@
-"""Files as a source and as a sink: in a folder of this machine, or in a bucket."""
+"""Connectors for files in a folder of this machine (`files`) and in a bucket (`s3`)."""
 
 from __future__ import annotations
 

@@ -22,24 +22,26 @@ class Folder:
 
     @classmethod
     def parse(cls, text: str, given: Format | None, where: str) -> Folder:
-        """``sales/orders``, ``sales/orders.parquet`` (a folder too) or ``sales/orders/*.jsonl.gz``; else Parquet.
+        """Parse ``sales/orders``, ``sales/orders.parquet`` (also a folder) or ``sales/orders/*.jsonl.gz``.
+
+        The format is Parquet unless the pipeline or the name says otherwise.
 
         Raises:
-            Refused: another pattern.
+            Refused: any other pattern.
         """
         folder, _, last = text.rstrip("/").rpartition("/")
         pattern = last.startswith("*.")
-        found = FileSet.parse(folder if pattern else text, where)
-        if not found.plain:
-            hint = "name a folder; its files are named for you"
+        files = FileSet.parse(folder if pattern else text, where)
+        if not files.plain:
+            hint = "name a folder; Penstock names its files"
             raise Refused("rows are written to one folder", where=where, value=text, hint=hint)
-        told = given or (None if pattern or "." in last else ParquetFormat(type="parquet"))
-        form, codec = format_of(last, told, where)
-        return cls(found.pattern, form, codec)
+        default = given or (None if pattern or "." in last else ParquetFormat(type="parquet"))
+        form, codec = format_of(last, default, where)
+        return cls(files.pattern, form, codec)
 
     @property
     def ending(self) -> str:
-        """What its files' names end with."""
+        """Extension of its files, with that of the compression."""
         plain = extension_of(self.form)
         packed_as = {"gzip": ".gz", "zstd": ".zst"}.get(self.codec or "", "")
         return plain if plain.endswith((".gz", ".zst")) else plain + packed_as

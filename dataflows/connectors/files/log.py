@@ -1,12 +1,13 @@
-"""The log of a folder: entries numbered without gaps, each created only where there is none yet.
+"""The log of a folder: entries numbered without gaps, each created only if it does not exist yet.
 
-Whoever writes entry N + 1 has read all up to N. Of two that read the same N one succeeds; the other reads what came,
-and looks again whether it may go on. So a process that was taken for dead finds its successor's claim in its way.
+A writer of entry N + 1 has read all entries up to N. Of two writers that have read the same N, one succeeds; the other
+reads the new entries and checks again if it may continue. A process that was taken for dead so meets its successor's
+claim.
 
-Every so often a writer puts a checkpoint: the whole state after an entry. Who comes new reads the last one and what
-follows it. Entries below a checkpoint are dropped when that is a week old: until then they stand in the way of any
-process that stopped before it wrote one. After that such a process may write into the gap, where nobody reads any more:
-so whoever has slept for days looks for a checkpoint beyond its entry before it takes the entry for written.
+From time to time a writer stores a checkpoint, the whole state after an entry. New readers begin with the latest one.
+Entries below a checkpoint are deleted once it is a week old: until then they block any process that paused before it
+wrote such an entry. After that, such a process could write into the gap, where no one reads; so a process that has
+paused for days looks for a checkpoint beyond its entry before it counts the entry as written.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(slots=True)
 class FolderLog:
-    """The log below `folder`, and the state after all entries that were read. For one thread's use."""
+    """The log of `folder`, and the state after all entries read so far. Not thread-safe."""
 
     store: Store
     folder: str
@@ -48,22 +49,22 @@ class FolderLog:
     table: FolderState = field(default_factory=FolderState)
     _opened: bool = False
     _read_at: datetime = NEVER
-    """When the log was last seen to end where `table` does."""
+    """When the log last ended with the last entry of `table`."""
 
     def at(self, path: str) -> str:
-        """A path of this folder as the store knows it.
+        """Return the store's path of a path in this folder.
 
         Raises:
-            PenstockError: whoever wrote it into the log means another place.
+            PenstockError: the path leads out of the folder, so Penstock did not write it.
         """
         if ".." in path.split("/") or path.startswith("/") or "\\" in path:
-            hint = "somebody else wrote below `_penstock/`; take that folder away, or choose another one"
-            what = "its log names a file outside of the folder"
+            hint = "another program wrote below `_penstock/`; delete that folder, or choose another one"
+            what = "its log names a file outside the folder"
             raise PenstockError(what, where=self.where, value=path, hint=hint)
         return f"{self.folder}/{path}" if self.folder else path
 
     def refresh(self) -> FolderState:
-        """Read what has come; the state after it."""
+        """Read new entries; return the state after them."""
         if not self._opened:
             self.table = self._checkpoint()
             self._opened = True
@@ -72,12 +73,12 @@ class FolderLog:
         return self.table
 
     def append(self, uid: str, generation: int, decide: Callable[[FolderState], tuple[Change, ...]]) -> None:
-        """Write one entry with what `decide` says on the state before it; nothing where it says nothing.
+        """Append one entry with the changes that `decide` returns for the current state; none if it returns none.
 
-        `decide` is asked again where others were faster, and raises to give up.
+        `decide` is called again after a lost race, and raises to give up.
 
         Raises:
-            Unavailable: others were faster each time, or the store failed.
+            Unavailable: every race was lost, or the store failed.
         """
         token = uuid.uuid4().hex
         for attempt in range(MAX_TRIES):
@@ -88,10 +89,10 @@ class FolderLog:
             if self._try_create(entry):
                 return
             time.sleep(random.uniform(0, PAUSE_SECONDS * min(attempt, 20)))  # noqa: S311 - only spreads writers
-        raise Unavailable("others write to the folder all the time", where=self.where, hint="try again")
+        raise Unavailable("too many writers compete for the folder", where=self.where, hint="try again")
 
     def _try_create(self, entry: Entry) -> bool:
-        """Whether the entry is in its place; where another was faster, or this one came in unheard, all is read."""
+        """Create the entry and return True; after a lost race, read the new entries, in case one of them is ours."""
         number = self.table.number + 1
         data = json.dumps(entry.as_dict(), separators=(",", ":")).encode()
         at = now()
@@ -112,7 +113,7 @@ class FolderLog:
         return mine
 
     def _put(self, number: int, data: bytes) -> bool:
-        """Put an entry in its place; only the first one makes the log's folder."""
+        """Create an entry; only the first one creates the log's folder."""
         try:
             return self.store.create(self.at(_name(number)), data, folder_exists=number > 1)
         except Gone:
@@ -126,7 +127,7 @@ class FolderLog:
             self.store.put(self.at(f"{CHECKPOINTS}{self.table.number:012d}.json"), data)
 
     def _stale_entry(self) -> PenstockError:
-        what = "an entry was written that does not count: this process slept for more than a week"
+        what = "an entry was written too late to count: this process was paused for more than a week"
         return PenstockError(what, where=self.where, hint="run it again")
 
     def _entry(self, number: int) -> dict[str, Any] | None:
@@ -142,10 +143,10 @@ class FolderLog:
         try:
             found: dict[str, Any] = json.loads(data)
             if found["v"] != 1:
-                what, hint = f"it is of version {found['v']}, which is not known here", "use a newer release"
+                what, hint = f"it has version {found['v']}, which this release does not know", "use a newer release"
                 raise PenstockError(what, where=f"{self.where}: the log of {self.folder}", hint=hint)
         except (ValueError, KeyError, TypeError) as error:
-            hint = "somebody else wrote below `_penstock/`; take it away or choose another folder"
+            hint = "another program wrote below `_penstock/`; delete it, or choose another folder"
             raise PenstockError(
                 "it cannot be read", where=f"{self.where}: the log of {self.folder}", hint=hint
             ) from error
@@ -158,13 +159,13 @@ class FolderLog:
                 return FolderState()
             try:
                 return FolderState.of(self._read(self.store.get(max(names))))
-            except Gone:  # a newer one has taken its place meanwhile
+            except Gone:  # replaced by a newer one
                 continue
 
     def trim(self) -> None:
-        """Drop what is below a checkpoint that is a week old, by the store's clock.
+        """Delete entries below the latest checkpoint that is a week old, by the store's clock.
 
-        Not below a newer one: who had read the checkpoint before it would take the gap for the log's end.
+        Not below a newer one: a reader of the checkpoint before it would take the gap for the log's end.
         """
         limit = self.store.head(self.at(_name(self.table.number))).modified - KEEP_ENTRIES
         old = [one.path for one in self.store.list(self.at(CHECKPOINTS.rstrip("/"))) if one.modified < limit]
@@ -177,9 +178,9 @@ class FolderLog:
 
 
 def folder_removed(where: str) -> Unavailable:
-    """What is told where a log that was read before is not there any more."""
-    what = "the folder was taken away, or emptied, in the middle"
-    return Unavailable(what, where=where, hint="run it again: it begins anew there")
+    """Return the error for a log that has disappeared since it was read."""
+    what = "the folder was deleted or emptied during the run"
+    return Unavailable(what, where=where, hint="run it again: it starts over in a new folder")
 
 
 def _name(number: int) -> str:

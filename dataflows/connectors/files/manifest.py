@@ -1,10 +1,10 @@
-"""What a folder that Penstock writes to holds, and what its pipelines remember: plain data, folded from entries.
+"""Files of a folder that Penstock writes to, and the state of its pipelines: plain data, folded from log entries.
 
-An entry is what one writer did at once: a claim, a plan, the commit of a split, the end of a run. It counts only if its
-writer's generation was the pipeline's last one when the entry took its place; any other is passed over by everybody who
-reads, so that even an entry that came in by a back door changes nothing.
+An entry is one atomic step of a writer: a claim, a plan, the commit of a split, the end of a run. It counts only if its
+generation was the pipeline's latest when it was written; every reader skips other entries, so that even an entry
+written by mistake changes nothing.
 
-The rows of a run become the folder's when its `finish` is written, all at once; until then its files are staged.
+The rows of a run become visible in the folder all at once, by its `finish` entry; until then its files are staged.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ VERSION: Final = 1
 MAX_ENDED_RUNS: Final = 100
 STAGED: Final = "_penstock/data/"
 Change = dict[str, Any]
-"""One thing that an entry does, by `do`, as JSON."""
+"""One change of an entry, as JSON; its key `do` names the kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one writer did at once; `token` is its own, by which it knows its entry again."""
+    """One atomic step of a writer; by the unique `token` the writer recognizes its own entry."""
 
     uid: str
     generation: int
@@ -46,7 +46,7 @@ class Entry:
     changes: tuple[Change, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is written."""
+        """Return the entry as JSON."""
         return {
             "v": VERSION,
             "uid": self.uid,
@@ -57,44 +57,44 @@ class Entry:
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Entry:
-        """As it was written."""
+        """Parse the JSON of `as_dict`."""
         return cls(data["uid"], data["generation"], data["token"], tuple(data["changes"]))
 
 
 def staged(uid: str, run: str, split: int, generation: int, ending: str) -> str:
-    """Where a split's file is until its run is published: named by its position, and by who wrote it.
+    """Return the path of a split's file until its run is published.
 
-    A file of another generation has another name: what a process writes that was taken for dead cannot change a file
-    that its successor has committed.
+    The name contains the generation, so that a process that was taken for dead cannot overwrite a file that its
+    successor has committed.
     """
     return f"{STAGED}{uid}/{quote(run, safe='')}-{split:06d}-{generation}{ending}"
 
 
 def published(path: str) -> str:
-    """Where a staged file is once its run is published: beside the folder's other files."""
+    """Return the path of a staged file once its run is published, next to the folder's other files."""
     uid, _, name = path.removeprefix(STAGED).partition("/")
     return f"part-{uid}-{name}"
 
 
 _ENTRY_NAMES: Final = {"cursor": "field", "split_key": "by"}
-"""Fields of a run whose names in the log are other ones: logs outlive the code that wrote them."""
+"""Fields of a run with other names in the log: logs outlive the code that wrote them."""
 _ROW_NAMES: Final = {entry: name for name, entry in _ENTRY_NAMES.items()}
 
 
 def row_entry(row: RunRow) -> dict[str, Any]:
-    """The run as the log has it."""
+    """Return a run as stored in the log."""
     return {_ENTRY_NAMES.get(name, name): value for name, value in asdict(row).items()}
 
 
 def row_of(entry: dict[str, Any]) -> RunRow:
-    """The run of such an entry."""
+    """Parse a run stored in the log."""
     named = {_ROW_NAMES.get(name, name): value for name, value in entry.items()}
     return RunRow(**{**named, "base": Counters(**entry["base"])})
 
 
 @dataclass(slots=True)
 class StoredRun:
-    """A run; `splits` by number: lower and upper bound, and once it is done its staged file, or None."""
+    """A run. `splits` maps numbers to bounds; `done` maps finished ones to their staged file, None without rows."""
 
     source: str
     row: RunRow
@@ -103,18 +103,18 @@ class StoredRun:
 
     @property
     def files(self) -> list[dict[str, Any]]:
-        """The staged files of the splits that are done."""
+        """Staged files of the finished splits."""
         return [one for _, one in sorted(self.done.items()) if one is not None]
 
     def as_dict(self) -> dict[str, Any]:
-        """As a checkpoint keeps it."""
+        """Return it as stored in a checkpoint."""
         done = {str(number): one for number, one in self.done.items()}
         splits = {str(number): bounds for number, bounds in self.splits.items()}
         return {"source": self.source, "row": row_entry(self.row), "splits": splits, "done": done}
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> StoredRun:
-        """As a checkpoint kept it."""
+        """Parse the JSON of `as_dict`."""
         row = row_of(data["row"])
         splits = {int(number): bounds for number, bounds in data["splits"].items()}
         return cls(data["source"], row, splits, {int(number): one for number, one in data["done"].items()})
@@ -122,7 +122,7 @@ class StoredRun:
 
 @dataclass(slots=True)
 class Pipeline:
-    """What is remembered of one pipeline; `sources`: how rows of a source object were loaded, and their counters."""
+    """State of one pipeline; `sources` has, for each source object, how its rows were loaded, and counters."""
 
     generation: int = 0
     dropped: bool = False
@@ -130,7 +130,7 @@ class Pipeline:
     runs: dict[str, StoredRun] = field(default_factory=dict)
 
     def source(self, name: str) -> dict[str, Any]:
-        """What is remembered of a source object."""
+        """Return the state of a source object."""
         return self.sources.get(name) or {**_NOT_LOADED, "counters": [0] * len(COUNTED)}
 
 
@@ -139,7 +139,7 @@ _NOT_LOADED: Final = {"write": None, "field": None, "cursor": None}
 
 @dataclass(slots=True)
 class FolderState:
-    """A folder after `number` entries. `files` are its rows; `replaced` were, and may still lie there."""
+    """A folder after `number` entries. `files` hold its rows; `replaced` files held older ones, and may still exist."""
 
     number: int = 0
     columns: list[dict[str, Any]] | None = None
@@ -149,11 +149,11 @@ class FolderState:
     pipelines: dict[str, Pipeline] = field(default_factory=dict)
 
     def pipeline(self, uid: str) -> Pipeline:
-        """The pipeline of that id."""
+        """Return the pipeline of that id."""
         return self.pipelines.setdefault(uid, Pipeline())
 
     def apply(self, entry: Entry) -> bool:
-        """Take the next entry in; whether it counted."""
+        """Apply the next entry; return True if it counted."""
         self.number += 1
         pipeline = self.pipeline(entry.uid)
         claims = any(change["do"] == "claim" for change in entry.changes)
@@ -164,12 +164,12 @@ class FolderState:
         return True
 
     def referenced(self, uid: str) -> set[str]:
-        """Every path of this pipeline's that counts, or may come to count: staged, and where it will be published."""
+        """Return all paths of the pipeline's files that are or may become part of the folder, staged or published."""
         files = [one["path"] for run in self.pipeline(uid).runs.values() if not run.row.ended for one in run.files]
         return {*files, *map(published, files), *(one["path"] for one in self.files)}
 
     def as_dict(self) -> dict[str, Any]:
-        """As a checkpoint keeps it."""
+        """Return it as stored in a checkpoint."""
         pipelines = {
             uid: {
                 "generation": one.generation,
@@ -191,7 +191,7 @@ class FolderState:
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> FolderState:
-        """As a checkpoint kept it."""
+        """Parse the JSON of `as_dict`."""
         pipelines = {
             uid: Pipeline(
                 one["generation"],

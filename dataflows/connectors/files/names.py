@@ -1,7 +1,7 @@
 """Names of file sets: ``raw/orders/*.parquet``, ``raw/**/year=*/*.csv.gz``, a folder, or one file.
 
-``*`` and ``?`` stand for characters of one part of a path, ``**`` for any number of parts. Parts that begin with ``_``
-or ``.`` are nobody's data. A folder named ``key=value`` gives a column `key`.
+``*`` and ``?`` match characters within one part of a path, ``**`` any number of parts. Parts that begin with ``_`` or
+``.`` are ignored. A folder named ``key=value`` adds a column `key`.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ _WHOLE: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """A pattern, and the folder below which all that it matches lies."""
+    """A pattern, and the deepest folder that contains all its matches."""
 
     pattern: str
     folder: str
 
     @classmethod
     def parse(cls, text: str, where: str) -> FileSet:
-        """The set that an object's name means.
+        """Parse an object's name.
 
         Raises:
-            Refused: a name that leads out of the connection's root.
+            Refused: the name leads out of the connection's root, or is reserved for Penstock.
         """
         parts = [part for part in text.split("/") if part not in {"", "."}]
         if "_penstock" in parts:
-            hint = "name the folder that it lies in"
+            hint = "name the folder that contains it"
             raise Refused("this name is reserved for Penstock", where=where, value=text, hint=hint)
         if ".." in parts or "\\" in text or not parts:
             hint = "name files below the connection's root, with / between folders"
-            raise Refused("the name does not lie below the root", where=where, value=text, hint=hint)
+            raise Refused("the name is not below the root", where=where, value=text, hint=hint)
         fixed = next((at for at, part in enumerate(parts) if _WILD.search(part)), len(parts))
         return cls("/".join(parts), "/".join(parts[:fixed]))
 
     @property
     def plain(self) -> bool:
-        """Whether it is one name: a file or a folder."""
+        """True if it is one name, without wildcards: a file or a folder."""
         return self.pattern == self.folder
 
     def matches(self, path: str) -> bool:
-        """Whether a path is in the set."""
+        """True if a path is in the set."""
         below = path.removeprefix(self.folder).lstrip("/") if path != self.folder else ""
         if any(part.startswith(("_", ".")) for part in below.split("/")):
             return False
@@ -76,25 +76,25 @@ def _part(part: str) -> str:
 
 
 def partitions(path: str) -> dict[str, str | None]:
-    """The keys and values of the folders that a file lies in."""
+    """Return the keys and values of the ``key=value`` folders of a path."""
     pairs = [part.partition("=") for part in path.split("/")[:-1] if "=" in part]
     return {unquote(key): None if value == _NULL else unquote(value) for key, _, value in pairs if key}
 
 
 def partition_columns(paths: Iterable[str], declared: Mapping[str, str], where: str) -> tuple[Column, ...]:
-    """Columns from folders: whole numbers where all of a key's values are written as such, else text.
+    """Return the columns of ``key=value`` folders: bigint if all values are integers, else text, or as declared.
 
     Raises:
-        Refused: files of which some lie in folders of a key and some do not.
+        Refused: only some files are in folders of a key.
     """
-    found = [partitions(path) for path in paths]
-    names = list(dict.fromkeys(name for one in found for name in one))
+    keys = [partitions(path) for path in paths]
+    names = list(dict.fromkeys(name for one in keys for name in one))
     columns = []
     for name in names:
-        if not all(name in one for one in found):
+        if not all(name in one for one in keys):
             hint = "put all files into such folders, or none"
             raise Refused(f"some files have no folder {name}=…", where=where, hint=hint)
-        values = [one[name] for one in found]
+        values = [one[name] for one in keys]
         whole = all(value is None or _WHOLE.fullmatch(value) for value in values)
         columns.append(Column(name, declared.get(name, "bigint" if whole else "text"), nullable=None in values))
     return tuple(columns)

@@ -1,4 +1,4 @@
-"""S3, and servers that speak its protocol: what creates is a PUT with ``If-None-Match: *``."""
+"""S3, and servers with its protocol, as a store; `create` is a PUT with ``If-None-Match: *``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DELETE_BATCH: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class S3Store:
-    """A prefix of a bucket. A request that fails is tried again for 30 s."""
+    """A prefix of a bucket. Failed requests are retried for 30 s."""
 
     client: Client
     where: str
@@ -38,7 +38,7 @@ class S3Store:
 
     @classmethod
     def of(cls, connection: S3Connection, *, name: str, where: str, secrets: Path | None = None) -> S3Store:
-        """The bucket of a connection, its keys resolved; nothing is asked of the server yet."""
+        """Open the bucket of a connection, its keys resolved; does not contact the server yet."""
         bucket, _, prefix = connection.url.removeprefix("s3://").partition("/")
         given = {
             "endpoint": connection.endpoint,
@@ -95,7 +95,7 @@ class S3Store:
         with self._translated():
             target = obstore.open_writer(self.client, path, buffer_size=WRITE_BYTES)
             yield pa.PythonFile(_Writer(self, target), mode="w")
-            target.close()  # only this makes the object; one that is given up never becomes visible
+            target.close()  # this creates the object; without it, nothing becomes visible
 
     def copy(self, source: str, target: str) -> None:
         with self._translated(source):
@@ -112,7 +112,7 @@ class S3Store:
 
     @contextmanager
     def _translated(self, path: str | None = None) -> Iterator[None]:
-        """What the client raises, as errors of our own."""
+        """Translate the client's errors."""
         try:
             yield
         except (BaseError, OSError, NotImplementedError) as error:  # streams raise OSError, with the same texts
@@ -129,7 +129,7 @@ def _listed(meta: Any) -> Listed:
 
 
 class _Reader(io.RawIOBase):
-    """A reader of ranges, read ahead by some megabytes; errors keep their kind on the way through Arrow."""
+    """Reads ranges, a few megabytes ahead; its errors keep their type on the way through Arrow."""
 
     def __init__(self, store: S3Store, path: str) -> None:
         self._store, self._path = store, path
@@ -156,7 +156,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Writer(io.RawIOBase):
-    """Bytes on their way into a multipart upload."""
+    """Writes bytes to a multipart upload."""
 
     def __init__(self, store: S3Store, inner: Any) -> None:
         self._store, self._inner, self._at = store, inner, 0

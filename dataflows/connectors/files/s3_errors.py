@@ -1,4 +1,4 @@
-"""What an object store says, as errors of our own. Its texts quote requests, and are left out."""
+"""Translation of an object store's errors; their messages are left out, as they quote requests."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ Meaning = tuple[type[PenstockError], str, str]
 _REGION: Final[Meaning] = (
     Refused,
     "the bucket is in another region",
-    "write its `region`, or the endpoint of that region, in the connection",
+    "set its `region`, or the endpoint of that region, in the connection",
 )
 _KEY: Final[Meaning] = (
     AccessDenied,
-    "the object store knows no such access key",
-    "look at `access_key` and `session_token`",
+    "the object store does not know the access key",
+    "check `access_key` and `session_token`",
 )
 _DENIED: Final[Meaning] = (
     AccessDenied,
     "the object store refuses access",
-    "look at the keys, and at what they may do in this bucket",
+    "check the keys and their permissions in this bucket",
 )
 _CODES: Final[dict[str, Meaning]] = {
-    "NoSuchBucket": (Refused, "there is no such bucket", "look at `url`, `endpoint` and `region`, or make the bucket"),
-    "InvalidBucketName": (Refused, "that is no bucket's name", "look at `url`"),
+    "NoSuchBucket": (Refused, "there is no such bucket", "check `url`, `endpoint` and `region`, or create the bucket"),
+    "InvalidBucketName": (Refused, "the bucket's name is not valid", "check `url`"),
     "InvalidAccessKeyId": _KEY,
     "XAdminUserNotFound": _KEY,
     "ExpiredToken": _KEY,
     "InvalidToken": _KEY,
-    "SignatureDoesNotMatch": (AccessDenied, "the secret key is not that of the access key", "look at `secret_key`"),
+    "SignatureDoesNotMatch": (AccessDenied, "the secret key does not belong to the access key", "check `secret_key`"),
     "RequestTimeTooSkewed": (AccessDenied, "the object store's clock and this machine's differ", "set this clock"),
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
 }
-"""What another try would not change."""
+"""Permanent errors, by the server's code."""
 _KINDS: Final[tuple[tuple[tuple[type[Exception], ...], Meaning], ...]] = (
     ((FileNotFoundError,), (Gone, "the object is gone", "run it again")),
     ((PermissionDeniedError, UnauthenticatedError, PermissionError), _DENIED),
@@ -51,25 +51,25 @@ _KINDS: Final[tuple[tuple[tuple[type[Exception], ...], Meaning], ...]] = (
     ),
 )
 _TEXTS: Final[tuple[tuple[str, Meaning], ...]] = (
-    (r"status code: 40[13]", _DENIED),  # the client tells it apart only where it asks for a path
+    (r"status code: 40[13]", _DENIED),  # the client has a type for it only in requests for one path
     (
         "parse path",
-        (Refused, "an object's name cannot be read", "names have no empty parts, `.` or `..` between their slashes"),
+        (Refused, "an object's name is not valid", "names have no empty parts, `.` or `..` between their slashes"),
     ),
     (
         "sending request",
-        (Unreachable, "the object store cannot be reached", "look at the endpoint and whether the server is up"),
+        (Unreachable, "the object store cannot be reached", "check the endpoint, and that the server is up"),
     ),
     (
         "400 Bad Request|301 Moved",
-        (Refused, "the object store takes no such request", "look at `region`, `endpoint` and the keys"),
+        (Refused, "the object store refuses the request", "check `region`, `endpoint` and the keys"),
     ),
 )
 _FAILED: Final[Meaning] = (Unavailable, "the object store failed", "try again")
 
 
 def translation(error: Exception, where: str, path: str | None = None) -> PenstockError:
-    """The error to raise for one of the client's."""
+    """Return the error to raise for an error of the client."""
     text = str(error)
     code = found[1] if (found := re.search(r"<Code>(\w+)</Code>", text)) else ""
     by_kind = (one for kinds, one in _KINDS if isinstance(error, kinds))

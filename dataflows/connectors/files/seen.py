@@ -1,8 +1,8 @@
-"""Which files were read: the position of a pipeline that reads each file once, as a text.
+"""The position of a pipeline that reads each file once: the set of files read, as text.
 
-Names and versions of the last ten thousand files, shortened to hashes. Files need not come in the order of their times,
-as they do not where they are copied with their old times or uploaded in parts. Where there are more, the oldest are
-forgotten, and whatever is as old as the newest of those is taken for read.
+It has hashes of the names and versions of up to ten thousand files. Files need not arrive in the order of their times
+(they do not if they are copied with their old times, or uploaded in parts). Beyond that number the oldest files are
+dropped from the set, and every file not newer than those counts as read.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ MAX_FILES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Hashes of paths with those of versions; whatever was last changed at `upto` or before has been read too."""
+    """Hashes of paths and versions of the files read; files last changed at or before `upto` count as read, too."""
 
     files: Mapping[str, str] = field(default_factory=dict)
     upto: datetime | None = None
 
     @classmethod
     def parse(cls, text: str | None) -> Seen:
-        """What `text` wrote."""
+        """Parse the result of `text`; None is the empty set."""
         if text is None:
             return cls()
         data = json.loads(text)
         return cls(data["files"], datetime.fromisoformat(data["upto"]) if data["upto"] else None)
 
     def text(self) -> str:
-        """As a cursor."""
+        """Return the set as a cursor's value."""
         upto = self.upto.isoformat() if self.upto else None
         return json.dumps({"upto": upto, "files": dict(sorted(self.files.items()))}, separators=(",", ":"))
 
     def has(self, file: Listed) -> bool:
-        """Whether this version of the file was read."""
+        """True if this version of the file was read."""
         return self.files.get(_hash(file.path)) == _hash(file.version) or self._forgotten(file)
 
     def changed(self, file: Listed) -> bool:
-        """Whether another version of the file was read."""
+        """True if another version of the file was read."""
         return self.files.get(_hash(file.path), _hash(file.version)) != _hash(file.version)
 
     def _forgotten(self, file: Listed) -> bool:
         return _hash(file.path) not in self.files and self.upto is not None and file.modified <= self.upto
 
     def with_files(self, new: Sequence[Listed], listed: Sequence[Listed]) -> Seen:
-        """With `new` read too; `there` are all that are there now, for others go first where many are kept."""
+        """Return the set with `new` added; if it grows too large, keep the newest of the `listed` files."""
         files = {**self.files, **{_hash(one.path): _hash(one.version) for one in new}}
         if len(files) <= MAX_FILES:
             return Seen(files, self.upto)

@@ -1,7 +1,7 @@
 """Files as a bounded source: Parquet by row groups, CSV and JSON lines by whole files.
 
-A split is some pieces of files, each named with the version that was planned: a file that is another one by the time
-that it is read is an error, never a mixture. With a cursor on `_modified` each file is read once.
+A split is a list of pieces of files, each with the version of the file that was planned: a file that has changed before
+it is read is an error, never a mixture. With a cursor on `_modified` each file is read once.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ HIDDEN: Final = (
     Column(MODIFIED, "timestamp with time zone", nullable=False, hidden=True),
 )
 MAX_SAMPLED_FILES: Final = {"parquet": 1000, "csv": 64, "jsonl": 64}
-"""Files that columns are told from; of more files, those at equal distances, with the first and the last."""
+"""Files from which columns are inferred; of more files, evenly spaced ones, including the first and the last."""
 SAMPLE_BYTES: Final = (64 << 10, 1 << 20, 8 << 20)
-"""How much is looked at of each text file, at least and at most, and of all together."""
+"""Sample size of each text file, at least and at most, and of all files together."""
 MAX_REQUESTS: Final = 8
 MAX_LISTINGS: Final = 3
 MAX_PIECES: Final = 256
@@ -61,7 +61,7 @@ Piece = list[Any]
 
 
 def reader_of(form: Format, *, remote: bool, own: bool = False) -> FileReader:
-    """What reads a format; `own` files were written by a run."""
+    """Return the reader of a format; `own`: files that a run has written."""
     if isinstance(form, CsvFormat):
         from dataflows.connectors.formats.csv import CsvReader
 
@@ -77,7 +77,7 @@ def reader_of(form: Format, *, remote: bool, own: bool = False) -> FileReader:
 
 @dataclass(slots=True)
 class FilesSource:
-    """A set of files, or what a folder's log says that it holds."""
+    """A set of files; in a folder with a log, only the files that the log lists."""
 
     place: Place
     store: Store
@@ -86,11 +86,11 @@ class FilesSource:
     _table: Table | None = field(default=None, init=False)
     _listing: list[Listed] | None = field(default=None, init=False)
     _own: bool = field(default=False, init=False)
-    """Whether a folder's log tells the columns."""
+    """True if the columns come from the folder's log."""
 
     @property
     def where(self) -> str:
-        """Where an error with these files is."""
+        """Location that errors of these files name."""
         return f"{self.place.where}: {self.place.object}"
 
     def describe(self) -> Table:
@@ -102,7 +102,7 @@ class FilesSource:
         files, columns = self._listed()
         self._listing, self._own = files, columns is not None
         if not files and columns is None:
-            hint = "look at the pattern; names that begin with _ or . are passed over"
+            hint = "check the pattern; names that begin with _ or . are ignored"
             raise MissingTable("no file matches", where=self.place.where, value=self.place.object, hint=hint)
         types_from = None
         if columns is None:
@@ -113,7 +113,7 @@ class FilesSource:
         return Table(self.place.object, "files", columns, (), self._estimate(files), types_from)
 
     def _infer_columns(self, files: Sequence[Listed]) -> tuple[tuple[Column, ...], int]:
-        """The columns, and how many files tell them."""
+        """Return the columns, and the number of files sampled."""
         kinds = {format_of(one.path, self.place.format, self.where)[0].type for one in files}
         if len(kinds) > 1:
             hint = "narrow the pattern, such as *.parquet"
@@ -131,17 +131,17 @@ class FilesSource:
                 f"`{double.pop()}` is a column and a folder's key", where=self.where, hint="rename one"
             )
         if not columns:
-            hint = "say their columns in `format.columns`" if kind != "parquet" else "name other files"
+            hint = "declare them in `format.columns`" if kind != "parquet" else "name other files"
             raise SchemaMismatch("the files have no columns", where=self.where, hint=hint)
         return columns + folders, len(sampled)
 
     def _listed(self) -> tuple[list[Listed], tuple[Column, ...] | None]:
-        """The files of the set, by path, and the columns where the log of just this folder tells them.
+        """Return the files of the set by path, and the columns if the set is just one folder with a log.
 
-        Below a folder with a log only what that says it holds: other files are of unfinished or replaced runs.
+        Below a folder with a log, only files in the log count: others belong to unfinished or replaced runs.
 
         Raises:
-            Unavailable: a file that the log names is not there: a run that replaces it may be publishing.
+            Unavailable: a file of the log does not exist; a run that replaces it may be publishing.
         """
         files = FileSet.parse(self.place.object, self.where)
         logs: dict[str, FolderLog] = {}
@@ -158,11 +158,11 @@ class FilesSource:
             if rows <= {one.path for one in found}:
                 own = logs[files.folder].table.columns if files.folder in logs else None
                 return found, None if own is None else tuple(Column(**column) for column in own)
-        hint = "try again; if it was taken away by hand, put it back, or let write: replace make the folder anew"
-        raise Unavailable("a file of the folder is not there", where=self.where, hint=hint)
+        hint = "try again; if it was deleted by hand, restore it, or write the folder again by write: replace"
+        raise Unavailable("a file of the folder is missing", where=self.where, hint=hint)
 
     def _read_logs(self, logs: dict[str, FolderLog], below: Sequence[Listed]) -> None:
-        """The logs of all folders that Penstock writes to; one of a folder that has no columns says nothing."""
+        """Read the logs of all folders that Penstock writes to, except those without columns."""
         homes = {home for home, found, _ in (one.path.partition(f"/{PENSTOCK_FOLDER}") for one in below) if found}
         for home in homes:
             log = logs.pop(home, None) or FolderLog(self.store, home, self.where)
@@ -176,7 +176,7 @@ class FilesSource:
             return []
 
     def _shapes_of(self, files: Sequence[Listed]) -> list[Shape]:
-        """What files look like; those of a remote store are asked for side by side."""
+        """Return the columns of files; concurrently from a remote store."""
         with ThreadPoolExecutor(MAX_REQUESTS if self.store.remote else 1) as pool:
             return list(pool.map(self._shape, files))
 
@@ -206,18 +206,18 @@ class FilesSource:
         return None
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
-        """The files that were not read yet and are older than the lag.
+        """Return the window of files that were not read yet and are older than the lag.
 
         Raises:
             Refused: another column than `_modified`, or a file that has changed since it was read.
         """
         if cursor.name != MODIFIED:
             hint = f"write cursor: {{field: {MODIFIED}}}: each file is read once"
-            raise Refused("files are read by whole files", where=self.where, value=cursor.name, hint=hint)
+            raise Refused("files can only be read as a whole", where=self.where, value=cursor.name, hint=hint)
         seen, limit = Seen.parse(last), now() - rule.lag
         files = self._listing if self._listing is not None else self._listed()[0]
         if changed := [one.path for one in files if seen.changed(one)]:
-            hint = "put it back and write changes to new files, or read everything by write: replace"
+            hint = "restore it and write changes to new files, or read everything by write: replace"
             raise Refused(f"{changed[0]} has changed since its rows were read", where=self.where, hint=hint)
         new = [one for one in files if not seen.has(one) and (not rule.lag or one.modified <= limit)]
         return Window(last, seen.with_files(new, files).text() if new else None)
@@ -231,7 +231,7 @@ class FilesSource:
         return tuple(Split(first + at, json.dumps(pack, separators=(",", ":"))) for at, pack in enumerate(packs))
 
     def _pieces(self, files: Sequence[Listed]) -> Iterator[tuple[Piece, int]]:
-        """Pieces with about how many rows each has: row groups of Parquet, whole files of text."""
+        """Yield row groups of Parquet and whole text files, each with its approximate number of rows."""
         parquet = [one for one in files if format_of(one.path, self.place.format, self.where)[0].type == "parquet"]
         shapes = dict(zip((one.path for one in parquet), self._shapes_of(parquet), strict=True))
         for file in files:
@@ -250,7 +250,7 @@ class FilesSource:
         return FilesReader(self.place, self.store, order, self._own)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a source of files has no session."""
 
 
 def _spread(files: Sequence[Listed], count: int) -> list[Listed]:
@@ -260,7 +260,7 @@ def _spread(files: Sequence[Listed], count: int) -> list[Listed]:
 
 
 def _pack(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Piece]]:
-    """Pieces together until they have about `rows` rows; neighbouring row groups of a file are one piece."""
+    """Combine pieces until they have about `rows` rows; adjacent row groups of a file become one piece."""
     pack: list[Piece] = []
     pack_rows = 0
     for piece, count in pieces:
@@ -287,10 +287,10 @@ class FilesReader:
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The chunks of a split and its closing marker.
+        """Yield the chunks of a split and its closing marker.
 
         Raises:
-            BadData: a value that is not of its type, or a file that has changed.
+            BadData: a value is not of its type, or a file has changed.
         """
         if self.store.remote and self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="files")
@@ -298,7 +298,7 @@ class FilesReader:
         return chunks(slot, split, chain.from_iterable(self._batches(*piece) for piece in pieces))
 
     def close(self) -> None:
-        """Leave what may still hang in a request behind."""
+        """Stop without waiting for a pending request."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
@@ -327,10 +327,10 @@ class FilesReader:
         try:
             found: Listed = self._run_checked(lambda: self.store.head(path))
         except Gone:
-            hint = "put it back and run again; a new run of write: replace plans anew"
+            hint = "restore it and run again; a new run of write: replace makes a new plan"
             raise BadData("the file is gone since the run was planned", where=where, hint=hint) from None
         if found.version != version:
-            hint = "put it back and run again; a new run of write: replace plans anew"
+            hint = "restore it and run again; a new run of write: replace makes a new plan"
             raise BadData("the file has changed since the run was planned", where=where, hint=hint)
         return found
 
@@ -354,6 +354,6 @@ def _constant(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
     try:
         found = pa.scalar(value).cast(wanted.type) if value is not None else pa.scalar(None, wanted.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        what = f"the folder's value of `{wanted.name}` is no {wanted.type}"
+        what = f"the folder's value of `{wanted.name}` is not of type {wanted.type}"
         raise BadData(what, where=where, hint="give the key another type in `format.columns`") from None
     return pa.repeat(found, count)

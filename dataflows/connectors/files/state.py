@@ -1,4 +1,4 @@
-"""What a sink of files remembers beside its rows, kept in the log of the folder that it writes to."""
+"""State of a sink of files, kept in the log of the folder that it writes to."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["FilesState"]
 
 @dataclass(slots=True)
 class FilesState:
-    """The remembered state of one pipeline between one source object and one folder.
+    """State of one pipeline between one source object and one folder.
 
-    A run's rows become the folder's when it is finished: an unfinished `append` that is given up leaves none.
+    A run's rows become part of the folder when it finishes: an unfinished `append` that is abandoned leaves none.
     """
 
     uid: str
@@ -35,7 +35,7 @@ class FilesState:
     _seen: FolderState | None = field(default=None, init=False)
 
     def _table(self) -> FolderState:
-        """The state as it is now; inside `owned`, with the changes that are to be written."""
+        """Return the current state; inside `owned`, with the pending changes."""
         return self._seen if self._seen is not None else self.log.refresh()
 
     def _pipeline(self) -> Pipeline:
@@ -49,14 +49,14 @@ class FilesState:
         self._seen.apply(Entry(self.uid, self._seen.pipeline(self.uid).generation, "", (change,)))
 
     def make(self) -> None:
-        """Nothing has to be made: the first entry makes the log."""
+        """Do nothing: the first entry creates the log."""
 
     def exists(self) -> bool:
-        """Whether the folder has a log."""
+        """True if the folder has a log."""
         return self._table().number > 0
 
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
-        """Raise the generation: from then on no entry of an older one is written, nor counted."""
+        """Raise the generation: from then on, no entry of an older one is written or counted."""
         ended: RunRow | None = None
 
         def decide(pipeline: Pipeline) -> tuple[Change, ...]:
@@ -78,7 +78,7 @@ class FilesState:
         return Claim(generation, self.loaded())
 
     def _append_as_latest(self, decide: Callable[[Pipeline], tuple[Change, ...]], *, raises: int = 0) -> int:
-        """Write what `decide` says, whoever owns the pipeline; the generation under which it was written."""
+        """Append what `decide` returns under the latest generation, plus `raises`; return that generation."""
         while True:
             generation = self.log.refresh().pipeline(self.uid).generation
             moved = False
@@ -94,16 +94,16 @@ class FilesState:
                 return generation + raises
 
     def loaded(self) -> Loaded:
-        """What finished runs have loaded."""
+        """Return what finished runs have loaded."""
         found = self._pipeline().source(self.source)
         return Loaded(found["write"], found["field"], found["cursor"])
 
     @contextmanager
     def owned(self, generation: int) -> Iterator[None]:
-        """What is changed inside is written as one entry at the end, unless somebody has taken over.
+        """Collect changes, and append them as one entry at the end of the context.
 
         Raises:
-            Fenced: somebody has.
+            Fenced: a newer run has taken over.
         """
         self.check(self.log.refresh(), generation)
         self._seen, self._changes = deepcopy(self.log.table), []
@@ -120,7 +120,7 @@ class FilesState:
         self.log.append(self.uid, generation, decide)
 
     def check(self, table: FolderState, generation: int) -> None:
-        """Raise `Fenced` where the generation is not the last; `Unavailable` where it is not known any more."""
+        """Raise `Fenced` if the generation is not the latest, `Unavailable` if the log has lost it."""
         pipeline = table.pipeline(self.uid)
         if pipeline.generation < generation and not pipeline.dropped:
             raise folder_removed(self.where)
@@ -128,67 +128,67 @@ class FilesState:
             raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
 
     def run(self, run: str) -> RunRow | None:
-        """The run of that id."""
-        found = self._pipeline().runs.get(run)
-        return found.row if found else None
+        """Return the run of that id, or None."""
+        stored = self._pipeline().runs.get(run)
+        return stored.row if stored else None
 
     def unfinished(self, run: str) -> RunRow | None:
-        """Another run between the same source and folder that is not finished."""
-        found = (
+        """Return another, unfinished run between the same source and folder."""
+        runs = (
             one.row
             for name, one in reversed(self._pipeline().runs.items())
             if not one.row.ended and one.source == self.source and name != run
         )
-        return next(found, None)
+        return next(runs, None)
 
     def finished(self) -> RunRow | None:
-        """The latest run between the same source and folder that is finished."""
+        """Return the latest finished run between the same source and folder."""
         runs = reversed(self._pipeline().runs.values())
         return next((one.row for one in runs if one.row.state == "finished" and one.source == self.source), None)
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
-        """Keep the plan of a run. Inside `owned`."""
+        """Store the plan of a run. Inside `owned`."""
         bounds = [[one.number, one.lower, one.upper] for one in splits]
         self._change(do="plan", source=self.source, row=row_entry(plan), splits=bounds)
 
     def take_over(self, older: str, run: str) -> None:
-        """Give the splits of an unfinished run to another one, with their files. Inside `owned`."""
+        """Move the splits of an unfinished run to another one, with their files. Inside `owned`."""
         self._change(do="take_over", older=older, run=run)
 
     def supersede(self, older: str, run: str) -> None:
-        """Give up an unfinished run; its staged files are leftovers. Inside `owned`."""
+        """Mark an unfinished run as superseded; its staged files become leftovers. Inside `owned`."""
         self._change(do="supersede", older=older, run=run)
 
     def mark_partial(self) -> None:
-        """Nothing to mark: the rows of a run that is given up were never the folder's."""
+        """Do nothing: the rows of an abandoned run were never part of the folder."""
 
     def forget(self, run: str) -> None:
-        """Forget a run's plan. Inside `owned`."""
+        """Delete a run's plan. Inside `owned`."""
         self._change(do="forget", run=run)
 
     def next_split(self, run: str) -> int:
-        """The first number that no split of the run has."""
+        """Return the first unused split number of the run."""
         return max(self._stored(run).splits, default=-1) + 1
 
     def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
-        """The splits that are not done, in order, and the number of all."""
+        """Return the splits still to do, in order, and the number of all splits."""
         stored = self._stored(run)
         left = sorted(number for number in stored.splits if number not in stored.done)
         return tuple(Split(number, *stored.splits[number]) for number in left), len(stored.splits)
 
     def files(self, run: str) -> list[dict[str, Any]]:
-        """The staged files of a run."""
+        """Return the staged files of a run."""
         return self._stored(run).files
 
     def _stored(self, run: str) -> StoredRun:
         return self._pipeline().runs.get(run) or StoredRun(self.source, RunRow(run, "", None, None, None, Counters()))
 
     def counters(self) -> Counters:
-        """The cumulative counters between this source and the folder."""
+        """Return the cumulative counters between this source and the folder."""
         return Counters(*self._pipeline().source(self.source)["counters"])
 
     def committed(self, run: str, generation: int | None) -> Counters | None:
-        """What an unfinished run has committed so far."""
+        """Return what an unfinished run has committed so far."""
         pipeline = self._pipeline()
         stored = pipeline.runs.get(run)
         if stored is None or stored.row.ended or generation not in (None, pipeline.generation):
@@ -196,10 +196,10 @@ class FilesState:
         return self.counters() - stored.row.base
 
     def commit(self, run: str, generation: int, split: int, counted: Counters, file: dict[str, Any] | None) -> None:
-        """Mark a split as done, with its file and counters: one entry, under the generation.
+        """Mark a split as done, with its file and counters, by one entry under the generation.
 
         Raises:
-            Fenced: somebody has taken over, or has done the split.
+            Fenced: a newer run has taken over, or has done the split.
         """
         numbers = [getattr(counted, name) for name in COUNTED]
         change: Change = {"do": "commit", "run": run, "split": split, "counted": numbers, "file": file}
@@ -208,27 +208,27 @@ class FilesState:
             self.check(table, generation)
             stored = table.pipeline(self.uid).runs.get(run)
             if stored is None or stored.row.ended or split not in stored.splits or split in stored.done:
-                raise Fenced("the split is not this run's any more", where=self.where, hint="nothing to do")
+                raise Fenced("the split no longer belongs to this run", where=self.where, hint="nothing to do")
             return (change,)
 
         self.log.append(self.uid, generation, decide)
 
     def make_table(self, columns: list[dict[str, Any]]) -> None:
-        """Say what the folder's columns are. Inside `owned`."""
+        """Store the folder's columns. Inside `owned`."""
         self._change(do="make", columns=columns, ending=self.ending)
 
     def record_swept(self, paths: list[str]) -> None:
-        """Say that replaced files are gone. Inside `owned`."""
+        """Record that replaced files were deleted. Inside `owned`."""
         self._change(do="swept", paths=paths)
 
     def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
-        """Make the run's files the folder's, move the cursor, record the result. Inside `owned`."""
+        """Add the run's files to the folder, move the cursor, record the result. Inside `owned`."""
         self._change(do="finish", run=run, cursor=position, result=result, ending=self.ending)
 
     def drop(self) -> None:
-        """Forget the pipeline, and let nobody claim it again."""
+        """Delete the pipeline's state, and refuse every later claim."""
         self.drop_with(table=False)
 
     def drop_with(self, *, table: bool) -> None:
-        """Forget the pipeline; with `table`, the folder's rows and columns too."""
+        """Delete the pipeline's state; with `table`, also the folder's rows and columns."""
         self._append_as_latest(lambda pipeline: () if pipeline.dropped else ({"do": "drop", "table": table},))

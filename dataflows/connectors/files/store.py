@@ -1,7 +1,7 @@
-"""Where files are kept: one interface for a folder on this machine and a bucket of an object store.
+"""Stores of files: one interface for a folder on this machine and a bucket of an object store.
 
-Paths are relative to the connection's root, with ``/`` between their parts. What a sink stands on is `create`: of all
-processes that create one path, exactly one succeeds, and what it wrote is durable and whole.
+Paths are relative to the connection's root, with ``/`` between their parts. Sinks rely on `create`: of all processes
+that create one path, exactly one succeeds, and its file is durable and complete.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ NO_SPACE: Final = {28, 122}
 
 
 class Gone(PenstockError):
-    """There is no such file (any more)."""
+    """The file does not exist, or no longer."""
 
     code = "files.gone"
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file as the store lists it; `version` is another one whenever its content is."""
+    """A file as the store lists it; `version` changes whenever its content does."""
 
     path: str
     size: int
@@ -44,45 +44,45 @@ class Listed:
 
 
 class Store(Protocol):
-    """A place for files. Every method raises `Unavailable` or `AccessDenied` where the store cannot be used."""
+    """A store of files. Every method raises `Unavailable` or `AccessDenied` if the store cannot be used."""
 
     remote: bool
-    """Whether each request is a round trip."""
+    """True if each request is a round trip."""
 
     def list(self, folder: str) -> Iterator[Listed]:
-        """All files below a folder, sorted by path."""
+        """Yield all files below a folder, sorted by path."""
 
     def head(self, path: str) -> Listed:
-        """One file. Raises `Gone`."""
+        """Return one file's metadata. Raises `Gone`."""
 
     def get(self, path: str) -> bytes:
-        """All of a small file. Raises `Gone`."""
+        """Return the content of a small file. Raises `Gone`."""
 
     def create(self, path: str, data: bytes, *, folder_exists: bool = False) -> bool:
-        """Put the file in place as a whole, durably, unless there is one; whether there was none.
+        """Create the file atomically and durably; return False if it exists.
 
-        `beside`: only into a folder that is there, as far as the store has folders. Raises `Gone` where there is none.
+        `folder_exists`: do not create its folder, if the store has folders; raises `Gone` if it does not exist.
         """
 
     def put(self, path: str, data: bytes) -> None:
-        """Put the file in place as a whole, durably, whatever there is."""
+        """Create or replace the file atomically and durably."""
 
     def reader(self, path: str) -> Any:
-        """An Arrow file to read from, and to seek in. Raises `Gone`."""
+        """Open a seekable Arrow file for reading. Raises `Gone`."""
 
     def writer(self, path: str) -> AbstractContextManager[Any]:
-        """An Arrow stream to write to; the file is there, durably, when the context ends, and not if it raises."""
+        """Return a context with an Arrow stream to write to; the file exists once it ends, not if it raises."""
 
     def copy(self, source: str, target: str) -> None:
-        """The same content at another path, without reading it; a file there is replaced. Raises `Gone`."""
+        """Copy a file to another path without reading it, replacing any file there. Raises `Gone`."""
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Take files away; one that is not there is no error."""
+        """Delete files; missing ones are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalStore:
-    """A folder on this machine, or one that is mounted with the meaning of POSIX (`link` is what creates)."""
+    """A folder on this machine, or a mounted one with POSIX semantics; `create` is a `link`."""
 
     root: Path
     where: str
@@ -102,7 +102,7 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead round in circles
+            if entry.is_dir(follow_symlinks=False):  # links to folders may form a cycle
                 yield from self._walk(Path(entry.path))
             elif entry.is_file() and not entry.name.startswith(_TEMPORARY):
                 yield Path(entry.path).relative_to(self.root).as_posix()
@@ -133,7 +133,7 @@ class LocalStore:
 
     @contextmanager
     def _temporary_file(self, path: str, data: bytes, *, folder_exists: bool = False) -> Iterator[Path]:
-        """A file of that content beside `path`, under another name; afterwards the folder is made durable."""
+        """Write a temporary file next to `path`; afterwards, sync the folder."""
         with self._translated():
             temporary = self._temporary(path, folder_exists=folder_exists)
             with temporary.open("xb") as file:
@@ -165,7 +165,7 @@ class LocalStore:
         with self._translated():
             temporary = self._temporary(target)
             os.link(self._at(source), temporary)
-            temporary.replace(self._at(target))  # does nothing where both are the same file already
+            temporary.replace(self._at(target))  # does nothing if both are already the same file
             temporary.unlink(missing_ok=True)
             _sync(temporary.parent)
 
@@ -175,7 +175,7 @@ class LocalStore:
                 self._at(path).unlink(missing_ok=True)
 
     def _temporary(self, path: str, *, folder_exists: bool = False) -> Path:
-        """A new name in the folder of `path`, which is made; but never the root, which may be a share that is away."""
+        """Return a new name in the folder of `path`; create the folder, but not the root (an unmounted share?)."""
         found = self._at(path).with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         if not folder_exists:
             self.root.stat()
@@ -183,10 +183,10 @@ class LocalStore:
         return found
 
     def _at(self, path: str) -> Path:
-        """Where a path lies.
+        """Return the location of a path.
 
         Raises:
-            Refused: outside of the root, by its parts or by a link among its folders.
+            Refused: it is outside the root, by its parts or by a link among its folders.
         """
         found = self.root / path
         if path and (found.name == ".." or not found.parent.resolve().is_relative_to(self.root.resolve())):
@@ -194,18 +194,18 @@ class LocalStore:
         return found
 
     def _regular(self, path: str) -> Path:
-        """A file that may be opened: a link only to one below the root, and nothing that could keep us waiting."""
+        """Return the location of a file that may be opened: not a link out of the root, nor a pipe or device."""
         found = self._at(path)
         mode = found.stat().st_mode
         if not found.resolve().is_relative_to(self.root.resolve()):
             raise self._outside(path)
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            hint = "name a regular file; a pipe, device or socket is not read"
-            raise Refused("it is no regular file", where=self.where, value=path, hint=hint)
+            hint = "name a regular file; pipes, devices and sockets are not read"
+            raise Refused("it is not a regular file", where=self.where, value=path, hint=hint)
         return found
 
     def _outside(self, path: str) -> Refused:
-        hint = "what a pipeline reads and writes lies below the connection's `root`: copy it there, or move the root"
+        hint = "pipelines read and write only below the connection's `root`: copy the file there, or move the root"
         return Refused("it leads out of the connection's root", where=self.where, value=path, hint=hint)
 
     @contextmanager
@@ -216,17 +216,17 @@ class LocalStore:
         except Gone as error:
             if self.root.is_dir():
                 raise
-            hint = "make it, or mount what it is on, then run again"
-            what = "the connection's folder is not there"
+            hint = "create it, or mount its file system, then run again"
+            what = "the connection's folder does not exist"
             raise Unavailable(what, where=self.where, value=str(self.root), hint=hint) from error
 
 
 @contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Raise what the system says of a file as an error of ours; an `OSError` of Arrow's own, without a number, stays.
+    """Translate the system's errors; an `OSError` of Arrow, which has no number, is passed on.
 
     Raises:
-        Gone, AccessDenied, OutOfSpace, Unavailable: whatever it was.
+        Gone, AccessDenied, OutOfSpace, Unavailable: by the error's kind.
     """
     try:
         yield
@@ -234,7 +234,7 @@ def translated(where: str) -> Iterator[None]:
         name = Path(str(error.filename)).name
         raise Gone("the file is gone", where=where, value=name, hint="run it again") from error
     except PermissionError as error:
-        hint = "this user needs to read, or to write, below the connection's root"
+        hint = "give this user the permission to read, or to write, below the connection's root"
         raise AccessDenied("the file system refuses access", where=where, hint=hint) from error
     except OSError as error:
         if error.errno in NO_SPACE:

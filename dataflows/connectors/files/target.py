@@ -1,9 +1,9 @@
-"""Files as a sink: a file for each split, staged below ``_penstock/``, and one entry of the folder's log commits it.
+"""Files as a sink: a file for each split, staged below ``_penstock/`` and committed by one entry of the folder's log.
 
-Publishing puts a run's files beside those of other runs, under names that no other run has, then writes the entry that
-makes them the folder's, then takes away what they replace. Who reads by the log (Penstock's own source does) sees whole
-runs only, before or after. A tool that only lists ``*.parquet`` sees no file of an unfinished run, but while a run is
-being published, for as long as copying takes, it may see a part of it, in `replace` beside what it replaces.
+Publishing copies a run's files next to those of other runs, under unique names, writes the entry that adds them to the
+folder, then deletes the files that they replace. Readers that use the log (as Penstock's own source does) see whole
+runs only. A tool that just lists ``*.parquet`` sees no file of an unfinished run; but while a run is being published,
+it may see a part of its files, in `replace` together with those that they replace.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FilesTarget:
 
     @classmethod
     def open(cls, place: Place, owner: Owner, store: Store) -> FilesTarget:
-        """The folder; nothing is asked of the store yet."""
+        """Open the folder; does not contact the store yet."""
         where = f"{place.where}: {place.object}"
         if owner.write.write not in MODES:
             hint = "write: append or replace; or merge into a table of a database"
@@ -60,7 +60,7 @@ class FilesTarget:
 
     @property
     def where(self) -> str:
-        """Where an error with this folder is."""
+        """Location that errors of this folder name."""
         return self.state.where
 
     @property
@@ -82,16 +82,16 @@ class FilesTarget:
         ending = self.state.log.table.ending
         if ending not in (None, self.folder.ending) and not self._replaces:
             hint = f"keep *{ending}, or write: replace"
-            raise Refused(f"the folder holds files *{ending}", where=self.where, value=self.folder.ending, hint=hint)
+            raise Refused(f"the folder contains files *{ending}", where=self.where, value=self.folder.ending, hint=hint)
 
     def _check_empty(self) -> None:
-        """Files that nobody here has written are neither added to nor taken away."""
+        """Refuse a folder with files that no pipeline wrote: Penstock neither adds to them nor deletes them."""
         replaced = set(self.state.log.table.replaced)
         for one in self.store.list(self.folder.name):
             name = one.path.removeprefix(self.folder.name).lstrip("/")
             if not name.startswith(("_", ".")) and name not in replaced:
                 hint = "name an empty folder, or one that does not exist"
-                raise Refused("the folder holds files that no pipeline wrote", where=self.where, hint=hint)
+                raise Refused("the folder contains files that no pipeline wrote", where=self.where, hint=hint)
 
     def _check_column(self, column: Column) -> None:
         kind = arrow_type(parse_type(column.type))
@@ -100,7 +100,7 @@ class FilesTarget:
             what = f"`{column.name}` of type {column.type} cannot be written to files"
             raise SchemaMismatch(what, where=self.where, hint=hint)
         if self.folder.form.type != "parquet" and (pa.types.is_binary(kind) or pa.types.is_nested(kind)):
-            what = f"`{column.name}` of type {column.type} has no form in {self.folder.form.type}"
+            what = f"`{column.name}` of type {column.type} cannot be written as {self.folder.form.type}"
             raise SchemaMismatch(what, where=self.where, hint="write Parquet, or leave it out")
 
     def make(self, columns: tuple[Column, ...]) -> None:
@@ -112,10 +112,10 @@ class FilesTarget:
         return self.load_table(run)
 
     def _sweep(self, generation: int) -> None:
-        """Take away what was replaced, and what earlier generations left.
+        """Delete replaced files and leftovers of earlier generations.
 
-        A name that nothing refers to after our claim and that carries an older generation can never be referred to
-        again: so this is safe even where we were taken for dead meanwhile.
+        A file of an older generation that is not referenced after our claim can never be referenced again, so this is
+        safe even if a newer run has taken over since.
         """
         log = self.state.log
         table = log.refresh()
@@ -141,7 +141,7 @@ class FilesTarget:
 
     @staticmethod
     def _generation(path: str) -> int:
-        """The generation that a file's name carries; very great where the name is none of ours."""
+        """Return the generation in a file's name; a huge number if the name is not one of Penstock's."""
         number = path.rpartition("/")[2].partition(".")[0].rpartition("-")[2]
         return int(number) if number.isdigit() else 1 << 62
 
@@ -154,7 +154,7 @@ class FilesTarget:
         return all(log.at(one["path"]) in existing for one in self.state.files(run))
 
     def abandon(self, run: str) -> None:
-        """What it staged is a leftover as soon as its plan is forgotten."""
+        """Do nothing: its staged files are leftovers once its plan is deleted."""
 
     def finishing(self, columns: tuple[Column, ...]) -> None:
         return None
@@ -172,7 +172,7 @@ class FilesTarget:
             try:
                 self._copy([(log.at(one["path"]), log.at(published(one["path"]))) for one in before])
             except Gone:
-                self.state.check(log.refresh(), order.generation)  # a newer run has published them, or taken them away
+                self.state.check(log.refresh(), order.generation)  # fenced if a newer run has published or deleted them
                 raise folder_removed(self.where) from None
         replaced = log.table.replaced if self._replaces else []
         self.store.delete([log.at(path) for path in [*replaced, *(one["path"] for one in before)]])
@@ -193,4 +193,4 @@ class FilesTarget:
         self.store.delete([*left, *(log.at(path) for path in replaced)])
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a target of files has no session."""

@@ -55,7 +55,7 @@ class FilesSink:
     @classmethod
     @contextmanager
     def open(cls, store: Store, folder: Folder, state: FilesState, order: WriterOrder) -> Iterator[FilesSink]:
-        """With the log read; a file that is still open at the end is given up."""
+        """Open a sink, with the log read; a file still open at the end of the context is dropped."""
         pool = ThreadPoolExecutor(1, thread_name_prefix="files") if store.remote else None
         sink = cls(store, folder, state, order, pool)
         try:
@@ -74,7 +74,7 @@ class FilesSink:
             self.run(lambda: self._file().write(data))
 
     def idle(self) -> None:
-        """No session has to be watched."""
+        """Do nothing: there is no session."""
 
     def commit(self, split: OpenSplit) -> Counters:
         file = self.run(self._close_file)
@@ -87,18 +87,18 @@ class FilesSink:
         return counted
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """Do what asks the store, while the order's check may end the wait."""
+        """Run work on the store, while the order's check may end the wait."""
         with translated(self.state.where):
             return run_checked(self.pool, self.order.check, work)
 
     def abandon(self) -> None:
-        """Leave no file of what is not committed."""
+        """Drop the file of an uncommitted split."""
         if self._staged is not None:
             with suppress(_Abandoned, PenstockError):
                 self._staged.context.__exit__(_Abandoned, _Abandoned(), None)
 
     def _file(self) -> FileWriter:
-        """The split's file, opened with its first rows."""
+        """Return the split's file, opening it for its first rows."""
         if self._staged is None:
             order = self.order
             path = staged(self.state.uid, order.run, self._split, order.generation, self.folder.ending)
@@ -123,7 +123,7 @@ class FilesSink:
         return ParquetWriter(stream, schema, form.compression)
 
     def _close_file(self) -> dict[str, Any] | None:
-        """The split's file, durable; None where it has no rows."""
+        """Close the split's file durably and describe it; None if the split has no rows."""
         if self._staged is None:
             return None
         one = self._staged

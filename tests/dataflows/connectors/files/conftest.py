@@ -1,4 +1,4 @@
-"""Places for files: a folder of this machine, and a bucket of a real S3 server; pipelines between items and files."""
+"""Folders for files, on this machine and in a bucket of a real S3 server; pipelines from a table to files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def gateway() -> Path:
 
 @dataclass
 class S3Server:
-    """A Versity gateway over a folder, on a free port of the loopback; it may be stopped and started again."""
+    """A Versity gateway over a folder, on a free local port; it may be stopped and started again."""
 
     home: Path
     port: int
@@ -98,7 +98,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @dataclass
 class Files:
-    """A connection to files with a root of its own, and the folder in which they really are."""
+    """A connection to files with a root of its own, and the local folder that stores them."""
 
     kind: str
     root: Path
@@ -125,7 +125,7 @@ class Files:
         return self.connector.target(self.place(object, spec.format), Owner("u1", "items", spec))
 
     def write(self, path: str, data: bytes) -> Path:
-        """A file that somebody else puts there."""
+        """Write a file without Penstock."""
         if self.kind == "s3":
             self.store.put(path, data)
         else:
@@ -134,23 +134,23 @@ class Files:
         return self.root / path
 
     def visible(self, folder: str, ending: str = ".parquet") -> list[Path]:
-        """What a tool sees that lists a folder's files."""
+        """Return the files that a plain listing of a folder shows."""
         return sorted((self.root / folder).glob(f"*{ending}"))
 
     def staged(self, folder: str) -> list[str]:
-        """Files below `_penstock` that hold rows."""
+        """Return the staged files below `_penstock`."""
         return [one.path for one in self.store.list(f"{folder}/{STAGED}".rstrip("/"))]
 
 
 def read(source: FilesSource, columns: list[str] | None = None, split_rows: int = 100_000) -> pa.Table:
-    """All rows of a source, as a run reads them without a cursor."""
+    """Read all rows of a source, as a run without a cursor does."""
     return read_all(source, columns, split_rows)[0]
 
 
 def read_all(
     source: FilesSource, columns: list[str] | None = None, split_rows: int = 100_000
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """All rows of a source, and what is known of those that were set aside."""
+    """Read all rows of a source; return them, and the values of the refused ones."""
     from dataflows.data.cursors import Window
 
     table = source.describe()
@@ -170,8 +170,8 @@ def read_all(
 
 
 @pytest.fixture
-def places(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Files]:
-    """Make a fresh place of a kind: ``files`` or ``s3``."""
+def new_files(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Files]:
+    """Make an empty connection of a kind: ``files`` or ``s3``."""
 
     def make(kind: str) -> Files:
         if kind == "files":
@@ -196,8 +196,8 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Fi
 
 
 @pytest.fixture(params=["files", "s3"])
-def files(places: Callable[[str], Files], request: pytest.FixtureRequest) -> Files:
-    return places(request.param)
+def files(new_files: Callable[[str], Files], request: pytest.FixtureRequest) -> Files:
+    return new_files(request.param)
 
 
 @dataclass
@@ -229,7 +229,7 @@ class Export:
         return task_of(run, self.uid, connections, spec, self.folder, **more) | changes
 
     def rows(self, names: list[Path] | None = None) -> list[tuple[Any, ...]]:
-        """What the folder holds as our own source reads it, or what is in these files."""
+        """Return the rows of the folder, read by Penstock's source; or the rows of these files."""
         if names is None:
             return _rows(read(self.files.source(self.target)))
         import pyarrow.parquet as pq
@@ -240,7 +240,7 @@ class Export:
         return self.session.execute("SELECT id, name, price, at FROM public.items").fetchall()
 
     def differences(self) -> dict[str, int]:
-        """Rows lost and doubled (or foreign), by the log and by a plain listing of the folder."""
+        """Return the numbers of lost and duplicate (or foreign) rows, by the log and by a plain listing."""
         found: dict[str, int] = {}
         wanted = sorted(self.wanted(), key=repr)
         for way, rows in (("log", self.rows()), ("glob", self.rows(self.files.visible(self.target)))):
@@ -262,20 +262,20 @@ def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def export(
-    items: tuple[psycopg.Connection[Any], str], tmp_path: Path, places: Callable[[str], Files]
+    items: tuple[psycopg.Connection[Any], str], tmp_path: Path, new_files: Callable[[str], Files]
 ) -> Callable[..., Export]:
-    """Make an export to a place of its own."""
+    """Make an export to a folder of its own."""
 
     def make(kind: str, write: str, **sink: Any) -> Export:
         session, dsn = items
-        return Export(places(kind), session, dsn, tmp_path, write, sink)
+        return Export(new_files(kind), session, dsn, tmp_path, write, sink)
 
     return make
 
 
 @pytest.fixture
 def completed(launchers: Launchers) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Run a task that must complete; its counters."""
+    """Run a task that must complete; return its counters."""
 
     def run(task: dict[str, Any]) -> dict[str, Any]:
         result = launchers.run(task)

@@ -1,4 +1,4 @@
-"""A sink of files that is killed, or taken for dead, at any point: each row is in the folder once, by whole runs."""
+"""A sink of files, killed or taken for dead at any point: each row is in the folder once, and only whole runs are."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_all_rows_are_read_again_and_then_only_new_ones(export: Make, launchers:
 
 
 @pytest.mark.parametrize(("kind", "write", "same", "cuts"), QUICK)
-def test_killed_at_every_cut_and_run_again(
+def test_killed_at_failpoints_and_run_again(
     export: Make, launchers: Launchers, kind: str, write: str, same: bool, cuts: tuple[str, ...]
 ) -> None:
     for cut in cuts:
@@ -94,7 +94,7 @@ STOPS = (
     "publish.moved", "publish.done",
 )  # fmt: skip
 LATE = {"publish.done", "prepare.claiming"}
-"""Stopped after its own end, or before its claim: it may find its run finished, or have work to do."""
+"""Points after a run's end or before its claim: a woken run may be finished, or have work to do."""
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def sleeps_through(made: Export, launchers: Launchers, point: str, *, same: bool
 
 @pytest.mark.parametrize("kind", ["files", "s3"])
 def test_a_zombie_woken_while_its_successor_writes(export: Make, launchers: Launchers, kind: str) -> None:
-    """It neither takes away what the successor has staged, nor commits anything itself."""
+    """It neither deletes files that the successor has staged, nor commits anything."""
     for point, meets in (
         ("prepare.sessions_ended", "commit.before_fence:2"),
         ("prepare.planned", "flow.end"),
@@ -138,7 +138,7 @@ def test_a_zombie_woken_while_its_successor_writes(export: Make, launchers: Laun
         task, second = made.task("r1"), made.task("r2", attempt=2)
         zombie = launchers.stopped(task, point)
         pid = launchers.start(second, f"{meets}=stop")
-        running = "stopped" in launchers.wait(pid)  # not where nothing is left to do
+        running = "stopped" in launchers.wait(pid)  # False if nothing was left to do
         late = launchers.woken(zombie, task)
         assert late["status"] == "fenced", (point, late)
         if running:
@@ -147,8 +147,8 @@ def test_a_zombie_woken_while_its_successor_writes(export: Make, launchers: Laun
 
 
 @pytest.mark.parametrize(("kind", "pattern"), [("files", "out"), ("files", "out/**/*.parquet"), ("s3", "out/t*/*")])
-def test_a_wider_pattern_sees_whole_runs_too(export: Make, launchers: Launchers, kind: str, pattern: str) -> None:
-    """Whatever lies in the folders meanwhile: while a run is published, its files stand beside those they replace."""
+def test_a_wider_pattern_sees_whole_runs(export: Make, launchers: Launchers, kind: str, pattern: str) -> None:
+    """Even while a run is being published, when its files exist next to those that they replace."""
     made = export(kind, "replace")
     assert launchers.run(made.task("r1"))["status"] == "completed"
     made.files.write("out/by_hand/more.parquet", made.files.visible(made.target)[0].read_bytes())
@@ -182,9 +182,7 @@ def test_two_processes_write_one_folder(export: Make, launchers: Launchers, comp
     assert made.differences() == {}
 
 
-def test_an_unfinished_append_that_is_given_up_leaves_no_row(
-    export: Make, launchers: Launchers, completed: Callable[..., Any]
-) -> None:
+def test_an_abandoned_append_leaves_no_row(export: Make, launchers: Launchers, completed: Callable[..., Any]) -> None:
     made = export("files", "append")
     assert launchers.run(made.task("r1"), "commit.done:1=kill") == {"killed": signal.SIGKILL}
     assert made.files.visible(made.target) == []
@@ -232,7 +230,7 @@ SOURCE_CUTS = (
 def test_files_into_a_table_killed_and_run_again(
     export: Make, launchers: Launchers, kind: str, write: str, workers: int, cuts: tuple[str, ...]
 ) -> None:
-    """Row groups are splits: each is in the table once, whatever was cut."""
+    """Row groups are splits: each is written once, wherever the run was killed."""
     for cut in cuts:
         made = export(kind, write)
         table = f"w.from_files{made.number}"

@@ -78,9 +78,9 @@ KEPT: list[tuple[pa.DataType, Any, str, Any]] = [
     ("kind", "value", "name", "kept"), KEPT, ids=[f"{kind}-{at}" for at, (kind, *_) in enumerate(KEPT)]
 )
 def test_a_parquet_type_is_kept(
-    tmp_path: Path, places: Any, kind: pa.DataType, value: Any, name: str, kept: Any
+    tmp_path: Path, new_files: Any, kind: pa.DataType, value: Any, name: str, kept: Any
 ) -> None:
-    files: Files = places("files")
+    files: Files = new_files("files")
     plain = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     array = pa.array([value, None], plain)
     if plain != kind:
@@ -145,8 +145,8 @@ def test_incompatible_types_name_both_files(files: Files) -> None:
     assert "`n` is bigint in in/a.parquet and text in in/b.parquet" in unreadable
 
 
-def test_unmapped_columns_may_be_unreadable(places: Any) -> None:
-    files: Files = places("files")
+def test_unmapped_columns_may_be_unreadable(new_files: Any) -> None:
+    files: Files = new_files("files")
     files.write("in/a.parquet", parquet(pa.table({"n": [1], "x": [1], "d": pa.array([1], pa.duration("s"))})))
     files.write("in/b.parquet", parquet(pa.table({"n": [2], "x": ["one"], "d": pa.array([1], pa.duration("s"))})))
     source = files.source("in")
@@ -171,15 +171,15 @@ NESTED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("array", "text"), NESTED, ids=range(len(NESTED)))
-def test_every_type_inside_nested_values_is_kept(places: Any, array: pa.Array, text: str) -> None:
-    files: Files = places("files")
+def test_every_type_inside_nested_values_is_kept(new_files: Any, array: pa.Array, text: str) -> None:
+    files: Files = new_files("files")
     files.write("a.parquet", parquet(pa.table({"v": pa.concat_arrays([array, pa.nulls(1, array.type)])})))
     assert rows(files.source("a.parquet")) == [{"v": text}, {"v": None}]
     json.loads(text)
 
 
-def test_nan_inside_nested_values_refuses_the_row(places: Any) -> None:
-    files: Files = places("files")
+def test_nan_inside_nested_values_refuses_the_row(new_files: Any) -> None:
+    files: Files = new_files("files")
     table = pa.table({"id": [1, 2, 3], "l": [[{"x": 1.5}], [{"x": float("nan")}], [{"x": float("inf")}]]})
     files.write("a.parquet", parquet(table, row_group_size=2))
     assert [row["reason"] for row in refused_rows(files.source("a.parquet"))] == [
@@ -207,10 +207,10 @@ LATER: list[tuple[pa.Array, pa.Array]] = [
 
 @pytest.mark.parametrize(("first", "later"), LATER, ids=range(len(LATER)))
 def test_a_later_file_of_another_type_is_refused(
-    places: Any, monkeypatch: pytest.MonkeyPatch, first: pa.Array, later: pa.Array
+    new_files: Any, monkeypatch: pytest.MonkeyPatch, first: pa.Array, later: pa.Array
 ) -> None:
     monkeypatch.setattr("dataflows.connectors.files.source.MAX_SAMPLED_FILES", {"parquet": 2})
-    files: Files = places("files")
+    files: Files = new_files("files")
     for at, array in enumerate((first, later, first)):
         files.write(f"in/{at}.parquet", parquet(pa.table({"v": array})))
     source = files.source("in")
@@ -219,11 +219,11 @@ def test_a_later_file_of_another_type_is_refused(
         rows(source)
 
 
-def test_dictionaries_are_decoded_a_few_megabytes_at_a_time(places: Any) -> None:
+def test_dictionaries_are_decoded_a_few_megabytes_at_a_time(new_files: Any) -> None:
     from dataflows.connectors.formats.contract import ReadRequest
     from dataflows.connectors.formats.parquet import BATCH_BYTES, ParquetReader
 
-    files: Files = places("files")
+    files: Files = new_files("files")
     words = pa.DictionaryArray.from_arrays(pa.array([0] * 3000 + [1, None], pa.int32()), ["x" * 50_000, "y"])
     files.write("a.parquet", parquet(pa.table({"id": range(3002), "v": words}), store_schema=False))
     columns = {"id": Column("id", "bigint"), "v": Column("v", "text")}
@@ -236,8 +236,8 @@ def test_dictionaries_are_decoded_a_few_megabytes_at_a_time(places: Any) -> None
     assert max(sizes) < 2 * BATCH_BYTES
 
 
-def test_rows_beyond_the_size_limit_are_refused(places: Any) -> None:
-    files: Files = places("files")
+def test_rows_beyond_the_size_limit_are_refused(new_files: Any) -> None:
+    files: Files = new_files("files")
     text = b'id,v\n1,"' + b"x" * (80 << 20) + b'"\n'
     files.write("a.csv.gz", gzip.compress(text, 1))
     with pytest.raises(BadData, match="line 2: a row is longer than 64 MiB"):
@@ -305,22 +305,22 @@ def test_rows_larger_than_a_block(files: Files) -> None:
     assert [len(row["t"]) for row in rows(files.source("a.jsonl"))] == [6_000_000, 1]
 
 
-def test_header_names_are_kept_verbatim(places: Any) -> None:
-    files: Files = places("files")
+def test_header_names_are_kept_verbatim(new_files: Any) -> None:
+    files: Files = new_files("files")
     files.write("a.csv", b'NA,"two\nlines"\n1,NA\n')
     assert rows(files.source("a.csv", CsvFormat(type="csv", null_values=("NA",)))) == [{"NA": 1, "two\nlines": None}]
 
 
-def test_a_missing_file_of_the_log_is_reported(places: Any) -> None:
+def test_a_missing_file_of_the_log_is_reported(new_files: Any) -> None:
     from dataflows.connectors.files.log import FolderLog
     from dataflows.connectors.files.manifest import FolderState
 
-    files: Files = places("files")
+    files: Files = new_files("files")
     log = FolderLog(files.store, "out", "here")
     column = {"name": "v", "type": "bigint"}
     table = FolderState(64, [column], ".parquet", [{"path": "part-u-r-000000-1.parquet", "rows": 1, "bytes": 1}])
     files.store.put(log.at("_penstock/checkpoints/000000000064.json"), json.dumps(table.as_dict()).encode())
-    with pytest.raises(Unavailable, match="is not there"):
+    with pytest.raises(Unavailable, match="is missing"):
         files.source("out").describe()
     files.write("out/part-u-r-000000-1.parquet", parquet(pa.table({"v": [7]})))
     files.write("out/part-u-r-000001-1.parquet", parquet(pa.table({"v": [8]})))
@@ -364,9 +364,9 @@ BAD_CSV = [
 
 @pytest.mark.parametrize(("data", "columns", "said", "values"), BAD_CSV, ids=range(len(BAD_CSV)))
 def test_a_bad_row_is_refused_with_file_line_and_values(
-    places: Any, data: bytes, columns: dict[str, str], said: str, values: dict[str, str]
+    new_files: Any, data: bytes, columns: dict[str, str], said: str, values: dict[str, str]
 ) -> None:
-    files: Files = places("files")
+    files: Files = new_files("files")
     name, form = ("in/a.jsonl", JsonlFormat(type="jsonl", columns=columns)) if data[:1] == b"{" else ("in/a.csv", None)
     files.write(name, data)
     source = files.source("in/*", form or CsvFormat(type="csv", columns=columns))
@@ -407,16 +407,16 @@ HINTED = [
 
 
 @pytest.mark.parametrize(("data", "form", "said"), HINTED, ids=range(len(HINTED)))
-def test_ambiguous_records_are_refused_with_a_hint(places: Any, data: bytes, form: Any, said: str) -> None:
-    files: Files = places("files")
+def test_ambiguous_records_are_refused_with_a_hint(new_files: Any, data: bytes, form: Any, said: str) -> None:
+    files: Files = new_files("files")
     files.write("a.csv", data)
     with pytest.raises((BadData, SchemaMismatch), match=said.replace(";", ".")):
         rows(files.source("a.csv", form))
 
 
 @pytest.mark.parametrize("quoted", [True, False])
-def test_escaped_values_are_unescaped(places: Any, quoted: bool) -> None:
-    files: Files = places("files")
+def test_escaped_values_are_unescaped(new_files: Any, quoted: bool) -> None:
+    files: Files = new_files("files")
     quote = '"' if quoted else ""
     text = f'id,t\n1,{quote}he said \\"hi\\", C:\\new\\\\\\\nx{quote}\n2,\\N\n3,{quote}\\\\{quote}\n'
     if not quoted:
@@ -427,8 +427,8 @@ def test_escaped_values_are_unescaped(places: Any, quoted: bool) -> None:
     assert [row["t"] for row in found] == ['he said "hi", C:\\new\\\nx', None, "\\"]
 
 
-def test_a_later_value_of_another_type_is_an_error(places: Any) -> None:
-    files: Files = places("files")
+def test_a_later_value_of_another_type_is_an_error(new_files: Any) -> None:
+    files: Files = new_files("files")
     lines = "".join(f"{n},{'y' * 40}\n" for n in range(60_000))
     files.write("a.csv", f"id,note\n{lines}late,x\n".encode())
     with pytest.raises(BadData, match="line 60002: the value of `id`"):
@@ -478,8 +478,8 @@ def test_jsonl_of_declared_types(files: Files) -> None:
     ("text", "said"),
     [('{"id": 1}\n{"id": 2, "new": 3}\n', "line 2"), ("[1]\n", "not a JSON object")],
 )
-def test_bad_lines(places: Any, text: str, said: str) -> None:
-    files: Files = places("files")
+def test_bad_lines(new_files: Any, text: str, said: str) -> None:
+    files: Files = new_files("files")
     files.write("in/a.jsonl", b'{"id": 0}\n')
     files.write("in/b.jsonl", text.encode())
     form = None if "not a JSON" in said else JsonlFormat(type="jsonl", columns={"id": "bigint"})
@@ -539,14 +539,14 @@ def test_a_file_changed_or_deleted_between_plan_and_read_is_an_error(files: File
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "_penstock/log", ""])
-def test_names_outside_the_root_are_refused(places: Any, name: str) -> None:
-    files: Files = places("files")
+def test_names_outside_the_root_are_refused(new_files: Any, name: str) -> None:
+    files: Files = new_files("files")
     with pytest.raises(PenstockError):
         files.source(name).describe()
 
 
-def test_missing_or_mixed_files_are_reported(places: Any) -> None:
-    files: Files = places("files")
+def test_missing_or_mixed_files_are_reported(new_files: Any) -> None:
+    files: Files = new_files("files")
     with pytest.raises(MissingTable, match="no file matches"):
         files.source("in/*.csv").describe()
     files.write("in/a.csv", b"a\n1\n")
