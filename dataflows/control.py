@@ -101,11 +101,11 @@ class _SnapshotSink(FixedPartitionedSink[Snapshot, None]):
     def list_parts(self) -> list[str]:
         return ["0000"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Saved:
-        return _Saved(self._store, self._wakeup)
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SnapshotWriter:
+        return _SnapshotWriter(self._store, self._wakeup)
 
 
-class _Saved(StatefulSinkPartition[Snapshot, None]):
+class _SnapshotWriter(StatefulSinkPartition[Snapshot, None]):
     """Saves on a thread of its own, so that commands need not wait; an agent's later snapshot replaces the earlier."""
 
     def __init__(self, store: MetadataStore, wakeup: Wakeup) -> None:

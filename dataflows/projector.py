@@ -35,7 +35,7 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
         Fenced: while it runs, if another projector has moved the position.
     """
     log = site.open_log(LOCK)
-    work = _Work(Projector(site.catalog_dsn), log, wakeup)
+    work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup)
 
     def begin() -> TopicSource:
         return TopicSource(lambda: site.open_log("projector-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
@@ -54,7 +54,7 @@ def project_to_end(site: Site) -> None:
             projector.apply([item for item in records_of(stored) if reading.keep(*item)], at, reading)
 
 
-class _Work:
+class _ActiveProjector:
     """The active projector, and the log whose lock makes it the only one.
 
     It works on a thread of its own, so that decisions and projection in this process do not wait for each other's
@@ -120,18 +120,18 @@ class _Work:
 
 
 class _CatalogSink(FixedPartitionedSink[list[Stored], None]):
-    def __init__(self, work: _Work) -> None:
+    def __init__(self, work: _ActiveProjector) -> None:
         self._work = work
 
     def list_parts(self) -> list[str]:
         return ["0000"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Projected:
-        return _Projected(self._work)
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _CatalogPartition:
+        return _CatalogPartition(self._work)
 
 
-class _Projected(StatefulSinkPartition[list[Stored], None]):
-    def __init__(self, work: _Work) -> None:
+class _CatalogPartition(StatefulSinkPartition[list[Stored], None]):
+    def __init__(self, work: _ActiveProjector) -> None:
         self._work = work
 
     def write_batch(self, values: list[list[Stored]]) -> None:

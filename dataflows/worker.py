@@ -144,7 +144,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             assigned = self._halting.pop((ended.task, ended.attempt), None)
             if assigned and (records := self._outcomes.halted(*assigned, ended)):
                 out.append((False, [encode(record) for record in records]))
-        self._processes.tend()
+        self._processes.maintain()
         return out
 
     def _ended(self, ended: Ended) -> list[Output]:
@@ -155,7 +155,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         return [*last, (False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
 
     def notify_at(self) -> datetime | None:
-        seconds = self._processes.look_in
+        seconds = self._processes.next_check
         return None if seconds is None else now() + timedelta(seconds=seconds)
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:

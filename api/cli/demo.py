@@ -137,11 +137,11 @@ class _Tour:
         self.state.output.say(f"[green]✓[/green] {text} [dim]({time.monotonic() - at:.1f} s)[/dim]")
 
     def _run(
-        self, client: Client, name: str, beside: Callable[[str], AbstractContextManager[object]] = nullcontext
+        self, client: Client, name: str, during: Callable[[str], AbstractContextManager[object]] = nullcontext
     ) -> RunEntry:
         watch = client.watch()
         run = start(client, name)
-        with beside(run), board(self.state.output, {run: name}) as shown:
+        with during(run), board(self.state.output, {run: name}) as shown:
             return finish(watch, run, shown)
 
     def _copied(self, client: Client, name: str) -> Proof:
@@ -155,14 +155,14 @@ class _Tour:
         """Kill the run's process with SIGKILL after some of its splits are committed; the run still completes."""
         crashes: list[Crash] = []
 
-        def tell(rows: int) -> None:
+        def report(rows: int) -> None:
             self.state.output.say(
                 f"[yellow]![/yellow] {KILLED}: its process is killed with SIGKILL after {rows:,} rows"
             )
 
         def crash(run: str) -> Crash:
             dsn = _server(client).dsn(WAREHOUSE)
-            crashes.append(Crash(client.site, run, dsn, "SELECT count(*) FROM sales.line_items", tell))
+            crashes.append(Crash(client.site, run, dsn, "SELECT count(*) FROM sales.line_items", report))
             return crashes[0]
 
         with self._step(f"{KILLED} killed midway; a new process continued after the last commit"):

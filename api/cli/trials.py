@@ -14,7 +14,7 @@ from api.cli.console import escape, plain
 from api.cli.main import State, command
 from api.cli.project import FILES, Files, documents_of
 from api.client import connected
-from dataflows.runs.dry_run import Difference, Shown, preview, run_tests
+from dataflows.runs.dry_run import StepRows, TrialResult, preview, run_tests
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
 from penstock.ids import new_id
@@ -39,7 +39,7 @@ def test_(state: State, files: Files) -> int:
     return 1 if failed else 0
 
 
-def _tell(state: State, name: str, one: Difference) -> None:
+def _tell(state: State, name: str, one: TrialResult) -> None:
     mark = "[green]passed[/green]" if one.passed else "[red]failed[/red]"
     state.output.say(f"{mark} {escape(name)}: {escape(one.test)}")
     if one.passed:
@@ -52,7 +52,7 @@ def _tell(state: State, name: str, one: Difference) -> None:
         state.output.say(f"  row {row['row']} refused by `{escape(row['step'])}`: {escape(row['reason'])}")
 
 
-def _side_by_side(one: Difference) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def _side_by_side(one: TrialResult) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     height = max(len(one.expected), len(one.got))
     rows = [(at + 1, _at(one.expected, at), _at(one.got, at)) for at in range(height)]
     return ("#row", "expected", "got"), [row for row in rows if row[1] != row[2]] or list(rows)
@@ -81,7 +81,7 @@ def preview_(state: State, name: str, rows: int) -> None:
     state.output.hint(f"penstock run {name} --watch")
 
 
-def _show(state: State, one: Shown) -> None:
+def _show(state: State, one: StepRows) -> None:
     rows = [[_short(row[name]) for name in one.columns] for row in one.rows]
     state.output.table(tuple(one.columns), rows, empty="no rows", title=f"after {one.step}: {len(one.rows)} rows")
     if one.note:

@@ -44,8 +44,8 @@ if target == "postgres":
 else:
     into = dlt.destinations.filesystem(bucket_url="file://" + folder + "/" + order["table"])
 pipeline = dlt.pipeline("bench", destination=into, dataset_name="by_dlt", pipelines_dir=folder + "/dlt")
-told = pipeline.run(taken, table_name=order["table"], write_disposition="replace", loader_file_format=order["loader"])
-told.raise_on_failed_jobs()
+info = pipeline.run(taken, table_name=order["table"], write_disposition="replace", loader_file_format=order["loader"])
+info.raise_on_failed_jobs()
 """
 LOADERS: Final = ("parquet", "csv")
 QUIET: Final = {"RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
@@ -96,8 +96,8 @@ from dlt.sources.sql_database import sql_database
 order = json.loads(sys.argv[1])
 pipeline = dlt.pipeline("many", destination=dlt.destinations.postgres(order["target"]), dataset_name="by_dlt",
                         pipelines_dir=order["folder"])
-told = pipeline.run(sql_database(order["source"], backend=order["backend"]), write_disposition="replace")
-told.raise_on_failed_jobs()
+info = pipeline.run(sql_database(order["source"], backend=order["backend"]), write_disposition="replace")
+info.raise_on_failed_jobs()
 """
 
 

@@ -36,12 +36,12 @@ class Leader(FixedPartitionedSource[Stored, None]):
         """Return the one partition, named as `TopicSource` names it."""
         return ["0000"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Waiting:
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Standby:
         """Start as a standby."""
-        return _Waiting(self, lambda: self.begin().build_part(step_id, for_part, None))
+        return _Standby(self, lambda: self.begin().build_part(step_id, for_part, None))
 
 
-class _Waiting(StatefulSourcePartition[Stored, None]):
+class _Standby(StatefulSourcePartition[Stored, None]):
     def __init__(self, source: Leader, follow: Callable[[], StatefulSourcePartition[Stored, None]]) -> None:
         self._source, self._follow = source, follow
         self._followed: StatefulSourcePartition[Stored, None] | None = None

@@ -23,20 +23,20 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job, rules_of
 from dataflows.runs.lookups import resources_of
-from dataflows.runs.survey import Ends, cursor_risks, foresee
+from dataflows.runs.survey import Ends, cursor_risks, forecast
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import BoundMapping, Rules, bind, output_columns
 from dataflows.transforms.steps import LookupTable, Resources
 from penstock.errors import BadData, PenstockError, SchemaMismatch
 from penstock.models.pipeline import Pipeline, PipelineTest
 
-__all__ = ["Difference", "Shown", "look_at_cursor", "plan", "preview", "run_tests"]
+__all__ = ["StepRows", "TrialResult", "look_at_cursor", "plan", "preview", "run_tests"]
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TrialResult:
     """Result of a test; if it failed, the rows expected and the actual ones, or the error that prevented it."""
 
     test: str
@@ -48,7 +48,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class StepRows:
     """Rows after a step; `refused` are the rows it refused, with step and reason."""
 
     step: str
@@ -58,23 +58,23 @@ class Shown:
     note: str | None = None
 
 
-def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[Difference]:
+def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[TrialResult]:
     """Run the tests of the pipeline file over the rows given there."""
     return [_tested(pipeline, test, Resources(partial(_looked_up, test), modules)) for test in pipeline.spec.tests]
 
 
-def _tested(pipeline: Pipeline, test: PipelineTest, resources: Resources) -> Difference:
+def _tested(pipeline: Pipeline, test: PipelineTest, resources: Resources) -> TrialResult:
     try:
         table = _given(pipeline, test)
         chain = _bound(rules_of(pipeline.spec), table, pipeline.name, resources)
         out, refused = _applied(chain, _batch(table, test.given))
     except PenstockError as error:
-        return Difference(test.name, passed=False, expected=test.expect, error=str(error))
+        return TrialResult(test.name, passed=False, expected=test.expect, error=str(error))
     wanted = [{name: _comparable(value) for name, value in row.items()} for row in test.expect]
     names = {name for row in test.expect for name in row}
     got = [{name: value for name, value in row.items() if name in names} for row in out]
     passed = [{name: _comparable(value) for name, value in row.items()} for row in got] == wanted
-    return Difference(test.name, passed, test.expect, got, refused)
+    return TrialResult(test.name, passed, test.expect, got, refused)
 
 
 def _given(pipeline: Pipeline, test: PipelineTest) -> Table:
@@ -161,19 +161,19 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def preview(job: Job, ends: Ends, rows: int) -> list[Shown]:
+def preview(job: Job, ends: Ends, rows: int) -> list[StepRows]:
     """Return up to `rows` rows of the source, and the rows after each step."""
     table, resources = ends.source.describe(), resources_of(job)
     whole = _bound(job.rules, table, job.pipeline, resources)
     batch, aside = _first(job, ends, table, whole.reads, rows)
     kinds = {column.name: column.type for column in table.columns}
-    shown = [Shown("source", {name: kinds[name] for name in whole.reads}, rows_of(batch), aside, table.types_from)]
+    shown = [StepRows("source", {name: kinds[name] for name in whole.reads}, rows_of(batch), aside, table.types_from)]
     for count in range(len(job.rules.steps) + 1):
         part = replace(job.rules, steps=job.rules.steps[:count])
         part = part if count == len(job.rules.steps) else Rules(part.fields, part.steps)
         out, refused = _applied(_bound(part, table, job.pipeline, resources), batch)
         made = {column.name: column.type for column in output_columns(part, table, job.pipeline, resources)}
-        shown.append(Shown(job.rules.steps[count - 1].name if count else "mapping", made, out, refused))
+        shown.append(StepRows(job.rules.steps[count - 1].name if count else "mapping", made, out, refused))
     return shown
 
 
@@ -217,7 +217,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
     Raises:
         PenstockError: the error that a run would be refused with.
     """
-    found = foresee(job, ends, known=ends.target.state.exists())
+    found = forecast(job, ends, known=ends.target.state.exists())
     there = found.made is None
     columns = [f"{one.name} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in found.made or ()]
     rows = found.survey.source.estimated_rows
@@ -234,7 +234,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         "risks": list(found.risks),
         "estimated_rows": rows,
         "splits": max(1, round(rows / job.split_rows)),
-        "told": found.survey.source.types_from,
+        "types_from": found.survey.source.types_from,
         "undecoded": found.survey.mapping.raw,
         "decoded_because": found.survey.mapping.decode_reason,
         "lineage": {

@@ -20,7 +20,7 @@ from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.runs.job import Job
-from dataflows.runs.survey import Ends, Foreseen, Survey, check_continued, foresee, is_from, survey
+from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
 from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
 
@@ -81,7 +81,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
         if (run := state.run(job.run)) is not None and run.ended:
             return Finished(recorded(run, job.at_sink))
         check_continued(job, state.loaded())
-    found = foresee(job, ends, known=kept)
+    found = forecast(job, ends, known=kept)
     if not kept:
         state.make()
     failpoint("prepare.state_made")
@@ -110,7 +110,7 @@ def _reached(job: Job, claim: Claim, run: RunRow) -> str | None:
     return claim.loaded.position if job.reload.is_window else run.upper
 
 
-def _made_ready(job: Job, ends: Ends, found: Foreseen, claim: Claim) -> Survey:
+def _made_ready(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
     """Give the target all the columns that the run writes; return the survey."""
     target = ends.target
     if found.made is None and not found.added:

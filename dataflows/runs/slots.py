@@ -12,10 +12,10 @@ from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split, of_slot
 from dataflows.pipeline import BatchPipelineEngine, FirstError
-from dataflows.runs.again import Decoded, SplitAgain
 from dataflows.runs.dead_letters import LetterBox, LetterWriter
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared
+from dataflows.runs.rewrite import Decoded, SplitRewriter
 from dataflows.runs.survey import Ends, decoded_mapping
 from penstock.errors import BadData
 
@@ -164,7 +164,7 @@ def _writer(
             lambda: ends.target.writer(order),
         )
 
-    return LetterWriter(writer, box, SplitAgain(slot, {one.number: one for one in splits}, decoded, box))
+    return LetterWriter(writer, box, SplitRewriter(slot, {one.number: one for one in splits}, decoded, box))
 
 
 def _order(

@@ -20,13 +20,13 @@ from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
 
 __all__ = [
     "Ends",
-    "Foreseen",
+    "Forecast",
     "Plan",
     "Survey",
     "check_continued",
     "cursor_risks",
     "decoded_mapping",
-    "foresee",
+    "forecast",
     "is_from",
     "opened",
     "survey",
@@ -93,7 +93,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class Forecast:
     """Forecast of a run; `made` are the columns of the target that it would create, None if the target exists.
 
     `added` are those that it would add to an existing target.
@@ -107,7 +107,7 @@ class Foreseen:
     """Risks of the cursor, for the user."""
 
 
-def foresee(job: Job, ends: Ends, *, known: bool) -> Foreseen:
+def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
     """Return what a run would do, without changing anything; `known` is true if the sink keeps any state.
 
     Raises:
@@ -122,12 +122,12 @@ def foresee(job: Job, ends: Ends, *, known: bool) -> Foreseen:
         columns = _made_columns(job, plan, target)
         target.check(None, columns)
         surveyed = _surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None)
-        return Foreseen(surveyed, plan, columns, (), risks)
+        return Forecast(surveyed, plan, columns, (), risks)
     if known:
         _check_gone(job, plan, there, target)
     added = _added_columns(job, plan, there, target)
     there = replace(there, columns=(*there.columns, *added))
-    return Foreseen(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added, risks)
+    return Forecast(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added, risks)
 
 
 def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ def check_continued(job: Job, loaded: Loaded) -> None:
 def survey(job: Job, ends: Ends, plan: Plan | None = None) -> Survey:
     """Return both tables, the key to split by, the mapping, and the method of a `replace`.
 
-    `plan` is the plan of `foresee`, if it ran before.
+    `plan` is the plan of `forecast`, if it ran before.
 
     Raises:
         MissingTable: the target does not exist.

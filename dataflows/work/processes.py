@@ -141,7 +141,7 @@ class Processes:
                 child.release()
         return Child.start(self._settings.project)
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Start a process for the next task if none has run for a while, and dismiss surplus ones."""
         at = time.monotonic()
         for child in [one for one in self._idle if not one.alive]:
@@ -161,7 +161,7 @@ class Processes:
                 child.release()
 
     @property
-    def look_in(self) -> float | None:
+    def next_check(self) -> float | None:
         """Seconds until the next check, even if no process reports anything; None: until there is a task."""
         if self or self._leaving:
             return LOOK

@@ -50,8 +50,8 @@ def test_every_issue_of_every_file_is_reported_at_once(tmp_path: Path) -> None:
     assert said.code == 2
     for name in WRONG:
         assert name in said.err, name
-    told = penstock("validate", *(tmp_path / name for name in WRONG), "--project", tmp_path, "--json").json
-    assert len(told["error"]["issues"]) >= len(WRONG)
+    found = penstock("validate", *(tmp_path / name for name in WRONG), "--project", tmp_path, "--json").json
+    assert len(found["error"]["issues"]) >= len(WRONG)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ EFFECT = (
 def test_a_setting_without_effect_is_a_note_and_only_that(line: str, tmp_path: Path) -> None:
     path = tmp_path / "orders.yaml"
     path.write_text(f"{PIPELINE}  {line}\n")
-    told = penstock("validate", path, "--project", tmp_path, "--json").json
-    notes = [note for note in told["notes"] if "no effect" in note]
+    found = penstock("validate", path, "--project", tmp_path, "--json").json
+    notes = [note for note in found["notes"] if "no effect" in note]
     assert len(notes) == (line in NO_EFFECT), notes
     assert all(note.startswith(f"orders: {NO_EFFECT[line]}") for note in notes)
 
@@ -125,9 +125,9 @@ UNREAD = {
 def test_a_section_of_a_policy_that_nothing_reads_is_a_note(line: str, tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(f"apiVersion: penstock/v1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec:\n  {line}\n")
-    told = penstock("validate", path, "--project", tmp_path, "--json").json
-    assert len(told["notes"]) == UNREAD[line]
-    assert all(note.startswith(f"p: spec.{line.partition(':')[0]}") for note in told["notes"])
+    found = penstock("validate", path, "--project", tmp_path, "--json").json
+    assert len(found["notes"]) == UNREAD[line]
+    assert all(note.startswith(f"p: spec.{line.partition(':')[0]}") for note in found["notes"])
 
 
 def test_apply_prints_the_same_notes(running: Project, tmp_path: Path) -> None:
@@ -184,5 +184,5 @@ def test_single_files_are_checked_with_the_project_s_connections(tmp_path: Path)
 
 def test_a_setting_that_is_a_comment_in_the_file_is_a_default(tmp_path: Path) -> None:
     (tmp_path / "penstock.toml").write_text("# slots = 2\nport = 0\n")
-    told = penstock("settings", "--project", tmp_path, "--json").json
-    assert (told["slots"]["from"], told["port"]["from"]) == ("default", "penstock.toml")
+    found = penstock("settings", "--project", tmp_path, "--json").json
+    assert (found["slots"]["from"], found["port"]["from"]) == ("default", "penstock.toml")

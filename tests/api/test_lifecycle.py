@@ -58,9 +58,9 @@ def test_a_run_is_followed_to_its_end(running: Project, made: Make) -> None:
     assert exact(running, name)
     again = running.done("run", name, "--watch")
     assert (again["status"], again["counters"]["rows_out"]) == ("completed", 0)
-    told = running.done("status", name)
-    assert [run["status"] for run in told["runs"]] == ["completed", "completed"]
-    assert [run["id"] for run in running.done("runs", name)] == [run["id"] for run in told["runs"]]
+    found = running.done("status", name)
+    assert [run["status"] for run in found["runs"]] == ["completed", "completed"]
+    assert [run["id"] for run in running.done("runs", name)] == [run["id"] for run in found["runs"]]
 
 
 def test_rows_are_read_again(running: Project, made: Make) -> None:
@@ -141,8 +141,8 @@ def test_a_run_in_progress_is_ended_and_nothing_is_lost(running: Project, slow: 
     run = running.done("status", slow)["runs"][0]["id"]
 
     def halted() -> bool:
-        told = running.do("events", "--type", "task.halted", "--json").lines
-        return any(record["payload"]["run"] == run for record in told)
+        found = running.do("events", "--type", "task.halted", "--json").lines
+        return any(record["payload"]["run"] == run for record in found)
 
     until(halted, "the worker to tell what was committed")
 
@@ -313,8 +313,8 @@ def test_a_failed_run_shows_its_error_everywhere(running: Project, made: Make) -
     assert run["status"] == "failed"
     assert running.done("why", run["id"])[0]["type"] == "run.finished"
     assert "total" in running.do("why", run["id"]).out
-    told = running.do("run", name, "--watch", "--json")
-    assert (told.code, told.json["error"]["code"]) == (1, "schema.missing_column")
+    found = running.do("run", name, "--watch", "--json")
+    assert (found.code, found.json["error"]["code"]) == (1, "schema.missing_column")
 
 
 def test_a_missing_table_is_named_with_the_nearest_one(running: Project, made: Make) -> None:

@@ -55,9 +55,9 @@ def test_a_port_in_use_is_reported_before_anything_starts(folder: Path) -> None:
 
 
 def test_it_ends_cleanly_and_restarts_a_child_that_dies(project: Project) -> None:
-    process, told = project.up()
-    assert set(told["pids"]) == {"control", "worker"}
-    os.kill(told["pids"]["control"], signal.SIGKILL)
+    process, started = project.up()
+    assert set(started["pids"]) == {"control", "worker"}
+    os.kill(started["pids"]["control"], signal.SIGKILL)
     assert {one["change"] for one in project.done("apply")} == {"changed"}
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
@@ -130,9 +130,9 @@ def test_an_interrupted_run_leaves_nothing_running(project: Project) -> None:
 
 
 def test_a_killed_server_is_restarted_and_everything_goes_on(project: Project) -> None:
-    process, told = project.up()
+    process, started = project.up()
     project.done("apply")
-    address = str(told["health"])
+    address = str(started["health"])
     server = project.server.pid
     assert server
     os.kill(server, signal.SIGKILL)

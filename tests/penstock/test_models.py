@@ -184,13 +184,13 @@ def test_times_need_a_zone() -> None:
 
 
 def test_a_foreign_exception_is_recorded_by_its_class_only() -> None:
-    told = Error.of(ValueError("secret 4711"))
-    assert told == Error(code="unexpected", what="builtins.ValueError")
+    found = Error.of(ValueError("secret 4711"))
+    assert found == Error(code="unexpected", what="builtins.ValueError")
 
 
 def test_an_error_is_recorded_without_its_value() -> None:
-    told = Error.of(MissingTable("is not there", where="shop:t", value="secret", hint="create it"))
-    assert told == Error(code="schema.missing_table", what="is not there", where="shop:t", hint="create it")
+    found = Error.of(MissingTable("is not there", where="shop:t", value="secret", hint="create it"))
+    assert found == Error(code="schema.missing_table", what="is not there", where="shop:t", hint="create it")
     assert Error.of(Unreachable("gone")).transient
 
 

@@ -105,17 +105,17 @@ def test_the_console_shows_names_parents_and_attributes(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "description"),
     [(NotFound("no such pipeline", value="secret"), "not_found"), (ValueError("secret"), "ValueError")],
 )
 def test_a_failed_span_has_the_code_and_never_the_text(
-    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, description: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     telemetry.set_up("test", {telemetry.VARIABLE: "console"})
     with pytest.raises(type(error)), telemetry.span("run"):
         raise error
     (shown,) = to_console(capsys)
-    assert shown["status"] == {"status_code": "ERROR", "description": told}
+    assert shown["status"] == {"status_code": "ERROR", "description": description}
     assert "secret" not in json.dumps(shown)
 
 

@@ -65,7 +65,7 @@ class Merge:
             return (f"INSERT INTO {self.into.sql} ({names}) SELECT {names} FROM {stage} ORDER BY {quoted(_NUMBER)}",)
         if self.delete is None:
             return (self._upsert(),)
-        return (*((self._bury(self.tombstones),) if self.tombstones else ()), self._gone(), self._upsert())
+        return (*((self._record_deletions(self.tombstones),) if self.tombstones else ()), self._gone(), self._upsert())
 
     @property
     def clashes(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class Merge:
     def _upsert(self) -> str:
         names = self._written
         kept = f"WHERE r.{quoted(self.delete)} IS NOT TRUE " if self.delete else ""
-        kept += f"AND {self.tombstones.spares('r')} " if self.tombstones else ""
+        kept += f"AND {self.tombstones.allows('r')} " if self.tombstones else ""
         others = [name for name in names if name not in {*self.key, self.version}]
         others += [self.version] if self.version and self.version not in self.key else []  # set last: others compare it
         sets = ", ".join(f"{self._place(name)} = {self._newer(name)}" for name in others)
@@ -137,7 +137,7 @@ class Merge:
             f"SELECT {_list((*self.key, gone.version))} FROM {self.into.sql} LIMIT 0"
         )
 
-    def _bury(self, gone: Tombstones) -> str:
+    def _record_deletions(self, gone: Tombstones) -> str:
         version = quoted(gone.version)
         return (
             f"INSERT INTO {gone.table.sql} ({_list(self.key)}, {version}) SELECT {_list(self.key, 'r.')}, r.{version} "

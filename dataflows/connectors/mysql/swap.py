@@ -22,7 +22,7 @@ __all__ = ["aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "r
 
 def aside_name(uid: str, run: str, sink: TableName) -> TableName:
     """Return the name of the old target once a run's shadow table has replaced it."""
-    return sink.beside(f"{shadow_name(uid, run, sink).name}_old")
+    return sink.sibling(f"{shadow_name(uid, run, sink).name}_old")
 
 
 _OBSTACLES: Final = """

@@ -23,7 +23,7 @@ from dataflows.connectors.mysql.swap import (
     replace_method,
 )
 from dataflows.connectors.mysql.tables import TableName, describe, exists
-from dataflows.connectors.mysql.types import declared, kept, short_enough
+from dataflows.connectors.mysql.types import declared, short_enough, storable
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_appended, check_key, check_names, check_sink, duplicates
@@ -111,7 +111,7 @@ class MysqlTarget:
     def column_types(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """Return the columns of the table that it would create."""
         uuids = self.session.mariadb and self.session.version >= UUIDS
-        return short_enough(tuple(kept(one, uuids=uuids) for one in columns), room=ROW_ROOM)
+        return short_enough(tuple(storable(one, uuids=uuids) for one in columns), room=ROW_ROOM)
 
     def make(self, columns: tuple[Column, ...]) -> None:
         key = self.owner.write.key
@@ -165,7 +165,7 @@ class MysqlTarget:
         return None
 
     def writer(self, order: WriterOrder) -> SplitWriter:
-        write, into = self.owner.write, self.name.beside(order.into)
+        write, into = self.owner.write, self.name.sibling(order.into)
         names = tuple(column.name for column in order.columns)
         gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)
         texts = any(one.name in write.key and not _is_exact(one) for one in order.columns)

@@ -28,11 +28,11 @@ __all__ = [
     "declared",
     "encoded",
     "is_binary",
-    "kept",
     "load_target",
     "selected",
     "short_enough",
     "spelled",
+    "storable",
     "without_zeros",
 ]
 
@@ -160,14 +160,14 @@ def _converted(found: pa.Array, wanted: pa.DataType) -> pa.Array:  # noqa: PLR09
     return texts.cast(wanted)
 
 
-def kept(column: Column, *, uuids: bool) -> Column:
+def storable(column: Column, *, uuids: bool) -> Column:
     """Return the column as a new table can store it: text if its type has no exact counterpart."""
     kind = column_type(column)
-    told = _kept(kind, uuids=uuids)
-    return Column(column.name, told, column.nullable)
+    name = _storable_type(kind, uuids=uuids)
+    return Column(column.name, name, column.nullable)
 
 
-def _kept(kind: SqlType, *, uuids: bool) -> str:
+def _storable_type(kind: SqlType, *, uuids: bool) -> str:
     if kind.foreign:
         return "text"
     if kind.name == "numeric":

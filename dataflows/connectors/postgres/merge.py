@@ -72,8 +72,8 @@ class Merge:
         names, keys = _list(self._written), _list(self.key)
         others = [name for name in self._written if name not in self.key]
         flag = f"s.{quoted(self.delete)}" if self.delete else None
-        spared = f" AND {self.tombstones.spares('s')}" if self.tombstones else ""
-        rows = self._last(f"{flag} IS NOT TRUE{spared}" if flag else "true")
+        allowed = f" AND {self.tombstones.allows('s')}" if self.tombstones else ""
+        rows = self._last(f"{flag} IS NOT TRUE{allowed}" if flag else "true")
         newer = ""
         if self.version:
             version = quoted(self.version)
@@ -84,8 +84,8 @@ class Merge:
         put += f"ON CONFLICT ({keys}) DO {action}"
         if flag is None:
             return put
-        buried = [self.tombstones.bury(self._last(f"{flag} IS TRUE"))] if self.tombstones else []
-        return "; ".join((*buried, self._delete(flag), put))
+        recorded = [self.tombstones.insert(self._last(f"{flag} IS TRUE"))] if self.tombstones else []
+        return "; ".join((*recorded, self._delete(flag), put))
 
     @property
     def unlike(self) -> str:
@@ -93,7 +93,7 @@ class Merge:
         return f"SELECT count(*) FROM ({self._unlike_history() if self.history else self._unlike_rows()}) u"
 
     def _unlike_rows(self) -> str:
-        spared = f" AND {self.tombstones.spares('s')}" if self.tombstones else ""
+        allowed = f" AND {self.tombstones.allows('s')}" if self.tombstones else ""
         flag = f"s.{quoted(self.delete)}" if self.delete else "false"
         there = f"FROM {self.into.sql} t WHERE {_same('t', 'r', self.key)}"
         newer = ""
@@ -103,7 +103,7 @@ class Merge:
             newer = f" OR (NOT coalesce(t.{version} IS NULL OR t.{version} <= r.{version}, false) AND {others})"
         kept = f"SELECT {there} AND (({self._alike(self._written)}){newer})"
         stays = f"SELECT {there} AND NOT (false{newer})"
-        rows = f"SELECT FROM ({self._last(f'{flag} IS NOT TRUE{spared}')}) r WHERE NOT EXISTS ({kept})"
+        rows = f"SELECT FROM ({self._last(f'{flag} IS NOT TRUE{allowed}')}) r WHERE NOT EXISTS ({kept})"
         gone = f" UNION ALL SELECT FROM ({self._last(f'{flag} IS TRUE')}) r WHERE EXISTS ({stays})"
         return rows + (gone if self.delete else "")
 

@@ -52,8 +52,8 @@ class Merge:
         if self.delete is None:
             return (self._upsert(),)
         deleted = f"SELECT * FROM {self._last} d WHERE d.{quoted(self.delete)} IS TRUE"
-        buried = (self.tombstones.bury(deleted),) if self.tombstones else ()
-        return (*buried, self._gone(), self._upsert())
+        recorded = (self.tombstones.insert(deleted),) if self.tombstones else ()
+        return (*recorded, self._gone(), self._upsert())
 
     @property
     def outrun(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class Merge:
     def _upsert(self) -> str:
         written = [name for name in self.columns if name != self.delete]
         kept = f"r.{quoted(self.delete)} IS NOT TRUE" if self.delete else "true"
-        kept += f" AND {self.tombstones.spares('r')}" if self.tombstones else ""
+        kept += f" AND {self.tombstones.allows('r')}" if self.tombstones else ""
         sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in written if n not in self.key)
         action = f"UPDATE SET {sets} WHERE {self._newer('excluded')}" if sets else "NOTHING"
         return (

@@ -28,7 +28,7 @@ class ObjectName:
         """Quoted, for use in a statement."""
         return quoted(self.schema, self.name, mark=self.mark)
 
-    def beside(self, name: str) -> Self:
+    def sibling(self, name: str) -> Self:
         """Return another name in the same schema."""
         return replace(self, name=name)
 
@@ -56,4 +56,4 @@ def shadow_prefix(uid: str) -> str:
 def shadow_name(uid: str, run: str, sink: _Name) -> _Name:
     """Return the name of a run's shadow table, in the target's schema: 39 bytes, unique for each run."""
     digest = hashlib.sha256(f"{run}\x1f{sink}".encode()).hexdigest()[:16]
-    return sink.beside(shadow_prefix(uid) + digest)
+    return sink.sibling(shadow_prefix(uid) + digest)

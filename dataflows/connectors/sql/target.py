@@ -139,7 +139,7 @@ class DatabaseTarget:
         return None
 
     def writer(self, order: WriterOrder) -> SplitWriter:
-        write, into = self.owner.write, self.name.beside(order.into)
+        write, into = self.owner.write, self.name.sibling(order.into)
         columns, where = tuple(column.name for column in order.columns), f"{self.place.where}: {self.name}"
         if write.write == "merge":
             gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)

@@ -38,7 +38,7 @@ class Tombstones:
         if delete is None or version is None or version in key:
             return None
         digest = hashlib.sha256("\x1f".join((str(sink), *key, version)).encode()).hexdigest()[:16]
-        return cls(sink.beside(tombstone_prefix(uid) + digest), key, version)
+        return cls(sink.sibling(tombstone_prefix(uid) + digest), key, version)
 
     def make(self, columns: Sequence[Column], declared: Callable[[Column], str]) -> str:
         """Return the statement that creates the table, if it is missing."""
@@ -46,7 +46,7 @@ class Tombstones:
         lines = [f"{self._name(name)} {kinds[name]} NOT NULL" for name in (*self.key, self.version)]
         return f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)}, PRIMARY KEY ({self._keys()}))"
 
-    def bury(self, deleted: str) -> str:
+    def insert(self, deleted: str) -> str:
         """Return the statement that records the keys and versions of `deleted`, a query; the greatest version stays."""
         version = self._name(self.version)
         return (
@@ -56,7 +56,7 @@ class Tombstones:
             f"WHERE g.{version} < excluded.{version}"
         )
 
-    def spares(self, row: str) -> str:
+    def allows(self, row: str) -> str:
         """Return the condition that no newer deletion of the key of `row`, an alias, is recorded."""
         version, of = self._name(self.version), self.table.sql
         same = " AND ".join(f"g.{self._name(name)} = {row}.{self._name(name)}" for name in self.key)

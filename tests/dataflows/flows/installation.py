@@ -258,9 +258,9 @@ class Installation:
         with Projector(fresh) as projector:
             projector.position()
             projector.apply(kept, len(log), reading)
-        mine, anew = self.digest(), digest(fresh)
-        assert {name: rows for name, (rows, _) in mine.items()} == {name: rows for name, (rows, _) in anew.items()}
-        assert mine == anew
+        mine, rebuilt = self.digest(), digest(fresh)
+        assert {name: rows for name, (rows, _) in mine.items()} == {name: rows for name, (rows, _) in rebuilt.items()}
+        assert mine == rebuilt
 
     def digest(self) -> Mapping[str, Digest]:
         return digest(self.catalog_dsn)

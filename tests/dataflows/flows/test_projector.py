@@ -79,7 +79,7 @@ def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
     home = short_folder()
     server = EmbeddedServer(home)
     server.acquire()
-    for name in ("penstock", "penstock_log", "anew"):
+    for name in ("penstock", "penstock_log", "rebuilt"):
         server.create_database(name)
     yield server
     server.release()
@@ -120,7 +120,7 @@ def test_a_server_killed_under_load_loses_nothing_acknowledged(own: EmbeddedServ
         installation.all_answered()
         installation.projected()
         installation.check_answers()
-        installation.check_catalog(own.dsn("anew"))
+        installation.check_catalog(own.dsn("rebuilt"))
     finally:
         installation.close()
 

@@ -29,7 +29,7 @@ class LogMachine(RuleBasedStateMachine):
         self.now = START
         # Examples share one database: each starts from the offsets that it finds.
         self.base = [self.log.end(self.topic, part) for part in range(2)]
-        self.told = self.log.end(CONTROL, 0)
+        self.control_start = self.log.end(CONTROL, 0)
         self.lists: list[list[Message]] = [[], []]
         self.control: list[Message] = []
         self.number = 0
@@ -48,7 +48,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 5))
     def append_to_control(self, count: int) -> None:
         messages = self._messages(count)
-        first = self.told + len(self.control)
+        first = self.control_start + len(self.control)
         assert self.log.append(CONTROL, messages) == [(0, first + n) for n in range(count)]
         self.control += messages
 
@@ -95,7 +95,7 @@ class LogMachine(RuleBasedStateMachine):
         if hasattr(self, "log"):
             for part, messages in enumerate(self.lists):
                 assert self.log.end(self.topic, part) == self.base[part] + len(messages)
-            found = self.log.read(CONTROL, 0, self.told, 1000)
+            found = self.log.read(CONTROL, 0, self.control_start, 1000)
             assert [stored.message for stored in found] == self.control
 
     def teardown(self) -> None:

@@ -102,8 +102,8 @@ def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> No
             assert shop.rows("at", shop.window("at", LAG)) == [1], zone
     finally:
         shop.query("SET GLOBAL time_zone = 'SYSTEM'")
-    told = CursorRule(timedelta(minutes=5), "America/New_York")
-    assert shop.window("at", told).upper is None
+    rule = CursorRule(timedelta(minutes=5), "America/New_York")
+    assert shop.window("at", rule).upper is None
 
 
 def test_a_server_that_others_write_to_needs_a_lag(shop: Shop) -> None:

@@ -129,8 +129,8 @@ def test_the_fence_alone_keeps_an_older_generation_out(shop: Shop) -> None:
         with target.state.owned(claim.generation):
             target.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), (Split(0), Split(1)))
         for generation, done in ((claim.generation - 1, False), (claim.generation, True)):
-            told: list[Counters] = []
-            order = WriterOrder("sink", COLUMNS, True, "00", "r1", generation, lambda: None, told.append)  # noqa: FBT003 - `arrow` is the third
+            committed: list[Counters] = []
+            order = WriterOrder("sink", COLUMNS, True, "00", "r1", generation, lambda: None, committed.append)  # noqa: FBT003 - `arrow` is the third
             with closing(target.writer(order)) as writer:
                 writer.open()
                 first, marker = chunks((1, "a"), (2, "b"))
@@ -140,7 +140,7 @@ def test_the_fence_alone_keeps_an_older_generation_out(shop: Shop) -> None:
                 else:
                     with pytest.raises(Fenced):
                         writer.write(marker)
-            assert (shop.rows("SELECT count(*) FROM sink")[0][0], len(told)) == ((2, 1) if done else (0, 0))
+            assert (shop.rows("SELECT count(*) FROM sink")[0][0], len(committed)) == ((2, 1) if done else (0, 0))
 
 
 def test_a_split_is_committed_once(shop: Shop) -> None:
@@ -151,7 +151,7 @@ def test_a_split_is_committed_once(shop: Shop) -> None:
         assert isinstance(claim, Claim)
         with target.state.owned(claim.generation):
             target.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), (Split(0),))
-        order = WriterOrder("sink", COLUMNS, True, "00", "r1", claim.generation, lambda: None, lambda told: None)  # noqa: FBT003, ARG005 - `arrow` is the third
+        order = WriterOrder("sink", COLUMNS, True, "00", "r1", claim.generation, lambda: None, lambda _: None)  # noqa: FBT003 - `arrow` is the third
         with closing(target.writer(order)) as writer:
             writer.open()
             for piece in chunks((1, "a")):
@@ -345,11 +345,11 @@ def test_cursors_that_are_null_are_refused(shop: Shop) -> None:
     ],
 )
 def test_a_connection_error_is_one_line(shop: Shop, changes: dict[str, Any], code: str, what: str) -> None:
-    told = {
+    values = {
         name: value.replace("HOME", str(shop.server.home)) if name == "password" else value
         for name, value in changes.items()
     }
-    settings = {name: value for name, value in shop.settings(**told).items() if value is not None}
+    settings = {name: value for name, value in shop.settings(**values).items() if value is not None}
     place = Place("items", "shop", parse_connection("shop", settings), "source", shop.server.home)
     with pytest.raises(PenstockError) as error:
         MysqlConnector.source(place)

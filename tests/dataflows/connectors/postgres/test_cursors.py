@@ -123,9 +123,9 @@ def test_times_without_a_zone_are_compared_by_the_databases_zone(dsn: str, sessi
         with psycopg.connect(dsn, autocommit=True) as writer:
             writer.execute("TRUNCATE t")
             writer.execute("INSERT INTO t (at) VALUES (now() - interval '10 min'), (now())")
-            told = writer.execute("SELECT min(id) FROM t").fetchone()
-        assert told
-        assert rows(dsn, "at", window(dsn, "at", LAG)) == [told[0]], zone
+            first = writer.execute("SELECT min(id) FROM t").fetchone()
+        assert first
+        assert rows(dsn, "at", window(dsn, "at", LAG)) == [first[0]], zone
         with closing(opened(dsn)) as source:
             table = source.describe()
             assert any(zone in one for one in source.risks(table, table.columns[1], LAG))

@@ -39,8 +39,8 @@ FEATURES = {
     "statistics": "CREATE STATISTICS w.both (dependencies) ON id, name FROM {t}",
     "replica identity": "ALTER TABLE {t} REPLICA IDENTITY FULL",
     "triggers": "CREATE FUNCTION w.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER before BEFORE UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION w.nothing(); CREATE TRIGGER off AFTER INSERT ON {t} EXECUTE FUNCTION w.nothing(); ALTER TABLE {t} DISABLE TRIGGER off",
-    "a publication": "ALTER TABLE {t} ADD PRIMARY KEY (id); CREATE PUBLICATION told FOR TABLE {t} (id, name) WHERE (id > 0)",
-    "a publication of a schema": "ALTER TABLE {t} REPLICA IDENTITY FULL; CREATE PUBLICATION told FOR TABLES IN SCHEMA w",
+    "a publication": "ALTER TABLE {t} ADD PRIMARY KEY (id); CREATE PUBLICATION published FOR TABLE {t} (id, name) WHERE (id > 0)",
+    "a publication of a schema": "ALTER TABLE {t} REPLICA IDENTITY FULL; CREATE PUBLICATION published FOR TABLES IN SCHEMA w",
     "views": "CREATE VIEW w.seen AS SELECT id, name FROM {t}; CREATE VIEW w.seen_twice AS SELECT id FROM w.seen; CREATE MATERIALIZED VIEW w.kept AS SELECT count(*) FROM {t}",
     "a rule": "CREATE RULE none AS ON UPDATE TO {t} DO INSTEAD NOTHING",
     "a function over its rows": "CREATE FUNCTION w.of(r {t}) RETURNS text LANGUAGE sql AS 'SELECT r.name'",
@@ -107,7 +107,7 @@ def keeper(items: tuple[psycopg.Connection[Any], str]) -> Iterator[None]:
     ).fetchall():
         session.execute(f"ALTER EXTENSION plpgsql DROP TABLE {name}")
     session.execute(
-        "DROP PUBLICATION IF EXISTS told; DROP SCHEMA w CASCADE; DROP OWNED BY keeper; DROP ROLE keeper; CREATE SCHEMA w"
+        "DROP PUBLICATION IF EXISTS published; DROP SCHEMA w CASCADE; DROP OWNED BY keeper; DROP ROLE keeper; CREATE SCHEMA w"
     )
 
 
@@ -147,10 +147,10 @@ def test_a_replace_that_the_server_would_not_let_delete_is_refused(
     copy: Callable[..., Copy], launchers: Launchers
 ) -> None:
     made = copy("replace")
-    made.session.execute(f"CREATE PUBLICATION told FOR TABLE {made.target}; INSERT INTO {made.target} VALUES (1)")
+    made.session.execute(f"CREATE PUBLICATION published FOR TABLE {made.target}; INSERT INTO {made.target} VALUES (1)")
     error = launchers.run(made.task("r1"))["error"]
-    assert (error["code"], "publication told" in error["what"]) == ("refused", True)
-    made.session.execute("ALTER PUBLICATION told SET (publish = 'insert, update')")
+    assert (error["code"], "publication published" in error["what"]) == ("refused", True)
+    made.session.execute("ALTER PUBLICATION published SET (publish = 'insert, update')")
     assert launchers.run(made.task("r1"))["status"] == "completed"
     assert made.differences() == {"lost": 0, "doubled": 0}
 
@@ -219,7 +219,7 @@ def test_an_index_that_is_another_one_by_the_end_is_not_replaced(
     made = copy("replace")
     made.session.execute(f"CREATE INDEX by_name ON {made.target} (name)")
     table = TableName.parse(made.target)
-    shadow = table.beside("_penstock_shadow")
+    shadow = table.sibling("_penstock_shadow")
     make_shadow(made.session, table, shadow, "here")
     made.session.execute(f"DROP INDEX w.by_name; CREATE INDEX by_name ON {made.target} (name DESC)")
     with pytest.raises(Refused, match="indexes were changed"), made.session.transaction():

@@ -65,8 +65,8 @@ def test_all_rows_are_read_again_and_then_only_new_ones(move: Make, source: str,
     assert made.completed("r3")["rows_in"] == 4
     assert (made.rows(), made.leftovers()) == (made.wanted(), [])
     window = {"rows": "window", "from": "1", "to": "9"}
-    told = made.launchers.run(made.task("r4", reload=window))["error"]
-    assert (told["code"], told["what"]) == ("refused", f"rows in {sink} cannot be replaced by windows")
+    error = made.launchers.run(made.task("r4", reload=window))["error"]
+    assert (error["code"], error["what"]) == ("refused", f"rows in {sink} cannot be replaced by windows")
 
 
 CUTS = tuple(

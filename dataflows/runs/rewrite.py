@@ -24,7 +24,7 @@ from dataflows.runs.dead_letters import LetterBox
 from dataflows.transforms.chain import Chain
 from penstock.errors import SchemaMismatch
 
-__all__ = ["Decoded", "SplitAgain"]
+__all__ = ["Decoded", "SplitRewriter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class _Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class SplitAgain:
+class SplitRewriter:
     """Rewrites splits of `slot` without the rows that the target refuses."""
 
     slot: str
