@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from dataflows.connectors.duckdb.types import declared, selected, shaped
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, renamed
+from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.times import outside
@@ -201,22 +201,14 @@ class DuckDatabase:
     def comparable(self, column: Column) -> bool:
         return not column.label
 
-    def batches(
-        self,
-        name: ObjectName,
-        columns: Sequence[Column],
-        condition: str,
-        values: Sequence[Any],
-        schema: pa.Schema,
-        rows: int,
-    ) -> Iterator[pa.RecordBatch]:
+    def batches(self, selection: Selection) -> Iterator[pa.RecordBatch]:
+        name = selection.name
         kinds = {row[0]: row[1] for row in self.rows(_COLUMNS, (name.schema, name.name))}
-        shown = [selected(quoted(one.name), one, kinds[one.name]) for one in columns] or ["1"]
-        query = f"SELECT {', '.join(shown)} FROM {name.sql} WHERE {condition}"
-        size = max(1, min(rows, max(FIRST_ROWS, VALUES // len(shown))))
-        where = f"{self.where}: {name}"
+        shown = [selected(quoted(one.name), one, kinds[one.name]) for one in selection.columns] or ["1"]
+        query = f"SELECT {', '.join(shown)} FROM {name.sql} WHERE {selection.condition}"
+        size = max(1, min(selection.rows, max(FIRST_ROWS, VALUES // len(shown))))
         with self._watched():
-            reader = self._session.sql(query, params=list(values)).to_arrow_reader(size)
+            reader = self._session.sql(query, params=list(selection.values)).to_arrow_reader(size)
         with reader:
             while True:
                 with self._watched():
@@ -224,7 +216,7 @@ class DuckDatabase:
                 if found is None:
                     return
                 if found.num_rows:
-                    yield _batch(found, columns, schema, where)
+                    yield _batch(found, selection, f"{self.where}: {name}")
 
     def make_stage(self, columns: Sequence[Column]) -> None:
         lines = ", ".join(f"{quoted(one.name)} {'VARCHAR' if one.label else declared(one)}" for one in columns)
@@ -245,7 +237,8 @@ class DuckDatabase:
                 self._holds = False
 
 
-def _batch(found: pa.RecordBatch, columns: Sequence[Column], schema: pa.Schema, where: str) -> pa.RecordBatch:
+def _batch(found: pa.RecordBatch, selection: Selection, where: str) -> pa.RecordBatch:
+    columns, schema = selection.columns, selection.schema
     if not columns:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * found.num_rows, pa.struct([])))
     arrays = []

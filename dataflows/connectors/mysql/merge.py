@@ -96,8 +96,8 @@ class Merge:
         last = f"{quoted(self.into.schema, STAGE)}" if self.appends else self._last
         alike = " AND ".join(map(_alike, self._written))
         flag = f"r.{quoted(self.delete)} IS NOT TRUE AND " if self.delete else ""
-        spared = f"{self.tombstones.spares('r')} AND " if self.tombstones else ""
-        return (f"SELECT count(*) FROM {last} r WHERE {flag}{spared}NOT EXISTS ({there} AND {alike})",)
+        allowed = f"{self.tombstones.allows('r')} AND " if self.tombstones else ""
+        return (f"SELECT count(*) FROM {last} r WHERE {flag}{allowed}NOT EXISTS ({there} AND {alike})",)
 
     @property
     def attempt(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import carried, column_type
 from penstock.errors import MissingTable, Unavailable
 
-__all__ = ["STAGE", "Database", "DatabaseFile", "moved", "renamed", "storable"]
+__all__ = ["STAGE", "Database", "DatabaseFile", "Selection", "moved", "renamed", "storable"]
 
 T = TypeVar("T")
 
@@ -114,6 +114,19 @@ def storable(column: Column) -> Column:
     return Column(column.name, spelled if exact else "text", column.nullable)
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Rows of a table for which a condition is true, to read in batches of at most `rows` rows and exactly `schema`."""
+
+    name: ObjectName
+    columns: Sequence[Column]
+    condition: str
+    values: Sequence[Any]
+    """Values of the condition's placeholders."""
+    schema: pa.Schema
+    rows: int
+
+
 class Database(Protocol):
     """One session with a database file; its errors are Penstock's, and hold no value of a row."""
 
@@ -169,16 +182,8 @@ class Database(Protocol):
     def comparable(self, column: Column) -> bool:
         """True if the database orders such values as the type does."""
 
-    def batches(
-        self,
-        name: ObjectName,
-        columns: Sequence[Column],
-        condition: str,
-        values: Sequence[Any],
-        schema: pa.Schema,
-        rows: int,
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows where the condition is true, at most `rows` in a batch, in exactly that schema.
+    def batches(self, selection: Selection) -> Iterator[pa.RecordBatch]:
+        """Yield the selected rows.
 
         Raises:
             BadData: a value that the type of its column cannot represent exactly.

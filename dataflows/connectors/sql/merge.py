@@ -70,8 +70,8 @@ class Merge:
         alike = " AND ".join(f"t.{quoted(name)} IS r.{quoted(name)} COLLATE BINARY" for name in written)
         there, rows = f"SELECT 1 FROM {self.into.sql} t WHERE {self._same('r')}", STAGE if self.appends else self._last
         flag = f"r.{quoted(self.delete)} IS NOT TRUE AND " if self.delete else ""
-        spared = f"{self.tombstones.spares('r')} AND " if self.tombstones else ""
-        kept = f"SELECT 1 FROM {rows} r WHERE {flag}{spared}NOT EXISTS ({there} AND {alike})"
+        allowed = f"{self.tombstones.allows('r')} AND " if self.tombstones else ""
+        kept = f"SELECT 1 FROM {rows} r WHERE {flag}{allowed}NOT EXISTS ({there} AND {alike})"
         stays = f" UNION ALL SELECT 1 FROM {rows} r WHERE r.{quoted(self.delete or '')} IS TRUE AND EXISTS ({there})"
         return f"SELECT count(*) FROM ({kept}{stays if self.delete else ''}) u"
 

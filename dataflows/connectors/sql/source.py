@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.reading import chunks
-from dataflows.connectors.sql.database import Database
+from dataflows.connectors.sql.database import Database, Selection
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.windows import (
     MAX_VALUES,
@@ -216,7 +216,9 @@ class DatabaseReader:
         condition, values = _range(self._database, self.order.key, split)
         found = [self.order.table.column(name) for name in self.order.columns]
         columns = [column for column in found if column is not None]
-        yield from self._database.batches(self.name, columns, condition, values, self.schema, self.order.batch_rows)
+        yield from self._database.batches(
+            Selection(self.name, columns, condition, values, self.schema, self.order.batch_rows)
+        )
 
     def close(self) -> None:
         """End the session."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, moved, renamed
+from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, declared, listed, sql_type
 from dataflows.data.tables import Column, Table
@@ -205,29 +205,21 @@ class SqliteDatabase:
         kind = arrow_type(column_type(column))
         return kind is not None and not pa.types.is_decimal(kind)
 
-    def batches(
-        self,
-        name: ObjectName,
-        columns: Sequence[Column],
-        condition: str,
-        values: Sequence[Any],
-        schema: pa.Schema,
-        rows: int,
-    ) -> Iterator[pa.RecordBatch]:
-        names = ", ".join(quoted(column.name) for column in columns) or "NULL"
-        where = f"{self.where}: {name}"
-        cursor = self._patiently(f"SELECT {names} FROM {name.sql} WHERE {condition}", values)
-        size = min(rows, FIRST_ROWS)
+    def batches(self, selection: Selection) -> Iterator[pa.RecordBatch]:
+        names = ", ".join(quoted(column.name) for column in selection.columns) or "NULL"
+        query = f"SELECT {names} FROM {selection.name.sql} WHERE {selection.condition}"
+        cursor = self._patiently(query, selection.values)
+        size = min(selection.rows, FIRST_ROWS)
         try:
             while True:
                 with self._translated():
                     found = cursor.fetchmany(size)
                 if not found:
                     return
-                batch = _batch(found, columns, schema, where)
+                batch = _batch(found, selection, f"{self.where}: {selection.name}")
                 yield batch
                 each = max(1, batch.nbytes // batch.num_rows)
-                size = max(1, min(rows, size * 4, BATCH_BYTES // each))
+                size = max(1, min(selection.rows, size * 4, BATCH_BYTES // each))
         finally:
             cursor.close()
 
@@ -248,7 +240,8 @@ class SqliteDatabase:
         self._session.close()
 
 
-def _batch(rows: list[tuple[Any, ...]], columns: Sequence[Column], schema: pa.Schema, where: str) -> pa.RecordBatch:
+def _batch(rows: list[tuple[Any, ...]], selection: Selection, where: str) -> pa.RecordBatch:
+    columns, schema = selection.columns, selection.schema
     if not columns:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * len(rows), pa.struct([])))
     values = list(zip(*rows, strict=True))
