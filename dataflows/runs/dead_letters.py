@@ -47,12 +47,12 @@ class LetterBox:
 class LetterWriter:
     """Writer that stores the refused rows of a chunk, then passes the chunk on to `inner`.
 
-    If the target refuses a row, its split is written `again` without such rows.
+    If the target refuses a row, its split is written again by `rewrite`, without such rows.
     """
 
     inner: Writer
     box: LetterBox
-    again: Callable[[int, RowRefused], None]
+    rewrite: Callable[[int, RowRefused], None]
     _split: int = field(default=-1, init=False)
     _written: bool = field(default=False, init=False)
     """True if the current split is already written, so that its remaining chunks are skipped."""
@@ -71,21 +71,22 @@ class LetterWriter:
         if not self._written:
             if chunk.refused is not None and chunk.refused.num_rows:
                 self.box.put(chunk.split, chunk.refused)
-            self._tried(lambda: self.inner.write(chunk))
+            self._or_rewritten(lambda: self.inner.write(chunk))
         self._written &= not chunk.last
 
-    def _tried(self, work: Callable[[], None]) -> None:
+    def _or_rewritten(self, work: Callable[[], None]) -> None:
+        """Do `work`; if it reveals a refused row, rewrite the split instead."""
         try:
             work()
         except RowRefused as error:
             self.inner.close()
-            self.again(self._split, error)
+            self.rewrite(self._split, error)
             self.inner.open()
             self._written = True
 
     def idle(self) -> None:
         """Let the writer check its session."""
-        self._tried(self.inner.idle)
+        self._or_rewritten(self.inner.idle)
 
     def done(self) -> None:
         """Let the writer check that no split is open."""

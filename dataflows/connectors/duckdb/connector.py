@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.sql.database import Database, DatabaseFile
-from dataflows.connectors.sql.names import InFile
+from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
 from dataflows.connectors.sql.target import DatabaseTarget
 from penstock.models.connection import DuckdbConnection
@@ -35,9 +35,9 @@ class DuckdbConnector:
         return DatabaseTarget.opened(place, owner, _parsed(place.object), session(lambda: None))
 
 
-def _parsed(text: str) -> InFile:
+def _parsed(text: str) -> FileObjectName:
     schema, dot, name = text.partition(".")
-    return InFile(schema, name) if dot else InFile("main", text)
+    return FileObjectName(schema, name) if dot else FileObjectName("main", text)
 
 
 def _duckdb(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:

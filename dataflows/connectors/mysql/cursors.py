@@ -18,8 +18,9 @@ from penstock.errors import AccessDenied, PenstockError, SchemaMismatch, Unavail
 __all__ = ["evidence_of", "greatest_of", "horizon"]
 
 SETTLE_SECONDS: Final = 0.02
-STARTED: Final = timedelta(seconds=1)
-"""Margin: transactions are listed with the whole second in which they began, and may have begun up to 1 s earlier."""
+"""Wait until a transaction that has just begun is visible."""
+START_MARGIN: Final = timedelta(seconds=1)
+"""Transactions are listed with the whole second in which they began, and may have begun up to 1 s earlier."""
 _COLUMN: Final = """
 SELECT column_default, extra, column_type, data_type FROM information_schema.columns
 WHERE table_schema = ? AND table_name = ? AND column_name = ?"""
@@ -57,6 +58,7 @@ def _zone(session: Session) -> str:
 
 
 def _unseen(session: Session) -> str | None:
+    """Return why other servers' open transactions are invisible here; None if the rows are written on this server."""
     if _replica(session) is not None:
         return "the server is a replica"
     if int(session.value("SELECT @@GLOBAL.read_only")):
@@ -117,7 +119,7 @@ def _oldest(session: Session, now: datetime) -> tuple[datetime | None, bool]:
         age = session.value(_OPEN)
     except AccessDenied:
         return None, False
-    return (None if age is None else now - timedelta(seconds=int(age)) - STARTED), True
+    return (None if age is None else now - timedelta(seconds=int(age)) - START_MARGIN), True
 
 
 def _ahead(session: Session, rule: CursorRule, at: datetime, where: str) -> timedelta:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar
 
-__all__ = ["InFile", "ObjectName", "quoted", "shadow_name", "shadow_prefix"]
+__all__ = ["FileObjectName", "ObjectName", "quoted", "shadow_name", "shadow_prefix"]
 
 
 def quoted(*names: str, mark: str = '"') -> str:
@@ -16,7 +16,7 @@ def quoted(*names: str, mark: str = '"') -> str:
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """A table or view with its schema, or with its database where a system has no schemas."""
+    """Name of a table or view, with its schema, or with its database in systems without schemas."""
 
     schema: str
     name: str
@@ -25,7 +25,7 @@ class ObjectName:
 
     @property
     def sql(self) -> str:
-        """Quoted, for use in a statement."""
+        """The quoted name, for use in a statement."""
         return quoted(self.schema, self.name, mark=self.mark)
 
     def sibling(self, name: str) -> Self:
@@ -36,8 +36,8 @@ class ObjectName:
         return f"{self.schema}.{self.name}"
 
 
-class InFile(ObjectName):
-    """A table or view of a database file: in schema `main` it goes by its bare name."""
+class FileObjectName(ObjectName):
+    """Name of a table or view in a database file; schema `main` is left out of its text."""
 
     __slots__ = ()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.sql.database import Database, DatabaseFile
-from dataflows.connectors.sql.names import InFile
+from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
 from dataflows.connectors.sql.target import DatabaseTarget
 from penstock.models.connection import SqliteConnection
@@ -27,12 +27,12 @@ class SqliteConnector:
 
     @staticmethod
     def source(place: Place) -> DatabaseSource:
-        return DatabaseSource(place, InFile("main", place.object), _sqlite(place, write=False))
+        return DatabaseSource(place, FileObjectName("main", place.object), _sqlite(place, write=False))
 
     @staticmethod
     def target(place: Place, owner: Owner) -> DatabaseTarget:
         session = _sqlite(place, write=True, patience=owner.patience)
-        return DatabaseTarget.opened(place, owner, InFile("main", place.object), session(lambda: None))
+        return DatabaseTarget.opened(place, owner, FileObjectName("main", place.object), session(lambda: None))
 
 
 def _sqlite(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
