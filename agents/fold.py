@@ -28,7 +28,7 @@ from penstock.records import AGENT, Reading, Record
 __all__ = ["FORGET_AFTER", "Fold", "Recorded", "look_ahead"]
 
 FORGET_AFTER = timedelta(hours=24)
-"""How long a command's id is remembered, by the time of the records."""
+"""Time for which a command's id is remembered, by the time of the records."""
 
 NEVER = (-1, -1)
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the log contains about an agent: its first offset, its last pair, and its decisions' records by cause."""
+    """Content of the log about an agent: its first offset, its last pair, and its decisions' records by cause."""
 
     begin: int = 0
     last: tuple[int, int] = NEVER

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 Outcome = tuple[tuple[Draft, ...], str, str]
-"""What a reaction leads to: drafts, the action's name, the reason."""
+"""Result of a reaction: drafts, the action's name, the reason."""
 NOTHING: Outcome = ((), "", "")
 
 

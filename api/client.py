@@ -40,7 +40,7 @@ PATIENCE: Final = 2.0
 """Seconds to wait for an answer before looking after the processes that the client started."""
 
 LATE: Final = timedelta(minutes=1)
-"""How long after a run's end its last progress may still arrive."""
+"""Time after a run's end in which its last progress may still arrive."""
 
 _log = logging.getLogger(__name__)
 

@@ -179,7 +179,7 @@ class RunEntry:
     scheduled_for: datetime | None = None
     """The tick of the schedule that started it."""
     reload: Mapping[str, Any] | None = None
-    """What it reads again: `rows` ("all" or "window"), and `from` and `to` of a window."""
+    """Rows that it reads again: `rows` ("all" or "window"), and `from` and `to` of a window."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from penstock.records.execution import (
 __all__ = ["FOLDS", "asked", "unreadable"]
 
 REMEMBERED: Final = timedelta(hours=24)
-"""How long a command's id is remembered; later, the same id is a new command."""
+"""Time for which a command's id is remembered; later, the same id is a new command."""
 
 
 def asked(seen: Seen) -> Iterable[Change | Entry]:
@@ -65,7 +65,7 @@ def asked(seen: Seen) -> Iterable[Change | Entry]:
 
 def unreadable(seen: Seen, error: BaseException) -> Iterable[Change | Entry]:
     """Fold a record that this release cannot read: it only becomes an error of the catalog's own."""
-    what = f"{seen.record.type} at offset {seen.offset} was skipped: it does not hold what its type says"
+    what = f"{seen.record.type} at offset {seen.offset} was skipped: its payload does not match its type"
     hint = f"see it by: penstock events --since {seen.offset}; {type(error).__name__}"
     problem = Error(code="record.unreadable", what=what, hint=hint)
     return [_error(seen, named_id("unreadable", seen.offset), source="catalog", error=problem)]

@@ -24,7 +24,7 @@ from penstock.errors import Unavailable
 __all__ = ["Hit", "search"]
 
 _WEIGHTS: Final = (0.01, 0.1, 0.4, 1.0)
-"""Of D, C (descriptions and tags), B (columns) and A (names)."""
+"""Weights of D, C (descriptions and tags), B (columns) and A (names)."""
 ALIKE: Final = 0.3
 """The minimal trigram similarity of a match in fuzzy search."""
 

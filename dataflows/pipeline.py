@@ -30,7 +30,7 @@ READ_AHEAD: Final = 3
 WRITE_BEHIND: Final = 3
 IDLE_SECONDS: Final = 0.2
 READER_SECONDS: Final = 2.0
-"""How long a reader may take to cancel its query; a reader that hangs in a dead connection is abandoned."""
+"""Longest wait for a reader to cancel its query; a reader that hangs in a dead connection is abandoned."""
 POLL: Final = timedelta(milliseconds=2)
 EPOCH: Final = timedelta(seconds=10)
 

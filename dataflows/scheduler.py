@@ -35,9 +35,9 @@ ACTOR: Final = "scheduler"
 LINGER: Final = 0.02
 """Seconds between two reads of the log; latency does not matter here."""
 LOOK: Final = timedelta(seconds=1)
-"""How often it checks the locks of workers."""
+"""Time between two checks of the workers' locks."""
 TRIM: Final = timedelta(minutes=1)
-"""How often it trims topics."""
+"""Time between two trims of topics."""
 
 
 def worker_lock(worker: str) -> str:

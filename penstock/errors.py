@@ -125,7 +125,7 @@ class InvalidDocument(UsageError):
 
 
 class NotFound(PenstockError):
-    """Nothing of that name exists."""
+    """There is no object of that name."""
 
     code = "not_found"
     exit_code = 3
@@ -152,7 +152,7 @@ class Unavailable(PenstockError):
 
 
 class Unreachable(Unavailable):
-    """Nothing answers at that address."""
+    """No server answers at that address."""
 
     code = "unavailable.unreachable"
 

@@ -16,7 +16,7 @@ PIN = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>\S+)\s+# via (?P<via>.+)$")
 
 
 def wishes(pyproject: str) -> list[Requirement]:
-    """What the project and all its extras ask for."""
+    """Return the requirements of the project and all its extras."""
     project = tomllib.loads(pyproject)["project"]
     extras = project["optional-dependencies"].values()
     return [Requirement(text) for text in [*project["dependencies"], *(line for extra in extras for line in extra)]]

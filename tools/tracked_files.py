@@ -13,7 +13,7 @@ ALLOWED: dict[str, str] = {}
 
 MAX_BYTES = 1_000_000
 PREFIX_BYTES = 8192
-"""How much of a file is searched for a NUL byte, which text never contains."""
+"""Bytes of a file that are searched for a NUL byte, which text never contains."""
 BINARY_KINDS = frozenset({
     "7z", "a", "avro", "bin", "bmp", "bz2", "class", "db", "deb", "dll", "doc", "docx", "duckdb", "dylib", "egg", "exe",
     "gif", "gz", "ico", "jar", "jpeg", "jpg", "lib", "mo", "mp3", "mp4", "o", "orc", "parquet", "pdf", "pickle", "pkl",

@@ -103,7 +103,7 @@ class _Tour:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self.began
 
     def processes(self) -> list[int]:

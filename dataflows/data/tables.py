@@ -52,7 +52,7 @@ class Table:
     """Unique keys over NOT NULL columns, the primary key first."""
     estimated_rows: int = 0
     types_from: str | None = None
-    """Where the columns' types come from, if only some of the data were looked at."""
+    """Origin of the columns' types, if they were inferred from a part of the data."""
 
     def column(self, name: str) -> Column | None:
         """Return the column of that name, or None."""

@@ -76,7 +76,7 @@ class SqlType:
     precision: int | None = None
     scale: int | None = None
     foreign: bool = False
-    """A type of the user's own: only its name is known."""
+    """True for a user-defined type, of which only the name is known."""
 
     def __str__(self) -> str:
         if self.precision is None:

@@ -84,7 +84,7 @@ def _report(progress: Callable[[], dict[str, Any]], over: threading.Event) -> No
 
 
 def write_line(data: dict[str, Any]) -> None:
-    """Write a JSON line to stdout; a reader that has gone does not stop the run."""
+    """Write a JSON line to stdout; a reader that has closed it does not stop the run."""
     try:
         sys.stdout.write(json.dumps(data, separators=(",", ":")) + "\n")
         sys.stdout.flush()

@@ -44,7 +44,7 @@ class Survey:
     method: Method | None
     """Method by which the sink will publish a `replace`."""
     version: str | None
-    """The column that says which of two rows with the same key is newer."""
+    """Column by which the newer of two rows with the same key is found."""
     whole: bool = False
     """True if all rows of the run must be committed together, in one split."""
     placed: bool = False
@@ -162,8 +162,8 @@ def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:
     ]
     if gone:
         names = ", ".join(f"`{name}`" for name in gone)
-        hint = "name the columns that are wanted in a mapping or a `select` step, or bring it back"
-        what = f"{names} came from {job.source.object} until now, and is gone from it"
+        hint = "name the columns to copy in a mapping or a `select` step, or restore it"
+        what = f"{names} came from {job.source.object} before, and has disappeared from it"
         raise MissingColumn(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
 
 
@@ -171,7 +171,7 @@ def _added_columns(job: Job, plan: Plan, there: Table, target: Target) -> tuple[
     """Return the missing columns of the target that `schema.additive` adds to it.
 
     Raises:
-        Refused: the sink takes no more columns.
+        Refused: the sink cannot add columns.
     """
     if job.spec.schema_.additive != "apply":
         return ()
@@ -292,7 +292,7 @@ def _version(job: Job, mapping: BoundMapping | RulePlan) -> str | None:
 
 
 def _no_version(job: Job) -> Refused:
-    hint = "name the column that says since when a row is valid, or write the cursor as it is"
+    hint = "name the column with the time since which a row is valid, or write the cursor as it is"
     return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
 
 

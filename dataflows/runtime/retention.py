@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["KEPT", "LARGEST", "drop_leftovers"]
 
 KEPT: Final = timedelta(days=30)
-"""How long a run's folder (its results and its log) is kept after its last change."""
+"""Time for which a run's folder (its results and its log) is kept after its last change."""
 LARGEST: Final = 10_000_000
 """Bytes of a process's log above which it is emptied."""
 

@@ -23,7 +23,7 @@ from penstock.settings import Settings
 __all__ = ["Ended", "Processes"]
 
 STOP_SECONDS: Final = 10.0
-"""How long a process may take to stop between two chunks before it is killed; the sink's fence makes both safe."""
+"""Longest wait for a process to stop between two chunks before it is killed; the sink's fence makes both safe."""
 LAST_LINES_SECONDS: Final = 1.0
 READY_SECONDS: Final = 1.0
 """Idle time after which a process is started in advance for the next task."""

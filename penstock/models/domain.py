@@ -171,7 +171,7 @@ class Run(Model):
     scheduled_for: Timestamp | None = None
     """The tick of the schedule that started it; None if a person did."""
     reload: Reload | None = None
-    """What it reads again; None for a normal run of its pipeline."""
+    """Rows that it reads again; None for a normal run of its pipeline."""
     finished_at: Timestamp | None = None
     counters: Counters = Counters()
     resumed: bool = False

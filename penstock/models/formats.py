@@ -76,4 +76,4 @@ class JsonlFormat(Model):
 
 
 Format = Annotated[ParquetFormat | CsvFormat | JsonlFormat, Field(discriminator="type")]
-"""How files are read or written; without it the suffix of the name decides."""
+"""Format of files; without it the suffix of the name decides."""

@@ -121,7 +121,7 @@ class LinkPages(_Ending):
 
 
 Pagination = Annotated[NumberedPages | OffsetPages | TokenPages | LinkPages, Field(discriminator="type")]
-"""How the next page is requested."""
+"""Kind of pagination: the way to request the next page."""
 
 
 class Since(Model):

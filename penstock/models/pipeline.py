@@ -160,7 +160,7 @@ class Retry(Model):
 
 
 class DeadLetter(Model):
-    """How long refused rows are kept, and which share of them fails the run."""
+    """Retention of refused rows, and the share of them that fails the run."""
 
     keep: Duration = timedelta(days=30)
     fail_above: Fraction = 0.01

@@ -61,7 +61,7 @@ class MonitorPolicy(Model):
 
 
 class Constraints(Model):
-    """What no agent may do, at any confidence."""
+    """Actions that no agent may take, at any confidence."""
 
     max_rows_skipped: int = Field(default=1000, ge=0)
     never: tuple[Literal["drop_table", "drop_column"], ...] = ()

@@ -23,7 +23,7 @@ _SLICE: Final = 0.25
 
 @dataclass(frozen=True)  # without slots: Python 3.11 cannot make a generic one by its subscripted name
 class Codec(Generic[T]):
-    """How an object becomes a message and is read back, and the record type by which it is routed."""
+    """Encoder and decoder between objects and messages, and the record type by which objects are routed."""
 
     encode: Callable[[T], Message]
     decode: Callable[[Message], T]

@@ -85,7 +85,7 @@ class MysqlState(Ledger):
             except Unavailable:
                 self.end_sessions()
         else:
-            hint = "look at SHOW PROCESSLIST for sessions of Penstock's"
+            hint = "look for Penstock's sessions in SHOW PROCESSLIST"
             raise Unavailable("another session locks the pipeline's positions", where=self.where, hint=hint)
         if isinstance(claimed, RunRow):
             return claimed

@@ -119,7 +119,7 @@ def state_error(state: str, message: str, where: str, place: _Place = (None, "")
         what, waits = f"{what}{place[1]} [SQLSTATE {state}]", state == "23503"
         return RowRefused(what, where=where, hint=hint, state=state, column=place[0], waits=waits)
     if "row-level security" in message:
-        hint = "let the user see all rows (BYPASSRLS, or a policy's owner), or read a view that says which are wanted"
+        hint = "let the user see all rows (BYPASSRLS or a policy), or read a view that selects the rows to copy"
         what = "row-level security would hide rows from this user"
     named = f" ({message})" if kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} and message else ""
     return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
