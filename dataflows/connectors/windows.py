@@ -81,8 +81,8 @@ class Evidence:
     """Time zone assumed for times without one, and where it comes from."""
     client: bool = False
     """True if the catalog shows that values come from programs, not from the server."""
-    untold: bool = False
-    """True if there is no catalog that could tell where values come from."""
+    no_catalog: bool = False
+    """True if the source has no catalog, so that the origin of values is unknown."""
 
     @property
     def is_time(self) -> bool:
@@ -193,7 +193,7 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
         return (f"{name}: each run reads the whole table; deleted rows are not detected",)
     notes = []
     if evidence.zone and parse_type(column.type).name != "timestamp with time zone":
-        notes.append(f"{name} has no zone: compared by {evidence.zone}; `timezone` says another one")
+        notes.append(f"{name} has no zone: compared by {evidence.zone}; `timezone` sets another one")
     if evidence.is_time and evidence.unit > MICROSECOND:
         ends = "is read again by each run until it is over" if rule.again else "is read when it is over"
         notes.append(f"{name} has a resolution of {_unit(evidence.unit)}: the current one {ends}")
@@ -203,7 +203,7 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
         notes.append(f"{name} has DEFAULT {evidence.default}: open transactions hold the window back")
     elif evidence.is_time:
         notes.append(f"{name} has no default: give a lag if programs set it by their clocks, or before they write")
-    elif (evidence.client or evidence.untold) and not rule.ordered:
+    elif (evidence.client or evidence.no_catalog) and not rule.ordered:
         notes.append(
             f"{name} has no default: values that programs make must arrive in order, as a lower one that comes later "
             "is not read; if they do not, choose a time with a lag, or `xmin` on PostgreSQL"

@@ -1,8 +1,8 @@
-"""Names that come twice in one object of JSON, of which parsers keep the last one silently.
+"""Detect duplicate keys in JSON objects, of which parsers silently keep the last.
 
-Each name has one quotation mark before a colon. Text that is parsed and written again has as many of them as before,
-unless a name was repeated (or a text holds some that are escaped otherwise): so a block without any is known by two
-counts, and only lines that differ are taken apart by Python.
+Each key ends with a quotation mark before a colon. Parsing and encoding a text preserves their number, unless a key is
+duplicate (or a string contains some that are escaped differently). So comparing two counts clears most blocks, and only
+lines whose counts differ are parsed by Python.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import msgspec
 __all__ = ["may_repeat", "repeated"]
 
 GROUP: Final = 1 << 13
-"""Bytes of lines that are parsed at once."""
+"""Bytes of lines that are parsed together."""
 _SPACED: Final = re.compile(rb'"[ \t\r]+:')
 _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
 
 def may_repeat(lines: Sequence[bytes]) -> bool:
-    """True if an object of these lines, at any depth, may hold a name twice.
+    """True if an object in these lines, at any depth, may have a duplicate key.
 
     Raises:
-        DecodeError: a line is no JSON.
+        DecodeError: a line is not JSON.
     """
     return any(_differs(b"[" + b",".join(group) + b"]") for group in _groups(lines))
 
@@ -50,7 +50,7 @@ def _differs(data: bytes) -> bool:
 
 
 def repeated(line: bytes, columns: Collection[str]) -> str | None:
-    """Return the first of the columns that comes twice, or in whose value a name comes twice in one object."""
+    """Return the first of the columns that is a duplicate key, or whose value contains one."""
     if not _differs(line):
         return None
     names: set[str] = set()
@@ -62,11 +62,11 @@ def repeated(line: bytes, columns: Collection[str]) -> str | None:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """The names and values of an object."""
+    """Pairs of key and value of an object."""
 
 
 def _repeats(value: Any) -> bool:
-    """True if an object in a value holds a name twice."""
+    """True if an object in a value has a duplicate key."""
     if isinstance(value, _Pairs):
         if len({name for name, _ in value}) < len(value):
             return True

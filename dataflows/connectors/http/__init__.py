@@ -1,1 +1,1 @@
-"""HTTP APIs that answer with JSON, a page at a time."""
+"""Read HTTP APIs that return JSON, page by page."""

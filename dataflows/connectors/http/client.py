@@ -1,4 +1,4 @@
-"""GETs of an API: tried again where that may help; neither a request nor an error takes a secret to anybody else."""
+"""GET requests to an API, with retries; secrets go only to the connection's host, and never into an error."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from penstock.errors import (
 from penstock.models.connection import resolve
 from penstock.models.http import HttpConnection
 
-__all__ = ["Answer", "Client", "ends_at"]
+__all__ = ["Answer", "Client", "same_origin"]
 
 ATTEMPTS: Final = 5
-BASE: Final = 0.2
-"""Seconds before the second attempt, doubled before each further one; where a run fails, it is tried again later."""
-LONGEST: Final = 60.0
-"""The longest wait that a server may ask for; where it asks for more, the run fails and is tried again later."""
-CHECKED: Final = 0.1
+BASE_WAIT: Final = 0.2
+"""Seconds before the second attempt, doubled before each further one; a failed run is retried later."""
+MAX_WAIT: Final = 60.0
+"""Longest wait in seconds that a server may ask for; if it asks for more, the run fails and is retried later."""
+CHECK_SECONDS: Final = 0.1
 REDIRECTS: Final = 5
 PAGE_BYTES: Final = 64 << 20
-AGAIN: Final = {408, 425, 429, 500, 502, 503, 504}
-LEAST_BYTES: Final = 1024
-"""What an answer that is not whole yet has to bring in each `timeout`."""
+RETRYABLE: Final = {408, 425, 429, 500, 502, 503, 504}
+MIN_BYTES: Final = 1024
+"""Bytes that an incomplete response must deliver in each `timeout`."""
 ANSWER_SECONDS: Final = 600.0
-"""How long a whole answer may take, or twenty times the `timeout`, if that is longer."""
+"""Longest time for a whole response; or twenty times the `timeout`, if that is longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came: the body, and the URL in the ``Link`` header of the next page, if it names one."""
+    """A response: the body, its URL, and the URL of the next page in the ``Link`` header, if there is one."""
 
     body: bytes
     url: httpx.URL
     following: str | None
 
 
-class _Again(Exception):
-    """An attempt that failed, and may be repeated after `wait` seconds, where the server says how many."""
+class _Retryable(Exception):
+    """A failed attempt that may be retried; after `wait` seconds, if the server says so."""
 
     def __init__(self, error: PenstockError, wait: float | None = None) -> None:
         self.error, self.wait = error, wait
@@ -64,7 +64,7 @@ class _Again(Exception):
 
 @dataclass(slots=True)
 class Client:
-    """One API's host. Each session of a run has its own."""
+    """Client of one API; each session of a run has its own."""
 
     base: httpx.URL
     headers: Mapping[str, str] = field(repr=False)
@@ -80,36 +80,36 @@ class Client:
 
     def _begin(self) -> None:
         seconds = self.timeout.total_seconds()
-        self._session = httpx.Client(timeout=seconds, transport=_Steady(seconds))
+        self._session = httpx.Client(timeout=seconds, transport=_MinimumRateTransport(seconds))
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="http")
 
     @classmethod
     def of(cls, connection: HttpConnection, where: str, secrets: Path | None, check: Callable[[], None]) -> Client:
-        """The client of a connection, its secrets resolved; nothing is asked yet."""
-        headers = {"Accept": "application/json"} | _resolved(connection.headers, where, secrets)
-        parameters = _resolved(connection.parameters, where, secrets)
+        """Return the client of a connection, its secrets resolved; does not send a request yet."""
+        headers = {"Accept": "application/json"} | _resolve_secrets(connection.headers, where, secrets)
+        parameters = _resolve_secrets(connection.parameters, where, secrets)
         return cls(httpx.URL(connection.url), headers, parameters, connection.timeout, where, check)
 
     def get(self, url: httpx.URL, ends: frozenset[int] = frozenset()) -> Answer | None:
-        """The answer to a GET, tried up to five times; None where its status is among `ends`.
+        """Return the response to a GET, tried up to five times; None if its status is among `ends`.
 
         Raises:
-            AccessDenied, MissingTable, Refused: it says so, and would say so again.
-            Unreachable, Unavailable: it cannot be had now.
-            BadData: it is larger than a page may be.
+            AccessDenied, MissingTable, Refused: the status says so, and a retry would not help.
+            Unreachable, Unavailable: all attempts failed.
+            BadData: the response is larger than a page may be.
         """
         for attempt in range(ATTEMPTS):
             try:
-                return run_checked(self._pool, self._until(), lambda: self._once(url, ends))
-            except _Again as failed:
-                wait = BASE * 2**attempt if failed.wait is None else failed.wait
-                if attempt + 1 == ATTEMPTS or wait > LONGEST:
+                return run_checked(self._pool, self._deadline_check(), lambda: self._attempt(url, ends))
+            except _Retryable as failed:
+                wait = BASE_WAIT * 2**attempt if failed.wait is None else failed.wait
+                if attempt + 1 == ATTEMPTS or wait > MAX_WAIT:
                     raise failed.error from None
                 self._sleep(wait)
         raise AssertionError
 
-    def _until(self) -> Callable[[], None]:
-        """A check that also gives up an answer which takes too long; what hangs in it is left behind."""
+    def _deadline_check(self) -> Callable[[], None]:
+        """Return a check that also abandons a response which takes too long."""
         end = time.monotonic() + max(ANSWER_SECONDS, 20 * self.timeout.total_seconds())
 
         def check() -> None:
@@ -117,12 +117,12 @@ class Client:
             if time.monotonic() > end:
                 self.close()
                 self._begin()
-                raise _Again(self._late())
+                raise _Retryable(self._timeout_error())
 
         return check
 
     def close(self) -> None:
-        """Leave what may still hang in a request behind."""
+        """Close the session without waiting for a pending request."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._session.close()
 
@@ -130,30 +130,30 @@ class Client:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.check()
-            time.sleep(min(left, CHECKED))
+            time.sleep(min(left, CHECK_SECONDS))
 
-    def _late(self) -> Unavailable:
+    def _timeout_error(self) -> Unavailable:
         hint = "try again, ask for smaller pages, or give it a longer `timeout`"
         return Unavailable("the API did not answer in time", where=self.where, hint=hint)
 
-    def _once(self, url: httpx.URL, ends: frozenset[int]) -> Answer | None:
+    def _attempt(self, url: httpx.URL, ends: frozenset[int]) -> Answer | None:
         try:
-            return self._followed(url, ends)
+            return self._follow(url, ends)
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            hint = "look at `url`, and whether the server is up"
-            raise _Again(Unreachable("the API cannot be reached", where=self.where, hint=hint)) from None
+            hint = "check `url`, and that the server is up"
+            raise _Retryable(Unreachable("the API cannot be reached", where=self.where, hint=hint)) from None
         except httpx.TimeoutException:
-            raise _Again(self._late()) from None
+            raise _Retryable(self._timeout_error()) from None
         except (httpx.UnsupportedProtocol, httpx.InvalidURL):
-            raise Refused("the API leads to what is no HTTP URL", where=self.where, hint="look at `url`") from None
+            raise Refused("the API leads to a URL that is not HTTP", where=self.where, hint="check `url`") from None
         except httpx.RequestError:
-            what = "the connection broke off before the answer was whole"
-            raise _Again(Unavailable(what, where=self.where, hint="try again")) from None
+            what = "the connection was lost before the response was complete"
+            raise _Retryable(Unavailable(what, where=self.where, hint="try again")) from None
 
-    def _followed(self, url: httpx.URL, ends: frozenset[int]) -> Answer | None:
+    def _follow(self, url: httpx.URL, ends: frozenset[int]) -> Answer | None:
         for _ in range(REDIRECTS + 1):
-            asked = url.copy_merge_params(self.parameters) if self.parameters else url
-            with self._session.stream("GET", asked, headers=self.headers) as response:
+            requested = url.copy_merge_params(self.parameters) if self.parameters else url
+            with self._session.stream("GET", requested, headers=self.headers) as response:
                 if response.next_request is not None:
                     url = self._redirected(response.next_request.url)
                     continue
@@ -161,42 +161,42 @@ class Client:
                     return None
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return Answer(b"", response.url, None)
-                self._judge(response)
+                self._check_status(response)
                 following = response.links.get("next", {}).get("url")
                 return Answer(self._body(response), response.url, following)
         what = f"the API redirects more than {REDIRECTS} times"
         raise Refused(what, where=self.where, hint="write the URL that it leads to in `url`")
 
     def _redirected(self, url: httpx.URL) -> httpx.URL:
-        """The URL that a redirect leads to, if it is on the same host; neither our secrets nor we go to any other."""
+        """Return the URL of a redirect if it is on the same host; requests and secrets never go to another."""
         if url.scheme not in {"http", "https"}:
-            raise Refused("the API leads to what is no HTTP URL", where=self.where, hint="look at `url`")
-        safer = self.base.scheme == "http" and ends_at(url, self.base.copy_with(scheme="https"))
-        if not (ends_at(url, self.base) or (safer and self.base.port is None)):
+            raise Refused("the API leads to a URL that is not HTTP", where=self.where, hint="check `url`")
+        safer = self.base.scheme == "http" and same_origin(url, self.base.copy_with(scheme="https"))
+        if not (same_origin(url, self.base) or (safer and self.base.port is None)):
             what = f"the API redirects to another host, {url.host or url.scheme}"
             raise Refused(what, where=self.where, hint="write that host in the connection's `url`, if it is right")
         return url
 
-    def _judge(self, response: httpx.Response) -> None:
+    def _check_status(self, response: httpx.Response) -> None:
         status = response.status_code
-        if status in AGAIN:
+        if status in RETRYABLE:
             hint = "ask less often, or later" if status == httpx.codes.TOO_MANY_REQUESTS else "try again"
             error = Unavailable(f"the API answers {status}", where=self.where, hint=hint)
-            raise _Again(error, _wait(response.headers))
-        if status == httpx.codes.FORBIDDEN and _limited(response.headers):
+            raise _Retryable(error, _wait(response.headers))
+        if status == httpx.codes.FORBIDDEN and _is_rate_limited(response.headers):
             error = Unavailable("the API's rate limit is reached (403)", where=self.where, hint="ask less often")
-            raise _Again(error, _wait(response.headers))
+            raise _Retryable(error, _wait(response.headers))
         if status in {401, 403}:
-            hint = "look at the secrets in `headers`, and at what they may read"
+            hint = "check the secrets in `headers`, and their permissions"
             raise AccessDenied(f"the API refuses access ({status})", where=self.where, hint=hint)
         if status in {404, 410}:
-            hint = "look at `url` and the pipeline's `object`"
+            hint = "check `url` and the pipeline's `object`"
             raise MissingTable(f"the API has no such path ({status})", where=self.where, hint=hint)
         if status != httpx.codes.OK:
-            hint = "look at the path, the parameters and the API's documentation"
+            hint = "check the path and the parameters against the API's documentation"
             raise Refused(f"the API answers {status}", where=self.where, hint=hint)
-        if "," in response.headers.get("Content-Encoding", ""):  # each time may make a thousand bytes of one, unasked
-            raise Refused("the answer is compressed more than once", where=self.where, hint="ask for plain gzip")
+        if "," in response.headers.get("Content-Encoding", ""):  # each layer may expand a byte to a thousand
+            raise Refused("the response is compressed more than once", where=self.where, hint="ask for plain gzip")
 
     def _body(self, response: httpx.Response) -> bytes:
         found = bytearray()
@@ -208,8 +208,8 @@ class Client:
         return bytes(found)
 
 
-def ends_at(url: httpx.URL, base: httpx.URL) -> bool:
-    """Whether both are of one scheme, host and port."""
+def same_origin(url: httpx.URL, base: httpx.URL) -> bool:
+    """True if both have the same scheme, host and port."""
     ports = {"http": 80, "https": 443}
     return (url.scheme, url.host, url.port or ports.get(url.scheme)) == (
         base.scheme,
@@ -218,8 +218,8 @@ def ends_at(url: httpx.URL, base: httpx.URL) -> bool:
     )
 
 
-class _Steady(httpx.HTTPTransport):
-    """Gives up an answer that comes byte by byte: a time-out alone only counts from one to the next."""
+class _MinimumRateTransport(httpx.HTTPTransport):
+    """Transport that abandons a response which arrives byte by byte: a plain time-out only limits each gap."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -228,20 +228,20 @@ class _Steady(httpx.HTTPTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         found = super().handle_request(request)
         if isinstance(found.stream, httpx.SyncByteStream):
-            found.stream = _Stream(found.stream, self._seconds, request)
+            found.stream = _MinimumRateStream(found.stream, self._seconds, request)
         return found
 
 
-class _Stream(httpx.SyncByteStream):
+class _MinimumRateStream(httpx.SyncByteStream):
     def __init__(self, inner: httpx.SyncByteStream, seconds: float, request: httpx.Request) -> None:
         self._inner, self._seconds, self._request = inner, seconds, request
 
     def __iter__(self) -> Iterator[bytes]:
-        came, end = 0, time.monotonic() + self._seconds
+        received, end = 0, time.monotonic() + self._seconds
         for data in self._inner:
-            came += len(data)
-            if came >= LEAST_BYTES:
-                came, end = 0, time.monotonic() + self._seconds
+            received += len(data)
+            if received >= MIN_BYTES:
+                received, end = 0, time.monotonic() + self._seconds
             elif time.monotonic() > end:
                 message = "too slow"
                 raise httpx.ReadTimeout(message, request=self._request)
@@ -251,13 +251,13 @@ class _Stream(httpx.SyncByteStream):
         self._inner.close()
 
 
-def _limited(headers: httpx.Headers) -> bool:
-    """Whether a refusal is for now only."""
+def _is_rate_limited(headers: httpx.Headers) -> bool:
+    """True if a refusal is only a rate limit."""
     return "Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0"
 
 
 def _wait(headers: httpx.Headers) -> float | None:
-    """Seconds that the server asks for: in ``Retry-After`` a number of them or a time, or until its limit is reset."""
+    """Return the seconds to wait, from ``Retry-After`` (a number or a time) or the reset of the rate limit."""
     text, reset = headers.get("Retry-After"), headers.get("X-RateLimit-Reset", "")
     try:
         if text:
@@ -270,10 +270,10 @@ def _wait(headers: httpx.Headers) -> float | None:
     return None
 
 
-def _resolved(values: Mapping[str, str], where: str, secrets: Path | None) -> dict[str, str]:
+def _resolve_secrets(values: Mapping[str, str], where: str, secrets: Path | None) -> dict[str, str]:
     found = {name: resolve(value, where=where, secrets=secrets) for name, value in values.items()}
     for name, value in found.items():
         if not (value.isascii() and value.isprintable()):
-            what = f"what `{name}` is given holds characters that a header cannot hold"
+            what = f"the value of `{name}` has characters that are not allowed in a header"
             raise SettingsError(what, where=where, hint="look for line breaks in the secret")
     return found

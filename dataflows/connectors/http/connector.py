@@ -16,7 +16,7 @@ __all__ = ["HttpConnector"]
 
 
 class HttpConnector:
-    """``type: http``; an object is a path below the connection's `url`, and perhaps a query."""
+    """``type: http``; an object is a path below the connection's `url`, with an optional query."""
 
     model = HttpConnection
     takes_format = False
@@ -30,22 +30,23 @@ class HttpConnector:
         return HttpSource(place, _url(place), place.settings.endpoint(place.object))
 
     @staticmethod
-    def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - whoever owns it
-        raise Refused("an HTTP API is only read", where=place.where, hint="name another connection for the sink")
+    def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - refused for any owner
+        raise Refused("an HTTP API cannot be a sink", where=place.where, hint="name another connection for the sink")
 
 
 def _url(place: Place) -> httpx.URL:
-    """The URL of an object.
+    """Return the URL of an object.
 
     Raises:
-        Refused: it would lead out of the connection's URL, or holds a secret.
+        Refused: it leads out of the connection's URL, or contains a secret.
     """
     path, _, query = place.object.strip("/").partition("?")
     if ".." in path.split("/") or "#" in place.object or "\\" in path:
-        raise Refused("is no path below the connection's `url`", where=place.where, value=path, hint="such as /orders")
+        what = "the object is not a path below the connection's `url`"
+        raise Refused(what, where=place.where, value=path, hint="such as /orders")
     url = httpx.URL(f"{place.settings.url.rstrip('/')}/{path}")
     parameters = httpx.QueryParams(query)
     if secret := next((name for name in parameters if sensitive(name)), None):
         hint = "name it in the connection's `parameters`, by reference"
-        raise Refused(f"`{secret}` in the object is a secret that anybody can read", where=place.where, hint=hint)
+        raise Refused(f"`{secret}` in the object is a secret in plain text", where=place.where, hint=hint)
     return url.copy_merge_params(parameters) if parameters else url

@@ -1,4 +1,4 @@
-"""Pages of an API, one after the other: where their records are, and how the next one is asked for."""
+"""Read an API page by page: find the records of a page, and the request for the next one."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any, Final, cast
 import httpx
 import msgspec
 
-from dataflows.connectors.http.client import Answer, Client, ends_at
+from dataflows.connectors.http.client import Answer, Client, same_origin
 from penstock.errors import BadData
 from penstock.models.http import LinkPages, NumberedPages, OffsetPages, Pagination, TokenPages
 
 __all__ = ["Page", "pages"]
 
 
-MOST_RECORDS: Final = 1_000_000
-"""Records of one page; each takes a hundred bytes and more while the page is taken apart."""
-ENDS: Final = frozenset({404, 416})
-"""What servers answer to a page beyond the last one."""
+MAX_RECORDS: Final = 1_000_000
+"""Limit of records on a page; each takes a hundred bytes or more while the page is parsed."""
+END_STATUSES: Final = frozenset({404, 416})
+"""Status codes of servers for a page beyond the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The records of one answer, one JSON object a line."""
+    """Records of one response, one JSON object a line."""
 
     number: int
     lines: bytes
@@ -36,16 +36,20 @@ class Page:
 def pages(
     client: Client, url: httpx.URL, pagination: Pagination | None, records: str | None, where: str
 ) -> Iterator[Page]:
-    """All pages, from the first on, one at a time.
+    """Yield all pages, from the first on, one at a time.
 
     Raises:
-        BadData: an answer that is no JSON, has no records where they should be, asks for pages without end, or ends
-            them before all records came that it spoke of.
+        BadData: a response is not JSON, has no records at `records`, repeats a page, or is the last one although fewer
+            records were received than the API has announced.
     """
     at: httpx.URL | None = _first(url, pagination)
     by_count = isinstance(pagination, NumberedPages | OffsetPages)
-    ends = ENDS.union(pagination.end_status) if isinstance(pagination, NumberedPages | OffsetPages) else ENDS
-    number, came, mark, last, total = 0, 0, None, b"", None
+    ends = (
+        END_STATUSES.union(pagination.end_status)
+        if isinstance(pagination, NumberedPages | OffsetPages)
+        else END_STATUSES
+    )
+    number, received, mark, last, total = 0, 0, None, b"", None
     while at is not None:
         number += 1
         place = f"{where}: page {number}"
@@ -54,20 +58,20 @@ def pages(
             break
         found = _records(answer.body, records, place)
         page = Page(number, b"\n".join(found), len(found))
-        came += page.count
+        received += page.count
         total = total if total is not None else _total(pagination, answer.body, place)
-        following = _next(pagination, at, answer, page, place) if total is None or came < total else None
+        following = _next(pagination, at, answer, page, place) if total is None or received < total else None
         if following is not None and (page.lines == last if by_count else following in {at, mark}):
-            hint = "look at `pagination`: the server may not know the parameter, or may say `more` or `total`"
-            raise BadData("the API gives the same page again", where=place, hint=hint)
-        if number & (number - 1) == 0:  # a cycle of any length comes back to such a mark
+            hint = "check `pagination`: the server may not know the parameter; set `more` or `total` if it has them"
+            raise BadData("the API returned the same page again", where=place, hint=hint)
+        if number & (number - 1) == 0:  # Brent's algorithm: a cycle of any length returns to such a mark
             mark = at
         if page.count:
             yield page
         at, last = following, page.lines
-    if total is not None and came < total:
-        what = f"the API speaks of {total} records, and has given {came}"
-        raise BadData(what, where=where, hint="run it again; or look at `pagination`, and at what the key may read")
+    if total is not None and received < total:
+        what = f"the API announced {total} records, but returned {received}"
+        raise BadData(what, where=where, hint="run it again; or check `pagination`, and the permissions of the key")
 
 
 def _total(pagination: Pagination | None, body: bytes, where: str) -> int | None:
@@ -75,8 +79,8 @@ def _total(pagination: Pagination | None, body: bytes, where: str) -> int | None
         return None
     text = _token(body, pagination.total, where)
     if text is None or not text.isdigit():
-        what = f"what is at `{pagination.total}` is no number of records"
-        raise BadData(what, where=where, hint="look at `pagination.total`")
+        what = f"the value at `{pagination.total}` is not a number of records"
+        raise BadData(what, where=where, hint="check `pagination.total`")
     return int(text)
 
 
@@ -102,77 +106,77 @@ def _next(pagination: Pagination | None, at: httpx.URL, answer: Answer, page: Pa
         token = _token(answer.body, pagination.token, where)
         return at.copy_set_param(pagination.parameter, token) if token else None
     if isinstance(pagination, LinkPages):
-        return _linked(pagination, at, answer, where)
+        return _next_link(pagination, at, answer, where)
     return None
 
 
 def _more(path: str, body: bytes, page: Page, where: str) -> bool:
-    """Whether the API says that there is another page."""
+    """True if the API says that there is another page."""
     found = _at(body, path, where) if body else b"false"
     said = None if found is None else _MORE.get(bytes(found))
     if said is None:
-        raise BadData(f"what is at `{path}` is neither true nor false", where=where, hint="look at `pagination.more`")
+        raise BadData(f"the value at `{path}` is neither true nor false", where=where, hint="check `pagination.more`")
     if said and not page.count:
-        hint = "look at `records`, and at `pagination`"
-        raise BadData("the API says that there is more, and gives an empty page", where=where, hint=hint)
+        hint = "check `records` and `pagination`"
+        raise BadData("the API says that there are more records, but returned an empty page", where=where, hint=hint)
     return said
 
 
 _MORE: Final = {b"true": True, b"false": False, b"1": True, b"0": False, b"null": False}
 
 
-def _linked(pagination: LinkPages, at: httpx.URL, answer: Answer, where: str) -> httpx.URL | None:
+def _next_link(pagination: LinkPages, at: httpx.URL, answer: Answer, where: str) -> httpx.URL | None:
     link = answer.following if pagination.next is None else _token(answer.body, pagination.next, where)
     if not link:
         return None
     try:
         url = answer.url.join(link)
     except httpx.InvalidURL:
-        raise BadData("the next page's link is no URL", where=where, hint="look at `pagination`") from None
-    if not ends_at(url, at):
+        raise BadData("the next page's link is not a URL", where=where, hint="check `pagination`") from None
+    if not same_origin(url, at):
         hint = "write that host in the connection's `url`, if it is to be trusted"
         raise BadData("the next page is on another host", where=where, hint=hint)
     return url
 
 
 def _token(body: bytes, path: str, where: str) -> str | None:
-    """What stands at a path of the body, as a parameter; None where nothing, null, false or an empty text does."""
+    """Return the value at a path of the body as a parameter; None if it is missing, null, false or empty."""
     found = _at(body, path, where)
     value = None if found is None else _decoded(bytes(found), Any, where)
     if value is None or value is False or value == "":
         return None
     if isinstance(value, str) or (isinstance(value, int) and value is not True):
         return str(value)
-    raise BadData(f"what is at `{path}` is no text and no whole number", where=where, hint="look at `pagination`")
+    raise BadData(f"the value at `{path}` is neither text nor an integer", where=where, hint="check `pagination`")
 
 
 def _records(body: bytes, path: str | None, where: str) -> list[msgspec.Raw]:
-    """The records of an answer, as they stand in it."""
+    """Return the records of a response, each as JSON text."""
     if not body:  # 204
         return []
     try:
         body.decode()
     except UnicodeDecodeError:
-        raise BadData("the answer is no UTF-8", where=where, hint="JSON has to be") from None
-    body = body.translate(_BREAKS)  # between tokens only: in texts they are escaped
+        raise BadData("the response is not UTF-8", where=where, hint="JSON has to be UTF-8") from None
+    body = body.translate(_BREAKS)  # line breaks are only between tokens: strings escape them
     found = _whole(body, where) if path is None else _at(body, path, where)
     if found is None:
-        hint = "look at the connection's `records`: names of keys with dots between"
-        raise BadData(f"the answer has nothing at `{path}`", where=where, hint=hint)
+        hint = "check the connection's `records`: keys separated by dots"
+        raise BadData(f"the response has nothing at `{path}`", where=where, hint=hint)
     data = bytes(found)
     if data == b"null":
         return []
     if not data.startswith(b"["):
-        hint = "say by `records` where in the answer they are" if path is None else "look at `records`"
-        raise BadData("the records are no array", where=where, hint=hint)
-    if data.count(b",") >= MOST_RECORDS and _count(data) > MOST_RECORDS:
+        hint = "set `records` to their path in the response" if path is None else "check `records`"
+        raise BadData("the records are not an array", where=where, hint=hint)
+    if data.count(b",") >= MAX_RECORDS and _count(data) > MAX_RECORDS:
         hint = "ask for fewer records a page by `pagination.size`"
-        raise BadData(f"a page has more than {MOST_RECORDS:,} records", where=where, hint=hint)
+        raise BadData(f"a page has more than {MAX_RECORDS:,} records", where=where, hint=hint)
     return cast("list[msgspec.Raw]", _decoded(data, list[msgspec.Raw], where))
 
 
 def _count(array: bytes) -> int:
-    """The elements of an array, counted without taking it apart."""
+    """Count the elements of an array without parsing it."""
     depth = commas = 0
     for sign in _SIGNS.finditer(array):
         one = array[sign.start()]
@@ -193,13 +197,13 @@ def _decoded(data: bytes, kind: Any, where: str) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except RecursionError:
-        what = "the answer nests deeper than can be read"
-        raise BadData(what, where=where, hint="look at `url` and `object`") from None
+        what = "the response is nested too deeply to be read"
+        raise BadData(what, where=where, hint="check `url` and `object`") from None
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        hint = "look at `url` and `object`: it may be a page for people"
-        raise BadData("the answer is no JSON", where=where, hint=hint) from None
+        hint = "check `url` and `object`: it may be an HTML page"
+        raise BadData("the response is not JSON", where=where, hint=hint) from None
 
 
 def _whole(body: bytes, where: str) -> msgspec.Raw:
@@ -207,7 +211,7 @@ def _whole(body: bytes, where: str) -> msgspec.Raw:
 
 
 def _at(body: bytes, path: str, where: str) -> msgspec.Raw | None:
-    """The value at a path, not parsed further; None where a key of it is missing."""
+    """Return the value at a path as JSON text; None if a key is missing."""
     found: msgspec.Raw | None = _whole(body, where) if body else None
     for name in path.split("."):
         try:
@@ -219,6 +223,6 @@ def _at(body: bytes, path: str, where: str) -> msgspec.Raw | None:
 
 @cache
 def _field(name: str) -> type[msgspec.Struct]:
-    """An object of which one key is looked at, however many it has."""
+    """Return a struct type that decodes one key of an object."""
     fields: Any = [("value", msgspec.Raw, _ABSENT)]
     return msgspec.defstruct("Field", fields, rename={"value": name})

@@ -1,4 +1,4 @@
-"""Records of pages as Arrow batches, each value of its column's type; other records by page, row and column."""
+"""Convert records of pages to Arrow, each value of its column's type; refuse others by page, row and column."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from penstock.errors import BadData, SchemaMismatch
 
 __all__ = ["Records", "columns_of"]
 
-SAMPLE: Final = 1000
-"""Records of the first page that columns are told from."""
-HINT: Final = "name the columns and their types in the connection's `endpoints`, or mend the API"
+SAMPLE_RECORDS: Final = 1000
+"""Records of the first page from which columns are inferred."""
+HINT: Final = "declare the columns and their types in the connection's `endpoints`, or fix the API"
 
 
 def columns_of(declared: Mapping[str, str], first: Callable[[], Page | None], where: str) -> tuple[Column, ...]:
-    """The columns: those that the connection names, else what the first page tells.
+    """Return the columns that the connection declares, else those inferred from the first page.
 
     Raises:
-        SchemaMismatch: nothing tells them.
-        BadData: a record that is no object.
+        SchemaMismatch: there is no record to infer them from.
+        BadData: a record is not an object.
     """
     if declared:
         return declared_columns(declared, where)
     page = first()
     if page is None:
-        hint = "name the columns and their types in the connection's `endpoints`"
-        raise SchemaMismatch("there is no record that tells the columns", where=where, hint=hint)
+        hint = "declare the columns and their types in the connection's `endpoints`"
+        raise SchemaMismatch("there is no record to infer the columns from", where=where, hint=hint)
     check_objects(page, where)
-    rows = [parse_object(line) for line in islice(page.lines.split(b"\n"), SAMPLE)]
+    rows = [parse_object(line) for line in islice(page.lines.split(b"\n"), SAMPLE_RECORDS)]
     if None in rows:
-        raise BadData("is no JSON object", where=_place(where, page, rows.index(None)), hint="look at the API")
+        raise BadData("is not a JSON object", where=_place(where, page, rows.index(None)), hint="check the API")
     columns = infer_columns(row for row in rows if row is not None)
     if not columns:
-        raise SchemaMismatch("the records have no columns", where=where, hint="name them in `endpoints`")
+        raise SchemaMismatch("the records have no columns", where=where, hint="declare them in `endpoints`")
     return tuple(Column(one.name, final_type(one.type)) for one in columns)
 
 
 def check_objects(page: Page, where: str) -> None:
-    """Refuse what is no object, null among them.
+    """Refuse records that are not objects, such as null.
 
     Raises:
-        BadData: by page and row.
+        BadData: with page and row.
     """
     if page.lines.count(b"\n{") + page.lines.startswith(b"{") < page.count:
         at = next(at for at, line in enumerate(page.lines.split(b"\n")) if not line.startswith(b"{"))
-        raise BadData("is no object", where=_place(where, page, at), hint="look at `records`")
+        raise BadData("is not an object", where=_place(where, page, at), hint="check `records`")
 
 
 def _place(where: str, page: Page, row: int) -> str:
@@ -64,9 +64,9 @@ def _place(where: str, page: Page, row: int) -> str:
 
 @dataclass(frozen=True)
 class Records:
-    """Reads `wanted` of the records; where `known` columns were told by a sample, others are an error.
+    """Reads the `wanted` columns of records; if the `known` columns come from a sample, any other is an error.
 
-    `whole`: all columns are wanted; where they are not, names that are not known are passed over.
+    `whole`: all columns are wanted; if not, unknown ones are skipped.
     """
 
     wanted: Sequence[Column]
@@ -76,10 +76,10 @@ class Records:
     whole: bool = True
 
     def table(self, page: Page) -> pa.Table:
-        """The columns of a page, all of whose records have to be right.
+        """Return the columns of a page, all of whose records must be valid.
 
         Raises:
-            BadData: by page, row and column.
+            BadData: a record is invalid; with page, row and column.
         """
         check_objects(page, self.where)
         found, wrong = self._lines.read(page.lines)
@@ -88,10 +88,10 @@ class Records:
         return found
 
     def read(self, page: Page) -> tuple[pa.Table, list[tuple[Page, RefusedRow]]]:
-        """The columns of the records that can be read, and the others, each as a page that holds it alone.
+        """Return the columns of the valid records, and each invalid record with a page that contains only it.
 
         Raises:
-            BadData: a column that was in no record of the sample.
+            BadData: a column is in no sampled record.
         """
         found, wrong = self._lines.read(page.lines)
         if not wrong:

@@ -1,7 +1,7 @@
-"""What an HTTP API has below a path, as a source.
+"""A path of an HTTP API as a source.
 
-A run reads all pages of its window in one split: only the API knows where the next page is, and its pages may have
-moved by the time that somebody asks for one of them again. What is held is one page, and the cursors of all.
+A run reads all pages of its window in one split, as only the API knows where the next page is, and pages may have
+shifted when one is requested again. In memory are one page, and the cursors of all.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class HttpSource:
-    """What answers at one path."""
+    """One path of an API."""
 
     place: Place
     url: httpx.URL
@@ -59,7 +59,7 @@ class HttpSource:
 
     @property
     def where(self) -> str:
-        """Where an error with it is."""
+        """Location that errors of this object name."""
         return f"{self.place.where}: {self.place.object}"
 
     def describe(self) -> Table:
@@ -72,15 +72,15 @@ class HttpSource:
         return None
 
     def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
-        """Up to the greatest value that the API has now: all pages since `last` are looked through, or the newest one.
+        """Return the window up to the greatest value of all pages since `last`, or of the newest page.
 
-        Of times only what is over, by this machine's clock: one record with a time to come would hide all that are made
-        until then, and more records can get a value that is not over yet.
+        A time cursor ends in the past, by this machine's clock: a record with a future time would hide all records made
+        until then, and new records can still get the current time.
 
         Raises:
-            Refused: a cursor by which records would be lost.
-            SchemaMismatch: a lag on a cursor that is no time, or a cursor whose order is not that of its text.
-            BadData: a record whose cursor is NULL: no window would ever hold it.
+            Refused: the cursor would lose records.
+            SchemaMismatch: a lag on a cursor that is not a time, or a cursor that does not sort like its text.
+            BadData: the cursor of a record is NULL, so that no window would contain it.
         """
         evidence = self._checked(cursor, rule)
         values = self._newest(cursor, last)
@@ -90,7 +90,7 @@ class HttpSource:
             greatest = pc.max(values)
             lower = None if last is None else pa.scalar(last).cast(values.type)
             is_new = lower is None or pc.greater(greatest, lower).as_py()
-            return Window(last, _spelled(greatest.as_py()) if is_new else None)
+            return Window(last, _as_text(greatest.as_py()) if is_new else None)
         edge = window_edge(replace(evidence, whole_seconds=_is_whole(values)), rule, Clock.of_this_machine(now(), rule))
         found = _greatest_within(values, last, format_time(edge.upper, cursor))
         later = int(pc.sum(pc.greater(values, pa.scalar(format_time(edge.now, cursor)).cast(values.type))).as_py() or 0)
@@ -100,7 +100,7 @@ class HttpSource:
         return risks(self._checked(cursor, rule), rule)
 
     def _checked(self, cursor: Column, rule: CursorRule) -> Evidence:
-        """What is known of a cursor without asking the API."""
+        """Return the facts about a cursor, without a request, and check them."""
         kind = parse_type(cursor.type)
         if carried(kind):
             hint = "declare its type in the connection's `endpoints`, such as timestamptz or numeric(20,0)"
@@ -108,12 +108,12 @@ class HttpSource:
                 f"`{cursor.name}` of type {cursor.type} cannot be a cursor", where=self.where, hint=hint
             )
         zone = (rule.timezone or "UTC") if kind.name in {"date", "timestamp without time zone"} else None
-        evidence = Evidence(cursor, zone=zone, untold=True)
+        evidence = Evidence(cursor, zone=zone, no_catalog=True)
         check_cursor(evidence, rule, self.where)
         return evidence
 
     def _newest(self, cursor: Column, last: str | None) -> pa.ChunkedArray | None:
-        """The cursors of what is new, or of the newest page; None where there is no page."""
+        """Return the cursors of new records, or of the newest page; None if there is no page."""
         records = Records((cursor,), (cursor,), sampled=False, where=self.where)
         url = self.since(cursor, last)
         found = self._pages(url.copy_merge_params(self.endpoint.newest) if self.endpoint.newest else url)
@@ -124,11 +124,11 @@ class HttpSource:
         return pa.chunked_array(chunks, arrow_type(parse_type(cursor.type)))
 
     def since(self, cursor: Column | None, last: str | None) -> httpx.URL:
-        """The URL of what is newer than `last`, or of everything, where the API does not tell it apart."""
-        told = self.endpoint.since
-        if cursor is None or last is None or told is None:
+        """Return the URL of the records newer than `last`; of all records if the API cannot filter."""
+        since = self.endpoint.since
+        if cursor is None or last is None or since is None:
             return self.url
-        return self.url.copy_set_param(told.parameter, _asked(last, cursor, told, self.where))
+        return self.url.copy_set_param(since.parameter, _since_value(last, cursor, since, self.where))
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         return (Split(first, window.lower, window.upper),)
@@ -140,7 +140,7 @@ class HttpSource:
         return HttpReader(self, order, self.connected(order))
 
     def connected(self, order: ReadOrder | None = None) -> Client:
-        """A session of its own."""
+        """Return a new client."""
         check = order.check if order is not None else lambda: None
         return Client.of(self.place.settings, self.where, self.place.secrets, check)
 
@@ -149,7 +149,7 @@ class HttpSource:
         return self.pages(self._client, url)
 
     def pages(self, client: Client, url: httpx.URL) -> Iterator[Page]:
-        """The pages from `url` on."""
+        """Yield the pages from `url` on."""
         return pages(client, url, self.endpoint.pagination, self.endpoint.records, self.where)
 
     def close(self) -> None:
@@ -167,10 +167,10 @@ class HttpReader:
     client: Client
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """The chunks of a split and its closing marker; records with values that are not of their types are set aside.
+        """Yield the chunks of a split and its closing marker; records with values of a wrong type are refused.
 
         Raises:
-            BadData: a column that no record of the sample had.
+            BadData: a column is in no sampled record.
         """
         return chunks(slot, split, self._batches(split))
 
@@ -188,8 +188,8 @@ class HttpReader:
         for page in source.pages(self.client, source.since(order.key, split.lower)):
             where = f"{source.where}: page {page.number}"
             found, wrong = records.read(page)
-            refused = tuple(one for alone, one in wrong if self._is_within(alone, split))
-            table = _within(found, order.key, split, where).combine_chunks()
+            refused = tuple(one for alone, one in wrong if self._is_in_window(alone, split))
+            table = _in_window(found, order.key, split, where).combine_chunks()
             batches = table.to_batches(max_chunksize=order.batch_rows)
             if refused and not batches:
                 batches = [pa.RecordBatch.from_pylist([], table.schema)]
@@ -197,21 +197,21 @@ class HttpReader:
                 arrays = [cast_exactly(batch.column(one.name), one, where) for one in order.schema]
                 yield Rows(pa.RecordBatch.from_arrays(arrays, names=order.schema.names), () if at else refused)
 
-    def _is_within(self, page: Page, split: Split) -> bool:
-        """True if a record that is wrong belongs to the window: others were set aside by the run that read it.
+    def _is_in_window(self, page: Page, split: Split) -> bool:
+        """True if an invalid record belongs to the window; others were refused by the run that read theirs.
 
         Raises:
-            BadData: its cursor is what is wrong.
+            BadData: its cursor is invalid.
         """
         key, where = self.order.key, f"{self.source.where}: page {page.number}"
         if key is None:
             return True
         records = Records((key,), (key,), sampled=False, where=self.source.where)
-        return bool(_within(records.table(page), key, split, where).num_rows)
+        return bool(_in_window(records.table(page), key, split, where).num_rows)
 
 
-def _within(table: pa.Table, key: Column | None, split: Split, where: str) -> pa.Table:
-    """The rows of a window: above its lower bound, and not above its upper one."""
+def _in_window(table: pa.Table, key: Column | None, split: Split, where: str) -> pa.Table:
+    """Return the rows of a window: above its lower bound, up to and including its upper one."""
     if key is None:
         return table
     values = _cursors(table, key, where)
@@ -223,44 +223,44 @@ def _within(table: pa.Table, key: Column | None, split: Split, where: str) -> pa
 
 
 def _is_whole(values: pa.ChunkedArray) -> bool:
-    """True if no time has a fraction of a second."""
+    """True if no time has fractions of a second."""
     if not pa.types.is_timestamp(values.type):
         return False
     return bool(pc.all(pc.equal(values, pc.floor_temporal(values, unit="second"))).as_py())
 
 
 def _greatest_within(values: pa.ChunkedArray, last: str | None, upper: str) -> str | None:
-    """The greatest time above `last` that is not above `upper`."""
+    """Return the greatest time above `last` and not above `upper`, if there is one."""
     within = pc.less_equal(values, pa.scalar(upper).cast(values.type))
     if last is not None:
         within = pc.and_(within, pc.greater(values, pa.scalar(last).cast(values.type)))
     greatest = pc.max(values.filter(within)).as_py()
-    return None if greatest is None else _spelled(greatest)
+    return None if greatest is None else _as_text(greatest)
 
 
 def _cursors(table: pa.Table, key: Column, where: str) -> pa.ChunkedArray:
     values = table.column(key.name)
     if values.null_count:
         what = f"records without a cursor (`{key.name}` is null or missing) would never be read"
-        raise BadData(what, where=where, hint="take another cursor, or leave such records out by a query")
+        raise BadData(what, where=where, hint="choose another cursor, or leave such records out by a query")
     return values
 
 
-def _spelled(value: Any) -> str:
-    """A cursor's value as positions keep it."""
+def _as_text(value: Any) -> str:
+    """Return a cursor's value as a position stores it."""
     return str(value.isoformat(sep=" ") if isinstance(value, datetime) else value)
 
 
-def _asked(last: str, cursor: Column, told: Since, where: str) -> str:
-    """A position as the API wants it; whole seconds or milliseconds at or before it."""
+def _since_value(last: str, cursor: Column, since: Since, where: str) -> str:
+    """Return a position in the form that the API expects; seconds or milliseconds are rounded down."""
     kind = parse_type(cursor.type).name
     if kind not in TIMES:
-        if told.form == "iso":
+        if since.form == "iso":
             return last
         hint = "declare its type in the connection's `endpoints`, such as timestamptz"
-        raise SchemaMismatch(f"`{cursor.name}` is no time to be asked for in {told.form}", where=where, hint=hint)
+        raise SchemaMismatch(f"`{cursor.name}` is not a time, so it has no {since.form}", where=where, hint=hint)
     at = datetime.fromisoformat(last)
-    if told.form == "iso":
+    if since.form == "iso":
         return last if kind == "date" else at.isoformat().replace("+00:00", "Z")
     passed = (at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH
-    return str(passed // timedelta(seconds=1) if told.form == "seconds" else passed // timedelta(milliseconds=1))
+    return str(passed // timedelta(seconds=1) if since.form == "seconds" else passed // timedelta(milliseconds=1))

@@ -70,7 +70,7 @@ def test_a_cursor_that_would_lose_rows_is_refused_with_evidence_and_remedy(
     [
         (Evidence(ID, "nextval('s')"), ONCE, "nextval('s')"),
         (Evidence(ID, client=True), AGAIN, "values that programs make"),
-        (Evidence(ID, untold=True), ONCE, "values that programs make"),
+        (Evidence(ID, no_catalog=True), ONCE, "values that programs make"),
         (Evidence(AT, "now()"), ONCE, "DEFAULT now()"),
         (Evidence(AT), ONCE, "no default"),
         (Evidence(AT, hidden_writers=REPLICA), LAG, "0:05:00"),

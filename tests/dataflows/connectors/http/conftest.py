@@ -1,4 +1,4 @@
-"""A real HTTP API on the loopback that pages in every way, asks for patience, and breaks off; pipelines from it."""
+"""A local HTTP API with every kind of paging, rate limits and broken responses; and pipelines from it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @dataclass
 class Api:
-    """Records, a page at a time by any of `WAYS`, such as ``/v1/page/items``."""
+    """An API of records, paged in any of `WAYS`, such as ``/v1/page/items``."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Path with query, and headers, of each request."""
     failing: list[Callable[[], Answer | None]] = field(default_factory=list)
-    """What the next requests get instead; None lets one through."""
+    """Responses to the next requests instead of the regular ones; None lets the request pass."""
     paths: dict[str, Callable[[dict[str, str]], Answer]] = field(default_factory=dict)
-    """Answers of other paths."""
+    """Responses of other paths."""
     size: int = MOST
     secret: str | None = None
     server: Any = None
@@ -67,7 +67,7 @@ class Api:
 
     def _page(self, way: str, query: dict[str, str], path: str) -> Answer:
         rows = self.records
-        if "since" in query:  # with what is just as old, as many servers do
+        if "since" in query:  # including records of exactly that time, as many servers do
             rows = [row for row in rows if str(row["at"]) >= query["since"]]
         if query.get("sort") == "-at":
             rows = sorted(rows, key=lambda row: str(row["at"]), reverse=True)
@@ -84,7 +84,7 @@ class Api:
         return 200, headers, json.dumps(body, indent=1, ensure_ascii=False).encode()
 
     def later(self, *waits: str, status: int = 429) -> None:
-        """Ask for patience."""
+        """Make the next requests fail with a status and `Retry-After`."""
         for wait in waits:
             self.failing.append(lambda wait=wait: (status, {"Retry-After": wait} if wait else {}, b"busy"))  # type: ignore[misc]
 
@@ -108,17 +108,17 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", "1000000" if dripping else str(len(body)))
             self.end_headers()
             try:
-                while dripping:  # a byte now and then, without end
+                while dripping:  # endlessly, byte by byte
                     self.wfile.write(b" ")
                     time.sleep(0.1)
                 self.wfile.write(body[: len(body) // 2] if broken else body)
-            except OSError:  # nobody waits any more
+            except OSError:  # the client has closed the connection
                 self.close_connection = True
             if broken:
                 self.close_connection = True
 
         def log_message(self, *_: Any) -> None:
-            """Quiet."""
+            """Suppress the log."""
 
     return Handler
 
@@ -132,7 +132,7 @@ def apis() -> Iterator[Callable[[], Api]]:
         api = Api()
         api.server = ThreadingHTTPServer(("127.0.0.1", 0), handler(api))
         api.server.daemon_threads = True
-        api.server.handle_error = lambda *_: None  # a client that leaves in the middle is what tests do
+        api.server.handle_error = lambda *_: None  # tests close connections early on purpose
         threading.Thread(target=lambda: api.server.serve_forever(0.02), daemon=True).start()
         made.append(api)
         return api
@@ -218,15 +218,15 @@ class Pull:
         return self.launchers.run(self.task(run), failpoint)
 
     def completed(self, run: str) -> int:
-        """Rows read."""
+        """Run to completion; return the number of rows read."""
         found = self.run(run)
         assert found["status"] == "completed", found
         return int(found["counters"]["rows_in"])
 
     def rows(self, what: str = "id, name, at") -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.folder / f"{self.number}.db")) as session:
-            there = session.execute("SELECT 1 FROM sqlite_master WHERE name = 'copied'").fetchone()
-            return session.execute(f"SELECT {what} FROM copied ORDER BY id").fetchall() if there else []
+            exists = session.execute("SELECT 1 FROM sqlite_master WHERE name = 'copied'").fetchone()
+            return session.execute(f"SELECT {what} FROM copied ORDER BY id").fetchall() if exists else []
 
     def wanted(self) -> list[tuple[Any, ...]]:
         return sorted(((one["id"], one["name"], one["at"]) for one in self.api.records), key=lambda row: row[0])

@@ -1,5 +1,5 @@
-# ruff: noqa: E501 - tables of statements, one a line; what is parametrized comes by position
-"""HTTP APIs as a source: every way of paging, each record once whatever breaks off, and secrets that stay at home."""
+# ruff: noqa: E501 - tables of statements, one a line
+"""HTTP APIs as a source: every kind of paging, each record once despite failures, and secrets that never leak."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def read(source: Any) -> pa.Table:
-    """All records of a source, as a run reads them without a cursor."""
+    """Read all records of a source, as a run without a cursor does."""
     with closing(source):
         table = source.describe()
         schema = pa.schema([(one.name, arrow_type(column_type(one))) for one in table.columns])
@@ -57,7 +57,7 @@ def read(source: Any) -> pa.Table:
 
 
 @pytest.mark.parametrize("way", ["page", "cursor", "link"])
-def test_all_records_and_then_only_what_is_new(pull: Make, way: str) -> None:
+def test_all_records_and_then_only_new_ones(pull: Make, way: str) -> None:
     made = pull(way)
     assert made.completed("r1") == 90
     assert made.rows() == made.wanted()
@@ -68,13 +68,13 @@ def test_all_records_and_then_only_what_is_new(pull: Make, way: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 19, 20, 21, 40])
-def test_pages_end_where_the_records_do(pull: Make, rows: int) -> None:
+def test_reading_ends_after_the_last_record(pull: Make, rows: int) -> None:
     for way in WAYS:
         made = pull(way, rows=rows, endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}})
         assert read(made.open()).column("id").to_pylist() == list(range(1, rows + 1)), way
 
 
-def test_the_server_is_asked_for_what_is_newer_only(pull: Make, api: Api) -> None:
+def test_only_newer_records_are_requested(pull: Make, api: Api) -> None:
     made = pull(
         endpoint={
             "columns": {"id": "bigint", "name": "text", "at": "timestamptz"},
@@ -91,7 +91,7 @@ def test_the_server_is_asked_for_what_is_newer_only(pull: Make, api: Api) -> Non
     asked = [target for target, _ in api.asked]
     assert all("since=2024-01-01T00%3A01%3A30Z" in target for target in asked), asked
     assert "sort=-at" in asked[0]
-    assert len(asked) == 3, asked  # the newest, what is new, and the end
+    assert len(asked) == 3, asked  # the newest page, the new records, and the end
 
 
 @pytest.mark.parametrize(("form", "wanted"), [("seconds", "1704067290"), ("milliseconds", "1704067290000")])
@@ -103,7 +103,7 @@ def test_since_as_a_number(pull: Make, form: str, wanted: str) -> None:
     assert found.params["after"] == (wanted if form == "seconds" else "1704067290750")
 
 
-def test_a_lag_leaves_what_is_too_new_for_the_next_run(pull: Make, api: Api) -> None:
+def test_a_lag_leaves_recent_records_for_the_next_run(pull: Make, api: Api) -> None:
     made = pull(
         endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}},
         source={"cursor": {"field": "at", "lag": "1h"}},
@@ -114,7 +114,7 @@ def test_a_lag_leaves_what_is_too_new_for_the_next_run(pull: Make, api: Api) -> 
     assert len(made.rows()) == 90
 
 
-def test_a_record_with_a_time_to_come_hides_none_that_comes_before_it(pull: Make, api: Api) -> None:
+def test_a_record_with_a_future_time_hides_no_others(pull: Make, api: Api) -> None:
     made = pull(endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}})
     api.records.append({"id": 91, "name": "x", "at": "2999-01-01T00:00:00Z"})
     assert made.completed("r1") == 90
@@ -147,7 +147,9 @@ def survives(made: Pull, cut: str, *, same: bool) -> None:
         ("page", "replace", True, CUTS[4::8]),
     ],
 )
-def test_killed_at_a_cut_and_run_again(pull: Make, way: str, write: str, same: bool, cuts: tuple[str, ...]) -> None:
+def test_killed_at_a_failpoint_and_run_again(
+    pull: Make, way: str, write: str, same: bool, cuts: tuple[str, ...]
+) -> None:
     for cut in cuts:
         survives(pull(way, write), cut, same=same)
 
@@ -155,7 +157,7 @@ def test_killed_at_a_cut_and_run_again(pull: Make, way: str, write: str, same: b
 @pytest.mark.chaos
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize(("way", "write"), [("cursor", "append"), ("page", "append"), ("link", "replace")])
-def test_killed_at_every_cut(pull: Make, way: str, write: str, same: bool) -> None:
+def test_killed_at_every_failpoint(pull: Make, way: str, write: str, same: bool) -> None:
     for cut in CUTS:
         survives(pull(way, write), cut, same=same)
 
@@ -164,18 +166,18 @@ def broken() -> Any:
     return 200, {"X-Broken": "yes"}, b'{"data": {"items": [{"id": 1, "name": "half of a' * 500
 
 
-def test_what_breaks_off_or_asks_for_patience_is_asked_for_again(pull: Make, api: Api) -> None:
+def test_broken_and_rate_limited_responses_are_retried(pull: Make, api: Api) -> None:
     made = pull("cursor")
     api.failing += [broken, lambda: None, lambda: (503, {}, b""), broken, lambda: None]
     api.later("0", "1")
     begin = time.monotonic()
     assert made.completed("r1") == 90
-    assert time.monotonic() - begin > 1  # as long as was asked for
+    assert time.monotonic() - begin > 1  # by Retry-After
     assert made.rows() == made.wanted()
     assert api.failing == []
 
 
-def test_patience_has_an_end(pull: Make, api: Api) -> None:
+def test_retries_are_bounded(pull: Make, api: Api) -> None:
     made = pull()
     api.later(*["0"] * 5)
     with pytest.raises(Unavailable, match="the API answers 429"):
@@ -193,7 +195,7 @@ def test_patience_has_an_end(pull: Make, api: Api) -> None:
         made.open().describe()
 
 
-def test_a_run_that_is_to_stop_does_not_wait_for_the_server(pull: Make, api: Api) -> None:
+def test_a_stopped_run_does_not_wait_for_the_server(pull: Make, api: Api) -> None:
     class Enough(Exception):
         pass
 
@@ -216,7 +218,7 @@ def test_a_run_that_is_to_stop_does_not_wait_for_the_server(pull: Make, api: Api
         source.close()
 
 
-def told(source: Callable[[], Any], kind: type[PenstockError], *words: str) -> None:
+def assert_refused(source: Callable[[], Any], kind: type[PenstockError], *words: str) -> None:
     with pytest.raises(kind) as caught:
         read(source())
     text = str(caught.value)
@@ -225,39 +227,39 @@ def told(source: Callable[[], Any], kind: type[PenstockError], *words: str) -> N
     assert SECRET not in text + (caught.value.hint or "")
 
 
-def test_what_is_wrong_is_told_in_one_sentence(pull: Make, api: Api) -> None:
+def test_problems_are_reported_in_one_sentence(pull: Make, api: Api) -> None:
     made = pull()
-    told(lambda: made.open("/page/itemz"), MissingTable, "no such path (404)")
-    told(lambda: made.open("/../items"), Refused, "no path below")
-    told(lambda: made.open("/page/items?api_key=abc"), Refused, "`api_key` in the object is a secret")
+    assert_refused(lambda: made.open("/page/itemz"), MissingTable, "no such path (404)")
+    assert_refused(lambda: made.open("/../items"), Refused, "not a path below")
+    assert_refused(lambda: made.open("/page/items?api_key=abc"), Refused, "`api_key` in the object is a secret")
     api.secret = "another"
-    told(made.open, AccessDenied, "refuses access (401)")
+    assert_refused(made.open, AccessDenied, "refuses access (401)")
     api.secret = SECRET
     for body, words in (
-        (b"<html>", "no JSON"),
+        (b"<html>", "not JSON"),
         (b'{"data": 1}', "nothing at `data.items`"),
-        (b'{"data": {"items": {"a": 1}}}', "no array"),
+        (b'{"data": {"items": {"a": 1}}}', "not an array"),
         (b'{"data": {"items": [{"a": 1}, null]}}', "row 2"),
-        (b'{"data": {"items": [{"a": "\xff"}]}}', "no UTF-8"),
+        (b'{"data": {"items": [{"a": "\xff"}]}}', "not UTF-8"),
         (b'{"data": {"items": [{}]}}', "no columns"),
-        (b'{"data": {"items": []}}', "no record that tells"),
+        (b'{"data": {"items": []}}', "no record to infer"),
     ):
         api.failing.append(lambda body=body: (200, {}, body))  # type: ignore[misc]
-        told(made.open, SchemaMismatch if "column" in words or "tells" in words else BadData, words)
+        assert_refused(made.open, SchemaMismatch if "column" in words or "infer" in words else BadData, words)
     api.failing.append(lambda: (422, {}, b"{}"))
-    told(made.open, Refused, "answers 422")
+    assert_refused(made.open, Refused, "answers 422")
     made.connection = {"url": "http://127.0.0.1:9"}
-    told(made.open, Unreachable, "cannot be reached")
+    assert_refused(made.open, Unreachable, "cannot be reached")
 
 
-def test_an_answer_that_swells_is_given_up_before_it_fills_the_memory(pull: Make, api: Api) -> None:
+def test_a_decompression_bomb_is_refused(pull: Make, api: Api) -> None:
     packed = gzip.compress(bytes(200 << 20), 1)
     for coding, body, kind, words in (
         ("gzip", packed, BadData, "larger than 64 MiB"),
         ("gzip, gzip", gzip.compress(packed, 1), Refused, "more than once"),
     ):
         api.failing.append(lambda coding=coding, body=body: (200, {"Content-Encoding": coding}, body))  # type: ignore[misc]
-        told(pull().open, kind, words)
+        assert_refused(pull().open, kind, words)
 
 
 @pytest.mark.parametrize("value", ['"x"', "1.5", "18446744073709551616"])
@@ -284,7 +286,7 @@ def test_records_with_a_wrong_value_are_dead_letters_with_page_row_and_column(
     ]  # fmt: skip
     assert "page 3, row 5: the value of `id` is not " in letters[0][1]
     assert f'"id":{value}' in letters[0][2]["_raw"].replace(" ", "")
-    if write == "append":  # what was set aside once is not set aside again
+    if write == "append":  # a record is refused only once
         again = made.launchers.run(task | {"run": "r2", "result": f"{task['result']}2"})
         assert (again["status"], again["counters"]["dead"]) == ("completed", 0), again
     else:
@@ -293,28 +295,28 @@ def test_records_with_a_wrong_value_are_dead_letters_with_page_row_and_column(
         assert failed["status"] == "failed", failed
 
 
-def test_a_record_that_says_a_name_twice_is_a_dead_letter(pull: Make, api: Api) -> None:
+def test_a_record_with_a_duplicate_key_is_a_dead_letter(pull: Make, api: Api) -> None:
     made = pull("all", connection={"records": None})
     api.paths["/v1/all/items"] = lambda _: (200, {}, b'[{"a": 1}, {"a": 2, "a": 3}, {"a": 4}]')
     assert read(made.open()).to_pylist() == [{"a": 1}, {"a": 4}]
 
 
-def test_a_record_that_no_sample_told_is_refused_by_page_and_row(pull: Make, api: Api) -> None:
+def test_a_column_missing_in_the_sample_is_refused_by_page_and_row(pull: Make, api: Api) -> None:
     made = pull(rows=60)
     api.records[44] = {"id": 1, "name": "n", "at": "t", "later": SECRET}
-    told(made.open, BadData, "page 3, row 5: column `later` is in no sampled line")
+    assert_refused(made.open, BadData, "page 3, row 5: column `later` is in no sampled line")
     made.endpoint = {"columns": {"id": "bigint"}}
     assert read(made.open()).num_rows == 60
 
 
-def test_without_a_place_for_dead_letters_a_wrong_record_fails_the_run(pull: Make, api: Api) -> None:
+def test_without_dead_letters_a_wrong_record_fails_the_run(pull: Make, api: Api) -> None:
     made = pull(rows=60, write="replace")
     api.records[44]["id"] = SECRET
     error = made.run("r1")["error"]
     assert (error["code"], "page 3, row 5" in error["what"], SECRET in str(error)) == ("data.bad", True, False), error
 
 
-def test_values_there_and_exact(pull: Make, api: Api) -> None:
+def test_values_are_read_exactly(pull: Make, api: Api) -> None:
     columns = {
         "n": "numeric(30,10)",
         "i": "bigint",
@@ -338,20 +340,20 @@ def test_values_there_and_exact(pull: Make, api: Api) -> None:
     assert set(second.values()) == {None}
 
 
-def test_a_server_that_gives_the_same_page_again_is_told(pull: Make, api: Api) -> None:
+def test_a_server_that_repeats_a_page_is_reported(pull: Make, api: Api) -> None:
     for way in ("page", "offset"):
         made = pull(way, rows=60, connection={"pagination": {"type": way, "parameter": "p"}})
-        told(made.open, BadData, "page 2: the API gives the same page again")
+        assert_refused(made.open, BadData, "page 2: the API returned the same page again")
     made = pull("next")
     page = {"data": {"items": [{"id": 1}]}}
     for at in range(5):  # 0 1 2 3 4 1 2 …
         link = f"{api.url}/v1/ring{at % 4 + 1}"
         api.paths[f"/v1/ring{at}"] = lambda _, link=link: (200, {}, json.dumps(page | {"next": link}).encode())  # type: ignore[misc]
-    told(lambda: made.open("ring0"), BadData, "the same page again")
+    assert_refused(lambda: made.open("ring0"), BadData, "the same page again")
     assert len(api.asked) < 40
 
 
-def test_secrets_go_to_the_host_of_the_connection_only(apis: Callable[[], Api], pull: Make, api: Api) -> None:
+def test_secrets_go_only_to_the_host_of_the_connection(apis: Callable[[], Api], pull: Make, api: Api) -> None:
     other = apis()
     other.paths["/elsewhere"] = lambda _: (200, {}, b'{"data": {"items": [{"id": 7}]}}')
     made = pull(
@@ -369,7 +371,7 @@ def test_secrets_go_to_the_host_of_the_connection_only(apis: Callable[[], Api], 
         {},
         json.dumps({"data": {"items": [{"key": query["api_key"]}]}}).encode(),
     )
-    told(lambda: made.open("moved"), Refused, "redirects to another host, 127.0.0.1")
+    assert_refused(lambda: made.open("moved"), Refused, "redirects to another host, 127.0.0.1")
     assert not other.asked
     assert read(made.open("near")).column("key").to_pylist() == [SECRET]
     assert api.asked[0][1]["x-api-key"] == SECRET
@@ -379,9 +381,9 @@ def test_secrets_go_to_the_host_of_the_connection_only(apis: Callable[[], Api], 
         {"Link": f'<{other.url}/elsewhere>; rel="next"'},
         b'{"data": {"items": [{"a": 1}]}}',
     )
-    told(lambda: made.open("far"), BadData, "the next page is on another host")
+    assert_refused(lambda: made.open("far"), BadData, "the next page is on another host")
     api.paths["/v1/round"] = lambda _: (302, {"Location": "/v1/round"}, b"")
-    told(lambda: made.open("round"), Refused, "redirects more than 5 times")
+    assert_refused(lambda: made.open("round"), Refused, "redirects more than 5 times")
     assert not other.asked
     assert SECRET not in repr(made.open().connected())
 
@@ -398,7 +400,7 @@ LAST: list[tuple[str, dict[str, Any], tuple[int, dict[str, str], Any]]] = [
 
 
 @pytest.mark.parametrize(("way", "pagination", "last"), LAST, ids=range(len(LAST)))
-def test_pages_end_as_the_api_ends_them(
+def test_reading_ends_as_the_api_says(
     pull: Make, api: Api, way: str, pagination: dict[str, Any], last: tuple[int, dict[str, str], Any]
 ) -> None:
     made = pull(connection={"pagination": {"type": way, **pagination}})
@@ -418,43 +420,43 @@ def test_pages_end_as_the_api_ends_them(
     if "total" in pagination:
         made.connection["pagination"]["type"] = "page"
         api.paths["/v1/ended"] = lambda query: answer(query) if query.get("page") != "2" else (404, {}, b"{}")
-        told(lambda: made.open("ended"), BadData, "speaks of 6 records, and has given 2")
+        assert_refused(lambda: made.open("ended"), BadData, "announced 6 records, but returned 2")
 
 
 @pytest.mark.parametrize("way", ["page", "offset"])
-def test_a_short_page_does_not_end_the_pages_of_a_server_that_caps_them(pull: Make, api: Api, way: str) -> None:
+def test_a_short_page_of_a_server_that_caps_pages_is_not_the_last(pull: Make, api: Api, way: str) -> None:
     api.size = 20
     made = pull(way, rows=50, connection={"pagination": {"type": way, "size": 30}})
     assert read(made.open()).num_rows == 50
 
 
-def test_a_rate_limit_told_as_403_is_waited_for_and_a_refusal_is_not(pull: Make, api: Api) -> None:
+def test_a_rate_limit_with_403_is_retried_and_a_refusal_is_not(pull: Make, api: Api) -> None:
     made = pull(rows=30)
     for headers in ({"Retry-After": "0"}, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"}):
         api.failing.append(lambda headers=headers: (403, headers, b"{}"))  # type: ignore[misc]
     assert read(made.open()).num_rows == 30
     api.failing.append(lambda: (403, {"Retry-After": "3600"}, b"{}"))
-    told(made.open, Unavailable, "rate limit")
+    assert_refused(made.open, Unavailable, "rate limit")
     api.failing.append(lambda: (403, {}, b"{}"))
-    told(made.open, AccessDenied, "403")
+    assert_refused(made.open, AccessDenied, "403")
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b'[{"id": 1, "v": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]", "nests deeper than can be read"),
+        (b'[{"id": 1, "v": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]", "nested too deeply to be read"),
         (b"[" + b"0," * 2_000_000 + b"0]", "more than 1,000,000 records"),
-        (b"[0]", "row 1: is no object"),
+        (b"[0]", "row 1: is not an object"),
     ],
-    ids=["deep", "many", "no object"],
+    ids=["deep", "many", "not an object"],
 )
-def test_an_answer_that_cannot_be_taken_apart_is_refused_by_page(pull: Make, api: Api, body: bytes, words: str) -> None:
+def test_a_response_that_cannot_be_parsed_is_refused_by_page(pull: Make, api: Api, body: bytes, words: str) -> None:
     made = pull("all", connection={"records": None})
     api.paths["/v1/all/items"] = lambda _: (200, {}, body)
-    told(made.open, BadData, "page 1", words)
+    assert_refused(made.open, BadData, "page 1", words)
 
 
-def test_numbers_that_no_double_holds_are_texts(pull: Make, api: Api) -> None:
+def test_numbers_beyond_doubles_are_text(pull: Make, api: Api) -> None:
     made = pull("all", connection={"records": None})
     body = b'[{"a": 1e400, "b": 0.12345678901234567891, "c": 9007199254740993}, {"a": 2, "b": 1.5, "c": 1.5}]'
     api.paths["/v1/all/items"] = lambda _: (200, {}, body)
@@ -462,11 +464,11 @@ def test_numbers_that_no_double_holds_are_texts(pull: Make, api: Api) -> None:
     assert found[0] == {"a": "1e400", "b": "0.12345678901234567891", "c": "9007199254740993"}
 
 
-def test_an_answer_that_comes_byte_by_byte_is_given_up(pull: Make, api: Api) -> None:
+def test_a_response_that_arrives_byte_by_byte_is_abandoned(pull: Make, api: Api) -> None:
     made = pull("all", connection={"timeout": "500ms"})
     api.paths["/v1/all/items"] = lambda _: (200, {"X-Drip": "1"}, b"")
     began = time.monotonic()
-    told(made.open, Unavailable, "did not answer in time")
+    assert_refused(made.open, Unavailable, "did not answer in time")
     assert time.monotonic() - began < 60
 
 
@@ -487,19 +489,19 @@ def test_a_connection_is_checked(change: dict[str, Any], words: str) -> None:
     assert "pass@" not in str(caught.value)
 
 
-def test_an_api_is_no_sink_and_needs_a_cursor_without_null(pull: Make, api: Api) -> None:
+def test_an_api_is_refused_as_sink_and_null_cursors_are_refused(pull: Make, api: Api) -> None:
     made = pull()
     task = made.task("r1")
     task["pipeline"]["spec"]["sink"] |= {"connection": "api", "object": "x"}
     task["pipeline"]["spec"]["source"]["object"] = "all/items"
     found = made.launchers.run(task)
-    assert (found["status"], found["error"]["what"]) == ("failed", "an HTTP API is only read")
+    assert (found["status"], found["error"]["what"]) == ("failed", "an HTTP API cannot be a sink")
     api.records[70]["at"] = None
     error = made.run("r2")["error"]
     assert "page 4: records without a cursor (`at` is null or missing)" in f"{error['where']}: {error['what']}"
 
 
-def test_many_pages_take_no_more_memory_than_one(pull: Make, api: Api) -> None:
+def test_many_pages_need_no_more_memory_than_one(pull: Make, api: Api) -> None:
     made = pull("offset", rows=0, endpoint={"columns": {"id": "bigint", "name": "text"}})
     pages, rows = 60, 1000
     page = json.dumps({"data": {"items": [{"id": at, "name": "x" * 2000} for at in range(rows)]}}).encode()

@@ -107,7 +107,7 @@ QUICK = [
 
 
 @pytest.mark.parametrize(("source", "sink", "write", "same", "cuts"), QUICK)
-def test_killed_at_a_cut_and_run_again(
+def test_killed_at_a_failpoint_and_run_again(
     move: Make, source: str, sink: str, write: str, same: bool, cuts: tuple[str, ...]
 ) -> None:
     for cut in cuts:
