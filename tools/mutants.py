@@ -47,7 +47,7 @@ CORE: Final = {
     "ReplaceComparisonOperator_LtE_Lt", "ReplaceComparisonOperator_Gt_GtE", "ReplaceComparisonOperator_GtE_Gt",
     "ReplaceComparisonOperator_Is_IsNot", "ReplaceComparisonOperator_IsNot_Is",
 }  # fmt: skip
-"""Those of cosmic-ray's operators whose mutants are faults that people make; the rest multiplies them."""
+"""The operators of cosmic-ray whose mutants are mistakes that people make; the others only add more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Mutant:
 
 @dataclass(slots=True)
 class Result:
-    """What came of one module's mutants."""
+    """Result of one module's mutants."""
 
     module: str
     killed: int = 0
@@ -73,7 +73,7 @@ class Result:
 
     @property
     def total(self) -> int:
-        """How many were tested."""
+        """Number of tested mutants."""
         return self.killed + len(self.survivors)
 
 

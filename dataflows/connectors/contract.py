@@ -53,7 +53,7 @@ class Place:
     format: Format | None = None
     """Format of files, if the pipeline sets it."""
     clean: Clean | None = None
-    """What is mended as rows are read."""
+    """Cleaning of values as rows are read."""
 
     @property
     def where(self) -> str:
@@ -180,7 +180,7 @@ class WriterOrder:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How a run's shadow table replaces the target's rows, and why that way."""
+    """Method by which a run's shadow table replaces the target's rows, and the reasons for it."""
 
     name: Literal["rename", "refill", "window"]
     reasons: tuple[str, ...] = ()
@@ -198,9 +198,9 @@ class PublishOrder:
     """The cursor's new position."""
     columns: tuple[str, ...]
     extra: dict[str, Any]
-    """What the recorded result contains besides the run's counters."""
+    """Additional content of the recorded result."""
     method: Method | None
-    """What `check` or `in_window` returned."""
+    """Method that `check` or `in_window` returned."""
 
 
 class Target(Protocol):

@@ -47,7 +47,7 @@ class CursorRule:
     timezone: str | None = None
     again: bool = False
     ordered: bool = False
-    """True if the pipeline vouches for values that programs make: each new one is greater than all before."""
+    """True if the pipeline guarantees that each new value, made by a program, is greater than all earlier ones."""
 
 
 def split_key(table: Table) -> Column | None:

@@ -180,7 +180,7 @@ def _place(
 
 
 def _check_clean(pipeline: Pipeline, settings: Any) -> None:
-    """Refuse a `clean` that nothing of this source can need.
+    """Refuse a `clean` of values that this type of source cannot have.
 
     Raises:
         Refused: by name.

@@ -133,7 +133,7 @@ class MysqlConnection(Model):
 
     type: Literal["mysql", "mariadb"]
     holds_zero_dates: ClassVar[bool] = True
-    """It has dates such as 0000-00-00."""
+    """Its tables may have dates such as 0000-00-00."""
     host: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 3306
     socket: Annotated[str, Field(pattern=r"^/")] | None = None

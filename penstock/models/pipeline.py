@@ -79,8 +79,8 @@ class Metadata(Model):
 class Cursor(Model):
     """Read only new rows: those whose `field` is above the last position, and older than `lag`.
 
-    `timezone` is the zone of a column that has none; by default the server's, database's or role's. `ordered` says of
-    values that programs make that each new one is greater than all that are there: no catalog can tell.
+    `timezone` is the zone of a column that has none; by default the server's, database's or role's. `ordered` promises
+    that each new value, made by a program, is greater than all earlier ones, which no catalog shows.
     """
 
     field: ColumnName

@@ -1,7 +1,7 @@
-"""Triggers of the target that change rows.
+"""Detection of the target's triggers that change rows.
 
-A trigger that runs before a row is written may change it and leaves no trace: so where a table has one, rows are staged
-and compared with the target's before the split is committed.
+A trigger that fires before a row is written may change it without a trace. If a table has such a trigger, rows are
+therefore staged, and compared with the target's before the split is committed.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ SELECT 1 FROM information_schema.user_privileges WHERE privilege_type IN ('TRIGG
 SELECT 1 FROM information_schema.schema_privileges WHERE privilege_type = 'TRIGGER' AND ? LIKE table_schema UNION ALL
 SELECT 1 FROM information_schema.table_privileges
 WHERE privilege_type = 'TRIGGER' AND table_schema = ? AND table_name = ? LIMIT 1"""
-UNSEEN: Final = "a trigger that this user cannot see without the right TRIGGER"
+UNSEEN: Final = "a trigger that this user cannot see without the privilege TRIGGER"
 
 
 def interferers(session: Session, table: TableName) -> list[str]:
-    """The triggers that may change what is written; `UNSEEN` where this user is not shown them."""
+    """Return the triggers that may change written rows; `UNSEEN` if this user may not see triggers."""
     of = (table.schema, table.name)
     found = [f"trigger {name}" for (name,) in session.rows(_TRIGGERS, of)]
     return found or ([] if session.rows(_SEEN, (table.schema, *of)) else [UNSEEN])
 
 
 def staged(session: Session, into: TableName, columns: tuple[str, ...], named: list[str], where: str) -> Merge | None:
-    """How rows are appended so that they can be compared; None if no trigger is known and no key tells them apart.
+    """Return an append by which rows can be compared; None if no trigger is known and no key identifies them.
 
     Raises:
-        Refused: a trigger is known, and no key among `columns` tells which row became which.
+        Refused: a trigger is known, and no key among `columns` identifies rows.
     """
     table = describe(session, into, where, sink=True)
     key = next((one for one in (table.keys if table else ()) if set(one) <= set(columns)), None)
@@ -49,7 +49,7 @@ def staged(session: Session, into: TableName, columns: tuple[str, ...], named: l
 
 
 def check_merged(session: Session, merge: Merge, named: list[str], where: str) -> None:
-    """Refuse a split of which the target does not hold each row as it was staged.
+    """Refuse a split whose rows differ in the target from those staged.
 
     Raises:
         SchemaMismatch: rows were changed.

@@ -21,7 +21,7 @@ _NUMBER: Final = "_penstock_n"
 
 
 def _alike(name: str) -> str:
-    """The condition under which `t` and `r` are the same to the byte; floats are compared with all their digits."""
+    """Return the condition that `t` and `r` are identical to the byte; floats are compared with all their digits."""
     one, other = f"t.{quoted(name)}", f"r.{quoted(name)}"
     return f"{one} <=> {other} AND CAST({one} AS BINARY) <=> CAST({other} AS BINARY)"
 
@@ -44,7 +44,7 @@ class Merge:
     texts: bool = False
     """True if a text is part of the key: its collation may treat different texts as equal."""
     appends: bool = False
-    """True if each staged row is added, whatever the target holds."""
+    """True if each staged row is added."""
 
     @property
     def stage(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class Merge:
 
     @property
     def outrun(self) -> str:
-        """Take the staged rows away of which the target has a newer version: all others have to be in it after this."""
+        """Statements that delete staged rows of which the target has a newer version: all others have to be in it."""
         same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in self.key)
         version = quoted(self.version or "")
         older = f"NOT coalesce(t.{version} IS NULL OR t.{version} <= s.{version}, false)"
@@ -90,7 +90,7 @@ class Merge:
 
     @property
     def unlike(self) -> tuple[str, ...]:
-        """Queries that count the staged rows which the target does not hold as they are; asked before the commit."""
+        """Queries that count staged rows that differ in the target, to be asked before the commit."""
         same = " AND ".join(f"t.{quoted(one)} = r.{quoted(one)}" for one in self.key)
         there = f"SELECT 1 FROM {self.into.sql} t WHERE {same}"
         last = f"{quoted(self.into.schema, STAGE)}" if self.appends else self._last

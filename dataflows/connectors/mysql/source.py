@@ -62,7 +62,7 @@ class MysqlSource:
         if found is None:
             message = "a source that is missing is refused"
             raise AssertionError(message)
-        if not self._mends:
+        if not self._cleans:
             return found
         if not any(map(dated, found.columns)):
             what, hint = f"{self.name} has no column of dates", "leave it out"
@@ -70,7 +70,7 @@ class MysqlSource:
         return replace(found, columns=tuple(replace(one, nullable=one.nullable or dated(one)) for one in found.columns))
 
     @property
-    def _mends(self) -> bool:
+    def _cleans(self) -> bool:
         """True if zero dates become NULL."""
         return self.place.clean is not None and self.place.clean.zero_dates is not None
 
@@ -183,7 +183,7 @@ class MysqlSource:
         if order.schema is None:
             message = "these servers have no undecoded rows"
             raise AssertionError(message)
-        return MysqlReader(self.name, self.another, order, order.schema, self._where, self._mends)
+        return MysqlReader(self.name, self.another, order, order.schema, self._where, self._cleans)
 
     def close(self) -> None:
         self.session.close()
@@ -200,13 +200,13 @@ def ranged(session: Session, key: Column | None, split: Split) -> str:
 
 
 def _zero(cursor: Column) -> str:
-    """The condition that a time is a zero date, which sorts below all others: no window but the first would hold it."""
+    """Return the condition that a time is a zero date, which sorts below all others, so only a first window has it."""
     first = "1970-01-01 00:00:01" if column_type(cursor).name == "timestamp with time zone" else "0001-01-01"
     return f"{quoted(cursor.name)} < '{first}'"
 
 
 def _raw(value: pa.Scalar) -> str | None:
-    """A value as the server wrote it; bytes as hexadecimal digits."""
+    """Return a value as the server wrote it; bytes as hexadecimal digits."""
     found = value.as_py()
     return "\\x" + found.hex() if isinstance(found, bytes) else found
 
@@ -220,13 +220,13 @@ class MysqlReader:
     order: ReadOrder
     schema: pa.Schema
     where: str
-    mends: bool = False
+    cleans: bool = False
     """True if zero dates become NULL."""
     _session: Session | None = field(default=None, init=False)
     _natives: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """Yield the chunks of a split and its closing marker; set rows aside whose values their types cannot hold."""
+        """Yield the chunks of a split and its closing marker; refuse rows with values that their types cannot hold."""
         return chunks(slot, split, self._batches(split))
 
     def _batches(self, split: Split) -> Iterator[pa.RecordBatch | Rows]:
@@ -256,7 +256,7 @@ class MysqlReader:
         )
 
     def _array(self, texts: pa.Array, column: Column) -> tuple[pa.Array, dict[int, BadData]]:
-        texts = without_zeros(texts) if self.mends and dated(column) else texts
+        texts = without_zeros(texts) if self.cleans and dated(column) else texts
         wanted = self.schema.field(column.name).type
         return readable(texts, wanted, lambda part: array(part, column, wanted, self.where))
 

@@ -92,7 +92,7 @@ def refill(session: Session, sink: TableName, shadow: TableName, columns: tuple[
 
 
 def _differing(session: Session, sink: TableName, shadow: TableName, columns: tuple[str, ...]) -> str:
-    """Count the different rows of the shadow that the target does not hold as often; floats with all their digits."""
+    """Return a query that counts the distinct rows of the shadow that occur less often in the target."""
     kinds = natives(session, sink)
     values = (quoted(name) + (" * 1e0" if kinds[name][0] == "float" else "") for name in columns)
     row = ", ".join(f"coalesce(SHA2(CAST({value} AS BINARY), 256), '-')" for value in values)

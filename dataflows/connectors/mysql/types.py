@@ -121,9 +121,7 @@ def array(found: pa.Array, column: Column, wanted: pa.DataType, where: str) -> p
         made = None
     if made is None or (pa.types.is_temporal(wanted) and outside(made)):
         what = f"a value of `{column.name}` is not a valid {column.type}, or cannot be kept exactly"
-        hint = (
-            "such as a zero date (`clean: {zero_dates: null}` mends those), a time beyond a day, a tinyint(1) above 1"
-        )
+        hint = "such as a zero date (`clean: {zero_dates: null}` helps), a time beyond a day, a tinyint(1) above 1"
         raise BadData(what, where=where, hint=hint) from None
     return made
 
@@ -134,7 +132,7 @@ def dated(column: Column) -> bool:
 
 
 def without_zeros(found: pa.Array) -> pa.Array:
-    """Texts of dates and times, NULL where the date is a zero date."""
+    """Return texts of dates and times with NULL in place of zero dates."""
     texts = found.cast(pa.string())
     return pc.if_else(pc.match_substring_regex(texts, _ZERO), pa.scalar(None, pa.string()), texts)
 

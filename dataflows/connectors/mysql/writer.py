@@ -39,7 +39,7 @@ class MysqlSink:
     load: str
     merge: Merge | None = None
     interferers: list[str] = field(default_factory=list)
-    """Triggers that may change what is merged or appended."""
+    """Triggers that may change merged or appended rows."""
     _loading: bool = field(default=False, init=False)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""`append` to a table with triggers: rows are staged, and found again where the server says that it put them."""
+"""`append` to a table with triggers: rows are staged, and compared at the locations that the server returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACED: Final = TableName("pg_temp", "_penstock_placed")
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """How staged rows with `columns` get into the table `into`, each as a row of its own."""
+    """Append of staged rows with `columns` to the table `into`."""
 
     into: TableName
     columns: tuple[Column, ...]
@@ -25,13 +25,13 @@ class Append:
 
     @property
     def begin(self) -> str:
-        """Make the transaction's own tables."""
+        """Statements that create the staging table, and the table of locations."""
         placed = f"CREATE TEMP TABLE {quoted(PLACED.name)} (place tid, part oid) ON COMMIT DROP"
         return f"{begin_stage(self.columns)}; {placed}"
 
     @property
     def end(self) -> str:
-        """Bring what is staged into the target, and note where each row is."""
+        """Statement that moves the staged rows into the target, and records the location of each."""
         names = ", ".join(quoted(one.name) for one in self.columns)
         return (
             f"WITH r AS (INSERT INTO {self.into.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {STAGE.sql} "
@@ -40,7 +40,7 @@ class Append:
 
     @property
     def unlike(self) -> str:
-        """Count the staged rows that are not where they were put, or not as they were staged."""
+        """Query that counts staged rows that are missing at their location, or differ there."""
         here, there = (
             ", ".join(f"{of}.{quoted(one.name)}::text" for one in self.columns) or "NULL" for of in ("s", "t")
         )

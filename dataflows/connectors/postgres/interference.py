@@ -30,7 +30,7 @@ _WRITES: Final = 4 | 8 | 16
 def interferers(session: Session, table: TableName, where: str, *, copies: bool = False) -> list[str]:
     """Return the triggers and rules that this session's writes to a table would fire, by kind and name.
 
-    With `copies`, those that a COPY fires, which follows no rule.
+    With `copies`, only those that a COPY fires, which does not follow rules.
     """
     values = {"table": table.sql, "events": _INSERT if copies else _WRITES, "rules": not copies}
     with translated(where):
@@ -44,7 +44,7 @@ def check_merged(session: Session, unlike: str, named: list[str], where: str) ->
         SchemaMismatch: rows were dropped or changed.
     """
     with translated(where):
-        session.execute("SET CONSTRAINTS ALL IMMEDIATE")  # so that triggers which are deferred have run
+        session.execute("SET CONSTRAINTS ALL IMMEDIATE")  # so that deferred triggers fire now
         (count,) = session.execute(unlike).fetchone() or (0,)
     if count:
         raise interfered(f"{count} rows were dropped or changed", named, where)

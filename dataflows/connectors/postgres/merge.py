@@ -99,7 +99,7 @@ class Merge:
         newer = ""
         if self.version:
             version = quoted(self.version)
-            others = "t.xmin::text <> (txid_current() & 4294967295)::text"  # not what a trigger made newer just now
+            others = "t.xmin::text <> (txid_current() & 4294967295)::text"  # not made newer by a trigger just now
             newer = f" OR (NOT coalesce(t.{version} IS NULL OR t.{version} <= r.{version}, false) AND {others})"
         kept = f"SELECT {there} AND (({self._alike(self._written)}){newer})"
         stays = f"SELECT {there} AND NOT (false{newer})"
@@ -175,7 +175,7 @@ class Merge:
 
 
 def begin_stage(columns: Sequence[Column]) -> str:
-    """Make the transaction's own table, whose rows are numbered."""
+    """Return the statement that creates the staging table, whose rows are numbered."""
     kinds = ", ".join(f"{quoted(one.name)} {one.type}" for one in columns)
     number = f"{quoted(_NUMBER)} bigint GENERATED ALWAYS AS IDENTITY"
     return f"CREATE TEMP TABLE {quoted(STAGE.name)} ({kinds}, {number}) ON COMMIT DROP"

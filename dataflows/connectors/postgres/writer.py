@@ -75,7 +75,7 @@ class PostgresSink:
     plain: bool
     """True if rows may use the socket directly, bypassing libpq."""
     interferers: list[str] = field(default_factory=list)
-    """Triggers and rules that may drop or change what is written."""
+    """Triggers and rules that may drop or change written rows."""
     _copy: _Copy | None = field(default=None, init=False)
 
     @classmethod

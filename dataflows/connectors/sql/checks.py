@@ -68,17 +68,17 @@ def duplicates(shadow: ObjectName, columns: Sequence[str]) -> str:
 
 
 def check_appended(name: ObjectName, keys: Sequence[Sequence[str]], triggers: Sequence[str], where: str) -> None:
-    """Refuse to append where a trigger may change rows, and no key tells which row became which.
+    """Refuse to append if a trigger may change rows, and no key identifies them.
 
     Raises:
         Refused: by name.
     """
     if triggers and not keys:
-        what = f"{', '.join(triggers)} of {name} may change rows, and without a key that is written nothing shows it"
+        what = f"{', '.join(triggers)} of {name} may change rows, which only a unique key that is written would show"
         raise Refused(what, where=where, hint="give the table a unique key that is written, or drop the trigger")
 
 
 def interfered(what: str, named: Sequence[str], where: str) -> SchemaMismatch:
-    """The error of a split that the triggers and rules of the target dropped or changed rows of."""
-    hint = "nothing of it was committed; disable or drop it, or let it leave these rows as they are"
-    return SchemaMismatch(f"{what} by what the table sets off: {', '.join(named)}", where=where, hint=hint)
+    """Return the error of a split of which triggers or rules of the target dropped or changed rows."""
+    hint = "the split was not committed; disable or drop the trigger or rule, or let it leave these rows unchanged"
+    return SchemaMismatch(f"{what} by {', '.join(named)}", where=where, hint=hint)

@@ -39,9 +39,9 @@ _UNIQUE: Final = re.compile(
 
 
 def renamed(table: str, indexes: Sequence[str], other: ObjectName, on: str | None = None) -> tuple[str, ...]:
-    """The statements that made a table and its unique indexes, as they would make another one, if it is missing.
+    """Return the statements that created a table and its unique indexes, changed to create `other`, if it is missing.
 
-    `on` is what an index says of its table, if that is not its whole name.
+    `on` is the name of the table in an index's statement, if that is not its full name.
     """
     found = [f"CREATE TABLE IF NOT EXISTS {other.sql} {table[_end_of(_TABLE, table) :]}"]
     for at, index in enumerate(one for one in indexes if _UNIQUE.match(one)):
@@ -53,7 +53,7 @@ def renamed(table: str, indexes: Sequence[str], other: ObjectName, on: str | Non
 def _end_of(pattern: re.Pattern[str], text: str) -> int:
     found = pattern.match(text)
     if found is None:
-        message = "a database writes its own statements otherwise"
+        message = "the database's own statement has an unknown form"
         raise AssertionError(message)
     return found.end()
 
@@ -162,13 +162,13 @@ class Database(Protocol):
         """Return the names of tables and views."""
 
     def like(self, name: ObjectName, other: ObjectName) -> tuple[str, ...]:
-        """Return the statements that create `other`, if it is missing, with the table's columns and what it checks."""
+        """Return the statements that create `other`, if it is missing, with the table's columns and constraints."""
 
     def referrer(self, name: ObjectName) -> str | None:
-        """Return what keeps the table from being emptied: a foreign key that is enforced, and its table."""
+        """Return an enforced foreign key, and its table, that prevents the table from being emptied; None if none."""
 
     def triggers(self, name: ObjectName) -> list[str]:
-        """Return the names of the triggers that writes to the table set off."""
+        """Return the names of the triggers that writes to the table fire."""
 
     def declared(self, column: Column) -> str:
         """Return the type of a column for ``CREATE TABLE``."""

@@ -22,7 +22,7 @@ def _list(names: Sequence[str], of: str = "") -> str:
 
 
 def differing(sink: ObjectName, shadow: ObjectName, columns: Sequence[str]) -> str:
-    """The query that counts the different rows of `shadow` that `sink` does not hold as often."""
+    """Return a query that counts the distinct rows of `shadow` that occur less often in `sink`."""
     each = (f'SELECT {_list(columns)}, {n} AS "_penstock_n" FROM {of.sql}' for of, n in ((shadow, 1), (sink, -1)))
     same = ", ".join(f"{quoted(name)} COLLATE BINARY" for name in columns)
     grouped = f'SELECT 1 FROM ({" UNION ALL ".join(each)}) u GROUP BY {same} HAVING sum("_penstock_n") > 0'
@@ -41,7 +41,7 @@ class Merge:
     tombstones: Tombstones | None = None
     """Table of deleted keys."""
     appends: bool = False
-    """True if each staged row is added, whatever the target holds; `key` is one that tells them apart, if any."""
+    """True if each staged row is added; `key` then only identifies rows for the comparison, if there is one."""
 
     @property
     def statements(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class Merge:
 
     @property
     def outrun(self) -> tuple[str, ...]:
-        """Take the staged rows away of which the target has a newer version: all others have to be in it after this."""
+        """Statements that delete staged rows of which the target has a newer version: all others have to be in it."""
         if self.version is None:
             return ()
         newer = f"SELECT 1 FROM {self.into.sql} t WHERE {self._same('s')} AND NOT coalesce({self._newer('s')}, false)"
@@ -65,7 +65,7 @@ class Merge:
 
     @property
     def unlike(self) -> str:
-        """Count the staged rows that the target does not hold as they are; asked before the commit."""
+        """Query that counts staged rows that differ in the target, to be asked before the commit."""
         written = [name for name in self.columns if name != self.delete]
         alike = " AND ".join(f"t.{quoted(name)} IS r.{quoted(name)} COLLATE BINARY" for name in written)
         there, rows = f"SELECT 1 FROM {self.into.sql} t WHERE {self._same('r')}", STAGE if self.appends else self._last

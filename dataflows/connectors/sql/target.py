@@ -151,7 +151,7 @@ class DatabaseTarget:
         )
 
     def _written_key(self, into: ObjectName, columns: set[str], where: str) -> tuple[str, ...]:
-        """The key that tells appended rows apart, where a trigger makes that necessary."""
+        """Return the key that identifies appended rows, if there is a trigger that may change them."""
         if not (triggers := self.database.triggers(into)):
             return ()
         table = self.database.describe(into, sink=True)

@@ -40,7 +40,7 @@ class DatabaseSink:
     where: str
     merge: Merge
     triggers: list[str]
-    """What may drop or change what is written."""
+    """Triggers that may drop or change written rows."""
 
     @classmethod
     @contextmanager

@@ -179,7 +179,7 @@ class SqliteDatabase:
         return renamed(table, [sql for kind, sql in found if kind == "index"], other, quoted(other.name))
 
     def referrer(self, name: ObjectName) -> str | None:
-        """None: sessions of SQLite enforce no foreign keys unless they ask for it, and these do not."""
+        """Return None: SQLite enforces foreign keys only in sessions that ask for it, which these do not."""
         return None
 
     def triggers(self, name: ObjectName) -> list[str]:
