@@ -23,7 +23,7 @@ from catalog.tables import CATALOG, metadata
 from penstock.errors import Fenced
 from penstock.postgres import connect
 from penstock.records import TYPES, Reading, Record
-from tests.catalog.conftest import folded
+from tests.catalog.conftest import START, Fact, folded
 from tests.strategies import logs, records
 
 TABLES = ", ".join(f"{CATALOG}.{table.name}" for table in metadata.sorted_tables if table.schema == CATALOG)
@@ -82,18 +82,38 @@ def test_records_that_the_database_refuses_are_reported_and_skipped_for_any_batc
     assert len(told) == len({index for index in bad if index < len(log)})
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(log=logs(30))
-def test_after_a_batch_with_a_bad_record_rows_are_those_of_a_replay(kept: str, log: list[Record]) -> None:
-    """Good, bad, good: the projector's cached rows are discarded with the bad batch."""
-    payload = {"worker": "w", "kinds": ["pipeline"], "slots": 2**70}
-    third = len(log) // 3
-    bad = log[third : third + 1]
-    log[2 * third : 2 * third] = [
-        one.replaced(type="worker.joined", kind="event", payload=payload, brain=None) for one in bad
+@pytest.mark.parametrize(
+    ("type_", "payload"),
+    [
+        ("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2**70}),
+        ("connection.deleted", {"name": "shop"}),
+    ],
+    ids=["a record that the database refuses", "a row that is dropped"],
+)
+def test_rows_that_change_in_parts_of_a_batch_are_not_remembered_as_they_were(
+    kept: str, fact: Fact, type_: str, payload: dict[str, Any]
+) -> None:
+    """What the projector remembers of rows is what the tables hold, also after a batch that is written in parts."""
+    run = {"id": "r1", "pipeline": "orders", "version": 3, "status": "queued", "requested_at": START.isoformat()}
+    task = {"task": "t1", "worker": "w", "run": "r1"}
+    assigned = task | {
+        "kind": "pipeline",
+        "pipeline": "orders",
+        "uid": "u",
+        "version": 3,
+        "spec": {},
+        "connections": {},
+    }
+    log = [
+        fact("run.created", {"run": run}),
+        fact("task.queued", {"task": {"id": "t1", "kind": "pipeline", "pipeline": "orders", "run": "r1"}}),
+        fact("task.assigned", assigned | {"attempt": 1}, minute=1),
+        fact("task.assigned", assigned | {"attempt": 2}, minute=2),
+        fact(type_, payload),
+        fact("task.started", task | {"attempt": 2}, minute=3),
     ]
     emptied(kept)
-    folded(kept, log, [third, 2 * third + len(bad)])
+    folded(kept, log, [3, 5])
     first = rows(kept)
     emptied(kept)
     folded(kept, log, [])
