@@ -87,7 +87,7 @@ def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
         places = [place for node in ast_nodes(get_ast(source)) for place, _ in operator.mutation_positions(node)]
         for occurrence, place in enumerate(places):
             code = None if place[0] in skipped else mutate_code(source, operator, occurrence)
-            if code is not None and code != source and _is_python(code):
+            if code is not None and code != source and "[ -1]" not in code and _is_python(code):
                 found.setdefault(place, []).append(_mutant(source, code))
     return found
 

@@ -238,7 +238,10 @@ def test_a_finished_run_moves_the_cursor_and_is_not_run_again(memory: Memory) ->
     assert memory.state.claim(SLOTS, "r1") == row
     with memory.state.owned(generation):  # an ended run has fenced nobody
         pass
-    memory.finish("r2", memory.plan("r2"), None)
+    generation = memory.plan("r2", base=memory.state.counters())
+    memory.commit(generation, 0, "r2")
+    assert memory.state.committed("r2", generation) == COUNTED
+    memory.finish("r2", generation, None)
     assert (memory.state.finished().run, memory.state.loaded()) == ("r2", Loaded("append", "id", "9"))
     memory.finish("r3", memory.plan("r3", "merge"), "12")
     assert memory.state.loaded() == Loaded("merge", "id", "12")

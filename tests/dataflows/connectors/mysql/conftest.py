@@ -63,6 +63,7 @@ class MysqlServer:
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--skip-name-resolve",
+                f"--tmpdir={self.home}",  # in a folder that several share, their temporary files have the same names
             ]
         else:
             command = [*self.program, "--initialize-insecure"]
