@@ -108,7 +108,7 @@ def _without_effect(tree: ast.Module) -> Iterator[int]:
         for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             if annotation is not None and "BitOr" in ast.dump(annotation):
                 yield from _lines(annotation)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield from (line for one in node.decorator_list for line in _lines(one))
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and not any("SELECT" in one for one in _texts(node)):

@@ -188,7 +188,8 @@ def _rename(session: Session, sink: TableName, shadow: TableName) -> None:
 
 _INDEXES: Final = """
 SELECT i.relname, x.indkey::text, x.indisunique, x.indisprimary, pg_get_expr(x.indexprs, x.indrelid),
-       pg_get_expr(x.indpred, x.indrelid), x.indoption::text, x.indclass::text
+       pg_get_expr(x.indpred, x.indrelid), x.indoption::text, x.indclass::text, x.indcollation::text, x.indnkeyatts,
+       to_jsonb(x) ->> 'indnullsnotdistinct', i.relam, i.reloptions
 FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = %s::regclass ORDER BY x.indexrelid"""
 
 

@@ -213,24 +213,45 @@ def test_a_partition_that_takes_no_rows_is_refused(copy: Callable[..., Copy], la
 
 
 @pytest.mark.usefixtures("keeper")
-def test_an_index_that_is_another_one_by_the_end_is_not_replaced(
-    copy: Callable[..., Copy], launchers: Launchers
-) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        "INDEX by_name ON {t} (name DESC)",
+        "INDEX by_name ON {t} (price)",
+        "UNIQUE INDEX by_name ON {t} (name)",
+        "INDEX by_name ON {t} (lower(name))",
+        "INDEX by_name ON {t} (name) WHERE price > 1",
+        "INDEX by_name ON {t} (name text_pattern_ops)",
+        'INDEX by_name ON {t} (name COLLATE "C")',
+        "INDEX by_name ON {t} (name) WITH (fillfactor = 50)",
+        "INDEX by_name ON {t} USING hash (name)",
+        "INDEX by_name ON {t} (name) NULLS NOT DISTINCT",
+        "INDEX by_name ON {t} (name); CREATE INDEX more ON {t} (price)",
+    ],
+)
+def test_an_index_that_is_another_one_by_the_end_is_not_replaced(copy: Callable[..., Copy], other: str) -> None:
     made = copy("replace")
     made.session.execute(f"CREATE INDEX by_name ON {made.target} (name)")
     table = TableName.parse(made.target)
     shadow = table.sibling("_penstock_shadow")
     make_shadow(made.session, table, shadow, "here")
-    made.session.execute(f"DROP INDEX w.by_name; CREATE INDEX by_name ON {made.target} (name DESC)")
+    made.session.execute(f"DROP INDEX w.by_name; CREATE {other.format(t=made.target)}")
+    run = RunRow("r1", "replace", None, None, None, Counters())
     with pytest.raises(Refused, match="indexes were changed"), made.session.transaction():
-        move_in(
-            made.session,
-            table,
-            shadow,
-            ("id",),
-            Method("rename"),
-            RunRow("r1", "replace", None, None, None, Counters()),
-        )
+        move_in(made.session, table, shadow, ("id",), Method("rename"), run)
+
+
+@pytest.mark.usefixtures("keeper")
+def test_an_index_whose_last_column_is_no_longer_a_key_is_not_replaced(copy: Callable[..., Copy]) -> None:
+    made = copy("replace")
+    made.session.execute(f"CREATE UNIQUE INDEX once ON {made.target} (id, name)")
+    table = TableName.parse(made.target)
+    shadow = table.sibling("_penstock_shadow")
+    make_shadow(made.session, table, shadow, "here")
+    made.session.execute(f"DROP INDEX w.once; CREATE UNIQUE INDEX once ON {made.target} (id) INCLUDE (name)")
+    run = RunRow("r1", "replace", None, None, None, Counters())
+    with pytest.raises(Refused, match="indexes were changed"), made.session.transaction():
+        move_in(made.session, table, shadow, ("id",), Method("rename"), run)
 
 
 @pytest.mark.usefixtures("keeper")

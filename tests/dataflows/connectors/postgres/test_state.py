@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from dataflows.connectors.idle_sessions import IDLE_SESSIONS
+from dataflows.connectors.postgres import state as postgres_state
 from dataflows.connectors.postgres.reader import PostgresReader
-from dataflows.connectors.postgres.session import connect, translated
+from dataflows.connectors.postgres.session import Session, connect, translated
 from dataflows.connectors.postgres.state import PostgresState
 from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.connectors.state import Claim, RunRow
@@ -70,6 +74,49 @@ def test_an_older_generation_sees_no_counters_and_owns_nothing(state: PostgresSt
     assert (state.committed("r1", older), state.committed("r1", generation)) == (None, COUNTED)
     with pytest.raises(Fenced), state.owned(older):
         pytest.fail("an older generation owns nothing")
+
+
+def test_a_claim_waits_for_another_that_has_no_row_yet(state: PostgresState, copy: Callable[..., Copy]) -> None:
+    """Nor can a claim pass a deletion of the pipeline that has not ended."""
+    with closing(connect(copy("append").dsn, where="here", name="tests")) as other, ThreadPoolExecutor(1) as threads:
+        with other.transaction():
+            other.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"penstock.claim.{state.uid}",))
+            claim = threads.submit(state.claim, ("00",), "r1")
+            end = time.monotonic() + 30
+            waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while other.execute(waits).fetchone() == (0,):
+                assert time.monotonic() < end
+                assert not claim.done()
+            assert other.execute(f"SELECT count(*) FROM {state.plain('positions')}").fetchone() == (0,)
+        assert isinstance(claim.result(), Claim)
+
+
+def test_a_claim_ends_the_sessions_of_older_runs_and_of_nobody_else(
+    state: PostgresState, copy: Callable[..., Copy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_state, "LOCK_SECONDS", 0.2)
+    generation = claimed(state)
+    names = [f"penstock:{state.uid}:{number}" for number in (generation, 0, generation + 1, generation + 9, "worker")]
+    names += [f"penstock:{state.uid[:-1]}:{generation}", f"penstock:{state.uid}0:{generation}"]
+    with ExitStack() as stack:
+        opened = [stack.enter_context(closing(connect(copy("append").dsn, where="here", name=name))) for name in names]
+        assert claimed(state) == generation + 1
+        assert [alive(session) for session in opened] == [False] + [True] * 6
+        # one that was stopped in the middle of a commit holds the rows' locks, whichever it is
+        opened[1].execute(f"BEGIN; SELECT 1 FROM {state.plain('positions')} FOR UPDATE")
+        assert claimed(state) == generation + 2
+        assert [alive(session) for session in opened] == [False] * 4 + [True] * 3
+    with closing(connect(copy("append").dsn, where="here", name=f"penstock:{state.uid}:0")) as last:
+        state.drop()
+        assert not alive(last)
+
+
+def alive(session: Session) -> bool:
+    try:
+        session.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def test_a_session_with_pending_results_is_not_reused(
