@@ -76,19 +76,21 @@ def test_an_older_generation_sees_no_counters_and_owns_nothing(state: PostgresSt
         pytest.fail("an older generation owns nothing")
 
 
-def test_a_claim_waits_for_another_that_has_no_row_yet(state: PostgresState, copy: Callable[..., Copy]) -> None:
-    """Nor can a claim pass a deletion of the pipeline that has not ended."""
+@pytest.mark.parametrize("does", ["claim", "drop"])
+def test_claims_and_deletions_of_a_pipeline_wait_for_each_other(
+    state: PostgresState, copy: Callable[..., Copy], does: str
+) -> None:
+    """The claim that they wait for has no row yet that could be locked."""
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with closing(connect(copy("append").dsn, where="here", name="tests")) as other, ThreadPoolExecutor(1) as threads:
         with other.transaction():
             other.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"penstock.claim.{state.uid}",))
-            claim = threads.submit(state.claim, ("00",), "r1")
+            done = threads.submit(lambda: state.claim(("00",), "r1") if does == "claim" else state.drop())
             end = time.monotonic() + 30
-            waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             while other.execute(waits).fetchone() == (0,):
                 assert time.monotonic() < end
-                assert not claim.done()
-            assert other.execute(f"SELECT count(*) FROM {state.plain('positions')}").fetchone() == (0,)
-        assert isinstance(claim.result(), Claim)
+                assert not done.done()
+        assert isinstance(done.result(), Claim) == (does == "claim")
 
 
 def test_a_claim_ends_the_sessions_of_older_runs_and_of_nobody_else(
