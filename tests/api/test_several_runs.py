@@ -64,7 +64,7 @@ def test_on_a_terminal_the_runs_share_one_table(family: Project) -> None:
     assert "error" not in shown
 
 
-def test_next_to_up_runs_are_asked_for_and_not_waited_for(family: Project) -> None:
+def test_next_to_up_runs_are_requested_without_waiting(family: Project) -> None:
     said = family.done("run", "batch_a", "batch_b")
     assert [(one["pipeline"], one["status"]) for one in said["runs"]] == [("batch_a", "queued"), ("batch_b", "queued")]
 

@@ -89,7 +89,7 @@ def test_a_target_column_that_must_be_filled_is_named(copy: Callable[..., Copy],
         ({"source": {"connection": "shop", "object": "public.items"}}, "spec.source.cursor"),
     ],
 )  # fmt: skip
-def test_what_the_engine_cannot_do_is_refused_by_name(
+def test_unsupported_features_are_refused_by_name(
     copy: Callable[..., Copy], launchers: Launchers, parts: dict[str, Any], words: str
 ) -> None:
     made = copy("append")
@@ -111,9 +111,7 @@ def test_an_unreachable_database(copy: Callable[..., Copy], launchers: Launchers
     assert untouched(made)
 
 
-def test_a_database_that_is_not_there_is_not_waited_for(
-    copy: Callable[..., Copy], launchers: Launchers, database: str
-) -> None:
+def test_a_missing_database_fails_at_once(copy: Callable[..., Copy], launchers: Launchers, database: str) -> None:
     made = copy("replace")
     task = made.task("r1")
     nowhere = {"type": "postgres", "dsn": psycopg.conninfo.make_conninfo(database, dbname="nowhere")}

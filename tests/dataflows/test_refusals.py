@@ -93,9 +93,7 @@ def test_a_run_that_dies_after_a_refusal_keeps_each_row_once(
     assert made.differences() == {"lost": 6, "doubled": 0}
 
 
-def test_rows_with_the_same_unique_value_are_dead_letters_but_for_the_first(
-    refusing: Callable[..., Any], launchers: Launchers
-) -> None:
+def test_only_the_first_row_of_a_unique_value_is_written(refusing: Callable[..., Any], launchers: Launchers) -> None:
     _, task = refusing("append", f"({COLUMNS}, UNIQUE NULLS NOT DISTINCT (price))")
     asked = task("r1", fail_above="100%")
     done = launchers.run(asked)

@@ -99,7 +99,7 @@ def test_west_of_utc_today_is_still_yesterday() -> None:
     assert format_time(window_edge(Evidence(DAY), LAG, clock).upper, DAY) == "2024-04-30"
 
 
-def test_an_open_transaction_ends_the_window_before_its_beginning() -> None:
+def test_a_window_ends_before_the_start_of_an_open_transaction() -> None:
     began = datetime(2024, 5, 2, 11, 59, 30, 250, tzinfo=UTC)
     edge = window_edge(Evidence(AT), ONCE, Clock(datetime(2024, 5, 2, 12, tzinfo=UTC), began))
     assert edge.upper < began
@@ -114,7 +114,7 @@ def test_rows_beyond_the_window_are_counted() -> None:
     assert future_row_notes(AT, 0) == ()
 
 
-def test_a_bound_with_an_offset_is_the_moment_that_it_names() -> None:
+def test_a_bound_with_an_offset_is_converted_to_utc() -> None:
     reload = Reload.parse({"rows": "window", "from": "2024-01-01T02:00+02:00", "to": "2024-01-01T03:00+02:00"})
     window = window_between(reload, AT, "2024-06-01 00:00:00+00:00", "orders")
     assert window.lower == "2023-12-31 23:59:59.999999+00:00"

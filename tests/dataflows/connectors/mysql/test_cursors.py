@@ -65,7 +65,7 @@ def shop(mariadb: MysqlServer, new_schema: Callable[[], str]) -> Shop:
     return Shop(mariadb, new_schema())
 
 
-def test_whole_seconds_are_read_when_they_are_over_or_again(shop: Shop) -> None:
+def test_an_unfinished_second_is_read_later_or_again(shop: Shop) -> None:
     shop.make("at datetime NOT NULL DEFAULT current_timestamp, day date NOT NULL DEFAULT current_date")
     shop.query("INSERT INTO t (at, day) VALUES (now() - INTERVAL 2 DAY, now() - INTERVAL 2 DAY), (now(), now())")
     for cursor, unit in (("at", "second"), ("day", "day")):
@@ -77,7 +77,7 @@ def test_whole_seconds_are_read_when_they_are_over_or_again(shop: Shop) -> None:
     assert shop.rows("day", shop.window("day", AGAIN, first.position)) == [2, 3]
 
 
-def test_an_open_transaction_ends_the_window_before_its_beginning(shop: Shop) -> None:
+def test_a_window_ends_before_the_start_of_an_open_transaction(shop: Shop) -> None:
     shop.make("at datetime(6) NOT NULL DEFAULT current_timestamp(6)")
     shop.query("INSERT INTO t (at) VALUES (now(6) - INTERVAL 1 HOUR)")
     with shop.writer() as late:

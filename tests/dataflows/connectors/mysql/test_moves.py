@@ -245,7 +245,7 @@ ITEMS = "CREATE TABLE source (id BIGINT PRIMARY KEY, name VARCHAR(20))"
         ("(id BIGINT, name TEXT, more INT NOT NULL)", "append", {}, "needs values for `more`"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_is_changed(
+def test_an_unwritable_target_is_refused_before_anything_is_changed(
     shop: Shop, table: str, write: str, sink: dict[str, Any], what: str
 ) -> None:
     shop.script(ITEMS, f"CREATE TABLE sink {table}")
@@ -265,7 +265,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_changed(
         ("VARCHAR(9) CHECK (name <> 'no')", "'no'", "a row breaks a constraint of the target"),
     ],
 )
-def test_a_value_that_the_target_refuses_is_named_by_its_column_and_nothing_is_written(
+def test_a_refused_value_is_named_by_its_column_and_nothing_is_written(
     shop: Shop, kind: str, value: str, what: str
 ) -> None:
     shop.script(ITEMS, f"CREATE TABLE sink (id BIGINT, name {kind})")
@@ -299,7 +299,7 @@ def test_a_replace_keeps_indexes_triggers_and_what_refers_to_it(shop: Shop) -> N
     assert "would break foreign key" in shop.error("r3", "replace")["what"]
 
 
-def test_writers_are_waited_for(shop: Shop) -> None:
+def test_a_run_waits_for_writers(shop: Shop) -> None:
     """A row whose key was drawn before the window's end, and that is committed later, belongs to the run."""
     shop.script("CREATE TABLE source (id BIGINT AUTO_INCREMENT PRIMARY KEY, name TEXT)")
     with closing(pymysql.connect(unix_socket=shop.server.socket, user="root", database=shop.database)) as slow:
@@ -357,7 +357,7 @@ def test_a_connection_error_is_one_line(shop: Shop, changes: dict[str, Any], cod
     assert "\n" not in str(error.value)
 
 
-def test_rows_of_many_packets_come_whole(shop: Shop) -> None:
+def test_rows_of_many_packets_are_complete(shop: Shop) -> None:
     """A row above 16 MB is several packets of the protocol."""
     shop.script(
         "SET GLOBAL max_allowed_packet = 67108864", "CREATE TABLE source (id INT PRIMARY KEY, a LONGTEXT, b TEXT)"
@@ -410,7 +410,7 @@ def test_rows_that_the_server_refuses_are_dead_letters(
         assert {row[0] for row in found} == {code}
 
 
-def test_keys_that_a_collation_takes_for_one_are_dead_letters(shop: Shop, new_database: Callable[[], str]) -> None:
+def test_keys_equal_by_collation_are_dead_letters(shop: Shop, new_database: Callable[[], str]) -> None:
     catalog = new_database()
     migrate(catalog)
     shop.script("CREATE TABLE source (name VARCHAR(20) COLLATE utf8mb4_bin, id BIGINT PRIMARY KEY)")

@@ -73,7 +73,7 @@ def test_a_single_text_column_keeps_null_and_empty_apart(copy: Callable[..., Cop
     ).fetchone() == (["", "\n", "null", "null", "x"],)
 
 
-def test_what_cannot_be_kept_exactly_fails_and_changes_nothing(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_inexact_values_fail_and_change_nothing(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
     made.session.execute(
         "DROP TABLE IF EXISTS odd; CREATE TABLE odd (id bigint, at timestamptz, n numeric); INSERT INTO odd VALUES (1, 'infinity', 1)"
@@ -86,7 +86,7 @@ def test_what_cannot_be_kept_exactly_fails_and_changes_nothing(copy: Callable[..
     assert made.value(f"SELECT count(*) FROM {made.target}") == 0
 
 
-def test_replace_by_rename_keeps_all_around_the_rows(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_replace_by_rename_keeps_the_tables_properties(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("replace")
     run = made.session.execute
     run("DROP ROLE IF EXISTS reader; CREATE ROLE reader")
@@ -207,7 +207,7 @@ def test_tables_are_split_by_keys_of_other_types(copy: Callable[..., Copy], laun
 
 
 @pytest.mark.parametrize("write", ["append", "replace"])
-def test_names_with_signs_in_them(copy: Callable[..., Copy], launchers: Launchers, write: str) -> None:
+def test_names_with_special_characters(copy: Callable[..., Copy], launchers: Launchers, write: str) -> None:
     made = copy(write)
     made.session.execute(
         """CREATE TABLE IF NOT EXISTS "o'{d} %s ""x" AS SELECT id, name AS "a {b} %s ""c" FROM items"""
@@ -286,7 +286,7 @@ def test_values_are_decoded_only_if_something_reads_them(copy: Callable[..., Cop
         assert replace_method(session, TableName.parse(made.target), "lake").name == "rename"
 
 
-def test_a_writer_that_has_not_committed_yet_is_waited_for(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_a_run_waits_for_a_writer_that_has_not_committed(copy: Callable[..., Copy], launchers: Launchers) -> None:
     """An append by number must not miss a lower number that is committed later."""
     made = copy("append")
     with psycopg.connect(made.dsn) as late:

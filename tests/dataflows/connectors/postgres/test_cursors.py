@@ -63,7 +63,7 @@ def rows(dsn: str, cursor: str, found: Window, name: str = "t") -> list[int]:
         return [row[0] for row in session.execute(f"SELECT id FROM {name} WHERE {where} ORDER BY id").fetchall()]
 
 
-def test_a_transaction_that_began_before_ends_the_window_before_its_beginning(dsn: str, session: Session) -> None:
+def test_the_window_ends_before_the_start_of_an_open_transaction(dsn: str, session: Session) -> None:
     session.execute("CREATE TABLE t (id serial, at timestamptz NOT NULL DEFAULT now())")
     session.execute("INSERT INTO t DEFAULT VALUES")
     with psycopg.connect(dsn) as late:
@@ -98,9 +98,7 @@ def test_a_user_who_cannot_see_when_a_transaction_began_waits_for_its_end(
 
 
 @pytest.mark.parametrize(("kind", "default"), [("date", "current_date"), ("timestamp(0)", "now()")])
-def test_a_unit_that_lasts_is_read_when_it_is_over_or_again(
-    dsn: str, session: Session, kind: str, default: str
-) -> None:
+def test_an_unfinished_unit_is_read_later_or_again(dsn: str, session: Session, kind: str, default: str) -> None:
     session.execute(f"CREATE TABLE t (id serial, at {kind} NOT NULL DEFAULT {default})")
     session.execute("INSERT INTO t (at) VALUES (now() - interval '2 days')")
     session.execute("INSERT INTO t (at) VALUES (now() + interval '0.6 s')")
@@ -133,7 +131,7 @@ def test_times_without_a_zone_are_compared_by_the_databases_zone(dsn: str, sessi
     assert window(dsn, "at", CursorRule(timedelta(minutes=5), "America/New_York")).upper is None
 
 
-def test_a_role_with_a_zone_of_its_own_holds_the_window_back(dsn: str, session: Session) -> None:
+def test_a_role_with_another_zone_shortens_the_window(dsn: str, session: Session) -> None:
     session.execute("DROP ROLE IF EXISTS western")
     session.execute("CREATE ROLE western")
     session.execute("ALTER ROLE western SET timezone = 'America/New_York'")

@@ -155,7 +155,7 @@ def test_a_merge_that_reads_everything_leaves_the_plan_of_a_dead_run(keyed: Any,
     assert made.leftovers() == 0
 
 
-def test_a_late_row_opens_no_history_inside_of_what_is_closed(keyed: Any, launchers: Launchers) -> None:
+def test_a_late_row_does_not_change_closed_history(keyed: Any, launchers: Launchers) -> None:
     made, task = keyed("scd2", version="v", delete="gone")
     for run, row in enumerate(((1, "a", 1), (1, "a", 5, True), (1, "late", 3), (1, "back", 7))):
         put(made, row)
@@ -305,7 +305,7 @@ def _in_one_split(write: str, point: str) -> str:
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("write", ["merge", "scd2"])
-def test_a_merge_that_dies_anywhere_ends_as_one_that_did_not(
+def test_a_merge_killed_anywhere_ends_like_an_uninterrupted_one(
     keyed: Any, launchers: Launchers, write: str, point: str
 ) -> None:
     made, task = keyed(write, version="v")
@@ -368,7 +368,7 @@ def test_a_target_without_a_unique_key_is_refused(keyed: Any, launchers: Launche
     assert "ADD PRIMARY KEY (id)" in error["hint"]
 
 
-def test_two_workers_need_to_know_which_row_is_newer(keyed: Any, launchers: Launchers) -> None:
+def test_two_workers_need_a_version(keyed: Any, launchers: Launchers) -> None:
     made, task = keyed()
     put(made, *((at % 100, f"name {at}", at) for at in range(600)))
     order = task("r1")

@@ -95,7 +95,7 @@ def test_a_pooler_in_session_mode_works_with_all_pinned_settings(
         ({"host": "127.0.0.1", "port": "1", "password": "s3cret"}, Unreachable, "Connection refused"),
     ],
 )
-def test_a_failed_connection_says_why_and_is_tried_again_only_where_that_helps(
+def test_a_failed_connection_is_explained_and_retried_only_if_that_helps(
     database: str, change: dict[str, str], kind: type[PenstockError], reason: str
 ) -> None:
     dsn = conninfo.make_conninfo(database, **change)
@@ -141,6 +141,6 @@ def test_a_source_whose_rows_a_policy_hides_is_refused(database: str, object_: s
         ('FATAL:  role "x" is not permitted to log in', False),
     ],
 )
-def test_what_may_pass_is_tried_again(said: str, *, transient: bool) -> None:
+def test_temporary_errors_are_retried(said: str, *, transient: bool) -> None:
     text = f'connection to server at "127.0.0.1", port 5432 failed: {said}\n'
     assert translate(psycopg.OperationalError(text), "orders").transient is transient

@@ -201,7 +201,7 @@ def test_a_session_whose_process_died_ends_while_it_works(copy: Callable[..., Co
 
 
 @pytest.mark.parametrize("shape", ["partition", "heir", "view", "view of a view"])
-def test_writers_to_what_the_source_reads_are_waited_for(
+def test_a_run_waits_for_writers_to_the_tables_of_its_source(
     copy: Callable[..., Copy], launchers: Launchers, shape: str
 ) -> None:
     made = copy("append")

@@ -229,7 +229,7 @@ def test_a_partition_that_takes_no_rows_is_refused(copy: Callable[..., Copy], la
         "INDEX by_name ON {t} (name); CREATE INDEX more ON {t} (price)",
     ],
 )
-def test_an_index_that_is_another_one_by_the_end_is_not_replaced(copy: Callable[..., Copy], other: str) -> None:
+def test_an_index_changed_during_the_run_is_not_replaced(copy: Callable[..., Copy], other: str) -> None:
     made = copy("replace")
     made.session.execute(f"CREATE INDEX by_name ON {made.target} (name)")
     table = TableName.parse(made.target)
@@ -255,7 +255,7 @@ def test_an_index_whose_last_column_is_no_longer_a_key_is_not_replaced(copy: Cal
 
 
 @pytest.mark.usefixtures("keeper")
-def test_a_replace_of_rows_that_are_hidden_is_refused(copy: Callable[..., Copy]) -> None:
+def test_a_replace_of_hidden_rows_is_refused(copy: Callable[..., Copy]) -> None:
     made = copy("replace")
     made.session.execute(
         f"ALTER TABLE {made.target} ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON {made.target} USING (id < 5); "

@@ -332,7 +332,7 @@ def test_errors_say_what_is_wrong_with_the_file(files: Files, kind: str, tmp_pat
         file.source("t").describe()
 
 
-def test_a_process_that_has_a_duckdb_file_open_keeps_readers_out(files: Files) -> None:
+def test_a_process_that_has_a_duckdb_file_open_blocks_readers(files: Files) -> None:
     file = files("duckdb")
     file.script("CREATE TABLE t (id INTEGER)")
     program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
