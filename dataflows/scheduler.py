@@ -59,7 +59,7 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     first = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
     reports = op.stateful_batch("watch", op.merge("scheduler_all", first, batches), lambda _: logic)
-    op.output("tell", reports, TopicSink(lambda: log, CONTROL, wakeup))
+    op.output("report", reports, TopicSink(lambda: log, CONTROL, wakeup))
 
 
 class Watch:

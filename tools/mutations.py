@@ -68,7 +68,7 @@ def _is_docstring(node: NodeOrLeaf) -> bool:
 
 
 class DropStatement(Operator):  # type: ignore[misc]  # cosmic-ray has no types
-    """Replace a call whose value nobody takes, or a `raise`, by `pass`."""
+    """Replace a call whose value is unused, or a `raise`, by `pass`."""
 
     def mutation_positions(self, node: Any) -> Positions:
         if node.type in {"atom_expr", "raise_stmt"} and node.parent.type == "simple_stmt":

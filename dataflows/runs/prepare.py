@@ -90,7 +90,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     if isinstance(claim, RunRow):
         return Finished(recorded(claim, job.at_sink))
     check_continued(job, claim.loaded)
-    surveyed = _made_ready(job, ends, found, claim)
+    surveyed = _with_target(job, ends, found, claim)
     token = _take_letters(job, target, surveyed)
     known = _resumable(target, job, claim, surveyed)
     row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed)
@@ -110,8 +110,8 @@ def _reached(job: Job, claim: Claim, run: RunRow) -> str | None:
     return claim.loaded.position if job.reload.is_window else run.upper
 
 
-def _made_ready(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
-    """Give the target all the columns that the run writes; return the survey."""
+def _with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
+    """Create the target or its missing columns; return the survey."""
     target = ends.target
     if found.made is None and not found.added:
         return found.survey

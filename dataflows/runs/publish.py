@@ -56,7 +56,7 @@ def _check_unique(job: Job, target: Target) -> None:
         return
     if found := target.duplicates(job.run, unique):
         names = ", ".join(f"`{name}`" for name in unique)
-        hint = "nothing was published; mend the source, or deduplicate"
+        hint = "nothing was published; correct the source, or deduplicate"
         raise BadData(
             f"{found} values of {names} occur more than once", where=f"{job.pipeline}: spec.validate.unique", hint=hint
         )

@@ -94,12 +94,12 @@ def _steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[
         return ()
     finishing = target.finishing(surveyed.mapping.columns)
     keeps = prepared.token is not None
-    return (_Summed(surveyed.mapping.chain, keeps, pipeline), *((_on_batches(finishing),) if finishing else ()))
+    return (_CountingStep(surveyed.mapping.chain, keeps, pipeline), *((_on_batches(finishing),) if finishing else ()))
 
 
 @dataclass(slots=True)
-class _Summed:
-    """Step whose markers count the rows of their split that it refused and added; it also numbers refused rows."""
+class _CountingStep:
+    """Step that counts refused and added rows for the marker of each split, and numbers refused rows within it."""
 
     step: Callable[[Chunk], Chunk]
     keeps: bool

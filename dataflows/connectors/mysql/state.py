@@ -100,7 +100,7 @@ class MysqlState(Ledger):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the pipeline's lock: meanwhile other sessions change its state only by fenced commits."""
+        """Hold the pipeline's lock; other sessions can then change its state only by fenced commits."""
         name = _name(self.uid, "all")
         if self.session.value("SELECT GET_LOCK(?, ?)", (name, self.patience)) != 1:
             raise Unavailable("another run is changing the pipeline's state", where=self.where, hint="try again later")
