@@ -58,7 +58,7 @@ class FieldRule(Model):
 
 
 class MappingRule(Model):
-    """From source names to target names: a mapping in the catalog (`ref`), or `fields` written here."""
+    """Mapping from source names to target names: one in the catalog (`ref`), or `fields` written here."""
 
     ref: Name | None = None
     fields: tuple[FieldRule, ...] | None = None

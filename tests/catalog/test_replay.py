@@ -90,10 +90,10 @@ def test_records_that_the_database_refuses_are_reported_and_skipped_for_any_batc
     ],
     ids=["a record that the database refuses", "a row that is dropped"],
 )
-def test_rows_that_change_in_parts_of_a_batch_are_not_remembered_as_they_were(
+def test_rows_changed_in_parts_of_a_batch_are_not_cached_stale(
     kept: str, fact: Fact, type_: str, payload: dict[str, Any]
 ) -> None:
-    """What the projector remembers of rows is what the tables hold, also after a batch that is written in parts."""
+    """The projector's cached rows equal those of the tables, also after a batch that is written in parts."""
     run = {"id": "r1", "pipeline": "orders", "version": 3, "status": "queued", "requested_at": START.isoformat()}
     task = {"task": "t1", "worker": "w", "run": "r1"}
     assigned = task | {

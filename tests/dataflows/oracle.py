@@ -302,7 +302,7 @@ def matches(have: Any, want: str | None, kind: str) -> bool:
 
 @dataclass(slots=True)
 class Result:
-    """How many expressions compiled, and each difference as a sentence."""
+    """Return the number of expressions that compiled, and each difference as a sentence."""
 
     compiled_count: int = 0
     differences: list[str] = field(default_factory=list)

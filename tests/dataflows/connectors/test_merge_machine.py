@@ -1,4 +1,4 @@
-"""`merge` and `scd2` of random batches give the rows that a few lines of Python give, on every system by key."""
+"""`merge` and `scd2` of random batches give the same rows as a model in Python, on every system that merges by key."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TRIGGERS = {
     "sqlite": ("CREATE TRIGGER same AFTER UPDATE ON t BEGIN SELECT 1; END",),
     "duckdb": (),
 }
-"""Triggers that change nothing, but make the writer look at what it has written."""
+"""Triggers that change nothing, but make the writer compare the rows that it has written."""
 OBJECTS = {"postgres": "public.t", "mysql": "t", "sqlite": "t", "duckdb": "t"}
 BATCHES = 40
 Row = tuple[int, str, str | None, int | None, bool | None]
@@ -59,7 +59,7 @@ Rows = list[tuple[Any, ...]]
 
 
 class Model:
-    """What `merge` makes of rows: the last of each key, unless a newer one is there, or was deleted."""
+    """Return the rows after a `merge`: the last of each key, unless a newer one is there, or was deleted."""
 
     def __init__(self, *, version: bool = False, delete: bool = False) -> None:
         self.rows: dict[tuple[int, str], tuple[str | None, int | None]] = {}
@@ -92,7 +92,7 @@ def _age(row: Row) -> int:
 
 
 class History:
-    """What `scd2` makes of rows: each change of a key's name opens a row, which the next one closes."""
+    """Return the rows after `scd2`: each change of a key's name opens a row, which the next one closes."""
 
     def __init__(self, *, delete: bool) -> None:
         self.rows: dict[tuple[int, str], list[list[Any]]] = {}
@@ -123,7 +123,7 @@ class History:
 
 
 class Sinks:
-    """A target of a system, and a writer that commits one split after the other."""
+    """Target of a system, and a writer that commits one split after the other."""
 
     def __init__(self, system: System, secrets: Path, columns: tuple[Column, ...], **spec: Any) -> None:
         place = Place("items", "to", parse_connection("to", system.connection), OBJECTS[system.name], secrets)
@@ -190,7 +190,7 @@ def batch(rng: random.Random, *, nulls: bool = True) -> list[Row]:
     "options", [{}, {"version": "v"}, {"delete": "gone"}, {"version": "v", "delete": "gone"}], ids=str
 )
 @pytest.mark.parametrize("kind", CONNECTORS)
-def test_a_merge_of_any_batches_is_what_the_model_says(
+def test_a_merge_of_any_batches_equals_the_model(
     kind: str, options: dict[str, str], new_system: Callable[[str], System], tmp_path: Path
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)
@@ -209,7 +209,7 @@ def test_a_merge_of_any_batches_is_what_the_model_says(
 
 
 @pytest.mark.parametrize("options", [{}, {"delete": "gone"}], ids=str)
-def test_a_history_of_any_batches_is_what_the_model_says(
+def test_a_history_of_any_batches_equals_the_model(
     options: dict[str, str], new_system: Callable[[str], System], tmp_path: Path
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)

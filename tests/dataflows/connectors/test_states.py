@@ -1,4 +1,4 @@
-"""What every sink in a database remembers of a pipeline, and that it touches the memory of no other."""
+"""The state that every sink in a database stores for a pipeline; the state of other pipelines is never touched."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Memory:
 
 
 def seen(state: Any, run: str = "r1") -> tuple[Any, ...]:
-    """Return all that a state says."""
+    """Return everything that a state reports."""
     runs = (state.run(run), state.unfinished("x"), state.finished())
     return runs, state.pending(run), state.counters(), state.loaded(), state.committed(run, None), state.next_split(run)
 
@@ -115,7 +115,7 @@ def remembered(state: Any, other_sink: Any) -> Memory:
 
 @pytest.fixture
 def beside(memory: Memory) -> Iterator[None]:
-    """Plan and half do the same run for each neighbour; what they remember is the same at the end."""
+    """Plan the same run for each neighbour, and commit a part; assert that their states are unchanged at the end."""
     for state in memory.near():
         run = "r1" if state.uid == "u2" else f"r1-{state.source}-{state.sink}"
         generation = memory.plan(run, state=state, base=COUNTED)
@@ -145,7 +145,7 @@ def test_a_claim_raises_the_generation_of_the_whole_pipeline_and_of_no_other(mem
         pytest.fail("what was never claimed is owned by nobody")
 
 
-def test_what_fails_inside_of_owned_is_undone(memory: Memory) -> None:
+def test_an_error_inside_owned_is_rolled_back(memory: Memory) -> None:
     generation = memory.claim()
     with pytest.raises(KeyError), memory.state.owned(generation):  # noqa: PT012 - the first statement is to be undone
         memory.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), SPLITS)
@@ -154,7 +154,7 @@ def test_what_fails_inside_of_owned_is_undone(memory: Memory) -> None:
 
 
 @pytest.mark.usefixtures("beside")
-def test_a_plan_is_read_as_it_was_written(memory: Memory) -> None:
+def test_a_plan_round_trips(memory: Memory) -> None:
     assert seen(memory.state) == ((None, None, None), ((), 0), Counters(), Loaded(), None, 0)
     memory.plan()
     row = RunRow("r1", "append", "id", "1", "9", Counters(), split_key="k")
@@ -162,7 +162,7 @@ def test_a_plan_is_read_as_it_was_written(memory: Memory) -> None:
     assert memory.state.unfinished("r1") is None
 
 
-def test_a_plan_of_many_splits_is_whole(memory: Memory) -> None:
+def test_a_plan_of_many_splits_is_complete(memory: Memory) -> None:
     generation = memory.claim()
     splits = tuple(Split(number, str(number), str(number + 1)) for number in range(1201))
     with memory.state.owned(generation):
@@ -195,7 +195,7 @@ def test_a_split_is_committed_once_and_by_its_own_generation_run_and_slot(memory
 
 
 @pytest.mark.usefixtures("beside")
-def test_a_run_takes_over_what_an_unfinished_one_has_left(memory: Memory) -> None:
+def test_a_run_takes_over_the_splits_of_an_unfinished_one(memory: Memory) -> None:
     generation = memory.plan()
     memory.commit(generation, 1)
     assert memory.state.loaded() == Loaded("append", "id", None, partly=True)
@@ -215,7 +215,7 @@ def test_a_run_takes_over_what_an_unfinished_one_has_left(memory: Memory) -> Non
 
 
 @pytest.mark.usefixtures("beside")
-def test_a_run_that_is_given_up_leaves_rows_that_no_append_goes_on_from(memory: Memory) -> None:
+def test_no_append_continues_from_rows_of_an_abandoned_run(memory: Memory) -> None:
     generation = memory.plan()
     memory.commit(generation, 1)
     with memory.state.owned(generation):
@@ -236,7 +236,7 @@ def test_a_finished_run_moves_the_cursor_and_is_not_run_again(memory: Memory) ->
     assert (memory.state.loaded(), memory.state.pending("r1")) == (Loaded("append", "id", "9"), ((), 0))
     assert memory.state.committed("r1", None) is None
     assert memory.state.claim(SLOTS, "r1") == row
-    with memory.state.owned(generation):  # an ended run has fenced nobody
+    with memory.state.owned(generation):  # an ended run has fenced no other
         pass
     generation = memory.plan("r2", base=memory.state.counters())
     memory.commit(generation, 0, "r2")
@@ -259,7 +259,7 @@ def test_an_unfinished_replace_has_loaded_nothing(memory: Memory) -> None:
     assert memory.state.loaded() == Loaded("append", "id", None, partly=True)
 
 
-def test_the_last_runs_are_kept_and_all_that_are_not_finished(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_runs_and_all_unfinished_ones_are_kept(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_ledger, "KEPT_RUNS", 2)
     monkeypatch.setattr(sql_ledger, "KEPT_RUNS", 2)
     memory.plan("r0")

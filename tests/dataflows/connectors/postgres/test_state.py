@@ -80,7 +80,7 @@ def test_an_older_generation_sees_no_counters_and_owns_nothing(state: PostgresSt
 def test_claims_and_deletions_of_a_pipeline_wait_for_each_other(
     state: PostgresState, copy: Callable[..., Copy], does: str
 ) -> None:
-    """The claim that they wait for has no row yet that could be locked."""
+    """The first claim, which they wait for, has no row yet to lock."""
     waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with closing(connect(copy("append").dsn, where="here", name="tests")) as other, ThreadPoolExecutor(1) as threads:
         with other.transaction():
@@ -93,7 +93,7 @@ def test_claims_and_deletions_of_a_pipeline_wait_for_each_other(
         assert isinstance(done.result(), Claim) == (does == "claim")
 
 
-def test_a_claim_ends_the_sessions_of_older_runs_and_of_nobody_else(
+def test_a_claim_ends_only_the_sessions_of_older_runs(
     state: PostgresState, copy: Callable[..., Copy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_state, "LOCK_SECONDS", 0.2)
@@ -104,7 +104,7 @@ def test_a_claim_ends_the_sessions_of_older_runs_and_of_nobody_else(
         opened = [stack.enter_context(closing(connect(copy("append").dsn, where="here", name=name))) for name in names]
         assert claimed(state) == generation + 1
         assert [alive(session) for session in opened] == [False] + [True] * 6
-        # one that was stopped in the middle of a commit holds the rows' locks, whichever it is
+        # any of them may have been stopped during a commit, and then holds the rows' locks
         opened[1].execute(f"BEGIN; SELECT 1 FROM {state.plain('positions')} FOR UPDATE")
         assert claimed(state) == generation + 2
         assert [alive(session) for session in opened] == [False] * 4 + [True] * 3
