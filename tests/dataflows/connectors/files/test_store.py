@@ -1,0 +1,61 @@
+"""A file has its name only once its bytes are on the disk, and the name is there when the call returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataflows.connectors.files.store import LocalStore
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls that matter, in order: a sync of a file or of the folder, and a name that is given."""
+    made: list[str] = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            made.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    def sync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        whole = path.is_dir() or path.read_bytes() == b"rows"
+        made.append(f"sync {'folder' if path == tmp_path / 'folder' else 'file' if whole else 'half a file'}")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "link", noted("name", os.link))
+    monkeypatch.setattr(Path, "replace", noted("name", Path.replace))
+    return made
+
+
+def test_bytes_are_synced_before_the_name_and_the_name_before_the_return(tmp_path: Path, calls: list[str]) -> None:
+    store, durable = LocalStore(tmp_path, "here"), ["sync file", "name", "sync folder"]
+    assert store.create("folder/a", b"rows")
+    assert calls == durable
+    calls.clear()
+    assert not store.create("folder/a", b"rows")
+    store.put("folder/a", b"rows")
+    assert calls == durable * 2
+    calls.clear()
+    with store.writer("folder/b") as stream:
+        stream.write(b"rows")
+    assert calls == durable
+    calls.clear()
+    store.copy("folder/b", "folder/c")
+    assert calls == ["name", "name", "sync folder"]
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["a", "b", "c"]
+
+
+def test_a_file_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, "here")
+    with pytest.raises(KeyError), store.writer("folder/b") as stream:  # noqa: PT012 - it fails in the middle
+        stream.write(b"ro")
+        raise KeyError
+    assert list((tmp_path / "folder").iterdir()) == []
