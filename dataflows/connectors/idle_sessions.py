@@ -15,7 +15,7 @@ __all__ = ["IDLE_SESSIONS", "IdleSessions"]
 MAX_SESSIONS: Final = 8
 """Size of the cache."""
 IDLE_SECONDS: Final = 3.0
-"""How long sessions are kept after the end of a run."""
+"""Time for which sessions are kept after the end of a run."""
 
 
 class _Session(Protocol):
@@ -35,10 +35,10 @@ class IdleSessions:
     def take(self, key: Hashable) -> object | None:
         """Remove and return a session with that key, if there is one; the caller owns it."""
         with self._lock:
-            found = next((one for one in reversed(self._idle) if one[0] == key), None)
-            if found is not None:
-                self._idle.remove(found)
-        return found[1] if found is not None else None
+            entry = next((one for one in reversed(self._idle) if one[0] == key), None)
+            if entry is not None:
+                self._idle.remove(entry)
+        return entry[1] if entry is not None else None
 
     def put(self, key: Hashable, session: _Session) -> None:
         """Add a session without an open transaction; close the oldest if the cache is full."""

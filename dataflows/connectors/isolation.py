@@ -13,7 +13,7 @@ from penstock.errors import BadData
 __all__ = ["Attempt", "RowRefused", "readable", "refused_rows", "without"]
 
 NOT_OF_TYPE: Final = "not_of_type"
-"""Code of a row with a value that its column's type cannot hold exactly."""
+"""Code of a row with a value that its column's type cannot represent exactly."""
 
 
 class RowRefused(BadData):
@@ -57,9 +57,9 @@ def refused_rows(batch: pa.RecordBatch, attempt: Attempt, first: int = 0) -> Ite
 def readable(
     values: Any, wanted: pa.DataType, convert: Callable[[Any], pa.Array]
 ) -> tuple[pa.Array, dict[int, BadData]]:
-    """Convert a column; return it with NULL for each value that `convert` refuses, and these by their numbers.
+    """Convert a column; return it with NULL for each value that `convert` refuses, and the errors by row number.
 
-    `values` is an array or a sequence; `convert` raises BadData for values that it cannot make `wanted` of exactly.
+    `values` is an array or a sequence; `convert` raises BadData for values that it cannot convert to `wanted` exactly.
     """
     try:
         return convert(values), {}
@@ -74,10 +74,10 @@ def readable(
 def without(
     batch: pa.RecordBatch, wrong: Sequence[Mapping[int, BadData]], values: Callable[[int], Mapping[str, Any]]
 ) -> pa.RecordBatch | Rows:
-    """The batch without the rows with wrong values, which are set aside with their `values` as the source has them."""
+    """Return the batch without the rows that have errors; these are refused, with their `values` in the source."""
     first: dict[int, BadData] = {}
-    for found in wrong:
-        first = dict(found) | first
+    for errors in wrong:
+        first = dict(errors) | first
     if not first:
         return batch
     refused = tuple(RefusedRow(NOT_OF_TYPE, first[at].what, values(at)) for at in sorted(first))

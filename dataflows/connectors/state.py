@@ -44,7 +44,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """How the target's rows were loaded: the write mode, the cursor, and its last value (`position`).
+    """Provenance of the target's rows: the write mode, the cursor, and its last value (`position`).
 
     All None if nothing was loaded yet. `partly`: by an unfinished run in a mode that continues from there.
     """

@@ -1,1 +1,1 @@
-"""What happens to rows between source and sink: mapping, steps, checks, and expressions."""
+"""Transform rows between source and sink: mapping, steps, checks, and expressions."""

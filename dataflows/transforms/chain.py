@@ -211,7 +211,7 @@ def _nul(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
     bad = holds_nul(array, document=one.kind.name == "jsonb")
     if not pc.any(bad).as_py():
         return None
-    return bad, "nul", f"`{one.target.name}` holds a character with code 0; `clean: {{nul: strip}}` takes it out"
+    return bad, "nul", f"`{one.target.name}` contains a character with code 0; `clean: {{nul: strip}}` removes it"
 
 
 def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:

@@ -51,7 +51,7 @@ class Rules:
     left_out: bool = False
     """True if columns that the target does not have are left out."""
     nul: str | None = None
-    """What to do with NUL characters in text: `strip`, `replace`, or nothing."""
+    """Treatment of NUL characters in text: `strip`, `replace`, or None."""
     no_nul: bool = False
     """True if text of the source may contain NUL characters and the target cannot store them."""
 

@@ -71,7 +71,7 @@ class Scope:
             MissingColumn: with the most similar name.
         """
         if name not in self.columns:
-            near = did_you_mean(name, self.columns) or f"there are {', '.join(list(self.columns)[:12])}"
+            near = did_you_mean(name, self.columns) or f"known are {', '.join(list(self.columns)[:12])}"
             raise MissingColumn("there is no such column", where=where, value=name, hint=near)
         return self.columns[name]
 

@@ -318,9 +318,9 @@ def _elements(texts: pl.Series) -> tuple[pl.Series | None, pl.Series]:
     if not texts.str.contains(r"^\s*$|[\r\n]|\d[.eE]").any():
         with suppress(pl.exceptions.PolarsError):
             return None, texts.str.json_decode(kind)
-    found = [_parsed(text) for text in texts.to_list()]
-    bad = pl.Series([one is _NO_ARRAY for one in found], dtype=pl.Boolean)
-    return bad, pl.Series([None if one is _NO_ARRAY else one for one in found], dtype=kind)
+    arrays = [_parsed(text) for text in texts.to_list()]
+    bad = pl.Series([one is _NO_ARRAY for one in arrays], dtype=pl.Boolean)
+    return bad, pl.Series([None if one is _NO_ARRAY else one for one in arrays], dtype=kind)
 
 
 _NO_ARRAY: list[str | None] = []
@@ -333,10 +333,10 @@ def _parsed(text: str | None) -> list[str | None] | None:
     if text is None:
         return None
     try:
-        found = msgspec.json.decode(text, type=list[msgspec.Raw])
+        elements = msgspec.json.decode(text, type=list[msgspec.Raw])
         return [
             msgspec.json.decode(one, type=str | None) if one[:1] in b'"n' else str(one, "utf-8")
-            for one in map(bytes, found)
+            for one in map(bytes, elements)
         ]
     except msgspec.MsgspecError:
         return _NO_ARRAY

@@ -200,7 +200,7 @@ def _family(kind: SqlType) -> object:
 
 def _type_of(table: LookupTable, name: str, where: str) -> SqlType:
     if name not in table.types:
-        near = did_you_mean(name, table.types) or f"there are {', '.join(table.types)}"
+        near = did_you_mean(name, table.types) or f"known are {', '.join(table.types)}"
         raise SchemaMismatch("the lookup table has no such column", where=where, value=name, hint=near)
     return table.types[name]
 
@@ -288,7 +288,7 @@ def known_type(text: str, where: str) -> str:
     """
     kind = parse_type(text)
     if not _TYPE.fullmatch(text.strip()) or (arrow_type(kind) is None and kind.name != "numeric"):
-        hint = did_you_mean(text, NAMES) or f"there are {', '.join(NAMES)}"
+        hint = did_you_mean(text, NAMES) or f"use one of {', '.join(NAMES)}"
         raise SchemaMismatch("there is no such type", where=where, value=text, hint=hint)
     return str(replace(kind)) if kind.name != "character" else text
 

@@ -54,7 +54,7 @@ def test_operators_without_parentheses_associate_as_in_postgresql(oracle: Oracle
     assert result.compiled_count > 100
 
 
-def test_what_the_server_cannot_parse_is_a_difference(oracle: Oracle) -> None:
+def test_expressions_that_the_server_cannot_parse_are_differences(oracle: Oracle) -> None:
     oracle.fill(edge_case_rows(random.Random(1), 60))
     compiled = compile_expression("b IS TRUE", TYPES, "oracle")
     assert oracle.postgres_values([("b IS IS TRUE", compiled), ("b IS TRUE", compiled)])[0] == [f"{FAILED}42601"] * 60

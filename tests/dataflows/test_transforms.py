@@ -501,7 +501,7 @@ def test_a_condition_that_fails_behind_null_fails_and_behind_false_does_not() ->
     assert [row["row"] for row in refused] == [1, 2]
 
 
-def test_a_lookup_by_padded_characters_finds_what_sql_finds() -> None:
+def test_a_lookup_by_padded_characters_equals_sql() -> None:
     codes = LookupTable(
         {"code": parse_type("character(6)"), "label": parse_type("text")},
         pl.DataFrame({"code": ["ann   ", "12    "], "label": ["A", "B"]}),

@@ -29,7 +29,7 @@ CANARY = "penstock-canary-8d1f0c"
 
 @dataclass
 class Outcomes:
-    """How many inputs ended in each verdict, and the defects by the input's number."""
+    """Number of inputs by verdict, and the defects by the input's number."""
 
     counts: Counter[str] = field(default_factory=Counter)
     defects: dict[int, str] = field(default_factory=dict)

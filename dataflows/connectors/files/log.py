@@ -103,8 +103,8 @@ class FolderLog:
             self._apply(entry)
             return True
         mine = False
-        while (found := self._entry(self.table.number + 1)) is not None:
-            other = Entry.of(found)
+        while (newer := self._entry(self.table.number + 1)) is not None:
+            other = Entry.of(newer)
             if other.token == entry.token:
                 mine = True
                 self._apply(other)
@@ -141,16 +141,16 @@ class FolderLog:
 
     def _read(self, data: bytes) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(data)
-            if found["v"] != 1:
-                what, hint = f"it has version {found['v']}, which this release does not know", "use a newer release"
+            content: dict[str, Any] = json.loads(data)
+            if content["v"] != 1:
+                what, hint = f"it has version {content['v']}, which this release does not know", "use a newer release"
                 raise PenstockError(what, where=f"{self.where}: the log of {self.folder}", hint=hint)
         except (ValueError, KeyError, TypeError) as error:
             hint = "another program wrote below `_penstock/`; delete it, or choose another folder"
             raise PenstockError(
                 "it cannot be read", where=f"{self.where}: the log of {self.folder}", hint=hint
             ) from error
-        return found
+        return content
 
     def _checkpoint(self) -> FolderState:
         while True:

@@ -139,7 +139,7 @@ _NOT_LOADED: Final = {"write": None, "field": None, "cursor": None}
 
 @dataclass(slots=True)
 class FolderState:
-    """A folder after `number` entries. `files` hold its rows; `replaced` files held older ones, and may still exist."""
+    """A folder after `number` entries. `files` have its rows; `replaced` files had older ones, and may still exist."""
 
     number: int = 0
     columns: list[dict[str, Any]] | None = None

@@ -69,9 +69,9 @@ def _expression(pattern: str) -> str:
 
 
 def _part(part: str) -> str:
-    found = re.escape(part).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    regex = re.escape(part).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
     return re.sub(
-        r"\\\[(!?)((?:[^\]\\]|\\-)+)\\\]", lambda m: f"[{'^' if m[1] else ''}{m[2].replace(chr(92), '')}]", found
+        r"\\\[(!?)((?:[^\]\\]|\\-)+)\\\]", lambda m: f"[{'^' if m[1] else ''}{m[2].replace(chr(92), '')}]", regex
     )
 
 

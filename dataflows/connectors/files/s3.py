@@ -60,8 +60,8 @@ class S3Store:
 
     def list(self, folder: str) -> Iterator[Listed]:
         with self._translated():
-            found = obstore.list(self.client, prefix=folder or None, chunk_size=1000)
-            for page in found:
+            pages = obstore.list(self.client, prefix=folder or None, chunk_size=1000)
+            for page in pages:
                 for meta in page:
                     if not meta["path"].endswith("/"):
                         yield _listed(meta)
@@ -102,11 +102,11 @@ class S3Store:
             obstore.copy(self.client, source, target)
 
     def delete(self, paths: Iterable[str]) -> None:
-        found = list(paths)
+        names = list(paths)
         with self._translated():
-            for start in range(0, len(found), DELETE_BATCH):
+            for start in range(0, len(names), DELETE_BATCH):
                 try:
-                    obstore.delete(self.client, found[start : start + DELETE_BATCH])
+                    obstore.delete(self.client, names[start : start + DELETE_BATCH])
                 except FileNotFoundError:
                     continue
 

@@ -71,7 +71,7 @@ _FAILED: Final[Meaning] = (Unavailable, "the object store failed", "try again")
 def translation(error: Exception, where: str, path: str | None = None) -> PenstockError:
     """Return the error to raise for an error of the client."""
     text = str(error)
-    code = found[1] if (found := re.search(r"<Code>(\w+)</Code>", text)) else ""
+    code = match[1] if (match := re.search(r"<Code>(\w+)</Code>", text)) else ""
     by_kind = (one for kinds, one in _KINDS if isinstance(error, kinds))
     by_text = (one for pattern, one in _TEXTS if re.search(pattern, text))
     kind, what, hint = _CODES.get(code) or next(by_kind, None) or next(by_text, _FAILED)

@@ -154,16 +154,18 @@ class FilesSource:
                 return self._single_file(files.folder) if alone else matching, None
             logged = (log.at(one["path"]) for log in logs.values() for one in log.table.files)
             rows, ours = set(filter(files.matches, logged)), tuple(f"{home}/" for home in logs)
-            found = [one for one in matching if one.path in rows or not one.path.startswith(ours)]
-            if rows <= {one.path for one in found}:
+            existing = [one for one in matching if one.path in rows or not one.path.startswith(ours)]
+            if rows <= {one.path for one in existing}:
                 own = logs[files.folder].table.columns if files.folder in logs else None
-                return found, None if own is None else tuple(Column(**column) for column in own)
+                return existing, None if own is None else tuple(Column(**column) for column in own)
         hint = "try again; if it was deleted by hand, restore it, or write the folder again by write: replace"
         raise Unavailable("a file of the folder is missing", where=self.where, hint=hint)
 
     def _read_logs(self, logs: dict[str, FolderLog], below: Sequence[Listed]) -> None:
         """Read the logs of all folders that Penstock writes to, except those without columns."""
-        homes = {home for home, found, _ in (one.path.partition(f"/{PENSTOCK_FOLDER}") for one in below) if found}
+        homes = {
+            home for home, separator, _ in (one.path.partition(f"/{PENSTOCK_FOLDER}") for one in below) if separator
+        }
         for home in homes:
             log = logs.pop(home, None) or FolderLog(self.store, home, self.where)
             if log.refresh().columns is not None:
@@ -319,20 +321,20 @@ class FilesReader:
         reader = reader_of(form, remote=self.store.remote, own=self.own)
         batches = reader.batches(lambda: decompress_stream(self.store.reader(path), codec), request)
         with decompression_errors(where):
-            while (found := self._run_checked(lambda: next(batches, None))) is not None:
-                yield Rows(self._with_constants(found.batch, file, folders, where), found.refused)
+            while (rows := self._run_checked(lambda: next(batches, None))) is not None:
+                yield Rows(self._with_constants(rows.batch, file, folders, where), rows.refused)
         self._unchanged(path, version, where)
 
     def _unchanged(self, path: str, version: str, where: str) -> Listed:
         try:
-            found: Listed = self._run_checked(lambda: self.store.head(path))
+            current: Listed = self._run_checked(lambda: self.store.head(path))
         except Gone:
             hint = "restore it and run again; a new run of write: replace makes a new plan"
             raise BadData("the file is gone since the run was planned", where=where, hint=hint) from None
-        if found.version != version:
+        if current.version != version:
             hint = "restore it and run again; a new run of write: replace makes a new plan"
             raise BadData("the file has changed since the run was planned", where=where, hint=hint)
-        return found
+        return current
 
     def _with_constants(
         self, batch: pa.RecordBatch, file: Listed, folders: dict[str, str | None], where: str
@@ -352,8 +354,8 @@ class FilesReader:
 
 def _constant(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
     try:
-        found = pa.scalar(value).cast(wanted.type) if value is not None else pa.scalar(None, wanted.type)
+        constant = pa.scalar(value).cast(wanted.type) if value is not None else pa.scalar(None, wanted.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         what = f"the folder's value of `{wanted.name}` is not of type {wanted.type}"
         raise BadData(what, where=where, hint="give the key another type in `format.columns`") from None
-    return pa.repeat(found, count)
+    return pa.repeat(constant, count)

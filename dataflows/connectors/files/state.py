@@ -95,8 +95,8 @@ class FilesState:
 
     def loaded(self) -> Loaded:
         """Return what finished runs have loaded."""
-        found = self._pipeline().source(self.source)
-        return Loaded(found["write"], found["field"], found["cursor"])
+        loaded = self._pipeline().source(self.source)
+        return Loaded(loaded["write"], loaded["field"], loaded["cursor"])
 
     @contextmanager
     def owned(self, generation: int) -> Iterator[None]:

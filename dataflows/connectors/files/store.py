@@ -91,8 +91,8 @@ class LocalStore:
     def list(self, folder: str) -> Iterator[Listed]:
         with self._translated():
             self.root.stat()
-            found = sorted(self._walk(self._at(folder)))
-        for path in found:
+            paths = sorted(self._walk(self._at(folder)))
+        for path in paths:
             with contextlib.suppress(Gone):
                 yield self.head(path)
 
@@ -109,9 +109,9 @@ class LocalStore:
 
     def head(self, path: str) -> Listed:
         with self._translated():
-            found = self._regular(path).stat()
-        modified = datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
-        return Listed(path, found.st_size, modified, f"{found.st_size}-{found.st_mtime_ns}")
+            status = self._regular(path).stat()
+        modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+        return Listed(path, status.st_size, modified, f"{status.st_size}-{status.st_mtime_ns}")
 
     def get(self, path: str) -> bytes:
         with self._translated():
@@ -176,11 +176,11 @@ class LocalStore:
 
     def _temporary(self, path: str, *, folder_exists: bool = False) -> Path:
         """Return a new name in the folder of `path`; create the folder, but not the root (an unmounted share?)."""
-        found = self._at(path).with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        temporary = self._at(path).with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         if not folder_exists:
             self.root.stat()
-            found.parent.mkdir(parents=True, exist_ok=True)
-        return found
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+        return temporary
 
     def _at(self, path: str) -> Path:
         """Return the location of a path.
@@ -188,21 +188,21 @@ class LocalStore:
         Raises:
             Refused: it is outside the root, by its parts or by a link among its folders.
         """
-        found = self.root / path
-        if path and (found.name == ".." or not found.parent.resolve().is_relative_to(self.root.resolve())):
+        location = self.root / path
+        if path and (location.name == ".." or not location.parent.resolve().is_relative_to(self.root.resolve())):
             raise self._outside(path)
-        return found
+        return location
 
     def _regular(self, path: str) -> Path:
         """Return the location of a file that may be opened: not a link out of the root, nor a pipe or device."""
-        found = self._at(path)
-        mode = found.stat().st_mode
-        if not found.resolve().is_relative_to(self.root.resolve()):
+        location = self._at(path)
+        mode = location.stat().st_mode
+        if not location.resolve().is_relative_to(self.root.resolve()):
             raise self._outside(path)
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             hint = "name a regular file; pipes, devices and sockets are not read"
             raise Refused("it is not a regular file", where=self.where, value=path, hint=hint)
-        return found
+        return location
 
     def _outside(self, path: str) -> Refused:
         hint = "pipelines read and write only below the connection's `root`: copy the file there, or move the root"

@@ -166,9 +166,9 @@ class FilesTarget:
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
         log, before = self.state.log, self.state.files(order.run)
-        with publishing(self.state, order, self.where) as found:
-            if found.ended:
-                return found.result
+        with publishing(self.state, order, self.where) as outcome:
+            if outcome.ended:
+                return outcome.result
             try:
                 self._copy([(log.at(one["path"]), log.at(published(one["path"]))) for one in before])
             except Gone:
@@ -177,7 +177,7 @@ class FilesTarget:
         replaced = log.table.replaced if self._replaces else []
         self.store.delete([log.at(path) for path in [*replaced, *(one["path"] for one in before)]])
         failpoint("publish.done")
-        return found.result
+        return outcome.result
 
     def _copy(self, pairs: list[tuple[str, str]]) -> None:
         with ThreadPoolExecutor(MAX_COPIES if self.store.remote else 1) as pool:

@@ -120,20 +120,17 @@ def format_of(path: str, given: Format | None, where: str) -> tuple[Format, str 
     Raises:
         Refused: the format cannot be determined.
     """
-    name, compress_stream = path, None
-    for ending, codec in _COMPRESSED.items():
+    name, codec = path, None
+    for ending, compression in _COMPRESSED.items():
         if path.endswith(ending):
-            name, compress_stream = path.removesuffix(ending), codec
-    found = given or next((one for ending, one in EXTENSIONS.items() if name.endswith(ending)), None)
-    if found is None:
+            name, codec = path.removesuffix(ending), compression
+    form = given or next((one for ending, one in EXTENSIONS.items() if name.endswith(ending)), None)
+    if form is None:
         hint = f"let its name end with {', '.join(EXTENSIONS)}, or set `format`"
         raise Refused("the format is not clear from the file's name", where=where, value=path, hint=hint)
-    if isinstance(found, ParquetFormat):
-        return found, None
-    return (
-        found,
-        compress_stream if found.compression is None else None if found.compression == "none" else found.compression,
-    )
+    if isinstance(form, ParquetFormat):
+        return form, None
+    return form, codec if form.compression is None else None if form.compression == "none" else form.compression
 
 
 def extension_of(form: Format) -> str:

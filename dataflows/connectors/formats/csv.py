@@ -45,11 +45,13 @@ class CsvReader:
         block = parser.begin(block)
         if unknown := [name for name in inferred if name not in parser.names]:
             raise MissingColumn("the file has no such column", where=where, value=unknown[0], hint="look at its header")
-        found = parser.parsed(block, parser.names)
-        if parser.ragged and not found.num_rows:
+        sample_rows = parser.parsed(block, parser.names)
+        if parser.ragged and not sample_rows.num_rows:
             line, _, count = parser.ragged_rows()[0]
             raise BadData(f"line {line}: {_ragged(count, parser.names)}", where=where, hint=_RAGGED)
-        return Shape(tuple(inferred.get(name) or Column(name, infer_type(found.column(name))) for name in parser.names))
+        return Shape(
+            tuple(inferred.get(name) or Column(name, infer_type(sample_rows.column(name))) for name in parser.names)
+        )
 
     def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
         dialect = Dialect(self.form)

@@ -46,12 +46,12 @@ class JsonlReader:
             return Shape(declared_columns(self.form.columns, where))
         head = next(_blocks(stream, sample, where), b"")
         lines = [(number, line) for number, line in enumerate(head.split(b"\n"), start=1) if line.strip()]
-        found = [parse_object(line) for _, line in lines]
-        if 2 * found.count(None) > len(lines):
-            number = next(number for (number, _), one in zip(lines, found, strict=True) if one is None)
+        objects = [parse_object(line) for _, line in lines]
+        if 2 * objects.count(None) > len(lines):
+            number = next(number for (number, _), one in zip(lines, objects, strict=True) if one is None)
             what = f"line {number} is not a JSON object"
             raise BadData(what, where=where, hint="repair the file, or set its `format`")
-        return Shape(infer_columns(one for one in found if one is not None))
+        return Shape(infer_columns(one for one in objects if one is not None))
 
     def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
         line = 1

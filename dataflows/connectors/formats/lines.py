@@ -116,7 +116,7 @@ class Lines:
     def _arrow(self, block: bytes, columns: Sequence[Column]) -> pa.Table | None:
         """Read these columns by Arrow's reader; types that Arrow reads less strictly are read as text."""
         fields = [pa.field(one.name, _read_as(one)) for one in columns]
-        found = json.read_json(
+        table = json.read_json(
             pa.BufferReader(block),
             json.ReadOptions(use_threads=True, block_size=max(1 << 20, len(block) + 1)),
             json.ParseOptions(
@@ -125,7 +125,7 @@ class Lines:
                 newlines_in_values=False,
             ),
         )
-        return found if found.num_rows == len(_OBJECT.findall(block)) else None
+        return table if table.num_rows == len(_OBJECT.findall(block)) else None
 
     def _structured(self, block: bytes) -> pa.Table | None:
         """Read only the known keys of all lines; each value keeps its text."""
@@ -195,9 +195,9 @@ class Lines:
         kind = parse_type(column.type)
         if kind.name in _JSON and not self.own:
             return pa.array([_document(token) for token in tokens], pa.string()), None
-        found = [_text(token, quoted=not self.inferred or kind.text) for token in tokens]
-        texts = pa.array([text for text, _ in found], pa.string())
-        odd = pa.array([fits is False for _, fits in found]) if any(fits is False for _, fits in found) else None
+        values = [_text(token, quoted=not self.inferred or kind.text) for token in tokens]
+        texts = pa.array([text for text, _ in values], pa.string())
+        odd = pa.array([fits is False for _, fits in values]) if any(fits is False for _, fits in values) else None
         array, mask = parse_column(texts, column, inferred=self.inferred)
         if odd is None:
             return array, mask
@@ -255,12 +255,12 @@ _SIGN: Final = {b"n": "null", b"t": "boolean", b"f": "boolean", b'"': "text", b"
 
 def _infer_kind(kinds: Mapping[str, list[str]]) -> str:
     """Return the type for values of these kinds; text if they are mixed."""
-    found = UNKNOWN
+    result = UNKNOWN
     for kind, texts in kinds.items():
         if kind != "null":
             inferred = infer_type(pa.array(texts)) if kind == "number" else kind
-            found = common_type(found, inferred, text=True) or "text"
-    return found
+            result = common_type(result, inferred, text=True) or "text"
+    return result
 
 
 def _too_deep(block: bytes) -> bool:

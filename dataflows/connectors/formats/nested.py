@@ -40,7 +40,7 @@ def unsupported_in_json(kind: pa.DataType) -> pa.DataType | None:
         return unsupported_in_json(kind.value_type)
     if _is(kind, (*_LISTS, *JSON_TYPES)):
         inner = (kind.field(at).type for at in range(kind.num_fields))
-        return next((found for one in inner if (found := unsupported_in_json(one)) is not None), None)
+        return next((inner_type for one in inner if (inner_type := unsupported_in_json(one)) is not None), None)
     plain = (*_BYTES, *_TEXTS, *_QUOTED, *_NUMBERS, pa.types.is_boolean, pa.types.is_null)
     return None if _is(kind, plain) else kind
 
@@ -52,8 +52,8 @@ def json_texts(array: pa.Array) -> pa.Array:
 
 def not_representable(array: pa.Array) -> pa.Array | None:
     """Return a mask of the values that contain NaN or infinity; None if there are none."""
-    found = _not_finite(array)
-    return found if found is not None and pc.any(found).as_py() else None
+    mask = _not_finite(array)
+    return mask if mask is not None and pc.any(mask).as_py() else None
 
 
 def _not_finite(array: pa.Array) -> pa.Array | None:  # noqa: PLR0911 - a table of kinds
@@ -73,10 +73,10 @@ def _not_finite(array: pa.Array) -> pa.Array | None:  # noqa: PLR0911 - a table 
         return pc.is_in(places, rows.cast(pa.int64()))
     if pa.types.is_struct(kind):
         masks = [one for at in range(kind.num_fields) if (one := _not_finite(pc.struct_field(array, [at]))) is not None]
-        found = None
+        result = None
         for mask in masks:
-            found = mask if found is None else pc.or_(found, mask)
-        return found
+            result = mask if result is None else pc.or_(result, mask)
+        return result
     return None
 
 
@@ -121,8 +121,8 @@ def _plain(array: pa.Array) -> pa.Array:
 def _hex(array: pa.Array) -> pa.Array:
     import polars as pl
 
-    found: Any = pl.Series(pa.array(array).cast(pa.binary())).bin.encode("hex").to_arrow()
-    return found.cast(pa.string())
+    digits: Any = pl.Series(pa.array(array).cast(pa.binary())).bin.encode("hex").to_arrow()
+    return digits.cast(pa.string())
 
 
 def uuid_texts(array: pa.Array) -> pa.Array:

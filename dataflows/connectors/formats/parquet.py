@@ -88,8 +88,8 @@ def _check_columns(schema: pa.Schema, request: ReadRequest) -> None:
         hint = "it is in none of the sampled files; narrow the pattern, or write all files with the same columns"
         raise SchemaMismatch(f"column `{min(new)}` is new", where=request.where, hint=hint)
     for name, column in request.columns.items():
-        if name in schema.names and not can_read_as(found := sql_type(schema.field(name), request.where), column.type):
-            what = f"`{name}` is {found} here, and {column.type} in the sampled files"
+        if name in schema.names and not can_read_as(actual := sql_type(schema.field(name), request.where), column.type):
+            what = f"`{name}` is {actual} here, and {column.type} in the sampled files"
             hint = "narrow the pattern, or write all files with the same types"
             raise SchemaMismatch(what, where=request.where, hint=hint)
 
@@ -175,8 +175,8 @@ def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
             for row in pc.indices_nonzero(mask if wrong is None else pc.and_(mask, pc.invert(wrong))).to_pylist()
         ]
         wrong = mask if wrong is None else pc.or_(wrong, mask)
-    found = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
-    return Rows(found if wrong is None else found.filter(pc.invert(wrong)), tuple(refused))
+    converted = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+    return Rows(converted if wrong is None else converted.filter(pc.invert(wrong)), tuple(refused))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole records, the first of which begins on line `line` of its file."""
+    """Block of whole records; the first begins on line `line` of its file."""
 
     data: bytes
     line: int
@@ -106,7 +106,7 @@ class Dialect:
         return (
             data
             if self._escape is None
-            else self._escaped.sub(lambda found: _ESCAPE_MARK + self._marks[found[1]], data)
+            else self._escaped.sub(lambda match: _ESCAPE_MARK + self._marks[match[1]], data)
         )
 
     def encoding_error(self, where: str, line: int | None = None) -> BadData:
@@ -122,8 +122,8 @@ class Dialect:
     def _marks(self) -> dict[bytes, bytes]:
         """Map each character that can be escaped to its replacement byte; before others the escape is plain text."""
         quote, delimiter, escape = self.form.quote.encode(), self.form.delimiter.encode(), self._escape or b""
-        found = dict.fromkeys((escape, quote, delimiter, b"\n", b"\r"))
-        return {one: bytes([0xC0 + at]) for at, one in enumerate(found)}
+        characters = dict.fromkeys((escape, quote, delimiter, b"\n", b"\r"))
+        return {one: bytes([0xC0 + at]) for at, one in enumerate(characters)}
 
     @cached_property
     def _escaped(self) -> re.Pattern[bytes]:
@@ -173,22 +173,22 @@ class Dialect:
         data = data.replace(_FILLER, b"?")
         if self.form.quote.encode() not in data:
             return data
-        return self._quoted.sub(lambda found: _FILLER * len(found[0]), data)
+        return self._quoted.sub(lambda match: _FILLER * len(match[0]), data)
 
     def _lines(self, data: bytes) -> int:
-        found = data.count(b"\n") or data.count(b"\r")
-        return found + (data.count(_ESCAPE_MARK + self._marks[b"\n"]) if self._escape else 0)
+        lines = data.count(b"\n") or data.count(b"\r")
+        return lines + (data.count(_ESCAPE_MARK + self._marks[b"\n"]) if self._escape else 0)
 
     def records(self, block: Block, *, empty: bool) -> list[tuple[int, bytes]]:
         """Return each record with its line; `empty`: also empty records."""
-        found, start, line = [], 0, block.line
+        records, start, line = [], 0, block.line
         for match in _RECORD_END.finditer(block.masked):
             data = block.data[start : match.start()]
             if data or (empty and match[0]):
-                found.append((line, data))
+                records.append((line, data))
             line += self._lines(block.data[start : match.end()])
             start = match.end()
-        return found
+        return records
 
     def split(self, block: Block) -> tuple[Block, Block]:
         """Return the first non-empty record, and the rest."""
@@ -208,18 +208,18 @@ class Dialect:
         Raises:
             BadData: the end of such a record is ambiguous, or a backslash before the quote suggests an `escape`.
         """
-        found: list[Stray] = []
+        strays: list[Stray] = []
         while match := self._stray.search(block.masked):
             start = block.masked.rfind(b"\n", 0, match.start()) + 1
             end = (block.data.find(b"\n", match.end()) + 1) or len(block.data)
             line = block.line + self._lines(block.data[:start])
             self._check_stray(block.data[match.start() : match.end()], block.data[match.end() : end], line, where)
             record = block.data[start:end]
-            found.append(Stray(line, self.raw(record)))
+            strays.append(Stray(line, self.raw(record)))
             lines = b"\n" * record.count(b"\n")
             data = block.data[:start] + lines + block.data[end:]
             block = Block(data, block.line, block.masked[:start] + lines + block.masked[end:])
-        return block, found
+        return block, strays
 
     def _check_stray(self, value: bytes, after: bytes, line: int, where: str) -> None:
         what = f"line {line}: {STRAY_TEXT}"

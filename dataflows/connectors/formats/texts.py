@@ -81,8 +81,8 @@ def infer_type(texts: pa.Array) -> str:
 
 def _exceeds_double(numbers: pa.Array) -> bool:
     """True if a double may round some of these integers."""
-    found = pc.min_max(numbers)
-    return bool(max(-found["min"].as_py(), found["max"].as_py()) >= _DOUBLE_WHOLE)
+    limits = pc.min_max(numbers)
+    return bool(max(-limits["min"].as_py(), limits["max"].as_py()) >= _DOUBLE_WHOLE)
 
 
 def _can_read(texts: pa.Array, read: Read) -> bool:
@@ -147,27 +147,27 @@ def _floating(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Arr
     """Parse doubles; overflow and underflow are errors, and if `inferred` so is rounding."""
     plain = texts if inferred else pc.ascii_trim_whitespace(texts)
     _require(plain, _NUMBER if inferred else rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
-    found = plain.cast(wanted)
-    lost = pc.and_(pc.is_inf(found), pc.invert(pc.match_substring_regex(plain, "(?i)inf")))
-    zeros = pc.and_(pc.equal(found, pa.scalar(0, wanted)), pc.match_substring_regex(plain, r"^[^eE]*[1-9]"))
+    numbers = plain.cast(wanted)
+    lost = pc.and_(pc.is_inf(numbers), pc.invert(pc.match_substring_regex(plain, "(?i)inf")))
+    zeros = pc.and_(pc.equal(numbers, pa.scalar(0, wanted)), pc.match_substring_regex(plain, r"^[^eE]*[1-9]"))
     if pc.any(pc.or_(lost, zeros)).as_py():
         message = "out of range"
         raise pa.ArrowInvalid(message)
     if inferred:
-        _check_exact(plain, found)
-    return found
+        _check_exact(plain, numbers)
+    return numbers
 
 
-def _check_exact(texts: pa.Array, found: pa.Array) -> None:
+def _check_exact(texts: pa.Array, numbers: pa.Array) -> None:
     """Refuse a number that its double rounds, by comparing it with the double's shortest text."""
-    tiny = pc.and_(pc.less(pc.abs(found), _SMALLEST_NORMAL), pc.not_equal(found, 0.0))
+    tiny = pc.and_(pc.less(pc.abs(numbers), _SMALLEST_NORMAL), pc.not_equal(numbers, 0.0))
     doubtful = pc.or_(pc.invert(pc.match_substring_regex(texts, _FEW_DIGITS)), tiny)
-    doubtful = pc.and_(doubtful, pc.not_equal(texts, found.cast(pa.string())))
+    doubtful = pc.and_(doubtful, pc.not_equal(texts, numbers.cast(pa.string())))
     if not pc.any(doubtful).as_py():
         return
-    for text, number in zip(texts.filter(doubtful).to_pylist(), found.filter(doubtful).to_pylist(), strict=True):
+    for text, number in zip(texts.filter(doubtful).to_pylist(), numbers.filter(doubtful).to_pylist(), strict=True):
         if text is not None and Decimal(text) != Decimal(repr(number)):
-            message = "more digits than a double holds"
+            message = "more digits than a double can represent"
             raise pa.ArrowInvalid(message)
 
 

@@ -57,14 +57,14 @@ def sql_type(field: pa.Field, where: str) -> str:
     stored = (field.metadata or {}).get(TYPE_KEY, b"").decode(errors="replace")
     if stored and arrow_type(parse_type(stored)) is not None:
         return str(stored)
-    found = _sql_name(field.type)
-    if found is None:
+    name = _sql_name(field.type)
+    if name is None:
         what = f"`{field.name}` is {field.type}, which no column keeps exactly"
         if pa.types.is_nested(field.type):
             what = f"`{field.name}` contains {unsupported_in_json(field.type)}, which JSON cannot represent"
         hint = "leave it out of the file or the mapping, or write it to the file as a type that a table can store"
         raise SchemaMismatch(what, where=where, hint=hint)
-    return found
+    return name
 
 
 def file_column(field: pa.Field, where: str) -> Column:
@@ -92,11 +92,11 @@ def _sql_name(kind: pa.DataType) -> str | None:
 _KINDS: Final = ((pa.types.is_time, "time without time zone"), (pa.types.is_fixed_size_binary, "bytea"))
 
 
-def can_read_as(found: str, wanted: str) -> bool:
-    """True if values of type `found` may be read as `wanted`, each exactly or refused."""
-    if found in (wanted, UNKNOWN):
+def can_read_as(actual: str, wanted: str) -> bool:
+    """True if values of type `actual` may be read as `wanted`, each exactly or refused."""
+    if actual in (wanted, UNKNOWN):
         return True
-    one, other = parse_type(found), parse_type(wanted)
+    one, other = parse_type(actual), parse_type(wanted)
     whole = {"smallint", "integer", "bigint", "numeric"}
     return fits(one, other) or (one.name in whole and other.name in whole)
 
@@ -109,11 +109,11 @@ def union_columns(
     A column that some files lack is nullable. In `text` formats, a column of different types becomes text; in others,
     it is unreadable if neither type keeps the other's values.
     """
-    found: dict[str, Column] = {}
+    combined: dict[str, Column] = {}
     origin: dict[str, str] = {}
     for path, columns in shapes:
         for column in columns:
-            known = found.setdefault(column.name, column)
+            known = combined.setdefault(column.name, column)
             first = origin.setdefault(column.name, path)
             kind = common_type(known.type, column.type, text=text)
             unreadable = known.unreadable or column.unreadable
@@ -122,7 +122,7 @@ def union_columns(
                 hint = "leave it out of the mapping, read the files by two pipelines, or write them with the same types"
                 unreadable = f"{where}: {what}; {hint}"
             nullable = known.nullable or column.nullable
-            found[column.name] = Column(column.name, kind or known.type, nullable, unreadable=unreadable)
+            combined[column.name] = Column(column.name, kind or known.type, nullable, unreadable=unreadable)
     names = [{column.name for column in columns} for _, columns in shapes]
     return tuple(
         replace(
@@ -130,7 +130,7 @@ def union_columns(
             type=final_type(column.type),
             nullable=column.nullable or not all(column.name in have for have in names),
         )
-        for column in found.values()
+        for column in combined.values()
     )
 
 

@@ -199,13 +199,13 @@ class Client:
             raise Refused("the response is compressed more than once", where=self.where, hint="ask for plain gzip")
 
     def _body(self, response: httpx.Response) -> bytes:
-        found = bytearray()
+        body = bytearray()
         for part in response.iter_bytes(1 << 16):
-            found += part
-            if len(found) > PAGE_BYTES:
+            body += part
+            if len(body) > PAGE_BYTES:
                 hint = "ask for fewer records a page by `pagination.size`"
                 raise BadData("a page is larger than 64 MiB", where=self.where, hint=hint)
-        return bytes(found)
+        return bytes(body)
 
 
 def same_origin(url: httpx.URL, base: httpx.URL) -> bool:
@@ -226,10 +226,10 @@ class _MinimumRateTransport(httpx.HTTPTransport):
         self._seconds = seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        found = super().handle_request(request)
-        if isinstance(found.stream, httpx.SyncByteStream):
-            found.stream = _MinimumRateStream(found.stream, self._seconds, request)
-        return found
+        response = super().handle_request(request)
+        if isinstance(response.stream, httpx.SyncByteStream):
+            response.stream = _MinimumRateStream(response.stream, self._seconds, request)
+        return response
 
 
 class _MinimumRateStream(httpx.SyncByteStream):
@@ -271,9 +271,9 @@ def _wait(headers: httpx.Headers) -> float | None:
 
 
 def _resolve_secrets(values: Mapping[str, str], where: str, secrets: Path | None) -> dict[str, str]:
-    found = {name: resolve(value, where=where, secrets=secrets) for name, value in values.items()}
-    for name, value in found.items():
+    resolved = {name: resolve(value, where=where, secrets=secrets) for name, value in values.items()}
+    for name, value in resolved.items():
         if not (value.isascii() and value.isprintable()):
             what = f"the value of `{name}` has characters that are not allowed in a header"
             raise SettingsError(what, where=where, hint="look for line breaks in the secret")
-    return found
+    return resolved

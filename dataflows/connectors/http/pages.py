@@ -56,8 +56,8 @@ def pages(
         answer = client.get(at, ends if by_count and number > 1 else frozenset())
         if answer is None:
             break
-        found = _records(answer.body, records, place)
-        page = Page(number, b"\n".join(found), len(found))
+        raw_records = _records(answer.body, records, place)
+        page = Page(number, b"\n".join(raw_records), len(raw_records))
         received += page.count
         total = total if total is not None else _total(pagination, answer.body, place)
         following = _next(pagination, at, answer, page, place) if total is None or received < total else None
@@ -112,8 +112,8 @@ def _next(pagination: Pagination | None, at: httpx.URL, answer: Answer, page: Pa
 
 def _more(path: str, body: bytes, page: Page, where: str) -> bool:
     """True if the API says that there is another page."""
-    found = _at(body, path, where) if body else b"false"
-    said = None if found is None else _MORE.get(bytes(found))
+    value = _at(body, path, where) if body else b"false"
+    said = None if value is None else _MORE.get(bytes(value))
     if said is None:
         raise BadData(f"the value at `{path}` is neither true nor false", where=where, hint="check `pagination.more`")
     if said and not page.count:
@@ -141,8 +141,8 @@ def _next_link(pagination: LinkPages, at: httpx.URL, answer: Answer, where: str)
 
 def _token(body: bytes, path: str, where: str) -> str | None:
     """Return the value at a path of the body as a parameter; None if it is missing, null, false or empty."""
-    found = _at(body, path, where)
-    value = None if found is None else _decoded(bytes(found), Any, where)
+    raw = _at(body, path, where)
+    value = None if raw is None else _decoded(bytes(raw), Any, where)
     if value is None or value is False or value == "":
         return None
     if isinstance(value, str) or (isinstance(value, int) and value is not True):
@@ -159,11 +159,11 @@ def _records(body: bytes, path: str | None, where: str) -> list[msgspec.Raw]:
     except UnicodeDecodeError:
         raise BadData("the response is not UTF-8", where=where, hint="JSON has to be UTF-8") from None
     body = body.translate(_BREAKS)  # line breaks are only between tokens: strings escape them
-    found = _whole(body, where) if path is None else _at(body, path, where)
-    if found is None:
+    raw = _whole(body, where) if path is None else _at(body, path, where)
+    if raw is None:
         hint = "check the connection's `records`: keys separated by dots"
         raise BadData(f"the response has nothing at `{path}`", where=where, hint=hint)
-    data = bytes(found)
+    data = bytes(raw)
     if data == b"null":
         return []
     if not data.startswith(b"["):
@@ -212,13 +212,13 @@ def _whole(body: bytes, where: str) -> msgspec.Raw:
 
 def _at(body: bytes, path: str, where: str) -> msgspec.Raw | None:
     """Return the value at a path as JSON text; None if a key is missing."""
-    found: msgspec.Raw | None = _whole(body, where) if body else None
+    value: msgspec.Raw | None = _whole(body, where) if body else None
     for name in path.split("."):
         try:
-            found = _decoded(bytes(found), _field(name), where).value if found else None
+            value = _decoded(bytes(value), _field(name), where).value if value else None
         except msgspec.ValidationError:
             return None
-    return found if found and bytes(found) else None
+    return value if value and bytes(value) else None
 
 
 @cache

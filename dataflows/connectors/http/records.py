@@ -82,10 +82,10 @@ class Records:
             BadData: a record is invalid; with page, row and column.
         """
         check_objects(page, self.where)
-        found, wrong = self._lines.read(page.lines)
+        table, wrong = self._lines.read(page.lines)
         if wrong:
             raise self._error(page, wrong[0])
-        return found
+        return table
 
     def read(self, page: Page) -> tuple[pa.Table, list[tuple[Page, RefusedRow]]]:
         """Return the columns of the valid records, and each invalid record with a page that contains only it.
@@ -93,9 +93,9 @@ class Records:
         Raises:
             BadData: a column is in no sampled record.
         """
-        found, wrong = self._lines.read(page.lines)
+        table, wrong = self._lines.read(page.lines)
         if not wrong:
-            return found, []
+            return table, []
         for one in wrong:
             if one.code == "unknown_column":
                 raise self._error(page, one)
@@ -107,7 +107,7 @@ class Records:
             refused.append(
                 (alone, RefusedRow(one.code, reason, values | ({"_column": one.column} if one.column else {})))
             )
-        return found, refused
+        return table, refused
 
     @cached_property
     def _lines(self) -> Lines:

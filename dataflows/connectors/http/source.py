@@ -92,9 +92,9 @@ class HttpSource:
             is_new = lower is None or pc.greater(greatest, lower).as_py()
             return Window(last, _as_text(greatest.as_py()) if is_new else None)
         edge = window_edge(replace(evidence, whole_seconds=_is_whole(values)), rule, Clock.of_this_machine(now(), rule))
-        found = _greatest_within(values, last, format_time(edge.upper, cursor))
+        highest = _greatest_within(values, last, format_time(edge.upper, cursor))
         later = int(pc.sum(pc.greater(values, pa.scalar(format_time(edge.now, cursor)).cast(values.type))).as_py() or 0)
-        return replace(time_window(edge, cursor, last, found), notes=future_row_notes(cursor, later))
+        return replace(time_window(edge, cursor, last, highest), notes=future_row_notes(cursor, later))
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         return risks(self._checked(cursor, rule), rule)
@@ -116,8 +116,8 @@ class HttpSource:
         """Return the cursors of new records, or of the newest page; None if there is no page."""
         records = Records((cursor,), (cursor,), sampled=False, where=self.where)
         url = self.since(cursor, last)
-        found = self._pages(url.copy_merge_params(self.endpoint.newest) if self.endpoint.newest else url)
-        values = (_cursors(records.table(page), cursor, f"{self.where}: page {page.number}") for page in found)
+        all_pages = self._pages(url.copy_merge_params(self.endpoint.newest) if self.endpoint.newest else url)
+        values = (_cursors(records.table(page), cursor, f"{self.where}: page {page.number}") for page in all_pages)
         if self.endpoint.newest:
             return next(values, None)
         chunks = [chunk for one in values for chunk in one.chunks]
@@ -187,9 +187,9 @@ class HttpReader:
         records = Records(wanted, order.table.columns, not source.endpoint.columns, source.where, whole)
         for page in source.pages(self.client, source.since(order.key, split.lower)):
             where = f"{source.where}: page {page.number}"
-            found, wrong = records.read(page)
+            valid, wrong = records.read(page)
             refused = tuple(one for alone, one in wrong if self._is_in_window(alone, split))
-            table = _in_window(found, order.key, split, where).combine_chunks()
+            table = _in_window(valid, order.key, split, where).combine_chunks()
             batches = table.to_batches(max_chunksize=order.batch_rows)
             if refused and not batches:
                 batches = [pa.RecordBatch.from_pylist([], table.schema)]

@@ -58,12 +58,12 @@ def cast(term: Term, kind: SqlType, where: str) -> Term:
     if term.name == "null":
         return null_of(kind)
     family = _family(term.type), _family(kind)
-    found = _CASTS.get(family)
-    if found is None or ("boolean" in family and {term.name, kind.name} & {"smallint", "bigint"}):
+    cast_to = _CASTS.get(family)
+    if cast_to is None or ("boolean" in family and {term.name, kind.name} & {"smallint", "bigint"}):
         raise SchemaMismatch(
             f"there is no cast from {term.type} to {kind}", where=where, hint="docs/expressions.md lists the casts"
         )
-    made = found(term, kind)
+    made = cast_to(term, kind)
     plain = kind.name == "numeric" and kind.precision is None  # as many digits as the value has
     return replace(made, type=made.type if plain else kind, literal=None)
 
@@ -106,16 +106,16 @@ def _narrowed(term: Term, wide: pl.Expr, kind: SqlType) -> Term:
 
 def _float_to_integer(term: Term, kind: SqlType) -> Term:
     whole = term.expr.cast(pl.Float64).round(0, mode="half_to_even")
-    found = whole.cast(pl.Int64, strict=False).cast(physical(kind), strict=False)
-    lost = found.is_null() & term.expr.is_not_null()
-    return Term(found, kind, any_of(term.wrong, lost))
+    value = whole.cast(pl.Int64, strict=False).cast(physical(kind), strict=False)
+    lost = value.is_null() & term.expr.is_not_null()
+    return Term(value, kind, any_of(term.wrong, lost))
 
 
 def _read(term: Term, reader: Callable[[pl.Series], pl.Series], kind: pl.DataType) -> Term:
     """Parse text; wrong where the parser returns NULL for a value."""
     texts = text_of(term)
-    found = texts.map_batches(reader, return_dtype=kind, is_elementwise=True)
-    return Term(found, TEXT, any_of(term.wrong, texts.is_not_null() & found.is_null()))
+    parsed = texts.map_batches(reader, return_dtype=kind, is_elementwise=True)
+    return Term(parsed, TEXT, any_of(term.wrong, texts.is_not_null() & parsed.is_null()))
 
 
 def _text_to_integer(term: Term, kind: SqlType) -> Term:
@@ -130,9 +130,9 @@ def _to_numeric(term: Term, kind: SqlType) -> Term:
 def _fit_precision(term: Term, kind: SqlType) -> Term:
     if kind.precision is None:
         return term
-    found = rounded(term, kind.scale or 0)
+    value = rounded(term, kind.scale or 0)
     limit = pl.lit(10 ** min(kind.precision, MAX_DIGITS), dtype=pl.Int128)
-    return found.also_wrong(found.expr.abs() >= limit)
+    return value.also_wrong(value.expr.abs() >= limit)
 
 
 def _float_to_numeric(term: Term, kind: SqlType) -> Term:
@@ -156,21 +156,21 @@ def _text_to_numeric(term: Term, kind: SqlType) -> Term:
 
 
 def _to_float(term: Term, kind: SqlType) -> Term:
-    found = as_float(term, kind).expr
+    value = as_float(term, kind).expr
     if term.name != "double precision":
-        return Term(found, kind, term.wrong)
-    over = found.is_infinite() & term.expr.is_finite()
-    return Term(found, kind, any_of(term.wrong, over, (found == 0.0) & (term.expr != 0.0)))
+        return Term(value, kind, term.wrong)
+    over = value.is_infinite() & term.expr.is_finite()
+    return Term(value, kind, any_of(term.wrong, over, (value == 0.0) & (term.expr != 0.0)))
 
 
 def _text_to_float(term: Term, kind: SqlType) -> Term:
     text = text_of(term).str.strip_chars(parsers.BLANKS).str.to_lowercase()
     plain = text.str.contains(r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?$")
     special = text.str.contains(r"^[+-]?(?:inf|infinity|nan)$")
-    found = text.str.replace(r"^\+", "").str.replace(r"^-nan$", "nan").cast(physical(kind), strict=False)
-    lost = (found == 0.0) & text.str.contains(r"^[+-]?[0.]*[1-9]")
-    bad = ~plain | found.is_infinite() | found.is_null() | lost
-    return Term(found, kind, any_of(term.wrong, text.is_not_null() & bad & ~special))
+    value = text.str.replace(r"^\+", "").str.replace(r"^-nan$", "nan").cast(physical(kind), strict=False)
+    lost = (value == 0.0) & text.str.contains(r"^[+-]?[0.]*[1-9]")
+    bad = ~plain | value.is_infinite() | value.is_null() | lost
+    return Term(value, kind, any_of(term.wrong, text.is_not_null() & bad & ~special))
 
 
 def _fit_length(text: pl.Expr, kind: SqlType) -> pl.Expr:
@@ -289,7 +289,7 @@ def cast_target(text: str, where: str) -> SqlType:
     if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT, UUID} or is_number(kind) or kind.text:
         return kind
     names = "smallint, integer, bigint, numeric(p,s), real, double precision, text, varchar(n), char(n)"
-    hint = f"there are {names}, boolean, date, timestamp, timestamptz, uuid"
+    hint = f"use one of {names}, boolean, date, timestamp, timestamptz, uuid"
     raise SchemaMismatch(f"a cast to {text} is not supported", where=where, hint=hint)
 
 

@@ -36,7 +36,7 @@ def check_expressions(pipeline: Pipeline) -> None:
 
 
 def _texts(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    """Every expression of the pipeline, with its path."""
+    """Yield every expression of the pipeline, with its path."""
     spec = pipeline.spec
     for at, rule in enumerate(spec.mapping.fields if spec.mapping and spec.mapping.fields else ()):
         if rule.sql:

@@ -27,7 +27,7 @@ from penstock.models.sql import parsed
 __all__ = ["ALLOWED", "NODES", "Compiled", "compile_expression"]
 
 MAX_GROWTH: Final = 1000
-"""How many times longer than its longest column a text may become."""
+"""Limit of a text's length, as a multiple of its longest column."""
 _PAIR: Final = ("this", "expression")
 _LIST: Final = ("this", "expressions?")
 

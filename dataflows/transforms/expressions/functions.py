@@ -97,8 +97,8 @@ def _integer_arithmetic(sign: str, left: Term, right: Term, kind: SqlType) -> Te
         wide = quotient if sign == "/" else a - quotient * b
     else:
         wide = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    found = wide.cast(physical(kind), strict=False)
-    return Term(found, kind, any_of(left.wrong, right.wrong, by_zero, out_of_range(wide.cast(pl.Int128), kind)))
+    value = wide.cast(physical(kind), strict=False)
+    return Term(value, kind, any_of(left.wrong, right.wrong, by_zero, out_of_range(wide.cast(pl.Int128), kind)))
 
 
 def _truncated_quotient(a: pl.Expr, b: pl.Expr, carrier: type[pl.DataType]) -> pl.Expr:
@@ -122,8 +122,8 @@ def _numeric_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
     digits = max(a.type.precision or MAX_DIGITS, b.type.precision or MAX_DIGITS) + 1
     floats = a.expr.cast(pl.Float64), b.expr.cast(pl.Float64)
     about = floats[0] + floats[1] if sign == "+" else floats[0] - floats[1]
-    found = a.expr + b.expr if sign == "+" else a.expr - b.expr
-    return Term(found, numeric(digits, scale), any_of(a.wrong, b.wrong, overflowing(digits, about)))
+    value = a.expr + b.expr if sign == "+" else a.expr - b.expr
+    return Term(value, numeric(digits, scale), any_of(a.wrong, b.wrong, overflowing(digits, about)))
 
 
 def _product(left: Term, right: Term) -> Term:
@@ -142,15 +142,15 @@ def _float_arithmetic(sign: str, left: Term, right: Term, where: str) -> Term:
         a = _as_column(a, b, left.type)
     if sign == "%":
         raise SchemaMismatch("`%` does not take floating-point numbers", where=where, hint="cast to numeric(p, s)")
-    found = {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]
-    wrong = found.is_infinite() & a.is_finite() & b.is_finite()
+    value = {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]
+    wrong = value.is_infinite() & a.is_finite() & b.is_finite()
     if sign == "/":
         wrong = wrong | ((b == 0.0) & a.is_not_null() & ~a.is_nan())
     if sign in "*/":
         wrong = wrong | (
-            (found == 0.0) & (a != 0.0) & b.is_finite() & ((b != 0.0) if sign == "*" else pl.lit(value=True))
+            (value == 0.0) & (a != 0.0) & b.is_finite() & ((b != 0.0) if sign == "*" else pl.lit(value=True))
         )
-    return Term(found, left.type, any_of(left.wrong, right.wrong, wrong))
+    return Term(value, left.type, any_of(left.wrong, right.wrong, wrong))
 
 
 def _as_column(value: pl.Expr, other: pl.Expr, kind: SqlType) -> pl.Expr:
@@ -207,8 +207,8 @@ def floor_or_ceil(name: str, term: Term, where: str) -> Term:
     """``floor(x)`` and ``ceil(x)``: numeric for a numeric, else double."""
     _needs_number(name, term, where)
     if term.name != "numeric":
-        found = as_float(term, DOUBLE)
-        return replace(found, expr=found.expr.floor() if name == "floor" else found.expr.ceil(), literal=None)
+        value = as_float(term, DOUBLE)
+        return replace(value, expr=value.expr.floor() if name == "floor" else value.expr.ceil(), literal=None)
     scale = term.type.scale or 0
     unit = pl.lit(10**scale, dtype=pl.Int128)
     size = term.expr.abs() // unit
@@ -294,11 +294,11 @@ def compare(sign: str, left: Term, right: Term, where: str) -> Term:
     a, b = _compared(left, right, where)
     if a.name in {"json", "jsonb"} or (a.name == "label" and sign not in {"=", "<>"}):
         raise SchemaMismatch(f"`{sign}` does not take {left.type}", where=where, hint="write CAST(… AS text) around it")
-    return beside_null(Term(COMPARISONS[sign](a.expr, b.expr), BOOLEAN, any_of(a.wrong, b.wrong)), left, right)
+    return with_null_literal(Term(COMPARISONS[sign](a.expr, b.expr), BOOLEAN, any_of(a.wrong, b.wrong)), left, right)
 
 
-def beside_null(term: Term, *operands: Term) -> Term:
-    """An operator's result; beside a NULL that is written out no other operand is evaluated."""
+def with_null_literal(term: Term, *operands: Term) -> Term:
+    """Return an operator's result; if an operand is a literal NULL, the others are not evaluated, so cannot fail."""
     return replace(term, wrong=None) if any(one.name == "null" for one in operands) else term
 
 
@@ -350,13 +350,13 @@ def nullif(left: Term, right: Term, where: str) -> Term:
 def greatest(terms: list[Term], where: str, *, least: bool = False) -> Term:
     """``GREATEST`` and ``LEAST``, which ignore NULLs."""
     items = unified(terms, where)
-    found = items[0]
+    best = items[0]
     for item in items[1:]:
-        new, old = text_of(item), text_of(found)
+        new, old = text_of(item), text_of(best)
         better = new < old if least else new > old
-        taken = found.expr.is_null() | better.fill_null(value=False)
-        found = replace(item, expr=pl.when(taken).then(item.expr).otherwise(found.expr))
-    return Term(found.expr, _widest(items), any_of(*(item.wrong for item in items)))
+        taken = best.expr.is_null() | better.fill_null(value=False)
+        best = replace(item, expr=pl.when(taken).then(item.expr).otherwise(best.expr))
+    return Term(best.expr, _widest(items), any_of(*(item.wrong for item in items)))
 
 
 def case(branches: list[tuple[Term, Term]], default: Term, where: str) -> Term:

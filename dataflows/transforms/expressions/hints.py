@@ -26,12 +26,12 @@ _WORDS: Final = {
 """Keywords that may precede a parenthesis without being a call."""
 
 _ROW: Final = "an expression sees one row: aggregate in a view of the source, or in the target"
-_TIME: Final = "give the target's column a default, or take a time from the source: a rerun must give the same rows"
-_JSON: Final = "map the column as it is and take it apart in the target, or write a `python` step"
-_ROWS: Final = "a step `explode` makes a row of each element of an array"
+_TIME: Final = "give the target's column a default, or use a time of the source: a rerun must give the same rows"
+_JSON: Final = "map the whole column and parse it in the target, or write a `python` step"
+_ROWS: Final = "the step `explode` makes a row of each element of an array"
 _REGEX: Final = "use LIKE, replace or split_part, or a `python` step"
 _FORMAT: Final = "use CAST(… AS text), extract, lpad and ||"
-_PARSE: Final = "CAST reads ISO dates and times, and plain numbers; put others in that order by substring and ||"
+_PARSE: Final = "CAST reads ISO dates and times, and plain numbers; rearrange others by substring and ||"
 _HINTS: Final[dict[str, str]] = {
     **dict.fromkeys(("count", "sum", "avg", "array_agg", "string_agg", "json_agg", "jsonb_agg", "bool_or", "bool_and"), _ROW),
     "min": "use least(a, b) within a row; " + _ROW, "max": "use greatest(a, b) within a row; " + _ROW,
@@ -45,9 +45,9 @@ _HINTS: Final[dict[str, str]] = {
     **dict.fromkeys(("position", "strpos", "instr"), "use LIKE '%…%', or split_part"),
     **dict.fromkeys(("json_extract_path_text", "jsonb_extract_path_text", "json_extract_path", "to_json", "to_jsonb",
                      "json_build_object", "jsonb_build_object"), _JSON),
-    **dict.fromkeys(("md5", "sha256", "digest", "encode"), "a step `mask: {a: hash}` gives the SHA-256 of a text"),
+    **dict.fromkeys(("md5", "sha256", "digest", "encode"), "the step `mask: {a: hash}` computes SHA-256"),
     "to_char": _FORMAT, "format": _FORMAT, "to_date": _PARSE, "to_timestamp": _PARSE, "to_number": _PARSE,
-    "age": "subtract dates for days (d1 - d2), or take years and months apart by extract",
+    "age": "subtract dates for days (d1 - d2), or compare years and months by extract",
     "ifnull": "write coalesce(a, b)", "nvl": "write coalesce(a, b)", "isnull": "write a IS NULL, or coalesce(a, b)",
     "if": "write CASE WHEN … THEN … ELSE … END", "iif": "write CASE WHEN … THEN … ELSE … END",
     "decode": "write CASE … WHEN … THEN … END", "len": "write length(a)", "lcase": "write lower(a)",
@@ -59,7 +59,7 @@ _HINTS: Final[dict[str, str]] = {
 }  # fmt: skip
 _NODES: Final[dict[type[Any], str]] = {
     **dict.fromkeys((exp.JSONExtract, exp.JSONExtractScalar, exp.JSONBExtract, exp.JSONBExtractScalar), _JSON),
-    **dict.fromkeys((exp.Subquery, exp.Select, exp.Exists), "a step `lookup` takes columns of a small table"),
+    **dict.fromkeys((exp.Subquery, exp.Select, exp.Exists), "the step `lookup` adds columns of a small table"),
     **dict.fromkeys((exp.RegexpLike, exp.RegexpILike, exp.SimilarTo), _REGEX),
     **dict.fromkeys((exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime, exp.Localtime, exp.Localtimestamp), _TIME),
     exp.Window: _ROW, exp.Star: "name the columns", exp.Pow: "multiply: a * a", exp.Bracket: _JSON,

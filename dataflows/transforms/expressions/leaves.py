@@ -43,7 +43,7 @@ def column(c: Compiler, node: exp.Column) -> Term:
     written, folded = identifier.name, identifier.name.lower()
     name = written if identifier.args.get("quoted") or folded not in c.columns else folded
     if name not in c.columns:
-        hint = did_you_mean(name, c.columns) or f"there are {', '.join(list(c.columns)[:12])}"
+        hint = did_you_mean(name, c.columns) or f"known are {', '.join(list(c.columns)[:12])}"
         raise MissingColumn("there is no such column", where=f"{c.where}{place_of(node)}", value=name, hint=hint)
     kind = c.columns[name]
     if kind.name == "numeric" and carried(kind):

@@ -42,7 +42,7 @@ def arithmetic(sign: str) -> Handler:
         left, right = c(node.this), c(node.expression)
         if sign in "+-" and (date_arithmetic := times.date_arithmetic(sign, left, right, c.where)):
             return date_arithmetic
-        return f.beside_null(f.arithmetic(sign, left, right, c.where), left, right)
+        return f.with_null_literal(f.arithmetic(sign, left, right, c.where), left, right)
 
     return make
 
@@ -81,24 +81,24 @@ def is_(c: Compiler, node: exp.Is) -> Term:
     """``IS [NOT] NULL``, ``TRUE`` and ``FALSE``."""
     value, against = c(node.this), node.expression
     if isinstance(against, exp.Null):
-        found = Term(value.expr.is_null(), BOOLEAN, value.wrong)
+        test = Term(value.expr.is_null(), BOOLEAN, value.wrong)
     elif isinstance(against, exp.Boolean):
         condition = f.as_condition(value, c.where)
-        found = Term(condition.expr.eq_missing(pl.lit(bool(against.this))), BOOLEAN, condition.wrong)
+        test = Term(condition.expr.eq_missing(pl.lit(bool(against.this))), BOOLEAN, condition.wrong)
     else:
         raise c.not_allowed(node, "IS with this operand")
-    return f.not_(found) if node.args.get("negate") else found
+    return f.not_(test) if node.args.get("negate") else test
 
 
 def in_(c: Compiler, node: exp.In) -> Term:
     """``IN`` with a list."""
-    value, found = c(node.this), None
+    value, any_equal = c(node.this), None
     for item in node.expressions:
         same = f.compare("=", value, c(item), c.where)
-        found = same if found is None else f.or_(found, same)
-    if found is None:
+        any_equal = same if any_equal is None else f.or_(any_equal, same)
+    if any_equal is None:
         raise c.not_allowed(node, "IN without a list")
-    return found
+    return any_equal
 
 
 def between(c: Compiler, node: exp.Between) -> Term:
@@ -113,8 +113,8 @@ def like(*, any_case: bool) -> Handler:
 
     def make(c: Compiler, node: Any) -> Term:
         pattern = texts.literal_text(c(node.expression), "the pattern", c.where)
-        found = texts.like(c(node.this), pattern, c.where, any_case=any_case)
-        return f.not_(found) if node.args.get("negate") else found
+        match = texts.like(c(node.this), pattern, c.where, any_case=any_case)
+        return f.not_(match) if node.args.get("negate") else match
 
     return make
 

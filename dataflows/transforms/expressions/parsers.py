@@ -36,8 +36,8 @@ def integers(texts: pl.Series) -> pl.Series:
     """Parse integers (Int128), also in hexadecimal, octal and binary, and with ``_`` between digits."""
     bare = texts.str.strip_chars(BLANKS)
     plain = bare.str.contains(r"^[+-]?[0-9]{1,38}$")
-    found = _null_unless(plain, bare.str.replace(r"^\+", "")).cast(pl.Int128, strict=False)
-    return _parse_rest(found, bare, plain, _integer)
+    numbers = _null_unless(plain, bare.str.replace(r"^\+", "")).cast(pl.Int128, strict=False)
+    return _parse_rest(numbers, bare, plain, _integer)
 
 
 def _integer(text: str) -> int | None:
@@ -62,13 +62,13 @@ def scaled_integers(texts: pl.Series, scale: int) -> pl.Series:
     number = size.cast(pl.Int128, strict=False)
     ten, five = (pl.Series([one], dtype=pl.Int128) for one in (10, 5))
     rounded = (number + five) // ten
-    found = pl.select(pl.when(usual.str.starts_with("-")).then(pl.lit(0, pl.Int128) - rounded).otherwise(rounded))
-    return _parse_rest(found.to_series(), bare, fits, lambda text: _scaled_integer(text, scale))
+    signed = pl.select(pl.when(usual.str.starts_with("-")).then(pl.lit(0, pl.Int128) - rounded).otherwise(rounded))
+    return _parse_rest(signed.to_series(), bare, fits, lambda text: _scaled_integer(text, scale))
 
 
 def _scaled_integer(text: str, scale: int) -> int | None:
-    found = _scaled_value(text.lower(), scale)
-    return None if found is None or abs(found) >= 10**MAX_DIGITS else found
+    value = _scaled_value(text.lower(), scale)
+    return None if value is None or abs(value) >= 10**MAX_DIGITS else value
 
 
 def _scaled_value(text: str, scale: int) -> int | None:
@@ -118,14 +118,14 @@ def times(texts: pl.Series, *, zone: bool) -> pl.Series:
 def _parts(texts: pl.Series) -> pl.DataFrame:
     """Return the day, the microseconds within it, and the offset in microseconds; NULL where one is invalid."""
     names = ("year", "month", "day", "hour", "minute", "second", "fraction", "zone", "bc")
-    found = (
+    parts = (
         texts.str.to_lowercase()
         .alias("text")
         .to_frame()
         .select(pl.col("text").str.extract(_STAMP, at + 1).alias(name) for at, name in enumerate(names))
     )
     fraction = ("0." + pl.col("fraction").fill_null("") + "0").cast(pl.Float64) * 1e6
-    numbers = found.with_columns(
+    numbers = parts.with_columns(
         pl.col("year", "month", "day").cast(pl.Int64),
         pl.col("hour", "minute", "second").cast(pl.Int64).fill_null(0),
         micros=fraction.round(0, mode="half_to_even").cast(pl.Int64),
@@ -186,10 +186,10 @@ def _null_unless(mask: pl.Series, values: pl.Series) -> pl.Series:
     return pl.select(pl.when(mask).then(values)).to_series()
 
 
-def _parse_rest(found: pl.Series, texts: pl.Series, done: pl.Series, read: Callable[[str], int | None]) -> pl.Series:
-    """Return `found`, completed by parsing each text that is not `done` by `read`."""
+def _parse_rest(parsed: pl.Series, texts: pl.Series, done: pl.Series, read: Callable[[str], int | None]) -> pl.Series:
+    """Return `parsed`, completed by parsing each text that is not `done` by `read`."""
     left = ~done.fill_null(value=True)
     if not left.any():
-        return found
-    rest = pl.Series([None if one is None else read(one) for one in texts.filter(left).to_list()], dtype=found.dtype)
-    return found.scatter(left.arg_true(), rest)
+        return parsed
+    rest = pl.Series([None if one is None else read(one) for one in texts.filter(left).to_list()], dtype=parsed.dtype)
+    return parsed.scatter(left.arg_true(), rest)

@@ -112,8 +112,8 @@ def split_part(term: Term, delimiter: str, part: int, where: str) -> Term:
         expr = value.expr if part in {1, -1} else pl.when(value.expr.is_not_null()).then(pl.lit(""))
         return replace(value, expr=expr)
     pieces = value.expr.str.split(delimiter)
-    found = pieces.list.get(part - 1 if part > 0 else part, null_on_oob=True).fill_null("")
-    return Term(pl.when(value.expr.is_not_null()).then(found), TEXT, value.wrong)
+    piece = pieces.list.get(part - 1 if part > 0 else part, null_on_oob=True).fill_null("")
+    return Term(pl.when(value.expr.is_not_null()).then(piece), TEXT, value.wrong)
 
 
 def padded(term: Term, width: int, fill: str, where: str, *, left: bool) -> Term:

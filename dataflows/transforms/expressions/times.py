@@ -123,8 +123,8 @@ MAX_DAYS: Final = 10_000_000
 def add_interval(sign: str, term: Term, interval: str, where: str) -> Term:
     """Add or subtract an interval such as ``1 month 2 days``: first months, clamped to the month, then the rest."""
     value = _time(term, "an interval", where)
-    found = _INTERVAL.fullmatch(interval)
-    if found is None:
+    match = _INTERVAL.fullmatch(interval)
+    if match is None:
         hint = "such as '1 month 2 days', '-3 hours' or '1 day ago'"
         raise SchemaMismatch("an interval of whole units is needed", where=where, value=interval, hint=hint)
     value = cast(value, STAMP, where) if value.name == DATE.name else value
@@ -132,7 +132,7 @@ def add_interval(sign: str, term: Term, interval: str, where: str) -> Term:
     for minus, number, unit in re.findall(_PART, interval.lower()):
         short = _OFFSETS[unit]
         amounts[short] = amounts.get(short, 0) + int(number) * (-1 if minus == "-" else 1)
-    sign = _OPPOSITE[sign] if found[0].rstrip().lower().endswith("ago") else sign
+    sign = _OPPOSITE[sign] if match[0].rstrip().lower().endswith("ago") else sign
     months = amounts.pop("y", 0) * 12 + amounts.pop("mo", 0)
     steps = ([(months, "mo")] if months else []) + [(amounts[unit], unit) for unit in _ORDER if amounts.get(unit)]
     result = _null_out_of_range(value, steps, 1 if sign == "+" else -1, where)

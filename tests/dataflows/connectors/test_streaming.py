@@ -68,7 +68,7 @@ def through(tmp_path: Path, launchers: Launchers) -> Callable[..., Iterator[Flow
 
 
 def test_rows_in_flight_are_bounded(system: System, through: Callable[..., Iterator[Flow]]) -> None:
-    """Of rows with 150 MB of text in total, only a fraction is in memory at any time."""
+    """Only a fraction of 150 MB of rows is in memory at any time."""
     peaks = []
     for rows in (1_000, 75_000):
         for flow in through(system, rows, 2_000, 5_000):
