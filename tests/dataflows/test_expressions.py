@@ -375,12 +375,12 @@ def evaluate_wrong(compiled: Compiled, batch: pa.RecordBatch) -> list[bool]:
 
 @pytest.mark.parametrize("form", ["greatest({}, i)", "({} % i)", "({} / i)", "CASE WHEN {0} > i THEN i ELSE {0} END"])
 def test_expressions_that_explode_when_compiled_are_refused_early(form: str) -> None:
-    text, began = "i", clock.monotonic()
+    text, began = "i", clock.process_time()
     while len(text) < 3000:
         text = form.format(text)
         with contextlib.suppress(SchemaMismatch):
             assert len(str(compile_expression(text, TYPES, "fields[0].sql").expr)) <= 100_000
-    assert clock.monotonic() - began < 20
+    assert clock.process_time() - began < 20
 
 
 def test_a_missing_column_is_reported_with_a_suggestion_and_its_position() -> None:
