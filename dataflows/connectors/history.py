@@ -14,7 +14,7 @@ HISTORY: Final = ("valid_from", "valid_to", "is_current")
 
 
 def history_columns(version: Column) -> tuple[Column, ...]:
-    """Return those columns; times of validity have the version's type."""
+    """Return the history columns; times of validity have the version's type."""
     kinds = (version.type, version.type, "boolean")
     return tuple(Column(name, kind, nullable=name == "valid_to") for name, kind in zip(HISTORY, kinds, strict=True))
 

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, RUF001, PLR0124, RUF005 - tables and grammars of what is wrong on purpose
+# ruff: noqa: E501, RUF001, PLR0124, RUF005 - tables and grammars of invalid input
 """Hostile CSV, compared with Python's csv module."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, C901, SIM105, PLR0911 - tables and grammars of what is wrong on purpose
+# ruff: noqa: E501, C901, SIM105, PLR0911 - tables and grammars of invalid input
 """Hostile expressions, in whole pipelines, over edge cases of every type; they run in a sandbox."""
 
 from __future__ import annotations

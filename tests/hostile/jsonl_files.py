@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - tables and grammars of what is wrong on purpose
+# ruff: noqa: E501 - tables and grammars of invalid input
 """Hostile JSON lines, compared with Python's json module."""
 
 from __future__ import annotations

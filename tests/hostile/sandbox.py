@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - tables and grammars of what is wrong on purpose
+# ruff: noqa: E501 - tables and grammars of invalid input
 """A seccomp filter: once it is set, the kernel kills the process if it opens a file or socket, or starts a program.
 
 Python's audit hooks see only what Python does; the filter sees every library. Linux only, like the tests' servers.

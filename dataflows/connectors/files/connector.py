@@ -15,7 +15,7 @@ __all__ = ["FilesConnector", "S3Connector"]
 
 
 class FilesConnector:
-    """``type: files``."""
+    """``type: files``: files in a folder of this machine; an object is a file, a folder or a pattern."""
 
     model: type[FilesConnection | S3Connection] = FilesConnection
     takes_format = True
@@ -34,7 +34,7 @@ class FilesConnector:
 
 
 class S3Connector(FilesConnector):
-    """``type: s3``."""
+    """``type: s3``: files in a bucket of an object store; an object is a key, a prefix or a pattern."""
 
     model = S3Connection
 

@@ -158,6 +158,7 @@ class Lines:
         return msgspec.json.Decoder(made)
 
     def _slow(self, block: bytes) -> tuple[pa.Table, list[BadLine]]:
+        """Parse line by line; return the valid rows, and the invalid lines."""
         rows: list[Row] = []
         at: list[int] = []
         wrong: list[BadLine] = []
@@ -173,7 +174,7 @@ class Lines:
                 what = f"column `{new}` is in no sampled line"
                 wrong.append(BadLine(number, "unknown_column", what, new, contradicts=True))
             if (twice := repeated(line, self.columns)) is not None:
-                wrong.append(BadLine(number, "repeated_name", f"a name comes twice in one object (`{twice}`)", twice))
+                wrong.append(BadLine(number, "repeated_name", f"a key occurs twice in one object (`{twice}`)", twice))
                 continue
             rows.append(row)
             at.append(number)

@@ -1,4 +1,4 @@
-"""The state that every sink in a database stores for a pipeline; the state of other pipelines is never touched."""
+"""The state that every sink in a database stores for a pipeline, isolated from that of other pipelines."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ SPLITS = (Split(0, None, "10"), Split(1, "10", "20"), Split(2, "20", None))
 
 
 @dataclass
-class Memory:
-    """The state of a pipeline, and those of its neighbours in the same tables."""
+class States:
+    """The state of a pipeline, and the states of its neighbours in the same tables."""
 
     state: Any
     other_sink: Any
 
-    def near(self) -> list[Any]:
+    def neighbours(self) -> list[Any]:
         """Return the states of the same pipeline for another source and sink, and of another pipeline."""
         return [replace(self.state, source="others"), self.other_sink, replace(self.state, uid="u2")]
 
     def commit(self, generation: int, split: int, run: str = "r1", slot: str = "00", state: Any = None) -> None:
         """Commit a split without rows."""
-        made = state or self.state
-        if isinstance(made, PostgresState):
-            with translated("here"), made.session.transaction():
-                made.session.execute(made.fence(slot, split, run, generation, COUNTED))
-        elif isinstance(made, MysqlState):
-            with made.session.transaction():
-                for statement in made.fencing(slot, split, run, generation, COUNTED):
-                    made.session.change(statement)
+        target_state = state or self.state
+        if isinstance(target_state, PostgresState):
+            with translated("here"), target_state.session.transaction():
+                target_state.session.execute(target_state.fence(slot, split, run, generation, COUNTED))
+        elif isinstance(target_state, MysqlState):
+            with target_state.session.transaction():
+                for statement in target_state.fencing(slot, split, run, generation, COUNTED):
+                    target_state.session.change(statement)
         else:
-            with made.session.transaction():
-                made.fence(slot, split, run, generation, COUNTED)
+            with target_state.session.transaction():
+                target_state.fence(slot, split, run, generation, COUNTED)
 
     def claim(self, run: str = "r1", state: Any = None) -> int:
         """Claim a run; return its generation."""
@@ -66,32 +66,32 @@ class Memory:
 
     def plan(self, run: str = "r1", write: str = "append", state: Any = None, base: Counters | None = None) -> int:
         """Claim a run and plan its three splits; return its generation."""
-        made = state or self.state
-        generation = self.claim(run, made)
-        with made.owned(generation):
-            made.write_plan(RunRow(run, write, "id", "1", "9", base or Counters(), split_key="k"), SPLITS)
+        target_state = state or self.state
+        generation = self.claim(run, target_state)
+        with target_state.owned(generation):
+            target_state.write_plan(RunRow(run, write, "id", "1", "9", base or Counters(), split_key="k"), SPLITS)
         return generation
 
     def finish(self, run: str, generation: int, position: str | None, state: Any = None) -> None:
         """Finish a run."""
-        made = state or self.state
-        with made.owned(generation):
-            made.finish(run, position, {"run": run})
+        target_state = state or self.state
+        with target_state.owned(generation):
+            target_state.finish(run, position, {"run": run})
 
 
-def seen(state: Any, run: str = "r1") -> tuple[Any, ...]:
+def reported(state: Any, run: str = "r1") -> tuple[Any, ...]:
     """Return everything that a state reports."""
     runs = (state.run(run), state.unfinished("x"), state.finished())
     return runs, state.pending(run), state.counters(), state.loaded(), state.committed(run, None), state.next_split(run)
 
 
 @pytest.fixture(params=["postgres", "mysql", "sqlite", "duckdb"])
-def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memory]:
+def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[States]:
     value = request.getfixturevalue
     if request.param == "postgres":
         with closing(connect(value("new_database")(), where="here", name="tests")) as session:
-            made = PostgresState("u1", "items", TableName("public", "t"), "here", session)
-            yield remembered(made, replace(made, sink=TableName("public", "t2")))
+            target_state = PostgresState("u1", "items", TableName("public", "t"), "here", session)
+            yield create_states(target_state, replace(target_state, sink=TableName("public", "t2")))
         return
     settings: dict[str, Any] = {"type": request.param, "path": str(tmp_path / "file")}
     if request.param == "mysql":
@@ -102,78 +102,78 @@ def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memory]:
     place = Place("items", "to", parse_connection("to", settings), "t", home)
     spec = Sink.parse({"connection": "to", "object": "t", "write": "append"})
     with closing(connector.target(place, Owner("u1", "items", spec))) as target:
-        yield remembered(target.state, replace(target.state, sink="t2"))
+        yield create_states(target.state, replace(target.state, sink="t2"))
 
 
-def remembered(state: Any, other_sink: Any) -> Memory:
+def create_states(state: Any, other_sink: Any) -> States:
     assert not state.exists()
     state.make()
     assert state.exists()
     state.make()
-    return Memory(state, other_sink)
+    return States(state, other_sink)
 
 
 @pytest.fixture
-def beside(memory: Memory) -> Iterator[None]:
+def unchanged_neighbours(states: States) -> Iterator[None]:
     """Plan the same run for each neighbour, and commit a part; assert that their states are unchanged at the end."""
-    for state in memory.near():
+    for state in states.neighbours():
         run = "r1" if state.uid == "u2" else f"r1-{state.source}-{state.sink}"
-        generation = memory.plan(run, state=state, base=COUNTED)
-        memory.commit(generation, 1, run, state=state)
-    runs = [(state, "r1" if state.uid == "u2" else f"r1-{state.source}-{state.sink}") for state in memory.near()]
-    before = [seen(state, run) for state, run in runs]
+        generation = states.plan(run, state=state, base=COUNTED)
+        states.commit(generation, 1, run, state=state)
+    runs = [(state, "r1" if state.uid == "u2" else f"r1-{state.source}-{state.sink}") for state in states.neighbours()]
+    before = [reported(state, run) for state, run in runs]
     yield
-    assert [seen(state, run) for state, run in runs] == before
+    assert [reported(state, run) for state, run in runs] == before
 
 
-def test_a_claim_raises_the_generation_of_the_whole_pipeline_and_of_no_other(memory: Memory) -> None:
-    first = memory.claim()
-    source, sink, pipeline = memory.near()
-    assert (memory.claim(state=source), memory.claim(state=sink), memory.claim(state=pipeline)) == (
+def test_a_claim_raises_only_the_generation_of_its_pipeline(states: States) -> None:
+    first = states.claim()
+    source, sink, pipeline = states.neighbours()
+    assert (states.claim(state=source), states.claim(state=sink), states.claim(state=pipeline)) == (
         first + 1,
         first + 2,
         first,
     )
-    assert memory.claim() == first + 3
-    for state, generation in ((memory.state, first + 2), (source, first + 1), (sink, first + 4)):
+    assert states.claim() == first + 3
+    for state, generation in ((states.state, first + 2), (source, first + 1), (sink, first + 4)):
         with pytest.raises(Fenced), state.owned(generation):
-            pytest.fail("another generation owns nothing")
-    for state, generation in ((memory.state, first + 3), (source, first + 3), (pipeline, first)):
+            pytest.fail("another generation must be fenced")
+    for state, generation in ((states.state, first + 3), (source, first + 3), (pipeline, first)):
         with state.owned(generation):
             pass
-    with pytest.raises(Fenced), replace(memory.state, uid="u3").owned(0):
-        pytest.fail("what was never claimed is owned by nobody")
+    with pytest.raises(Fenced), replace(states.state, uid="u3").owned(0):
+        pytest.fail("an unclaimed pipeline must be fenced")
 
 
-def test_an_error_inside_owned_is_rolled_back(memory: Memory) -> None:
-    generation = memory.claim()
-    with pytest.raises(KeyError), memory.state.owned(generation):  # noqa: PT012 - the first statement is to be undone
-        memory.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), SPLITS)
+def test_an_error_inside_owned_is_rolled_back(states: States) -> None:
+    generation = states.claim()
+    with pytest.raises(KeyError), states.state.owned(generation):  # noqa: PT012 - the first statement is to be undone
+        states.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), SPLITS)
         raise KeyError
-    assert (memory.state.run("r1"), memory.state.pending("r1")) == (None, ((), 0))
+    assert (states.state.run("r1"), states.state.pending("r1")) == (None, ((), 0))
 
 
-@pytest.mark.usefixtures("beside")
-def test_a_plan_round_trips(memory: Memory) -> None:
-    assert seen(memory.state) == ((None, None, None), ((), 0), Counters(), Loaded(), None, 0)
-    memory.plan()
+@pytest.mark.usefixtures("unchanged_neighbours")
+def test_a_plan_round_trips(states: States) -> None:
+    assert reported(states.state) == ((None, None, None), ((), 0), Counters(), Loaded(), None, 0)
+    states.plan()
     row = RunRow("r1", "append", "id", "1", "9", Counters(), split_key="k")
-    assert seen(memory.state) == ((row, row, None), (SPLITS, 3), Counters(), Loaded(), Counters(), 3)
-    assert memory.state.unfinished("r1") is None
+    assert reported(states.state) == ((row, row, None), (SPLITS, 3), Counters(), Loaded(), Counters(), 3)
+    assert states.state.unfinished("r1") is None
 
 
-def test_a_plan_of_many_splits_is_complete(memory: Memory) -> None:
-    generation = memory.claim()
+def test_a_plan_of_many_splits_is_complete(states: States) -> None:
+    generation = states.claim()
     splits = tuple(Split(number, str(number), str(number + 1)) for number in range(1201))
-    with memory.state.owned(generation):
-        memory.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), splits[::-1])
-    assert memory.state.pending("r1") == (splits, 1201)
+    with states.state.owned(generation):
+        states.state.write_plan(RunRow("r1", "append", None, None, None, Counters()), splits[::-1])
+    assert states.state.pending("r1") == (splits, 1201)
 
 
-@pytest.mark.usefixtures("beside")
-def test_a_split_is_committed_once_and_by_its_own_generation_run_and_slot(memory: Memory) -> None:
-    older = memory.plan()
-    generation = memory.claim()
+@pytest.mark.usefixtures("unchanged_neighbours")
+def test_a_split_is_committed_once_by_its_generation_run_and_slot(states: States) -> None:
+    older = states.plan()
+    generation = states.claim()
     for number, split, run, slot in (
         (older, 0, "r1", "00"),
         (generation + 1, 0, "r1", "00"),
@@ -182,108 +182,108 @@ def test_a_split_is_committed_once_and_by_its_own_generation_run_and_slot(memory
         (generation, 0, "r1", "02"),
     ):
         with pytest.raises(Fenced):
-            memory.commit(number, split, run, slot)
-    assert (memory.state.pending("r1"), memory.state.counters()) == ((SPLITS, 3), Counters())
-    memory.commit(generation, 1)
+            states.commit(number, split, run, slot)
+    assert (states.state.pending("r1"), states.state.counters()) == ((SPLITS, 3), Counters())
+    states.commit(generation, 1)
     with pytest.raises(Fenced):
-        memory.commit(generation, 1)
-    memory.commit(generation, 2, slot="01")
+        states.commit(generation, 1)
+    states.commit(generation, 2, slot="01")
     twice = COUNTED + COUNTED
-    assert (memory.state.pending("r1"), memory.state.counters()) == ((SPLITS[:1], 3), twice)
-    assert (memory.state.committed("r1", older), memory.state.committed("r1", generation)) == (None, twice)
-    assert (memory.state.committed("r1", None), memory.state.committed("r2", None)) == (twice, None)
+    assert (states.state.pending("r1"), states.state.counters()) == ((SPLITS[:1], 3), twice)
+    assert (states.state.committed("r1", older), states.state.committed("r1", generation)) == (None, twice)
+    assert (states.state.committed("r1", None), states.state.committed("r2", None)) == (twice, None)
 
 
-@pytest.mark.usefixtures("beside")
-def test_a_run_takes_over_the_splits_of_an_unfinished_one(memory: Memory) -> None:
-    generation = memory.plan()
-    memory.commit(generation, 1)
-    assert memory.state.loaded() == Loaded("append", "id", None, partly=True)
-    generation = memory.claim("r2")
-    with memory.state.owned(generation):
-        memory.state.write_plan(RunRow("r2", "append", "id", "1", "9", Counters()), ())
-        memory.state.take_over("r1", "r2")
-    older = memory.state.run("r1")
-    assert (older.state, older.taken_over_by, memory.state.pending("r1")) == ("superseded", "r2", ((), 0))
-    assert memory.state.pending("r2") == ((SPLITS[0], SPLITS[2]), 3)
-    assert (memory.state.unfinished("x").run, memory.state.unfinished("r2")) == ("r2", None)
-    assert memory.state.committed("r1", None) is None
-    assert memory.state.claim(SLOTS, "r1") == older
-    with memory.state.owned(generation):
-        memory.state.forget("r2")
-    assert (memory.state.run("r2"), memory.state.pending("r2"), memory.state.run("r1")) == (None, ((), 0), older)
+@pytest.mark.usefixtures("unchanged_neighbours")
+def test_a_run_takes_over_the_splits_of_an_unfinished_one(states: States) -> None:
+    generation = states.plan()
+    states.commit(generation, 1)
+    assert states.state.loaded() == Loaded("append", "id", None, partly=True)
+    generation = states.claim("r2")
+    with states.state.owned(generation):
+        states.state.write_plan(RunRow("r2", "append", "id", "1", "9", Counters()), ())
+        states.state.take_over("r1", "r2")
+    older = states.state.run("r1")
+    assert (older.state, older.taken_over_by, states.state.pending("r1")) == ("superseded", "r2", ((), 0))
+    assert states.state.pending("r2") == ((SPLITS[0], SPLITS[2]), 3)
+    assert (states.state.unfinished("x").run, states.state.unfinished("r2")) == ("r2", None)
+    assert states.state.committed("r1", None) is None
+    assert states.state.claim(SLOTS, "r1") == older
+    with states.state.owned(generation):
+        states.state.forget("r2")
+    assert (states.state.run("r2"), states.state.pending("r2"), states.state.run("r1")) == (None, ((), 0), older)
 
 
-@pytest.mark.usefixtures("beside")
-def test_no_append_continues_from_rows_of_an_abandoned_run(memory: Memory) -> None:
-    generation = memory.plan()
-    memory.commit(generation, 1)
-    with memory.state.owned(generation):
-        memory.state.supersede("r1", "r2")
-        memory.state.mark_partial()
-    assert (memory.state.pending("r1"), memory.state.loaded()) == (((), 0), Loaded("replace", None, None))
+@pytest.mark.usefixtures("unchanged_neighbours")
+def test_no_append_continues_from_rows_of_an_abandoned_run(states: States) -> None:
+    generation = states.plan()
+    states.commit(generation, 1)
+    with states.state.owned(generation):
+        states.state.supersede("r1", "r2")
+        states.state.mark_partial()
+    assert (states.state.pending("r1"), states.state.loaded()) == (((), 0), Loaded("replace", None, None))
 
 
-@pytest.mark.usefixtures("beside")
-def test_a_finished_run_moves_the_cursor_and_is_not_run_again(memory: Memory) -> None:
-    generation = memory.plan(base=COUNTED)
+@pytest.mark.usefixtures("unchanged_neighbours")
+def test_a_finished_run_moves_the_cursor_and_is_not_run_again(states: States) -> None:
+    generation = states.plan(base=COUNTED)
     for split in SPLITS:
-        memory.commit(generation, split.number)
-    memory.finish("r1", generation, "9")
-    row = memory.state.run("r1")
+        states.commit(generation, split.number)
+    states.finish("r1", generation, "9")
+    row = states.state.run("r1")
     assert (row.state, row.result, row.write, row.base) == ("finished", {"run": "r1"}, "append", COUNTED)
-    assert (memory.state.finished(), memory.state.unfinished("x")) == (row, None)
-    assert (memory.state.loaded(), memory.state.pending("r1")) == (Loaded("append", "id", "9"), ((), 0))
-    assert memory.state.committed("r1", None) is None
-    assert memory.state.claim(SLOTS, "r1") == row
-    with memory.state.owned(generation):  # an ended run has fenced no other
+    assert (states.state.finished(), states.state.unfinished("x")) == (row, None)
+    assert (states.state.loaded(), states.state.pending("r1")) == (Loaded("append", "id", "9"), ((), 0))
+    assert states.state.committed("r1", None) is None
+    assert states.state.claim(SLOTS, "r1") == row
+    with states.state.owned(generation):  # an ended run has fenced no other
         pass
-    generation = memory.plan("r2", base=memory.state.counters())
-    memory.commit(generation, 0, "r2")
-    assert memory.state.committed("r2", generation) == COUNTED
-    memory.finish("r2", generation, None)
-    assert (memory.state.finished().run, memory.state.loaded()) == ("r2", Loaded("append", "id", "9"))
-    memory.finish("r3", memory.plan("r3", "merge"), "12")
-    assert memory.state.loaded() == Loaded("merge", "id", "12")
-    memory.finish("r4", memory.plan("r4", "replace"), None)
-    assert memory.state.loaded() == Loaded("replace", "id", None)
+    generation = states.plan("r2", base=states.state.counters())
+    states.commit(generation, 0, "r2")
+    assert states.state.committed("r2", generation) == COUNTED
+    states.finish("r2", generation, None)
+    assert (states.state.finished().run, states.state.loaded()) == ("r2", Loaded("append", "id", "9"))
+    states.finish("r3", states.plan("r3", "merge"), "12")
+    assert states.state.loaded() == Loaded("merge", "id", "12")
+    states.finish("r4", states.plan("r4", "replace"), None)
+    assert states.state.loaded() == Loaded("replace", "id", None)
 
 
-def test_an_unfinished_replace_has_loaded_nothing(memory: Memory) -> None:
-    generation = memory.plan(write="replace")
-    memory.commit(generation, 0)
-    assert memory.state.loaded() == Loaded()
-    generation = memory.plan("r2")
-    assert memory.state.loaded() == Loaded()
-    memory.commit(generation, 0, "r2")
-    assert memory.state.loaded() == Loaded("append", "id", None, partly=True)
+def test_an_unfinished_replace_has_loaded_nothing(states: States) -> None:
+    generation = states.plan(write="replace")
+    states.commit(generation, 0)
+    assert states.state.loaded() == Loaded()
+    generation = states.plan("r2")
+    assert states.state.loaded() == Loaded()
+    states.commit(generation, 0, "r2")
+    assert states.state.loaded() == Loaded("append", "id", None, partly=True)
 
 
-def test_the_last_runs_and_all_unfinished_ones_are_kept(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_runs_and_all_unfinished_ones_are_kept(states: States, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_ledger, "KEPT_RUNS", 2)
     monkeypatch.setattr(sql_ledger, "KEPT_RUNS", 2)
-    memory.plan("r0")
-    other = replace(memory.state, uid="u2")
+    states.plan("r0")
+    other = replace(states.state, uid="u2")
     for number in range(3):
-        memory.finish(f"o{number}", memory.plan(f"o{number}", state=other), "9", other)
+        states.finish(f"o{number}", states.plan(f"o{number}", state=other), "9", other)
     for number in range(1, 6):
-        memory.finish(f"r{number}", memory.plan(f"r{number}"), "9")
-    kept = [run for run in ("r0", "r1", "r2", "r3", "r4", "r5") if memory.state.run(run)]
+        states.finish(f"r{number}", states.plan(f"r{number}"), "9")
+    kept = [run for run in ("r0", "r1", "r2", "r3", "r4", "r5") if states.state.run(run)]
     assert kept == ["r0", "r4", "r5"]
     assert [run for run in ("o0", "o1", "o2") if other.run(run)] == ["o1", "o2"]
 
 
-@pytest.mark.usefixtures("beside")
-def test_a_dropped_pipeline_is_forgotten_and_cannot_be_claimed(memory: Memory) -> None:
-    alone = replace(memory.state, uid="u4")
-    generation = memory.plan(state=alone)
-    memory.commit(generation, 0, state=alone)
+@pytest.mark.usefixtures("unchanged_neighbours")
+def test_a_dropped_pipeline_has_no_state_and_cannot_be_claimed(states: States) -> None:
+    alone = replace(states.state, uid="u4")
+    generation = states.plan(state=alone)
+    states.commit(generation, 0, state=alone)
     alone.drop()
     assert (alone.pending("r1"), alone.counters(), alone.loaded()) == (((), 0), Counters(), Loaded())
     assert (alone.run("r1"), alone.unfinished("x"), alone.finished()) == (None, None, None)
     with pytest.raises(Fenced):
         alone.claim(SLOTS, "r2")
     with pytest.raises(Fenced), alone.owned(generation):
-        pytest.fail("a dropped pipeline is owned by nobody")
+        pytest.fail("a dropped pipeline must be fenced")
     with pytest.raises(Fenced):
-        memory.commit(generation, 1, state=alone)
+        states.commit(generation, 1, state=alone)

@@ -349,13 +349,13 @@ BAD_CSV = [
     (
         b'{"id": 1}\n{"id": 1, "id": 1}\n',
         {"id": "integer"},
-        "line 2: a name comes twice in one object (`id`)",
+        "line 2: a key occurs twice in one object (`id`)",
         {"_raw": '{"id": 1, "id": 1}'},
     ),
     (
         b'{"id": {"a\\":b": 1}}\n{"id": [{"x": {"a": 1, "\\u0061" : 2}}]}\n',
         {"id": "json"},
-        "line 2: a name comes twice in one object (`id`)",
+        "line 2: a key occurs twice in one object (`id`)",
         {},
     ),
     (b'{"id": 1, "o": {"a": 1, "a": 2}, "o": 1}\nx\n', {"id": "integer"}, "line 2: it is not a JSON object", {}),
