@@ -136,7 +136,7 @@ def check_cursor(evidence: Evidence, rule: CursorRule, where: str) -> None:
         what = f"a lag needs a time; `{column.name}` is {column.type}"
         raise SchemaMismatch(what, where=where, hint="drop the lag, or choose a time as the cursor")
     if column.name == XMIN and column.hidden:
-        if not rule.again:
+        if not rule.idempotent:
             hint = "write: merge with a key"
             raise Refused("cursor `xmin` reads a row again whenever it is updated", where=where, hint=hint)
         return
@@ -153,11 +153,11 @@ def _unsafe(evidence: Evidence, rule: CursorRule) -> tuple[str, str] | None:
         return f"{evidence.hidden_writers}: cursor {name} cannot wait for rows that are committed late", hint
     if what := _disorder(evidence):
         return f"{name} does not arrive in order: {what}", other
-    if evidence.is_time and evidence.unit > MICROSECOND and not rule.again and not rule.lag:
+    if evidence.is_time and evidence.unit > MICROSECOND and not rule.idempotent and not rule.lag:
         unit = _unit(evidence.unit)
         hint = "give the cursor a lag, so that an `append` ends before it; or write: merge, which reads it again"
         return f"{name} ({column.type}) has a resolution of {unit}: new rows can get a value already read", hint
-    if evidence.client and not evidence.is_time and not rule.again and not rule.ordered:
+    if evidence.client and not evidence.is_time and not rule.idempotent and not rule.ordered:
         what = (
             f"{name} ({column.type}) has no default: programs make its values, and one that comes after a greater one"
         )
@@ -195,7 +195,7 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
     if evidence.zone and parse_type(column.type).name != "timestamp with time zone":
         notes.append(f"{name} has no zone: compared by {evidence.zone}; `timezone` sets another one")
     if evidence.is_time and evidence.unit > MICROSECOND:
-        ends = "is read again by each run until it is over" if rule.again else "is read when it is over"
+        ends = "is read again by each run until it is over" if rule.idempotent else "is read when it is over"
         notes.append(f"{name} has a resolution of {_unit(evidence.unit)}: the current one {ends}")
     if rule.lag:
         notes.append(f"{name}: a row that is committed more than {rule.lag} after its cursor's value is not read")
@@ -234,7 +234,7 @@ def window_edge(evidence: Evidence, rule: CursorRule, clock: Clock) -> Edge:
     horizon = clock.now - rule.lag
     begun = horizon if rule.lag or clock.oldest is None else min(horizon, clock.oldest)
     safe = _floor(begun + clock.min_ahead, max(unit, MILLISECOND)) - unit
-    upper = _floor(horizon + clock.min_ahead, unit) if rule.again else safe
+    upper = _floor(horizon + clock.min_ahead, unit) if rule.idempotent else safe
     zoned = parse_type(evidence.column.type).name == "timestamp with time zone"
     edge = (upper, safe, clock.now + clock.max_ahead)
     return Edge(*(one if zoned else one.replace(tzinfo=None) for one in edge))

@@ -41,11 +41,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class CursorRule:
-    """Settings of a pipeline's cursor; `again` is true if its sink can take a row twice without duplicating it."""
+    """Settings of a pipeline's cursor; `idempotent` is true if its sink can take a row twice."""
 
     lag: timedelta = timedelta(0)
     timezone: str | None = None
-    again: bool = False
+    idempotent: bool = False
     ordered: bool = False
     """True if the pipeline guarantees that each new value, made by a program, is greater than all earlier ones."""
 

@@ -98,7 +98,9 @@ class Job:
         cursor = self.spec.source.cursor
         if cursor is None:
             return CursorRule()
-        return CursorRule(cursor.lag, cursor.timezone, again=self.write in {"merge", "scd2"}, ordered=cursor.ordered)
+        return CursorRule(
+            cursor.lag, cursor.timezone, idempotent=self.write in {"merge", "scd2"}, ordered=cursor.ordered
+        )
 
     @property
     def workers(self) -> int:

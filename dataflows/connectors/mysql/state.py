@@ -23,7 +23,7 @@ from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["MysqlState", "take_name"]
+__all__ = ["MysqlState", "mark_session"]
 
 TRIES: Final = 3
 END_SECONDS: Final = 5.0
@@ -54,7 +54,7 @@ def _name(uid: str, part: str) -> str:
     return f"_penstock_{hashlib.sha256(uid.encode()).hexdigest()[:32]}_{part}"
 
 
-def take_name(session: Session, uid: str, slot: str) -> None:
+def mark_session(session: Session, uid: str, slot: str) -> None:
     """Mark a session as the writer of a slot, by a named lock."""
     session.value("SELECT GET_LOCK(?, ?)", (_name(uid, slot), int(END_SECONDS)))
 

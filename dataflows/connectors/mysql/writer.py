@@ -18,7 +18,7 @@ from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.mysql.interference import check_merged, interferers, staged
 from dataflows.connectors.mysql.merge import STAGE, Merge
 from dataflows.connectors.mysql.session import Session, quoted
-from dataflows.connectors.mysql.state import MysqlState, take_name
+from dataflows.connectors.mysql.state import MysqlState, mark_session
 from dataflows.connectors.mysql.tables import TableName, natives
 from dataflows.connectors.mysql.types import encoded, load_target
 from dataflows.connectors.writing import OpenSplit
@@ -57,7 +57,7 @@ class MysqlSink:
     ) -> Iterator[MysqlSink]:
         """Connected."""
         with closing(another(order.check)) as session:
-            take_name(session, state.uid, order.slot)
+            mark_session(session, state.uid, order.slot)
             if merge is not None and merge.tombstones is not None:
                 session.change(merge.make_tombstones(merge.tombstones))
             named = [] if shadowed else interferers(session, into)

@@ -27,7 +27,7 @@ from dataflows.data.tables import Column
 from penstock.errors import Refused, SchemaMismatch
 from penstock.models.domain import Reload
 
-ONCE, AGAIN = CursorRule(), CursorRule(again=True)
+ONCE, AGAIN = CursorRule(), CursorRule(idempotent=True)
 LAG = CursorRule(timedelta(minutes=5))
 ID = Column("id", "bigint", nullable=False)
 AT = Column("at", "timestamp with time zone", nullable=False)
@@ -172,7 +172,7 @@ def test_property_runs_read_all_rows_committed_below_the_last_window(
 ) -> None:
     """For any interleaving of open transactions, zones, precisions, lags and run times."""
     rows = [Written(START + begun, START + begun + lasted) for begun, lasted in written]
-    rule = CursorRule(timedelta(minutes=11) if lagging else timedelta(0), again=again)
+    rule = CursorRule(timedelta(minutes=11) if lagging else timedelta(0), idempotent=again)
     evidence = Evidence(column)
     if evidence.unit > timedelta(microseconds=1) and not lagging and not again:
         return  # refused

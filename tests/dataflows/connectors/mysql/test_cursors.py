@@ -21,7 +21,7 @@ from penstock.models.connection import parse_connection
 if TYPE_CHECKING:
     from tests.dataflows.connectors.mysql.conftest import MysqlServer
 
-ONCE, AGAIN, LAG = CursorRule(), CursorRule(again=True), CursorRule(timedelta(minutes=5))
+ONCE, AGAIN, LAG = CursorRule(), CursorRule(idempotent=True), CursorRule(timedelta(minutes=5))
 
 
 class Shop:
@@ -148,7 +148,7 @@ def test_property_what_runs_read_is_what_was_committed(
     shop: Shop, steps: list[str], cursor: str, *, again: bool
 ) -> None:
     """For any interleaving of sessions: once all have ended, every row is read; by an append exactly once."""
-    rule = CursorRule(again=again or cursor == "day")
+    rule = CursorRule(idempotent=again or cursor == "day")
     shop.make(
         "at datetime(6) NOT NULL DEFAULT current_timestamp(6), stamp timestamp(6) NOT NULL DEFAULT "
         "current_timestamp(6), day date NOT NULL DEFAULT current_date"
@@ -172,5 +172,5 @@ def test_property_what_runs_read_is_what_was_committed(
                 last = found.position if found.upper is not None else last
     there = [row[0] for row in shop.query("SELECT id FROM t ORDER BY id")]
     assert sorted(set(read)) == there
-    if not rule.again:
+    if not rule.idempotent:
         assert sorted(read) == there

@@ -21,7 +21,7 @@ from dataflows.data.cursors import CursorRule, Window
 from penstock.errors import BadData, Refused, Unavailable
 from penstock.models.connection import parse_connection
 
-ONCE, AGAIN, LAG = CursorRule(), CursorRule(again=True), CursorRule(timedelta(minutes=5))
+ONCE, AGAIN, LAG = CursorRule(), CursorRule(idempotent=True), CursorRule(timedelta(minutes=5))
 Session = psycopg.Connection[Any]
 
 
@@ -236,7 +236,7 @@ def test_property_what_runs_read_is_what_was_committed(
     dsn: str, session: Session, steps: list[str], cursor: str, *, again: bool
 ) -> None:
     """For any interleaving of sessions: once all have ended, every row is read; by an append exactly once."""
-    rule = CursorRule(again=again or cursor in {"coarse", "xmin"})
+    rule = CursorRule(idempotent=again or cursor in {"coarse", "xmin"})
     session.execute("DROP TABLE IF EXISTS t")
     session.execute(
         "CREATE TABLE t (id serial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), "
@@ -264,5 +264,5 @@ def test_property_what_runs_read_is_what_was_committed(
                 last = found.position if found.upper is not None else last
         there = [row[0] for row in session.execute("SELECT id FROM t ORDER BY id").fetchall()]
     assert sorted(set(read)) == there
-    if not rule.again:
+    if not rule.idempotent:
         assert sorted(read) == there

@@ -282,7 +282,7 @@ def test_windows(files: Files, kind: str) -> None:
     source = file.source("t")
     table = source.describe()
     at, n, x = table.columns
-    again = CursorRule(again=True)
+    again = CursorRule(idempotent=True)
     assert source.window(table, at, None, again) == Window(None, None)
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', 1, 'a'), ('2999-01-01 10:00:00', 5, 'b')")
     window = source.window(table, at, None, again)  # a future time does not hide earlier rows
@@ -290,7 +290,7 @@ def test_windows(files: Files, kind: str) -> None:
     assert window.notes == ("1 row has a cursor in the future (`at`), to be read when that time has come",)
     file.script("INSERT INTO t VALUES ('2024-01-01T11:00:00', 2, 'c')")
     assert source.window(table, at, "2024-01-01 10:00:00", again).upper is not None
-    lagging = source.window(table, at, "2024-01-01 10:00:00", CursorRule(timedelta(hours=1), again=True))
+    lagging = source.window(table, at, "2024-01-01 10:00:00", CursorRule(timedelta(hours=1), idempotent=True))
     assert lagging.upper is not None
     assert "2024-01-01" < lagging.upper < "2999"
     assert source.window(table, at, "2998-01-01 00:00:00", CursorRule(timedelta(hours=1))).upper is None
@@ -310,7 +310,10 @@ def test_a_row_of_today_is_read_today_however_its_time_is_written(files: Files) 
         file, at = files("sqlite"), now().strftime(written)
         file.script("CREATE TABLE t (at TIMESTAMP NOT NULL)", f"INSERT INTO t VALUES ('{at}')")
         source = file.source("t")
-        assert source.window(source.describe(), source.describe().columns[0], None, CursorRule(again=True)).upper == at
+        assert (
+            source.window(source.describe(), source.describe().columns[0], None, CursorRule(idempotent=True)).upper
+            == at
+        )
 
 
 @KINDS
