@@ -63,9 +63,10 @@ class KeptLetter:
 class DeadLetters:
     """The letters of one pipeline, for one run. Not thread-safe."""
 
-    def __init__(self, dsn: str, uid: str, name: str) -> None:
+    def __init__(self, dsn: str, uid: str, name: str, session: psycopg.Connection[Any] | None = None) -> None:
+        """Use `session`, which must be in autocommit, or open one."""
         self._where, self._uid, self._name = address(dsn), uid, name
-        self._session = connect(dsn, f"penstock:letters:{uid}", autocommit=True)
+        self.session = session or connect(dsn, "penstock:letters", autocommit=True)
         self._days: set[date] = set()
 
     def begin(self, stale: Mapping[str, Sequence[int] | None], keep: timedelta) -> str:
@@ -75,22 +76,16 @@ class DeadLetters:
         run that are older than `keep`.
         """
         token = uuid4().hex
-        with self._translated(), self._session.transaction():
-            self._session.execute(
-                "INSERT INTO ops.dead_letter_owners (pipeline, token) VALUES (%s, %s) "
-                "ON CONFLICT (pipeline) DO UPDATE SET token = excluded.token",
-                (self._uid, token),
+        oldest = now() - keep
+        values: list[Any] = [self._uid, token, self._uid, oldest]
+        for run, splits in stale.items():
+            values += [self._uid, run, splits is None, list(splits or ())]
+        # One message is one transaction; each of its statements sees what was committed before it began.
+        with self._translated():
+            psycopg.ClientCursor(self.session).execute(
+                "; ".join([_OWN, _DROP_OLD, *[_DROP_STALE] * len(stale)]), values
             )
-            for run, splits in stale.items():
-                self._session.execute(
-                    "DELETE FROM ops.dead_letters WHERE pipeline = %(uid)s AND run = %(run)s "
-                    "AND (%(splits)s::int[] IS NULL OR split = ANY(%(splits)s))",
-                    {"uid": self._uid, "run": run, "splits": None if splits is None else list(splits)},
-                )
-            self._session.execute(
-                "DELETE FROM ops.dead_letters WHERE pipeline = %s AND at < %s", (self._uid, now() - keep)
-            )
-        self._drop_empty_days(now() - keep)
+        self._drop_empty_days(oldest)
         return token
 
     def put(self, token: str, run: str, split: int, found: Iterable[Letter], *, instead: bool = False) -> None:
@@ -102,35 +97,35 @@ class DeadLetters:
         at = now()
         self._make_day(at.date())
         rows = [self._row(at, run, split, letter) for letter in found]
-        with self._translated(), self._session.transaction():
-            owner = self._session.execute(
+        with self._translated(), self.session.transaction():
+            owner = self.session.execute(
                 "SELECT token FROM ops.dead_letter_owners WHERE pipeline = %s FOR SHARE", (self._uid,)
             ).fetchone()
             if owner is None or owner[0] != token:
                 raise self._fenced()
             if instead:
-                self._session.execute(
+                self.session.execute(
                     "DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND split = %s",
                     (self._uid, run, split),
                 )
-            with self._session.cursor() as cursor, cursor.copy(_COPY) as copy:
+            with self.session.cursor() as cursor, cursor.copy(_COPY) as copy:
                 for row in rows:
                     copy.write_row(row)
 
     def commonest(self, run: str) -> tuple[str, str, str] | None:
         """Return step, code and a reason of the most frequent kind of letter of a run; None if it has none."""
         with self._translated():
-            return self._session.execute(_COMMONEST, (self._uid, run)).fetchone()
+            return self.session.execute(_COMMONEST, (self._uid, run)).fetchone()
 
     def forget(self) -> None:
         """Erase all letters of the pipeline, and prevent older runs from adding any."""
-        with self._translated(), self._session.transaction():
-            self._session.execute("DELETE FROM ops.dead_letter_owners WHERE pipeline = %s", (self._uid,))
-            self._session.execute("DELETE FROM ops.dead_letters WHERE pipeline = %s", (self._uid,))
+        with self._translated(), self.session.transaction():
+            self.session.execute("DELETE FROM ops.dead_letter_owners WHERE pipeline = %s", (self._uid,))
+            self.session.execute("DELETE FROM ops.dead_letters WHERE pipeline = %s", (self._uid,))
 
     def close(self) -> None:
         """End the session."""
-        self._session.close()
+        self.session.close()
 
     def _row(self, at: datetime, run: str, split: int, letter: Letter) -> tuple[Any, ...]:
         text = f"{self._uid}\x1f{run}\x1f{split}\x1f{letter.row}\x1f{letter.step}"
@@ -142,9 +137,9 @@ class DeadLetters:
         if day in self._days:
             return
         table = sql.Identifier("ops", f"dead_letters_{day:%Y%m%d}")
-        with self._translated(), self._session.transaction():
-            self._session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            self._session.execute(
+        with self._translated(), self.session.transaction():
+            self.session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            self.session.execute(
                 sql.SQL(
                     "CREATE TABLE IF NOT EXISTS {} PARTITION OF ops.dead_letters FOR VALUES FROM ({}) TO ({})"
                 ).format(table, sql.Literal(day), sql.Literal(day + timedelta(days=1)))
@@ -153,13 +148,17 @@ class DeadLetters:
 
     def _drop_empty_days(self, before: datetime) -> None:
         """Drop the partitions of past days that have no letters left."""
-        with self._translated(), self._session.transaction():
-            self._session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            for (name,) in self._session.execute(_DAYS, (f"dead_letters_{before:%Y%m%d}",)).fetchall():
+        days = (f"dead_letters_{before:%Y%m%d}",)
+        with self._translated():
+            if not self.session.execute(_DAYS, days).fetchall():
+                return
+        with self._translated(), self.session.transaction():
+            self.session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            for (name,) in self.session.execute(_DAYS, days).fetchall():
                 table = sql.Identifier("ops", name)
-                held = self._session.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table)).fetchone()
+                held = self.session.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table)).fetchone()
                 if held is not None and not held[0]:
-                    self._session.execute(sql.SQL("DROP TABLE {}").format(table))
+                    self.session.execute(sql.SQL("DROP TABLE {}").format(table))
 
     def _fenced(self) -> Fenced:
         hint = "nothing to do: the newer run continues"
@@ -173,6 +172,10 @@ class DeadLetters:
             raise translated(error, where=f"{self._name}: dead letters at {self._where}") from None
 
 
+_OWN: Final = """INSERT INTO ops.dead_letter_owners (pipeline, token) VALUES (%s, %s)
+ON CONFLICT (pipeline) DO UPDATE SET token = excluded.token"""
+_DROP_OLD: Final = "DELETE FROM ops.dead_letters WHERE pipeline = %s AND at < %s"
+_DROP_STALE: Final = "DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND (%s OR split = ANY(%s::int[]))"
 _COPY: Final = """COPY ops.dead_letters (day, id, pipeline, name, run, split, row, step, code, reason, values, at)
 FROM STDIN"""
 _COMMONEST: Final = """SELECT step, code, min(reason) FROM ops.dead_letters WHERE pipeline = %s AND run = %s

@@ -132,9 +132,9 @@ class Job:
 
     def open_letters(self) -> DeadLetters:
         """Open the pipeline's dead letters; requires `letters`."""
-        from catalog.letters import DeadLetters
+        from dataflows.runs.kept_letters import KeptLetters
 
-        return DeadLetters(self.letters or "", self.uid, self.pipeline)
+        return KeptLetters(self.letters or "", self.uid, self.pipeline)
 
     @classmethod
     def from_task(cls, task: Mapping[str, Any], *, secrets: Path | None = None) -> Job:

@@ -77,7 +77,6 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     failpoint("prepare.begin")
     target, state = ends.target, ends.target.state
     if kept := state.exists():
-        state.make()  # an older version's tables may lack a column
         if (run := state.run(job.run)) is not None and run.ended:
             return Finished(recorded(run, job.at_sink))
         check_continued(job, state.loaded())
@@ -91,9 +90,10 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
         return Finished(recorded(claim, job.at_sink))
     check_continued(job, claim.loaded)
     surveyed = _with_target(job, ends, found, claim)
-    token = _take_letters(job, target, surveyed)
-    known = _resumable(target, job, claim, surveyed)
-    row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed)
+    run, older = state.run(job.run), state.unfinished(job.run)
+    token = _take_letters(job, target, surveyed, run, older)
+    known = _resumable(target, job, claim, surveyed, run)
+    row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed, older)
     failpoint("prepare.planned")
     into = target.create_load_table(job.run, claim.generation)
     pending, planned = state.pending(job.run)
@@ -123,11 +123,11 @@ def _with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
     return survey(job, ends, found.plan)
 
 
-def _take_letters(job: Job, target: Target, surveyed: Survey) -> str | None:
+def _take_letters(job: Job, target: Target, surveyed: Survey, run: RunRow | None, older: RunRow | None) -> str | None:
     """Take over the pipeline's dead letters, and delete those of splits that will be read again."""
     if job.letters is None:
         return None
-    state, run, older = target.state, target.state.run(job.run), target.state.unfinished(job.run)
+    state = target.state
     stale: dict[str, Sequence[int] | None] = {job.run: None}
     if run is not None and _resumes(job, target, run, surveyed):
         stale[job.run] = [split.number for split in state.pending(job.run)[0]]
@@ -145,14 +145,13 @@ def _resumes(job: Job, target: Target, run: RunRow, surveyed: Survey) -> bool:
     return job.continued or target.can_go_on(job.run)
 
 
-def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey) -> RunRow | None:
+def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey, run: RunRow | None) -> RunRow | None:
     """Return the run's own plan from an earlier attempt, or delete it and return None.
 
     A `replace` starts over if its shadow table is gone or outdated, or if open splits are valid only in the snapshot of
     that attempt; every run does if its splits are ranges of another key.
     """
     state = target.state
-    run = state.run(job.run)
     if run is None or _resumes(job, target, run, surveyed):
         return run
     with state.owned(claim.generation):
@@ -163,11 +162,10 @@ def _resumable(target: Target, job: Job, claim: Claim, surveyed: Survey) -> RunR
     return None
 
 
-def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey) -> tuple[RunRow, tuple[str, ...]]:
+def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey, older: RunRow | None) -> tuple[RunRow, tuple[str, ...]]:
     """Store the run's plan next to the positions; return it with the notes on its window."""
     failpoint("prepare.before_plan")
     source, state = ends.source, ends.target.state
-    older = state.unfinished(job.run)
     carried = older if older is not None and _carries(job, older) else None
     window = _window(job, source, claim, surveyed, carried)
     first = state.next_split(carried.run) if carried else 0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from psycopg import ClientCursor
 
-from dataflows.connectors.postgres.session import Session, one_row, translated
+from dataflows.connectors.postgres.session import Session, ask, one_row, translated
 from dataflows.connectors.postgres.tables import TableName, escaped
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import Loaded, RunRow
@@ -65,7 +65,7 @@ class PostgresLedger:
 
     def loaded(self) -> Loaded:
         with translated(self.where):
-            found = one_row(self.session, self.format(_LOADED), self.key)
+            found = one_row(self.session, self.format(_LOADED), self.key, same=True)
         write, field, cursor, partly, partly_field = found
         if partly is None:
             return Loaded(write, field, cursor)
@@ -79,27 +79,28 @@ class PostgresLedger:
         )
 
     def run(self, run: str) -> RunRow | None:
-        return next(iter(self._runs("run = %(run)s", {"run": run})), None)
+        return self._first("run = %(run)s", {"run": run})
 
     def unfinished(self, run: str) -> RunRow | None:
         condition = "state = 'running' AND source = %(source)s AND sink = %(sink)s AND run <> %(run)s"
-        return next(iter(self._runs(condition, {"run": run})), None)
+        return self._first(condition, {"run": run})
 
     def finished(self) -> RunRow | None:
-        return next(iter(self._runs("state = 'finished' AND source = %(source)s AND sink = %(sink)s", {})), None)
+        return self._first("state = 'finished' AND source = %(source)s AND sink = %(sink)s", {})
 
-    def _runs(self, condition: str, values: dict[str, Any]) -> list[RunRow]:
+    def _first(self, condition: str, values: dict[str, Any], order: str = "planned_at DESC") -> RunRow | None:
         with translated(self.where):
-            rows = self.session.execute(
+            row = ask(
+                self.session,
                 "SELECT run, write, cursor_field, lower_bound, upper_bound, base, state, result, taken_over_by, "
                 f"split_by FROM {self.table('runs')} WHERE pipeline = %(pipeline)s AND {condition} "
-                "ORDER BY planned_at DESC",
+                f"ORDER BY {order} LIMIT 1",
                 self.key | values,
-            ).fetchall()
-        return [
-            RunRow(run, write, field, low, up, Counters(**base), state, res, over, by)
-            for run, write, field, low, up, base, state, res, over, by in rows
-        ]
+            ).fetchone()
+        if row is None:
+            return None
+        name, write, field, low, up, base, state, result, over, by = row
+        return RunRow(name, write, field, low, up, Counters(**base), state, result, over, by)
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         names = {
@@ -110,7 +111,8 @@ class PostgresLedger:
             "upper": plan.upper,
             "by": plan.split_key,
         }
-        self.session.execute(
+        ask(
+            self.session,
             f"INSERT INTO {self.table('runs')} "
             "(pipeline, source, sink, run, state, write, cursor_field, split_by, lower_bound, upper_bound, base) "
             "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(by)s, %(lower)s, "
@@ -154,7 +156,8 @@ class PostgresLedger:
 
     def pending(self, run: str) -> tuple[tuple[Split, ...], int]:
         with translated(self.where):
-            rows = self.session.execute(
+            rows = ask(
+                self.session,
                 f"SELECT split, lower_bound, upper_bound, done FROM {self.table('splits')} "
                 "WHERE pipeline = %s AND run = %s ORDER BY split",
                 (self.uid, run),
@@ -168,7 +171,7 @@ class PostgresLedger:
             "WHERE pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s"
         )
         with translated(self.where):
-            return Counters(*one_row(self.session, query, self.key))
+            return Counters(*one_row(self.session, query, self.key, same=True))
 
     def committed(self, run: str, generation: int | None) -> Counters | None:
         with translated(self.where):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -30,6 +31,7 @@ __all__ = [
     "IDLE_SECONDS",
     "LOCK_NOT_AVAILABLE",
     "Session",
+    "ask",
     "connect",
     "copy_out",
     "finish",
@@ -92,13 +94,13 @@ def connect(
         kept = IDLE_SESSIONS.take(key)
         if isinstance(kept, _Reusable):
             try:
-                return _named(kept, name, where)
-            except psycopg.OperationalError:  # the server has ended it since
+                return _named(kept, name)
+            except psycopg.OperationalError:  # the server has ended it
                 kept.close()
         limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
         session = _opened(dsn, seconds, PINNED | limits | ({"row_security": "off"} if whole else {}))
         session.key = key
-        return _named(session, name, where)
+        return _pinned(_named(session, name), where)
 
 
 class _Reusable(psycopg.Connection[Any]):
@@ -121,7 +123,7 @@ def _opened(dsn: str, seconds: float, pinned: Mapping[str, str]) -> _Reusable:
         application_name=UNNAMED,
         client_encoding="UTF8",
         connect_timeout=int(seconds),
-        prepare_threshold=None,
+        prepare_threshold=sys.maxsize,
         **KEEPALIVE,  # type: ignore[arg-type]
     )
     again = partial(connect, options=f"{own} {texts}".lstrip())
@@ -136,16 +138,18 @@ def _opened(dsn: str, seconds: float, pinned: Mapping[str, str]) -> _Reusable:
     return session
 
 
-def _named(session: _Reusable, name: str, where: str) -> Session:
-    """Give the session the name of its run, and make the settings that options cannot make."""
+def _named(session: _Reusable, name: str) -> _Reusable:
+    """Give the session the name of its run, and what cannot be set by options."""
     named = f"SET application_name = {sql.Literal(name).as_string(None)}"
-    if session.info.server_version >= WATCHFUL_VERSION:
-        # A server whose platform cannot watch sockets refuses this setting; the session works without it.
-        with contextlib.suppress(psycopg.DataError):
-            session.execute(f"{named}; SET client_connection_check_interval = '{WATCH}'")
-            return _pinned(session, where)
+    if session.info.server_version < WATCHFUL_VERSION:
+        session.execute(named)
+        return session
+    # A server on a platform that cannot watch its sockets refuses the second setting, and works as before.
+    with contextlib.suppress(psycopg.DataError):
+        session.execute(f"{named}; SET client_connection_check_interval = '{WATCH}'")
+        return session
     session.execute(named)
-    return _pinned(session, where)
+    return session
 
 
 def _pinned(session: _Reusable, where: str) -> Session:
@@ -172,8 +176,13 @@ def _pinned(session: _Reusable, where: str) -> Session:
 
 
 def _same(wanted: str, have: str) -> bool:
-    """True if a setting is as wanted; times are shown with their unit."""
-    return have == wanted or (wanted.isdigit() and have in {f"{wanted}ms", f"{int(wanted) // 1000}s"})
+    """True if a setting is as wanted; the server shows milliseconds in the largest unit that fits."""
+    number = have.rstrip("dhimns")
+    unit = _UNITS.get(have.removeprefix(number))
+    return have == wanted or (unit is not None and number.isdigit() and wanted == str(int(number) * unit))
+
+
+_UNITS: Final = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def _is_shared(session: _Reusable, pid: int) -> bool:
@@ -187,15 +196,18 @@ def _is_shared(session: _Reusable, pid: int) -> bool:
 def release(session: Session) -> None:
     """End a session, or reset it and keep it for the next run of this process."""
     if isinstance(session, _Reusable) and IDLE_SESSIONS.wanted and session.info.transaction_status in _QUIET:
-        with contextlib.suppress(psycopg.Error):
-            session.rollback()
-            session.execute("DISCARD ALL")
+        with contextlib.suppress(PenstockError):
+            one_message(session, _RESET, "")
             IDLE_SESSIONS.put(session.key, session)
             return
     session.close()
 
 
 _QUIET: Final = {pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS}
+_RESET: Final = (
+    "ROLLBACK; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; RESET ALL"
+)
+"""``DISCARD ALL`` but for the prepared statements, which cost more than the rest of a small run to plan."""
 
 
 def _never_stop() -> None:
@@ -313,9 +325,16 @@ def _rows_counted(session: Session, where: str, check: Callable[[], None]) -> in
     return rows
 
 
-def one_row(session: Session, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> tuple[Any, ...]:
-    """Return the only row of a query that always has one."""
-    row: tuple[Any, ...] | None = session.execute(query, values).fetchone()
+def ask(session: Session, query: str, values: Mapping[str, Any] | Sequence[Any]) -> psycopg.Cursor[Any]:
+    """Run a query whose text is always the same: a session that is kept plans it only a few times."""
+    return session.execute(query, values, prepare=True)
+
+
+def one_row(
+    session: Session, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None, *, same: bool = False
+) -> tuple[Any, ...]:
+    """Return the only row of a query that always has one; `same`: see `ask`."""
+    row: tuple[Any, ...] | None = session.execute(query, values, prepare=same or None).fetchone()
     if row is None:
         message = "a query that always returns a row returned none"
         raise AssertionError(message)

@@ -16,7 +16,7 @@ from typing import Final
 from psycopg import sql
 
 from dataflows.connectors.postgres.ledger import NAMES, PostgresLedger
-from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, one_row, translated
+from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, ask, one_row, translated
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
@@ -64,7 +64,6 @@ class PostgresState(PostgresLedger):
     def make(self) -> None:
         with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
             if self.exists():
-                self._amend()
                 return
             with self.session.transaction():  # two runs that create them at once would collide in the system's tables
                 self.session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
@@ -75,18 +74,9 @@ class PostgresState(PostgresLedger):
                     self.session.execute(f"CREATE SCHEMA {quoted(self.sink.schema)}")
                 self.session.execute(_TABLES.format(**{name: self.plain(name) for name in NAMES}))
 
-    def _amend(self) -> None:
-        """Add columns missing from tables of an older version; checked first, since ALTER waits for all sessions."""
-        have = self.session.execute(
-            "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = 'split_by' AND NOT attisdropped",
-            (self.plain("runs"),),
-        ).fetchone()
-        if not have:
-            self.session.execute(f"ALTER TABLE {self.plain('runs')} ADD COLUMN IF NOT EXISTS split_by text")
-
     def exists(self) -> bool:
         with translated(self.where):
-            return bool(one_row(self.session, _THERE, (len(TABLES), self.sink.schema, list(TABLES)))[0])
+            return bool(one_row(self.session, _THERE, (len(TABLES), self.sink.schema, list(TABLES)), same=True)[0])
 
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation, end the sessions of older ones, and read the cursor.
@@ -117,7 +107,7 @@ class PostgresState(PostgresLedger):
         self.end_sessions(generation)
         with translated(self.where):
             name = session_name(self.uid, generation)
-            self.session.execute("SELECT set_config('application_name', %s, false)", (name,))
+            ask(self.session, "SELECT set_config('application_name', %s, false)", (name,))
         failpoint("prepare.sessions_ended")
         return Claim(generation, self.loaded())
 
@@ -125,22 +115,26 @@ class PostgresState(PostgresLedger):
         with self.session.transaction():
             limit = f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}"
             self.session.execute(f"{limit}; SELECT pg_advisory_xact_lock(hashtext({_literal(self._claiming)}))")
-            if self._dropped():
-                hint = "nothing to do; a pipeline that is applied again starts from the beginning"
-                raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
-            self.session.execute(
+            ask(
+                self.session,
                 f"INSERT INTO {self.table('positions')} (pipeline, source, sink, slot) "
                 "SELECT %(pipeline)s, %(source)s, %(sink)s, unnest(%(slots)s::text[]) ON CONFLICT DO NOTHING",
                 self.key | {"slots": list(slots)},
             )
-            self.session.execute(
+            ask(
+                self.session,
                 f"SELECT 1 FROM {self.table('positions')} WHERE pipeline = %s ORDER BY source, sink, slot FOR UPDATE",
                 (self.uid,),
             )
-            known = self.run(run)  # a `finish` holds the same locks: after this only our generation can end it
+            # A `finish` holds the same locks: after this only our generation can end the run.
+            known = self._first("(run = %(run)s OR state = 'dropped')", {"run": run}, "state = 'dropped' DESC")
+            if known is not None and known.state == "dropped":
+                hint = "nothing to do; a pipeline that is applied again starts over"
+                raise Fenced("the pipeline was deleted", where=self.where, hint=hint)
             if known is not None and known.ended:
                 return known
-            raised = self.session.execute(
+            raised = ask(
+                self.session,
                 f"UPDATE {self.table('positions')} p SET generation = m.top + 1, changed_at = now() "
                 f"FROM (SELECT max(generation) AS top FROM {self.table('positions')} WHERE pipeline = %(pipeline)s) m "
                 "WHERE p.pipeline = %(pipeline)s RETURNING p.generation",
@@ -159,7 +153,8 @@ class PostgresState(PostgresLedger):
         """
         prefix = f"penstock:{self.uid}:"
         with translated(self.where):
-            self.session.execute(
+            ask(
+                self.session,
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE starts_with(application_name, %(p)s) "
                 "AND pid <> pg_backend_pid() AND substr(application_name, length(%(p)s) + 1) ~ '^[0-9]+$' "
@@ -172,10 +167,6 @@ class PostgresState(PostgresLedger):
     def _claiming(self) -> str:
         return f"penstock.claim.{self.uid}"
 
-    def _dropped(self) -> bool:
-        query = f"SELECT 1 FROM {self.table('runs')} WHERE pipeline = %s AND state = 'dropped'"
-        return self.session.execute(query, (self.uid,)).fetchone() is not None
-
     @contextmanager
     def owned(self, generation: int) -> Iterator[None]:
         """Return a transaction that holds the generation: no other run can take over until it has ended.
@@ -184,7 +175,8 @@ class PostgresState(PostgresLedger):
             Fenced: a newer run took over.
         """
         with translated(self.where), self.session.transaction():
-            rows = self.session.execute(
+            rows = ask(
+                self.session,
                 f"SELECT generation FROM {self.table('positions')} WHERE pipeline = %s "
                 "ORDER BY source, sink, slot FOR UPDATE",
                 (self.uid,),

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from dataflows.connectors.contract import Method
 from dataflows.connectors.postgres.interference import check_merged, interferers
-from dataflows.connectors.postgres.session import Session, one_row, translated
+from dataflows.connectors.postgres.session import Session, ask, one_message, one_row, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import RunRow
@@ -88,12 +88,12 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
             rows to be deleted.
     """
     with translated(where):
-        referrer = session.execute(_REFERRERS, {"table": sink.sql}).fetchone()
-        closed = session.execute(_CLOSED, {"table": sink.sql}).fetchone()
+        referrer = ask(session, _REFERRERS, {"table": sink.sql}).fetchone()
+        closed = ask(session, _CLOSED, {"table": sink.sql}).fetchone()
         published = one_row(session, "SELECT EXISTS (SELECT FROM pg_publication)")[0]
-        publication = session.execute(_UNDELETABLE, {"table": sink.sql}).fetchone() if published else None
+        publication = ask(session, _UNDELETABLE, {"table": sink.sql}).fetchone() if published else None
         query = _OBSTACLES + (_PUBLISHED if published else "")
-        obstacles = [row[0] for row in session.execute(query, {"table": sink.sql})]
+        obstacles = [row[0] for row in ask(session, query, {"table": sink.sql})]
     if referrer:
         hint = "make the key DEFERRABLE with NO ACTION, or write to a table that nothing refers to"
         raise Refused(f"`replace` would break foreign key {referrer[0]} of {referrer[1]}", where=where, hint=hint)
@@ -112,26 +112,29 @@ def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: TableNa
         "WHERE n.nspname = %s AND c.relkind = 'r' AND starts_with(c.relname, %s) AND c.relname <> %s"
     )
     with translated(where):
-        names = session.execute(query, (sink.schema, prefix, keep.name if keep else "")).fetchall()
+        names = ask(session, query, (sink.schema, prefix, keep.name if keep else "")).fetchall()
         for (name,) in names:
             session.execute(f"DROP TABLE IF EXISTS {quoted(sink.schema, name)}")
     return len(names)
 
 
 _CARRIED: Final = """
-SELECT c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relowner), s.spcname, c.relacl IS NOT NULL,
+SELECT c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relowner), c.relacl IS NOT NULL,
   (SELECT coalesce(json_agg(json_build_array(a.privilege_type,
      CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,
      a.is_grantable)), '[]') FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a)
-FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = %(table)s::regclass"""
+FROM pg_class c WHERE c.oid = %s::regclass"""
+_MADE: Final = """
+SELECT to_regclass(%(shadow)s) IS NOT NULL, (SELECT s.spcname FROM pg_class c JOIN pg_tablespace s
+  ON s.oid = c.reltablespace WHERE c.oid = %(table)s::regclass)"""
 
 
 def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> None:
     """Create the run's shadow table with all that ``LIKE`` copies from the target, if it is missing."""
     with translated(where):
-        if one_row(session, "SELECT to_regclass(%s)", (shadow.sql,))[0] is not None:
+        made, space = one_row(session, _MADE, {"shadow": shadow.sql, "table": sink.sql}, same=True)
+        if made:
             return
-        space = one_row(session, _CARRIED, {"table": sink.sql})[3]
         at = f" TABLESPACE {quoted(space)}" if space else ""
         session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL){at}")
 
@@ -183,7 +186,7 @@ def _rename(session: Session, sink: TableName, shadow: TableName) -> None:
             for (old, *_), (new, *_) in zip(indexes, copies, strict=True)
         ),
     ]
-    session.execute("; ".join(statements))
+    one_message(session, "; ".join(statements), str(sink))  # the driver drops its prepared statements after a DROP
 
 
 _INDEXES: Final = """
@@ -194,17 +197,17 @@ FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = %s::r
 
 
 def _indexes(session: Session, table: TableName) -> list[Any]:
-    return session.execute(_INDEXES, (table.sql,)).fetchall()
+    return ask(session, _INDEXES, (table.sql,)).fetchall()
 
 
 def _carry_over(session: Session, sink: TableName, shadow: TableName) -> list[str]:
     """Return statements that copy what ``LIKE`` does not: options, comment, grants, owner."""
-    options, comment, owner, _, granted, grants = one_row(session, _CARRIED, {"table": sink.sql})
+    options, comment, owner, granted, grants = one_row(session, _CARRIED, (sink.sql,), same=True)
     found = [f"ALTER TABLE {shadow.sql} SET ({', '.join(options)})"] if options else []
     if comment is not None:
         found.append(f"COMMENT ON TABLE {shadow.sql} IS {sql.Literal(comment).as_string(None)}")
     found.append(f"ALTER TABLE {shadow.sql} OWNER TO {quoted(owner)}")
-    *_, changed, given = one_row(session, _CARRIED, {"table": shadow.sql})  # by default privileges
+    *_, changed, given = one_row(session, _CARRIED, (shadow.sql,), same=True)  # by default privileges
     if not granted and not changed:
         return found
     grantees = {_grantee(name) for _, name, _ in given} | {quoted(owner), "PUBLIC"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from dataflows.connectors.postgres.session import Session, translated
+from dataflows.connectors.postgres.session import Session, ask, translated
 from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
@@ -79,7 +79,7 @@ def find(session: Session, name: TableName, where: str) -> Table | None:
     """
     with translated(where):
         values = {"schema": name.schema, "name": name.name, "user": FIRST_USER_OID}
-        found = session.execute(_TABLE, values).fetchone()
+        found = ask(session, _TABLE, values).fetchone()
     if found is None:
         return None
     kind, rows, described, keys = found

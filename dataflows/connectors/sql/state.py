@@ -46,17 +46,10 @@ class DatabaseState(Ledger):
     def make(self) -> None:
         self.session.make()
         if self.exists():
-            self._amend()
             return
         with self.session.transaction():
             for statement in (*_MAKE, *((_INDEX,) if self.session.indexed else ())):
                 self.session.change(statement)
-
-    def _amend(self) -> None:
-        """Add columns that are missing from tables made by an older version."""
-        if ("split_by",) not in self.session.rows("SELECT name FROM pragma_table_info('_penstock_runs')"):
-            with self.session.transaction():
-                self.session.change("ALTER TABLE _penstock_runs ADD COLUMN split_by TEXT")
 
     def exists(self) -> bool:
         return set(TABLES) <= set(self.session.tables("main", "_penstock_"))

@@ -242,12 +242,3 @@ def test_a_cursor_on_a_materialized_view_needs_a_lag(copy: Callable[..., Copy], 
         assert "lag" in refused(launchers, task)
     task["pipeline"]["spec"]["source"]["cursor"]["lag"] = "1s"
     assert launchers.run(task)["status"] == "completed"
-
-
-def test_state_of_an_older_version_gets_its_missing_columns(copy: Callable[..., Copy], launchers: Launchers) -> None:
-    made = copy("append")
-    assert launchers.run(made.task("r1"))["status"] == "completed"
-    made.session.execute("ALTER TABLE w._penstock_runs DROP COLUMN split_by")
-    found = launchers.run(made.task("r2"))
-    assert found["status"] == "completed", found
-    assert made.differences() == EXACT

@@ -44,15 +44,6 @@ def test_all_rows_and_then_only_new_ones(move: Make, source: str, sink: str, wri
     assert made.leftovers() == []
 
 
-@pytest.mark.parametrize("sink", ["sqlite", "duckdb"])
-def test_state_of_an_older_version_gets_its_missing_columns(move: Make, sink: str) -> None:
-    made = move("sqlite", sink, "append")
-    made.completed("r1")
-    made.sink.rows("ALTER TABLE _penstock_runs DROP COLUMN split_by")
-    made.add(5)
-    assert made.completed("r2")["rows_in"] == 5
-
-
 @pytest.mark.parametrize(("source", "sink"), PAIRS)
 def test_all_rows_are_read_again_and_then_only_new_ones(move: Make, source: str, sink: str) -> None:
     made = move(source, sink, "append")
