@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -71,7 +71,8 @@ class Client:
             ids = {key: new_id() for key in payloads}
             commands = [self._command(type_, key, payloads[key], id_, current) for key, id_ in ids.items()]
             self.log.append(CONTROL, commands)
-            return {key: self._answer_or_refusal(id_) for key, id_ in ids.items()}
+            answers = self._answers(list(ids.values()))
+            return {key: answers[id_] for key, id_ in ids.items()}
 
     def _command(self, type_: str, key: str, payload: Mapping[str, Any], id_: str, current: Span) -> Message:
         return encode(
@@ -88,24 +89,22 @@ class Client:
         )
 
     def _answer(self, id_: str) -> Command:
-        answer = self._answer_or_refusal(id_)
+        answer = self._answers([id_])[id_]
         if isinstance(answer, PenstockError):
             raise answer
         return answer
 
-    def _answer_or_refusal(self, id_: str) -> Command | PenstockError:
+    def _answers(self, ids: Sequence[str]) -> dict[str, Command | PenstockError]:
         deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             try:
-                answered = self.store.wait_command(id_, PATIENCE)
+                answered = self.store.wait_commands(ids, PATIENCE)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
                 self.look_after()
-                continue
-            if answered.status == "refused":
-                return error_from_report(answered.refusal or {"code": "refused", "what": "refused"})
-            return answered
+            else:
+                return {id_: _answer_or_refusal(one) for id_, one in answered.items()}
 
     def start(self, *, worker: bool = False) -> None:
         """Start what commands need (with `worker`, what runs need too) until `close`; nothing if ``penstock up`` runs.
@@ -169,3 +168,9 @@ def connected(settings: Settings, *, worker: bool = False, runs: bool = True) ->
             yield client
         finally:
             client.close()
+
+
+def _answer_or_refusal(answered: Command) -> Command | PenstockError:
+    if answered.status == "refused":
+        return error_from_report(answered.refusal or {"code": "refused", "what": "refused"})
+    return answered

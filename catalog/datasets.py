@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from catalog.pages import LIMIT, checked
 from penstock.errors import NotFound
 from penstock.models import DatasetRef, Schema
 
-__all__ = ["COLUMNS", "dataset", "datasets", "entry", "fingerprint", "schema_at", "schema_history"]
+__all__ = ["COLUMNS", "dataset", "datasets", "entry", "fingerprints", "schema_at", "schema_history"]
 
 _WORDS = {"name_words", "column_words", "text_words", "search"}
 COLUMNS = [column for column in tables.datasets.columns if column.name not in _WORDS]
@@ -64,11 +65,11 @@ def filters(*, connection_name: str | None, kind: str | None, tag: str | None) -
     return conditions + ([] if tag is None else [table.c.tags.contains([tag])])
 
 
-def fingerprint(connection: Connection, ref: DatasetRef) -> str | None:
-    """Return the fingerprint of the current schema of `ref`, or None if none was observed."""
-    table = tables.datasets
-    query = select(table.c.fingerprint).where(table.c.id == dataset_id(ref.connection, ref.object))
-    return connection.execute(query).scalar_one_or_none()
+def fingerprints(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
+    """Return the fingerprint of the current schema of each of `refs` that has one."""
+    table, ids = tables.datasets, {dataset_id(ref.connection, ref.object): ref for ref in refs}
+    rows = connection.execute(select(table.c.id, table.c.fingerprint).where(table.c.id.in_(list(ids))))
+    return {ids[id_]: found for id_, found in rows}
 
 
 def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]:

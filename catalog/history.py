@@ -11,14 +11,14 @@ from catalog import tables
 from catalog.entries import Command, Decision, ErrorEntry, Page, RunEntry, TaskEntry
 from catalog.pages import LIMIT, latest
 
-__all__ = ["command", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
+__all__ = ["commands", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
 
 
-def command(connection: Connection, id: str) -> Command | None:
-    """Return the command `id` if the projection has it; an answer without its command does not count."""
+def commands(connection: Connection, ids: Collection[str]) -> tuple[Command, ...]:
+    """Return those of the commands `ids` that the projection has; an answer without its command does not count."""
     table = tables.commands
-    row = connection.execute(select(table).where(table.c.id == id, table.c.at.is_not(None))).mappings().first()
-    return None if row is None else Command(**row)
+    query = select(table).where(table.c.id.in_(list(ids)), table.c.at.is_not(None))
+    return tuple(Command(**row) for row in connection.execute(query).mappings())
 
 
 def run(connection: Connection, id: str) -> RunEntry | None:

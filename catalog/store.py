@@ -109,10 +109,10 @@ class MetadataStore:
         found = self.dataset_of(ref).id
         self._fold([(0, Change(tables.datasets, found, lambda _, rows: _forget(rows, found)))])
 
-    def fingerprint(self, ref: DatasetRef) -> str | None:
-        """Return the fingerprint of the current schema of `ref`; None if none was observed."""
+    def fingerprints(self, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
+        """Return the fingerprint of the current schema of each of `refs` that has one."""
         with self._transaction() as connection:
-            return datasets.fingerprint(connection, ref)
+            return datasets.fingerprints(connection, refs)
 
     def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:
         """Return every schema that the dataset has had, oldest first. Raises NotFound."""
@@ -281,28 +281,36 @@ class MetadataStore:
 
     def command(self, id: str) -> Command:
         """The command `id`. Raises NotFound, possibly also for a command that was just sent."""
-        found = self._find_command(id)
-        if found is None:
+        found = self._commands((id,))
+        if not found:
             raise NotFound("there is no such command", value=id, hint="see the latest: penstock events --type command")
-        return found
+        return found[0]
 
     def wait_command(self, id: str, timeout: float) -> Command:
         """Wait for the answer to the command `id`; return as soon as the projection has it.
 
         Raises Unavailable after `timeout` seconds: the control process may not be running.
         """
+        return self.wait_commands((id,), timeout)[id]
+
+    def wait_commands(self, ids: Collection[str], timeout: float) -> dict[str, Command]:
+        """Wait until each of the commands is answered, or raise Unavailable; see `wait_command`."""
         deadline, seen = monotonic() + timeout, self.commits.listen()
-        while (found := self._find_command(id)) is None or found.status == "pending":
+        answered: dict[str, Command] = {}
+        while missing := [id_ for id_ in ids if id_ not in answered]:
+            answered |= {one.id: one for one in self._commands(missing) if one.status != "pending"}
+            if len(answered) == len(ids):
+                break
             left = remaining(deadline)
             if not left:
                 hint = "it stays on the log, and is answered when the control process runs: penstock up"
-                raise Unavailable(f"no answer within {timeout:g} s", where=f"command {id}", hint=hint)
+                raise Unavailable(f"no answer within {timeout:g} s", where=f"command {missing[0]}", hint=hint)
             seen = self.commits.wait(seen, left)
-        return found
+        return answered
 
-    def _find_command(self, id: str) -> Command | None:
+    def _commands(self, ids: Collection[str]) -> tuple[Command, ...]:
         with self._transaction() as connection:
-            return history.command(connection, id)
+            return history.commands(connection, ids)
 
     # --- snapshots
 

@@ -115,23 +115,28 @@ class Outcomes:
 
     def _schemas(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
         """Return ``schema.observed`` for each side whose schema differs from the catalog's."""
-        spec, out = assigned.payload["spec"]["spec"], []
+        spec = assigned.payload["spec"]["spec"]
+        observed = {}
         for side, part in (("source", spec["source"]), ("target", spec["sink"])):
-            columns = (result.get("schemas") or {}).get(side)
-            if not columns:
-                continue
-            ref = DatasetRef(connection=part["connection"], object=part["object"])
-            schema = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
-            if self._store.fingerprint(ref) != schema.fingerprint:
-                payload = SchemaObserved(dataset=ref, schema_=schema).to_dict()
-                out.append(self._answer(offset, assigned, "schema.observed", payload, key=str(ref)))
-        return out
+            if columns := (result.get("schemas") or {}).get(side):
+                ref = DatasetRef(connection=part["connection"], object=part["object"])
+                observed[ref] = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
+        known = self._store.fingerprints(observed) if observed else {}
+        return [
+            self._answer(offset, assigned, "schema.observed", _observed(ref, schema), key=str(ref))
+            for ref, schema in observed.items()
+            if known.get(ref) != schema.fingerprint
+        ]
 
     def _answer(
         self, offset: int, cause: Record, type_: str, payload: dict[str, Any], key: str | None = None
     ) -> Record:
         at: datetime = now()
         return cause.answer(offset, type_, key or cause.key, payload, at=at, actor=self._actor)
+
+
+def _observed(ref: DatasetRef, schema: Schema) -> dict[str, Any]:
+    return SchemaObserved(dataset=ref, schema_=schema).to_dict()
 
 
 def _attempt(assigned: Record) -> dict[str, Any]:
