@@ -9,7 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from catalog.letters import DeadLetters
-from dataflows.connectors.keeping import IDLE_SESSIONS
+from dataflows.connectors.idle_sessions import IDLE_SESSIONS
 
 __all__ = ["KeptLetters"]
 

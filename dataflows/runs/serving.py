@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -31,12 +31,12 @@ LAST_SECONDS: Final = 0.2
 """Longest wait for a thread of a run that has ended."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read tasks from stdin, one a line, and run them; the exit code is that of the last one."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
     parser.add_argument("--ready", action="store_true", help="the task comes later: load what most tasks need now")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     hold_signals()
     if options.lifeline is not None:
         watch_lifeline(options.lifeline)

@@ -20,6 +20,7 @@ from dataflows.process.lifeline import watch_lifeline
 from dataflows.process.site import Site
 from dataflows.projector import add_projector
 from dataflows.scheduler import add_scheduler
+from dataflows.work.child import fork_in_advance
 from dataflows.worker import add_worker
 from penstock import settings, telemetry
 from penstock.errors import PenstockError, UsageError
@@ -78,13 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(force=True, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     tune()
     stop = threading.Event()
-    if options.lifeline is not None:
-        watch_lifeline(options.lifeline, stop)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     try:
+        loaded = settings.load(options.project)
+        if "worker" in options.names:
+            fork_in_advance(loaded.project)
+        if options.lifeline is not None:
+            watch_lifeline(options.lifeline, stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
         telemetry.set_up("penstock-" + "-".join(options.names))
-        with Site(settings.load(options.project)) as site:
+        with Site(loaded) as site:
             run_flows(options.names, site, stop)
     except UsageError as error:
         _log.error("%s", error)

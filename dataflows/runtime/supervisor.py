@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from dataflows.runtime.forked import Forked, can_fork
+from dataflows.process.forked import Forked, can_fork
 from dataflows.runtime.retention import drop_leftovers
 from penstock.clock import now
 from penstock.settings import Settings
@@ -104,7 +104,8 @@ class Supervisor:
 def _forked(words: Sequence[str], log: Path, reading: int) -> Forked:
     from dataflows.runtime.flows import main
 
-    return Forked(partial(main, words), log, reading)
+    with Path(os.devnull).open("rb") as nothing, log.open("ab") as output:
+        return Forked(partial(main, words), (nothing.fileno(), output.fileno(), output.fileno()), reading)
 
 
 def _spawned(words: Sequence[str], log: Path, reading: int) -> subprocess.Popen[bytes]:

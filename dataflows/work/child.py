@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import psutil
 
+from dataflows.process.forked import Forked, can_fork
 from dataflows.process.signals import STOPPING
 
-__all__ = ["Child"]
+__all__ = ["Child", "fork_in_advance", "forked_in_advance"]
 
 EXIT_SECONDS: Final = 1.0
 """Longest wait for the exit of a child that has closed its output."""
@@ -29,8 +33,12 @@ EXIT_SECONDS: Final = 1.0
 class Child:
     """Process that waits for tasks; it dies when `lifeline` is closed."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
+    stdin: BinaryIO
+    stdout: BinaryIO
     lifeline: int
+    forked: bool = False
+    """True if it began with all that this process had imported."""
     runs: int = 0
     """Number of tasks it was given."""
     idle_since: float = field(default_factory=time.monotonic)
@@ -44,24 +52,38 @@ class Child:
         Raises:
             OSError: it cannot be started.
         """
+        return cls._started(partial(_spawn, project, options))
+
+    @classmethod
+    def fork(cls, project: Path) -> Child:
+        """Fork a process, which `can_fork` must allow, in the folder `project`; it loads what most tasks need.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        child = cls._started(partial(_fork, project))
+        child.forked = True
+        return child
+
+    @classmethod
+    def _started(cls, start: Callable[[int, int, int], subprocess.Popen[bytes] | Forked]) -> Child:
+        """`start` takes the child's ends of three pipes: its input, its output, and the lifeline."""
+        stdin, tasks = os.pipe()
+        answers, stdout = os.pipe()
         reading, lifeline = os.pipe()
         # The process starts with these signals blocked: stopped during its start, it still reports what was committed.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "dataflows.runs", "--lifeline", str(reading), *options],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(reading,),
-                cwd=project,
-            )
+            process = start(stdin, stdout, reading)
         except OSError:
-            os.close(lifeline)
+            for end in (tasks, answers, lifeline):
+                os.close(end)
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(reading)
-        return cls(process, lifeline)
+            for end in (stdin, stdout, reading):
+                os.close(end)
+        return cls(process, os.fdopen(tasks, "wb"), os.fdopen(answers, "rb"), lifeline)
 
     @property
     def alive(self) -> bool:
@@ -91,13 +113,10 @@ class Child:
             self.conversation.join(seconds)
 
     def _converse(self, task: Mapping[str, Any], on_line: Callable[[dict[str, Any]], None]) -> None:
-        stdin, stdout = self.process.stdin, self.process.stdout
-        if stdin is None or stdout is None:
-            return
         with contextlib.suppress(OSError, ValueError):  # a dead process is detected by its exit code
-            stdin.write(json.dumps(task).encode() + b"\n")
-            stdin.flush()
-            for text in stdout:
+            self.stdin.write(json.dumps(task).encode() + b"\n")
+            self.stdin.flush()
+            for text in self.stdout:
                 line = _line(text)
                 if line is not None:
                     on_line(line)
@@ -109,9 +128,8 @@ class Child:
 
     def dismiss(self) -> None:
         """Close its input, so that it ends by itself."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        with contextlib.suppress(OSError):
+            self.stdin.close()
 
     def kill(self) -> None:
         """Kill it, and wait for its exit."""
@@ -122,11 +140,44 @@ class Child:
     def release(self) -> None:
         """Release the pipes of a process that has ended."""
         self.dismiss()
-        if self.process.stdout is not None and not (self.conversation and self.conversation.is_alive()):
-            self.process.stdout.close()
+        if not (self.conversation and self.conversation.is_alive()):
+            self.stdout.close()
         if self.lifeline >= 0:
             os.close(self.lifeline)
             self.lifeline = -1
+
+
+def fork_in_advance(project: Path) -> None:
+    """Fork a process for the first task while this process has one thread, where that is possible."""
+    if can_fork():
+        with contextlib.suppress(OSError):  # the first task starts its own, or reports the error
+            _in_advance.append(Child.fork(project))
+
+
+def forked_in_advance() -> list[Child]:
+    """Return what `fork_in_advance` has made, once."""
+    found = _in_advance[:]
+    _in_advance.clear()
+    return found
+
+
+_in_advance: Final[list[Child]] = []
+
+
+def _spawn(project: Path, options: Sequence[str], stdin: int, stdout: int, lifeline: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "dataflows.runs", "--lifeline", str(lifeline), *options]
+    return subprocess.Popen(command, stdin=stdin, stdout=stdout, pass_fds=(lifeline,), cwd=project)
+
+
+def _fork(project: Path, stdin: int, stdout: int, lifeline: int) -> Forked:
+    def serve() -> int:
+        os.chdir(project)
+        sys.path.insert(0, str(project))  # as `python -m` does
+        logging.getLogger().handlers.clear()
+        import_module("dataflows.runs.serving").main(["--lifeline", str(lifeline), "--ready"])
+        return 0
+
+    return Forked(serve, (stdin, stdout, sys.stderr.fileno()), lifeline)
 
 
 def _line(text: bytes) -> dict[str, Any] | None:

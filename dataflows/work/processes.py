@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from dataflows.work.child import Child
+from dataflows.work.child import Child, forked_in_advance
 from penstock.settings import Settings
 
 __all__ = ["Ended", "Processes"]
@@ -95,7 +95,7 @@ class Processes:
         self._settings, self._catalog, self._changed = settings, catalog, changed
         self._running: dict[str, _Running] = {}
         self._ending: list[tuple[str, _Running]] = []
-        self._idle: list[Child] = []
+        self._idle = forked_in_advance()
         self._leaving: list[tuple[Child, float]] = []
         self._idle_since = time.monotonic()
 
@@ -134,7 +134,7 @@ class Processes:
     def _child(self, *, fresh: bool) -> Child:
         """Return the idle process that was used last, or a new one; with `fresh` one that has run nothing."""
         for child in reversed(self._idle):
-            if not fresh or not child.runs:
+            if not fresh or not (child.runs or child.forked):
                 self._idle.remove(child)
                 if child.alive:
                     return child

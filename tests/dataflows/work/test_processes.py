@@ -267,3 +267,44 @@ def test_tables_to_look_values_up_in_are_read_again_by_each_run(
             assert result["status"] == "completed", result
         units = [session.execute(f"SELECT DISTINCT unit FROM w.{run}").fetchall() for run in ("a", "b")]
     assert units == [[("old",)], [("new",)]]
+
+
+FORKED = """
+import json, sys, time
+from pathlib import Path
+from dataflows.work.child import fork_in_advance
+from dataflows.work.processes import Processes
+from penstock.settings import Settings
+
+project = Path(sys.argv[1])
+settings = Settings(project=project, home=project / "home", python_modules="steps_of_mine")
+fork_in_advance(settings.project)
+processes = Processes(settings)
+forked = processes._idle[0].process.pid
+tasks = [json.loads(line) for line in sys.stdin]
+pids = []
+for task in tasks:
+    pids.append(processes.begin(task, None))
+    while not (ended := list(processes.ended())):
+        time.sleep(0.01)
+    print(ended[0].code, pids[-1] == forked)
+processes.end_all()
+"""
+
+
+def test_a_process_forked_in_advance_takes_the_first_task_and_none_with_modules(
+    tmp_path: Path, task: Callable[..., Any]
+) -> None:
+    (tmp_path / "steps_of_mine.py").write_text("def same(rows):\n    return rows\n")
+    step = {"name": "mine", "python": {"call": "steps_of_mine:same", "columns": {"id": "bigint", "name": "text"}}}
+    tasks = [task("a"), task("b"), task("c", transforms=[step])]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tmp_path)],
+        input="\n".join(map(json.dumps, tasks)),
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.stdout.splitlines() == ["0 True", "0 True", "0 False"], done.stdout + done.stderr

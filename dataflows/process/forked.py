@@ -8,11 +8,18 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 __all__ = ["Forked", "can_fork"]
+
+LOOK: Final = 1.0
+"""Longest wait, in seconds, for an end that another thread may see first."""
 
 
 def can_fork() -> bool:
@@ -22,28 +29,30 @@ def can_fork() -> bool:
 
 
 class Forked:
-    """Child that calls `run` and exits with its result; offers the part of `subprocess.Popen` that a supervisor needs.
+    """Child that calls `run` and exits with its result; offers the part of `subprocess.Popen` that its owner needs.
 
-    The child leads a session of its own and appends its output to `log`. Of this process's open files it keeps only
-    `keep`, so that it shares no lock and no connection.
+    The child leads a session of its own. Its standard streams are the three descriptors of `streams`; of this process's
+    open files it keeps only those and `keep`, so that it shares no lock and no connection. Safe between threads.
     """
 
-    def __init__(self, run: Callable[[], int], log: Path, keep: int) -> None:
+    def __init__(self, run: Callable[[], int], streams: tuple[int, int, int], keep: int) -> None:
         gc.freeze()  # the child's collector leaves these pages alone, so both go on sharing them
         self.returncode: int | None = None
+        self._lock = threading.Lock()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(run, log, keep)
+            _become(run, streams, keep)
         self._exit = os.pidfd_open(self.pid)
 
     def poll(self) -> int | None:
         """Return the exit code (negative: the signal that killed it); None while it runs."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-                os.close(self._exit)
-        return self.returncode
+        with self._lock:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+                    os.close(self._exit)
+            return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end and return the exit code.
@@ -51,11 +60,13 @@ class Forked:
         Raises:
             subprocess.TimeoutExpired: it still runs after `timeout` seconds.
         """
-        if self.returncode is None:
-            select.select([self._exit], [], [], timeout)
-        code = self.poll()
-        if code is None:
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            left = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
+            if left <= 0:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            with suppress(OSError, ValueError):  # another thread has seen its end, and closed the descriptor
+                select.select([self._exit], [], [], left)
         return code
 
     def terminate(self) -> None:
@@ -71,19 +82,20 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _become(run: Callable[[], int], log: Path, keep: int) -> None:
+def _become(run: Callable[[], int], streams: tuple[int, int, int], keep: int) -> None:
     """Run as the child, and exit."""
     code = 1
     try:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        for standard, source in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
+        for standard, source in enumerate(streams):
             os.dup2(source, standard)
         os.closerange(3, keep)
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
-        sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - until the end
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - until the end
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - until the end
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - until the end
         code = run()
     except BaseException:  # noqa: BLE001 - the child must not unwind into the parent's stack
         traceback.print_exc()

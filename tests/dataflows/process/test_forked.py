@@ -11,7 +11,7 @@ from pathlib import Path
 PROGRAM = """
 import os, subprocess, sys, time
 from pathlib import Path
-from dataflows.runtime.forked import Forked, can_fork
+from dataflows.process.forked import Forked, can_fork
 
 folder = Path(sys.argv[1])
 reading, writing = os.pipe()
@@ -30,10 +30,13 @@ def run():
     os.write(2, b" " + str(os.getsid(0) == os.getpid()).encode())
     return 3
 
-print(Forked(run, folder / "log", kept).wait(30), (folder / "log").read_text())
-failed = Forked(lambda: 1 // 0, folder / "failed", kept)
-print(failed.wait(30), "ZeroDivisionError" in (folder / "failed").read_text())
-slow = Forked(lambda: time.sleep(60), folder / "slow", kept)
+def forked(run, name):
+    with open(os.devnull, "rb") as nothing, (folder / name).open("ab") as log:
+        return Forked(run, (nothing.fileno(), log.fileno(), log.fileno()), kept)
+
+print(forked(run, "log").wait(30), (folder / "log").read_text())
+print(forked(lambda: 1 // 0, "failed").wait(30), "ZeroDivisionError" in (folder / "failed").read_text())
+slow = forked(lambda: time.sleep(60), "slow")
 print(slow.poll())
 try:
     slow.wait(0.05)
@@ -46,7 +49,7 @@ slow.kill()
 
 
 def test_a_forked_child_is_watched_and_ended_like_any_child(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
     )
