@@ -158,10 +158,8 @@ def _unsafe(evidence: Evidence, rule: CursorRule) -> tuple[str, str] | None:
         hint = "give the cursor a lag, so that an `append` ends before it; or write: merge, which reads it again"
         return f"{name} ({column.type}) has a resolution of {unit}: new rows can get a value already read", hint
     if evidence.client and not evidence.is_time and not rule.idempotent and not rule.ordered:
-        what = (
-            f"{name} ({column.type}) has no default: programs make its values, and one that comes after a greater one"
-        )
-        hint = "say `cursor: {ordered: true}` if each new value is greater than all before, or take a time with a lag"
+        what = f"{name} ({column.type}) has no default: programs make its values, and one that follows a greater one"
+        hint = "set `cursor: {ordered: true}` if each new value is greater than all before, or use a time with a lag"
         return f"{what} would never be read", hint + OR_XMIN
     return None
 
@@ -174,10 +172,10 @@ def _disorder(evidence: Evidence) -> str | None:
         return "its sequence counts down"
     if evidence.nodes > 1:
         return f"{evidence.nodes} servers hand out its numbers in turn"
-    return "it holds random UUIDs" if evidence.random else None
+    return "it contains random UUIDs" if evidence.random else None
 
 
-OR_XMIN: Final = ", or write: merge by cursor `xmin` where the source is PostgreSQL"
+OR_XMIN: Final = ", or write: merge by cursor `xmin` if the source is PostgreSQL"
 
 
 def _unit(unit: timedelta) -> str:

@@ -97,6 +97,7 @@ class Chain:
         return made, dead_letters, 0 if work is None else work.added, rows
 
     def _run_stages(self, batch: pa.RecordBatch) -> Work:
+        """Run the stages over a frame of the columns that they read."""
         import polars as pl
 
         from dataflows.transforms.stages import ROW, Work
@@ -115,6 +116,7 @@ class Chain:
         return work
 
     def _array(self, one: Output, batch: pa.RecordBatch, work: Work | None, rows: pa.Array | None) -> pa.Array:
+        """Return an output column in the target's type, from the batch or the frame."""
         if one.value.source is not None:
             array = batch.column(one.value.source.name)
             array = array if rows is None else array.take(rows)

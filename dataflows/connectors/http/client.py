@@ -151,6 +151,7 @@ class Client:
             raise _Retryable(Unavailable(what, where=self.where, hint="try again")) from None
 
     def _follow(self, url: httpx.URL, ends: frozenset[int]) -> Answer | None:
+        """Send the request, following redirects on the same host."""
         for _ in range(REDIRECTS + 1):
             requested = url.copy_merge_params(self.parameters) if self.parameters else url
             with self._session.stream("GET", requested, headers=self.headers) as response:
@@ -178,6 +179,7 @@ class Client:
         return url
 
     def _check_status(self, response: httpx.Response) -> None:
+        """Raise for any status but 200; `_Retryable` if a retry may help."""
         status = response.status_code
         if status in RETRYABLE:
             hint = "ask less often, or later" if status == httpx.codes.TOO_MANY_REQUESTS else "try again"
@@ -233,6 +235,8 @@ class _MinimumRateTransport(httpx.HTTPTransport):
 
 
 class _MinimumRateStream(httpx.SyncByteStream):
+    """Stream that times out if fewer than `MIN_BYTES` arrive within `seconds`."""
+
     def __init__(self, inner: httpx.SyncByteStream, seconds: float, request: httpx.Request) -> None:
         self._inner, self._seconds, self._request = inner, seconds, request
 
