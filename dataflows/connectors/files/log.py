@@ -1,13 +1,13 @@
 """The log of a folder: entries numbered without gaps, each created only if it does not exist yet.
 
 A writer of entry N + 1 has read all entries up to N. Of two writers that have read the same N, one succeeds; the other
-reads the new entries and checks again if it may continue. A process that was taken for dead so meets its successor's
-claim.
+reads the new entries and checks again if it may continue. So a process that was wrongly taken for dead cannot miss the
+claim of its successor.
 
 From time to time a writer stores a checkpoint, the whole state after an entry. New readers begin with the latest one.
-Entries below a checkpoint are deleted once it is a week old: until then they block any process that paused before it
-wrote such an entry. After that, such a process could write into the gap, where no one reads; so a process that has
-paused for days looks for a checkpoint beyond its entry before it counts the entry as written.
+Entries below a checkpoint are deleted once it is a week old. Until then they block a process that was paused before it
+wrote an entry of such a number. Later, such a process could write into the gap, where no one reads; so after a pause of
+days, a process looks for a checkpoint beyond its entry before it counts the entry as written.
 """
 
 from __future__ import annotations

@@ -246,14 +246,14 @@ def test_keys_that_the_server_makes_are_written_as_they_come(keyed: Any, launche
     assert rows(made) == [(7, "a", 1)]
 
 
-MEDDLING = {
+CHANGES = {
     "drops": "IF new.id = 2 THEN RETURN NULL; END IF; RETURN new;",
     "changes": "IF new.id = 2 THEN new.name := 'other'; END IF; RETURN new;",
     "leaves": "RETURN new;",
 }
 
 
-@pytest.mark.parametrize("body", MEDDLING)
+@pytest.mark.parametrize("body", CHANGES)
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("write", ["merge", "scd2"])
 def test_a_trigger_that_drops_or_changes_merged_rows_is_named(
@@ -265,15 +265,15 @@ def test_a_trigger_that_drops_or_changes_merged_rows_is_named(
     before = rows(made)
     put(made, (1, "a", 2), (2, "c", 2), (3, None, 1, True))
     made.session.execute(
-        f"CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {MEDDLING[body]} END $$;"
-        f"CREATE TRIGGER meddler BEFORE INSERT OR UPDATE ON {made.target} FOR EACH ROW EXECUTE FUNCTION meddle()"
+        f"CREATE OR REPLACE FUNCTION alter_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {CHANGES[body]} END $$;"
+        f"CREATE TRIGGER alters_rows BEFORE INSERT OR UPDATE ON {made.target} FOR EACH ROW EXECUTE FUNCTION alter_row()"
     )
     done = launchers.run(task("r2"))
     if body == "leaves":
         assert done["status"] == "completed", done["error"]
         assert (2, "c", 2) in rows(made)
     else:
-        assert "trigger meddler" in done["error"]["what"], done
+        assert "trigger alters_rows" in done["error"]["what"], done
         assert rows(made) == before
 
 
@@ -281,9 +281,9 @@ def test_a_rule_that_drops_merged_rows_is_named(keyed: Any, launchers: Launchers
     made, task = keyed()
     put(made, (1, "a", 1))
     completed(launchers, task("r1"))
-    made.session.execute(f"CREATE RULE meddler AS ON INSERT TO {made.target} WHERE new.id = 2 DO INSTEAD NOTHING")
+    made.session.execute(f"CREATE RULE alters_rows AS ON INSERT TO {made.target} WHERE new.id = 2 DO INSTEAD NOTHING")
     put(made, (2, "b", 1))
-    assert "rule meddler" in launchers.run(task("r2"))["error"]["what"]
+    assert "rule alters_rows" in launchers.run(task("r2"))["error"]["what"]
 
 
 def test_a_trigger_that_keeps_a_row_from_being_deleted_is_named(keyed: Any, launchers: Launchers) -> None:
