@@ -79,6 +79,8 @@ class SqlType:
     """True for a user-defined type, of which only the name is known."""
 
     def __str__(self) -> str:
+        if self.name == "character" and self.precision is None:
+            return "bpchar"  # `character` alone is character(1)
         if self.precision is None:
             return self.name
         inner = f"{self.precision}" if self.scale is None else f"{self.precision},{self.scale}"
@@ -127,10 +129,10 @@ def parse_type(text: str) -> SqlType:
     found = _FORM.match(text.strip().lower())
     if found is None:
         return SqlType(text.strip())
-    name, precision, scale, zone = found.groups()
-    name = _SPELLINGS.get(name, name) if zone is None else name + zone
+    spelled, precision, scale, zone = found.groups()
+    name = _SPELLINGS.get(spelled, spelled) if zone is None else spelled + zone
     if precision is None:
-        return SqlType(name, 1 if name == "character" else None)
+        return SqlType(name, 1 if name == "character" and spelled != "bpchar" else None)
     if name == "numeric":
         return SqlType(name, int(precision), int(scale or 0))
     return SqlType(name, int(precision))

@@ -230,13 +230,16 @@ def _masked(key: str, how: str) -> pl.Expr:
 class Deduplicate:
     """Keep one row of each group of rows of the chunk that are equal in the columns `by`."""
 
-    by: tuple[str, ...]
+    by: tuple[pl.Expr, ...]
+    """The columns as they compare."""
     keep: str
 
     def __call__(self, work: Work) -> None:
         before = work.frame.height
         keep: Any = self.keep
-        work.frame = work.frame.unique(subset=list(self.by), keep=keep, maintain_order=True)
+        keys = {f"?{at}": one for at, one in enumerate(self.by)}
+        frame = work.frame.with_columns(**keys).unique(subset=list(keys), keep=keep, maintain_order=True)
+        work.frame = frame.drop(keys)
         work.filtered += before - work.frame.height
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -155,14 +155,14 @@ def _mask(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[S
 
 
 def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
-    from dataflows.transforms.stages import Deduplicate
+    from dataflows.transforms.stages import Deduplicate, comparable
 
     rule = step.deduplicate
     if rule is None:
         return []
-    for name in rule.by:
-        scope.require(name, f"{where}.by")
-    return [Deduplicate(tuple(scope.read(name) for name in rule.by), rule.keep)]
+    types = {name: scope.require(name, f"{where}.by").type for name in rule.by}
+    keys = tuple(comparable(scope.read(name), kind, kind) for name, kind in types.items())
+    return [Deduplicate(keys, rule.keep)]
 
 
 def _lookup(scope: Scope, step: TransformStep, where: str, resources: Resources) -> list[Stage]:
@@ -290,7 +290,7 @@ def known_type(text: str, where: str) -> str:
     if not _TYPE.fullmatch(text.strip()) or (arrow_type(kind) is None and kind.name != "numeric"):
         hint = did_you_mean(text, NAMES) or f"use one of {', '.join(NAMES)}"
         raise SchemaMismatch("there is no such type", where=where, value=text, hint=hint)
-    return str(replace(kind)) if kind.name != "character" else text
+    return str(kind)
 
 
 NAMES: Final = (

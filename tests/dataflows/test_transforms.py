@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -158,6 +159,25 @@ def test_deduplicate_keeps_one_of_a_key() -> None:
     for keep, ids in (("first", [1, 2, 3]), ("last", [2, 9, 3])):
         out, refused = apply(made({"deduplicate": {"by": ["name"], "keep": keep}}), rows)
         assert ([row["id"] for row in out], refused) == (ids, [])
+
+
+@pytest.mark.parametrize("kind", ["character(9)", "bpchar"])
+def test_blanks_of_a_character_make_no_other_key(kind: str) -> None:
+    source = replace(
+        SOURCE, columns=tuple(replace(one, type=kind if one.name == "name" else one.type) for one in SOURCE.columns)
+    )
+    rules = Rules(None, steps({"deduplicate": {"by": ["name"], "keep": "first"}}), Validation())
+    target = Table("w.orders", "r", output_columns(rules, source, "orders"))
+    rows = [ROWS[0] | {"id": at, "name": name} for at, name in enumerate(("ann ", "ann", " ann", "a" * 8, None, None))]
+    out, refused = apply(bind(rules, source, target, "orders", undecoded=False), rows)
+    assert ([row["id"] for row in out], refused) == ([0, 2, 3, 4], [])
+
+
+def test_a_character_without_a_length_has_none() -> None:
+    assert [str(parse_type(one)) for one in ("bpchar", "bpchar(3)", "char", "character", "character(3)")] == [
+        "bpchar", "character(3)", "character(1)", "character(1)", "character(3)",
+    ]  # fmt: skip
+    assert parse_type(str(parse_type("bpchar"))) == parse_type("bpchar")
 
 
 RATES = LookupTable(

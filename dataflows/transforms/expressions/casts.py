@@ -283,7 +283,7 @@ def cast_target(text: str, where: str) -> SqlType:
     Raises:
         SchemaMismatch: the type is not supported, or its length or digits are invalid.
     """
-    kind = BPCHAR if text.lower() == "bpchar" else parse_type(text)
+    kind = parse_type(text)
     if kind.precision is not None and (wrong := _invalid_modifier(kind)):
         raise SchemaMismatch(f"there is no type {text}", where=where, hint=wrong)
     if kind in {BOOLEAN, DATE, STAMP, STAMPTZ, TEXT, UUID} or is_number(kind) or kind.text:
