@@ -73,12 +73,12 @@ def readable(
 
 def without(
     batch: pa.RecordBatch, wrong: Sequence[Mapping[int, BadData]], values: Callable[[int], Mapping[str, Any]]
-) -> pa.RecordBatch | Rows:
+) -> Rows:
     """Return the batch without the rows that have errors; these are refused, with their `values` in the source."""
     first: dict[int, BadData] = {}
     for errors in wrong:
         first = dict(errors) | first
     if not first:
-        return batch
+        return Rows(batch)
     refused = tuple(RefusedRow(NOT_OF_TYPE, first[at].what, values(at)) for at in sorted(first))
     return Rows(batch.filter(pa.array([at not in first for at in range(batch.num_rows)], pa.bool_())), refused)
