@@ -178,6 +178,11 @@ class DuckDatabase:
             return (f"CREATE TABLE IF NOT EXISTS {other.sql} AS SELECT * FROM {name.sql} LIMIT 0",)
         return renamed(table, indexes, other)
 
+    def collated(self, name: ObjectName, key: Sequence[str]) -> str | None:
+        text = self.rows(f"SELECT sql FROM duckdb_tables() WHERE {_OF}", (name.schema, name.name))[0][0]
+        forms = {one: rf"[(,]\s*(?:{re.escape(quoted(one))}|{re.escape(one)}) VARCHAR COLLATE " for one in key}
+        return next((one for one, form in forms.items() if re.search(form, text)), None)
+
     def referrer(self, name: ObjectName) -> str | None:
         query = (
             "SELECT constraint_name, table_name FROM duckdb_constraints() WHERE database_name = current_database() "

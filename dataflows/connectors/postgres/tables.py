@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from dataflows.connectors.postgres.session import Session, ask, translated
 from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
-from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
+from penstock.errors import MissingTable, Refused, SchemaMismatch, did_you_mean
 
-__all__ = ["TableName", "describe", "escaped", "find"]
+__all__ = ["TableName", "check_exact_key", "describe", "escaped", "find"]
 
 FIRST_USER_OID: Final = 16384
 
@@ -87,3 +88,27 @@ def find(session: Session, name: TableName, where: str) -> Table | None:
     if not columns:
         raise SchemaMismatch("the table has no columns", where=where, value=str(name))
     return Table(name, kind, columns, tuple(map(tuple, keys)), rows)
+
+
+_INEXACT: Final = """
+SELECT a.attname, coalesce(c.collname, t.typname) FROM pg_attribute a
+JOIN pg_type t ON t.oid = coalesce(nullif((SELECT typbasetype FROM pg_type d WHERE d.oid = a.atttypid), 0), a.atttypid)
+LEFT JOIN pg_collation c ON NOT c.collisdeterministic AND (c.oid = a.attcollation OR EXISTS (SELECT FROM pg_index x
+  WHERE x.indrelid = a.attrelid AND x.indisunique AND a.attnum = ANY (x.indkey::int2[])
+  AND c.oid = ANY (x.indcollation::oid[])))
+WHERE a.attrelid = %(table)s::regclass AND a.attname = ANY (%(key)s) AND (c.oid IS NOT NULL OR t.typname = 'citext')
+LIMIT 1"""
+
+
+def check_exact_key(session: Session, table: TableName, key: Sequence[str], where: str) -> None:
+    """Refuse a key whose collation or type treats different texts as equal: their rows would become one.
+
+    Raises:
+        Refused: by column and collation.
+    """
+    with translated(where):
+        found = session.execute(_INEXACT, {"table": table.sql, "key": list(key)}).fetchone()
+    if found is not None:
+        what = f"the key `{found[0]}` treats different texts as equal ({found[1]}): their rows would become one"
+        hint = f'ALTER TABLE {table} ALTER {found[0]} TYPE text COLLATE "C", or merge by another key'
+        raise Refused(what, where=f"{where}.key", hint=hint)

@@ -16,7 +16,7 @@ from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method
-from dataflows.connectors.postgres.tables import TableName, describe, find
+from dataflows.connectors.postgres.tables import TableName, check_exact_key, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
@@ -74,6 +74,8 @@ class PostgresTarget:
         check_names(self.place, self.table, table.columns if table else columns, NAME_BYTES, "utf-8")
         if table is None:
             return None
+        if self._keyed:
+            check_exact_key(self.session, self.table, self.owner.write.key, where)
         if self.owner.write.write == "merge":
             check_key(table, self.owner.write.key, where)
         if self.owner.write.write == "scd2":

@@ -164,6 +164,9 @@ class Database(Protocol):
     def like(self, name: ObjectName, other: ObjectName) -> tuple[str, ...]:
         """Return the statements that create `other`, if it is missing, with the table's columns and constraints."""
 
+    def collated(self, name: ObjectName, key: Sequence[str]) -> str | None:
+        """Return the first key column whose collation treats different texts as equal; None if there is none."""
+
     def referrer(self, name: ObjectName) -> str | None:
         """Return an enforced foreign key, and its table, that prevents the table from being emptied; None if none."""
 

@@ -74,6 +74,9 @@ class DatabaseTarget:
     def _check_merge(self, table: Table, where: str) -> None:
         key, version = self.owner.write.key, self.owner.write.version
         check_key(table, key, where, "create the table with such a PRIMARY KEY")
+        if self.describe() is not None and (name := self.database.collated(self.name, key)):
+            what = f"the collation of the key `{name}` treats different texts as equal: their rows would become one"
+            raise Refused(what, where=f"{where}.key", hint="make the column without it, or merge by another key")
         column = table.column(version) if version else None
         if column is not None and not self.database.comparable(column):
             what = f"the database cannot compare values of `{column.name}` ({column.type})"

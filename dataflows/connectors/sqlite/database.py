@@ -178,6 +178,14 @@ class SqliteDatabase:
         table = next(sql for kind, sql in found if kind == "table")
         return renamed(table, [sql for kind, sql in found if kind == "index"], other, quoted(other.name))
 
+    def collated(self, name: ObjectName, key: Sequence[str]) -> str | None:
+        query = (
+            "SELECT x.name, x.coll FROM pragma_index_list(?) l, pragma_index_xinfo(l.name) x "
+            'WHERE l."unique" = 1 AND x.key = 1 AND x.name IS NOT NULL'
+        )
+        found = {column: collation for column, collation in self.rows(query, (name.name,)) if collation != "BINARY"}
+        return next((one for one in key if one in found), None)
+
     def referrer(self, name: ObjectName) -> str | None:
         """Return None: SQLite enforces foreign keys only in sessions that ask for it, which these do not."""
         return None

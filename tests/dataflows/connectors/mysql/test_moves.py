@@ -422,3 +422,25 @@ def test_keys_equal_by_collation_are_dead_letters(shop: Shop, new_database: Call
     assert done["status"] == "completed", done["error"]
     assert (done["counters"]["rows_out"], done["counters"]["dead"]) == (2, 2)
     assert shop.rows("SELECT name FROM sink ORDER BY id") == [("abc",), ("d",)]
+
+
+@pytest.mark.parametrize("write", ["append", "replace", "merge"])
+@pytest.mark.parametrize(("kind", "size"), [("TINYTEXT", 256), ("TEXT", 65536), ("TINYBLOB", 256), ("VARBINARY(8)", 9)])
+def test_a_text_that_is_too_long_for_its_type_is_a_dead_letter(
+    shop: Shop, new_database: Callable[[], str], write: str, kind: str, size: int
+) -> None:
+    catalog = new_database()
+    migrate(catalog)
+    source = "LONGTEXT" if "TEXT" in kind else "LONGBLOB"
+    shop.script(f"CREATE TABLE source (id BIGINT PRIMARY KEY, name {source})")
+    shop.script(f"CREATE TABLE sink (id BIGINT PRIMARY KEY, name {kind})")
+    shop.script(f"INSERT INTO source VALUES (1, repeat('x', {size - 1})), (2, repeat('x', {size})), (3, NULL)")
+    sink = {"key": ["id"]} if write == "merge" else {}
+    task = shop.task("r1", write, cursor=None if write == "replace" else "id", **sink) | {"letters": catalog}
+    task["pipeline"]["spec"]["errors"] = {"dead_letter": {"fail_above": "50%"}}
+    done = shop.launchers.run(task)
+    assert done["status"] == "completed", done["error"]
+    assert shop.rows("SELECT id, length(name) FROM sink ORDER BY id") == [(1, size - 1), (3, None)]
+    with psycopg.connect(catalog) as session:
+        found = session.execute("SELECT code, reason, \"values\"->>'id' FROM ops.dead_letters").fetchall()
+    assert [(row[0] in {"1265", "1406"}, "`name`" in row[1], row[2]) for row in found] == [(True, True, "2")], found

@@ -32,8 +32,9 @@ def test_bytes_that_are_no_text_are_dead_letters(
     with psycopg.connect(ascii_dsn, autocommit=True, client_encoding="utf8") as session:
         session.execute("CREATE TABLE t (id serial PRIMARY KEY, v text, w varchar(20), j json)")
         session.execute(
-            "INSERT INTO t (v, w, j) VALUES ('one', 'größe', '{}'), (convert_from('\\x61ff62', 'SQL_ASCII'), 'two', '1'),"
-            " ('three', convert_from('\\xe4', 'SQL_ASCII'), NULL), (NULL, '', 'null')"
+            "INSERT INTO t (v, w, j) VALUES ('one', 'größe', '{}'), "
+            "(convert_from('\\x61ff62', 'SQL_ASCII'), 'two', '1'), "
+            "('three', convert_from('\\xe4', 'SQL_ASCII'), NULL), (NULL, '', 'null')"
         )
     spec: dict[str, Any] = {
         "source": {"connection": "from", "object": "public.t"},
@@ -70,3 +71,54 @@ def test_bytes_that_are_no_text_are_dead_letters(
         letters = kept.execute('SELECT reason, "values" FROM ops.dead_letters ORDER BY row').fetchall()
     assert ["`v`" in letters[0][0], "`w`" in letters[1][0]] == [True, True], letters
     assert [letters[0][1]["v"], letters[1][1]["w"]] == ["\\x61ff62", "\\xe4"]
+
+
+def test_values_that_cannot_be_decoded_are_dead_letters(
+    new_database: Callable[[], str], tmp_path: Path, launchers: Launchers
+) -> None:
+    """Mapped rows are decoded; those that pass undecoded keep such values."""
+    catalog, dsn = new_database(), new_database()
+    migrate(catalog)
+    names = ("at", "d", "n", "c", "b", "ok")
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute(
+            "CREATE TABLE s (id int PRIMARY KEY, at timestamptz, d date, n numeric(4,2), c time, b bytea, ok bool);"
+            "INSERT INTO s VALUES (1, '2024-01-01 10:00Z', '2024-01-01', 1.10, '10:00', '\\x00ff', true);"
+            "INSERT INTO s (id, at) VALUES (2, 'infinity'); INSERT INTO s (id, d) VALUES (3, '0044-03-15 BC');"
+            "INSERT INTO s (id, n) VALUES (4, 'NaN'); INSERT INTO s (id, c) VALUES (5, '24:00');"
+            "INSERT INTO s VALUES (6, '-infinity', NULL, 2.50, NULL, '\\x61', false); INSERT INTO s VALUES (7)"
+        )
+    fields = [{"target": "id", "sql": "id + 0"}, *({"target": name, "from": name} for name in names)]
+    found = launchers.run(
+        {
+            "run": "r1",
+            "attempt": 1,
+            "uid": "00000000-0000-4000-9000-000000000043",
+            "letters": catalog,
+            "connections": {"to": {"type": "postgres", "dsn": dsn}},
+            "pipeline": {
+                "apiVersion": "penstock/v1",
+                "kind": "Pipeline",
+                "metadata": {"name": "items"},
+                "spec": {
+                    "source": {"connection": "to", "object": "public.s"},
+                    "sink": {"connection": "to", "object": "public.t", "write": "replace"},
+                    "errors": {"dead_letter": {"fail_above": "90%"}},
+                    "mapping": {"fields": fields},
+                },
+            },
+            "result": str(tmp_path / "result.json"),
+            "progress": None,
+        }
+    )
+    assert found["status"] == "completed", found["error"]
+    with psycopg.connect(dsn) as session, psycopg.connect(catalog) as kept:
+        query = f"SELECT id, {', '.join(names)} FROM {{}} WHERE id IN (1, 7) ORDER BY id"
+        assert session.execute(query.format("t")).fetchall() == session.execute(query.format("s")).fetchall()
+        assert session.execute("SELECT count(*) FROM t").fetchone() == (2,)
+        letters = kept.execute('SELECT reason, "values" FROM ops.dead_letters ORDER BY row').fetchall()
+    columns = [reason.split("`")[1] for reason, _ in letters]
+    assert columns == ["at", "d", "n", "c", "at"]
+    assert [values[name] for name, (_, values) in zip(columns, letters, strict=True)] == [
+        "infinity", "0044-03-15 BC", "NaN", "24:00:00", "-infinity",
+    ]  # fmt: skip

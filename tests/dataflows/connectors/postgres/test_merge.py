@@ -379,3 +379,26 @@ def test_two_workers_need_a_version(keyed: Any, launchers: Launchers) -> None:
     order["pipeline"]["spec"]["sink"]["version"] = "v"
     completed(launchers, order)
     assert rows(made) == [(key, f"name {500 + key}", 500 + key) for key in range(100)]
+
+
+@pytest.mark.parametrize("write", ["merge", "scd2"])
+@pytest.mark.parametrize("kind", ["text COLLATE w.loose", "text", "w.code"])
+def test_a_key_that_treats_different_texts_as_equal_is_refused(
+    keyed: Any, launchers: Launchers, write: str, kind: str
+) -> None:
+    made, task = keyed(write, version="v")
+    made.session.execute(
+        "CREATE COLLATION IF NOT EXISTS w.loose (provider = libc, locale = 'C'); SET allow_system_table_mods = on;"
+        "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'loose';"  # a build may lack ICU
+        f"DROP DOMAIN IF EXISTS w.code CASCADE; CREATE DOMAIN w.code AS text COLLATE w.loose;"
+        f"CREATE TABLE {made.target} (id {kind} NOT NULL, name text, v int, valid_from int, valid_to int, "
+        "is_current bool)"
+    )
+    columns = "id COLLATE w.loose, valid_from" if write == "scd2" else "id COLLATE w.loose"
+    made.session.execute(f"CREATE UNIQUE INDEX ON {made.target} ({columns})")
+    order = task("r1")
+    order["pipeline"]["spec"]["mapping"]["fields"][0] = {"target": "id", "sql": "CAST(id AS text)"}
+    error = launchers.run(order)["error"]
+    assert (error["code"], "the key `id` treats different texts as equal (loose)" in error["what"]) == (
+        "refused", True,
+    ), error  # fmt: skip

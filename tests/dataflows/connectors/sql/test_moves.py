@@ -372,3 +372,13 @@ def test_a_replace_that_would_break_a_foreign_key_is_refused(move: Make) -> None
     )
     error = made.launchers.run(made.task("r1"))["error"]
     assert (error["code"], "would break foreign key" in error["what"]) == ("refused", True), error
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_a_key_that_treats_different_texts_as_equal_is_refused(move: Make, kind: str) -> None:
+    made = move(kind, kind, "merge")
+    made.sink.script("CREATE TABLE copied (id INTEGER, name VARCHAR COLLATE NOCASE PRIMARY KEY NOT NULL, price DOUBLE)")
+    task = made.task("r1")
+    task["pipeline"]["spec"]["sink"]["key"] = ["name"]
+    error = made.launchers.run(task)["error"]
+    assert (error["code"], "the key `name` treats different texts" in error["what"]) == ("refused", True), error
