@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -180,6 +180,8 @@ class RunEntry:
     """The tick of the schedule that started it."""
     reload: Mapping[str, Any] | None = None
     """Rows that it reads again: `rows` ("all" or "window"), and `from` and `to` of a window."""
+    notes: Sequence[str] | None = None
+    """Notes for the user on rows that it did not read."""
 
 
 @dataclass(frozen=True, slots=True)

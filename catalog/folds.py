@@ -227,7 +227,7 @@ def _task_completed(_: Seen, body: TaskCompleted) -> Iterable[Change | Entry]:
 
         def measured(row: Row, _: Rows) -> None:
             if row.get("attempts") == body.attempt and row.get("finished_at") is None:
-                row["seconds"] = body.seconds
+                row |= {"seconds": body.seconds, "notes": list(body.notes)}
 
         yield Change(tables.runs, body.run, measured)
 

@@ -146,10 +146,10 @@ runs = _folded(
     _text("id", key=True), _text("pipeline"), _text("uid"), Column("version", Integer), _text("status"),
     Column("attempts", Integer), _time("requested_at"), _time("started_at"),
     _time("finished_at"), _json("counters"), _json("seconds"), _json("error"), _number("offset"),
-    Column("resumed", Boolean), _time("scheduled_for"), _json("reload"),
+    Column("resumed", Boolean), _time("scheduled_for"), _json("reload"), _json("notes"),
     Index("runs_offset_idx", "offset"), Index("runs_pipeline_offset_idx", "pipeline", "offset"),
 )  # fmt: skip
-"""Runs; `offset` is where the run was created. `uid`, `attempts` and `seconds` come from its task's records."""
+"""Runs; `offset` is where a run was created. `uid`, `attempts`, `seconds`, `notes` come from its task's records."""
 
 tasks = _folded(
     "tasks",

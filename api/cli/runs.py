@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from api.cli.completion import pipeline_names
-from api.cli.console import ago, seconds
+from api.cli.console import ago, escape, seconds
 from api.cli.main import State, command
 from api.client import connected
 from catalog.entries import RunEntry
@@ -31,9 +31,12 @@ def runs_(state: State, name: str | None, limit: int) -> None:
 
 
 def explain(state: State, runs: Sequence[RunEntry]) -> None:
-    """Explain `resumed`, if the table of runs shows it."""
+    """Explain `resumed`, if the table of runs shows it, and show the notes of the last run."""
     if any(run.resumed for run in runs):
         state.output.say("resumed: the rows were read at several points in time, after an interruption or a time limit")
+    for run in runs[:1]:
+        for note in run.notes or ():
+            state.output.say(f"[yellow]note:[/yellow] {escape(note)}")
 
 
 def _status(run: RunEntry) -> str:

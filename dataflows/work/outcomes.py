@@ -95,7 +95,11 @@ class Outcomes:
         counters = dict(result.get("counters") or {})
         seconds = counters.pop("seconds", {})
         payload = TaskCompleted(
-            **_attempt(assigned), counters=_counters(result), seconds=seconds, resumed=bool(result.get("resumed"))
+            **_attempt(assigned),
+            counters=_counters(result),
+            seconds=seconds,
+            resumed=bool(result.get("resumed")),
+            notes=tuple(result.get("notes") or ()),
         )
         return self._answer(offset, assigned, "task.completed", payload.to_dict())
 

@@ -43,6 +43,8 @@ class TaskCompleted(Model):
     counters: Counters = Counters()
     seconds: dict[str, float] = {}
     resumed: bool = False
+    notes: tuple[str, ...] = ()
+    """Notes for the user on rows that the run did not read."""
 
 
 class TaskHalted(Model):

@@ -456,6 +456,19 @@ def test_a_snapshot_keeps_numbers_of_any_size(store: MetadataStore) -> None:
     assert store.load_snapshots()["a"].state == state
 
 
+def test_a_run_shows_the_notes_of_its_task(store: MetadataStore, fold: Callable[..., int], fact: Fact) -> None:
+    run = {"id": "r1", "pipeline": "orders", "version": 1, "status": "queued", "requested_at": START}
+    assigned = {
+        "task": "t1", "kind": "pipeline", "pipeline": "orders", "uid": "u1", "run": "r1", "attempt": 1, "worker": "w",
+        "version": 1, "spec": {}, "connections": {},
+    }  # fmt: skip
+    fold(fact("run.created", {"run": run}), fact("task.assigned", assigned))
+    assert store.run("r1").notes is None
+    note = "12 rows have a cursor later than now (`at`)"
+    fold(fact("task.completed", {"task": "t1", "run": "r1", "attempt": 1, "worker": "w", "notes": [note]}))
+    assert store.run("r1").notes == [note]
+
+
 def test_a_stopped_run_reports_its_committed_rows(store: MetadataStore, fold: Callable[..., int], fact: Fact) -> None:
     run = {"id": "r1", "pipeline": "orders", "version": 1, "status": "queued", "requested_at": START}
     halted = {"task": "t1", "run": "r1", "attempt": 1, "worker": "w", "counters": {"rows_in": 7, "rows_out": 7}}

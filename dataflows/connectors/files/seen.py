@@ -1,8 +1,8 @@
 """The position of a pipeline that reads each file once: the set of files read, as text.
 
-It has hashes of the names and versions of up to ten thousand files. Files need not arrive in the order of their times
-(they do not if they are copied with their old times, or uploaded in parts). Beyond that number the oldest files are
-dropped from the set, and every file not newer than those counts as read.
+It has hashes of the names and versions of all files that were read. Files need not arrive in the order of their times
+(they do not if they are copied with their old times, or uploaded in parts), so that only its name tells that a file was
+read: a folder with more files than can be remembered is refused.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from datetime import datetime
 from typing import Final
 
 from dataflows.connectors.files.store import Listed
+from penstock.errors import Refused
 
 __all__ = ["MAX_FILES", "Seen"]
 
-MAX_FILES: Final = 10_000
+MAX_FILES: Final = 50_000
+"""Files whose names are remembered, about 30 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Hashes of paths and versions of the files read; files last changed at or before `upto` count as read, too."""
+    """Hashes of paths and versions of the files read.
+
+    Positions of older versions have an `upto`: files last changed at or before it count as read, too.
+    """
 
     files: Mapping[str, str] = field(default_factory=dict)
     upto: datetime | None = None
@@ -53,18 +58,21 @@ class Seen:
     def _forgotten(self, file: Listed) -> bool:
         return _hash(file.path) not in self.files and self.upto is not None and file.modified <= self.upto
 
-    def with_files(self, new: Sequence[Listed], listed: Sequence[Listed]) -> Seen:
-        """Return the set with `new` added; if it grows too large, keep the newest of the `listed` files."""
+    def with_files(self, new: Sequence[Listed], listed: Sequence[Listed], where: str) -> Seen:
+        """Return the set with `new` added; if it grows too large, without files that are not `listed` any more.
+
+        Raises:
+            Refused: more files are listed than can be remembered.
+        """
         files = {**self.files, **{_hash(one.path): _hash(one.version) for one in new}}
-        if len(files) <= MAX_FILES:
-            return Seen(files, self.upto)
-        kept = sorted((one for one in listed if _hash(one.path) in files), key=lambda one: one.modified)
-        over, kept = kept[:-MAX_FILES], kept[-MAX_FILES:]
-        upto = max((one.modified for one in over), default=self.upto)
-        return Seen(
-            {_hash(one.path): files[_hash(one.path)] for one in kept},
-            max(filter(None, (upto, self.upto)), default=None),
-        )
+        if len(files) > MAX_FILES:
+            known = {_hash(one.path) for one in listed}
+            files = {path: version for path, version in files.items() if path in known}
+        if len(files) > MAX_FILES:
+            what = f"{len(files):,} files are more than a cursor on files can remember ({MAX_FILES:,})"
+            hint = "move files that were read out of the folder, or narrow the pattern"
+            raise Refused(what, where=where, hint=hint)
+        return Seen(files, self.upto)
 
 
 def _hash(text: str) -> str:

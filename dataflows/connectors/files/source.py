@@ -222,7 +222,7 @@ class FilesSource:
             hint = "restore it and write changes to new files, or read everything by write: replace"
             raise Refused(f"{changed[0]} has changed since its rows were read", where=self.where, hint=hint)
         new = [one for one in files if not seen.has(one) and (not rule.lag or one.modified <= limit)]
-        return Window(last, seen.with_files(new, files).text() if new else None)
+        return Window(last, seen.with_files(new, files, self.where).text() if new else None)
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         files = self._listing if self._listing is not None else self._listed()[0]

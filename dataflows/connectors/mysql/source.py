@@ -168,8 +168,8 @@ class MysqlSource:
     def _counted(self, key: Column, window: Window, rows: int) -> Iterator[str]:
         name, condition = quoted(key.name), self._range(key, Split(0, window.lower, window.upper))
         query = (
-            f"SELECT CAST(k AS CHAR) FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS n "
-            f"FROM {self.name.sql} WHERE {condition}) s WHERE n % {rows} = 0 ORDER BY n"
+            f"SELECT CAST(k AS CHAR) FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS _penstock_n "
+            f"FROM {self.name.sql} WHERE {condition}) s WHERE _penstock_n % {rows} = 0 ORDER BY _penstock_n"
         )
         yield from (row[0] for row in self.session.rows(query))
 

@@ -63,3 +63,12 @@ def test_a_process_that_dies_without_a_result_has_crashed(outcomes: Outcomes) ->
     _, failed = outcomes.of(7, assigned(), Ended("t", 1, -9, None))
     assert failed.payload["error"]["code"] == "run.crashed"
     assert "SIGKILL" in failed.payload["error"]["what"]
+
+
+def test_a_completed_run_reports_its_notes(outcomes: Outcomes) -> None:
+    note = "12 rows have a cursor later than now (`at`)"
+    order = assigned()
+    order.payload["spec"] = {"spec": {"source": {}, "sink": {}}}
+    *_, completed = outcomes.of(7, order, Ended("t", 1, 0, {"status": "completed", "notes": [note]}))
+    assert (completed.type, completed.payload["notes"]) == ("task.completed", [note])
+    body(completed)

@@ -420,14 +420,19 @@ def finished(writer: FilesState, generation: int, run: str) -> None:
             raise Refused("was finished before")
 
 
-def test_the_set_of_read_files_is_bounded() -> None:
+def test_all_files_that_were_read_are_remembered_and_more_than_that_is_refused() -> None:
     start = datetime(2024, 1, 1, tzinfo=UTC)
-    files = [Listed(f"f{n}", 1, start + timedelta(seconds=n), "v") for n in range(MAX_FILES + 10)]
-    seen = Seen.parse(Seen().with_files(files, files).text())
-    assert (len(seen.files), seen.upto) == (MAX_FILES, start + timedelta(seconds=9))
+    files = [Listed(f"f{n}", 1, start + timedelta(seconds=n), "v") for n in range(MAX_FILES)]
+    seen = Seen.parse(Seen().with_files(files, files, "lake").text())
+    assert (len(seen.files), seen.upto) == (MAX_FILES, None)
+    old = Listed("copied with its old time", 1, start - timedelta(days=9), "v")
     assert all(seen.has(file) for file in files)
-    assert not seen.has(Listed("new", 1, start + timedelta(days=9), "v"))
+    assert not seen.has(old)
     assert seen.changed(Listed(files[-1].path, 2, start, "w"))
+    with pytest.raises(Refused, match="more than a cursor on files can remember"):
+        seen.with_files([old], [*files, old], "lake")
+    moved = seen.with_files([old], [*files[5:], old], "lake")
+    assert (len(moved.files), moved.has(old), moved.has(files[5])) == (MAX_FILES - 4, True, True)
 
 
 # -- failures outside Penstock -----------------------------------------------------------------------------------------
