@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataflows.connectors.abilities import (
     Growing,
+    Keyed,
     Native,
     Reloading,
     RiskReporting,
@@ -67,6 +68,7 @@ __all__ = [
     "CursorRule",
     "Fenced",
     "Growing",
+    "Keyed",
     "Loaded",
     "Method",
     "MissingColumn",

@@ -16,6 +16,7 @@ __all__ = [
     "OF_SOURCES",
     "OF_TARGETS",
     "Growing",
+    "Keyed",
     "Native",
     "Reloading",
     "RiskReporting",
@@ -69,6 +70,14 @@ class Growing(Protocol):
 
 
 @runtime_checkable
+class Keyed(Protocol):
+    """A target that can give a table which it creates the source's key."""
+
+    def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
+        """Create the table if it is missing, as `make` does, with a primary key; loads stay as fast as without it."""
+
+
+@runtime_checkable
 class Unique(Protocol):
     """A target that can count duplicate rows of a `replace` before they are published."""
 
@@ -103,4 +112,4 @@ class SingleProcess(Protocol):
 
 
 OF_SOURCES: Final = (RowPlaces, RiskReporting)
-OF_TARGETS: Final = (Native, Growing, Unique, Reloading, Windowed, SingleProcess)
+OF_TARGETS: Final = (Native, Growing, Keyed, Unique, Reloading, Windowed, SingleProcess)

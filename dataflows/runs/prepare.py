@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dataflows.connectors.abilities import Growing
+from dataflows.connectors.abilities import Growing, Keyed
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
@@ -116,7 +116,9 @@ def _with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
     if found.made is None and not found.added:
         return found.survey
     with target.state.owned(claim.generation):
-        if found.made is not None:
+        if found.made is not None and found.key and isinstance(target, Keyed):
+            target.make_keyed(found.made, found.key)
+        elif found.made is not None:
             target.make(found.made)
         elif isinstance(target, Growing):
             target.add_columns(found.added)

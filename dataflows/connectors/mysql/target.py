@@ -114,7 +114,12 @@ class MysqlTarget:
         return short_enough(tuple(storable(one, uuids=uuids) for one in columns), room=ROW_ROOM)
 
     def make(self, columns: tuple[Column, ...]) -> None:
-        key = self.owner.write.key
+        self.make_keyed(columns, self.owner.write.key)
+
+    def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
+        """Create the table if it is missing, with a key; InnoDB keeps rows by it in any case."""
+        if not self.owner.write.key and any(one.name in key and not _is_exact(one) for one in columns):
+            key = ()  # an index would cut long texts
         lines = [
             f"{quoted(one.name)} {declared(one, key=one.name in key)}"
             f"{' NULL' if one.nullable and one.name not in key else ' NOT NULL'}"

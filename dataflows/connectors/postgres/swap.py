@@ -12,14 +12,15 @@ from typing import Any, Final
 from psycopg import sql
 
 from dataflows.connectors.contract import Method
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.postgres.interference import check_merged, interferers
 from dataflows.connectors.postgres.session import Session, ask, one_message, one_row, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import RunRow
-from penstock.errors import Refused
+from penstock.errors import BadData, Refused
 
-__all__ = ["drop_leftovers", "make_shadow", "move_in", "replace_method"]
+__all__ = ["drop_leftovers", "make_shadow", "mark_key", "move_in", "replace_method"]
 
 
 _OBSTACLES: Final = """
@@ -137,6 +138,55 @@ def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str
             return
         at = f" TABLESPACE {quoted(space)}" if space else ""
         session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL){at}")
+        if _late_key(session, sink) is not None and (name := _key_name(session, shadow)) is not None:
+            session.execute(f"ALTER TABLE {shadow.sql} DROP CONSTRAINT {quoted(name)}")
+
+
+LATE: Final = "the source's key: Penstock makes it after each load"
+"""Comment of such a key; whoever changes it has the key checked row by row."""
+_LATE_KEY: Final = """
+SELECT ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
+  JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY i)
+FROM pg_constraint k WHERE k.contype = 'p' AND k.conrelid = %(table)s::regclass
+AND obj_description(k.oid, 'pg_constraint') = %(comment)s"""
+
+
+def _late_key(session: Session, table: TableName) -> list[str] | None:
+    """Return the columns of a key that is made after the load; None if the table has none."""
+    found = session.execute(_LATE_KEY, {"table": table.sql, "comment": LATE}).fetchone()
+    return None if found is None else list(found[0])
+
+
+def _key_name(session: Session, table: TableName) -> str | None:
+    query = "SELECT conname FROM pg_constraint WHERE contype = 'p' AND conrelid = %s::regclass"
+    found = session.execute(query, (table.sql,)).fetchone()
+    return None if found is None else str(found[0])
+
+
+def mark_key(session: Session, table: TableName) -> None:
+    """Say of a table's primary key that it is made after each load."""
+    if (name := _key_name(session, table)) is not None:
+        comment = sql.Literal(LATE).as_string(None)
+        session.execute(f"COMMENT ON CONSTRAINT {quoted(name)} ON {table.sql} IS {comment}")
+
+
+def _make_key(session: Session, sink: TableName, shadow: TableName) -> None:
+    """Make the key of the shadow that the target has, if the load went without it.
+
+    Raises:
+        BadData: two rows have the same key.
+    """
+    if (key := _late_key(session, sink)) is None:
+        return
+    names = ", ".join(quoted(name) for name in key)
+    try:
+        with translated(str(sink)):
+            session.execute(f"ALTER TABLE {shadow.sql} ADD PRIMARY KEY ({names})")
+    except RowRefused as error:
+        what = f"the key ({', '.join(key)}) cannot be made: {error.what}"
+        hint = "nothing was published; does a step, or a change of keys while they were read, repeat rows?"
+        raise BadData(what, where=str(sink), hint=hint) from None
+    mark_key(session, shadow)
 
 
 def move_in(
@@ -173,6 +223,7 @@ def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple
 
 
 def _rename(session: Session, sink: TableName, shadow: TableName) -> None:
+    _make_key(session, sink, shadow)
     session.execute(f"LOCK TABLE {sink.sql}, {shadow.sql} IN ACCESS EXCLUSIVE MODE")
     indexes, copies = _indexes(session, sink), _indexes(session, shadow)
     if [one[1:] for one in indexes] != [one[1:] for one in copies]:
@@ -193,7 +244,8 @@ _INDEXES: Final = """
 SELECT i.relname, x.indkey::text, x.indisunique, x.indisprimary, pg_get_expr(x.indexprs, x.indrelid),
        pg_get_expr(x.indpred, x.indrelid), x.indoption::text, x.indclass::text, x.indcollation::text, x.indnkeyatts,
        to_jsonb(x) ->> 'indnullsnotdistinct', i.relam, i.reloptions
-FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = %s::regclass ORDER BY x.indexrelid"""
+FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = %s::regclass
+ORDER BY NOT x.indisprimary, x.indexrelid"""
 
 
 def _indexes(session: Session, table: TableName) -> list[Any]:

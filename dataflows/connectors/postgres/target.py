@@ -15,7 +15,7 @@ from dataflows.connectors.postgres.encodings import ODD, binary_values, has_bina
 from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
-from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method
+from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, mark_key, move_in, replace_method
 from dataflows.connectors.postgres.tables import TableName, check_exact_key, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
@@ -96,10 +96,18 @@ class PostgresTarget:
         return column if there else portable(column)
 
     def make(self, columns: tuple[Column, ...]) -> None:
+        key = self.owner.write.key
+        self._make(columns, (*key, HISTORY[0]) if self.owner.write.write == "scd2" else key)
+
+    def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
+        """Create the table if it is missing, with a key that each run makes after it has loaded its rows."""
+        with translated(self.place.where), self.session.transaction():
+            self._make(columns, key)
+            mark_key(self.session, self.table)
+
+    def _make(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
         lines = [f"{quoted(one.name)} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in columns]
-        if key := self.owner.write.key:
-            names = (*key, HISTORY[0]) if self.owner.write.write == "scd2" else key
-            lines.append(f"PRIMARY KEY ({', '.join(quoted(name) for name in names)})")
+        lines += [f"PRIMARY KEY ({', '.join(quoted(name) for name in key)})"] if key else []
         with translated(self.place.where):
             self.session.execute(f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})")
 

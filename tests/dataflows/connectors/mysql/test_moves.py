@@ -444,3 +444,16 @@ def test_a_text_that_is_too_long_for_its_type_is_a_dead_letter(
     with psycopg.connect(catalog) as session:
         found = session.execute("SELECT code, reason, \"values\"->>'id' FROM ops.dead_letters").fetchall()
     assert [(row[0] in {"1265", "1406"}, "`name`" in row[1], row[2]) for row in found] == [(True, True, "2")], found
+
+
+def test_a_target_that_a_replace_creates_has_the_sources_key_and_not_nulls(shop: Shop) -> None:
+    shop.script("CREATE TABLE source (a INT, b BIGINT, name VARCHAR(20) NOT NULL, more TEXT, PRIMARY KEY (b, a))")
+    shop.script("INSERT INTO source VALUES (1, 2, 'x', NULL), (2, 1, 'y', 'z')")
+    for run in ("r1", "r2"):
+        shop.completed(run, "replace")
+        query = (
+            "SELECT column_name, is_nullable, column_key FROM information_schema.columns WHERE table_name = 'sink' AND "
+        )
+        found = shop.rows(f"{query} table_schema = database() ORDER BY ordinal_position")
+        assert found == [("a", "NO", "PRI"), ("b", "NO", "PRI"), ("name", "NO", ""), ("more", "YES", "")]
+        assert shop.rows("SELECT * FROM sink ORDER BY a") == [(1, 2, "x", None), (2, 1, "y", "z")]

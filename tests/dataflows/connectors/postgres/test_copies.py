@@ -379,3 +379,59 @@ def test_property_09_metrics_equal_what_was_processed(  # noqa: PLR0917 - what H
     with psycopg.connect(letters) as session:
         have = session.execute("SELECT count(*) FROM ops.dead_letters WHERE pipeline = %s", (made.uid,)).fetchone()
     assert have == (counters["dead"],)
+
+
+KEYS = """SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE conrelid = '{}'::regclass AND contype = 'p'"""
+
+
+@pytest.mark.parametrize("arrow", [False, True])
+def test_a_target_that_a_replace_creates_has_the_sources_key_and_not_nulls(
+    copy: Callable[..., Copy], launchers: Launchers, arrow: bool
+) -> None:
+    made = copy("replace", arrow=arrow)
+    made.session.execute(f"DROP TABLE {made.target}")
+    key = (f"{made.target.removeprefix('w.')}_pkey", "PRIMARY KEY (id)")
+    for run in ("r1", "r2", "r3"):
+        done = launchers.run(made.task(run))
+        assert done["status"] == "completed", done["error"]
+        assert made.session.execute(KEYS.format(made.target)).fetchall() == [key]
+        assert made.value(
+            f"SELECT attnotnull FROM pg_attribute WHERE attrelid = '{made.target}'::regclass AND attnum = 1"
+        )
+        assert made.differences() == {"lost": 0, "doubled": 0}
+        if run == "r2":
+            made.session.execute(f"CREATE INDEX ON {made.target} (name)")
+    assert made.leftovers() == 0
+
+
+def test_a_key_that_cannot_be_made_fails_by_name_before_the_swap(
+    copy: Callable[..., Copy], launchers: Launchers
+) -> None:
+    made = copy("replace")
+    made.session.execute(f"DROP TABLE {made.target}")
+    done = launchers.run(made.task("r1"))
+    assert done["status"] == "completed", done["error"]
+    made.session.execute(
+        "CREATE TABLE twice AS SELECT * FROM items; INSERT INTO twice SELECT * FROM items WHERE id = 7;"
+        "ALTER TABLE twice ALTER id SET NOT NULL"
+    )
+    task = made.task("r2")
+    task["pipeline"]["spec"]["source"]["object"] = "public.twice"
+    error = launchers.run(task)["error"]
+    made.session.execute("DROP TABLE twice")
+    assert (error["code"], "the key (id) cannot be made" in error["what"]) == ("data.bad", True), error
+    assert made.differences() == {"lost": 0, "doubled": 0}
+
+
+def test_rows_that_a_step_multiplies_get_no_key(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace", arrow=True)
+    made.session.execute(f"DROP TABLE {made.target}")
+    task = made.task("r1")
+    spec = task["pipeline"]["spec"]
+    spec["mapping"] = {"fields": [{"target": "id", "from": "id"}, {"target": "name", "sql": "'[1, 2]'"}]}
+    spec["transforms"] = [{"name": "each", "explode": {"column": "name", "as": "integer"}}]
+    done = launchers.run(task)
+    assert done["status"] == "completed", done["error"]
+    assert made.session.execute(KEYS.format(made.target)).fetchall() == []
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 2 * made.value("SELECT count(*) FROM items")
