@@ -40,7 +40,7 @@ def cursor_notes(
 
 
 def _asked(state: State, pipeline: Pipeline, connections: Mapping[str, Any]) -> tuple[str, ...]:
-    from dataflows.runs.dry_run import look_at_cursor
+    from dataflows.runs.dry_run import inspect_cursor
     from dataflows.runs.job import Job
 
     task = {
@@ -50,4 +50,4 @@ def _asked(state: State, pipeline: Pipeline, connections: Mapping[str, Any]) -> 
         "connections": connections,
         "modules": state.settings.modules,
     }
-    return look_at_cursor(Job.from_task(task, secrets=Path(state.settings.secrets)))
+    return inspect_cursor(Job.from_task(task, secrets=Path(state.settings.secrets)))

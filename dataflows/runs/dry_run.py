@@ -1,6 +1,6 @@
-"""Dry runs: unit tests of a pipeline without any system, rows after each step, and what a run would do.
+"""Dry runs of a pipeline: its unit tests, a preview of the rows after each step, and the plan of a run.
 
-Nothing here changes the source or the target.
+Unit tests need no system; the others read the source and the target, and change neither.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dataflows.transforms.steps import LookupTable, Resources
 from penstock.errors import BadData, PenstockError, SchemaMismatch
 from penstock.models.pipeline import Pipeline, PipelineTest
 
-__all__ = ["StepRows", "TrialResult", "look_at_cursor", "plan", "preview", "run_tests"]
+__all__ = ["StepRows", "TrialResult", "inspect_cursor", "plan", "preview", "run_tests"]
 
 Row = dict[str, Any]
 
@@ -60,14 +60,14 @@ class StepRows:
 
 def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[TrialResult]:
     """Run the tests of the pipeline file over the rows given there."""
-    return [_tested(pipeline, test, Resources(partial(_looked_up, test), modules)) for test in pipeline.spec.tests]
+    return [_run_test(pipeline, test, Resources(partial(_lookup_table, test), modules)) for test in pipeline.spec.tests]
 
 
-def _tested(pipeline: Pipeline, test: PipelineTest, resources: Resources) -> TrialResult:
+def _run_test(pipeline: Pipeline, test: PipelineTest, resources: Resources) -> TrialResult:
     try:
-        table = _given(pipeline, test)
-        chain = _bound(rules_of(pipeline.spec), table, pipeline.name, resources)
-        out, refused = _applied(chain, _batch(table, test.given))
+        table = _given_table(pipeline, test)
+        chain = _bind(rules_of(pipeline.spec), table, pipeline.name, resources)
+        out, refused = _apply(chain, _batch(table, test.given))
     except PenstockError as error:
         return TrialResult(test.name, passed=False, expected=test.expect, error=str(error))
     wanted = [{name: _comparable(value) for name, value in row.items()} for row in test.expect]
@@ -77,7 +77,7 @@ def _tested(pipeline: Pipeline, test: PipelineTest, resources: Resources) -> Tri
     return TrialResult(test.name, passed, test.expect, got, refused)
 
 
-def _given(pipeline: Pipeline, test: PipelineTest) -> Table:
+def _given_table(pipeline: Pipeline, test: PipelineTest) -> Table:
     """Return the source as the test gives it: declared types, else those of the values."""
     return _table(pipeline.spec.source.object, test.given, test.types)
 
@@ -88,7 +88,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]], types: Mapping[str, str
     return Table(name, "r", tuple(Column(column, kind) for column, kind in kinds.items()))
 
 
-def _looked_up(test: PipelineTest, _: str, object_: str) -> LookupTable:
+def _lookup_table(test: PipelineTest, _: str, object_: str) -> LookupTable:
     """Return the table that a lookup reads, as the test gives it."""
     if object_ not in test.tables:
         hint = f"add `tables: {{{object_}: [...]}}` to the test"
@@ -137,12 +137,12 @@ def _array(values: list[Any], kind: pa.DataType, column: Column) -> pa.Array:
         raise BadData(what, where=f"given: {column.name}", hint="see `types`") from None
 
 
-def _bound(rules: Rules, table: Table, name: str, resources: Resources) -> BoundMapping:
+def _bind(rules: Rules, table: Table, name: str, resources: Resources) -> BoundMapping:
     target = Table("the target", "r", output_columns(rules, table, name, resources))
     return bind(replace(rules, filled=frozenset()), table, target, name, undecoded=False, resources=resources)
 
 
-def _applied(bound: BoundMapping, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]:
+def _apply(bound: BoundMapping, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]:
     if not isinstance(bound.chain, Chain):
         message = "a dry run decodes its rows"
         raise TypeError(message)
@@ -164,14 +164,14 @@ def _comparable(value: Any) -> Any:
 def preview(job: Job, ends: Ends, rows: int) -> list[StepRows]:
     """Return up to `rows` rows of the source, and the rows after each step."""
     table, resources = ends.source.describe(), resources_of(job)
-    whole = _bound(job.rules, table, job.pipeline, resources)
+    whole = _bind(job.rules, table, job.pipeline, resources)
     batch, aside = _first(job, ends, table, whole.reads, rows)
     kinds = {column.name: column.type for column in table.columns}
     shown = [StepRows("source", {name: kinds[name] for name in whole.reads}, rows_of(batch), aside, table.types_from)]
     for count in range(len(job.rules.steps) + 1):
         part = replace(job.rules, steps=job.rules.steps[:count])
         part = part if count == len(job.rules.steps) else Rules(part.fields, part.steps)
-        out, refused = _applied(_bound(part, table, job.pipeline, resources), batch)
+        out, refused = _apply(_bind(part, table, job.pipeline, resources), batch)
         made = {column.name: column.type for column in output_columns(part, table, job.pipeline, resources)}
         shown.append(StepRows(job.rules.steps[count - 1].name if count else "mapping", made, out, refused))
     return shown
@@ -199,7 +199,7 @@ def _first(job: Job, ends: Ends, table: Table, names: Sequence[str], rows: int) 
     return whole[0] if whole else pa.RecordBatch.from_pylist([], schema=schema), aside
 
 
-def look_at_cursor(job: Job) -> tuple[str, ...]:
+def inspect_cursor(job: Job) -> tuple[str, ...]:
     """Return the risks of the cursor that its source reports; the sink is not contacted.
 
     Raises:
@@ -212,10 +212,10 @@ def look_at_cursor(job: Job) -> tuple[str, ...]:
 
 
 def plan(job: Job, ends: Ends) -> dict[str, Any]:
-    """Return what a run would do.
+    """Return the plan of a run: its target, the changes to its columns, its method, risks and splits.
 
     Raises:
-        PenstockError: the error that a run would be refused with.
+        PenstockError: the same error as a run would fail with.
     """
     found = forecast(job, ends, known=ends.target.state.exists())
     there = found.made is None

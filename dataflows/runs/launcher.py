@@ -27,7 +27,7 @@ from dataflows.process.signals import stop_on_signal
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Finished, Prepared, prepare
 from dataflows.runs.progress import Progress, error_of, reported
-from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many
+from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many_error
 from dataflows.runs.slots import run_slots
 from dataflows.runs.survey import Ends, opened
 from penstock.clock import now
@@ -57,7 +57,7 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
         attempt.job = job
         outcome = _run(attempt, job, task, first, progress)
         if outcome.get("refused_too_many"):
-            return attempt.result("failed", outcome, too_many(job, outcome, attempt.prepared))
+            return attempt.result("failed", outcome, too_many_error(job, outcome, attempt.prepared))
         return attempt.result("completed", outcome)
     except PenstockError as error:
         status = "fenced" if isinstance(error, Fenced) else "failed"

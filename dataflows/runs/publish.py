@@ -15,7 +15,7 @@ from dataflows.runs.prepare import Prepared
 from penstock.errors import BadData, Fenced, PenstockError, TooManyRefused
 from penstock.failpoints import failpoint
 
-__all__ = ["committed", "drop_state", "publish", "superseded", "too_many"]
+__all__ = ["committed", "drop_state", "publish", "superseded", "too_many_error"]
 
 ASK_SECONDS = 3.0
 _NAMED: Final = re.compile(r"`([^`]+)`")
@@ -42,7 +42,7 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
         counters = target.state.counters() - run.base
         if counters.dead > job.spec.errors.dead_letter.fail_above * counters.rows_in:
             if not job.continued:
-                raise too_many(job, counters.as_dict(), prepared)
+                raise too_many_error(job, counters.as_dict(), prepared)
             extra["refused_too_many"] = True
         _check_unique(job, target)
     columns, method = prepared.survey.mapping.targets, prepared.survey.method
@@ -62,7 +62,7 @@ def _check_unique(job: Job, target: Target) -> None:
         )
 
 
-def too_many(job: Job, counted: Mapping[str, Any], prepared: Prepared | None) -> TooManyRefused:
+def too_many_error(job: Job, counted: Mapping[str, Any], prepared: Prepared | None) -> TooManyRefused:
     """Return the error of a run that refused more rows than its pipeline allows."""
     limit = job.spec.errors.dead_letter.fail_above
     what = f"{counted['dead']:,} of {counted['rows_in']:,} rows went to the dead letters, more than {limit * 100:.4g} %"

@@ -19,7 +19,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from dataflows.connectors.duckdb.types import declared, selected, shaped
+from dataflows.connectors.duckdb.types import ddl_type, select_item, source_column
 from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
@@ -158,7 +158,7 @@ class DuckDatabase:
         defaults = {row[0]: row[4] for row in self.rows(f"DESCRIBE {name.sql}")}
         columns = []
         for column, kind, nullable, default in found:
-            shape = shaped(kind, column, nullable=nullable, sink=sink)
+            shape = source_column(kind, column, nullable=nullable, sink=sink)
             generated = default is not None and defaults.get(column) is None
             columns.append(
                 Column(column, shape.type, nullable, default is not None, generated, shape.builtin, shape.label)
@@ -194,11 +194,11 @@ class DuckDatabase:
     def triggers(self, name: ObjectName) -> list[str]:
         return []
 
-    def declared(self, column: Column) -> str:
-        return declared(column)
+    def ddl_type(self, column: Column) -> str:
+        return ddl_type(column)
 
     def bound(self, column: Column) -> str:
-        return f"CAST(? AS {declared(column)})"
+        return f"CAST(? AS {ddl_type(column)})"
 
     def value(self, column: Column, text: str) -> Any:
         return text
@@ -209,7 +209,7 @@ class DuckDatabase:
     def batches(self, selection: Selection) -> Iterator[pa.RecordBatch]:
         name = selection.name
         kinds = {row[0]: row[1] for row in self.rows(_COLUMNS, (name.schema, name.name))}
-        shown = [selected(quoted(one.name), one, kinds[one.name]) for one in selection.columns] or ["1"]
+        shown = [select_item(quoted(one.name), one, kinds[one.name]) for one in selection.columns] or ["1"]
         query = f"SELECT {', '.join(shown)} FROM {name.sql} WHERE {selection.condition}"
         size = max(1, min(selection.rows, max(FIRST_ROWS, VALUES // len(shown))))
         with self._watched():
@@ -224,7 +224,7 @@ class DuckDatabase:
                     yield _batch(found, selection, f"{self.where}: {name}")
 
     def make_stage(self, columns: Sequence[Column]) -> None:
-        lines = ", ".join(f"{quoted(one.name)} {'VARCHAR' if one.label else declared(one)}" for one in columns)
+        lines = ", ".join(f"{quoted(one.name)} {'VARCHAR' if one.label else ddl_type(one)}" for one in columns)
         self.change(f'CREATE TEMP TABLE "_penstock_stage" ({lines})')
 
     def stage(self, batch: pa.RecordBatch) -> None:

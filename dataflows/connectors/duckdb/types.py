@@ -1,4 +1,4 @@
-"""DuckDB's types in PostgreSQL's spelling, and the expressions that give their values in a form exact in Arrow."""
+"""Conversion between DuckDB's types and PostgreSQL's, and expressions that select their values exactly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from dataflows.data.tables import Column
 from dataflows.data.types import column_type, parse_type
 
-__all__ = ["declared", "selected", "shaped"]
+__all__ = ["ddl_type", "select_item", "source_column"]
 
 _SAME: Final = {
     "BOOLEAN": "boolean", "SMALLINT": "smallint", "INTEGER": "integer", "BIGINT": "bigint", "FLOAT": "real",
@@ -34,7 +34,7 @@ _DECIMAL: Final = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 _NESTED: Final = re.compile(r"^(STRUCT|MAP)\(|\[\d*\]$")
 
 
-def shaped(text: str, name: str, *, nullable: bool, sink: bool) -> Column:
+def source_column(text: str, name: str, *, nullable: bool, sink: bool) -> Column:
     """Return a column of DuckDB's type `text`; a type without a counterpart keeps its name, and is refused later."""
     if text.startswith("ENUM("):
         return Column(name, "enum", nullable, builtin=False, label=True)
@@ -46,15 +46,15 @@ def shaped(text: str, name: str, *, nullable: bool, sink: bool) -> Column:
     return Column(name, known or f"{text} of DuckDB", nullable)
 
 
-def declared(column: Column) -> str:
-    """Return the type to create a column with."""
+def ddl_type(column: Column) -> str:
+    """Return the type of a column for ``CREATE TABLE``."""
     kind = parse_type(column.type)
     if kind.name == "numeric" and kind.precision is not None:
         return f"DECIMAL({kind.precision},{kind.scale})"
     return _DECLARED.get(kind.name, "VARCHAR")
 
 
-def selected(name: str, column: Column, text: str) -> str:
+def select_item(name: str, column: Column, text: str) -> str:
     """Return the expression that selects column `name` in the form of `column`; `text` is DuckDB's own type."""
     if _NESTED.search(text):
         return f"CAST(to_json({name}) AS VARCHAR)"

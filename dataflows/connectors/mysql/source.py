@@ -15,7 +15,7 @@ from dataflows.connectors.isolation import readable, without
 from dataflows.connectors.mysql.cursors import evidence_of, greatest_of, horizon
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, natives
-from dataflows.connectors.mysql.types import array, bound, dated, is_binary, selected, without_zeros
+from dataflows.connectors.mysql.types import array, bound, dated, is_binary, select_item, without_zeros
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.windows import (
@@ -233,7 +233,7 @@ class MysqlReader:
         session = self._connected()
         found = [self.order.table.column(name) for name in self.order.columns]
         columns = [column for column in found if column is not None]
-        names = ", ".join(selected(one, self._natives.get(one.name, ("", ""))[0]) for one in columns) or "NULL"
+        names = ", ".join(select_item(one, self._natives.get(one.name, ("", ""))[0]) for one in columns) or "NULL"
         query = f"SELECT {names} FROM {self.name.sql} WHERE {ranged(session, self.order.key, split)}"
         for block, places in session.stream(query, BLOCK, self.order.batch_rows):
             yield self._batch(block, places, columns)

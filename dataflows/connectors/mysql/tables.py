@@ -1,4 +1,4 @@
-"""Description of tables, from the server's information schema."""
+"""MySQL tables as the pipeline sees them: names, columns and keys, read from the server's information schema."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from dataflows.connectors.mysql.swap import (
     replace_method,
 )
 from dataflows.connectors.mysql.tables import TableName, describe, exists
-from dataflows.connectors.mysql.types import declared, short_enough, storable
+from dataflows.connectors.mysql.types import ddl_type, short_enough, storable
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_appended, check_key, check_names, check_sink, duplicates
@@ -121,7 +121,7 @@ class MysqlTarget:
         if not self.owner.write.key and any(one.name in key and not _is_exact(one) for one in columns):
             key = ()  # an index would cut long texts
         lines = [
-            f"{quoted(one.name)} {declared(one, key=one.name in key)}"
+            f"{quoted(one.name)} {ddl_type(one, key=one.name in key)}"
             f"{' NULL' if one.nullable and one.name not in key else ' NOT NULL'}"
             for one in columns
         ]
@@ -137,7 +137,7 @@ class MysqlTarget:
         there = describe(self.session, self.name, self.place.where, sink=True)
         for one in columns:
             if there is None or there.column(one.name) is None:
-                kind = declared(one)
+                kind = ddl_type(one)
                 self.session.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind} NULL")
 
     def create_load_table(self, run: str, generation: int) -> str:

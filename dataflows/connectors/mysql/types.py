@@ -25,11 +25,11 @@ __all__ = [
     "array",
     "bound",
     "dated",
-    "declared",
+    "ddl_type",
     "encoded",
     "is_binary",
     "load_target",
-    "selected",
+    "select_item",
     "short_enough",
     "spelled",
     "storable",
@@ -94,7 +94,7 @@ def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a ta
     return "jsonb" if sink and name == "json" else _SPELLED.get(name, f"mysql {name}")
 
 
-def selected(column: Column, native: str) -> str:
+def select_item(column: Column, native: str) -> str:
     """Return the expression that selects a column: a float with all its digits, bits as digits."""
     name = quoted(column.name)
     if native == "float":
@@ -182,7 +182,7 @@ def _storable_type(kind: SqlType, *, uuids: bool) -> str:
     return str(kind) if kind.name in _DECLARED else "text"
 
 
-def declared(column: Column, *, key: bool = False) -> str:
+def ddl_type(column: Column, *, key: bool = False) -> str:
     """Return the type of a column for ``CREATE TABLE``; that of a key column is short enough for an index."""
     kind = parse_type(column.type)
     if kind.name == "numeric":

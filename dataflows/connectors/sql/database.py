@@ -173,7 +173,7 @@ class Database(Protocol):
     def triggers(self, name: ObjectName) -> list[str]:
         """Return the names of the triggers that writes to the table fire."""
 
-    def declared(self, column: Column) -> str:
+    def ddl_type(self, column: Column) -> str:
         """Return the type of a column for ``CREATE TABLE``."""
 
     def bound(self, column: Column) -> str:

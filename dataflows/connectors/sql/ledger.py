@@ -18,7 +18,7 @@ from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.failpoints import failpoint
 
-__all__ = ["ENDS", "TABLES", "Ledger", "fenced"]
+__all__ = ["ENDS", "TABLES", "Ledger", "fenced_error"]
 
 KEPT_RUNS: Final = 100
 AT_ONCE: Final = 500
@@ -39,7 +39,7 @@ class Statements(Protocol):
         """Return a context of one atomic transaction."""
 
 
-def fenced(where: str) -> Fenced:
+def fenced_error(where: str) -> Fenced:
     """Return the error of a run whose generation is no longer the latest one."""
     return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
 
@@ -60,7 +60,7 @@ class Ledger:
         return self.uid, self.source, self.sink
 
     def raise_generation(self, slots: tuple[str, ...], run: str) -> int | RunRow:
-        """Raise the pipeline's generation and return it; return the row of a run that has ended instead.
+        """Raise the generation and return it; if `run` has ended already, leave it unchanged and return the run's row.
 
         The caller's transaction has to exclude other claims.
 
@@ -197,7 +197,7 @@ class Ledger:
         """
         found = self.session.rows(f"SELECT generation FROM _penstock_positions WHERE pipeline = ? {lock}", (self.uid,))
         if not found or any(row[0] != generation for row in found):
-            raise fenced(self.where)
+            raise fenced_error(self.where)
 
     def committed(self, run: str, generation: int | None) -> Counters | None:
         found = self.run(run)

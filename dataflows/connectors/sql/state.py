@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dataflows.connectors.sql.database import Database
-from dataflows.connectors.sql.ledger import ENDS, TABLES, Ledger, fenced
+from dataflows.connectors.sql.ledger import ENDS, TABLES, Ledger, fenced_error
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
 from penstock.clock import now
@@ -85,7 +85,7 @@ class DatabaseState(Ledger):
             (*(getattr(counted, name) for name in COUNTED), now().isoformat(), *self.ends, slot, generation),
         )
         if (marked, moved) != (1, 1):
-            raise fenced(self.where)
+            raise fenced_error(self.where)
 
     def drop(self) -> None:
         with self.session.transaction():

@@ -95,7 +95,7 @@ class DatabaseTarget:
     def _lines(self, columns: tuple[Column, ...]) -> list[str]:
         key = set(self.owner.write.key)
         return [
-            f"{quoted(one.name)} {self.database.declared(one)}"
+            f"{quoted(one.name)} {self.database.ddl_type(one)}"
             f"{'' if one.nullable and one.name not in key else ' NOT NULL'}"
             for one in columns
         ]
@@ -105,7 +105,7 @@ class DatabaseTarget:
         there = self.describe()
         for one in columns:
             if there is None or there.column(one.name) is None:
-                kind = self.database.declared(one)
+                kind = self.database.ddl_type(one)
                 self.database.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind}")
 
     def create_load_table(self, run: str, generation: int) -> str:

@@ -40,9 +40,9 @@ class Tombstones:
         digest = hashlib.sha256("\x1f".join((str(sink), *key, version)).encode()).hexdigest()[:16]
         return cls(sink.sibling(tombstone_prefix(uid) + digest), key, version)
 
-    def make(self, columns: Sequence[Column], declared: Callable[[Column], str]) -> str:
+    def make(self, columns: Sequence[Column], ddl_type: Callable[[Column], str]) -> str:
         """Return the statement that creates the table, if it is missing."""
-        kinds = {one.name: declared(one) for one in columns}
+        kinds = {one.name: ddl_type(one) for one in columns}
         lines = [f"{self._name(name)} {kinds[name]} NOT NULL" for name in (*self.key, self.version)]
         return f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)}, PRIMARY KEY ({self._keys()}))"
 

@@ -57,7 +57,7 @@ class DatabaseSink:
             database.make_stage(order.columns)
             if merge.tombstones is not None:
                 with database.transaction():
-                    database.change(merge.tombstones.make(order.columns, database.declared))
+                    database.change(merge.tombstones.make(order.columns, database.ddl_type))
             triggers = database.triggers(merge.into)
             yield cls(database, replace(state, session=database), order, where, merge, triggers)
 

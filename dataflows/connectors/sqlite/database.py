@@ -15,7 +15,7 @@ import pyarrow as pa
 from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
-from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, declared, listed, sql_type
+from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, ddl_type, listed, sql_type
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type
 from penstock.errors import (
@@ -194,8 +194,8 @@ class SqliteDatabase:
         query = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name"
         return [f"trigger {row[0]}" for row in self.rows(query, (name.name,))]
 
-    def declared(self, column: Column) -> str:
-        return declared(column)
+    def ddl_type(self, column: Column) -> str:
+        return ddl_type(column)
 
     def bound(self, column: Column) -> str:
         return "?"

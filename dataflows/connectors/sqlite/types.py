@@ -20,7 +20,7 @@ from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
 from penstock.errors import BadData
 
-__all__ = ["CLASSES", "MIXED", "array", "declared", "listed", "sql_type"]
+__all__ = ["CLASSES", "MIXED", "array", "ddl_type", "listed", "sql_type"]
 
 MIXED: Final = "values of several kinds"
 """Type of an untyped column with values of several classes, which can be neither read nor written."""
@@ -59,8 +59,8 @@ def sql_type(text: str, *, sink: bool) -> str:
     return next((kind for parts, kind in _AFFINITIES if any(part in name for part in parts)), "double precision")
 
 
-def declared(column: Column) -> str:
-    """Return the type to create a column with."""
+def ddl_type(column: Column) -> str:
+    """Return the type of a column for ``CREATE TABLE``."""
     kind = parse_type(column.type)
     if kind.name == "numeric" and kind.precision is not None:
         return f"DECIMAL_TEXT({kind.precision},{kind.scale})"
