@@ -68,9 +68,9 @@ def through(tmp_path: Path, launchers: Launchers) -> Callable[..., Iterator[Flow
 
 
 def test_rows_in_flight_are_bounded(system: System, through: Callable[..., Iterator[Flow]]) -> None:
-    """Only a fraction of 150 MB of rows is in memory at any time."""
+    """Less than three quarters of 200 MB of rows are in memory at any time."""
     peaks = []
-    for rows in (1_000, 75_000):
+    for rows in (1_000, 100_000):
         for flow in through(system, rows, 2_000, 5_000):
             task = flow.task("r1")
             task["pipeline"]["spec"]["limits"] = {"batch_rows": 1_000}
@@ -78,7 +78,7 @@ def test_rows_in_flight_are_bounded(system: System, through: Callable[..., Itera
             assert flow.launchers.wait(pid) == {"code": 0}, json.loads(Path(task["result"]).read_text())
             peaks.append(flow.launchers.peaks[pid])
     small, large = peaks[:2], peaks[2:]
-    assert [one - other < 110 * MB for one, other in zip(large, small, strict=True)] == [True, True], peaks
+    assert [one - other < 150 * MB for one, other in zip(large, small, strict=True)] == [True, True], peaks
 
 
 def peak_of(task: dict[str, Any]) -> int:
