@@ -19,7 +19,7 @@ __all__ = ["may_repeat", "repeated"]
 GROUP: Final = 1 << 13
 """Bytes of lines that are parsed together."""
 _SPACED: Final = re.compile(rb'"[ \t\r]+:')
-_decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+_decode, _encode = msgspec.json.Decoder(float_hook=str).decode, msgspec.json.Encoder().encode  # no double holds 1e400
 
 
 def may_repeat(lines: Sequence[bytes]) -> bool:
