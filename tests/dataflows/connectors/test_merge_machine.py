@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +18,8 @@ from dataflows.connectors.duckdb.connector import DuckdbConnector
 from dataflows.connectors.history import history_columns
 from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.connectors.postgres.connector import PostgresConnector
+from dataflows.connectors.sql.merge import differing
+from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sqlite.connector import SqliteConnector
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.chunks import Chunk
@@ -227,3 +231,22 @@ def test_a_history_of_any_batches_equals_the_model(
 
     with closing(sinks.target):
         sinks.write(batches, check)
+
+
+def test_rows_that_a_sqlite_table_does_not_hold_as_often_are_counted() -> None:
+    rng, names = random.Random(1), ("a", "b")
+    with closing(sqlite3.connect(":memory:")) as session:
+        for name in ("sink", "shadow"):
+            session.execute(f"CREATE TABLE {name} (a TEXT, b BIGINT)")
+        for _ in range(30):
+            rows = {name: [_few(rng) for _ in range(rng.randrange(1, 9))] for name in ("sink", "shadow")}
+            for name, lines in rows.items():
+                session.execute(f"DELETE FROM {name}")
+                session.executemany(f"INSERT INTO {name} VALUES (?, ?)", lines)
+            query = differing(FileObjectName("main", "sink"), FileObjectName("main", "shadow"), names)
+            missing = len(Counter(rows["shadow"]) - Counter(rows["sink"]))
+            assert session.execute(query).fetchone() == (missing,), rows
+
+
+def _few(rng: random.Random) -> tuple[str | None, int | None]:
+    return rng.choice(["x", "X", None]), rng.choice([1, None])

@@ -8,8 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from dataflows.connectors.contract import Place
+from dataflows.connectors.mysql.state import _name as lock_name
+from dataflows.connectors.postgres.state import session_name
 from dataflows.connectors.sql.checks import check_names
-from dataflows.connectors.sql.names import ObjectName
+from dataflows.connectors.sql.names import ObjectName, shadow_name
+from dataflows.connectors.sql.tombstones import Tombstones
 from dataflows.data.tables import Column
 from penstock.errors import Refused
 from tests.dataflows.conftest import Copy, Launchers
@@ -39,3 +42,14 @@ def test_two_long_names_that_share_a_beginning_are_refused_and_nothing_is_made(
     assert (found["status"], found["error"]["code"]) == ("failed", "refused"), found
     assert "the limit is 63" in found["error"]["what"]
     assert made.session.execute("SELECT to_regclass(%s)", (made.target,)).fetchone() == (None,)
+
+
+def test_what_an_older_release_has_made_is_found_by_its_name() -> None:
+    """Shadow tables and deleted keys outlive a release; two releases that write at once fence each other by the locks."""
+    sink = ObjectName("public", "t")
+    deleted = Tombstones.of("u1", sink, ("id", "part"), "v", "gone")
+    assert deleted is not None
+    assert deleted.table.name == "_penstock_deleted_bb82030dbc2b_a713b2fbc7c81b87"
+    assert shadow_name("u1", "r1", sink).name == "_penstock_bb82030dbc2b_9f2cebff886399d2"
+    assert lock_name("u1", "00") == "_penstock_bb82030dbc2bcaba32a90bf2e207a84a_00"
+    assert session_name("u1", 7) == "penstock:u1:7"
