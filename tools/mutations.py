@@ -71,7 +71,7 @@ class DropStatement(Operator):  # type: ignore[misc]  # cosmic-ray has no types
     """Replace a call whose value is unused, or a `raise`, by `pass`."""
 
     def mutation_positions(self, node: Any) -> Positions:
-        if node.type in {"atom_expr", "raise_stmt"} and node.parent.type == "simple_stmt" and not _of_tests(node):
+        if node.type in {"atom_expr", "raise_stmt"} and node.parent.type == "simple_stmt" and not _is_idle(node):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:  # noqa: ARG002 - cosmic-ray's own signature
@@ -82,9 +82,9 @@ class DropStatement(Operator):  # type: ignore[misc]  # cosmic-ray has no types
         return ()
 
 
-def _of_tests(node: Any) -> bool:
-    """True for a failpoint, which does nothing unless a test asks for it."""
-    return bool(node.get_code().strip().startswith(("failpoint(", "split.reached(")))
+def _is_idle(node: Any) -> bool:
+    """True for a pause, and for a failpoint, which does nothing unless a test asks for it."""
+    return bool(node.get_code().strip().startswith(("time.sleep(", "failpoint(", "split.reached(")))
 
 
 OPERATORS: Final[dict[str, type[Operator]]] = {"ChangeSql": ChangeSql, "DropStatement": DropStatement}

@@ -534,6 +534,17 @@ def test_a_lookup_by_padded_characters_equals_sql() -> None:
     assert values(chain, "x") == ["A", None, "B", None]
 
 
+@pytest.mark.parametrize(("column", "kind"), [("price", "numeric(20,2)"), ("n", "bigint"), ("id", "smallint")])
+def test_a_lookup_by_numbers_of_another_size_equals_sql(column: str, kind: str) -> None:
+    keys = [row[column] for row in ROWS]
+    array = pa.array(sorted({key for key in keys if key is not None}), arrow_type(parse_type(kind)))
+    known = pl.DataFrame(pa.table({"key": array, "label": array.cast(pa.string())}))
+    table = LookupTable({"key": parse_type(kind), "label": parse_type("text")}, known)
+    rule = {"connection": "w", "object": "codes", "on": {column: "key"}, "take": {"x": "label"}}
+    chain = made({"lookup": rule}, resources=Resources(load=lambda _, __: table))
+    assert values(chain, "x") == [None if key is None else str(key) for key in keys]
+
+
 def reversed_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
     order = pa.array(range(batch.num_rows - 1, -1, -1))
     return batch.take(order).append_column("x", batch.column("id").cast(pa.string()).take(order))

@@ -340,6 +340,12 @@ def nullif(left: Term, right: Term, where: str) -> Term:
     """``NULLIF``: the left side, or NULL if both are equal."""
     same = compare("=", left, right, where)
     kept = cast(left, TEXT, where) if left.name == "unknown" else left
+    if all(is_text(one.type) for one in (left, right)):  # also a text here: the left side as `=` compares it
+        blank = "character" in {left.name, right.name} and "text" not in {left.name, right.name}
+        if not blank:
+            kept = replace(left, expr=text_of(left), type=TEXT, literal=None)
+        elif left.name != "character":
+            kept = replace(left, type=BPCHAR, literal=None)
     kind = common([left, right], where)
     if not kind.integer and is_number(kind):  # the left side has the type that `=` compares in
         kept = as_number(left) if kind.name == "numeric" and left.name != "unknown" else _unify(left, kind, where)

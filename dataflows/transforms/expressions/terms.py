@@ -238,7 +238,9 @@ def common(terms: list[Term], where: str) -> SqlType:
         return TEXT
     if all(kind.text for kind in kinds):
         same = len(set(kinds)) == 1 and not any(term.name == "unknown" for term in terms)
-        return (kinds[0] if same else BPCHAR) if kinds[0].name == "character" else TEXT
+        if kinds[0].name == "character":
+            return kinds[0] if same else BPCHAR
+        return SqlType(kinds[0].name)
     if all(is_number(kind) for kind in kinds):
         return _common_number(kinds)
     names = {kind.name for kind in kinds}

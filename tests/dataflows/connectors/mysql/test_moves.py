@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,7 @@ import pytest
 from catalog.database import migrate
 from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
 from dataflows.connectors.mysql.connector import MysqlConnector
+from dataflows.connectors.mysql.state import mark_session
 from dataflows.connectors.mysql.target import MysqlTarget
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.chunks import Chunk
@@ -162,6 +163,19 @@ def test_a_split_is_committed_once(shop: Shop) -> None:
                 writer.write(marker)
         assert shop.rows("SELECT * FROM sink") == [(1, "a")]
         assert target.state.counters().rows_out == 1
+
+
+def test_a_claim_ends_the_session_of_an_older_writer_and_of_nobody_else(shop: Shop) -> None:
+    with closing(shop.target()) as target, ExitStack() as stack:
+        older, other = (stack.enter_context(closing(target.another(lambda: None))) for _ in range(2))
+        target.state.make()
+        target.state.claim(("00", "01", "02"), "r1")
+        mark_session(older, "u1", "01")  # no writer has slot 00
+        mark_session(other, "u2", "01")
+        target.state.claim(("00", "01", "02"), "r2")
+        with pytest.raises(PenstockError):
+            older.value("SELECT 1")
+        assert other.value("SELECT 1") == 1
 
 
 VERSIONS = "CREATE TABLE source (n BIGINT PRIMARY KEY, id INT NOT NULL, name TEXT, v INT NOT NULL, gone BOOL)"

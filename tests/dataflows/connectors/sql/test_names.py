@@ -45,7 +45,7 @@ def test_two_long_names_that_share_a_beginning_are_refused_and_nothing_is_made(
 
 
 def test_what_an_older_release_has_made_is_found_by_its_name() -> None:
-    """Shadow tables and deleted keys outlive a release; two releases that write at once fence each other by the locks."""
+    """Tables outlive a release, and two releases that write at once fence each other by these names."""
     sink = ObjectName("public", "t")
     deleted = Tombstones.of("u1", sink, ("id", "part"), "v", "gone")
     assert deleted is not None
