@@ -71,7 +71,7 @@ class Growing(Protocol):
 
 @runtime_checkable
 class Keyed(Protocol):
-    """A target that can give a table which it creates the source's key."""
+    """Target that can create a table with the source's key."""
 
     def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
         """Create the table if it is missing, as `make` does, with a primary key; loads stay as fast as without it."""

@@ -106,7 +106,7 @@ class Forecast:
     risks: tuple[str, ...] = ()
     """Risks of the cursor, for the user."""
     key: tuple[str, ...] = ()
-    """The source's key, for a table that a `replace` would create."""
+    """Key of the source, if a `replace` would create the table with it."""
 
 
 def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:

@@ -39,7 +39,7 @@ LOCK_SECONDS: Final = 10.0
 ARROW_BYTES: Final = 4 << 20
 CANCEL_SECONDS: Final = 1.0
 UNCHECKED: Final = "SQL_ASCII"
-"""Encoding of a database that stores the bytes that it is given."""
+"""Encoding of a database that stores any bytes, unchecked."""
 PLACE: Final = Column("ctid", "tid", nullable=False)
 """Location of a row: a key of every heap table, within one snapshot."""
 
@@ -244,7 +244,7 @@ def _check_text(table: pa.Table) -> None:
 
 
 def _shown(value: pa.Scalar) -> str | None:
-    """Return a value as a dead letter contains it: bytes that are no text as hexadecimal digits."""
+    """Return a value as a dead letter contains it; invalid UTF-8 as hexadecimal digits."""
     found = value.as_py()
     if found is None:
         return None

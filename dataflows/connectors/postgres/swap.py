@@ -143,7 +143,7 @@ def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str
 
 
 LATE: Final = "the source's key: Penstock makes it after each load"
-"""Comment of such a key; whoever changes it has the key checked row by row."""
+"""Comment that marks such a key. A key with another comment is checked row by row during the load."""
 _LATE_KEY: Final = """
 SELECT ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
   JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY i)
@@ -164,14 +164,14 @@ def _key_name(session: Session, table: TableName) -> str | None:
 
 
 def mark_key(session: Session, table: TableName) -> None:
-    """Say of a table's primary key that it is made after each load."""
+    """Mark a table's primary key, by a comment, as one to create after each load."""
     if (name := _key_name(session, table)) is not None:
         comment = sql.Literal(LATE).as_string(None)
         session.execute(f"COMMENT ON CONSTRAINT {quoted(name)} ON {table.sql} IS {comment}")
 
 
 def _make_key(session: Session, sink: TableName, shadow: TableName) -> None:
-    """Make the key of the shadow that the target has, if the load went without it.
+    """Create the target's primary key on the shadow, if it was loaded without one.
 
     Raises:
         BadData: two rows have the same key.

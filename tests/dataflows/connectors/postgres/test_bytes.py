@@ -1,4 +1,4 @@
-"""A source database of encoding SQL_ASCII: what is no UTF-8 is set aside with its column and value."""
+"""A source database of encoding SQL_ASCII: rows with invalid UTF-8 become dead letters with column and value."""
 
 from __future__ import annotations
 
