@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,8 @@ import duckdb
 import pyarrow as pa
 
 from dataflows.connectors.duckdb.types import ddl_type, select_item, source_column
-from dataflows.connectors.isolation import RowRefused
+from dataflows.connectors.formats.contract import Rows
+from dataflows.connectors.isolation import RowRefused, readable, without
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
@@ -206,7 +208,7 @@ class DuckDatabase:
     def comparable(self, column: Column) -> bool:
         return not column.label
 
-    def batches(self, selection: Selection) -> Iterator[pa.RecordBatch]:
+    def batches(self, selection: Selection) -> Iterator[Rows]:
         name = selection.name
         kinds = {row[0]: row[1] for row in self.rows(_COLUMNS, (name.schema, name.name))}
         shown = [select_item(quoted(one.name), one, kinds[one.name]) for one in selection.columns] or ["1"]
@@ -221,7 +223,7 @@ class DuckDatabase:
                 if found is None:
                     return
                 if found.num_rows:
-                    yield _batch(found, selection, f"{self.where}: {name}")
+                    yield _rows(found, selection, f"{self.where}: {name}")
 
     def make_stage(self, columns: Sequence[Column]) -> None:
         lines = ", ".join(f"{quoted(one.name)} {'VARCHAR' if one.label else ddl_type(one)}" for one in columns)
@@ -242,17 +244,34 @@ class DuckDatabase:
                 self._holds = False
 
 
-def _batch(found: pa.RecordBatch, selection: Selection, where: str) -> pa.RecordBatch:
+def _rows(found: pa.RecordBatch, selection: Selection, where: str) -> Rows:
+    """Return the rows in the wanted schema, without those whose times no other system can hold; these are refused."""
     columns, schema = selection.columns, selection.schema
     if not columns:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * found.num_rows, pa.struct([])))
-    arrays = []
-    for column, array in zip(columns, found.columns, strict=True):
-        if outside(array):
-            what = f"a value of `{column.name}` is not a valid {column.type}, or cannot be kept exactly"
-            raise BadData(what, where=where, hint="leave infinite times and years beyond 1 to 9999 out by a view")
-        arrays.append(array.cast(schema.field(column.name).type))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+        return Rows(pa.RecordBatch.from_struct_array(pa.array([{}] * found.num_rows, pa.struct([]))))
+    made = []
+    for column, values in zip(columns, found.columns, strict=True):
+        wanted = schema.field(column.name).type
+        made.append(readable(values, wanted, partial(_exact, column=column, wanted=wanted, where=where)))
+    batch = pa.RecordBatch.from_arrays([array for array, _ in made], schema=schema)
+    raw = dict(zip(schema.names, found.columns, strict=True))
+    return without(batch, [wrong for _, wrong in made], lambda at: {name: _shown(one[at]) for name, one in raw.items()})
+
+
+def _exact(values: pa.Array, column: Column, wanted: pa.DataType, where: str) -> pa.Array:
+    if outside(values):
+        what = f"a value of `{column.name}` is not a valid {column.type}, or cannot be kept exactly"
+        raise BadData(what, where=where, hint="leave infinite times and years beyond 1 to 9999 out by a view")
+    return values.cast(wanted)
+
+
+def _shown(value: pa.Scalar) -> Any:
+    """Return a value as a dead letter contains it: bytes as hexadecimal digits, a time out of range as its number."""
+    try:
+        found = value.as_py()
+    except (ValueError, OverflowError):
+        return str(value.value)
+    return "\\x" + found.hex() if isinstance(found, bytes) else found
 
 
 def _at_utc(session: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place
+from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import carried, column_type
@@ -185,12 +186,8 @@ class Database(Protocol):
     def comparable(self, column: Column) -> bool:
         """True if the database orders such values as the type does."""
 
-    def batches(self, selection: Selection) -> Iterator[pa.RecordBatch]:
-        """Yield the selected rows.
-
-        Raises:
-            BadData: a value that the type of its column cannot represent exactly.
-        """
+    def batches(self, selection: Selection) -> Iterator[Rows]:
+        """Yield the selected rows; refuse those with a value that the type of its column cannot represent exactly."""
 
     def make_stage(self, columns: Sequence[Column]) -> None:
         """Create the session's own empty table `STAGE`; writing to it locks no other session."""

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.sql.database import Database, Selection
 from dataflows.connectors.sql.names import ObjectName, quoted
@@ -204,14 +205,10 @@ class DatabaseReader:
     _database: Database | None = field(default=None, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """Yield the chunks of a split and its closing marker.
-
-        Raises:
-            BadData: a value that its column's type cannot represent exactly.
-        """
+        """Yield the chunks of a split and its closing marker; refuse rows with values that their types cannot hold."""
         return chunks(slot, split, self._batches(split))
 
-    def _batches(self, split: Split) -> Iterator[pa.RecordBatch]:
+    def _batches(self, split: Split) -> Iterator[Rows]:
         self._database = self._database or self.session(self.order.check)
         condition, values = _range(self._database, self.order.key, split)
         found = [self.order.table.column(name) for name in self.order.columns]

@@ -8,11 +8,13 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 
-from dataflows.connectors.isolation import RowRefused
+from dataflows.connectors.formats.contract import Rows
+from dataflows.connectors.isolation import RowRefused, readable, without
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, ddl_type, listed, sql_type
@@ -213,7 +215,7 @@ class SqliteDatabase:
         kind = arrow_type(column_type(column))
         return kind is not None and not pa.types.is_decimal(kind)
 
-    def batches(self, selection: Selection) -> Iterator[pa.RecordBatch]:
+    def batches(self, selection: Selection) -> Iterator[Rows]:
         names = ", ".join(quoted(column.name) for column in selection.columns) or "NULL"
         query = f"SELECT {names} FROM {selection.name.sql} WHERE {selection.condition}"
         cursor = self._patiently(query, selection.values)
@@ -224,9 +226,9 @@ class SqliteDatabase:
                     found = cursor.fetchmany(size)
                 if not found:
                     return
-                batch = _batch(found, selection, f"{self.where}: {selection.name}")
-                yield batch
-                each = max(1, batch.nbytes // batch.num_rows)
+                rows = _rows(found, selection, f"{self.where}: {selection.name}")
+                yield rows
+                each = max(1, rows.batch.nbytes // len(found))
                 size = max(1, min(selection.rows, size * 4, BATCH_BYTES // each))
         finally:
             cursor.close()
@@ -248,16 +250,23 @@ class SqliteDatabase:
         self._session.close()
 
 
-def _batch(rows: list[tuple[Any, ...]], selection: Selection, where: str) -> pa.RecordBatch:
+def _rows(rows: list[tuple[Any, ...]], selection: Selection, where: str) -> Rows:
+    """Return the rows as Arrow, without those with a value that its column's type cannot hold; these are refused."""
     columns, schema = selection.columns, selection.schema
     if not columns:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * len(rows), pa.struct([])))
-    values = list(zip(*rows, strict=True))
-    arrays = [
-        array(found, column, schema.field(column.name).type, where)
-        for found, column in zip(values, columns, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+        return Rows(pa.RecordBatch.from_struct_array(pa.array([{}] * len(rows), pa.struct([]))))
+    made = []
+    for values, column in zip(zip(*rows, strict=True), columns, strict=True):
+        wanted = schema.field(column.name).type
+        made.append(readable(values, wanted, partial(array, column=column, wanted=wanted, where=where)))
+    batch = pa.RecordBatch.from_arrays([found for found, _ in made], schema=schema)
+    names = [column.name for column in columns]
+    return without(batch, [wrong for _, wrong in made], lambda at: dict(zip(names, map(_shown, rows[at]), strict=True)))
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as a dead letter contains it: bytes as hexadecimal digits."""
+    return "\\x" + value.hex() if isinstance(value, bytes) else value
 
 
 def _penstock_error(error: sqlite3.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of codes
