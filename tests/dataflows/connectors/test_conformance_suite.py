@@ -9,9 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.dataflows.connectors.conftest import System
 
 ROOT = Path(__file__).parents[3]
 FLAWED = '''
@@ -117,25 +120,28 @@ def suite(tmp_path: Path) -> Suite:
     return run
 
 
-def test_sqlite(suite: Suite, tmp_path: Path) -> None:
-    connection = {"type": "sqlite", "path": str(tmp_path / "rows.sqlite")}
-    name = "dataflows.connectors.sqlite.connector:SqliteConnector"
-    assert suite(name, connection, "--target-object", "scratch") == (set(), 44)
+CONNECTORS = {
+    "postgres": "postgres.connector:PostgresConnector",
+    "mysql": "mysql.connector:MysqlConnector",
+    "sqlite": "sqlite.connector:SqliteConnector",
+    "duckdb": "duckdb.connector:DuckdbConnector",
+    "s3": "files.connector:S3Connector",
+    "files": "files.connector:FilesConnector",
+}
 
 
-def test_postgres(suite: Suite, database: str) -> None:
-    name = "dataflows.connectors.postgres.connector:PostgresConnector"
-    connection = {"type": "postgres", "dsn": database}
-    assert suite(name, connection, "--target-object", "public.scratch") == (set(), 44)
-
-
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_files(suite: Suite, tmp_path: Path, kind: str) -> None:
-    connection = {"type": "files", "root": str(tmp_path)}
-    name = "dataflows.connectors.files.connector:FilesConnector"
-    failed, passed = suite(name, connection, "--target-object", "scratch", "--file-format", kind)
+def test_every_system_passes(suite: Suite, system: System) -> None:
+    name = f"dataflows.connectors.{CONNECTORS[system.connection['type']]}"
+    more = ("--file-format", system.format["type"]) if system.format else ()
+    connection, secrets = dict(system.connection), {}
+    for key, value in system.connection.items():
+        if isinstance(value, str) and value.startswith("${file:"):
+            variable = f"PENSTOCK_SECRET_{key.upper()}"
+            secrets[variable] = Path(value[7:-1]).read_text().strip()
+            connection[key] = f"${{env:{variable}}}"
+    failed, passed = suite(name, connection, "--target-object", system.object, *more, **secrets)
     assert failed == set()
-    assert passed > 20
+    assert passed >= (26 if system.format else 42)
 
 
 def test_the_example_of_a_connector_in_a_package_of_its_own(suite: Suite, tmp_path: Path) -> None:
