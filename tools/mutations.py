@@ -84,7 +84,9 @@ class DropStatement(Operator):  # type: ignore[misc]  # cosmic-ray has no types
 
 def _is_idle(node: Any) -> bool:
     """True for a pause, and for a failpoint, which does nothing unless a test asks for it."""
-    return bool(node.get_code().strip().startswith(("time.sleep(", "failpoint(", "split.reached(")))
+    return bool(
+        node.get_code().strip().startswith(("time.sleep(", "failpoint(", "split.reached(", "self._split.reached("))
+    )
 
 
 OPERATORS: Final[dict[str, type[Operator]]] = {"ChangeSql": ChangeSql, "DropStatement": DropStatement}
