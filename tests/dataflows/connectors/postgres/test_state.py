@@ -98,6 +98,8 @@ def test_a_claim_ends_only_the_sessions_of_older_runs(
 ) -> None:
     monkeypatch.setattr(postgres_state, "LOCK_SECONDS", 0.2)
     generation = claimed(state)
+    own = state.session.execute("SHOW application_name").fetchone()
+    assert own == (f"penstock:{state.uid}:{generation}",)  # by which a later claim finds this session, too
     names = [f"penstock:{state.uid}:{number}" for number in (generation, 0, generation + 1, generation + 9, "worker")]
     names += [f"penstock:{state.uid[:-1]}:{generation}", f"penstock:{state.uid}0:{generation}"]
     with ExitStack() as stack:
