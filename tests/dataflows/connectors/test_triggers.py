@@ -55,12 +55,9 @@ def made(target: System, source_file: SourceFile, into: Flows, write: str, trigg
     source_file.add(6)
     found = into(target, write, **({"key": ["id"]} if write == "merge" else {}))
     found.completed("r1")
-    if write != "merge":
-        key = "CREATE UNIQUE INDEX by_id ON copied (id)"
-        if target.name != "sqlite":
-            ask(target, "ALTER TABLE copied ADD PRIMARY KEY (id)")
-        else:
-            ask(target, key)
+    if write == "append":
+        sqlite = target.name == "sqlite"
+        ask(target, f"{'CREATE UNIQUE INDEX by_id ON copied' if sqlite else 'ALTER TABLE copied ADD PRIMARY KEY'} (id)")
     ask(target, "ALTER TABLE copied ADD COLUMN more VARCHAR(9)")
     ask(target, trigger)
     source_file.add(6)
