@@ -339,7 +339,7 @@ def test_unsupported_constructs_are_refused_by_name(text: str, word: str) -> Non
 NOT_POSTGRESQL = [
     ("i == j", "write ="), ("i <=> j", "IS NOT DISTINCT FROM"), ("'a' 'b'", "||"), ("i < j = b", "parentheses"), ("b = NOT c", "parentheses"),
     ("s IS NOT DISTINCT FROM t IS TRUE", "parentheses"), ("b IS DISTINCT FROM i = j IS NULL", "parentheses"), ("i IS NULL = b", "parentheses"), ("s || NOT b", "parentheses"), ("s BETWEEN 'a' || NOT b AND t", "parentheses"),
-    ("i NOT NULL", "IS NOT NULL"), ("b IS UNKNOWN", "IS NULL"), ("unknown", '"unknown"'), ("+ s", "takes a number"), ("i%-j", "a blank"), ("s||-i", "a blank"), ("s LIKE 1", "literal"), ("NULL + NULL", "CAST"), ("- 'a'", "CAST"),
+    ("i NOT NULL", "IS NOT NULL"), ("CAST(s AS varchar(0))", "1 to"), ("CAST(s AS char(0))", "1 to"), ("b IS UNKNOWN", "IS NULL"), ("unknown", '"unknown"'), ("+ s", "takes a number"), ("i%-j", "a blank"), ("s||-i", "a blank"), ("s LIKE 1", "literal"), ("NULL + NULL", "CAST"), ("- 'a'", "CAST"),
     ("i IS NULL IS NULL", "parentheses"), ("!b", "NOT"), ("nvl(i, j)", "coalesce"), ("ifnull(i, j)", "coalesce"), ("len(s)", "length"), ("convert(s, integer)", "CAST"),
     ("ts + interval '1day2hours'", "1 month 2 days"), ("ts + interval '1 day 2'", "1 month 2 days"), ("coalesce(u, 'nonsense')", ""), ("coalesce(js, 'nonsense')", "such as"),
     ("CAST(b AS bigint)", "casts"), ("CAST(k AS boolean)", "casts"), ("substring(s, l)", "integer"),
