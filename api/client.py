@@ -6,27 +6,31 @@ import getpass
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
-from api.watch import Watch
-from catalog.database import engine
-from catalog.entries import Command, RunEntry
-from catalog.store import MetadataStore
+from catalog.overview import Overview, overview
 from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
+from penstock import postgres
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable, error_from_report
 from penstock.ids import command_id, new_id
 from penstock.records import Record, encode, records_of
-from penstock.records.execution import RunProgress
 from penstock.settings import Settings
 from penstock.telemetry import Span, span
 from penstock.topics.log import Message
 from penstock.topics.partitioner import partition_of
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL, METRICS
+
+if TYPE_CHECKING:
+    from api.watch import Watch
+    from catalog.entries import Command, RunEntry
+    from catalog.store import MetadataStore
+    from penstock.records.execution import RunProgress
 
 __all__ = ["UP", "Client", "connected"]
 
@@ -48,10 +52,23 @@ _log = logging.getLogger(__name__)
 class Client:
     """One user of an installation. For one thread."""
 
-    def __init__(self, site: Site, log: PostgresLog, store: MetadataStore) -> None:
-        self.site, self.log, self.store = site, log, store
+    def __init__(self, site: Site, log: PostgresLog) -> None:
+        self.site, self.log = site, log
         self._supervisor: Supervisor | None = None
         self.actor = f"user:{getpass.getuser()}"
+
+    @cached_property
+    def store(self) -> MetadataStore:
+        """The catalog. Loaded when first used: by then the commands are on their way."""
+        from catalog.database import engine
+        from catalog.store import MetadataStore
+
+        return MetadataStore(engine(self.site.catalog_dsn))
+
+    def overview(self) -> list[Overview]:
+        """Return every living pipeline by name, without loading the store."""
+        with closing(postgres.connect(self.site.catalog_dsn, "penstock:overview")) as session:
+            return overview(session)
 
     def ask(self, type_: str, key: str, payload: Mapping[str, Any], *, idempotency_key: str | None = None) -> Command:
         """Send a command and wait until it is applied.
@@ -131,16 +148,24 @@ class Client:
             _log.warning("%s", line)
 
     def close(self) -> None:
-        """Stop the processes of `start`."""
-        if self._supervisor is not None:
-            self._supervisor.stop()
+        """Stop the processes of `start`, and leave the catalog."""
+        try:
+            if self._supervisor is not None:
+                self._supervisor.stop()
+        finally:
+            if "store" in self.__dict__:
+                self.store.close()
 
     def watch(self) -> Watch:
         """Return a watch over runs that are open, or are asked for from now on."""
+        from api.watch import Watch
+
         return Watch(self.log, self.store, self.look_after)
 
     def measured(self, run: RunEntry) -> list[tuple[datetime, RunProgress]]:
         """Return the progress that a run reported, in order, as far as the topic still has it."""
+        from penstock.records.execution import RunProgress
+
         part = partition_of(run.id.encode(), METRICS.partitions)
         at = self.log.seek_time(METRICS, part, run.requested_at)
         found: list[tuple[datetime, RunProgress]] = []
@@ -160,8 +185,8 @@ def connected(settings: Settings, *, worker: bool = False, runs: bool = True) ->
 
     With `runs` false nothing is started: for commands that only read.
     """
-    with Site(settings) as site, site.open_log("client") as log, MetadataStore(engine(site.catalog_dsn)) as store:
-        client = Client(site, log, store)
+    with Site(settings) as site, site.open_log("client") as log:
+        client = Client(site, log)
         try:
             if runs:
                 client.start(worker=worker)

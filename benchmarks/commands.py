@@ -25,9 +25,7 @@ from typing import Any, Final
 from api.client import UP, Client
 from api.starter import make_project
 from benchmarks.parts.readme import machine, write_table
-from catalog.database import engine
 from catalog.projection import CHANNEL
-from catalog.store import MetadataStore
 from dataflows.process.site import Site
 from penstock.clock import now
 from penstock.ids import new_id
@@ -229,12 +227,12 @@ def main() -> int:
         make_project(folder)
         settings = load(folder)
         with up(folder) as root, Site(settings) as site, site.open_log("client") as log:
-            with MetadataStore(engine(site.catalog_dsn)) as store:
-                while not log.holder(UP) or not any(worker.status == "joined" for worker in store.workers()):
+            with closing(Client(site, log)) as client:
+                while not log.holder(UP) or not any(one.status == "joined" for one in client.store.workers()):
                     time.sleep(0.1)
                 for connection in ("shop", "warehouse"):
                     payload = {"name": connection, "connection": {"type": "postgres", "dsn": site.catalog_dsn}}
-                    Client(site, log, store).ask("connection.put", connection, payload)
+                    client.ask("connection.put", connection, payload)
             found = {
                 "apply, one at a time": figures(measure(site, apply_, 500, None)),
                 f"pause or resume, at {options.rate}/s": figures(measure(site, toggle, count, options.rate)),

@@ -28,8 +28,6 @@ from benchmarks.commands import cpu, server_of, tree, up
 from benchmarks.parts.measure import Measured, timed
 from benchmarks.parts.readme import machine, write_table
 from benchmarks.peers.dlt import VERSION, ready, whole_database
-from catalog.database import engine
-from catalog.store import MetadataStore
 from dataflows.process.site import Site
 from penstock.settings import load
 from penstock.topics.embedded import EmbeddedServer
@@ -96,11 +94,11 @@ def installation(project: Path) -> Iterator[tuple[Client, int]]:
         up(project) as root,
         Site(settings) as site,
         site.open_log("client") as log,
-        MetadataStore(engine(site.catalog_dsn)) as store,
+        closing(Client(site, log)) as client,
     ):
-        while not log.holder(UP) or not any(worker.status == "joined" for worker in store.workers()):
+        while not log.holder(UP) or not any(worker.status == "joined" for worker in client.store.workers()):
             time.sleep(0.1)
-        yield Client(site, log, store), root
+        yield client, root
 
 
 def apply(client: Client, tables: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api.cli.console import escape, plain
-from catalog.entries import RunEntry
 from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from catalog.entries import RunEntry
 
 __all__ = ["Result"]
 

@@ -8,15 +8,12 @@ from typing import Any
 
 import click
 
-from api.cli.board import board
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import escape
-from api.cli.following import follow
 from api.cli.main import State, command
 from api.cli.results import Result
 from api.client import UP, Client, connected
-from api.watch import OPEN
 from penstock.errors import PenstockError, Refused
 from penstock.models.domain import Reload
 from penstock.records.commands import RunStart
@@ -59,12 +56,15 @@ def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> 
 
 def _run(state: State, choice: Choice, reload: Reload | None, *, watch: bool) -> int:
     with connected(state.settings, runs=False) as client:
-        names = choice.of(client.store.overview())
+        names = choice.of(client.overview())
         client.start(worker=True)
-        watched = client.watch()
+        watched = client.watch() if watch or not client.log.holder(UP) else None
         results = _start(state, client, names, reload)
         _raise_if_single(choice, results)
-        if watch or not client.log.holder(UP):
+        if watched is not None:
+            from api.cli.board import board
+            from api.cli.following import follow
+
             runs = {one.run: one.pipeline for one in results.values() if one.run is not None}
             with board(state.output, runs, shown=watch) as shown, _interruptible(state, again(choice, reload)):
                 for refused in (one for one in results.values() if one.run is None):
@@ -97,6 +97,8 @@ def _start(state: State, client: Client, names: Iterable[str], reload: Reload | 
 
 def _open_run(client: Client, name: str, reload: Reload | None) -> str | None:
     """Return the open run, if there is one: an interrupted one, or another command's."""
+    from api.watch import OPEN
+
     runs = client.store.runs(pipeline=name, limit=1).items
     if not runs or runs[0].status not in OPEN or runs[0].reload != (reload and reload.to_dict()):
         return None
