@@ -102,7 +102,7 @@ def test_an_unreachable_database_of_its_own(
 def wrong(project: Project) -> dict[str, str]:
     """Return the checks of `doctor` that fail, with their fixes."""
     said = project.do("doctor", "--json")
-    found = {one["check"]: one["mend"] for one in said.json if not one["well"]}
+    found = {one["check"]: one["fix"] for one in said.json if not one["well"]}
     assert said.code == (1 if found else 0)
     assert all(found.values())
     return found

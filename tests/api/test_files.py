@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.starter import PIPELINE, WAREHOUSE
+from api.starter import PIPELINE, SHOP, WAREHOUSE
 from tests.api.project import Project, penstock
 
 GOOD = PIPELINE.replace("orders, owner", "good, owner")
@@ -133,8 +133,10 @@ def test_a_section_of_a_policy_that_nothing_reads_is_a_note(line: str, tmp_path:
 def test_apply_prints_the_same_notes(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "scheduled.yaml"
     text = PIPELINE.replace("name: orders", "name: scheduled").replace("public.orders, write", "public.later, write")
+    text = text.replace("public.orders, cursor", "public.made, cursor").replace("append", "merge, key: [order_id]")
     path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n  schema: {renames: apply}\n")
-    running.sql(WAREHOUSE, "CREATE TABLE later (LIKE orders)")
+    running.sql(SHOP, "CREATE TABLE made AS TABLE orders; ALTER TABLE made ALTER id SET NOT NULL")
+    running.sql(WAREHOUSE, "CREATE TABLE later (LIKE orders INCLUDING ALL)")
     (row,) = running.done("apply", path)
     idle = [note.partition(" has no effect")[0] for note in row["notes"] if "no effect" in note]
     assert idle == ["scheduled: spec.schema.renames:"]
