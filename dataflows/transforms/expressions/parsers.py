@@ -22,6 +22,8 @@ _PLAIN_NUMBER: Final = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$"
 _GROUPED: Final = r"\d+(?:_\d+)*"
 _NUMBER: Final = re.compile(rf"[+-]?(?:{_GROUPED}\.?(?:{_GROUPED})?|\.{_GROUPED})(?:e[+-]?{_GROUPED})?", re.ASCII)
 _WHOLE: Final = re.compile(rf"[+-]?(?:{_GROUPED}|0x(?:_?[0-9a-f])+|0o(?:_?[0-7])+|0b(?:_?[01])+)", re.ASCII)
+_MOST_DECIMALS: Final = 16_383
+"""Digits after the point that a numeric of PostgreSQL may have; a text with more is refused before it is rounded."""
 _EXACT: Final = Context(prec=2000, rounding=ROUND_HALF_UP)
 _UUID: Final = r"^(?:(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}|\{(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}\})$"
 _ZONE: Final = r"z|utc|gmt|[+-][0-9]{1,2}(?::[0-9]{2}(?::[0-9]{2})?)?|[+-][0-9]{3,4}"
@@ -78,6 +80,8 @@ def _scaled_value(text: str, scale: int) -> int | None:
     try:
         value = Decimal(text.replace("_", ""))
     except InvalidOperation:
+        return None
+    if int(value.as_tuple().exponent) < -_MOST_DECIMALS:
         return None
     if value.is_zero() or value.adjusted() < -scale - 2:
         return 0
