@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import bytewax.operators as op
@@ -21,7 +21,6 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.connectors.contract import Reader, Writer
 from dataflows.data.chunks import Chunk
-from penstock.clock import now
 from penstock.errors import PenstockError
 
 __all__ = ["BatchPipelineEngine", "FirstError"]
@@ -31,7 +30,6 @@ WRITE_BEHIND: Final = 3
 IDLE_SECONDS: Final = 0.2
 READER_SECONDS: Final = 2.0
 """Longest wait for a reader to cancel its query; a reader that hangs in a dead connection is abandoned."""
-POLL: Final = timedelta(milliseconds=2)
 EPOCH: Final = timedelta(seconds=10)
 
 
@@ -132,7 +130,6 @@ class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
 
     def __init__(self, slot: str, ahead: _ReaderThread, first: FirstError) -> None:
         self._slot, self._first, self._ahead = slot, first, ahead
-        self._awake: datetime | None = None
         ahead.start()
 
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
@@ -140,15 +137,10 @@ class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
         try:
             item = self._ahead.queue.get_nowait()
         except queue.Empty:
-            self._awake = now() + POLL
-            return []
-        self._awake = None
+            return []  # Bytewax asks again after a millisecond
         if isinstance(item, _End):
             raise StopIteration
         return [(self._slot, item)]
-
-    def next_awake(self) -> datetime | None:
-        return self._awake
 
     def snapshot(self) -> None:
         return None

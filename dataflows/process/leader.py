@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from penstock.clock import now
 from penstock.topics.log import Stored
 from penstock.topics.operators import TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
@@ -45,6 +44,7 @@ class _Standby(StatefulSourcePartition[Stored, None]):
     def __init__(self, source: Leader, follow: Callable[[], StatefulSourcePartition[Stored, None]]) -> None:
         self._source, self._follow = source, follow
         self._followed: StatefulSourcePartition[Stored, None] | None = None
+        self._tried = -LOOK
 
     def next_batch(self) -> list[Stored]:
         """Return the topic's messages once it is the leader."""
@@ -52,15 +52,13 @@ class _Standby(StatefulSourcePartition[Stored, None]):
             return list(self._followed.next_batch())
         if self._source.stop.is_set():
             raise StopIteration
-        if self._source.log.lock(self._source.name, wait=False):
+        if time.monotonic() < self._tried + LOOK:
+            self._source.wakeup.sleep()
+        elif self._source.log.lock(self._source.name, wait=False):
             self._followed = self._follow()
         else:
-            self._source.wakeup.sleep()
+            self._tried = time.monotonic()
         return []
-
-    def next_awake(self) -> datetime | None:
-        """Return when to try the lock again."""
-        return now() + timedelta(seconds=LOOK) if self._followed is None else self._followed.next_awake()
 
     def snapshot(self) -> None:
         """Return None, as `TopicSource` does."""

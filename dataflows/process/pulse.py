@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime
 from typing import Generic, TypeVar
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from penstock.clock import now
-from penstock.topics.operators import AWAKE_ACTIVE, Wakeup
+from penstock.topics.operators import Wakeup
 
 __all__ = ["Pulse"]
 
@@ -48,9 +46,6 @@ class _Beating(StatefulSourcePartition[X, None], Generic[X]):
         if self._pulse.stop.is_set():
             raise StopIteration
         return []
-
-    def next_awake(self) -> datetime:
-        return now() + AWAKE_ACTIVE
 
     def snapshot(self) -> None:
         """Return None: Bytewax stores no state here."""

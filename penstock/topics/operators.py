@@ -13,14 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from penstock.clock import now
 from penstock.topics.log import Message, Stored, TopicLog
 from penstock.topics.partitioner import partition_of
 from penstock.topics.table import Topic
@@ -33,16 +31,12 @@ _MAX_OWN: Final = 64
 _POLL: Final = 0.1
 """Seconds between two looks of a tail at its buffers."""
 
-ACTIVE_SECONDS: Final = 2.0
-"""Seconds after the last message during which a source without a `Wakeup` is polled each millisecond."""
 MAX_SLEEP: Final = 0.1
 """The longest sleep in seconds of a flow that shares a `Wakeup`, when none of its topics has a message."""
 SETTLE_SECONDS: Final = 0.02
 """Seconds for which such a flow stays awake after a message: the message is still on its way through the flow."""
 FIRST_SLEEP: Final = 0.005
 """Seconds of the first sleep, doubled for each further one: a message still in the flow waits no longer than this."""
-AWAKE_ACTIVE: Final = timedelta(milliseconds=1)
-AWAKE_IDLE: Final = timedelta(milliseconds=50)
 
 
 class Wakeup:
@@ -281,8 +275,6 @@ class _Tail(threading.Thread):
 class _Followed(StatefulSourcePartition[Stored, None]):
     def __init__(self, source: TopicSource, tail: _Tail, buffer: _Buffer) -> None:
         self._tail, self._slot, self._stop, self._wakeup = tail, buffer, source.stop, source.wakeup
-        self._last = time.monotonic()
-        self._awake: datetime | None = None
 
     def next_batch(self) -> list[Stored]:
         """Return all fetched messages, some thousands at most; waits only with a `Wakeup` that all sources share."""
@@ -297,20 +289,9 @@ class _Followed(StatefulSourcePartition[Stored, None]):
         if not fetched and self._wakeup:
             self._wakeup.sleep()
             fetched = self._tail.take(self._slot)
-        if fetched:
-            self._last = time.monotonic()
-        self._awake = None if fetched else self._later()
-        return fetched
-
-    def _later(self) -> datetime:
-        """Return when to look again after an empty batch; raise the error that ended the tail."""
-        if self._tail.error is not None:
+        if not fetched and self._tail.error is not None:
             raise self._tail.error
-        return now() + (AWAKE_ACTIVE if self._wakeup or time.monotonic() - self._last < ACTIVE_SECONDS else AWAKE_IDLE)
-
-    def next_awake(self) -> datetime | None:
-        """Return when to look again; Bytewax asks after each `next_batch` only."""
-        return self._awake
+        return fetched
 
     def snapshot(self) -> None:
         """Return None: Bytewax does not store positions here."""
