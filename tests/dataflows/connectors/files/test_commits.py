@@ -167,9 +167,9 @@ def test_two_launchers_at_once(export: Make, launchers: Launchers) -> None:
         tasks = [made.task("r1"), made.task("r2")]
         pids = [launchers.start(task) for task in tasks]
         assert all(launchers.wait(pid)["code"] in {0, 1} for pid in pids)
-        ends = [json.loads(Path(task["result"]).read_text())["status"] for task in tasks]
-        assert set(ends) <= {"completed", "fenced"}, ends
-        assert "completed" in ends, ends
+        ends = [json.loads(Path(task["result"]).read_text()) for task in tasks]
+        assert all(one["status"] in {"completed", "fenced"} or one["error"]["transient"] for one in ends), ends
+        assert "completed" in {one["status"] for one in ends}, ends
         assert made.differences() == {}, ends
 
 
