@@ -1,6 +1,6 @@
 """End the processes that a killed test process leaves behind: servers, launchers and flows.
 
-Runs as a program beside each pytest process and reads its standard input: the first line is a token that the
+Runs as a program next to each pytest process and reads its standard input: the first line is a token that the
 environment of every process started by the tests holds, as do the names of their short folders; each further line is
 a folder that only they use. The input ends
 when the test process does, however it ends; then all that carry the token or work in one of the folders are killed.

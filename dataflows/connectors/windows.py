@@ -76,7 +76,7 @@ class Evidence:
     whole_seconds: bool = False
     """True if the type has fractions of a second, but no value does."""
     hidden_writers: str | None = None
-    """Why open transactions of writers are not visible on this server, if they are not."""
+    """Reason why this server does not show open transactions of writers; None if it does."""
     zone: str | None = None
     """Time zone assumed for times without one, and where it comes from."""
     client: bool = False

@@ -49,7 +49,7 @@ class FolderLog:
     table: FolderState = field(default_factory=FolderState)
     _opened: bool = False
     _read_at: datetime = NEVER
-    """When the log last ended with the last entry of `table`."""
+    """Time at which the log last ended with the last entry of `table`."""
 
     def at(self, path: str) -> str:
         """Return the store's path of a path in this folder.
