@@ -101,7 +101,7 @@ def windowed(case: Case, readable: str, last: str | None) -> tuple[Window, list[
         if cursor is None:
             pytest.skip("give --cursor to test reading what is new")
         try:
-            window = source.window(table, cursor, last, CursorRule())
+            window = source.window(table, cursor, last, CursorRule(ordered=True))
         except Refused as error:
             pytest.skip(f"it is not read by a cursor: {error}")
         splits = source.plan(table, cursor, window, 10, 0) if window.upper is not None else ()

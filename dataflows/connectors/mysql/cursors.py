@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 from dataflows.connectors.mysql.session import Session
 from dataflows.connectors.mysql.tables import TableName
@@ -17,16 +18,20 @@ from penstock.errors import AccessDenied, PenstockError, SchemaMismatch, Unavail
 
 __all__ = ["evidence_of", "greatest_of", "horizon"]
 
-SETTLE_SECONDS: Final = 0.02
-"""Wait until a transaction that has just begun is visible."""
+FRESH_SECONDS: Final = 5.0
+"""Longest wait for a current list of transactions."""
+CACHED_SECONDS: Final = 0.11
+"""The server shows the same list again for 0.1 s after each time that anyone has read it."""
 START_MARGIN: Final = timedelta(seconds=1)
 """Transactions are listed with the whole second in which they began, and may have begun up to 1 s earlier."""
 _COLUMN: Final = """
 SELECT column_default, extra, column_type, data_type FROM information_schema.columns
 WHERE table_schema = ? AND table_name = ? AND column_name = ?"""
-_OPEN: Final = """
-SELECT max(TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(NOW(), '+00:00', 'SYSTEM'))) FROM information_schema.innodb_trx
-WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID()) AND trx_is_read_only = 0"""
+_OPEN: Final = """/* {mark} */ SELECT
+max(IF(trx_mysql_thread_id IN (0, CONNECTION_ID()) OR trx_is_read_only, NULL,
+  TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(NOW(), '+00:00', 'SYSTEM')))),
+max(trx_mysql_thread_id = CONNECTION_ID() AND trx_query LIKE '/* {mark} %')
+FROM information_schema.innodb_trx"""
 
 
 def evidence_of(session: Session, name: TableName, column: Column, rule: CursorRule) -> Evidence:
@@ -104,8 +109,7 @@ def horizon(session: Session, evidence: Evidence, rule: CursorRule, where: str) 
     if rule.lag:
         now -= _behind(session, where)
     else:
-        time.sleep(SETTLE_SECONDS)
-        oldest, seen = _oldest(session, now)
+        oldest, seen = _oldest(session, now, where)
     if evidence.zone is None:
         return Clock(now, oldest), seen
     ahead = [
@@ -114,12 +118,31 @@ def horizon(session: Session, evidence: Evidence, rule: CursorRule, where: str) 
     return Clock(now, oldest, min(ahead), max(ahead)), seen
 
 
-def _oldest(session: Session, now: datetime) -> tuple[datetime | None, bool]:
+def _oldest(session: Session, now: datetime, where: str) -> tuple[datetime | None, bool]:
+    """Return the start of the oldest open transaction, from a list that is newer than `now`.
+
+    Only such a list shows this very query as a transaction's.
+
+    Raises:
+        Unavailable: others read the list so often that the server does not make a new one.
+    """
+    end = time.monotonic() + FRESH_SECONDS
+    session.change("START TRANSACTION WITH CONSISTENT SNAPSHOT")
     try:
-        age = session.value(_OPEN)
+        while True:
+            age, fresh = session.rows(_OPEN.format(mark=uuid4().hex))[0]
+            if fresh:
+                return (None if age is None else now - timedelta(seconds=int(age)) - START_MARGIN), True
+            if time.monotonic() > end:
+                what = (
+                    "the server's list of transactions (information_schema.innodb_trx) is read too often to be current"
+                )
+                raise Unavailable(what, where=where, hint="stop whatever polls it, or set a `lag`")
+            time.sleep(CACHED_SECONDS)
     except AccessDenied:
         return None, False
-    return (None if age is None else now - timedelta(seconds=int(age)) - START_MARGIN), True
+    finally:
+        session.change("COMMIT")
 
 
 def _ahead(session: Session, rule: CursorRule, at: datetime, where: str) -> timedelta:

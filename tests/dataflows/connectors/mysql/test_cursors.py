@@ -91,6 +91,22 @@ def test_a_window_ends_before_the_start_of_an_open_transaction(shop: Shop) -> No
     assert shop.rows("at", shop.window("at", ONCE, first.position)) == [2, 3]
 
 
+def test_a_list_of_transactions_that_was_read_before_is_not_trusted(shop: Shop) -> None:
+    """The server shows the same list to all who read it within 0.1 s of each other."""
+    shop.make("at datetime(6) NOT NULL DEFAULT current_timestamp(6)")
+    shop.query("INSERT INTO t (at) VALUES (now(6) - INTERVAL 1 HOUR)")
+    with shop.writer() as late, shop.writer() as monitor:
+        for _ in range(5):
+            monitor.execute("SELECT count(*) FROM information_schema.innodb_trx")
+            late.execute("BEGIN")
+            late.execute("INSERT INTO t VALUES ()")
+            shop.query("INSERT INTO t (at) VALUES (now(6))")
+            monitor.execute("SELECT count(*) FROM information_schema.innodb_trx")
+            assert shop.rows("at", shop.window("at", ONCE)) == [1]
+            late.execute("ROLLBACK")
+            shop.query("DELETE FROM t WHERE id > 1")
+
+
 def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> None:
     shop.make("at datetime(6) NOT NULL")
     try:
