@@ -44,7 +44,7 @@ _BY_STATE: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "42P01": (MissingTable, "there is no such table", "was it dropped or renamed? create it, or correct its name"),
     "42703": (MissingColumn, "there is no such column", "was it dropped or renamed? correct its name"),
     "42704": (SchemaMismatch, "there is no such type", "was it dropped?"),
-    "53100": (OutOfSpace, "the disk is full", "free some space and run again: nothing is half-applied"),
+    "53100": (OutOfSpace, "the disk is full", "free some space and run again: nothing was partially applied"),
     "53200": (Unavailable, "the server is out of memory", "try again later"),
     "53300": (Unavailable, "the server has no free connection", "raise max_connections, or close other sessions"),
     "55P03": (Unavailable, "a lock was not granted in time", "another session locks the table; try again later"),

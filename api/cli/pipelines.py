@@ -113,7 +113,7 @@ def _wait_until_gone(client: Client, name: str) -> None:
             if ended and ended[0].status == "failed":
                 raise Unavailable(f"the clean-up failed: {(ended[0].error or {}).get('what')}", where=name, hint=hint)
             time.sleep(LOOK)
-        raise Unavailable(f"is not cleaned up after {DELETE_SECONDS:g} s", where=f"pipeline {name}", hint=hint)
+        raise Unavailable(f"was not cleaned up within {DELETE_SECONDS:g} s", where=f"pipeline {name}", hint=hint)
 
 
 @command(name="versions")

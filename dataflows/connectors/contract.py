@@ -305,10 +305,19 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """Writer of the chunks of one slot; commits each split at its marker."""
+    """Writer of the chunks of one slot; commits each split at its marker. Mostly a `SplitWriter` around a sink."""
 
-    def open(self) -> None: ...
-    def write(self, chunk: Chunk) -> None: ...
-    def idle(self) -> None: ...
-    def done(self) -> None: ...
-    def close(self) -> None: ...
+    def open(self) -> None:
+        """Connect."""
+
+    def write(self, chunk: Chunk) -> None:
+        """Write a chunk; at the marker of a split, commit it."""
+
+    def idle(self) -> None:
+        """Check the session while there is nothing to write; called a few times a second."""
+
+    def done(self) -> None:
+        """Check that no split is open: all chunks have been written."""
+
+    def close(self) -> None:
+        """Release the session; an open split is rolled back."""

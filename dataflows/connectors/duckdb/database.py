@@ -290,7 +290,9 @@ def _penstock_error(error: duckdb.Error, where: str) -> PenstockError:  # noqa: 
     """Return Penstock's error. DuckDB's texts may quote values, so only the parts that name objects are kept."""
     text = str(error)
     if "No space left" in text:
-        return OutOfSpace("the disk is full", where=where, hint="make room and run again: nothing is half-applied")
+        return OutOfSpace(
+            "the disk is full", where=where, hint="make room and run again: nothing was partially applied"
+        )
     if isinstance(
         error,
         duckdb.ConstraintException

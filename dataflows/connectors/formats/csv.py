@@ -1,6 +1,6 @@
 """CSV: types are inferred from the beginning of the files, or declared by the pipeline, and then hold for every row.
 
-Nothing between two delimiters is NULL, empty text is ``""``. A column is inferred as integer, boolean, date, time or
+An empty field is NULL, empty text is ``""``. A column is inferred as integer, boolean, date, time or
 timestamp only if every value reads back as it was written, so that ``007`` stays text; numbers with a point become
 double precision, unless a double would round one.
 """

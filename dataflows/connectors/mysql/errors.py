@@ -43,7 +43,7 @@ _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1317, 3024, 1969, 1028, 1053, 1077, 1079, 1927, 3169), (Unavailable, "the server ended the session or the statement", "a newer run, or an administrator; try again")),
     **dict.fromkeys((1040, 1203, 1226), (Unavailable, "the server has no free connection", "raise max_connections or run fewer workers")),
     **dict.fromkeys((1037, 1038, 1041), (Unavailable, "the server is out of memory", "try again later")),
-    **dict.fromkeys((1021, 1114), (OutOfSpace, "the disk or the table space is full", "free some space and run again: nothing is half-applied")),
+    **dict.fromkeys((1021, 1114), (OutOfSpace, "the disk or the table space is full", "free some space and run again: nothing was partially applied")),
     1153: (BadData, "a row is larger than the server accepts", "raise max_allowed_packet"),
     **dict.fromkeys((1148, 3948, 4166), (Refused, "the server does not allow LOAD DATA LOCAL", "SET GLOBAL local_infile = 1")),
     1062: (BadData, "a row has the same key as another one", "look at the table's unique keys"),

@@ -29,7 +29,7 @@ _OBSTACLES: Final = """
 SELECT 'triggers' FROM information_schema.triggers WHERE event_object_schema = ? AND event_object_table = ?
 UNION SELECT 'foreign keys' FROM information_schema.key_column_usage
 WHERE table_schema = ? AND table_name = ? AND referenced_table_name IS NOT NULL
-UNION SELECT 'it keeps versions of its rows' FROM information_schema.tables
+UNION SELECT 'it is system-versioned' FROM information_schema.tables
 WHERE table_schema = ? AND table_name = ? AND table_type <> 'BASE TABLE'"""
 _REFERRERS: Final = """
 SELECT constraint_name, table_name FROM information_schema.key_column_usage
