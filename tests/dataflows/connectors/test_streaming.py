@@ -67,9 +67,15 @@ def through(tmp_path: Path, launchers: Launchers) -> Callable[..., Iterator[Flow
     return make
 
 
-def test_rows_in_flight_are_bounded(system: System, through: Callable[..., Iterator[Flow]]) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [one if one in {"postgres", "parquet", "csv"} else pytest.param(one, marks=pytest.mark.chaos) for one in SYSTEMS],
+)
+def test_rows_in_flight_are_bounded(
+    new_system: Callable[[str], System], through: Callable[..., Iterator[Flow]], kind: str
+) -> None:
     """Less than three quarters of 200 MB of rows are in memory at any time."""
-    peaks = []
+    peaks, system = [], new_system(kind)
     for rows in (1_000, 100_000):
         for flow in through(system, rows, 2_000, 5_000):
             task = flow.task("r1")

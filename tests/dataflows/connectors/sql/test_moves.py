@@ -91,9 +91,9 @@ def survives(made: Move, cut: str, *, same: bool) -> None:
 
 
 QUICK = [
-    ("duckdb", "sqlite", "append", True, CUTS[::8]), ("sqlite", "duckdb", "append", False, CUTS[1::8]),
-    ("duckdb", "sqlite", "replace", False, CUTS[2::8]), ("sqlite", "duckdb", "replace", True, CUTS[3::8]),
-    ("sqlite", "duckdb", "merge", False, CUTS[4::11]), ("duckdb", "sqlite", "merge", True, CUTS[6::11]),
+    ("duckdb", "sqlite", "append", True, CUTS[::12]), ("sqlite", "duckdb", "append", False, CUTS[1::12]),
+    ("duckdb", "sqlite", "replace", False, CUTS[2::12]), ("sqlite", "duckdb", "replace", True, CUTS[3::12]),
+    ("sqlite", "duckdb", "merge", False, CUTS[4::16]), ("duckdb", "sqlite", "merge", True, CUTS[6::16]),
 ]  # fmt: skip
 
 
