@@ -118,7 +118,7 @@ def test_an_interrupted_run_leaves_nothing_running(project: Project) -> None:
         project.sql(WAREHOUSE, "ALTER TABLE orders ADD CONSTRAINT slow CHECK (pg_sleep(0.02) IS NOT NULL)")
         process = project.start("run", "orders", "--watch")
         assert process.stdout
-        until(lambda: "prepare" in process.stdout.readline(), "the run to begin")  # type: ignore[union-attr]
+        until(lambda: "orders: " in process.stdout.readline(), "the run to begin")  # type: ignore[union-attr]
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert "stopped" in process.stdout.read()
