@@ -46,7 +46,11 @@ def _groups(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 def _differs(data: bytes) -> bool:
     names = data.count(b'":') + len(_SPACED.findall(data))
-    return bool(names != _encode(_decode(data)).count(b'":'))
+    try:
+        value = _decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
+    return bool(names != _encode(value).count(b'":'))
 
 
 def repeated(line: bytes, columns: Collection[str]) -> str | None:
