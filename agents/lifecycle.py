@@ -13,7 +13,7 @@ from penstock.models.connection import parse_connection
 from penstock.models.domain import AgentDecision
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
-from penstock.records import COMMANDS, Record, body
+from penstock.records import Record
 from penstock.records.commands import (
     ConnectionDelete,
     ConnectionPut,
@@ -23,6 +23,7 @@ from penstock.records.commands import (
     PipelineTransition,
     PolicyPublish,
 )
+from penstock.records.families import COMMANDS, body
 
 __all__ = ["TRANSITIONS", "Lifecycle"]
 

@@ -30,8 +30,9 @@ from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
 from penstock.models.pipeline import Pipeline, PipelineSpec
-from penstock.records import Record, body
+from penstock.records import Record
 from penstock.records.commands import RunStart
+from penstock.records.families import body
 
 __all__ = ["Orchestrator"]
 

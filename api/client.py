@@ -6,11 +6,12 @@ import getpass
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from catalog.answers import Answers, Command
 from catalog.overview import Overview, overview
 from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
@@ -28,7 +29,7 @@ from penstock.topics.table import CONTROL, METRICS
 
 if TYPE_CHECKING:
     from api.watch import Watch
-    from catalog.entries import Command, RunEntry
+    from catalog.entries import RunEntry
     from catalog.store import MetadataStore
     from penstock.records.execution import RunProgress
 
@@ -55,15 +56,20 @@ class Client:
     def __init__(self, site: Site, log: PostgresLog) -> None:
         self.site, self.log = site, log
         self._supervisor: Supervisor | None = None
+        self._opened = ExitStack()
         self.actor = f"user:{getpass.getuser()}"
 
     @cached_property
     def store(self) -> MetadataStore:
-        """The catalog. Loaded when first used: by then the commands are on their way."""
+        """The catalog. Loaded when first used: a client that only sends commands need not load SQLAlchemy."""
         from catalog.database import engine
         from catalog.store import MetadataStore
 
-        return MetadataStore(engine(self.site.catalog_dsn))
+        return self._opened.enter_context(MetadataStore(engine(self.site.catalog_dsn)))
+
+    @cached_property
+    def _session(self) -> Answers:
+        return self._opened.enter_context(Answers(self.site.catalog_dsn))
 
     def overview(self) -> list[Overview]:
         """Return every living pipeline by name, without loading the store."""
@@ -115,7 +121,7 @@ class Client:
         deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             try:
-                answered = self.store.wait_commands(ids, PATIENCE)
+                answered = self._session.wait(ids, PATIENCE)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -153,8 +159,7 @@ class Client:
             if self._supervisor is not None:
                 self._supervisor.stop()
         finally:
-            if "store" in self.__dict__:
-                self.store.close()
+            self._opened.close()
 
     def watch(self) -> Watch:
         """Return a watch over runs that are open, or are asked for from now on."""

@@ -25,7 +25,7 @@ from typing import Any, Final
 from api.client import UP, Client
 from api.starter import make_project
 from benchmarks.parts.readme import machine, write_table
-from catalog.projection import CHANNEL
+from catalog.waiting import CHANNEL
 from dataflows.process.site import Site
 from penstock.clock import now
 from penstock.ids import new_id

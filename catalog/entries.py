@@ -10,7 +10,6 @@ from typing import Any, Generic, Literal, TypeVar
 from penstock.models.domain import Schema
 
 __all__ = [
-    "Command",
     "ConnectionEntry",
     "Dataset",
     "Decision",
@@ -36,24 +35,6 @@ class Page(Generic[Item]):
 
     items: tuple[Item, ...]
     after: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command and its answer. `answer` is the offset of the record that answered it."""
-
-    id: str
-    type: str
-    key: str
-    actor: str
-    at: datetime
-    offset: int
-    status: Literal["pending", "applied", "refused"]
-    result: Mapping[str, Any] | None
-    refusal: Mapping[str, Any] | None
-    answered_at: datetime | None
-    answer: int | None
-    changed: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,18 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, Table, select
 
 from catalog import tables
-from catalog.entries import Command, Decision, ErrorEntry, Page, RunEntry, TaskEntry
+from catalog.answers import Command
+from catalog.entries import Decision, ErrorEntry, Page, RunEntry, TaskEntry
 from catalog.pages import LIMIT, latest
 
-__all__ = ["commands", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
+__all__ = ["command", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
 
 
-def commands(connection: Connection, ids: Collection[str]) -> tuple[Command, ...]:
-    """Return those of the commands `ids` that the projection has; an answer without its command does not count."""
-    table = tables.commands
-    query = select(table).where(table.c.id.in_(list(ids)), table.c.at.is_not(None))
-    return tuple(Command(**row) for row in connection.execute(query).mappings())
+def command(connection: Connection, id: str) -> Command | None:
+    """Return the command `id`, or None; an answer without its command does not count."""
+    query = select(tables.commands).where(tables.commands.c.id == id, tables.commands.c.at.is_not(None))
+    row = connection.execute(query).mappings().first()
+    return None if row is None else Command(**row)
 
 
 def run(connection: Connection, id: str) -> RunEntry | None:

@@ -14,14 +14,14 @@ from catalog import tables
 from catalog.dataset_folds import Seen
 from catalog.folds import FOLDS, asked, unreadable
 from catalog.rows import Change, Entry, RowCache, at_once, fold, folded
+from catalog.waiting import CHANNEL
 from penstock.errors import Fenced
 from penstock.postgres import address, connect, translated
-from penstock.records import COMMANDS, Reading, Record, body, is_known
+from penstock.records import Reading, Record
+from penstock.records.families import COMMANDS, body, is_known
 
-__all__ = ["CHANNEL", "Projector", "changes"]
+__all__ = ["Projector", "changes"]
 
-CHANNEL: Final = "catalog"
-"""The channel on which each commit is notified, with the next offset; a notification is a hint and may be lost."""
 _ID: Final = "control"
 _BAD_ROW: Final = (
     psycopg.DataError,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -14,10 +13,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from catalog import datasets, history, pipelines, snapshots, tables
+from catalog.answers import Command
 from catalog.database import driver_of
 from catalog.dataset_folds import dataset_id, put_mapping
 from catalog.entries import (
-    Command,
     ConnectionEntry,
     Dataset,
     Decision,
@@ -38,8 +37,8 @@ from catalog.pages import LIMIT
 from catalog.projection import changes
 from catalog.rows import Change, Entry, Rows, fold
 from catalog.search import Hit, search
-from catalog.waiting import Commits, remaining
-from penstock.errors import NotFound, Unavailable
+from catalog.waiting import Commits
+from penstock.errors import NotFound
 from penstock.models import DatasetRef, Model, SchemaMapping
 from penstock.postgres import translated
 from penstock.records import Record
@@ -281,36 +280,11 @@ class MetadataStore:
 
     def command(self, id: str) -> Command:
         """The command `id`. Raises NotFound, possibly also for a command that was just sent."""
-        found = self._commands((id,))
-        if not found:
-            raise NotFound("there is no such command", value=id, hint="see the latest: penstock events --type command")
-        return found[0]
-
-    def wait_command(self, id: str, timeout: float) -> Command:
-        """Wait for the answer to the command `id`; return as soon as the projection has it.
-
-        Raises Unavailable after `timeout` seconds: the control process may not be running.
-        """
-        return self.wait_commands((id,), timeout)[id]
-
-    def wait_commands(self, ids: Collection[str], timeout: float) -> dict[str, Command]:
-        """Wait until each of the commands is answered, or raise Unavailable; see `wait_command`."""
-        deadline, seen = monotonic() + timeout, self.commits.listen()
-        answered: dict[str, Command] = {}
-        while missing := [id_ for id_ in ids if id_ not in answered]:
-            answered |= {one.id: one for one in self._commands(missing) if one.status != "pending"}
-            if len(answered) == len(ids):
-                break
-            left = remaining(deadline)
-            if not left:
-                hint = "it stays on the log, and is answered when the control process runs: penstock up"
-                raise Unavailable(f"no answer within {timeout:g} s", where=f"command {missing[0]}", hint=hint)
-            seen = self.commits.wait(seen, left)
-        return answered
-
-    def _commands(self, ids: Collection[str]) -> tuple[Command, ...]:
         with self._transaction() as connection:
-            return history.commands(connection, ids)
+            found = history.command(connection, id)
+        if found is None:
+            raise NotFound("there is no such command", value=id, hint="see the latest: penstock events --type command")
+        return found
 
     # --- snapshots
 

@@ -1,20 +1,21 @@
-"""Waiting for the projection: one session that listens for its commits, shared by all waiting threads."""
+"""Waiting for the projection: a session that listens for its commits; `Commits` shares one among all threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Condition, Event, Thread
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from catalog.projection import CHANNEL
 from penstock.errors import Unavailable
 
-__all__ = ["Commits"]
+__all__ = ["CHANNEL", "Commits", "heard", "listen"]
 
+CHANNEL: Final = "catalog"
+"""Channel on which each commit is notified, with the next offset; a notification is a hint and may be lost."""
 POLL: Final = 0.25
 """Seconds between two polls of a waiting thread: a notification is only a hint."""
 
@@ -60,17 +61,27 @@ class Commits:
                 self._closed.wait(POLL)  # waiting threads poll in the meantime
 
     def _hear(self, session: psycopg.Connection) -> None:
-        session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        listen(session)
         self._tell()
         self._ready.set()
         while not self._closed.is_set():
-            for _ in session.notifies(timeout=POLL, stop_after=1):
+            if heard(session, POLL):
                 self._tell()
 
     def _tell(self) -> None:
         with self._changed:
             self._count += 1
             self._changed.notify_all()
+
+
+def listen(session: psycopg.Connection[Any]) -> None:
+    """Make the session listen for commits. Raises psycopg.Error."""
+    session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+
+
+def heard(session: psycopg.Connection[Any], timeout: float) -> bool:
+    """Wait for a commit, at most `timeout` seconds; return True if there was one. Raises psycopg.OperationalError."""
+    return any(True for _ in session.notifies(timeout=timeout, stop_after=1))
 
 
 def remaining(deadline: float) -> float:

@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 from penstock.models import base, connection, domain, formats, http, pipeline, transforms
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicySpec
-from penstock.records import TYPES, Record
+from penstock.records import Record
+from penstock.records.families import TYPES
 
 __all__ = ["SQL", "identifiers", "json_values", "logs", "models", "pipelines", "records", "texts", "times"]
 

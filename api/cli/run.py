@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,11 @@ from api.cli.main import State, command
 from api.cli.results import Result
 from api.client import UP, Client, connected
 from penstock.errors import PenstockError, Refused
-from penstock.models.domain import Reload
-from penstock.records.commands import RunStart
 
 __all__ = ["again", "start"]
+
+Rows = Mapping[str, str]
+"""Rows to read again, as `penstock.models.domain.Reload` writes them; the models are slow to load."""
 
 
 @command(name="run")
@@ -38,7 +39,7 @@ def run_(
     Exit code 1 if any of several failed.
     """
     choice = Choice(names, selectors, every)
-    return _run(state, choice, Reload(rows="all") if full else None, watch=watch)
+    return _run(state, choice, {"rows": "all"} if full else None, watch=watch)
 
 
 @command(name="backfill")
@@ -51,10 +52,13 @@ def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> 
 
     In `merge` they are merged. The position stays as it is: the next run continues from there.
     """
-    return _run(state, Choice((name,)), Reload.parse({"rows": "window", "from": first, "to": end}), watch=watch)
+    from penstock.models.domain import Reload
+
+    window = Reload.parse({"rows": "window", "from": first, "to": end}).to_dict()
+    return _run(state, Choice((name,)), window, watch=watch)
 
 
-def _run(state: State, choice: Choice, reload: Reload | None, *, watch: bool) -> int:
+def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool) -> int:
     with connected(state.settings, runs=False) as client:
         names = choice.of(client.overview())
         client.start(worker=True)
@@ -80,7 +84,7 @@ def _run(state: State, choice: Choice, reload: Reload | None, *, watch: bool) ->
     return _tell_one(state, results[choice.single]) if choice.single else _tell_all(state, list(results.values()))
 
 
-def _start(state: State, client: Client, names: Iterable[str], reload: Reload | None) -> dict[str, Result]:
+def _start(state: State, client: Client, names: Iterable[str], reload: Rows | None) -> dict[str, Result]:
     """Ask for a run of each pipeline; an open run that reads the same rows is followed instead."""
     answers = client.ask_each("run.start", {name: _order(name, reload) for name in names})
     results = {}
@@ -95,18 +99,18 @@ def _start(state: State, client: Client, names: Iterable[str], reload: Reload | 
     return results
 
 
-def _open_run(client: Client, name: str, reload: Reload | None) -> str | None:
+def _open_run(client: Client, name: str, reload: Rows | None) -> str | None:
     """Return the open run, if there is one: an interrupted one, or another command's."""
     from api.watch import OPEN
 
     runs = client.store.runs(pipeline=name, limit=1).items
-    if not runs or runs[0].status not in OPEN or runs[0].reload != (reload and reload.to_dict()):
+    if not runs or runs[0].status not in OPEN or runs[0].reload != reload:
         return None
     return str(runs[0].id) if client.store.pipeline(name).status == "active" else None
 
 
-def _order(name: str, reload: Reload | None) -> dict[str, Any]:
-    return RunStart(pipeline=name, reload=reload).to_dict()
+def _order(name: str, reload: Rows | None) -> dict[str, Any]:
+    return {"pipeline": name} if reload is None else {"pipeline": name, "reload": reload}
 
 
 def start(client: Client, name: str) -> str:
@@ -125,12 +129,11 @@ def _interruptible(state: State, words: str) -> Iterator[None]:
         raise
 
 
-def again(choice: Choice, reload: Reload | None) -> str:
+def again(choice: Choice, reload: Rows | None) -> str:
     """Return the command that continues these runs: it has to read the same rows."""
-    if reload is None or reload.rows == "all":
+    if reload is None or reload["rows"] == "all":
         return f"penstock run {choice.words}{' --full' if reload else ''} --watch"
-    window = reload.to_dict()
-    return f"penstock backfill {choice.words} --from {window['from']} --to {window['to']} --watch"
+    return f"penstock backfill {choice.words} --from {reload['from']} --to {reload['to']} --watch"
 
 
 def _raise_if_single(choice: Choice, results: dict[str, Result]) -> None:

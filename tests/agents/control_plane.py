@@ -15,7 +15,8 @@ from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
 from catalog.entries import Snapshot
-from penstock.records import COMMANDS, Reading, Record, decode, encode
+from penstock.records import Reading, Record, decode, encode
+from penstock.records.families import COMMANDS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ERROR = {"code": "unavailable.unreachable", "what": "nothing answers", "transient": True}

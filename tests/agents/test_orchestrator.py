@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from penstock.records import body
+from penstock.records.families import body
 from tests.agents.control_plane import ERROR, FATAL, ControlPlane, pipeline, policy
 
 

@@ -15,7 +15,6 @@ from api.starter import PIPELINE, WAREHOUSE
 from catalog.overview import Overview
 from penstock.clock import now
 from penstock.errors import NotFound, PenstockError, UsageError
-from penstock.models.domain import Reload
 from tests.api.project import Project, on_a_terminal
 
 FAMILY = ("batch_a", "batch_b", "batch_c")
@@ -190,6 +189,6 @@ def test_a_choice_takes_what_is_named_and_of_the_rest_what_is_active(
 def test_an_interrupted_command_names_the_one_that_reads_the_same_rows() -> None:
     choice = Choice(("a", "b"))
     assert again(choice, None) == "penstock run a b --watch"
-    assert again(choice, Reload(rows="all")) == "penstock run a b --full --watch"
-    window = Reload.parse({"rows": "window", "from": "2026-01-01", "to": "2026-02-01"})
+    assert again(choice, {"rows": "all"}) == "penstock run a b --full --watch"
+    window = {"rows": "window", "from": "2026-01-01", "to": "2026-02-01"}
     assert again(Choice(("a",)), window) == "penstock backfill a --from 2026-01-01 --to 2026-02-01 --watch"

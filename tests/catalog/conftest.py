@@ -11,7 +11,8 @@ import pytest
 from catalog.database import engine, migrate
 from catalog.projection import Projector
 from catalog.store import MetadataStore
-from penstock.records import TYPES, Reading, Record
+from penstock.records import Reading, Record
+from penstock.records.families import TYPES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Fact = Callable[..., Record]

@@ -22,7 +22,8 @@ from catalog.projection import Projector
 from catalog.tables import CATALOG, metadata
 from penstock.errors import Fenced
 from penstock.postgres import connect
-from penstock.records import TYPES, Reading, Record
+from penstock.records import Reading, Record
+from penstock.records.families import TYPES
 from tests.catalog.conftest import START, Fact, folded
 from tests.strategies import logs, records
 

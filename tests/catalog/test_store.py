@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,9 +11,8 @@ import pytest
 
 from catalog.dataset_folds import dataset_id
 from catalog.entries import Dataset, Decision, Snapshot
-from catalog.projection import Projector
 from catalog.store import MetadataStore
-from penstock.errors import NotFound, Unavailable, UsageError
+from penstock.errors import NotFound, UsageError
 from penstock.models import AgentDecision, DatasetRef, Field, FieldMapping, Schema, SchemaMapping
 from penstock.records import Record
 from penstock.records.execution import SchemaObserved
@@ -374,43 +371,6 @@ def test_a_repeated_command_keeps_its_answer_for_a_day(store: MetadataStore, fol
     assert (store.command("c1").status, store.command("c1").offset) == ("applied", 0)
     fold(fact("run.start", {"pipeline": "orders"}, id="c1", minute=24 * 60 + 1))
     assert (store.command("c1").status, store.command("c1").offset) == ("pending", 3)
-
-
-def test_a_wait_ends_as_soon_as_the_command_is_answered(store: MetadataStore, projector: Projector, fact: Fact) -> None:
-    took = []
-    for number in range(20):
-        asked, answer = (
-            fact("run.start", {"pipeline": "a"}, id=f"c{number}"),
-            fact("command.applied", {"command": f"c{number}"}),
-        )
-        took.append(_answered_after(store, projector, asked, answer))
-    assert sorted(took)[10] < 0.1  # a poll takes 0.25 s: it was the notification
-
-
-def _answered_after(store: MetadataStore, projector: Projector, asked: Record, answer: Record) -> float:
-    waiting = threading.Thread(target=store.wait_command, args=(asked.id, 20))
-    waiting.start()
-    time.sleep(0.02)
-    offset, reading = projector.position()
-    start = time.perf_counter()
-    projector.apply([(offset, asked)], offset + 1, reading)
-    projector.apply([(offset + 1, answer)], offset + 2, reading)
-    waiting.join()
-    return time.perf_counter() - start
-
-
-def test_a_wait_sees_an_earlier_answer(store: MetadataStore, fold: Fold, fact: Fact) -> None:
-    fold(fact("run.start", {"pipeline": "a"}, id="c1"), fact("command.applied", {"command": "c1"}))
-    assert store.wait_command("c1", 0).status == "applied"
-
-
-def test_a_wait_without_an_answer_ends_in_time(store: MetadataStore, fold: Fold, fact: Fact) -> None:
-    fold(fact("run.start", {"pipeline": "a"}, id="c1"))
-    for id_ in ("c1", "nowhere"):
-        start = time.perf_counter()
-        with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
-            store.wait_command(id_, 0.3)
-        assert 0.25 < time.perf_counter() - start < 5
 
 
 # --- snapshots

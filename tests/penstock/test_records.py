@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from penstock.errors import InvalidDocument, LogError
 from penstock.models.base import Model
-from penstock.records import TYPES, Reading, Record, body, current, decode, encode, families, is_known
+from penstock.records import Reading, Record, decode, encode, families
+from penstock.records.families import TYPES, body, current, is_known
 from penstock.topics.log import Message
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL

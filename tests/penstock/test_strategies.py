@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.models.pipeline import Pipeline
-from penstock.records import TYPES, body, is_known
+from penstock.records.families import TYPES, body, is_known
 from tests.strategies import pipelines, records
 
 

@@ -26,8 +26,9 @@ from dataflows.process.site import Site
 from penstock import postgres
 from penstock.clock import now
 from penstock.ids import command_id
-from penstock.records import COMMANDS, Reading, Record, encode, records_of
+from penstock.records import Reading, Record, encode, records_of
 from penstock.records.envelope import Kind
+from penstock.records.families import COMMANDS
 from penstock.settings import Settings
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL

@@ -12,7 +12,8 @@ from catalog.store import MetadataStore
 from dataflows.work.outcomes import Outcomes
 from dataflows.work.processes import Ended, Processes
 from penstock.clock import now
-from penstock.records import Record, body
+from penstock.records import Record
+from penstock.records.families import body
 from penstock.settings import Settings
 
 ASSIGNED: dict[str, Any] = {
