@@ -92,8 +92,8 @@ def _tell(state: State, one: Mapping[str, Any]) -> None:
         f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
         f"{one['splits']} split{'s' if one['splits'] > 1 else ''}"
     )
-    for risk in one["risks"]:
-        state.output.say(f"  [yellow]note:[/yellow] {escape(risk)}")
+    for note in (*one["risks"], *one["notes"]):
+        state.output.say(f"  [yellow]note:[/yellow] {escape(note)}")
     for column in one["add"]:
         state.output.say(f"  ALTER TABLE {escape(one['target'])} ADD COLUMN {escape(column)}")
     if one["make"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataflows.connectors.abilities import (
     Growing,
     Keyed,
+    KeyLimits,
     Native,
     Reloading,
     RiskReporting,
@@ -68,6 +69,7 @@ __all__ = [
     "CursorRule",
     "Fenced",
     "Growing",
+    "KeyLimits",
     "Keyed",
     "Loaded",
     "Method",

@@ -16,6 +16,7 @@ __all__ = [
     "OF_SOURCES",
     "OF_TARGETS",
     "Growing",
+    "KeyLimits",
     "Keyed",
     "Native",
     "Reloading",
@@ -71,10 +72,18 @@ class Growing(Protocol):
 
 @runtime_checkable
 class Keyed(Protocol):
-    """Target that can create a table with the source's key."""
+    """A target that can create a table with the source's key."""
 
     def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
-        """Create the table if it is missing, as `make` does, with a primary key; loads stay as fast as without it."""
+        """Create the table if it is missing, as `make` does, with a primary key."""
+
+
+@runtime_checkable
+class KeyLimits(Protocol):
+    """A target that cannot create every key."""
+
+    def key_obstacle(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> str | None:
+        """Return why a table of these columns cannot be created with this key of the source; None if it can."""
 
 
 @runtime_checkable
@@ -112,4 +121,4 @@ class SingleProcess(Protocol):
 
 
 OF_SOURCES: Final = (RowPlaces, RiskReporting)
-OF_TARGETS: Final = (Native, Growing, Keyed, Unique, Reloading, Windowed, SingleProcess)
+OF_TARGETS: Final = (Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess)

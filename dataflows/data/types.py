@@ -173,7 +173,8 @@ def fits(value: SqlType, target: SqlType) -> bool:
 
 
 _WIDER: Final = {
-    ("real", "double precision"), ("uuid", "text"), ("json", "text"), ("label", "text"), ("json", "jsonb"),
+    ("real", "double precision"), ("uuid", "text"), ("uuid", "character varying"),
+    ("json", "text"), ("label", "text"), ("json", "jsonb"),
     ("smallint", "double precision"), ("integer", "double precision"),
 }  # fmt: skip
 

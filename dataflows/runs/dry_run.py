@@ -218,20 +218,19 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         PenstockError: the same error as a run would fail with.
     """
     found = forecast(job, ends, known=ends.target.state.exists())
-    there = found.made is None
-    columns = [f"{one.name} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in found.made or ()]
     rows = found.survey.source.estimated_rows
     method = found.survey.method
     return {
         "pipeline": job.pipeline,
         "write": job.write,
         "target": job.sink.object,
-        "exists": there,
+        "exists": found.made is None,
         "add": [f"{one.name} {one.type}" for one in found.added],
-        "make": None if there else f"CREATE TABLE {job.sink.object} ({', '.join(columns)})",
+        "make": None if found.made is None else _ddl(job.sink.object, found.made, found.key.columns),
         "replace_by": method.name if method else None,
         "because": list(method.reasons) if method else [],
         "risks": list(found.risks),
+        "notes": [found.key.note] if found.key.note else [],
         "estimated_rows": rows,
         "splits": max(1, round(rows / job.split_rows)),
         "types_from": found.survey.source.types_from,
@@ -242,3 +241,10 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
             for name, (origins, steps) in found.survey.mapping.lineage.items()
         },
     }
+
+
+def _ddl(table: str, columns: Sequence[Column], key: Sequence[str]) -> str:
+    """Return the statement that creates the target, types in PostgreSQL's spelling."""
+    lines = [f"{one.name} {one.type}{'' if one.nullable and one.name not in key else ' NOT NULL'}" for one in columns]
+    lines += [f"PRIMARY KEY ({', '.join(key)})"] if key else []
+    return f"CREATE TABLE {table} ({', '.join(lines)})"

@@ -94,6 +94,7 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     token = _take_letters(job, target, surveyed, run, older)
     known = _resumable(target, job, claim, surveyed, run)
     row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed, older)
+    notes = (found.key.note, *notes) if found.key.note else notes
     failpoint("prepare.planned")
     into = target.create_load_table(job.run, claim.generation)
     pending, planned = state.pending(job.run)
@@ -116,8 +117,8 @@ def _with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
     if found.made is None and not found.added:
         return found.survey
     with target.state.owned(claim.generation):
-        if found.made is not None and found.key and isinstance(target, Keyed):
-            target.make_keyed(found.made, found.key)
+        if found.made is not None and found.key.from_source and isinstance(target, Keyed):
+            target.make_keyed(found.made, found.key.columns)
         elif found.made is not None:
             target.make(found.made)
         elif isinstance(target, Growing):

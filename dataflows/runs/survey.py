@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dataflows.connectors.abilities import Growing, Native, Reloading, RiskReporting, RowPlaces, Unique, Windowed
 from dataflows.connectors.contract import Method, Source, Target
 from dataflows.connectors.history import history_columns
 from dataflows.connectors.state import Loaded
-from dataflows.data.cursors import ORDERED, cursor_column
+from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
 from dataflows.runs.job import Job
+from dataflows.runs.keys import NewKey, new_key
 from dataflows.runs.lookups import resources_of
 from dataflows.transforms.mapping import BoundMapping, RulePlan, bind, output_columns, plan_rules
 from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
@@ -105,8 +106,8 @@ class Forecast:
     added: tuple[Column, ...] = ()
     risks: tuple[str, ...] = ()
     """Risks of the cursor, for the user."""
-    key: tuple[str, ...] = ()
-    """Key of the source, if a `replace` would create the table with it."""
+    key: NewKey = field(default_factory=NewKey)
+    """Key of the table that it would create."""
 
 
 def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
@@ -124,23 +125,12 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
         columns = _made_columns(job, plan, target)
         target.check(None, columns)
         surveyed = _surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None)
-        return Forecast(surveyed, plan, columns, (), risks, _source_key(job, plan, columns))
+        return Forecast(surveyed, plan, columns, (), risks, new_key(job, plan.source, plan.rules, columns, target))
     if known:
         _check_gone(job, plan, there, target)
     added = _added_columns(job, plan, there, target)
     there = replace(there, columns=(*there.columns, *added))
     return Forecast(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added, risks)
-
-
-def _source_key(job: Job, plan: Plan, made: tuple[Column, ...]) -> tuple[str, ...]:
-    """Return the target columns of the source's first key, if each row of the source becomes one row at most."""
-    if job.write != "replace" or any(step.explode or step.python for step in job.rules.steps):
-        return ()
-    for key in plan.source.keys[:1]:
-        names = [plan.rules.unchanged(name) for name in key]
-        ordered = {one.name for one in made if parse_type(one.type).name in ORDERED and not one.nullable}
-        return tuple(name for name in names if name) if ordered.issuperset(names) else ()
-    return ()
 
 
 def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:

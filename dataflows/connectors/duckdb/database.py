@@ -20,10 +20,11 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from dataflows.connectors.duckdb.swap import DuckKeys
 from dataflows.connectors.duckdb.types import ddl_type, select_item, source_column
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import RowRefused, readable, without
-from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, renamed
+from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, NoMemory, Selection, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.times import outside
@@ -70,6 +71,7 @@ class DuckDatabase:
 
     def __init__(self, file: DatabaseFile) -> None:
         self.where, self._file = file.where, file
+        self.late_keys = DuckKeys(self)
         self._holds = False
         self._inode: int | None = None
         file.check_readable()
@@ -173,6 +175,8 @@ class DuckDatabase:
         return [row[0] for row in self.rows(_TABLES, (schema,)) if row[0].startswith(prefix)]
 
     def like(self, name: ObjectName, other: ObjectName) -> tuple[str, ...]:
+        if self.late_keys.of(name):
+            return (self.late_keys.shadow(name, other),)
         of = (name.schema, name.name)
         table = self.rows(f"SELECT sql FROM duckdb_tables() WHERE {_OF}", of)[0][0]
         indexes = [row[0] for row in self.rows(f"SELECT sql FROM duckdb_indexes() WHERE {_OF}", of)]
@@ -307,8 +311,10 @@ def _penstock_error(error: duckdb.Error, where: str) -> PenstockError:  # noqa: 
         return RowRefused(what, where=where, hint=hint, state=type(error).__name__, waits=waits)
     if isinstance(error, duckdb.IOException):
         return _of_file(text, where)
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return OutOfSpace("DuckDB has no memory or room left", where=where, hint="make the splits smaller")
+    if isinstance(error, duckdb.OutOfMemoryException) or "allocate" in text:
+        return NoMemory(
+            "DuckDB has no memory or room left", where=where, hint="make the splits smaller, or drop keys and indexes"
+        )
     if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
         return SchemaMismatch(text.partition("\n")[0], where=where)
     if isinstance(error, duckdb.ConnectionException):

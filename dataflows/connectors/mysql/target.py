@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.mysql.interference import UNSEEN, interferers
+from dataflows.connectors.mysql.keys import key_obstacle
 from dataflows.connectors.mysql.merge import Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState
@@ -87,6 +88,7 @@ class MysqlTarget:
             hint = "SET GLOBAL local_infile = 1"
             raise Refused("the server does not allow LOAD DATA LOCAL", where=self.place.where, hint=hint)
         if table is None:
+            self._check_new_key(columns)
             return None
         engine = self.session.value(_ENGINE, (self.name.schema, self.name.name))
         if engine != "InnoDB":
@@ -99,6 +101,18 @@ class MysqlTarget:
         if appends and (named := interferers(self.session, self.name)) != [UNSEEN]:
             check_appended(self.name, table.keys, named, f"{self.place.pipeline}: spec.sink")
         return replace_method(self.session, self.name, self.place.where) if self._replaces else None
+
+    def _check_new_key(self, columns: tuple[Column, ...]) -> None:
+        if why := self._obstacle(columns, self.owner.write.key, named=True):
+            hint = "create the table yourself, with a key of shorter columns"
+            raise Refused(f"the key cannot be made: {why}", where=f"{self.place.pipeline}: spec.sink.key", hint=hint)
+
+    def key_obstacle(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> str | None:
+        """Return why a table of these columns cannot be created with this key of the source; None if it can."""
+        return self._obstacle(columns, key, named=False)
+
+    def _obstacle(self, columns: tuple[Column, ...], key: tuple[str, ...], *, named: bool) -> str | None:
+        return key_obstacle(columns, key, int(self.session.value("SELECT @@innodb_page_size")), named=named)
 
     def _check_merge(self, table: Table, where: str) -> None:
         check_key(table, self.owner.write.key, where)
@@ -118,8 +132,6 @@ class MysqlTarget:
 
     def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
         """Create the table if it is missing, with a key; InnoDB keeps rows by it in any case."""
-        if not self.owner.write.key and any(one.name in key and not _is_exact(one) for one in columns):
-            key = ()  # an index would cut long texts
         lines = [
             f"{quoted(one.name)} {ddl_type(one, key=one.name in key)}"
             f"{' NULL' if one.nullable and one.name not in key else ' NOT NULL'}"

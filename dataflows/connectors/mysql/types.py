@@ -22,6 +22,7 @@ from dataflows.data.types import SqlType, column_type, parse_type
 from penstock.errors import BadData
 
 __all__ = [
+    "KEY_VARCHAR",
     "array",
     "bound",
     "dated",
@@ -41,6 +42,8 @@ DECIMAL_SCALE: Final = 30
 VARCHAR: Final = 4000
 """Longest text, in characters, that is declared as varchar."""
 KEY_VARCHAR: Final = 255
+"""Length of a text or of bytes in a key that the pipeline names."""
+UUID_CHARACTERS: Final = 36
 BITS: Final = 64
 _WHOLE: Final = {
     "tinyint": ("smallint", "smallint"), "smallint": ("smallint", "integer"), "mediumint": ("integer", "integer"),
@@ -178,7 +181,7 @@ def _storable_type(kind: SqlType, *, uuids: bool) -> str:
     if kind.name == "bit":
         return f"bit({kind.precision or 1})" if (kind.precision or 1) <= BITS else "text"
     if kind.name == "uuid":
-        return "uuid" if uuids else "text"
+        return "uuid" if uuids else f"character varying({UUID_CHARACTERS})"
     return str(kind) if kind.name in _DECLARED else "text"
 
 

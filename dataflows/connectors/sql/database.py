@@ -17,9 +17,9 @@ from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import carried, column_type
-from penstock.errors import MissingTable, Unavailable
+from penstock.errors import MissingTable, OutOfSpace, Unavailable
 
-__all__ = ["STAGE", "Database", "DatabaseFile", "Selection", "moved", "renamed", "storable"]
+__all__ = ["STAGE", "Database", "DatabaseFile", "LateKeys", "NoMemory", "Selection", "moved", "renamed", "storable"]
 
 T = TypeVar("T")
 
@@ -128,6 +128,28 @@ class Selection:
     rows: int
 
 
+class NoMemory(OutOfSpace):
+    """The database has no memory left for a statement; its transaction is rolled back."""
+
+
+class LateKeys(Protocol):
+    """Keys that a database makes after each load, since their indexes would not fit into its memory during it."""
+
+    def mark(self, name: ObjectName, key: tuple[str, ...]) -> None:
+        """Mark the key of a table just created as one to make after each load."""
+
+    def of(self, name: ObjectName) -> tuple[str, ...]:
+        """Return the columns of the table's marked key; none if it has no such key, or has become a person's own."""
+
+    def swap(self, name: ObjectName, shadow: ObjectName, *, keyed: bool) -> None:
+        """Put a loaded shadow in the place of a table with a marked key; with `keyed` make the key.
+
+        Raises:
+            BadData: rows repeat the key.
+            NoMemory: there is too little memory to make it.
+        """
+
+
 class Database(Protocol):
     """One session with a database file; its errors are Penstock's, and hold no value of a row."""
 
@@ -136,6 +158,10 @@ class Database(Protocol):
     """True if no other process can open the file while one writes to it."""
     indexed: bool
     """True if an index pays off even on small tables."""
+
+    @property
+    def late_keys(self) -> LateKeys | None:
+        """Keys that are made after each load; None if all are made with their tables."""
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement and return all rows; few are expected."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dataflows.connectors.contract import Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_appended, check_key, check_sink, duplicates, interfered
-from dataflows.connectors.sql.database import Database, storable
+from dataflows.connectors.sql.database import Database, NoMemory, storable
 from dataflows.connectors.sql.merge import Merge, differing
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
@@ -87,18 +87,22 @@ class DatabaseTarget:
         return tuple(map(storable, columns))
 
     def make(self, columns: tuple[Column, ...]) -> None:
-        lines = self._lines(columns)
-        if key := self.owner.write.key:
-            lines.append(f"PRIMARY KEY ({', '.join(quoted(name) for name in key)})")
-        self.database.change(f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)})")
+        self._make(columns, self.owner.write.key)
 
-    def _lines(self, columns: tuple[Column, ...]) -> list[str]:
-        key = set(self.owner.write.key)
-        return [
+    def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
+        """Create the table if it is missing, with a key, which some databases make after each load."""
+        self._make(columns, key)
+        if self.database.late_keys is not None:
+            self.database.late_keys.mark(self.name, key)
+
+    def _make(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
+        lines = [
             f"{quoted(one.name)} {self.database.ddl_type(one)}"
             f"{'' if one.nullable and one.name not in key else ' NOT NULL'}"
             for one in columns
         ]
+        lines += [f"PRIMARY KEY ({', '.join(map(quoted, key))})"] if key else []
+        self.database.change(f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)})")
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add nullable columns to the table; existing ones stay as they are. Inside `state.owned`."""
@@ -163,15 +167,28 @@ class DatabaseTarget:
         return keys[0]
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
+        late = self.database.late_keys
+        key = late.of(self.name) if late is not None and self._replaces else ()
+        if late is None or not key:
+            return self._published(order, partial(self._refill, order.columns))
+        try:
+            return self._published(order, partial(late.swap, self.name, keyed=True))
+        except NoMemory as error:
+            note = f"{self.name} has no key ({', '.join(key)}): {error.what} to make it"
+            return self._published(order, partial(late.swap, self.name, keyed=False), note)
+
+    def _published(self, order: PublishOrder, move: Callable[[ObjectName], None], note: str = "") -> dict[str, Any]:
         with publishing(self.state, order, self.place.where) as found:
             if found.ended:
                 return found.result
             if self._replaces:
-                self._move_in(shadow_name(self.owner.uid, order.run, self.name), order.columns)
+                move(shadow_name(self.owner.uid, order.run, self.name))
+            if note:
+                found.result["notes"] = [*found.result.get("notes", ()), note]
         failpoint("publish.done")
         return found.result
 
-    def _move_in(self, shadow: ObjectName, columns: tuple[str, ...]) -> None:
+    def _refill(self, columns: tuple[str, ...], shadow: ObjectName) -> None:
         """Replace only the rows: the table stays, with everything that depends on it."""
         names = ", ".join(map(quoted, columns))
         self.database.change(f"DELETE FROM {self.name.sql}")

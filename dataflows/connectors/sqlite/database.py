@@ -49,6 +49,7 @@ class SqliteDatabase:
 
     one_process = False
     indexed = True
+    late_keys = None
 
     def __init__(self, file: DatabaseFile) -> None:
         self.where, self._file = file.where, file

@@ -471,3 +471,51 @@ def test_a_target_that_a_replace_creates_has_the_sources_key_and_not_nulls(shop:
         found = shop.rows(f"{query} table_schema = database() ORDER BY ordinal_position")
         assert found == [("a", "NO", "PRI"), ("b", "NO", "PRI"), ("name", "NO", ""), ("more", "YES", "")]
         assert shop.rows("SELECT * FROM sink ORDER BY a") == [(1, 2, "x", None), (2, 1, "y", "z")]
+
+
+KEYED = "SELECT column_name, column_key, column_type FROM information_schema.columns WHERE table_name = 'sink' AND "
+
+
+@pytest.mark.parametrize(
+    ("parts", "made"),
+    [
+        ("name VARCHAR(768) COLLATE utf8mb4_bin", [("name", "varchar(768)")]),
+        ("name VARCHAR(765) COLLATE utf8mb4_bin, b BIGINT, c INT", "all"),
+        ("name VARCHAR(700) COLLATE utf8mb4_bin, b BIGINT, c NUMERIC(30), d TIME(6)", "all"),
+        (
+            "name VARCHAR(3000) CHARACTER SET latin1",
+            "(name) takes up to 12000 bytes, and an index of this server 3072",
+        ),
+        (
+            "name VARCHAR(400) CHARACTER SET latin1, more VARCHAR(400) CHARACTER SET latin1",
+            "(name, more) takes up to 3200 bytes",
+        ),
+        ("name ENUM('1', '2')", "`name` becomes a text without a length"),
+        ("name VARBINARY(20)", "`name` becomes a bytea without a length"),
+    ],
+)
+def test_a_key_of_texts_is_made_if_an_index_can_hold_it(
+    shop: Shop, parts: str, made: list[tuple[str, str]] | str
+) -> None:
+    """Otherwise a note says why there is none."""
+    names = [part.split()[0] for part in parts.split(", ") if part[0].isalpha()]
+    shop.script(f"CREATE TABLE source ({parts}, PRIMARY KEY ({', '.join(names)}))")
+    shop.script(f"INSERT INTO source VALUES ({', '.join(['1'] * len(names))})")
+    done = shop.launchers.run(shop.task("r1", "replace"))
+    assert done["status"] == "completed", done["error"]
+    found = shop.rows(f"{KEYED} table_schema = database() AND column_key = 'PRI' ORDER BY ordinal_position")
+    if made == "all":
+        assert [row[0] for row in found] == names
+    elif isinstance(made, list):
+        assert [(row[0], row[2]) for row in found] == made
+    else:
+        assert (found, [made in note for note in done["notes"]]) == ([], [True]), done["notes"]
+    assert shop.launchers.run(shop.task("r2", "replace"))["notes"] == []
+
+
+def test_a_merge_key_that_no_index_can_hold_is_refused_by_plan(shop: Shop) -> None:
+    shop.script("CREATE TABLE source (name VARCHAR(800) CHARACTER SET latin1 PRIMARY KEY, more INT)")
+    task = shop.task("r1", "merge")
+    task["pipeline"]["spec"]["sink"]["key"] = ["name"]
+    error = shop.launchers.run(task)["error"]
+    assert (error["code"], "takes up to 3200 bytes" in error["what"]) == ("refused", True), error

@@ -11,6 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from dataflows.connectors.mysql.keys import key_obstacle
+from dataflows.connectors.mysql.types import storable
+from dataflows.data.tables import Column
+from dataflows.data.types import fits, parse_type
 from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 from tests.dataflows.test_types import PAGE
@@ -126,3 +130,11 @@ def test_what_is_refused_at_the_value_names_its_column(
     mariadb.query(f"INSERT INTO every VALUES (1, {value})", schema, lenient=True)
     error = launchers.run(task(mariadb, schema, database, tmp_path, "r1"))["error"]
     assert (error["code"], "`c0`" in error["what"], value.strip("'") in error["what"]) == ("data.bad", True, False)
+
+
+@pytest.mark.parametrize(("uuids", "made"), [(True, "uuid"), (False, "character varying(36)")])
+def test_a_uuid_can_be_a_key_on_servers_without_such_a_type(uuids: bool, made: str) -> None:
+    column = storable(Column("id", "uuid", nullable=False), uuids=uuids)
+    assert column.type == made
+    assert key_obstacle([column], ["id"], 16384, named=False) is None
+    assert fits(parse_type("uuid"), parse_type(made))
