@@ -23,7 +23,7 @@ from agents.runs import (
     task_ended,
     task_queued,
 )
-from agents.schedules import schedule_of, scheduled, tick, tick_requested
+from agents.schedules import clock_set_back, schedule_of, scheduled, tick, tick_requested
 from agents.ticks import next_tick
 from agents.workload import EMPTY, changed
 from penstock.errors import NotFound, Refused, did_you_mean
@@ -47,7 +47,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 2
+    rules = 3
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -206,6 +206,8 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "task.completed": _completed,
     "task.failed": _failed,
     "timer.fired": _timer,
+    "clock.set_back": clock_set_back,
+    "brain.started": clock_set_back,
     "pipeline.created": scheduled,
     "pipeline.updated": scheduled,
     "worker.joined": _joined,

@@ -8,17 +8,19 @@ from typing import Any, Final
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.runs import NOTHING, Outcome, run_created
-from agents.ticks import next_tick, ticks
+from agents.ticks import interrupted, latest_ticks, next_tick
 from agents.workload import TICK_OF, changed, has_schedule
 from penstock.ids import named_id
 from penstock.models.pipeline import Pipeline, Schedule
 
-__all__ = ["schedule_of", "scheduled", "tick", "tick_requested"]
+__all__ = ["clock_set_back", "schedule_of", "scheduled", "tick", "tick_requested"]
 
 ON_TIME: Final = timedelta(minutes=1)
 """A tick that fires later than this was missed."""
 MAX_RUNS: Final = 100
 """The most runs that one decision creates; further missed ticks follow with the next one, at once."""
+MAX_MISSED: Final = 1000
+"""The most ticks that are made up for; those before them are left out, whatever the schedule's rules."""
 
 
 def tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
@@ -31,14 +33,16 @@ def tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
     if schedule is None or pipeline["status"] != "active":
         return NOTHING
     first = datetime.fromisoformat(pipeline["due"])
-    due = [first, *ticks(schedule, first, cause.at)]
+    later, more = latest_ticks(schedule, first, cause.at, MAX_MISSED)
+    due = later if more else [first, *later]
     wanted, reason = _wanted(schedule, due, cause.at)
+    reason += f", and more than {MAX_MISSED} before them" if more else ""
     running = [run["id"] for run in state["runs"].values() if run["pipeline"] == name]
     if running and schedule.overlap == "skip" and wanted and not (schedule.missed == "all" and len(due) > 1):
         wanted, reason = [], f"{reason}; skipped, since run {running[0]} is not done"
     effects: list[Draft] = []
     for at in wanted[:MAX_RUNS]:
-        id_ = named_id("run", pipeline["uid"], at.isoformat())
+        id_ = named_id("run", pipeline["uid"], at.isoformat(), cause.offset)
         effects += run_created(state, name, policies, cause, id_, {"scheduled_for": at.isoformat()})
     left = wanted[MAX_RUNS:]
     following = left[0] if left else next_tick(schedule, max(due[-1], cause.at))
@@ -67,6 +71,18 @@ def scheduled(state: State, cause: Cause, policies: Policies) -> Outcome:
         return NOTHING
     effects = tick_requested(cause.payload["name"], pipeline, next_tick(schedule, cause.at))
     return effects, "schedule", f"{schedule.cron} in {schedule.timezone}"
+
+
+def clock_set_back(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """Request the next tick of each schedule anew that would wait for a time which the clock showed before."""
+    effects: list[Draft] = []
+    for name, pipeline in state["pipelines"].items():
+        schedule = schedule_of(pipeline) if pipeline.get("due") and pipeline["status"] == "active" else None
+        if schedule is not None:
+            effects += tick_requested(
+                name, pipeline, interrupted(schedule, cause.at, datetime.fromisoformat(pipeline["due"]))
+            )
+    return (tuple(effects), "schedule", "the clock was set back") if effects else NOTHING
 
 
 def schedule_of(pipeline: dict[str, Any]) -> Schedule | None:

@@ -16,10 +16,14 @@ from apscheduler.triggers.cron import CronTrigger
 
 from penstock.models.pipeline import Schedule
 
-__all__ = ["next_tick", "ticks"]
+__all__ = ["interrupted", "latest_ticks", "next_tick", "ticks"]
 
 LARGEST_CHANGE = timedelta(hours=3)
 """The largest change of a clock, except for days that a country skipped."""
+SMALL_CHANGE = timedelta(minutes=1)
+"""A correction of the clock that does not repeat an interval."""
+FIRST_SPAN = timedelta(hours=1)
+"""The first span of time in which `latest_ticks` looks; it grows until it contains enough ticks."""
 
 
 @lru_cache(maxsize=512)
@@ -40,8 +44,12 @@ def _instants(schedule: Schedule, wall: datetime, zone: ZoneInfo) -> list[dateti
     """Return the one or two moments at which the clock shows `wall`."""
     first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     second = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    twice = second > first and schedule.cron.split()[1].startswith("*")
-    return [first, second] if twice else [first]
+    return [first, second] if second > first and _is_interval(schedule) else [first]
+
+
+def _is_interval(schedule: Schedule) -> bool:
+    """Return True if the schedule means intervals, not times of the day."""
+    return schedule.cron.split()[1].startswith("*")
 
 
 def ticks(schedule: Schedule, after: datetime, upto: datetime) -> list[datetime]:
@@ -55,6 +63,31 @@ def ticks(schedule: Schedule, after: datetime, upto: datetime) -> list[datetime]
             break
         found |= {one for one in _instants(schedule, wall, zone) if after < one <= upto}
     return sorted(found)
+
+
+def latest_ticks(schedule: Schedule, after: datetime, upto: datetime, most: int) -> tuple[list[datetime], bool]:
+    """Return the last of `ticks`, `most` of them at most, and True if there are more.
+
+    A clock that is years ahead costs no more than one that is a few hours ahead.
+    """
+    span = FIRST_SPAN
+    while True:
+        begin = max(after, upto - span)
+        found = ticks(schedule, begin, upto)
+        if begin == after or len(found) >= most:
+            return found[-most:], len(found) > most or begin > after
+        span *= 4
+
+
+def interrupted(schedule: Schedule, at: datetime, due: datetime) -> datetime | None:
+    """Return the tick that follows `at` if a wait for the one at `due` leaves it out; None if it does not.
+
+    That is so after the clock was set back. A time of the day that has passed counts as done if the clock was set back
+    by less than `LARGEST_CHANGE`, as in cron, so that a small correction does not repeat the night's run; an interval
+    if it was less than `SMALL_CHANGE`.
+    """
+    earlier = next_tick(schedule, at + (SMALL_CHANGE if _is_interval(schedule) else LARGEST_CHANGE))
+    return next_tick(schedule, at) if earlier is not None and earlier < due else None
 
 
 def next_tick(schedule: Schedule, after: datetime) -> datetime | None:

@@ -45,9 +45,10 @@ _OVERVIEW: Final = """
             FROM catalog.runs AS run
             WHERE run.pipeline = one.name AND run."offset" IS NOT NULL AND coalesce(run.uid, one.uid) = one.uid
             ORDER BY run."offset" DESC LIMIT 1) AS run) AS last_run,
-        (SELECT max(due) FROM catalog.timers
+        (SELECT due FROM catalog.timers
             WHERE fired_at IS NULL AND one.status = 'active'
-            AND starts_with(timer, 'tick:' || one.uid || ':' || one.version || ':')) AS next_run
+            AND starts_with(timer, 'tick:' || one.uid || ':' || one.version || ':')
+            ORDER BY changed DESC LIMIT 1) AS next_run
     FROM catalog.pipelines AS one
     WHERE one.deleted_at IS NULL AND one.version IS NOT NULL
     ORDER BY one.name COLLATE "C"

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, select
 
 from catalog import tables
 from catalog.entries import (
@@ -57,8 +57,11 @@ def next_tick(connection: Connection, name: str) -> datetime | None:
     table = tables.timers
     one = pipeline(connection, name)
     begins = f"tick:{one.uid}:{one.version}:"
-    query = select(func.max(table.c.due)).where(
-        table.c.fired_at.is_(None), table.c.timer.startswith(begins, autoescape=True)
+    query = (
+        select(table.c.due)
+        .where(table.c.fired_at.is_(None), table.c.timer.startswith(begins, autoescape=True))
+        .order_by(table.c.changed.desc())
+        .limit(1)
     )
     return connection.execute(query).scalar() if one.status == "active" else None
 

@@ -10,9 +10,10 @@ from penstock.postgres import connect
 __all__ = ["watched"]
 
 
-def watched(dsn: str) -> tuple[dict[str, datetime], set[str]]:
-    """Return the timers that have not fired, with their times, and the workers that are not lost."""
+def watched(dsn: str) -> tuple[dict[str, tuple[datetime, datetime]], set[str]]:
+    """Return the timers that have not fired, with when each is due and was requested, and the live workers."""
     with closing(connect(dsn, "penstock:watch")) as session:
-        timers = session.execute("SELECT timer, due FROM catalog.timers WHERE fired_at IS NULL").fetchall()
+        query = "SELECT timer, due, requested_at FROM catalog.timers WHERE fired_at IS NULL"
+        timers = session.execute(query).fetchall()
         workers = session.execute("SELECT worker FROM catalog.workers WHERE lost_at IS NULL").fetchall()
-    return dict(timers), {row[0] for row in workers}
+    return {timer: (due, requested) for timer, due, requested in timers}, {row[0] for row in workers}

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import bytewax.operators as op
@@ -22,12 +22,15 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from dataflows.connectors.contract import Reader, Writer
 from dataflows.data.chunks import Chunk
 from penstock.errors import PenstockError
+from penstock.topics.operators import ALWAYS
 
 __all__ = ["BatchPipelineEngine", "FirstError"]
 
 READ_AHEAD: Final = 3
 WRITE_BEHIND: Final = 3
 IDLE_SECONDS: Final = 0.2
+NAP: Final = 0.001
+"""Seconds that the flow waits for a slot without chunks, before it turns to the next one."""
 READER_SECONDS: Final = 2.0
 """Longest wait for a reader to cancel its query; a reader that hangs in a dead connection is abandoned."""
 EPOCH: Final = timedelta(seconds=10)
@@ -126,7 +129,7 @@ class _WriterThread:
 
 
 class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
-    """Takes the chunks of the reader thread; never blocks."""
+    """Takes the chunks of the reader thread; waits a moment if there are none."""
 
     def __init__(self, slot: str, ahead: _ReaderThread, first: FirstError) -> None:
         self._slot, self._first, self._ahead = slot, first, ahead
@@ -135,12 +138,15 @@ class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
         self._first.check()
         try:
-            item = self._ahead.queue.get_nowait()
+            item = self._ahead.queue.get(timeout=NAP)
         except queue.Empty:
-            return []  # Bytewax asks again after a millisecond
+            return []
         if isinstance(item, _End):
             raise StopIteration
         return [(self._slot, item)]
+
+    def next_awake(self) -> datetime:
+        return ALWAYS
 
     def snapshot(self) -> None:
         return None

@@ -7,8 +7,10 @@ the orchestrator ignores a timer that is no longer pending and a worker that it 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 from bytewax import operators as op
@@ -18,7 +20,7 @@ from bytewax.operators import StatefulBatchLogic
 from catalog.projection import Projector
 from catalog.watch import watched
 from dataflows.process.leader import Leader
-from dataflows.process.once import Once
+from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
 from penstock.clock import now
 from penstock.ids import named_id
@@ -34,10 +36,16 @@ LOCK: Final = "scheduler"
 ACTOR: Final = "scheduler"
 LINGER: Final = 0.02
 """Seconds between two reads of the log; latency does not matter here."""
-LOOK: Final = timedelta(seconds=1)
-"""Time between two checks of the workers' locks."""
-TRIM: Final = timedelta(minutes=1)
-"""Time between two trims of topics."""
+BEAT: Final = 0.1
+"""Seconds between two looks at the timers."""
+LOOK: Final = 1.0
+"""Seconds between two checks of the workers' locks."""
+TRIM: Final = 60.0
+"""Seconds between two trims of topics."""
+TICK: Final = "tick:"
+"""Prefix of the timers of schedules; others wait for a span of time."""
+STEP: Final = timedelta(seconds=1)
+"""A clock that is set back by less is not reported."""
 
 
 def worker_lock(worker: str) -> str:
@@ -57,25 +65,40 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
 
     source = op.input("scheduler_in", flow, Leader(log, LOCK, begin, stop, wakeup))
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
-    first = op.input("scheduler_begin", flow, Once[tuple[str, list[Stored]]]((ACTOR, [])))
-    reports = op.stateful_batch("watch", op.merge("scheduler_all", first, batches), lambda _: logic)
+    beats = op.input("scheduler_beats", flow, Pulse[tuple[str, list[Stored]]]((ACTOR, []), BEAT, stop, wakeup))
+    reports = op.stateful_batch("watch", op.merge("scheduler_all", beats, batches), lambda _: logic)
     op.output("report", reports, TopicSink(lambda: log, CONTROL, wakeup))
 
 
 class Watch:
-    """The pending timers by id with their times, and the names of live workers."""
+    """The pending timers by id with their times, and the names of live workers.
 
-    def __init__(self, timers: dict[str, datetime], workers: set[str]) -> None:
-        self.timers, self.workers = timers, workers
+    A timer that waits for a span of time, as a retry does, is due after that span whatever the wall clock says
+    meanwhile; the tick of a schedule is due at its time of the wall clock.
+    """
+
+    def __init__(self, timers: Mapping[str, tuple[datetime, datetime]], workers: set[str]) -> None:
+        """Begin with `timers` (when each is due, and when it was requested) and `workers`."""
+        self.timers, self.workers = {timer: due for timer, (due, _) in timers.items()}, workers
+        self._over: dict[str, float] = {}
+        for timer, (due, requested) in timers.items():
+            self._wait(timer, due - requested)
+
+    def _wait(self, timer: str, span: timedelta) -> None:
+        if not timer.startswith(TICK):
+            self._over[timer] = time.monotonic() + span.total_seconds()
 
     def follow(self, record: Record) -> None:
         """Update by a record."""
         payload = record.payload
         match record.type:
             case "timer.requested":
-                self.timers[payload["timer"]] = datetime.fromisoformat(payload["due"])
+                timer, due = payload["timer"], datetime.fromisoformat(payload["due"])
+                self.timers[timer] = due
+                self._wait(timer, due - record.at)
             case "timer.fired":
                 self.timers.pop(payload["timer"], None)
+                self._over.pop(payload["timer"], None)
             case "worker.joined":
                 self.workers.add(payload["worker"])
             case "worker.lost":
@@ -83,12 +106,29 @@ class Watch:
 
     def due(self, at: datetime) -> list[str]:
         """Return the timers that are due, earliest first."""
-        return sorted((t for t, due in self.timers.items() if due <= at), key=lambda t: (self.timers[t], t))
+        passed = time.monotonic()
+        due = [timer for timer, one in self.timers.items() if one <= at or self._over.get(timer, inf) <= passed]
+        return sorted(due, key=lambda timer: (self.timers[timer], timer))
 
     def reported(self, records: Iterable[Record]) -> None:
         """Update by reports of this scheduler, before they are read back from the log."""
         for record in records:
             self.follow(record)
+
+
+class Clock:
+    """Compares the wall clock with the monotonic one, to notice that it was set back."""
+
+    def __init__(self) -> None:
+        self._begin: datetime | None = None
+
+    def set_back(self, at: datetime, passed: float) -> timedelta | None:
+        """Return by how much it was set back since the last call, if by more than `STEP`.
+
+        `at` is what it shows, `passed` what the monotonic clock shows, in seconds.
+        """
+        begin, self._begin = self._begin, at - timedelta(seconds=passed)
+        return begin - self._begin if begin is not None and begin - self._begin > STEP else None
 
 
 class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
@@ -97,14 +137,15 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
     def __init__(self, log: PostgresLog) -> None:
         self._log, self._active = log, False
         self._watch, self._reading = Watch({}, set()), Reading()
-        self._look = self._trim = now() + LOOK
+        self._look = self._trim = time.monotonic() + LOOK
+        self._clock = Clock()
 
     def begin(self, catalog_dsn: str) -> int:
         """Become active: load what to watch from the catalog; return the offset to read from."""
         with Projector(catalog_dsn) as projector:
             start, self._reading = projector.position()
         self._watch = Watch(*watched(catalog_dsn))
-        self._look = self._trim = now() + LOOK
+        self._look = self._trim = time.monotonic() + LOOK
         self._active = True
         return start
 
@@ -112,27 +153,24 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
         for offset, record in records_of(one for batch in values for one in batch):
             if self._reading.keep(offset, record):
                 self._watch.follow(record)
-        return (), StatefulBatchLogic.RETAIN
-
-    def on_notify(self) -> tuple[Iterable[list[Message]], bool]:
-        at = now()
-        if not self._active:
-            self._look = at + LOOK
-            return (), StatefulBatchLogic.RETAIN
-        records = [_fired(timer, self._watch.timers[timer], at) for timer in self._watch.due(at)]
-        if at >= self._look:
-            self._look = at + LOOK
-            lost = [worker for worker in sorted(self._watch.workers) if not self._log.holder(worker_lock(worker))]
-            records += [worker_lost(worker, "its lock is free", at) for worker in lost]
-        if at >= self._trim:
-            self._trim = at + TRIM
-            for topic in TOPICS.values():
-                self._log.trim(topic, at)
+        records = self._reports() if self._active else []
         self._watch.reported(records)
         return ([[encode(record) for record in records]] if records else []), StatefulBatchLogic.RETAIN
 
-    def notify_at(self) -> datetime:
-        return min([self._look, *self._watch.timers.values()])
+    def _reports(self) -> list[Record]:
+        at, passed = now(), time.monotonic()
+        records = [_fired(timer, self._watch.timers[timer], at) for timer in self._watch.due(at)]
+        if back := self._clock.set_back(at, passed):
+            records.append(_set_back(back, at))
+        if passed >= self._look:
+            self._look = passed + LOOK
+            lost = [worker for worker in sorted(self._watch.workers) if not self._log.holder(worker_lock(worker))]
+            records += [worker_lost(worker, "its lock is free", at) for worker in lost]
+        if passed >= self._trim:
+            self._trim = passed + TRIM
+            for topic in TOPICS.values():
+                self._log.trim(topic, at)
+        return records
 
     def snapshot(self) -> None:
         """Return None: the catalog and the log contain what is pending."""
@@ -149,6 +187,11 @@ def _fired(timer: str, due: datetime, at: datetime) -> Record:
         actor=ACTOR,
         payload=payload,
     )
+
+
+def _set_back(by: timedelta, at: datetime) -> Record:
+    payload = {"seconds": by.total_seconds()}
+    return Record(type="clock.set_back", key="clock", at=at, actor=ACTOR, payload=payload)
 
 
 def worker_lost(worker: str, reason: str, at: datetime) -> Record:

@@ -10,7 +10,6 @@ import os
 import socket
 import threading
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 from typing import Any, Final
 
 from bytewax import operators as op
@@ -20,7 +19,6 @@ from bytewax.operators import StatefulBatchLogic
 from catalog.database import engine
 from catalog.projection import Projector
 from catalog.store import MetadataStore
-from dataflows.process.once import Once
 from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
 from dataflows.scheduler import worker_lock, worker_lost
@@ -39,6 +37,8 @@ __all__ = ["KINDS", "add_worker"]
 KINDS: Final = ("pipeline", "cleanup")
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
+LOOK: Final = 0.1
+"""Seconds between two checks of silent processes."""
 
 
 def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
@@ -64,13 +64,12 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
         lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER
     )
     batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
-    begin = op.input("worker_begin", flow, Once[tuple[str, list[Stored]]]((name, [])))
-    pulse = Pulse[tuple[str, list[Stored]]]((name, []), stop, wakeup)
+    pulse = Pulse[tuple[str, list[Stored]]]((name, []), LOOK, stop, wakeup)
     beats = op.input("worker_ended", flow, pulse)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     processes = Processes(site.settings, site.catalog_dsn, pulse.beat)
     logic = _Logic(name, wakeup, reading, processes, Outcomes(f"worker:{name}", store))
-    reports = op.stateful_batch("work", op.merge("worker_all", begin, beats, batches), lambda _: logic)
+    reports = op.stateful_batch("work", op.merge("worker_all", beats, batches), lambda _: logic)
     kinds = op.branch("measured", reports, lambda item: item[1][0])
     for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):
         messages = op.map(f"{step}_messages", items, lambda item: _keyed(item[1][1]))
@@ -129,9 +128,6 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
     def _is_open(self, task: str, attempt: int) -> bool:
         return task in self._assigned and self._assigned[task][1].payload["attempt"] == attempt
 
-    def on_notify(self) -> tuple[Iterable[Output], bool]:
-        return self._emitted(self._reports()), StatefulBatchLogic.RETAIN
-
     def _reports(self) -> list[Output]:
         """Return records of what the processes have done since the last call."""
         out: list[Output] = []
@@ -153,10 +149,6 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         assigned = self._assigned.pop(ended.task)
         last = [(True, [encode(self._outcomes.progress(*assigned, ended.line))])] if ended.line else []
         return [*last, (False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
-
-    def notify_at(self) -> datetime | None:
-        seconds = self._processes.next_check
-        return None if seconds is None else now() + timedelta(seconds=seconds)
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:
         """End the processes and report this worker as lost, so that others take over at once."""

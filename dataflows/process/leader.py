@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from penstock.topics.log import Stored
-from penstock.topics.operators import TopicSource, Wakeup
+from penstock.topics.operators import ALWAYS, TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
 
 __all__ = ["Leader"]
@@ -59,6 +60,9 @@ class _Standby(StatefulSourcePartition[Stored, None]):
         else:
             self._tried = time.monotonic()
         return []
+
+    def next_awake(self) -> datetime:
+        return ALWAYS
 
     def snapshot(self) -> None:
         """Return None, as `TopicSource` does."""

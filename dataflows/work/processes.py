@@ -29,8 +29,6 @@ READY_SECONDS: Final = 1.0
 """Idle time after which a process is started in advance for the next task."""
 IDLE_SECONDS: Final = 30.0
 """Longest time a process waits for its next run, unless it is the only idle one."""
-LOOK: Final = 0.1
-"""Seconds between two checks of silent processes."""
 RUNS: Final = 200
 MEMORY: Final = 400 << 20
 
@@ -159,15 +157,6 @@ class Processes:
             elif not child.alive:
                 self._leaving.remove((child, deadline))
                 child.release()
-
-    @property
-    def next_check(self) -> float | None:
-        """Seconds until the next check, even if no process reports anything; None: until there is a task."""
-        if self or self._leaving:
-            return LOOK
-        if len(self._idle) == 1:
-            return None
-        return READY_SECONDS if not self._idle else IDLE_SECONDS
 
     def end(self, task: str) -> None:
         """Ask the task's run to stop; `halted` reports its end."""

@@ -13,6 +13,7 @@ __all__ = [
     "AgentDecided",
     "AgentFaulted",
     "BrainStarted",
+    "ClockSetBack",
     "CommandApplied",
     "CommandRefused",
     "ConnectionChanged",
@@ -151,6 +152,12 @@ class TimerFired(Model):
 
     timer: str
     due: Timestamp
+
+
+class ClockSetBack(Model):
+    """``clock.set_back``: the wall clock was set back while the scheduler ran; `at` is the time that it shows now."""
+
+    seconds: float
 
 
 class WorkerJoined(Model):

@@ -80,6 +80,7 @@ COORDINATION = _table(
     _event("agent.decided", coordination.AgentDecided),
     _event("agent.faulted", coordination.AgentFaulted),
     _event("brain.started", coordination.BrainStarted),
+    _event("clock.set_back", coordination.ClockSetBack),
     _event("worker.joined", coordination.WorkerJoined),
     _event("worker.lost", coordination.WorkerLost),
     _event("task.queued", coordination.TaskQueued),

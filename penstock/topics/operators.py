@@ -1,8 +1,8 @@
 """The Bytewax source and sink over any topic log.
 
-Bytewax asks a partition for its next batch on the thread that also runs the logic, so nothing here may block: a daemon
-thread reads ahead, and again when the flow has taken what was read. What arrives while the flow is busy becomes one
-batch: with a small batch each turn, each decision of a flow under load would cost an fsync of its own.
+Bytewax asks a partition for its next batch on the thread that also runs the logic, so nothing here may block long: a
+daemon thread reads ahead, and again when the flow has taken what was read. What arrives while the flow is busy becomes
+one batch: with a small batch each turn, each decision of a flow under load would cost an fsync of its own.
 
 Positions never come from Bytewax's recovery (`snapshot` is None): the caller passes them, from the place where they
 were stored together with the results.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -23,7 +24,14 @@ from penstock.topics.log import Message, Stored, TopicLog
 from penstock.topics.partitioner import partition_of
 from penstock.topics.table import Topic
 
-__all__ = ["TopicSink", "TopicSource", "Wakeup"]
+__all__ = ["ALWAYS", "TopicSink", "TopicSource", "Wakeup"]
+
+ALWAYS: Final = datetime.fromtimestamp(0, UTC)
+"""The `next_awake` of a source that waits for itself in `next_batch`.
+
+Bytewax asks again when the wall clock shows `next_awake`, by default a millisecond after an empty batch. If the clock
+is set back an hour in that millisecond, it asks again an hour later.
+"""
 
 _READ: Final = 2000
 _MAX_OWN: Final = 64
@@ -37,14 +45,15 @@ SETTLE_SECONDS: Final = 0.02
 """Seconds for which such a flow stays awake after a message: the message is still on its way through the flow."""
 FIRST_SLEEP: Final = 0.005
 """Seconds of the first sleep, doubled for each further one: a message still in the flow waits no longer than this."""
+NAP: Final = 0.0005
+"""Seconds of a sleep while such a flow stays awake."""
 
 
 class Wakeup:
     """Shared by all topic sources of one flow: one tail for each partition of the log, and sleep when idle.
 
-    Bytewax's own loop turns once a millisecond whatever its sources say, and that alone costs about 3 % of a core. A
-    source without messages may instead wait here, on the flow's thread, until a message arrives for any of them.
-    Only for flows whose sources are all topic sources of one log, and whose timers may be late by `MAX_SLEEP`.
+    A source without messages waits here, on the flow's thread, until a message arrives for any of them. Only for flows
+    whose other sources can be late by `MAX_SLEEP`.
     """
 
     def __init__(self) -> None:
@@ -87,11 +96,13 @@ class Wakeup:
             tail.append(log, messages)
 
     def sleep(self) -> None:
-        """Wait for a message, `MAX_SLEEP` at most, unless the flow is busy."""
-        if time.monotonic() > self._busy:
-            self._event.wait(min(MAX_SLEEP, FIRST_SLEEP * 2 ** min(self._sleeps, 10)))
-            self._event.clear()
-            self._sleeps += 1
+        """Wait for a message, `MAX_SLEEP` at most, and a moment only while the flow is busy."""
+        if time.monotonic() <= self._busy:
+            time.sleep(NAP)
+            return
+        self._event.wait(min(MAX_SLEEP, FIRST_SLEEP * 2 ** min(self._sleeps, 10)))
+        self._event.clear()
+        self._sleeps += 1
 
 
 class TopicSource(FixedPartitionedSource[Stored, None]):
@@ -275,9 +286,10 @@ class _Tail(threading.Thread):
 class _Followed(StatefulSourcePartition[Stored, None]):
     def __init__(self, source: TopicSource, tail: _Tail, buffer: _Buffer) -> None:
         self._tail, self._slot, self._stop, self._wakeup = tail, buffer, source.stop, source.wakeup
+        self._sleep = partial(time.sleep, NAP) if source.wakeup is None else source.wakeup.sleep
 
     def next_batch(self) -> list[Stored]:
-        """Return all fetched messages, some thousands at most; waits only with a `Wakeup` that all sources share."""
+        """Return all fetched messages, some thousands at most; if there are none, wait: see `Wakeup.sleep`."""
         if self._wakeup:
             self._wakeup.check()
         if self._stop.is_set():
@@ -286,12 +298,15 @@ class _Followed(StatefulSourcePartition[Stored, None]):
         fetched = self._tail.take(self._slot)
         if over and not fetched:
             raise StopIteration
-        if not fetched and self._wakeup:
-            self._wakeup.sleep()
+        if not fetched:
+            self._sleep()
             fetched = self._tail.take(self._slot)
         if not fetched and self._tail.error is not None:
             raise self._tail.error
         return fetched
+
+    def next_awake(self) -> datetime:
+        return ALWAYS
 
     def snapshot(self) -> None:
         """Return None: Bytewax does not store positions here."""

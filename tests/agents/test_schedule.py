@@ -197,3 +197,68 @@ def test_a_new_brain_decides_the_same() -> None:
     plane.restart()
     assert plane.states() == before
     assert decisions(plane.log) == judged(plane.log, plane.agents)
+
+
+# -- a clock that is set ---------------------------------------------------------------------------------------------
+
+
+def set_back(plane: ControlPlane, to: str) -> None:
+    plane.now = datetime.fromisoformat(f"{to}Z")
+    plane.tell("clock.set_back", "clock", seconds=3600.0)
+
+
+def test_a_clock_that_is_years_ahead_makes_up_for_few_ticks() -> None:
+    for missed, expected in (("latest", 1), ("all", 100)):
+        plane = scheduled(missed=missed, overlap="queue")
+        fire(plane, timedelta(days=3650))
+        assert len(runs_of(plane)) == expected
+    for _ in range(9):
+        plane.fire(asked(plane)[-1].payload["timer"])
+    assert len(set(runs_of(plane))) == 1000, "the latest 1000 of half a million"
+    assert min(runs_of(plane)) > "2035-12-2"
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_next_tick_is_near_again_when_a_clock_that_was_years_ahead_is_set(restart: bool) -> None:
+    plane = scheduled()
+    fire(plane, timedelta(days=3650))
+    finish(plane)
+    assert asked(plane)[-1].payload["due"] > "2035"
+    plane.now = at("2026-01-01T01:02")
+    if restart:
+        plane.restart()
+    else:
+        set_back(plane, "2026-01-01T01:02")
+    assert asked(plane)[-1].payload["due"][:16] == "2026-01-01T01:10"
+    fire(plane)
+    assert runs_of(plane)[-1][:16] == "2026-01-01T01:10"
+
+
+@pytest.mark.parametrize(
+    ("cron", "to", "expected"),
+    [
+        ("*/10 * * * *", "2026-01-02T02:09:59", "2026-01-02T02:20"), ("*/10 * * * *", "2026-01-02T01:30", "2026-01-02T01:40"),
+        ("0 2 * * *", "2026-01-02T01:59:58", "2026-01-03T02:00"), ("0 2 * * *", "2026-01-02T00:00", "2026-01-03T02:00"),
+        ("0 2 * * *", "2026-01-01T20:00", "2026-01-02T02:00"), ("0 2 * * *", "2026-01-02T03:00", "2026-01-03T02:00"),
+    ],
+)  # fmt: skip
+def test_a_small_correction_of_the_clock_repeats_nothing(cron: str, to: str, expected: str) -> None:
+    plane = scheduled(cron=cron)
+    plane.now = at("2026-01-02T00:00")
+    while asked(plane)[-1].payload["due"][:16] <= ("2026-01-02T02:10" if "/" in cron else "2026-01-02T02:00"):
+        fire(plane)
+        finish(plane)
+    set_back(plane, to if to.count(":") == 2 else f"{to}:00")
+    assert asked(plane)[-1].payload["due"][:16] == expected
+
+
+def test_a_tick_that_comes_again_is_another_run() -> None:
+    plane = scheduled()
+    fire(plane)
+    finish(plane)
+    fire(plane)
+    finish(plane)
+    set_back(plane, "2026-01-01T00:08:00")
+    fire(plane)
+    assert runs(plane) == ["00:10", "00:20", "00:10"]
+    assert len({record.payload["run"]["id"] for record in plane.of("run.created")}) == 3

@@ -83,7 +83,6 @@ def completed(processes: Processes, task: dict[str, Any]) -> int:
 def test_a_process_that_has_completed_a_run_takes_the_next(processes: Processes, task: Callable[..., Any]) -> None:
     pids = {completed(processes, task(run)) for run in ("a", "b", "c")}
     assert len(pids) == 1
-    assert processes.next_check is None, "one is ready, and no check is due"
 
 
 def test_a_process_is_replaced_after_so_many_runs(
@@ -210,7 +209,6 @@ def test_surplus_idle_processes_are_dismissed(
     pids = {processes.begin(task(run), None) for run in ("a", "b")}
     assert [ended(processes).code for _ in pids] == [0, 0]
     processes.maintain()
-    assert processes.next_check == module.IDLE_SECONDS
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
     until(lambda: sum(_gone(processes, pid) for pid in pids) == 1, "one of them to end")
     assert completed(processes, task("c")) in pids
