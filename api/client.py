@@ -39,8 +39,8 @@ UP: Final = "up"
 """Name of the lock that ``penstock up`` holds. While it is held, a command starts no process of its own."""
 
 ANSWER_SECONDS: Final = 60.0
-LOOK: Final = 1.0
-"""Seconds between two looks at a control process that starts; its first record wakes the client earlier."""
+POLL_SECONDS: Final = 1.0
+"""Seconds between two polls at a control process that starts; its first record wakes the client earlier."""
 PATIENCE: Final = 2.0
 """Seconds to wait for an answer before looking after the processes that the client started."""
 
@@ -146,7 +146,7 @@ class Client:
             if time.monotonic() > deadline or (deaths and not self._supervisor.pids()):
                 hint = f"see {self.site.settings.home / 'logs' / 'control.log'}"
                 raise Unavailable("the control process does not start", hint=hint)
-            self.log.wait(CONTROL, 0, at, LOOK)  # its first record is there as soon as it is active
+            self.log.wait(CONTROL, 0, at, POLL_SECONDS)  # its first record is there as soon as it is active
 
     def look_after(self) -> None:
         """Restart the processes of `start` that have died."""

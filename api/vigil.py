@@ -19,8 +19,8 @@ __all__ = ["Halted", "Vigil", "Waiting"]
 
 GRACE: Final = 15.0
 """Seconds for a process that died to come back, and for a command to take effect."""
-LOOK: Final = 0.5
-"""Seconds between two looks."""
+POLL_SECONDS: Final = 0.5
+"""Seconds between two polls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Vigil:
         self._reported: set[str] = set()
 
     def look(self, runs: Sequence[RunEntry]) -> Iterator[Waiting | Halted]:
-        """Look at `runs`, the open ones as the catalog has them, if `LOOK` seconds have passed.
+        """Look at `runs`, the open ones as the catalog has them, if `POLL_SECONDS` seconds have passed.
 
         Raises:
             Unavailable: no control process has been active for `GRACE` seconds.
         """
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + LOOK
+        self._next = time.monotonic() + POLL_SECONDS
         self._look_at_control()
         statuses = self._store.statuses({run.pipeline for run in runs})
         for run in runs:
@@ -71,7 +71,7 @@ class Vigil:
     def _look_at_pipeline(self, run: RunEntry, status: str) -> Iterator[Halted]:
         where = f"pipeline {run.pipeline}"
         # For two looks: the run may have ended just before, which the catalog then shows.
-        if self._lasts(f"{run.id} paused", status == "paused", LOOK):
+        if self._lasts(f"{run.id} paused", status == "paused", POLL_SECONDS):
             yield Halted(run.id, Refused(f"was paused; run {run.id} keeps its place", where=where, hint=_resume(run)))
         # A run of a stopped or deleted pipeline is ended by the control plane, at its last commit.
         if self._lasts(f"{run.id} ended", status not in {"active", "paused"}, GRACE):

@@ -16,8 +16,8 @@ from penstock.topics.table import CONTROL, METRICS, Topic
 
 __all__ = ["OPEN", "Event", "Watch"]
 
-LOOK: Final = 0.25
-"""Seconds between two looks while the catalog does not change: progress is not in the catalog."""
+POLL_SECONDS: Final = 0.25
+"""Seconds between two polls while the catalog does not change: progress is not in the catalog."""
 READ: Final = 1000
 OPEN: Final = frozenset({"queued", "running"})
 """The statuses of a run that has not ended."""
@@ -58,7 +58,7 @@ class Watch:
                 if isinstance(event, Halted):
                     left.discard(event.run)
                 yield event
-            self._store.commits.wait(seen, LOOK)
+            self._store.commits.wait(seen, POLL_SECONDS)
 
     def _progress(self, runs: set[str]) -> Iterator[RunProgress]:
         """Yield the latest progress of each run."""

@@ -32,7 +32,7 @@ from dataflows.process.site import Site
 from penstock.settings import load
 from penstock.topics.embedded import EmbeddedServer
 
-LOOK: Final = 0.02
+POLL_SECONDS: Final = 0.02
 PATIENCE: Final = 600.0
 
 
@@ -135,7 +135,7 @@ def by_penstock(client: Client, root: int, tables: int, rows: int) -> Measured:
         while ended(session) < before + tables:
             if time.perf_counter() - begin > PATIENCE:
                 sys.exit(f"{before + tables - ended(session)} runs have not ended after {PATIENCE:g} s")
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - begin
         used = asked.cpu + sum(cpu({pid}) - spent.get(pid, 0.0) for pid in ours(client, root))
         failed = session.execute("SELECT count(*) FROM catalog.runs WHERE status <> 'completed'").fetchone()

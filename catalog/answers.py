@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 import psycopg
 from psycopg.rows import class_row
 
-from catalog.waiting import POLL, heard, listen, remaining
+from catalog.waiting import POLL_SECONDS, heard, listen, remaining
 from penstock import postgres
 from penstock.errors import Unavailable
 
@@ -62,7 +62,7 @@ class Answers:
             if not left:
                 hint = "it stays on the log, and is answered when the control process runs: penstock up"
                 raise Unavailable(f"no answer within {timeout:g} s", where=f"command {missing[0]}", hint=hint)
-            self._wait(min(left, POLL))
+            self._wait(min(left, POLL_SECONDS))
         return answered
 
     def _answered(self, ids: Collection[str]) -> list[Command]:

@@ -16,7 +16,7 @@ __all__ = ["CHANNEL", "Commits", "heard", "listen"]
 
 CHANNEL: Final = "catalog"
 """Channel on which each commit is notified, with the next offset; a notification is a hint and may be lost."""
-POLL: Final = 0.25
+POLL_SECONDS: Final = 0.25
 """Seconds between two polls of a waiting thread: a notification is only a hint."""
 
 
@@ -37,13 +37,13 @@ class Commits:
             if self._thread is None and not self._closed.is_set():
                 self._thread = Thread(target=self._run, name="catalog-commits", daemon=True)
                 self._thread.start()
-        self._ready.wait(POLL)
+        self._ready.wait(POLL_SECONDS)
         return self._count
 
     def wait(self, seen: int, timeout: float) -> int:
-        """Wait for more than `seen` commits, at most `timeout` or POLL seconds; return their number."""
+        """Wait for more than `seen` commits, at most `timeout` or POLL_SECONDS seconds; return their number."""
         with self._changed:
-            self._changed.wait_for(lambda: self._count > seen, min(timeout, POLL))
+            self._changed.wait_for(lambda: self._count > seen, min(timeout, POLL_SECONDS))
             return self._count
 
     def close(self) -> None:
@@ -58,14 +58,14 @@ class Commits:
                 with self._session() as session:
                     self._hear(session)
             except (psycopg.OperationalError, Unavailable):
-                self._closed.wait(POLL)  # waiting threads poll in the meantime
+                self._closed.wait(POLL_SECONDS)  # waiting threads poll in the meantime
 
     def _hear(self, session: psycopg.Connection) -> None:
         listen(session)
         self._tell()
         self._ready.set()
         while not self._closed.is_set():
-            if heard(session, POLL):
+            if heard(session, POLL_SECONDS):
                 self._tell()
 
     def _tell(self) -> None:

@@ -37,8 +37,8 @@ ACTOR: Final = "scheduler"
 LINGER: Final = 0.02
 """Seconds between two reads of the log; latency does not matter here."""
 BEAT: Final = 0.1
-"""Seconds between two looks at the timers."""
-LOOK: Final = 1.0
+"""Seconds between two polls at the timers."""
+POLL_SECONDS: Final = 1.0
 """Seconds between two checks of the workers' locks."""
 TRIM: Final = 60.0
 """Seconds between two trims of topics."""
@@ -137,7 +137,7 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
     def __init__(self, log: PostgresLog) -> None:
         self._log, self._active = log, False
         self._watch, self._reading = Watch({}, set()), Reading()
-        self._look = self._trim = time.monotonic() + LOOK
+        self._look = self._trim = time.monotonic() + POLL_SECONDS
         self._clock = Clock()
 
     def begin(self, catalog_dsn: str) -> int:
@@ -145,7 +145,7 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
         with Projector(catalog_dsn) as projector:
             start, self._reading = projector.position()
         self._watch = Watch(*watched(catalog_dsn))
-        self._look = self._trim = time.monotonic() + LOOK
+        self._look = self._trim = time.monotonic() + POLL_SECONDS
         self._active = True
         return start
 
@@ -163,7 +163,7 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
         if back := self._clock.set_back(at, passed):
             records.append(_set_back(back, at))
         if passed >= self._look:
-            self._look = passed + LOOK
+            self._look = passed + POLL_SECONDS
             lost = [worker for worker in sorted(self._watch.workers) if not self._log.holder(worker_lock(worker))]
             records += [worker_lost(worker, "its lock is free", at) for worker in lost]
         if passed >= self._trim:

@@ -37,7 +37,7 @@ __all__ = ["KINDS", "add_worker"]
 KINDS: Final = ("pipeline", "cleanup")
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
-LOOK: Final = 0.1
+POLL_SECONDS: Final = 0.1
 """Seconds between two checks of silent processes."""
 
 
@@ -64,7 +64,7 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
         lambda: site.open_log(f"worker-tail-{name}"), CONTROL, start, stop=stop, wakeup=wakeup, linger=LINGER
     )
     batches = op.flat_map_batch("worker_batches", op.input("worker_in", flow, tail), lambda stored: [(name, stored)])
-    pulse = Pulse[tuple[str, list[Stored]]]((name, []), LOOK, stop, wakeup)
+    pulse = Pulse[tuple[str, list[Stored]]]((name, []), POLL_SECONDS, stop, wakeup)
     beats = op.input("worker_ended", flow, pulse)
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     processes = Processes(site.settings, site.catalog_dsn, pulse.beat)

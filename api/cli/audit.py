@@ -19,7 +19,7 @@ from penstock.records import Record, records_of
 from penstock.topics.table import CONTROL
 
 READ = 1000
-LOOK = 0.5
+POLL_SECONDS = 0.5
 Numbered = tuple[int, Record]
 
 
@@ -79,7 +79,7 @@ def _records(client: Client, at: int, *, follow: bool) -> Iterator[tuple[int, Re
         elif not follow:
             return
         else:
-            client.log.wait(CONTROL, 0, at, LOOK)
+            client.log.wait(CONTROL, 0, at, POLL_SECONDS)
 
 
 def _show(state: State, offset: int, record: Record) -> None:

@@ -37,7 +37,7 @@ class Choice:
         """The choice as written on the command line."""
         return "--all" if self.every else " ".join((*self.names, *(f"--select {one}" for one in self.selectors)))
 
-    def of(self, pipelines: Sequence[Overview]) -> list[str]:
+    def names_among(self, pipelines: Sequence[Overview]) -> list[str]:
         """Return the chosen names, each once: the named ones, then the selected ones that are active.
 
         Raises:

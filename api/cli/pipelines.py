@@ -17,7 +17,7 @@ from api.client import Client, connected
 from penstock.errors import NotFound, Refused, Unavailable
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
-DELETE_SECONDS, LOOK = 120.0, 0.1
+DELETE_SECONDS, POLL_SECONDS = 120.0, 0.1
 
 
 @command(name="status")
@@ -112,7 +112,7 @@ def _wait_until_gone(client: Client, name: str) -> None:
             ]
             if ended and ended[0].status == "failed":
                 raise Unavailable(f"the clean-up failed: {(ended[0].error or {}).get('what')}", where=name, hint=hint)
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         raise Unavailable(f"was not cleaned up within {DELETE_SECONDS:g} s", where=f"pipeline {name}", hint=hint)
 
 

@@ -24,7 +24,7 @@ from penstock.ids import new_id
 from penstock.topics.log import Stored
 from penstock.topics.table import CONTROL, TOPICS, topic_named
 
-LOOK = 0.5
+POLL_SECONDS = 0.5
 
 
 @command(name="flow")
@@ -127,7 +127,7 @@ def _tail(state: State, name: str | None, begin: int | None, *, follow: bool) ->
             if not found and not follow:
                 return
             if not found:
-                client.log.wait(topic, 0, at[0], LOOK)
+                client.log.wait(topic, 0, at[0], POLL_SECONDS)
 
 
 def _print(state: State, one: Stored) -> None:

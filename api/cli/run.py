@@ -60,7 +60,7 @@ def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> 
 
 def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool) -> int:
     with connected(state.settings, runs=False) as client:
-        names = choice.of(client.overview())
+        names = choice.names_among(client.overview())
         client.start(worker=True)
         watched = client.watch() if watch or not client.log.holder(UP) else None
         results = _start(state, client, names, reload)

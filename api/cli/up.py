@@ -18,8 +18,8 @@ from dataflows.runtime.supervisor import Supervisor
 from penstock.errors import Refused, Unavailable
 from penstock.topics.postgres import PostgresLog
 
-LOOK = 0.5
-"""Seconds between two looks at the child processes."""
+POLL_SECONDS = 0.5
+"""Seconds between two polls at the child processes."""
 
 
 @command(name="up")
@@ -49,7 +49,7 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
         with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
             if not log.lock(UP, wait=False):
                 where = str(site.settings.project)
-                raise Refused("`penstock up` runs already here", where=where, hint="use it, or stop it first")
+                raise Refused("`penstock up` is already running here", where=where, hint="use it, or stop it first")
             if not supervisor.pids():
                 supervisor.start()  # before any thread, so that the children can be forked
             health.start()
@@ -60,11 +60,11 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
             while not stop.is_set() and log.holder(UP):
                 _look_after(supervisor, state)
-                stop.wait(LOOK)
+                stop.wait(POLL_SECONDS)
     except Unavailable as error:
         state.output.errors.print(f"[yellow]warning:[/yellow] {error.what}; starting it again")
         supervisor.check()
-        stop.wait(LOOK)
+        stop.wait(POLL_SECONDS)
         with suppress(Unavailable):
             site.revive()
     finally:
@@ -80,7 +80,7 @@ def _wait_until_ready(
         if log.holder(ACTIVE_CONTROL) and any(worker.status == "joined" for worker in store.workers()):
             return
         _look_after(supervisor, state)
-        store.commits.wait(seen, LOOK)
+        store.commits.wait(seen, POLL_SECONDS)
 
 
 def _look_after(supervisor: Supervisor, state: State) -> None:

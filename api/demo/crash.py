@@ -18,8 +18,8 @@ from penstock.topics.table import CONTROL
 
 __all__ = ["Crash", "process_of"]
 
-LOOK: Final = 0.005
-"""Seconds between two looks: less than a commit takes, so the process dies before its second one."""
+POLL_SECONDS: Final = 0.005
+"""Seconds between two polls: less than a commit takes, so the process dies before its second one."""
 READ: Final = 1000
 
 
@@ -41,7 +41,7 @@ class Crash:
     def _watch(self) -> None:
         try:
             with self._site.open_log("demo") as log, closing(postgres.connect(self._dsn, "penstock:demo")) as target:
-                while not self._over.wait(LOOK):
+                while not self._over.wait(POLL_SECONDS):
                     found = target.execute(self._count.encode()).fetchone()
                     if found and found[0] and self._kill(log):
                         self.rows = int(found[0])

@@ -16,7 +16,7 @@ from typing import Final
 __all__ = ["Failed", "Measured", "timed"]
 
 
-LOOK: Final = 0.05
+POLL_SECONDS: Final = 0.05
 
 
 class Failed(Exception):
@@ -111,7 +111,7 @@ class _Memory:
         return sum(self._peaks.values()) / 1024
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK):
+        while not self._over.wait(POLL_SECONDS):
             waiting = list(self._roots)
             while waiting:
                 pid = waiting.pop()

@@ -18,7 +18,7 @@ from typing import Final
 
 __all__ = ["Forked", "can_fork"]
 
-LOOK: Final = 1.0
+POLL_SECONDS: Final = 1.0
 """Longest wait, in seconds, for an end that another thread may see first."""
 
 
@@ -62,7 +62,7 @@ class Forked:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
-            left = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
+            left = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
             if left <= 0:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
             with suppress(OSError, ValueError):  # another thread has seen its end, and closed the descriptor

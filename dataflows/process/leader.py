@@ -16,7 +16,7 @@ from penstock.topics.postgres import PostgresLog
 
 __all__ = ["Leader"]
 
-LOOK: Final = 0.1
+POLL_SECONDS: Final = 0.1
 """Seconds between two attempts of a standby to take the lock."""
 
 
@@ -45,7 +45,7 @@ class _Standby(StatefulSourcePartition[Stored, None]):
     def __init__(self, source: Leader, follow: Callable[[], StatefulSourcePartition[Stored, None]]) -> None:
         self._source, self._follow = source, follow
         self._followed: StatefulSourcePartition[Stored, None] | None = None
-        self._tried = -LOOK
+        self._tried = -POLL_SECONDS
 
     def next_batch(self) -> list[Stored]:
         """Return the topic's messages once it is the leader."""
@@ -53,7 +53,7 @@ class _Standby(StatefulSourcePartition[Stored, None]):
             return list(self._followed.next_batch())
         if self._source.stop.is_set():
             raise StopIteration
-        if time.monotonic() < self._tried + LOOK:
+        if time.monotonic() < self._tried + POLL_SECONDS:
             self._source.wakeup.sleep()
         elif self._source.log.lock(self._source.name, wait=False):
             self._followed = self._follow()

@@ -37,7 +37,7 @@ _READ: Final = 2000
 _MAX_OWN: Final = 64
 """Appends of this process kept in memory for those of its sources that are still behind them."""
 _POLL: Final = 0.1
-"""Seconds between two looks of a tail at its buffers."""
+"""Seconds between two polls of a tail at its buffers."""
 
 MAX_SLEEP: Final = 0.1
 """The longest sleep in seconds of a flow that shares a `Wakeup`, when none of its topics has a message."""

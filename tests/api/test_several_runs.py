@@ -180,10 +180,10 @@ def test_a_choice_takes_what_is_named_and_of_the_rest_what_is_active(
     choice: dict[str, Any], expected: list[str] | type[PenstockError]
 ) -> None:
     if isinstance(expected, list):
-        assert Choice(**choice).of(EXISTING) == expected
+        assert Choice(**choice).names_among(EXISTING) == expected
     else:
         with pytest.raises(expected):
-            Choice(**choice).of(EXISTING)
+            Choice(**choice).names_among(EXISTING)
 
 
 def test_an_interrupted_command_names_the_one_that_reads_the_same_rows() -> None:

@@ -37,7 +37,7 @@ def test_a_second_one_for_the_same_project_is_refused(running: Project) -> None:
     second = running.start("up", "--port", "0")
     out, _ = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert "runs already here" in out
+    assert "is already running here" in out
     assert "Traceback" not in out
     assert running.done("list")
 

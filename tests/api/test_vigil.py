@@ -30,7 +30,7 @@ _numbers = count(1)
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vigil, "GRACE", 1.5)
-    monkeypatch.setattr(vigil, "LOOK", 0.1)
+    monkeypatch.setattr(vigil, "POLL_SECONDS", 0.1)
 
 
 class Notes(Board):

@@ -41,9 +41,9 @@ from penstock.errors import (
 __all__ = ["DuckDatabase"]
 
 CHECK_SECONDS: Final = 0.2
-FIRST_ROWS: Final = 2048
-VALUES: Final = 2_000_000
-"""Values in a batch."""
+MIN_BATCH_ROWS: Final = 2048
+MAX_BATCH_VALUES: Final = 2_000_000
+"""A batch of a wide table has fewer rows, but not fewer than MIN_BATCH_ROWS."""
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "threads": 2, "memory_limit": "64MB",
     "autoinstall_known_extensions": False, "autoload_known_extensions": False,
@@ -54,12 +54,13 @@ WHERE database_name = current_database() AND schema_name = ? AND table_name = ? 
 _KEYS: Final = """
 SELECT constraint_column_names FROM duckdb_constraints() WHERE database_name = current_database()
 AND schema_name = ? AND table_name = ? AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY constraint_type"""
-_OF: Final = "database_name = current_database() AND schema_name = ? AND table_name = ?"
+_OF_TABLE: Final = "database_name = current_database() AND schema_name = ? AND table_name = ?"
 _TABLES: Final = """
 SELECT table_name, table_type FROM information_schema.tables
 WHERE table_catalog = current_database() AND table_schema = ?"""
 
-_written: Counter[Path] = Counter()
+_writing_sessions: Counter[Path] = Counter()
+"""Sessions of this process that write to each file; `_lock` guards it."""
 _lock = threading.Lock()
 
 
@@ -72,7 +73,7 @@ class DuckDatabase:
     def __init__(self, file: DatabaseFile) -> None:
         self.where, self._file = file.where, file
         self.late_keys = DuckKeys(self)
-        self._holds = False
+        self._is_writing = False
         self._inode: int | None = None
         file.check_readable()
         self._session = self._connected()
@@ -89,16 +90,16 @@ class DuckDatabase:
     def _try(self) -> duckdb.DuckDBPyConnection:
         path = self._file.path
         with _lock, _translated(self.where):
-            write = self._file.write or _written[path] > 0
+            write = self._file.write or _writing_sessions[path] > 0
             session = duckdb.connect(str(path), read_only=not write, config=_CONFIG)
             if write:
-                _written[path] += 1
-                self._holds = True
+                _writing_sessions[path] += 1
+                self._is_writing = True
                 self._inode = path.stat().st_ino
             return _at_utc(session)
 
     def make(self) -> None:
-        if not self._holds:
+        if not self._is_writing:
             self._session.close()
             self._session = self._opened()
 
@@ -178,14 +179,14 @@ class DuckDatabase:
         if self.late_keys.of(name):
             return (self.late_keys.shadow(name, other),)
         of = (name.schema, name.name)
-        table = self.rows(f"SELECT sql FROM duckdb_tables() WHERE {_OF}", of)[0][0]
-        indexes = [row[0] for row in self.rows(f"SELECT sql FROM duckdb_indexes() WHERE {_OF}", of)]
-        if self.rows(f"SELECT 1 FROM duckdb_constraints() WHERE referenced_table = table_name AND {_OF}", of):
+        table = self.rows(f"SELECT sql FROM duckdb_tables() WHERE {_OF_TABLE}", of)[0][0]
+        indexes = [row[0] for row in self.rows(f"SELECT sql FROM duckdb_indexes() WHERE {_OF_TABLE}", of)]
+        if self.rows(f"SELECT 1 FROM duckdb_constraints() WHERE referenced_table = table_name AND {_OF_TABLE}", of):
             return (f"CREATE TABLE IF NOT EXISTS {other.sql} AS SELECT * FROM {name.sql} LIMIT 0",)
         return renamed(table, indexes, other)
 
     def collated(self, name: ObjectName, key: Sequence[str]) -> str | None:
-        text = self.rows(f"SELECT sql FROM duckdb_tables() WHERE {_OF}", (name.schema, name.name))[0][0]
+        text = self.rows(f"SELECT sql FROM duckdb_tables() WHERE {_OF_TABLE}", (name.schema, name.name))[0][0]
         forms = {one: rf"[(,]\s*(?:{re.escape(quoted(one))}|{re.escape(one)}) VARCHAR COLLATE " for one in key}
         return next((one for one, form in forms.items() if re.search(form, text)), None)
 
@@ -217,7 +218,7 @@ class DuckDatabase:
         kinds = {row[0]: row[1] for row in self.rows(_COLUMNS, (name.schema, name.name))}
         shown = [select_item(quoted(one.name), one, kinds[one.name]) for one in selection.columns] or ["1"]
         query = f"SELECT {', '.join(shown)} FROM {name.sql} WHERE {selection.condition}"
-        size = max(1, min(selection.rows, max(FIRST_ROWS, VALUES // len(shown))))
+        size = max(1, min(selection.rows, max(MIN_BATCH_ROWS, MAX_BATCH_VALUES // len(shown))))
         with self._watched():
             reader = self._session.sql(query, params=list(selection.values)).to_arrow_reader(size)
         with reader:
@@ -243,9 +244,9 @@ class DuckDatabase:
     def close(self) -> None:
         with _lock:
             self._session.close()
-            if self._holds:
-                _written[self._file.path] -= 1
-                self._holds = False
+            if self._is_writing:
+                _writing_sessions[self._file.path] -= 1
+                self._is_writing = False
 
 
 def _rows(found: pa.RecordBatch, selection: Selection, where: str) -> Rows:

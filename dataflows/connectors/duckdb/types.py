@@ -16,14 +16,14 @@ _SAME: Final = {
     "TIMESTAMP": "timestamp without time zone", "TIMESTAMP WITH TIME ZONE": "timestamp with time zone",
     "UUID": "uuid",
 }  # fmt: skip
-_READ: Final = {
+_SOURCE_TYPES: Final = {
     "TINYINT": "smallint", "UTINYINT": "smallint", "USMALLINT": "integer", "UINTEGER": "bigint",
     "UBIGINT": "numeric(20,0)", "HUGEINT": "numeric(39,0)", "UHUGEINT": "numeric(39,0)", "JSON": "json",
     "INTERVAL": "interval", "BIT": "bit varying", "TIME WITH TIME ZONE": "time with time zone",
     "TIMESTAMP_S": "timestamp without time zone", "TIMESTAMP_MS": "timestamp without time zone",
 }  # fmt: skip
 """Types that are read as another type, which holds all their values."""
-_PUT: Final = {
+_SINK_TYPES: Final = {
     "TINYINT": "smallint", "UTINYINT": "smallint", "USMALLINT": "integer", "UINTEGER": "bigint",
     "UBIGINT": "numeric(20,0)", "HUGEINT": "numeric(38,0)", "JSON": "jsonb",
     "TIMESTAMP_S": "timestamp(0) without time zone", "TIMESTAMP_MS": "timestamp(3) without time zone",
@@ -42,7 +42,7 @@ def source_column(text: str, name: str, *, nullable: bool, sink: bool) -> Column
         return Column(name, f"numeric({found[1]},{found[2]})", nullable)
     if not sink and _NESTED.search(text):
         return Column(name, "json", nullable)
-    known = _SAME.get(text) or (_PUT if sink else _READ).get(text)
+    known = _SAME.get(text) or (_SINK_TYPES if sink else _SOURCE_TYPES).get(text)
     return Column(name, known or f"{text} of DuckDB", nullable)
 
 
