@@ -31,6 +31,8 @@ FORGET_AFTER = timedelta(hours=24)
 """Time for which a command's id is remembered, by the time of the records."""
 
 NEVER = (-1, -1)
+MOST_ISSUES, MOST_CHARACTERS = 100, 2000
+"""Limits of a refusal: issues, and characters of a text."""
 
 _log = logging.getLogger(__name__)
 
@@ -157,8 +159,9 @@ class Fold:
         """Follow recorded decisions. Keep the old state on failure: the records are already committed."""
         try:
             self._follow(cause, recorded)
-        except Exception:  # noqa: BLE001 - an agent's fault must not end the fold
-            _log.exception("agent %s cannot evolve by the decision at offset %d", self.agent.name, cause.offset)
+        except Exception as error:  # noqa: BLE001 - an agent's fault must not end the fold
+            fault, name = type(error).__qualname__, self.agent.name
+            _log.warning("agent %s cannot evolve by the decision about offset %d: %s", name, cause.offset, fault)
 
     def _records(self, cause: Cause, decision: Decision) -> list[Record]:
         why = Draft("agent.decided", decision.why.subject, decision.why.to_dict())
@@ -208,12 +211,11 @@ class Fold:
 
 def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> Decision:
     """Return the decision to refuse a command, with its answer."""
-    issues = (
-        [{"path": i.path, "message": i.message} for i in error.issues] if isinstance(error, InvalidDocument) else []
-    )
-    what = error.what if error.where is None else f"{error.where}: {error.what}"
+    found = error.issues[:MOST_ISSUES] if isinstance(error, InvalidDocument) else ()
+    issues = [{"path": _clipped(i.path), "message": _clipped(i.message)} for i in found]
+    what = _clipped(error.what if error.where is None else f"{error.where}: {error.what}")
     payload: dict[str, Any] = {"command": cause.record.id, "code": error.code, "what": what, "issues": issues}
-    payload |= {"exit_code": error.exit_code} | ({"hint": error.hint} if error.hint else {})
+    payload |= {"exit_code": error.exit_code} | ({"hint": _clipped(error.hint)} if error.hint else {})
     why = AgentDecision(
         agent=agent.name,
         rules=agent.rules,
@@ -225,6 +227,11 @@ def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> De
         inputs=_inputs(error),
     )
     return Decision(why, (Draft("command.refused", cause.record.id, payload),), asked=cause.record.id)
+
+
+def _clipped(text: str) -> str:
+    """Return `text` as it may be recorded: what a command contains may be large, its refusal is not."""
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
 
 
 def _inputs(error: PenstockError) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from penstock.models.connection import parse_connection
 from penstock.models.domain import AgentDecision
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
-from penstock.records import Record
+from penstock.records import UNREADABLE, Record
 from penstock.records.commands import (
     ConnectionDelete,
     ConnectionPut,
@@ -47,18 +47,21 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 1
+    rules = 2
 
     def initial(self) -> State:
         """Return the empty state."""
         return {"connections": {}, "pipelines": {}, "policies": {}}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
-        """Carry out or refuse a command; finish a deletion when its clean-up is done."""
+        """Carry out or refuse a command; finish a deletion when its clean-up is done; report what cannot be read."""
         if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
         if cause.type == "task.closed":
             return self._cleaned_up(state, cause)
+        if cause.type == UNREADABLE:
+            report = Draft("record.unreadable", cause.record.key, cause.payload)
+            return Decision(self._why("report", f"offset {cause.offset}", cause.payload["reason"]), (report,))
         return None
 
     def _command(self, state: State, cause: Cause, policies: Policies) -> Decision:
@@ -261,8 +264,10 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "connection.deleted": lambda s, p: _without(s, "connections", p["name"]),
     "pipeline.created": _versioned,
     "pipeline.updated": _versioned,
-    "pipeline.status_changed": lambda s, p: _with(
-        s, "pipelines", p["name"], {**s["pipelines"][p["name"]], "status": p["status"]}
+    "pipeline.status_changed": lambda s, p: (
+        _with(s, "pipelines", p["name"], {**s["pipelines"][p["name"]], "status": p["status"]})
+        if p["name"] in s["pipelines"]
+        else s
     ),
     "pipeline.deleted": lambda s, p: _without(s, "pipelines", p["name"]),
     "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),

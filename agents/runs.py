@@ -79,8 +79,8 @@ def task_ended(type_: str, task: dict[str, Any], status: str, reason: str | None
 
 
 def run_finished(state: State, task: dict[str, Any], status: str, cause: Cause) -> tuple[Draft, ...]:
-    """Finish the run of a task, if it has one, with the counters of its outcome."""
-    if task["run"] is None:
+    """Finish the run of a task, if it has one that is open, with the counters of its outcome."""
+    if task["run"] not in state["runs"]:
         return ()
     run = {**state["runs"][task["run"]], "status": status, "finished_at": cause.at.isoformat()}
     run["counters"] = cause.payload.get("counters", {})

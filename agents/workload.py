@@ -1,4 +1,7 @@
-"""The orchestrator's state: pipelines, connections, workers, runs and open tasks, as each record changes them."""
+"""The orchestrator's state: pipelines, connections, workers, runs and open tasks, as each record changes them.
+
+A record about a pipeline or task that is not there changes nothing: half an entry would fail every later decision.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,22 @@ def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
     return _put(state, "pipelines", p["name"], **values)
 
 
+def _status_changed(state: State, p: dict[str, Any]) -> State:
+    if p["name"] not in state["pipelines"]:
+        return state
+    values = {"status": p["status"], "drop_table": p.get("drop_table", False)}
+    return _put(state, "pipelines", p["name"], **values, tick=None, due=None)
+
+
+def _deleted(state: State, p: dict[str, Any]) -> State:
+    for task in [task for task in state["tasks"].values() if task["pipeline"] == p["name"]]:
+        state = _drop(state, "tasks", task["id"])
+    return _drop(state, "pipelines", p["name"])
+
+
 def _queued(state: State, p: dict[str, Any]) -> State:
+    if p["task"]["pipeline"] not in state["pipelines"]:
+        return state
     task = {"run": None, "priority": 0, **p["task"], "status": "queued", "order": state["order"]}
     pipeline = state["pipelines"][task["pipeline"]]
     task |= {"attempt": 0, "failures": 0, "worker": None, "version": pipeline["version"], "spec": pipeline["pipeline"]}
@@ -67,6 +85,12 @@ def _requeued(state: State, p: dict[str, Any]) -> State:
     return _put(state, "tasks", p["task"], status="queued", worker=None)
 
 
+def _assigned(state: State, p: dict[str, Any]) -> State:
+    if p["task"] not in state["tasks"]:
+        return state
+    return _put(state, "tasks", p["task"], status="assigned", worker=p["worker"], attempt=p["attempt"])
+
+
 def _worker_lost(state: State, p: dict[str, Any]) -> State:
     for task in [task for task in state["tasks"].values() if task["worker"] == p["worker"]]:
         state = _put(state, "tasks", task["id"], status="queued", worker=None)
@@ -83,18 +107,14 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "connection.deleted": lambda s, p: _drop(s, "connections", p["name"]),
     "pipeline.created": _pipeline_changed,
     "pipeline.updated": _pipeline_changed,
-    "pipeline.status_changed": lambda s, p: _put(
-        s, "pipelines", p["name"], status=p["status"], drop_table=p.get("drop_table", False), tick=None, due=None
-    ),
-    "pipeline.deleted": lambda s, p: _drop(s, "pipelines", p["name"]),
+    "pipeline.status_changed": _status_changed,
+    "pipeline.deleted": _deleted,
     "worker.joined": lambda s, p: _put(s, "workers", p["worker"], kinds=p["kinds"], slots=p["slots"]),
     "worker.lost": _worker_lost,
     "run.created": lambda s, p: _put(s, "runs", p["run"]["id"], **p["run"]),
     "run.finished": lambda s, p: _drop(s, "runs", p["run"]["id"]),
     "task.queued": _queued,
-    "task.assigned": lambda s, p: _put(
-        s, "tasks", p["task"], status="assigned", worker=p["worker"], attempt=p["attempt"]
-    ),
+    "task.assigned": _assigned,
     "task.cancelled": _requeued,
     "task.closed": lambda s, p: _drop(s, "tasks", p["task"]),
     "timer.requested": _waiting,

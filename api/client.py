@@ -169,7 +169,7 @@ class Client:
 
     def measured(self, run: RunEntry) -> list[tuple[datetime, RunProgress]]:
         """Return the progress that a run reported, in order, as far as the topic still has it."""
-        from penstock.records.execution import RunProgress
+        from penstock.records.families import body
 
         part = partition_of(run.id.encode(), METRICS.partitions)
         at = self.log.seek_time(METRICS, part, run.requested_at)
@@ -178,7 +178,7 @@ class Client:
             at = stored[-1].offset + 1
             records = [record for _, record in records_of(stored)]
             lines = [one for one in records if one.key == run.id and one.type == "run.progress"]
-            found += [(one.at, RunProgress.parse(one.payload)) for one in lines]
+            found += [(one.at, body(one)) for one in lines]  # type: ignore[misc]  # as their type says
             if run.finished_at is not None and records and records[-1].at > run.finished_at + LATE:
                 break
         return found

@@ -10,6 +10,7 @@ from catalog.entries import RunEntry
 from catalog.store import MetadataStore
 from penstock.records import Record, records_of
 from penstock.records.execution import RunProgress, TaskFailed
+from penstock.records.families import body
 from penstock.topics.partitioner import partition_of
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL, METRICS, Topic
@@ -65,12 +66,12 @@ class Watch:
         parts = {partition_of(run.encode(), METRICS.partitions) for run in runs}
         records = (record for part in sorted(parts) for record in self._new(METRICS, part))
         last = {record.key: record for record in records if record.key in runs and record.type == "run.progress"}
-        yield from (RunProgress.parse(record.payload) for record in last.values())
+        yield from (body(record) for record in last.values())  # type: ignore[misc]  # as their type says
 
     def _failures(self, runs: set[str]) -> Iterator[TaskFailed]:
         for record in self._new(CONTROL, 0):
             if record.type == "task.failed" and record.payload.get("run") in runs:
-                yield TaskFailed.parse(record.payload)
+                yield body(record)  # type: ignore[misc]  # as its type says
 
     def _new(self, topic: Topic, part: int) -> Iterator[Record]:
         stored = self._log.read(topic, part, self._at[topic, part], READ)

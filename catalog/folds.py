@@ -37,6 +37,7 @@ from penstock.records.coordination import (
 )
 from penstock.records.execution import (
     ErrorRaised,
+    RecordUnreadable,
     RunChanged,
     TaskCompleted,
     TaskFailed,
@@ -44,7 +45,10 @@ from penstock.records.execution import (
     TaskStarted,
 )
 
-__all__ = ["FOLDS", "asked", "unreadable"]
+__all__ = ["FOLDS", "UNREADABLE", "asked", "unreadable"]
+
+UNREADABLE: Final = "record.unreadable"
+"""Code of the error about a record that was skipped."""
 
 REMEMBERED: Final = timedelta(hours=24)
 """Time for which a command's id is remembered; later, the same id is a new command."""
@@ -64,11 +68,20 @@ def asked(seen: Seen) -> Iterable[Change | Entry]:
 
 
 def unreadable(seen: Seen, error: BaseException) -> Iterable[Change | Entry]:
-    """Fold a record that this release cannot read: it only becomes an error of the catalog's own."""
-    what = f"{seen.record.type} at offset {seen.offset} was skipped: its payload does not match its type"
-    hint = f"see it by: penstock events --since {seen.offset}; {type(error).__name__}"
-    problem = Error(code="record.unreadable", what=what, hint=hint)
-    return [_error(seen, named_id("unreadable", seen.offset), source="catalog", error=problem)]
+    """Fold a record that passed the door and that the catalog cannot store: it only becomes an error."""
+    reason = f"the catalog cannot store it: {type(error).__name__}"
+    return [_unreadable(seen, seen.offset, seen.record.type, reason)]
+
+
+def _reported(seen: Seen, body: RecordUnreadable) -> Iterable[Change | Entry]:
+    return [_unreadable(seen, body.offset, body.type, body.reason)]
+
+
+def _unreadable(seen: Seen, offset: int, type_: str | None, reason: str) -> Entry:
+    """Return an error for the record at `offset`; there is only one for each offset."""
+    what = f"{type_ or 'the message'} at offset {offset} was skipped: {reason}"
+    problem = Error(code=UNREADABLE, what=what, hint="penstock audit")
+    return _error(seen, named_id("unreadable", offset), source="log", error=problem)
 
 
 def _set(table: Table, key: str, **columns: object) -> Change:
@@ -330,5 +343,6 @@ FOLDS: Final[dict[str, Fold]] = {
     "task.halted": _halted,
     "schema.observed": observed_schema,
     "error.raised": _raised,
+    "record.unreadable": _reported,
 }
 """The fold of each record type; commands are folded by `asked`. Other types change nothing (`brain.started`)."""

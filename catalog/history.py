@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, Table, select
+from sqlalchemy import Connection, RowMapping, Select, Table, func, select
 
 from catalog import tables
 from catalog.answers import Command
 from catalog.entries import Decision, ErrorEntry, Page, RunEntry, TaskEntry
 from catalog.pages import LIMIT, latest
 
-__all__ = ["command", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
+__all__ = ["command", "count_errors", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
 
 
 def command(connection: Connection, id: str) -> Command | None:
@@ -105,6 +105,12 @@ def errors(
     table = tables.errors
     query = _where(select(table), table, pipeline=pipeline, run=run, code=code)
     return latest(connection, query, table.c.offset, _error, limit=limit, after=after)
+
+
+def count_errors(connection: Connection, code: str) -> int:
+    """Return the number of errors of one code."""
+    query = select(func.count()).select_from(tables.errors).where(tables.errors.c.code == code)
+    return int(connection.execute(query).scalar_one())
 
 
 def _decision(row: RowMapping) -> Decision:

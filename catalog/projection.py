@@ -18,7 +18,7 @@ from catalog.waiting import CHANNEL
 from penstock.errors import Fenced
 from penstock.postgres import address, connect, translated
 from penstock.records import Reading, Record
-from penstock.records.families import COMMANDS, body, is_known
+from penstock.records.families import body, is_known
 
 __all__ = ["Projector", "changes"]
 
@@ -29,9 +29,12 @@ _BAD_ROW: Final = (
     errors.ProgramLimitExceeded,
     errors.StatementTooComplex,
     TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
     RecursionError,
 )
-"""Errors of a valid record that the database refuses: a number or key that is too large, a tree that is too deep."""
+"""Errors of a valid record that cannot be folded, or that the database refuses: a key too large, a tree too deep."""
 
 Prepared = Sequence[tuple[Seen, Sequence[Change | Entry]]]
 
@@ -42,12 +45,10 @@ def changes(offset: int, record: Record) -> list[Change | Entry]:
     Never raises: a record that does not validate becomes an entry of `errors`.
     """
     seen = Seen(offset, record)
-    if not is_known(record):
-        return []
-    if record.type in COMMANDS:
+    if record.kind == "command":
         return list(asked(seen))
     apply = FOLDS.get(record.type)
-    if apply is None:
+    if apply is None or not is_known(record):
         return []
     try:
         return list(apply(seen, body(record)))

@@ -263,6 +263,11 @@ class MetadataStore:
         with self._transaction() as connection:
             return history.errors(connection, pipeline=pipeline, run=run, code=code, limit=limit, after=after)
 
+    def count_errors(self, code: str) -> int:
+        """Return the number of errors of one code."""
+        with self._transaction() as connection:
+            return history.count_errors(connection, code)
+
     # --- writing without the log
 
     def write(self, records: Sequence[tuple[int, Record]]) -> None:

@@ -89,7 +89,7 @@ class Watch:
             self._over[timer] = time.monotonic() + span.total_seconds()
 
     def follow(self, record: Record) -> None:
-        """Update by a record."""
+        """Update by a record that has passed the door."""
         payload = record.payload
         match record.type:
             case "timer.requested":

@@ -15,13 +15,13 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 
 from penstock.models import base, connection, domain, formats, http, pipeline, transforms
 from penstock.models.base import Model
-from penstock.models.policy import AgentPolicySpec
-from penstock.records import Record
+from penstock.models.policy import AgentPolicy, AgentPolicySpec
+from penstock.records import Record, shapes
 from penstock.records.families import TYPES
 
 __all__ = ["SQL", "identifiers", "json_values", "logs", "models", "pipelines", "records", "texts", "times"]
@@ -89,7 +89,7 @@ def _with(model: type[Model], fixed: Mapping[str, Strategy]) -> Strategy:
 
 
 def _field(name: str, field: FieldInfo) -> Strategy:
-    if name in _IDS and field.annotation in (str, str | None):
+    if name in _IDS and field.annotation in (str, str | None, domain.Id | None, shapes.FolderName | None):
         return identifiers if field.annotation is str else st.none() | identifiers
     return _values(field.annotation, field.metadata)
 
@@ -99,6 +99,10 @@ def _values(annotation: Any, metadata: Sequence[Any] = ()) -> Strategy:
     for one in metadata:
         if isinstance(one, AfterValidator) and one.func in BY_VALIDATOR:
             return BY_VALIDATOR[one.func]
+        if isinstance(one, BeforeValidator) and one.func is shapes._moment:
+            return times
+        if isinstance(one, AfterValidator) and one.func in DOCUMENTS:
+            return st.deferred(DOCUMENTS[one.func])
     unique = any(isinstance(one, AfterValidator) and one.func is transforms.unique for one in metadata)
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
@@ -306,6 +310,11 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
 
 pipelines: st.SearchStrategy[dict[str, Any]] = models(pipeline.Pipeline).map(lambda one: one.to_dict())
 """Valid pipeline documents, as in a file."""
+DOCUMENTS: Final[Mapping[Callable[..., Any], Callable[[], Strategy]]] = {
+    shapes._pipeline: lambda: pipelines,
+    shapes._policy: lambda: models(AgentPolicy).map(lambda one: one.to_dict()),
+}
+"""Documents in payloads."""
 
 
 @st.composite
@@ -314,8 +323,6 @@ def records(draw: st.DrawFn, type_: str | None = None) -> Record:
     name = type_ or draw(st.sampled_from(sorted(TYPES)))
     known = TYPES[name]
     payload: dict[str, Any] = draw(models(known.payload)).to_dict()
-    if name in {"pipeline.created", "pipeline.updated"} and draw(st.booleans()):
-        payload["pipeline"] = draw(pipelines)
     agent = draw(st.none() | st.sampled_from(["lifecycle", "orchestrator"]))
     return Record(
         id=draw(st.uuids(version=4)).hex if known.kind != "command" else draw(identifiers),

@@ -1,4 +1,4 @@
-"""Commands about the log: its records, and the chain of causes behind each."""
+"""Commands about the log: its records, what cannot be read, and the chain of causes behind each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.clock import now
 from penstock.errors import NotFound, UsageError
-from penstock.records import Record, records_of
-from penstock.topics.table import CONTROL
+from penstock.records import LATER, UNREADABLE, Record, records_of
+from penstock.records.families import TYPES
+from penstock.topics.table import CONTROL, TOPICS, Topic
 
 READ = 1000
 POLL_SECONDS = 0.5
@@ -70,16 +71,18 @@ def _moment(text: str) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _records(client: Client, at: int, *, follow: bool) -> Iterator[tuple[int, Record]]:
+def _records(
+    client: Client, at: int, *, follow: bool, topic: Topic = CONTROL, part: int = 0
+) -> Iterator[tuple[int, Record]]:
     while True:
-        stored = client.log.read(CONTROL, 0, at, READ)
+        stored = client.log.read(topic, part, at, READ)
         yield from records_of(stored)
         if stored:
             at = stored[-1].offset + 1
         elif not follow:
             return
         else:
-            client.log.wait(CONTROL, 0, at, POLL_SECONDS)
+            client.log.wait(topic, part, at, POLL_SECONDS)
 
 
 def _show(state: State, offset: int, record: Record) -> None:
@@ -93,14 +96,38 @@ def _show(state: State, offset: int, record: Record) -> None:
 def _gist(record: Record) -> str:
     """Return the gist of a record in a few words."""
     payload = record.payload
+    if record.type in {UNREADABLE, LATER, "record.unreadable"}:
+        return f"{payload.get('type') or 'no record'}, {payload['size']} bytes: {payload['reason']}"
+    if record.kind == "command" or record.type not in TYPES:
+        return ""
     if record.type == "agent.decided":
         return f"{payload['agent']} {payload['action']} ({payload['outcome']}): {payload['reason']}"
-    if "error" in payload:
-        hint = payload["error"].get("hint")
-        return error_line(payload["error"]) + (f"; {hint}" if hint else "")
+    if error := payload.get("error"):
+        hint = error.get("hint")
+        return error_line(error) + (f"; {hint}" if hint else "")
     shown = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
     names = ("what", "status", "version", "worker", "attempt", "due", "reason")
     return " ".join(f"{name}={shown[name]}" for name in names if shown.get(name) is not None)
+
+
+@command(name="audit")
+def audit_(state: State) -> None:
+    """Read every topic as its readers do, and list what they skip: messages that this release cannot read."""
+    skipped: list[dict[str, object]] = []
+    with connected(state.settings, runs=False) as client:
+        parts = [(topic, part) for topic in TOPICS.values() for part in range(topic.partitions)]
+        counts = {"records": 0, UNREADABLE: 0, LATER: 0}
+        for topic, part in parts:
+            begin = client.log.begin(topic, part)
+            for _, record in _records(client, begin, follow=False, topic=topic, part=part):
+                counts[record.type if record.type in counts else "records"] += 1
+                if record.type in {UNREADABLE, LATER}:
+                    skipped.append({"topic": topic.name, "partition": part, "at": record.at, **record.payload})
+    columns = ("topic", "#offset", "type", "#bytes", "reason")
+    rows = [(one["topic"], one["offset"], one.get("type", ""), one["size"], one["reason"]) for one in skipped]
+    state.output.table(columns, rows, empty="Every message is a record that this release can read.")
+    state.output.data({**counts, "skipped": skipped})
+    state.output.hint(f"penstock topics tail control --from {skipped[0]['offset']}" if skipped else "penstock events")
 
 
 @command(name="why")

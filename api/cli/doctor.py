@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from api.cli.main import State, command
 from api.client import UP, connected
+from catalog.folds import UNREADABLE
 from dataflows.process.site import ACTIVE_CONTROL
 from penstock.errors import PenstockError
 from penstock.models.connection import PostgresConnection, postgres_dsn
@@ -103,6 +104,9 @@ def _installation(settings: Settings) -> Iterator[Finding]:
             well=True,
             seen="runs" if up else "control runs" if control else "does not run: commands start what they need",
         )
+        skipped = client.store.count_errors(UNREADABLE)
+        seen = f"{skipped} cannot be read and are skipped: see `penstock audit`" if skipped else "all can be read"
+        yield Finding("records", well=True, seen=seen)
 
 
 def _connections(settings: Settings) -> Iterator[Finding]:

@@ -57,6 +57,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     }),
     "Audit": ("api.cli.audit", {
         "events": "Show the records of the control topic.",
+        "audit": "List what readers of the log skip, because this release cannot read it.",
         "why": "Show what caused a run, a decision, a command or a record.",
     }),
     "Plumbing": ("api.cli.plumbing", {

@@ -83,5 +83,5 @@ def process_of(log: PostgresLog, run: str) -> int | None:
             if record.type == "task.assigned" and record.payload.get("run") == run:
                 tasks.add(record.payload["task"])
             elif record.type == "task.started" and record.payload["task"] in tasks:
-                pid = int(record.payload["pid"])
+                pid = record.payload.get("pid", pid)
     return pid

@@ -12,6 +12,7 @@ from psycopg import conninfo, sql
 from catalog.migrations import is_current
 from penstock import postgres
 from penstock.errors import NotFound
+from penstock.records import BRAIN_LOCK
 from penstock.settings import Settings
 from penstock.topics.embedded import EmbeddedServer
 from penstock.topics.layout import has_topics
@@ -20,7 +21,7 @@ from penstock.topics.table import TOPICS
 
 __all__ = ["ACTIVE_CONTROL", "Site"]
 
-ACTIVE_CONTROL: Final = "control"
+ACTIVE_CONTROL: Final = BRAIN_LOCK
 """The name of the lock that the active control process holds."""
 
 CATALOG, LOG = "penstock", "penstock_log"

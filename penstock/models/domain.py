@@ -19,6 +19,7 @@ __all__ = [
     "Error",
     "Field",
     "FieldMapping",
+    "Id",
     "PipelineStatus",
     "Resolution",
     "Run",
@@ -34,6 +35,8 @@ __all__ = [
 Timestamp = AwareDatetime
 """A point in time with its time zone."""
 
+Id = Annotated[str, Constraint(min_length=1, max_length=640)]
+"""The id of a record, run, task, worker or timer; bounded, because the catalog's indexes are."""
 Confidence = Annotated[float, Constraint(ge=0, le=1)]
 PipelineStatus = Literal["active", "paused", "stopped", "deleting"]
 RunStatus = Literal["queued", "running", "completed", "failed", "stopped"]
@@ -106,24 +109,24 @@ class SchemaMapping(Model):
 class Task(Model):
     """One unit of work for one worker; `attempt` counts the assignments, from 1."""
 
-    id: str
+    id: Id
     kind: Literal["pipeline", "cleanup"]
     pipeline: Name
-    run: str | None = None
-    priority: int = 0
-    attempt: Annotated[int, Constraint(ge=0)] = 0
-    worker: str | None = None
+    run: Id | None = None
+    priority: Annotated[int, Constraint(ge=-(2**31), lt=2**31)] = 0
+    attempt: Annotated[int, Constraint(ge=0, lt=2**31)] = 0
+    worker: Id | None = None
     status: TaskStatus = "queued"
 
 
 class Counters(Model):
     """Rows and bytes of a run. `rows_in == rows_out + filtered + dead` always holds; `bytes` is what was written."""
 
-    rows_in: Annotated[int, Constraint(ge=0)] = 0
-    rows_out: Annotated[int, Constraint(ge=0)] = 0
-    filtered: Annotated[int, Constraint(ge=0)] = 0
-    dead: Annotated[int, Constraint(ge=0)] = 0
-    bytes: Annotated[int, Constraint(ge=0)] = 0
+    rows_in: Annotated[int, Constraint(ge=0, lt=2**63)] = 0
+    rows_out: Annotated[int, Constraint(ge=0, lt=2**63)] = 0
+    filtered: Annotated[int, Constraint(ge=0, lt=2**63)] = 0
+    dead: Annotated[int, Constraint(ge=0, lt=2**63)] = 0
+    bytes: Annotated[int, Constraint(ge=0, lt=2**63)] = 0
 
     @model_validator(mode="after")
     def _nothing_vanishes(self) -> Self:
@@ -163,9 +166,9 @@ class Reload(Model):
 class Run(Model):
     """One run of one version of a pipeline."""
 
-    id: str
+    id: Id
     pipeline: Name
-    version: Annotated[int, Constraint(ge=1)]
+    version: Annotated[int, Constraint(ge=1, lt=2**31)]
     status: RunStatus
     requested_at: Timestamp
     scheduled_for: Timestamp | None = None
@@ -190,9 +193,9 @@ class AgentDecision(Model):
     """The reasons of a decision: enough to explain it, replay it and judge it again under another policy."""
 
     agent: Name
-    rules: Annotated[int, Constraint(ge=1)]
+    rules: Annotated[int, Constraint(ge=1, lt=2**31)]
     action: Annotated[str, Constraint(min_length=1)]
-    subject: Annotated[str, Constraint(min_length=1)]
+    subject: Id
     reason: str
     inputs: dict[str, JsonValue] = {}
     alternatives: tuple[Alternative, ...] = ()

@@ -48,7 +48,7 @@ class OrchestratorPolicy(Model):
 
     max_running: int = Field(default=4, ge=1, le=10_000)
     per_connection: int = Field(default=2, ge=1, le=10_000)
-    priorities: dict[str, int] = {}
+    priorities: dict[str, Annotated[int, Field(ge=-(2**31), lt=2**31)]] = {}
 
 
 class MonitorPolicy(Model):
@@ -63,7 +63,7 @@ class MonitorPolicy(Model):
 class Constraints(Model):
     """Actions that no agent may take, at any confidence."""
 
-    max_rows_skipped: int = Field(default=1000, ge=0)
+    max_rows_skipped: int = Field(default=1000, ge=0, le=2**53)
     never: tuple[Literal["drop_table", "drop_column"], ...] = ()
     quiet_hours: tuple[Annotated[str, Field(pattern=r"^\d\d:\d\d-\d\d:\d\d$")], ...] = ()
 

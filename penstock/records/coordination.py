@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import AgentDecision, PipelineStatus, Reload, Task, Timestamp
+from penstock.models.domain import AgentDecision, Id, PipelineStatus, Reload, Task
+from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive
 
 __all__ = [
     "AgentDecided",
@@ -35,26 +34,26 @@ __all__ = [
 class CommandApplied(Model):
     """``command.applied``: the last record of the decision that followed a command; keyed by the command's id."""
 
-    command: str
+    command: Id
     result: dict[str, Any] = {}
 
 
 class CommandRefused(Model):
     """``command.refused``: nothing changed, and why; `exit_code` as in the tree of errors."""
 
-    command: str
+    command: Id
     code: str
     what: str
     hint: str | None = None
     issues: tuple[dict[str, str], ...] = ()
-    exit_code: int = 1
+    exit_code: Count = 1
 
 
 class ConnectionChanged(Model):
     """``connection.changed``: the connection as it is from here on."""
 
     name: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Positive
     connection: dict[str, Any]
 
 
@@ -71,17 +70,17 @@ class PipelineChanged(Model):
     """
 
     name: Name
-    uid: str
-    version: Annotated[int, Field(ge=1)]
-    pipeline: dict[str, Any]
-    rollback_of: int | None = None
+    uid: Id
+    version: Positive
+    pipeline: PipelineDocument
+    rollback_of: Count | None = None
 
 
 class PipelineStatusChanged(Model):
     """``pipeline.status_changed``."""
 
     name: Name
-    uid: str
+    uid: Id
     before: PipelineStatus
     status: PipelineStatus
     drop_table: bool = False
@@ -91,7 +90,7 @@ class PipelineDeleted(Model):
     """``pipeline.deleted``: its state is deleted; its history stays."""
 
     name: Name
-    uid: str
+    uid: Id
 
 
 class PolicyAccepted(Model):
@@ -100,7 +99,7 @@ class PolicyAccepted(Model):
     name: Name
     hash: str
     origin: str
-    policy: dict[str, Any]
+    policy: PolicyDocument
 
 
 class TaskQueued(Model):
@@ -112,29 +111,29 @@ class TaskQueued(Model):
 class TaskAssigned(Model):
     """``task.assigned``: this worker does it now; the record contains all it needs. Keyed by the task's id."""
 
-    task: str
-    worker: str
-    attempt: Annotated[int, Field(ge=1)]
+    task: FolderName
+    worker: Id
+    attempt: Positive
     kind: str
     pipeline: Name
-    uid: str
-    run: str | None = None
-    version: int
+    uid: Id
+    run: FolderName | None = None
+    version: Count
     drop_table: bool = False
     reload: Reload | None = None
-    spec: dict[str, Any]
+    spec: PipelineDocument
     connections: dict[str, dict[str, Any]]
 
 
 class TaskEnded(Model):
     """``task.closed`` (the task has no open attempt left) and ``task.cancelled`` (its worker must stop it)."""
 
-    task: str
+    task: Id
     kind: str
     pipeline: Name
-    run: str | None = None
-    attempt: int
-    worker: str | None = None
+    run: Id | None = None
+    attempt: Count
+    worker: Id | None = None
     status: str
     reason: str | None = None
 
@@ -142,16 +141,16 @@ class TaskEnded(Model):
 class TimerRequested(Model):
     """``timer.requested``: a request to fire at `due`; keyed by the timer's id."""
 
-    timer: str
-    due: Timestamp
+    timer: Id
+    due: Moment
     subject: str
 
 
 class TimerFired(Model):
     """``timer.fired`` (kind timer): `due` is reached."""
 
-    timer: str
-    due: Timestamp
+    timer: Id
+    due: Moment
 
 
 class ClockSetBack(Model):
@@ -163,22 +162,22 @@ class ClockSetBack(Model):
 class WorkerJoined(Model):
     """``worker.joined``: takes tasks of `kinds`, `slots` at once; it lives as long as it holds the lock of its name."""
 
-    worker: str
+    worker: Id
     kinds: tuple[str, ...]
-    slots: Annotated[int, Field(ge=1)]
+    slots: Positive
 
 
 class WorkerLost(Model):
     """``worker.lost``: its lock is free, or it shut down."""
 
-    worker: str
+    worker: Id
     reason: str
 
 
 class BrainStarted(Model):
     """``brain.started``: a control process starts; its offset is its generation. `agents`: name -> rules' version."""
 
-    agents: dict[Name, int]
+    agents: dict[Name, Count]
     release: str
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
@@ -13,18 +12,20 @@ from penstock.errors import LogError
 from penstock.ids import named_id, new_id
 from penstock.topics.log import Message
 
-__all__ = ["AGENT", "Kind", "Record", "decode", "encode"]
+__all__ = ["AGENT", "LARGEST", "YEARS", "Kind", "Record", "decode", "encode"]
 
 Kind = Literal["command", "event", "timer", "policy"]
 AGENT = "agent:"
 """Prefix of the actor of a decision's records; the agent's name follows."""
 
 _TRACEPARENT = "traceparent"
-CACHED_BYTES = 16 * 1024
-"""Records up to this size are cached after decoding."""
+YEARS: Final = range(1970, 2200)
+"""Years of every time on the log: arithmetic with them cannot leave what a date can be."""
+LARGEST: Final = 8 * 1024 * 1024
+"""Bytes of a record at most: it is not written if it is larger, and not read."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """One record. The log adds its offset; a record is never rewritten.
 
     `cause` is (offset, index): for a decision's record the offset of the record that it answers and its index in the
@@ -32,7 +33,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     generation of the control process that decided, and None on everything else.
 
     A msgspec struct like the messages, because each command creates, writes and reads several. What is read is
-    validated, what is created here is not.
+    validated, what is created here is not. Its `__dict__` holds the payload's model once `families.body` has made it.
     """
 
     id: str = field(default_factory=new_id)
@@ -78,26 +79,45 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
 
 def encode(record: Record) -> Message:
-    """Return the record as a message: JSON, keyed by its key, its trace context in the headers too."""
+    """Return the record as a message: JSON, keyed by its key, its trace context in the headers too.
+
+    Raises:
+        LogError: it is larger than `LARGEST`.
+    """
     headers = ((_TRACEPARENT, record.traceparent.encode()),) if record.traceparent else ()
-    return Message(key=record.key.encode(), value=_encoded(record), headers=headers, at=record.at)
+    value = _encoded(record)
+    if len(value) > LARGEST:
+        hint = f"a record has at most {LARGEST} bytes"
+        raise LogError("the record is too large", where=record.type, value=len(value), hint=hint)
+    return Message(key=record.key.encode(), value=value, headers=headers, at=record.at)
 
 
 def decode(message: Message) -> Record:
-    """Return the record in `message`.
+    """Return the record in `message`, its payload not yet validated; readers use `door.records_of`.
 
     Raises:
         LogError: it contains no record; another program wrote to the topic.
     """
     try:
-        return _cached(message.value) if len(message.value) <= CACHED_BYTES else _decoded(message.value)
+        if len(message.value) > LARGEST:
+            raise _unreadable(f"it has {len(message.value)} bytes")
+        if not message.value.startswith(_BEGIN):
+            _Named.decode(message.value)  # a record without an id would get another one each time it is read
+        return _decoded(message.value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         what = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
-        hint = "only Penstock may write to this topic"
-        raise LogError(f"contains no record: {what}", where="a message", hint=hint) from error
+        raise _unreadable(what) from error
 
 
+def _unreadable(what: str) -> LogError:
+    return LogError(f"contains no record: {what}", where="a message", hint="only Penstock may write to this topic")
+
+
+class _WithId(msgspec.Struct):
+    id: str
+
+
+_BEGIN: Final = b'{"id":"'
+_Named: Final = msgspec.json.Decoder(_WithId)
 _encoded: Final = msgspec.json.Encoder().encode
 _decoded: Final = msgspec.json.Decoder(Record).decode
-_cached = lru_cache(maxsize=2048)(_decoded)
-"""Several flows of a process read the same records moments apart: each record is decoded once."""

@@ -7,10 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import Counters, DatasetRef, Error, Run, Schema
+from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema
+from penstock.records.shapes import Count, Positive
 
 __all__ = [
     "ErrorRaised",
+    "RecordUnreadable",
     "RunChanged",
     "RunProgress",
     "SchemaObserved",
@@ -20,26 +22,24 @@ __all__ = [
     "TaskStarted",
 ]
 
-Attempt = Annotated[int, Field(ge=1)]
-
 
 class TaskStarted(Model):
     """``task.started``: the worker has started this attempt, as the process `pid` on its machine."""
 
-    task: str
-    run: str | None = None
-    attempt: Attempt
-    worker: str
-    pid: Annotated[int, Field(ge=1)] | None = None
+    task: Id
+    run: Id | None = None
+    attempt: Positive
+    worker: Id
+    pid: Positive | None = None
 
 
 class TaskCompleted(Model):
     """``task.completed``: done, with the sink's counters; ignored once that attempt is closed."""
 
-    task: str
-    run: str | None = None
-    attempt: Attempt
-    worker: str
+    task: Id
+    run: Id | None = None
+    attempt: Positive
+    worker: Id
     counters: Counters = Counters()
     seconds: dict[str, float] = {}
     resumed: bool = False
@@ -50,20 +50,20 @@ class TaskCompleted(Model):
 class TaskHalted(Model):
     """``task.halted``: the process of a cancelled or closed attempt has ended; with what its run had committed."""
 
-    task: str
-    run: str | None = None
-    attempt: Attempt
-    worker: str
+    task: Id
+    run: Id | None = None
+    attempt: Positive
+    worker: Id
     counters: Counters = Counters()
 
 
 class TaskFailed(Model):
     """``task.failed``: this attempt failed; ignored once that attempt is closed."""
 
-    task: str
-    run: str | None = None
-    attempt: Attempt
-    worker: str
+    task: Id
+    run: Id | None = None
+    attempt: Positive
+    worker: Id
     error: Error
     counters: Counters = Counters()
 
@@ -88,9 +88,9 @@ class SchemaObserved(Model):
 class RunProgress(Model):
     """``run.progress`` (on the metrics topic): how far the run is; keyed by the run's id."""
 
-    run: str
+    run: Id
     pipeline: Name
-    attempt: Attempt
+    attempt: Positive
     phase: str
     rows_in: int = 0
     rows_out: int = 0
@@ -111,7 +111,19 @@ class ErrorRaised(Model):
 
     source: str
     pipeline: Name | None = None
-    run: str | None = None
-    task: str | None = None
-    attempt: int | None = None
+    run: Id | None = None
+    task: Id | None = None
+    attempt: Count | None = None
     error: Error
+
+
+class RecordUnreadable(Model):
+    """``record.unreadable``: the message at `offset` is skipped by every reader; keyed by its offset.
+
+    `reason` contains no value of the message; `type` is its type, if it is one of this release.
+    """
+
+    offset: Annotated[int, Field(ge=0, lt=2**63)]
+    type: Annotated[str, Field(max_length=64)] | None = None
+    reason: Annotated[str, Field(max_length=2000)]
+    size: Annotated[int, Field(ge=0, lt=2**63)]

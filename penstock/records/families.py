@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
 
-from penstock.errors import LogError
+from penstock.errors import InvalidDocument, Issue, LogError
 from penstock.models.base import Model
 from penstock.records import commands, coordination, execution
 from penstock.records.envelope import Kind, Record
@@ -21,13 +21,17 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class RecordType:
-    """One type: its kind, payload and version, and `upcasts[v]`, which turns a payload of version v into v + 1."""
+    """One type: its kind, payload and version, and `upcasts[v]`, which turns a payload of version v into v + 1.
+
+    `decided` is True if its records are always part of an agent's decision.
+    """
 
     name: str
     kind: Kind
     payload: type[Model]
     version: int = 1
     upcasts: Mapping[int, Upcast] = field(default_factory=dict)
+    decided: bool = False
 
     def upcast(self, payload: dict[str, Any], version: int) -> dict[str, Any]:
         """Return `payload`, of `version`, as one of the current version.
@@ -54,6 +58,10 @@ def _event(name: str, payload: type[Model]) -> RecordType:
     return RecordType(name, "event", payload)
 
 
+def _decided(name: str, payload: type[Model], kind: Kind = "event") -> RecordType:
+    return RecordType(name, kind, payload, decided=True)
+
+
 COMMANDS = _table(
     _command("connection.put", commands.ConnectionPut),
     _command("connection.delete", commands.ConnectionDelete),
@@ -68,26 +76,26 @@ COMMANDS = _table(
 )
 
 COORDINATION = _table(
-    _event("command.applied", coordination.CommandApplied),
-    _event("command.refused", coordination.CommandRefused),
-    _event("connection.changed", coordination.ConnectionChanged),
-    _event("connection.deleted", coordination.ConnectionDeleted),
-    _event("pipeline.created", coordination.PipelineChanged),
-    _event("pipeline.updated", coordination.PipelineChanged),
-    _event("pipeline.status_changed", coordination.PipelineStatusChanged),
-    _event("pipeline.deleted", coordination.PipelineDeleted),
-    RecordType("policy.accepted", "policy", coordination.PolicyAccepted),
-    _event("agent.decided", coordination.AgentDecided),
-    _event("agent.faulted", coordination.AgentFaulted),
+    _decided("command.applied", coordination.CommandApplied),
+    _decided("command.refused", coordination.CommandRefused),
+    _decided("connection.changed", coordination.ConnectionChanged),
+    _decided("connection.deleted", coordination.ConnectionDeleted),
+    _decided("pipeline.created", coordination.PipelineChanged),
+    _decided("pipeline.updated", coordination.PipelineChanged),
+    _decided("pipeline.status_changed", coordination.PipelineStatusChanged),
+    _decided("pipeline.deleted", coordination.PipelineDeleted),
+    _decided("policy.accepted", coordination.PolicyAccepted, "policy"),
+    _decided("agent.decided", coordination.AgentDecided),
+    _decided("agent.faulted", coordination.AgentFaulted),
     _event("brain.started", coordination.BrainStarted),
     _event("clock.set_back", coordination.ClockSetBack),
     _event("worker.joined", coordination.WorkerJoined),
     _event("worker.lost", coordination.WorkerLost),
-    _event("task.queued", coordination.TaskQueued),
-    _event("task.assigned", coordination.TaskAssigned),
-    _event("task.cancelled", coordination.TaskEnded),
-    _event("task.closed", coordination.TaskEnded),
-    _event("timer.requested", coordination.TimerRequested),
+    _decided("task.queued", coordination.TaskQueued),
+    _decided("task.assigned", coordination.TaskAssigned),
+    _decided("task.cancelled", coordination.TaskEnded),
+    _decided("task.closed", coordination.TaskEnded),
+    _decided("timer.requested", coordination.TimerRequested),
     RecordType("timer.fired", "timer", coordination.TimerFired),
 )
 
@@ -95,8 +103,8 @@ EXECUTION = _table(
     _event("task.started", execution.TaskStarted),
     _event("task.completed", execution.TaskCompleted),
     _event("task.halted", execution.TaskHalted),
-    _event("run.created", execution.RunChanged),
-    _event("run.finished", execution.RunChanged),
+    _decided("run.created", execution.RunChanged),
+    _decided("run.finished", execution.RunChanged),
     _event("run.progress", execution.RunProgress),
     _event("schema.observed", execution.SchemaObserved),
 )
@@ -104,6 +112,7 @@ EXECUTION = _table(
 ERRORS = _table(
     _event("task.failed", execution.TaskFailed),
     _event("error.raised", execution.ErrorRaised),
+    _decided("record.unreadable", execution.RecordUnreadable),
 )
 
 TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | ERRORS
@@ -126,16 +135,29 @@ def current(record: Record) -> Record:
 
 
 def body(record: Record) -> Model:
-    """Return the payload of a known record as its model.
+    """Return the payload of a known record as its model; it is validated once for each record object.
 
     Raises:
         InvalidDocument: it does not validate.
         LogError: this release does not know the type.
     """
+    found: Model | None = record.__dict__.get(_BODY)
+    if found is None:
+        found = record.__dict__[_BODY] = _validated(record)
+    return found
+
+
+def _validated(record: Record) -> Model:
     if not is_known(record):
         raise LogError("is not a record type of this release", where=record.type, value=record.version)
     model, payload = TYPES[record.type].payload, current(record).payload
     try:
         return model.model_validate_json(orjson.dumps(payload), strict=True)
-    except (ValidationError, TypeError):
+    except TypeError as error:  # nothing else could store it either
+        issue = Issue("", "contains a number of more than 64 bits, or more than 254 levels")
+        raise InvalidDocument([issue], where=record.type) from error
+    except ValidationError:
         return model.parse(payload, where=record.type)  # three times slower, but reports what is wrong
+
+
+_BODY: Final = "body"

@@ -8,28 +8,12 @@ the same transaction as what was read.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from penstock.errors import LogError
-from penstock.records.envelope import Record, decode
-from penstock.topics.log import Stored
+from penstock.records.envelope import Record
 
-__all__ = ["Reading", "records_of"]
-
-_log = logging.getLogger(__name__)
-
-
-def records_of(stored: Iterable[Stored]) -> list[tuple[int, Record]]:
-    """Return the records in `stored` with their offsets; what is not a record is logged and skipped."""
-    found = []
-    for one in stored:
-        try:
-            found.append((one.offset, decode(one.message)))
-        except LogError as error:
-            _log.warning("%s at offset %d of %s", error, one.offset, one.topic.name)
-    return found
+__all__ = ["Reading"]
 
 
 class Reading:

@@ -18,6 +18,7 @@ __all__ = [
     "add_segment",
     "create_topic",
     "has_topics",
+    "identity_of",
     "segment_of",
     "table_of",
 ]
@@ -54,6 +55,16 @@ _TABLES: Final = sql.SQL(
     COMMENT ON TABLE {segments} IS 'closed segments; ends: the offset after the last, for each partition'
     """
 )
+_IDENTITY: Final = sql.Identifier(SCHEMA, "_identity")
+_IDENTIFY: Final = sql.SQL(
+    """
+    CREATE TABLE {identity} (id uuid NOT NULL);
+    INSERT INTO {identity} VALUES (gen_random_uuid());
+    COMMENT ON TABLE {identity} IS 'one row: the id of this log, which a copy of it shares'
+    """
+)
+_STAMPED: Final = sql.SQL("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS lock bigint DEFAULT 0")
+"""Batches of a release that did not stamp them have the lock 0 (`UNSTAMPED`)."""
 _BATCHES: Final = sql.SQL(
     """
     CREATE TABLE IF NOT EXISTS {table} (
@@ -64,6 +75,7 @@ _BATCHES: Final = sql.SQL(
         size integer NOT NULL,
         high timestamptz NOT NULL,
         body bytea NOT NULL,
+        lock bigint DEFAULT 0,
         PRIMARY KEY ({key})
     ) {how};
     ALTER TABLE {table} ALTER COLUMN body SET STORAGE EXTERNAL;
@@ -87,12 +99,29 @@ def create_topic(session: psycopg.Connection, topic: Topic) -> None:
     session.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{SCHEMA}:create"])
     if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._segments"]).fetchone()[0]:  # type: ignore[index]
         session.execute(_TABLES.format(schema=sql.Identifier(SCHEMA), counters=COUNTERS, segments=SEGMENTS))
+    if identity_of(session) is None:
+        _identify(session)
     found = session.execute(sql.SQL("SELECT count(*) FROM {} WHERE topic = %s").format(COUNTERS), [topic.name])
     partitions = (found.fetchone() or (0,))[0]
     if partitions:
         _compare(session, topic, partitions)
     else:
         _make(session, topic)
+
+
+def _identify(session: psycopg.Connection) -> None:
+    """Give the log an identity, and the topics of an older release a column for stamps."""
+    session.execute(_IDENTIFY.format(identity=_IDENTITY))
+    for (name,) in session.execute(sql.SQL("SELECT DISTINCT topic FROM {}").format(COUNTERS)).fetchall():
+        session.execute(_STAMPED.format(table=sql.Identifier(SCHEMA, name)))
+
+
+def identity_of(session: psycopg.Connection[Any]) -> str | None:
+    """Return the id of the log; None before `create_topic` has made one."""
+    if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._identity"]).fetchone()[0]:  # type: ignore[index]
+        return None
+    row = session.execute(sql.SQL("SELECT id::text FROM {}").format(_IDENTITY)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _make(session: psycopg.Connection, topic: Topic) -> None:
@@ -134,9 +163,10 @@ def _quoted(topic: Topic) -> str:
 
 
 def has_topics(session: psycopg.Connection[Any], topics: Iterable[Topic]) -> bool:
-    """True if all of `topics` are there with as many partitions. One query."""
+    """True if all of `topics` are there with as many partitions, in this release's layout. One query."""
+    query = sql.SQL("SELECT topic, count(*) FROM {} WHERE EXISTS (SELECT FROM {}) GROUP BY topic")
     try:
-        rows = session.execute(sql.SQL("SELECT topic, count(*) FROM {} GROUP BY topic").format(COUNTERS)).fetchall()
+        rows = session.execute(query.format(COUNTERS, _IDENTITY)).fetchall()
     except psycopg.Error:  # such as no schema yet; its creation will report what is wrong
         return False
     return {topic.name: topic.partitions for topic in topics}.items() <= dict(rows).items()

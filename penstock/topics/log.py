@@ -5,16 +5,17 @@ One conformance suite (`tests/penstock/topics/test_conformance.py`) tests the pr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 
 from penstock.topics.table import Topic
 
-__all__ = ["Message", "Stored", "TopicLog"]
+__all__ = ["UNSTAMPED", "Message", "Stored", "TopicLog", "lock_number"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -29,13 +30,27 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
+UNSTAMPED: Final = 0
+"""The stamp of messages that were appended before logs stamped them."""
+
+
 class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A message with its place on the log. Offsets of a partition increase by one for each message."""
+    """A message with its place on the log. Offsets of a partition increase by one for each message.
+
+    `lock` is the number of the lock that the appending session held (see `lock_number`), None for none. The log writes
+    it, not the message's author.
+    """
 
     topic: Topic
     partition: int
     offset: int
     message: Message
+    lock: int | None = UNSTAMPED
+
+
+def lock_number(name: str) -> int:
+    """Return a lock's number: 63 bits of a digest, so that it does not collide with another program's locks."""
+    return int.from_bytes(hashlib.sha256(f"penstock:{name}".encode()).digest()[:8]) >> 1
 
 
 class TopicLog(Protocol):
@@ -49,6 +64,13 @@ class TopicLog(Protocol):
     succeeded: it is never retried here. A caller that retries must use ids by which readers drop repeats
     (commands and outcomes do), or read the end of the log first.
     """
+
+    stamp: int | None
+    """The lock that the last append was stamped with."""
+
+    def identity(self) -> str:
+        """Return the id of this log: made with it, and copied with it. Raises LogError if it has none yet."""
+        ...
 
     def create(self, topic: Topic) -> None:
         """Create the topic unless it exists. Raises LogError if it exists in another form."""

@@ -217,7 +217,7 @@ class _Tail(threading.Thread):
         self._appending = True
         try:
             ((_, first), *_) = log.append(self._topic, messages, partition=self._part)
-            stored = [Stored(self._topic, self._part, at, message) for at, message in enumerate(messages, first)]
+            stored = [Stored(self._topic, self._part, at, one, log.stamp) for at, one in enumerate(messages, first)]
             with self._changed:
                 self._appended[first] = stored
                 if len(self._appended) > _MAX_OWN:

@@ -9,7 +9,6 @@ segment and drops whole old ones, because deleted rows would be left to the vacu
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import select
 import time
@@ -25,8 +24,8 @@ from psycopg import sql
 from penstock import postgres
 from penstock.errors import LogError, PenstockError, Unavailable
 from penstock.topics import retention
-from penstock.topics.layout import COUNTERS, SCHEMA, create_topic, table_of
-from penstock.topics.log import Message, Stored
+from penstock.topics.layout import COUNTERS, SCHEMA, create_topic, identity_of, table_of
+from penstock.topics.log import Message, Stored, lock_number
 from penstock.topics.partitioner import partition_of
 from penstock.topics.table import Topic
 
@@ -50,14 +49,24 @@ _APPEND: Final = """
         WHERE topic = %(topic)s AND part = %(part)s
         RETURNING next - %(count)s AS first, segment, high
     )
-    INSERT INTO {table} (segment, part, first, count, size, high, body)
-    SELECT segment, %(part)s, first, %(count)s, %(size)s, high, %(body)b FROM head
-    RETURNING first, pg_notify(%(channel)s, (first + %(count)s)::text)
+    INSERT INTO {table} (segment, part, first, count, size, high, body, lock)
+    SELECT segment, %(part)s, first, %(count)s, %(size)s, high, %(body)b, {stamp} FROM head
+    RETURNING first, lock, pg_notify(%(channel)s, (first + %(count)s)::text)
 """
+_LOCKS: Final = """
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+_STAMP: Final = f"""
+    CASE WHEN EXISTS ({_LOCKS} AND pid = pg_backend_pid() AND classid::bigint << 32 | objid::bigint = %(lock)s)
+    THEN %(lock)s::bigint END
+"""
+"""The lock that the appending session says it holds, if it does; about 40 µs, paid only by sessions with a lock."""
 _READ: Final = """
-    SELECT head.start, head.next, batch.first, batch.body
+    SELECT head.start, head.next, batch.first, batch.body, batch.lock
     FROM {counters} AS head LEFT JOIN LATERAL (
-        SELECT first, body, sum(size) OVER (ORDER BY first ROWS UNBOUNDED PRECEDING) - size AS before
+        SELECT first, body, lock, sum(size) OVER (ORDER BY first ROWS UNBOUNDED PRECEDING) - size AS before
         FROM {table}
         WHERE part = %(part)s AND first < %(upto)s AND first >= coalesce(
             (SELECT first FROM {table} WHERE part = %(part)s AND first <= %(offset)s ORDER BY first DESC LIMIT 1), 0)
@@ -69,13 +78,7 @@ _COUNTER: Final = "SELECT start, next FROM {counters} WHERE topic = %s AND part 
 _SEEK: Final = """
     SELECT first, body FROM {table} WHERE part = %(part)s AND high >= %(at)s ORDER BY high, first LIMIT 1
 """
-_HOLDER: Final = """
-    SELECT EXISTS (
-        SELECT FROM pg_locks
-        WHERE locktype = 'advisory' AND granted AND objsubid = 1
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::bigint << 32 | objid::bigint = %s)
-"""
+_HOLDER: Final = f"SELECT EXISTS ({_LOCKS} AND classid::bigint << 32 | objid::bigint = %s)"
 
 
 class PostgresLog:
@@ -94,7 +97,9 @@ class PostgresLog:
         self._heard: dict[str, int] = {}
         self._ends: dict[str, tuple[int, float]] = {}
         self._turn = itertools.count()
-        self._statements: dict[tuple[str, str], bytes] = {}
+        self._statements: dict[tuple[str, str, bool], bytes] = {}
+        self._lock: int | None = None
+        self.stamp: int | None = None
         with self._talking():
             self._session.execute("SET synchronous_commit = on")
 
@@ -102,6 +107,12 @@ class PostgresLog:
         """See TopicLog. Raises LogError if the topic exists with other partitions or another retention."""
         with self._talking(), self._session.transaction():
             create_topic(self._session, topic)
+
+    def identity(self) -> str:
+        """See TopicLog."""
+        with self._talking():
+            found = identity_of(self._session)
+        return found if found is not None else self._nameless()
 
     def append(
         self, topic: Topic, messages: Sequence[Message], *, partition: int | None = None
@@ -129,8 +140,8 @@ class PostgresLog:
         first = {}
         with self._talking(), self._session.transaction() if len(rows) > 1 else contextlib.nullcontext():
             for part, row in rows.items():
-                done = self._session.execute(statement, row).fetchone()
-                first[part] = int(done[0]) if done else self._missing(topic)
+                done = self._session.execute(statement, row | {"lock": self._lock}).fetchone()
+                first[part], self.stamp = (int(done[0]), done[1]) if done else (self._missing(topic), None)
         return first
 
     def read(self, topic: Topic, partition: int, offset: int, limit: int) -> list[Stored]:
@@ -152,8 +163,8 @@ class PostgresLog:
             hint = f"read from {rows[0][0]} on"
             raise LogError("trimmed away", where=f"{topic.name}/{partition}", value=offset, hint=hint)
         return [
-            Stored(topic, partition, at, message)
-            for _, _, first, body in rows
+            Stored(topic, partition, at, message, lock)
+            for _, _, first, body, lock in rows
             if first is not None
             for at, message in enumerate(_decode(body), first)
             if offset <= at < offset + limit
@@ -210,22 +221,26 @@ class PostgresLog:
     def lock(self, name: str, *, wait: bool) -> bool:
         """Take the lock of that name for as long as this object's session lives; False if it is taken and not `wait`.
 
-        The session that appends holds it: a process that loses the lock can no longer append.
+        The session that appends holds it: a process that loses the lock can no longer append. From now on the appends
+        are stamped with it, or with the next one that this object takes.
         """
         call = "SELECT pg_advisory_lock(%s) IS NOT NULL" if wait else "SELECT pg_try_advisory_lock(%s)"
         with self._talking():
-            taken = self._session.execute(call, [_number(name)]).fetchone()
+            taken = self._session.execute(call, [lock_number(name)]).fetchone()
+        if taken and taken[0]:
+            self._lock = lock_number(name)
         return bool(taken and taken[0])
 
     def unlock(self, name: str) -> None:
         """Release the lock before the session ends; does nothing if it is not held."""
         with self._talking():
-            self._session.execute("SELECT pg_advisory_unlock(%s)", [_number(name)])
+            self._session.execute("SELECT pg_advisory_unlock(%s)", [lock_number(name)])
+        self._lock = None if self._lock == lock_number(name) else self._lock
 
     def holder(self, name: str) -> bool:
         """Return True if any session holds the lock of that name."""
         with self._talking():
-            found = self._session.execute(_HOLDER, [_number(name)]).fetchone()
+            found = self._session.execute(_HOLDER, [lock_number(name)]).fetchone()
         return bool(found and found[0])
 
     def close(self) -> None:
@@ -255,9 +270,10 @@ class PostgresLog:
             raise found from error
 
     def _statement(self, text: LiteralString, topic: Topic) -> bytes:
-        key = (text, topic.name)
+        key = (text, topic.name, self._lock is None)
         if key not in self._statements:
-            composed = sql.SQL(text).format(counters=COUNTERS, table=table_of(topic))
+            stamp = sql.SQL("NULL" if self._lock is None else _STAMP)
+            composed = sql.SQL(text).format(counters=COUNTERS, table=table_of(topic), stamp=stamp)
             self._statements[key] = composed.as_bytes(self._session)
         return self._statements[key]
 
@@ -303,6 +319,9 @@ class PostgresLog:
     def _lost(self) -> Unavailable:
         return Unavailable("the session was lost", where=self._where, hint="connect again")
 
+    def _nameless(self) -> str:
+        raise self._unknown("it has no identity")
+
     def _missing(self, topic: Topic) -> int:
         raise self._unknown(f"no such topic: {topic.name}")
 
@@ -338,8 +357,3 @@ def _checked(topic: Topic, partition: int) -> int:
 
 def _channel(topic: Topic, partition: int) -> str:
     return f"{SCHEMA}:{topic.name}/{partition}"
-
-
-def _number(name: str) -> int:
-    """Return a lock's number: 63 bits of a digest, so that it does not collide with another program's locks."""
-    return int.from_bytes(hashlib.sha256(f"penstock:{name}".encode()).digest()[:8]) >> 1

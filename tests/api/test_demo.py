@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,10 +22,11 @@ from api.demo.memory import Memory, family, pss
 from api.starter import SHOP
 from dataflows.process.site import Site
 from penstock.clock import now
-from penstock.records import Record, encode
+from penstock.records import BRAIN_LOCK, Record, encode
 from penstock.settings import load
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
+from tests.agents.control_plane import pipeline
 from tests.api.project import PENSTOCK, ROOT, Project, until
 
 
@@ -131,11 +133,19 @@ def test_a_crash_finds_the_process_of_the_last_attempt_and_skips_one_that_has_en
 
 
 def _attempt(log: PostgresLog, attempt: int, pid: int) -> None:
-    """Return the records of a worker about an attempt of run `r`."""
-    assigned = {"task": "t", "run": "r", "attempt": attempt}
-    started = {"task": "t", "attempt": attempt, "pid": pid}
+    """Append what the orchestrator and a worker record about an attempt of run `r`."""
+    task = {"task": "t", "run": "r", "attempt": attempt, "worker": "w"}
+    assigned = task | {"kind": "pipeline", "pipeline": "p", "uid": "u", "version": 1, "connections": {}}
+    log.lock(BRAIN_LOCK, wait=True)
+    brain = {"agents": {"orchestrator": 1}, "release": "0"}
+    ((_, offset),) = log.append(CONTROL, [encode(_record("brain.started", brain))])
+    decided = {"actor": "agent:orchestrator", "brain": offset, "cause": (offset, 1)}
     records = [
-        Record(type=type_, key="t", at=now(), actor="tests", payload=payload)
-        for type_, payload in (("task.assigned", assigned), ("task.started", started))
+        _record("task.assigned", assigned | {"spec": pipeline("p")}, **decided),
+        _record("task.started", task | {"pid": pid}),
     ]
     log.append(CONTROL, [encode(record) for record in records])
+
+
+def _record(type_: str, payload: dict[str, Any], **more: Any) -> Record:
+    return Record(**{"type": type_, "key": "t", "at": now(), "actor": "tests", "payload": payload, **more})

@@ -16,6 +16,7 @@ from penstock.errors import NotFound, UsageError
 from penstock.models import AgentDecision, DatasetRef, Field, FieldMapping, Schema, SchemaMapping
 from penstock.records import Record
 from penstock.records.execution import SchemaObserved
+from tests.agents.control_plane import pipeline
 from tests.catalog.conftest import START, Fact
 
 ORDERS = DatasetRef(connection="shop", object="public.orders")
@@ -261,7 +262,7 @@ def test_runs_tasks_and_errors(store: MetadataStore, fold: Fold, fact: Fact) -> 
         "uid": "u1",
         "run": "r1",
         "version": 3,
-        "spec": {},
+        "spec": pipeline("orders"),
         "connections": {},
     }
     fold(
@@ -297,7 +298,7 @@ def test_an_outcome_of_a_closed_attempt_changes_nothing(store: MetadataStore, fo
         "pipeline": "orders",
         "uid": "u1",
         "version": 3,
-        "spec": {},
+        "spec": pipeline("orders"),
         "connections": {},
     }
     closed = {
@@ -319,7 +320,7 @@ def test_an_outcome_of_a_closed_attempt_changes_nothing(store: MetadataStore, fo
 
 
 def test_policies_workers_and_connections(store: MetadataStore, fold: Fold, fact: Fact) -> None:
-    policy = {"name": "default", "hash": "h1", "origin": "file", "policy": {"kind": "AgentPolicy"}}
+    policy = {"name": "default", "hash": "h1", "origin": "file", "policy": {"metadata": {"name": "default"}}}
     fold(
         fact("policy.accepted", policy),
         fact("policy.accepted", policy | {"hash": "h2"}, minute=1),
@@ -398,7 +399,7 @@ def test_unreadable_records_are_reported_and_skipped(store: MetadataStore, fold:
     )
     assert [w.worker for w in store.workers()] == ["w1"]
     (problem,) = store.errors().items
-    assert (problem.code, problem.source, problem.offset) == ("record.unreadable", "catalog", 0)
+    assert (problem.code, problem.source, problem.offset) == ("record.unreadable", "log", 0)
 
 
 def test_the_character_nul_does_not_stop_the_projection(store: MetadataStore, fold: Fold, fact: Fact) -> None:
@@ -420,7 +421,7 @@ def test_a_run_shows_the_notes_of_its_task(store: MetadataStore, fold: Callable[
     run = {"id": "r1", "pipeline": "orders", "version": 1, "status": "queued", "requested_at": START}
     assigned = {
         "task": "t1", "kind": "pipeline", "pipeline": "orders", "uid": "u1", "run": "r1", "attempt": 1, "worker": "w",
-        "version": 1, "spec": {}, "connections": {},
+        "version": 1, "spec": pipeline("orders"), "connections": {},
     }  # fmt: skip
     fold(fact("run.created", {"run": run}), fact("task.assigned", assigned))
     assert store.run("r1").notes is None

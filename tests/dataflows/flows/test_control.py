@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.records import encode
+from penstock.records import Record, encode
 from penstock.topics.table import CONTROL
 from tests.agents.control_plane import policy
 from tests.dataflows.flows.installation import ForkServer, Installation, Load, take_lock_from, until
@@ -124,15 +124,32 @@ def test_a_standby_control_flow_blocks_nothing_and_takes_over(busy: Installation
     assert second.ended() == 0, second.said
 
 
-def test_a_brain_stops_when_it_reads_a_later_one(busy: Installation) -> None:
-    flow = busy.start("control")
+def test_a_brain_and_decisions_without_the_lock_do_not_count(busy: Installation) -> None:
+    """A session that does not hold the control process's lock can claim its name, and changes nothing by it."""
+    flow = busy.start("control", "projector")
     busy.all_answered()
-    later = busy.of("brain.started")[0].replaced(id="another")
-    busy.log.append(CONTROL, [encode(later)])
-    assert flow.ended() == 1
-    assert "another control process took over" in flow.said
-    busy.start("control")
+    brain = busy.of("brain.started")[0]
+    brain_offset = next(offset for offset, one in busy.counted() if one.id == brain.id)
+    paused = busy.of("pipeline.created")[0].payload | {"before": "active", "status": "paused"}
+    forged = Record(
+        type="pipeline.status_changed",
+        key="p0",
+        at=brain.at,
+        actor="agent:lifecycle",
+        cause=(busy.log.end(CONTROL, 0) - 1, 2**30),
+        brain=brain_offset,
+        payload={name: paused[name] for name in ("name", "uid", "before", "status")},
+    )
+    without = forged.replaced(id="no agent's", actor="tests", brain=None)
+    busy.log.append(CONTROL, [encode(one) for one in (brain.replaced(id="another"), forged, without)])
+    reported = busy.await_records("record.unreadable", 3)
+    assert [one.payload["type"] for one in reported] == ["brain.started", *[forged.type] * 2]
+    assert "lock" in reported[0].payload["reason"]
+    assert "lock" in reported[1].payload["reason"]
+    assert "part of an agent's decision" in reported[2].payload["reason"]
     busy.done("pipeline.pause", name="p0")
+    assert flow.process.poll() is None
+    busy.projected()
     busy.check_answers()
 
 

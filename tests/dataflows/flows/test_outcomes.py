@@ -15,10 +15,11 @@ from penstock.clock import now
 from penstock.records import Record
 from penstock.records.families import body
 from penstock.settings import Settings
+from tests.agents.control_plane import pipeline
 
 ASSIGNED: dict[str, Any] = {
     "task": "t", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "orders", "uid": "u", "run": "r",
-    "version": 1, "spec": {}, "connections": {},
+    "version": 1, "spec": pipeline("orders"), "connections": {},
 }  # fmt: skip
 
 
