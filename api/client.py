@@ -134,7 +134,9 @@ class Client:
 
         Raises:
             Unavailable: the control process does not start.
+            ForeignLog: the catalog was not made from this log.
         """
+        self.site.check(self.log)
         if self._supervisor is not None or self.log.holder(UP):
             return
         self._supervisor = Supervisor(self.site.settings, ((*BRAIN, *WORKER),) if worker else (BRAIN,))

@@ -23,6 +23,7 @@ from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
 from catalog.database import engine
 from catalog.entries import Snapshot
+from catalog.origin import stands_on
 from catalog.store import MetadataStore
 from dataflows.process.leader import Leader
 from dataflows.process.site import ACTIVE_CONTROL, Site
@@ -76,12 +77,17 @@ def start_brain(log: PostgresLog, agents: Sequence[Agent], saved: dict[str, Snap
         payload={"agents": names, "release": __version__},
     )
     ((_, brain),) = log.append(CONTROL, [encode(started)])
-    valid = {name: one for name, one in saved.items() if names.get(name) == one.rules and one.offset <= brain}
+    valid = {name: one for name, one in saved.items() if names.get(name) == one.rules and _is_of(log, one, brain)}
     start = min((valid[name].offset if name in valid else 0 for name in names), default=0)
     earliest = next((one for one in valid.values() if one.offset == start), None)
     reading = Reading.from_dict(earliest.state["reading"]) if earliest else Reading()
     recorded = look_ahead(_records(log, start, brain + 1), reading)
     return [Fold(agent, brain, recorded.get(agent.name), valid.get(agent.name)) for agent in agents], start
+
+
+def _is_of(log: PostgresLog, snapshot: Snapshot, end: int) -> bool:
+    """True if the snapshot was taken on this log, not on a later or another one."""
+    return snapshot.offset <= end and stands_on(log, snapshot.offset, snapshot.state["reading"].get("last"))
 
 
 def _records(log: PostgresLog, start: int, end: int) -> Iterator[tuple[int, Record]]:

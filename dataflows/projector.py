@@ -18,7 +18,7 @@ from penstock.topics.operators import TopicSource, Wakeup
 from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
-__all__ = ["add_projector", "project_to_end"]
+__all__ = ["LOCK", "add_projector", "project_to_end"]
 
 LOCK: Final = "projector"
 READ: Final = 2000

@@ -21,6 +21,7 @@
     │   └── TooManyRefused        1  more rows of a run went to the dead letters than its pipeline allows
     ├── Fenced                    1  a newer run, brain or projector took over; stop at once
     └── LogError                  1  the topic log broke a promise or was used against one
+        └── ForeignLog            1  the log is not the one that the catalog was made from, or an older copy
 
 The number is the exit code of a command that ends with it.
 """
@@ -36,6 +37,7 @@ __all__ = [
     "AccessDenied",
     "BadData",
     "Fenced",
+    "ForeignLog",
     "InvalidDocument",
     "Issue",
     "LogError",
@@ -217,6 +219,12 @@ class LogError(PenstockError):
     """The topic log broke a promise, or was used against one."""
 
     code = "log"
+
+
+class ForeignLog(LogError):
+    """The log is not the one that the catalog was made from, or an older copy of it."""
+
+    code = "log.foreign"
 
 
 def error_from_report(report: Mapping[str, Any]) -> PenstockError:

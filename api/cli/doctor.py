@@ -98,6 +98,7 @@ def _installation(settings: Settings) -> Iterator[Finding]:
     with connected(settings, runs=False) as client:
         kind = "embedded" if settings.embedded else "yours"
         yield Finding("catalog and topics", well=True, seen=f"PostgreSQL ({kind}) answers")
+        client.site.check(client.log)
         up, control = client.log.holder(UP), client.log.holder(ACTIVE_CONTROL)
         yield Finding(
             "penstock up",

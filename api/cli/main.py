@@ -63,6 +63,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Plumbing": ("api.cli.plumbing", {
         "flow": "Run one flow in the foreground, as a pod does.",
         "topics": "Show the topics: list, tail, lag.",
+        "catalog": "Make the catalog again from the log: rebuild.",
     }),
 }  # fmt: skip
 """Sections of `--help`: the module of their commands, and each command with its line."""
@@ -79,6 +80,7 @@ MODULES: Final = {
     "backfill": "api.cli.run",
     "runs": "api.cli.runs",
     "metrics": "api.cli.metrics",
+    "catalog": "api.cli.catalog",
 }
 """Modules of commands that are not in the module of their section."""
 

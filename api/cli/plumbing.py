@@ -62,6 +62,7 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
     if len(names) != 1:
         raise UsageError("name one pipeline", where="flow pipeline", hint="penstock flow pipeline NAME")
     with connected(state.settings, runs=False) as client, tempfile.TemporaryDirectory() as folder:
+        client.site.check(client.log)
         pipeline = client.store.pipeline(names[0])
         if pipeline.status != "active":
             hint = f"penstock resume {pipeline.name}" if pipeline.status in {"paused", "stopped"} else "penstock list"

@@ -50,6 +50,7 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             if not log.lock(UP, wait=False):
                 where = str(site.settings.project)
                 raise Refused("`penstock up` is already running here", where=where, hint="use it, or stop it first")
+            site.check(log)
             if not supervisor.pids():
                 supervisor.start()  # before any thread, so that the children can be forked
             health.start()

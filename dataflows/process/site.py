@@ -10,6 +10,7 @@ import psycopg
 from psycopg import conninfo, sql
 
 from catalog.migrations import is_current
+from catalog.origin import Origin, adopt, check_origin, origin
 from penstock import postgres
 from penstock.errors import NotFound
 from penstock.records import BRAIN_LOCK
@@ -40,6 +41,7 @@ class Site:
         self.server = EmbeddedServer(settings.home) if settings.embedded else None
         self._catalog = settings.database_url
         self._log = settings.log_url
+        self._origin: Origin | None = None
 
     @property
     def catalog_dsn(self) -> str:
@@ -59,6 +61,22 @@ class Site:
     def open_log(self, name: str = "log") -> PostgresLog:
         """Open a log for use by one thread; the caller closes it."""
         return PostgresLog(self.log_dsn, name=name)
+
+    def check(self, log: PostgresLog) -> None:
+        """Refuse to write or run with a catalog that was not folded from `log`; a catalog without a log adopts it.
+
+        Raises:
+            ForeignLog: the log is another one, or an older copy.
+        """
+        found, self._origin = self._origin or self._look(), None
+        check_origin(found, log, f"catalog {postgres.address(self.catalog_dsn)}")
+        if found.log is None:
+            with closing(postgres.connect(self.catalog_dsn, "penstock:prepare")) as session:
+                adopt(session, log.identity())
+
+    def _look(self) -> Origin:
+        with closing(postgres.connect(self.catalog_dsn, "penstock:prepare")) as session:
+            return origin(session)
 
     def revive(self) -> None:
         """Restart the embedded server if it has died; its clients reconnect on their own."""
@@ -90,6 +108,7 @@ class Site:
             with closing(postgres.connect(self.catalog_dsn, "penstock:prepare")) as session:
                 if not is_current(session):
                     return False
+                self._origin = origin(session)
             with closing(postgres.connect(self.log_dsn, "penstock:prepare")) as session:
                 return has_topics(session, TOPICS.values())
         except NotFound:  # the database does not exist yet

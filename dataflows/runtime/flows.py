@@ -44,7 +44,10 @@ def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
 
     Raises:
         PenstockError: the error that ended them, not the engine's wrapper.
+        ForeignLog: the catalog was not made from this log.
     """
+    with site.open_log("check") as log:
+        site.check(log)
     flow, wakeup = Dataflow("penstock_" + "_".join(names)), Wakeup()
     for name in names:
         FLOWS[name](flow, site, stop, wakeup)

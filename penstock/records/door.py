@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from penstock.errors import InvalidDocument, PenstockError
 from penstock.ids import named_id
 from penstock.records.envelope import YEARS, Record, decode
+from penstock.records.reading import mark
 from penstock.topics.log import UNSTAMPED, Message, Stored, lock_number
 
 if TYPE_CHECKING:
     from penstock.records.families import RecordType
 
-__all__ = ["BRAIN_LOCK", "LATER", "UNREADABLE", "records_of"]
+__all__ = ["BRAIN_LOCK", "LATER", "UNREADABLE", "marks_of", "records_of"]
 
 UNREADABLE: Final = "unreadable"
 """Type of the stand-in for what cannot be read; no record on a log can have it, because it has no dot."""
@@ -80,6 +82,14 @@ def _misplaced(record: Record, one: Stored) -> str | None:
     if (record.agent is not None or record.type == "brain.started") and one.lock not in _BRAINS:
         return "its writer does not hold the lock of the control process"
     return None
+
+
+def marks_of(one: Stored) -> set[str]:
+    """Return the marks that a reader may know the message by: the record's, and that of its stand-in."""
+    marks = {mark(_stand_in(one, _Problem(UNREADABLE, None, "")))}
+    with suppress(PenstockError):
+        marks.add(mark(decode(one.message)))
+    return marks
 
 
 def _stand_in(one: Stored, problem: _Problem) -> Record:

@@ -1,0 +1,48 @@
+"""`penstock catalog rebuild`: the catalog made again from the log, after a restore of either."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+
+from api.cli.main import State, command
+from api.client import UP, connected
+from catalog.database import reset
+from catalog.origin import adopt, forget
+from dataflows.process.site import ACTIVE_CONTROL
+from dataflows.projector import LOCK, project_to_end
+from penstock import postgres
+from penstock.errors import Refused
+from penstock.topics.postgres import PostgresLog
+from penstock.topics.table import CONTROL
+
+
+@command(name="catalog")
+@click.argument("action", type=click.Choice(["rebuild"]))
+def catalog_(state: State, action: str) -> None:  # noqa: ARG001 - there is one action so far
+    """Drop the catalog and make it again from the log (`rebuild`), when nothing runs.
+
+    Dead letters stay, and so do the positions at the sinks: the next run of each pipeline continues from there.
+    """
+    with connected(state.settings, runs=False) as client:
+        with client.site.open_log("rebuild") as log:
+            _take(log, str(state.settings.project))
+            reset(client.site.catalog_dsn)
+            with closing(postgres.connect(client.site.catalog_dsn, "penstock:rebuild", autocommit=False)) as session:
+                forget(session)
+                adopt(session, log.identity())
+                session.commit()
+            project_to_end(client.site)
+        count, pipelines = client.log.end(CONTROL, 0), len(client.overview())
+    state.output.data({"records": count, "pipelines": pipelines})
+    state.output.say(f"The catalog is made again from {count:,} records: {pipelines} pipelines.")
+    state.output.hint("penstock list")
+
+
+def _take(log: PostgresLog, where: str) -> None:
+    """Take the locks of all that writes the catalog, so that nothing starts meanwhile. Raises Refused."""
+    for name in (UP, ACTIVE_CONTROL, LOCK):
+        if not log.lock(name, wait=False):
+            hint = "stop `penstock up` and what else runs, then rebuild"
+            raise Refused(f"a process works on this catalog (it holds the lock {name!r})", where=where, hint=hint)
