@@ -16,6 +16,7 @@ import click
 from api.cli.console import Output
 from penstock import telemetry
 from penstock.errors import PenstockError, UsageError, did_you_mean
+from penstock.libpq import forget_variables
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
@@ -180,6 +181,7 @@ def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error becomes one line and an exit code."""
     gc.set_threshold(50_000, 20, 100)  # imports leave little garbage; collecting it takes a fifth of the start-up time
+    forget_variables()
     words = sys.argv[1:] if arguments is None else arguments
     output = Output(as_json="--json" in words)
     try:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
-from api.cli.choice import known
+from api.cli.candidates import Candidates, candidates
 from api.cli.completion import names_or_files
 from api.cli.console import escape
 from api.cli.main import State, command
-from api.cli.project import documents_of
-from api.cli.trials import job_of
 from api.client import connected
-from catalog.overview import Overview
 from dataflows.runs.dry_run import plan
 from dataflows.runs.survey import opened
-from penstock.errors import NotFound, PenstockError
-from penstock.ids import new_id
-from penstock.models.documents import Documents
+from penstock.errors import PenstockError
 
 
 @command(name="plan")
@@ -31,18 +25,11 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
     Takes the pipelines in FILE, or the pipeline NAME: from the project's files, else as it was applied. Default: all of
     the project.
     """
-    files = tuple(Path(word) for word in what if _is_file(word))
-    names = [word for word in what if not _is_file(word)]
-    documents = documents_of(state, files) if files or not names else _of_project(state)
     with connected(state.settings, runs=False) as client:
-        connections = {one.name: dict(one.connection) for one in client.store.connections()}
-        applied = {one.name: one for one in client.store.overview()}
-        if documents is not None:
-            connections |= {name: one.to_dict() for name, one in documents.connections.items()}
-        found = [
-            _planned(state, one, connections, applied[name].uid if name in applied else new_id())
-            for name, one in _wanted(names, documents, applied, every=bool(files) or not names).items()
-        ]
+        chosen = candidates(state, client, what)
+        found = [_planned(state, chosen, name) for name in chosen.pipelines]
+    for name in chosen.unapplied:
+        state.output.say(f"connection {escape(name)}: as in the files; it is not applied like that yet")
     for one in found:
         _tell(state, one)
     state.output.data(found)
@@ -51,35 +38,13 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
     return 1 if refused else 0
 
 
-def _is_file(word: str) -> bool:
-    """True if `word` means a file: the name of a pipeline contains neither a dot nor a slash."""
-    return Path(word).exists() or Path(word).suffix != "" or "/" in word
-
-
-def _of_project(state: State) -> Documents | None:
-    """Return the project's documents, if there is a project."""
+def _planned(state: State, chosen: Candidates, name: str) -> dict[str, Any]:
     try:
-        return documents_of(state, ())
-    except NotFound:
-        return None
-
-
-def _wanted(
-    names: list[str], documents: Documents | None, applied: Mapping[str, Overview], *, every: bool
-) -> dict[str, dict[str, Any]]:
-    """Return the pipelines of `names`, with `every` those of `documents` too. Raises NotFound."""
-    written = {one.name: one.to_dict() for one in documents.pipelines} if documents is not None else {}
-    every_one = {name: dict(one.pipeline) for name, one in applied.items()} | written
-    return (written if every else {}) | {name: every_one[known(name, every_one)] for name in names}
-
-
-def _planned(state: State, pipeline: dict[str, Any], connections: Mapping[str, Any], uid: str) -> dict[str, Any]:
-    try:
-        job = job_of(state, pipeline, connections, uid)
+        job = chosen.job(state, name)
         with opened(job) as ends:
             return plan(job, ends)
     except PenstockError as error:
-        return {"pipeline": pipeline["metadata"]["name"], "refused": str(error)}
+        return {"pipeline": name, "refused": str(error)}
 
 
 def _tell(state: State, one: Mapping[str, Any]) -> None:

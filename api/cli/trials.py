@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
-from api.cli.completion import pipeline_names
+from api.cli.candidates import candidates
+from api.cli.completion import names_or_files
 from api.cli.console import escape, plain
 from api.cli.main import State, command
 from api.cli.project import FILES, Files, documents_of
 from api.client import connected
 from dataflows.runs.dry_run import StepRows, TrialResult, preview, run_tests
-from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
-from penstock.ids import new_id
 
 CELL_WIDTH = 40
 
@@ -63,22 +61,26 @@ def _at(rows: Sequence[Mapping[str, Any]], at: int) -> str:
 
 
 @command(name="preview")
-@click.argument("name", shell_complete=pipeline_names)
+@click.argument("what", metavar="NAME|FILE", shell_complete=names_or_files)
 @click.option(
     "--rows", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many rows of the source."
 )
-def preview_(state: State, name: str, rows: int) -> None:
-    """Show rows of the source before and after each step; writes nothing."""
+def preview_(state: State, what: str, rows: int) -> None:
+    """Show rows of the source before and after each step; writes nothing.
+
+    Takes the pipeline in FILE, or the pipeline NAME: from the project's files, else as it was applied.
+    """
     with connected(state.settings, runs=False) as client:
-        pipeline = client.store.pipeline(name)
-        connections = {one.name: dict(one.connection) for one in client.store.connections()}
-        job = job_of(state, dict(pipeline.pipeline), connections, pipeline.uid)
-        with opened(job) as ends:
-            shown = preview(job, ends, rows)
+        chosen = candidates(state, client, [what])
+        shown = []
+        for name in chosen.pipelines:
+            job = chosen.job(state, name)
+            with opened(job) as ends:
+                shown += preview(job, ends, rows)
     for one in shown:
         _show(state, one)
     state.output.data([asdict(one) for one in shown])
-    state.output.hint(f"penstock run {name} --watch")
+    state.output.hint(f"penstock plan {what}")
 
 
 def _show(state: State, one: StepRows) -> None:
@@ -93,14 +95,3 @@ def _show(state: State, one: StepRows) -> None:
 def _short(value: object) -> str:
     text = "NULL" if value is None else str(plain(value))
     return text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
-
-
-def job_of(state: State, pipeline: dict[str, Any], connections: Mapping[str, Any], uid: str) -> Job:
-    task = {
-        "run": new_id(),
-        "uid": uid,
-        "pipeline": pipeline,
-        "connections": connections,
-        "modules": state.settings.modules,
-    }
-    return Job.from_task(task, secrets=Path(state.settings.secrets))

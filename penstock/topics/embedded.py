@@ -4,8 +4,9 @@ After a kill -9 only a lock is reliable, not a pid file: the server itself holds
 inherits, so a free lock means that none of its processes lives and its leftovers may be removed. `pg_ctl status` and
 pid files may be wrong. A connection shows whether it answers.
 
-The server runs as an unprivileged user and listens on a Unix socket only; permissions of folders above its home are
-never changed.
+The server runs as an unprivileged account and listens on a Unix socket only, in a folder that only this account (and
+root) can enter; it asks the system which account a client is (peer). Permissions of folders above its home are never
+changed.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ class EmbeddedServer:
     """The server with its data in `home`.
 
     Any number of objects, threads and processes may name the same home; they share one server. `user` is the account
-    that the server gets when this process is root (by default the owner of the data, or of the folder above them, or
-    `nobody`); without root it is always the caller's own. `home` becomes private to that account, mode 0700, so use a
-    folder for this and nothing else. `configuration` overrides the server's settings.
+    that the server gets when this process is root (by default the owner of the folder, or `penstock-server`, an account
+    of its own that is created if needed); without root it is always the caller's own. `home` becomes private to that
+    account, mode 0700, so use a folder for this and nothing else. `configuration` overrides the server's settings.
 
     Where that account cannot reach `home` (for example below a folder of mode 0700), the data are stored under
     /var/lib/penstock instead, and the file MOVED in `home` says where. Moving the project keeps them; a copy of
@@ -184,6 +185,7 @@ class EmbeddedServer:
                 raise Unavailable("a server process is alive but does not answer", where=str(self.home), hint=hint)
             time.sleep(0.02)
         try:
+            self._take_over()
             self._begin(alive)
         finally:
             os.close(alive)
@@ -198,16 +200,35 @@ class EmbeddedServer:
         for left in (place.data / "postmaster.pid", socket, socket.with_suffix(".5432.lock")):
             left.unlink(missing_ok=True)
         command = [programs / "pg_ctl", "-w", "-t", int(START_SECONDS), "-o", f"-k {place.socket}", "start"]
-        self._run(command, "the embedded PostgreSQL does not start", keep=alive, PGDATA=str(place.data))
-        with postgres.connect(self.dsn("postgres"), "penstock:embedded") as session:
-            session.execute("SELECT 1")
+        try:
+            self._run(command, "the embedded PostgreSQL does not start", keep=alive, PGDATA=str(place.data))
+            with postgres.connect(self.dsn("postgres"), "penstock:embedded") as session:
+                session.execute("SELECT 1")
+        except BaseException:
+            self._end_started()
+            raise
+
+    def _take_over(self) -> None:
+        """Give the data to the server's account if another one has them: earlier releases ran as `nobody`."""
+        account, place, _ = self._where()
+        if account.other and place.data.exists() and place.data.stat().st_uid != account.uid:
+            for folder, folders, files in os.walk(place.root):
+                for name in (".", *folders, *files):
+                    account.own(Path(folder, name))
+
+    def _end_started(self) -> None:
+        """End the server that this call started, so that the next command need not wait for it."""
+        pid = self._pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGQUIT)
 
     def _initialise(self, alive: int) -> None:
         """Create the data in a folder next to it, then rename it: data that exist are complete."""
         account, place, programs = self._where()
         fresh = place.root / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
-        options = ("-U", USER, "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8")
+        options = ("-U", USER, "--auth=peer", "-E", "UTF8", "--locale=C.UTF-8")
         self._run(
             [programs / "initdb", "-D", fresh, *options], "the embedded PostgreSQL cannot create its data", keep=alive
         )
@@ -217,9 +238,18 @@ class EmbeddedServer:
     def _configure(self) -> None:
         """Write our settings as a file that postgresql.conf includes last; what `ALTER SYSTEM` set still wins."""
         account, place, _ = self._where()
-        ours = place.data / "penstock.conf"
-        ours.write_text("".join(f"{name} = '{value}'\n" for name, value in self._configuration.items()))
-        account.own(ours)
+        hba, ident = place.data / "penstock_hba.conf", place.data / "penstock_ident.conf"
+        configuration = {**self._configuration, "hba_file": str(hba), "ident_file": str(ident)}
+        files = {
+            place.data / "penstock.conf": "".join(
+                f"{name} = {_configured(value)}\n" for name, value in configuration.items()
+            ),
+            hba: "local all all peer map=penstock\n",
+            ident: "".join(f'penstock "{name}" {USER}\n' for name in dict.fromkeys((account.name, "root"))),
+        }
+        for path, text in files.items():
+            path.write_text(text)
+            account.own(path)
         main = place.data / "postgresql.conf"
         include = "include = 'penstock.conf'\n"
         if not main.read_text().endswith(include):
@@ -335,3 +365,8 @@ class EmbeddedServer:
     def _shorten_log(self) -> None:
         if self._log.exists() and self._log.stat().st_size > 4 * 1024 * 1024:
             self._log.replace(self._log.with_suffix(".log.1"))
+
+
+def _configured(value: str) -> str:
+    """Return a value as a configuration file has it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -16,6 +16,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
@@ -28,6 +29,14 @@ ELSEWHERE: Final = Path("/var/lib/penstock")
 POINTER: Final = "MOVED"
 OWNER: Final = "HOME"
 """Name of the file in such a folder that says which project it belongs to."""
+NOBODY: Final = "nobody"
+ACCOUNT: Final = "penstock-server"
+ACCOUNT_SECONDS: Final = 5.0
+"""Seconds to try for to create the account."""
+_OPTIONS: Final = (
+    "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin",
+    ACCOUNT,
+)  # fmt: skip
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./+-]+")
 _SOCKET_ROOM: Final = 90
 """Bytes of a socket's folder: 107 for the whole path, less ``/.s.PGSQL.5432.lock``."""
@@ -43,6 +52,7 @@ class _As(TypedDict, total=False):
 class Account:
     """The account that the server runs as; `other` when that is not the caller's own."""
 
+    name: str
     uid: int
     gid: int
     other: bool
@@ -94,32 +104,73 @@ class ServerPaths:
 
 
 def account_for(home: Path, user: str | None) -> Account:
-    """Return the account for a server at `home`: the caller's, or when that is root, an unprivileged one."""
+    """Return the account for a server at `home`: the caller's, or when that is root, an unprivileged one.
+
+    Raises:
+        NotFound: there is no account `user`.
+        AccessDenied: there is no account for the server, and none can be created.
+    """
     if os.geteuid() != 0:
-        return Account(os.geteuid(), os.getegid(), other=False)
+        own = pwd.getpwuid(os.geteuid())
+        return Account(own.pw_name, os.geteuid(), os.getegid(), other=False)
     try:
-        entry = pwd.getpwnam(user) if user else _owner(home) or pwd.getpwnam("nobody")
+        entry = pwd.getpwnam(user) if user else _owner(home) or _made()
     except KeyError as error:
         raise NotFound("no such account for the embedded server", value=user) from error
-    return Account(entry.pw_uid, entry.pw_gid, other=True)
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, other=True)
 
 
 def _owner(home: Path) -> pwd.struct_passwd | None:
-    """Return the owner of the home or of the nearest existing folder above it; None for root or an unnamed user."""
+    """Return the owner of the home or of the nearest existing folder above it, if it is a user of this machine.
+
+    None for root, for `nobody` (which everybody may be) and for an unnamed one.
+    """
     uid = next(folder.stat().st_uid for folder in (home, *home.parents) if folder.exists())
     with contextlib.suppress(KeyError):
-        return pwd.getpwuid(uid) if uid else None
+        found = pwd.getpwuid(uid)
+        return None if uid == 0 or found.pw_name == NOBODY else found
     return None
+
+
+def _made() -> pwd.struct_passwd:
+    """Return the account that servers of root get; create it if this machine does not have it."""
+    deadline = time.monotonic() + ACCOUNT_SECONDS
+    while True:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(ACCOUNT)
+        said = _create_account()
+        if not said:
+            continue
+        if time.monotonic() > deadline:
+            hint = f"useradd {' '.join(_OPTIONS)}; or run as another user, or set PENSTOCK_DATABASE_URL"
+            raise AccessDenied(f"the embedded server needs an account of its own: {said}", value=ACCOUNT, hint=hint)
+        time.sleep(0.1)  # another process may hold the lock of the accounts
+
+
+def _create_account() -> str:
+    """Create the account; return what went wrong, "" if nothing did."""
+    try:
+        done = subprocess.run(
+            ["useradd", *_OPTIONS],  # noqa: S607 - from PATH, as root
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        return f"useradd: {error.strerror}"
+    return (done.stderr.strip() or f"useradd ended with {done.returncode}") if done.returncode else ""
 
 
 def paths_for(home: Path, account: Account) -> ServerPaths:
     """Return the paths of a server at `home`, created if needed; raises AccessDenied if another account owns them."""
     try:
         root = _reachable(home, account)
-        socket = root / "run"
+        socket, former = root / "run", _former(account)
         if len(os.fsencode(socket)) > _SOCKET_ROOM or not _PLAIN.fullmatch(str(socket)):
             socket = Path("/tmp") / f"penstock-{_digest(root)}"  # noqa: S108 - one fixed path; made private below
-        _private(socket, account)
+            former = []
+        _private(socket, account, *former)
     except OSError as error:
         raise system_error(error, home) from error
     return ServerPaths(root, root / "data", socket)
@@ -138,7 +189,7 @@ def system_error(error: OSError, home: Path) -> Unavailable:
 def _reachable(home: Path, account: Account) -> Path:
     pointer = home / POINTER
     if not pointer.exists():
-        _private(home, account)
+        _private(home, account, *_former(account))
         if account.can_enter(home):
             return home
         _point(pointer, account)
@@ -146,7 +197,7 @@ def _reachable(home: Path, account: Account) -> Path:
     if not root.is_dir():
         hint = f"restore that folder, or delete {pointer} to start with an empty database"
         raise Unavailable("the embedded server's data are missing", where=str(pointer), value=str(root), hint=hint)
-    _private(root, account)
+    _private(root, account, *_former(account))
     return root
 
 
@@ -166,15 +217,23 @@ def _point(pointer: Path, account: Account) -> None:
         draft.unlink()
 
 
-def _private(folder: Path, account: Account) -> None:
-    """Create the folder, private to the account; raises AccessDenied if another account's exists there."""
+def _former(account: Account) -> list[int]:
+    """Return the account that servers of root had in earlier releases, whose data become those of `account`."""
+    return [pwd.getpwnam(NOBODY).pw_uid] if account.name == ACCOUNT else []
+
+
+def _private(folder: Path, account: Account, *former: int) -> None:
+    """Create the folder, private to the account; raises AccessDenied if another account's exists there.
+
+    A folder of this process, or of one of the `former` accounts, is given to the account.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         folder.mkdir(mode=0o700)
         account.own(folder)
     except FileExistsError:
         found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {account.uid, os.geteuid()}:
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {account.uid, os.geteuid(), *former}:
             raise _not_ours(folder) from None
         if found.st_uid != account.uid or found.st_mode & 0o077:
             folder.chmod(0o700)

@@ -125,6 +125,71 @@ def test_it_does_not_run_as_root(server: EmbeddedServer) -> None:
     assert Path(f"/proc/{server.pid}").stat().st_uid != 0
 
 
+def _as_user(uid: int, connect: Callable[[], object]) -> str:
+    """Return the error that `connect` gets as another user, "" for none."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+        try:
+            connect()
+        except Exception as error:  # noqa: BLE001 - told to the parent
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    with os.fdopen(reading, "rb") as answer:
+        return answer.read().decode()
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root, to become other users")
+@pytest.mark.parametrize("uid", [PLAIN, 65534, 12345])
+def test_no_other_account_gets_in(server: EmbeddedServer, uid: int) -> None:
+    """Neither through the private folder, nor with a way to the socket."""
+
+    def connect() -> None:
+        postgres.connect(server.dsn("postgres"), "test").close()
+
+    assert _as_user(server.folder.stat().st_uid, connect) == ""
+    assert "Permission denied" in _as_user(uid, connect)
+    run, above = server.folder / "run", [server.folder, server.folder / "run"]
+    try:
+        for folder in above:
+            folder.chmod(0o755)
+        (run / ".s.PGSQL.5432").chmod(0o777)
+        assert "eer authentication failed" in _as_user(uid, connect)
+    finally:
+        for folder in above:
+            folder.chmod(0o700)
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root, to start servers as other users")
+def test_data_of_an_earlier_release_are_taken_from_nobody(fresh: EmbeddedServer) -> None:
+    former = EmbeddedServer(fresh.home, "nobody")
+    former.ensure()
+    with postgres.connect(former.dsn("postgres"), "test") as session:
+        session.execute("CREATE TABLE remembered AS SELECT 42 AS n")
+    former.stop()
+    (fresh.home / "data" / "pg_hba.conf").write_text("local all all trust\n")
+    fresh.ensure()
+    assert remembers(fresh)
+    owners = {Path(folder, name).lstat().st_uid for folder, _, files in os.walk(fresh.home) for name in (".", *files)}
+    assert owners == {fresh.home.stat().st_uid}
+    assert fresh.home.stat().st_uid not in {0, 65534}
+
+
+def test_a_start_that_fails_leaves_no_server(fresh: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(postgres, "connect", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fresh.ensure()
+    begin = time.monotonic()
+    fresh.ensure()
+    assert time.monotonic() - begin < 20
+
+
 def test_a_database_is_created_once(server: EmbeddedServer) -> None:
     threads = [threading.Thread(target=server.create_database, args=["shared"]) for _ in range(4)]
     for thread in threads:

@@ -1,0 +1,87 @@
+"""Pipelines that a dry run takes: as the project's files have them, else as they were applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api.cli.choice import known
+from api.cli.main import State
+from api.cli.project import documents_of
+from api.client import Client
+from dataflows.runs.job import Job
+from penstock.errors import NotFound
+from penstock.ids import new_id
+from penstock.models.documents import CONNECTIONS, Documents
+
+__all__ = ["Candidates", "candidates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Pipelines by name, and every connection by name."""
+
+    pipelines: Mapping[str, dict[str, Any]]
+    connections: Mapping[str, Any]
+    uids: Mapping[str, str]
+    """The ids of the pipelines that are applied."""
+    unapplied: Sequence[str]
+    """The connections that only the files have, or have otherwise, and that these pipelines use."""
+
+    def job(self, state: State, name: str) -> Job:
+        """Return the job of a run of the pipeline `name`."""
+        task = {
+            "run": new_id(),
+            "uid": self.uids.get(name) or new_id(),
+            "pipeline": self.pipelines[name],
+            "connections": self.connections,
+            "modules": state.settings.modules,
+        }
+        return Job.from_task(task, secrets=Path(state.settings.secrets))
+
+
+def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates:
+    """Return the pipelines in the files and of the names that `words` are; without words, all of the project.
+
+    Connections of the files count before those that are applied.
+
+    Raises:
+        NotFound: a file, or a pipeline of that name, does not exist.
+    """
+    files = tuple(Path(word) for word in words if _is_file(word))
+    names = [word for word in words if not _is_file(word)]
+    documents = documents_of(state, files) if files or not names else _of_project(state)
+    in_force = {one.name: dict(one.connection) for one in client.store.connections()}
+    applied = {one.name: one for one in client.store.overview()}
+    written: dict[str, dict[str, Any]] = {}
+    connections = dict(in_force)
+    common = state.settings.project / CONNECTIONS
+    if files and common.exists():
+        connections |= _connections(documents_of(state, (common,)))
+    connections |= _connections(documents)
+    if documents is not None:
+        written = {one.name: one.to_dict() for one in documents.pipelines}
+    every = {name: dict(one.pipeline) for name, one in applied.items()} | written
+    chosen = (written if files or not names else {}) | {name: every[known(name, every)] for name in names}
+    used = {one["spec"][end]["connection"] for one in chosen.values() for end in ("source", "sink")}
+    unapplied = sorted(name for name in used & connections.keys() if connections[name] != in_force.get(name))
+    return Candidates(chosen, connections, {name: one.uid for name, one in applied.items()}, unapplied)
+
+
+def _connections(documents: Documents | None) -> dict[str, dict[str, Any]]:
+    return {name: one.to_dict() for name, one in documents.connections.items()} if documents else {}
+
+
+def _is_file(word: str) -> bool:
+    """True if `word` means a file: the name of a pipeline contains neither a dot nor a slash."""
+    return Path(word).exists() or Path(word).suffix != "" or "/" in word
+
+
+def _of_project(state: State) -> Documents | None:
+    """Return the project's documents, if there is a project."""
+    try:
+        return documents_of(state, ())
+    except NotFound:
+        return None
