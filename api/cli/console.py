@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +18,25 @@ from penstock.errors import InvalidDocument, PenstockError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Output", "ago", "ahead", "error_line", "escape", "length", "plain", "seconds", "size", "stopped_by_hand"]
+__all__ = [
+    "Output",
+    "ago",
+    "ahead",
+    "error_line",
+    "escape",
+    "length",
+    "plain",
+    "seconds",
+    "size",
+    "stopped_by_hand",
+    "visible",
+]
 
 
+_UNSAFE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
 PIPE_WIDTH: Final = 10_000
 """Columns of a pipe: a table in it is never folded."""
 
@@ -43,12 +60,12 @@ class Output:
     def say(self, text: str) -> None:
         """Print a sentence for people."""
         if not self.as_json:
-            self.console.print(text)
+            self.console.print(visible(text))
 
     def data(self, value: Any) -> None:
         """Print a document for machines."""
         if self.as_json:
-            sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(plain(value), ensure_ascii=sys.stdout.isatty()) + "\n")
             sys.stdout.flush()
 
     def table(
@@ -62,12 +79,18 @@ class Output:
             return
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table = Table(
+            title=None if title is None else escape(title),
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+        )
         for column in columns:
             justify: Literal["right", "left"] = "right" if column.startswith("#") else "left"
-            table.add_column(column.removeprefix("#"), justify=justify, overflow="fold")
+            table.add_column(_cell(column.removeprefix("#")), justify=justify, overflow="fold")
         for row in rows:
-            table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+            table.add_row(*("" if cell is None else _cell(str(cell)) for cell in row))
         self.console.print(table)
 
     def hint(self, text: str) -> None:
@@ -92,7 +115,7 @@ class Output:
                 "issues": issues,
                 "notes": list(getattr(error, "__notes__", ())),
             }
-            sys.stdout.write(json.dumps({"error": document}, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json.dumps({"error": document}, ensure_ascii=sys.stdout.isatty(), default=str) + "\n")
             return
         lines = [str(issue) for issue in error.issues] if isinstance(error, InvalidDocument) else [_without_hint(error)]
         for line in lines:
@@ -117,10 +140,22 @@ def stopped_by_hand() -> Iterator[None]:
 
 
 def escape(text: str) -> str:
-    """Return `text` without meaning as markup."""
+    """Return `text` without meaning as markup or to a terminal; see `visible`."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
+
+
+def visible(text: str) -> str:
+    r"""Return `text` with control characters, and those that change its direction, as ``\x1b`` or ``\u202e``.
+
+    Breaks of lines and tabs stay.
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def _cell(text: str) -> str:
+    return escape(text.replace("\n", "\\n"))
 
 
 def _without_hint(error: PenstockError) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +57,7 @@ def demo_(state: State, keep: Path | None) -> int:
     if keep is None:
         folder.chmod(0o711)  # so that the server's account can reach its data in it, which are deleted with it
     tour = _Tour(state, folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything is cleaned up
     try:
         with Memory(tour.processes) as memory:
             proofs = tour.take()

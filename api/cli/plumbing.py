@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from api.cli.console import stopped_by_hand
+from api.cli.console import stopped_by_hand, visible
 from api.cli.main import State, command
 from api.client import connected
 from catalog.projection import Projector
@@ -136,7 +136,7 @@ def _print(state: State, one: Stored) -> None:
     message = one.message
     key, value = (message.key or b"").decode(errors="replace"), message.value.decode(errors="replace")
     if not state.output.as_json:
-        click.echo(f"{one.partition}/{one.offset} {key} {value}")
+        click.echo(visible(f"{one.partition}/{one.offset} {key} {value}"))
         return
     document = {
         "topic": one.topic.name,
