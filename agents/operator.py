@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from bytewax import operators as op
@@ -14,6 +15,7 @@ from catalog.entries import Snapshot
 from penstock.errors import Fenced
 from penstock.records import Record, encode
 from penstock.topics.log import Message
+from penstock.topics.operators import Wakeup
 
 __all__ = ["SNAPSHOT_EVERY", "Batch", "run_agent"]
 
@@ -27,14 +29,14 @@ Output = list[Message] | Snapshot
 
 
 def run_agent(
-    name: str, fold: Callable[[], Fold], batches: Stream[Batch]
+    name: str, fold: Callable[[], Fold], batches: Stream[Batch], wakeup: Wakeup
 ) -> tuple[KeyedStream[list[Message]], KeyedStream[Snapshot]]:
     """Run an agent over `batches`; return its decisions, each the messages of ONE append, and its snapshots.
 
-    `fold` is called when the first batch arrives.
+    `fold` is called when the first batch arrives. `wakeup` is the one of the flow, which an error ends.
     """
     keyed = op.map(f"for_{name}", batches, lambda batch: (name, batch))
-    outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold()))
+    outputs = op.stateful_batch(f"agent_{name}", keyed, lambda _: _Logic(fold(), wakeup))
     decided = op.filter_map_value(f"decided_{name}", outputs, lambda one: None if isinstance(one, Snapshot) else one)
     taken = op.filter_map_value(f"taken_{name}", outputs, lambda one: one if isinstance(one, Snapshot) else None)
     return decided, taken
@@ -43,20 +45,23 @@ def run_agent(
 class _Logic(StatefulBatchLogic[Batch, Output, None]):
     """The state is in the fold; it is restored from the log and the snapshots, not by Bytewax."""
 
-    def __init__(self, fold: Fold) -> None:
-        self._fold, self._saved = fold, fold.next
+    def __init__(self, fold: Fold, wakeup: Wakeup) -> None:
+        self._fold, self._saved, self._wakeup = fold, fold.next, wakeup
 
     def on_batch(self, values: list[Batch]) -> tuple[Iterable[Output], bool]:
+        return self._wakeup.guarded(partial(self._decided, values), []), StatefulBatchLogic.RETAIN
+
+    def _decided(self, values: list[Batch]) -> list[Output]:
         out: list[Output] = []
         for offset, record in (item for batch in values for item in batch):
             if record.type == "brain.started" and offset > self._fold.brain:
                 raise Fenced("another control process took over", where=f"brain {self._fold.brain}", value=offset)
             if decided := self._fold.step(offset, record):
                 out.append([encode(one) for one in decided])
-        return out + self._snapshot(SNAPSHOT_EVERY), StatefulBatchLogic.RETAIN
+        return out + self._snapshot(SNAPSHOT_EVERY)
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:
-        return self._snapshot(1), StatefulBatchLogic.RETAIN
+        return self._wakeup.guarded(partial(self._snapshot, 1), []), StatefulBatchLogic.RETAIN
 
     def _snapshot(self, after: int) -> list[Output]:
         taken = self._fold.snapshot() if self._fold.next - self._saved >= after else None

@@ -58,7 +58,7 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
 
     source = op.input("control_in", flow, Leader(log, ACTIVE_CONTROL, begin, stop, wakeup))
     batches = op.flat_map_batch("control_batches", source, lambda stored: [records_of(stored)])
-    outputs = [run_agent(agent.name, partial(folds.__getitem__, agent.name), batches) for agent in agents()]
+    outputs = [run_agent(agent.name, partial(folds.__getitem__, agent.name), batches, wakeup) for agent in agents()]
     decisions = op.merge("decisions", *(decisions for decisions, _ in outputs))
     op.output("append", decisions, TopicSink(lambda: log, CONTROL, wakeup))
     taken = op.merge("snapshots", *(taken for _, taken in outputs))

@@ -19,6 +19,7 @@ from bytewax.operators import StatefulBatchLogic
 
 from catalog.projection import Projector
 from catalog.watch import watched
+from dataflows.process.guarded import Guarded
 from dataflows.process.leader import Leader
 from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
@@ -66,7 +67,7 @@ def add_scheduler(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     source = op.input("scheduler_in", flow, Leader(log, LOCK, begin, stop, wakeup))
     batches = op.flat_map_batch("scheduler_batches", source, lambda stored: [(ACTOR, stored)])
     beats = op.input("scheduler_beats", flow, Pulse[tuple[str, list[Stored]]]((ACTOR, []), BEAT, stop, wakeup))
-    reports = op.stateful_batch("watch", op.merge("scheduler_all", beats, batches), lambda _: logic)
+    reports = op.stateful_batch("watch", op.merge("scheduler_all", beats, batches), lambda _: Guarded(logic, wakeup))
     op.output("report", reports, TopicSink(lambda: log, CONTROL, wakeup))
 
 

@@ -19,6 +19,7 @@ from bytewax.operators import StatefulBatchLogic
 from catalog.database import engine
 from catalog.projection import Projector
 from catalog.store import MetadataStore
+from dataflows.process.guarded import Guarded
 from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
 from dataflows.scheduler import worker_lock, worker_lost
@@ -69,11 +70,11 @@ def add_worker(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup
     store = MetadataStore(engine(site.catalog_dsn, pool_size=1))
     processes = Processes(site.settings, site.catalog_dsn, pulse.beat)
     logic = _Logic(name, wakeup, reading, processes, Outcomes(f"worker:{name}", store))
-    reports = op.stateful_batch("work", op.merge("worker_all", beats, batches), lambda _: logic)
+    reports = op.stateful_batch("work", op.merge("worker_all", beats, batches), lambda _: Guarded(logic, wakeup))
     kinds = op.branch("measured", reports, lambda item: item[1][0])
     for step, topic, items in (("measure", METRICS, kinds.trues), ("outcomes", CONTROL, kinds.falses)):
         messages = op.map(f"{step}_messages", items, lambda item: _keyed(item[1][1]))
-        op.output(step, messages, TopicSink(lambda: log, topic))
+        op.output(step, messages, TopicSink(lambda: log, topic, wakeup))
 
 
 def _keyed(messages: list[Message]) -> tuple[str, list[Message]]:

@@ -49,6 +49,11 @@ class _Standby(StatefulSourcePartition[Stored, None]):
 
     def next_batch(self) -> list[Stored]:
         """Return the topic's messages once it is the leader."""
+        if self._source.wakeup.failed:
+            raise StopIteration
+        return self._source.wakeup.guarded(self._messages, [])
+
+    def _messages(self) -> list[Stored]:
         if self._followed is not None:
             return list(self._followed.next_batch())
         if self._source.stop.is_set():

@@ -27,6 +27,11 @@ class Pulse(FixedPartitionedSource[X, None]):
         self.item, self.seconds, self.stop, self._wakeup = item, seconds, stop, wakeup
         self.touched = threading.Event()
 
+    @property
+    def failed(self) -> bool:
+        """True if something in the flow has failed."""
+        return self._wakeup.failed
+
     def beat(self) -> None:
         """Emit the item; may be called from any thread."""
         self.touched.set()
@@ -47,6 +52,8 @@ class _Beating(StatefulSourcePartition[X, None], Generic[X]):
         self._due = time.monotonic()
 
     def next_batch(self) -> list[X]:
+        if self._pulse.failed:
+            raise StopIteration
         at = time.monotonic()
         if self._pulse.touched.is_set() or at >= self._due:
             self._pulse.touched.clear()

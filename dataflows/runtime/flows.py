@@ -52,6 +52,7 @@ def run_flows(names: Sequence[str], site: Site, stop: threading.Event) -> None:
     for name in names:
         FLOWS[name](flow, site, stop, wakeup)
     run_flow(flow)
+    wakeup.check()
 
 
 def run_flow(flow: Dataflow) -> None:

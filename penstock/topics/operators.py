@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -32,6 +32,8 @@ ALWAYS: Final = datetime.fromtimestamp(0, UTC)
 Bytewax asks again when the wall clock shows `next_awake`, by default a millisecond after an empty batch. If the clock
 is set back an hour in that millisecond, it asks again an hour later.
 """
+
+X = TypeVar("X")
 
 _READ: Final = 2000
 _MAX_OWN: Final = 64
@@ -71,9 +73,29 @@ class Wakeup:
         return self._tails[place]
 
     def fail(self, error: BaseException) -> None:
-        """End the flow with the error of one of its threads."""
-        self._error = error
+        """End the flow with `error`, unless it ends with an earlier one already; may be called from any thread."""
+        if self._error is None:
+            self._error = error
         self.wake()
+
+    @property
+    def failed(self) -> bool:
+        """True if something has failed: sources then end, and what is still in the flow is dropped."""
+        return self._error is not None
+
+    def guarded(self, act: Callable[[], X], otherwise: X) -> X:
+        """Return the result of `act`; if it raises, or something has failed before, fail and return `otherwise`.
+
+        For the calls that Bytewax makes: what they raise, it reports as a panic, with a backtrace of Rust.
+        """
+        if self._error is None:
+            try:
+                return act()
+            except StopIteration:
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised by `check` when the flow has ended
+                self.fail(error)
+        return otherwise
 
     def check(self) -> None:
         """Raise the error given to `fail`, if any."""
@@ -110,9 +132,10 @@ class TopicSource(FixedPartitionedSource[Stored, None]):
 
     `open_log` opens a log for each partition, closed at the end. `start` is the first offset, one for all partitions
     or one for each. With `stop_at_end` the flow ends at what was the log's end when it started, else once `stop` is
-    set; what was fetched but not yet passed on is then dropped. An error of the log ends the flow: it is the
-    `__cause__` of the error that Bytewax raises. With `linger` the tail waits that many seconds after each batch, for
-    flows that prefer fewer and larger batches to low latency; no other source should share such a tail.
+    set; what was fetched but not yet passed on is then dropped. An error of the log ends the flow: `wakeup.check` then
+    raises it; without `wakeup` it is the `__cause__` of the error that Bytewax raises. With `linger` the tail waits
+    that many seconds after each batch, for flows that prefer fewer and larger batches to low latency; no other source
+    should share such a tail.
     """
 
     def __init__(
@@ -290,8 +313,13 @@ class _Followed(StatefulSourcePartition[Stored, None]):
 
     def next_batch(self) -> list[Stored]:
         """Return all fetched messages, some thousands at most; if there are none, wait: see `Wakeup.sleep`."""
-        if self._wakeup:
-            self._wakeup.check()
+        if self._wakeup is None:
+            return self._fetched()
+        if self._wakeup.failed:
+            raise StopIteration
+        return self._wakeup.guarded(self._fetched, [])
+
+    def _fetched(self) -> list[Stored]:
         if self._stop.is_set():
             raise StopIteration
         over = self._slot.over
@@ -325,7 +353,7 @@ class TopicSink(FixedPartitionedSink[Sequence[Message], None]):
     """
 
     def __init__(self, open_log: Callable[[], TopicLog], topic: Topic, wakeup: Wakeup | None = None) -> None:
-        self._open_log, self._topic, self._wakeup = open_log, topic, wakeup or Wakeup()
+        self._open_log, self._topic, self._wakeup = open_log, topic, wakeup
 
     def list_parts(self) -> list[str]:
         """The source's names, so that Bytewax keeps source and sink of a partition together."""
@@ -341,14 +369,19 @@ class TopicSink(FixedPartitionedSink[Sequence[Message], None]):
 
 
 class _Appended(StatefulSinkPartition[Sequence[Message], None]):
-    def __init__(self, log: TopicLog, topic: Topic, part: int, wakeup: Wakeup) -> None:
+    def __init__(self, log: TopicLog, topic: Topic, part: int, wakeup: Wakeup | None) -> None:
         self._log, self._topic, self._part, self._wakeup = log, topic, part, wakeup
 
     def write_batch(self, values: list[Sequence[Message]]) -> None:
         """Append all messages at once."""
         messages = [message for item in values for message in item]
-        if messages:
-            self._wakeup.append(self._log, self._topic, self._part, messages)
+        if not messages:
+            return
+        if self._wakeup is None:
+            self._log.append(self._topic, messages, partition=self._part)
+        else:
+            append = partial(self._wakeup.append, self._log, self._topic, self._part, messages)
+            self._wakeup.guarded(append, None)
 
     def snapshot(self) -> None:
         """Return None, as the source does."""
