@@ -13,24 +13,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any
 
+from agents.answered import Answered
 from agents.gate import gate
 from agents.policies import Policies
 from agents.protocol import Agent, Cause, Decision, Draft
 from catalog.entries import Snapshot
-from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy
+from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy, TooOld
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
 from penstock.records import AGENT, Reading, Record
 
-__all__ = ["FORGET_AFTER", "Fold", "Recorded", "look_ahead"]
-
-FORGET_AFTER = timedelta(hours=24)
-"""Time for which a command's id is remembered, by the time of the records."""
+__all__ = ["Fold", "Recorded", "look_ahead"]
 
 NEVER = (-1, -1)
+CLOCKS = {"brain.started", "clock.set_back"}
+"""Records whose time shows that a clock was set back."""
 MOST_ISSUES, MOST_CHARACTERS = 100, 2000
 """Limits of a refusal: issues, and characters of a text."""
 
@@ -74,7 +73,7 @@ class Fold:
         self.state = agent.initial()
         self.policies = Policies()
         self.reading = Reading()
-        self.seen: dict[str, str] = {}
+        self.answered = Answered()
         self.next = 0
         self.emitted = NEVER
         self.begin = self.recorded.begin
@@ -83,7 +82,7 @@ class Fold:
 
     def _restore(self, snapshot: Snapshot) -> None:
         saved = snapshot.state
-        self.state, self.seen, self.next = saved["agent"], dict(saved["seen"]), snapshot.offset
+        self.state, self.answered, self.next = saved["agent"], Answered(saved), snapshot.offset
         self.policies, self.reading = Policies(saved["policies"]), Reading.from_dict(saved["reading"])
         self.begin = saved["begin"]
 
@@ -94,7 +93,7 @@ class Fold:
         saved = {
             "v": 1,
             "agent": self.state,
-            "seen": dict(self.seen),
+            **self.answered.to_dict(),
             "policies": dict(self.policies.accepted),
             "reading": self.reading.to_dict(),
             "begin": self.begin,
@@ -109,6 +108,8 @@ class Fold:
         if not self.reading.keep(offset, record):
             return []
         out = [] if record.agent == self.agent.name else self._answer(Cause(offset, record))
+        if record.type in CLOCKS:
+            self.answered.set_back(record.at)
         if record.type == "policy.accepted":
             self.policies = self.policies.with_record(record.payload)
         if out:
@@ -116,7 +117,7 @@ class Fold:
         return out
 
     def _answer(self, cause: Cause) -> list[Record]:
-        repeated = self._is_repeated(cause.record)
+        repeated = cause.record.kind == "command" and self.answered.repeats(cause.record)
         if cause.offset < self.begin or cause.offset <= self.recorded.last[0]:
             recorded = self.recorded.by_cause.pop(cause.offset, [])
             if recorded or not repeated:
@@ -139,6 +140,8 @@ class Fold:
         decision = None
         try:
             decision = self.agent.decide(self.state, cause, self.policies)
+            if decision is not None and cause.record.kind == "command" and self.answered.is_too_old(cause.record):
+                raise _too_old(cause.record)
             return None if decision is None else gate(decision, self.policies)
         except PenstockError as error:
             if cause.record.kind != "command":
@@ -194,19 +197,16 @@ class Fold:
             out.append(Draft("command.refused", cause.record.id, answer))
         return [self._record(cause, index, draft) for index, draft in enumerate(out)]
 
-    def _is_repeated(self, record: Record) -> bool:
-        """Return True if `record` is a command that this agent has answered within `FORGET_AFTER`."""
-        if record.kind != "command":
-            return False
-        while self.seen and record.at - datetime.fromisoformat(next(iter(self.seen.values()))) > FORGET_AFTER:
-            del self.seen[next(iter(self.seen))]
-        answered = self.seen.get(record.id)
-        return answered is not None and record.at - datetime.fromisoformat(answered) <= FORGET_AFTER
-
     def _remember(self, record: Record, out: list[Record]) -> None:
         """Remember the id of a command that this agent answered; others need no entry."""
         if record.kind == "command" and out:
-            self.seen[record.id] = record.at.isoformat()
+            self.answered.remember(record)
+
+
+def _too_old(command: Record) -> TooOld:
+    hint = "send it again as a new command, with the time of now"
+    what = f"its time, {command.at.isoformat()}, is before those of commands that are forgotten: it may be a repeat"
+    return TooOld(what, where=command.type, hint=hint)
 
 
 def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> Decision:

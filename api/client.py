@@ -44,6 +44,9 @@ POLL_SECONDS: Final = 1.0
 PATIENCE: Final = 2.0
 """Seconds to wait for an answer before looking after the processes that the client started."""
 
+REMEMBERED: Final = timedelta(hours=24)
+"""Time after which the same idempotency key is a new command."""
+
 LATE: Final = timedelta(minutes=1)
 """Time after a run's end in which its last progress may still arrive."""
 
@@ -79,12 +82,16 @@ class Client:
     def ask(self, type_: str, key: str, payload: Mapping[str, Any], *, idempotency_key: str | None = None) -> Command:
         """Send a command and wait until it is applied.
 
+        A repeat with the same `idempotency_key` within 24 hours is not sent; it gets the first answer.
+
         Raises:
             PenstockError: of the kind that refused it, with its exit code.
             Unavailable: no answer came in time; the command stays on the log.
         """
         with span(type_, subject=key) as current:
             id_ = command_id(self.actor, idempotency_key) if idempotency_key else new_id()
+            if idempotency_key and self._is_repeat(id_):
+                return self._answer(id_)
             self.log.append(CONTROL, [self._command(type_, key, payload, id_, current)])
             return self._answer(id_)
 
@@ -96,6 +103,10 @@ class Client:
             self.log.append(CONTROL, commands)
             answers = self._answers(list(ids.values()))
             return {key: answers[id_] for key, id_ in ids.items()}
+
+    def _is_repeat(self, id_: str) -> bool:
+        """True if the catalog has an answer that is not too old: agents remember only so many commands."""
+        return any(now() - one.at <= REMEMBERED for one in self._session.answered([id_]))
 
     def _command(self, type_: str, key: str, payload: Mapping[str, Any], id_: str, current: Span) -> Message:
         return encode(

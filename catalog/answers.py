@@ -55,7 +55,7 @@ class Answers:
         deadline = monotonic() + timeout
         answered: dict[str, Command] = {}
         while missing := [id_ for id_ in ids if id_ not in answered]:
-            answered |= {one.id: one for one in self._answered(missing)}
+            answered |= {one.id: one for one in self.answered(missing)}
             if len(answered) == len(ids):
                 break
             left = remaining(deadline)
@@ -65,7 +65,8 @@ class Answers:
             self._wait(min(left, POLL_SECONDS))
         return answered
 
-    def _answered(self, ids: Collection[str]) -> list[Command]:
+    def answered(self, ids: Collection[str]) -> list[Command]:
+        """Return those of the commands `ids` that are answered."""
         try:
             with self._session.cursor(row_factory=class_row(Command)) as cursor:
                 return cursor.execute(_ANSWERED, [list(ids)]).fetchall()

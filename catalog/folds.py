@@ -88,15 +88,25 @@ def _set(table: Table, key: str, **columns: object) -> Change:
     return Change(table, key, lambda row, _: row.update(columns))
 
 
+def _answered(seen: Seen, command: str, answer: Row) -> Change:
+    """Answer a command that waits; of a repeat the first answer stands."""
+
+    def fold(row: Row, _: Rows) -> None:
+        if row.get("status") not in {"applied", "refused"}:
+            row |= answer | {"answered_at": seen.record.at, "answer": seen.offset}
+
+    return Change(tables.commands, command, fold)
+
+
 def _applied(seen: Seen, body: CommandApplied) -> Iterable[Change | Entry]:
     answer = {"status": "applied", "result": body.result, "refusal": None}
-    return [_set(tables.commands, body.command, **answer, answered_at=seen.record.at, answer=seen.offset)]
+    return [_answered(seen, body.command, answer)]
 
 
 def _refused(seen: Seen, body: CommandRefused) -> Iterable[Change | Entry]:
     refusal = body.model_dump(mode="json", exclude={"command"}, exclude_none=True)
     answer = {"status": "refused", "result": None, "refusal": refusal}
-    return [_set(tables.commands, body.command, **answer, answered_at=seen.record.at, answer=seen.offset)]
+    return [_answered(seen, body.command, answer)]
 
 
 def _connection(seen: Seen, body: ConnectionChanged) -> Iterable[Change | Entry]:

@@ -8,7 +8,8 @@
     │   └── InvalidDocument       2  a file or body that does not validate; lists every issue found
     ├── NotFound                  3  no such pipeline, run, version …
     ├── Refused                   1  a command that may not be carried out now (conflict, illegal transition)
-    │   └── RefusedByPolicy       4  … because a policy says so
+    │   ├── RefusedByPolicy       4  … because a policy says so
+    │   └── TooOld                1  … because it may repeat one that was answered long ago
     ├── Unavailable               1  something outside cannot be used; most such errors are temporary
     │   ├── Unreachable           1  nothing answers there
     │   ├── AccessDenied          1  wrong password, missing privilege
@@ -52,6 +53,7 @@ __all__ = [
     "SchemaMismatch",
     "SettingsError",
     "TooManyRefused",
+    "TooOld",
     "Unavailable",
     "Unreachable",
     "UsageError",
@@ -144,6 +146,12 @@ class RefusedByPolicy(Refused):
 
     code = "refused.policy"
     exit_code = 4
+
+
+class TooOld(Refused):
+    """The command is older than what is remembered of commands: it may have been carried out."""
+
+    code = "refused.too_old"
 
 
 class Unavailable(PenstockError):

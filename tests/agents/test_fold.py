@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.fold import FORGET_AFTER
+from agents.answered import FORGET_AFTER
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.policies import Policies
@@ -140,7 +140,7 @@ def test_state_is_the_same_with_and_without_snapshots(steps_taken: list[tuple[st
     replayed = ControlPlane(log=plane.log)
     for one in (restored, replayed):
         assert one.states() == plane.states()
-        assert [fold.seen for fold in one.folds] == [fold.seen for fold in plane.folds]
+        assert [fold.answered.to_dict() for fold in one.folds] == [fold.answered.to_dict() for fold in plane.folds]
         assert [fold.policies for fold in one.folds] == [fold.policies for fold in plane.folds]
         assert len(one.log) == len(plane.log) + 1, "a restart at rest decides nothing"
 

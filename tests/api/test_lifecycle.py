@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from api.client import connected
 from api.starter import PIPELINE, SHOP, WAREHOUSE
 from penstock import postgres
+from penstock.settings import load
 from tests.api.project import Project, on_a_terminal, until
 
 _numbers = count(1)
@@ -354,3 +356,14 @@ def test_a_flow_of_a_pipeline_runs_it_once(running: Project, made: Make) -> None
     assert "`control`" in said.err
     assert running.do("flow", "pipeline").code == 2
     assert running.do("flow", "pipeline", "nothing").code == 3
+
+
+def test_a_command_with_an_idempotency_key_is_sent_once(running: Project, made: Make) -> None:
+    name = made()
+    with connected(load(running.folder)) as client:
+        first = client.ask("pipeline.pause", name, {"name": name}, idempotency_key=f"pause {name}")
+        commands = "SELECT count(*) FROM catalog.commands"
+        before = running.sql("penstock", commands)
+        again = client.ask("pipeline.pause", name, {"name": name}, idempotency_key=f"pause {name}")
+    assert (again.status, again.offset) == (first.status, first.offset) == ("applied", first.offset)
+    assert running.sql("penstock", commands) == before

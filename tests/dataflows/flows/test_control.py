@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.records import Record, encode
+from penstock.records import BRAIN_LOCK, Record, encode
 from penstock.topics.table import CONTROL
 from tests.agents.control_plane import policy
 from tests.dataflows.flows.installation import ForkServer, Installation, Load, take_lock_from, until
@@ -169,6 +169,7 @@ def test_a_clean_stop_saves_snapshots_and_the_next_start_reads_only_later_record
     with MetadataStore(engine(busy.catalog_dsn)) as store:
         saved = store.load_snapshots()
     assert {name: one.offset for name, one in saved.items()} == {"lifecycle": end, "orchestrator": end}
+    assert busy.log.lock(BRAIN_LOCK, wait=True)
     folds, start = start_brain(busy.log, agents(), saved)
     assert start == end
     assert all(isinstance(fold, Fold) and fold.next == end for fold in folds)
