@@ -53,6 +53,7 @@ def test_a_server_that_restarts_leaves_one_line(busy: Installation) -> None:
     for flow in flows:
         assert flow.ended() == 1
         assert len([line for line in flow.said.splitlines() if line.strip()]) == 1, flow.said
+    busy.log.close()
     busy.connect()
 
 
