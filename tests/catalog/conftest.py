@@ -43,6 +43,8 @@ def fold(projector: Projector) -> Callable[..., int]:
 
     def apply(*records: Record) -> int:
         start, reading = projector.position()
+        for offset, record in enumerate(records, start):
+            reading.keep(offset, record)
         projector.apply(list(enumerate(records, start)), start + len(records), reading)
         return start
 

@@ -160,7 +160,8 @@ def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.Dat
 
 def test_a_reset_drops_the_catalog_and_keeps_the_rest(store: Any, fold: Any, fact: Any, catalog: str) -> None:
     empty = digest(catalog)
-    fold(fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2}))
+    joined = fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2})
+    fold(joined)
     store.save_snapshots([Snapshot("orchestrator", 7, 1, {"tasks": {}})])
     full = digest(catalog)
     assert full["workers"][0] == 1
@@ -169,7 +170,7 @@ def test_a_reset_drops_the_catalog_and_keeps_the_rest(store: Any, fold: Any, fac
     assert store.load_snapshots()["orchestrator"].offset == 7
     with Projector(catalog) as projector:
         assert projector.position()[0] == 0
-    folded(catalog, [fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2})], [])
+    folded(catalog, [joined], [])
     assert digest(catalog) == full
 
 
@@ -178,10 +179,12 @@ def test_of_two_projectors_one_is_fenced_and_nothing_is_doubled(catalog: str, fa
     with Projector(catalog) as first, Projector(catalog) as second:
         first.position()
         second.position()
+        reading = Reading()
+        assert all(reading.keep(offset, record) for offset, record in enumerate(log))
         first.apply(list(enumerate(log[:2])), 2, Reading())
         with pytest.raises(Fenced):
             second.apply(list(enumerate(log[:3])), 3, Reading())
-        first.apply([(2, log[2]), (3, log[3])], 4, Reading())
+        first.apply([(2, log[2]), (3, log[3])], 4, reading)
         with pytest.raises(Fenced):
             second.apply([(2, log[2])], 3, Reading())
     shown = digest(catalog)
