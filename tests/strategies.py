@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 
-from penstock.models import base, connection, domain, formats, http, pipeline, transforms
+from penstock.models import base, connection, domain, formats, http, pipeline, secrets, transforms
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicy, AgentPolicySpec
 from penstock.records import Record, shapes
@@ -58,12 +58,10 @@ BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
     pipeline._cron: st.sampled_from(["*/15 * * * *", "0 3 * * 1", "30 4 1,15 * 5"]),
     pipeline._timezone: st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
     formats._encoding: st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16"]),
-    connection._no_literal: st.sampled_from(["${env:PENSTOCK_SECRET_A}", "${file:/run/secrets/a}"]),
-    connection._no_password_in_dsn: st.sampled_from(
-        ["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]
-    ),
+    secrets._no_literal: st.sampled_from(["${env:PENSTOCK_SECRET_A}", "${file:/run/secrets/a}"]),
+    secrets._without_literal: st.sampled_from(["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]),
     http._plain_url: st.sampled_from(["https://api.example.com/v1", "http://127.0.0.1:8080"]),
-    http._no_literal_secrets: st.sampled_from([{}, {"Accept": "*/*"}, {"X-Api-Key": "${env:PENSTOCK_SECRET_A}"}]),
+    secrets.none_literal: st.sampled_from([{}, {"Accept": "*/*"}, {"X-Api-Key": "${env:PENSTOCK_SECRET_A}"}]),
 }
 """Values that a validator accepts, for fields whose type alone does not suffice."""
 

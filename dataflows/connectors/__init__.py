@@ -56,7 +56,7 @@ from penstock.errors import (
 )
 from penstock.failpoints import failpoint
 from penstock.models.base import Model
-from penstock.models.connection import resolve
+from penstock.models.secrets import resolve
 
 __all__ = [
     "AccessDenied",

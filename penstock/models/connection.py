@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from typing import cast as typed
 
-from psycopg import ProgrammingError as ConninfoError
-from psycopg import conninfo
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from penstock.errors import InvalidDocument, Issue, Refused, SettingsError
+from penstock.errors import InvalidDocument, Issue, Refused
 from penstock.models.base import Model, Name, issues_of
 from penstock.models.http import HttpConnection
+from penstock.models.secrets import Dsn, Secret, passwords_in_urls, resolve, resolve_dsn
 
 __all__ = [
     "PLUGINS",
@@ -34,35 +31,6 @@ __all__ = [
     "resolve",
 ]
 
-_REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
-SECRET_VARIABLES = "PENSTOCK_SECRET_"  # noqa: S105 - the prefix of names, not a secret
-SECRET_FOLDERS = (Path("/run/secrets"), Path("/var/run/secrets"))
-
-
-def _no_literal(value: str) -> str:
-    if not _REFERENCE.fullmatch(value):
-        message = "is a literal secret; write ${env:PENSTOCK_SECRET_NAME} or ${file:/run/secrets/NAME}"
-        raise ValueError(message)
-    return value
-
-
-def _no_password_in_dsn(value: str) -> str:
-    if _REFERENCE.search(value):
-        return value
-    try:
-        parts = conninfo.conninfo_to_dict(value)
-    except ConninfoError:
-        message = "is not a PostgreSQL connection string; write postgresql://USER@HOST/DATABASE"
-        raise ValueError(message) from None  # the parser's message quotes the string, and with it a password
-    if "password" in parts:
-        message = "contains a literal password; move it to `password: ${env:PENSTOCK_SECRET_NAME}`"
-        raise ValueError(message)
-    return value
-
-
-Secret = Annotated[str, AfterValidator(_no_literal)]
-"""A reference to a secret: ``${env:PENSTOCK_SECRET_…}`` or ``${file:/run/secrets/…}``; never the secret itself."""
-
 
 class PostgresConnection(Model):
     """PostgreSQL 12 or newer: a libpq connection string or URL, and the password by reference."""
@@ -70,7 +38,7 @@ class PostgresConnection(Model):
     type: Literal["postgres"]
     holds_nul: ClassVar[bool] = False
     """Its texts cannot contain a character with code 0."""
-    dsn: Annotated[str, AfterValidator(_no_password_in_dsn)]
+    dsn: Dsn
     password: Secret | None = None
 
 
@@ -223,6 +191,8 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
         InvalidDocument: lists every issue found, at ``name.key``.
     """
     kind = data.get("type") if isinstance(data, dict) else None
+    if literal := [Issue(f"{name}.{path}", what) for path, what in passwords_in_urls(data) if path != "dsn"]:
+        raise InvalidDocument(literal, where=where)
     plugged = plugged_in(kind) if isinstance(kind, str) and kind not in TYPES else None
     try:
         _name().validate_python(name)
@@ -252,51 +222,10 @@ def parse_connections(data: object, *, where: str | None = None) -> dict[str, Co
     return found
 
 
-def resolve(value: str, *, where: str, secrets: Path | None = None) -> str:
-    """Replace each ``${env:…}`` and ``${file:…}`` in `value`; only workers may call this.
-
-    Variables must start with ``PENSTOCK_SECRET_``; files must be below ``/run/secrets`` or `secrets` (the project's
-    own folder) after links are followed.
-
-    Raises:
-        SettingsError: a reference that is not allowed, or whose target does not exist.
-    """
-
-    def one(match: re.Match[str]) -> str:
-        kind, name = match.groups()
-        return _variable(name, where) if kind == "env" else _file(name, where, secrets)
-
-    return _REFERENCE.sub(one, value)
-
-
-def _variable(name: str, where: str) -> str:
-    if not name.startswith(SECRET_VARIABLES):
-        raise SettingsError(f"${{env:{name}}} is not allowed", where=where, hint=f"name it {SECRET_VARIABLES}…")
-    if name not in os.environ:
-        raise SettingsError(f"the variable {name} is not set", where=where, hint=f"export {name}=… and restart")
-    return os.environ[name]
-
-
-def _file(name: str, where: str, secrets: Path | None) -> str:
-    path = Path(name).resolve()
-    allowed = [folder.resolve() for folder in (*SECRET_FOLDERS, *((secrets,) if secrets else ()))]
-    if not any(path.is_relative_to(folder) for folder in allowed):
-        hint = f"put it below {' or '.join(map(str, allowed))}"
-        raise SettingsError(f"${{file:{name}}} is not allowed", where=where, hint=hint)
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise SettingsError(f"cannot read the secret file {name}: {error.strerror}", where=where) from error
-
-
 def postgres_dsn(connection: PostgresConnection, *, name: str, secrets: Path | None = None) -> str:
     """Return the libpq string of `connection` with its password; keep it out of logs and records."""
     where = f"connection {name}"
-    dsn = resolve(connection.dsn, where=where, secrets=secrets)
-    extra: dict[str, Any] = {}
+    more = {}
     if connection.password is not None:
-        extra["password"] = resolve(connection.password, where=where, secrets=secrets)
-    try:
-        return conninfo.make_conninfo(dsn, **extra)
-    except ConninfoError:
-        raise SettingsError("is not a PostgreSQL connection string", where=where, hint="see libpq's conninfo") from None
+        more["password"] = resolve(connection.password, where=where, secrets=secrets)
+    return resolve_dsn(connection.dsn, where=where, secrets=secrets, **more)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from penstock.models.base import Duration, Model
+from penstock.models.secrets import none_literal
 
 __all__ = [
     "HttpConnection",
@@ -20,19 +20,9 @@ __all__ = [
     "Pagination",
     "Since",
     "TokenPages",
-    "sensitive",
 ]
 
-_REFERENCE = re.compile(r"\$\{(env|file):[^}]+\}")
-_SENSITIVE = re.compile(
-    r"(authorization|cookie|token|secret|password|passwd|signature|api[-_]?key|access[-_]?key|^key)$", re.IGNORECASE
-)
 MAX_TIMEOUT_SECONDS: Final = 600
-
-
-def sensitive(name: str) -> bool:
-    """Return True if a header or parameter of that name contains a secret."""
-    return _SENSITIVE.search(name) is not None
 
 
 def _plain_url(value: str) -> str:
@@ -46,16 +36,6 @@ def _plain_url(value: str) -> str:
     return value
 
 
-def _no_literal_secrets(values: dict[str, str]) -> dict[str, str]:
-    for name, value in values.items():
-        if sensitive(name) and not _REFERENCE.search(value):
-            message = (
-                f"`{name}` is a literal secret; write ${{env:PENSTOCK_SECRET_NAME}} or ${{file:/run/secrets/NAME}}"
-            )
-            raise ValueError(message)
-    return values
-
-
 _Path = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^.\x00-\x1f]+(\.[^.\x00-\x1f]+)*$")]
 """A path of keys with dots between: ``data.items``."""
 _Parameter = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x20]+$")]
@@ -63,7 +43,7 @@ _ClientError = Annotated[int, Field(ge=400, le=499)]
 _Size = Annotated[int, Field(ge=1, le=1_000_000)]
 _Columns = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(min_length=1, max_length=64)]]
 _Values = dict[_Parameter, Annotated[str, Field(max_length=2000)]]
-Given = Annotated[_Values, AfterValidator(_no_literal_secrets)]
+Given = Annotated[_Values, AfterValidator(none_literal)]
 """Headers or parameters; secrets are references."""
 
 
@@ -144,7 +124,7 @@ class HttpEndpoint(Model):
     records: _Path | None = None
     pagination: Pagination | None = None
     since: Since | None = None
-    newest: _Values = {}
+    newest: Given = {}
     columns: _Columns = {}
 
 

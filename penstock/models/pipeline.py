@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from penstock.models.base import Duration, Fraction, Model, Name
 from penstock.models.formats import Format
+from penstock.models.secrets import literal_in_query
 from penstock.models.transforms import (
     Clean,
     ColumnName,
@@ -89,11 +90,18 @@ class Cursor(Model):
     ordered: bool = False
 
 
+def _no_secret(value: str) -> str:
+    if why := literal_in_query(value):
+        message = f"{why}, in `parameters` of the connection"
+        raise ValueError(message)
+    return value
+
+
 class Source(Model):
     """The origin of rows. Without a cursor each run reads everything (full refresh)."""
 
     connection: Name
-    object: ObjectName
+    object: Annotated[ObjectName, AfterValidator(_no_secret)]
     cursor: Cursor | None = None
     format: Format | None = None
 

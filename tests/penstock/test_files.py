@@ -11,12 +11,14 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import conninfo
 from psycopg.conninfo import conninfo_to_dict
 
 from penstock.errors import InvalidDocument, NotFound, SettingsError
-from penstock.models.connection import PostgresConnection, parse_connections, postgres_dsn, resolve
+from penstock.models.connection import PostgresConnection, parse_connections, postgres_dsn
 from penstock.models.documents import read_documents, read_project
 from penstock.models.pipeline import Pipeline
+from penstock.models.secrets import literal_secret, resolve
 from tests.strategies import pipelines
 
 Break = Callable[[dict[str, Any]], None]
@@ -301,6 +303,65 @@ def test_a_wrong_connection_is_refused_at_its_path(data: object, path: str) -> N
     with pytest.raises(InvalidDocument) as caught:
         parse_connections(data)
     assert [issue.path for issue in caught.value.issues] == [path]
+
+
+LITERAL = {
+    "beside a reference": {"type": "postgres", "dsn": "postgresql://u:hunter@h:1/${env:PENSTOCK_SECRET_DB}"},
+    "partly a reference": {"type": "postgres", "dsn": "postgresql://u:hunter${env:PENSTOCK_SECRET_P}@h/d"},
+    "sslpassword": {"type": "postgres", "dsn": "host=h dbname=x sslpassword=hunter"},
+    "oauth": {"type": "postgres", "dsn": "host=h dbname=x oauth_client_secret=hunter"},
+    "in a query": {"type": "postgres", "dsn": "postgresql://u@h/d?password=hunter"},
+    "s3 url": {"type": "s3", "url": "s3://AKIA:hunter@bucket/x"},
+    "s3 endpoint": {"type": "s3", "url": "s3://bucket/x", "endpoint": "http://user:hunter@127.0.0.1:9"},
+    "http url": {"type": "http", "url": "http://user:hunter@127.0.0.1:9"},
+    "kafka": {"type": "kafka", "bootstrap": "kafka://u:hunter@h:1"},
+    **{
+        f"header {name}": {"type": "http", "url": "http://h/v1", "headers": {name: "hunter"}}
+        for name in ("auth", "sig", "X-Auth", "jwt", "bearer", "pwd", "sessionid", "code", "X-API-Key", "Cookie")
+    },
+    **{
+        f"value {value[:6]}": {"type": "http", "url": "http://h/v1", "parameters": {"x": value}}
+        for value in (
+            "hunter9f8e7d6c5b4a", "Basic aHVudGVyOmh1bnRlcg==", "ghp_hunter", "sk_live_hunter",
+            "eyJhbGciOiJIUzI1NiJ9.hunter", "hunterQwErTyUiOpAsDfGhJkL", "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LITERAL)
+def test_every_literal_secret_is_refused_and_not_repeated(kind: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_connections({"shop": LITERAL[kind]})
+    assert "literal" in str(caught.value) or "contains a user or password" in str(caught.value)
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Accept", "application/vnd.github.v3+json"), ("User-Agent", "penstock-integration-tests/0.1.0 (Linux x86_64)"),
+        ("country_code", "DE"), ("sort_key", "created_at"), ("since", "2026-01-01T00:00:00Z"), ("per_page", "100"),
+        ("Authorization", "Bearer ${env:PENSTOCK_SECRET_A}"), ("fields", "id,name,customer_address_line_2,updated_at"),
+        ("tenant", "acme-production-eu-west-1"), ("X-Request-Source", "https://example.com/path/to/docs2"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_long_is_no_secret(name: str, value: str) -> None:
+    assert literal_secret(name, value) is None
+
+
+def test_a_secret_in_a_dsn_is_a_value_whatever_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_SECRET_P", "a@b/c d#e?host=evil' \\")
+    for dsn in (
+        "postgresql://u:${env:PENSTOCK_SECRET_P}@h:5/d?sslmode=disable",
+        "host=h port=5 user=u password=${env:PENSTOCK_SECRET_P} dbname=d sslmode=disable",
+        "host=h port=5 user=u password='${env:PENSTOCK_SECRET_P}' dbname=d sslmode=disable",
+    ):
+        made = postgres_dsn(PostgresConnection.parse({"type": "postgres", "dsn": dsn}), name="shop")
+        assert conninfo.conninfo_to_dict(made) == {
+            "host": "h", "port": "5", "user": "u", "password": "a@b/c d#e?host=evil' \\", "dbname": "d",
+            "sslmode": "disable",
+        }  # fmt: skip
 
 
 def test_secrets_come_only_from_variables_with_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from obstore.store import S3Store as Client
 
 from dataflows.connectors.files.s3_errors import translation
 from dataflows.connectors.files.store import Listed
-from penstock.models.connection import S3Connection, resolve
+from penstock.models.connection import S3Connection
+from penstock.models.secrets import resolve
 
 __all__ = ["S3Store"]
 

@@ -25,8 +25,8 @@ from penstock.errors import (
     Unavailable,
     Unreachable,
 )
-from penstock.models.connection import resolve
 from penstock.models.http import HttpConnection
+from penstock.models.secrets import resolve
 
 __all__ = ["Answer", "Client", "same_origin"]
 

@@ -10,7 +10,7 @@ from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.http.source import HttpSource
 from penstock.errors import Refused
 from penstock.models.connection import HttpConnection
-from penstock.models.http import sensitive
+from penstock.models.secrets import literal_in_query
 
 __all__ = ["HttpConnector"]
 
@@ -46,7 +46,7 @@ def _url(place: Place) -> httpx.URL:
         raise Refused(what, where=place.where, value=path, hint="such as /orders")
     url = httpx.URL(f"{place.settings.url.rstrip('/')}/{path}")
     parameters = httpx.QueryParams(query)
-    if secret := next((name for name in parameters if sensitive(name)), None):
+    if why := literal_in_query(place.object):
         hint = "name it in the connection's `parameters`, by reference"
-        raise Refused(f"`{secret}` in the object is a secret in plain text", where=place.where, hint=hint)
+        raise Refused(f"in the object, {why}", where=place.where, hint=hint)
     return url.copy_merge_params(parameters) if parameters else url

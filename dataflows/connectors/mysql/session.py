@@ -25,7 +25,8 @@ from dataflows.connectors.mysql.errors import LOST, NO_SERVER, penstock_error
 from dataflows.connectors.mysql.wire import Packets
 from dataflows.connectors.sql import names
 from penstock.errors import PenstockError, Unreachable
-from penstock.models.connection import MysqlConnection, resolve
+from penstock.models.connection import MysqlConnection
+from penstock.models.secrets import resolve
 
 __all__ = ["LOCK_SECONDS", "Session", "connect", "quoted"]
 

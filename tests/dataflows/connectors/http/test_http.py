@@ -231,7 +231,7 @@ def test_problems_are_reported_in_one_sentence(pull: Make, api: Api) -> None:
     made = pull()
     assert_refused(lambda: made.open("/page/itemz"), MissingTable, "no such path (404)")
     assert_refused(lambda: made.open("/../items"), Refused, "not a path below")
-    assert_refused(lambda: made.open("/page/items?api_key=abc"), Refused, "`api_key` in the object is a secret")
+    assert_refused(lambda: made.open("/page/items?api_key=abc"), Refused, "`api_key` is a literal secret")
     api.secret = "another"
     assert_refused(made.open, AccessDenied, "refuses access (401)")
     api.secret = SECRET
