@@ -477,7 +477,7 @@ def test_a_response_that_arrives_byte_by_byte_is_abandoned(pull: Make, api: Api)
     [
         ({"headers": {"Authorization": "Bearer abc"}}, "api.headers: `Authorization` is a literal secret"),
         ({"parameters": {"access_token": "abc"}}, "`access_token` is a literal secret"),
-        ({"url": "https://me:pass@host/"}, "api.url: contains a user or password"),
+        ({"url": "https://me:pass@host/"}, "api.url: contains a literal password"),
         ({"pagination": {"type": "pages"}}, "there is no type 'pages'; did you mean `page`?"), ({"headrs": {}}, "api.headrs: unknown key; did you mean `headers`?"),
         ({"pagination": {"type": "cursor"}}, "token: is required"),
     ],
