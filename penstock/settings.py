@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ __all__ = ["FILE", "PREFIX", "Settings", "load"]
 
 FILE = "penstock.toml"
 PREFIX = "PENSTOCK_"
+_REFERENCE = re.compile(r"(?:\$\{(?:env|file):[^}]+\})?")
 MAX_PORT = 65535
 """The highest port, and the limit of every number in the settings."""
 _READ_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
@@ -36,6 +38,7 @@ class Settings:
         host: the address that health and readiness are served on.
         port: … and its port; 0 = a free one.
         python_modules: modules whose functions `python` steps may call, separated by commas; none by default.
+        mask_key: a reference to the key of `mask: hash`, such as ``${env:PENSTOCK_SECRET_MASK_KEY}``.
     """
 
     project: Path
@@ -46,6 +49,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8088
     python_modules: str = ""
+    mask_key: str = ""
 
     @property
     def embedded(self) -> bool:
@@ -119,6 +123,9 @@ def _value(name: str, value: object, where: str) -> Any:
         return _whole(value, where)
     if not isinstance(value, str):
         raise SettingsError("must be text", where=where, value=value)
+    if name == "mask_key" and not _REFERENCE.fullmatch(value):
+        hint = "write ${env:PENSTOCK_SECRET_MASK_KEY}, or ${file:…} below secrets/"
+        raise SettingsError("must be a reference to a secret", where=where, hint=hint)
     return value
 
 

@@ -212,7 +212,7 @@ _OPERATIONS: Final[dict[str, Strategy]] = {
     "cast": st.dictionaries(_columns, st.sampled_from(["text", "timestamptz"]), min_size=1, max_size=2),
     "set": st.dictionaries(_columns, st.sampled_from(SQL), min_size=1, max_size=2),
     "filter": st.sampled_from(SQL),
-    "mask": st.dictionaries(_columns, st.sampled_from(["hash", "redact"]), min_size=1, max_size=2),
+    "mask": st.dictionaries(_columns, st.sampled_from(["hash", "sha256", "redact"]), min_size=1, max_size=2),
     "deduplicate": st.builds(dict, by=st.just(("id",)), keep=st.sampled_from(["first", "last"])),
     "lookup": st.builds(
         dict, connection=names, object=st.just("public.rates"), on=st.just({"id": "code"}), take=st.just({"rate": "r"}),

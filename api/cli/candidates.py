@@ -38,6 +38,7 @@ class Candidates:
             "pipeline": self.pipelines[name],
             "connections": self.connections,
             "modules": state.settings.modules,
+            "mask_key": state.settings.mask_key,
         }
         return Job.from_task(task, secrets=Path(state.settings.secrets))
 

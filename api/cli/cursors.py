@@ -49,5 +49,6 @@ def _asked(state: State, pipeline: Pipeline, connections: Mapping[str, Any]) -> 
         "pipeline": pipeline.to_dict(),
         "connections": connections,
         "modules": state.settings.modules,
+        "mask_key": state.settings.mask_key,
     }
     return inspect_cursor(Job.from_task(task, secrets=Path(state.settings.secrets)))

@@ -79,6 +79,7 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
             "result": str(result),
             "letters": client.site.catalog_dsn,
             "modules": state.settings.modules,
+            "mask_key": state.settings.mask_key,
         }
         code = run_task(task)
         click.echo(json.dumps(json.loads(result.read_text())))

@@ -15,6 +15,7 @@ from api.cli.main import State, command
 from api.cli.project import FILES, Files, documents_of
 from api.client import connected
 from dataflows.runs.dry_run import StepRows, TrialResult, preview, run_tests
+from dataflows.runs.lookups import mask_key
 from dataflows.runs.survey import opened
 
 CELL_WIDTH = 40
@@ -25,7 +26,8 @@ CELL_WIDTH = 40
 def test_(state: State, files: Files) -> int:
     """Run the tests in pipelines' files, offline: rows given, rows expected. Default: all of the project."""
     modules = frozenset(state.settings.modules)
-    found = {one.name: run_tests(one, modules) for one in documents_of(state, files).pipelines}
+    key = mask_key(state.settings.mask_key, state.settings.secrets)
+    found = {one.name: run_tests(one, modules, key) for one in documents_of(state, files).pipelines}
     for name, results in found.items():
         for one in results:
             _tell(state, name, one)

@@ -6,7 +6,7 @@ Unit tests need no system; the others read the source and the target, and change
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -58,9 +58,14 @@ class StepRows:
     note: str | None = None
 
 
-def run_tests(pipeline: Pipeline, modules: frozenset[str] = frozenset()) -> list[TrialResult]:
+def run_tests(
+    pipeline: Pipeline, modules: frozenset[str] = frozenset(), mask_key: Callable[[], bytes] | None = None
+) -> list[TrialResult]:
     """Run the tests of the pipeline file over the rows given there."""
-    return [_run_test(pipeline, test, Resources(partial(_lookup_table, test), modules)) for test in pipeline.spec.tests]
+    return [
+        _run_test(pipeline, test, Resources(partial(_lookup_table, test), modules, mask_key))
+        for test in pipeline.spec.tests
+    ]
 
 
 def _run_test(pipeline: Pipeline, test: PipelineTest, resources: Resources) -> TrialResult:

@@ -42,6 +42,8 @@ class Job:
     """All connections of the task, for lookup tables."""
     modules: frozenset[str] = frozenset()
     """Modules whose functions steps may call."""
+    mask_key: str = ""
+    """Reference to the key of `mask: hash`; empty = none."""
     split_rows: int = SPLIT_ROWS
     reload: Reload | None = None
     """Request to read rows again, whatever the position."""
@@ -157,6 +159,7 @@ class Job:
             rules=replace(rules_of(spec), no_nul=_holds_nul(places[0]) and not _holds_nul(places[1])),
             connections=task["connections"],
             modules=frozenset(task.get("modules") or ()),
+            mask_key=str(task.get("mask_key") or ""),
             letters=task.get("letters"),
             reload=Reload.parse(task["reload"]) if task.get("reload") else None,
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dataflows.connectors.contract import ReadOrder
@@ -13,11 +15,12 @@ from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job
 from dataflows.transforms.steps import LookupTable, Resources
 from penstock.errors import Refused
+from penstock.models.secrets import resolve
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["resources_of"]
+__all__ = ["mask_key", "resources_of"]
 
 MAX_BYTES: Final = 64 << 20
 """Largest lookup table, in Arrow bytes, since it is kept in memory."""
@@ -26,7 +29,14 @@ BATCH_ROWS: Final = 65536
 
 def resources_of(job: Job) -> Resources:
     """Return what the steps of a job may use besides the rows; tables are read on first use, and cached."""
-    return Resources(partial(_loaded, job), job.modules)
+    return Resources(partial(_loaded, job), job.modules, mask_key(job.mask_key, job.source.secrets))
+
+
+def mask_key(reference: str, secrets: Path | None) -> Callable[[], bytes] | None:
+    """Return what reads the key of `mask: hash`, or None if there is none. It raises SettingsError."""
+    if not reference:
+        return None
+    return lambda: resolve(reference, where="mask_key", secrets=secrets).encode()
 
 
 def _loaded(job: Job, connection: str, object_: str) -> LookupTable:

@@ -37,11 +37,13 @@ class LookupTable:
 class Resources:
     """Inputs of steps other than the chunk.
 
-    `load` reads a lookup table by connection and object; `modules` are the Python modules that may be called.
+    `load` reads a lookup table by connection and object; `modules` are the Python modules that may be called;
+    `mask_key` returns the key of `mask: hash`.
     """
 
     load: Callable[[str, str], LookupTable] | None = None
     modules: frozenset[str] = frozenset()
+    mask_key: Callable[[], bytes] | None = None
 
 
 def plan_steps(scope: Scope, steps: Sequence[TransformStep], where: str, resources: Resources) -> list[Stage]:
@@ -132,7 +134,7 @@ def _condition(scope: Scope, text: str, where: str) -> BoundExpression:
     return condition
 
 
-def _mask(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
+def _mask(scope: Scope, step: TransformStep, where: str, resources: Resources) -> list[Stage]:
     from dataflows.transforms.stages import Mask
 
     condition = None if step.when is None else _condition(scope, step.when, where)
@@ -151,7 +153,17 @@ def _mask(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[S
     scope.masked |= scope.origins(made)
     for name, one in made.items():
         scope.put(name, one, step.name)
-    return [Mask(step.name, values, condition)]
+    key = b""
+    if "hash" in (step.mask or {}).values():
+        if resources.mask_key is None:
+            hint = (
+                "set `mask_key` in penstock.toml to ${env:PENSTOCK_SECRET_MASK_KEY}, or write `sha256`: without a key"
+            )
+            raise Refused(
+                "`hash` needs a key", where=where, hint=f"{hint}, whoever guesses a value can check the guess"
+            )
+        key = resources.mask_key()
+    return [Mask(step.name, values, condition, key)]
 
 
 def _deduplicate(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:

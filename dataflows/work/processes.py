@@ -121,6 +121,7 @@ class Processes:
             "traceparent": traceparent,
             "letters": self._catalog,
             "modules": self._settings.modules,
+            "mask_key": self._settings.mask_key,
             "log": str(folder / "log"),
         }
         alone = _calls_modules(task["spec"])

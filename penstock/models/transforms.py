@@ -132,7 +132,7 @@ class TransformStep(Model):
     cast: dict[ColumnName, str] | None = None
     set: dict[ColumnName, Sql] | None = None
     filter: Sql | None = None
-    mask: dict[ColumnName, Literal["hash", "redact"]] | None = None
+    mask: dict[ColumnName, Literal["hash", "sha256", "redact"]] | None = None
     deduplicate: Deduplicate | None = None
     lookup: Lookup | None = None
     explode: Explode | None = None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,7 +95,7 @@ def test_lineage_names_the_source_columns_of_each_value() -> None:
     chain = made(
         {"set": {"total": "price * n"}},
         {"rename": {"total": "sum"}},
-        {"mask": {"name": "hash"}},
+        {"mask": {"name": "sha256"}},
         {"set": {"text": "concat(sum, name)"}},
         {"select": ["sum", "text", "id"]},
     )
@@ -105,8 +106,19 @@ def test_lineage_names_the_source_columns_of_each_value() -> None:
     }
 
 
+def test_a_keyed_mask_is_an_hmac_and_needs_its_key() -> None:
+    rule = {"mask": {"name": "hash"}}
+    with pytest.raises(Refused, match="needs a key"):
+        made(rule)
+    out, _ = apply(made(rule, resources=Resources(mask_key=lambda: b"k3y")))
+    assert [row["name"] for row in out] == [
+        None if name is None else hmac.new(b"k3y", name.encode(), "sha256").hexdigest()
+        for name in (row["name"] for row in apply(made({"rename": {"price": "p"}}))[0])
+    ]
+
+
 def test_a_mask_hides_values_everywhere() -> None:
-    chain = made({"mask": {"name": "hash", "price": "redact"}}, {"set": {"bad": "10 / n"}})
+    chain = made({"mask": {"name": "sha256", "price": "redact"}}, {"set": {"bad": "10 / n"}})
     out, refused = apply(chain)
     digest = hashlib.sha256(b"ann").hexdigest()
     assert [(row["id"], row["name"], row["price"]) for row in out] == [
@@ -298,7 +310,7 @@ def test_a_function_of_a_module_not_in_the_settings_is_refused() -> None:
             MissingColumn,
             ["transforms[1] (s1).filter", "'name'"],
         ),
-        ([{"select": ["id"]}, {"mask": {"name": "hash"}}], MissingColumn, ["transforms[1] (s1).mask.name"]),
+        ([{"select": ["id"]}, {"mask": {"name": "sha256"}}], MissingColumn, ["transforms[1] (s1).mask.name"]),
         ([{"filter": "n + 1"}], SchemaMismatch, ["true or false", "integer"]),
         ([{"set": {"n": "n + 1"}, "when": "n"}], SchemaMismatch, ["true or false"]),
         ([{"cast": {"n": "integr"}}], SchemaMismatch, ["no such type", "did you mean `integer`"]),
@@ -307,7 +319,7 @@ def test_a_function_of_a_module_not_in_the_settings_is_refused() -> None:
         ([{"rename": {"n": "id"}}], SchemaMismatch, ["two columns", "'id'"]),
         ([{"set": {"x": "lowr(name)"}}], SchemaMismatch, ["lowr", "did you mean `lower`"]),
         ([{"set": {"x": "1) ELSE (2"}, "when": "paid"}], InvalidDocument, ["not a SQL expression"]),
-        ([{"mask": {"n": "hash"}, "when": "paid"}], SchemaMismatch, ["only text"]),
+        ([{"mask": {"n": "sha256"}, "when": "paid"}], SchemaMismatch, ["only text"]),
         ([{"deduplicate": {"by": ["nam"]}}], MissingColumn, ["did you mean `name`"]),
         ([{"explode": {"column": "n"}}], SchemaMismatch, ["a JSON array is needed"]),
     ],
@@ -443,7 +455,7 @@ FREE_STEP = st.one_of(
     st.builds(lambda n, e: {"set": {n: e}}, st.sampled_from([*COLUMNS, "new"]), st.sampled_from(EXPRESSIONS)),
     st.builds(lambda n, t: {"cast": {n: t}}, st.sampled_from(sorted(COLUMNS)), st.sampled_from(TYPES)),
     st.builds(lambda e: {"filter": f"({e}) IS NOT NULL"}, st.sampled_from(EXPRESSIONS)),
-    st.builds(lambda n: {"mask": {n: "hash"}}, st.sampled_from(sorted(COLUMNS))),
+    st.builds(lambda n: {"mask": {n: "sha256"}}, st.sampled_from(sorted(COLUMNS))),
     st.builds(lambda n: {"explode": {"column": n, "as": "integer"}}, st.sampled_from(sorted(COLUMNS))),
 )
 DIGITS = st.integers(-(10**12) + 1, 10**12 - 1)
@@ -495,7 +507,7 @@ def test_a_mask_whose_condition_fails_refuses_the_row_and_never_writes_the_value
 def test_a_masked_value_does_not_show_in_the_reason_of_a_failed_cast() -> None:
     _, refused = apply(made({"cast": {"name": "integer"}}))
     assert [row["reason"].rpartition(", got ")[2] for row in refused] == ["'ann'", "'zoë '"]
-    _, refused = apply(made({"set": {"x": "CAST(name AS integer)"}}, {"mask": {"name": "hash"}}))
+    _, refused = apply(made({"set": {"x": "CAST(name AS integer)"}}, {"mask": {"name": "sha256"}}))
     assert not any("ann" in row["reason"] or "ann" in row["values"] for row in refused)
 
 

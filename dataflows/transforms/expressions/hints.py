@@ -45,7 +45,7 @@ _HINTS: Final[dict[str, str]] = {
     **dict.fromkeys(("position", "strpos", "instr"), "use LIKE '%…%', or split_part"),
     **dict.fromkeys(("json_extract_path_text", "jsonb_extract_path_text", "json_extract_path", "to_json", "to_jsonb",
                      "json_build_object", "jsonb_build_object"), _JSON),
-    **dict.fromkeys(("md5", "sha256", "digest", "encode"), "the step `mask: {a: hash}` computes SHA-256"),
+    **dict.fromkeys(("md5", "sha256", "digest", "encode"), "the step `mask: {a: sha256}` computes SHA-256"),
     "to_char": _FORMAT, "format": _FORMAT, "to_date": _PARSE, "to_timestamp": _PARSE, "to_number": _PARSE,
     "age": "subtract dates for days (d1 - d2), or compare years and months by extract",
     "ifnull": "write coalesce(a, b)", "nvl": "write coalesce(a, b)", "isnull": "write a IS NULL, or coalesce(a, b)",
