@@ -21,6 +21,7 @@ from penstock.ids import named_id
 from penstock.records.envelope import YEARS, Record, decode
 from penstock.records.reading import mark
 from penstock.topics.log import UNSTAMPED, Message, Stored, lock_number
+from penstock.topics.table import CONTROL, route
 
 if TYPE_CHECKING:
     from penstock.records.families import RecordType
@@ -74,7 +75,8 @@ def _read(one: Stored) -> Record:
 
 def _misplaced(record: Record, one: Stored) -> str | None:
     """Return why the record may not stand at its place on the log, or may not have been written by its session."""
-    if record.cause is not None and record.cause[0] >= one.offset:
+    by_control = route(record.type) is CONTROL  # a measurement has its cause on another topic
+    if by_control and record.cause is not None and record.cause[0] >= one.offset:
         return "its cause does not come before it"
     known = _type_of(record)
     if known is not None and known.decided and (record.agent is None or record.cause is None):
