@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -21,6 +21,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.connectors.contract import Reader, Writer
 from dataflows.data.chunks import Chunk
+from dataflows.data.movement import SINK, SLOW, SOURCE, Movement
 from penstock.errors import PenstockError
 from penstock.topics.operators import ALWAYS
 
@@ -74,6 +75,7 @@ class _ReaderThread:
 
     reader: Reader
     first: FirstError
+    movement: Movement
     queue: queue.Queue[Chunk | _End] = field(default_factory=lambda: queue.Queue(READ_AHEAD))
     thread: threading.Thread | None = None
 
@@ -83,13 +85,18 @@ class _ReaderThread:
 
     def _run(self) -> None:
         try:
-            for chunk in self.reader.chunks():
-                _hand_over(self.queue, chunk, self.first)
-            _hand_over(self.queue, _End(), self.first)
+            chunks = iter(self.reader.chunks())
+            while not isinstance(item := self._next(chunks), _End):
+                _hand_over(self.queue, item, self.first)
+            _hand_over(self.queue, item, self.first)
         except BaseException as error:  # noqa: BLE001 - any error has to stop the flow
             self.first.put(error)
         finally:
             self.reader.close()
+
+    def _next(self, chunks: Iterator[Chunk]) -> Chunk | _End:
+        with self.movement.wait(SOURCE):
+            return next(chunks, _End())
 
 
 @dataclass(slots=True)
@@ -98,6 +105,7 @@ class _WriterThread:
 
     writer: Writer
     first: FirstError
+    movement: Movement
     queue: queue.Queue[Chunk | _End] = field(default_factory=lambda: queue.Queue(WRITE_BEHIND))
     thread: threading.Thread | None = None
 
@@ -110,10 +118,13 @@ class _WriterThread:
 
     def _run(self) -> None:
         try:
-            self.writer.open()
+            with self.movement.wait(SINK):
+                self.writer.open()
             while not isinstance(item := self._next(), _End):
-                self.writer.write(item)
-            self.writer.done()
+                with self.movement.wait(SINK, SLOW if item.last else 1.0):
+                    self.writer.write(item)
+            with self.movement.wait(SINK):
+                self.writer.done()
         except BaseException as error:  # noqa: BLE001 - any error has to stop the flow
             self.first.put(error)
         finally:
@@ -197,13 +208,15 @@ class BatchPipelineEngine:
     """Runs all slots of one process.
 
     `readers` and `writers` have the same keys, the slots. `steps` are applied to each chunk in order: the mapping, then
-    transforms. `first` may be given from outside, to stop the flow by putting `Stopped` into it.
+    transforms. `first` may be given from outside, to stop the flow by putting `Stopped` into it; `movement`
+    learns of each chunk that was read or written.
     """
 
     readers: Mapping[str, Reader]
     writers: Mapping[str, Writer]
     steps: Sequence[Callable[[Chunk], Chunk]] = ()
     first: FirstError = field(default_factory=FirstError)
+    movement: Movement = field(default_factory=Movement)
 
     def dataflow(self, ahead: Mapping[str, _ReaderThread], behind: Mapping[str, _WriterThread]) -> Dataflow:
         """Build the Bytewax dataflow."""
@@ -222,8 +235,8 @@ class BatchPipelineEngine:
         """
         if not self.readers:
             return
-        behind = {slot: _WriterThread(writer, self.first) for slot, writer in self.writers.items()}
-        ahead = {slot: _ReaderThread(reader, self.first) for slot, reader in self.readers.items()}
+        behind = {slot: _WriterThread(writer, self.first, self.movement) for slot, writer in self.writers.items()}
+        ahead = {slot: _ReaderThread(reader, self.first, self.movement) for slot, reader in self.readers.items()}
         try:
             cli_main(self.dataflow(ahead, behind), epoch_interval=EPOCH)
             for thread in behind.values():

@@ -12,6 +12,7 @@
     │   └── TooOld                1  … because it may repeat one that was answered long ago
     ├── Unavailable               1  something outside cannot be used; most such errors are temporary
     │   ├── Unreachable           1  nothing answers there
+    │   ├── Stalled               1  it is connected, and nothing has moved for too long
     │   ├── AccessDenied          1  wrong password, missing privilege
     │   ├── OutOfSpace            1  disk or quota full
     │   └── PortInUse             1  another process listens there
@@ -52,6 +53,7 @@ __all__ = [
     "RefusedByPolicy",
     "SchemaMismatch",
     "SettingsError",
+    "Stalled",
     "TooManyRefused",
     "TooOld",
     "Unavailable",
@@ -165,6 +167,12 @@ class Unreachable(Unavailable):
     """No server answers at that address."""
 
     code = "unavailable.unreachable"
+
+
+class Stalled(Unavailable):
+    """The other side is connected, and has given or taken nothing for longer than the limit."""
+
+    code = "unavailable.stalled"
 
 
 class AccessDenied(Unavailable):

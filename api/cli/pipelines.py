@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import click
 
 from api.cli.completion import pipeline_names
-from api.cli.console import ago, error_line, escape
+from api.cli.console import ago, error_line, escape, length
 from api.cli.listing import route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
 from api.client import Client, connected
+from api.watch import OPEN
+from catalog.entries import RunEntry
+from penstock.clock import now
 from penstock.errors import NotFound, Refused, Unavailable
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
@@ -28,16 +32,30 @@ def status_(state: State, name: str) -> None:
         pipeline = client.store.pipeline(name)
         runs = client.store.runs(pipeline=name, limit=5).items
         tick = client.store.next_tick(name)
+        idle = _idle(client, runs)
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )
     state.output.table(*run_table(runs), empty="It has not run yet.")
     explain(state, runs)
+    if idle is not None:
+        state.output.say(f"[yellow]run {runs[0].id}: nothing has moved for {length(idle)}[/yellow]")
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
-    state.output.data({"pipeline": pipeline, "runs": runs, "next_run": tick})
+    state.output.data({"pipeline": pipeline, "runs": runs, "next_run": tick, "idle": idle})
     following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
     state.output.hint(_failed(state, runs) or following)
+
+
+def _idle(client: Client, runs: Sequence[RunEntry]) -> float | None:
+    """Return the seconds for which nothing has moved in the open run; None if something moves, or no run is open."""
+    if not runs or runs[0].status not in OPEN:
+        return None
+    course = client.measured(runs[0])
+    if not course or course[-1][1].idle is None:
+        return None
+    at, last = course[-1]
+    return float(last.idle or 0) + (now() - at).total_seconds()
 
 
 def _failed(state: State, runs: Any) -> str | None:

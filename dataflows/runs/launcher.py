@@ -11,8 +11,8 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, Final
 from dataflows.connectors.abilities import SingleProcess
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import TIMES
+from dataflows.data.movement import SLOW
 from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
 from dataflows.process.signals import stop_on_signal
@@ -28,8 +29,9 @@ from dataflows.runs.job import Job
 from dataflows.runs.prepare import Finished, Prepared, prepare
 from dataflows.runs.progress import Progress, error_of, reported
 from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many_error
-from dataflows.runs.slots import run_slots
+from dataflows.runs.slots import Reports, run_slots
 from dataflows.runs.survey import Ends, opened
+from dataflows.runs.watchdog import watched
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError, Unavailable
 from penstock.failpoints import failpoint
@@ -48,23 +50,41 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
     reports only its own, since the newer owner reports the total.
     """
     attempt = _Attempt(seconds=progress.seconds)
-    try:
-        secrets = Path(task["secrets"]) if task.get("secrets") else None
-        job = Job.from_task(task, secrets=secrets)
-        if task.get("kind") == "cleanup":
-            drop_state(job, table=bool(task.get("drop_table")))
-            return attempt.result("completed", EMPTY)
-        attempt.job = job
-        outcome = _run(attempt, job, task, first, progress)
-        if outcome.get("refused_too_many"):
-            return attempt.result("failed", outcome, too_many_error(job, outcome, attempt.prepared))
-        return attempt.result("completed", outcome)
-    except PenstockError as error:
+    with ExitStack() as watch:
+        try:
+            secrets = Path(task["secrets"]) if task.get("secrets") else None
+            job = Job.from_task(task, secrets=secrets)
+            watch.enter_context(watched(job, progress.movement, first, _giving_up(attempt, task, progress)))
+            return _result(attempt, job, _Order(task, first, progress))
+        except PenstockError as error:
+            status = "fenced" if isinstance(error, Fenced) else "failed"
+            return attempt.result(status, attempt.counted(progress, fenced=status == "fenced"), error)
+        except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only
+            traceback.print_exc()
+            return attempt.result("failed", attempt.counted(progress), error)
+
+
+def _result(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
+    if order.task.get("kind") == "cleanup":
+        with order.progress.movement.wait("the deletion of what the pipeline left at its sink did not end", SLOW):
+            drop_state(job, table=bool(order.task.get("drop_table")))
+        return attempt.result("completed", EMPTY)
+    attempt.job = job
+    outcome = _run(attempt, job, order)
+    if outcome.get("refused_too_many"):
+        return attempt.result("failed", outcome, too_many_error(job, outcome, attempt.prepared))
+    return attempt.result("completed", outcome)
+
+
+def _giving_up(attempt: _Attempt, task: Mapping[str, Any], progress: Progress) -> Callable[[BaseException], None]:
+    """Return what ends this process with a result, while threads of the attempt hang."""
+
+    def give_up(error: BaseException) -> None:
         status = "fenced" if isinstance(error, Fenced) else "failed"
-        return attempt.result(status, attempt.counted(progress, fenced=status == "fenced"), error)
-    except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only
-        traceback.print_exc()
-        return attempt.result("failed", attempt.counted(progress), error)
+        write_result(Path(task["result"]), attempt.result(status, progress.counters.as_dict(), error))
+        os._exit(1)
+
+    return give_up
 
 
 @dataclass(slots=True)
@@ -94,10 +114,12 @@ class _Attempt:
         }
 
 
-def _run(attempt: _Attempt, job: Job, task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:
+def _run(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
     try:
-        with opened(job) as ends:
-            return _phases(attempt, job, ends, _Order(task, first, progress))
+        with ExitStack() as stack:
+            with order.progress.movement.wait("neither source nor sink answered", SLOW):
+                ends = stack.enter_context(opened(job))
+            return _phases(attempt, job, ends, order)
     except Unavailable as error:
         if attempt.prepared and superseded(job, attempt.prepared):  # its sessions were ended by a newer run
             hint = "nothing to do: the newer run carries on"
@@ -117,7 +139,7 @@ class _Order:
 def _phases(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str, Any]:
     """Prepare, flow, publish."""
     seconds, progress = attempt.seconds, order.progress
-    with _timed(seconds, "prepare"):
+    with _timed(seconds, "prepare"), progress.movement.wait("the preparation of the run did not end", SLOW):
         prepared = prepare(job, ends)
     if isinstance(prepared, Finished):
         return prepared.result
@@ -131,7 +153,7 @@ def _phases(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str,
     prepared = attempt.prepared = replace(prepared, released=progress.released)
     order.first.check()
     progress.phase = "publish"
-    with _timed(seconds, "publish"):
+    with _timed(seconds, "publish"), progress.movement.wait("the sink did not publish the rows", SLOW):
         return publish(job, prepared, ends.target)
 
 
@@ -147,7 +169,8 @@ def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
     alone = isinstance(ends.target, SingleProcess) and ends.target.one_process
     if job.workers == 1 or len(prepared.pending) <= 1 or alone:
         numbers, progress = list(range(len(prepared.slots))), order.progress
-        run_slots(job, prepared, ends, numbers, order.first, progress.committed, progress.release)
+        reports = Reports(progress.committed, progress.release, progress.movement)
+        run_slots(job, prepared, ends, numbers, order.first, reports)
     else:
         from dataflows.runs.parallel import run_children
 

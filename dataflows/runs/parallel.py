@@ -9,26 +9,31 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 from dataflows.data.counters import Counters
+from dataflows.data.movement import SLOW, Movement
 from dataflows.pipeline import FirstError
 from dataflows.process.lifeline import watch_lifeline
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared, joined
 from dataflows.runs.progress import Progress, error_of, write_line
-from dataflows.runs.slots import run_slots
+from dataflows.runs.slots import Reports, run_slots
 from dataflows.runs.survey import opened
+from dataflows.runs.watchdog import GRACE_SECONDS, watched
 from penstock.errors import Unavailable, error_from_report
 
 __all__ = ["main", "run_children"]
 
 STOP_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 0.2
+MOVED_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: F
     try:
         for number, child in enumerate(children):
             threading.Thread(target=_listen, args=(number, child, lines), daemon=True, name=f"child{number}").start()
-        _follow(lines, len(children), first, progress)
+        with progress.movement.wait("the processes of the run reported nothing", SLOW, 2 * GRACE_SECONDS):
+            _follow(lines, len(children), first, progress)
     finally:
         for child in children:
             _end(child)
@@ -100,6 +106,8 @@ def _follow(
                 first.put(Unavailable(f"worker {number} of the run died", hint="the run goes on from its last commit"))
         elif "committed" in line:
             progress.committed(Counters(**line["committed"]))
+        elif "moved" in line:
+            progress.movement.moved()
         elif "released" in line:
             progress.release()
         elif "error" in line:
@@ -121,7 +129,7 @@ def _end(child: _Child) -> None:
 
 
 def main() -> None:
-    """Run a child: read one line of orders, report each commit as a line; end when stdin closes."""
+    """Run a child: read one line of orders, report each commit and movement as a line; end when stdin closes."""
     hold_signals()
     order = json.loads(sys.stdin.readline())
     watch_lifeline(sys.stdin.fileno())
@@ -138,9 +146,28 @@ def _run(order: Mapping[str, Any]) -> None:
     stop_on_signal(first.put)
     task = order["task"]
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
-    with opened(job, order["generation"]) as ends:
-        prepared = joined(job, ends, order)
-        run_slots(job, prepared, ends, [order["number"]], first, _report, lambda: write_line({"released": True}))
+    movement = Movement()
+    threading.Thread(target=_report_movement, args=(movement,), daemon=True, name="movement").start()
+    with watched(job, movement, first, _give_up), opened(job, order["generation"]) as ends:
+        with movement.wait("the preparation of a process of the run did not end", SLOW):
+            prepared = joined(job, ends, order)
+        reports = Reports(_report, partial(write_line, {"released": True}), movement)
+        run_slots(job, prepared, ends, [order["number"]], first, reports)
+
+
+def _give_up(error: BaseException) -> None:
+    write_line({"error": error_of(error)})
+    os._exit(0)
+
+
+def _report_movement(movement: Movement) -> None:
+    """Write a line whenever something has moved, at most one in `MOVED_SECONDS`."""
+    last = movement.number
+    while True:
+        time.sleep(MOVED_SECONDS)
+        if movement.number != last:
+            last = movement.number
+            write_line({"moved": True})
 
 
 def _report(counted: Counters) -> None:

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dataflows.data.counters import Counters
+from dataflows.data.movement import Movement
 from penstock.errors import PenstockError
 
 __all__ = ["Progress", "error_of", "reported"]
 
 EVERY: Final = 0.25
+IDLE_SECONDS: Final = 10
+"""Seconds without movement after which, and in steps of which, they are reported."""
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class Progress:
     rows_estimated: int = 0
     released: bool = False
     """True if the snapshot was released before everything was read."""
+    movement: Movement = field(default_factory=Movement)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def committed(self, counted: Counters) -> None:
@@ -40,6 +44,7 @@ class Progress:
         with self._lock:
             self.counters += counted
             self.splits_done += 1
+        self.movement.moved()
 
     def release(self) -> None:
         """Record that the snapshot was released: later splits are read at points in time of their own."""
@@ -56,7 +61,13 @@ class Progress:
                 "splits_done": self.splits_done,
                 "splits_planned": self.splits_planned,
                 "rows_estimated": self.rows_estimated,
+                "idle": self._idle,
             }
+
+    @property
+    def _idle(self) -> int | None:
+        """Whole steps of `IDLE_SECONDS` for which nothing has moved; None while something moves."""
+        return int(self.movement.idle) // IDLE_SECONDS * IDLE_SECONDS or None
 
 
 @contextmanager

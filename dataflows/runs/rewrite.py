@@ -133,6 +133,8 @@ class SplitRewriter:
     splits: Mapping[int, Split]
     decoded: Callable[[], Decoded]
     box: LetterBox
+    moved: Callable[[], None] = lambda: None
+    """Called at each trial and each chunk: a rewrite may take long."""
 
     def __call__(self, number: int, error: RowRefused) -> None:
         """Rewrite the split of that number, which failed with `error`.
@@ -152,16 +154,26 @@ class SplitRewriter:
             writer.open()
             spool = held.enter_context(tempfile.TemporaryFile())
             with writer.trial() as attempt:
-                trial = self._tried(_Trial(attempt, decoded, spool), self.splits[number])
+                trial = self._tried(_Trial(self._moving(attempt), decoded, spool), self.splits[number])
             if trial.letters:
                 self.box.put(number, pa.Table.from_batches(trial.letters), instead=True)
             for chunk in self._chunks(number, trial):
                 writer.write(chunk)
+                self.moved()
             writer.done()
+
+    def _moving(self, attempt: Attempt) -> Attempt:
+        def moving(batch: pa.RecordBatch) -> RowRefused | None:
+            found = attempt(batch)
+            self.moved()
+            return found
+
+        return moving
 
     def _tried(self, trial: _Trial, split: Split) -> _Trial:
         with closing(trial.decoded.reader()) as reader:
             for chunk in reader.read(self.slot, split):
+                self.moved()
                 if isinstance(chunk.data, pa.RecordBatch):
                     trial.take(chunk, chunk.data)
             trial.end()

@@ -10,6 +10,7 @@ import pyarrow as pa
 from dataflows.connectors.contract import ReadOrder, Source, SplitReader, Target, Writer, WriterOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
+from dataflows.data.movement import Movement
 from dataflows.data.splits import Split, of_slot
 from dataflows.pipeline import BatchPipelineEngine, FirstError
 from dataflows.runs.dead_letters import LetterBox, LetterWriter
@@ -19,7 +20,7 @@ from dataflows.runs.rewrite import Decoded, SplitRewriter
 from dataflows.runs.survey import Ends, decoded_mapping
 from penstock.errors import BadData
 
-__all__ = ["run_slots"]
+__all__ = ["Reports", "run_slots"]
 
 
 @dataclass(slots=True)
@@ -38,18 +39,24 @@ class _SlotReader:
         self.reader.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What a flow reports: each commit, the release of the common snapshot, and each movement."""
+
+    committed: Callable[[Counters], None]
+    released: Callable[[], None] = lambda: None
+    movement: Movement = field(default_factory=Movement)
+
+
 def run_slots(
     job: Job,
     prepared: Prepared,
     ends: Ends,
     numbers: list[int],
     first: FirstError,
-    committed: Callable[[Counters], None],
-    released: Callable[[], None] = lambda: None,
+    reports: Reports,
 ) -> None:
     """Read, map and write the pending splits of these slots; slots without any are left out.
-
-    `released` is called if the common snapshot is released.
 
     Raises:
         PenstockError: the first error; committed splits stay, and a resume continues from there.
@@ -59,12 +66,13 @@ def run_slots(
     mine = {slot: splits for slot, splits in mine.items() if splits}
     BatchPipelineEngine(
         {
-            slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first, released))
+            slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first, reports.released))
             for slot, splits in mine.items()
         },
-        {slot: _writer(job, prepared, ends, slot, splits, first, committed) for slot, splits in mine.items()},
+        {slot: _writer(job, prepared, ends, slot, splits, first, reports) for slot, splits in mine.items()},
         _steps(prepared, ends.target, job.pipeline),
         first,
+        reports.movement,
     ).run()
 
 
@@ -145,9 +153,9 @@ def _writer(
     slot: str,
     splits: tuple[Split, ...],
     first: FirstError,
-    committed: Callable[[Counters], None],
+    reports: Reports,
 ) -> Writer:
-    writer = ends.target.writer(_order(job, prepared, slot, first, committed))
+    writer = ends.target.writer(_order(job, prepared, slot, first, reports.committed))
     if prepared.token is None or job.letters is None:
         return writer
     box = LetterBox(job.open_letters, prepared.token, job.run)
@@ -155,7 +163,7 @@ def _writer(
     def decoded() -> Decoded:
         surveyed = replace(prepared.survey, mapping=decoded_mapping(job, prepared.survey))
         values = replace(prepared, survey=surveyed)
-        mapping, order = surveyed.mapping, _order(job, values, slot, first, committed)
+        mapping, order = surveyed.mapping, _order(job, values, slot, first, reports.committed)
         assert mapping.chain is not None  # noqa: S101 - decoded rows are always mapped
         return Decoded(
             lambda: _reader(job, values, ends.source, first, lambda: None),
@@ -164,7 +172,9 @@ def _writer(
             lambda: ends.target.writer(order),
         )
 
-    return LetterWriter(writer, box, SplitRewriter(slot, {one.number: one for one in splits}, decoded, box))
+    return LetterWriter(
+        writer, box, SplitRewriter(slot, {one.number: one for one in splits}, decoded, box, reports.movement.moved)
+    )
 
 
 def _order(

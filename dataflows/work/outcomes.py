@@ -51,6 +51,7 @@ class Outcomes:
             splits=line["splits_planned"],
             stages=line["seconds"],
             lag=line["lag"],
+            idle=line.get("idle"),
         )
         at = now()
         return Record(

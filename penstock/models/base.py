@@ -170,7 +170,7 @@ def _duration(value: object) -> object:
         raise ValueError(message) from error
 
 
-def _duration_text(value: timedelta) -> str:
+def duration_text(value: timedelta) -> str:
     """Return the shortest text that `_duration` reads back to the same value, to the millisecond."""
     rest, text = round(value.total_seconds() * 1000), ""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
@@ -194,7 +194,7 @@ def _sql(value: str) -> str:
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
-    PlainSerializer(_duration_text, return_type=str, when_used="json"),
+    PlainSerializer(duration_text, return_type=str, when_used="json"),
     Field(json_schema_extra={"type": "string", "examples": ["90s", "5m", "1h30m", "2d"]}),
 ]
 """A length of time, written ``90s``, ``5m``, ``1h30m`` or ``2d``; the resolution is a millisecond."""

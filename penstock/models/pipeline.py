@@ -186,6 +186,8 @@ class Limits(Model):
     """Limits: rows in a chunk, rows in flight, processes, and the lag of a stream that raises an alert.
 
     `snapshot` is how long a run may hold a snapshot of its source, which keeps that server from cleaning up.
+    `stalled` is how long nothing may move in a run: no chunk read or written, no commit; twelve times that while a
+    server prepares, commits or publishes.
     """
 
     batch_rows: int = Field(default=65536, ge=1, le=1_000_000)
@@ -193,6 +195,7 @@ class Limits(Model):
     workers: int = Field(default=1, ge=1, le=64)
     max_lag: Duration | None = None
     snapshot: Duration = Field(default=timedelta(hours=1), gt=timedelta(0))
+    stalled: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1))
 
 
 class PipelineTest(Model):

@@ -104,6 +104,8 @@ class RunProgress(Model):
     """Seconds of each finished phase: prepare, flow, publish."""
     lag: float | None = None
     """Age in seconds of the newest row that the run reads, where the cursor is a time."""
+    idle: float | None = None
+    """Seconds for which nothing has moved; None while something moves."""
 
 
 class ErrorRaised(Model):

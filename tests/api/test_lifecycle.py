@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +129,28 @@ def slow(running: Project, made: Make) -> Iterator[str]:
         )
         until(lambda: running.sql(WAREHOUSE, waiting), "the run to wait at its sink")
         yield name
+
+
+NAPPING = """
+apiVersion: penstock/v1
+kind: Pipeline
+metadata: {name: napping}
+spec:
+  source: {connection: shop, object: public.naps}
+  sink: {connection: warehouse, object: public.naps, write: replace}
+"""
+
+
+def test_status_says_that_nothing_moves(running: Project, tmp_path: Path) -> None:
+    running.sql(SHOP, "CREATE VIEW naps AS SELECT 1 AS id, CAST(pg_sleep(30) AS text) AS nap")
+    (tmp_path / "napping.yaml").write_text(NAPPING)
+    running.done("apply", tmp_path / "napping.yaml")
+    running.done("run", "napping")
+    assert until(lambda: running.done("status", "napping")["idle"], "the run to report that it waits") >= 10
+    found = re.search(r"nothing has moved for (\d+)\.\d s", running.do("status", "napping").out)
+    assert found
+    assert 10 <= int(found[1]) < 60
+    running.done("stop", "napping")
 
 
 @pytest.mark.parametrize("verb", ["pause", "stop"])

@@ -13,7 +13,7 @@ from dataflows.pipeline import FirstError
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared, prepare
 from dataflows.runs.publish import publish
-from dataflows.runs.slots import run_slots
+from dataflows.runs.slots import Reports, run_slots
 from dataflows.runs.survey import opened
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def test_a_run_is_published_once(copy: Callable[..., Copy]) -> None:
         with opened(job) as ends:
             prepared = prepare(job, ends)
             assert isinstance(prepared, Prepared)
-            run_slots(job, prepared, ends, list(range(len(prepared.slots))), FirstError(), lambda _: None)
+            run_slots(job, prepared, ends, list(range(len(prepared.slots))), FirstError(), Reports(lambda _: None))
             result = publish(job, prepared, ends.target)
             assert publish(job, prepared, ends.target) == result
         assert made.differences() == EXACT
