@@ -123,13 +123,13 @@ def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> E
     _expect(pipeline.name, before, command.expect)
     if before is None:
         uid = named_id("pipeline", pipeline.name, cause.offset)
-        return _version("pipeline.created", pipeline.name, uid, 1, written, None)
+        return _version(cause, "pipeline.created", pipeline.name, uid, 1, written)
     if before["status"] == "deleting":
         raise Refused("is being deleted", where=f"pipeline {pipeline.name}", hint="wait until it is gone, then apply")
     version = len(before["versions"])
     if before["versions"][-1] == written:
         return (), {"version": version, "changed": False}, "it is as asked already"
-    return _version("pipeline.updated", pipeline.name, before["uid"], version + 1, written, None)
+    return _version(cause, "pipeline.updated", pipeline.name, before["uid"], version + 1, written)
 
 
 def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policies) -> Effects:
@@ -145,7 +145,7 @@ def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policie
     if target == versions[-1]:
         return (), {"version": len(versions), "changed": False}, f"it equals version {command.to} already"
     _check_connections(state, Pipeline.parse(target))
-    return _version("pipeline.updated", command.name, before["uid"], len(versions) + 1, target, command.to)
+    return _version(cause, "pipeline.updated", command.name, before["uid"], len(versions) + 1, target, of=command.to)
 
 
 def _transition(state: State, cause: Cause, command: PipelineTransition | PipelineDelete, _: Policies) -> Effects:
@@ -187,8 +187,11 @@ HANDLERS: dict[str, Handler] = {
 }
 
 
-def _version(type_: str, name: str, uid: str, version: int, pipeline: dict[str, Any], of: int | None) -> Effects:
-    payload: dict[str, Any] = {"name": name, "uid": uid, "version": version, "pipeline": pipeline}
+def _version(
+    cause: Cause, type_: str, name: str, uid: str, version: int, pipeline: dict[str, Any], *, of: int | None = None
+) -> Effects:
+    by = cause.record.actor
+    payload: dict[str, Any] = {"name": name, "uid": uid, "version": version, "pipeline": pipeline, "by": by}
     if of is not None:
         payload["rollback_of"] = of
     return (Draft(type_, name, payload),), {"version": version, "changed": True, "uid": uid}, f"version {version}"

@@ -130,7 +130,7 @@ def _pipeline(seen: Seen, body: PipelineChanged) -> Iterable[Change | Entry]:
         "name": body.name,
         "pipeline": document,
         "at": record.at,
-        "actor": record.actor,
+        "actor": body.by or record.actor,
         "rollback_of": body.rollback_of,
         "changed": seen.offset,
     }

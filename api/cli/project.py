@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import click
 from pydantic import TypeAdapter
@@ -26,15 +27,33 @@ from penstock.settings import FILE, PREFIX
 from penstock.topics.embedded import EmbeddedServer
 
 Files = tuple[Path, ...]
+DATABASES: Final = {"postgres", "mysql", "mariadb", "sqlite", "duckdb"}
+"""Types of connections whose objects are tables."""
 
 
 def documents_of(state: State, files: Files) -> Documents:
     """Return the documents of `files`, else of the project; reports every issue of all of them at once."""
     from dataflows.transforms.expressions.check import check_expressions
 
-    return (
+    documents = (
         read_documents(files, check_expressions) if files else read_project(state.settings.project, check_expressions)
     )
+    if patterns := _patterns(documents, {**_written(state), **documents.connections}):
+        raise InvalidDocument(patterns)
+    return documents
+
+
+def _patterns(documents: Documents, connections: Mapping[str, Connection]) -> list[Issue]:
+    """Return an issue for each object of a database that is a pattern: only folders have objects of several parts."""
+    issues = []
+    for one in documents.pipelines:
+        for part, end in (("source", one.spec.source), ("sink", one.spec.sink)):
+            kind = getattr(connections.get(end.connection), "type", None)
+            if kind in DATABASES and "*" in end.object and '"' not in end.object:
+                hint = "write a pipeline for each table; a table of that very name is written in quotes"
+                where = f"{documents.origins.get(('Pipeline', one.name), one.name)}: spec.{part}.object"
+                issues.append(Issue(where, f"a pattern of tables has no meaning here, got {end.object!r}; {hint}"))
+    return issues
 
 
 FILES = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
@@ -53,12 +72,12 @@ def validate_(state: State, files: Files) -> None:
     state.output.hint("penstock apply")
 
 
-def _written(state: State) -> Iterable[str]:
+def _written(state: State) -> Mapping[str, Connection]:
     """Return the connections of the project's file: single files may use them."""
     path = state.settings.project / CONNECTIONS
     with suppress(PenstockError):
-        return read_documents([path]).connections if path.exists() else ()
-    return ()
+        return read_documents([path]).connections if path.exists() else {}
+    return {}
 
 
 def _tell(state: State, notes: Iterable[str]) -> None:

@@ -66,7 +66,8 @@ class ConnectionDeleted(Model):
 class PipelineChanged(Model):
     """``pipeline.created`` and ``pipeline.updated``: a version of the pipeline; versions are never changed later.
 
-    `uid` identifies this pipeline for ever: one created later under the same name has a different one.
+    `uid` identifies this pipeline for ever: one created later under the same name has a different one. `by` is who
+    asked for it.
     """
 
     name: Name
@@ -74,6 +75,7 @@ class PipelineChanged(Model):
     version: Positive
     pipeline: PipelineDocument
     rollback_of: Count | None = None
+    by: str | None = None
 
 
 class PipelineStatusChanged(Model):

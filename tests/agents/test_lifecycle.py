@@ -227,3 +227,12 @@ def test_every_decision_has_a_reason_and_a_policy(orders: ControlPlane) -> None:
     assert decided.payload["policy"] == orders.of("policy.accepted")[0].payload["hash"]
     assert decided.payload["reason"] == "active -> paused"
     assert (decided.cause, decided.brain) == ((orders.log.index(orders.of("pipeline.pause")[0]), 0), 0)
+
+
+def test_a_version_names_who_asked_for_it() -> None:
+    plane = ControlPlane()
+    plane.connect("shop", "house")
+    plane.apply(pipeline("orders"))
+    (created,) = plane.of("pipeline.created")
+    command = next(record for record in plane.log if record.type == "pipeline.apply")
+    assert created.payload["by"] == command.actor != created.actor

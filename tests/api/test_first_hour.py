@@ -50,3 +50,35 @@ def test_one_file_is_planned_with_the_connections_of_the_project(project: Projec
     shown = project.do(verb, project.folder / "pipelines" / "orders.yaml")
     assert shown.code == 0, shown.out + shown.err
     assert "broken" not in shown.out
+
+
+def test_a_pattern_of_tables_is_refused(running: Project) -> None:
+    text = (running.folder / "pipelines" / "orders.yaml").read_text()
+    file = running.folder / "pattern.yaml"
+    file.write_text(text.replace("public.orders", "public.*", 1).replace("name: orders", "name: pattern"))
+    for verb in ("validate", "plan", "apply"):
+        assert "a pattern of tables has no meaning here, got 'public.*'" in running.do(verb, file).error
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("customer->>'a'", "`customer ->> 'a'` is not allowed; map the whole column"),
+        ("to_char(placed_at, 'YYYY')", "to_char(…) is not allowed in an expression; use CAST"),
+        ("now()", "now(…) is not allowed in an expression; give the target's column a default"),
+        ("unnest(customer)", "unnest(…) is not allowed in an expression; the step `explode`"),
+        ("age(placed_at)", "age(…) is not allowed in an expression; subtract dates"),
+        ("count(*)", "count(…) is not allowed in an expression; an expression sees one row"),
+        ("current_date", "`CURRENT_DATE` is not allowed; give the target's column a default"),
+        ("(select 1)", "`(SELECT 1)` is not allowed; the step `lookup`"),
+    ],
+)
+def test_what_an_expression_may_not_use_is_shown_as_written(running: Project, written: str, shown: str) -> None:
+    text = (running.folder / "pipelines" / "orders.yaml").read_text()
+    file = running.folder / "expression.yaml"
+    file.write_text(text.replace("sql: upper(customer_name)", f'sql: "{written}"').replace("upper(customer)", written))
+    said = running.do("validate", file)
+    file.unlink()
+    assert said.code == 2
+    assert shown in said.err

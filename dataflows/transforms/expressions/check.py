@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Final
 
 from sqlglot import exp
 
 from dataflows.transforms.expressions.compiler import NODES
-from dataflows.transforms.expressions.hints import hint_for
-from penstock.errors import InvalidDocument, Issue
+from dataflows.transforms.expressions.hints import check_names, hint_for
+from penstock.errors import InvalidDocument, Issue, SchemaMismatch
 from penstock.models.pipeline import Pipeline
 from penstock.models.sql import parsed
 
 __all__ = ["check_expressions"]
 
 _REFUSED = (exp.Func, exp.Query, exp.Star, exp.Command, exp.Window)
+SHOWN: Final = 60
+"""Characters of a part that an error shows."""
 _PARTS = (exp.If,)
 """Nodes that are part of an allowed node."""
 
@@ -27,12 +30,27 @@ def check_expressions(pipeline: Pipeline) -> None:
     """
     issues = []
     for path, text in _texts(pipeline):
-        for node in parsed(text).walk():
-            if isinstance(node, _REFUSED) and not isinstance(node, _PARTS) and type(node) not in NODES:
-                name = node.name if isinstance(node, exp.Anonymous) else node.key
-                issues.append(Issue(path, f"`{name}` is not allowed; {hint_for(name, node)}"))
+        try:
+            check_names(text, path)
+        except SchemaMismatch as error:
+            issues.append(Issue(path, f"{error.what}; {error.hint}"))
+        else:
+            issues += [Issue(path, f"`{_written(node)}` is not allowed; {hint_for('', node)}") for node in _wrong(text)]
     if issues:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
+
+
+def _wrong(text: str) -> Iterator[Any]:
+    """Yield the parts of an expression that the compiler has no entry for."""
+    for node in parsed(text).walk():
+        if isinstance(node, _REFUSED) and not isinstance(node, _PARTS) and type(node) not in NODES:
+            yield node
+
+
+def _written(node: Any) -> str:
+    """Return a part of an expression as its author knows it."""
+    text = node.sql("postgres")
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def _texts(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
