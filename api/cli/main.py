@@ -30,6 +30,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "up": "Run all in one: server, control, projector, scheduler, one worker. Ctrl-C stops cleanly.",
         "doctor": "Check this installation; say what is wrong and how to fix it.",
         "settings": "Show every setting, its value and where it came from.",
+        "destroy": "Delete the project's embedded server with its databases.",
     }),
     "Files": ("api.cli.project", {
         "validate": "Check the files of the project, or those named.",
@@ -73,6 +74,7 @@ MODULES: Final = {
     "list": "api.cli.listing",
     "demo": "api.cli.demo",
     "up": "api.cli.up",
+    "destroy": "api.cli.destroy",
     "doctor": "api.cli.doctor",
     "test": "api.cli.trials",
     "plan": "api.cli.plan",

@@ -99,7 +99,7 @@ stop_ = _transition("stop", "Stop: no new runs; an open one is ended at its last
 def delete_(state: State, name: str, expect: int | None, *, drop_table: bool, yes: bool) -> None:
     """Delete a pipeline, and its positions, plans and shadow tables at the sink. Target table and history stay."""
     if not yes and not state.output.as_json:
-        _confirm(f"Delete {name}{' and its target table' if drop_table else ''}?")
+        confirm(f"Delete {name}{' and its target table' if drop_table else ''}?")
     with connected(state.settings, worker=True) as client:
         client.ask("pipeline.delete", name, PipelineDelete(name=name, expect=expect, drop_table=drop_table).to_dict())
         _wait_until_gone(client, name)
@@ -108,7 +108,8 @@ def delete_(state: State, name: str, expect: int | None, *, drop_table: bool, ye
     state.output.hint("penstock list")
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
+    """Ask on the terminal. Raises Refused unless the answer is yes."""
     try:
         sure = click.confirm(question)
     except click.Abort as error:

@@ -15,7 +15,7 @@ from catalog.database import engine
 from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import Supervisor
-from penstock.errors import Refused, Unavailable
+from penstock.errors import NotFound, Refused, Unavailable
 from penstock.topics.postgres import PostgresLog
 
 POLL_SECONDS = 0.5
@@ -60,9 +60,11 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
             state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
             while not stop.is_set() and log.holder(UP):
+                _check_project(site)
                 _look_after(supervisor, state)
                 stop.wait(POLL_SECONDS)
     except Unavailable as error:
+        _check_project(site)
         state.output.errors.print(f"[yellow]warning:[/yellow] {error.what}; starting it again")
         supervisor.check()
         stop.wait(POLL_SECONDS)
@@ -70,6 +72,13 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             site.revive()
     finally:
         health.ready.clear()
+
+
+def _check_project(site: Site) -> None:
+    """Raise NotFound if the project was deleted: the server ends with this process, and nothing is created again."""
+    if site.server is not None and site.server.gone:
+        hint = "`penstock destroy --orphans` deletes data that it had elsewhere"
+        raise NotFound("the project's folder is gone", where=str(site.settings.home), hint=hint)
 
 
 def _wait_until_ready(

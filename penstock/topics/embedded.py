@@ -91,6 +91,7 @@ class EmbeddedServer:
         self._leases: list[int] = []
         self._guard = threading.Lock()
         self._found: tuple[Account, ServerPaths, Path] | None = None
+        self._started: int | None = None
 
     def ensure(self) -> None:
         """Start the server unless it runs; return once it answers.
@@ -107,9 +108,25 @@ class EmbeddedServer:
             users = self._open("users")
             fcntl.flock(users, fcntl.LOCK_SH)
             self._leases.append(users)
+            self._started = self._pid()
+
+    @property
+    def gone(self) -> bool:
+        """True if the folder was deleted while the server was in use: nothing may be created in it again."""
+        return bool(self._leases) and not self.home.exists()
+
+    @property
+    def used(self) -> bool:
+        """True if a process has a lease."""
+        with self._start_lock():
+            return not self._unused()
 
     def release(self) -> None:
-        """Return one lease; the last one of all processes stops the server."""
+        """Return one lease; the last one of all processes stops the server. If the folder is gone, end it at once."""
+        if self.gone:
+            os.close(self._leases.pop())
+            self._end_of_deleted()
+            return
         with self._start_lock():
             os.close(self._leases.pop())
             if self._unused():
@@ -301,6 +318,13 @@ class EmbeddedServer:
                 raise Unavailable("the embedded PostgreSQL does not stop", where=str(self.home), hint=hint)
             time.sleep(0.01)
         os.close(alive)
+
+    def _end_of_deleted(self) -> None:
+        """End the server of a folder that is gone, and with it the pid file; its pid is that of its start."""
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{self._started}/cmdline").read_bytes()
+            if self._started is not None and os.fsencode(self._where()[1].data) in command.split(b"\0"):
+                os.kill(self._started, signal.SIGQUIT)
 
     def _unused(self) -> bool:
         users = self._open("users")

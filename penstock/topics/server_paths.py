@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import pwd
@@ -23,7 +24,7 @@ from typing import Final, TypedDict
 
 from penstock.errors import AccessDenied, NotFound, OutOfSpace, Unavailable
 
-__all__ = ["Account", "ServerPaths", "account_for", "paths_for", "system_error"]
+__all__ = ["Account", "ServerPaths", "account_for", "orphans", "paths_for", "system_error"]
 
 ELSEWHERE: Final = Path("/var/lib/penstock")
 POINTER: Final = "MOVED"
@@ -198,6 +199,8 @@ def _reachable(home: Path, account: Account) -> Path:
         hint = f"restore that folder, or delete {pointer} to start with an empty database"
         raise Unavailable("the embedded server's data are missing", where=str(pointer), value=str(root), hint=hint)
     _private(root, account, *_former(account))
+    if (owner := root / OWNER).read_text().strip() != str(home):  # the project was moved
+        owner.write_text(f"{home}\n")
     return root
 
 
@@ -220,6 +223,33 @@ def _point(pointer: Path, account: Account) -> None:
 def _former(account: Account) -> list[int]:
     """Return the account that servers of root had in earlier releases, whose data become those of `account`."""
     return [pwd.getpwnam(NOBODY).pw_uid] if account.name == ACCOUNT else []
+
+
+def orphans() -> dict[Path, Path]:
+    """Return the folders elsewhere whose project is gone, each with the home that used it last.
+
+    A project that was moved and not used since counts as gone.
+    """
+    found = {}
+    for owner in sorted(ELSEWHERE.glob(f"*/{OWNER}")):
+        with contextlib.suppress(OSError):
+            home = Path(owner.read_text().strip())
+            pointer = home / POINTER
+            if not (pointer.exists() and Path(pointer.read_text().strip()) == owner.parent) and not _alive(
+                owner.parent
+            ):
+                found[owner.parent] = home
+    return found
+
+
+def _alive(root: Path) -> bool:
+    """True if a server holds the lock of the folder."""
+    with (root / "alive").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _private(folder: Path, account: Account, *former: int) -> None:
