@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from dataflows.connectors.files.manifest import Change, Entry, FolderState
 from dataflows.connectors.files.store import Gone, Store
+from dataflows.connectors.formats.repeats import without_repeats
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 
@@ -141,7 +142,7 @@ class FolderLog:
 
     def _read(self, data: bytes) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(data)
+            content: dict[str, Any] = json.loads(data, object_pairs_hook=without_repeats)
             if content["v"] != 1:
                 what, hint = f"it has version {content['v']}, which this release does not know", "use a newer release"
                 raise PenstockError(what, where=f"{self.where}: the log of {self.folder}", hint=hint)

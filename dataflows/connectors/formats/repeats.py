@@ -14,11 +14,15 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["may_repeat", "repeated"]
+__all__ = ["may_repeat", "named_twice", "repeated", "without_repeats"]
 
 GROUP: Final = 1 << 13
 """Bytes of lines that are parsed together."""
-_SPACED: Final = re.compile(rb'"[ \t\r]+:')
+_SPACED: Final = re.compile(rb'"[ \t\r\n]+:')
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
+"""A name of which an object can only have another spelling by the escape ``\\u``."""
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:]')
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode, _encode = msgspec.json.Decoder(float_hook=str).decode, msgspec.json.Encoder().encode  # no double holds 1e400
 
 
@@ -44,8 +48,12 @@ def _groups(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
+def _names(data: bytes) -> int:
+    return data.count(b'":') + len(_SPACED.findall(data))
+
+
 def _differs(data: bytes) -> bool:
-    names = data.count(b'":') + len(_SPACED.findall(data))
+    names = _names(data)
     try:
         value = _decode(data)
     except UnicodeDecodeError as error:
@@ -76,3 +84,44 @@ def _repeats(value: Any) -> bool:
             return True
         value = [one for _, one in value]
     return isinstance(value, list) and any(map(_repeats, value))
+
+
+def named_twice(document: bytes, name: str) -> bool:
+    """True if an object has two members of that name itself, whatever is inside its values.
+
+    Raises:
+        DecodeError: it is not a JSON object.
+    """
+    quoted = b'"' + name.encode() + b'"'
+    if _PLAIN.fullmatch(name) and b"\\u" not in document and document.count(quoted) < 2:  # noqa: PLR2004 - a pair
+        return False
+    members = _members(document)
+    if _names(document) == len(members) + sum(_names(bytes(value)) for value in members.values()):
+        return False
+    return sum(one == name for one in _own_names(document)) > 1
+
+
+def _own_names(document: bytes) -> Iterator[str]:
+    """Yield the names of an object's own members, in order."""
+    depth, last = 0, b""
+    for token in _TOKENS.finditer(document):
+        if (text := token[0]) == b":":
+            if depth == 1:
+                yield str(_decode(last))
+        elif text in b"[]{}":
+            depth += 1 if text in b"[{" else -1
+        else:
+            last = text
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of its pairs; a hook for the standard library's parser.
+
+    Raises:
+        ValueError: a name occurs twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        message = "a name occurs twice in one object"
+        raise ValueError(message)
+    return found

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import httpx
 import msgspec
 
+from dataflows.connectors.formats.repeats import named_twice
 from dataflows.connectors.http.client import Answer, Client, same_origin
 from penstock.errors import BadData
 from penstock.models.http import LinkPages, NumberedPages, OffsetPages, Pagination, TokenPages
@@ -214,10 +215,16 @@ def _at(body: bytes, path: str, where: str) -> msgspec.Raw | None:
     """Return the value at a path as JSON text; None if a key is missing."""
     value: msgspec.Raw | None = _whole(body, where) if body else None
     for name in path.split("."):
+        if not value:
+            return None
+        document = bytes(value)
         try:
-            value = _decoded(bytes(value), _field(name), where).value if value else None
+            value = _decoded(document, _field(name), where).value
         except msgspec.ValidationError:
             return None
+        if named_twice(document, name):
+            hint = "fix the API: parsers keep only one of them"
+            raise BadData(f"the name `{name}` occurs twice in one object of the response", where=where, hint=hint)
     return value if value and bytes(value) else None
 
 

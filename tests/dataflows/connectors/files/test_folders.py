@@ -317,6 +317,16 @@ def test_the_log_is_read_from_its_checkpoints_and_trimmed(tmp_path: Path) -> Non
     assert FolderState.of(fresh.log.table.as_dict()).as_dict() == fresh.log.table.as_dict()
 
 
+@pytest.mark.parametrize("place", ["log/000000000001", "checkpoints/000000000064"])
+def test_a_log_with_a_name_twice_is_not_trusted(tmp_path: Path, place: str) -> None:
+    store, kept = LocalStore(tmp_path, "here"), tmp_path / "out/_penstock"
+    claims(store, 64 if "checkpoints" in place else 1)
+    path = kept / f"{place}.json"
+    path.write_text(path.read_text().replace('"generation":', '"generation":9,"generation":', 1))
+    with pytest.raises(PenstockError, match="it cannot be read"):
+        FolderLog(store, "out", "here").refresh()
+
+
 def test_a_reader_reaches_the_end_while_others_trim(tmp_path: Path) -> None:
     """A reader would take a gap for the end, and write an entry that no one reads."""
     store, kept = LocalStore(tmp_path, "here"), tmp_path / "out/_penstock"

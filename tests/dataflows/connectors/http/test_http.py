@@ -301,6 +301,49 @@ def test_a_record_with_a_duplicate_key_is_a_dead_letter(pull: Make, api: Api) ->
     assert read(made.open()).to_pylist() == [{"a": 1}, {"a": 4}]
 
 
+ROWS = b'[{"id": 1, "data": {"data": 1}}]'
+TWICE = {
+    "data": b'{"data": [], "meta": {"more": false}, "data": %b}' % ROWS,
+    "data.items": b'{"data": {"items": [], "x": "}", "items" : %b}}' % ROWS,
+    "data.rows": b'{"data": {"rows": []}, "d\\u0061ta": {"rows": %b}}' % ROWS,
+    "d/e": b'{"d/e": [], "d\\/e": %b}' % ROWS,
+}
+
+
+@pytest.mark.parametrize("path", TWICE)
+def test_a_response_that_names_its_records_twice_is_refused(pull: Make, api: Api, path: str) -> None:
+    api.paths["/v1/all/items"] = lambda _: (200, {}, TWICE[path])
+    name = "items" if path == "data.items" else path.partition(".")[0]
+    assert_refused(pull("all", connection={"records": path}).open, BadData, f"page 1: the name `{name}` occurs twice")
+
+
+@pytest.mark.parametrize(
+    ("pages", "name"),
+    [
+        ({"type": "cursor", "token": "next"}, "next"),
+        ({"type": "link", "next": "next"}, "next"),
+        ({"type": "page", "more": "meta.more"}, "more"),
+        ({"type": "page", "total": "total"}, "total"),
+    ],
+)
+def test_a_response_that_says_twice_how_it_goes_on_is_refused(
+    pull: Make, api: Api, pages: dict[str, Any], name: str
+) -> None:
+    api.paths["/v1/all/items"] = lambda _: (
+        200,
+        {},
+        b'{"data": [{"id": 1}], "next": "t1", "next"\n: null, "meta": {"more": true, "more": false}, "total": 1, "total":7}',
+    )
+    made = pull("all", connection={"records": "data", "pagination": pages})
+    assert_refused(lambda: read(made.open()), BadData, f"page 1: the name `{name}` occurs twice")
+
+
+def test_names_that_only_look_like_duplicates_are_read(pull: Make, api: Api) -> None:
+    body = b'{"a": "\\"data\\": 1", "data" : [{"data": {"data": "\\u0064"}, "x\\":y": "\\"data\\":"}], "b": 1, "b": 2}'
+    api.paths["/v1/all/items"] = lambda _: (200, {}, body)
+    assert read(pull("all", connection={"records": "data"}).open()).num_rows == 1
+
+
 def test_a_column_missing_in_the_sample_is_refused_by_page_and_row(pull: Make, api: Api) -> None:
     made = pull(rows=60)
     api.records[44] = {"id": 1, "name": "n", "at": "t", "later": SECRET}
