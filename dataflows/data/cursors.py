@@ -91,7 +91,7 @@ def window_between(reload: Reload, cursor: Column, last: str, where: str) -> Win
     lower, upper = (_value(text, read, cursor, where) for text in (reload.from_ or "", reload.to or ""))
     if lower >= upper:
         raise Refused("the window is empty", where=where, value=f"{reload.from_} to {reload.to}", hint="from < to")
-    end = min(upper - step, read(last))
+    end = min(upper - step, _value(last, read, cursor, where))
     if end < lower:
         hint = "`penstock run` reads what is new; only what was read before is read again"
         raise Refused(f"earlier runs have read up to {last} only", where=where, value=reload.from_, hint=hint)

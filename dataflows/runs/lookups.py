@@ -14,7 +14,7 @@ from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job
 from dataflows.transforms.steps import LookupTable, Resources
-from penstock.errors import Refused
+from penstock.errors import BadData, Refused
 from penstock.models.secrets import resolve
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def _loaded(job: Job, connection: str, object_: str) -> LookupTable:
 
 
 def _read(job: Job, connection: str, object_: str) -> LookupTable:
-    """Read the whole table.
+    """Read all rows of the table, and the columns that the steps use.
 
     Raises:
         Refused: it is too large.
+        BadData: a row of it cannot be read.
     """
     import polars as pl
     import pyarrow as pa
@@ -61,12 +62,16 @@ def _read(job: Job, connection: str, object_: str) -> LookupTable:
         types = {
             one.name: parse_type(one.type) for one in table.columns if arrow_type(parse_type(one.type)) is not None
         }
-        schema = pa.schema([(name, arrow_type(kind)) for name, kind in types.items()])
-        order = ReadOrder(table, tuple(types), None, schema, BATCH_ROWS, lambda: None)
+        used = _used(job, connection, object_)
+        schema = pa.schema([(name, arrow_type(kind)) for name, kind in types.items() if name in used])
+        order = ReadOrder(table, tuple(schema.names), None, schema, BATCH_ROWS, lambda: None)
         batches: list[pa.RecordBatch] = []
         with closing(source.reader(order)) as reader:
             for split in source.plan(table, None, Window(None, None), 1 << 62, 0):
                 for chunk in reader.read("lookup", split):
+                    if chunk.refused is not None:
+                        what, hint = chunk.refused.column("reason")[0].as_py(), "leave such rows out by a view"
+                        raise BadData(f"a row cannot be looked up: {what}", where=place.where, value=object_, hint=hint)
                     if chunk.data is not None:
                         batches.append(chunk.data)
                     if sum(batch.nbytes for batch in batches) > MAX_BYTES:
@@ -76,3 +81,10 @@ def _read(job: Job, connection: str, object_: str) -> LookupTable:
                         )
     frame = pl.from_arrow(pa.Table.from_batches(batches, schema=schema))
     return LookupTable(types, frame if isinstance(frame, pl.DataFrame) else frame.to_frame())
+
+
+def _used(job: Job, connection: str, object_: str) -> set[str]:
+    """Return the columns of a lookup table that the job's steps use."""
+    rules = (step.lookup for step in job.rules.steps if step.lookup is not None)
+    same = [one for one in rules if (one.connection, one.object) == (connection, object_)]
+    return {name for one in same for name in (*one.on.values(), *one.take.values())}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,29 @@ def test_values_are_looked_up_in_another_table(kept: Callable[..., Any], launche
         )
         == 600
     )
+
+
+def test_a_row_of_a_lookup_table_that_cannot_be_read_fails_the_run(
+    kept: Callable[..., Any], launchers: Launchers, tmp_path: Path
+) -> None:
+    """Without the row, rows that refer to it would get NULL, in silence; a column that no step uses is not read."""
+    made, task = kept("replace")
+    with closing(sqlite3.connect(tmp_path / "rates.db", isolation_level=None)) as session:
+        session.execute("CREATE TABLE rates (code BIGINT PRIMARY KEY, rate INTEGER, note TEXT)")
+        session.execute("INSERT INTO rates VALUES (1, 7, x'ff'), (2, 'much', CAST(x'ff' AS TEXT))")
+    order = task("r1")
+    order["connections"]["file"] = {"type": "sqlite", "path": str(tmp_path / "rates.db")}
+    for take, column in (({"rate": "rate"}, "`rate`"), ({"rate": "note"}, "`note`"), ({"rate": "code"}, "")):
+        rule = {"connection": "file", "object": "rates", "on": {"id": "code"}, "take": take}
+        order["pipeline"]["spec"] |= {
+            "transforms": [{"name": "rate", "lookup": rule}, {"name": "only", "select": ["id", "name", "price", "at"]}]
+        }
+        done = launchers.run(order)
+        if column:
+            assert (done["error"]["code"], column in done["error"]["what"]) == ("data.bad", True), done
+        else:
+            assert done["status"] == "completed", done["error"]
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 600
 
 
 ODD = pa.table({

@@ -24,10 +24,12 @@ from dataflows.connectors.duckdb.swap import DuckKeys
 from dataflows.connectors.duckdb.types import ddl_type, select_item, source_column
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import RowRefused, readable, without
+from dataflows.connectors.sql.bounds import bound_bytes, bound_text
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, NoMemory, Selection, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from dataflows.data.times import outside
+from dataflows.data.types import column_type
 from penstock.errors import (
     AccessDenied,
     BadData,
@@ -204,11 +206,24 @@ class DuckDatabase:
     def ddl_type(self, column: Column) -> str:
         return ddl_type(column)
 
+    def key_text(self, column: Column, value: str) -> str:
+        return f"CAST({value} AS VARCHAR)"
+
+    def bounds(self, statement: str, values: Sequence[Any], column: Column) -> list[str | None]:
+        found = (row[0] for row in self.rows(statement, values))
+        if column_type(column).name != "text":
+            return list(found)
+        return [None if one is None else bound_text(one.encode()) for one in found]
+
+    def outside_ranges(self, column: Column) -> str | None:
+        return None
+
     def bound(self, column: Column) -> str:
         return f"CAST(? AS {ddl_type(column)})"
 
     def value(self, column: Column, text: str) -> Any:
-        return text
+        raw = bound_bytes(text) if column_type(column).name == "text" else None
+        return text if raw is None else raw.decode()
 
     def comparable(self, column: Column) -> bool:
         return not column.label

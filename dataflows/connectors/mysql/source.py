@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -15,6 +15,7 @@ from dataflows.connectors.isolation import readable, without
 from dataflows.connectors.mysql.cursors import evidence_of, greatest_of, horizon
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, natives
+from dataflows.connectors.mysql.texts import charsets, checked_text, key_texts, shown, text_bound, text_literal
 from dataflows.connectors.mysql.types import array, bound, dated, is_binary, select_item, without_zeros
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
@@ -120,10 +121,15 @@ class MysqlSource:
         return Window(last, found, notes=future_row_notes(cursor, beyond, above=True))
 
     def _greatest(self, cursor: Column, split: Split) -> str | None:
-        name = quoted(cursor.name)
-        query = f"SELECT CAST(max({name}) AS CHAR) FROM {self.name.sql} WHERE {self._range(cursor, split)}"
-        found = self.session.value(query)
-        return None if found is None else str(found)
+        name, condition = quoted(cursor.name), self._range(cursor, split)
+        query = f"SELECT {self._bounds(cursor, 'k')} FROM (SELECT max({name}) AS k FROM {self.name.sql} WHERE "
+        return _bound(self.session.rows(f"{query}{condition}) s"))
+
+    def _bounds(self, key: Column, value: str) -> str:
+        """Return the expressions of a key's value for `_bound`."""
+        if not column_type(key).text:
+            return f"CAST({value} AS CHAR)"
+        return key_texts(value, charsets(self.session, self.name).get(key.name))
 
     def _rows_above(self, cursor: Column, text: str) -> int:
         query = f"SELECT count(*) FROM {self.name.sql} WHERE {self._range(cursor, Split(0, text, None))}"
@@ -155,12 +161,11 @@ class MysqlSource:
     def _steps(self, key: Column, window: Window, rows: int) -> Iterator[str]:
         """Yield the bounds, each by a step through the index."""
         name, lower = quoted(key.name), window.lower
+        found = self._bounds(key, name)
         while True:
             condition = self._range(key, Split(0, lower, window.upper))
-            query = (
-                f"SELECT CAST({name} AS CHAR) FROM {self.name.sql} WHERE {condition} ORDER BY {name} LIMIT 1 OFFSET "
-            )
-            lower = self.session.value(f"{query}{rows - 1}" if rows < 1 << 40 else f"{query}{1 << 40}")
+            query = f"SELECT {found} FROM {self.name.sql} WHERE {condition} ORDER BY {name} LIMIT 1 OFFSET "
+            lower = _bound(self.session.rows(f"{query}{rows - 1}" if rows < 1 << 40 else f"{query}{1 << 40}"))
             if lower is None:
                 return
             yield lower
@@ -168,13 +173,15 @@ class MysqlSource:
     def _counted(self, key: Column, window: Window, rows: int) -> Iterator[str]:
         name, condition = quoted(key.name), self._range(key, Split(0, window.lower, window.upper))
         query = (
-            f"SELECT CAST(k AS CHAR) FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS _penstock_n "
-            f"FROM {self.name.sql} WHERE {condition}) s WHERE _penstock_n % {rows} = 0 ORDER BY _penstock_n"
+            f"SELECT {self._bounds(key, 'k')} FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS "
+            f"_penstock_n FROM {self.name.sql} WHERE {condition}) s WHERE _penstock_n % {rows} = 0 ORDER BY _penstock_n"
         )
-        yield from (row[0] for row in self.session.rows(query))
+        for row in self.session.rows(query):
+            if (found := _bound([row])) is not None:
+                yield found
 
     def _range(self, key: Column, split: Split) -> str:
-        return ranged(self.session, key, split)
+        return ranged(self.session, self.name, key, split)
 
     def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
@@ -189,10 +196,10 @@ class MysqlSource:
         self.session.close()
 
 
-def ranged(session: Session, key: Column | None, split: Split) -> str:
+def ranged(session: Session, name: TableName, key: Column | None, split: Split) -> str:
     """Return the condition of a split."""
     parts = [
-        f"{quoted(key.name)} {sign} {bound(key, text, session.literal)}"
+        f"{quoted(key.name)} {sign} {text_literal(session, name, key, text) or bound(key, text, session.literal)}"
         for sign, text in ((">", split.lower), ("<=", split.upper))
         if key is not None and text is not None
     ]
@@ -205,10 +212,11 @@ def _zero(cursor: Column) -> str:
     return f"{quoted(cursor.name)} < '{first}'"
 
 
-def _raw(value: pa.Scalar) -> str | None:
-    """Return a value as the server wrote it; bytes as hexadecimal digits."""
-    found = value.as_py()
-    return "\\x" + found.hex() if isinstance(found, bytes) else found
+def _bound(rows: Sequence[tuple[Any, ...]]) -> str | None:
+    """Return the first value, a key's, as a bound; None without one."""
+    if not rows or rows[0][0] is None:
+        return None
+    return str(rows[0][0]) if len(rows[0]) == 1 else text_bound(*rows[0])
 
 
 @dataclass(slots=True)
@@ -224,6 +232,7 @@ class MysqlReader:
     """True if zero dates become NULL."""
     _session: Session | None = field(default=None, init=False)
     _natives: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
+    _charsets: dict[str, str] = field(default_factory=dict, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
         """Yield the chunks of a split and its closing marker; refuse rows with values that their types cannot hold."""
@@ -233,8 +242,8 @@ class MysqlReader:
         session = self._connected()
         found = [self.order.table.column(name) for name in self.order.columns]
         columns = [column for column in found if column is not None]
-        names = ", ".join(select_item(one, self._natives.get(one.name, ("", ""))[0]) for one in columns) or "NULL"
-        query = f"SELECT {names} FROM {self.name.sql} WHERE {ranged(session, self.order.key, split)}"
+        names = ", ".join(map(self._item, columns)) or "NULL"
+        query = f"SELECT {names} FROM {self.name.sql} WHERE {ranged(session, self.name, self.order.key, split)}"
         for block, places in session.stream(query, BLOCK, self.order.batch_rows):
             yield self._batch(block, places, columns)
 
@@ -242,7 +251,12 @@ class MysqlReader:
         if self._session is None:
             self._session = self.another(self.order.check)
             self._natives = natives(self._session, self.name)
+            self._charsets = charsets(self._session, self.name)
         return self._session
+
+    def _item(self, column: Column) -> str:
+        item = select_item(column, self._natives.get(column.name, ("", ""))[0])
+        return checked_text(item, self._charsets.get(column.name))
 
     def _batch(self, block: bytes, places: list[int], columns: list[Column]) -> pa.RecordBatch | Rows:
         if not columns:
@@ -250,9 +264,11 @@ class MysqlReader:
         texts = arrays(block, places, [is_binary(column) for column in columns])
         made = [self._array(one, column) for one, column in zip(texts, columns, strict=True)]
         batch = pa.RecordBatch.from_arrays([one for one, _ in made], schema=self.schema)
-        raw = dict(zip((column.name for column in columns), texts, strict=True))
+        raw = [(one.name, found, is_binary(one)) for one, found in zip(columns, texts, strict=True)]
         return without(
-            batch, [wrong for _, wrong in made], lambda at: {name: _raw(one[at]) for name, one in raw.items()}
+            batch,
+            [wrong for _, wrong in made],
+            lambda at: {name: shown(found[at].cast(pa.binary()).as_py(), binary=bytes_) for name, found, bytes_ in raw},
         )
 
     def _array(self, texts: pa.Array, column: Column) -> tuple[pa.Array, dict[int, BadData]]:

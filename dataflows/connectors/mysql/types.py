@@ -143,7 +143,7 @@ def without_zeros(found: pa.Array) -> pa.Array:
 def _converted(found: pa.Array, wanted: pa.DataType) -> pa.Array:  # noqa: PLR0911 - a table of types
     if pa.types.is_binary(wanted):
         return found.cast(pa.binary())
-    texts = found.cast(pa.string())
+    texts = found.cast(pa.binary_view()).cast(pa.string())  # unlike a cast of texts, it checks that they are UTF-8
     if pa.types.is_string(wanted):
         return texts
     if pa.types.is_boolean(wanted):

@@ -15,11 +15,12 @@ from typing import Final
 
 import psycopg
 import pyarrow as pa
-from psycopg import pq, sql
+from psycopg import pq
 from pyarrow import csv
 
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import readable, without
+from dataflows.connectors.postgres.bounds import UNCHECKED, is_unchecked, key_range
 from dataflows.connectors.postgres.cursors import key_sql
 from dataflows.connectors.postgres.encodings import hex_decoded
 from dataflows.connectors.postgres.session import Session, connect, copy_out, release
@@ -32,25 +33,14 @@ from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.errors import BadData
 
-__all__ = ["LOCK_SECONDS", "PLACE", "PostgresReader", "key_range"]
+__all__ = ["LOCK_SECONDS", "PLACE", "PostgresReader"]
 
 RAW_BYTES: Final = 1 << 20
 LOCK_SECONDS: Final = 10.0
 ARROW_BYTES: Final = 4 << 20
 CANCEL_SECONDS: Final = 1.0
-UNCHECKED: Final = "SQL_ASCII"
-"""Encoding of a database that stores any bytes, unchecked."""
 PLACE: Final = Column("ctid", "tid", nullable=False)
 """Location of a row: a key of every heap table, within one snapshot."""
-
-
-def key_range(name: str, kind: str, lower: str | None, upper: str | None) -> str:
-    parts = []
-    if lower is not None:
-        parts.append(f"{name} > {sql.Literal(lower).as_string(None)}::{kind}")
-    if upper is not None:
-        parts.append(f"{name} <= {sql.Literal(upper).as_string(None)}::{kind}")
-    return " AND ".join(parts) or "true"
 
 
 def _ignore() -> None:
@@ -144,7 +134,7 @@ class PostgresReader:
     def _connected(self) -> Session:
         if self._session is None:
             session = connect(self.dsn, where=self.where, name="penstock:source", lock=LOCK_SECONDS, whole=True)
-            self._unchecked = session.info.parameter_status("server_encoding") == UNCHECKED
+            self._unchecked = is_unchecked(session)
             if self._unchecked:  # else the server would refuse the whole statement for one value
                 session.execute(f"SET client_encoding = '{UNCHECKED}'")
             self._session = session

@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Final
 
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.postgres.bounds import bound_literal, bound_of, bound_sql, key_range
 from dataflows.connectors.postgres.cursors import XID, evidence_of, horizon, key_sql
 from dataflows.connectors.postgres.locks import READ, share
-from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader, key_range
+from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped
@@ -161,11 +162,12 @@ def _value_window(session: Session, table: Table, column: Column, last: str | No
     if greatest == "NaN" and session.info.server_version >= ENDLESS_VERSION:
         greatest = "Infinity"
     base = parse_type(kind).name
-    above = "true" if last is None else f"{name} > %(last)s::{kind}"
+    above = "true" if last is None else f"{name} > {escaped(bound_literal(last, kind))}"
     below = "true" if greatest is None else f"{name} < '{greatest}'::{base}"
     top = f"SELECT {name} AS top FROM {of} WHERE {above} AND {below} ORDER BY {name} DESC LIMIT 1"
     with translated(where):
-        found = one_row(session, f"SELECT (SELECT top::text FROM ({top}) newest)", {"last": last})[0]
+        query = f"SELECT (SELECT {bound_sql(session, 'top', kind)} FROM ({top}) newest)"
+        found = bound_of(one_row(session, query, {})[0], kind)
         beyond = f"SELECT count(*) FROM {of} WHERE {name} >= '{greatest}'::{base}"
         rows = int(one_row(session, beyond, {})[0]) if greatest is not None else 0
     if found is not None:
@@ -252,12 +254,13 @@ def plan_splits(
             fractions = [number / pieces for number in range(1, pieces)]
             found = one_row(
                 session,
-                f"SELECT array_agg(DISTINCT b::{kind} ORDER BY b::{kind})::text[] "
+                f"SELECT array_agg({bound_sql(session, 'b', kind)} ORDER BY b) FROM (SELECT DISTINCT b::{kind} AS b "
                 f"FROM unnest((SELECT percentile_disc(%(at)s::float8[]) "
-                f"WITHIN GROUP (ORDER BY {escaped(name)}) {escaped(query)})) b",
+                f"WITHIN GROUP (ORDER BY {escaped(name)}) {escaped(query)})) b) s WHERE b IS NOT NULL",
                 {"at": fractions},
             )[0]
-            bounds = [value for value in found or [] if value is not None and value != window.upper]
+            each = (bound_of(value, kind) for value in found or [])
+            bounds = [value for value in each if value is not None and value != window.upper]
     return between(window.lower, bounds, window.upper, first)
 
 

@@ -203,11 +203,26 @@ class Database(Protocol):
     def ddl_type(self, column: Column) -> str:
         """Return the type of a column for ``CREATE TABLE``."""
 
+    def key_text(self, column: Column, value: str) -> str:
+        """Return the expression that gives `value`, an expression of a key's values, to `bounds`."""
+
+    def bounds(self, statement: str, values: Sequence[Any], column: Column) -> list[str | None]:
+        """Return the first value of each row, one of a key, as the text of a bound; None for NULL.
+
+        Values that cannot be bounds are left out.
+        """
+
     def bound(self, column: Column) -> str:
         """Return a placeholder of the column's type."""
 
     def value(self, column: Column, text: str) -> Any:
         """Return the value for such a placeholder, from a bound stored as text."""
+
+    def outside_ranges(self, column: Column) -> str | None:
+        """Return the condition for values of another class than the column's type: no range of it has them.
+
+        None if a column has values of one class only.
+        """
 
     def comparable(self, column: Column) -> bool:
         """True if the database orders such values as the type does."""

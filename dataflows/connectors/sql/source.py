@@ -33,7 +33,7 @@ from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type, parse_type
 from penstock.clock import now
-from penstock.errors import MissingTable, SchemaMismatch, did_you_mean
+from penstock.errors import BadData, MissingTable, SchemaMismatch, did_you_mean
 
 __all__ = ["DatabaseReader", "DatabaseSource"]
 
@@ -87,6 +87,9 @@ class DatabaseSource:
             name = quoted(cursor.name)
             if cursor.nullable and database.rows(f"SELECT 1 FROM {self.name.sql} WHERE {name} IS NULL LIMIT 1"):
                 raise null_cursor_error(cursor, self._where)
+            outside = database.outside_ranges(cursor)
+            if outside and database.rows(f"SELECT 1 FROM {self.name.sql} WHERE {outside} LIMIT 1"):
+                raise self._of_another_class(cursor)
             if evidence.is_time:
                 return self._time_window(database, evidence, last, rule)
             return self._value_window(database, cursor, last)
@@ -113,24 +116,38 @@ class DatabaseSource:
         return evidence
 
     def _time_window(self, database: Database, evidence: Evidence, last: str | None, rule: CursorRule) -> Window:
-        column, name = evidence.column, quoted(evidence.column.name)
+        column = evidence.column
         edge = window_edge(evidence, rule, Clock.of_this_machine(now(), rule))
-        like = database.rows(f"SELECT CAST(max({name}) AS VARCHAR) FROM {self.name.sql}")[0][0] or ""
+        greatest = database.key_text(column, f"max({quoted(column.name)})")
+        like = next(iter(database.bounds(f"SELECT {greatest} FROM {self.name.sql}", (), column)), None) or ""
         spell = partial(_spelled, kind=parse_type(column.type).name, like=like)
-        found = self._asked(database, column, f"CAST(max({name}) AS VARCHAR)", Split(0, last, spell(edge.upper)))
-        later = self._asked(database, column, "count(*)", Split(0, spell(edge.now), None))
+        found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
+        later = self._count(database, column, Split(0, spell(edge.now), None))
         return replace(time_window(edge, column, last, found, spell), notes=future_row_notes(column, later))
 
     def _value_window(self, database: Database, column: Column, last: str | None) -> Window:
-        name, end = quoted(column.name), MAX_VALUES.get(parse_type(column.type).name)
+        end = MAX_VALUES.get(parse_type(column.type).name)
         below = str(int(end) - 1) if end is not None and end.isdecimal() else None
-        found = self._asked(database, column, f"CAST(max({name}) AS VARCHAR)", Split(0, last, below))
-        beyond = self._asked(database, column, "count(*)", Split(0, below, None)) if below is not None else 0
+        found = self._greatest(database, column, Split(0, last, below))
+        beyond = self._count(database, column, Split(0, below, None)) if below is not None else 0
         return Window(last, found, notes=future_row_notes(column, beyond, above=True))
 
-    def _asked(self, database: Database, column: Column, what: str, split: Split) -> Any:
+    def _greatest(self, database: Database, column: Column, split: Split) -> str | None:
         condition, values = _range(database, column, split)
-        return database.rows(f"SELECT {what} FROM {self.name.sql} WHERE {condition}", values)[0][0]
+        greatest = database.key_text(column, f"max({quoted(column.name)})")
+        query = f"SELECT {greatest} FROM {self.name.sql} WHERE {condition}"
+        found = database.bounds(query, values, column)
+        if not found:
+            raise self._of_another_class(column)
+        return found[0]
+
+    def _of_another_class(self, cursor: Column) -> BadData:
+        what = f"`{cursor.name}` holds values of another class than {cursor.type}, which would never be read"
+        return BadData(what, where=self._where, hint="correct them, or leave such rows out by a view")
+
+    def _count(self, database: Database, column: Column, split: Split) -> int:
+        condition, values = _range(database, column, split)
+        return int(database.rows(f"SELECT count(*) FROM {self.name.sql} WHERE {condition}", values)[0][0])
 
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         """Return ranges of `rows` rows each; rows with the same key stay in one range."""
@@ -141,10 +158,10 @@ class DatabaseSource:
             name = quoted(key.name)
             condition, values = _range(database, key, Split(0, window.lower, window.upper))
             query = (
-                f"SELECT CAST(k AS VARCHAR) FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS n "
+                f"SELECT k FROM (SELECT {database.key_text(key, name)} AS k, row_number() OVER (ORDER BY {name}) AS n "
                 f"FROM {self.name.sql} WHERE {condition}) s WHERE n % ? = 0 ORDER BY n"
             )
-            found = [row[0] for row in database.rows(query, (*values, rows))]
+            found = database.bounds(query, (*values, rows), key)
         finally:
             database.close()
         bounds = [one for one in dict.fromkeys(found) if one is not None and one != window.upper]

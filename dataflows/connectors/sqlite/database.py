@@ -6,7 +6,7 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -17,6 +17,7 @@ from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import RowRefused, readable, without
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
+from dataflows.connectors.sqlite.texts import ESCAPED, bound_of, shown, text_of
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, ddl_type, listed, sql_type
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type
@@ -42,6 +43,10 @@ SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) 
 _INDEXES: Final = """
 SELECT l.name, i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i
 WHERE l."unique" = 1 AND l.partial = 0 AND l.origin <> 'pk' ORDER BY l.seq, i.seqno"""
+
+
+class NotUtf8Error(BadData):
+    """A text that is not UTF-8 was read strictly."""
 
 
 class SqliteDatabase:
@@ -200,12 +205,25 @@ class SqliteDatabase:
     def ddl_type(self, column: Column) -> str:
         return ddl_type(column)
 
+    def key_text(self, column: Column, value: str) -> str:
+        return value
+
+    def bounds(self, statement: str, values: Sequence[Any], column: Column) -> list[str | None]:
+        whole = column_type(column).integer
+        with self._escaping():
+            found = [(row[0], bound_of(row[0], whole=whole)) for row in self.rows(statement, values)]
+        return [bound for value, bound in found if value is None or bound is not None]
+
+    def outside_ranges(self, column: Column) -> str | None:
+        name = quoted(column.name)
+        return f"{name} >= ''" if column_type(column).integer else f"{name} < '' OR {name} >= x''"
+
     def bound(self, column: Column) -> str:
-        return "?"
+        return "?" if column_type(column).integer else "CAST(? AS TEXT)"
 
     def value(self, column: Column, text: str) -> Any:
         if not column_type(column).integer:
-            return text
+            return text_of(text)
         try:
             return int(text)
         except ValueError:
@@ -217,22 +235,48 @@ class SqliteDatabase:
         return kind is not None and not pa.types.is_decimal(kind)
 
     def batches(self, selection: Selection) -> Iterator[Rows]:
-        names = ", ".join(quoted(column.name) for column in selection.columns) or "NULL"
-        query = f"SELECT {names} FROM {selection.name.sql} WHERE {selection.condition}"
-        cursor = self._patiently(query, selection.values)
-        size = min(selection.rows, FIRST_ROWS)
-        try:
+        self._patiently("BEGIN")
+        with ExitStack() as held:
+            held.callback(self._ended)
+            read, size = 0, min(selection.rows, FIRST_ROWS)
+            cursor = self._selected(selection)
             while True:
-                with self._translated():
-                    found = cursor.fetchmany(size)
+                try:
+                    with self._translated():
+                        found = cursor.fetchmany(size)
+                except NotUtf8Error:  # the same rows again, in the same order, as the transaction keeps its snapshot
+                    held.enter_context(self._escaping())
+                    cursor = self._selected(selection, skip=read)
+                    continue
                 if not found:
                     return
                 rows = _rows(found, selection, f"{self.where}: {selection.name}")
                 yield rows
+                read += len(found)
                 each = max(1, rows.batch.nbytes // len(found))
                 size = max(1, min(selection.rows, size * 4, BATCH_BYTES // each))
+
+    def _selected(self, selection: Selection, skip: int = 0) -> sqlite3.Cursor:
+        names = ", ".join(quoted(column.name) for column in selection.columns) or "NULL"
+        query = f"SELECT {names} FROM {selection.name.sql} WHERE {selection.condition}"
+        cursor = self._patiently(query, selection.values)
+        with self._translated():
+            while skip > 0:
+                skip -= len(cursor.fetchmany(min(skip, FIRST_ROWS)))
+        return cursor
+
+    @contextmanager
+    def _escaping(self) -> Iterator[None]:
+        """Read texts that are not UTF-8 as strings that cannot be encoded; slower than reading them strictly."""
+        self._session.text_factory = ESCAPED
+        try:
+            yield
         finally:
-            cursor.close()
+            self._session.text_factory = str
+
+    def _ended(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._session.execute("ROLLBACK")
 
     def make_stage(self, columns: Sequence[Column]) -> None:
         self.change(f'CREATE TEMP TABLE "_penstock_stage" ({", ".join(quoted(column.name) for column in columns)})')
@@ -262,12 +306,7 @@ def _rows(rows: list[tuple[Any, ...]], selection: Selection, where: str) -> Rows
         made.append(readable(values, wanted, partial(array, column=column, wanted=wanted, where=where)))
     batch = pa.RecordBatch.from_arrays([found for found, _ in made], schema=schema)
     names = [column.name for column in columns]
-    return without(batch, [wrong for _, wrong in made], lambda at: dict(zip(names, map(_shown, rows[at]), strict=True)))
-
-
-def _shown(value: Any) -> Any:
-    """Return a value as a dead letter contains it: bytes as hexadecimal digits."""
-    return "\\x" + value.hex() if isinstance(value, bytes) else value
+    return without(batch, [wrong for _, wrong in made], lambda at: dict(zip(names, map(shown, rows[at]), strict=True)))
 
 
 def _penstock_error(error: sqlite3.Error, where: str) -> PenstockError:  # noqa: PLR0911 - a table of codes
@@ -291,7 +330,7 @@ def _penstock_error(error: sqlite3.Error, where: str) -> PenstockError:  # noqa:
         waits = code == "SQLITE_CONSTRAINT_FOREIGNKEY"
         return RowRefused(what, where=where, hint=hint, state=code, column=named and named[1], waits=waits)
     if "decode" in text.lower():
-        return BadData("a text is not valid UTF-8", where=where, hint="leave such rows out by a view")
+        return NotUtf8Error("a text is not UTF-8", where=where, hint="leave such rows out by a view")
     if code == "SQLITE_ERROR":
         return SchemaMismatch(text, where=where)
     return Unavailable(text, where=where, hint="see SQLite's documentation of this error")

@@ -79,6 +79,9 @@ def array(values: Sequence[Any], column: Column, wanted: pa.DataType, where: str
         if not classes <= _allowed(wanted):
             raise pa.ArrowInvalid
         found = _converted(values, kind, wanted)
+    except UnicodeEncodeError:
+        hint = "correct such texts, or leave their rows out by a view"
+        raise BadData(f"a value of `{column.name}` is not UTF-8", where=where, hint=hint) from None
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         found = None
     if found is None or outside(found):

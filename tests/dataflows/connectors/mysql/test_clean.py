@@ -16,6 +16,7 @@ from tests.dataflows.connectors.mysql.test_types import task
 
 __all__ = ["launchers", "mariadb", "new_schema"]
 MENDED = {"zero_dates": None}
+UID = "00000000-0000-4000-9000-000000000077"
 
 
 @pytest.fixture
@@ -100,3 +101,82 @@ def test_a_clean_that_can_act_on_nothing_is_refused(
 ) -> None:
     error = run(columns, values, MENDED)
     assert (error["code"], what in error["what"]) == ("refused", True), error
+
+
+CHARSETS = [
+    ("ascii", "E9", "\\xe9"), ("cp1250", "81", "\\x81"), ("greek", "61A4", "\\x61a4"), ("hebrew", "3FA1", "\\x3fa1"),
+    ("gbk", "A240", "\\xa240"), ("sjis", "81AE", "\\x81ae"), ("tis620", "A0", "\\xa0"), ("big5", "A240", "\\xa240"),
+    ("utf8mb4", "61EDA080", "\\x61eda080"), ("utf8mb3", "EDA080", "\\xeda080"), ("ucs2", "0061D800", "\\x61eda080"),
+]  # fmt: skip
+"""Character sets, bytes that they hold and that no other system can, and those bytes in a dead letter."""
+
+
+@pytest.mark.parametrize(("charset", "bad", "shown"), CHARSETS)
+def test_bytes_without_a_meaning_are_dead_letters_in_every_character_set(
+    run: Callable[..., Any], charset: str, bad: str, shown: str
+) -> None:
+    """The server sends them as question marks, or as bytes that are not UTF-8."""
+    good = "'?', 'why? ok', '', '\\\\x41'"
+    values = ", ".join(f"({at}, {one})" for at, one in enumerate([*good.split(", "), f"_{charset} X'{bad}'", "NULL"]))
+    rows, letters = run(f"v VARCHAR(20) CHARACTER SET {charset}", values)
+    assert [row[0] for row in rows] == ["?", "why? ok", "", "\\x41", None]
+    assert [(code, "a value of `v` is not" in why, values["v"]) for code, why, values in letters] == [
+        ("not_of_type", True, shown)
+    ]
+
+
+def test_a_character_with_two_codes_is_read(run: Callable[..., Any]) -> None:
+    rows, letters = run("v VARCHAR(9) CHARACTER SET cp932", "(1, _cp932 X'81CA'), (2, _cp932 X'EEF9')")
+    assert (rows, letters) == ([("￢",), ("￢",)], [])
+
+
+@pytest.mark.parametrize("charset", ["ascii", "greek", "gbk", "utf8mb4", "ucs2"])
+@pytest.mark.parametrize("as_", ["key", "cursor"])
+def test_bytes_without_a_meaning_are_dead_letters_as_key_and_cursor(
+    mariadb: MysqlServer,
+    new_schema: Callable[[], str],
+    new_database: Callable[[], str],
+    tmp_path: Path,
+    launchers: Launchers,
+    charset: str,
+    as_: str,
+) -> None:
+    schema, catalog, dsn = new_schema(), new_database(), new_database()
+    migrate(catalog)
+    wrong = {"ascii": "E9", "greek": "A4", "gbk": "A240", "utf8mb4": "EDA080", "ucs2": "D800"}[charset]
+    first, last = ("0061", "007A") if charset == "ucs2" else ("61", "7A")
+    index = "PRIMARY KEY" if as_ == "key" else "NOT NULL"
+    mariadb.query(f"CREATE TABLE every (id VARCHAR(20) CHARACTER SET {charset} COLLATE {charset}_bin {index})", schema)
+    rounds = [
+        [
+            f"{first}{wrong}",
+            f"{first}{wrong}{first}",
+            first,
+            f"{first}{first}",
+            f"{first}{wrong}{last}",
+            f"{first}{wrong}{wrong}",
+        ],
+        [f"{last}{wrong}", last],
+        [f"{last}{wrong}{last}", f"{last}{wrong}{wrong}"],
+    ]
+    for at, values in enumerate(rounds):
+        mariadb.query(f"INSERT INTO every VALUES {', '.join(f'(_{charset} X{one!r})' for one in values)}", schema)
+        order = task(mariadb, schema, dsn, tmp_path, f"r{at}") | {"letters": catalog, "uid": UID}
+        spec = order["pipeline"]["spec"]
+        spec["errors"] = {"dead_letter": {"fail_above": "100%"}}
+        if as_ == "cursor":
+            spec["source"]["cursor"] = {"field": "id", "ordered": True}
+            spec["sink"]["write"] = "append"
+        done = launchers.run(order)
+        assert done["status"] == "completed", done["error"]
+        counts = done["counters"]
+        seen = sum(map(len, rounds[: at + 1])) if as_ == "key" else len(values)
+        bad = (
+            sum(wrong in one for many in rounds[: at + 1] for one in many)
+            if as_ == "key"
+            else sum(wrong in one for one in values)
+        )
+        assert (counts["rows_in"], counts["dead"]) == (seen, bad)
+        with psycopg.connect(dsn) as session:
+            found = session.execute('SELECT id FROM every ORDER BY id COLLATE "C"').fetchall()
+        assert [row[0] for row in found] == ["a", "aa", "z"][: 2 + (at > 0)]

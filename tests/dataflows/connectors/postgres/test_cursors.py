@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dataflows.connectors.contract import Place
+from dataflows.connectors.postgres.bounds import key_range
 from dataflows.connectors.postgres.connector import PostgresConnector
 from dataflows.connectors.postgres.cursors import key_sql
-from dataflows.connectors.postgres.reader import key_range
 from dataflows.connectors.postgres.source import PostgresSource
 from dataflows.data.cursors import CursorRule, Window
 from penstock.errors import BadData, Refused, Unavailable

@@ -329,6 +329,40 @@ def test_rows_that_the_file_refuses_are_dead_letters(
     assert made.rows() == [row for row in made.wanted() if row[0] not in bad]
 
 
+@pytest.mark.parametrize("write", ["append", "replace", "merge"])
+def test_texts_that_are_not_utf_8_are_dead_letters_as_key_and_cursor(
+    move: Make, new_database: Callable[[], str], write: str
+) -> None:
+    made = move("sqlite", "duckdb", write, rows=1, errors={"dead_letter": {"fail_above": "90%"}})
+    made.split_rows = 3
+    made.source.script("CREATE TABLE texts (k TEXT NOT NULL PRIMARY KEY, x TEXT)")
+    catalog = new_database()
+    migrate(catalog)
+    rounds = [
+        (["'a'", "x'62ff'", "'b'", "x'6200c3'", "'c'", "'d'", "x'65fe'"], ["a", "b", "c", "d"]),
+        (["x'65ff'", "'f'", "'\\x66'"], ["f"]),
+        (["'g'", "x'f0'"], ["g"]),
+    ]
+    letters: set[str] = set()
+    wanted: list[str] = []
+    for at, (added, valid) in enumerate(rounds):
+        made.source.rows(f"INSERT INTO texts (k) VALUES {', '.join(f'(CAST({one} AS TEXT))' for one in added)}")
+        task = made.task(f"r{at}", letters=catalog)
+        task["pipeline"]["spec"]["source"]["object"] = "texts"
+        if write != "replace":
+            task["pipeline"]["spec"]["source"]["cursor"]["field"] = "k"
+            task["pipeline"]["spec"]["sink"] |= {"key": ["k"]} if write == "merge" else {}
+        done = made.launchers.run(task)
+        assert done["status"] == "completed", done["error"]
+        wanted += valid
+        letters |= {one for one in added if one.startswith("x'")}
+        late = ["\\x66"] if at and write == "replace" else []  # sorts below what the others have read
+        assert [row[0] for row in made.sink.rows("SELECT k FROM copied ORDER BY k")] == sorted([*late, *wanted])
+        with psycopg.connect(catalog) as session:
+            found = session.execute("SELECT DISTINCT \"values\"->>'k' FROM ops.dead_letters").fetchall()
+        assert {row[0] for row in found} == {f"\\x{one[2:-1]}" for one in letters}
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("rule", ["UNIQUE (name)", 'CREATE UNIQUE INDEX "of (name" ON "copied" (name)'])
