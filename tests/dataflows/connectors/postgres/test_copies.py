@@ -409,13 +409,13 @@ def test_keys_of_any_type_that_an_index_holds_are_made(copy: Callable[..., Copy]
     made = copy("replace")
     made.session.execute(f"DROP TABLE {made.target}")
     made.session.execute(
-        "CREATE TYPE mood AS ENUM ('well'); CREATE DOMAIN short AS varchar(3); CREATE TABLE odd (m mood, s short, "
+        "CREATE TYPE key_mood AS ENUM ('well'); CREATE DOMAIN key_short AS varchar(3); CREATE TABLE key_odd (m key_mood, s key_short, "
         "c character(2), b bytea, t boolean, i inet, PRIMARY KEY (m, s, c, b, t, i))"
     )
-    made.session.execute("INSERT INTO odd VALUES ('well', 'a', 'b', '\\x00', true, '::1')")
+    made.session.execute("INSERT INTO key_odd VALUES ('well', 'a', 'b', '\\x00', true, '::1')")
     for run, named, key in (("r1", [], "m, s, c, b, t, i"), ("r2", ["s", "c"], "s, c")):
         task = made.task(run)
-        task["pipeline"]["spec"]["source"]["object"] = "public.odd"
+        task["pipeline"]["spec"]["source"]["object"] = "public.key_odd"
         task["pipeline"]["spec"]["sink"]["key"] = named
         task["uid"] = task["uid"].replace("0-4000", f"{len(named)}-4000")
         done = launchers.run(task)
@@ -423,7 +423,7 @@ def test_keys_of_any_type_that_an_index_holds_are_made(copy: Callable[..., Copy]
         definition = made.session.execute(KEYS.format(made.target)).fetchall()
         assert [row[1] for row in definition] == [f"PRIMARY KEY ({key})"]
         made.session.execute(f"DROP TABLE {made.target}")
-    made.session.execute("DROP TABLE odd; DROP DOMAIN short; DROP TYPE mood")
+    made.session.execute("DROP TABLE key_odd; DROP DOMAIN key_short; DROP TYPE key_mood")
 
 
 def test_a_key_that_cannot_be_made_fails_by_name_before_the_swap(
