@@ -21,6 +21,7 @@
     │   └── MissingColumn         1
     ├── BadData                   1  a value that an expression or a type cannot take
     │   └── TooManyRefused        1  more rows of a run went to the dead letters than its pipeline allows
+    ├── OutOfMemory               1  a run used more memory than its pipeline allows
     ├── Fenced                    1  a newer run, brain or projector took over; stop at once
     └── LogError                  1  the topic log broke a promise or was used against one
         └── ForeignLog            1  the log is not the one that the catalog was made from, or an older copy
@@ -46,6 +47,7 @@ __all__ = [
     "MissingColumn",
     "MissingTable",
     "NotFound",
+    "OutOfMemory",
     "OutOfSpace",
     "PenstockError",
     "PortInUse",
@@ -223,6 +225,23 @@ class TooManyRefused(BadData):
     """More rows of a run went to the dead letters than its pipeline allows."""
 
     code = "data.too_many_refused"
+
+
+class OutOfMemory(PenstockError):
+    """A run used more memory than its pipeline allows."""
+
+    code = "memory.exceeded"
+
+    @classmethod
+    def beyond(cls, limit: int, pipeline: str) -> OutOfMemory:
+        """Return the error of a run that used more than `limit` bytes."""
+        shown = next(
+            (f"{limit / unit:.4g}{name}" for unit, name in ((10**9, "GB"), (10**6, "MB")) if limit >= unit), limit
+        )
+        hint = "look for huge values or pages at its source, lower `limits.batch_rows`, or raise `limits.memory`"
+        return cls(
+            f"the run used more than `limits.memory` {shown}", where=f"{pipeline}: spec.limits.memory", hint=hint
+        )
 
 
 class Fenced(PenstockError):

@@ -26,6 +26,7 @@ from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
 from dataflows.process.signals import stop_on_signal
 from dataflows.runs.job import Job
+from dataflows.runs.memory import measured
 from dataflows.runs.prepare import Finished, Prepared, prepare
 from dataflows.runs.progress import Progress, error_of, reported
 from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many_error
@@ -54,8 +55,10 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
         try:
             secrets = Path(task["secrets"]) if task.get("secrets") else None
             job = Job.from_task(task, secrets=secrets)
-            watch.enter_context(watched(job, progress.movement, first, _giving_up(attempt, task, progress)))
-            return _result(attempt, job, _Order(task, first, progress))
+            give_up = _giving_up(attempt, task, progress)
+            watch.enter_context(watched(job, progress.movement, first, give_up))
+            with measured(job, first, give_up):
+                return _result(attempt, job, _Order(task, first, progress))
         except PenstockError as error:
             status = "fenced" if isinstance(error, Fenced) else "failed"
             return attempt.result(status, attempt.counted(progress, fenced=status == "fenced"), error)

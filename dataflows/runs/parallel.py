@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,16 @@ from dataflows.data.counters import Counters
 from dataflows.data.movement import SLOW, Movement
 from dataflows.pipeline import FirstError
 from dataflows.process.lifeline import watch_lifeline
+from dataflows.process.memory import ABORTED, failed_allocation
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.job import Job
+from dataflows.runs.memory import named, too_much
 from dataflows.runs.prepare import Prepared, joined
 from dataflows.runs.progress import Progress, error_of, write_line
 from dataflows.runs.slots import Reports, run_slots
 from dataflows.runs.survey import opened
 from dataflows.runs.watchdog import GRACE_SECONDS, watched
-from penstock.errors import Unavailable, error_from_report
+from penstock.errors import PenstockError, Unavailable, error_from_report
 
 __all__ = ["main", "run_children"]
 
@@ -55,7 +57,7 @@ def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: F
         for number, child in enumerate(children):
             threading.Thread(target=_listen, args=(number, child, lines), daemon=True, name=f"child{number}").start()
         with progress.movement.wait("the processes of the run reported nothing", SLOW, 2 * GRACE_SECONDS):
-            _follow(lines, len(children), first, progress)
+            _follow(job, lines, children, first, progress)
     finally:
         for child in children:
             _end(child)
@@ -91,9 +93,13 @@ def _listen(number: int, child: _Child, lines: queue.Queue[tuple[int, dict[str, 
 
 
 def _follow(
-    lines: queue.Queue[tuple[int, dict[str, Any] | None]], count: int, first: FirstError, progress: Progress
+    job: Job,
+    lines: queue.Queue[tuple[int, dict[str, Any] | None]],
+    children: Sequence[_Child],
+    first: FirstError,
+    progress: Progress,
 ) -> None:
-    running = set(range(count))
+    running = set(range(len(children)))
     finished: set[int] = set()
     while running and first.error is None:
         try:
@@ -103,7 +109,7 @@ def _follow(
         if line is None:
             running.discard(number)
             if number not in finished:
-                first.put(Unavailable(f"worker {number} of the run died", hint="the run goes on from its last commit"))
+                first.put(_death(job, number, children[number]))
         elif "committed" in line:
             progress.committed(Counters(**line["committed"]))
         elif "moved" in line:
@@ -114,6 +120,14 @@ def _follow(
             first.put(error_from_report(line["error"]))
         else:
             finished.add(number)
+
+
+def _death(job: Job, number: int, child: _Child) -> PenstockError:
+    """Return the error of a process that died without reporting one."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if child.process.wait(STOP_SECONDS) in ABORTED and failed_allocation(sys.stderr.fileno()):
+            return too_much(job)
+    return Unavailable(f"worker {number} of the run died", hint="the run goes on from its last commit")
 
 
 def _end(child: _Child) -> None:
@@ -148,7 +162,7 @@ def _run(order: Mapping[str, Any]) -> None:
     job = Job.from_task(task, secrets=Path(task["secrets"]) if task.get("secrets") else None)
     movement = Movement()
     threading.Thread(target=_report_movement, args=(movement,), daemon=True, name="movement").start()
-    with watched(job, movement, first, _give_up), opened(job, order["generation"]) as ends:
+    with named(job), watched(job, movement, first, _give_up), opened(job, order["generation"]) as ends:
         with movement.wait("the preparation of a process of the run did not end", SLOW):
             prepared = joined(job, ends, order)
         reports = Reports(_report, partial(write_line, {"released": True}), movement)

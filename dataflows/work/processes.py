@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from dataflows.process.memory import ABORTED, failed_allocation
 from dataflows.work.child import Child, forked_in_advance
+from penstock.errors import OutOfMemory
 from penstock.settings import Settings
 
 __all__ = ["Ended", "Processes"]
@@ -53,6 +55,8 @@ class _Running:
     alone: bool
     """True if no other run may share its process."""
     changed: Callable[[], None]
+    log: Path
+    spec: Mapping[str, Any]
     line: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
     """The line that ended the run, if its process is still alive."""
@@ -72,6 +76,13 @@ class _Running:
     def code(self) -> int | None:
         """Exit code of the run; None while it runs."""
         return int(self.last["ended"]) if self.last is not None else self.child.process.poll()
+
+    def outcome(self, code: int) -> dict[str, Any] | None:
+        """Return the result that the run has written, or the one of a process that aborted without memory."""
+        found = _result(self.result)
+        if found is None and code in ABORTED and failed_allocation(self.log):
+            found = {"status": "failed", "error": _out_of_memory(self.spec)}
+        return found
 
     @property
     def reusable(self) -> bool:
@@ -125,7 +136,9 @@ class Processes:
             "log": str(folder / "log"),
         }
         alone = _calls_modules(task["spec"])
-        running = _Running(self._child(fresh=alone), task["attempt"], result, alone, self._changed)
+        running = _Running(
+            self._child(fresh=alone), task["attempt"], result, alone, self._changed, folder / "log", task["spec"]
+        )
         self._running[task["task"]] = running
         running.child.run(order, running.on_line)
         return running.child.process.pid
@@ -184,7 +197,7 @@ class Processes:
             if (code := running.code) is not None:
                 del self._running[task]
                 self._keep_or_dismiss(running)
-                yield Ended(task, running.attempt, code, _result(running.result), running.line)
+                yield Ended(task, running.attempt, code, running.outcome(code), running.line)
 
     def halted(self) -> Iterator[Ended]:
         """Yield the stopped tasks whose run has ended since the last call."""
@@ -192,7 +205,7 @@ class Processes:
             if (code := running.code) is not None:
                 self._ending.remove((task, running))
                 self._keep_or_dismiss(running)
-                yield Ended(task, running.attempt, code, _result(running.result))
+                yield Ended(task, running.attempt, code, running.outcome(code))
 
     def _keep_or_dismiss(self, running: _Running) -> None:
         """Keep the process of a run that has ended, or dismiss it."""
@@ -223,6 +236,15 @@ def _calls_modules(pipeline: Mapping[str, Any]) -> bool:
     """True if a step of the pipeline calls a function of a user's module."""
     steps = (pipeline.get("spec") or {}).get("transforms") or ()
     return any(step.get("python") for step in steps)
+
+
+def _out_of_memory(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the error of a run whose process got no more memory."""
+    from penstock.models.pipeline import Pipeline
+
+    parsed = Pipeline.parse(pipeline)
+    error = OutOfMemory.beyond(parsed.spec.limits.memory, parsed.name)
+    return {"code": error.code, "what": error.what, "where": error.where, "hint": error.hint, "transient": False}
 
 
 def _result(file: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from penstock.errors import InvalidDocument, Issue, did_you_mean
 from penstock.models.sql import MAX_LENGTH, parsed
 
-__all__ = ["Duration", "Fraction", "Model", "Name", "Sql", "issues_of"]
+__all__ = ["Bytes", "Duration", "Fraction", "Model", "Name", "Sql", "issues_of"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
 _BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
@@ -155,6 +155,10 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
 
 
+_SIZES = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20, "kB": 10**3, "B": 1}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)\s?(GB|GiB|MB|MiB|kB|B)")
+
+
 def _duration(value: object) -> object:
     """Return ``90s``, ``5m``, ``1h30m``, ``2d`` as a timedelta; a value of another type is left to pydantic."""
     if isinstance(value, timedelta):
@@ -179,6 +183,22 @@ def duration_text(value: timedelta) -> str:
     return text or "0s"
 
 
+def _bytes(value: object) -> object:
+    """Return ``500MB``, ``2GB`` or ``2GiB`` as a number of bytes; a number is one already."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        message = "is not a size such as 500MB, 2GB or 2GiB"
+        raise ValueError(message)
+    return int(float(found[1]) * _SIZES[found[2]])
+
+
+def _bytes_text(value: int) -> str:
+    """Return the shortest text that `_bytes` reads back to the same value."""
+    return next((f"{value // size}{unit}" for unit, size in _SIZES.items() if value % size == 0), str(value))
+
+
 def _fraction(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
         return float(value[:-1]) / 100
@@ -198,6 +218,14 @@ Duration = Annotated[
     Field(json_schema_extra={"type": "string", "examples": ["90s", "5m", "1h30m", "2d"]}),
 ]
 """A length of time, written ``90s``, ``5m``, ``1h30m`` or ``2d``; the resolution is a millisecond."""
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    PlainSerializer(_bytes_text, return_type=str, when_used="json"),
+    Field(json_schema_extra={"type": "string", "examples": ["500MB", "2GB"]}),
+]
+"""A number of bytes, written ``500MB`` or ``2GB`` (powers of ten) or ``2GiB``."""
 
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1)]
 """A share between 0 and 1, also written ``1%``."""

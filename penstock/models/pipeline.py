@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from penstock.models.base import Duration, Fraction, Model, Name
+from penstock.models.base import Bytes, Duration, Fraction, Model, Name
 from penstock.models.formats import Format
 from penstock.models.secrets import literal_in_query
 from penstock.models.transforms import (
@@ -187,7 +187,7 @@ class Limits(Model):
 
     `snapshot` is how long a run may hold a snapshot of its source, which keeps that server from cleaning up.
     `stalled` is how long nothing may move in a run: no chunk read or written, no commit; twelve times that while a
-    server prepares, commits or publishes.
+    server prepares, commits or publishes. `memory` is what the processes of a run may use together.
     """
 
     batch_rows: int = Field(default=65536, ge=1, le=1_000_000)
@@ -196,6 +196,7 @@ class Limits(Model):
     max_lag: Duration | None = None
     snapshot: Duration = Field(default=timedelta(hours=1), gt=timedelta(0))
     stalled: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1))
+    memory: Bytes = Field(default=2 * 10**9, ge=256 * 10**6, le=2**50)
 
 
 class PipelineTest(Model):
