@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
+from dataflows.connectors.mysql.replication import behind, hidden_writers
 from dataflows.connectors.mysql.session import Session
 from dataflows.connectors.mysql.tables import TableName
 from dataflows.connectors.windows import MAX_CLOCK_SETBACK, Clock, Evidence, ahead_of
 from dataflows.data.cursors import CursorRule
 from dataflows.data.tables import Column
 from dataflows.data.types import parse_type
-from penstock.errors import AccessDenied, PenstockError, SchemaMismatch, Unavailable
+from penstock.errors import AccessDenied, SchemaMismatch, Unavailable
 
 __all__ = ["evidence_of", "greatest_of", "horizon"]
 
@@ -48,7 +48,7 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
         zone = rule.timezone or _zone(session)
     random = said is not None and "uuid()" in said.lower()
     return Evidence(
-        column, said, nodes=nodes, random=random, hidden_writers=_unseen(session), zone=zone, client=said is None
+        column, said, nodes=nodes, random=random, hidden_writers=hidden_writers(session), zone=zone, client=said is None
     )
 
 
@@ -62,42 +62,6 @@ def _zone(session: Session) -> str:
     return f"{system} (the system's)" if own == "SYSTEM" else str(own)
 
 
-def _unseen(session: Session) -> str | None:
-    """Return why other servers' open transactions are invisible here; None if the rows are written on this server."""
-    if _replica(session) is not None:
-        return "the server is a replica"
-    if int(session.value("SELECT @@GLOBAL.read_only")):
-        return "the server is read-only, as a replica is"
-    return None
-
-
-def _replica(session: Session) -> dict[str, Any] | None:
-    """Return the replication status; None if the server is not a replica, or this user may not see it."""
-    for statement in ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
-        with suppress(PenstockError), session.translated(), session.wire.cursor() as cursor:
-            cursor.execute(statement)
-            rows = cursor.fetchall()
-            names = [one[0] for one in cursor.description or ()]
-            return dict(zip(names, rows[0], strict=True)) if rows else None
-    return None
-
-
-def _behind(session: Session, where: str) -> timedelta:
-    """Return the replication lag.
-
-    Raises:
-        Unavailable: replication is not running.
-    """
-    found = _replica(session)
-    if found is None:
-        return timedelta(0)
-    seconds = found.get("Seconds_Behind_Source", found.get("Seconds_Behind_Master"))
-    if seconds is None:
-        hint = "start the replication, or read from its source"
-        raise Unavailable("the replica does not follow its source", where=where, hint=hint)
-    return timedelta(seconds=int(seconds))
-
-
 def horizon(session: Session, evidence: Evidence, rule: CursorRule, where: str) -> tuple[Clock, bool]:
     """Return the server's clock and the oldest open transaction; False if this user may not see transactions.
 
@@ -107,7 +71,7 @@ def horizon(session: Session, evidence: Evidence, rule: CursorRule, where: str) 
     now = datetime.fromisoformat(str(session.value("SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)"))).replace(tzinfo=UTC)
     oldest, seen = None, True
     if rule.lag:
-        now -= _behind(session, where)
+        now -= behind(session, where)
     else:
         oldest, seen = _oldest(session, now, where)
     if evidence.zone is None:

@@ -13,6 +13,7 @@ from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import readable, without
 from dataflows.connectors.mysql.cursors import evidence_of, greatest_of, horizon
+from dataflows.connectors.mysql.replication import short_lag
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, natives
 from dataflows.connectors.mysql.texts import charsets, checked_text, key_texts, shown, text_bound, text_literal
@@ -109,7 +110,8 @@ class MysqlSource:
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         evidence = evidence_of(self.session, self.name, cursor, rule)
         check_cursor(evidence, rule, self._where)
-        return risks(evidence, rule)
+        note = short_lag(self.session, rule.lag)
+        return (*risks(evidence, rule), note) if note else risks(evidence, rule)
 
     def _value_window(self, cursor: Column, last: str | None) -> Window:
         end = greatest_of(self.session, self.name, cursor)
