@@ -17,7 +17,8 @@ from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import BRAIN, WORKER, Supervisor
 from penstock import postgres
 from penstock.clock import now
-from penstock.errors import PenstockError, Unavailable, error_from_report
+from penstock.disk import is_full
+from penstock.errors import OutOfSpace, PenstockError, Unavailable, error_from_report
 from penstock.ids import command_id, new_id
 from penstock.records import Record, encode, records_of
 from penstock.settings import Settings
@@ -87,12 +88,13 @@ class Client:
         Raises:
             PenstockError: of the kind that refused it, with its exit code.
             Unavailable: no answer came in time; the command stays on the log.
+            OutOfSpace: the disk is full; it says whether the command is on the log.
         """
         with span(type_, subject=key) as current:
             id_ = command_id(self.actor, idempotency_key) if idempotency_key else new_id()
             if idempotency_key and self._is_repeat(id_):
                 return self._answer(id_)
-            self.log.append(CONTROL, [self._command(type_, key, payload, id_, current)])
+            self._append([self._command(type_, key, payload, id_, current)])
             return self._answer(id_)
 
     def ask_each(self, type_: str, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, Command | PenstockError]:
@@ -100,9 +102,26 @@ class Client:
         with span(type_, subjects=len(payloads)) as current:
             ids = {key: new_id() for key in payloads}
             commands = [self._command(type_, key, payloads[key], id_, current) for key, id_ in ids.items()]
-            self.log.append(CONTROL, commands)
+            self._append(commands)
             answers = self._answers(list(ids.values()))
             return {key: answers[id_] for key, id_ in ids.items()}
+
+    def _append(self, commands: Sequence[Message]) -> None:
+        try:
+            self.log.append(CONTROL, commands)
+        except Unavailable as error:
+            if isinstance(error, OutOfSpace):
+                raise self._full("the command is not on the log", "free some space, then repeat it") from error
+            if self._is_full():  # the session was lost before the answer
+                hint = "free some space; `penstock events` shows whether it is there"
+                raise self._full("the command may be on the log, or not", hint) from error
+            raise
+
+    def _full(self, what: str, hint: str) -> OutOfSpace:
+        return OutOfSpace(f"the disk is full: {what}", where=str(self.site.settings.home), hint=hint)
+
+    def _is_full(self) -> bool:
+        return self.site.settings.embedded and is_full(self.site.settings.home)
 
     def _is_repeat(self, id_: str) -> bool:
         """True if the catalog has an answer that is not too old: agents remember only so many commands."""
@@ -133,7 +152,10 @@ class Client:
         while True:
             try:
                 answered = self._session.wait(ids, PATIENCE)
-            except Unavailable:
+            except Unavailable as error:
+                if self._is_full():
+                    hint = "free some space; it is carried out then, so do not repeat it"
+                    raise self._full("the command is on the log, and waits", hint) from error
                 if time.monotonic() > deadline:
                     raise
                 self.look_after()
@@ -156,6 +178,8 @@ class Client:
         deadline = time.monotonic() + ANSWER_SECONDS
         while not self.log.holder(ACTIVE_CONTROL):
             deaths = self._supervisor.check()
+            if deaths and self._is_full():
+                raise self._full("the control process does not start", "free some space; no command was sent")
             if time.monotonic() > deadline or (deaths and not self._supervisor.pids()):
                 hint = f"see {self.site.settings.home / 'logs' / 'control.log'}"
                 raise Unavailable("the control process does not start", hint=hint)
@@ -197,13 +221,23 @@ class Client:
         return found
 
 
+def _opened(settings: Settings, stack: ExitStack) -> tuple[Site, PostgresLog]:
+    try:
+        site = stack.enter_context(Site(settings))
+        return site, stack.enter_context(site.open_log("client"))
+    except OutOfSpace as error:
+        hint = "the disk is full: free some space, then try again; no command was sent"
+        raise OutOfSpace(error.what, where=str(settings.home), hint=hint) from error
+
+
 @contextmanager
 def connected(settings: Settings, *, worker: bool = False, runs: bool = True) -> Iterator[Client]:
     """Connect a client, and start what its commands need for as long as it is used (see `Client.start`).
 
     With `runs` false nothing is started: for commands that only read.
     """
-    with Site(settings) as site, site.open_log("client") as log:
+    with ExitStack() as stack:
+        site, log = _opened(settings, stack)
         client = Client(site, log)
         try:
             if runs:

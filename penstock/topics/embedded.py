@@ -29,6 +29,7 @@ import psycopg
 from psycopg import conninfo, pq, sql
 
 from penstock import postgres
+from penstock.disk import is_full
 from penstock.errors import OutOfSpace, Unavailable
 from penstock.topics.binaries import copied, wheel_programs
 from penstock.topics.server_paths import Account, ServerPaths, account_for, paths_for, system_error
@@ -298,7 +299,7 @@ class EmbeddedServer:
 
     def _failure(self, problem: str, before: int) -> Unavailable:
         said = self._log.read_bytes()[before:].decode(errors="replace")
-        if any(sign in said for sign in _FULL):
+        if any(sign in said for sign in _FULL) or is_full(self.home):
             return OutOfSpace(problem, where=str(self.home), hint="the disk is full: free some space, then try again")
         errors = " / ".join(found[1] for found in _ERROR_LINES.finditer(said))
         return Unavailable(problem, where=str(self.home), hint=f"{errors[-500:] or said[-500:]} (see {self._log})")
