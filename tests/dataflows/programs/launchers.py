@@ -1,5 +1,9 @@
 """Run launchers as processes forked from this one, so that a hundred of them start in seconds.
 
+Before the first fork, all modules that a run may load are loaded and the models that it parses are built: this took
+longer than a short run itself. Processes that load what they need themselves, as in production, are tested with the
+worker (`tests/dataflows/work`, `tests/dataflows/flows`).
+
 One JSON order a line on stdin, one answer a line on stdout: ``{"start": task, "failpoint": …, "without": […]}`` gives
 ``{"pid": …}``; ``{"wait": pid, "seconds": …}`` gives how it ended and the most memory that it had, in kB, or that it is
 stopped or still runs.
@@ -7,10 +11,14 @@ stopped or still runs.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import pkgutil
 import sys
 import time
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import bytewax.dataflow
@@ -18,16 +26,40 @@ import pgpq
 import polars as pl
 import pyarrow.csv
 
+import dataflows.connectors
 import dataflows.pipeline
-import dataflows.transforms.expressions.compiler
+import dataflows.runs
+import dataflows.transforms
 from dataflows.connectors.postgres import writer as sink
 from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
+from dataflows.connectors.registry import BUILT_IN, connector
 from dataflows.runs import launcher
 from penstock import failpoints
+from penstock.models.connection import parse_connection
+from penstock.models.pipeline import Pipeline
 
-LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline, dataflows.transforms.expressions.compiler)
+LOADED = (bytewax.dataflow, pgpq, pl, pyarrow.csv, dataflows.pipeline)
+FOREIGN = {"__main__", "conformance"}
+"""Modules that no run loads."""
 TICK = 0.005
+
+
+def load(package: ModuleType) -> None:
+    """Load all modules of the package."""
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name not in FOREIGN:
+            found = import_module(f"{package.__name__}.{module.name}")
+            if module.ispkg:
+                load(found)
+
+
+def build_models() -> None:
+    """Do what each run does once with the classes that it uses."""
+    for kind in BUILT_IN:
+        connector(kind, kind)
+    parse_connection("file", {"type": "sqlite", "path": "/file"})
+    Pipeline.model_rebuild()
 
 
 def start(order: dict[str, Any]) -> int:
@@ -91,6 +123,11 @@ def wait(pid: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
+    for package in (dataflows.connectors, dataflows.runs, dataflows.transforms):
+        load(package)
+    build_models()
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
         answer = {"pid": start(order)} if "start" in order else wait(order["wait"], order["seconds"])
