@@ -3,6 +3,8 @@
 .SUFFIXES:
 SHELL := /bin/sh
 ARGS ?=
+# Set in many containers; each process of the tests would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 STAMP := .venv/.set-up
 PYTEST_ARGS ?= -n 2 --dist loadgroup

@@ -8,18 +8,26 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 from psycopg import sql
 
+from catalog.database import migrate
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
 from tests.reaper import VARIABLE, short_folder
 
-QUICK: Final = {"fsync": "off", "full_page_writes": "off", "max_connections": "100"}
-"""Tests kill processes, never the machine, so data that the kernel has accepted survives without fsync."""
+QUICK: Final = {
+    "fsync": "off", "full_page_writes": "off", "max_connections": "100", "autovacuum_naptime": "1h",
+}  # fmt: skip
+"""Tests kill processes, never the machine, so data that the kernel has accepted survives without fsync.
+
+Autovacuum would visit each of hundreds of databases every minute.
+"""
 
 _numbers = itertools.count(1)
 
@@ -52,21 +60,45 @@ def pg(reaper: None) -> Iterator[EmbeddedServer]:
 @pytest.fixture(scope="session")
 def new_database(pg: EmbeddedServer) -> Callable[[], str]:
     """Create a fresh, empty database and return its DSN; for tests that need several, otherwise use `database`."""
+    return partial(_copy, pg, "template1")
 
-    def make() -> str:
-        name = f"test_{next(_numbers)}"
-        with postgres.connect(pg.dsn("postgres"), "tests") as session:
-            session.execute(sql.SQL("CREATE DATABASE {} STRATEGY file_copy").format(sql.Identifier(name)))
-        return pg.dsn(name)
 
-    return make
+@pytest.fixture(scope="session")
+def new_catalog(pg: EmbeddedServer, new_database: Callable[[], str]) -> Callable[[], str]:
+    """Create a database with an empty catalog and return its DSN: a copy, ten times as fast as a migration."""
+    template = new_database()
+    migrate(template)
+    return partial(_copy, pg, _name(template))
 
 
 @pytest.fixture
 def database(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[str]:
     """The DSN of a fresh, empty database, dropped after the test even if sessions are still open."""
-    dsn = new_database()
-    yield dsn
-    name = dsn.rpartition("dbname=")[2]
+    with _dropped(pg, new_database()) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def catalog(pg: EmbeddedServer, new_catalog: Callable[[], str]) -> Iterator[str]:
+    """The DSN of an empty catalog, dropped after the test."""
+    with _dropped(pg, new_catalog()) as dsn:
+        yield dsn
+
+
+def _copy(pg: EmbeddedServer, template: str) -> str:
+    name = f"test_{next(_numbers)}"
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
     with postgres.connect(pg.dsn("postgres"), "tests") as session:
-        session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        session.execute(copy.format(sql.Identifier(name), sql.Identifier(template)))
+    return pg.dsn(name)
+
+
+@contextmanager
+def _dropped(pg: EmbeddedServer, dsn: str) -> Iterator[str]:
+    yield dsn
+    with postgres.connect(pg.dsn("postgres"), "tests") as session:
+        session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_name(dsn))))
+
+
+def _name(dsn: str) -> str:
+    return dsn.rpartition("dbname=")[2]

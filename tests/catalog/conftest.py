@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from catalog.database import engine, migrate
+from catalog.database import engine
 from catalog.projection import Projector
 from catalog.store import MetadataStore
 from penstock.records import Reading, Record
@@ -16,13 +16,6 @@ from penstock.records.families import TYPES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Fact = Callable[..., Record]
-
-
-@pytest.fixture
-def catalog(database: str) -> str:
-    """The DSN of an empty catalog."""
-    migrate(database)
-    return database
 
 
 @pytest.fixture

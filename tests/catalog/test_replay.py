@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catalog.compare import digest
-from catalog.database import migrate, reset
+from catalog.database import reset
 from catalog.entries import Snapshot
 from catalog.projection import Projector
 from catalog.tables import CATALOG, metadata
@@ -40,11 +40,9 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def kept(new_database: Callable[[], str]) -> str:
+def kept(new_catalog: Callable[[], str]) -> str:
     """A catalog for many examples."""
-    dsn = new_database()
-    migrate(dsn)
-    return dsn
+    return new_catalog()
 
 
 def emptied(dsn: str) -> None:
@@ -222,10 +220,8 @@ PROGRAM = """
 """
 
 
-def test_a_projector_killed_between_batches_resumes_at_its_position(new_database: Callable[[], str]) -> None:
-    broken, whole = new_database(), new_database()
-    migrate(broken)
-    migrate(whole)
+def test_a_projector_killed_between_batches_resumes_at_its_position(new_catalog: Callable[[], str]) -> None:
+    broken, whole = new_catalog(), new_catalog()
     for lines in (3, 40, 7):
         _projected(broken, stop_after=lines)
     _projected(broken, stop_after=None)

@@ -16,8 +16,6 @@ from penstock.errors import Refused
 from penstock.models.transforms import Clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.dataflows.conftest import Launchers
 
 
@@ -41,12 +39,8 @@ def test_nul_is_cleaned_in_text_and_in_json_escapes() -> None:
 
 @pytest.mark.parametrize("clean", [{}, {"nul": "strip"}])
 def test_text_with_nul_is_refused_or_cleaned_for_postgres(
-    new_database: Callable[[], str], tmp_path: Path, launchers: Launchers, clean: dict[str, str]
+    database: str, catalog: str, tmp_path: Path, launchers: Launchers, clean: dict[str, str]
 ) -> None:
-    from catalog.database import migrate
-
-    catalog, dsn = new_database(), new_database()
-    migrate(catalog)
     (tmp_path / "a.csv").write_bytes(b"id,v\n1,ok\n2,a\0b\n3,fine\n")
     task: dict[str, Any] = {
         "run": "r1",
@@ -55,7 +49,7 @@ def test_text_with_nul_is_refused_or_cleaned_for_postgres(
         "letters": catalog,
         "connections": {
             "files": {"type": "files", "root": str(tmp_path)},
-            "to": {"type": "postgres", "dsn": dsn},
+            "to": {"type": "postgres", "dsn": database},
         },
         "pipeline": {
             "apiVersion": "penstock/v1",
@@ -73,7 +67,7 @@ def test_text_with_nul_is_refused_or_cleaned_for_postgres(
     }
     found = launchers.run(task)
     assert found["status"] == "completed", found
-    with psycopg.connect(dsn, row_factory=scalar_row) as session:
+    with psycopg.connect(database, row_factory=scalar_row) as session:
         rows = session.execute("SELECT v FROM t ORDER BY id").fetchall()
     assert rows == (["ok", "ab", "fine"] if clean else ["ok", "fine"])
     assert found["counters"]["dead"] == (0 if clean else 1)

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catalog.database import migrate
 from tests.dataflows.conftest import Copy, Launchers, result
 
 STEPS = [
@@ -28,12 +27,8 @@ BAD, FILTERED = 12, 60
 
 
 @pytest.fixture
-def kept(
-    copy: Callable[..., Copy], new_database: Callable[[], str]
-) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
+def kept(copy: Callable[..., Copy], catalog: str) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
     """Make a copy with steps, and a function that makes its tasks; dead letters go to a separate catalog."""
-    catalog = new_database()
-    migrate(catalog)
 
     def make(write: str, **more: Any) -> tuple[Copy, Callable[..., dict[str, Any]]]:
         made = copy(write, **more)

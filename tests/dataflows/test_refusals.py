@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from catalog.database import migrate
 from tests.dataflows.conftest import Copy, Launchers
 
 COLUMNS = "id bigint PRIMARY KEY, name text, price numeric(12,2), at timestamptz"
@@ -26,12 +25,8 @@ BAD = [7, 107, 207, 307, 407, 507]
 
 
 @pytest.fixture
-def refusing(
-    copy: Callable[..., Copy], new_database: Callable[[], str]
-) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
+def refusing(copy: Callable[..., Copy], catalog: str) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
     """Make a copy into a given table, and a function that makes its tasks; dead letters go to a separate catalog."""
-    catalog = new_database()
-    migrate(catalog)
 
     def make(write: str, table: str, **more: Any) -> tuple[Copy, Callable[..., dict[str, Any]]]:
         made = copy(write, **more)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from catalog.database import migrate
 from tests.dataflows.connectors.conftest import KEYED, SYSTEMS
 
 if TYPE_CHECKING:
@@ -39,22 +38,14 @@ def expected_outcome(id_: int) -> tuple[str, str] | None:
     return ("validate", "check `odd` failed") if id_ % 25 == 4 else None
 
 
-@pytest.fixture
-def letters(new_database: Callable[[], str]) -> str:
-    """DSN of a catalog for dead letters."""
-    dsn = new_database()
-    migrate(dsn)
-    return dsn
-
-
 @pytest.mark.parametrize(("kind", "write"), MODES)
 def test_each_row_is_written_filtered_or_a_dead_letter(
-    new_system: NewSystem, source_file: SourceFile, into: Flows, out_of: Flows, letters: str, kind: str, write: str
+    new_system: NewSystem, source_file: SourceFile, into: Flows, out_of: Flows, catalog: str, kind: str, write: str
 ) -> None:
     system = new_system(kind)
     source_file.add(100)
     made = into(system, write, **({"key": ["id"], "version": "id"} if (kind, write) in KEYED else {}))
-    made.letters = letters
+    made.letters = catalog
     made.spec |= {"transforms": STEPS, "validate": CHECKS, "errors": {"dead_letter": {"fail_above": "50%"}}}
     assert made.run("r1", "commit.done:1=kill") == {"killed": signal.SIGKILL}
     half = committed(system, made)
@@ -67,7 +58,7 @@ def test_each_row_is_written_filtered_or_a_dead_letter(
     counters = found["counters"]
     assert [counters[name] for name in ("rows_in", "rows_out", "filtered", "dead")] == [100, len(good), 10, len(dead)]
     assert system.ids() == good
-    with psycopg.connect(letters) as session:
+    with psycopg.connect(catalog) as session:
         rows = session.execute('SELECT step, code, reason, split, "row", "values" FROM ops.dead_letters').fetchall()
     assert sorted(row[-1]["id"] for row in rows) == sorted(dead)
     for step, code, reason, split, row, values in rows:

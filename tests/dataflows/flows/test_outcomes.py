@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from catalog.database import engine, migrate
+from catalog.database import engine
 from catalog.store import MetadataStore
 from dataflows.work.outcomes import Outcomes
 from dataflows.work.processes import Ended, Processes
@@ -24,9 +24,8 @@ ASSIGNED: dict[str, Any] = {
 
 
 @pytest.fixture
-def outcomes(database: str) -> Outcomes:
-    migrate(database)
-    return Outcomes("worker:w", MetadataStore(engine(database)))
+def outcomes(catalog: str) -> Outcomes:
+    return Outcomes("worker:w", MetadataStore(engine(catalog)))
 
 
 def assigned() -> Record:

@@ -16,7 +16,6 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from catalog.database import migrate
 from dataflows.connectors.contract import ReadOrder
 from dataflows.data.cursors import Window
 from dataflows.data.types import arrow_type, column_type
@@ -266,10 +265,8 @@ def test_a_decompression_bomb_is_refused(pull: Make, api: Api) -> None:
 @pytest.mark.parametrize("endpoint", [{}, {"columns": {"id": "bigint", "name": "text", "at": "text"}}])
 @pytest.mark.parametrize("write", ["append", "replace"])
 def test_records_with_a_wrong_value_are_dead_letters_with_page_row_and_column(
-    pull: Make, api: Api, new_database: Callable[[], str], value: str, endpoint: dict[str, Any], write: str
+    pull: Make, api: Api, catalog: str, value: str, endpoint: dict[str, Any], write: str
 ) -> None:
-    catalog = new_database()
-    migrate(catalog)
     made = pull(write=write, rows=60, endpoint=endpoint)
     good = [row[0] for row in made.wanted() if row[0] not in {45, 46}]
     for at in (44, 45):

@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from catalog.database import migrate
 from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 from tests.dataflows.connectors.mysql.test_types import task
@@ -21,14 +20,13 @@ UID = "00000000-0000-4000-9000-000000000077"
 
 @pytest.fixture
 def run(
-    mariadb: MysqlServer, new_schema: Callable[[], str], new_database: Callable[[], str], tmp_path: Path,
-    launchers: Launchers,
+    mariadb: MysqlServer, new_schema: Callable[[], str], new_database: Callable[[], str],
+    new_catalog: Callable[[], str], tmp_path: Path, launchers: Launchers,
 ) -> Callable[..., Any]:  # fmt: skip
     """Run a pipeline over a table ``every``; its result, the target's rows and the dead letters."""
 
     def make(columns: str, values: str, clean: dict[str, Any] | None = None, **source: Any) -> Any:
-        schema, catalog, dsn = new_schema(), new_database(), new_database()
-        migrate(catalog)
+        schema, catalog, dsn = new_schema(), new_catalog(), new_database()
         mariadb.query(f"CREATE TABLE every (id INT PRIMARY KEY, {columns})", schema)
         mariadb.query(f"INSERT INTO every VALUES {values}", schema, lenient=True)
         order = task(mariadb, schema, dsn, tmp_path, "r1") | {"letters": catalog}

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pymysql
 import pytest
 
-from catalog.database import migrate
 from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
 from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.connectors.mysql.state import mark_session
@@ -405,10 +404,8 @@ def test_rows_of_many_packets_are_complete(shop: Shop) -> None:
     ],
 )
 def test_rows_that_the_server_refuses_are_dead_letters(
-    shop: Shop, new_database: Callable[[], str], write: str, sink: dict[str, Any], kind: str, value: str, code: str
+    shop: Shop, catalog: str, write: str, sink: dict[str, Any], kind: str, value: str, code: str
 ) -> None:
-    catalog = new_database()
-    migrate(catalog)
     shop.script(ITEMS, f"CREATE TABLE sink (id BIGINT PRIMARY KEY, name {kind})")
     shop.script(f"INSERT INTO source VALUES (1, 'a'), (2, {value}), (3, 'b'), (4, {value}), (5, NULL)")
     task = shop.task("r1", write, cursor=None if write == "replace" else "id", **sink) | {"letters": catalog}
@@ -424,9 +421,7 @@ def test_rows_that_the_server_refuses_are_dead_letters(
         assert {row[0] for row in found} == {code}
 
 
-def test_keys_equal_by_collation_are_dead_letters(shop: Shop, new_database: Callable[[], str]) -> None:
-    catalog = new_database()
-    migrate(catalog)
+def test_keys_equal_by_collation_are_dead_letters(shop: Shop, catalog: str) -> None:
     shop.script("CREATE TABLE source (name VARCHAR(20) COLLATE utf8mb4_bin, id BIGINT PRIMARY KEY)")
     shop.script("CREATE TABLE sink (name VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY, id BIGINT)")
     shop.script("INSERT INTO source VALUES ('abc', 1), ('ABC', 2), ('d', 3), ('äbc', 4)")
@@ -441,10 +436,8 @@ def test_keys_equal_by_collation_are_dead_letters(shop: Shop, new_database: Call
 @pytest.mark.parametrize("write", ["append", "replace", "merge"])
 @pytest.mark.parametrize(("kind", "size"), [("TINYTEXT", 256), ("TEXT", 65536), ("TINYBLOB", 256), ("VARBINARY(8)", 9)])
 def test_a_text_that_is_too_long_for_its_type_is_a_dead_letter(
-    shop: Shop, new_database: Callable[[], str], write: str, kind: str, size: int
+    shop: Shop, catalog: str, write: str, kind: str, size: int
 ) -> None:
-    catalog = new_database()
-    migrate(catalog)
     source = "LONGTEXT" if "TEXT" in kind else "LONGBLOB"
     shop.script(f"CREATE TABLE source (id BIGINT PRIMARY KEY, name {source})")
     shop.script(f"CREATE TABLE sink (id BIGINT PRIMARY KEY, name {kind})")

@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from catalog.database import migrate
 from tests.dataflows.conftest import Launchers
 
 
@@ -29,10 +28,8 @@ def ascii_dsn(new_database: Callable[[], str]) -> str:
 @pytest.mark.parametrize("write", ["replace", "append", "merge"])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_bytes_that_are_no_text_are_dead_letters(
-    ascii_dsn: str, new_database: Callable[[], str], tmp_path: Path, launchers: Launchers, mapped: bool, write: str
+    ascii_dsn: str, database: str, catalog: str, tmp_path: Path, launchers: Launchers, mapped: bool, write: str
 ) -> None:
-    catalog, dsn = new_database(), new_database()
-    migrate(catalog)
     with psycopg.connect(ascii_dsn, autocommit=True, client_encoding="utf8") as session:
         session.execute("CREATE TABLE t (id serial PRIMARY KEY, v text, w varchar(20), j json)")
         session.execute(
@@ -57,7 +54,7 @@ def test_bytes_that_are_no_text_are_dead_letters(
         "attempt": 1,
         "uid": "00000000-0000-4000-9000-000000000042",
         "letters": catalog,
-        "connections": {"from": {"type": "postgres", "dsn": ascii_dsn}, "to": {"type": "postgres", "dsn": dsn}},
+        "connections": {"from": {"type": "postgres", "dsn": ascii_dsn}, "to": {"type": "postgres", "dsn": database}},
         "pipeline": {
             "apiVersion": "penstock/v1",
             "kind": "Pipeline",
@@ -70,7 +67,7 @@ def test_bytes_that_are_no_text_are_dead_letters(
     found = launchers.run(task)
     assert found["status"] == "completed", found["error"]
     assert (found["counters"]["rows_in"], found["counters"]["dead"]) == (4, 2)
-    with psycopg.connect(dsn) as session, psycopg.connect(catalog) as kept:
+    with psycopg.connect(database) as session, psycopg.connect(catalog) as kept:
         assert session.execute("SELECT id, w FROM t ORDER BY id").fetchall() == [(1, "größe"), (4, "")]
         letters = kept.execute('SELECT reason, "values" FROM ops.dead_letters ORDER BY row').fetchall()
     assert ["`v`" in letters[0][0], "`w`" in letters[1][0]] == [True, True], letters
@@ -178,13 +175,11 @@ def is_text(raw: bytes) -> bool:
 
 
 def test_values_that_cannot_be_decoded_are_dead_letters(
-    new_database: Callable[[], str], tmp_path: Path, launchers: Launchers
+    database: str, catalog: str, tmp_path: Path, launchers: Launchers
 ) -> None:
     """Mapped rows are decoded; those that pass undecoded keep such values."""
-    catalog, dsn = new_database(), new_database()
-    migrate(catalog)
     names = ("at", "d", "n", "c", "b", "ok")
-    with psycopg.connect(dsn, autocommit=True) as session:
+    with psycopg.connect(database, autocommit=True) as session:
         session.execute(
             "CREATE TABLE s (id int PRIMARY KEY, at timestamptz, d date, n numeric(4,2), c time, b bytea, ok bool);"
             "INSERT INTO s VALUES (1, '2024-01-01 10:00Z', '2024-01-01', 1.10, '10:00', '\\x00ff', true);"
@@ -199,7 +194,7 @@ def test_values_that_cannot_be_decoded_are_dead_letters(
             "attempt": 1,
             "uid": "00000000-0000-4000-9000-000000000043",
             "letters": catalog,
-            "connections": {"to": {"type": "postgres", "dsn": dsn}},
+            "connections": {"to": {"type": "postgres", "dsn": database}},
             "pipeline": {
                 "apiVersion": "penstock/v1",
                 "kind": "Pipeline",
@@ -216,7 +211,7 @@ def test_values_that_cannot_be_decoded_are_dead_letters(
         }
     )
     assert found["status"] == "completed", found["error"]
-    with psycopg.connect(dsn) as session, psycopg.connect(catalog) as kept:
+    with psycopg.connect(database) as session, psycopg.connect(catalog) as kept:
         query = f"SELECT id, {', '.join(names)} FROM {{}} WHERE id IN (1, 7) ORDER BY id"
         assert session.execute(query.format("t")).fetchall() == session.execute(query.format("s")).fetchall()
         assert session.execute("SELECT count(*) FROM t").fetchone() == (2,)

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from catalog.database import migrate
 from dataflows.connectors.postgres.session import connect
 from dataflows.connectors.postgres.swap import replace_method
 from dataflows.connectors.postgres.tables import TableName, describe
@@ -300,11 +299,9 @@ def test_a_run_waits_for_a_writer_that_has_not_committed(copy: Callable[..., Cop
 
 
 @pytest.fixture(scope="module")
-def letters(new_database: Callable[[], str]) -> str:
+def letters(new_catalog: Callable[[], str]) -> str:
     """Create a catalog for dead letters; return its DSN."""
-    dsn = new_database()
-    migrate(dsn)
-    return dsn
+    return new_catalog()
 
 
 CUTS = [None, None, "commit.mid_copy:0", "commit.before_fence:1", "commit.done:0", "publish.begin", "publish.moved"]
