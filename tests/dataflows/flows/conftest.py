@@ -33,15 +33,15 @@ def fresh(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[Calla
 
 
 @pytest.fixture
-def installation(fresh: Callable[[], str], tmp_path: Path) -> Iterator[Installation]:
+def installation(fresh: Callable[[], str], tmp_path: Path, fork_server: ForkServer) -> Iterator[Installation]:
     """An installation without running flows."""
-    installation = Installation(tmp_path, fresh(), fresh())
+    installation = Installation(tmp_path, fresh(), fresh(), fork_server)
     yield installation
     installation.close()
 
 
 @pytest.fixture(scope="session")
-def session_fork_server() -> Iterator[ForkServer]:
+def fork_server() -> Iterator[ForkServer]:
     """Process that starts flows by fork, for the whole session."""
     command = [sys.executable, str(Path(__file__).parent / "programs" / "fork_server.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "1"}
@@ -50,14 +50,6 @@ def session_fork_server() -> Iterator[ForkServer]:
     )
     yield fork_server
     fork_server.close()
-
-
-@pytest.fixture
-def fork_server(session_fork_server: ForkServer) -> Iterator[ForkServer]:
-    """Fork server whose processes are killed after the test."""
-    yield session_fork_server
-    for pid in list(session_fork_server.alive):
-        session_fork_server.kill(pid)
 
 
 @pytest.fixture

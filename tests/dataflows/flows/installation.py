@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -48,23 +47,40 @@ def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
     return value
 
 
+class Process(Protocol):
+    """The part of `subprocess.Popen` that tests of flows need."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 @dataclass
 class Flow:
     """Process that runs flows."""
 
     names: tuple[str, ...]
-    process: subprocess.Popen[bytes]
+    process: Process
     output: Path
 
     @property
     def said(self) -> str:
         return self.output.read_text()
 
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
     def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        if self.running:
+            os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        self.process.kill()
+        """Kill it, and wait until it has ended."""
+        self.send(signal.SIGKILL)
         self.process.wait()
 
     def ended(self, seconds: float = SECONDS) -> int:
@@ -76,37 +92,42 @@ class Flow:
 
 
 @dataclass
+class Forked:
+    """Process that the fork server has started."""
+
+    fork_server: ForkServer
+    pid: int
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            self.code = self.fork_server.ask({"poll": self.pid})["code"]
+        return self.code
+
+    def wait(self, timeout: float | None = None) -> int:
+        until(lambda: self.poll() is not None, "the process to end", timeout or SECONDS)
+        assert self.code is not None
+        return self.code
+
+
+@dataclass
 class ForkServer:
-    """Starts flows by fork, for tests that start many of them."""
+    """Starts flows by fork."""
 
     process: subprocess.Popen[str]
-    alive: set[int] = field(default_factory=set)
 
-    def start(self, installation: Installation, *names: str) -> int:
-        """Start flows; return the process id."""
-        order = {
-            "arguments": [*names, "--project", str(installation.folder)],
-            "environment": installation.environment(),
-            "output": str(installation.folder / f"{'-'.join(names)}.txt"),
-        }
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        pid = int(self.process.stdout.readline())
-        self.alive.add(pid)
-        return pid
+        return dict(json.loads(self.process.stdout.readline()))
 
-    def kill(self, pid: int) -> None:
-        """Kill a process that this fork server started, and wait until it has ended."""
-        self.alive.discard(pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        until(lambda: not psutil.pid_exists(pid), "a killed process to be gone")
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path) -> Forked:
+        order = {"arguments": arguments, "environment": environment, "folder": str(folder), "output": str(output)}
+        return Forked(self, int(self.ask(order)["pid"]))
 
     def close(self) -> None:
-        for pid in list(self.alive):
-            self.kill(pid)
         self.process.kill()
         self.process.communicate()
 
@@ -118,6 +139,7 @@ class Installation:
     folder: Path
     catalog_dsn: str
     log_dsn: str
+    fork_server: ForkServer
     started: list[Flow] = field(default_factory=list)
     sent: dict[str, Record] = field(default_factory=dict)
 
@@ -138,14 +160,27 @@ class Installation:
         self._known: list[Record] = []
 
     def start(self, *names: str, **environment: str) -> Flow:
-        """Start flows in one process."""
-        output = self.folder / f"{len(self.started)}-{'-'.join(names)}.txt"
+        """Start flows in one process, by fork."""
+        output = self._output(names)
+        arguments = [*names, "--project", str(self.folder)]
+        process = self.fork_server.start(arguments, self.environment() | environment, self.folder, output)
+        return self._started(Flow(names, process, output))
+
+    def spawn(self, *names: str, **environment: str) -> Flow:
+        """Start flows in one process, by their command, which loads all modules again."""
+        output = self._output(names)
         env = {**os.environ, **self.environment(), **environment}
         command = [sys.executable, "-m", "dataflows.runtime.flows", *names, "--project", str(self.folder)]
         with output.open("wb") as sink:
             process = subprocess.Popen(command, env=env, stdout=sink, stderr=sink, cwd=self.folder)
-        self.started.append(Flow(names, process, output))
-        return self.started[-1]
+        return self._started(Flow(names, process, output))
+
+    def _output(self, names: tuple[str, ...]) -> Path:
+        return self.folder / f"{len(self.started)}-{'-'.join(names)}.txt"
+
+    def _started(self, flow: Flow) -> Flow:
+        self.started.append(flow)
+        return flow
 
     def environment(self) -> dict[str, str]:
         """The environment variables of the installation."""
@@ -159,8 +194,7 @@ class Installation:
 
     def close(self) -> None:
         for flow in self.started:
-            children = flow.children() if psutil.pid_exists(flow.process.pid) else []
-            for child in children:
+            for child in flow.children() if flow.running else []:
                 child.kill()
             flow.kill()
         self.log.close()

@@ -12,11 +12,11 @@ import pytest
 from penstock.records import BRAIN_LOCK, Record, encode
 from penstock.topics.table import CONTROL
 from tests.agents.control_plane import policy
-from tests.dataflows.flows.installation import ForkServer, Installation, Load, take_lock_from, until
+from tests.dataflows.flows.installation import Installation, Load, take_lock_from, until
 
 
 def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh: Callable[[], str]) -> None:
-    flow = busy.start("control", "projector")
+    flow = busy.spawn("control", "projector")
     busy.done("pipeline.pause", name="p1")
     busy.all_answered()
     busy.projected()
@@ -56,34 +56,32 @@ def test_a_policy_changed_under_load_takes_effect_at_one_offset(busy: Installati
     busy.check_answers()
 
 
-def kill_again_and_again(busy: Installation, fork_server: ForkServer, times: int, rate: float, seed: int) -> None:
+def kill_again_and_again(busy: Installation, times: int, rate: float, seed: int) -> None:
     chance = random.Random(seed)
     load = Load(busy, rate)
     load.start()
     for number in range(times):
         before = busy.brains()
-        pid = fork_server.start(busy, "control")
+        control = busy.start("control")
         if number % 5:  # else it dies while it starts
             busy.thinks(before)
         time.sleep(chance.uniform(0.0, 0.35))
-        fork_server.kill(pid)
+        control.kill()
     load.stop()
-    fork_server.start(busy, "control")
+    busy.start("control")
     busy.all_answered()
     assert busy.brains() > times * 4 // 5
     busy.check_answers()
 
 
-def test_twenty_kills_under_load_answer_every_command_exactly_once(busy: Installation, fork_server: ForkServer) -> None:
-    kill_again_and_again(busy, fork_server, times=20, rate=100, seed=1)
+def test_twenty_kills_under_load_answer_every_command_exactly_once(busy: Installation) -> None:
+    kill_again_and_again(busy, times=20, rate=100, seed=1)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(5))
-def test_two_hundred_kills_under_load_answer_every_command_exactly_once(
-    busy: Installation, fork_server: ForkServer, seed: int
-) -> None:
-    kill_again_and_again(busy, fork_server, times=200, rate=100, seed=seed)
+def test_two_hundred_kills_under_load_answer_every_command_exactly_once(busy: Installation, seed: int) -> None:
+    kill_again_and_again(busy, times=200, rate=100, seed=seed)
 
 
 def test_of_two_concurrent_brains_only_the_later_counts(busy: Installation) -> None:
@@ -103,7 +101,7 @@ def test_of_two_concurrent_brains_only_the_later_counts(busy: Installation) -> N
     later = max(offset for offset, record in enumerate(busy.records()) if record.type == "brain.started")
     assert {busy.answers()[id_][0].brain for id_ in waiting} == {later}
     busy.check_answers()
-    assert second.process.poll() is None
+    assert second.running
 
 
 def test_a_standby_control_flow_blocks_nothing_and_takes_over(busy: Installation) -> None:

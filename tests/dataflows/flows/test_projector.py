@@ -22,21 +22,19 @@ from tests.dataflows.flows.installation import ForkServer, Installation, Load, u
 from tests.reaper import short_folder
 
 
-def test_a_projector_killed_under_load_equals_a_fresh_rebuild(
-    busy: Installation, fork_server: ForkServer, fresh: Callable[[], str]
-) -> None:
+def test_a_projector_killed_under_load_equals_a_fresh_rebuild(busy: Installation, fresh: Callable[[], str]) -> None:
     chance = random.Random(5)
     busy.start("control")
     busy.all_answered()
     load = Load(busy, rate=60)
     load.start()
     for _ in range(10):
-        pid = fork_server.start(busy, "projector")
+        projector = busy.start("projector")
         time.sleep(chance.uniform(0.05, 0.5))
-        fork_server.kill(pid)
+        projector.kill()
     load.stop()
     busy.all_answered()
-    fork_server.start(busy, "projector")
+    busy.start("projector")
     busy.projected()
     assert len(busy.sent) > 100
     busy.check_catalog(fresh())
@@ -56,7 +54,7 @@ def test_a_standby_projector_blocks_nothing_and_takes_over(busy: Installation, f
     load.stop()
     busy.all_answered()
     busy.projected()
-    assert waiting.process.poll() is None
+    assert waiting.running
     assert "fenced" not in (active.said + waiting.said).lower()
     busy.check_catalog(fresh())
     waiting.send(signal.SIGTERM)
@@ -86,8 +84,10 @@ def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
     shutil.rmtree(home)
 
 
-def test_a_server_killed_under_load_loses_nothing_acknowledged(own: EmbeddedServer, tmp_path: Path) -> None:
-    installation = Installation(tmp_path, own.dsn("penstock"), own.dsn("penstock_log"))
+def test_a_server_killed_under_load_loses_nothing_acknowledged(
+    own: EmbeddedServer, tmp_path: Path, fork_server: ForkServer
+) -> None:
+    installation = Installation(tmp_path, own.dsn("penstock"), own.dsn("penstock_log"), fork_server)
     try:
         for name in ("shop", "house"):
             installation.send("connection.put", name=name, connection=connection(name))

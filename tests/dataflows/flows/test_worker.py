@@ -127,7 +127,7 @@ def test_a_run_of_a_killed_worker_ends_and_is_resumed_elsewhere(copy: Copy) -> N
 
 def test_a_workers_process_is_ready_for_the_next_run_and_ends_with_it(copy: Copy) -> None:
     installation = copy.installation
-    worker = installation.start("worker")
+    worker = installation.spawn("worker")
     (ready,) = until(worker.children, "a process for the next task")
     copy.run()
     until(lambda: len(installation.of("run.finished")) == 1, "the run to finish", 60)
