@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -220,11 +222,17 @@ def same_origin(url: httpx.URL, base: httpx.URL) -> bool:
     )
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """TLS of all sessions of this process: its certificates take 50 ms to load."""
+    return httpx.create_ssl_context()
+
+
 class _MinimumRateTransport(httpx.HTTPTransport):
     """Transport that abandons a response which arrives byte by byte: a plain time-out only limits each gap."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__()
+        super().__init__(verify=_tls())
         self._seconds = seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

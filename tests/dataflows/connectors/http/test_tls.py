@@ -1,0 +1,37 @@
+"""APIs by https: their certificates and names are checked."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dataflows.connectors.http import client
+from tests.dataflows.connectors.certificates import Certificates
+
+if TYPE_CHECKING:
+    from tests.dataflows.connectors.http.conftest import Api, Pull
+
+
+def test_sessions_of_a_process_load_the_certificates_once(
+    pull: Callable[..., Pull], api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates = Certificates.make(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    api.server.socket = context.wrap_socket(api.server.socket, server_side=True)
+    made = pull(connection={"url": f"https://localhost:{api.server.server_address[1]}/v1"})
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    client._tls.cache_clear()
+    try:
+        for _ in range(2):
+            with closing(made.open()) as source:
+                assert [one.name for one in source.describe().columns] == ["id", "name", "at"]
+        assert client._tls.cache_info().misses == 1
+        assert (client._tls().verify_mode, client._tls().check_hostname) == (ssl.CERT_REQUIRED, True)
+    finally:
+        client._tls.cache_clear()
