@@ -30,6 +30,7 @@ import dataflows.connectors
 import dataflows.pipeline
 import dataflows.runs
 import dataflows.transforms
+from dataflows.connectors.http import client
 from dataflows.connectors.postgres import writer as sink
 from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
@@ -54,12 +55,13 @@ def load(package: ModuleType) -> None:
                 load(found)
 
 
-def build_models() -> None:
-    """Do what each run does once with the classes that it uses."""
+def prepare() -> None:
+    """Do what each process does once: check classes, build models, load certificates."""
     for kind in BUILT_IN:
         connector(kind, kind)
     parse_connection("file", {"type": "sqlite", "path": "/file"})
     Pipeline.model_rebuild()
+    client._tls()
 
 
 def start(order: dict[str, Any]) -> int:
@@ -125,7 +127,7 @@ def wait(pid: int, seconds: float) -> dict[str, Any]:
 def main() -> None:
     for package in (dataflows.connectors, dataflows.runs, dataflows.transforms):
         load(package)
-    build_models()
+    prepare()
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
