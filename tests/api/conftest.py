@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.project import Project, sample_project
+from tests.api.project import Project, ending, penstock
 from tests.reaper import short_folder
 
 
@@ -19,19 +19,29 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def sample(reaper: None) -> Iterator[Project]:
+    """A project of the sample, as `penstock init` has made it."""
+    folder = short_folder()
+    folder.chmod(0o755)
+    made = Project(folder / "p")
+    said = penstock("init", made.folder)
+    assert said.code == 0, said.err
+    with ending(made):
+        yield made
+
+
 @pytest.fixture
-def project(folder: Path) -> Iterator[Project]:
+def project(sample: Project, folder: Path) -> Iterator[Project]:
     """A project of the sample where nothing runs and nothing is applied."""
-    with sample_project(folder / "p") as made:
+    with ending(sample.copied(folder / "p")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def running(reaper: None) -> Iterator[Project]:
+def running(sample: Project) -> Iterator[Project]:
     """A project of the sample, applied, with `penstock up` running: for tests that change only their own pipelines."""
-    folder = short_folder()
-    folder.chmod(0o755)
-    with sample_project(folder / "p") as made:
+    with ending(sample.copied(sample.folder.with_name("running"))) as made:
         made.up()
         made.done("apply")
         yield made

@@ -138,6 +138,13 @@ class Project:
         self.address = told["health"]
         return process, told
 
+    def copied(self, folder: Path) -> Project:
+        """Copy a project whose server is not running: faster than another server's `initdb`."""
+        subprocess.run(["cp", "--archive", self.folder, folder], check=True)
+        connections = folder / "connections.yaml"
+        connections.write_text(connections.read_text().replace(str(self.folder), str(folder)))
+        return Project(folder)
+
     @property
     def server(self) -> EmbeddedServer:
         return EmbeddedServer(self.folder / ".penstock")
@@ -185,12 +192,9 @@ ROOT = str(Path(__file__).parents[2])
 
 
 @contextlib.contextmanager
-def sample_project(folder: Path) -> Iterator[Project]:
-    """Make a project of the sample; end its processes and delete it afterwards."""
-    made = Project(folder)
+def ending(project: Project) -> Iterator[Project]:
+    """End the project's processes and delete its server afterwards."""
     try:
-        said = penstock("init", folder)
-        assert said.code == 0, said.err
-        yield made
+        yield project
     finally:
-        made.close()
+        project.close()
