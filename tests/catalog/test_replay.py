@@ -29,7 +29,7 @@ from tests.agents.control_plane import pipeline
 from tests.catalog.conftest import START, Fact, folded
 from tests.strategies import logs, records
 
-TABLES = ", ".join(f"{CATALOG}.{table.name}" for table in metadata.sorted_tables if table.schema == CATALOG)
+TABLES = [f"{CATALOG}.{table.name}" for table in metadata.sorted_tables if table.schema == CATALOG]
 
 REFUSED = {
     "dataset": {"connection": "shop", "object": "public.orders"},
@@ -46,8 +46,9 @@ def kept(new_catalog: Callable[[], str]) -> str:
 
 
 def emptied(dsn: str) -> None:
+    """Delete all rows; TRUNCATE would make new files for each table and index, ten times as slow."""
     with closing(connect(dsn, "tests")) as session:
-        session.execute(f"TRUNCATE {TABLES}")
+        session.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
 
 
 def rows(dsn: str) -> dict[str, list[Any]]:
