@@ -365,8 +365,8 @@ class Flow:
             "letters": self.letters,
         }
 
-    def run(self, run: str, failpoint: str | None = None) -> dict[str, Any]:
-        return self.launchers.run(self.task(run), failpoint)
+    def run(self, run: str, failpoint: str | None = None, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        return self.launchers.run(self.task(run), failpoint, without)
 
     def completed(self, run: str) -> int:
         """Run to completion; return the number of rows read."""

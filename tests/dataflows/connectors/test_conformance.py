@@ -207,7 +207,7 @@ def sleeps_through(made: Flow, system: System, source_file: SourceFile, point: s
     source_file.add(60)
     task = made.task("r1")
     zombie = made.stopped(task, point)
-    successor = made.run("r2")
+    successor = made.run("r2", without=("patience",))
     if successor["status"] == "completed":
         assert system.ids() == source_file.ids()
         assert made.woken(zombie, task)["status"] in {"fenced", "failed"}

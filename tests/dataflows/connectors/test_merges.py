@@ -188,7 +188,7 @@ def sleeps_through(made: Keyed, system: System, point: str) -> None:
     task = made.flow.task("r1")
     zombie = made.flow.stopped(task, point)
     made.change(20)
-    successor = made.flow.run("r2")
+    successor = made.flow.run("r2", without=("patience",))
     if successor["status"] == "completed":
         assert made.rows() == made.wanted(), point
         assert made.flow.woken(zombie, task)["status"] in {"fenced", "failed"}, point

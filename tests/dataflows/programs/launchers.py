@@ -35,7 +35,8 @@ from dataflows.connectors.postgres import writer as sink
 from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
 from dataflows.connectors.registry import BUILT_IN, connector
-from dataflows.runs import launcher
+from dataflows.connectors.sql import database
+from dataflows.runs import launcher, publish
 from penstock import failpoints
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Pipeline
@@ -109,7 +110,15 @@ def no_single_message() -> None:
     setattr(sink, "one_message", two_messages)  # noqa: B010 - mypy knows another shape
 
 
-WITHOUT = {"fence": no_fence, "ending": no_ending, "single_message": no_single_message}
+def no_patience() -> None:
+    """Wait a moment only for a database file that another process has locked: it is stopped and will not let go."""
+    setattr(database, "LOCK_SECONDS", 0.2)  # noqa: B010 - mypy knows it as final
+    publish.ASK_SECONDS = 0.2
+
+
+WITHOUT = {
+    "fence": no_fence, "ending": no_ending, "single_message": no_single_message, "patience": no_patience,
+}  # fmt: skip
 
 
 def wait(pid: int, seconds: float) -> dict[str, Any]:

@@ -137,8 +137,8 @@ class Move:
         there = "copied" in self.sink.tables()
         return self.sink.rows("SELECT id, name, price FROM copied ORDER BY id") if there else []
 
-    def run(self, run: str, failpoint: str | None = None) -> dict[str, Any]:
-        return self.launchers.run(self.task(run), failpoint)
+    def run(self, run: str, failpoint: str | None = None, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        return self.launchers.run(self.task(run), failpoint, without)
 
     def completed(self, run: str) -> dict[str, Any]:
         found = self.run(run)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 from dataflows.connectors.contract import ReadOrder
+from dataflows.connectors.sql import database
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.types import arrow_type, column_type
 from penstock.clock import now
@@ -392,7 +393,8 @@ def test_errors_say_what_is_wrong_with_the_file(files: Files, kind: str, tmp_pat
         file.source("t").describe()
 
 
-def test_a_process_that_has_a_duckdb_file_open_blocks_readers(files: Files) -> None:
+def test_a_process_that_has_a_duckdb_file_open_blocks_readers(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
     file = files("duckdb")
     file.script("CREATE TABLE t (id INTEGER)")
     program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
