@@ -146,7 +146,7 @@ def test_a_brain_and_decisions_without_the_lock_do_not_count(busy: Installation)
     assert "lock" in reported[1].payload["reason"]
     assert "part of an agent's decision" in reported[2].payload["reason"]
     busy.done("pipeline.pause", name="p0")
-    assert flow.process.poll() is None
+    assert flow.running
     busy.projected()
     busy.check_answers()
 

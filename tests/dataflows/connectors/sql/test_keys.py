@@ -11,7 +11,6 @@ import duckdb
 import psycopg
 import pytest
 
-from catalog.database import migrate
 from dataflows.runs.dry_run import plan
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
@@ -84,16 +83,12 @@ def test_the_key_that_the_pipeline_names_comes_first(move: Make, kind: str) -> N
 
 
 @KINDS
-def test_rows_that_repeat_a_key_are_never_lost_in_silence(
-    move: Make, new_database: Callable[[], str], kind: str
-) -> None:
+def test_rows_that_repeat_a_key_are_never_lost_in_silence(move: Make, catalog: str, kind: str) -> None:
     """SQLite has the key from the beginning, so that the row is set aside; DuckDB makes it after the load."""
     made = move(kind, kind, "replace", errors={"dead_letter": {"fail_above": "50%"}})
     made.source.script(*PAIRED)
     assert made.launchers.run(of_pairs(made, "r1"))["status"] == "completed"
     made.source.script("CREATE TABLE twice AS SELECT * FROM paired", "INSERT INTO twice VALUES ('z', 2, 'a', 7)")
-    catalog = new_database()
-    migrate(catalog)
     task = of_pairs(made, "r2") | {"letters": catalog}
     task["pipeline"]["spec"]["source"]["object"] = "twice"
     done = made.launchers.run(task)
