@@ -133,14 +133,14 @@ def test_a_character_with_two_codes_is_read(run: Callable[..., Any]) -> None:
 def test_bytes_without_a_meaning_are_dead_letters_as_key_and_cursor(
     mariadb: MysqlServer,
     new_schema: Callable[[], str],
-    new_database: Callable[[], str],
+    database: str,
+    catalog: str,
     tmp_path: Path,
     launchers: Launchers,
     charset: str,
     as_: str,
 ) -> None:
-    schema, catalog, dsn = new_schema(), new_database(), new_database()
-    migrate(catalog)
+    schema = new_schema()
     wrong = {"ascii": "E9", "greek": "A4", "gbk": "A240", "utf8mb4": "EDA080", "ucs2": "D800"}[charset]
     first, last = ("0061", "007A") if charset == "ucs2" else ("61", "7A")
     index = "PRIMARY KEY" if as_ == "key" else "NOT NULL"
@@ -159,7 +159,7 @@ def test_bytes_without_a_meaning_are_dead_letters_as_key_and_cursor(
     ]
     for at, values in enumerate(rounds):
         mariadb.query(f"INSERT INTO every VALUES {', '.join(f'(_{charset} X{one!r})' for one in values)}", schema)
-        order = task(mariadb, schema, dsn, tmp_path, f"r{at}") | {"letters": catalog, "uid": UID}
+        order = task(mariadb, schema, database, tmp_path, f"r{at}") | {"letters": catalog, "uid": UID}
         spec = order["pipeline"]["spec"]
         spec["errors"] = {"dead_letter": {"fail_above": "100%"}}
         if as_ == "cursor":
@@ -175,6 +175,6 @@ def test_bytes_without_a_meaning_are_dead_letters_as_key_and_cursor(
             else sum(wrong in one for one in values)
         )
         assert (counts["rows_in"], counts["dead"]) == (seen, bad)
-        with psycopg.connect(dsn) as session:
+        with psycopg.connect(database) as session:
             found = session.execute('SELECT id FROM every ORDER BY id COLLATE "C"').fetchall()
         assert [row[0] for row in found] == ["a", "aa", "z"][: 2 + (at > 0)]

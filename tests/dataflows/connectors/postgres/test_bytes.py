@@ -77,10 +77,8 @@ def test_bytes_that_are_no_text_are_dead_letters(
 @pytest.mark.parametrize("write", ["replace", "append", "merge"])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_bytes_that_are_no_text_are_dead_letters_as_key_and_cursor(
-    ascii_dsn: str, new_database: Callable[[], str], tmp_path: Path, launchers: Launchers, mapped: bool, write: str
+    ascii_dsn: str, database: str, catalog: str, tmp_path: Path, launchers: Launchers, mapped: bool, write: str
 ) -> None:
-    catalog, dsn = new_database(), new_database()
-    migrate(catalog)
     spec: dict[str, Any] = {
         "source": {"connection": "from", "object": "public.t"},
         "sink": {"connection": "to", "object": "public.t", "write": write},
@@ -105,7 +103,10 @@ def test_bytes_that_are_no_text_are_dead_letters_as_key_and_cursor(
             "attempt": 1,
             "uid": "00000000-0000-4000-9000-000000000044",
             "letters": catalog,
-            "connections": {"from": {"type": "postgres", "dsn": ascii_dsn}, "to": {"type": "postgres", "dsn": dsn}},
+            "connections": {
+                "from": {"type": "postgres", "dsn": ascii_dsn},
+                "to": {"type": "postgres", "dsn": database},
+            },
             "pipeline": {
                 "apiVersion": "penstock/v1",
                 "kind": "Pipeline",
@@ -122,7 +123,7 @@ def test_bytes_that_are_no_text_are_dead_letters_as_key_and_cursor(
         wanted += [one.decode() for one in values if is_text(one)]
         counts = found["counters"]
         assert (counts["rows_in"], counts["dead"]) == (len(seen), sum(not is_text(one) for one in seen))
-        with psycopg.connect(dsn) as session, psycopg.connect(catalog) as kept:
+        with psycopg.connect(database) as session, psycopg.connect(catalog) as kept:
             rows = session.execute('SELECT k FROM t ORDER BY k COLLATE "C"').fetchall()
             letters = kept.execute(
                 "SELECT \"values\"->>'k' FROM ops.dead_letters WHERE run = %s", (f"r{at}",)
@@ -134,10 +135,9 @@ def test_bytes_that_are_no_text_are_dead_letters_as_key_and_cursor(
 @pytest.mark.parametrize("target", ["LATIN1", "SQL_ASCII", "EUC_JP"])
 @pytest.mark.parametrize("write", ["replace", "append"])
 def test_bounds_and_positions_are_kept_in_a_database_of_any_encoding(
-    new_database: Callable[[], str], tmp_path: Path, launchers: Launchers, target: str, write: str
+    new_database: Callable[[], str], catalog: str, tmp_path: Path, launchers: Launchers, target: str, write: str
 ) -> None:
-    dsn, into, catalog = new_database(), encoded(new_database(), target), new_database()
-    migrate(catalog)
+    dsn, into = new_database(), encoded(new_database(), target)
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute("""CREATE TABLE t (k text COLLATE "C" PRIMARY KEY)""")
         session.execute(

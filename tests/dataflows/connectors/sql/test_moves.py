@@ -327,14 +327,10 @@ def test_rows_that_the_file_refuses_are_dead_letters(
 
 
 @pytest.mark.parametrize("write", ["append", "replace", "merge"])
-def test_texts_that_are_not_utf_8_are_dead_letters_as_key_and_cursor(
-    move: Make, new_database: Callable[[], str], write: str
-) -> None:
+def test_texts_that_are_not_utf_8_are_dead_letters_as_key_and_cursor(move: Make, catalog: str, write: str) -> None:
     made = move("sqlite", "duckdb", write, rows=1, errors={"dead_letter": {"fail_above": "90%"}})
     made.split_rows = 3
     made.source.script("CREATE TABLE texts (k TEXT NOT NULL PRIMARY KEY, x TEXT)")
-    catalog = new_database()
-    migrate(catalog)
     rounds = [
         (["'a'", "x'62ff'", "'b'", "x'6200c3'", "'c'", "'d'", "x'65fe'"], ["a", "b", "c", "d"]),
         (["x'65ff'", "'f'", "'\\x66'"], ["f"]),
