@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.project import Project, sample_project
+from tests.api.project import Project, ending
 from tests.reaper import short_folder
 
 SECONDS = 10.0
@@ -19,13 +19,13 @@ SECONDS = 10.0
 
 
 @pytest.fixture
-def small() -> Iterator[Project]:
+def small(sample: Project) -> Iterator[Project]:
     """A project on a file system of its own, applied."""
     folder = short_folder()
     folder.chmod(0o755)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m,mode=0755", "tmpfs", folder], check=True)
     try:
-        with sample_project(folder / "p") as made:
+        with ending(sample.copied(folder / "p")) as made:
             made.done("apply")
             yield made
     finally:

@@ -137,6 +137,7 @@ def test_bytes_without_a_meaning_are_dead_letters_as_key_and_cursor(
     catalog: str,
     tmp_path: Path,
     launchers: Launchers,
+    *,
     charset: str,
     as_: str,
 ) -> None:
