@@ -36,8 +36,9 @@ times = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.ju
 MOST: Final = timedelta(milliseconds=10**12)
 
 
-def _durations(positive: bool, most: timedelta) -> Strategy:
-    return st.integers(int(positive), most // timedelta(milliseconds=1)).map(lambda n: timedelta(milliseconds=n))
+def _durations(least: timedelta, most: timedelta) -> Strategy:
+    unit = timedelta(milliseconds=1)
+    return st.integers(least // unit, most // unit).map(lambda n: n * unit)
 
 
 json_values = st.recursive(
@@ -149,7 +150,8 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
     if annotation is str:
         return _strings(**bounds)
     if annotation is timedelta:
-        return _durations("gt" in bounds, bounds.get("le", MOST))
+        least = bounds.get("ge", timedelta(milliseconds=int("gt" in bounds)))
+        return _durations(least, bounds.get("le", MOST))
     plain: dict[Any, Strategy] = {
         bool: st.booleans(),
         Any: json_values,
