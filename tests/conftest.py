@@ -52,6 +52,7 @@ def pg(reaper: None) -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(short_folder(), configuration=QUICK)
     server.acquire()
     try:
+        _let_roles_in(server)
         yield server
     finally:
         server.remove()
@@ -83,6 +84,16 @@ def catalog(pg: EmbeddedServer, new_catalog: Callable[[], str]) -> Iterator[str]
     """The DSN of an empty catalog, dropped after the test."""
     with _dropped(pg, new_catalog()) as dsn:
         yield dsn
+
+
+def _let_roles_in(server: EmbeddedServer) -> None:
+    """Let this process log in as any role, and not only as the server's own."""
+    with postgres.connect(server.dsn("postgres"), "tests") as session:
+        found = session.execute("SHOW hba_file").fetchone()
+        assert found
+        hba = Path(found[0])
+        hba.write_text("local all all trust\n")
+        session.execute("SELECT pg_reload_conf()")
 
 
 def _copy(pg: EmbeddedServer, template: str) -> str:
