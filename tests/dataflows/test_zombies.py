@@ -44,11 +44,12 @@ def test_a_zombie_woken_after_its_successor_finished(
     write: str,
     same: bool,
 ) -> None:
+    without = ("patience",) if same else ()
     for at, point in enumerate(STOPS + HOLDING_LOCKS[: 3 if same else 1]):
         made = copy(write, arrow=at % 2 == 1)
         task = made.task("r1")
         zombie = launchers.stopped(task, point)
-        successor = launchers.run(made.task("r1" if same else "r2", attempt=2))
+        successor = launchers.run(made.task("r1" if same else "r2", attempt=2), without=without)
         assert successor["status"] == "completed", (point, successor)
         assert made.differences() == EXACT, point
         late = launchers.woken(zombie, task)

@@ -31,6 +31,7 @@ import dataflows.pipeline
 import dataflows.runs
 import dataflows.transforms
 from dataflows.connectors.http import client
+from dataflows.connectors.postgres import state
 from dataflows.connectors.postgres import writer as sink
 from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
@@ -111,8 +112,9 @@ def no_single_message() -> None:
 
 
 def no_patience() -> None:
-    """Wait a moment only for a database file that another process has locked: it is stopped and will not let go."""
-    setattr(database, "LOCK_SECONDS", 0.2)  # noqa: B010 - mypy knows it as final
+    """Wait a moment only for what another process has locked: it is stopped and will not let go."""
+    for module in (database, state):
+        setattr(module, "LOCK_SECONDS", 0.2)  # noqa: B010 - mypy knows it as final
     publish.ASK_SECONDS = 0.2
 
 
