@@ -63,7 +63,8 @@ class Supervisor:
                 ended = f"{'+'.join(child.flows)} ended with {child.process.returncode}"
                 deaths.append(f"{ended}; restart in {child.wait:g} s")
                 self._clear(child)
-            if child.process is None and time.monotonic() - child.began >= child.wait:
+            deleted = not self._settings.home.exists()  # with its project: a child would create it again
+            if child.process is None and not deleted and time.monotonic() - child.began >= child.wait:
                 self._begin(child)
         return deaths
 

@@ -324,7 +324,7 @@ class EmbeddedServer:
         """End the server of a folder that is gone, and with it the pid file; its pid is that of its start."""
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{self._started}/cmdline").read_bytes()
-            if self._started is not None and os.fsencode(self._where()[1].data) in command.split(b"\0"):
+            if self._started is not None and os.fsencode(self._where()[1].socket) in command.split(b"\0"):
                 os.kill(self._started, signal.SIGQUIT)
 
     def _unused(self) -> bool:

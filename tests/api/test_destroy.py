@@ -37,7 +37,7 @@ def test_up_ends_when_its_project_is_deleted_and_nothing_runs_on(project: Projec
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 3, said
     assert "the project's folder is gone" in said
-    until(lambda: not Path(f"/proc/{server}").exists(), "the server to end")
+    until(lambda: not Path(f"/proc/{server}").exists(), "the server to end", 10)
     assert not project.folder.exists() or not (project.folder / ".penstock" / "data").exists()
 
 
