@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from api.starter import SHOP, WAREHOUSE
@@ -12,12 +14,13 @@ LOG, COPY, CATALOG = "penstock_log", "old_log", "penstock"
 
 
 @pytest.fixture
-def applied(project: Project) -> Project:
-    """A project whose pipeline has run once; `COPY` is its log at that time."""
-    project.done("apply")
-    project.done("run", "orders", "--watch")
-    project.sql("postgres", f"CREATE DATABASE {COPY} TEMPLATE {LOG}")
-    return project
+def applied(project: Project) -> Iterator[Project]:
+    """A project whose pipeline has run once; `COPY` is its log at that time. Its server is kept running."""
+    with project.server.lease():
+        project.done("apply")
+        project.done("run", "orders", "--watch")
+        project.sql("postgres", f"CREATE DATABASE {COPY} TEMPLATE {LOG}")
+        yield project
 
 
 def _restored(project: Project) -> None:
