@@ -36,7 +36,7 @@ def agree(oracle: Oracle, seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_random_expressions_equal_postgresql(oracle: Oracle, part: int) -> None:
-    agree(oracle, random.SystemRandom().randrange(2**32), 500)
+    agree(oracle, random.SystemRandom().randrange(2**32), 300)
 
 
 @pytest.mark.chaos

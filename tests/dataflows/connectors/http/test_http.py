@@ -176,6 +176,13 @@ def test_broken_and_rate_limited_responses_are_retried(pull: Make, api: Api) -> 
     assert api.failing == []
 
 
+@pytest.fixture
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry as often, without the waits of 0.2 to 1.6 s."""
+    monkeypatch.setattr("dataflows.connectors.http.client.BASE_WAIT", 0.01)
+
+
+@pytest.mark.usefixtures("_hasty")
 def test_retries_are_bounded(pull: Make, api: Api) -> None:
     made = pull()
     api.later(*["0"] * 5)
@@ -226,6 +233,7 @@ def assert_refused(source: Callable[[], Any], kind: type[PenstockError], *words:
     assert SECRET not in text + (caught.value.hint or "")
 
 
+@pytest.mark.usefixtures("_hasty")
 def test_problems_are_reported_in_one_sentence(pull: Make, api: Api) -> None:
     made = pull()
     assert_refused(lambda: made.open("/page/itemz"), MissingTable, "no such path (404)")
@@ -504,6 +512,7 @@ def test_numbers_beyond_doubles_are_text(pull: Make, api: Api) -> None:
     assert found[0] == {"a": "1e400", "b": "0.12345678901234567891", "c": "9007199254740993"}
 
 
+@pytest.mark.usefixtures("_hasty")
 def test_a_response_that_arrives_byte_by_byte_is_abandoned(pull: Make, api: Api) -> None:
     made = pull("all", connection={"timeout": "500ms"})
     api.paths["/v1/all/items"] = lambda _: (200, {"X-Drip": "1"}, b"")

@@ -364,7 +364,8 @@ def test_a_table_that_has_changed_since_it_was_described_is_refused_for_a_retry(
 
 
 def test_the_session_that_holds_the_lock_is_named(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataflows.connectors.postgres.source.LOCK_SECONDS", 0.2)
+    for module in ("source", "reader"):
+        monkeypatch.setattr(f"dataflows.connectors.postgres.{module}.LOCK_SECONDS", 0.2)
     bank.execute("CREATE VIEW seen AS SELECT * FROM accounts")
     source, table = bank.source("seen")
     held = source.hold(table, HOUR)
