@@ -106,7 +106,7 @@ def transforms() -> dict[str, Any]:
     computed = [{"target": name, "sql": text} for name, (_, text) in COMPUTED.items()]
     steps = [
         {"name": "shipped", "filter": "l_shipinstruct <> 'NONE' OR l_quantity > 1"},
-        {"name": "hide", "mask": {"l_comment": "hash"}},
+        {"name": "hide", "mask": {"l_comment": "sha256"}},
     ]
     return {"mapping": {"fields": plain + computed}, "transforms": steps}
 

@@ -47,7 +47,7 @@ SETTLE_SECONDS: Final = 0.02
 """Seconds for which such a flow stays awake after a message: the message is still on its way through the flow."""
 FIRST_SLEEP: Final = 0.005
 """Seconds of the first sleep, doubled for each further one: a message still in the flow waits no longer than this."""
-NAP: Final = 0.0005
+NAP: Final = 0.0001
 """Seconds of a sleep while such a flow stays awake."""
 
 
