@@ -135,7 +135,7 @@ def _condition(scope: Scope, text: str, where: str) -> BoundExpression:
 
 
 def _mask(scope: Scope, step: TransformStep, where: str, resources: Resources) -> list[Stage]:
-    from dataflows.transforms.stages import Mask
+    from dataflows.transforms.masks import Mask
 
     condition = None if step.when is None else _condition(scope, step.when, where)
     values: dict[str, tuple[BoundExpression, str]] = {}
