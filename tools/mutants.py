@@ -180,7 +180,8 @@ def tested(copy: Copy, module: str, tests: list[str], mutants: list[Mutant]) -> 
     path, result, started = copy.root / module, Result(module), time.monotonic()
     source = path.read_text()
     if copy.fails(tests, 3600):
-        sys.exit(f"mutants: the tests of {module} fail as it is: see {copy.root}/mutant.log")
+        said = "\n".join((copy.root / "mutant.log").read_text(errors="replace").splitlines()[-40:])
+        sys.exit(f"mutants: the tests of {module} fail as it is:\n{said}")
     seconds = (time.monotonic() - started) * PATIENCE + 60
     path.write_text("raise ImportError\n" + source.replace("from __future__ import annotations", ""))
     if not copy.fails(tests, seconds):
