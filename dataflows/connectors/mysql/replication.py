@@ -9,7 +9,7 @@ from typing import Any, Final
 from dataflows.connectors.mysql.session import Session
 from penstock.errors import AccessDenied, Refused, SchemaMismatch, Unavailable
 
-__all__ = ["behind", "hidden_writers", "short_lag"]
+__all__ = ["behind", "hidden_writers", "late", "short_lag"]
 
 RIGHT: Final = "REPLICA MONITOR (REPLICATION CLIENT in MySQL and older MariaDB)"
 _REPLICA: Final = "the server is a replica"
@@ -38,7 +38,7 @@ def behind(session: Session, where: str) -> timedelta:
     if status is None and (_has_replicated(session) or int(session.value("SELECT @@GLOBAL.read_only"))):
         what = "the server may be a replica, and this user may not see how late its rows are"
         raise Refused(what, where=where, hint=f"grant {RIGHT}")
-    return max((_late(one, where) for one in status or ()), default=timedelta(0))
+    return max((late(one, where) for one in status or ()), default=timedelta(0))
 
 
 def short_lag(session: Session, lag: timedelta) -> str | None:
@@ -52,7 +52,14 @@ def short_lag(session: Session, lag: timedelta) -> str | None:
     return f"{_REPLICA}, and may notice a lost connection only after {seconds} s ({found[0][0]}): use a lag above that"
 
 
-def _late(source: Mapping[str, Any], where: str) -> timedelta:
+def late(source: Mapping[str, Any], where: str) -> timedelta:
+    """Return how late a replication is, by its status.
+
+    MySQL still reports seconds when the connection is lost, as long as it has something to apply.
+
+    Raises:
+        Unavailable: it is not running.
+    """
     running = [_either(source, f"{one}_{part}_Running") for one in ("Replica", "Slave") for part in ("IO", "SQL")]
     seconds = _either(source, "Seconds_Behind_Source", "Seconds_Behind_Master")
     if seconds is None or any(one not in {None, "Yes"} for one in running):

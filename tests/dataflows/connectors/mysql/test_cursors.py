@@ -52,6 +52,14 @@ class Shop:
             assert column
             return source.window(table, column, last, rule)
 
+    def risks(self, cursor: str, rule: CursorRule) -> str:
+        settings = parse_connection("shop", self.server.connection(self.database, user=self.user))
+        with closing(MysqlConnector.source(Place("items", "shop", settings, "t", self.server.home))) as source:
+            table = source.describe()
+            column = table.column(cursor)
+            assert column
+            return "; ".join(source.risks(table, column, rule)) + ";"
+
     def rows(self, cursor: str, found: Window) -> list[int]:
         """Return the ids in a window now."""
         if found.upper is None:
@@ -116,8 +124,10 @@ def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> No
                 writer.execute("TRUNCATE t")
                 writer.execute("INSERT INTO t (at) VALUES (now(6) - INTERVAL 10 MINUTE), (now(6))")
             assert shop.rows("at", shop.window("at", LAG)) == [1], zone
+            assert f"compared by {zone};" in shop.risks("at", LAG)
     finally:
         shop.query("SET GLOBAL time_zone = 'SYSTEM'")
+    assert "(the system's);" in shop.risks("at", LAG)
     rule = CursorRule(timedelta(minutes=5), "America/New_York")
     assert shop.window("at", rule).upper is None
 
@@ -133,6 +143,18 @@ def test_a_server_that_others_write_to_needs_a_lag(shop: Shop) -> None:
             assert shop.window("at", LAG).upper is None
         finally:
             shop.query(f"SET GLOBAL {variable} = {value}")
+
+
+def test_values_that_programs_make_are_appended_only_where_the_pipeline_vouches_for_them(shop: Shop) -> None:
+    shop.make("n bigint NOT NULL, u char(36) NOT NULL DEFAULT uuid()")
+    shop.query("INSERT INTO t (n) VALUES (1), (2)")
+    assert shop.window("id", ONCE).upper == "2"
+    with pytest.raises(Refused, match="has no default: programs make its values"):
+        shop.window("n", ONCE)
+    for rule in (AGAIN, CursorRule(ordered=True)):
+        assert shop.window("n", rule).upper == "2"
+    with pytest.raises(Refused, match="does not arrive in order"):
+        shop.window("u", ONCE)
 
 
 def test_values_above_all_others_never_become_the_position(shop: Shop) -> None:

@@ -246,6 +246,34 @@ def test_a_suspended_merge_writes_nothing_once_it_has_a_successor(shop: Shop) ->
 ITEMS = "CREATE TABLE source (id BIGINT PRIMARY KEY, name VARCHAR(20))"
 
 
+def test_the_next_run_drops_what_a_killed_replace_left(shop: Shop) -> None:
+    shop.script(ITEMS, "INSERT INTO source VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    shop.completed("r0", "replace")
+    assert shop.run("r1", "replace", "commit.sent:0=kill") == {"killed": signal.SIGKILL}
+    shadows = "SELECT table_name FROM information_schema.tables WHERE table_schema = database() AND table_name REGEXP "
+    kept = f"{shadows}'^_penstock_[0-9a-f]{{12}}_'"
+    assert len(shop.rows(kept)) == 1
+    shop.completed("r2", "replace")
+    assert shop.rows(kept) == []
+
+
+@pytest.mark.parametrize(
+    "change", ["DROP TABLE sink", "ALTER TABLE sink ADD more INT", "ALTER TABLE sink DROP PRIMARY KEY"]
+)
+def test_a_table_that_is_changed_while_a_replace_loads_is_not_replaced(shop: Shop, change: str) -> None:
+    shop.script(ITEMS, "INSERT INTO source VALUES (1, 'a'), (2, 'b')")
+    shop.completed("r0", "replace")
+    task = shop.task("r1", "replace")
+    pid = shop.launchers.stopped(task, "publish.begin")
+    shop.script(change)
+    os.kill(pid, signal.SIGCONT)
+    assert shop.launchers.wait(pid)["code"] == 1
+    error = json.loads(Path(task["result"]).read_text())["error"]
+    assert (error["code"], "was changed while the run loaded" in error["what"]) == ("refused", True), error
+    if "DROP TABLE" not in change:
+        assert shop.rows("SELECT id, name FROM sink ORDER BY id") == [(1, "a"), (2, "b")]
+
+
 @pytest.mark.parametrize(
     ("table", "write", "sink", "what"),
     [

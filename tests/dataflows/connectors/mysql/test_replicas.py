@@ -17,6 +17,7 @@ import pytest
 
 from dataflows.connectors.contract import Place
 from dataflows.connectors.mysql.connector import MysqlConnector
+from dataflows.connectors.mysql.replication import late
 from dataflows.data.cursors import CursorRule, Window
 from penstock.errors import Refused, Unavailable
 from penstock.models.connection import parse_connection
@@ -159,6 +160,22 @@ def test_a_replica_needs_a_lag(pair: Pair, name: str) -> None:
     assert reached(pair.window(lag=SECOND)) == written(pair)[-1]
     for lag, notes in ((SECOND, 1), (timedelta(minutes=2), 0)):
         assert sum("slave_net_timeout" in one for one in pair.asked(lag=lag)[1]) == notes
+        assert not any("slave_net_timeout" in one for one in pair.asked(lag=lag, server=pair.source)[1])
+
+
+@pytest.mark.parametrize(
+    ("connection", "applying", "seconds"),
+    [("Connecting", "Yes", 3), ("No", "Yes", 3), ("Yes", "No", 3), ("Yes", "Yes", None)],
+)
+def test_a_replication_that_is_not_running_is_refused_whatever_it_reports(
+    connection: str, applying: str, seconds: int | None
+) -> None:
+    for name, of in (("Replica", "Source"), ("Slave", "Master")):
+        status = {f"{name}_IO_Running": connection, f"{name}_SQL_Running": applying, f"Seconds_Behind_{of}": seconds}
+        with pytest.raises(Unavailable, match="does not follow its source"):
+            late(status, "here")
+        running = {f"{name}_IO_Running": "Yes", f"{name}_SQL_Running": "Yes", f"Seconds_Behind_{of}": 3}
+        assert late(running, "here") == timedelta(seconds=3)
 
 
 @pytest.mark.parametrize("stopped", ["SLAVE", "SLAVE SQL_THREAD", "SLAVE IO_THREAD"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from typing import Any
@@ -95,6 +97,15 @@ def test_a_user_who_cannot_see_when_a_transaction_began_waits_for_its_end(
             window(reading, "at", ONCE)
         assert "pg_read_all_stats" in str(found.value.hint)
         assert window(reading, "at", CursorRule(timedelta(seconds=1))).upper is None
+    monkeypatch.setattr("dataflows.connectors.postgres.source.LOCK_SECONDS", 20.0)
+    with psycopg.connect(dsn) as late, ThreadPoolExecutor(1) as pool:
+        late.execute("SELECT now()")
+        found_later = pool.submit(window, reading, "at", ONCE)
+        time.sleep(0.5)
+        assert not found_later.done()
+        late.execute("INSERT INTO t DEFAULT VALUES")
+        late.commit()
+        assert rows(dsn, "at", found_later.result(20)) == [1, 2]
 
 
 @pytest.mark.parametrize(("kind", "default"), [("date", "current_date"), ("timestamp(0)", "now()")])

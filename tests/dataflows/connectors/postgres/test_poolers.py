@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,45 +16,19 @@ from dataflows.connectors.postgres.errors import translate
 from dataflows.connectors.postgres.session import connect, one_row, release
 from penstock.errors import AccessDenied, NotFound, PenstockError, Refused, Unreachable
 from penstock.models.connection import parse_connection
-from tests.reaper import short_folder
-
-WAIT = 10.0
-PORT = 6432
+from tests.dataflows.connectors.postgres.conftest import PORT
 
 
 @pytest.fixture
-def pooled(database: str) -> Iterator[Callable[..., str]]:
+def pooled(database: str, pooler: Callable[..., Path]) -> Callable[..., str]:
     """Start a pooler in front of the test's database; return its DSN."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert program, "pgbouncer is missing: run tools/test-servers"
-    started: list[subprocess.Popen[bytes]] = []
-    folders: list[Path] = []
     parts = conninfo.conninfo_to_dict(database)
-    owner = Path(str(parts["host"])).stat().st_uid
 
     def start(*settings: str) -> str:
-        folder = short_folder()
-        folder.mkdir(exist_ok=True)
-        folders.append(folder)
-        os.chown(folder, owner, -1)
-        file = folder / "b.ini"
-        server = " ".join(f"{key}={parts[key]}" for key in ("host", "port", "user") if parts.get(key))
-        lines = ["[databases]", f"* = {server}", "[pgbouncer]", "auth_type = any", f"unix_socket_dir = {folder}"]
-        lines += [f"listen_port = {PORT}", f"logfile = {folder}/log", *settings]
-        file.write_text("\n".join(lines) + "\n")
-        started.append(subprocess.Popen([program, "-q", str(file)], user=owner if os.getuid() == 0 else None))
-        end = time.monotonic() + WAIT
-        while not (folder / f".s.PGSQL.{PORT}").exists():
-            assert time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.05)
+        folder = pooler(database, *settings)
         return conninfo.make_conninfo(host=str(folder), port=PORT, user=parts["user"], dbname=parts["dbname"])
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-    for folder in folders:
-        shutil.rmtree(folder)
+    return start
 
 
 @pytest.mark.parametrize("more", [(), ("ignore_startup_parameters = options",)])

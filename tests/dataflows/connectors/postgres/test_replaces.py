@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from dataflows.connectors.contract import Method
-from dataflows.connectors.postgres.swap import make_shadow, move_in, replace_method
+from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.state import RunRow
 from dataflows.data.counters import Counters
@@ -123,6 +123,25 @@ def test_a_replace_keeps(copy: Callable[..., Copy], launchers: Launchers, featur
     assert around(made) == before
     same = made.value(f"SELECT '{made.target}'::regclass::oid") == oid
     assert same == (feature in IN_PLACE)
+    assert made.leftovers() == 0
+
+
+@pytest.mark.usefixtures("keeper")
+def test_leftovers_are_dropped_in_the_schema_of_the_target_only(copy: Callable[..., Copy]) -> None:
+    made = copy("replace")
+    names = ("w._penstock_a_1", "w._penstock_a_2", "w._penstock_b_1", "public._penstock_a_3")
+    for name in names:
+        made.session.execute(f"CREATE TABLE {name} ()")
+    sink = TableName("w", "t")
+    assert drop_leftovers(made.session, "_penstock_a_", sink, sink.sibling("_penstock_a_2"), "here") == 1
+    query = (
+        "SELECT oid::regclass::text FROM pg_class WHERE relname LIKE '\\_penstock\\_%%' AND relkind = 'r' ORDER BY 1"
+    )
+    left = {row[0] for row in made.session.execute(query).fetchall()}
+    assert {"_penstock_a_3", "w._penstock_a_2", "w._penstock_b_1"} == left & {
+        one.removeprefix("public.") for one in names
+    }
+    made.session.execute("DROP TABLE public._penstock_a_3")
 
 
 @pytest.mark.usefixtures("keeper")
