@@ -203,6 +203,9 @@ class DuckDatabase:
     def triggers(self, name: ObjectName) -> list[str]:
         return []
 
+    def drops_rows(self, name: ObjectName) -> str | None:
+        return None
+
     def ddl_type(self, column: Column) -> str:
         return ddl_type(column)
 

@@ -200,6 +200,9 @@ class Database(Protocol):
     def triggers(self, name: ObjectName) -> list[str]:
         """Return the names of the triggers that writes to the table fire."""
 
+    def drops_rows(self, name: ObjectName) -> str | None:
+        """Return the clause of the table by which rows vanish that break a constraint; None if it has none."""
+
     def ddl_type(self, column: Column) -> str:
         """Return the type of a column for ``CREATE TABLE``."""
 

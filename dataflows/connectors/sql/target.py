@@ -62,6 +62,9 @@ class DatabaseTarget:
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> None:
         write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
         check_sink(self.place, self.owner, self.name, table, MODES)
+        if table is not None and (clause := self.database.drops_rows(self.name)):
+            hint = "create the table without it"
+            raise Refused(f"{clause} of {self.name} would drop rows in silence", where=where, hint=hint)
         if write.write == "merge":
             self._check_merge(table or Table(self.name, "r", columns, (write.key,)), where)
         elif table is not None and self._replaces:

@@ -43,6 +43,9 @@ SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) 
 _INDEXES: Final = """
 SELECT l.name, i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i
 WHERE l."unique" = 1 AND l.partial = 0 AND l.origin <> 'pk' ORDER BY l.seq, i.seqno"""
+_NO_SYNTAX: Final = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+"""Texts, names and comments."""
+_DROPPING: Final = re.compile(r"\bON\s+CONFLICT\s+(REPLACE|IGNORE)\b", re.IGNORECASE)
 
 
 class NotUtf8Error(BadData):
@@ -201,6 +204,12 @@ class SqliteDatabase:
     def triggers(self, name: ObjectName) -> list[str]:
         query = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name"
         return [f"trigger {row[0]}" for row in self.rows(query, (name.name,))]
+
+    def drops_rows(self, name: ObjectName) -> str | None:
+        query = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+        found = self.rows(query, (name.name,))
+        clause = _DROPPING.search(_NO_SYNTAX.sub(" ", found[0][0])) if found else None
+        return f"ON CONFLICT {clause[1].upper()}" if clause else None
 
     def ddl_type(self, column: Column) -> str:
         return ddl_type(column)

@@ -17,14 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflows.connectors.contract import PublishOrder
+from dataflows.connectors.contract import PublishOrder, WriterOrder
+from dataflows.connectors.files.folder import Folder
 from dataflows.connectors.files.log import FolderLog
 from dataflows.connectors.files.manifest import Entry, FolderState, row_entry, row_of
 from dataflows.connectors.files.seen import MAX_FILES, Seen
 from dataflows.connectors.files.state import FilesState
 from dataflows.connectors.files.store import Listed, LocalStore
+from dataflows.connectors.files.writer import FilesSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.state import Claim, RunRow
+from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 from dataflows.data.cursors import CursorRule
 from dataflows.data.splits import Split
@@ -350,6 +353,48 @@ def test_a_reader_reaches_the_end_while_others_trim(tmp_path: Path) -> None:
     assert log.refresh().number == 130
     log.append("other", 1, lambda _: ({"do": "claim"},))
     assert FolderLog(store, "out", "here").refresh().pipeline("other").generation == 1
+
+
+class Hanging:
+    """A store on another machine that gets a file and answers no more."""
+
+    remote = True
+
+    def __init__(self, store: Any) -> None:
+        self.store, self.hangs, self.released = store, threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def head(self, path: str) -> Any:
+        self.hangs.set()
+        self.released.wait(30)
+        return self.store.head(path)
+
+
+def stage(store: Any, order: WriterOrder) -> None:
+    folder = Folder.parse("out", None, "here")
+    with FilesSink.open(store, folder, state(store), order) as sink:
+        sink.begin(0, None)
+        sink.put(pa.RecordBatch.from_pydict({"id": [1]}))
+        sink.commit(OpenSplit(0, "here", rows=1, read=1))
+
+
+def test_a_sink_that_is_stopped_does_not_wait_for_a_store_that_hangs(tmp_path: Path) -> None:
+    store = Hanging(LocalStore(tmp_path, "here"))
+
+    def check() -> None:
+        if store.hangs.is_set():
+            raise Unavailable("stopped", where="here")
+
+    order = WriterOrder("out", (Column("id", "bigint"),), True, "00", "r1", 1, check, lambda _: None)  # noqa: FBT003 - `arrow` is the third
+    began = time.monotonic()
+    try:
+        with pytest.raises(Unavailable, match="stopped"):
+            stage(store, order)
+        assert time.monotonic() - began < 10
+    finally:
+        store.released.set()
 
 
 def test_a_writer_paused_until_all_was_trimmed_is_refused(tmp_path: Path) -> None:

@@ -403,6 +403,27 @@ def test_a_replace_that_would_break_a_foreign_key_is_refused(move: Make) -> None
     assert (error["code"], "would break foreign key" in error["what"]) == ("refused", True), error
 
 
+@pytest.mark.parametrize("write", ["append", "replace", "merge"])
+@pytest.mark.parametrize(
+    "rule",
+    ["name VARCHAR UNIQUE ON CONFLICT {}, price DOUBLE", "name VARCHAR, price DOUBLE, UNIQUE (name) on  conflict {}"],
+)
+@pytest.mark.parametrize("action", ["REPLACE", "IGNORE"])
+def test_a_table_whose_constraints_drop_rows_in_silence_is_refused(
+    move: Make, write: str, rule: str, action: str
+) -> None:
+    made = move("sqlite", "sqlite", write)
+    made.sink.script(f"CREATE TABLE copied (id INTEGER PRIMARY KEY, {rule.format(action)})")
+    error = made.launchers.run(made.task("r1"))["error"]
+    assert (error["code"], f"ON CONFLICT {action}" in error["what"]) == ("refused", True), error
+    made.sink.script(
+        "DROP TABLE copied",
+        "CREATE TABLE copied (id INTEGER PRIMARY KEY ON CONFLICT ABORT, name VARCHAR DEFAULT 'ON CONFLICT IGNORE' "
+        "/* on conflict replace */, price DOUBLE)",
+    )
+    assert made.completed("r2")["rows_out"] == 600
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
 def test_a_key_that_treats_different_texts_as_equal_is_refused(move: Make, kind: str) -> None:
     made = move(kind, kind, "merge")
