@@ -61,13 +61,15 @@ class Server:
             found = session.execute(text)
             return found.fetchall() if found.description else []
 
-    def window(self, cursor: str = "at", lag: timedelta | None = None, database: str = "postgres") -> Window:
+    def window(
+        self, cursor: str = "at", lag: timedelta | None = None, database: str = "postgres", table: str = "t"
+    ) -> Window:
         settings = parse_connection("shop", {"type": "postgres", "dsn": self.dsn(database)})
-        with closing(PostgresConnector.source(Place("items", "shop", settings, "public.t"))) as source:
-            table = source.describe()
-            column = table.column(cursor)
+        with closing(PostgresConnector.source(Place("items", "shop", settings, f"public.{table}"))) as source:
+            found = source.describe()
+            column = found.column(cursor)
             assert column
-            return source.window(table, column, None, CursorRule(lag) if lag else CursorRule())
+            return source.window(found, column, None, CursorRule(lag) if lag else CursorRule())
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +175,10 @@ def test_a_standby_needs_a_lag_which_counts_from_what_it_has_replayed(primary: S
 
 
 @contextmanager
-def locked(server: Server, database: str) -> Iterator[None]:
+def locked(server: Server, database: str, table: str = "t") -> Iterator[None]:
     """Hold a lock that lets nobody write to the table, though all may read it."""
     with psycopg.connect(server.dsn(database)) as session:
-        session.execute("LOCK TABLE t IN EXCLUSIVE MODE")
+        session.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
         yield
 
 
@@ -216,3 +218,25 @@ def test_a_subscription_that_does_not_run_is_refused(primary: Server, subscriber
         primary.query("ALTER SUBSCRIPTION got ENABLE", subscriber)
     unknown = "SELECT 1 FROM pg_stat_subscription WHERE latest_end_time IS NULL"
     eventually(lambda: not primary.query(unknown, subscriber))
+
+
+def test_a_table_that_is_still_copied_is_refused(primary: Server, subscriber: str) -> None:
+    eventually(lambda: seen(primary, subscriber) == seen(primary, "origin"))
+    for name in ("origin", subscriber):
+        primary.query("CREATE TABLE u (id serial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())", name)
+    primary.query("INSERT INTO u (at) VALUES (now() - interval '1 hour'), (now() - interval '2 hours')", "origin")
+    primary.query("ALTER PUBLICATION sent ADD TABLE u", "origin")
+    with locked(primary, subscriber, "u"):
+        primary.query("ALTER SUBSCRIPTION got REFRESH PUBLICATION", subscriber)
+        copying = "SELECT 1 FROM pg_subscription_rel WHERE srrelid = 'u'::regclass AND srsubstate = 'd'"
+        eventually(lambda: bool(primary.query(copying, subscriber)))
+        with pytest.raises(Refused, match="still copies its tables"):
+            primary.window(lag=SECOND, database=subscriber, table="u")
+        assert primary.window(lag=SECOND, database=subscriber).upper
+
+    def made() -> bool:
+        with suppress(PenstockError):
+            return primary.window(lag=SECOND, database=subscriber, table="u").upper is not None
+        return False
+
+    eventually(made)
