@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["POINTS", "FailpointReached", "arm", "failpoint"]
+__all__ = ["OF_CHANGES", "POINTS", "FailpointReached", "arm", "failpoint"]
 
 VARIABLE: Final = "PENSTOCK_FAILPOINT"
 
@@ -24,7 +24,9 @@ POINTS: Final = (
     "commit.before_fence", "commit.sent", "commit.done", "flow.end", "publish.begin", "publish.locked",
     "publish.moved", "publish.done", "result.before", "result.written",
 )  # fmt: skip
-"""Every point, in the order in which a run reaches them; ``read`` and ``commit`` are reached once for each split."""
+"""Points of a batch, in the order in which a run reaches them; ``read`` and ``commit`` come once for each split."""
+OF_CHANGES: Final = ("cdc.before_slot", "cdc.slot_made", "cdc.gathered")
+"""Further points of a stream of changes."""
 
 
 class FailpointReached(Exception):
@@ -47,7 +49,7 @@ def arm(setting: str | None) -> None:
         ValueError: an unknown name or action.
     """
     point, _, action = (setting or "").partition("=")
-    if point and (point.partition(":")[0] not in POINTS or action not in {"kill", "stop", "raise"}):
+    if point and (point.partition(":")[0] not in (*POINTS, *OF_CHANGES) or action not in {"kill", "stop", "raise"}):
         message = f"{VARIABLE}={setting}: no such failpoint; write name[:index]=kill|stop|raise"
         raise ValueError(message)
     _armed.point, _armed.action = point, action

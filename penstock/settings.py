@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,13 +12,13 @@ from typing import Any
 from psycopg import ProgrammingError, conninfo
 
 from penstock.errors import SettingsError, did_you_mean
+from penstock.kafka_url import KafkaUrl, is_kafka
 from penstock.postgres import address
 
 __all__ = ["FILE", "PREFIX", "Settings", "load"]
 
 FILE = "penstock.toml"
 PREFIX = "PENSTOCK_"
-_REFERENCE = re.compile(r"(?:\$\{(?:env|file):[^}]+\})?")
 MAX_PORT = 65535
 """The highest port, and the limit of every number in the settings."""
 _READ_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
@@ -33,8 +32,9 @@ class Settings:
         project: the project's folder; relative paths start there.
         home: where the embedded server, run logs and results live (default ``<project>/.penstock``).
         database_url: PostgreSQL 15 or newer for the catalog; empty = the embedded server.
-        log_url: PostgreSQL 15 or newer for the topics; empty = database ``<catalog's>_log`` on the catalog's server.
-        slots: batch runs at once on one worker; 0 = the number of cores.
+        log_url: PostgreSQL 15 or newer for the topics, or ``kafka://HOST:PORT[,HOST:PORT]`` (see `KafkaUrl`);
+            empty = database ``<catalog's>_log`` on the catalog's server.
+        slots: batch runs at once on one worker; 0 = one more than the cores, since a run also waits.
         host: the address that health and readiness are served on.
         port: … and its port; 0 = a free one.
         python_modules: modules whose functions `python` steps may call, separated by commas; none by default.
@@ -59,7 +59,7 @@ class Settings:
     @property
     def parallel(self) -> int:
         """Batch runs at once on one worker."""
-        return self.slots or os.cpu_count() or 1
+        return self.slots or (os.cpu_count() or 1) + 1
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -86,9 +86,12 @@ def load(project: Path | None = None, environ: Mapping[str, str] | None = None) 
     folder = (project or Path(env.get("PENSTOCK_PROJECT") or ".")).expanduser().resolve()
     values = _from_file(folder / FILE) | _from_environment(env)
     home = Path(values.pop("home", folder / ".penstock")).expanduser()
-    for name in ("database_url", "log_url"):
+    kafka = is_kafka(values.get("log_url", ""))
+    if kafka:
+        KafkaUrl.parse(values["log_url"])
+    for name in ("database_url",) if kafka else ("database_url", "log_url"):
         _check_dsn(name, values.get(name, ""))
-    if values.get("log_url") and not values.get("database_url"):
+    if values.get("log_url") and not values.get("database_url") and not kafka:
         raise SettingsError("`log_url` is set without `database_url`", where=FILE, hint="set both, or neither")
     return Settings(project=folder, home=home if home.is_absolute() else folder / home, **values)
 
@@ -122,11 +125,17 @@ def _value(name: str, value: object, where: str) -> Any:
     if known[name] == "int":
         return _whole(value, where)
     if not isinstance(value, str):
-        raise SettingsError("must be text", where=where, value=value)
-    if name == "mask_key" and not _REFERENCE.fullmatch(value):
+        raise SettingsError("must be text", where=where)
+    if name == "mask_key" and value and not _is_reference(value):
         hint = "write ${env:PENSTOCK_SECRET_MASK_KEY}, or ${file:…} below secrets/"
         raise SettingsError("must be a reference to a secret", where=where, hint=hint)
     return value
+
+
+def _is_reference(value: str) -> bool:
+    from penstock.models.secrets import is_reference
+
+    return is_reference(value)
 
 
 def _whole(value: object, where: str) -> int:
@@ -152,5 +161,5 @@ def _check_dsn(name: str, dsn: str) -> None:
 
 def _shown(name: str, value: object) -> str:
     if name.endswith("_url") and value:
-        return address(str(value))
+        return KafkaUrl.parse(str(value)).shown if is_kafka(str(value)) else address(str(value))
     return str(value)

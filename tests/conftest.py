@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from _pytest.nodeid import NodeId
+from hypothesis import settings
 from psycopg import sql
 
 from catalog.database import migrate
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
-from tests.reaper import VARIABLE, short_folder
+from tests.kafka import KafkaServer
+from tests.kinesis import KinesisServer
+from tests.reaper import TEMPORARY, VARIABLE, short_folder
 
 QUICK: Final = {
     "fsync": "off", "full_page_writes": "off", "max_connections": "100", "autovacuum_naptime": "1h",
@@ -29,7 +35,49 @@ QUICK: Final = {
 Autovacuum would visit each of hundreds of databases every minute.
 """
 
+ROOT: Final = Path(__file__).parents[1]
+
+if "TMPDIR" not in os.environ:
+    tempfile.tempdir = os.environ["TMPDIR"] = TEMPORARY
+CHANGES: Final = {"wal_level": "logical", "max_wal_senders": "12", "max_replication_slots": "12"}
+"""Settings of a server whose changes can be read."""
+
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let `make test` draw the same examples each time: a commit passes always or never. `make chaos` draws new ones."""
+    if config.option.markexpr == "not chaos" and settings.get_current_profile_name() in ("default", "ci"):
+        settings.register_profile("same", derandomize=True)
+        settings.load_profile("same")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Run tests that share a fixture of their module in one worker, so that it is made once.
+
+    pytest-xdist starts larger groups before smaller ones, and tests on their own last: all workers end at about the
+    same time. Its 3.8 writes a group where pytest 9.2 no longer reads it, so it is put into the id of the test here.
+    """
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - mypy knows no such attribute
+        if any(made[-1].scope == "module" for made in fixtures) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
+    yield
+    for item in items:
+        if "@" in (named := vars(item).get("_nodeid", "")):
+            setattr(item, "_id", NodeId.parse(named))  # noqa: B010 - as above
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print a table of the faults that tests have counted; see tests/dataflows/connectors/kafka/test_faults.py."""
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, ())]
+    found = [value for one in reports for name, value in one.user_properties if name == "faults"]
+    if found:
+        terminalreporter.section("faults", "-")
+        names = list(found[0])
+        for row in (dict(zip(names, names, strict=True)), *found):
+            terminalreporter.write_line("".join(f"{row[name]!s:>16}" for name in names))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,8 +85,7 @@ def reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """End what the tests started when this test process ends, even if it is killed."""
     token = os.environ[VARIABLE] = uuid.uuid4().hex[:8]
     program = [sys.executable, "-m", "tests.reaper"]
-    root = Path(__file__).parents[1]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, text=True, start_new_session=True, cwd=root) as process:
+    with subprocess.Popen(program, stdin=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT) as process:
         assert process.stdin is not None
         process.stdin.write(f"{token}\n{tmp_path_factory.getbasetemp()}\n")
         process.stdin.flush()
@@ -56,6 +103,42 @@ def pg(reaper: None) -> Iterator[EmbeddedServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def logical(reaper: None) -> Iterator[EmbeddedServer]:
+    """A server whose changes can be read; mark its tests with `xdist_group("cdc")`, so that one is enough."""
+    server = EmbeddedServer(short_folder(), configuration=QUICK | CHANGES)
+    server.acquire()
+    try:
+        _let_roles_in(server)
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def kafka(reaper: None) -> Iterator[KafkaServer]:
+    """A broker of Apache Kafka of this test run; mark its tests with `xdist_group("kafka")`, so that one is enough."""
+    server = KafkaServer(short_folder())
+    server.make()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(server.home)
+
+
+@pytest.fixture(scope="session")
+def kinesis(reaper: None) -> Iterator[KinesisServer]:
+    """A server of Amazon Kinesis of this test run; mark its tests with `xdist_group("kinesis")`, so one is enough."""
+    server = KinesisServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""Refuse tracked files above 1 MB or of a binary kind, unless `ALLOWED` lists them with a reason.
+"""Refuse tracked files above 1 MB or of a binary kind, unless `ALLOWED` lists them, and modules that are too long.
 
-A binary cannot be reviewed, and a large file stays in the history of every clone for good.
+A binary cannot be reviewed, and a large file stays in the history of every clone for good. A module of more than 400
+lines does more than one thing.
 """
 
 import subprocess
@@ -12,6 +13,8 @@ ALLOWED: dict[str, str] = {}
 """Paths that may stay, each with its reason."""
 
 MAX_BYTES = 1_000_000
+MAX_LINES = 400
+"""Lines of a module; tests may have more."""
 PREFIX_BYTES = 8192
 """Bytes of a file that are searched for a NUL byte, which text never contains."""
 BINARY_KINDS = frozenset({
@@ -25,12 +28,13 @@ BINARY_KINDS = frozenset({
 def findings(root: Path, names: Iterable[str], allowed: Mapping[str, str]) -> list[str]:
     """Return one sentence for each file that may not be tracked, and for each entry of `allowed` without a file."""
     tracked = sorted(set(names))
-    refused = [f"{name}: {why}" for name in tracked if name not in allowed and (why := _refusal(root / name))]
+    refused = [f"{name}: {why}" for name in tracked if name not in allowed and (why := _refusal(root, name))]
     stale = [f"{name}: is allowed, but not tracked" for name in sorted(set(allowed) - set(tracked))]
     return refused + stale
 
 
-def _refusal(path: Path) -> str | None:
+def _refusal(root: Path, name: str) -> str | None:
+    path = root / name
     if not path.is_file():
         return None
     kinds = {suffix.lower().lstrip(".") for suffix in path.suffixes} & BINARY_KINDS
@@ -39,7 +43,12 @@ def _refusal(path: Path) -> str | None:
     if path.stat().st_size > MAX_BYTES:
         return f"has {path.stat().st_size} bytes, more than {MAX_BYTES}"
     with path.open("rb") as file:
-        return "contains a NUL byte: it is binary" if b"\0" in file.read(PREFIX_BYTES) else None
+        if b"\0" in file.read(PREFIX_BYTES):
+            return "contains a NUL byte: it is binary"
+        file.seek(0)
+        if path.suffix == ".py" and not name.startswith("tests/") and (lines := len(file.readlines())) > MAX_LINES:
+            return f"has {lines} lines, more than {MAX_LINES}"
+    return None
 
 
 def main() -> int:
@@ -47,7 +56,7 @@ def main() -> int:
     listed = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True, text=True).stdout  # noqa: S607 - git of the user's PATH
     found = findings(Path(), listed.split("\0")[:-1], ALLOWED)
     for sentence in found:
-        print(f"{sentence}; remove it, or list it in tools/tracked_files.py with a reason", file=sys.stderr)
+        print(f"{sentence}; remove or divide it, or list it in tools/tracked_files.py with a reason", file=sys.stderr)
     return 1 if found else 0
 
 

@@ -7,9 +7,11 @@ from penstock.models.connection import (
     FilesConnection,
     HttpConnection,
     KafkaConnection,
+    KinesisConnection,
     PostgresConnection,
     S3Connection,
     SqliteConnection,
+    TopicsConnection,
 )
 from penstock.models.domain import (
     AgentDecision,
@@ -45,6 +47,7 @@ __all__ = [
     "FilesConnection",
     "HttpConnection",
     "KafkaConnection",
+    "KinesisConnection",
     "Model",
     "Name",
     "Pipeline",
@@ -59,4 +62,5 @@ __all__ = [
     "SchemaMapping",
     "SqliteConnection",
     "Task",
+    "TopicsConnection",
 ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from penstock.errors import InvalidDocument, Issue, did_you_mean
+from penstock.models.secrets import looks_random, sensitive
 from penstock.models.sql import MAX_LENGTH, parsed
 
 __all__ = ["Bytes", "Duration", "Fraction", "Model", "Name", "Sql", "issues_of"]
@@ -99,9 +100,12 @@ def _json(data: object) -> bytes:
         raise ValueError(message) from None
 
 
-def issues_of(error: ValidationError, model: type[BaseModel]) -> list[Issue]:
-    """Return pydantic's errors as paths that a user knows (``spec.transforms[2].when``) and sentences."""
-    return [Issue(_path(item["loc"]), _sentence(item, model)) for item in error.errors()]
+def issues_of(error: ValidationError, model: type[BaseModel], *, quoted: bool = True) -> list[Issue]:
+    """Return pydantic's errors as paths that a user knows (``spec.transforms[2].when``) and sentences.
+
+    A sentence quotes the wrong value unless it may be a secret; of texts, only if `quoted` or one of a list is wanted.
+    """
+    return [Issue(_path(item["loc"]), _sentence(item, model, quoted=quoted)) for item in error.errors()]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -111,7 +115,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     return text
 
 
-def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str:
+def _sentence(item: Mapping[str, Any], model: type[BaseModel], *, quoted: bool) -> str:
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
         known = _keys_at(model, item["loc"][:-1])
@@ -119,14 +123,15 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"unknown key{f'; {hint}' if hint else ''}"
     if kind == "union_tag_invalid":
         tag, known = str(item["ctx"]["tag"]), item["ctx"]["expected_tags"].split("'")[1::2]
-        return f"there is no type {tag!r}; {did_you_mean(tag, known) or 'known: ' + ', '.join(known)}"
+        said = "" if _may_be_secret(tag) else f" {tag!r}"
+        return f"there is no type{said or ' of that name'}; {did_you_mean(tag, known) or 'known: ' + ', '.join(known)}"
     if kind == "union_tag_not_found":
         return f"needs {item['ctx']['discriminator'].strip(chr(39))!r}"
     if kind == "missing":
         return "is required"
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
-    if kind == "value_error" or isinstance(value, dict | list):
+    if kind == "value_error" or isinstance(value, dict | list) or _hidden(item, quoted=quoted):
         return message
     hint = (
         did_you_mean(value, item["ctx"]["expected"].split("'")[1::2])
@@ -134,6 +139,18 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str:
         else None
     )
     return f"{message}, got {value!r}{f'; {hint}' if hint else ''}"
+
+
+def _hidden(item: Mapping[str, Any], *, quoted: bool) -> bool:
+    """True if a message must not quote the wrong value."""
+    if any(isinstance(part, str) and sensitive(part) for part in item["loc"]):
+        return True
+    value = item.get("input")
+    return isinstance(value, str) and (_may_be_secret(value) or not (quoted or item["type"] == "literal_error"))
+
+
+def _may_be_secret(value: str) -> bool:
+    return "@" in value or looks_random(value)
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

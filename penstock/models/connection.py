@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from typing import cast as typed
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from penstock.errors import InvalidDocument, Issue, Refused
 from penstock.models.base import Model, Name, issues_of
 from penstock.models.http import HttpConnection
-from penstock.models.secrets import Dsn, Secret, passwords_in_urls, resolve, resolve_dsn
+from penstock.models.secrets import Dsn, Secret, literal_in_query, literals, resolve, resolve_dsn
 
 __all__ = [
     "PLUGINS",
@@ -22,10 +22,13 @@ __all__ = [
     "FilesConnection",
     "HttpConnection",
     "KafkaConnection",
+    "KinesisConnection",
     "MysqlConnection",
     "PostgresConnection",
     "S3Connection",
+    "SchemaRegistry",
     "SqliteConnection",
+    "TopicsConnection",
     "parse_connections",
     "plugged_in",
     "resolve",
@@ -53,7 +56,7 @@ def _prefix(value: str) -> str:
     """Refuse a prefix that no key of an object can begin with, as far as clients agree on it."""
     prefix = value.removeprefix("s3://").partition("/")[2].strip("/")
     if prefix and {"", ".", ".."} & set(prefix.split("/")):
-        message = f"holds an empty part, `.` or `..` between its slashes: {prefix!r}; write the prefix without it"
+        message = "holds an empty part, `.` or `..` between its slashes; write the prefix without it"
         raise ValueError(message)
     if not prefix.isprintable():
         message = "holds a character that cannot be seen; write the prefix without it"
@@ -61,12 +64,19 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _without_query(value: str) -> str:
+    """Refuse a secret in the query of a URL that takes none."""
+    if why := literal_in_query(value):
+        raise ValueError(why)
+    return value
+
+
 class S3Connection(Model):
     """A bucket and prefix on S3 or a server that speaks its protocol."""
 
     type: Literal["s3"]
-    url: Annotated[str, Field(pattern=r"^s3://[^/]+"), AfterValidator(_prefix)]
-    endpoint: str | None = None
+    url: Annotated[str, Field(pattern=r"^s3://[^/]+"), AfterValidator(_without_query), AfterValidator(_prefix)]
+    endpoint: Annotated[str, AfterValidator(_without_query)] | None = None
     region: str | None = None
     access_key: Secret | None = None
     secret_key: Secret | None = None
@@ -96,17 +106,24 @@ class MysqlTls(Model):
     key: str | None = None
 
 
+def _without_password(user: str) -> str:
+    if ":" in user:
+        message = "contains a literal password after its colon; move it to `password: ${env:PENSTOCK_SECRET_NAME}`"
+        raise ValueError(message)
+    return user
+
+
 class MysqlConnection(Model):
     """MySQL 8 or MariaDB 10.5, or newer: by host and port, or by the server's socket on this machine."""
 
     type: Literal["mysql", "mariadb"]
     holds_zero_dates: ClassVar[bool] = True
     """Its tables may have dates such as 0000-00-00."""
-    host: str | None = None
+    host: Annotated[str, Field(pattern=r"^[^@\s]*$")] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 3306
     socket: Annotated[str, Field(pattern=r"^/")] | None = None
     database: Annotated[str, Field(min_length=1)] | None = None
-    user: Annotated[str, Field(min_length=1)]
+    user: Annotated[str, Field(min_length=1), AfterValidator(_without_password)]
     password: Secret | None = None
     tls: MysqlTls | None = None
 
@@ -116,6 +133,13 @@ class MysqlConnection(Model):
             message = "needs one of `host` and `socket`"
             raise ValueError(message)
         return self
+
+
+def _without_login(url: object) -> object:
+    if isinstance(url, str) and "@" in url.partition("://")[2].split("/", 1)[0]:
+        message = "contains a user or password; write `username`, and `password` as a reference"
+        raise ValueError(message)
+    return url
 
 
 class KafkaSecurity(Model):
@@ -128,12 +152,56 @@ class KafkaSecurity(Model):
     ca: str | None = None
 
 
+class SchemaRegistry(Model):
+    """A schema registry with the REST interface of Confluent's; `ca` is a file of certificates in PEM."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s?#@/]+(/[^\s?#]*)?$"), BeforeValidator(_without_login)]
+    username: str | None = None
+    password: Secret | None = None
+    ca: str | None = None
+
+
 class KafkaConnection(Model):
-    """Apache Kafka by its bootstrap servers."""
+    """Apache Kafka by its bootstrap servers, and the registry of its messages' schemas."""
 
     type: Literal["kafka"]
+    only_streams: ClassVar[bool] = True
+    """Its objects have no end, so that no batch can read them."""
+    many_topics: ClassVar[bool] = True
+    """A source may be several of its objects."""
     bootstrap: Annotated[str, Field(min_length=1)]
     security: KafkaSecurity = KafkaSecurity()
+    registry: SchemaRegistry | None = None
+
+
+class KinesisConnection(Model):
+    """Amazon Kinesis Data Streams in one region; without keys, the machine's own role or profile signs the requests."""
+
+    type: Literal["kinesis"]
+    only_streams: ClassVar[bool] = True
+    """Its objects have no end, so that no batch can read them."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$"), AfterValidator(_without_query)] | None = None
+    access_key: Secret | None = None
+    secret_key: Secret | None = None
+    session_token: Secret | None = None
+
+    @model_validator(mode="after")
+    def _both_keys(self) -> Self:
+        if (self.access_key is None) != (self.secret_key is None) or (self.session_token and not self.access_key):
+            message = "needs `access_key` and `secret_key` together, or none of them for the machine's own role"
+            raise ValueError(message)
+        return self
+
+
+class TopicsConnection(Model):
+    """A topic log on PostgreSQL, by a libpq connection string or URL of the server itself, not of a pool."""
+
+    type: Literal["topics"]
+    only_streams: ClassVar[bool] = True
+    """Its objects have no end, so that no batch can read them."""
+    dsn: Dsn
+    password: Secret | None = None
 
 
 Connection = Annotated[
@@ -144,7 +212,9 @@ Connection = Annotated[
     | DuckdbConnection
     | MysqlConnection
     | HttpConnection
-    | KafkaConnection,
+    | KafkaConnection
+    | KinesisConnection
+    | TopicsConnection,
     Field(discriminator="type"),
 ]
 """One connection of `connections.yaml`; `type` says which."""
@@ -152,7 +222,7 @@ Connection = Annotated[
 TYPES: dict[str, type[Model]] = {
     "postgres": PostgresConnection, "files": FilesConnection, "s3": S3Connection, "sqlite": SqliteConnection,
     "duckdb": DuckdbConnection, "mysql": MysqlConnection, "mariadb": MysqlConnection, "http": HttpConnection,
-    "kafka": KafkaConnection,
+    "kafka": KafkaConnection, "kinesis": KinesisConnection, "topics": TopicsConnection,
 }  # fmt: skip
 """The models by their `type`."""
 
@@ -191,7 +261,7 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
         InvalidDocument: lists every issue found, at ``name.key``.
     """
     kind = data.get("type") if isinstance(data, dict) else None
-    if literal := [Issue(f"{name}.{path}", what) for path, what in passwords_in_urls(data) if path != "dsn"]:
+    if literal := [Issue(f"{name}.{path}".rstrip("."), what) for path, what in literals(data) if path != "dsn"]:
         raise InvalidDocument(literal, where=where)
     plugged = plugged_in(kind) if isinstance(kind, str) and kind not in TYPES else None
     try:
@@ -201,7 +271,7 @@ def parse_connection(name: str, data: object, *, where: str | None = None) -> Co
         return _one().validate_python(data, strict=True)
     except ValidationError as error:
         model = TYPES.get(str(kind), plugged.model if plugged else Model)
-        found = issues_of(error, model)
+        found = issues_of(error, model, quoted=False)
         issues = [Issue(f"{name}.{i.path.removeprefix(f'{kind}').lstrip('.')}".rstrip("."), i.message) for i in found]
         raise InvalidDocument(issues, where=where) from error
 
@@ -222,7 +292,7 @@ def parse_connections(data: object, *, where: str | None = None) -> dict[str, Co
     return found
 
 
-def postgres_dsn(connection: PostgresConnection, *, name: str, secrets: Path | None = None) -> str:
+def postgres_dsn(connection: PostgresConnection | TopicsConnection, *, name: str, secrets: Path | None = None) -> str:
     """Return the libpq string of `connection` with its password; keep it out of logs and records."""
     where = f"connection {name}"
     more = {}

@@ -14,12 +14,15 @@ from penstock.errors import InvalidDocument, Issue, NotFound, did_you_mean
 from penstock.models.connection import Connection, parse_connections
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
+from penstock.models.secrets import literals, literals_in_prose
 
 __all__ = ["CONNECTIONS", "Documents", "read_documents", "read_project"]
 
 CONNECTIONS = "connections.yaml"
 MAX_VALUES = 100_000
 """The limit for one document."""
+MAX_TEXT = 4 << 20
+"""The limit for the characters of one document: a file can only exceed it by aliases."""
 MAX_FILE_BYTES = 1 << 20
 """The limit for one file; YAML is parsed at about a tenth of this a second."""
 
@@ -98,7 +101,8 @@ _Loader.yaml_constructors = {
 
 
 def _refuse(node: yaml.Node) -> None:
-    raise _wrong(node, f"the tag or sign {node.tag.removeprefix(_PLAIN)!r} has no meaning here; quote it")
+    sign = node.tag.removeprefix(_PLAIN) if node.tag.startswith("tag:") else "!"  # what follows it may be a password
+    raise _wrong(node, f"the tag or sign {sign!r} has no meaning here; quote it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,10 @@ def read_project(folder: Path, check: Check | None = None) -> Documents:
     for room in ("pipelines", "policies"):
         paths += sorted(p for p in (folder / room).glob("*") if p.suffix in {".yaml", ".yml", ".json"})
     if not paths:
-        hint = "run `penstock init DIR` for a project that works, or name files"
+        below = sorted(path.parent.name for path in folder.glob("*/penstock.toml"))
+        hint = (
+            f"cd {below[0]}" if len(below) == 1 else "run `penstock init DIR` for a project that works, or name files"
+        )
         raise NotFound("has no connections.yaml, pipelines/ or policies/", where=str(folder), hint=hint)
     return read_documents(paths, check)
 
@@ -191,9 +198,15 @@ def _load(path: Path, issues: list[Issue]) -> Iterator[tuple[Any, yaml.Node]]:
         issues.append(
             Issue(
                 f"{path}{line}",
-                f"is not YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
+                f"is not YAML: {_problem(error)}",
             )
         )
+
+
+def _problem(error: Exception) -> str:
+    """Return what is wrong, without a word of the file: what follows a ``*`` may be a password."""
+    said = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
+    return "a text that begins with * needs quotes" if said.startswith("found undefined alias") else said
 
 
 def _text(path: Path) -> str:
@@ -209,16 +222,23 @@ def _bounded(data: Any) -> Any:
     """Return `data` unless it is far larger than its file: aliases of aliases grow without bound when expanded.
 
     Raises:
-        ValueError: it has more than `MAX_VALUES` values.
+        ValueError: it has more than `MAX_VALUES` values, or its texts more than `MAX_TEXT` characters.
     """
-    level, count = [data], 0
-    while level and count <= MAX_VALUES:
+    level, count, size = [data], 0, 0
+    while level and count <= MAX_VALUES and size <= MAX_TEXT:
         count += len(level)
+        size += sum(map(_size, level))
         level = [inner for value in level for inner in _inside(value)][: MAX_VALUES + 1]
-    if level:
-        message = f"has more than {MAX_VALUES} values when its aliases are expanded"
+    if level or size > MAX_TEXT:
+        limit = f"{MAX_VALUES} values" if size <= MAX_TEXT else f"{MAX_TEXT >> 20} MiB of text"
+        message = f"has more than {limit} when its aliases are expanded"
         raise ValueError(message)
     return data
+
+
+def _size(value: Any) -> int:
+    """Return the characters of a text, or of the keys of a mapping."""
+    return len(value) if isinstance(value, str) else sum(map(len, value)) if isinstance(value, dict) else 0
 
 
 def _inside(value: Any) -> Iterable[Any]:
@@ -232,6 +252,9 @@ def _model(data: Any) -> Pipeline | AgentPolicy:
     if not isinstance(kind, str) or kind not in KINDS:
         hint = did_you_mean(str(kind), KINDS) or f"one of {', '.join(KINDS)}"
         raise InvalidDocument([Issue("kind", f"unknown kind {kind!r}; {hint}" if kind else f"is required; {hint}")])
+    prose = literals_in_prose(data.get("metadata"), "metadata")
+    if found := dict([*prose, *literals(data)]):
+        raise InvalidDocument([Issue(path, what) for path, what in found.items()])
     return KINDS[kind].parse(data)
 
 

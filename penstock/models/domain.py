@@ -38,7 +38,7 @@ Timestamp = AwareDatetime
 Id = Annotated[str, Constraint(min_length=1, max_length=640)]
 """The id of a record, run, task, worker or timer; bounded, because the catalog's indexes are."""
 Confidence = Annotated[float, Constraint(ge=0, le=1)]
-PipelineStatus = Literal["active", "paused", "stopped", "deleting"]
+PipelineStatus = Literal["active", "draining", "paused", "stopped", "deleting"]
 RunStatus = Literal["queued", "running", "completed", "failed", "stopped"]
 TaskStatus = Literal["queued", "assigned", "waiting", "completed", "failed", "cancelled"]
 
@@ -163,6 +163,17 @@ class Reload(Model):
         return self.rows == "window"
 
 
+class Beginning(Model):
+    """Where a stream begins: the earliest message that is there, the next one, those since a time, or given positions.
+
+    Positions are offsets by partition; partitions that are not named stay where they are. `reset` allows it for a
+    stream that has been read before: it then repeats messages, or skips some.
+    """
+
+    from_: Literal["earliest", "latest"] | AwareDatetime | dict[str, str] = Constraint(alias="from")
+    reset: bool = False
+
+
 class Run(Model):
     """One run of one version of a pipeline."""
 
@@ -175,6 +186,8 @@ class Run(Model):
     """The tick of the schedule that started it; None if a person did."""
     reload: Reload | None = None
     """Rows that it reads again; None for a normal run of its pipeline."""
+    begin: Beginning | None = None
+    """Where it begins, if it is a stream that begins anew."""
     finished_at: Timestamp | None = None
     counters: Counters = Counters()
     resumed: bool = False

@@ -1,16 +1,16 @@
-"""Formats of files: how they are read and written, if their names do not show it."""
+"""Formats of files, if their names do not show it, and of messages."""
 
 from __future__ import annotations
 
 import codecs
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from penstock.errors import did_you_mean
 from penstock.models.base import Model
 
-__all__ = ["CsvFormat", "Format", "JsonlFormat", "ParquetFormat"]
+__all__ = ["AvroFormat", "CsvFormat", "FileFormat", "Format", "JsonlFormat", "ParquetFormat", "RawFormat"]
 
 _Columns = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(min_length=1, max_length=64)]]
 _ENCODINGS = (
@@ -75,5 +75,26 @@ class JsonlFormat(Model):
     compression: Literal["none", "gzip", "zstd"] | None = None
 
 
-Format = Annotated[ParquetFormat | CsvFormat | JsonlFormat, Field(discriminator="type")]
-"""Format of files; without it the suffix of the name decides."""
+class RawFormat(Model):
+    """The whole value of a message as it is: one `column` of text, or of bytes."""
+
+    type: Literal["raw"]
+    as_: Literal["text", "bytes"] = Field(default="text", alias="as")
+    column: Annotated[str, Field(min_length=1, max_length=128)] = "value"
+
+
+class AvroFormat(Model):
+    """One record of Apache Avro a message, framed by the id of its schema in the connection's `registry`.
+
+    With `schema`, written out or the path of a file of it, messages are not framed, and it is the schema of all.
+    `subject` is that of the columns' schema in the registry; without it the topic's name, and ``-value``.
+    """
+
+    type: Literal["avro"]
+    schema_: dict[str, JsonValue] | Annotated[str, Field(pattern=r"^/")] | None = Field(default=None, alias="schema")
+    subject: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+
+
+FileFormat = ParquetFormat | CsvFormat | JsonlFormat
+Format = Annotated[ParquetFormat | CsvFormat | JsonlFormat | RawFormat | AvroFormat, Field(discriminator="type")]
+"""Format of files or messages; without it the suffix of a file's name decides, and messages are JSON."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from penstock.models.base import Duration, Model
-from penstock.models.secrets import none_literal
+from penstock.models.secrets import literal_in_query, none_literal
 
 __all__ = [
     "HttpConnection",
@@ -34,6 +34,13 @@ def _plain_url(value: str) -> str:
         message = "is not a base URL such as https://api.example.com/v1; query parameters go to `parameters`"
         raise ValueError(message)
     return value
+
+
+def _no_secret(path: str) -> str:
+    if why := literal_in_query(path):
+        message = f"{why}, in `parameters`"
+        raise ValueError(message)
+    return path
 
 
 _Path = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^.\x00-\x1f]+(\.[^.\x00-\x1f]+)*$")]
@@ -143,7 +150,7 @@ class HttpConnection(Model):
     timeout: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(seconds=MAX_TIMEOUT_SECONDS))] = timedelta(
         seconds=30
     )
-    endpoints: dict[str, HttpEndpoint] = {}
+    endpoints: dict[Annotated[str, AfterValidator(_no_secret)], HttpEndpoint] = {}
 
     def endpoint(self, object_: str) -> HttpEndpoint:
         """Return the endpoint of an object: a path below `url`, perhaps with a query."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from penstock.models.base import Bytes, Duration, Fraction, Model, Name
 from penstock.models.formats import Format
-from penstock.models.secrets import literal_in_query
 from penstock.models.transforms import (
     Clean,
     ColumnName,
@@ -36,6 +37,7 @@ __all__ = [
     "SchemaRules",
     "Sink",
     "Source",
+    "all_topics",
 ]
 
 Labels = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_./-]{0,62}$")], Annotated[str, Field(max_length=63)]]
@@ -90,19 +92,34 @@ class Cursor(Model):
     ordered: bool = False
 
 
-def _no_secret(value: str) -> str:
-    if why := literal_in_query(value):
-        message = f"{why}, in `parameters` of the connection"
-        raise ValueError(message)
+def all_topics(source: Mapping[str, Any]) -> str | None:
+    """Return what names all topics of a source; None if it has neither `topics` nor a `pattern`."""
+    topics, pattern = source.get("topics"), source.get("pattern")
+    if isinstance(pattern, str):
+        return f"/{pattern}/"
+    return ",".join(map(str, topics)) if topics and isinstance(topics, list | tuple) else None
+
+
+def _named(value: Any) -> Any:
+    if value is None:
+        raise PydanticCustomError("missing", "Field required")
     return value
 
 
 class Source(Model):
-    """The origin of rows. Without a cursor each run reads everything (full refresh)."""
+    """The origin of rows. Without a cursor each run of a batch reads everything (full refresh).
+
+    `from` is where a stream begins a partition that it has not read yet: at the earliest message, after the latest, or
+    at the first one of a time. In place of `object` a stream may have several `topics`, or a `pattern` that whole names
+    of topics match, also of those that are made while it runs; `object` is then what names them all.
+    """
 
     connection: Name
-    object: Annotated[ObjectName, AfterValidator(_no_secret)]
+    topics: tuple[ObjectName, ...] = ()
+    pattern: ObjectName | None = None
+    object: Annotated[ObjectName, BeforeValidator(_named)] = Field(default_factory=all_topics, validate_default=True)
     cursor: Cursor | None = None
+    from_: Literal["earliest", "latest"] | AwareDatetime | None = Field(default=None, alias="from")
     format: Format | None = None
 
 
@@ -187,7 +204,10 @@ class Limits(Model):
 
     `snapshot` is how long a run may hold a snapshot of its source, which keeps that server from cleaning up.
     `stalled` is how long nothing may move in a run: no chunk read or written, no commit; twelve times that while a
-    server prepares, commits or publishes. `memory` is what the processes of a run may use together.
+    server prepares, commits or publishes. `memory` is what the processes of a run may use together. `linger` is how
+    long a stream waits for more rows before it commits: 200 ms if not set, into files 10 s. `slot_alert` is how much
+    WAL a source may keep for a stream of changes before that is reported; at `slot_drop` the slot is dropped, so that
+    the source's disk does not fill up, and the stream has to be rebuilt.
     """
 
     batch_rows: int = Field(default=65536, ge=1, le=1_000_000)
@@ -197,6 +217,9 @@ class Limits(Model):
     snapshot: Duration = Field(default=timedelta(hours=1), gt=timedelta(0))
     stalled: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1))
     memory: Bytes = Field(default=2 * 10**9, ge=256 * 10**6, le=2**50)
+    linger: Duration | None = Field(default=None, ge=timedelta(0), le=timedelta(minutes=1))
+    slot_alert: Bytes = Field(default=10 * 10**9, ge=10**6, le=2**50)
+    slot_drop: Bytes | None = Field(default=None, ge=10**6, le=2**50)
 
 
 class PipelineTest(Model):
@@ -238,6 +261,12 @@ class PipelineSpec(Model):
             raise ValueError(message)
         if self.mode == "stream":
             self._fits_a_stream()
+        elif any(step.lookup is not None and step.lookup.refresh is not None for step in self.transforms):
+            message = "`lookup.refresh` is for streams; a batch reads the table once"
+            raise ValueError(message)
+        elif self.source.from_ is not None:
+            message = "`source.from` is for streams; a batch has a `cursor`"
+            raise ValueError(message)
         return self
 
     def _fits_a_stream(self) -> None:
@@ -245,6 +274,7 @@ class PipelineSpec(Model):
             (self.schedule is not None, "a stream runs continuously: it takes no `schedule`"),
             (self.sink.write == "replace", "a stream cannot `replace` its sink: it never ends"),
             (bool(self.validate_.unique), "`validate.unique` needs a batch: a stream never ends"),
+            (self.source.cursor is not None, "a stream has positions of its own: it takes no `cursor`"),
         ):
             if wrong:
                 raise ValueError(message)

@@ -21,10 +21,13 @@ from penstock.errors import SettingsError
 __all__ = [
     "Dsn",
     "Secret",
+    "is_reference",
     "literal_in_query",
     "literal_secret",
+    "literals",
+    "literals_in_prose",
+    "looks_random",
     "none_literal",
-    "passwords_in_urls",
     "resolve",
     "resolve_dsn",
     "sensitive",
@@ -34,8 +37,22 @@ VARIABLES: Final = "PENSTOCK_SECRET_"
 FOLDERS: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
 HOW: Final = f"write ${{env:{VARIABLES}NAME}} or ${{file:/run/secrets/NAME}}"
 
-_REFERENCE: Final = re.compile(r"\$\{(env|file):([^}]*)\}")
-_USERINFO: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]*?:([^/?#\s]*)@", re.IGNORECASE)
+_REFERENCE: Final = re.compile(rf"\$\{{(env|file):({VARIABLES}\w+|[^{{}}\s/]*/[^{{}}]*)\}}")
+"""A reference; `resolve` refuses what it names elsewhere. What only looks like one may be a secret itself."""
+_ANY_REFERENCE: Final = re.compile(r"\$\{(env|file):([^{}]*)\}")
+_SCHEME: Final = r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,40}://"
+_USERINFO: Final = re.compile(_SCHEME + r"[^/?#@\s]{0,200}?:([^/?#\s]{0,500})@", re.IGNORECASE)
+_BARE_USERINFO: Final = re.compile(r"(?!mailto:|sip:|xmpp:)[^\s/:@]+:([^\s@]+)@\S+")
+_URL_QUERY: Final = re.compile(_SCHEME + r"[^\s?]{0,500}\?([^\s#'\"]*)", re.IGNORECASE)
+_TOKENS: Final = re.compile(
+    r"\b(?:sk|pk|rk)[-_](?:live|test|proj)[-_]\w{8,}|\bgh[pousr]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
+    r"|\bxox[abprs]-[\w-]{10,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\beyJ[\w-]{8,400}\.[\w-]{4,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+"""Keys and tokens that are recognized wherever they stand."""
+_ASSIGNED: Final = re.compile(
+    r"\b(?:password|passwd|passphrase|pwd|secret|token|(?:api|access|secret)_?key)\s*=\s*(?!\$\{)\S", re.IGNORECASE
+)
 _DSN_SECRETS: Final = {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_WORDS: Final = {
@@ -53,6 +70,8 @@ _KNOWN: Final = re.compile(
     r"\b(?:Bearer|Basic|Digest|Negotiate|Token)\s+\S{6,}"
     r"|\b(?:sk|pk|rk)[-_](?:live|test|proj)|\bgh[pousr]_|\bgithub_pat_|\bxox[abprs]-|\bAKIA|\bASIA|\beyJ[A-Za-z0-9]",
 )
+MAX_SEARCHED: Final = 100_000
+"""Characters of a text that are searched for literal secrets: more than any text of a file may have."""
 MAX_SCHEME: Final = 16
 """Characters that may stand beside a reference, such as ``Bearer``."""
 _ENTROPY: Final = 3.0
@@ -95,16 +114,48 @@ def literal_secret(name: str, value: str) -> str | None:
     return None
 
 
-def passwords_in_urls(data: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the path of each text in `data` that is a URL with a literal password, and what is wrong."""
+def literals(data: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path of each text or key in `data` that contains a literal secret wherever it stands, and why."""
     if isinstance(data, Mapping):
         for name, value in data.items():
-            yield from passwords_in_urls(value, f"{path}.{name}".lstrip("."))
+            if _literal_text(str(name)) or literal_in_query(str(name)) or _KNOWN.search(str(name)):
+                yield path, f"has a key that contains a literal secret; {HOW}"  # the path leaves out the key
+            else:
+                yield from literals(value, f"{path}.{name}".lstrip("."))
     elif isinstance(data, list | tuple):
         for number, value in enumerate(data):
-            yield from passwords_in_urls(value, f"{path}[{number}]")
-    elif isinstance(data, str) and any(not _REFERENCE.fullmatch(found[1]) for found in _USERINFO.finditer(data)):
-        yield path, f"contains a literal password before its @; {HOW}"
+            yield from literals(value, f"{path}[{number}]")
+    elif isinstance(data, str) and (why := _literal_text(data)) is not None:
+        yield path, why
+
+
+def literals_in_prose(data: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield what `literals` does, and texts such as ``password=…``, which an expression may contain as a comparison."""
+    if isinstance(data, Mapping):
+        for name, value in data.items():
+            yield from literals_in_prose(value, f"{path}.{name}".lstrip("."))
+            if isinstance(value, str) and sensitive(str(name)) and looks_random(value):
+                yield f"{path}.{name}".lstrip("."), f"looks like a literal secret; {HOW}"
+    elif isinstance(data, str) and _ASSIGNED.search(data):
+        yield path, "contains a literal secret; say in words where it is kept"
+    else:
+        yield from literals(data, path)
+
+
+def _literal_text(whole: str) -> str | None:
+    text = whole[:MAX_SEARCHED]
+    found = [*_USERINFO.finditer(text), *filter(None, [_BARE_USERINFO.fullmatch(text)])]
+    if any(not is_reference(one[1]) for one in found):
+        return f"contains a literal password before its @; {HOW}"
+    if _TOKENS.search(_ANY_REFERENCE.sub("", text)):
+        return f"contains a literal secret; {HOW}"
+    queries = (literal_in_query(f"?{one[1]}") for one in _URL_QUERY.finditer(text))
+    return next((f"contains a literal secret: {why}" for why in queries if why), None)
+
+
+def is_reference(value: str) -> bool:
+    """Return True if `value` is a reference and nothing else."""
+    return _REFERENCE.fullmatch(value) is not None
 
 
 def literal_in_query(object_: str) -> str | None:
@@ -133,6 +184,9 @@ def _without_literal(value: str) -> str:
     if _REFERENCE.fullmatch(value):
         return value
     for name, part in _parts(value).items():
+        if name == "user" and ":" in _REFERENCE.sub("", part):
+            message = f"contains a literal password in its user; move it to `password: ${{env:{VARIABLES}NAME}}`"
+            raise ValueError(message)
         if name in _DSN_SECRETS and not _REFERENCE.fullmatch(part):
             move = f"; move it to `password: ${{env:{VARIABLES}NAME}}`" if name == "password" else f"; {HOW}"
             message = f"contains a literal {name}{move}"
@@ -142,7 +196,8 @@ def _without_literal(value: str) -> str:
 
 def _parts(dsn: str) -> dict[str, str]:
     """Return the keywords of a DSN, with its references unresolved."""
-    marks = {f"penstockreference{number}x": found[0] for number, found in enumerate(_REFERENCE.finditer(dsn))}
+    found = enumerate(_ANY_REFERENCE.finditer(dsn))
+    marks = {f"penstockreference{number}x": one[0] for number, one in found}
     marked = dsn
     for mark, reference in marks.items():
         marked = marked.replace(reference, mark, 1)
@@ -180,7 +235,7 @@ def resolve(value: str, *, where: str, secrets: Path | None = None) -> str:
         kind, name = match.groups()
         return _variable(name, where) if kind == "env" else _file(name, where, secrets)
 
-    return _REFERENCE.sub(one, value)
+    return _ANY_REFERENCE.sub(one, value)
 
 
 def resolve_dsn(dsn: str, *, where: str, secrets: Path | None = None, **more: str) -> str:
@@ -211,7 +266,7 @@ def _file(name: str, where: str, secrets: Path | None) -> str:
     path = Path(name).resolve()
     allowed = [folder.resolve() for folder in (*FOLDERS, *((secrets,) if secrets else ()))]
     if not any(path.is_relative_to(folder) for folder in allowed):
-        hint = f"put it below {' or '.join(map(str, allowed))}"
+        hint = f"put it below {' or '.join(dict.fromkeys(map(str, allowed)))}"
         raise SettingsError(f"${{file:{name}}} is not allowed", where=where, hint=hint)
     try:
         return path.read_text().strip()

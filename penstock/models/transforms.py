@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from penstock.models.base import Model, Name, Sql
+from penstock.models.base import Duration, Model, Name, Sql
+from penstock.models.columns import ColumnName, Columns, unique
+from penstock.models.secrets import literal_in_query
+from penstock.models.windows import Deduplicate, Window
 
 __all__ = [
     "CONDITIONAL",
@@ -24,22 +27,19 @@ __all__ = [
     "PythonCall",
     "TransformStep",
     "Validation",
+    "Window",
     "unique",
 ]
 
-ObjectName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")]
-ColumnName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 
-
-def unique(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the values, or raise ValueError if one of them occurs twice."""
-    if double := [value for value, count in Counter(values).items() if count > 1]:
-        message = f"names {', '.join(map(repr, double))} twice"
+def _no_secret(value: str) -> str:
+    if why := literal_in_query(value):
+        message = f"{why}, in `parameters` of the connection"
         raise ValueError(message)
-    return values
+    return value
 
 
-Columns = Annotated[tuple[ColumnName, ...], AfterValidator(unique)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_no_secret)]
 
 
 class FieldRule(Model):
@@ -76,18 +76,11 @@ class MappingRule(Model):
         return self
 
 
-class Deduplicate(Model):
-    """Keep one row of those with equal columns `by`, within a chunk; over a whole run use `write: merge`."""
-
-    by: Columns
-    keep: Literal["first", "last"] = "first"
-
-
 class Lookup(Model):
     """Columns of a small table, by a key: `on` maps columns to the table's key, `take` new columns to the table's.
 
-    The table is read once, when a run starts. Without a match the new columns are NULL, or the row is
-    refused.
+    The table is read once, when a run starts; in a stream again after each `refresh`. Without a match the new columns
+    are NULL, or the row is refused.
     """
 
     connection: Name
@@ -95,6 +88,7 @@ class Lookup(Model):
     on: dict[ColumnName, ColumnName] = Field(min_length=1)
     take: dict[ColumnName, ColumnName] = Field(min_length=1)
     missing: Literal["null", "refuse"] = "null"
+    refresh: Duration | None = Field(default=None, ge=timedelta(seconds=1))
 
 
 class Explode(Model):
@@ -137,6 +131,12 @@ class TransformStep(Model):
     lookup: Lookup | None = None
     explode: Explode | None = None
     python: PythonCall | None = None
+    window: Window | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """True if what it does with a row depends on rows of earlier chunks."""
+        return self.window is not None or (self.deduplicate is not None and self.deduplicate.within is not None)
 
     @property
     def operation(self) -> str:
@@ -159,7 +159,7 @@ class TransformStep(Model):
 
 
 CONDITIONAL = ("set", "filter", "mask")
-OPERATIONS = ("rename", "select", "cast", *CONDITIONAL, "deduplicate", "lookup", "explode", "python")
+OPERATIONS = ("rename", "select", "cast", *CONDITIONAL, "deduplicate", "lookup", "explode", "python", "window")
 
 
 class Clean(Model):

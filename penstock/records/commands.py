@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import Reload
+from penstock.models.domain import Beginning, Reload
 
 __all__ = [
     "ConnectionDelete",
@@ -44,7 +44,7 @@ class PipelineApply(Model):
 
 
 class PipelineTransition(Model):
-    """``pipeline.pause``, ``pipeline.resume``, ``pipeline.stop``."""
+    """``pipeline.pause``, ``pipeline.resume``, ``pipeline.drain``, ``pipeline.stop``."""
 
     name: Name
     expect: Version | None = None
@@ -67,10 +67,11 @@ class PipelineRollback(Model):
 
 
 class RunStart(Model):
-    """``run.start``: start one run; with `reload` it reads again what was read before."""
+    """``run.start``: start one run; with `reload` it reads rows again, with `begin` a stream begins elsewhere."""
 
     pipeline: Name
     reload: Reload | None = None
+    begin: Beginning | None = None
 
 
 class PolicyPublish(Model):

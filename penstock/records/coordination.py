@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import AgentDecision, Id, PipelineStatus, Reload, Task
+from penstock.models.domain import AgentDecision, Beginning, Id, PipelineStatus, Reload, Task
 from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ConnectionDeleted",
     "PipelineChanged",
     "PipelineDeleted",
+    "PipelineDrained",
     "PipelineStatusChanged",
     "PolicyAccepted",
     "TaskAssigned",
@@ -88,6 +89,13 @@ class PipelineStatusChanged(Model):
     drop_table: bool = False
 
 
+class PipelineDrained(Model):
+    """``pipeline.drained``: a pipeline that drains has no open run left."""
+
+    name: Name
+    uid: Id
+
+
 class PipelineDeleted(Model):
     """``pipeline.deleted``: its state is deleted; its history stays."""
 
@@ -122,7 +130,10 @@ class TaskAssigned(Model):
     run: FolderName | None = None
     version: Count
     drop_table: bool = False
+    drain: bool = False
+    """True if a stream ends after what is there when it begins."""
     reload: Reload | None = None
+    begin: Beginning | None = None
     spec: PipelineDocument
     connections: dict[str, dict[str, Any]]
 
@@ -141,11 +152,16 @@ class TaskEnded(Model):
 
 
 class TimerRequested(Model):
-    """``timer.requested``: a request to fire at `due`; keyed by the timer's id."""
+    """``timer.requested``: a request to fire at `due`; keyed by the timer's id.
+
+    Of a stream that waits for its next attempt: its failures since it last read a row, and the rows it has read.
+    """
 
     timer: Id
     due: Moment
     subject: str
+    failures: int | None = None
+    rows: int | None = None
 
 
 class TimerFired(Model):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema
+from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema, Timestamp
 from penstock.records.shapes import Count, Positive
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "RunChanged",
     "RunProgress",
     "SchemaObserved",
+    "StreamProgress",
     "TaskCompleted",
     "TaskFailed",
     "TaskHalted",
@@ -85,6 +86,44 @@ class SchemaObserved(Model):
     tags: tuple[str, ...] = ()
 
 
+class SlotProgress(Model):
+    """The replication slot of a stream: bytes of WAL that its source keeps for it, and whether it still can."""
+
+    name: str
+    active: bool
+    status: str
+    """reserved, extended, unreserved or lost, as PostgreSQL's `wal_status`."""
+    retained: int
+    room: int | None = None
+    """Bytes that can be written before the server gives the slot up; None if it never does."""
+
+
+class StepProgress(Model):
+    """What a step shows that remembers rows: what it has counted so far, and the event time that it waits for."""
+
+    counts: dict[str, int] = {}
+    watermark: Timestamp | None = None
+
+
+class StreamProgress(Model):
+    """What a stream shows of itself: rows/s over the last seconds, and how far it is behind its source."""
+
+    rate: float
+    behind: int | None = None
+    behind_unit: str = "messages"
+    behind_parts: dict[str, int] = {}
+    """The partitions that are furthest behind."""
+    watermark: Timestamp | None = None
+    """Time of the newest event that is committed."""
+    latencies: tuple[int, ...] = ()
+    """Number of rows of the last seconds by their time from event to commit; see `BOUNDS` in dataflows.runs.gauges."""
+    bottleneck: str | None = None
+    """What it waits for most of the time: source, transform or sink; None if it keeps up."""
+    slot: SlotProgress | None = None
+    steps: dict[str, StepProgress] = {}
+    """The steps that remember rows, by name."""
+
+
 class RunProgress(Model):
     """``run.progress`` (on the metrics topic): how far the run is; keyed by the run's id."""
 
@@ -106,6 +145,7 @@ class RunProgress(Model):
     """Age in seconds of the newest row that the run reads, where the cursor is a time."""
     idle: float | None = None
     """Seconds for which nothing has moved; None while something moves."""
+    stream: StreamProgress | None = None
 
 
 class ErrorRaised(Model):

@@ -48,7 +48,7 @@ CONFIGURATION: Final = MappingProxyType(
     {
         "listen_addresses": "",
         "unix_socket_permissions": "0700",
-        "max_connections": "60",
+        "max_connections": "160",
         "shared_buffers": "16MB",
         "max_wal_size": "256MB",
         "wal_level": "minimal",

@@ -9,16 +9,18 @@ import psycopg
 from psycopg import sql
 
 from penstock.errors import LogError
-from penstock.topics.table import Topic
+from penstock.topics.table import TOPICS, Topic
 
 __all__ = [
     "COUNTERS",
     "SCHEMA",
     "SEGMENTS",
     "add_segment",
+    "adopt_identity",
     "create_topic",
     "has_topics",
     "identity_of",
+    "listed_topics",
     "segment_of",
     "table_of",
 ]
@@ -61,6 +63,14 @@ _IDENTIFY: Final = sql.SQL(
     CREATE TABLE {identity} (id uuid NOT NULL);
     INSERT INTO {identity} VALUES (gen_random_uuid());
     COMMENT ON TABLE {identity} IS 'one row: the id of this log, which a copy of it shares'
+    """
+)
+_USERS: Final = sql.Identifier(SCHEMA, "_users")
+_USED: Final = sql.SQL(
+    """
+    CREATE TABLE IF NOT EXISTS {users} (
+        topic text PRIMARY KEY, id uuid NOT NULL DEFAULT gen_random_uuid(), time interval, bytes bigint);
+    COMMENT ON TABLE {users} IS 'topics of users; id: made with the topic; time, bytes: how much of it is kept'
     """
 )
 _STAMPED: Final = sql.SQL("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS lock bigint DEFAULT 0")
@@ -124,6 +134,11 @@ def identity_of(session: psycopg.Connection[Any]) -> str | None:
     return None if row is None else str(row[0])
 
 
+def adopt_identity(session: psycopg.Connection[Any], identity: str) -> None:
+    """Give the log, which has an id, that of the log that it is a copy of; in the caller's transaction."""
+    session.execute(sql.SQL("UPDATE {} SET id = %s").format(_IDENTITY), [identity])
+
+
 def _make(session: psycopg.Connection, topic: Topic) -> None:
     key = "part, first, segment" if topic.trimmed else "part, first"
     how = "PARTITION BY RANGE (segment)" if topic.trimmed else ""
@@ -133,6 +148,27 @@ def _make(session: psycopg.Connection, topic: Topic) -> None:
         add_segment(session, topic, 0)
     counters = sql.SQL("INSERT INTO {} (topic, part) SELECT %s, generate_series(0, %s)").format(COUNTERS)
     session.execute(counters, [topic.name, topic.partitions - 1])
+    if topic.name not in TOPICS:
+        session.execute(_USED.format(users=_USERS))
+        used = sql.SQL("INSERT INTO {} (topic, time, bytes) VALUES (%s, %s, %s)").format(_USERS)
+        session.execute(used, [topic.name, topic.retention_time, topic.retention_bytes])
+
+
+def listed_topics(session: psycopg.Connection[Any]) -> dict[str, tuple[Topic, str]]:
+    """Return the topics of the log by name, and the id of each: its own, or the log's for those of Penstock."""
+    found = session.execute("SELECT to_regclass(%s), to_regclass(%s)", [f"{SCHEMA}._counters", f"{SCHEMA}._users"])
+    counters, users = found.fetchone() or (None, None)
+    if counters is None:
+        return {}
+    query = sql.SQL("SELECT topic, count(*) FROM {} GROUP BY topic ORDER BY topic").format(COUNTERS)
+    counts: dict[str, int] = dict(session.execute(query).fetchall())
+    log = str(identity_of(session))
+    topics = {name: (topic, log) for name, topic in TOPICS.items() if name in counts}
+    if users is not None:
+        query = sql.SQL("SELECT topic, id::text, time, bytes FROM {} ORDER BY topic").format(_USERS)
+        for name, id_, time, size in session.execute(query).fetchall():
+            topics[name] = Topic(name, "as its writers choose", counts.get(name, 1), time, size), id_
+    return topics
 
 
 def add_segment(session: psycopg.Connection, topic: Topic, segment: int) -> None:

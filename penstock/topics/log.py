@@ -13,9 +13,10 @@ from typing import Final, Protocol, Self
 
 import msgspec
 
+from penstock.errors import LogError
 from penstock.topics.table import Topic
 
-__all__ = ["UNSTAMPED", "Message", "Stored", "TopicLog", "lock_number"]
+__all__ = ["UNSTAMPED", "Message", "Stored", "TopicLog", "check_restored", "lock_number"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -53,11 +54,19 @@ def lock_number(name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"penstock:{name}".encode()).digest()[:8]) >> 1
 
 
+def check_restored(first: Stored, offset: int) -> None:
+    """Raise LogError if the first message of a `restore` got another offset than it must have."""
+    if not first.topic.trimmed and offset != first.offset:
+        what = f"a copied message has another offset, {offset}: something else writes to the target"
+        where = f"{first.topic.name}/{first.partition}"
+        raise LogError(what, where=where, value=first.offset, hint="begin again with an empty log")
+
+
 class TopicLog(Protocol):
     """Named, partitioned, append-only logs.
 
-    Promises: an acknowledged append is durable and exists exactly once; offsets of a partition have no gaps and no
-    repeats; every reader sees the same message at an offset; many writers and readers may work in many
+    Promises: an acknowledged append is durable, if its topic is, and exists exactly once; offsets of a partition have
+    no gaps and no repeats; every reader sees the same message at an offset; many writers and readers may work in many
     processes at once. One `TopicLog` object is used by one thread at a time.
 
     Every method raises Unavailable when the log cannot be used. An append that raises Unavailable may have
@@ -76,6 +85,10 @@ class TopicLog(Protocol):
         """Create the topic unless it exists. Raises LogError if it exists in another form."""
         ...
 
+    def has(self, topics: Sequence[Topic]) -> bool:
+        """True if all of `topics` are there with as many partitions, and an identity."""
+        ...
+
     def append(
         self, topic: Topic, messages: Sequence[Message], *, partition: int | None = None
     ) -> list[tuple[int, int]]:
@@ -84,6 +97,17 @@ class TopicLog(Protocol):
         With `partition` the call is atomic and its messages are adjacent. Without, messages are spread by the hash
         of their key, atomically for each partition; those without a key go to one partition, a different one each call.
         """
+        ...
+
+    def restore(self, stored: Sequence[Stored]) -> None:
+        """Append messages of one partition with the stamps that they have, whole or not at all for each 32 MB.
+
+        For the copy of a log. Raises LogError if a topic that is kept for ever would give them other offsets.
+        """
+        ...
+
+    def adopt(self, identity: str) -> None:
+        """Take the identity of another log, after its messages: this log is its copy."""
         ...
 
     def read(self, topic: Topic, partition: int, offset: int, limit: int) -> list[Stored]:
@@ -117,8 +141,24 @@ class TopicLog(Protocol):
         """Wait up to `timeout` seconds; True if there is a message at `offset` or above."""
         ...
 
+    def lock(self, name: str, *, wait: bool) -> bool:
+        """Take the lock of that name for as long as this object lives; False if it is taken and not `wait`.
+
+        From now on the appends are stamped with it, or with the next one that this object takes. An object that loses
+        its locks can no longer append: each use raises Unavailable.
+        """
+        ...
+
+    def unlock(self, name: str) -> None:
+        """Release the lock before this object is closed; does nothing if it is not held."""
+        ...
+
+    def holder(self, name: str) -> bool:
+        """Return True if any object holds the lock of that name."""
+        ...
+
     def close(self) -> None:
-        """Release everything; may be called more than once."""
+        """Release everything, the locks too; may be called more than once."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -43,12 +43,15 @@ _POLL: Final = 0.1
 
 MAX_SLEEP: Final = 0.1
 """The longest sleep in seconds of a flow that shares a `Wakeup`, when none of its topics has a message."""
-SETTLE_SECONDS: Final = 0.02
-"""Seconds for which such a flow stays awake after a message: the message is still on its way through the flow."""
+TURNS: Final = 16
+"""Times that a source without messages returns at once after a message, which is still on its way through the flow.
+
+Four times what the longest of the flows needs; counted, because a flow that stays awake for a time spends it turning.
+"""
 FIRST_SLEEP: Final = 0.005
 """Seconds of the first sleep, doubled for each further one: a message still in the flow waits no longer than this."""
 NAP: Final = 0.0001
-"""Seconds of a sleep while such a flow stays awake."""
+"""Seconds of a sleep of a source that has no messages and shares no `Wakeup`."""
 
 
 class Wakeup:
@@ -61,7 +64,7 @@ class Wakeup:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._sleeps = 0
-        self._busy = 0.0
+        self._turns = 0
         self._error: BaseException | None = None
         self._tails: dict[tuple[str, int], _Tail] = {}
 
@@ -106,7 +109,7 @@ class Wakeup:
         """Wake the flow; with `urgent` it stays awake until the message has passed through it."""
         self._sleeps = 0
         if urgent:
-            self._busy = time.monotonic() + SETTLE_SECONDS
+            self._turns = TURNS
         self._event.set()
 
     def append(self, log: TopicLog, topic: Topic, part: int, messages: Sequence[Message]) -> None:
@@ -118,9 +121,9 @@ class Wakeup:
             tail.append(log, messages)
 
     def sleep(self) -> None:
-        """Wait for a message, `MAX_SLEEP` at most, and a moment only while the flow is busy."""
-        if time.monotonic() <= self._busy:
-            time.sleep(NAP)
+        """Wait for a message, `MAX_SLEEP` at most; return at once while a message is on its way through the flow."""
+        if self._turns > 0:
+            self._turns -= 1
             return
         self._event.wait(min(MAX_SLEEP, FIRST_SLEEP * 2 ** min(self._sleeps, 10)))
         self._event.clear()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["murmur2", "partition_of"]
+from penstock.errors import LogError
+from penstock.topics.log import Message
+from penstock.topics.table import Topic
+
+__all__ = ["checked", "grouped", "murmur2", "numbered", "partition_of", "places_of"]
 
 _MASK: Final = 0xFFFFFFFF
 _M: Final = 0x5BD1E995
@@ -29,3 +34,35 @@ def murmur2(data: bytes) -> int:
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of `key` among `partitions`, as Kafka's default partitioner does."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def places_of(topic: Topic, messages: Sequence[Message], partition: int | None, turn: Iterator[int]) -> list[int]:
+    """Return each message's partition: `partition`, or that of its key; those without a key share the next in turn."""
+    if partition is not None:
+        return [checked(topic, partition)] * len(messages)
+    loose = next(turn) % topic.partitions
+    return [loose if m.key is None else partition_of(m.key, topic.partitions) for m in messages]
+
+
+def grouped(places: Sequence[int], messages: Sequence[Message]) -> dict[int, list[Message]]:
+    """Return the messages by partition, in order; partitions ascend, so that all writers take them in one order."""
+    parts: dict[int, list[Message]] = {part: [] for part in sorted(set(places))}
+    for part, message in zip(places, messages, strict=True):
+        parts[part].append(message)
+    return parts
+
+
+def numbered(places: Sequence[int], first: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Return each message's (partition, offset), where its partition's first message has the offset `first`."""
+    following, placed = dict(first), []
+    for part in places:
+        placed.append((part, following[part]))
+        following[part] += 1
+    return placed
+
+
+def checked(topic: Topic, partition: int) -> int:
+    """Return `partition`; raises LogError if the topic has none of that number."""
+    if not 0 <= partition < topic.partitions:
+        raise LogError("no such partition", where=topic.name, value=partition, hint=f"it has {topic.partitions}")
+    return partition

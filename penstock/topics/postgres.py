@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Final, LiteralString, Self
@@ -24,15 +24,27 @@ from psycopg import sql
 from penstock import postgres
 from penstock.errors import LogError, PenstockError, Unavailable
 from penstock.topics import retention
-from penstock.topics.layout import COUNTERS, SCHEMA, create_topic, identity_of, table_of
-from penstock.topics.log import Message, Stored, lock_number
-from penstock.topics.partitioner import partition_of
+from penstock.topics.layout import (
+    COUNTERS,
+    SCHEMA,
+    adopt_identity,
+    create_topic,
+    has_topics,
+    identity_of,
+    listed_topics,
+    table_of,
+)
+from penstock.topics.locks import HOLDER, LOCK, STAMP, TRY_LOCK, UNLOCK, lost_session
+from penstock.topics.log import Message, Stored, check_restored, lock_number
+from penstock.topics.partitioner import checked, grouped, numbered, places_of
 from penstock.topics.table import Topic
 
 __all__ = ["PostgresLog"]
 
 APPEND_BYTES: Final = 256 * 1024 * 1024
 """The limit of one append to one partition."""
+SCANNED: Final = 1000
+"""Messages that a search for a time looks at together."""
 READ_BYTES: Final = 32 * 1024 * 1024
 """The approximate limit of one read."""
 POLL_SECONDS: Final = 1.0
@@ -53,16 +65,8 @@ _APPEND: Final = """
     SELECT segment, %(part)s, first, %(count)s, %(size)s, high, %(body)b, {stamp} FROM head
     RETURNING first, lock, pg_notify(%(channel)s, (first + %(count)s)::text)
 """
-_LOCKS: Final = """
-    SELECT FROM pg_locks
-    WHERE locktype = 'advisory' AND granted AND objsubid = 1
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-_STAMP: Final = f"""
-    CASE WHEN EXISTS ({_LOCKS} AND pid = pg_backend_pid() AND classid::bigint << 32 | objid::bigint = %(lock)s)
-    THEN %(lock)s::bigint END
-"""
-"""The lock that the appending session says it holds, if it does; about 40 µs, paid only by sessions with a lock."""
+_AT_ONCE: Final = ", set_config('synchronous_commit', 'off', true)"
+"""What `_APPEND` ends with for a topic that is not durable."""
 _READ: Final = """
     SELECT head.start, head.next, batch.first, batch.body, batch.lock
     FROM {counters} AS head LEFT JOIN LATERAL (
@@ -76,9 +80,8 @@ _READ: Final = """
 """
 _COUNTER: Final = "SELECT start, next FROM {counters} WHERE topic = %s AND part = %s"
 _SEEK: Final = """
-    SELECT first, body FROM {table} WHERE part = %(part)s AND high >= %(at)s ORDER BY high, first LIMIT 1
+    SELECT first FROM {table} WHERE part = %(part)s AND high >= %(at)s ORDER BY high, first LIMIT 1
 """
-_HOLDER: Final = f"SELECT EXISTS ({_LOCKS} AND classid::bigint << 32 | objid::bigint = %s)"
 
 
 class PostgresLog:
@@ -97,7 +100,7 @@ class PostgresLog:
         self._heard: dict[str, int] = {}
         self._ends: dict[str, tuple[int, float]] = {}
         self._turn = itertools.count()
-        self._statements: dict[tuple[str, str, bool], bytes] = {}
+        self._statements: dict[tuple[str, str, str], bytes] = {}
         self._lock: int | None = None
         self.stamp: int | None = None
         with self._talking():
@@ -107,6 +110,18 @@ class PostgresLog:
         """See TopicLog. Raises LogError if the topic exists with other partitions or another retention."""
         with self._talking(), self._session.transaction():
             create_topic(self._session, topic)
+
+    def has(self, topics: Sequence[Topic]) -> bool:
+        """See TopicLog."""
+        return has_topics(self._session, topics)
+
+    def topics(self) -> dict[str, tuple[Topic, str]]:
+        """Return all topics by name, those of users too, each with an id that one that is made again has not.
+
+        It is empty if there is no log in the database.
+        """
+        with self._talking():
+            return listed_topics(self._session)
 
     def identity(self) -> str:
         """See TopicLog."""
@@ -118,25 +133,12 @@ class PostgresLog:
         self, topic: Topic, messages: Sequence[Message], *, partition: int | None = None
     ) -> list[tuple[int, int]]:
         """See TopicLog. One statement and one row for each partition, all in one transaction."""
-        if partition is not None or topic.partitions == 1:
-            parts = {_checked(topic, partition or 0): list(messages)} if messages else {}
-            first = self._append(topic, parts)
-            return [(part, first[part] + n) for part, batch in parts.items() for n in range(len(batch))]
-        loose = next(self._turn) % topic.partitions
-        places = [loose if m.key is None else partition_of(m.key, topic.partitions) for m in messages]
-        parts = {}
-        for part, message in sorted(zip(places, messages, strict=True), key=lambda pair: pair[0]):
-            parts.setdefault(part, []).append(message)
-        following = self._append(topic, parts)
-        placed = []
-        for part in places:
-            placed.append((part, following[part]))
-            following[part] += 1
-        return placed
+        places = places_of(topic, messages, partition, self._turn)
+        return numbered(places, self._append(topic, grouped(places, messages)))
 
     def _append(self, topic: Topic, parts: dict[int, list[Message]]) -> dict[int, int]:
         rows = {part: _row(topic, part, batch) for part, batch in parts.items()}
-        statement = self._statement(_APPEND, topic)
+        statement = self._statement(_APPEND if topic.durable else _APPEND + _AT_ONCE, topic)
         first = {}
         with self._talking(), self._session.transaction() if len(rows) > 1 else contextlib.nullcontext():
             for part, row in rows.items():
@@ -144,12 +146,28 @@ class PostgresLog:
                 first[part], self.stamp = (int(done[0]), done[1]) if done else (self._missing(topic), None)
         return first
 
+    def restore(self, stored: Sequence[Stored]) -> None:
+        """See TopicLog. A row for each run of messages with one stamp."""
+        with self._talking(), self._session.transaction():
+            for lock, group in itertools.groupby(stored, key=lambda one: one.lock):
+                run = list(group)
+                topic, part = run[0].topic, run[0].partition
+                row = _row(topic, part, [one.message for one in run])
+                statement = self._statement(_APPEND, topic, "%(lock)s::bigint")
+                done = self._session.execute(statement, row | {"lock": lock}).fetchone()
+                check_restored(run[0], done[0] if done else self._missing(topic))
+
+    def adopt(self, identity: str) -> None:
+        """See TopicLog."""
+        with self._talking(), self._session.transaction():
+            adopt_identity(self._session, identity)
+
     def read(self, topic: Topic, partition: int, offset: int, limit: int) -> list[Stored]:
         """See TopicLog. Fetches about 32 MB at most, but always at least one batch."""
         statement = self._statement(_READ, topic)
         values = {
             "topic": topic.name,
-            "part": _checked(topic, partition),
+            "part": checked(topic, partition),
             "offset": offset,
             "upto": offset + limit,
             "bytes": READ_BYTES,
@@ -183,12 +201,16 @@ class PostgresLog:
         statement = self._statement(_SEEK, topic)
         with self._talking():
             found = self._session.execute(
-                statement, {"part": _checked(topic, partition), "at": at}, binary=True
+                statement, {"part": checked(topic, partition), "at": at}, binary=True
             ).fetchone()
         if found is None:
             return self.end(topic, partition)
-        late = (n for n, message in enumerate(_decode(found[1])) if message.at >= at)
-        return int(found[0]) + next(late, 0)
+        first = max(int(found[0]), self.begin(topic, partition))
+        while batch := self.read(topic, partition, first, SCANNED):
+            if (late := next((one.offset for one in batch if one.message.at >= at), None)) is not None:
+                return late
+            first = batch[-1].offset + 1  # the highest time is that of a message which was trimmed away
+        return first
 
     def trim(self, topic: Topic, now: datetime) -> None:
         """See TopicLog. Returns without trimming when a long statement blocks the table; call it again later."""
@@ -201,46 +223,54 @@ class PostgresLog:
 
         A reader at the end needs no query: the notification contains the new end.
         """
+        return self.await_any(topic, {partition: offset}, timeout)
+
+    def await_any(self, topic: Topic, offsets: Mapping[int, int], timeout: float) -> bool:
+        """Wait up to `timeout` seconds; True if a partition has a message at its offset or above."""
         deadline = time.monotonic() + timeout
-        channel = _channel(topic, partition)
-        self._listen(channel)
+        for part in offsets:
+            self._listen(_channel(topic, part))
         while True:
             self._listen_in()
-            end, looked = self._ends.get(channel, (-1, -POLL_SECONDS))
-            if end > offset or self._heard.get(channel, -1) > offset:
+            waits = [self._wait(topic, part, offset) for part, offset in offsets.items()]
+            if None in waits:
                 return True
-            if time.monotonic() - looked >= POLL_SECONDS:
-                if self.end(topic, partition) > offset:
-                    return True
-                looked = time.monotonic()
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            select.select([self._session], [], [], max(0.0, min(left, looked + POLL_SECONDS - time.monotonic())))
+            due = min((one for one in waits if one is not None), default=left)
+            select.select([self._session], [], [], max(0.0, min(left, due - time.monotonic())))
+
+    def _wait(self, topic: Topic, part: int, offset: int) -> float | None:
+        """Return None if there is a message at `offset`, else when to poll again; polls if it is time."""
+        channel = _channel(topic, part)
+        end, looked = self._ends.get(channel, (-1, -POLL_SECONDS))
+        if end > offset or self._heard.get(channel, -1) > offset:
+            return None
+        if time.monotonic() - looked >= POLL_SECONDS:
+            if self.end(topic, part) > offset:
+                return None
+            looked = time.monotonic()
+        return looked + POLL_SECONDS
 
     def lock(self, name: str, *, wait: bool) -> bool:
-        """Take the lock of that name for as long as this object's session lives; False if it is taken and not `wait`.
-
-        The session that appends holds it: a process that loses the lock can no longer append. From now on the appends
-        are stamped with it, or with the next one that this object takes.
-        """
-        call = "SELECT pg_advisory_lock(%s) IS NOT NULL" if wait else "SELECT pg_try_advisory_lock(%s)"
+        """See TopicLog. The session that appends holds it: a process that loses the lock can no longer append."""
         with self._talking():
-            taken = self._session.execute(call, [lock_number(name)]).fetchone()
+            taken = self._session.execute(LOCK if wait else TRY_LOCK, [lock_number(name)]).fetchone()
         if taken and taken[0]:
             self._lock = lock_number(name)
         return bool(taken and taken[0])
 
     def unlock(self, name: str) -> None:
-        """Release the lock before the session ends; does nothing if it is not held."""
+        """See TopicLog."""
         with self._talking():
-            self._session.execute("SELECT pg_advisory_unlock(%s)", [lock_number(name)])
+            self._session.execute(UNLOCK, [lock_number(name)])
         self._lock = None if self._lock == lock_number(name) else self._lock
 
     def holder(self, name: str) -> bool:
-        """Return True if any session holds the lock of that name."""
+        """See TopicLog."""
         with self._talking():
-            found = self._session.execute(_HOLDER, [lock_number(name)]).fetchone()
+            found = self._session.execute(HOLDER, [lock_number(name)]).fetchone()
         return bool(found and found[0])
 
     def close(self) -> None:
@@ -269,18 +299,18 @@ class PostgresLog:
                 raise self._lost() from error
             raise found from error
 
-    def _statement(self, text: LiteralString, topic: Topic) -> bytes:
-        key = (text, topic.name, self._lock is None)
+    def _statement(self, text: LiteralString, topic: Topic, stamp: LiteralString | None = None) -> bytes:
+        stamp = stamp or ("NULL" if self._lock is None else STAMP)
+        key = (text, topic.name, stamp)
         if key not in self._statements:
-            stamp = sql.SQL("NULL" if self._lock is None else _STAMP)
-            composed = sql.SQL(text).format(counters=COUNTERS, table=table_of(topic), stamp=stamp)
+            composed = sql.SQL(text).format(counters=COUNTERS, table=table_of(topic), stamp=sql.SQL(stamp))
             self._statements[key] = composed.as_bytes(self._session)
         return self._statements[key]
 
     def _counter(self, topic: Topic, partition: int) -> tuple[int, int]:
         statement = self._statement(_COUNTER, topic)
         with self._looking(_channel(topic, partition)) as seen:
-            found = self._session.execute(statement, [topic.name, _checked(topic, partition)]).fetchone()
+            found = self._session.execute(statement, [topic.name, checked(topic, partition)]).fetchone()
             seen.extend(found[1:] if found else ())
         return (found[0], found[1]) if found else (self._missing(topic), 0)
 
@@ -317,7 +347,7 @@ class PostgresLog:
             self._ends.pop(notify.channel, None)
 
     def _lost(self) -> Unavailable:
-        return Unavailable("the session was lost", where=self._where, hint="connect again")
+        return lost_session(self._where)
 
     def _nameless(self) -> str:
         raise self._unknown("it has no identity")
@@ -347,12 +377,6 @@ def _row(topic: Topic, part: int, batch: list[Message]) -> dict[str, object]:
         "body": body,
         "channel": _channel(topic, part),
     }
-
-
-def _checked(topic: Topic, partition: int) -> int:
-    if not 0 <= partition < topic.partitions:
-        raise LogError("no such partition", where=topic.name, value=partition, hint=f"it has {topic.partitions}")
-    return partition
 
 
 def _channel(topic: Topic, partition: int) -> str:

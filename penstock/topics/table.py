@@ -20,8 +20,10 @@ _MOST_PARTITIONS: Final = 1024
 class Topic:
     """A named log of `partitions` ordered partitions.
 
-    `key` says what a message's key is. With `retention_time` or `retention_bytes` (of all partitions together) the
-    topic is *trimmed*: its oldest messages are dropped by whole segments. With neither it is kept for ever.
+    `key` says what a message's key is. What was appended last to a topic that is not `durable` may be lost if the
+    server crashes: its acknowledgement does not wait for the disk. With `retention_time` or `retention_bytes` (of all
+    partitions together) the topic is *trimmed*: its oldest messages are dropped by whole segments. With neither it is
+    kept for ever.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Topic:
     partitions: int = 1
     retention_time: timedelta | None = None
     retention_bytes: int | None = None
+    durable: bool = True
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -52,6 +55,7 @@ METRICS: Final = Topic(
     partitions=8,
     retention_time=timedelta(days=2),
     retention_bytes=256 * _MEGABYTE,
+    durable=False,
 )
 """Measurements of runs; a lost or repeated one changes nothing."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from psycopg import conninfo
 from psycopg.conninfo import conninfo_to_dict
@@ -18,7 +20,7 @@ from penstock.errors import InvalidDocument, NotFound, SettingsError
 from penstock.models.connection import PostgresConnection, parse_connections, postgres_dsn
 from penstock.models.documents import read_documents, read_project
 from penstock.models.pipeline import Pipeline
-from penstock.models.secrets import literal_secret, resolve
+from penstock.models.secrets import literal_secret, literals, literals_in_prose, resolve
 from tests.strategies import pipelines
 
 Break = Callable[[dict[str, Any]], None]
@@ -160,6 +162,7 @@ def test_property_18_invalid_pipeline_configurations_are_rejected(
 
     Validates: Requirements 1.1, 2.1
     """
+    assume(not re.search(r'"[^"]*:[^"]*@', json.dumps(document)))  # it would be taken for a user with a password
     file = tmp_path / f"pipeline.{suffix}"
     written = json.dumps if suffix == "json" else yaml.safe_dump
     file.write_text(written(document))
@@ -277,6 +280,10 @@ def test_all_files_of_a_project_are_read(tmp_path: Path) -> None:
         ({"type": "postgres", "dsn": "dbname=d", "password": "x${env:PENSTOCK_SECRET_A}"}, "shop.password"),
         ({"type": "s3", "url": "s3://b", "secret_key": "secret"}, "shop.secret_key"),
         ({"type": "kafka", "bootstrap": "h:1", "security": {"password": "secret"}}, "shop.security.password"),
+        (
+            {"type": "kinesis", "region": "r", "access_key": "${env:PENSTOCK_SECRET_A}", "secret_key": "secret"},
+            "shop.secret_key",
+        ),
     ],
 )
 def test_a_literal_secret_is_refused_and_not_repeated(connection: dict[str, Any], path: str) -> None:
@@ -296,6 +303,8 @@ def test_a_literal_secret_is_refused_and_not_repeated(connection: dict[str, Any]
         ({"shop": {"type": "postgres", "dns": "dbname=a", "dsn": "dbname=a"}}, "shop.dns"),
         ({"shop": {"type": "postgres", "dsn": "no dsn at all"}}, "shop.dsn"),
         ({"shop": "postgres"}, "shop"),
+        ({"shop": {"type": "kinesis"}}, "shop.region"),
+        ({"shop": {"type": "kinesis", "region": "r", "access_key": "${env:PENSTOCK_SECRET_A}"}}, "shop"),
         (["shop"], ""),
     ],
 )
@@ -315,6 +324,7 @@ LITERAL = {
     "s3 endpoint": {"type": "s3", "url": "s3://bucket/x", "endpoint": "http://user:hunter@127.0.0.1:9"},
     "http url": {"type": "http", "url": "http://user:hunter@127.0.0.1:9"},
     "kafka": {"type": "kafka", "bootstrap": "kafka://u:hunter@h:1"},
+    "kinesis": {"type": "kinesis", "region": "r", "endpoint": "http://u:hunter@h:1"},
     **{
         f"header {name}": {"type": "http", "url": "http://h/v1", "headers": {name: "hunter"}}
         for name in ("auth", "sig", "X-Auth", "jwt", "bearer", "pwd", "sessionid", "code", "X-API-Key", "Cookie")
@@ -411,3 +421,28 @@ def test_a_small_file_with_exploding_aliases_is_refused(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     with pytest.raises(InvalidDocument, match="more than 100000 values"):
         read_documents([path])
+
+
+def test_a_long_text_that_is_repeated_by_aliases_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.yaml"
+    text = "x" * 500_000
+    path.write_text(f"a: &a {text}\nlist: [{', '.join(['*a'] * 9)}]\n")
+    with pytest.raises(InvalidDocument, match="more than 4 MiB of text when its aliases are expanded"):
+        read_documents([path])
+
+
+HOSTILE = (
+    "a", "a://", "a://b?", "a://b?a=b&", ":", "x:", "eyJ-", "a1", "Bearer ", "password ", "a=b&", "${env:", "${file:/",
+    "${file:a/", "/", "-----BEGIN ", "a@b:", "${env:PENSTOCK_SECRET_A", "{", "a.b-c+",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+@pytest.mark.parametrize("head", ["", "${file:"])
+def test_a_long_text_is_searched_for_secrets_in_no_time(part: str, head: str) -> None:
+    text = head + part * (300_000 // len(part))
+    began = time.process_time()
+    for search in (literals, literals_in_prose):
+        list(search({"a": text, text: "a"}))
+    literal_secret("a", text)
+    assert time.process_time() - began < 3

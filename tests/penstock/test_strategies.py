@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.models.pipeline import Pipeline
@@ -11,7 +11,7 @@ from penstock.records.families import TYPES, body, is_known
 from tests.strategies import pipelines, records
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(pipelines)
 def test_generated_pipelines_are_valid(document: dict[str, object]) -> None:
     assert Pipeline.parse(document).to_dict() == document

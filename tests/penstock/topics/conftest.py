@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from penstock.topics import CONTROL, METRICS, Topic, TopicLog
+from penstock.topics.kafka import KafkaLog
 from penstock.topics.postgres import PostgresLog
 
 Open = Callable[[], TopicLog]
@@ -27,13 +30,23 @@ def small() -> Topic:
     return SMALL
 
 
-@pytest.fixture(params=["postgres"])
+BACKENDS = ["postgres", pytest.param("kafka", marks=pytest.mark.xdist_group("kafka"))]
+_prefixes = itertools.count(1)
+
+
+@pytest.fixture(params=BACKENDS)
 def open_log(request: pytest.FixtureRequest, database: str) -> Iterator[Open]:
     """Open one more log on the same fresh topics; every log is closed after the test."""
     logs: list[TopicLog] = []
+    if request.param == "kafka":
+        broker = request.getfixturevalue("kafka")
+        url = f"kafka://{broker.bootstrap}?prefix=t{next(_prefixes)}.&replication=1"
+        build: Open = partial(KafkaLog, url, database)
+    else:
+        build = partial(PostgresLog, database)
 
     def make() -> TopicLog:
-        logs.append(PostgresLog(database))
+        logs.append(build())
         return logs[-1]
 
     first = make()
@@ -55,13 +68,13 @@ def run() -> Iterator[Run]:
     started: list[subprocess.Popen[str]] = []
     root = Path(__file__).parents[3]
 
-    def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    def start(program: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, PROGRAMS / f"{program}.py", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(root)},
+            env={**os.environ, "PYTHONPATH": str(root), **environment},
         )
         started.append(process)
         return process

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -67,11 +68,15 @@ class LogMachine(RuleBasedStateMachine):
     @rule(part=PLACES, back=st.integers(0, 12))
     def seek(self, part: int, back: int) -> None:
         wanted = self.now - timedelta(hours=back)
-        begin = max(self.log.begin(self.topic, part), self.base[part])
-        kept = range(begin, self.base[part] + len(self.lists[part]))
-        late = [at for at in kept if self.lists[part][at - self.base[part]].at >= wanted]
+        before = self.log.begin(self.topic, part)
         found = self.log.seek_time(self.topic, part, wanted)
-        assert found == (late[0] if late else kept.stop) or found < self.base[part]
+        begins = {max(begin, self.base[part]) for begin in (before, self.log.begin(self.topic, part))}
+        assert found < self.base[part] or found in {self._first_since(wanted, part, begin) for begin in begins}
+
+    def _first_since(self, wanted: datetime, part: int, begin: int) -> int:
+        """Return the first offset from `begin` on of a time; a broker may show for a moment what it has trimmed."""
+        kept = range(begin, self.base[part] + len(self.lists[part]))
+        return next((at for at in kept if self.lists[part][at - self.base[part]].at >= wanted), kept.stop)
 
     @rule(span=SPANS)
     def time_passes(self, span: timedelta) -> None:
@@ -103,7 +108,9 @@ class LogMachine(RuleBasedStateMachine):
             self.log.close()
 
 
-def test_a_log_behaves_like_plain_lists(open_log: Callable[[], TopicLog], small: Topic) -> None:
+def test_a_log_behaves_like_plain_lists(
+    request: pytest.FixtureRequest, open_log: Callable[[], TopicLog], small: Topic
+) -> None:
     class Machine(LogMachine):
         pass
 
@@ -111,6 +118,9 @@ def test_a_log_behaves_like_plain_lists(open_log: Callable[[], TopicLog], small:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=10 if request.node.callspec.params["open_log"] == "kafka" else 25,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

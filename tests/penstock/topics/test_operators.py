@@ -102,6 +102,7 @@ def test_an_error_of_the_log_ends_the_flow(open_log: Open, small: Topic) -> None
     assert isinstance(failed.value.__cause__, LogError)
 
 
+@pytest.mark.parametrize("open_log", ["postgres"], indirect=True)
 def test_an_idle_source_whose_session_is_lost_ends_the_flow(open_log: Open, database: str) -> None:
     causes: list[BaseException | None] = []
 
@@ -157,6 +158,7 @@ def _echo(stored: Stored) -> tuple[str, list[Message]] | None:
     return ("echo", numbered([number + 1000])) if number < 1000 else None
 
 
+@pytest.mark.parametrize("open_log", ["postgres"], indirect=True)
 @pytest.mark.parametrize("hint", ["", "9999999", "-5", "x"])
 def test_a_wrong_notification_hides_no_message(open_log: Open, database: str, hint: str) -> None:
     log, reader = open_log(), open_log()

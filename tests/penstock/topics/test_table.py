@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock import postgres
 from penstock.errors import NotFound, UsageError
-from penstock.topics import CONTROL, METRICS, TOPICS, Topic, route, topic_named
+from penstock.topics import CONTROL, METRICS, TOPICS, Message, Topic, route, topic_named
 from penstock.topics.partitioner import murmur2, partition_of
+from penstock.topics.postgres import PostgresLog
 
 KAFKAS_OWN = {  # org.apache.kafka.common.utils.UtilsTest.testMurmur2
     b"21": -973932308,
@@ -53,3 +57,19 @@ def test_a_topic_is_found_by_its_name() -> None:
 def test_an_invalid_topic_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is not a valid topic name"):
         Topic(name, key="anything")
+
+
+def test_only_measurements_are_acknowledged_before_they_are_on_disk(database: str) -> None:
+    lags = "SELECT pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()"
+    message = Message(key=b"run", value=b"{}", at=datetime(2026, 1, 1, tzinfo=UTC))
+    with PostgresLog(database) as log, postgres.connect(database, "tests") as session:
+        for topic in (CONTROL, METRICS):
+            log.create(topic)
+
+        def unwritten(topic: Topic) -> bool:
+            log.append(topic, [message])
+            row = session.execute(lags).fetchone()
+            return row is not None and bool(row[0])
+
+        assert any(unwritten(METRICS) for _ in range(50))
+        assert not all(unwritten(CONTROL) for _ in range(5))
