@@ -12,9 +12,10 @@ import pyarrow as pa
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch
-from penstock.models.formats import CsvFormat, Format, JsonlFormat, ParquetFormat
+from penstock.models.formats import AvroFormat, CsvFormat, FileFormat, Format, JsonlFormat, ParquetFormat, RawFormat
 
 __all__ = [
+    "MAX_COLUMNS",
     "MAX_VALUE_BYTES",
     "FileReader",
     "FileWriter",
@@ -30,11 +31,13 @@ __all__ = [
     "format_of",
 ]
 
-EXTENSIONS: Final[dict[str, Format]] = {
+EXTENSIONS: Final[dict[str, FileFormat]] = {
     ".parquet": ParquetFormat(type="parquet"), ".pq": ParquetFormat(type="parquet"),
     ".csv": CsvFormat(type="csv"), ".tsv": CsvFormat(type="csv", delimiter="\t"),
     ".jsonl": JsonlFormat(type="jsonl"), ".ndjson": JsonlFormat(type="jsonl"),
 }  # fmt: skip
+MAX_COLUMNS: Final = 4096
+"""Columns that are inferred from texts: more than a table of PostgreSQL, MySQL or SQLite can have."""
 MAX_VALUE_BYTES: Final = 64 << 20
 """Longest line, row of a text file, or value that is read."""
 _COMPRESSED: Final = {".gz": "gzip", ".zst": "zstd"}
@@ -114,12 +117,15 @@ class FileWriter(Protocol):
         """Write what is buffered; return the number of rows in the file."""
 
 
-def format_of(path: str, given: Format | None, where: str) -> tuple[Format, str | None]:
+def format_of(path: str, given: Format | None, where: str) -> tuple[FileFormat, str | None]:
     """Return the format and compression of a file, from the pipeline or from the file's name.
 
     Raises:
-        Refused: the format cannot be determined.
+        Refused: the format cannot be determined, or is none of files.
     """
+    if isinstance(given, RawFormat | AvroFormat):
+        hint = "write type: parquet, csv or jsonl"
+        raise Refused(f"only messages of topics can be read as {given.type}", where=f"{where}: format", hint=hint)
     name, codec = path, None
     for ending, compression in _COMPRESSED.items():
         if path.endswith(ending):
@@ -133,7 +139,7 @@ def format_of(path: str, given: Format | None, where: str) -> tuple[Format, str 
     return form, codec if form.compression is None else None if form.compression == "none" else form.compression
 
 
-def extension_of(form: Format) -> str:
+def extension_of(form: FileFormat) -> str:
     """Return the extension of files written in a format."""
     plain = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl"}[form.type]
     if isinstance(form, ParquetFormat):
@@ -177,3 +183,14 @@ def declared_columns(columns: Mapping[str, str], where: str) -> tuple[Column, ..
             hint = "use text, an integer type, numeric(p,s), double precision, boolean, date, time, a timestamp or json"
             raise SchemaMismatch(f"`{name}` of type {kind} cannot be read from text", where=where, hint=hint)
     return tuple(Column(name, str(parse_type(kind))) for name, kind in columns.items())
+
+
+def check_width(count: int, where: str) -> None:
+    """Refuse records with more keys, or lines with more values, than a table can have columns.
+
+    Raises:
+        BadData: it has.
+    """
+    if count > MAX_COLUMNS:
+        hint = "write names and values as rows, or as one JSON value; or declare the columns that are wanted"
+        raise BadData(f"there are more than {MAX_COLUMNS:,} columns", where=where, hint=hint)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from dataflows.connectors.formats.contract import ReadRequest, RefusedRow, Rows, Shape, declared_columns
+from dataflows.connectors.formats.contract import ReadRequest, RefusedRow, Rows, Shape, check_width, declared_columns
 from dataflows.connectors.formats.records import STRAY_TEXT, Block, Dialect
 from dataflows.connectors.formats.texts import infer_type, parse_column
 from dataflows.data.tables import Column
@@ -43,6 +43,7 @@ class CsvReader:
             return Shape(tuple(inferred.values()))
         parser = _Parser(self.form, dialect, where)
         block = parser.begin(block)
+        check_width(len(parser.names), where)
         if unknown := [name for name in inferred if name not in parser.names]:
             raise MissingColumn("the file has no such column", where=where, value=unknown[0], hint="look at its header")
         sample_rows = parser.parsed(block, parser.names)
@@ -137,8 +138,10 @@ class _Parser:
         block, strays = self.dialect.without_strays(record, self.where)
         if strays:
             raise BadData(f"line {record.line}: {STRAY_TEXT}", where=self.where, hint=_RAGGED)
+        most = record.data.count(self.form.delimiter.encode()) + 1
+        check_width(most // 4, self.where)  # Arrow takes 10 kB a column; some delimiters may be quoted
         options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(record.data) + 2)
-        texts = {f"f{at}": pa.binary() for at in range(record.data.count(self.form.delimiter.encode()) + 1)}
+        texts = {f"f{at}": pa.binary() for at in range(most)}
         parse = csv.ParseOptions(
             delimiter=self.form.delimiter, quote_char=self.form.quote, newlines_in_values=True, ignore_empty_lines=False
         )

@@ -6,6 +6,7 @@ or its mapping does not take all of them. Objects and arrays are kept as they ar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -23,11 +24,14 @@ from dataflows.connectors.formats.contract import (
     declared_columns,
 )
 from dataflows.connectors.formats.lines import BadLine, Lines, infer_columns, parse_object
+from dataflows.data.tables import Column
 from penstock.errors import BadData
 from penstock.models.formats import JsonlFormat
 
 __all__ = ["JsonlReader", "JsonlWriter"]
 
+MAX_SHOWN: Final = 12
+"""Columns that an error lists."""
 BLOCK_BYTES: Final = 4 << 20
 READ_BYTES: Final = 8 << 20
 _BLANK: Final = b" \t\r\n"
@@ -51,7 +55,7 @@ class JsonlReader:
             number = next(number for (number, _), one in zip(lines, objects, strict=True) if one is None)
             what = f"line {number} is not a JSON object"
             raise BadData(what, where=where, hint="repair the file, or set its `format`")
-        return Shape(infer_columns(one for one in objects if one is not None))
+        return Shape(infer_columns((one for one in objects if one is not None), where))
 
     def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
         line = 1
@@ -60,27 +64,43 @@ class JsonlReader:
         for block in _blocks(open_stream(), BLOCK_BYTES, request.where):
             if block.strip(_BLANK):
                 table, wrong = lines.read(block)
-                refused = tuple(self._refused_rows(wrong, block, line, request.where))
+                refused = tuple(self._refused_rows(wrong, block, line, request))
                 batches = table.combine_chunks().to_batches(max_chunksize=request.rows)
                 for at, batch in enumerate(batches or [pa.RecordBatch.from_pylist([], schema=table.schema)]):
                     yield Rows(batch, () if at else refused)
             line += block.count(b"\n")
 
-    def _refused_rows(self, wrong: Iterable[BadLine], block: bytes, first: int, where: str) -> Iterator[RefusedRow]:
+    def _refused_rows(
+        self, wrong: Iterable[BadLine], block: bytes, first: int, request: ReadRequest
+    ) -> Iterator[RefusedRow]:
         """Yield the refused lines.
 
         Raises:
             BadData: a line contradicts the sample.
         """
+        where = request.where
         path, lines = where.rpartition(": ")[2], block.split(b"\n")
         for one in wrong:
             line = first + one.line
             if one.contradicts or self.own:
-                hint = "declare the columns and their types in `format.columns`, or repair the file"
+                hint = f"repair the file, or declare the types: {_declaration(request.known, one.column)}"
                 raise BadData(f"line {line}: {one.what}", where=where, hint=hint)
             raw = lines[one.line].decode(errors="replace").rstrip("\r")
             values = {"_raw": raw, "_path": path, "_line": line}
             yield RefusedRow(one.code, f"{path}, line {line}: {one.what}", values)
+
+
+def _declaration(columns: Iterable[Column], odd: str | None) -> str:
+    """Return the YAML that declares these columns, and `odd` as text; the first few of many."""
+    kinds = {one.name: one.type for one in columns} | ({odd: "text"} if odd else {})
+    shown = [f"{name if name.isidentifier() else json.dumps(name)}: {_yaml(kind)}" for name, kind in kinds.items()]
+    more = ", …" if len(shown) > MAX_SHOWN else ""
+    return f"`format: {{type: jsonl, columns: {{{', '.join(shown[:MAX_SHOWN])}{more}}}}}` in the pipeline's source"
+
+
+def _yaml(kind: str) -> str:
+    """Return a type as a value in a YAML flow mapping, where a comma would end it."""
+    return json.dumps(kind) if "," in kind else kind
 
 
 def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json
 
+from dataflows.connectors.formats.contract import check_width
 from dataflows.connectors.formats.repeats import may_repeat, repeated
 from dataflows.connectors.formats.texts import infer_type, parse_column
 from dataflows.connectors.formats.types import UNKNOWN, common_type
@@ -185,6 +186,7 @@ class Lines:
             for place in pc.indices_nonzero(mask).to_pylist() if mask is not None else ():
                 if not bad[place]:
                     what = f"the value of `{name}` is not {'exactly ' if self.inferred else ''}of type {column.type}"
+                    what += ", unlike in the sample" if self.inferred else ""
                     wrong.append(BadLine(at[place], "not_of_type", what, name, contradicts=self.inferred))
                 bad[place] = True
         table = pa.table(arrays, names=list(self.columns)) if arrays else pa.table({"": pa.nulls(len(rows))})
@@ -241,13 +243,19 @@ def parse_object(line: bytes) -> Row | None:
         return None
 
 
-def infer_columns(rows: Iterable[Row]) -> tuple[Column, ...]:
-    """Return the columns of objects, in order of appearance, with types inferred from their values."""
+def infer_columns(rows: Iterable[Row], where: str) -> tuple[Column, ...]:
+    """Return the columns of objects, in order of appearance, with types inferred from their values.
+
+    Raises:
+        BadData: there are too many.
+    """
     texts: dict[str, dict[str, list[str]]] = {}
     for row in rows:
+        check_width(max(len(row), len(texts)), where)
         for name, token in row.items():
             data = bytes(token)
             texts.setdefault(name, {}).setdefault(_SIGN.get(data[:1], "number"), []).append(data.decode())
+    check_width(len(texts), where)
     return tuple(Column(name, _infer_kind(kinds)) for name, kinds in texts.items())
 
 

@@ -51,7 +51,8 @@ class ParquetReader:
             file = self._open(open_stream())
             schema = file.schema_arrow
         _check_columns(schema, request)
-        names = [name for name in request.columns if name in schema.names] or schema.names[:1]
+        present = set(schema.names)
+        names = [name for name in request.columns if name in present] or schema.names[:1]
         with _readable(where):
             texts = _dictionaries(file.metadata, names)
             groups = request.groups if request.groups is not None else range(file.metadata.num_row_groups)
@@ -87,8 +88,9 @@ def _check_columns(schema: pa.Schema, request: ReadRequest) -> None:
     if request.whole and (new := set(schema.names) - {column.name for column in request.known}):
         hint = "it is in none of the sampled files; narrow the pattern, or write all files with the same columns"
         raise SchemaMismatch(f"column `{min(new)}` is new", where=request.where, hint=hint)
+    fields = {field.name: field for field in schema}
     for name, column in request.columns.items():
-        if name in schema.names and not can_read_as(actual := sql_type(schema.field(name), request.where), column.type):
+        if name in fields and not can_read_as(actual := sql_type(fields[name], request.where), column.type):
             what = f"`{name}` is {actual} here, and {column.type} in the sampled files"
             hint = "narrow the pattern, or write all files with the same types"
             raise SchemaMismatch(what, where=request.where, hint=hint)
@@ -98,12 +100,12 @@ def _dictionaries(metadata: Any, names: Sequence[str]) -> list[str]:
     """Return the dictionary-encoded text and binary columns, which may be of any size once decoded."""
     if not metadata.num_row_groups:
         return []
-    group = metadata.row_group(0)
+    group, wanted = metadata.row_group(0), set(names)
     columns = (group.column(at) for at in range(group.num_columns))
     return [
         one.path_in_schema
         for one in columns
-        if one.path_in_schema in names
+        if one.path_in_schema in wanted
         and one.physical_type == "BYTE_ARRAY"
         and any("DICTIONARY" in encoding for encoding in one.encodings)
     ]

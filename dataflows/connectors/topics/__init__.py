@@ -1,0 +1,1 @@
+"""Topics of Penstock's own log on PostgreSQL, as streams."""
