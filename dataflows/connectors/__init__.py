@@ -6,7 +6,11 @@ This is the surface that a connector of another package imports; `docs/add-a-con
 from __future__ import annotations
 
 from dataflows.connectors.abilities import (
+    CreateReporting,
+    Estimating,
+    GrantChecking,
     Growing,
+    GrowthReporting,
     Keyed,
     KeyLimits,
     Native,
@@ -66,9 +70,13 @@ __all__ = [
     "Column",
     "Connector",
     "Counters",
+    "CreateReporting",
     "CursorRule",
+    "Estimating",
     "Fenced",
+    "GrantChecking",
     "Growing",
+    "GrowthReporting",
     "KeyLimits",
     "Keyed",
     "Loaded",

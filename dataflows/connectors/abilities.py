@@ -6,20 +6,30 @@ A system has an ability by having its member, and nothing else. `inspection` fin
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import Final, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Method
-from dataflows.data.cursors import CursorRule
+from dataflows.connectors.streaming import ChangeSource, Partitioned, Selective, Streaming
+from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.tables import Column, Table
 
 __all__ = [
     "OF_SOURCES",
     "OF_TARGETS",
+    "ChangeTarget",
+    "CreateReporting",
+    "Estimating",
+    "GrantChecking",
     "Growing",
+    "GrowthReporting",
     "KeyLimits",
     "Keyed",
+    "Lingering",
+    "Locking",
     "Native",
     "Reloading",
+    "Remaking",
     "RiskReporting",
     "RowPlaces",
     "SingleProcess",
@@ -40,6 +50,14 @@ class RowPlaces(Protocol):
 
 
 @runtime_checkable
+class Locking(Protocol):
+    """A source in a file that no other process can write to while this one reads it."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Return a context that keeps the file open, in whatever order its sessions come and go."""
+
+
+@runtime_checkable
 class RiskReporting(Protocol):
     """A source that can report the risks of a cursor before a run."""
 
@@ -49,6 +67,41 @@ class RiskReporting(Protocol):
         Raises:
             Refused, SchemaMismatch: `window` would refuse the cursor for the same reason.
         """
+
+
+@runtime_checkable
+class Estimating(Protocol):
+    """A source that can estimate how many rows a run would read."""
+
+    def estimate(self, table: Table, key: Column | None, window: Window) -> int | None:
+        """Return about how many rows the window has, without reading them all; None if that is unknown."""
+
+
+@runtime_checkable
+class GrantChecking(Protocol):
+    """A target that knows, before a run, what its user may not do there."""
+
+    def missing_grants(self, *, grows: bool) -> Collection[tuple[str, str]]:
+        """Return each missing privilege, as what the user may not do, and the command that grants it.
+
+        `grows`: the run would add columns to the table.
+        """
+
+
+@runtime_checkable
+class CreateReporting(Protocol):
+    """A target that can report the statements by which it would create its table."""
+
+    def create_statements(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> Collection[str]:
+        """Return the statements, in order and exactly as they would run, that create the table with this key."""
+
+
+@runtime_checkable
+class GrowthReporting(Protocol):
+    """A target that can report the statements by which it would add columns to its table."""
+
+    def add_statements(self, columns: tuple[Column, ...]) -> Collection[str]:
+        """Return the statements, in order and exactly as they would run, that add nullable columns to the table."""
 
 
 @runtime_checkable
@@ -112,6 +165,47 @@ class Windowed(Protocol):
 
 
 @runtime_checkable
+class ChangeTarget(Protocol):
+    """A target to which changes of rows can be applied, each with a column `CHANGE`."""
+
+    @property
+    def applies_changes(self) -> bool:
+        """True if it can."""
+
+    def begin_changes(self) -> None:
+        """Refuse a table to which another pipeline has begun to write since the check. Inside `state.owned`."""
+
+    def fill(self, column: Column, value: str | None) -> None:
+        """Give all rows this value, as text, in a column that is added if it is missing. Inside `state.owned`."""
+
+
+@runtime_checkable
+class Remaking(Protocol):
+    """A target that can make its table anew, as long as nothing was written to it."""
+
+    def made_as(self, table: Table) -> str | None:
+        """Return what `remember` was told, if the table that is there now is as this pipeline made it; else None."""
+
+    def remember(self, made: str, table: Table | None) -> None:
+        """Remember how the table was made that is there now. Inside `state.owned`."""
+
+    def is_unwritten(self) -> bool:
+        """True if no run of the pipeline has written to the table, and it has no rows."""
+
+    def unmake(self) -> None:
+        """Drop the table, if it is unwritten. Inside `state.owned`."""
+
+
+@runtime_checkable
+class Lingering(Protocol):
+    """A target whose commits leave something behind each, such as a file."""
+
+    @property
+    def linger(self) -> float:
+        """Seconds that a stream waits for more rows before it commits, if its pipeline does not say."""
+
+
+@runtime_checkable
 class SingleProcess(Protocol):
     """A target that may not support several writing processes at once."""
 
@@ -120,5 +214,8 @@ class SingleProcess(Protocol):
         """True if all writers must run in one process."""
 
 
-OF_SOURCES: Final = (RowPlaces, RiskReporting)
-OF_TARGETS: Final = (Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess)
+OF_SOURCES: Final = (RowPlaces, RiskReporting, Estimating, Streaming, Partitioned, Selective, ChangeSource, Locking)
+OF_TARGETS: Final = (
+    Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,
+    GrowthReporting, ChangeTarget, Lingering, Remaking,
+)  # fmt: skip

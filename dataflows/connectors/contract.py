@@ -6,8 +6,8 @@ may refuse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -54,6 +54,14 @@ class Place:
     """Format of files, if the pipeline sets it."""
     clean: Clean | None = None
     """Cleaning of values as rows are read."""
+    patience: float | None = None
+    """Longest wait in seconds for another run that has locked a database file; None = a few seconds."""
+    topics: tuple[str, ...] = ()
+    """The names of several topics, which `object` names together."""
+    pattern: str | None = None
+    """Whole names of topics match it, also of later ones."""
+    stream: str | None = None
+    """The pipeline's id if it is a stream, and the place its source; what a source makes for it is named after it."""
 
     @property
     def where(self) -> str:
@@ -154,6 +162,13 @@ class Owner:
     generation: int = 0
     patience: float | None = None
     reloads: bool = False
+    changes: bool = False
+    """True if the source sends changes, which also delete rows."""
+
+    @property
+    def deletes(self) -> bool:
+        """True if rows of the target are deleted one by one."""
+        return self.changes or self.write.delete is not None
 
     @property
     def shadowed(self) -> bool:
@@ -176,6 +191,8 @@ class WriterOrder:
     committed: Callable[[Counters], None]
     version: str | None = None
     """The column that says which of two rows with the same key is newer, in merge and scd2."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """For columns that have their values from one column of the source: its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,16 @@ class IdleSessions:
             self._idle = self._idle[-MAX_SESSIONS:]
         _close(gone)
 
-    def begin(self) -> None:
-        """Keep sessions for a run that begins: cancel the timer of `close_after`."""
-        self.wanted = True
+    def begin(self, *, keep: bool = True) -> None:
+        """Keep sessions for a run that begins: cancel the timer of `close_after`.
+
+        A stream keeps none: it may never end, and a hundred of them would take all that a server allows.
+        """
+        self.wanted = keep
         if self._timer is not None:
             self._timer.cancel()
+        if not keep:
+            self.close()
 
     def close_after(self, seconds: float = IDLE_SECONDS) -> None:
         """Close all sessions in `seconds`, unless another run begins before."""

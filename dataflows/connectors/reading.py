@@ -34,7 +34,8 @@ def chunks(slot: str, split: Split, parts: Iterator[pa.RecordBatch | memoryview 
         sequence, rows, refused_count = sequence + 1, rows + chunk.rows, refused_count + chunk.dead
     failpoint("read.end", split.number)
     rows = rows if counted is None else counted
-    yield Chunk(slot, split.number, sequence, None, rows, last=True, read=rows + refused_count, dead=refused_count)
+    read = rows + refused_count
+    yield Chunk(slot, split.number, sequence, None, rows, last=True, read=read, dead=refused_count, moves=split.moves)
 
 
 def _chunk(data: pa.RecordBatch | memoryview | Rows, slot: str, split: int, sequence: int) -> Chunk:

@@ -26,6 +26,9 @@ BUILT_IN: Final = {
     "mysql": "dataflows.connectors.mysql.connector:MysqlConnector",
     "mariadb": "dataflows.connectors.mysql.connector:MysqlConnector",
     "http": "dataflows.connectors.http.connector:HttpConnector",
+    "kafka": "dataflows.connectors.kafka.connector:KafkaConnector",
+    "kinesis": "dataflows.connectors.kinesis.connector:KinesisConnector",
+    "topics": "dataflows.connectors.topics.connector:TopicsConnector",
 }
 
 

@@ -10,14 +10,24 @@ claimed again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 
-__all__ = ["Claim", "Loaded", "RunRow", "State"]
+__all__ = [
+    "Claim",
+    "Loaded",
+    "ParallelState",
+    "RunRow",
+    "SharedState",
+    "State",
+    "StreamState",
+    "WindowState",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +147,69 @@ class State(Protocol):
 
     def drop(self) -> None:
         """Delete the state of the pipeline, and refuse every later claim."""
+
+
+@runtime_checkable
+class StreamState(Protocol):
+    """State that can keep the positions of a stream too: one for each partition of its source.
+
+    A commit moves the positions of its split (`OpenSplit.moves`) in the transaction of its rows, and fails if one of
+    them does not stand at the move's start.
+    """
+
+    def make_positions(self) -> None:
+        """Create what keeps them, if it is missing.
+
+        Raises:
+            AccessDenied: this user lacks the permission.
+        """
+
+    def positions(self) -> dict[str, str]:
+        """Return the position of each partition that was begun."""
+
+    def last_split(self) -> int:
+        """Return the greatest number of a committed split; 0 if there is none, or nothing that keeps positions."""
+
+    def begin(self, positions: Mapping[str, str]) -> None:
+        """Store where partitions begin; those that have a position keep it. Inside `owned`."""
+
+    def restart(self, positions: Mapping[str, str]) -> None:
+        """Store where partitions begin, in place of all positions so far; splits count on. Inside `owned`."""
+
+
+@runtime_checkable
+class ParallelState(StreamState, Protocol):
+    """State of a stream that several processes write at once, each over a slot and partitions of its own."""
+
+    def part_splits(self) -> dict[str, int]:
+        """Return the number of the last committed split of each partition that was begun; 0 if there is none."""
+
+
+@runtime_checkable
+class SharedState(Protocol):
+    """State that knows which other pipelines write to its sink."""
+
+    def other_streams(self) -> list[str]:
+        """Return the other pipelines whose streams write to it, by uid."""
+
+
+@runtime_checkable
+class WindowState(Protocol):
+    """State that can keep that of a stream's steps too: windows that are open, keys that were seen.
+
+    A commit keeps the changes of its split (`OpenSplit.state`) in the transaction of its rows and positions. A change
+    adds pieces to the journal of its step, or takes the place of all of them.
+    """
+
+    def make_pieces(self) -> None:
+        """Create what keeps them, if it is missing.
+
+        Raises:
+            AccessDenied: this user lacks the permission.
+        """
+
+    def pieces(self) -> dict[str, list[tuple[int, str]]]:
+        """Return the pieces of each step, in order, each with the number of its split."""
+
+    def forget_pieces(self) -> None:
+        """Delete all pieces. Inside `owned`."""

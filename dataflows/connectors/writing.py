@@ -14,6 +14,8 @@ from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
+from dataflows.data.positions import Move
+from dataflows.data.state import StateChange
 from penstock.errors import PenstockError
 from penstock.failpoints import failpoint
 
@@ -66,6 +68,8 @@ class OpenSplit:
     bytes: int = 0
     read: int = 0
     dead: int = 0
+    moves: tuple[Move, ...] = ()
+    state: tuple[StateChange, ...] = ()
 
     def reached(self, point: str) -> None:
         """Mark a point of the commit, for tests that stop a process there."""
@@ -161,6 +165,7 @@ class SplitWriter:
 
     def _commit(self, split: OpenSplit, marker: Chunk) -> None:
         split.read, split.dead = marker.read, marker.dead
+        split.moves, split.state = marker.moves, marker.state
         if not self.order.arrow:  # undecoded chunks do not know how many rows they hold
             split.rows = marker.rows
         counted = self._live.commit(split)

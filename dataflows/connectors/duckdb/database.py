@@ -93,7 +93,12 @@ class DuckDatabase:
         path = self._file.path
         with _lock, _translated(self.where):
             write = self._file.write or _writing_sessions[path] > 0
-            session = duckdb.connect(str(path), read_only=not write, config=_CONFIG)
+            try:
+                session = duckdb.connect(str(path), read_only=not write, config=_CONFIG)
+            except duckdb.IOException as error:
+                if "not a valid" in str(error) and _is_being_made(path):
+                    raise _unfinished(self.where) from None
+                raise
             if write:
                 _writing_sessions[path] += 1
                 self._is_writing = True
@@ -299,6 +304,18 @@ def _shown(value: pa.Scalar) -> Any:
 
 def _at_utc(session: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     return session.execute("SET TimeZone = 'UTC'")
+
+
+def _is_being_made(path: Path) -> bool:
+    """True if the file is empty, or a database by now: DuckDB creates a file before it locks it and writes its head."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return not head or head.endswith(b"DUCK")
+
+
+def _unfinished(where: str) -> Unavailable:
+    hint = "if no process is just creating it, delete it: the next run creates it again"
+    return Unavailable("the database file is empty", where=where, hint=hint)
 
 
 @contextmanager

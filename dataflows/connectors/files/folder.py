@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dataflows.connectors.files.names import FileSet
 from dataflows.connectors.formats.contract import extension_of, format_of
 from penstock.errors import Refused
-from penstock.models.formats import Format, ParquetFormat
+from penstock.models.formats import FileFormat, Format, ParquetFormat
 
 __all__ = ["Folder"]
 
@@ -17,7 +17,7 @@ class Folder:
     """The folder that a sink's object names, and the format of its files."""
 
     name: str
-    form: Format
+    form: FileFormat
     codec: str | None
 
     @classmethod

@@ -4,7 +4,8 @@ An entry is one atomic step of a writer: a claim, a plan, the commit of a split,
 generation was the pipeline's latest when it was written; every reader skips other entries, so that even an entry
 written by mistake changes nothing.
 
-The rows of a run become visible in the folder all at once, by its `finish` entry; until then its files are staged.
+The rows of a run become visible in the folder all at once, by its `finish` entry; until then its files are staged. A
+stream's rows become visible with each commit, whose entry moves the stream's positions too.
 """
 
 from __future__ import annotations
@@ -122,7 +123,10 @@ class StoredRun:
 
 @dataclass(slots=True)
 class Pipeline:
-    """State of one pipeline; `sources` has, for each source object, how its rows were loaded, and counters."""
+    """State of one pipeline; `sources` has, for each source object, how its rows were loaded, and counters.
+
+    For a stream it also has `positions`, by partition, and `split`, the number of the last committed split.
+    """
 
     generation: int = 0
     dropped: bool = False
@@ -162,6 +166,12 @@ class FolderState:
         for change in entry.changes:
             _CHANGES[change["do"]](self, pipeline, entry, change)
         return True
+
+    def is_as_made(self, uid: str) -> bool:
+        """True if the folder has columns and no rows, not even staged ones, and only this pipeline uses it."""
+        ours = self.pipeline(uid).runs.values()
+        others = any(not one.dropped for other, one in self.pipelines.items() if other != uid)
+        return self.columns is not None and not (self.files or others or any(one.done for one in ours))
 
     def referenced(self, uid: str) -> set[str]:
         """Return all paths of the pipeline's files that are or may become part of the folder, staged or published."""
@@ -209,6 +219,11 @@ def _make(table: FolderState, _: Pipeline, __: Entry, change: Change) -> None:
         table.columns, table.ending = change["columns"], change["ending"]
 
 
+def _unmake(table: FolderState, _: Pipeline, __: Entry, ___: Change) -> None:
+    if not table.files:
+        table.columns, table.ending = None, None
+
+
 def _claim(_: FolderState, pipeline: Pipeline, entry: Entry, __: Change) -> None:
     pipeline.generation = entry.generation
 
@@ -247,6 +262,29 @@ def _commit(_: FolderState, pipeline: Pipeline, __: Entry, change: Change) -> No
     pipeline.sources[run.source] = {**source, "counters": counters}
 
 
+def _begin(_: FolderState, pipeline: Pipeline, __: Entry, change: Change) -> None:
+    source = pipeline.source(change["source"])
+    known = {} if change["anew"] else source.get("positions", {})
+    pipeline.sources[change["source"]] = {**source, "positions": change["positions"] | known}
+
+
+def _move(table: FolderState, pipeline: Pipeline, _: Entry, change: Change) -> None:
+    run = pipeline.runs.get(change["run"])
+    source = pipeline.source(run.source) if run is not None else {}
+    positions = dict(source.get("positions", {}))
+    if run is None or run.row.ended or any(positions.get(part) != start for part, start, _ in change["moves"]):
+        return
+    positions |= {part: end for part, _, end in change["moves"]}
+    counters = [have + more for have, more in zip(source["counters"], change["counted"], strict=True)]
+    pipeline.sources[run.source] = {
+        **source,
+        "counters": counters,
+        "positions": positions,
+        "split": change["split"],
+    }
+    table.files += [change["file"]] if change["file"] is not None else []
+
+
 def _finish(table: FolderState, pipeline: Pipeline, _: Entry, change: Change) -> None:
     run = pipeline.runs[change["run"]]
     row, cursor = run.row, change["cursor"]
@@ -282,4 +320,5 @@ def _drop(table: FolderState, pipeline: Pipeline, _: Entry, change: Change) -> N
 _CHANGES: Final = {
     "make": _make, "claim": _claim, "plan": _plan, "take_over": _take_over, "supersede": _supersede, "forget": _forget,
     "commit": _commit, "finish": _finish, "swept": _swept, "drop": _drop,
+    "begin": _begin, "move": _move, "unmake": _unmake,
 }  # fmt: skip

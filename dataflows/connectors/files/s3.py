@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ from typing import Any, Final
 
 import obstore
 import pyarrow as pa
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 from obstore.store import S3Store as Client
 
 from dataflows.connectors.files.s3_errors import translation
 from dataflows.connectors.files.store import Listed
+from penstock.errors import AccessDenied
 from penstock.models.connection import S3Connection
 from penstock.models.secrets import resolve
 
@@ -110,6 +113,26 @@ class S3Store:
                     obstore.delete(self.client, names[start : start + DELETE_BATCH])
                 except FileNotFoundError:
                     continue
+
+    def missing_grant(self, folder: str) -> tuple[str, str] | None:
+        """Return why no object can be created, by a PUT on the condition that an object exists that does not.
+
+        The right to write is checked before the condition, so that one is refused and the other fails.
+        """
+        path = f"{folder}/_penstock/{uuid.uuid4().hex}".lstrip("/")
+        try:
+            with self._translated(path), contextlib.suppress(PreconditionError, NotSupportedError, NotImplementedError):
+                obstore.put(self.client, path, b"", mode={"e_tag": '"0"'}, use_multipart=False)
+                self.delete([path])  # a server that ignores conditions has written it
+        except AccessDenied:
+            rights = "allow it s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket there"
+            return f"this access key may not write to {self.where_is(folder)}", rights
+        return None
+
+    def where_is(self, folder: str) -> str:
+        """Return the URL of a folder."""
+        parts = (self.client.config.get("bucket", ""), self.client.prefix or "", folder)
+        return "s3://" + "/".join(filter(None, parts))
 
     @contextmanager
     def _translated(self, path: str | None = None) -> Iterator[None]:

@@ -7,43 +7,38 @@ it is read is an error, never a mixture. With a cursor on `_modified` each file 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import chain
 from typing import Any, Final
 
-import pyarrow as pa
-
 from dataflows.connectors.contract import Place, ReadOrder
+from dataflows.connectors.files.folder import Folder
 from dataflows.connectors.files.log import PENSTOCK_FOLDER, FolderLog
-from dataflows.connectors.files.names import FileSet, partition_columns, partitions
+from dataflows.connectors.files.names import FileSet, partition_columns
+from dataflows.connectors.files.reader import GOES_ON, MODIFIED, FilesReader, reader_of
 from dataflows.connectors.files.seen import Seen
-from dataflows.connectors.files.store import Gone, Listed, Store, translated
+from dataflows.connectors.files.store import Gone, Listed, Store
+from dataflows.connectors.files.watched import LISTING_SHARE, PART, FolderWatcher, begun, restarted
 from dataflows.connectors.formats.contract import (
-    FileReader,
-    ReadRequest,
-    Rows,
     Shape,
+    declared_columns,
     decompress_stream,
     decompression_errors,
     format_of,
 )
-from dataflows.connectors.formats.types import cast_exactly, union_columns
-from dataflows.connectors.reading import chunks
-from dataflows.connectors.waiting import run_checked
-from dataflows.data.chunks import Chunk
+from dataflows.connectors.formats.types import union_columns
+from dataflows.connectors.streaming import Beginning, Restarted, StreamOrder
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.clock import now
 from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch, Unavailable
-from penstock.models.formats import CsvFormat, Format, JsonlFormat
 
-__all__ = ["FilesReader", "FilesSource"]
+__all__ = ["FilesSource"]
 
-MODIFIED: Final = "_modified"
 HIDDEN: Final = (
     Column("_path", "text", nullable=False, hidden=True),
     Column(MODIFIED, "timestamp with time zone", nullable=False, hidden=True),
@@ -60,21 +55,6 @@ Piece = list[Any]
 """Path, version, and row groups or None, as JSON."""
 
 
-def reader_of(form: Format, *, remote: bool, own: bool = False) -> FileReader:
-    """Return the reader of a format; `own`: files that a run has written."""
-    if isinstance(form, CsvFormat):
-        from dataflows.connectors.formats.csv import CsvReader
-
-        return CsvReader(form, own)
-    if isinstance(form, JsonlFormat):
-        from dataflows.connectors.formats.jsonl import JsonlReader
-
-        return JsonlReader(form, own)
-    from dataflows.connectors.formats.parquet import ParquetReader
-
-    return ParquetReader(remote)
-
-
 @dataclass(slots=True)
 class FilesSource:
     """A set of files; in a folder with a log, only the files that the log lists."""
@@ -87,6 +67,8 @@ class FilesSource:
     _listing: list[Listed] | None = field(default=None, init=False)
     _own: bool = field(default=False, init=False)
     """True if the columns come from the folder's log."""
+    _count: tuple[float, int] = field(default=(0.0, 0), init=False)
+    """When `behind` counts again, and what it has counted."""
 
     @property
     def where(self) -> str:
@@ -102,8 +84,7 @@ class FilesSource:
         files, columns = self._listed()
         self._listing, self._own = files, columns is not None
         if not files and columns is None:
-            hint = "check the pattern; names that begin with _ or . are ignored"
-            raise MissingTable("no file matches", where=self.place.where, value=self.place.object, hint=hint)
+            columns = self._declared_columns()
         types_from = None
         if columns is None:
             columns, sampled = self._infer_columns(files)
@@ -111,6 +92,13 @@ class FilesSource:
         names = {column.name for column in columns}
         columns += tuple(column for column in HIDDEN if column.name not in names)
         return Table(self.place.object, "files", columns, (), self._estimate(files), types_from)
+
+    def _declared_columns(self) -> tuple[Column, ...]:
+        """Return the columns of a folder without files: those that the pipeline declares."""
+        if declared := getattr(self.place.format, "columns", None):
+            return declared_columns(declared, self.where)
+        hint = "check the pattern; names that begin with _ or . are ignored"
+        raise MissingTable("no file matches", where=self.place.where, value=self.place.object, hint=hint)
 
     def _infer_columns(self, files: Sequence[Listed]) -> tuple[tuple[Column, ...], int]:
         """Return the columns, and the number of files sampled."""
@@ -178,9 +166,18 @@ class FilesSource:
             return []
 
     def _shapes_of(self, files: Sequence[Listed]) -> list[Shape]:
-        """Return the columns of files; concurrently from a remote store."""
-        with ThreadPoolExecutor(MAX_REQUESTS if self.store.remote else 1) as pool:
-            return list(pool.map(self._shape, files))
+        """Return the columns of files; concurrently from a remote store.
+
+        Raises:
+            Unavailable: one is gone since it was listed, and the folder is watched.
+        """
+        try:
+            with ThreadPoolExecutor(MAX_REQUESTS if self.store.remote else 1) as pool:
+                return list(pool.map(self._shape, files))
+        except Gone as error:
+            if self.place.stream is None:
+                raise
+            raise Unavailable("a file is gone since it was listed", where=self.where, hint=GOES_ON) from error
 
     def _shape(self, file: Listed) -> Shape:
         key = (file.path, file.version)
@@ -202,7 +199,7 @@ class FilesSource:
         ]
         size, rows = sum(one for one, _ in known), sum(one for _, one in known)
         total = sum(one.size for one in files)
-        return round(total * rows / size) if size else total // BYTES_PER_ROW
+        return round(total * rows / size) if size else total // BYTES_PER_ROW or min(total, 1)
 
     def split_key(self, table: Table) -> Column | None:
         return None
@@ -247,6 +244,76 @@ class FilesSource:
     def hold(self, table: Table, limit: timedelta) -> str | None:
         return None
 
+    # -- as a stream --
+
+    def beginnings(self, known: Mapping[str, str], begin: Beginning) -> Mapping[str, str]:
+        return {} if known else {PART: begun(self._listed()[0], begin, self.where).text()}
+
+    def restarted(self, known: Mapping[str, str], begin: Beginning | Mapping[str, str]) -> Restarted:
+        return restarted(self._listed()[0], known, begin, self.where)
+
+    def picks(self, partition: str) -> bool:
+        return True
+
+    def includes(self, place: Place) -> bool:
+        folder = Folder.parse(place.object, place.format, place.where)
+        return FileSet.parse(self.place.object, self.where).matches(f"{folder.name}/a{folder.ending}")
+
+    @property
+    def lag_unit(self) -> str:
+        return "files"
+
+    def behind(self, positions: Mapping[str, str]) -> Mapping[str, int]:
+        """Return how many files are not read; what takes long to count is counted more rarely."""
+        due, found = self._count
+        if (start := time.monotonic()) >= due:
+            seen = Seen.parse(positions[PART])
+            found = sum(not seen.has(one) for one in self._listed()[0])
+            end = time.monotonic()
+            self._count = end + LISTING_SHARE * (end - start), found
+        return {PART: found}
+
+    def stream(self, order: StreamOrder) -> FolderWatcher:
+        def packed(files: Sequence[Listed]) -> Iterator[tuple[str, Sequence[Listed]]]:
+            return _packed(files, order.read.batch_rows)
+
+        def listed() -> Sequence[Listed]:
+            return self._listed()[0]
+
+        reader = replace(self.reader(order.read), watched=True)
+        return FolderWatcher(order, self.where, listed, packed, self._check_columns, reader, self.store.remote)
+
+    def _check_columns(self, files: Sequence[Listed]) -> None:
+        """Check that new files have only columns that are known; what a reader does not know it cannot read.
+
+        Raises:
+            Unavailable: one has more; the next attempt infers the columns once more, and follows the pipeline's policy.
+            Unavailable: one is gone, or has changed since it was listed.
+        """
+        if getattr(self.place.format, "columns", None):
+            return
+        known = {one.name for one in self.describe().columns}
+        try:
+            shapes = self._shapes_of(files)
+        except BadData:
+            self._check_there(files)
+            raise
+        for file, shape in zip(files, shapes, strict=True):
+            if new := [one.name for one in shape.columns if one.name not in known]:
+                what = f"{file.path} has columns that no file had before: {', '.join(new)}"
+                raise Unavailable(what, where=self.where, hint="the stream goes on with them by itself")
+            self._shapes.pop((file.path, file.version), None)  # a stream never ends
+
+    def _check_there(self, files: Sequence[Listed]) -> None:
+        for file in files:
+            try:
+                lost = self.store.head(file.path).version != file.version
+            except Gone:
+                lost = True
+            if lost:
+                what = f"{file.path} is gone, or has changed since it was listed"
+                raise Unavailable(what, where=self.where, hint=GOES_ON)
+
     def reader(self, order: ReadOrder) -> FilesReader:
         self.describe()
         return FilesReader(self.place, self.store, order, self._own)
@@ -259,6 +326,16 @@ def _spread(files: Sequence[Listed], count: int) -> list[Listed]:
     if len(files) <= count:
         return list(files)
     return [files[round(at * (len(files) - 1) / (count - 1))] for at in range(count)]
+
+
+def _packed(files: Sequence[Listed], rows: int) -> Iterator[tuple[str, Sequence[Listed]]]:
+    """Yield whole files of about `rows` rows together, with their pieces as a split's bound."""
+    pack: list[Listed] = []
+    for file in files:
+        pack.append(file)
+        if sum(one.size for one in pack) >= rows * BYTES_PER_ROW or len(pack) >= MAX_PIECES or file is files[-1]:
+            yield json.dumps([[one.path, one.version, None] for one in pack], separators=(",", ":")), pack
+            pack = []
 
 
 def _pack(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Piece]]:
@@ -276,86 +353,3 @@ def _pack(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Piece
         pack_rows += count
     if pack:
         yield pack
-
-
-@dataclass(slots=True)
-class FilesReader:
-    """Reads splits, piece by piece."""
-
-    place: Place
-    store: Store
-    order: ReadOrder
-    own: bool = False
-    _pool: ThreadPoolExecutor | None = field(default=None, init=False)
-
-    def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """Yield the chunks of a split and its closing marker.
-
-        Raises:
-            BadData: a value is not of its type, or a file has changed.
-        """
-        if self.store.remote and self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="files")
-        pieces = json.loads(split.lower or "[]")
-        return chunks(slot, split, chain.from_iterable(self._batches(*piece) for piece in pieces))
-
-    def close(self) -> None:
-        """Stop without waiting for a pending request."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
-
-    def _run_checked(self, work: Callable[[], Any]) -> Any:
-        with translated(self.place.where):
-            return run_checked(self._pool, self.order.check, work)
-
-    def _batches(self, path: str, version: str, groups: list[int] | None) -> Iterator[Rows]:
-        where = f"{self.place.where}: {path}"
-        file = self._unchanged(path, version, where)
-        form, codec = format_of(path, self.place.format, where)
-        known = [column for column in self.order.table.columns if not column.hidden]
-        folders = partitions(path)
-        inside = [column for column in known if column.name not in folders]
-        wanted = {name: column for name in self.order.columns for column in inside if column.name == name}
-        request = ReadRequest(wanted, inside, self.order.batch_rows, where, len(wanted) == len(inside), groups)
-        reader = reader_of(form, remote=self.store.remote, own=self.own)
-        batches = reader.batches(lambda: decompress_stream(self.store.reader(path), codec), request)
-        with decompression_errors(where):
-            while (rows := self._run_checked(lambda: next(batches, None))) is not None:
-                yield Rows(self._with_constants(rows.batch, file, folders, where), rows.refused)
-        self._unchanged(path, version, where)
-
-    def _unchanged(self, path: str, version: str, where: str) -> Listed:
-        try:
-            current: Listed = self._run_checked(lambda: self.store.head(path))
-        except Gone:
-            hint = "restore it and run again; a new run of write: replace makes a new plan"
-            raise BadData("the file is gone since the run was planned", where=where, hint=hint) from None
-        if current.version != version:
-            hint = "restore it and run again; a new run of write: replace makes a new plan"
-            raise BadData("the file has changed since the run was planned", where=where, hint=hint)
-        return current
-
-    def _with_constants(
-        self, batch: pa.RecordBatch, file: Listed, folders: dict[str, str | None], where: str
-    ) -> pa.RecordBatch:
-        schema = self.order.schema
-        assert schema is not None  # noqa: S101 - files are never read undecoded
-        constants: dict[str, Any] = {"_path": file.path, MODIFIED: file.modified, **folders}
-        have = set(batch.schema.names)
-        arrays = []
-        for one in schema:
-            if one.name in have:
-                arrays.append(cast_exactly(batch.column(one.name), one, where))
-            else:
-                arrays.append(_constant(constants.get(one.name), one, batch.num_rows, where))
-        return pa.RecordBatch.from_arrays(arrays, names=schema.names)
-
-
-def _constant(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
-    try:
-        constant = pa.scalar(value).cast(wanted.type) if value is not None else pa.scalar(None, wanted.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        what = f"the folder's value of `{wanted.name}` is not of type {wanted.type}"
-        raise BadData(what, where=where, hint="give the key another type in `format.columns`") from None
-    return pa.repeat(constant, count)

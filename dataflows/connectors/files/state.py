@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from dataflows.connectors.files.log import FolderLog, folder_removed
 from dataflows.connectors.files.manifest import Change, Entry, FolderState, Pipeline, StoredRun, row_entry
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
+from dataflows.data.positions import Move
 from dataflows.data.splits import Split
 from penstock.errors import Fenced
 from penstock.failpoints import failpoint
@@ -34,12 +35,12 @@ class FilesState:
     _changes: list[Change] | None = field(default=None, init=False)
     _seen: FolderState | None = field(default=None, init=False)
 
-    def _table(self) -> FolderState:
+    def current(self) -> FolderState:
         """Return the current state; inside `owned`, with the pending changes."""
         return self._seen if self._seen is not None else self.log.refresh()
 
     def _pipeline(self) -> Pipeline:
-        return self._table().pipelines.get(self.uid) or Pipeline()
+        return self.current().pipelines.get(self.uid) or Pipeline()
 
     def _change(self, **change: Any) -> None:
         if self._changes is None or self._seen is None:
@@ -53,7 +54,7 @@ class FilesState:
 
     def exists(self) -> bool:
         """True if the folder has a log."""
-        return self._table().number > 0
+        return self.current().number > 0
 
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         """Raise the generation: from then on, no entry of an older one is written or counted."""
@@ -213,9 +214,72 @@ class FilesState:
 
         self.log.append(self.uid, generation, decide)
 
+    def make_positions(self) -> None:
+        """Do nothing: they are part of the log."""
+
+    def positions(self) -> dict[str, str]:
+        """Return the position of each partition that was begun."""
+        return dict(self._pipeline().source(self.source).get("positions", {}))
+
+    def last_split(self) -> int:
+        """Return the number of the last committed split of the stream; 0 if there is none."""
+        return int(self._pipeline().source(self.source).get("split", 0))
+
+    def begin(self, positions: Mapping[str, str]) -> None:
+        """Store where partitions begin; those that have a position keep it. Inside `owned`."""
+        self._change(do="begin", source=self.source, positions=dict(positions), anew=False)
+
+    def restart(self, positions: Mapping[str, str]) -> None:
+        """Store where partitions begin, in place of all positions so far. Inside `owned`."""
+        self._change(do="begin", source=self.source, positions=dict(positions), anew=True)
+
+    def other_streams(self) -> list[str]:
+        """Return the other pipelines whose streams write to this folder."""
+        found = [(uid, one) for uid, one in self.current().pipelines.items() if uid != self.uid and not one.dropped]
+        return sorted(uid for uid, one in found if any("positions" in source for source in one.sources.values()))
+
+    def move(
+        self,
+        run: str,
+        generation: int,
+        split: int,
+        counted: Counters,
+        file: dict[str, Any] | None,
+        moves: Sequence[Move],
+    ) -> None:
+        """Add a split's file to the folder, and move the positions of its partitions, by one entry.
+
+        Raises:
+            Fenced: a newer run has taken over, or a partition does not stand at its move's start.
+        """
+        numbers = [getattr(counted, name) for name in COUNTED]
+        parts = [[one.partition, one.start, one.end] for one in moves]
+        change: Change = {"do": "move", "run": run, "split": split, "counted": numbers, "file": file, "moves": parts}
+
+        def stands(table: FolderState) -> bool:
+            pipeline = table.pipeline(self.uid)
+            stored, known = pipeline.runs.get(run), pipeline.source(self.source).get("positions", {})
+            here = all(known.get(one.partition) == one.start for one in moves)
+            return here and stored is not None and not stored.row.ended
+
+        def decide(table: FolderState) -> tuple[Change, ...]:
+            self.check(table, generation)
+            if not stands(table):
+                raise Fenced("the positions were moved by another run", where=self.where, hint="nothing to do")
+            return (change,)
+
+        if not stands(self.log.table):  # another session of this run may have begun a partition
+            self.log.refresh()
+        self.log.append(self.uid, generation, decide)
+
     def make_table(self, columns: list[dict[str, Any]]) -> None:
         """Store the folder's columns. Inside `owned`."""
         self._change(do="make", columns=columns, ending=self.ending)
+
+    def unmake_table(self) -> None:
+        """Forget the folder's columns, if it has no rows. Inside `owned`."""
+        if self.current().is_as_made(self.uid):
+            self._change(do="unmake")
 
     def record_swept(self, paths: list[str]) -> None:
         """Record that replaced files were deleted. Inside `owned`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from dataflows.connectors.file_access import denied, lacking
 from penstock.errors import AccessDenied, OutOfSpace, PenstockError, Refused, Unavailable
 
 __all__ = ["Gone", "Listed", "LocalStore", "Store", "translated"]
@@ -79,6 +81,9 @@ class Store(Protocol):
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; missing ones are ignored."""
 
+    def missing_grant(self, folder: str) -> tuple[str, str] | None:
+        """Return why no file can be written in a folder, and the remedy; None if files can. Writes none itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalStore:
@@ -88,15 +93,25 @@ class LocalStore:
     where: str
     remote = False
 
+    def missing_grant(self, folder: str) -> tuple[str, str] | None:
+        return lacking(self.root / folder / "part", write=True)
+
     def list(self, folder: str) -> Iterator[Listed]:
         with self._translated():
             self.root.stat()
-            paths = sorted(self._walk(self._at(folder)))
-        for path in paths:
+            start = self._at(folder)
+            inside = start.resolve().is_relative_to(self.root.resolve())
+            found = dict(self._walk(start))
+        for path in sorted(found):
             with contextlib.suppress(Gone):
-                yield self.head(path)
+                yield self.head(path) if found[path].is_symlink() or not inside else self._seen(path, found[path])
 
-    def _walk(self, folder: Path) -> Iterator[str]:
+    def _seen(self, path: str, entry: os.DirEntry[str]) -> Listed:
+        """Return what `head` does of a file in a folder that was walked, without looking for links on the way again."""
+        with self._translated():
+            return _listed(path, entry.stat(follow_symlinks=False))
+
+    def _walk(self, folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         try:
             entries = list(os.scandir(folder))
         except (FileNotFoundError, NotADirectoryError):
@@ -105,13 +120,11 @@ class LocalStore:
             if entry.is_dir(follow_symlinks=False):  # links to folders may form a cycle
                 yield from self._walk(Path(entry.path))
             elif entry.is_file() and not entry.name.startswith(_TEMPORARY):
-                yield Path(entry.path).relative_to(self.root).as_posix()
+                yield Path(entry.path).relative_to(self.root).as_posix(), entry
 
     def head(self, path: str) -> Listed:
         with self._translated():
-            status = self._regular(path).stat()
-        modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
-        return Listed(path, status.st_size, modified, f"{status.st_size}-{status.st_mtime_ns}")
+            return _listed(path, self._regular(path).stat())
 
     def get(self, path: str) -> bytes:
         with self._translated():
@@ -221,6 +234,11 @@ class LocalStore:
             raise Unavailable(what, where=self.where, value=str(self.root), hint=hint) from error
 
 
+def _listed(path: str, status: os.stat_result) -> Listed:
+    modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+    return Listed(path, status.st_size, modified, f"{status.st_size}-{status.st_mtime_ns}")
+
+
 @contextmanager
 def translated(where: str) -> Iterator[None]:
     """Translate the system's errors; an `OSError` of Arrow, which has no number, is passed on.
@@ -234,8 +252,7 @@ def translated(where: str) -> Iterator[None]:
         name = Path(str(error.filename)).name
         raise Gone("the file is gone", where=where, value=name, hint="run it again") from error
     except PermissionError as error:
-        hint = "give this user the permission to read, or to write, below the connection's root"
-        raise AccessDenied("the file system refuses access", where=where, hint=hint) from error
+        raise _denied(error, where) from error
     except OSError as error:
         if error.errno in NO_SPACE:
             raise OutOfSpace("the disk or quota is full", where=where, hint="make room") from error
@@ -243,6 +260,21 @@ def translated(where: str) -> Iterator[None]:
             raise
         what = f"the file system failed: {os.strerror(error.errno)}"
         raise Unavailable(what, where=where, hint="try again") from error
+
+
+_FILE: Final = re.compile(r"local file '(.+?)'")
+
+
+def _denied(error: PermissionError, where: str) -> AccessDenied:
+    named = _FILE.search(str(error))  # Arrow names the file in its message only
+    name = named[1] if named else error.filename
+    if name is not None:
+        path = Path(os.fsdecode(name))
+        found = denied(path, where, write=False) or denied(path, where, write=True)
+        if found is not None:
+            return found
+    hint = "give this user the permission to read, or to write, below the connection's root"
+    return AccessDenied("the file system refuses access", where=where, hint=hint)
 
 
 _TEMPORARY: Final = "._penstock-"

@@ -8,6 +8,8 @@ it may see a part of its files, in `replace` together with those that they repla
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -46,6 +48,7 @@ class FilesTarget:
     state: FilesState
     form = None
     reloads = ("append", "replace")
+    linger = 10.0
 
     @classmethod
     def open(cls, place: Place, owner: Owner, store: Store) -> FilesTarget:
@@ -68,7 +71,7 @@ class FilesTarget:
         return self.owner.shadowed
 
     def describe(self) -> Table | None:
-        table = self.state.log.refresh()
+        table = self.state.current()
         if table.columns is None:
             return None
         rows = sum(one["rows"] for one in table.files)
@@ -84,6 +87,11 @@ class FilesTarget:
             hint = f"keep *{ending}, or write: replace"
             raise Refused(f"the folder contains files *{ending}", where=self.where, value=self.folder.ending, hint=hint)
 
+    def missing_grants(self, *, grows: bool) -> Sequence[tuple[str, str]]:
+        """Return what this account, or this key, may not do in the folder, and what allows it."""
+        found = self.store.missing_grant(self.folder.name)
+        return () if found is None else (found,)
+
     def _check_empty(self) -> None:
         """Refuse a folder with files that no pipeline wrote: Penstock neither adds to them nor deletes them."""
         replaced = set(self.state.log.table.replaced)
@@ -96,7 +104,7 @@ class FilesTarget:
     def _check_column(self, column: Column) -> None:
         kind = arrow_type(parse_type(column.type))
         if kind is None:
-            hint = "give a numeric its precision, or cast it in the mapping"
+            hint = "convert it to text in a view of the source, or leave it out"
             what = f"`{column.name}` of type {column.type} cannot be written to files"
             raise SchemaMismatch(what, where=self.where, hint=hint)
         if self.folder.form.type != "parquet" and (pa.types.is_binary(kind) or pa.types.is_nested(kind)):
@@ -105,6 +113,21 @@ class FilesTarget:
 
     def make(self, columns: tuple[Column, ...]) -> None:
         self.state.make_table([asdict(Column(one.name, one.type, one.nullable)) for one in columns])
+
+    def made_as(self, table: Table) -> str:
+        """Return the folder's columns, which only pipelines make."""
+        return json.dumps([[one.name, one.type, one.nullable] for one in table.columns])
+
+    def remember(self, made: str, table: Table | None) -> None:
+        """Do nothing: the log has the columns."""
+
+    def is_unwritten(self) -> bool:
+        """True if the folder has no rows, and no other pipeline uses it."""
+        return self.state.log.refresh().is_as_made(self.owner.uid)
+
+    def unmake(self) -> None:
+        """Forget the folder's columns, if it has no rows. Inside `state.owned`."""
+        self.state.unmake_table()
 
     def create_load_table(self, run: str, generation: int) -> str:
         self._sweep(generation)

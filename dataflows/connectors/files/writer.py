@@ -1,4 +1,7 @@
-"""Write the splits of one slot to staged files; an entry of the folder's log commits each."""
+"""Write the splits of one slot to staged files; an entry of the folder's log commits each.
+
+A split of a stream is part of the folder at once: its file is copied to its place among the others before the entry.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,16 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.files.folder import Folder
-from dataflows.connectors.files.manifest import staged
+from dataflows.connectors.files.log import folder_removed
+from dataflows.connectors.files.manifest import published, staged
 from dataflows.connectors.files.state import FilesState
-from dataflows.connectors.files.store import Store, translated
+from dataflows.connectors.files.store import Gone, Store, translated
 from dataflows.connectors.formats.contract import FileWriter, compress_stream
 from dataflows.connectors.formats.types import file_field
 from dataflows.connectors.waiting import run_checked
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
-from penstock.errors import PenstockError
+from penstock.errors import Fenced, PenstockError
 from penstock.models.formats import CsvFormat, JsonlFormat
 
 __all__ = ["FilesSink"]
@@ -80,11 +84,34 @@ class FilesSink:
         file = self.run(self._close_file)
         split.reached("copied")
         counted = split.counted(file["rows"] if file else 0)
-        split.reached("before_fence")
         order = self.order
+        if split.moves:
+            self._move(split, counted, file)
+            return counted
+        split.reached("before_fence")
         self.run(lambda: self.state.commit(order.run, order.generation, split.number, counted, file))
         split.reached("sent")
         return counted
+
+    def _move(self, split: OpenSplit, counted: Counters, file: dict[str, Any] | None) -> None:
+        """Commit a split of a stream. What is left by a process that dies here is swept when the next one begins."""
+        state, order, at = self.state, self.order, self.state.log.at
+        placed = None if file is None else file | {"path": published(file["path"])}
+        try:
+            if file is not None and placed is not None:
+                self.run(lambda: self.store.copy(at(file["path"]), at(placed["path"])))
+            split.reached("before_fence")
+            self.run(lambda: state.move(order.run, order.generation, split.number, counted, placed, split.moves))
+        except Gone:
+            self.run(lambda: state.check(state.log.refresh(), order.generation))  # fenced if a newer run has swept it
+            raise folder_removed(state.where) from None
+        except Fenced:
+            if placed is not None:
+                self.store.delete([at(placed["path"])])
+            raise
+        split.reached("sent")
+        if file is not None:
+            self.run(lambda: self.store.delete([at(file["path"])]))
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Run work on the store, while the order's check may end the wait."""

@@ -41,7 +41,7 @@ def columns_of(declared: Mapping[str, str], first: Callable[[], Page | None], wh
     rows = [parse_object(line) for line in islice(page.lines.split(b"\n"), SAMPLE_RECORDS)]
     if None in rows:
         raise BadData("is not a JSON object", where=_place(where, page, rows.index(None)), hint="check the API")
-    columns = infer_columns(row for row in rows if row is not None)
+    columns = infer_columns((row for row in rows if row is not None), where)
     if not columns:
         raise SchemaMismatch("the records have no columns", where=where, hint="declare them in `endpoints`")
     return tuple(Column(one.name, final_type(one.type)) for one in columns)

@@ -31,10 +31,13 @@ NO_SERVER: Final = 2002
 DUPLICATE: Final = 1062
 FENCED: Final = 1242
 """Error number of a fenced commit: its subquery returns more than one row if a newer generation owns the pipeline."""
+NO_DATABASE: Final = 1044
+"""Error number of a login to a database on which the user has no privilege."""
+_ACCOUNT: Final = re.compile(r"user ('.*'@'.*') to database '(.*)'$")
 _AGAIN: Final = "another session locks the table or its rows; try again later"
 _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1045, 1698, 3118, 1862, 4151), (AccessDenied, "the server refuses this user or password", "check user and secret")),
-    **dict.fromkeys((1044, 1142, 1143, 1227, 1370, 1410), (AccessDenied, "a privilege is missing", "grant it to the connection's user")),
+    **dict.fromkeys((1044, 1142, 1143, 1227, 1370, 1410), (AccessDenied, "a privilege is missing", "`penstock plan` names the GRANT for the connection's user")),
     1049: (NotFound, "there is no such database", "check `database`, or write the object as database.table"),
     1146: (MissingTable, "a table of this run does not exist", "was it dropped or renamed?"),
     1054: (MissingColumn, "a column of this run does not exist", "was it dropped or renamed?"),
@@ -53,7 +56,7 @@ _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1118, 1074, 1071, 1117), (Refused, "the table cannot be created: its columns or its key are too long", "create the table by hand, with smaller types")),
     **dict.fromkeys((1290, 1836, 3989), (Refused, "the server is read-only or forbids the statement", "connect to the primary")),
     FENCED: (Fenced, "a newer run took over", "nothing to do: the newer run carries on"),
-    **dict.fromkeys((NO_SERVER, 2003, 2005), (Unreachable, "the connection cannot be made", "is the server up? try again")),
+    **dict.fromkeys((NO_SERVER, 2003, 2005), (Unreachable, "no server answers: the connection cannot be made", "is the server up, at the host and port in connections.yaml? `penstock doctor` tries every connection")),
     2026: (Unreachable, "an encrypted connection cannot be made", "look at the connection's `tls`"),
     **dict.fromkeys((0, 2006, LOST, 2055), (Unreachable, "the connection was lost", "try again")),
 }  # fmt: skip
@@ -79,6 +82,8 @@ def penstock_error(error: err.Error, where: str) -> PenstockError:
     )
     if code not in _CODES:
         hint = "check that the table still has its columns, and the user its privileges"
+    if code == NO_DATABASE and (found := _ACCOUNT.search(text)):
+        hint = f"GRANT SELECT ON `{found[2]}`.* TO {found[1]}; `penstock plan` then names what else is missing"
     what = f"{what}{_named(kind, text)} [error {code}]"
     if kind is BadData:
         waits = code in _REFERENCES

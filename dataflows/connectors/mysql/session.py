@@ -165,7 +165,8 @@ class Session:
         """Return the value as an SQL literal."""
         return str(self.wire.escape(value, self.wire.encoders))
 
-    def _text(self, statement: str, values: Sequence[Any]) -> str:
+    def text(self, statement: str, values: Sequence[Any]) -> str:
+        """Return a statement with its values in the place of each ``?``."""
         if not values:
             return statement
         parts = statement.split("?")
@@ -174,7 +175,7 @@ class Session:
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement and return all rows; few are expected. Each ``?`` is a value."""
         with self.translated(), self.wire.cursor() as cursor:
-            cursor.execute(self._text(statement, values))
+            cursor.execute(self.text(statement, values))
             return list(cursor.fetchall())
 
     def value(self, statement: str, values: Sequence[Any] = ()) -> Any:
@@ -185,7 +186,7 @@ class Session:
     def change(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Execute a statement and return the number of rows inserted, deleted or actually changed."""
         with self.translated(), self.wire.cursor() as cursor:
-            cursor.execute(self._text(statement, values))
+            cursor.execute(self.text(statement, values))
             return max(0, int(cursor.rowcount))
 
     @contextmanager

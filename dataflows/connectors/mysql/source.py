@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from math import prod
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import readable, without
 from dataflows.connectors.mysql.cursors import evidence_of, greatest_of, horizon
+from dataflows.connectors.mysql.privileges import check_may_wait, mark_unreadable, may_not_wait, unreadable
 from dataflows.connectors.mysql.replication import short_lag
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, describe, natives
@@ -35,7 +37,7 @@ from dataflows.data.cursors import CursorRule, Window, split_key
 from dataflows.data.splits import Split, between
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type
-from penstock.errors import AccessDenied, BadData, Refused, Unavailable
+from penstock.errors import AccessDenied, BadData, MissingTable, NotFound, Refused, SchemaMismatch, Unavailable
 
 __all__ = ["MysqlReader", "MysqlSource"]
 
@@ -60,16 +62,49 @@ class MysqlSource:
         return f"{self.place.where}: {self.name}"
 
     def describe(self) -> Table:
-        found = describe(self.session, self.name, self.place.where, sink=False)
-        if found is None:
-            message = "a source that is missing is refused"
-            raise AssertionError(message)
+        found = self._described()
         if not self._cleans:
             return found
         if not any(map(dated, found.columns)):
             what, hint = f"{self.name} has no column of dates", "leave it out"
             raise Refused(what, where=f"{self.place.pipeline}: spec.clean.zero_dates", hint=hint)
         return replace(found, columns=tuple(replace(one, nullable=one.nullable or dated(one)) for one in found.columns))
+
+    def _described(self) -> Table:
+        """Return the table with what this user may not read marked: the server does not list such columns."""
+        try:
+            found = describe(self.session, self.name, self.place.where, sink=False)
+        except MissingTable:
+            self._check_seen()
+            raise
+        if found is None:
+            message = "a source that is missing is refused"
+            raise AssertionError(message)
+        try:
+            self.session.rows(f"SELECT * FROM {self.name.sql} LIMIT 0")
+        except AccessDenied:
+            return mark_unreadable(self.session, found, self.place.where)
+        return found
+
+    def _check_seen(self) -> None:
+        """Refuse a table that the server does not list since this user has no privilege on it."""
+        try:
+            self.session.rows(f"SELECT 1 FROM {self.name.sql} LIMIT 0")
+        except AccessDenied:
+            raise unreadable(self.session, self.name, self.place.where) from None
+        except (MissingTable, NotFound):
+            return
+
+    def estimate(self, table: Table, key: Column | None, window: Window) -> int | None:
+        """Return the server's estimate; None for a view whose plan this user may not see."""
+        condition = "1 = 1" if key is None else self._range(key, Split(0, window.lower, window.upper))
+        extended = "EXTENDED " if self.session.mariadb else ""
+        try:
+            found = self.session.rows(f"EXPLAIN {extended}SELECT 1 FROM {self.name.sql} WHERE {condition}")
+        except (AccessDenied, SchemaMismatch):
+            return None
+        outer = [row for row in found if row[0] == found[0][0]]
+        return round(prod(int(row[-3] or 0) * float(row[-2] or 100) / 100 for row in outer))
 
     @property
     def _cleans(self) -> bool:
@@ -110,6 +145,8 @@ class MysqlSource:
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         evidence = evidence_of(self.session, self.name, cursor, rule)
         check_cursor(evidence, rule, self._where)
+        if not (evidence.is_time and rule.lag):
+            check_may_wait(self.session, self.name, self._where, sees_transactions=evidence.is_time)
         note = short_lag(self.session, rule.lag)
         return (*risks(evidence, rule), note) if note else risks(evidence, rule)
 
@@ -142,8 +179,7 @@ class MysqlSource:
         try:
             self.session.change(f"LOCK TABLES {self.name.sql} READ")
         except AccessDenied:
-            hint = "give the cursor a lag, or grant LOCK TABLES (or, for a time, PROCESS) to the connection's user"
-            raise Refused("the run cannot wait for late rows", where=self._where, hint=hint) from None
+            raise may_not_wait(self.session, self.name, self._where) from None
         except Unavailable as error:
             hint = "a transaction has been writing for long; end it, or try again later"
             what = "rows that are not committed yet may belong to this window"

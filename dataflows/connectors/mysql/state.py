@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from dataflows.connectors.mysql.session import LOCK_SECONDS, Session
-from dataflows.connectors.sql.ledger import TABLES, Ledger
+from dataflows.connectors.sql.ledger import ENDS, TABLES
+from dataflows.connectors.sql.offsets import OFFSETS, moving
+from dataflows.connectors.sql.pieces import PIECES, WindowLedger
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
+from dataflows.data.positions import Move
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 from penstock.failpoints import failpoint
@@ -45,6 +48,15 @@ _MAKE: Final = (
     pipeline VARCHAR(64) NOT NULL, run VARCHAR(255) NOT NULL, split BIGINT NOT NULL, lower_bound LONGTEXT,
     upper_bound LONGTEXT, done TINYINT NOT NULL, UNIQUE (pipeline, run, split)) {_ENGINE}""",
 )  # fmt: skip
+_MAKE_OFFSETS: Final = f"""CREATE TABLE IF NOT EXISTS {OFFSETS} (
+    pipeline VARCHAR(64) NOT NULL, source {_TEXT} NOT NULL, sink {_TEXT} NOT NULL, part VARCHAR(500) NOT NULL,
+    position LONGTEXT NOT NULL, split BIGINT NOT NULL, changed_at VARCHAR(40) NOT NULL,
+    ends CHAR(64) AS (SHA2(CONCAT_WS('\\n', source, sink), 256)) STORED, UNIQUE (pipeline, ends, part)) {_ENGINE}"""
+_MAKE_PIECES: Final = f"""CREATE TABLE IF NOT EXISTS {PIECES} (
+    pipeline VARCHAR(64) NOT NULL, source {_TEXT} NOT NULL, sink {_TEXT} NOT NULL, step VARCHAR(64) NOT NULL,
+    split BIGINT NOT NULL, piece INT NOT NULL, data LONGTEXT NOT NULL,
+    ends CHAR(64) AS (SHA2(CONCAT_WS('\\n', source, sink), 256)) STORED,
+    UNIQUE (pipeline, ends, step, split, piece)) {_ENGINE}"""
 _STOP: Final = "(SELECT 1 UNION SELECT 2)"
 """Subquery with two rows: an error wherever one value is expected."""
 
@@ -60,7 +72,7 @@ def mark_session(session: Session, uid: str, slot: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class MysqlState(Ledger):
+class MysqlState(WindowLedger):
     """State of one pipeline between one source object and one sink object."""
 
     session: Session
@@ -73,9 +85,35 @@ class MysqlState(Ledger):
                 self.session.change(statement)
 
     def exists(self) -> bool:
+        return set(TABLES) <= self._tables
+
+    def make_positions(self) -> None:
+        if not self.streams:
+            self.session.change(_MAKE_OFFSETS)
+
+    def part_splits(self) -> dict[str, int]:
+        if not self.streams:
+            return {}
+        rows = self.session.rows(f"SELECT part, split FROM {OFFSETS} WHERE {ENDS}", self.ends)
+        return {str(part): int(split) for part, split in rows}
+
+    @property
+    def streams(self) -> bool:
+        return OFFSETS in self._tables
+
+    def make_pieces(self) -> None:
+        if not self.windows:
+            self.session.change(_MAKE_PIECES)
+
+    @property
+    def windows(self) -> bool:
+        return PIECES in self._tables
+
+    @property
+    def _tables(self) -> set[str]:
+        """Tables of the state that exist."""
         query = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_name LIKE ?"
-        found = {str(row[0]) for row in self.session.rows(query, (self.schema, "\\_penstock\\_%"))}
-        return set(TABLES) <= found
+        return {str(row[0]) for row in self.session.rows(query, (self.schema, "\\_penstock\\_%"))}
 
     def claim(self, slots: tuple[str, ...], run: str) -> Claim | RunRow:
         for _ in range(TRIES):
@@ -136,10 +174,17 @@ class MysqlState(Ledger):
             self.check_owned(generation, "FOR UPDATE")
             yield
 
-    def fencing(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> tuple[str, ...]:
-        """Return the last statements of a commit: they mark the split and raise its slot's counters, or fail."""
+    def fencing(
+        self, slot: str, split: int, run: str, generation: int, counted: Counters, moves: Sequence[Move] = ()
+    ) -> tuple[str, ...]:
+        """Return the last statements of a commit: they raise the slot's counters and mark the split, or fail.
+
+        A split of a stream is not marked; it moves the positions of its partitions instead. The slot's row comes first,
+        as in `owned`, so that the two never wait for each other.
+        """
         literal = self.session.literal
-        once = f"SELECT IF(ROW_COUNT() = 1, 1, {_STOP})"  # not DO: MariaDB turns its errors into warnings
+        times = "SELECT IF(ROW_COUNT() = {}, 1, {})"  # not DO: MariaDB turns its errors into warnings
+        once = times.format(1, _STOP)
         sets = ", ".join(f"{name} = {name} + {int(getattr(counted, name))}" for name in COUNTED)
         uid, source, sink = map(literal, self.ends)
         marked = (
@@ -151,9 +196,14 @@ class MysqlState(Ledger):
             f"AND ends = SHA2(CONCAT_WS('\\n', {source}, {sink}), 256) AND slot = {literal(slot)} "
             f"AND generation = {int(generation)}"
         )
+        if moves:
+            moved = self.session.text(*moving(self.ends, moves, split))
+            return counted_on, once, moved, times.format(len(moves), _STOP)
         return marked, once, counted_on, once
 
     def drop(self) -> None:
         with self._alone(), self.session.transaction():
+            self.forget_positions()
+            self.drop_pieces()
             self.forget_all()
         self.end_sessions()

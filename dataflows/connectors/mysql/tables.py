@@ -39,9 +39,11 @@ SELECT table_type, coalesce(table_rows, 0) FROM information_schema.tables
 WHERE table_schema = ? AND table_name = ? AND table_type <> 'SEQUENCE'"""
 _COLUMNS: Final = """
 SELECT column_name, data_type, column_type, is_nullable = 'YES',
-       column_default IS NOT NULL OR extra LIKE '%auto_increment%',
+       column_default IS NOT NULL AND NOT (column_default = 'NULL' AND version() LIKE '%MariaDB%')
+       OR extra LIKE '%auto_increment%',
        coalesce(generation_expression, '') <> ''
 FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position"""
+"""MariaDB writes a default of NULL, which any nullable column has, as an expression; a text would be in quotes."""
 _KEYS: Final = """
 SELECT index_name, column_name, nullable = 'YES' OR sub_part IS NOT NULL OR column_name IS NULL
 FROM information_schema.statistics WHERE table_schema = ? AND table_name = ? AND non_unique = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -13,6 +13,7 @@ from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, Wr
 from dataflows.connectors.mysql.interference import UNSEEN, interferers
 from dataflows.connectors.mysql.keys import key_obstacle
 from dataflows.connectors.mysql.merge import Merge
+from dataflows.connectors.mysql.privileges import missing_grants
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.mysql.swap import (
@@ -28,6 +29,7 @@ from dataflows.connectors.mysql.types import ddl_type, short_enough, storable
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_appended, check_key, check_names, check_sink, duplicates
+from dataflows.connectors.sql.made import as_made, has_written, marked
 from dataflows.connectors.sql.names import shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
@@ -92,7 +94,7 @@ class MysqlTarget:
             return None
         engine = self.session.value(_ENGINE, (self.name.schema, self.name.name))
         if engine != "InnoDB":
-            hint = f"ALTER TABLE {self.name} ENGINE = InnoDB"
+            hint = f"ALTER TABLE {self.name.sql} ENGINE = InnoDB"
             what = f"a table of engine {engine} has no transactions: rows and position could not be written together"
             raise Refused(what, where=self.place.where, value=str(self.name), hint=hint)
         if self.owner.write.write == "merge":
@@ -132,6 +134,11 @@ class MysqlTarget:
 
     def make_keyed(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
         """Create the table if it is missing, with a key; InnoDB keeps rows by it in any case."""
+        for statement in self.create_statements(columns, key):
+            self.session.change(statement)
+
+    def create_statements(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the statement that creates the table, if it is missing."""
         lines = [
             f"{quoted(one.name)} {ddl_type(one, key=one.name in key)}"
             f"{' NULL' if one.nullable and one.name not in key else ' NOT NULL'}"
@@ -139,18 +146,52 @@ class MysqlTarget:
         ]
         lines += [f"PRIMARY KEY ({', '.join(map(quoted, key))})"] if key else []
         exact = EXACT[self.session.mariadb]
-        self.session.change(
-            f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)}) "
-            f"ENGINE = InnoDB ROW_FORMAT = DYNAMIC CHARACTER SET utf8mb4 COLLATE {exact}"
-        )
+        options = f"ENGINE = InnoDB ROW_FORMAT = DYNAMIC CHARACTER SET utf8mb4 COLLATE {exact}"
+        return (f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)}) {options}",)
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add nullable columns to the table; existing ones stay as they are. Inside `state.owned`."""
+        for statement in self.add_statements(columns):
+            self.session.change(statement)
+
+    def add_statements(self, columns: tuple[Column, ...]) -> tuple[str, ...]:
+        """Return a statement for each column that is missing."""
         there = describe(self.session, self.name, self.place.where, sink=True)
-        for one in columns:
-            if there is None or there.column(one.name) is None:
-                kind = ddl_type(one)
-                self.session.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind} NULL")
+        return tuple(
+            f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {ddl_type(one)} NULL"
+            for one in columns
+            if there is None or there.column(one.name) is None
+        )
+
+    def made_as(self, table: Table) -> str | None:
+        """Return how this pipeline made the table, if it is still as it was."""
+        return as_made(self.state, table)
+
+    def remember(self, made: str, table: Table | None) -> None:
+        """Remember how the table was made. Inside `state.owned`."""
+        self.state.remember(marked(made, table))
+
+    def is_unwritten(self) -> bool:
+        """True if no run has written to the table, and it has no rows."""
+        if has_written(self.state, shadowed=self._replaces):
+            return False
+        return not self.session.rows(f"SELECT 1 FROM {self.name.sql} LIMIT 1")
+
+    def unmake(self) -> None:
+        """Drop the table, if it is unwritten. Inside `state.owned`."""
+        if not self.is_unwritten():
+            return
+        self.session.change(f"LOCK TABLES {self.name.sql} WRITE")
+        try:
+            if not self.session.rows(f"SELECT 1 FROM {self.name.sql} LIMIT 1"):
+                self.session.change(f"DROP TABLE {self.name.sql}")
+        finally:
+            self.session.change("UNLOCK TABLES")
+        drop_leftovers(self.session, tombstone_prefix(self.owner.uid), self.name, ())
+
+    def missing_grants(self, *, grows: bool) -> Sequence[tuple[str, str]]:
+        """Return what the user may not do at the sink, each with the GRANT that allows it."""
+        return missing_grants(self.session, self.name, self.state.schema, self.owner, grows=grows)
 
     def create_load_table(self, run: str, generation: int) -> str:
         shadow, aside = self._shadow(run), self._aside(run)

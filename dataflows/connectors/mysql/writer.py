@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
-from dataflows.connectors.mysql.interference import check_merged, interferers, staged
+from dataflows.connectors.mysql.interference import Definition, check_merged, interferers, staged
 from dataflows.connectors.mysql.merge import STAGE, Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState, mark_session
@@ -40,6 +40,8 @@ class MysqlSink:
     merge: Merge | None = None
     interferers: list[str] = field(default_factory=list)
     """Triggers that may change merged or appended rows."""
+    definition: Definition | None = None
+    """The target as it was when the session began; None for a shadow."""
     _loading: bool = field(default=False, init=False)
 
     @classmethod
@@ -53,27 +55,31 @@ class MysqlSink:
         into: TableName,
         merge: Merge | None,
         *,
-        shadowed: bool = False,
+        shadowed: bool,
     ) -> Iterator[MysqlSink]:
         """Connected."""
         with closing(another(order.check)) as session:
             mark_session(session, state.uid, order.slot)
             if merge is not None and merge.tombstones is not None:
                 session.change(merge.make_tombstones(merge.tombstones))
-            named = [] if shadowed else interferers(session, into)
+            named, names = [] if shadowed else interferers(session, into), tuple(one.name for one in order.columns)
             if named and merge is None:
-                merge = staged(session, into, tuple(column.name for column in order.columns), named, where)
+                merge = staged(session, into, names, named, where)
+            there = None if shadowed else Definition.of(session, into, names)
             load = _load(session, order, into, merge)
-            yield cls(session, replace(state, session=session), order, where, load, merge, named)
+            yield cls(session, replace(state, session=session), order, where, load, merge, named, there)
 
     def begin(self, split: int, data: Any) -> None:
         for statement in self.merge.stage if self.merge else ():
             self.session.change(statement)
         self.session.change("START TRANSACTION")
+        if self.merge is None:
+            self._check_unaltered()
 
     @contextmanager
     def trial(self) -> Iterator[Attempt]:
         self.begin(0, None)
+        self._check_unaltered()
         yield self._attempt
         self.session.change("ROLLBACK")
 
@@ -109,12 +115,19 @@ class MysqlSink:
         counted = split.counted(loaded)
         self._check_keys()
         if self.merge is not None:
+            self._check_unaltered()
             self._merge(self.merge)
+        self.state.keep(split.number, split.state)
         split.reached("before_fence")
         order = self.order
-        fence = self.state.fencing(order.slot, split.number, order.run, order.generation, counted)
+        fence = self.state.fencing(order.slot, split.number, order.run, order.generation, counted, split.moves)
         self.session.together((*fence, "COMMIT"), lambda: split.reached("sent"))
         return counted
+
+    def _check_unaltered(self) -> None:
+        """Raise Unavailable if the target is not what the rows were made for."""
+        if self.definition is not None:
+            self.definition.check(self.session, self.where)
 
     def _merge(self, merge: Merge) -> None:
         if self.interferers and merge.version:

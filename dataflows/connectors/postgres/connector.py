@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.postgres.source import PostgresSource
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.postgres.target import PostgresTarget
 from penstock.models.connection import PostgresConnection, postgres_dsn
+
+if TYPE_CHECKING:
+    from dataflows.connectors.postgres.cdc.source import PostgresChanges
 
 __all__ = ["PostgresConnector"]
 
@@ -16,13 +21,18 @@ class PostgresConnector:
 
     model = PostgresConnection
     takes_format = False
+    sends_changes = True
 
     @staticmethod
     def named(place: Place) -> str:
         return str(TableName.parse(place.object))
 
     @staticmethod
-    def source(place: Place) -> PostgresSource:
+    def source(place: Place) -> PostgresSource | PostgresChanges:
+        if place.stream is not None:
+            from dataflows.connectors.postgres.cdc.source import PostgresChanges
+
+            return PostgresChanges(place, TableName.parse(place.object), _dsn(place))
         return PostgresSource(place, TableName.parse(place.object), _dsn(place))
 
     @staticmethod

@@ -29,10 +29,12 @@ from penstock.errors import (
 )
 from penstock.postgres import by_state
 
-__all__ = ["FENCED", "NO_OPTIONS", "result_error", "state_error", "translate", "translated"]
+__all__ = ["FENCED", "NOT_KEPT", "NO_OPTIONS", "result_error", "state_error", "translate", "translated"]
 
 FENCED: Final = "penstock.fenced"
 """Text that a commit casts to a number if there is a newer generation; the error's message contains it."""
+NOT_KEPT: Final = "penstock.not_kept"
+"""Text that a write casts to a number if the target has no row with the values that a change leaves as they are."""
 NO_OPTIONS: Final = "unsupported startup parameter"
 """Message of a pooler that refuses settings at connection."""
 
@@ -64,7 +66,12 @@ def _not_connected(error: psycopg.OperationalError, where: str) -> PenstockError
 
 
 _Row = tuple[tuple[str, ...], type[PenstockError], str, str]
-_LOST: Final[_Row] = ((), Unreachable, "the connection cannot be made or was lost", "is the server up? try again")
+_LOST: Final[_Row] = (
+    (),
+    Unreachable,
+    "no server answers, or the connection was lost",
+    "is the server up, at the host and port in connections.yaml? `penstock doctor` tries every connection",
+)
 _NOT_CONNECTED: Final[tuple[_Row, ...]] = (
     (
         ("password", "authentication", "no pg_hba.conf entry"),
@@ -112,12 +119,17 @@ def state_error(state: str, message: str, where: str, place: _Place = (None, "")
     """Return the error for an SQLSTATE; of `message` only object names are kept."""
     if state == "22P02" and FENCED in message:
         return Fenced("a newer run took over", where=where, hint="nothing to do: the newer run carries on")
+    if state == "22P02" and NOT_KEPT in message:
+        what = "the update leaves out values that it did not change, and the target has no row with them"
+        return RowRefused(what, where=where, hint="was the row refused before, or deleted there?", state="not_kept")
     if "No space left" in message:
         state = "53100"
     kind, what, hint = by_state(state)
     if kind is BadData:
         what, waits = f"{what}{place[1]} [SQLSTATE {state}]", state == "23503"
         return RowRefused(what, where=where, hint=hint, state=state, column=place[0], waits=waits)
+    if kind is AccessDenied and state == "42501":
+        hint = "`penstock plan` names the GRANT for the connection's user"
     if "row-level security" in message:
         hint = "let the user see all rows (BYPASSRLS or a policy), or read a view that selects the rows to copy"
         what = "row-level security would hide rows from this user"

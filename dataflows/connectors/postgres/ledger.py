@@ -16,6 +16,7 @@ from psycopg import ClientCursor
 
 from dataflows.connectors.postgres.session import Session, ask, one_row, translated
 from dataflows.connectors.postgres.tables import TableName, escaped
+from dataflows.connectors.sql.ledger import made_name
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import Loaded, RunRow
 from dataflows.data.counters import COUNTED, Counters
@@ -23,6 +24,10 @@ from dataflows.data.splits import Split
 
 __all__ = ["NAMES", "PostgresLedger"]
 
+_OTHERS: Final = """
+SELECT DISTINCT p.pipeline FROM {positions} p WHERE p.sink = %(sink)s AND p.pipeline <> %(pipeline)s
+AND coalesce((SELECT r.sink FROM {runs} r WHERE r.pipeline = p.pipeline AND r.state NOT IN ('made', 'dropped')
+ORDER BY r.planned_at DESC LIMIT 1), CASE WHEN p.rows_in > 0 THEN p.sink END) = p.sink ORDER BY 1"""
 KEPT_RUNS: Final = 100
 NAMES: Final = ("positions", "runs", "splits")
 
@@ -125,7 +130,7 @@ class PostgresLedger:
                 "VALUES (%s, %s, %s, %s, %s)",
                 [(self.uid, plan.run, one.number, one.lower, one.upper) for one in splits],
             )
-        self.session.execute(f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (plan.run, self.uid))
+        ask(self.session, f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (plan.run, self.uid))
 
     def take_over(self, older: str, run: str) -> None:
         values = {"older": older, "run": run, "pipeline": self.uid}
@@ -164,6 +169,11 @@ class PostgresLedger:
             ).fetchall()
         return tuple(Split(number, lower, upper) for number, lower, upper, done in rows if not done), len(rows)
 
+    def others(self) -> list[str]:
+        """Return the other pipelines whose last run wrote to this sink."""
+        with translated(self.where):
+            return [uid for (uid,) in ask(self.session, self.format(_OTHERS), self.key).fetchall()]
+
     def counters(self) -> Counters:
         sums = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in COUNTED)
         query = (
@@ -180,11 +190,30 @@ class PostgresLedger:
             ).fetchone()
             return self.counters() - Counters(**found[0]) if found else None
 
+    def made(self) -> str | None:
+        """Return how the pipeline made the table, and what it looked like then; None if it did not."""
+        query = f"SELECT result FROM {self.table('runs')} WHERE {_OF} AND state = 'made'"
+        with translated(self.where):
+            found = ask(self.session, query, self.key).fetchone()
+        return str(found[0]) if found else None
+
+    def remember(self, made: str) -> None:
+        """Store what `made` returns. Inside `owned`."""
+        name = {"run": made_name(self.source, str(self.sink)), "made": json.dumps(made)}
+        ask(self.session, f"DELETE FROM {self.table('runs')} WHERE {_OF} AND state = 'made'", self.key)
+        ask(
+            self.session,
+            f"INSERT INTO {self.table('runs')} (pipeline, source, sink, run, state, write, base, result) "
+            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'made', '', '{}', %(made)s)",
+            self.key | name,
+        )
+
     def finish(self, run: str, position: str | None, result: dict[str, Any]) -> None:
         values = self.key | {"run": run, "cursor": position, "result": json.dumps(result), "kept": KEPT_RUNS}
         ClientCursor(self.session).execute(self.format(_FINISH), values)
 
 
+_OF: Final = "pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s"
 _FINISH: Final = """
 UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
 FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s

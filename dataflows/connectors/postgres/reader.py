@@ -95,10 +95,14 @@ class PostgresReader:
             self.close()
         session = self._connected()
         self._moment.begin(session)
+        yield from self.in_session(session, split)
+
+    def in_session(self, session: Session, split: Split) -> Iterator[Rows | memoryview | int]:
+        """Yield what a split has, over a session whose transaction has the savepoint `MARK`."""
         rows = 0
         for block in self._blocks(session, self._query(split)):
             if isinstance(block, bytes):
-                for part in self._batches(block):
+                for part in self.batches(block):
                     rows += part.batch.num_rows + len(part.refused)
                     yield part
             elif self.schema is None:
@@ -146,7 +150,8 @@ class PostgresReader:
         form = self.undecoded if self.schema is None else "csv"
         return f"COPY (SELECT {names} FROM {self.table.name.sql} WHERE {rows}) TO STDOUT (FORMAT {form})"
 
-    def _batches(self, block: bytes) -> Iterator[Rows]:
+    def batches(self, block: bytes) -> Iterator[Rows]:
+        """Decode lines of CSV, as the server writes them, to batches of at most `batch_rows` rows."""
         rows = self._decoded(block)
         starts = range(0, max(rows.batch.num_rows, 1), self.batch_rows)
         return (Rows(rows.batch.slice(at, self.batch_rows), () if at else rows.refused) for at in starts)

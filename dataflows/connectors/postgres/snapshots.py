@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -24,7 +24,7 @@ from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.data.tables import Table
 from penstock.errors import Refused, Unavailable
 
-__all__ = ["MARK", "Moment", "hold"]
+__all__ = ["GONE", "MARK", "Moment", "hold", "limits"]
 
 MARK: Final = "penstock"
 """Savepoint of each reading transaction; after an error, rolling back to it makes the session usable again."""
@@ -34,7 +34,7 @@ HOUR: Final = 3_600_000
 """Time-out of an idle reader, in milliseconds."""
 TIMED_VERSION: Final = 170000
 """First server version with `transaction_timeout`."""
-_GONE: Final = {"22023", "42704", "55000"}
+GONE: Final = {"22023", "42704", "55000"}
 """SQLSTATEs of a snapshot that is unknown, or whose exporting session has ended."""
 _KEPT: Final = """SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND locktype = 'relation'
 AND relation = %s::regclass AND mode = 'AccessShareLock' AND granted)"""
@@ -60,19 +60,20 @@ def hold(session: Session, table: Table, limit: timedelta, where: str) -> str:
         Unavailable: the table is locked, or has changed since it was described.
     """
     held = min(LONGEST, max(1, int(limit.total_seconds() * 1000)))
-    begin = f"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {_limits(session, held)}"
+    begin = f"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {limits(session, held)}"
     share(session, table.name, where, begin)
     now = describe(session, table.name, where)
-    if (now.kind, now.columns) != (table.kind, tuple(one for one in table.columns if not one.hidden)):
+    known = tuple(replace(one, unreadable=None) for one in table.columns if not one.hidden)
+    if (now.kind, now.columns) != (table.kind, known):
         session.rollback()
         raise Unavailable("the table was changed while the run began", where=where, hint="try again")
     with translated(where):
-        snapshot, pid = one_row(session, "SELECT pg_export_snapshot(), pg_backend_pid()")
+        snapshot, pid = one_row(session, "SELECT pg_export_snapshot(), pg_backend_pid()", same=True)
     return json.dumps(asdict(_Held(snapshot, pid, held)))
 
 
-def _limits(session: Session, idle: int) -> str:
-    """Return statements that set the transaction's time-outs, in place of the role's defaults."""
+def limits(session: Session, idle: int) -> str:
+    """Return statements that set a transaction's time-outs in place of the role's defaults; `idle` 0 is none."""
     whole = "SET LOCAL transaction_timeout = 0; " if session.info.server_version >= TIMED_VERSION else ""
     return f"SET LOCAL idle_in_transaction_session_timeout = {idle}; {whole}"
 
@@ -113,7 +114,7 @@ class Moment:
                 self._until = time.monotonic() + held.limit / 1000
                 return
             self._let_go(held, passed=joined)
-        begin = f"ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {_limits(session, HOUR)}"
+        begin = f"ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {limits(session, HOUR)}"
         share(session, self.table, self.where, begin)
         with translated(self.where):
             session.execute(f"SAVEPOINT {MARK}")
@@ -124,13 +125,13 @@ class Moment:
             try:
                 session.execute(begin)
             except psycopg.Error as error:
-                if error.sqlstate not in _GONE:
+                if error.sqlstate not in GONE:
                     raise
                 return False
-        share(session, self.table, self.where, _limits(session, held.limit))
+        share(session, self.table, self.where, limits(session, held.limit))
         with translated(self.where):
             # The exporting session kept its lock until this session got its own.
-            kept = bool(one_row(session, _KEPT, (held.pid, self.table.sql))[0])
+            kept = bool(one_row(session, _KEPT, (held.pid, self.table.sql), same=True)[0])
             session.execute(f"SAVEPOINT {MARK}")
         return kept
 

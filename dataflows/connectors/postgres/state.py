@@ -8,18 +8,21 @@ A pipeline that was dropped leaves one row in `_penstock_runs`, with state `drop
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from psycopg import sql
 
+from dataflows.connectors.postgres import offsets, pieces
 from dataflows.connectors.postgres.ledger import NAMES, PostgresLedger
 from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, ask, one_row, translated
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
+from dataflows.data.positions import Move
+from dataflows.data.state import StateChange
 from penstock.errors import Fenced, Unavailable
 from penstock.failpoints import failpoint
 
@@ -185,8 +188,72 @@ class PostgresState(PostgresLedger):
                 raise Fenced("a newer run took over", where=self.where, hint="nothing to do: the newer run carries on")
             yield
 
-    def fence(self, slot: str, split: int, run: str, generation: int, counted: Counters) -> str:
+    def make_positions(self) -> None:
+        with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
+            if not offsets.made(self.session, self.sink.schema):
+                with self.session.transaction():
+                    offsets.make(self.session, self.sink.schema)
+
+    def positions(self) -> dict[str, str]:
+        with translated(self.where):
+            made = offsets.made(self.session, self.sink.schema)
+            return offsets.positions(self.session, self.sink.schema, self.key) if made else {}
+
+    def last_split(self) -> int:
+        with translated(self.where):
+            if not offsets.made(self.session, self.sink.schema):
+                return 0
+            return offsets.last_split(self.session, self.sink.schema, self.key)
+
+    def part_splits(self) -> dict[str, int]:
+        with translated(self.where):
+            made = offsets.made(self.session, self.sink.schema)
+            return offsets.part_splits(self.session, self.sink.schema, self.key) if made else {}
+
+    def begin(self, positions: Mapping[str, str]) -> None:
+        offsets.begin(self.session, self.sink.schema, self.key, positions)
+
+    def restart(self, positions: Mapping[str, str]) -> None:
+        offsets.restart(self.session, self.sink.schema, self.key, positions)
+
+    def other_streams(self, part: str | None = None) -> list[str]:
+        """Return the other pipelines whose streams write to this sink; with `part` those that read this partition."""
+        with translated(self.where):
+            if not offsets.made(self.session, self.sink.schema):
+                return []
+            found = offsets.streams(self.session, self.sink.schema, self.key["sink"], part)
+        return [uid for uid in self.others() if uid in found]
+
+    def lock_sink(self) -> None:
+        """Wait until no other pipeline is about to begin at this sink, and let none begin. Inside a transaction."""
+        name = f"penstock.sink.{self.key['sink']}"
+        ask(self.session, "SELECT pg_advisory_xact_lock(hashtext(%s))", (name,))
+
+    def make_pieces(self) -> None:
+        with translated(f"{self.where}: state tables in schema {self.sink.schema}"):
+            if not pieces.made(self.session, self.sink.schema):
+                with self.session.transaction():
+                    pieces.make(self.session, self.sink.schema)
+
+    def pieces(self) -> dict[str, list[tuple[int, str]]]:
+        with translated(self.where):
+            made = pieces.made(self.session, self.sink.schema)
+            return pieces.pieces(self.session, self.sink.schema, self.key) if made else {}
+
+    def forget_pieces(self) -> None:
+        if pieces.made(self.session, self.sink.schema):
+            pieces.forget(self.session, self.sink.schema, self.key)
+
+    def keeping(self, split: int, changes: Sequence[StateChange]) -> Iterator[str]:
+        """Yield the statements that keep the changes of a split, for the transaction that its fence ends."""
+        return pieces.keeping(self.sink.schema, self.key, split, changes)
+
+    def fence(
+        self, slot: str, split: int, run: str, generation: int, counted: Counters, moves: Sequence[Move] = ()
+    ) -> str:
         """Return the last statement of a commit: mark the split, raise the counters, and fail unless both match.
+
+        A split of a stream is not marked; it moves the positions of its partitions instead.
 
         With a newer generation, or a split that is done already, its cast fails: this aborts the transaction, so the
         COMMIT in the same message does nothing. Under READ COMMITTED the UPDATE waits for a claim in progress and then
@@ -194,13 +261,18 @@ class PostgresState(PostgresLedger):
         """
         sets = ", ".join(f"{name} = {name} + {getattr(counted, name)}" for name in COUNTED)
         names = {name: _literal(value) for name, value in self.key.items()}
+        marked = (
+            f"UPDATE {self.plain('splits')} SET done = true WHERE pipeline = {names['pipeline']} "
+            f"AND run = {_literal(run)} AND split = {split} AND NOT done RETURNING 1"
+        )
+        if moves:
+            marked = offsets.moved(self.sink.schema, self.key, moves, split)
         return (
-            f"WITH s AS (UPDATE {self.plain('splits')} SET done = true WHERE pipeline = {names['pipeline']} "
-            f"AND run = {_literal(run)} AND split = {split} AND NOT done RETURNING 1), "
+            f"WITH s AS ({marked}), "
             f"p AS (UPDATE {self.plain('positions')} SET {sets}, changed_at = now() "
             f"WHERE pipeline = {names['pipeline']} AND source = {names['source']} AND sink = {names['sink']} "
             f"AND slot = {_literal(slot)} AND generation = {generation} RETURNING 1) "
-            "SELECT (CASE WHEN (SELECT count(*) FROM s) * (SELECT count(*) FROM p) = 1 "
+            f"SELECT (CASE WHEN (SELECT count(*) FROM s) = {len(moves) or 1} AND (SELECT count(*) FROM p) = 1 "
             f"THEN '1' ELSE '{FENCED}' END)::int"
         )
 
@@ -210,6 +282,10 @@ class PostgresState(PostgresLedger):
             self.session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._claiming,))
             for name in ("positions", "splits", "runs"):
                 self.session.execute(f"DELETE FROM {self.table(name)} WHERE pipeline = %s", (self.uid,))
+            if offsets.made(self.session, self.sink.schema):
+                offsets.drop(self.session, self.sink.schema, self.uid)
+            if pieces.made(self.session, self.sink.schema):
+                pieces.drop(self.session, self.sink.schema, self.uid)
             self.session.execute(self.format(_DROPPED), self.key)
 
 

@@ -13,14 +13,14 @@ from psycopg import sql
 
 from dataflows.connectors.contract import Method
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.postgres.interference import check_merged, interferers
+from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.session import Session, ask, one_message, one_row, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import RunRow
 from penstock.errors import BadData, Refused
 
-__all__ = ["drop_leftovers", "make_shadow", "mark_key", "move_in", "replace_method"]
+__all__ = ["check_emptied", "drop_leftovers", "make_shadow", "mark_key", "move_in", "replace_method"]
 
 
 _OBSTACLES: Final = """
@@ -61,24 +61,41 @@ UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication
    WHERE (p.schemaname, p.tablename) = (t.relnamespace::regnamespace::text, t.relname))
    OR EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = t.id)"""
 """Run only if there are publications: planning it takes as long as all the others."""
-_REFERRERS: Final = """
-SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k
-WHERE k.contype = 'f' AND k.confrelid = %(table)s::regclass AND (NOT k.condeferrable OR k.confdeltype <> 'a')"""
-_CLOSED: Final = """
-SELECT format('row security hides rows of %%s from this user', c.oid::regclass),
-  'write as the owner of the table, or as a role with BYPASSRLS'
+_KEEPERS: Final = """
+SELECT (SELECT ARRAY[k.conname::text, k.conrelid::regclass::text] FROM pg_constraint k WHERE k.contype = 'f'
+  AND k.confrelid = %(table)s::regclass AND (NOT k.condeferrable OR k.confdeltype <> 'a') LIMIT 1), (
+SELECT ARRAY[format('row security hides rows of %%s from this user', c.oid::regclass),
+  'write as the owner of the table, or as a role with BYPASSRLS']
 FROM pg_class c WHERE c.oid = %(table)s::regclass AND row_security_active(c.oid)
-UNION ALL SELECT format('partition %%s is a foreign table that takes no INSERT or DELETE', c.oid::regclass),
-  'detach it, or write to another table'
+UNION ALL SELECT ARRAY[format('partition %%s is a foreign table that takes no INSERT or DELETE', c.oid::regclass),
+  'detach it, or write to another table']
 FROM pg_partition_tree(%(table)s::regclass) p JOIN pg_class c ON c.oid = p.relid
-WHERE c.relkind = 'f' AND pg_relation_is_updatable(c.oid, false) & 24 <> 24 LIMIT 1"""
-"""Objects that would keep rows in the table, or make emptying it fail."""
+WHERE c.relkind = 'f' AND pg_relation_is_updatable(c.oid, false) & 24 <> 24 LIMIT 1),
+EXISTS (SELECT FROM pg_publication)"""
+"""A foreign key that emptying the table would break, and what would keep rows in it or make emptying it fail; and
+whether there are publications."""
 _UNDELETABLE: Final = """
 SELECT p.pubname FROM pg_publication_tables p JOIN pg_publication USING (pubname), pg_class c
 WHERE c.oid = %(table)s::regclass AND pubdelete AND c.relkind = 'r'
 AND (p.schemaname, p.tablename) = (c.relnamespace::regnamespace::text, c.relname) AND (c.relreplident = 'n'
 OR (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)))
 LIMIT 1"""
+
+
+def check_emptied(session: Session, sink: TableName, what: str, where: str) -> bool:
+    """Refuse to replace all rows if some would stay, or others would go; return True if there are publications.
+
+    Raises:
+        Refused: `what` would break a foreign key of another table, or delete rows there; or rows cannot be deleted.
+    """
+    with translated(where):
+        referrer, closed, published = one_row(session, _KEEPERS, {"table": sink.sql}, same=True)
+    if referrer:
+        hint = "make the key DEFERRABLE with NO ACTION, or write to a table that nothing refers to"
+        raise Refused(f"{what} would break foreign key {referrer[0]} of {referrer[1]}", where=where, hint=hint)
+    if closed:
+        raise Refused(f"{what}: {closed[0]}", where=where, hint=closed[1])
+    return bool(published)
 
 
 def replace_method(session: Session, sink: TableName, where: str) -> Method:
@@ -88,18 +105,11 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
         Refused: a foreign key of another table would break, or delete rows there; or the server does not allow its
             rows to be deleted.
     """
+    published = check_emptied(session, sink, "`replace`", where)
     with translated(where):
-        referrer = ask(session, _REFERRERS, {"table": sink.sql}).fetchone()
-        closed = ask(session, _CLOSED, {"table": sink.sql}).fetchone()
-        published = one_row(session, "SELECT EXISTS (SELECT FROM pg_publication)")[0]
         publication = ask(session, _UNDELETABLE, {"table": sink.sql}).fetchone() if published else None
         query = _OBSTACLES + (_PUBLISHED if published else "")
         obstacles = [row[0] for row in ask(session, query, {"table": sink.sql})]
-    if referrer:
-        hint = "make the key DEFERRABLE with NO ACTION, or write to a table that nothing refers to"
-        raise Refused(f"`replace` would break foreign key {referrer[0]} of {referrer[1]}", where=where, hint=hint)
-    if closed:
-        raise Refused(f"`replace`: {closed[0]}", where=where, hint=closed[1])
     if publication:
         what = f"publication {publication[0]} publishes deletes, and {sink} has no replica identity"
         raise Refused(what, where=where, hint="give the table a primary key, or REPLICA IDENTITY FULL")
@@ -115,7 +125,7 @@ def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: TableNa
     with translated(where):
         names = ask(session, query, (sink.schema, prefix, keep.name if keep else "")).fetchall()
         for (name,) in names:
-            session.execute(f"DROP TABLE IF EXISTS {quoted(sink.schema, name)}")
+            _change(session, f"DROP TABLE IF EXISTS {quoted(sink.schema, name)}", where)
     return len(names)
 
 
@@ -124,22 +134,27 @@ SELECT c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relow
   (SELECT coalesce(json_agg(json_build_array(a.privilege_type,
      CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,
      a.is_grantable)), '[]') FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a)
-FROM pg_class c WHERE c.oid = %s::regclass"""
+FROM pg_class c WHERE c.oid IN (%(sink)s::regclass, %(shadow)s::regclass) ORDER BY c.oid <> %(sink)s::regclass"""
 _MADE: Final = """
 SELECT to_regclass(%(shadow)s) IS NOT NULL, (SELECT s.spcname FROM pg_class c JOIN pg_tablespace s
-  ON s.oid = c.reltablespace WHERE c.oid = %(table)s::regclass)"""
+  ON s.oid = c.reltablespace WHERE c.oid = %(table)s::regclass),
+  (SELECT count(*) FROM pg_index x WHERE x.indrelid = %(table)s::regclass),
+  EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'p' AND k.conrelid = %(table)s::regclass
+    AND obj_description(k.oid, 'pg_constraint') = %(comment)s)"""
 
 
 def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> None:
     """Create the run's shadow table with all that ``LIKE`` copies from the target, if it is missing."""
     with translated(where):
-        made, space = one_row(session, _MADE, {"shadow": shadow.sql, "table": sink.sql}, same=True)
+        values = {"shadow": shadow.sql, "table": sink.sql, "comment": LATE}
+        made, space, indexes, late = one_row(session, _MADE, values, same=True)
         if made:
             return
         at = f" TABLESPACE {quoted(space)}" if space else ""
-        session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL){at}")
-        if _late_key(session, sink) is not None and (name := _key_name(session, shadow)) is not None:
-            session.execute(f"ALTER TABLE {shadow.sql} DROP CONSTRAINT {quoted(name)}")
+        less = " EXCLUDING INDEXES" if late and indexes == 1 else ""
+        session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL{less}){at}")
+        if late and not less and (name := _key_name(session, shadow)) is not None:
+            _change(session, f"ALTER TABLE {shadow.sql} DROP CONSTRAINT {quoted(name)}", where)
 
 
 LATE: Final = "the source's key: Penstock makes it after each load"
@@ -153,21 +168,24 @@ AND obj_description(k.oid, 'pg_constraint') = %(comment)s"""
 
 def _late_key(session: Session, table: TableName) -> list[str] | None:
     """Return the columns of a key that is made after the load; None if the table has none."""
-    found = session.execute(_LATE_KEY, {"table": table.sql, "comment": LATE}).fetchone()
+    found = ask(session, _LATE_KEY, {"table": table.sql, "comment": LATE}).fetchone()
     return None if found is None else list(found[0])
 
 
 def _key_name(session: Session, table: TableName) -> str | None:
     query = "SELECT conname FROM pg_constraint WHERE contype = 'p' AND conrelid = %s::regclass"
-    found = session.execute(query, (table.sql,)).fetchone()
+    found = ask(session, query, (table.sql,)).fetchone()
     return None if found is None else str(found[0])
 
 
 def mark_key(session: Session, table: TableName) -> None:
     """Mark a table's primary key, by a comment, as one to create after each load."""
     if (name := _key_name(session, table)) is not None:
-        comment = sql.Literal(LATE).as_string(None)
-        session.execute(f"COMMENT ON CONSTRAINT {quoted(name)} ON {table.sql} IS {comment}")
+        session.execute(_marking(table, name))
+
+
+def _marking(table: TableName, key: str) -> str:
+    return f"COMMENT ON CONSTRAINT {quoted(key)} ON {table.sql} IS {sql.Literal(LATE).as_string(None)}"
 
 
 def _make_key(session: Session, sink: TableName, shadow: TableName) -> None:
@@ -178,15 +196,14 @@ def _make_key(session: Session, sink: TableName, shadow: TableName) -> None:
     """
     if (key := _late_key(session, sink)) is None:
         return
-    names = ", ".join(quoted(name) for name in key)
+    names, made = ", ".join(quoted(name) for name in key), f"{shadow.name}_key"
+    adding = f"ALTER TABLE {shadow.sql} ADD CONSTRAINT {quoted(made)} PRIMARY KEY ({names})"
     try:
-        with translated(str(sink)):
-            session.execute(f"ALTER TABLE {shadow.sql} ADD PRIMARY KEY ({names})")
+        _change(session, f"{adding}; {_marking(shadow, made)}", str(sink))
     except RowRefused as error:
         what = f"the key ({', '.join(key)}) cannot be made: {error.what}"
         hint = "nothing was published; does a step, or a change of keys while they were read, repeat rows?"
         raise BadData(what, where=str(sink), hint=hint) from None
-    mark_key(session, shadow)
 
 
 def move_in(
@@ -215,7 +232,7 @@ def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple
     only = "" if partitioned else "ONLY "  # rows of tables that inherit from it stay
     session.execute(f"DELETE FROM {only}{sink.sql} WHERE {which}")
     session.execute(f"INSERT INTO {sink.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {shadow.sql}")
-    if named := interferers(session, sink, str(sink)):
+    if named := Definition.of(session, sink, (), str(sink), copies=False).interferers:
         texts = ", ".join(f"{quoted(name)}::text" for name in columns) or "NULL"
         rows = f"SELECT {texts} FROM {shadow.sql} EXCEPT ALL SELECT {texts} FROM {only}{sink.sql} WHERE {which}"
         check_merged(session, f"SELECT count(*) FROM ({rows}) u", named, str(sink))
@@ -225,7 +242,7 @@ def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple
 def _rename(session: Session, sink: TableName, shadow: TableName) -> None:
     _make_key(session, sink, shadow)
     session.execute(f"LOCK TABLE {sink.sql}, {shadow.sql} IN ACCESS EXCLUSIVE MODE")
-    indexes, copies = _indexes(session, sink), _indexes(session, shadow)
+    indexes, copies = _indexes(session, sink, shadow)
     if [one[1:] for one in indexes] != [one[1:] for one in copies]:
         raise Refused("the table's indexes were changed while the run loaded", where=str(sink), hint="run it again")
     statements = [
@@ -237,29 +254,37 @@ def _rename(session: Session, sink: TableName, shadow: TableName) -> None:
             for (old, *_), (new, *_) in zip(indexes, copies, strict=True)
         ),
     ]
-    one_message(session, "; ".join(statements), str(sink))  # the driver drops its prepared statements after a DROP
+    _change(session, "; ".join(statements), str(sink))
+
+
+def _change(session: Session, statements: str, where: str) -> None:
+    """Execute statements that change tables, without the driver: it drops its prepared statements at each of them."""
+    one_message(session, statements, where)
 
 
 _INDEXES: Final = """
 SELECT i.relname, x.indkey::text, x.indisunique, x.indisprimary, pg_get_expr(x.indexprs, x.indrelid),
        pg_get_expr(x.indpred, x.indrelid), x.indoption::text, x.indclass::text, x.indcollation::text, x.indnkeyatts,
-       to_jsonb(x) ->> 'indnullsnotdistinct', i.relam, i.reloptions
-FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = %s::regclass
-ORDER BY NOT x.indisprimary, x.indexrelid"""
+       to_jsonb(x) ->> 'indnullsnotdistinct', i.relam, i.reloptions, x.indrelid = %(sink)s::regclass
+FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+WHERE x.indrelid IN (%(sink)s::regclass, %(shadow)s::regclass) ORDER BY NOT x.indisprimary, x.indexrelid"""
 
 
-def _indexes(session: Session, table: TableName) -> list[Any]:
-    return ask(session, _INDEXES, (table.sql,)).fetchall()
+def _indexes(session: Session, sink: TableName, shadow: TableName) -> tuple[list[Any], list[Any]]:
+    """Return name and properties of the indexes of both tables."""
+    found = ask(session, _INDEXES, {"sink": sink.sql, "shadow": shadow.sql}).fetchall()
+    return [one[:-1] for one in found if one[-1]], [one[:-1] for one in found if not one[-1]]
 
 
 def _carry_over(session: Session, sink: TableName, shadow: TableName) -> list[str]:
     """Return statements that copy what ``LIKE`` does not: options, comment, grants, owner."""
-    options, comment, owner, granted, grants = one_row(session, _CARRIED, (sink.sql,), same=True)
+    of_sink, of_shadow = ask(session, _CARRIED, {"sink": sink.sql, "shadow": shadow.sql}).fetchall()
+    options, comment, owner, granted, grants = of_sink
     found = [f"ALTER TABLE {shadow.sql} SET ({', '.join(options)})"] if options else []
     if comment is not None:
         found.append(f"COMMENT ON TABLE {shadow.sql} IS {sql.Literal(comment).as_string(None)}")
     found.append(f"ALTER TABLE {shadow.sql} OWNER TO {quoted(owner)}")
-    *_, changed, given = one_row(session, _CARRIED, (shadow.sql,), same=True)  # by default privileges
+    *_, changed, given = of_shadow  # by default privileges
     if not granted and not changed:
         return found
     grantees = {_grantee(name) for _, name, _ in given} | {quoted(owner), "PUBLIC"}

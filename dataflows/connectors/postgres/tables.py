@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from dataflows.connectors.postgres.session import Session, ask, translated
-from dataflows.connectors.sql.names import ObjectName
+from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, Refused, SchemaMismatch, did_you_mean
 
@@ -110,5 +110,5 @@ def check_exact_key(session: Session, table: TableName, key: Sequence[str], wher
         found = session.execute(_INEXACT, {"table": table.sql, "key": list(key)}).fetchone()
     if found is not None:
         what = f"the key `{found[0]}` treats different texts as equal ({found[1]}): their rows would become one"
-        hint = f'ALTER TABLE {table} ALTER {found[0]} TYPE text COLLATE "C", or merge by another key'
+        hint = f'ALTER TABLE {table.sql} ALTER {quoted(found[0])} TYPE text COLLATE "C"; or merge by another key'
         raise Refused(what, where=f"{where}.key", hint=hint)

@@ -8,23 +8,36 @@ from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
+from psycopg import sql
 
 from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.history import HISTORY, check_history
+from dataflows.connectors.postgres.apply import Apply
+from dataflows.connectors.postgres.cdc.positions import PART
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.connectors.postgres.merge import Merge
+from dataflows.connectors.postgres.privileges import missing_grants
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
-from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, mark_key, move_in, replace_method
+from dataflows.connectors.postgres.swap import (
+    check_emptied,
+    drop_leftovers,
+    make_shadow,
+    mark_key,
+    move_in,
+    replace_method,
+)
 from dataflows.connectors.postgres.tables import TableName, check_exact_key, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
+from dataflows.connectors.sql.made import as_made, has_written, marked
 from dataflows.connectors.sql.names import quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, portable
+from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
 __all__ = ["PostgresTarget"]
@@ -46,6 +59,7 @@ class PostgresTarget:
     session: Session
     state: PostgresState
     form = FORM
+    applies_changes = True
     reloads = ("append", "replace", "merge")
     """Write modes in which rows of earlier runs can be loaded again."""
 
@@ -78,9 +92,41 @@ class PostgresTarget:
             check_exact_key(self.session, self.table, self.owner.write.key, where)
         if self.owner.write.write == "merge":
             check_key(table, self.owner.write.key, where)
+        if self.owner.changes:
+            check_emptied(self.session, self.table, "the snapshot", self.place.where)
+            self._check_alone()
+        else:
+            self._check_no_mirror()
         if self.owner.write.write == "scd2":
             check_history(table, f"{where}.write")
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
+
+    def _check_no_mirror(self) -> None:
+        """Refuse a table that a stream of changes keeps as a mirror of its source.
+
+        Raises:
+            Refused: that pipeline's number.
+        """
+        if self.state.exists() and (others := self.state.other_streams(PART)):
+            what = f"a stream of changes keeps {self.table} as a mirror of its source: other rows would not stay in it"
+            hint = "write to a table of its own, or `penstock delete` the stream"
+            raise Refused(what, where=f"{self.place.pipeline}: spec.sink.object", value=others[0], hint=hint)
+
+    def begin_changes(self) -> None:
+        """Let no other pipeline begin to write to the table, and check that none has. Inside `state.owned`."""
+        self.state.lock_sink()
+        self._check_alone()
+
+    def _check_alone(self) -> None:
+        """Refuse a table that another pipeline writes to, whose rows a snapshot would delete.
+
+        Raises:
+            Refused: the other one's number.
+        """
+        if self.state.exists() and (others := self.state.others()):
+            what = f"another pipeline writes to {self.table}, and a snapshot deletes what this one has not written"
+            hint = "write to a table of its own, or `penstock delete` the other one"
+            raise Refused(what, where=f"{self.place.pipeline}: spec.sink.object", value=others[0], hint=hint)
 
     def in_window(self, column: Column) -> Method:
         """Return the method that replaces the rows of a window of `column`."""
@@ -106,16 +152,72 @@ class PostgresTarget:
             mark_key(self.session, self.table)
 
     def _make(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
+        with translated(self.place.where):
+            self.session.execute(self._create_statement(columns, key))
+
+    def _create_statement(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> str:
         lines = [f"{quoted(one.name)} {one.type}{'' if one.nullable else ' NOT NULL'}" for one in columns]
         lines += [f"PRIMARY KEY ({', '.join(quoted(name) for name in key)})"] if key else []
+        return f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})"
+
+    def create_statements(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the statements that create the table, and its schema if it is missing."""
         with translated(self.place.where):
-            self.session.execute(f"CREATE TABLE IF NOT EXISTS {self.table.sql} ({', '.join(lines)})")
+            there = one_row(self.session, "SELECT to_regnamespace(%s) IS NOT NULL", (quoted(self.table.schema),))[0]
+        schema = () if there else (f"CREATE SCHEMA {quoted(self.table.schema)}",)
+        return (*schema, self._create_statement(columns, key))
+
+    def add_statements(self, columns: tuple[Column, ...]) -> tuple[str, ...]:
+        """Return the statement that adds nullable columns."""
+        parts = ", ".join(f"ADD COLUMN IF NOT EXISTS {quoted(one.name)} {one.type}" for one in columns)
+        return (f"ALTER TABLE {self.table.sql} {parts}",)
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add nullable columns to the table; existing ones stay as they are. Inside `state.owned`."""
-        parts = ", ".join(f"ADD COLUMN IF NOT EXISTS {quoted(one.name)} {one.type}" for one in columns)
         with translated(self.place.where):
-            self.session.execute(f"ALTER TABLE {self.table.sql} {parts}")
+            for statement in self.add_statements(columns):
+                self.session.execute(statement)
+
+    def fill(self, column: Column, value: str | None) -> None:
+        """Give all rows this value in a column. If it is missing it comes with it, and no row is written."""
+        name, literal = quoted(column.name), "NULL" if value is None else f"{sql.Literal(value).as_string(None)}"
+        there = self.describe()
+        with translated(self.place.where):
+            if there is None or there.column(column.name) is not None:
+                given = f"{literal}::{column.type}"
+                self.session.execute(
+                    f"UPDATE {self.table.sql} SET {name} = {given} WHERE {name}::text IS DISTINCT FROM {given}::text"
+                )
+                return
+            self.session.execute(f"ALTER TABLE {self.table.sql} ADD {name} {column.type} DEFAULT {literal}")
+            self.session.execute(f"ALTER TABLE {self.table.sql} ALTER {name} DROP DEFAULT")
+
+    def made_as(self, table: Table) -> str | None:
+        """Return how this pipeline made the table, if it is still as it was."""
+        return as_made(self.state, table)
+
+    def remember(self, made: str, table: Table | None) -> None:
+        """Remember how the table was made. Inside `state.owned`."""
+        self.state.remember(marked(made, table))
+
+    def is_unwritten(self) -> bool:
+        """True if no run has written to the table, and it has no rows."""
+        if has_written(self.state, shadowed=self._replaces):
+            return False
+        with translated(self.place.where):
+            return not one_row(self.session, f"SELECT EXISTS (SELECT FROM {self.table.sql})")[0]
+
+    def unmake(self) -> None:
+        """Drop the table, if it is unwritten. Inside `state.owned`."""
+        with translated(self.place.where):
+            self.session.execute(f"LOCK TABLE {self.table.sql}")
+            if self.is_unwritten():
+                self.session.execute(f"DROP TABLE {self.table.sql}")
+        drop_leftovers(self.session, tombstone_prefix(self.owner.uid), self.table, None, self.place.where)
+
+    def missing_grants(self, *, grows: bool) -> Sequence[tuple[str, str]]:
+        """Return what the user may not do at the sink, each with the GRANT that allows it."""
+        return missing_grants(self.session, self.table, self.owner, self.place.where, grows=grows)
 
     def create_load_table(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.table) if self._replaces else None
@@ -164,8 +266,10 @@ class PostgresTarget:
             order, where, partial(PostgresSink.opened, self.dsn, state, order, where, self._merge(order))
         )
 
-    def _merge(self, order: WriterOrder) -> Merge | None:
+    def _merge(self, order: WriterOrder) -> Merge | Apply | None:
         spec = self.owner.write
+        if self.owner.changes:
+            return Apply(TableName.parse(order.into), order.columns, spec.key, order.sources)
         if not self._keyed:
             return None
         history, into = spec.write == "scd2", TableName.parse(order.into)

@@ -19,8 +19,9 @@ from psycopg import pq
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.postgres.append import Append
+from dataflows.connectors.postgres.apply import Apply, new_rows, replaces
 from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary_form
-from dataflows.connectors.postgres.interference import check_merged, interferers
+from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.merge import STAGE, Merge
 from dataflows.connectors.postgres.session import (
     Session,
@@ -38,14 +39,17 @@ from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.postgres.wire import Deframer, framed, plain, put_messages
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.writing import OpenSplit
+from dataflows.data.changes import CHANGE
 from dataflows.data.counters import Counters
 from dataflows.data.types import as_text, column_type
-from penstock.errors import PenstockError, Unreachable
+from penstock.errors import PenstockError, Refused, Unreachable
 
 __all__ = ["PostgresSink"]
 
 LOCK_SECONDS: Final = 20.0
 PIECE: Final = 1 << 20
+_NOT_FREE: Final = {"23505", "23P01"}
+"""States of a row whose value of a unique key another row has."""
 EMPTY_COPY: Final = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8 + b"\xff\xff"
 """Header and trailer of a binary COPY without rows."""
 
@@ -71,17 +75,21 @@ class PostgresSink:
     order: WriterOrder
     where: str
     into: TableName
-    merge: Merge | Append | None
+    merge: Merge | Append | Apply | None
     plain: bool
     """True if rows may use the socket directly, bypassing libpq."""
-    interferers: list[str] = field(default_factory=list)
-    """Triggers and rules that may drop or change written rows."""
+    definition: Definition
+    """The target as it was when the session began; its triggers and rules may drop or change written rows."""
     _copy: _Copy | None = field(default=None, init=False)
+    _emptied: bool = field(default=False, init=False)
+    """True if a trial has emptied the target."""
+    _loads: bool = field(default=False, init=False)
+    """True if the split's rows are new to a target without rows, and go there without being staged."""
 
     @classmethod
     @contextmanager
     def opened(
-        cls, dsn: str, state: PostgresState, order: WriterOrder, where: str, merge: Merge | None
+        cls, dsn: str, state: PostgresState, order: WriterOrder, where: str, merge: Merge | Apply | None
     ) -> Iterator[PostgresSink]:
         """Return a sink with a session of its own; at the end of the context an open transaction is rolled back."""
         name = session_name(state.uid, order.generation)
@@ -92,25 +100,36 @@ class PostgresSink:
                     session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
                     session.execute(merge.tombstones.make(order.columns, lambda column: column.type))
             into = TableName.parse(order.into)
-            named = interferers(session, into, where, copies=merge is None)
-            how = Append(into, order.columns) if named and merge is None else merge
-            yield cls(session, state, order, where, into, how, plain(session), named)
+            there = Definition.of(session, into, order.columns, where, copies=merge is None)
+            there.check_planned(order.columns, where)
+            how = Append(into, order.columns) if there.interferers and merge is None else merge
+            how = how.on(session, where) if isinstance(how, Apply) else how
+            yield cls(session, state, order, where, into, how, plain(session), there)
         finally:
             release(session)
 
     def begin(self, split: int, data: pa.RecordBatch | memoryview | None) -> None:
         self._begin()
+        self._loads = self._can_load(data)
         self._begin_copy(data)
 
     def _begin(self) -> None:
+        self._loads = False
         self._say("BEGIN")
         if self.merge is not None:
             self._say(self.merge.begin)
 
+    def _can_load(self, data: pa.RecordBatch | memoryview | None) -> bool:
+        """True for a snapshot, if the target has neither rows nor triggers and rules, which need staged rows."""
+        if not (isinstance(self.merge, Apply) and replaces(data)) or self.definition.interferers:
+            return False
+        return self.merge.is_empty(self.session, self.where)
+
     def _begin_copy(self, data: pa.RecordBatch | memoryview | None) -> None:
-        names = ", ".join(quoted(column.name) for column in self.order.columns)
+        copied = [one.name for one in self.order.columns if not (self._loads and one.name == CHANGE)]
+        names = ", ".join(map(quoted, copied))
         form = self._form(data)
-        table = self.into if self.merge is None else STAGE
+        table = self.into if self.merge is None or self._loads else STAGE
         statement = f"COPY {table.sql} ({names}) FROM STDIN (FORMAT {form})"
         send(self.session, statement, pq.ExecStatus.COPY_IN, self.where, self.order.check)
         self.session.pgconn.nonblocking = 1
@@ -159,6 +178,7 @@ class PostgresSink:
             else:
                 self._put(copy.deframer(data))
             return
+        data = new_rows(data) if self._loads else data
         if copy.encoder is None:
             copy.encoder = encoder(data.schema, binary=copy.binary)
             self._put(copy.encoder.write_header())
@@ -196,19 +216,43 @@ class PostgresSink:
                 self.order.check()
 
     def commit(self, split: OpenSplit) -> Counters:
-        written = self._end_copy()
+        written = self._end_copy() + int(self._loads)  # the row that began it
         split.reached("copied")
         counted = split.counted(written)
-        if self.merge is not None:
-            self._say(self.merge.end)
-            if self.interferers:
-                check_merged(self.session, self.merge.unlike, self.interferers, self.where)
+        if self.merge is not None and not self._loads:
+            self._end_merge(self.merge)
+            if self.definition.interferers:
+                check_merged(self.session, self.merge.unlike, self.definition.interferers, self.where)
+        self._check_unaltered()
+        for statement in self.state.keeping(split.number, split.state):
+            self._say(statement)
         split.reached("before_fence")
         order = self.order
-        fence = self.state.fence(order.slot, split.number, order.run, order.generation, counted)
+        fence = self.state.fence(order.slot, split.number, order.run, order.generation, counted, split.moves)
         statements, sent = f"{fence}; COMMIT", lambda: split.reached("sent")
         one_message(self.session, statements, self.where, check=order.check, sent=sent)
         return counted
+
+    def _check_unaltered(self) -> None:
+        """Raise Unavailable if the target is not what the rows were made for."""
+        copies = self.merge is None or isinstance(self.merge, Append)
+        found = Definition.of(self.session, self.into, self.order.columns, self.where, copies=copies)
+        self.definition.check(found, self.where)
+
+    def _end_merge(self, merge: Merge | Append | Apply, *, trial: bool = False) -> None:
+        """Move the staged rows into the target.
+
+        Raises:
+            RowRefused: the target refused a row.
+            Refused: it cannot be emptied; rows that have to go would stay.
+        """
+        if isinstance(merge, Apply):
+            try:
+                self._say(merge.empty)
+            except RowRefused as error:
+                hint = "drop what refers to its rows, or write to another table"
+                raise Refused(f"the target cannot be emptied: {error.what}", where=self.where, hint=hint) from None
+        self._say(merge.end_trial if trial and isinstance(merge, Apply) else merge.end)
 
     def _end_copy(self) -> int:
         writes = self._copying.encoder
@@ -234,9 +278,14 @@ class PostgresSink:
 
     @contextmanager
     def trial(self) -> Iterator[Attempt]:
-        """Try rows; deferred constraints are checked at each attempt instead of at the COMMIT."""
+        """Try rows; deferred constraints are checked at each attempt instead of at the COMMIT.
+
+        Of changes that empty the target they are checked at the COMMIT: others refer to rows that come again.
+        """
         self._begin()
-        self._say("SET CONSTRAINTS ALL IMMEDIATE")
+        self._check_unaltered()
+        self._emptied = False
+        self._say(self.merge.begin_trial if isinstance(self.merge, Apply) else "SET CONSTRAINTS ALL IMMEDIATE")
         yield self._attempt
         self._say("ROLLBACK")
 
@@ -247,8 +296,15 @@ class PostgresSink:
             self.put(data)
             self._end_copy()
             if self.merge is not None:
-                self._say(f"{self.merge.end}; DELETE FROM {STAGE.sql}")
+                if isinstance(self.merge, Apply):
+                    self._emptied |= self.merge.has_truncate(self.session, self.where)
+                self._end_merge(self.merge, trial=True)
+                self._say(f"DELETE FROM {STAGE.sql}")
+                if isinstance(self.merge, Apply) and not self._emptied:
+                    self._say("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
         except RowRefused as error:
+            # Another row of the same changes may free the value.
+            error.waits |= isinstance(self.merge, Apply) and error.state in _NOT_FREE
             self._say("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt")
             return error
         self._say("RELEASE SAVEPOINT attempt")

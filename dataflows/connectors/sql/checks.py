@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
-from penstock.errors import Refused, SchemaMismatch
+from penstock.errors import Refused, SchemaMismatch, Unavailable
 
-__all__ = ["check_appended", "check_key", "check_names", "check_sink", "duplicates", "interfered"]
+__all__ = ["altered", "check_appended", "check_key", "check_names", "check_sink", "duplicates", "interfered"]
 
 
 def check_sink(
@@ -56,7 +56,9 @@ def check_key(table: Table, key: Sequence[str], where: str, hint: str | None = N
     if not any(set(key) == set(one) for one in table.keys):
         names = ", ".join(key)
         what = f"{table.name} has no unique key over exactly {names} without NULL"
-        raise Refused(what, where=f"{where}.key", hint=hint or f"ALTER TABLE {table.name} ADD PRIMARY KEY ({names})")
+        columns = ", ".join(quoted(name, mark=table.name.mark) for name in key)
+        hint = hint or f"ALTER TABLE {table.name.sql} ADD PRIMARY KEY ({columns})"
+        raise Refused(what, where=f"{where}.key", hint=hint)
 
 
 def duplicates(shadow: ObjectName, columns: Sequence[str]) -> str:
@@ -82,3 +84,9 @@ def interfered(what: str, named: Sequence[str], where: str) -> SchemaMismatch:
     """Return the error of a split of which triggers or rules of the target dropped or changed rows."""
     hint = "the split was not committed; disable or drop the trigger or rule, or let it leave these rows unchanged"
     return SchemaMismatch(f"{what} by {', '.join(named)}", where=where, hint=hint)
+
+
+def altered(where: str) -> Unavailable:
+    """Return the error of a split whose target was altered while it was written: what fitted before may fit no more."""
+    hint = "nothing of the split was committed; the next attempt looks at the table as it is now"
+    return Unavailable("the table was altered while rows were written to it", where=where, hint=hint)

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 import pyarrow as pa
 
 from dataflows.connectors.contract import Place
+from dataflows.connectors.file_access import denied
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
@@ -24,7 +25,7 @@ __all__ = ["STAGE", "Database", "DatabaseFile", "LateKeys", "NoMemory", "Selecti
 T = TypeVar("T")
 
 LOCK_SECONDS: Final = 5.0
-"""Longest wait for another process that writes to the file."""
+"""Longest wait for another process that writes to the file, if nothing else is said."""
 STAGE: Final = 'temp."_penstock_stage"'
 _STORABLE: Final = {
     "smallint", "integer", "bigint", "real", "double precision", "boolean", "date", "timestamp without time zone",
@@ -71,11 +72,14 @@ class DatabaseFile:
 
     @classmethod
     def of(cls, place: Place, *, write: bool, patience: float | None = None) -> DatabaseFile:
-        """Return the file of a connection."""
-        return cls(Path(place.settings.path).absolute(), place.where, write, patience or LOCK_SECONDS)
+        """Return the file of a connection; `patience` comes before that of the place."""
+        seconds = patience or place.patience or LOCK_SECONDS
+        return cls(Path(place.settings.path).absolute(), place.where, write, seconds)
 
     def check_readable(self) -> None:
-        """Raise MissingTable if there is nothing to read."""
+        """Raise MissingTable if there is nothing to read, AccessDenied if this account may not read or write it."""
+        if (error := denied(self.path, self.where, write=self.write)) is not None:
+            raise error
         if not self.write and not self.path.exists():
             raise MissingTable("there is no such database file", where=self.where, value=str(self.path))
 

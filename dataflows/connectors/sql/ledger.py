@@ -5,6 +5,7 @@ Transactions, claims and the fence of a commit differ by system; they are in eac
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.failpoints import failpoint
 
-__all__ = ["ENDS", "TABLES", "Ledger", "fenced_error"]
+__all__ = ["ENDS", "TABLES", "Ledger", "fenced_error", "made_name"]
 
 KEPT_RUNS: Final = 100
 AT_ONCE: Final = 500
@@ -37,6 +38,11 @@ class Statements(Protocol):
 
     def transaction(self) -> AbstractContextManager[None]:
         """Return a context of one atomic transaction."""
+
+
+def made_name(source: str, sink: str) -> str:
+    """Return the name under which a table that was made stands among the runs."""
+    return f"made {hashlib.sha256(json.dumps([source, sink]).encode()).hexdigest()[:32]}"
 
 
 def fenced_error(where: str) -> Fenced:
@@ -222,6 +228,21 @@ class Ledger:
         query = "SELECT run FROM _penstock_runs WHERE pipeline = ? AND state <> 'running' ORDER BY planned_at DESC"
         for (old,) in self.session.rows(query, (self.uid,))[KEPT_RUNS:]:
             self.session.change("DELETE FROM _penstock_runs WHERE pipeline = ? AND run = ?", (self.uid, old))
+
+    def made(self) -> str | None:
+        """Return how the pipeline made the table, and what it looked like then; None if it did not."""
+        query = f"SELECT result FROM _penstock_runs WHERE {ENDS} AND state = 'made'"
+        found = self.session.rows(query, self.ends)
+        return str(found[0][0]) if found else None
+
+    def remember(self, made: str) -> None:
+        """Store what `made` returns. Inside `owned`."""
+        self.session.change(f"DELETE FROM _penstock_runs WHERE {ENDS} AND state = 'made'", self.ends)
+        self.session.change(
+            "INSERT INTO _penstock_runs (pipeline, source, sink, run, state, written, base, result, planned_at) "
+            "VALUES (?, ?, ?, ?, 'made', '', '{}', ?, ?)",
+            (*self.ends, made_name(self.source, self.sink), made, now().isoformat()),
+        )
 
     def forget_all(self) -> None:
         """Delete the pipeline's state and mark it as dropped: no run can claim it again. Inside a transaction."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -54,6 +54,12 @@ class DatabaseSource:
     def _opened(self) -> Database:
         return self.session(lambda: None)
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a session open, so that a library that locks the file keeps it locked."""
+        with closing(self._opened()):
+            yield
+
     def describe(self) -> Table:
         database = self._opened()
         try:
@@ -97,6 +103,13 @@ class DatabaseSource:
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         with closing(self._opened()) as database:
             return risks(self._checked(database, cursor, rule), rule)
+
+    def estimate(self, table: Table, key: Column | None, window: Window) -> int | None:
+        """Return the exact number: such files are small, or count fast."""
+        with closing(self._opened()) as database:
+            if key is not None:
+                return self._count(database, key, Split(0, window.lower, window.upper))
+            return int(database.rows(f"SELECT count(*) FROM {self.name.sql}")[0][0])
 
     def _checked(self, database: Database, cursor: Column, rule: CursorRule) -> Evidence:
         kind, name = parse_type(cursor.type).name, quoted(cursor.name)

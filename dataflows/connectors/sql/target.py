@@ -13,6 +13,7 @@ from dataflows.connectors.contract import Owner, Place, PublishOrder, WriterOrde
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_appended, check_key, check_sink, duplicates, interfered
 from dataflows.connectors.sql.database import Database, NoMemory, storable
+from dataflows.connectors.sql.made import as_made, has_written, marked
 from dataflows.connectors.sql.merge import Merge, differing
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
@@ -99,21 +100,53 @@ class DatabaseTarget:
             self.database.late_keys.mark(self.name, key)
 
     def _make(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> None:
+        for statement in self.create_statements(columns, key):
+            self.database.change(statement)
+
+    def create_statements(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the statement that creates the table, if it is missing."""
         lines = [
             f"{quoted(one.name)} {self.database.ddl_type(one)}"
             f"{'' if one.nullable and one.name not in key else ' NOT NULL'}"
             for one in columns
         ]
         lines += [f"PRIMARY KEY ({', '.join(map(quoted, key))})"] if key else []
-        self.database.change(f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)})")
+        return (f"CREATE TABLE IF NOT EXISTS {self.name.sql} ({', '.join(lines)})",)
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add nullable columns to the table; existing ones stay as they are. Inside `state.owned`."""
+        for statement in self.add_statements(columns):
+            self.database.change(statement)
+
+    def add_statements(self, columns: tuple[Column, ...]) -> tuple[str, ...]:
+        """Return a statement for each column that is missing."""
         there = self.describe()
-        for one in columns:
-            if there is None or there.column(one.name) is None:
-                kind = self.database.ddl_type(one)
-                self.database.change(f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {kind}")
+        return tuple(
+            f"ALTER TABLE {self.name.sql} ADD COLUMN {quoted(one.name)} {self.database.ddl_type(one)}"
+            for one in columns
+            if there is None or there.column(one.name) is None
+        )
+
+    def made_as(self, table: Table) -> str | None:
+        """Return how this pipeline made the table, if it is still as it was."""
+        return as_made(self.state, table)
+
+    def remember(self, made: str, table: Table | None) -> None:
+        """Remember how the table was made. Inside `state.owned`."""
+        self.state.remember(marked(made, table))
+
+    def is_unwritten(self) -> bool:
+        """True if no run has written to the table, and it has no rows."""
+        if has_written(self.state, shadowed=self._replaces):
+            return False
+        return not self.database.rows(f"SELECT 1 FROM {self.name.sql} LIMIT 1")
+
+    def unmake(self) -> None:
+        """Drop the table, if it is unwritten. Inside `state.owned`."""
+        if self.is_unwritten():
+            self.database.change(f"DROP TABLE {self.name.sql}")
+            for name in self.database.tables(self.name.schema, tombstone_prefix(self.owner.uid)):
+                self.database.change(f"DROP TABLE {quoted(self.name.schema, name)}")
 
     def create_load_table(self, run: str, generation: int) -> str:
         shadow = shadow_name(self.owner.uid, run, self.name)

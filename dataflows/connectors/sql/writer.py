@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
-from dataflows.connectors.sql.checks import interfered
+from dataflows.connectors.sql.checks import altered, interfered
 from dataflows.connectors.sql.database import STAGE, Database
 from dataflows.connectors.sql.merge import Merge
 from dataflows.connectors.sql.state import DatabaseState
@@ -41,6 +41,8 @@ class DatabaseSink:
     merge: Merge
     triggers: list[str]
     """Triggers that may drop or change written rows."""
+    types: dict[str, str]
+    """Types of the written columns, as they were when the session began."""
 
     @classmethod
     @contextmanager
@@ -59,7 +61,8 @@ class DatabaseSink:
                 with database.transaction():
                     database.change(merge.tombstones.make(order.columns, database.ddl_type))
             triggers = database.triggers(merge.into)
-            yield cls(database, replace(state, session=database), order, where, merge, triggers)
+            types = _types(database, merge)
+            yield cls(database, replace(state, session=database), order, where, merge, triggers, types)
 
     def begin(self, split: int, data: Any) -> None:
         self.database.change(f"DELETE FROM {STAGE}")
@@ -72,10 +75,13 @@ class DatabaseSink:
 
     @contextmanager
     def trial(self) -> Iterator[Attempt]:
-        """Try rows; accepted ones stay staged, and each attempt moves them all, since DuckDB has no savepoints."""
+        """Try rows; accepted ones stay staged, and each attempt moves them all, since DuckDB has no savepoints.
+
+        They stay until the next split or trial begins.
+        """
         self.begin(0, None)
+        self._check_unaltered()
         yield self._attempt
-        self.begin(0, None)
 
     def _attempt(self, data: pa.RecordBatch) -> RowRefused | None:
         last = self.database.rows(f"SELECT coalesce(max(rowid), -1) FROM {STAGE}")[0][0]
@@ -93,11 +99,21 @@ class DatabaseSink:
         split.reached("copied")
         order = self.order
         with self.database.transaction():
+            self._check_unaltered()
             counted = split.counted(self._moved())
+            self.state.keep(split.number, split.state)
             split.reached("before_fence")
-            self.state.fence(order.slot, split.number, order.run, order.generation, counted)
+            self.state.fence(order.slot, split.number, order.run, order.generation, counted, split.moves)
         split.reached("sent")
         return counted
+
+    def _check_unaltered(self) -> None:
+        """Raise Unavailable if the table is not what the rows were made for: others may alter it at any time."""
+        database, merge = self.database, self.merge
+        if not database.one_process and (
+            database.triggers(merge.into) != self.triggers or _types(database, merge) != self.types
+        ):
+            raise altered(self.where)
 
     def _moved(self) -> int:
         """Move the staged rows into the target; return the number of rows that the database reports.
@@ -112,3 +128,8 @@ class DatabaseSink:
         if self.triggers and (count := int(self.database.rows(self.merge.unlike)[0][0])):
             raise interfered(f"{count} rows were dropped or changed", self.triggers, self.where)
         return moved if self.merge.appends and not self.triggers else staged
+
+
+def _types(database: Database, merge: Merge) -> dict[str, str]:
+    there = database.describe(merge.into, sink=True)
+    return {one.name: one.type for one in (there.columns if there else ()) if one.name in merge.columns}

@@ -25,6 +25,7 @@ import pytest
 from dataflows.connectors.sql.names import shadow_prefix
 from penstock.failpoints import POINTS
 from tests.dataflows.conftest import Launchers, launchers
+from tests.dataflows.connectors.ducks import query_file
 from tests.dataflows.connectors.files.conftest import SECRET, S3Server, s3
 from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 
@@ -167,6 +168,7 @@ def in_database(dsn: str) -> System:
             return session.execute(text).fetchall()
 
     with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("DROP TABLE IF EXISTS public.copied")  # of the system that this test had before
         session.execute("DROP ROLE IF EXISTS stranger")
         session.execute("CREATE ROLE stranger LOGIN")
     stranger = {"type": "postgres", "dsn": psycopg.conninfo.make_conninfo(dsn, user="stranger")}
@@ -207,8 +209,7 @@ def duck(request: pytest.FixtureRequest, folder: Path) -> System:
     path = folder / "data.duckdb"
 
     def query(text: str) -> Rows:
-        with closing(duckdb.connect(str(path), read_only=True)) as session:
-            return session.execute(text).fetchall()
+        return query_file(path, text)
 
     leftovers = unfinished(query, "SELECT table_name FROM duckdb_tables()")
     nowhere = {"type": "duckdb", "path": str(folder / "none" / "data.duckdb")}
@@ -311,7 +312,7 @@ CUTS: Final = tuple(
 
 @pytest.fixture
 def new_system(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], System]:
-    """Make a system of a kind; PostgreSQL only once in a test."""
+    """Make an unused system of a kind; of PostgreSQL a test has one database, whose former target is dropped."""
 
     def make(name: str) -> System:
         folder = tmp_path / f"system{next(_numbers)}"

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.dataflows.connectors.conftest import SYSTEMS
+
 if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import System
 
@@ -52,11 +54,11 @@ class Source(DatabaseSource):
 
 
 class State(DatabaseState):
-    def fence(self, slot, split, run, generation, counted):
+    def fence(self, slot, split, run, generation, counted, moves=()):
         if FLAW == "no fence":
             newest = "SELECT max(generation) FROM _penstock_positions WHERE pipeline = ?"
             generation = self.session.rows(newest, (self.uid,))[0][0]
-        super().fence(slot, split, run, generation, counted)
+        super().fence(slot, split, run, generation, counted, moves)
 
     def finish(self, run, position, result):
         super().finish(run, None if FLAW == "no position" else position, result)
@@ -141,7 +143,15 @@ CONNECTORS = {
 }
 
 
-def test_every_system_passes(suite: Suite, system: System) -> None:
+LONG = {"csv", "jsonl"}
+"""Formats whose bytes the tests of files read and write; all else is that of `parquet`."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(one, marks=pytest.mark.chaos) if one in LONG else one for one in SYSTEMS]
+)
+def test_every_system_passes(suite: Suite, new_system: Callable[[str], System], kind: str) -> None:
+    system = new_system(kind)
     name = f"dataflows.connectors.{CONNECTORS[system.connection['type']]}"
     more = ("--file-format", system.format["type"]) if system.format else ()
     connection, secrets = dict(system.connection), {}

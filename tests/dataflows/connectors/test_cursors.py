@@ -8,9 +8,9 @@ from contextlib import closing
 
 import duckdb
 import psycopg
-import pytest
 
 from tests.dataflows.connectors.conftest import Flows, SourceFile, System
+from tests.pairs import all_pairs
 
 
 def ask(system: System, statement: str) -> None:
@@ -27,9 +27,7 @@ def ask(system: System, statement: str) -> None:
         session.commit()
 
 
-@pytest.mark.parametrize("write", ["append", "merge"])
-@pytest.mark.parametrize("cursor", ["n", "seen"])
-@pytest.mark.parametrize("name", ["postgres", "mysql", "sqlite", "duckdb"])
+@all_pairs(name=["postgres", "mysql", "sqlite", "duckdb"], cursor=["n", "seen"], write=["append", "merge"])
 def test_a_row_without_a_cursor_is_refused_and_nothing_is_written(
     new_system: Callable[[str], System], source_file: SourceFile, out_of: Flows, name: str, cursor: str, write: str
 ) -> None:

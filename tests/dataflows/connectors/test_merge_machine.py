@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 
@@ -154,11 +157,9 @@ class Sinks:
         found = session.execute(statement)
         return list(found.fetchall()) if found.description else []
 
-    def write(self, batches: Sequence[Sequence[Row]], check: Callable[[int], None]) -> None:
-        """Commit each batch as a split; call `check` with its number after the commit."""
-        names = [one.name for one in self.columns]
-        schema = pa.schema([(one.name, arrow_type(parse_type(one.type))) for one in self.columns])
-        order = WriterOrder(
+    def order(self) -> WriterOrder:
+        """Return the order of the run's one writer."""
+        return WriterOrder(
             self.target.create_load_table("r1", self.generation),
             self.columns,
             True,  # noqa: FBT003 - `arrow` is the third
@@ -169,7 +170,12 @@ class Sinks:
             lambda _: None,
             self.version,
         )
-        with closing(self.target.writer(order)) as writer:
+
+    def write(self, batches: Sequence[Sequence[Row]], check: Callable[[int], None]) -> None:
+        """Commit each batch as a split; call `check` with its number after the commit."""
+        names = [one.name for one in self.columns]
+        schema = pa.schema([(one.name, arrow_type(parse_type(one.type))) for one in self.columns])
+        with closing(self.target.writer(self.order())) as writer:
             writer.open()
             for number, rows in enumerate(batches):
                 all_names = [one.name for one in COLUMNS]
@@ -210,6 +216,27 @@ def test_a_merge_of_any_batches_equals_the_model(
 
     with closing(sinks.target):
         sinks.write(batches, check)
+
+
+def test_writers_that_make_the_same_table_of_tombstones_wait_for_each_other(
+    new_system: Callable[[str], System], tmp_path: Path
+) -> None:
+    """Of two `CREATE TABLE IF NOT EXISTS` at once, PostgreSQL fails the later with a duplicate key of its catalog."""
+    system = new_system("postgres")
+    sinks = Sinks(system, tmp_path, COLUMNS, write="merge", version="v", delete="gone")
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with closing(sinks.target), ThreadPoolExecutor(1) as threads, psycopg.connect(system.connection["dsn"]) as other:
+        tombstones = sinks.target._merge(sinks.order()).tombstones
+        other.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
+        other.execute(tombstones.make(COLUMNS, lambda column: column.type))
+        done = threads.submit(sinks.write, [[(1, "a", "x", 1, False)]], lambda _: None)
+        end = time.monotonic() + 30
+        while sinks.execute(waits) == [(0,)]:
+            assert time.monotonic() < end
+            assert not done.done()
+        other.commit()
+        done.result()
+        assert sinks.execute("SELECT id, name FROM t") == [(1, "x")]
 
 
 @pytest.mark.parametrize("options", [{}, {"delete": "gone"}], ids=str)

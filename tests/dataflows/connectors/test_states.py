@@ -20,8 +20,9 @@ from dataflows.connectors.postgres.state import PostgresState
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql import ledger as sql_ledger
 from dataflows.connectors.sqlite.connector import SqliteConnector
-from dataflows.connectors.state import Claim, Loaded, RunRow
+from dataflows.connectors.state import Claim, Loaded, ParallelState, RunRow
 from dataflows.data.counters import Counters
+from dataflows.data.positions import Move
 from dataflows.data.splits import Split
 from penstock.errors import Fenced
 from penstock.models.connection import parse_connection
@@ -31,6 +32,8 @@ from tests.dataflows.connectors.mysql.conftest import MysqlServer
 SLOTS = ("00", "01")
 COUNTED = Counters(rows_in=7, rows_out=4, filtered=2, dead=1, bytes=50)
 SPLITS = (Split(0, None, "10"), Split(1, "10", "20"), Split(2, "20", None))
+Moves = tuple[Move, ...]
+BEGUN = {"t/0": "1", "t/1": "1"}
 
 
 @dataclass
@@ -44,19 +47,21 @@ class States:
         """Return the states of the same pipeline for another source and sink, and of another pipeline."""
         return [replace(self.state, source="others"), self.other_sink, replace(self.state, uid="u2")]
 
-    def commit(self, generation: int, split: int, run: str = "r1", slot: str = "00", state: Any = None) -> None:
-        """Commit a split without rows."""
+    def commit(
+        self, generation: int, split: int, run: str = "r1", slot: str = "00", state: Any = None, moves: Moves = ()
+    ) -> None:
+        """Commit a split without rows; of a stream if it has `moves`."""
         target_state = state or self.state
         if isinstance(target_state, PostgresState):
             with translated("here"), target_state.session.transaction():
-                target_state.session.execute(target_state.fence(slot, split, run, generation, COUNTED))
+                target_state.session.execute(target_state.fence(slot, split, run, generation, COUNTED, moves))
         elif isinstance(target_state, MysqlState):
             with target_state.session.transaction():
-                for statement in target_state.fencing(slot, split, run, generation, COUNTED):
+                for statement in target_state.fencing(slot, split, run, generation, COUNTED, moves):
                     target_state.session.change(statement)
         else:
             with target_state.session.transaction():
-                target_state.fence(slot, split, run, generation, COUNTED)
+                target_state.fence(slot, split, run, generation, COUNTED, moves)
 
     def claim(self, run: str = "r1", state: Any = None) -> int:
         """Claim a run; return its generation."""
@@ -156,6 +161,7 @@ def test_an_error_inside_owned_is_rolled_back(states: States) -> None:
 @pytest.mark.usefixtures("unchanged_neighbours")
 def test_a_plan_round_trips(states: States) -> None:
     assert reported(states.state) == ((None, None, None), ((), 0), Counters(), Loaded(), None, 0)
+    assert not states.state.loaded().partly
     states.plan()
     row = RunRow("r1", "append", "id", "1", "9", Counters(), split_key="k")
     assert reported(states.state) == ((row, row, None), (SPLITS, 3), Counters(), Loaded(), Counters(), 3)
@@ -287,3 +293,68 @@ def test_a_dropped_pipeline_has_no_state_and_cannot_be_claimed(states: States) -
         pytest.fail("a dropped pipeline must be fenced")
     with pytest.raises(Fenced):
         states.commit(generation, 1, state=alone)
+
+
+@pytest.fixture
+def stream(states: States) -> States:
+    """The state of a stream, among neighbours with partitions of the same names."""
+    neighbours = [*states.neighbours(), replace(states.state, source="Items")]
+    for state in (states.state, *neighbours):
+        state.make_positions()
+        with state.owned(states.claim(state=state)):
+            state.begin(BEGUN)
+    states.neighbours = lambda: neighbours  # type: ignore[method-assign]
+    return states
+
+
+def test_a_stream_moves_its_own_positions_and_none_of_its_neighbours(stream: States) -> None:
+    state, neighbours = stream.state, stream.neighbours()
+    generation = stream.claim()
+    stream.commit(generation, 8, moves=(Move("t/0", "1", "5"),))
+    assert (state.positions(), state.last_split()) == ({"t/0": "5", "t/1": "1"}, 8)
+    assert not isinstance(state, ParallelState) or state.part_splits() == {"t/0": 8, "t/1": 0}
+    stream.commit(generation, 9, moves=(Move("t/0", "5", "6"), Move("t/1", "1", "2")))
+    assert (state.positions(), state.last_split()) == ({"t/0": "6", "t/1": "2"}, 9)
+    assert state.counters() == COUNTED + COUNTED
+    with state.owned(generation):
+        state.begin(BEGUN | {"t/2": "7"})
+    assert state.positions() == {"t/0": "6", "t/1": "2", "t/2": "7"}
+    with state.owned(generation):
+        state.restart({"t/1": "0"})
+    assert (state.positions(), state.last_split()) == ({"t/1": "0"}, 9)
+    assert [(one.positions(), one.last_split()) for one in neighbours] == [(BEGUN, 0)] * len(neighbours)
+    state.drop()
+    kept = [one.positions() for one in neighbours if one.uid != state.uid]
+    assert (state.positions(), kept) == ({}, [BEGUN])
+
+
+def test_no_position_moves_from_where_it_does_not_stand_nor_by_another_generation(stream: States) -> None:
+    state, generation = stream.state, stream.claim()
+    right = Move("t/0", "1", "5")
+    for number, moves in (
+        (generation, (Move("t/0", "0", "5"),)),
+        (generation, (Move("t/0", "5", "1"),)),
+        (generation, (Move("t/3", "1", "5"),)),
+        (generation, (right, Move("t/1", "2", "3"))),
+        (generation, (Move("t/0", "0", "1"), Move("t/1", "0", "1"))),
+        (generation - 1, (right,)),
+        (generation + 1, (right,)),
+    ):
+        with pytest.raises(Fenced):
+            stream.commit(number, 1, moves=moves)
+        assert (state.positions(), state.last_split(), state.counters()) == (BEGUN, 0, Counters()), moves
+    stream.commit(generation, 1, moves=(right,))
+    with pytest.raises(Fenced):
+        stream.commit(generation, 1, moves=(right,))
+
+
+def test_streams_of_other_pipelines_into_the_sink_are_known(states: States) -> None:
+    state, other = states.state, replace(states.state, uid="u2")
+    assert state.other_streams() == []
+    state.make_positions()
+    for one in (state, replace(states.other_sink, uid="u3"), other):
+        generation = states.claim("r1", one)
+        with one.owned(generation):
+            one.begin(BEGUN)
+            one.write_plan(RunRow("r1", "append", None, None, None, Counters()), ())
+    assert (state.other_streams(), other.other_streams()) == (["u2"], ["u1"])

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.dataflows.connectors.conftest import Flow, Flows, SourceFile, System
+from tests.pairs import pairs_of
 
 NewSystem = Callable[[str], System]
 PLPGSQL = "CREATE OR REPLACE FUNCTION alter_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN new; END $$;"
@@ -64,8 +65,7 @@ def made(target: System, source_file: SourceFile, into: Flows, write: str, trigg
     return found
 
 
-@pytest.mark.parametrize("write", ["append", "merge", "replace"])
-@pytest.mark.parametrize(("name", "body"), TRIGGERS)
+@pairs_of(("name", "body", "write"), [(*one, write) for one in TRIGGERS for write in ("append", "merge", "replace")])
 def test_a_trigger_that_drops_or_changes_rows_is_named(
     new_system: NewSystem, source_file: SourceFile, into: Flows, name: str, body: str, write: str
 ) -> None:

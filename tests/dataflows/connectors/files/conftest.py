@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = "v1.8.0"
 SECRET = "penstock-test-secret"
+GUEST = "guest"
 WAIT = 20.0
 _numbers = count(1)
 
@@ -60,11 +61,13 @@ class S3Server:
     def start(self) -> None:
         for name in ("data/lake", "side"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
+        guest = {"access": GUEST, "secret": SECRET, "role": "user", "userID": 0, "groupID": 0, "projectID": 0}
+        (self.home / "users.json").write_text(json.dumps({"accessAccounts": {GUEST: guest}}))
         keys = {"ROOT_ACCESS_KEY": "penstock", "ROOT_SECRET_KEY": SECRET}
         arguments = ["posix", "--sidecar", str(self.home / "side"), str(self.home / "data")]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [gateway(), "--port", f"127.0.0.1:{self.port}", "--quiet", *arguments],
+                [gateway(), "--port", f"127.0.0.1:{self.port}", "--quiet", "--iam-dir", str(self.home), *arguments],
                 env=os.environ | keys,
                 stdout=log,
                 stderr=log,
@@ -77,6 +80,22 @@ class S3Server:
                     return
             time.sleep(0.02)
         raise AssertionError((self.home / "log").read_text())
+
+    def allow(self, **rights: list[str]) -> None:
+        """Allow a guest, who may do nothing otherwise, the actions in the bucket `lake`, each below prefixes."""
+        bucket = "arn:aws:s3:::lake"
+        allowed = [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": [GUEST]},
+                "Action": [f"s3:{action}"],
+                "Resource": [bucket] if action == "ListBucket" else [f"{bucket}/{one}*" for one in prefixes],
+            }
+            for action, prefixes in rights.items()
+        ]
+        (self.home / "side/lake/meta").mkdir(parents=True, exist_ok=True)
+        policy = json.dumps({"Version": "2012-10-17", "Statement": allowed})
+        (self.home / "side/lake/meta/policy").write_text(policy)
 
     def stop(self) -> None:
         if self.process is not None:

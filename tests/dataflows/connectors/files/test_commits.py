@@ -6,6 +6,7 @@ import io
 import json
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.files.connector import FilesConnector
+from dataflows.connectors.state import Claim, RunRow
+from dataflows.data.counters import Counters
+from dataflows.data.splits import Split
 from penstock.failpoints import POINTS
+from penstock.models.connection import parse_connection
+from penstock.models.pipeline import Sink
 from tests.dataflows.connectors.files.conftest import read
 
 if TYPE_CHECKING:
@@ -190,6 +198,22 @@ def test_an_abandoned_append_leaves_no_row(export: Make, launchers: Launchers, c
     made.write = "replace"
     completed(made.task("r2"))
     assert made.differences() == {}
+
+
+def test_a_forgotten_plan_is_gone(tmp_path: Path) -> None:
+    spec = Sink.parse({"connection": "to", "object": "t", "write": "append"})
+    place = Place("items", "to", parse_connection("to", {"type": "files", "root": str(tmp_path)}), "t", tmp_path)
+    with closing(FilesConnector.target(place, Owner("u1", "items", spec))) as target:
+        state = target.state
+        state.make()
+        claim = state.claim(("00",), "r1")
+        assert isinstance(claim, Claim)
+        with state.owned(claim.generation):
+            state.write_plan(RunRow("r1", "append", None, None, None, Counters()), (Split(0),))
+        assert (state.run("r1") is None, state.pending("r1")) == (False, ((Split(0),), 1))
+        with state.owned(claim.generation):
+            state.forget("r1")
+        assert (state.run("r1"), state.unfinished("r2"), state.pending("r1")) == (None, None, ((), 0))
 
 
 def test_append_moves_only_new_rows(export: Make, completed: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import time as clock
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -472,6 +473,48 @@ def test_jsonl_of_declared_types(files: Files) -> None:
         },
         {"n": Decimal("2.25"), "d": None, "w": None, "at": None},
     ]
+
+
+MANY = 100_000
+WIDE = {
+    "one.csv": ",".join(f"c{at}" for at in range(MANY)) + "\n" + ",".join("1" * MANY) + "\n",
+    "headless.csv": ",".join("1" * MANY) + "\n",
+    "one.jsonl": json.dumps({f"c{at}": at for at in range(MANY)}) + "\n",
+    "each.jsonl": "".join(f'{{"c{at}": 1}}\n' for at in range(MANY)),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_hundred_thousand_columns_are_refused_soon(new_files: Any, name: str) -> None:
+    files: Files = new_files("files")
+    files.write(name, WIDE[name].encode())
+    form = CsvFormat(type="csv", header=False) if name == "headless.csv" else None
+    began = clock.process_time()
+    with pytest.raises(BadData, match="more than 4,096 columns"):
+        files.source(name, form).describe()
+    assert clock.process_time() - began < 5
+
+
+def test_wide_records_are_read_by_declared_columns_and_inside_of_values(new_files: Any) -> None:
+    files: Files = new_files("files")
+    wide = json.dumps({f"c{at}": at for at in range(MANY)})
+    files.write("inside.jsonl", f'{{"id": 1, "o": {wide}}}\n'.encode())
+    files.write("outside.jsonl", f'{{"id": 1}}\n{wide}\n'.encode())
+    began = clock.process_time()
+    (found,) = rows(files.source("inside.jsonl"))
+    assert json.loads(found["o"]) == json.loads(wide)
+    declared = JsonlFormat(type="jsonl", columns={"id": "bigint", "c99999": "bigint"})
+    assert [row["c99999"] for row in rows(files.source("outside.jsonl", declared))] == [None, 99999]
+    assert clock.process_time() - began < 5
+
+
+def test_a_parquet_file_may_have_thousands_of_columns(new_files: Any) -> None:
+    files: Files = new_files("files")
+    table = pa.table({f"c{at}": [at] for at in range(5000)})
+    pq.write_table(table, files.root / "wide.parquet")
+    began = clock.process_time()
+    assert rows(files.source("wide.parquet")) == table.to_pylist()
+    assert clock.process_time() - began < 10
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def test_bytes_are_synced_before_the_name_and_the_name_before_the_return(tmp_pat
     calls.clear()
     store.copy("folder/b", "folder/c")
     assert calls == ["name", "name", "sync folder"]
+    store.copy("folder/b", "folder/c")  # by then the same file
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["a", "b", "c"]
 
 
@@ -59,3 +61,10 @@ def test_a_file_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
         stream.write(b"ro")
         raise KeyError
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_file_whose_folder_is_gone_is_given_up_for_the_reason_it_had(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), LocalStore(tmp_path, "here").writer("folder/b") as stream:  # noqa: PT012 - as above
+        stream.write(b"ro")
+        shutil.rmtree(tmp_path / "folder")
+        raise KeyError

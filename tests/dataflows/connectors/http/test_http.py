@@ -34,6 +34,7 @@ from penstock.errors import (
 from penstock.failpoints import POINTS
 from penstock.models.connection import parse_connection
 from tests.dataflows.connectors.http.conftest import SECRET, WAYS
+from tests.pairs import all_pairs
 
 if TYPE_CHECKING:
     from tests.dataflows.connectors.http.conftest import Api, Pull
@@ -269,9 +270,11 @@ def test_a_decompression_bomb_is_refused(pull: Make, api: Api) -> None:
         assert_refused(pull().open, kind, words)
 
 
-@pytest.mark.parametrize("value", ['"x"', "1.5", "18446744073709551616"])
-@pytest.mark.parametrize("endpoint", [{}, {"columns": {"id": "bigint", "name": "text", "at": "text"}}])
-@pytest.mark.parametrize("write", ["append", "replace"])
+@all_pairs(
+    value=['"x"', "1.5", "18446744073709551616"],
+    endpoint=[{}, {"columns": {"id": "bigint", "name": "text", "at": "text"}}],
+    write=["append", "replace"],
+)
 def test_records_with_a_wrong_value_are_dead_letters_with_page_row_and_column(
     pull: Make, api: Api, catalog: str, value: str, endpoint: dict[str, Any], write: str
 ) -> None:
@@ -502,6 +505,15 @@ def test_a_response_that_cannot_be_parsed_is_refused_by_page(pull: Make, api: Ap
     made = pull("all", connection={"records": None})
     api.paths["/v1/all/items"] = lambda _: (200, {}, body)
     assert_refused(made.open, BadData, "page 1", words)
+
+
+def test_a_record_of_a_hundred_thousand_keys_is_refused_soon(pull: Make, api: Api) -> None:
+    made = pull("all", connection={"records": None})
+    body = json.dumps([{f"c{at}": at for at in range(100_000)}]).encode()
+    api.paths["/v1/all/items"] = lambda _: (200, {}, body)
+    began = time.process_time()
+    assert_refused(made.open, BadData, "more than 4,096 columns")
+    assert time.process_time() - began < 5
 
 
 def test_numbers_beyond_doubles_are_text(pull: Make, api: Api) -> None:

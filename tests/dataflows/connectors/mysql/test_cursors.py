@@ -132,6 +132,18 @@ def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> No
     assert shop.window("at", rule).upper is None
 
 
+def test_a_clock_that_will_be_set_back_soon_counts_as_if_it_were(shop: Shop) -> None:
+    shop.make("at datetime(6) NOT NULL")
+    shop.query("INSERT INTO t (at) VALUES ('2026-10-31 23:20'), ('2026-11-01 00:10')")
+    settings = parse_connection("shop", shop.server.connection(shop.database))
+    with closing(MysqlConnector.source(Place("items", "shop", settings, "t", shop.server.home))) as source:
+        table = source.describe()
+        source.session.change("SET timestamp = UNIX_TIMESTAMP('2026-11-01 04:30')")  # in UTC; New York's is set at six
+        rule = CursorRule(timedelta(minutes=5), "America/New_York")
+        found = source.window(table, table.columns[1], None, rule)
+    assert (found.upper, found.notes) == ("2026-10-31 23:20:00.000000", ())
+
+
 def test_a_server_that_others_write_to_needs_a_lag(shop: Shop) -> None:
     shop.make("at datetime(6) NOT NULL")
     for variable, said in (("read_only", "read-only"), ("auto_increment_increment", "2 servers")):
@@ -158,11 +170,23 @@ def test_values_that_programs_make_are_appended_only_where_the_pipeline_vouches_
 
 
 def test_values_above_all_others_never_become_the_position(shop: Shop) -> None:
-    shop.make("n int unsigned NOT NULL, at datetime(6) NOT NULL")
-    shop.query("INSERT INTO t (n, at) VALUES (1, '2024-01-01'), (4294967295, '9999-12-31')")
-    for cursor, upper in (("n", "1"), ("at", "2024-01-01 00:00:00.000000")):
-        found = shop.window(cursor, CursorRule(ordered=True))
-        assert (found.upper, len(found.notes)) == (upper, 1)
+    shop.make("at datetime(6) NOT NULL")
+    shop.query("INSERT INTO t (at) VALUES ('2024-01-01'), ('9999-12-31')")
+    found = shop.window("at", CursorRule(ordered=True))
+    assert (found.upper, len(found.notes)) == ("2024-01-01 00:00:00.000000", 1)
+
+
+def test_the_greatest_number_of_each_type_is_never_the_position(shop: Shop) -> None:
+    bits = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
+    greatest = {f"{name} unsigned": 2**size - 1 for name, size in bits.items()}
+    greatest |= {name: 2 ** (size - 1) - 1 for name, size in bits.items()}
+    shop.make(", ".join(f"n{at} {kind} NOT NULL" for at, kind in enumerate(greatest)))
+    names = ", ".join(f"n{at}" for at in range(len(greatest)))
+    for less in (1, 0):
+        shop.query(f"INSERT INTO t ({names}) VALUES ({', '.join(str(one - less) for one in greatest.values())})")
+    for at, one in enumerate(greatest.values()):
+        found = shop.window(f"n{at}", CursorRule(ordered=True))
+        assert (found.upper, len(found.notes)) == (str(one - 1), 1)
 
 
 def test_rows_without_a_cursor_are_refused(shop: Shop) -> None:

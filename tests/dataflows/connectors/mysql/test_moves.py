@@ -21,7 +21,7 @@ import pytest
 
 from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
 from dataflows.connectors.mysql.connector import MysqlConnector
-from dataflows.connectors.mysql.state import mark_session
+from dataflows.connectors.mysql.state import END_SECONDS, _name, mark_session
 from dataflows.connectors.mysql.target import MysqlTarget
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.chunks import Chunk
@@ -171,7 +171,13 @@ def test_a_claim_ends_the_session_of_an_older_writer_and_of_nobody_else(shop: Sh
         target.state.claim(("00", "01", "02"), "r1")
         mark_session(older, "u1", "01")  # no writer has slot 00
         mark_session(other, "u2", "01")
+        older.change("CREATE TABLE bulky AS SELECT 0 AS n WHERE false")
+        older.change("START TRANSACTION")
+        older.change("INSERT INTO bulky SELECT seq FROM seq_1_to_20000")  # its rollback takes a while
+        begun = time.monotonic()
         target.state.claim(("00", "01", "02"), "r2")
+        assert target.session.value("SELECT IS_USED_LOCK(?)", (_name("u1", "01"),)) is None, "the session has ended"
+        assert time.monotonic() - begun < END_SECONDS, "waited no longer than that"
         with pytest.raises(PenstockError):
             older.value("SELECT 1")
         assert other.value("SELECT 1") == 1
@@ -324,6 +330,16 @@ def test_an_enum_takes_its_labels(shop: Shop) -> None:
     assert shop.rows("SELECT name FROM sink ORDER BY id") == [("a",), ("it's, b",), (None,)]
 
 
+@pytest.mark.parametrize("kind", ["FLOAT", "FLOAT UNSIGNED"])
+def test_a_trigger_that_changes_digits_of_a_float_that_are_not_shown_is_named(shop: Shop, kind: str) -> None:
+    """MySQL shows six digits of a FLOAT."""
+    shop.script("CREATE TABLE source (id BIGINT PRIMARY KEY, x FLOAT)", "INSERT INTO source VALUES (1, 16777216)")
+    shop.script(f"CREATE TABLE sink (id BIGINT, x {kind})", "INSERT INTO sink VALUES (1, 0)")
+    shop.script("CREATE TRIGGER adds BEFORE INSERT ON sink FOR EACH ROW SET NEW.x = NEW.x + 2")
+    assert "1 rows were changed by trigger adds" in shop.error("r1", "replace")["what"]
+    assert shop.rows("SELECT id, x FROM sink") == [(1, 0.0)]
+
+
 def test_a_replace_keeps_indexes_triggers_and_what_refers_to_it(shop: Shop) -> None:
     shop.script(ITEMS, "INSERT INTO source VALUES (1, 'a'), (2, 'b'), (3, 'c')")
     shop.script("CREATE TABLE sink (id BIGINT, name VARCHAR(20), KEY of_name (name), CHECK (id > 0))")
@@ -336,8 +352,8 @@ def test_a_replace_keeps_indexes_triggers_and_what_refers_to_it(shop: Shop) -> N
         ("t",)
     ]
     shop.script("ALTER TABLE sink ADD PRIMARY KEY (id)")
-    shop.script("CREATE TABLE other (id BIGINT, FOREIGN KEY (id) REFERENCES sink (id))")
-    assert "would break foreign key" in shop.error("r3", "replace")["what"]
+    shop.script("CREATE TABLE other (id BIGINT, CONSTRAINT needs FOREIGN KEY (id) REFERENCES sink (id))")
+    assert shop.error("r3", "replace")["what"] == "`replace` would break foreign key needs of other"
 
 
 def test_a_run_waits_for_writers(shop: Shop) -> None:

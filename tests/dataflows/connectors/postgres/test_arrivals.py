@@ -220,6 +220,16 @@ def test_a_subscription_that_does_not_run_is_refused(primary: Server, subscriber
     eventually(lambda: not primary.query(unknown, subscriber))
 
 
+def test_a_subscription_to_other_tables_holds_no_window_back(primary: Server, subscriber: str) -> None:
+    eventually(lambda: seen(primary, subscriber) == seen(primary, "origin"))
+    idle = "PUBLICATION others WITH (connect = false, slot_name = NONE)"
+    primary.query(f"CREATE SUBSCRIPTION idle CONNECTION '{primary.dsn('origin')}' {idle}", subscriber)
+    try:
+        assert primary.window(lag=SECOND, database=subscriber).upper
+    finally:
+        primary.query("DROP SUBSCRIPTION idle", subscriber)
+
+
 def test_a_table_that_is_still_copied_is_refused(primary: Server, subscriber: str) -> None:
     eventually(lambda: seen(primary, subscriber) == seen(primary, "origin"))
     for name in ("origin", subscriber):

@@ -43,7 +43,9 @@ def session(dsn: str) -> Iterator[Session]:
 
 def opened(dsn: str, name: str = "t") -> PostgresSource:
     settings = parse_connection("shop", {"type": "postgres", "dsn": dsn})
-    return PostgresConnector.source(Place("items", "shop", settings, f"public.{name}"))
+    made = PostgresConnector.source(Place("items", "shop", settings, f"public.{name}"))
+    assert isinstance(made, PostgresSource)
+    return made
 
 
 def window(dsn: str, cursor: str, rule: CursorRule, last: str | None = None, name: str = "t") -> Window:
@@ -149,6 +151,12 @@ def test_a_role_with_another_zone_shortens_the_window(dsn: str, session: Session
     session.execute("CREATE TABLE t (id serial, at timestamp NOT NULL)")
     session.execute("INSERT INTO t (at) VALUES (now() - interval '10 min'), (now() - interval '10 h')")
     assert rows(dsn, "at", window(dsn, "at", LAG)) == [2]
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    session.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Kolkata'")
+    for hours, notes in ((5, 0), (6, 1)):  # Kolkata is five and a half hours ahead of UTC
+        session.execute("INSERT INTO t (at) VALUES (now() AT TIME ZONE 'UTC' + make_interval(hours => %s))", (hours,))
+        assert len(window(dsn, "at", LAG).notes) == notes
+    session.execute(f"ALTER DATABASE {name} RESET timezone")
     session.execute("DROP ROLE western")
 
 

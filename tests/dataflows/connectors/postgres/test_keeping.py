@@ -7,8 +7,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from dataflows.connectors.contract import Method
 from dataflows.connectors.idle_sessions import IDLE_SESSIONS, MAX_SESSIONS
 from dataflows.connectors.postgres.session import Session, connect, one_row, release
+from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, mark_key, move_in
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.connectors.state import RunRow
+from dataflows.data.counters import Counters
 from tests.dataflows.flows.installation import until
 
 SETTINGS = ("application_name", "search_path", "TimeZone", "lock_timeout", "client_connection_check_interval")
@@ -99,3 +104,29 @@ def test_a_process_that_serves_no_more_runs_keeps_no_session(database: str) -> N
     session = opened(database)
     release(session)
     assert session.closed
+
+
+def test_a_stream_keeps_no_session(database: str) -> None:
+    earlier = opened(database)
+    release(earlier)
+    IDLE_SESSIONS.begin(keep=False)
+    own = opened(database)
+    release(own)
+    assert (earlier.closed, own.closed) == (True, True)
+
+
+def test_a_replace_keeps_the_statements_that_its_session_has_planned(database: str) -> None:
+    session, run = opened(database), RunRow("r", "replace", None, None, None, Counters())
+    table, shadow = TableName("public", "orders"), TableName("public", "_penstock_shadow")
+    session.execute("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    mark_key(session, table)
+    planned = set[str]()
+    for _ in range(2):
+        make_shadow(session, table, shadow, "here")
+        with session.transaction():
+            move_in(session, table, shadow, ("id",), Method("rename"), run)
+        session.execute("CREATE TABLE _penstock_old (id bigint)")
+        drop_leftovers(session, "_penstock_", table, None, "here")
+        assert planned <= (planned := {name for (name,) in session.execute("SELECT name FROM pg_prepared_statements")})
+    assert planned
+    release(session)

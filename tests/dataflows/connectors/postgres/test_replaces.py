@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from dataflows.connectors.contract import Method
-from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, move_in, replace_method
+from dataflows.connectors.postgres.swap import drop_leftovers, make_shadow, mark_key, move_in, replace_method
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.state import RunRow
 from dataflows.data.counters import Counters
@@ -157,7 +157,7 @@ def test_a_replace_that_would_break_or_follow_a_foreign_key_is_refused(
         f"CREATE TABLE w.child (id bigint REFERENCES {made.target} {rule}); INSERT INTO w.child VALUES (1)"
     )
     error = launchers.run(made.task("r1"))["error"]
-    assert (error["code"], "foreign key" in error["what"]) == ("refused", True)
+    assert (error["code"], error["what"]) == ("refused", "`replace` would break foreign key child_id_fkey of w.child")
     assert made.value("SELECT count(*) FROM w.child") == made.value(f"SELECT count(*) FROM {made.target}") == 1
 
 
@@ -271,6 +271,25 @@ def test_an_index_whose_last_column_is_no_longer_a_key_is_not_replaced(copy: Cal
     run = RunRow("r1", "replace", None, None, None, Counters())
     with pytest.raises(Refused, match="indexes were changed"), made.session.transaction():
         move_in(made.session, table, shadow, ("id",), Method("rename"), run)
+
+
+@pytest.mark.parametrize("more", ["", "CREATE INDEX named ON orders (name)"])
+def test_a_late_key_comes_back_with_all_other_indexes(database: str, more: str) -> None:
+    indexes = "SELECT indexdef FROM pg_indexes WHERE tablename = %s ORDER BY 1"
+    table, shadow = TableName("public", "orders"), TableName("public", "_penstock_shadow")
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute(f"CREATE TABLE orders (id bigint PRIMARY KEY, name text); {more}")
+        mark_key(session, table)
+        before = session.execute(indexes, ["orders"]).fetchall()
+        run = RunRow("r1", "replace", None, None, None, Counters())
+        for _ in range(2):
+            make_shadow(session, table, shadow, "here")
+            assert len(session.execute(indexes, [shadow.name]).fetchall()) == len(before) - 1
+            with pytest.raises(psycopg.errors.NotNullViolation):
+                session.execute(f"INSERT INTO {shadow.sql} VALUES (NULL)")
+            with session.transaction():
+                move_in(session, table, shadow, ("id",), Method("rename"), run)
+            assert session.execute(indexes, ["orders"]).fetchall() == before
 
 
 @pytest.mark.usefixtures("keeper")

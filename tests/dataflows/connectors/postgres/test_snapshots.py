@@ -260,6 +260,7 @@ class Bank:
     def source(self, name: str = "accounts") -> tuple[PostgresSource, Table]:
         settings = PostgresConnection(type="postgres", dsn=self.dsn)
         made = PostgresConnector.source(Place("p", "shop", settings, name))
+        assert isinstance(made, PostgresSource)
         self.closing.enter_context(closing(made))
         return made, made.describe()
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from dataflows.connectors.idle_sessions import IDLE_SESSIONS
+from dataflows.connectors.postgres import offsets
 from dataflows.connectors.postgres import state as postgres_state
 from dataflows.connectors.postgres.reader import PostgresReader
 from dataflows.connectors.postgres.session import Session, connect, translated
@@ -21,6 +23,7 @@ from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 from penstock.errors import Fenced
+from tests.dataflows.flows.installation import until
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy
@@ -93,6 +96,33 @@ def test_claims_and_deletions_of_a_pipeline_wait_for_each_other(
         assert isinstance(done.result(), Claim) == (does == "claim")
 
 
+def test_a_claim_waits_for_the_end_of_the_run_and_does_not_begin_it_again(
+    state: PostgresState, copy: Callable[..., Copy]
+) -> None:
+    """It waits for its own pipeline only: another one's rows stay locked all the while."""
+    generation, dsn = claimed(state), copy("append").dsn
+    other = replace(state, uid=f"{state.uid[:-1]}x")
+    claimed(other)
+    with (
+        closing(connect(dsn, where="here", name="worker")) as ending,
+        closing(connect(dsn, where="here", name="another")) as busy,
+        ThreadPoolExecutor(1) as threads,
+        busy.transaction(),
+    ):
+        busy.execute(f"SELECT FROM {state.plain('positions')} WHERE pipeline = '{other.uid}' FOR UPDATE")
+        worker = replace(state, given=ending)
+        with worker.owned(generation):
+            worker.finish("r1", "60", {"rows": 2})
+            done = threads.submit(state.claim, ("00",), "r1")
+            end = time.monotonic() + 30
+            while busy.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+                assert time.monotonic() < end
+                assert not done.done()
+        found = done.result()
+        assert isinstance(found, RunRow)
+        assert (found.ended, found.result) == (True, {"rows": 2})
+
+
 def test_a_claim_ends_only_the_sessions_of_older_runs(
     state: PostgresState, copy: Callable[..., Copy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,3 +167,19 @@ def test_a_session_with_pending_results_is_not_reused(
     assert used is not None
     reader.close()
     assert used.closed
+
+
+def test_two_streams_that_begin_at_once_make_one_table_of_positions(
+    state: PostgresState, copy: Callable[..., Copy]
+) -> None:
+    made, schema = copy("append"), state.sink.schema
+    state.session.execute(f"DROP TABLE IF EXISTS {schema}._penstock_offsets")
+    with closing(connect(made.dsn, where="here", name="tests")) as first, ThreadPoolExecutor() as pool:
+        with first.transaction():
+            offsets.make(first, schema)
+            pid = state.session.info.backend_pid
+            second = pool.submit(state.make_positions)
+            waits = "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted"
+            until(lambda: first.execute(waits, (pid,)).fetchone() == (1,), "its lock")
+        second.result(10)
+    assert state.positions() == {}

@@ -10,7 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pytest
 
@@ -22,6 +21,7 @@ from dataflows.data.types import arrow_type, column_type
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 from tests.dataflows.conftest import task_of
+from tests.dataflows.connectors.ducks import query_file
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -43,9 +43,7 @@ class File:
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         if self.kind == "duckdb":
-            looks = query.startswith("SELECT")
-            with closing(duckdb.connect(str(self.path), read_only=looks)) as session:
-                return session.execute(query, values).fetchall()
+            return query_file(self.path, query, values)
         with closing(sqlite3.connect(self.path, isolation_level=None)) as session:
             return session.execute(query, values).fetchall()
 

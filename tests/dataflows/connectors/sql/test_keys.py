@@ -11,8 +11,8 @@ import duckdb
 import psycopg
 import pytest
 
-from dataflows.runs.dry_run import plan
 from dataflows.runs.job import Job
+from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Move]
 
 KINDS = pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+TEXT = {"sqlite": "TEXT", "duckdb": "VARCHAR"}
 PAIRED = (
     "CREATE TABLE paired (name VARCHAR, b BIGINT NOT NULL, a VARCHAR NOT NULL, more DOUBLE, PRIMARY KEY (a, b))",
     "INSERT INTO paired VALUES ('x', 2, 'a', 0.5), (NULL, 1, 'a', NULL), ('y', 2, 'A', 1.5)",
@@ -149,21 +150,21 @@ def test_a_table_that_a_person_changed_is_refilled_and_keeps_what_depends_on_it(
 def test_a_plan_shows_the_key_that_it_will_make(move: Make, kind: str) -> None:
     made = move(kind, kind, "replace")
     made.source.script(*PAIRED)
-    key = "a text NOT NULL, more double precision, PRIMARY KEY (a, b))"
+    key = f'"a" {TEXT[kind]} NOT NULL, "more" DOUBLE, PRIMARY KEY ("a", "b"))'
     for task, shown in (
         (of_pairs(made, "r1"), key),
-        (of_pairs(made, "r1", transforms=[{"name": "n", "set": {"b": "b + 1"}}]), "more double precision)"),
+        (of_pairs(made, "r1", transforms=[{"name": "n", "set": {"b": "b + 1"}}]), '"more" DOUBLE)'),
     ):
         job = Job.from_task(task)
         with opened(job) as ends:
             found = plan(job, ends)
-        assert found["make"].endswith(shown), found["make"]
+        assert found["statements"][0].endswith(shown), found["statements"]
         assert bool(found["notes"]) == (shown != key), found["notes"]
     merging = made.task("r1")
     merging["pipeline"]["spec"]["sink"] |= {"write": "merge", "key": ["id"]}
     job = Job.from_task(merging)
     with opened(job) as ends:
-        assert plan(job, ends)["make"].endswith("PRIMARY KEY (id))")
+        assert plan(job, ends)["statements"][0].endswith('PRIMARY KEY ("id"))')
 
 
 def test_a_key_is_made_once_however_often_a_run_is_published(move: Make) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -14,12 +18,17 @@ import pytest
 
 from dataflows.connectors.contract import PublishOrder, WriterOrder
 from dataflows.connectors.state import RunRow
+from dataflows.data import positions
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column
-from penstock.errors import Fenced
+from dataflows.runs.job import Job
+from dataflows.runs.survey import opened
+from penstock.errors import Fenced, Unavailable
 from penstock.failpoints import POINTS
+from tests.dataflows.conftest import task_of
+from tests.pairs import all_pairs
 
 if TYPE_CHECKING:
     from tests.dataflows.connectors.sql.conftest import File, Move
@@ -180,6 +189,70 @@ def test_a_killed_zombie_releases_the_file(move: Make) -> None:
         assert made.leftovers() == []
 
 
+def test_of_two_files_the_same_one_is_waited_for_first(files: Callable[[str], File], tmp_path: Path) -> None:
+    """Runs that read and write two files crosswise would else wait in a circle, each with the file it reads open."""
+    both = [files("duckdb"), files("duckdb")]
+    for file in both:
+        file.rows("CREATE TABLE items (id INTEGER)")
+    hold = "import duckdb, sys; held = [*map(duckdb.connect, sys.argv[1:])]; print(flush=True); sys.stdin.read()"
+    arguments = [sys.executable, "-c", hold, *(str(file.path) for file in both)]
+    waited = set()
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        for source, sink in (both, both[::-1]):
+            ends = {"source": {"connection": "from", "object": "items"}, "sink": {"connection": "to", "object": "t"}}
+            connections = {"from": source.connection, "to": sink.connection}
+            spec = ends | {"sink": ends["sink"] | {"write": "replace"}}
+            job = Job.from_task(task_of("r1", "u", connections, spec, tmp_path))
+            job = replace(job, source=replace(job.source, patience=0.1), sink=replace(job.sink, patience=0.1))
+            with pytest.raises(Unavailable) as refused, opened(job):
+                """It does not get so far."""
+            waited.add({"from": source, "to": sink}[str(refused.value.where).rpartition(" ")[2]].path)
+        holder.communicate()
+    assert len(waited) == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_positions_of_a_stream_move_with_the_fence_and_only_from_where_they_stand(
+    files: Callable[[str], File], kind: str
+) -> None:
+    state = files(kind).target("t", "append").state
+    state.make()
+    assert (state.positions(), state.last_split()) == ({}, 0)
+    state.make_positions()
+    old = state.claim(("00",), "r1").generation
+    with state.owned(old):
+        state.begin({"a/0": "5", "a/1": "7"})
+    new = state.claim(("00",), "r2").generation
+    with state.owned(new):
+        state.begin({"a/0": "0", "a/2": "1"})  # the first keeps its position
+    moves = (positions.Move("a/0", "5", "6"), positions.Move("a/1", "7", "9"))
+
+    def moved(generation: int, *found: positions.Move) -> None:
+        with state.session.transaction():
+            state.fence("00", 4, "r2", generation, Counters(rows_in=1, rows_out=1), found)
+
+    for generation, found in (
+        (old, moves),
+        (new, (moves[0], positions.Move("a/1", "8", "9"))),
+        (new, (positions.Move("b", "1", "2"),)),
+    ):
+        with pytest.raises(Fenced):
+            moved(generation, *found)
+        assert (state.positions(), state.last_split()) == ({"a/0": "5", "a/1": "7", "a/2": "1"}, 0)
+    moved(new, *moves)
+    assert (state.positions(), state.last_split()) == ({"a/0": "6", "a/1": "9", "a/2": "1"}, 4)
+    with pytest.raises(Fenced):
+        moved(new, *moves)
+    assert state.counters().rows_in == 1
+    with state.owned(new):
+        state.restart({"a/1": "0"})
+    assert (state.positions(), state.last_split()) == ({"a/1": "0"}, 4)
+    state.drop()
+    assert state.positions() == {}
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
 def test_the_fence_alone_keeps_an_older_generation_out(files: Callable[[str], File], kind: str) -> None:
     """In one process, so that no lock of the file separates the two generations."""
@@ -206,6 +279,17 @@ def test_the_fence_alone_keeps_an_older_generation_out(files: Callable[[str], Fi
     target.close()
     assert file.rows("SELECT count(*) FROM t") == [(0,)]
     assert file.rows("SELECT count(*) FROM _penstock_splits WHERE done = 1") == [(0,)]
+
+
+def test_a_file_that_another_process_is_creating_is_waited_for(move: Make, files: Callable[[str], File]) -> None:
+    made, other = move("sqlite", "duckdb", "append"), files("duckdb")
+    other.script("CREATE TABLE there (id INTEGER)", "CHECKPOINT")
+    made.sink.path.touch()
+    pid = made.launchers.start(task := made.task("r1"))
+    assert made.launchers.wait(pid, 0.5) == {"running": True}
+    made.sink.path.write_bytes(other.path.read_bytes())
+    assert made.launchers.ended(pid, task)["status"] == "completed"
+    assert made.rows() == made.wanted()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
@@ -301,11 +385,10 @@ def test_scd2_is_refused_before_anything_is_made(move: Make) -> None:
         assert not made.sink.path.exists()
 
 
-@pytest.mark.parametrize("write", ["append", "merge", "replace"])
-@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
-@pytest.mark.parametrize(
-    "rule",
-    [
+@all_pairs(
+    kind=["sqlite", "duckdb"],
+    write=["append", "merge", "replace"],
+    rule=[
         "id INTEGER PRIMARY KEY CHECK (id % 100 <> 7), name VARCHAR",
         "id INTEGER PRIMARY KEY, name VARCHAR CHECK (name NOT LIKE '%07' AND name <> 'item 7')",
     ],
@@ -356,9 +439,11 @@ def test_texts_that_are_not_utf_8_are_dead_letters_as_key_and_cursor(move: Make,
         assert {row[0] for row in found} == {f"\\x{one[2:-1]}" for one in letters}
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
-@pytest.mark.parametrize("write", ["append", "replace"])
-@pytest.mark.parametrize("rule", ["UNIQUE (name)", 'CREATE UNIQUE INDEX "of (name" ON "copied" (name)'])
+@all_pairs(
+    kind=["sqlite", "duckdb"],
+    write=["append", "replace"],
+    rule=["UNIQUE (name)", 'CREATE UNIQUE INDEX "of (name" ON "copied" (name)'],
+)
 def test_a_value_that_has_to_be_unique_is_written_once(
     move: Make, catalog: str, kind: str, write: str, rule: str
 ) -> None:
@@ -403,12 +488,14 @@ def test_a_replace_that_would_break_a_foreign_key_is_refused(move: Make) -> None
     assert (error["code"], "would break foreign key" in error["what"]) == ("refused", True), error
 
 
-@pytest.mark.parametrize("write", ["append", "replace", "merge"])
-@pytest.mark.parametrize(
-    "rule",
-    ["name VARCHAR UNIQUE ON CONFLICT {}, price DOUBLE", "name VARCHAR, price DOUBLE, UNIQUE (name) on  conflict {}"],
+@all_pairs(
+    write=["append", "replace", "merge"],
+    rule=[
+        "name VARCHAR UNIQUE ON CONFLICT {}, price DOUBLE",
+        "name VARCHAR, price DOUBLE, UNIQUE (name) on  conflict {}",
+    ],
+    action=["REPLACE", "IGNORE"],
 )
-@pytest.mark.parametrize("action", ["REPLACE", "IGNORE"])
 def test_a_table_whose_constraints_drop_rows_in_silence_is_refused(
     move: Make, write: str, rule: str, action: str
 ) -> None:

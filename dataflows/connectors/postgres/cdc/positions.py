@@ -1,0 +1,69 @@
+"""Positions in the changes of a table: where the next transaction may begin, and what that stands on.
+
+A place in the WAL alone lies: a slot that was made again under its name begins later, a server that was restored
+begins another timeline, and a column that was made again has lost its values without a change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Final
+
+from dataflows.connectors.postgres.cdc.replication import lsn_number, lsn_text
+
+__all__ = ["PART", "PENDING", "REBUILD", "Position"]
+
+PART: Final = "changes"
+"""Name of the one partition."""
+PENDING: Final = '{"snapshot":"pending"}'
+"""Position of a stream whose snapshot is not written yet: a new one is begun with each start."""
+REBUILD: Final = (
+    "to rebuild, `penstock run NAME --from earliest --reset`: a new snapshot replaces all rows in one transaction"
+)
+"""The hint where changes are lost, or what a position stands on is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the next transaction may begin, and by what: server, timeline, slot, table, and publication.
+
+    `columns` are the table's columns as its rows at the sink have them: number and type by name. `read` are those whose
+    values the sink got.
+    """
+
+    lsn: int
+    system: str
+    timeline: int
+    slot: str
+    table: int
+    published: int
+    """Row of the system's catalog by which the publication has the table; a new one if it is taken out and put back."""
+    columns: Mapping[str, tuple[int, str]]
+    read: tuple[str, ...]
+    numbered: int
+    """Number of the last column that the table had."""
+    keys: tuple[int, ...]
+    """Constraints and indexes by which the key was unique; one made later does not tell of the time before it."""
+    file: int
+    """Number of the table's file: another one if its rows were written anew without a change that says so."""
+    emptied: str | None = None
+    """Last transaction that emptied the table, which gave it a new file, too."""
+
+    @classmethod
+    def parse(cls, text: str) -> Position | None:
+        """Parse what `str` returned; None for `PENDING`."""
+        data = json.loads(text)
+        if "lsn" not in data:
+            return None
+        columns = {name: (number, kind) for name, (number, kind) in data.pop("columns").items()}
+        read, keys = tuple(data["read"]), tuple(data["keys"])
+        return cls(**data | {"lsn": lsn_number(data["lsn"]), "columns": columns, "read": read, "keys": keys})
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self) | {"lsn": lsn_text(self.lsn)}, separators=(",", ":"))
+
+    def at(self, lsn: int) -> Position:
+        """Return the same further on."""
+        return replace(self, lsn=lsn)

@@ -1,0 +1,235 @@
+"""Reader of a table's changes as a stream: a snapshot first, then whole transactions, folded to splits.
+
+A split ends with a commit, so that the target never has a part of a transaction. The slot moves only up to what the
+sink has committed: also where nothing of ours has happened, the position moves there first, by a split without rows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import pyarrow as pa
+
+from dataflows.connectors.formats.contract import Rows
+from dataflows.connectors.postgres.cdc.fold import Fold, Layout
+from dataflows.connectors.postgres.cdc.layouts import Layouts
+from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
+from dataflows.connectors.postgres.cdc.positions import PART, PENDING, REBUILD, Position
+from dataflows.connectors.postgres.cdc.replication import Replication
+from dataflows.connectors.postgres.cdc.snapshot import Snapshot
+from dataflows.connectors.postgres.reader import PostgresReader
+from dataflows.connectors.reading import chunks
+from dataflows.connectors.streaming import StreamOrder
+from dataflows.data.changes import CHANGE
+from dataflows.data.chunks import Chunk
+from dataflows.data.positions import Move
+from dataflows.data.splits import Split
+from penstock.errors import Refused
+from penstock.failpoints import failpoint
+
+__all__ = ["ChangeReader"]
+
+POLL_SECONDS: Final = 0.1
+SPLIT_BYTES: Final = 16 << 20
+TRANSACTION_BYTES: Final = 256 << 20
+"""Longest transaction: it is kept in memory, as it is written whole."""
+BLOCK_BYTES: Final = 4 << 20
+"""Lines that are decoded at once."""
+REPORT_SECONDS: Final = 1.0
+"""Seconds between two reports to the server while nothing happens."""
+QUIET_SECONDS: Final = 5.0
+"""Seconds after which the position moves on although the table has not changed."""
+
+
+@dataclass
+class ChangeReader:
+    """Reads one table. `kept` are the rows of splits that are not committed yet, shared by all readers of a run."""
+
+    order: StreamOrder
+    where: str
+    snapshot: Snapshot
+    layouts: Layouts
+    decoder: PostgresReader
+    kept: dict[int, list[Rows]]
+    splits: dict[int, Split] = field(default_factory=dict, init=False)
+    _replication: Replication | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _confirmed: int = field(default=0, init=False)
+    _drain: int | None = field(default=None, init=False)
+    """End of the server's WAL when the reader was asked to drain."""
+    _open: bool = field(default=False, init=False)
+    """True within a transaction."""
+    _xid: int = field(default=0, init=False)
+    """Its number."""
+
+    # -- the contract --
+
+    def chunks(self) -> Iterator[Chunk]:
+        number, text = self.order.first, self.order.positions[PART]
+        self._replication = one = self.snapshot.connect(self.order.read.check)
+        at = Position.parse(text)
+        if at is None:
+            at = self.snapshot.begin(one, self.order)
+            split = self._opened(Split(number, moves=(Move(PART, PENDING, str(at)),)))
+            yield from chunks(self.order.slot, split, self.snapshot.rows(self.order, self.decoder))
+            self._await(number)
+            self.snapshot.end()
+            number += 1
+        self.layouts.begin(at)
+        self.snapshot.start(one, at, self.order.generation, self.layouts.left_out)
+        self._confirmed = at.lsn
+        yield from self._changes(one, at, number)
+
+    def read(self, slot: str, split: Split) -> Iterator[Chunk]:
+        rows = self.kept.get(split.number)
+        if rows is None:
+            return chunks(slot, split, self.snapshot.rows(self.order, self.decoder))
+        return chunks(slot, split, iter(rows))
+
+    def committed(self, number: int) -> None:
+        with self._lock:
+            for one in [one for one in self.splits if one <= number]:
+                at = Position.parse(self.splits[one].moves[0].end)
+                self._confirmed = self._confirmed if at is None else at.lsn
+                self.kept.pop(one, None)
+                del self.splits[one]
+
+    def close(self) -> None:
+        if self._replication is not None:  # another one, which reads a split once more, leaves the snapshot open
+            self.snapshot.end()
+            self._replication.close()
+            self._replication = None
+
+    # -- changes --
+
+    def _changes(self, one: Replication, at: Position, number: int) -> Iterator[Chunk]:
+        while not self._is_drained(at.lsn):
+            self.order.read.check()
+            fold, upto = self._gathered(one, at)
+            if upto <= at.lsn and not len(fold):
+                continue
+            moved = self.layouts.position.at(max(upto, at.lsn))
+            split = Split(number, moves=(Move(PART, str(at), str(moved)),), times=fold.times)
+            failpoint("cdc.gathered", number)
+            rows = list(self._rows(fold)) if len(fold) else []
+            with self._lock:
+                self.kept[number] = rows
+            yield from chunks(self.order.slot, self._opened(split), iter(rows))
+            at, number = moved, number + 1
+        self._await(number - 1)
+        one.confirm(self._confirmed)
+
+    def _is_drained(self, upto: int) -> bool:
+        """True if the reader was asked to drain, and `upto` is behind all that the server had at that moment."""
+        if not self.order.draining():
+            return False
+        if self._drain is None:
+            self._drain = self.snapshot.written()
+        return upto >= self._drain
+
+    def _gathered(self, one: Replication, at: Position) -> tuple[Fold, int]:
+        """Return the changes of whole transactions, and where the next one may begin."""
+        fold, upto = Fold(self.where), at.lsn
+        entered = begun = time.monotonic()
+        full, reported, told = False, 0.0, 0
+        while True:
+            now = time.monotonic()
+            wait = POLL_SECONDS if not len(fold) else max(0.0, min(POLL_SECONDS, begun + self.order.linger - now))
+            for data, place in one.messages(wait):
+                if not len(fold):
+                    begun = time.monotonic()
+                upto, full = self._taken(fold, data, place, upto)
+                if full:
+                    return fold, upto
+            self.order.read.check()
+            if not (len(fold) or self._open or self.splits):
+                self.snapshot.seen = upto
+            now = time.monotonic()
+            if told != self._confirmed or now - reported >= REPORT_SECONDS:
+                told, reported = self._confirmed, now
+                one.confirm(told, answer=not self._open)
+            if self._open or self.layouts.doubted(upto):
+                continue
+            if self._is_drained(upto) or (len(fold) and now - begun >= self.order.linger):
+                return fold, upto
+            if not len(fold) and upto > at.lsn and now - entered >= QUIET_SECONDS:
+                self.layouts.check()
+                return fold, upto
+
+    def _taken(self, fold: Fold, data: bytes | None, place: int, upto: int) -> tuple[int, bool]:
+        """Take one message; return where the next transaction may begin, and whether the split is full."""
+        self.order.moved()
+        if data is None:
+            return (upto, False) if self._open else (max(upto, place), False)
+        message = parse(data)
+        if isinstance(message, Change):
+            if (layout := self.layouts.of(message.relation)) is not None:
+                self._add(fold, message, layout)
+        elif isinstance(message, Commit):
+            self._open = False
+            if len(fold):
+                fold.committed(message.at)
+            full = len(fold) >= self.order.read.batch_rows or fold.size >= SPLIT_BYTES
+            return message.end, full
+        elif isinstance(message, Begin):
+            self._open, self._xid = True, message.xid
+        elif isinstance(message, Relation):
+            self.layouts.add(message)
+        elif isinstance(message, Truncate) and any(self.layouts.of(one) is not None for one in message.relations):
+            fold.truncate()
+            self.layouts.emptied(self._xid)
+        return upto, False
+
+    def _add(self, fold: Fold, change: Change, layout: Layout) -> None:
+        fold.add(change, layout)
+        if fold.size > TRANSACTION_BYTES:
+            what = f"a transaction has more than {TRANSACTION_BYTES >> 20} MiB of changes, and is written whole or not"
+            raise Refused(what, where=self.where, hint=REBUILD)
+
+    def _rows(self, fold: Fold) -> Iterator[Rows]:
+        names = [name for name in self.order.read.columns if name != CHANGE]
+        key = [names.index(name) for name in self.order.key]
+        lines: list[bytes] = []
+        size = 0
+        for line in fold.rows(names, key):
+            lines.append(line)
+            size += len(line)
+            if size >= BLOCK_BYTES or len(lines) >= self.order.read.batch_rows:
+                yield from self._decoded(lines)
+                lines, size = [], 0
+        if lines:
+            yield from self._decoded(lines)
+
+    def _decoded(self, lines: list[bytes]) -> Iterator[Rows]:
+        return self.decoder.batches(b"\n".join(lines) + b"\n")
+
+    # -- splits --
+
+    def _opened(self, split: Split) -> Split:
+        with self._lock:
+            self.splits[split.number] = split
+        return split
+
+    def _await(self, number: int) -> None:
+        """Wait until the sink has this split. The session that made the slot keeps its snapshot readable until then."""
+        while any(one <= number for one in list(self.splits)):
+            self.order.read.check()
+            self.order.moved()
+            time.sleep(POLL_SECONDS / 2)
+
+
+def decoder_of(order: StreamOrder, dsn: str, where: str) -> PostgresReader:
+    """Return what decodes lines of CSV as the order wants them."""
+    read = order.read
+    assert read.schema is not None  # noqa: S101 - changes are never passed undecoded
+    return PostgresReader(dsn, read.table, read.columns, None, where, read.batch_rows, _last(read.schema), read.check)
+
+
+def _last(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with the change as its last column, as the lines have it."""
+    assert schema.names[-1] == CHANGE  # noqa: S101 - the source describes it last
+    return schema

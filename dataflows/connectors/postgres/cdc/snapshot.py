@@ -1,0 +1,218 @@
+"""The snapshot that a stream of changes begins with: the rows as they were just before the slot's first change.
+
+The server makes the slot and the snapshot together, so that nothing is missing between them and nothing comes twice.
+One reader reads it, and one transaction writes it, in place of all rows that the target had: whoever reads the target
+sees it as it was, then as the snapshot; and a crash in between leaves nothing to clean up but the slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import psycopg
+import pyarrow as pa
+
+from dataflows.connectors.formats.contract import Rows
+from dataflows.connectors.postgres.cdc.catalog import Shape, publish, published, shape
+from dataflows.connectors.postgres.cdc.layouts import check_columns, check_rows
+from dataflows.connectors.postgres.cdc.names import publication_name, slot_name
+from dataflows.connectors.postgres.cdc.positions import PART, PENDING, REBUILD, Position
+from dataflows.connectors.postgres.cdc.replication import Replication, lsn_number
+from dataflows.connectors.postgres.cdc.slots import check_slot, drop_slot, drop_slots, find, free
+from dataflows.connectors.postgres.locks import share
+from dataflows.connectors.postgres.reader import LOCK_SECONDS, PostgresReader
+from dataflows.connectors.postgres.session import Session, connect, one_row, release, translated
+from dataflows.connectors.postgres.snapshots import GONE, limits
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.connectors.streaming import StreamOrder
+from dataflows.data.changes import CHANGE, REPLACE, TRUNCATE
+from dataflows.data.splits import Split
+from penstock.errors import Fenced, MissingTable, Refused, Unavailable
+from penstock.failpoints import failpoint
+
+__all__ = ["Snapshot"]
+
+SORTED: Final = 0.9
+"""Least correlation of a table's order and its key's with which rows need not be sorted to be written fast."""
+_CORRELATION: Final = "SELECT correlation FROM pg_stats WHERE (schemaname, tablename, attname) = (%s, %s, %s)"
+
+
+@dataclass
+class Snapshot:
+    """Where a stream begins, and what it stands on; shared by the readers of a run."""
+
+    dsn: str
+    table: TableName
+    uid: str
+    where: str
+    shape: Shape
+    seen: int = field(default=0, init=False)
+    """End of what was read when nothing of it was left to write; the position follows now and then."""
+    _exported: str = field(default="", init=False)
+    """Name of the snapshot: sessions can join it until the one that made it streams changes."""
+    _idle: list[Session] = field(default_factory=list, init=False)
+    """Sessions that have joined it, and keep the table locked: what they read must not be emptied before `end`."""
+    _busy: list[Session] = field(default_factory=list, init=False)
+    """Those of them that read."""
+    _marker: str = field(default=TRUNCATE, init=False)
+    """Change that begins the rows."""
+
+    def connect(self, check: Callable[[], None]) -> Replication:
+        """Return a session for replication."""
+        return Replication.connected(self.dsn, self.where, publication_name(self.uid), check)
+
+    def begin(self, one: Replication, order: StreamOrder) -> Position:
+        """Make the slot, and open the snapshot that belongs to it; return the position behind it."""
+        system = one.identify()
+        with closing(self._connected()) as session:
+            drop_slots(session, self.uid, None, order.generation, self.where)
+            row = publish(session, self.table, self.shape.id, self.uid, self.where)
+            self._check_same(session)
+            name = slot_name(self.uid, order.generation)
+            failpoint("cdc.before_slot")
+            order.begin({PART: PENDING})  # fails if a newer run has taken over
+            lsn, snapshot = one.create(name)
+            failpoint("cdc.slot_made")
+            try:
+                order.begin({PART: PENDING})
+            except Fenced:
+                drop_slot(session, name, self.where)
+                raise
+            # No lock is held until here: it would wait with the slot for all open transactions, and block those that
+            # wait for it. So what rewrites or empties the table may have come before the snapshot, or after it.
+            self._exported, joined = snapshot, self._joined(snapshot)
+            self._idle.append(joined)
+            for seen_by in (joined, session):  # as the snapshot sees the table, and as it is now
+                self._check_same(seen_by)
+            self._marker = REPLACE if self._is_sorted(session, order.key) else TRUNCATE
+        read = tuple(name for name in order.read.columns if name != CHANGE)
+        now = self.shape
+        return Position(
+            lsn, system.id, system.timeline, name, now.id, row, now.kept, read, now.numbered,
+            now.keys_of(order.key), now.file,
+        )  # fmt: skip
+
+    def _check_same(self, session: Session) -> None:
+        if shape(session, self.table, self.where) != self.shape:
+            raise Unavailable("the table was changed while the stream began", where=self.where, hint="try again")
+
+    def _is_sorted(self, session: Session, key: Sequence[str]) -> bool:
+        """True unless rows are known to come in another order than that of the key: a sink has to sort these first.
+
+        In random order, each row would go to another page of the target's index.
+        """
+        with translated(self.where):
+            row = (
+                session.execute(_CORRELATION, (self.table.schema, self.table.name, *key[:1])).fetchone()
+                if key
+                else None
+            )
+        return row is None or row[0] is None or abs(row[0]) >= SORTED
+
+    def _connected(self) -> Session:
+        return connect(self.dsn, where=self.where, name="penstock:source", lock=LOCK_SECONDS, whole=True)
+
+    def _joined(self, snapshot: str) -> Session:
+        session = self._connected()
+        with translated(self.where):
+            try:
+                begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                session.execute(f"{begin}; SET TRANSACTION SNAPSHOT '{snapshot}'")
+            except psycopg.Error as error:
+                if error.sqlstate not in GONE:
+                    raise
+                what = "the snapshot that the stream began with is lost"
+                raise Unavailable(what, where=self.where, hint="try again") from None
+        share(session, self.table, self.where, limits(session, 0))
+        with translated(self.where):
+            session.execute("SAVEPOINT penstock")
+        return session
+
+    def rows(self, order: StreamOrder, decoder: PostgresReader) -> Iterator[Rows]:
+        """Yield the rows, behind one that empties the target; also while another pass reads them."""
+        assert self._exported  # noqa: S101 - set by `begin`
+        schema = decoder.schema
+        assert schema is not None  # noqa: S101 - changes are never passed undecoded
+        names = [name for name in order.read.columns if name != CHANGE]
+        yield Rows(pa.RecordBatch.from_pylist([{CHANGE: self._marker}], schema=schema))
+        kinds = pa.schema([one for one in schema if one.name != CHANGE])
+        with self._pass() as session:
+            for part in replace(decoder, columns=names, schema=kinds).in_session(session, Split(0)):
+                assert isinstance(part, Rows)  # noqa: S101 - with a schema, rows are decoded
+                order.moved()
+                change = pa.nulls(part.batch.num_rows, schema.field(CHANGE).type)
+                yield Rows(pa.RecordBatch.from_arrays([*part.batch.columns, change], schema=schema), part.refused)
+
+    @contextmanager
+    def _pass(self) -> Iterator[Session]:
+        """Return a session for one pass: a refused row is looked for in a second pass before the first one has ended.
+
+        One that has not ended leaves its session busy: rows may still arrive.
+        """
+        session = self._idle.pop() if self._idle else self._joined(self._exported)
+        self._busy.append(session)
+        yield session
+        self._busy.remove(session)
+        self._idle.append(session)
+
+    def end(self) -> None:
+        """Let the snapshot go."""
+        while self._idle:
+            release(self._idle.pop())
+        while self._busy:
+            self._busy.pop().close()
+
+    def start(self, one: Replication, at: Position, generation: int, left_out: Callable[[str], bool]) -> None:
+        """Begin to stream the changes behind a position, if its slot still has them all.
+
+        Raises:
+            Refused: the position does not stand on what the server has now; says how much is lost.
+        """
+        system = one.identify()
+        if at.system != system.id:
+            what = f"this is another server: the position is one of system {at.system}, this is {system.id}"
+            raise Refused(what, where=self.where, hint=REBUILD)
+        if at.timeline != system.timeline:
+            what = (
+                f"the server is on timeline {system.timeline}, and the position on {at.timeline}: it was restored, or "
+                "a standby was promoted, and what was written last may be lost"
+            )
+            raise Refused(what, where=self.where, hint=REBUILD)
+        with closing(self._connected()) as session:
+            slot = find(session, at.slot, self.where)
+            check_slot(slot, at.slot, at.lsn, system.written, self.where)
+            now = self._same(session, at)
+            check_columns(at, now, self.where, left_out)
+            check_rows(at, now, self.where)
+            free(session, at.slot, self.where)
+            drop_slots(session, self.uid, at.slot, generation, self.where)
+        one.start(at.slot, at.lsn, publication_name(self.uid))
+
+    def look(self, at: Position) -> Shape:
+        """Return the table as it is now.
+
+        Raises:
+            Refused, MissingTable: it is another one than that of the position, or is not published as it was.
+        """
+        with closing(self._connected()) as session:
+            return self._same(session, at)
+
+    def written(self) -> int:
+        """Return how far the server's WAL is written."""
+        with closing(self._connected()) as session, translated(self.where):
+            return lsn_number(one_row(session, "SELECT pg_current_wal_flush_lsn()::text")[0])
+
+    def _same(self, session: Session, at: Position) -> Shape:
+        now = shape(session, self.table, self.where)
+        if now is None:
+            what = "there is no such table"
+            raise MissingTable(what, where=self.where, value=str(self.table), hint="was it dropped?")
+        if now.id != at.table:
+            raise Refused("the table was dropped and made again", where=self.where, hint=REBUILD)
+        if published(session, now.id, self.uid, self.where) != at.published:
+            what = f"publication {publication_name(self.uid)} was dropped, or the table was taken out of it"
+            raise Refused(f"{what}: changes since may be lost", where=self.where, hint=REBUILD)
+        return now

@@ -1,0 +1,175 @@
+"""A table as the source of a stream of its changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Never
+
+from dataflows.connectors.contract import Place, ReadOrder, SplitReader
+from dataflows.connectors.formats.contract import Rows
+from dataflows.connectors.postgres.cdc.catalog import check_server, check_table, shape
+from dataflows.connectors.postgres.cdc.layouts import Layouts
+from dataflows.connectors.postgres.cdc.names import publication_name
+from dataflows.connectors.postgres.cdc.positions import PART, PENDING, Position
+from dataflows.connectors.postgres.cdc.reader import ChangeReader, decoder_of
+from dataflows.connectors.postgres.cdc.replication import lsn_number
+from dataflows.connectors.postgres.cdc.slots import drop_slot, drop_slots, find, newest
+from dataflows.connectors.postgres.cdc.snapshot import Snapshot
+from dataflows.connectors.postgres.privileges import mark_unreadable
+from dataflows.connectors.postgres.session import connect, one_row, release, translated
+from dataflows.connectors.postgres.tables import TableName, describe
+from dataflows.connectors.sql.names import quoted
+from dataflows.connectors.streaming import Beginning, Restarted, SlotHealth, StreamOrder
+from dataflows.data.changes import CHANGE, CHANGE_COLUMN
+from dataflows.data.cursors import CursorRule, Window
+from dataflows.data.splits import Split
+from dataflows.data.tables import Column, Table
+from penstock.errors import AccessDenied, Refused, SchemaMismatch
+
+__all__ = ["PostgresChanges"]
+
+SECONDS = 60.0
+
+
+class PostgresChanges:
+    """The changes of one table."""
+
+    form = None
+
+    def __init__(self, place: Place, table: TableName, dsn: str) -> None:
+        self._place, self._where, self._table, self._dsn = place, place.where, table, dsn
+        self._uid = place.stream or ""
+        self._session = connect(dsn, where=place.where, name="penstock:source", statement=SECONDS, whole=True)
+        self._snapshot: Snapshot | None = None
+        self._kept: dict[int, list[Rows]] = {}
+
+    def describe(self) -> Table:
+        """Return the table, after a check of all that its changes need."""
+        found = describe(self._session, self._table, self._where)
+        if any(one.name == CHANGE for one in found.columns):
+            what = f"a stream of changes has a column `{CHANGE}` of its own"
+            raise Refused(what, where=self._where, value=str(self._table), hint="rename the table's")
+        check_server(self._session, self._uid, self._where)
+        check_table(self._session, self._table, self._uid, self._where)
+        now = shape(self._session, self._table, self._where)
+        assert now is not None  # noqa: S101 - it was described just before
+        self._snapshot = self._snapshot or Snapshot(self._dsn, self._table, self._uid, self._where, now)
+        found = self._readable(found)
+        sent = tuple(one for one in found.columns if one.name in now.columns)
+        return replace(found, columns=(*sent, CHANGE_COLUMN))
+
+    def _readable(self, table: Table) -> Table:
+        """Return the table with what the user may not read marked: the snapshot reads it."""
+        try:
+            with translated(self._where):
+                self._session.execute(f"SELECT * FROM {self._table.sql} LIMIT 0")
+        except AccessDenied as error:
+            return mark_unreadable(self._session, table, error, self._where)
+        return table
+
+    # -- as a source of changes --
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        """Columns by which an update or delete names its row; None if it sends all."""
+        return self._begun.shape.identity
+
+    @property
+    def unsent(self) -> frozenset[str]:
+        """Columns whose values an update may leave out."""
+        return self._begun.shape.unsent
+
+    @property
+    def _begun(self) -> Snapshot:
+        if self._snapshot is None:
+            self.describe()
+        assert self._snapshot is not None  # noqa: S101 - made by `describe`
+        return self._snapshot
+
+    def beginnings(self, known: Mapping[str, str], begin: Beginning) -> Mapping[str, str]:
+        if begin != "earliest":
+            what = "a stream of changes begins with a snapshot of the table"
+            raise Refused(what, where=f"{self._place.pipeline}: spec.source.from", hint="leave it out")
+        return {} if PART in known else {PART: PENDING}
+
+    def restarted(self, known: Mapping[str, str], begin: Beginning | Mapping[str, str]) -> Restarted:
+        if begin != "earliest":
+            what = "a stream of changes can only begin anew with a snapshot of the table"
+            raise Refused(what, where=self._where, hint="write --from earliest")
+        shifts = ["a new snapshot replaces all rows of the target"] if PART in known else []
+        return Restarted({PART: PENDING}, shifts)
+
+    def filled(self, known: Mapping[str, str], columns: Collection[str]) -> Mapping[str, str | None]:
+        """Return those of `columns` that are new since the positions, with the value of all older rows."""
+        at = Position.parse(known.get(PART, PENDING))
+        if at is None:
+            return {}
+        sent = self._begun.shape.columns
+        new = [name for name in columns if name in sent and name not in at.columns and sent[name].number > at.numbered]
+        return {name: sent[name].filled for name in new}
+
+    @property
+    def lag_unit(self) -> str:
+        return "bytes"
+
+    def behind(self, positions: Mapping[str, str]) -> Mapping[str, int]:
+        """Return how much WAL was written since the position, or since the reader has seen that nothing else is new."""
+        at = Position.parse(positions.get(PART, PENDING))
+        if at is None:
+            return {}
+        with translated(self._where):
+            written = one_row(self._session, "SELECT pg_current_wal_flush_lsn()::text")[0]
+        return {PART: max(0, lsn_number(written) - max(at.lsn, self._begun.seen))}
+
+    def slot(self) -> SlotHealth | None:
+        """Return the slot that the pipeline made last."""
+        one = newest(self._session, self._uid, self._where)
+        return None if one is None else SlotHealth(one.name, one.pid is not None, one.status, one.retained, one.room)
+
+    def give_up(self, name: str) -> None:
+        """Drop a slot, if it is there."""
+        if find(self._session, name, self._where) is not None:
+            drop_slot(self._session, name, self._where)
+
+    def stream(self, order: StreamOrder) -> ChangeReader:
+        snapshot, names = self._begun, [name for name in order.read.columns if name != CHANGE]
+        missing = [name for name in names if name not in snapshot.shape.columns]
+        if missing:
+            raise SchemaMismatch("the server does not send its values", where=self._where, value=", ".join(missing))
+        layouts = Layouts(names, order.key, snapshot.shape, self._where, snapshot.look, order.named)
+        decoder = decoder_of(order, self._dsn, f"{self._where}: {self._table}")
+        return ChangeReader(order, self._where, snapshot, layouts, decoder, self._kept)
+
+    def forget(self) -> None:
+        """Drop the slots and the publication of a deleted pipeline."""
+        drop_slots(self._session, self._uid, None, None, self._where)
+        with translated(self._where):
+            self._session.execute(f"DROP PUBLICATION IF EXISTS {quoted(publication_name(self._uid))}")
+
+    # -- what a batch would need --
+
+    def split_key(self, table: Table) -> Column | None:
+        return None
+
+    def window(self, table: Table, cursor: Column, last: str | None, rule: CursorRule) -> Window:
+        self._endless()
+
+    def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
+        self._endless()
+
+    def hold(self, table: Table, limit: timedelta) -> str | None:
+        return None
+
+    def reader(self, order: ReadOrder) -> SplitReader:
+        self._endless()
+
+    def _endless(self) -> Never:
+        where = f"{self._place.pipeline}: spec.mode"
+        raise Refused("changes cannot be read as a batch", where=where, hint="write mode: stream")
+
+    def close(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.end()
+        release(self._session)

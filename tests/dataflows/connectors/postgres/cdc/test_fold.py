@@ -1,0 +1,109 @@
+"""Folded changes do what the changes do one by one; transactions that are too large are refused by name."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflows.connectors.postgres.cdc.fold import Fold, Layout
+from dataflows.connectors.postgres.cdc.pgoutput import UNCHANGED, Change
+from penstock.errors import Refused
+
+NAMES = ("id", "a", "b")
+LAYOUT = Layout(NAMES, (0, 1, 2), (0,))
+Row = tuple[str, str, str]
+Step = tuple[str, int, int, bool, bool]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["insert", "update", "move", "delete", "truncate"]), st.integers(0, 4),
+                       st.integers(0, 4), st.booleans(), st.booleans()), max_size=25),
+    st.lists(st.integers(0, 24), max_size=4),
+)  # fmt: skip
+def test_property_folded_changes_equal_the_changes(steps: list[Step], cuts: list[int]) -> None:
+    source: dict[str, Row] = {str(key): (str(key), f"a{key}", f"b{key}") for key in range(3)}
+    target, fold = dict(source), Fold("a table")
+    for at, step in enumerate(steps):
+        _do(source, fold, step, at)
+        if at in cuts:
+            target = _applied(target, fold)
+            assert target == source
+            fold = Fold("a table")
+    assert _applied(target, fold) == source
+
+
+def _do(source: dict[str, Row], fold: Fold, step: Step, at: int) -> None:
+    """Change the source by one step, if it can be done, and fold the change as the server sends it."""
+    kind, one, other, whole, keeps = step
+    key, to = str(one), str(other)
+    if kind == "truncate":
+        source.clear()
+        fold.truncate()
+    elif kind == "insert" and key not in source:
+        source[key] = (key, f"a{at}", f"b{at}")
+        fold.add(Change(1, "insert", _sent(source[key])), LAYOUT)
+    elif kind == "delete" and key in source:
+        old = source.pop(key)
+        fold.add(Change(1, "delete", None, _old(old, whole=whole), whole), LAYOUT)
+    elif kind in {"update", "move"} and key in source and (kind == "update" or (to not in source and to != key)):
+        old = source.pop(key)
+        new = (to if kind == "move" else key, f"a{at}", old[2] if keeps else f"b{at}")
+        source[new[0]] = new
+        values = (*_sent(new)[:2], UNCHANGED if keeps else new[2].encode())
+        fold.add(
+            Change(1, "update", values, _old(old, whole=whole) if whole or kind == "move" else None, whole), LAYOUT
+        )
+
+
+def _sent(row: Row) -> tuple[bytes, ...]:
+    return tuple(one.encode() for one in row)
+
+
+def _old(row: Row, *, whole: bool) -> tuple[bytes | None, ...]:
+    return _sent(row) if whole else (row[0].encode(), None, None)
+
+
+def _applied(target: dict[str, Row], fold: Fold) -> dict[str, Row]:
+    """Do what the sink does: first keep values, then delete, then write."""
+    text = b"\n".join(fold.rows(NAMES, (0,))).decode()
+    before, after, deleted, written = target, dict(target), [], []
+    for *values, change in csv.reader(io.StringIO(text)):
+        does = json.loads(change) if change else {"op": "put"}
+        if does["op"] == "truncate":
+            after = {}
+        elif does["op"] == "delete":
+            deleted.append(values[0])
+        else:
+            kept = before[does["key"][0] if "key" in does else values[0]] if does["op"] == "keep" else None
+            one, two, three = (
+                kept[at] if kept and name in does["columns"] else values[at] for at, name in enumerate(NAMES)
+            )
+            written.append((one, two, three))
+    keys = [*deleted, *(row[0] for row in written)]
+    assert len(keys) == len(set(keys))
+    after = {key: row for key, row in after.items() if key not in deleted}
+    return after | {row[0]: row for row in written}
+
+
+def test_the_size_is_that_of_the_folded_rows() -> None:
+    fold = Fold("a table")
+    for at in range(1000):
+        fold.add(Change(1, "update", (b"1", b"x" * 100, str(at).encode())), LAYOUT)
+    assert len(fold) == 1
+    assert 100 < fold.size < 1000
+    fold.add(Change(1, "update", (b"2", b"y", b"z"), (b"1", None, None)), LAYOUT)
+    assert fold.size < 1000
+
+
+@pytest.mark.parametrize("kind", ["update", "delete"])
+def test_a_change_of_another_row_with_the_same_key_is_refused(kind: str) -> None:
+    fold = Fold("a table")
+    fold.add(Change(1, "insert", _sent(("1", "a", "b"))), LAYOUT)
+    new = _sent(("1", "c", "b")) if kind == "update" else None
+    with pytest.raises(Refused, match="two rows had the same key"):
+        fold.add(Change(1, kind, new, _sent(("1", "other", "b")), whole=True), LAYOUT)
