@@ -54,6 +54,8 @@ class Chain:
     cleaning: Cleaning | None = None
     no_nul: bool = False
     """True if the target refuses text with NUL characters and the source may send some."""
+    change: str | None = None
+    """Column that is not NULL in a row that does not have all values: NULL in others means nothing there."""
 
     def __call__(self, chunk: Chunk) -> Chunk:
         """Return the chunk for the target; `refused` rows are numbered within the chunk."""
@@ -62,8 +64,8 @@ class Chain:
         if isinstance(chunk.data, memoryview):
             message = "got undecoded bytes, expected a record batch"
             raise TypeError(message)
-        batch, refused, added, origins = self._apply(chunk.data)
-        batches = [self._without_masked(chunk.refused)] if chunk.refused is not None else []
+        batch, refused, added, origins = self.traced(chunk.data)
+        batches = [self.without_masked(chunk.refused)] if chunk.refused is not None else []
         batches += [refused] if refused is not None else []
         dead_letters = pa.concat_batches(batches) if batches else None
         dead, read = sum(one.num_rows for one in batches), chunk.read + added
@@ -71,7 +73,7 @@ class Chain:
             chunk, data=batch, rows=batch.num_rows, read=read, dead=dead, refused=dead_letters, origins=origins
         )
 
-    def _without_masked(self, refused: pa.RecordBatch) -> pa.RecordBatch:
+    def without_masked(self, refused: pa.RecordBatch) -> pa.RecordBatch:
         """Hide masked columns in the rows that the source refused. A raw line may contain any of them: hide it, too."""
         if not self.masked:
             return refused
@@ -82,9 +84,19 @@ class Chain:
 
     def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int]:
         """Return the rows for the target, the refused rows (schema `REFUSED`), and how many rows `explode` added."""
-        return self._apply(batch)[:3]
+        return self.traced(batch)[:3]
 
-    def _apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int, pa.Array | None]:
+    @property
+    def again(self) -> Chain:
+        """What maps the chunks of a split that is written once more."""
+        return self
+
+    def end(self, marker: Chunk) -> Chunk:
+        """Return the marker of a split whose chunks have all been mapped."""
+        return marker
+
+    def traced(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch | None, int, pa.Array | None]:
+        """Return what `apply` does, and the number of the given row that each row comes from; None: the same."""
         batch = batch if self.cleaning is None else self.cleaning(batch)
         work = self._run_stages(batch) if self.stages else None
         rows = None if work is None else _rows(work, batch.num_rows)
@@ -148,6 +160,10 @@ class Chain:
                 from dataflows.transforms.stages import Refusal
 
                 bad, code, reason = failure
+                if check is _null and self.change is not None:
+                    bad = pc.and_(bad, made.column(self.change).is_null())
+                    if not pc.any(bad).as_py():
+                        continue
                 places, keep = pc.indices_nonzero(bad), pc.invert(bad)
                 numbers = places if rows is None else rows.take(places)
                 refused.append(Refusal(numbers.to_pylist(), "target", code, reason))
@@ -175,7 +191,7 @@ class Chain:
     def _reasons(self, one: Refusal) -> list[str]:
         """Return the reason for each row, with the value unless it comes from a masked column."""
         hidden = not one.shown or one.origins & self.masked
-        return [one.reason] * len(one.rows) if hidden else [one.reason + shown for shown in one.shown]
+        return [one.reason] * len(one.rows) if hidden else list(one.shown)
 
     def _redacted(self, name: str, value: object) -> object:
         return "***" if name in self.masked and value is not None else value

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dataflows.data.changes import CHANGE
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, as_text, column_type, fits
 from dataflows.transforms.chain import Chain, Output
 from dataflows.transforms.cleaning import Cleaning
 from dataflows.transforms.scope import BoundColumn, BoundExpression, Scope
-from dataflows.transforms.steps import Resources, plan_checks, plan_steps
-from penstock.errors import MissingColumn, SchemaMismatch, did_you_mean
+from dataflows.transforms.segments import Segment, end_segment, partition_columns
+from dataflows.transforms.stateful import StatefulChain
+from dataflows.transforms.steps import Resources, plan_checks, plan_steps, step_place
+from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
 from penstock.models.transforms import TransformStep, Validation
 
 if TYPE_CHECKING:
@@ -54,6 +57,13 @@ class Rules:
     """Treatment of NUL characters in text: `strip`, `replace`, or None."""
     no_nul: bool = False
     """True if text of the source may contain NUL characters and the target cannot store them."""
+    changes: bool = False
+    """True if the rows are changes: what each of them does travels in a column of its own, `CHANGE`."""
+
+    @property
+    def names_columns(self) -> bool:
+        """True if they name the columns to read, so that none is read only because the source has it."""
+        return self.fields is not None or any(step.select or step.window for step in self.steps)
 
     @property
     def plain(self) -> bool:
@@ -72,7 +82,7 @@ class BoundMapping:
     reads: tuple[str, ...]
     raw: bool
     schema: pa.Schema | None
-    chain: Chain | None
+    chain: Chain | StatefulChain | None
     decode_reason: str | None
     lineage: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
     columns: tuple[Column, ...]
@@ -92,6 +102,8 @@ class RulePlan:
     scope: Scope
     stages: list[Stage]
     paths: dict[str, str]
+    earlier: tuple[Segment, ...] = ()
+    """What comes before steps that remember rows; scope and stages are those after the last of them."""
 
     def unchanged(self, source: str) -> str | None:
         """Return the name under which a source column is passed on unchanged, if it is."""
@@ -105,10 +117,24 @@ def plan_rules(rules: Rules, source: Table, where: str, resources: Resources) ->
     Raises:
         MissingColumn, SchemaMismatch, Refused: at the path of the first thing that does not fit.
     """
-    scope, paths, stages = _mapped(rules.fields, source, where)
-    stages += plan_steps(scope, rules.steps, where, resources)
+    scope, paths, stages = _mapped(_with_change(rules, source), source, where)
+    earlier: list[Segment] = []
+    first = 0
+    partitions: dict[str, BoundColumn] = {}
+    for at, step in enumerate(rules.steps):
+        if not step.remembers:
+            continue
+        stages += plan_steps(scope, rules.steps[first:at], where, resources, first)
+        place = step_place(where, at, step)
+        if any(one.window is not None for one in rules.steps[:at]):
+            hint = "write the windows to a topic, and read that by a second pipeline"
+            raise Refused("what comes after a window cannot remember rows yet", where=place, hint=hint)
+        partitions = partitions if earlier else partition_columns(source)
+        segment, scope, partitions = end_segment(scope, stages, step, place, partitions, "spec.transforms")
+        earlier, stages, first = [*earlier, segment], [], at + 1
+    stages += plan_steps(scope, rules.steps[first:], where, resources, first)
     stages += plan_checks(scope, rules.validation, where)
-    return RulePlan(scope, stages, paths if not rules.steps else {})
+    return RulePlan(scope, stages, paths if not rules.steps else {}, tuple(earlier))
 
 
 def output_columns(
@@ -165,8 +191,9 @@ def bind(
         return BoundMapping(tuple(columns), reads, True, None, None, None, lineage, tuple(columns.values()), text)  # noqa: FBT003 - raw
     for name, column in columns.items():
         _check_fits(scope[name], column, _place(plan, name, where))
-    passed = {bound.source.name for bound in scope.columns.values() if bound.source}
-    reads = tuple(one.name for one in source.columns if one.name in passed or one.name in scope.wanted)
+    passed = {bound.source.name for bound in scope.columns.values() if bound.source} | {*scope.wanted}
+    passed = plan.earlier[0].reads if plan.earlier else passed
+    reads = tuple(one.name for one in source.columns if one.name in passed)
     reads = reads or tuple(one.name for one in source.columns if one.unreadable is None)[:1]
     schema = pa.schema([pa.field(name, _arrow_type_of(source, name, where)) for name in reads])
     made = [
@@ -174,16 +201,35 @@ def bind(
         for name, one in columns.items()
     ]
     documents = frozenset(one.name for one in source.columns if column_type(one).name in {"json", "jsonb"})
-    chain = Chain(
+    cleaning = Cleaning(rules.nul, documents) if rules.nul else None
+    change = CHANGE if rules.changes else None
+    masked = frozenset(scope.masked)
+    if plan.earlier:
+        masked |= {name for name, one in scope.columns.items() if one.origins & masked}
+    last = Chain(
         scope.wanted,
         tuple(plan.stages),
         tuple(made),
-        frozenset(scope.masked),
+        masked,
         where,
-        Cleaning(rules.nul, documents) if rules.nul else None,
+        None if plan.earlier else cleaning,
         rules.no_nul,
+        change,
     )
+    chain: Chain | StatefulChain = last
+    if plan.earlier:
+        before = [one.chain(where, masked, cleaning=None if at else cleaning) for at, one in enumerate(plan.earlier)]
+        chain = StatefulChain((*before, last), tuple(one.step for one in plan.earlier), plan.earlier[0].partitions)
     return BoundMapping(tuple(columns), reads, False, schema, chain, why, lineage, tuple(columns.values()))  # noqa: FBT003 - not raw
+
+
+def _with_change(rules: Rules, source: Table) -> Sequence[FieldSpec] | None:
+    if not rules.changes:
+        return rules.fields
+    fields = rules.fields
+    if fields is None:
+        fields = tuple(FieldSpec(one.name, one.name) for one in source.columns if not one.hidden)
+    return (*fields, FieldSpec(CHANGE, CHANGE))
 
 
 def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Scope, dict[str, str], list[Stage]]:

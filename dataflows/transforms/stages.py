@@ -43,7 +43,7 @@ _SHOWN: Final = 60
 class Refusal:
     """Rows of the chunk, by number, that a step refuses, and why.
 
-    `shown` adds details to the reason of each row. It shows values of the source columns `origins`, and is left out
+    `shown` has a more detailed reason for each row. It shows values of the source columns `origins`, and is not used
     if one of them is masked.
     """
 
@@ -116,21 +116,27 @@ def refuse_wrong(work: Work, done: pl.DataFrame, values: Mapping[str, BoundExpre
         mask = done[f"?{key}"]
         if mask.any():
             reason = f"{_place(one)}: {_WHY}"
-            shown = _casts(_named(work.frame.filter(mask), one), one.compiled.failures)
+            casts = _casts(_named(work.frame.filter(mask), one), one.compiled.failures)
+            shown = [f"{_place(one)}: {cast}" if cast else reason for cast in casts]
             refusal = partial(Refusal, step=step, code="expression.failed", reason=reason, origins=one.origins)
             work.refuse(mask, partial(refusal, shown=shown))
             done = done.filter(~mask)
 
 
-_WHY: Final = "an overflow, a division by zero, or text that is not such a value"
+_WHY: Final = "an overflow, a division by zero, or a CAST of what is no such value; guard it with CASE or NULLIF"
 
 
 def _casts(sub: pl.DataFrame, failures: Sequence[Failure]) -> list[str]:
-    """Return value and type of the first failing cast of each row, as text; empty if none fails."""
+    """Return what is wrong with the first failing cast of each row, as text; empty if none fails.
+
+    The value comes last, after ``, got ``: a run's error is cut there.
+    """
     text = pl.lit("")
     for one in reversed(failures):
         shown = pl.concat_str(
-            pl.lit(f"; CAST to {one.kind}, got '"),
+            pl.lit(
+                f"a value is not of type {one.kind}, or beyond its range; guard the CAST with CASE or NULLIF, got '"
+            ),
             one.shown.str.slice(0, _SHOWN).str.replace_all("\0", "␀", literal=True),
             pl.lit("'"),
         )
@@ -241,10 +247,12 @@ class Lookup:
     keys: tuple[JoinKey, ...]
     taken: Mapping[str, str]
     missing: str
+    current: Callable[[], pl.DataFrame] | None = None
+    """Returns the table as it is now, if a stream reads it again and again."""
 
     def __call__(self, work: Work) -> None:
         keys = [f"k:{at}" for at in range(len(self.keys))]
-        table = self.table.select(
+        table = (self.table if self.current is None else self.current()).select(
             *(one.table.alias(key) for key, one in zip(keys, self.keys, strict=True)),
             *(pl.col(name).alias(id_) for id_, name in self.taken.items()),
             pl.lit(value=True).alias("matched"),
@@ -332,7 +340,7 @@ class PythonCall:
         batch = pa.RecordBatch.from_pydict(given)
         try:
             back = self.function(batch)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"the function raised {type(error).__name__}"
             raise BadData(what, where=self.where, hint="run it on such rows by hand") from error
         if not isinstance(back, pa.RecordBatch) or back.num_rows != work.frame.height:

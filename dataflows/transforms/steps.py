@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from dataflows.data.changes import CHANGE
 from dataflows.data.types import SqlType, arrow_type, parse_type
 from dataflows.transforms.scope import BoundColumn, BoundExpression, Scope
-from penstock.errors import Refused, SchemaMismatch, did_you_mean
+from penstock.errors import Refused, SchemaMismatch, Unavailable, did_you_mean
+from penstock.models.transforms import Lookup as LookupRule
 from penstock.models.transforms import TransformStep, Validation
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from dataflows.transforms.stages import Stage
+    from dataflows.transforms.stages import JoinKey, Stage
 
-__all__ = ["LookupTable", "Resources", "plan_checks", "plan_steps"]
+__all__ = ["LookupTable", "Resources", "plan_checks", "plan_steps", "step_place"]
 
 _TYPE: Final = re.compile(r"[a-z0-9_ ]+(\(\d+(, ?\d+)?\))?( with(out)? time zone)?", re.IGNORECASE)
 TEXT: Final = SqlType("text")
@@ -44,19 +49,30 @@ class Resources:
     load: Callable[[str, str], LookupTable] | None = None
     modules: frozenset[str] = frozenset()
     mask_key: Callable[[], bytes] | None = None
+    reload: Callable[[str, str], LookupTable] | None = None
+    """Reads a lookup table again, as it is now."""
 
 
-def plan_steps(scope: Scope, steps: Sequence[TransformStep], where: str, resources: Resources) -> list[Stage]:
+def plan_steps(
+    scope: Scope, steps: Sequence[TransformStep], where: str, resources: Resources, first: int = 0
+) -> list[Stage]:
     """Return the stages of the steps, and update `scope` to the columns after the last step.
+
+    `first` is the number of the first of them in the pipeline file.
 
     Raises:
         MissingColumn, SchemaMismatch, Refused: the step, the column, and a suggestion.
     """
     stages: list[Stage] = []
-    for at, step in enumerate(steps):
-        place = f"{where}: spec.transforms[{at}] ({step.name}).{step.operation}"
+    for at, step in enumerate(steps, first):
+        place = step_place(where, at, step)
         stages += _PLANS[step.operation](scope, step, place, resources)
     return stages
+
+
+def step_place(where: str, at: int, step: TransformStep) -> str:
+    """Return the place of a step in the pipeline file."""
+    return f"{where}: spec.transforms[{at}] ({step.name}).{step.operation}"
 
 
 def _rename(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
@@ -74,7 +90,8 @@ def _rename(scope: Scope, step: TransformStep, where: str, _: Resources) -> list
 
 
 def _select(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
-    scope.columns = {name: scope.require(name, where) for name in step.select or ()}
+    carried = (CHANGE,) if CHANGE in scope.columns else ()
+    scope.columns = {name: scope.require(name, where) for name in (*(step.select or ()), *carried)}
     return []
 
 
@@ -191,18 +208,61 @@ def _lookup(scope: Scope, step: TransformStep, where: str, resources: Resources)
             raise SchemaMismatch(f"{bound.type} is never equal to {table_type}", where=f"{where}.on.{name}", hint=hint)
     pairs = [(scope.read(name), scope[name].type, key, _type_of(table, key, where)) for name, key in rule.on.items()]
     keys = tuple(JoinKey(comparable(id_, a, b), comparable(key, b, a)) for id_, a, key, b in pairs)
-    if table.frame.select(one.table.alias(str(at)) for at, one in enumerate(keys)).is_duplicated().any():
-        hint = "name columns that are unique together"
-        raise SchemaMismatch(
-            f"{', '.join(rule.on.values())} is not unique in {rule.object}", where=f"{where}.on", hint=hint
-        )
+    _check_unique(table, keys, rule, where)
     origins = scope.origins(rule.on)
     taken = {}
     for name, column in rule.take.items():
         kind, id_ = _type_of(table, column, f"{where}.take.{name}"), scope.new_id()
         scope.put(name, BoundColumn(kind, nullable=True, origins=origins, id=id_), step.name)
         taken[id_] = column
-    return [Lookup(step.name, table.frame, keys, taken, rule.missing)]
+    current = None
+    if rule.refresh is not None and resources.reload is not None:
+        current = Refreshed(partial(_reloaded, resources.reload, table.types, keys, rule, where), rule.refresh, table)
+    return [Lookup(step.name, table.frame, keys, taken, rule.missing, current)]
+
+
+def _check_unique(table: LookupTable, keys: Sequence[JoinKey], rule: LookupRule, where: str) -> None:
+    if table.frame.select(one.table.alias(str(at)) for at, one in enumerate(keys)).is_duplicated().any():
+        names, hint = ", ".join(rule.on.values()), "name columns that are unique together"
+        raise SchemaMismatch(f"{names} is not unique in {rule.object}", where=f"{where}.on", hint=hint)
+
+
+def _reloaded(
+    reload: Callable[[str, str], LookupTable],
+    types: Mapping[str, SqlType],
+    keys: Sequence[JoinKey],
+    rule: LookupRule,
+    where: str,
+) -> LookupTable:
+    """Read a lookup table again.
+
+    Raises:
+        Unavailable: its columns have changed; the next attempt takes them as they are, or refuses them by name.
+        SchemaMismatch: its key is not unique any more.
+    """
+    table = reload(rule.connection, rule.object)
+    for name in (*rule.on.values(), *rule.take.values()):
+        if table.types.get(name) != types[name]:
+            hint = "nothing to do if it still fits: the next attempt reads it as it is now"
+            raise Unavailable(f"the type of `{name}` in {rule.object} has changed", where=where, hint=hint)
+    _check_unique(table, keys, rule, where)
+    return table
+
+
+@dataclass(slots=True)
+class Refreshed:
+    """A lookup table of a stream, which is read again once it is older than `every`."""
+
+    load: Callable[[], LookupTable]
+    every: timedelta
+    table: LookupTable
+    at: float = field(default_factory=time.monotonic)
+
+    def __call__(self) -> pl.DataFrame:
+        """Return the table."""
+        if time.monotonic() - self.at >= self.every.total_seconds():
+            self.table, self.at = self.load(), time.monotonic()
+        return self.table.frame
 
 
 def _family(kind: SqlType) -> object:

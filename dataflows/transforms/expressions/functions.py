@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from typing import Final
 
 import polars as pl
@@ -76,15 +77,11 @@ def _as_numbers(left: Term, right: Term, sign: str, where: str) -> tuple[Term, T
         term = one
         if one.name in {"null", "unknown"}:
             kind = other.type if is_number(other.type) else INTEGER
-            term = cast(one, _widest_numeric(kind), where)
+            term = _quoted_number(one, kind, where) if kind.name == "numeric" else cast(one, kind, where)
         if not is_number(term.type):
             raise SchemaMismatch(f"`{sign}` does not take {one.type}", where=where, hint="write CAST(… AS …) around it")
         pair.append(term)
     return pair[0], pair[1]
-
-
-def _widest_numeric(kind: SqlType) -> SqlType:
-    return numeric(MAX_DIGITS, kind.scale or 0) if kind.name == "numeric" else kind
 
 
 def _integer_arithmetic(sign: str, left: Term, right: Term, kind: SqlType) -> Term:
@@ -257,15 +254,30 @@ def not_(term: Term) -> Term:
 
 
 def unified(terms: list[Term], where: str) -> list[Term]:
-    """Convert all terms to their common type; numerics to one scale."""
+    """Convert all terms to their common type; numerics to one scale, with all digits of quoted literals."""
     kind = common(terms, where)
+    if kind.name == "numeric":
+        terms = [_quoted_number(term, kind, where) for term in terms]
+        kind = common(terms, where)
     return [_unify(term, kind, where) for term in terms]
+
+
+def _quoted_number(term: Term, kind: SqlType, where: str) -> Term:
+    """Return a quoted literal next to a numeric as a numeric with the literal's digits; other terms unchanged."""
+    if term.name == "null":
+        return null_of(kind)
+    if term.name != "unknown":
+        return term
+    try:
+        exponent = Decimal((term.literal or "").strip()).as_tuple().exponent
+    except InvalidOperation:
+        exponent = 0
+    scale = max(-exponent, 0) if isinstance(exponent, int) else 0
+    return cast(term, numeric(MAX_DIGITS, scale), where)
 
 
 def _unify(term: Term, kind: SqlType, where: str) -> Term:
     if kind.name == "numeric":
-        if term.name == "unknown":
-            return cast(term, numeric(MAX_DIGITS, kind.scale or 0), where)
         return replace(rescaled(as_number(term), kind.scale or 0), type=kind) if term.name != "null" else null_of(kind)
     expr = None
     if is_text(term.type) and kind.name in {"text", "character"}:
@@ -348,7 +360,9 @@ def nullif(left: Term, right: Term, where: str) -> Term:
             kept = replace(left, type=BPCHAR, literal=None)
     kind = common([left, right], where)
     if not kind.integer and is_number(kind):  # the left side has the type that `=` compares in
-        kept = as_number(left) if kind.name == "numeric" and left.name != "unknown" else _unify(left, kind, where)
+        kept = (
+            as_number(left) if kind.name == "numeric" and left.name != "unknown" else unified([left, right], where)[0]
+        )
     expr = pl.when(~same.expr.fill_null(value=False)).then(kept.expr)
     return Term(expr, kept.type, same.wrong)
 

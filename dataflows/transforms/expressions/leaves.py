@@ -50,7 +50,8 @@ def column(c: Compiler, node: exp.Column) -> Term:
         kind = ANY_SIZE
     if not is_supported(kind):
         what = f"`{name}` of type {kind} cannot be used in an expression"
-        raise SchemaMismatch(what, where=f"{c.where}{place_of(node)}", hint="leave it out of expressions")
+        hint = f"map it as it is (from: {name}), or convert it in a view of the source"
+        raise SchemaMismatch(what, where=f"{c.where}{place_of(node)}", hint=hint)
     c.used.add(name)
     value = pl.col(frame_name(name))
     if kind.name in _DATED:
