@@ -31,8 +31,8 @@ from penstock import __version__
 from penstock.clock import now
 from penstock.records import Reading, Record, encode, records_of
 from penstock.telemetry import current_traceparent
+from penstock.topics.log import TopicLog
 from penstock.topics.operators import TopicSink, TopicSource, Wakeup
-from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
 __all__ = ["add_control", "agents", "start_brain"]
@@ -65,7 +65,7 @@ def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeu
     op.output("save", taken, _SnapshotSink(store, wakeup))
 
 
-def start_brain(log: PostgresLog, agents: Sequence[Agent], saved: dict[str, Snapshot]) -> tuple[list[Fold], int]:
+def start_brain(log: TopicLog, agents: Sequence[Agent], saved: dict[str, Snapshot]) -> tuple[list[Fold], int]:
     """Start a generation; return a fold for each agent, and the offset to read from."""
     names = {agent.name: agent.rules for agent in agents}
     started = Record(
@@ -85,12 +85,12 @@ def start_brain(log: PostgresLog, agents: Sequence[Agent], saved: dict[str, Snap
     return [Fold(agent, brain, recorded.get(agent.name), valid.get(agent.name)) for agent in agents], start
 
 
-def _is_of(log: PostgresLog, snapshot: Snapshot, end: int) -> bool:
+def _is_of(log: TopicLog, snapshot: Snapshot, end: int) -> bool:
     """True if the snapshot was taken on this log, not on a later or another one."""
     return snapshot.offset <= end and stands_on(log, snapshot.offset, snapshot.state["reading"].get("last"))
 
 
-def _records(log: PostgresLog, start: int, end: int) -> Iterator[tuple[int, Record]]:
+def _records(log: TopicLog, start: int, end: int) -> Iterator[tuple[int, Record]]:
     at = start
     while at < end:
         stored = log.read(CONTROL, 0, at, min(_READ, end - at))

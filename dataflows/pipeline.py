@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -21,7 +23,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.connectors.contract import Reader, Writer
 from dataflows.data.chunks import Chunk
-from dataflows.data.movement import SINK, SLOW, SOURCE, Movement
+from dataflows.data.movement import SINK, SLOW, SOURCE, Movement, eased
 from penstock.errors import PenstockError
 from penstock.topics.operators import ALWAYS
 
@@ -30,8 +32,14 @@ __all__ = ["BatchPipelineEngine", "FirstError"]
 READ_AHEAD: Final = 3
 WRITE_BEHIND: Final = 3
 IDLE_SECONDS: Final = 0.2
+QUIET_SECONDS: Final = 3.0
+"""Seconds between two looks of a writer at its session, if no chunk has come for long."""
 NAP: Final = 0.001
 """Seconds that the flow waits for a slot without chunks, before it turns to the next one."""
+ALONE: Final = 0.1
+"""The same where there is no next one: what Bytewax has begun goes on in between. The first error ends the wait."""
+QUIET_ALONE: Final = 10.0
+"""The same if no chunk has come for long."""
 READER_SECONDS: Final = 2.0
 """Longest wait for a reader to cancel its query; a reader that hangs in a dead connection is abandoned."""
 EPOCH: Final = timedelta(seconds=10)
@@ -43,11 +51,20 @@ class FirstError:
 
     error: BaseException | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _waiting: list[queue.Queue[Chunk | _End]] = field(default_factory=list)
 
     def put(self, error: BaseException) -> None:
-        """Store the error if it is the first."""
+        """Store the error if it is the first, and wake what waits for a queue."""
         with self._lock:
             self.error = self.error or error
+            for one in self._waiting:
+                with suppress(queue.Full):  # then nothing waits for it
+                    one.put_nowait(_End())
+
+    def wakes(self, waiting: queue.Queue[Chunk | _End]) -> None:
+        """Let an error end the waits for this queue: after each, `check` comes before what was taken."""
+        with self._lock:
+            self._waiting.append(waiting)
 
     def check(self) -> None:
         """Raise the error, if any."""
@@ -131,27 +148,34 @@ class _WriterThread:
             self.writer.close()
 
     def _next(self) -> Chunk | _End:
+        began = time.monotonic()
         while True:
             self.first.check()
             try:
-                return self.queue.get(timeout=IDLE_SECONDS)
+                item = self.queue.get(timeout=eased(IDLE_SECONDS, QUIET_SECONDS, time.monotonic() - began))
             except queue.Empty:
                 self.writer.idle()
+            else:
+                self.first.check()
+                return item
 
 
 class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
     """Takes the chunks of the reader thread; waits a moment if there are none."""
 
-    def __init__(self, slot: str, ahead: _ReaderThread, first: FirstError) -> None:
-        self._slot, self._first, self._ahead = slot, first, ahead
+    def __init__(self, slot: str, ahead: _ReaderThread, first: FirstError, naps: tuple[float, float]) -> None:
+        self._slot, self._first, self._ahead, self._naps = slot, first, ahead, naps
+        self._came = time.monotonic()
         ahead.start()
 
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
         self._first.check()
         try:
-            item = self._ahead.queue.get(timeout=NAP)
+            item = self._ahead.queue.get(timeout=eased(*self._naps, time.monotonic() - self._came))
         except queue.Empty:
             return []
+        self._first.check()
+        self._came = time.monotonic()
         if isinstance(item, _End):
             raise StopIteration
         return [(self._slot, item)]
@@ -171,7 +195,8 @@ class _Source(FixedPartitionedSource[tuple[str, Chunk], None]):
         return sorted(self._readers)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SourcePartition:
-        return _SourcePartition(for_part, self._readers[for_part], self._first)
+        naps = (NAP, NAP) if len(self._readers) > 1 else (ALONE, QUIET_ALONE)
+        return _SourcePartition(for_part, self._readers[for_part], self._first, naps)
 
 
 class _SinkPartition(StatefulSinkPartition[Chunk, None]):
@@ -237,10 +262,12 @@ class BatchPipelineEngine:
             return
         behind = {slot: _WriterThread(writer, self.first, self.movement) for slot, writer in self.writers.items()}
         ahead = {slot: _ReaderThread(reader, self.first, self.movement) for slot, reader in self.readers.items()}
+        for waiting in (*(one.queue for one in behind.values()), *(one.queue for one in ahead.values())):
+            self.first.wakes(waiting)
         try:
             cli_main(self.dataflow(ahead, behind), epoch_interval=EPOCH)
-            for thread in behind.values():
-                thread.put(_End())
+            for writing in behind.values():
+                writing.put(_End())
         except BaseException as error:  # noqa: BLE001 - Bytewax wraps it; its cause is reported
             self.first.put(_cause(error))
         for writing in behind.values():

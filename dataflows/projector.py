@@ -13,9 +13,8 @@ from catalog.projection import Projector
 from dataflows.process.leader import Leader
 from dataflows.process.site import Site
 from penstock.records import Reading, Record, records_of
-from penstock.topics.log import Stored
+from penstock.topics.log import Stored, TopicLog
 from penstock.topics.operators import TopicSource, Wakeup
-from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
 __all__ = ["LOCK", "add_projector", "project_to_end"]
@@ -62,7 +61,7 @@ class _ActiveProjector:
     are read again by the next projector, which starts from the catalog's position.
     """
 
-    def __init__(self, projector: Projector, log: PostgresLog, wakeup: Wakeup) -> None:
+    def __init__(self, projector: Projector, log: TopicLog, wakeup: Wakeup) -> None:
         self._projector, self._log, self._wakeup = projector, log, wakeup
         self._reading = Reading()
         self._changed = threading.Condition()

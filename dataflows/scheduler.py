@@ -26,10 +26,10 @@ from dataflows.process.site import Site
 from penstock.clock import now
 from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
-from penstock.topics.log import Message, Stored
+from penstock.topics.log import Message, Stored, TopicLog
+from penstock.topics.opening import topics_of
 from penstock.topics.operators import TopicSink, TopicSource, Wakeup
-from penstock.topics.postgres import PostgresLog
-from penstock.topics.table import CONTROL, TOPICS
+from penstock.topics.table import CONTROL
 
 __all__ = ["LOCK", "Watch", "add_scheduler", "worker_lock", "worker_lost"]
 
@@ -135,7 +135,7 @@ class Clock:
 class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
     """Follows the log, and reports what is due at once. A check of a worker's lock is one short query."""
 
-    def __init__(self, log: PostgresLog) -> None:
+    def __init__(self, log: TopicLog) -> None:
         self._log, self._active = log, False
         self._watch, self._reading = Watch({}, set()), Reading()
         self._look = self._trim = time.monotonic() + POLL_SECONDS
@@ -169,7 +169,7 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
             records += [worker_lost(worker, "its lock is free", at) for worker in lost]
         if passed >= self._trim:
             self._trim = passed + TRIM
-            for topic in TOPICS.values():
+            for topic in topics_of(self._log):
                 self._log.trim(topic, at)
         return records
 

@@ -121,6 +121,12 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
                 self._assigned.pop(payload["task"])
                 return [(False, [encode(one) for one in self._outcomes.not_started(offset, record, error)])]
             return [(False, [encode(self._outcomes.started(offset, record, pid))])]
+        if record.type == "pipeline.status_changed" and payload["status"] == "draining":
+            for task, (_, assigned) in self._assigned.items():
+                if assigned.payload["pipeline"] == payload["name"]:
+                    self._processes.drain(task)
+        if record.type == "schema.observed":
+            self._outcomes.note_schema(record)
         if record.type in {"task.cancelled", "task.closed"} and self._is_open(payload["task"], payload["attempt"]):
             self._halting[payload["task"], payload["attempt"]] = self._assigned.pop(payload["task"])
             self._processes.end(payload["task"])
@@ -137,6 +143,8 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         for task, line in self._processes.progress():
             if task in self._assigned:
                 out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))
+                if observed := self._outcomes.observed(*self._assigned[task], line):
+                    out.append((False, [encode(record) for record in observed]))
         for ended in self._processes.halted():
             assigned = self._halting.pop((ended.task, ended.attempt), None)
             if assigned and (records := self._outcomes.halted(*assigned, ended)):

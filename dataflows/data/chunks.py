@@ -8,6 +8,9 @@ from typing import Final
 import pyarrow as pa
 from pyarrow import RecordBatch
 
+from dataflows.data.positions import Move
+from dataflows.data.state import StateChange
+
 __all__ = ["REFUSED", "Chunk"]
 
 REFUSED: Final = pa.schema(
@@ -37,6 +40,10 @@ class Chunk:
     """Number of rows of this chunk that go to the dead letters; of the marker: of the whole split."""
     refused: RecordBatch | None = None
     """The dead rows, with columns row (in the split, from 0), step, code, reason and values (a JSON object)."""
+    moves: tuple[Move, ...] = ()
+    """Of the marker of a stream's split: the positions that its commit moves."""
+    state: tuple[StateChange, ...] = ()
+    """Of the marker: what the split has changed of the state of steps that remember rows."""
     origins: pa.Array | None = None
     """For each row, its index among the rows read for the chunk; None if they are all there, in the same order."""
 

@@ -70,6 +70,8 @@ def cursor_column(table: Table, name: str, where: str) -> Column:
     if column is None:
         known = [one.name for one in table.columns]
         raise MissingColumn("there is no such column", where=where, value=name, hint=did_you_mean(name, known))
+    if column.unreadable is not None:
+        raise SchemaMismatch(column.unreadable)
     if parse_type(column.type).name not in ORDERED:
         hint = "use a whole number, a date, a timestamp, a uuid or a text that only grows"
         raise SchemaMismatch(f"`{name}` of type {column.type} cannot be a cursor", where=where, hint=hint)

@@ -1,4 +1,4 @@
-"""Movement of a run: when something last moved, and what its threads wait for."""
+"""Movement of a run: when something last moved, what its threads wait for, and how long they rest when nothing does."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["SINK", "SLOW", "SOURCE", "Movement"]
+__all__ = ["NO_STEP", "SINK", "SLOW", "SOURCE", "Movement", "eased"]
 
 SOURCE: Final = "the source gave no rows"
 SINK: Final = "the sink took no rows"
 SLOW: Final = 12.0
 """How many times longer than a chunk a step may take in which a server works without showing it: a DDL, a merge."""
-_NOTHING: Final = "a step of the pipeline gave no rows"
+NO_STEP: Final = "a step of the pipeline gave no rows"
+EASE: Final = 0.1
+"""Share of the time for which nothing has happened that a loop may rest before it looks again."""
+
+
+def eased(shortest: float, longest: float, quiet: float) -> float:
+    """Return the seconds that a loop rests before it looks again: longer, the longer it was `quiet`.
+
+    A thread that wakes up costs a quiet process about 0.1 ms; a hundred quiet streams share one machine.
+    """
+    return min(longest, max(shortest, quiet * EASE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +43,35 @@ class Movement:
     number: int = 0
     """Number of movements so far."""
     _waits: dict[int, _Wait] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Condition = field(default_factory=threading.Condition)
 
     def moved(self) -> None:
         """Record that something has moved."""
         with self._lock:
             self.at, self.number = time.monotonic(), self.number + 1
+            self._lock.notify_all()
+
+    def answered(self) -> None:
+        """Record that a peer has answered: no stall, though nothing has moved."""
+        with self._lock:
+            self.at = time.monotonic()
+
+    def rest(self, over: threading.Event, seen: int, shortest: float, seconds: float) -> bool:
+        """Wait so many seconds, or if something has moved since `number` was `seen`, the `shortest`; True if `over`.
+
+        `wake` must follow where `over` is set.
+        """
+        if seconds <= shortest:
+            return over.wait(seconds)
+        with self._lock:
+            moved = self._lock.wait_for(lambda: self.number != seen, seconds)
+        return over.wait(shortest if moved else 0.0)
+
+    def wake(self) -> None:
+        """End every `rest`."""
+        with self._lock:
+            self.number += 1
+            self._lock.notify_all()
 
     @contextmanager
     def wait(self, what: str, times: float = 1.0, extra: float = 0.0) -> Iterator[None]:
@@ -56,6 +89,11 @@ class Movement:
             with self._lock:
                 del self._waits[id(wait)]
 
+    def waiting(self) -> set[str]:
+        """Return what the open waits are for."""
+        with self._lock:
+            return {one.what for one in self._waits.values()}
+
     @property
     def idle(self) -> float:
         """Seconds since the last movement."""
@@ -67,5 +105,5 @@ class Movement:
             idle, waits = time.monotonic() - self.at, list(self._waits.values())
         if idle < limit:
             return None
-        longest = max(waits, key=lambda one: one.times, default=_Wait(_NOTHING, SLOW, 0.0))
+        longest = max(waits, key=lambda one: one.times, default=_Wait(NO_STEP, SLOW, 0.0))
         return longest.what if idle >= limit * longest.times + longest.extra else None

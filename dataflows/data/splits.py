@@ -1,4 +1,4 @@
-"""Splits: the ranges of a key that a bounded run reads, each written in one commit."""
+"""Splits: what one commit writes. A bounded run plans them as ranges of a key; a stream makes them as it reads."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from dataflows.data.positions import Move
+
 __all__ = ["Split", "between", "of_slot", "slot_names"]
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows with a key above `lower` and up to `upper`, both as the server writes them; None means no bound."""
+    """Rows with a key above `lower` and up to `upper`, both as the server writes them; None means no bound.
+
+    A split of a stream has `moves` in their place.
+    """
 
     number: int
     lower: str | None = None
     upper: str | None = None
+    moves: tuple[Move, ...] = ()
+    times: tuple[float, float] | None = None
+    """When the oldest and the newest of its events happened, in seconds of Unix time, if its source says so."""
+    turns: tuple[tuple[str, int], ...] = ()
+    """The order in which its partitions were read: the name of one, and the offset up to which, in turns."""
 
 
 def between(lower: str | None, bounds: Iterable[str], upper: str | None, first: int) -> tuple[Split, ...]:

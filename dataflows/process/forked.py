@@ -33,6 +33,7 @@ class Forked:
 
     The child leads a session of its own. Its standard streams are the three descriptors of `streams`; of this process's
     open files it keeps only those and `keep`, so that it shares no lock and no connection. Safe between threads.
+    `descriptor` can be read once it has ended, and is closed when that was seen.
     """
 
     def __init__(self, run: Callable[[], int], streams: tuple[int, int, int], keep: int) -> None:
@@ -42,7 +43,7 @@ class Forked:
         self.pid = os.fork()
         if self.pid == 0:
             _become(run, streams, keep)
-        self._exit = os.pidfd_open(self.pid)
+        self.descriptor = os.pidfd_open(self.pid)
 
     def poll(self) -> int | None:
         """Return the exit code (negative: the signal that killed it); None while it runs."""
@@ -51,7 +52,7 @@ class Forked:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:
                     self.returncode = os.waitstatus_to_exitcode(status)
-                    os.close(self._exit)
+                    os.close(self.descriptor)
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -66,7 +67,7 @@ class Forked:
             if left <= 0:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
             with suppress(OSError, ValueError):  # another thread has seen its end, and closed the descriptor
-                select.select([self._exit], [], [], left)
+                select.select([self.descriptor], [], [], left)
         return code
 
     def terminate(self) -> None:

@@ -10,9 +10,8 @@ from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from penstock.topics.log import Stored
+from penstock.topics.log import Stored, TopicLog
 from penstock.topics.operators import ALWAYS, TopicSource, Wakeup
-from penstock.topics.postgres import PostgresLog
 
 __all__ = ["Leader"]
 
@@ -28,7 +27,7 @@ class Leader(FixedPartitionedSource[Stored, None]):
     """
 
     def __init__(
-        self, log: PostgresLog, name: str, begin: Callable[[], TopicSource], stop: threading.Event, wakeup: Wakeup
+        self, log: TopicLog, name: str, begin: Callable[[], TopicSource], stop: threading.Event, wakeup: Wakeup
     ) -> None:
         self.log, self.name, self.begin, self.stop, self.wakeup = log, name, begin, stop, wakeup
 

@@ -13,11 +13,13 @@ from catalog.migrations import is_current
 from catalog.origin import Origin, adopt, check_origin, origin
 from penstock import postgres
 from penstock.errors import NotFound
+from penstock.kafka_url import is_kafka
 from penstock.records import BRAIN_LOCK
 from penstock.settings import Settings
 from penstock.topics.embedded import EmbeddedServer
 from penstock.topics.layout import has_topics
-from penstock.topics.postgres import PostgresLog
+from penstock.topics.log import TopicLog
+from penstock.topics.opening import open_log
 from penstock.topics.table import TOPICS
 
 __all__ = ["ACTIVE_CONTROL", "Site"]
@@ -49,20 +51,23 @@ class Site:
         return self.server.dsn(CATALOG) if self.server else self._catalog
 
     @property
-    def log_dsn(self) -> str:
-        """The topics' database: next to the catalog's, or as `log_url` says."""
+    def log_url(self) -> str:
+        """Where the topics are: the database next to the catalog's, or as the setting says, on PostgreSQL or Kafka."""
+        return self._log or self.own_log_url
+
+    @property
+    def own_log_url(self) -> str:
+        """The topics' database next to the catalog's, in use unless the setting names another log."""
         if self.server:
             return self.server.dsn(LOG)
-        if self._log:
-            return self._log
         name = conninfo.conninfo_to_dict(self._catalog).get("dbname") or CATALOG
         return conninfo.make_conninfo(self._catalog, dbname=f"{name}_log")
 
-    def open_log(self, name: str = "log") -> PostgresLog:
+    def open_log(self, name: str = "log") -> TopicLog:
         """Open a log for use by one thread; the caller closes it."""
-        return PostgresLog(self.log_dsn, name=name)
+        return open_log(self.log_url, self.catalog_dsn, name=name, secrets=self.settings.secrets)
 
-    def check(self, log: PostgresLog) -> None:
+    def check(self, log: TopicLog) -> None:
         """Refuse to write or run with a catalog that was not folded from `log`; a catalog without a log adopts it.
 
         Raises:
@@ -109,7 +114,10 @@ class Site:
                 if not is_current(session):
                     return False
                 self._origin = origin(session)
-            with closing(postgres.connect(self.log_dsn, "penstock:prepare")) as session:
+            if is_kafka(self._log):
+                with self.open_log("prepare") as log:
+                    return log.has(list(TOPICS.values()))
+            with closing(postgres.connect(self.log_url, "penstock:prepare")) as session:
                 return has_topics(session, TOPICS.values())
         except NotFound:  # the database does not exist yet
             return False
@@ -118,17 +126,20 @@ class Site:
         from catalog.database import migrate
 
         if self.server:
-            for name in (CATALOG, LOG):
-                self.server.create_database(name)
-        elif not self._log:
-            self._create_log_database()
+            self.server.create_database(CATALOG)
+        if not self._log:
+            self.create_own_log()
         migrate(self.catalog_dsn)
         with self.open_log("prepare") as log:
             for topic in TOPICS.values():
                 log.create(topic)
 
-    def _create_log_database(self) -> None:
-        name = conninfo.conninfo_to_dict(self.log_dsn)["dbname"]
+    def create_own_log(self) -> None:
+        """Create the topics' database next to the catalog's, unless it is there."""
+        if self.server:
+            self.server.create_database(LOG)
+            return
+        name = conninfo.conninfo_to_dict(self.own_log_url)["dbname"]
         with postgres.connect(self._catalog, "penstock:prepare") as session:
             if session.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
                 return

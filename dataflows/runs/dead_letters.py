@@ -47,13 +47,17 @@ class LetterBox:
 class LetterWriter:
     """Writer that stores the refused rows of a chunk, then passes the chunk on to `inner`.
 
-    If the target refuses a row, its split is written again by `rewrite`, without such rows.
+    If the target refuses a row, its split is written again by `rewrite`, without such rows: at once, or, if only what
+    has come here can be given once more (`complete`), after its marker has come.
     """
 
     inner: Writer
     box: LetterBox
     rewrite: Callable[[int, RowRefused], None]
+    complete: bool = False
     _split: int = field(default=-1, init=False)
+    _refused: RowRefused | None = field(default=None, init=False)
+    """The first refusal of the current split, if it is not written again yet."""
     _written: bool = field(default=False, init=False)
     """True if the current split is already written, so that its remaining chunks are skipped."""
 
@@ -69,24 +73,34 @@ class LetterWriter:
         """
         self._split = chunk.split
         if not self._written:
-            if chunk.refused is not None and chunk.refused.num_rows:
-                self.box.put(chunk.split, chunk.refused)
-            self._or_rewritten(lambda: self.inner.write(chunk))
+            if self._refused is None:
+                if chunk.refused is not None and chunk.refused.num_rows:
+                    self.box.put(chunk.split, chunk.refused)
+                self._try(lambda: self.inner.write(chunk))
+            self._rewrite(now=chunk.last or not self.complete)
         self._written &= not chunk.last
 
-    def _or_rewritten(self, work: Callable[[], None]) -> None:
-        """Do `work`; if it reveals a refused row, rewrite the split instead."""
+    def _try(self, work: Callable[[], None]) -> None:
+        """Do `work`; if it reveals a refused row, drop what is written of the split."""
         try:
             work()
         except RowRefused as error:
             self.inner.close()
+            self._refused = error
+
+    def _rewrite(self, *, now: bool) -> None:
+        """Write the split again if a row of it was refused."""
+        if self._refused is not None and now:
+            error, self._refused = self._refused, None
             self.rewrite(self._split, error)
             self.inner.open()
             self._written = True
 
     def idle(self) -> None:
         """Let the writer check its session."""
-        self._or_rewritten(self.inner.idle)
+        if self._refused is None:
+            self._try(self.inner.idle)
+        self._rewrite(now=not self.complete)
 
     def done(self) -> None:
         """Let the writer check that no split is open."""

@@ -1,4 +1,4 @@
-"""Dry runs of a pipeline: its unit tests, a preview of the rows after each step, and the plan of a run.
+"""Dry runs of a pipeline: its unit tests, and a preview of the rows after each step.
 
 Unit tests need no system; the others read the source and the target, and change neither.
 """
@@ -23,14 +23,13 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job, rules_of
 from dataflows.runs.lookups import resources_of
-from dataflows.runs.survey import Ends, cursor_risks, forecast
-from dataflows.transforms.chain import Chain
+from dataflows.runs.survey import Ends, cursor_risks
 from dataflows.transforms.mapping import BoundMapping, Rules, bind, output_columns
 from dataflows.transforms.steps import LookupTable, Resources
 from penstock.errors import BadData, PenstockError, SchemaMismatch
 from penstock.models.pipeline import Pipeline, PipelineTest
 
-__all__ = ["StepRows", "TrialResult", "inspect_cursor", "plan", "preview", "run_tests"]
+__all__ = ["StepRows", "TrialResult", "inspect_cursor", "preview", "run_tests"]
 
 Row = dict[str, Any]
 
@@ -45,6 +44,24 @@ class TrialResult:
     got: Sequence[Row] = ()
     refused: Sequence[Row] = ()
     error: str | None = None
+
+    @property
+    def differences(self) -> list[str]:
+        """What differs from the rows expected: each column with both values, and rows that are missing or too many."""
+        found = []
+        for at, (wanted, row) in enumerate(zip(self.expected, self.got, strict=False), start=1):
+            for name, value in wanted.items():
+                if name not in row:
+                    found.append(f"row {at}: there is no column `{name}`")
+                elif _comparable(row[name]) != _comparable(value):
+                    found.append(f"row {at}: `{name}` is {_shown(row[name])}, expected {_shown(value)}")
+            found += [
+                f"row {at}: `{name}` is {_shown(row[name])}, expected no such column" for name in row.keys() - wanted
+            ]
+        less = len(self.expected) - len(self.got)
+        return found + (
+            [f"{abs(less)} row{'s' if abs(less) > 1 else ''} too {'few' if less > 0 else 'many'}"] if less else []
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +165,18 @@ def _bind(rules: Rules, table: Table, name: str, resources: Resources) -> BoundM
 
 
 def _apply(bound: BoundMapping, batch: pa.RecordBatch) -> tuple[list[Row], list[Row]]:
-    if not isinstance(bound.chain, Chain):
+    if bound.chain is None:
         message = "a dry run decodes its rows"
         raise TypeError(message)
     out, refused, _ = bound.chain.apply(batch.select(list(bound.reads)))
     return rows_of(out), [] if refused is None else refused.to_pylist()
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML would write it; texts in quotes, so that 1 and '1' differ."""
+    if value is None or isinstance(value, bool):
+        return {None: "NULL", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def _comparable(value: Any) -> Any:
@@ -214,42 +238,3 @@ def inspect_cursor(job: Job) -> tuple[str, ...]:
         return ()
     with closing(job.open_source()) as source:
         return cursor_risks(job, source, source.describe())
-
-
-def plan(job: Job, ends: Ends) -> dict[str, Any]:
-    """Return the plan of a run: its target, the changes to its columns, its method, risks and splits.
-
-    Raises:
-        PenstockError: the same error as a run would fail with.
-    """
-    found = forecast(job, ends, known=ends.target.state.exists())
-    rows = found.survey.source.estimated_rows
-    method = found.survey.method
-    return {
-        "pipeline": job.pipeline,
-        "write": job.write,
-        "target": job.sink.object,
-        "exists": found.made is None,
-        "add": [f"{one.name} {one.type}" for one in found.added],
-        "make": None if found.made is None else _ddl(job.sink.object, found.made, found.key.columns),
-        "replace_by": method.name if method else None,
-        "because": list(method.reasons) if method else [],
-        "risks": list(found.risks),
-        "notes": [found.key.note] if found.key.note else [],
-        "estimated_rows": rows,
-        "splits": max(1, round(rows / job.split_rows)),
-        "types_from": found.survey.source.types_from,
-        "undecoded": found.survey.mapping.raw,
-        "decoded_because": found.survey.mapping.decode_reason,
-        "lineage": {
-            name: {"from": list(origins), "by": list(steps)}
-            for name, (origins, steps) in found.survey.mapping.lineage.items()
-        },
-    }
-
-
-def _ddl(table: str, columns: Sequence[Column], key: Sequence[str]) -> str:
-    """Return the statement that creates the target, types in PostgreSQL's spelling."""
-    lines = [f"{one.name} {one.type}{'' if one.nullable and one.name not in key else ' NOT NULL'}" for one in columns]
-    lines += [f"PRIMARY KEY ({', '.join(key)})"] if key else []
-    return f"CREATE TABLE {table} ({', '.join(lines)})"

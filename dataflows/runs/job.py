@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from dataflows.connectors.contract import Owner, Place, Source, Target
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import connector, open_source, open_target
 from dataflows.data.cursors import CursorRule
+from dataflows.runs.changes import check_changes, of_changes, sends_changes
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
-from penstock.models.domain import Reload
-from penstock.models.pipeline import Pipeline, PipelineSpec
+from penstock.models.domain import Beginning, Reload
+from penstock.models.pipeline import Pipeline, PipelineSpec, all_topics
 from penstock.models.pipeline import Sink as SinkSpec
 from penstock.models.pipeline import Source as SourceSpec
 
@@ -47,6 +49,10 @@ class Job:
     split_rows: int = SPLIT_ROWS
     reload: Reload | None = None
     """Request to read rows again, whatever the position."""
+    begin: Beginning | None = None
+    """Where a stream begins anew, if it was asked to."""
+    drain: Path | None = None
+    """File whose presence asks a stream to end after what its source has."""
     letters: str | None = None
     """The catalog's database, which keeps the dead letters; without it, the first bad row fails the run."""
     looked_up: dict[tuple[str, str], LookupTable] = field(default_factory=dict, compare=False, repr=False)
@@ -90,6 +96,15 @@ class Job:
         return "replace" if self.reload is not None else self.write
 
     @property
+    def streams(self) -> bool:
+        """True if it never ends."""
+        return self.spec.mode == "stream"
+
+    def is_draining(self) -> bool:
+        """Return True if a stream was asked to end after what its source has."""
+        return self.drain is not None and self.drain.exists()
+
+    @property
     def cursor(self) -> str | None:
         """The cursor's column, or None."""
         return self.spec.source.cursor.field if self.spec.source.cursor else None
@@ -121,8 +136,13 @@ class Job:
     def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
         """Connect to the sink, with the state of this pipeline."""
         source = connector(self.source.settings.type, self.at_source).named(self.source)
-        owner = Owner(self.uid, source, self.spec.sink, generation, patience, reloads=self.shadowed)
+        owner = Owner(self.uid, source, self.spec.sink, generation, patience, self.shadowed, self.rules.changes)
         return open_target(self.sink, owner)
+
+    def patient(self) -> Job:
+        """Return the job of a run: it waits as long as nothing may move for what another run has locked."""
+        seconds = self.spec.limits.stalled.total_seconds()
+        return replace(self, source=replace(self.source, patience=seconds), sink=replace(self.sink, patience=seconds))
 
     def place(self, connection: str, object_: str) -> Place:
         """Return another object, of a connection of the task.
@@ -130,7 +150,8 @@ class Job:
         Raises:
             NotFound: the task has no such connection.
         """
-        return Place(self.pipeline, connection, _settings(self.connections, connection), object_, self.source.secrets)
+        settings, source = _settings(self.connections, connection), self.source
+        return Place(self.pipeline, connection, settings, object_, source.secrets, patience=source.patience)
 
     def open_letters(self) -> DeadLetters:
         """Open the pipeline's dead letters; requires `letters`."""
@@ -148,18 +169,29 @@ class Job:
         """
         pipeline = Pipeline.parse(task["pipeline"])
         spec = pipeline.spec
-        refuse_what_is_missing(pipeline.name, spec)
         places = [_place(pipeline, end, task["connections"], secrets) for end in (spec.source, spec.sink)]
+        refuse_what_is_missing(pipeline.name, spec)
+        if spec.mode == "stream":
+            places[0] = replace(places[0], stream=str(task["uid"]))
+        changes = spec.mode == "stream" and sends_changes(places[0])
+        if changes:
+            check_changes(pipeline.name, spec)
+        elif spec.limits.slot_drop is not None:
+            what = "only a stream of changes has a slot"
+            raise Refused(what, where=f"{pipeline.name}: spec.limits.slot_drop", hint="leave it out")
+        rules = replace(rules_of(spec), no_nul=_holds_nul(places[0]) and not _holds_nul(places[1]))
         return cls(
             uid=str(task["uid"]),
             run=str(task["run"]),
             spec=spec,
             source=places[0],
             sink=places[1],
-            rules=replace(rules_of(spec), no_nul=_holds_nul(places[0]) and not _holds_nul(places[1])),
+            rules=of_changes(rules) if changes else rules,
             connections=task["connections"],
             modules=frozenset(task.get("modules") or ()),
             mask_key=str(task.get("mask_key") or ""),
+            begin=Beginning.parse(task["begin"]) if task.get("begin") else None,
+            drain=Path(task["drain"]) if task.get("drain") else None,
             letters=task.get("letters"),
             reload=Reload.parse(task["reload"]) if task.get("reload") else None,
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
@@ -172,16 +204,45 @@ def _place(
     """Return one end of a pipeline.
 
     Raises:
-        Refused: `format` is set on a system without files, or `clean` on a source that has nothing of the kind.
+        Refused: `format` is set on a system without files, `clean` on a source that has nothing of the kind, or a
+            batch on a source without an end.
     """
     settings = _settings(connections, end.connection)
     place = Place(pipeline.name, end.connection, settings, end.object, secrets, end.format, pipeline.spec.clean)
     if isinstance(end, SourceSpec):
+        place = replace(place, topics=end.topics, pattern=end.pattern)
+        _check_topics(pipeline.name, end, settings)
         _check_clean(pipeline, settings)
+        if pipeline.spec.mode == "batch" and getattr(settings, "only_streams", False):
+            what = f"a connection of type {settings.type} can only be read as a stream"
+            raise Refused(what, where=f"{pipeline.name}: spec.mode", hint="write mode: stream")
     if end.format is not None and not connector(settings.type, place.where).takes_format:
         what = f"a connection of type {settings.type} has no files to `format`"
         raise Refused(what, where=place.where, hint="leave it out")
     return place
+
+
+def _check_topics(name: str, source: SourceSpec, settings: Any) -> None:
+    """Refuse several topics where there are none, and more than one way to name them.
+
+    Raises:
+        Refused: by name.
+    """
+    named = all_topics({"topics": source.topics, "pattern": source.pattern})
+    if named is None:
+        return
+    where, kind = f"{name}: spec.source.{'topics' if source.topics else 'pattern'}", settings.type
+    if not getattr(settings, "many_topics", False):
+        raise Refused(f"a connection of type {kind} has one `object`", where=where, hint="name it in `object`")
+    if source.object != named or (source.topics and source.pattern is not None):
+        raise Refused("topics are named twice", where=where, hint="write one of `object`, `topics` and `pattern`")
+    if len(set(source.topics)) < len(source.topics):
+        raise Refused("a topic is named twice", where=where, hint="name each once")
+    try:
+        re.compile(source.pattern or "")
+    except re.error as error:
+        what = f"the pattern is no regular expression: {error}"
+        raise Refused(what, where=where, value=source.pattern, hint="such as orders-.*") from None
 
 
 def _check_clean(pipeline: Pipeline, settings: Any) -> None:
@@ -206,12 +267,19 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
     Raises:
         Refused: with the path of the first such setting.
     """
+    remembering = next((f"spec.transforms[{at}]" for at, one in enumerate(spec.transforms) if one.remembers), "")
     wrong = (
-        ("spec.mode", spec.mode != "batch", "streams cannot be run yet"),
+        (remembering, bool(remembering) and spec.mode == "batch", "only a stream remembers rows of earlier chunks"),
+        (
+            remembering,
+            bool(remembering) and spec.limits.workers > 1,
+            "several workers cannot remember rows together yet",
+        ),
+        ("spec.sink.write", spec.mode == "stream" and spec.sink.write == "scd2", "a stream cannot keep a history yet"),
         ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),
         (
             "spec.source.cursor",
-            spec.sink.write == "append" and spec.source.cursor is None,
+            spec.mode == "batch" and spec.sink.write == "append" and spec.source.cursor is None,
             "`append` needs a cursor: without one each run would append every row again",
         ),
         (
@@ -222,7 +290,8 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
     )
     for path, holds, what in wrong:
         if holds:
-            hint = "name a column that only grows, or write: replace" if "needs a cursor" in what else "change the file"
+            ways = "name a column that only grows, or write: replace; Kafka needs mode: stream"
+            hint = ways if "needs a cursor" in what else "change the file"
             raise Refused(what, where=f"{name}: {path}", hint=hint)
 
 

@@ -1,7 +1,11 @@
-"""Primary key of a table that a run creates: the one that the pipeline names, or, in a `replace`, the source's."""
+"""Keys: the primary key of a table that a run creates, and whether rows can be found by key in the right order.
+
+A table that a run creates has the key that the pipeline names, or, in a `replace`, the source's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,10 +16,10 @@ from dataflows.data.cursors import ORDERED
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import LABEL, column_type
 from dataflows.runs.job import Job
-from dataflows.transforms.mapping import RulePlan
-from penstock.errors import MissingColumn, did_you_mean
+from dataflows.transforms.mapping import BoundMapping, RulePlan
+from penstock.errors import MissingColumn, Refused, did_you_mean
 
-__all__ = ["NewKey", "new_key"]
+__all__ = ["NewKey", "check_keyed", "new_key", "no_version", "version_of"]
 
 _INDEXED: Final = ORDERED | {
     "boolean", "character", "bytea", "real", "double precision", "time without time zone", "time with time zone",
@@ -73,3 +77,52 @@ def _obstacle(job: Job, source: Table, rules: RulePlan, made: tuple[Column, ...]
 def _same_type(source: Column | None, made: Column) -> bool:
     """True if both have the same type of the source's own, which its key has shown to be fit for an index."""
     return source is not None and not made.builtin and source.type == made.type
+
+
+def version_of(job: Job, mapping: BoundMapping | RulePlan) -> str | None:
+    """Return the column that says which of two rows with the same key is newer; None if there is none."""
+    return job.spec.sink.version or (mapping.unchanged(job.cursor) if job.cursor else None)
+
+
+def no_version(job: Job) -> Refused:
+    """Return the error of a history without a version."""
+    hint = "name the column with the time since which a row is valid, or write the cursor as it is"
+    return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
+
+
+def check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | None, version: str | None) -> bool:
+    """Refuse a merge whose result would depend on the order of writers, or that cannot find its rows.
+
+    Return True if the run must be one split: a deleted row leaves no version behind, so an older version read after it
+    would restore it; and a history needs the changes of a key in order.
+    """
+    sink = job.spec.sink
+    for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
+        for name in names:
+            if name is not None and name not in mapping.targets:
+                hint = did_you_mean(name, mapping.targets)
+                where = f"{job.pipeline}: spec.sink.{part}"
+                raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
+    if job.write == "scd2" and version is None:
+        raise no_version(job)
+    if sink.delete is not None and version is None and job.cursor is not None:
+        hint = "name a `version`, or write the cursor as it is"
+        what = "an older row that is read again would restore a deleted one: nothing shows which is newer"
+        raise Refused(what, where=f"{job.pipeline}: spec.sink.version", hint=hint)
+    bound = _bound(sink.key, mapping, table, split)
+    if job.workers > 1 and version is None and not bound:
+        hint = "name a `version`, or set limits.workers to 1"
+        raise Refused(
+            "two workers may read rows with the same key, and without a version the newer one is unknown",
+            where=f"{job.pipeline}: spec.sink.version",
+            hint=hint,
+        )
+    ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
+    return (sink.delete is not None or job.write == "scd2") and not (bound or ordered)
+
+
+def _bound(key: Sequence[str], mapping: BoundMapping, table: Table, split: Column | None) -> bool:
+    """True if all rows with the same key are in one split, or keys are unique."""
+    if split is not None and mapping.unchanged(split.name) in key:
+        return True
+    return any(all(mapping.unchanged(name) in key for name in one) for one in table.keys)

@@ -25,12 +25,15 @@ from dataflows.data.movement import SLOW
 from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
 from dataflows.process.signals import stop_on_signal
+from dataflows.runs.gauges import measuring
 from dataflows.runs.job import Job
 from dataflows.runs.memory import measured
 from dataflows.runs.prepare import Finished, Prepared, prepare
 from dataflows.runs.progress import Progress, error_of, reported
-from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many_error
+from dataflows.runs.publish import committed, drop_state, publish, schemas, superseded, too_many_error
+from dataflows.runs.slot_limits import check_slot_limit, given_up, stream_slot
 from dataflows.runs.slots import Reports, run_slots
+from dataflows.runs.streaming import begin_stream, gauges_of, run_stream, told_of
 from dataflows.runs.survey import Ends, opened
 from dataflows.runs.watchdog import watched
 from penstock.clock import now
@@ -40,6 +43,7 @@ from penstock.telemetry import span
 
 __all__ = ["launch", "run_task"]
 
+_PREPARING: Final = "the preparation of the run did not end"
 EMPTY: Final = Counters().as_dict()
 _NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many", "notes"}
 
@@ -54,10 +58,10 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
     with ExitStack() as watch:
         try:
             secrets = Path(task["secrets"]) if task.get("secrets") else None
-            job = Job.from_task(task, secrets=secrets)
+            job = Job.from_task(task, secrets=secrets).patient()
             give_up = _giving_up(attempt, task, progress)
             watch.enter_context(watched(job, progress.movement, first, give_up))
-            with measured(job, first, give_up):
+            with measured(job, progress.movement, first, give_up):
                 return _result(attempt, job, _Order(task, first, progress))
         except PenstockError as error:
             status = "fenced" if isinstance(error, Fenced) else "failed"
@@ -121,6 +125,7 @@ def _run(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
     try:
         with ExitStack() as stack:
             with order.progress.movement.wait("neither source nor sink answered", SLOW):
+                check_slot_limit(job)
                 ends = stack.enter_context(opened(job))
             return _phases(attempt, job, ends, order)
     except Unavailable as error:
@@ -142,8 +147,10 @@ class _Order:
 def _phases(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str, Any]:
     """Prepare, flow, publish."""
     seconds, progress = attempt.seconds, order.progress
-    with _timed(seconds, "prepare"), progress.movement.wait("the preparation of the run did not end", SLOW):
-        prepared = prepare(job, ends)
+    if job.streams:
+        return _stream(attempt, job, ends, order)
+    with _timed(seconds, "prepare"), progress.movement.wait(_PREPARING, SLOW):
+        prepared = prepare(job, ends, order.first.check)
     if isinstance(prepared, Finished):
         return prepared.result
     attempt.prepared = prepared
@@ -157,7 +164,35 @@ def _phases(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str,
     order.first.check()
     progress.phase = "publish"
     with _timed(seconds, "publish"), progress.movement.wait("the sink did not publish the rows", SLOW):
-        return publish(job, prepared, ends.target)
+        clean = job.workers == 1 and len(prepared.pending) == prepared.planned and not progress.counters.dead
+        return publish(job, prepared, ends.target, clean=clean)
+
+
+def _stream(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str, Any]:
+    """Read on until the run is drained, or else stopped by an error, `Stopped` at best."""
+    seconds, progress = attempt.seconds, order.progress
+    with _timed(seconds, "prepare"), progress.movement.wait(_PREPARING, SLOW):
+        begun = begin_stream(job, ends, order.first.check)
+    if isinstance(begun, Finished):
+        return begun.result
+    attempt.prepared, positions = begun
+    order.first.check()
+    progress.phase = "flow"
+    if job.rules.changes:
+        progress.schemas = schemas(attempt.prepared)
+    with _timed(seconds, "flow"):
+        reports = Reports(progress.committed, progress.release, progress.movement)
+        slots = stream_slot(job, ends.source, order.first)
+        gauges = progress.gauges = gauges_of(ends, positions, progress.movement, slots.look if slots else None)
+        told = told_of(job, gauges, reports)
+        with given_up(slots), measuring(gauges):
+            if len(attempt.prepared.slots) == 1:
+                run_stream(job, attempt.prepared, positions, ends, order.first, told)
+            else:
+                from dataflows.runs.shares import run_shares
+
+                run_shares(job, attempt.prepared, positions, order.task, order.first, told, gauges)
+    return attempt.counted(progress)
 
 
 def _show_plan(progress: Progress, prepared: Prepared) -> None:
@@ -215,7 +250,7 @@ def run_task(task: Mapping[str, Any]) -> int:
     first, progress = FirstError(), Progress()
     stop_on_signal(first.put)
     with (
-        reported(progress.as_dict),
+        reported(progress),
         span("run", task.get("traceparent"), run=task.get("run"), attempt=task.get("attempt")),
     ):
         result = launch(task, first, progress)

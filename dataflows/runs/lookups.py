@@ -1,4 +1,4 @@
-"""Lookup tables: read once a run, by any connector that is a source."""
+"""Lookup tables: read once a run, or again and again by a stream, by any connector that is a source."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ BATCH_ROWS: Final = 65536
 
 def resources_of(job: Job) -> Resources:
     """Return what the steps of a job may use besides the rows; tables are read on first use, and cached."""
-    return Resources(partial(_loaded, job), job.modules, mask_key(job.mask_key, job.source.secrets))
+    key = mask_key(job.mask_key, job.source.secrets)
+    return Resources(partial(_loaded, job), job.modules, key, partial(_read, job))
 
 
 def mask_key(reference: str, secrets: Path | None) -> Callable[[], bytes] | None:

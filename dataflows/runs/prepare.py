@@ -8,23 +8,24 @@ duplicated; a full read starts over. The older run, if it comes back after that,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dataflows.connectors.abilities import Growing, Keyed
+from dataflows.connectors.abilities import Growing, Keyed, Remaking
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
+from dataflows.runs.anew import give_up_plans, made_for
 from dataflows.runs.job import Job
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
 from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["Finished", "Prepared", "joined", "prepare"]
+__all__ = ["Finished", "Prepared", "joined", "prepare", "with_target"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +66,15 @@ class Prepared:
         return self.released or len(self.pending) < self.planned
 
 
-def prepare(job: Job, ends: Ends) -> Prepared | Finished:
+def _ignore() -> None:
+    """Default check; does nothing."""
+
+
+def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepared | Finished:
     """Check, claim and plan.
+
+    `check` raises if the run was asked to stop; it is called right before the claim, so that a run that was stopped
+    cannot take over from the one that follows it.
 
     An incremental run continues only from rows that a run of the same mode loaded by the same cursor.
 
@@ -79,19 +87,22 @@ def prepare(job: Job, ends: Ends) -> Prepared | Finished:
     if kept := state.exists():
         if (run := state.run(job.run)) is not None and run.ended:
             return Finished(recorded(run, job.at_sink))
-        check_continued(job, state.loaded())
+        if job.write == "append":
+            check_continued(job, state.loaded())
     found = forecast(job, ends, known=kept)
     if not kept:
         state.make()
     failpoint("prepare.state_made")
     slots = slot_names(job.workers)
+    check()
     claim = state.claim(slots, job.run)
     if isinstance(claim, RunRow):
         return Finished(recorded(claim, job.at_sink))
     check_continued(job, claim.loaded)
-    surveyed = _with_target(job, ends, found, claim)
+    given_up = state.unfinished(job.run) if found.anew else None
+    surveyed = with_target(job, ends, found, claim)
     run, older = state.run(job.run), state.unfinished(job.run)
-    token = _take_letters(job, target, surveyed, run, older)
+    token = _take_letters(job, target, surveyed, run, older, given_up)
     known = _resumable(target, job, claim, surveyed, run)
     row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed, older)
     notes = (found.key.note, *notes) if found.key.note else notes
@@ -111,27 +122,36 @@ def _reached(job: Job, claim: Claim, run: RunRow) -> str | None:
     return claim.loaded.position if job.reload.is_window else run.upper
 
 
-def _with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
+def with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
     """Create the target or its missing columns; return the survey."""
     target = ends.target
     if found.made is None and not found.added:
         return found.survey
+    there = None
     with target.state.owned(claim.generation):
+        if found.anew and isinstance(target, Remaking):
+            give_up_plans(target, job.run)
+            target.unmake()
         if found.made is not None and found.key.from_source and isinstance(target, Keyed):
             target.make_keyed(found.made, found.key.columns)
         elif found.made is not None:
             target.make(found.made)
         elif isinstance(target, Growing):
             target.add_columns(found.added)
-    return survey(job, ends, found.plan)
+        if found.made is not None and isinstance(target, Remaking):
+            there = target.describe()
+            target.remember(made_for(found.made), there)
+    return survey(job, ends, found.plan, there)
 
 
-def _take_letters(job: Job, target: Target, surveyed: Survey, run: RunRow | None, older: RunRow | None) -> str | None:
+def _take_letters(
+    job: Job, target: Target, surveyed: Survey, run: RunRow | None, older: RunRow | None, given_up: RunRow | None
+) -> str | None:
     """Take over the pipeline's dead letters, and delete those of splits that will be read again."""
     if job.letters is None:
         return None
     state = target.state
-    stale: dict[str, Sequence[int] | None] = {job.run: None}
+    stale: dict[str, Sequence[int] | None] = {job.run: None, **({given_up.run: None} if given_up else {})}
     if run is not None and _resumes(job, target, run, surveyed):
         stale[job.run] = [split.number for split in state.pending(job.run)[0]]
     if older is not None:
@@ -205,7 +225,8 @@ def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: R
     older = claim.loaded.partly
     if last is None or older:
         what = "an earlier run has not ended" if older else "nothing was read yet"
-        raise Refused(f"{what}: no window can be read again", where=where, hint=f"penstock run {job.pipeline}")
+        what += ", and a backfill only reads rows again that runs have read before"
+        raise Refused(what, where=where, hint=f"first penstock run {job.pipeline}, then the backfill")
     return window_between(job.reload, surveyed.key, last, where)
 
 

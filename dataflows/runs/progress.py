@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from dataflows.data.counters import Counters
-from dataflows.data.movement import Movement
+from dataflows.data.movement import Movement, eased
+from dataflows.runs.gauges import Gauges
 from penstock.errors import PenstockError
 
-__all__ = ["Progress", "error_of", "reported"]
+__all__ = ["Progress", "error_of", "keep_stdout_for_lines", "print_to_stderr", "reported", "write_line"]
 
 EVERY: Final = 0.25
+QUIET_SECONDS: Final = 5.0
+"""Seconds between two looks at a run in which nothing moves."""
 IDLE_SECONDS: Final = 10
 """Seconds without movement after which, and in steps of which, they are reported."""
 
@@ -34,6 +39,10 @@ class Progress:
     splits_done: int = 0
     splits_planned: int = 0
     rows_estimated: int = 0
+    schemas: dict[str, Any] | None = None
+    """Columns of both sides, if they have to be known before the run ends, which a stream never does."""
+    gauges: Gauges | None = None
+    """What a stream shows besides."""
     released: bool = False
     """True if the snapshot was released before everything was read."""
     movement: Movement = field(default_factory=Movement)
@@ -62,6 +71,8 @@ class Progress:
                 "splits_planned": self.splits_planned,
                 "rows_estimated": self.rows_estimated,
                 "idle": self._idle,
+                "stream": self.gauges.as_dict() if self.gauges is not None else None,
+                **({"schemas": self.schemas} if self.schemas is not None else {}),
             }
 
     @property
@@ -71,7 +82,7 @@ class Progress:
 
 
 @contextmanager
-def reported(progress: Callable[[], dict[str, Any]]) -> Iterator[None]:
+def reported(progress: Progress) -> Iterator[None]:
     """Write a line whenever something has changed, at most four times a second, and one at the end."""
     over = threading.Event()
     thread = threading.Thread(target=_report, args=(progress, over), daemon=True, name="progress")
@@ -80,26 +91,50 @@ def reported(progress: Callable[[], dict[str, Any]]) -> Iterator[None]:
         yield
     finally:
         over.set()
+        progress.movement.wake()
         thread.join()
 
 
-def _report(progress: Callable[[], dict[str, Any]], over: threading.Event) -> None:
+def _report(progress: Progress, over: threading.Event) -> None:
     last: dict[str, Any] | None = None
-    while True:
-        ended = over.wait(EVERY)
-        if (now := progress()) != last:
-            write_line(now)
-            last = now
-        if ended:
-            return
+    movement, ended = progress.movement, False
+    changed, seen = time.monotonic(), movement.number
+    while not ended:
+        ended = movement.rest(over, seen, EVERY, eased(EVERY, QUIET_SECONDS, time.monotonic() - changed))
+        seen = movement.number
+        if (line := progress.as_dict()) != last:
+            write_line(line)
+            last, changed = line, time.monotonic()
+
+
+_lines: list[IO[str]] = []
+"""The stream of `write_line`, if it is no longer stdout."""
+
+
+def keep_stdout_for_lines() -> None:
+    """Keep what is stdout now for `write_line` alone: what steps of a pipeline print goes to stderr, the run's log.
+
+    A step that prints could otherwise end its run by a line that looks like one of these.
+    """
+    _lines[:] = [os.fdopen(os.dup(1), "w", buffering=1)]
+    print_to_stderr()
+
+
+def print_to_stderr() -> None:
+    """Let what is printed from now on go where stderr does, if `keep_stdout_for_lines` was called."""
+    if _lines:
+        with suppress(OSError, ValueError):  # a step has closed it
+            sys.stdout.flush()
+            os.dup2(2, 1)
 
 
 def write_line(data: dict[str, Any]) -> None:
-    """Write a JSON line to stdout; a reader that has closed it does not stop the run."""
+    """Write a JSON line to the process that started this one; if it has closed its end, the run goes on."""
+    stream = _lines[0] if _lines else sys.stdout
     try:
-        sys.stdout.write(json.dumps(data, separators=(",", ":")) + "\n")
-        sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
+        stream.write(json.dumps(data, separators=(",", ":")) + "\n")
+        stream.flush()
+    except (OSError, ValueError):
         pass
 
 

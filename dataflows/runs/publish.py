@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dataflows.connectors.abilities import Unique
 from dataflows.connectors.contract import PublishOrder, Target
+from dataflows.connectors.streaming import ChangeSource
 from dataflows.data.counters import Counters
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared
@@ -21,8 +22,10 @@ ASK_SECONDS = 3.0
 _NAMED: Final = re.compile(r"`([^`]+)`")
 
 
-def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
+def publish(job: Job, prepared: Prepared, target: Target, *, clean: bool = False) -> dict[str, Any]:
     """Finish the run and return its recorded counters and schemas. A finished run is not published again.
+
+    With `clean` the caller knows that the run has refused no row: then the target need not be asked.
 
     If more rows were refused than the pipeline allows, a `replace` publishes nothing; in the other modes what is
     committed stays, and the result says so in `refused_too_many`.
@@ -37,7 +40,7 @@ def publish(job: Job, prepared: Prepared, target: Target) -> dict[str, Any]:
     extra: dict[str, Any] = {"schemas": schemas(prepared), "resumed": prepared.resumed}
     if prepared.notes:
         extra["notes"] = list(prepared.notes)
-    run = target.state.run(job.run)
+    run = None if clean and not job.rules.validation.unique else target.state.run(job.run)
     if run is not None and not run.ended:
         counters = target.state.counters() - run.base
         if counters.dead > job.spec.errors.dead_letter.fail_above * counters.rows_in:
@@ -126,3 +129,7 @@ def drop_state(job: Job, *, table: bool = False) -> None:
     """
     with closing(job.open_target()) as target:
         target.drop(table=table)
+    if job.rules.changes:
+        with closing(job.open_source()) as source:
+            if isinstance(source, ChangeSource):
+                source.forget()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -20,8 +20,10 @@ from dataflows.connectors.isolation import Attempt, RowRefused, refused_rows
 from dataflows.connectors.writing import TrialSink
 from dataflows.data.chunks import Chunk
 from dataflows.data.splits import Split
+from dataflows.data.state import StateChange
 from dataflows.runs.dead_letters import LetterBox
 from dataflows.transforms.chain import Chain
+from dataflows.transforms.stateful import Replay
 from penstock.errors import SchemaMismatch
 
 __all__ = ["Decoded", "SplitRewriter"]
@@ -32,7 +34,7 @@ class Decoded:
     """Means to read, map and write a split as decoded rows; `finish` brings them to the form that the writer sends."""
 
     reader: Callable[[], SplitReader]
-    chain: Chain
+    chain: Chain | Replay
     finish: Callable[[pa.RecordBatch], pa.RecordBatch] | None
     writer: Callable[[], Writer]
 
@@ -57,6 +59,7 @@ class _Trial:
     named: set[tuple[int, str]] = field(default_factory=set)
     read: int = 0
     numbered: int = 0
+    state: tuple[StateChange, ...] = ()
     _file: Any = field(default=None, init=False)
 
     def take(self, chunk: Chunk, source: pa.RecordBatch) -> None:
@@ -75,7 +78,10 @@ class _Trial:
         self.numbered += chunk.read
 
     def end(self) -> None:
-        """Retry the rows that depend on others, until a pass accepts none of them."""
+        """Retry the rows that depend on others, all at once and then one by one, until a pass accepts none of them."""
+        if len(self.waiting) > 1 and self.attempt(rows := _joined([one.row for one in self.waiting])) is None:
+            self._write(rows)
+            self.waiting = []
         while self.waiting:
             still = [one for one in self.waiting if not self._taken(one)]
             if len(still) == len(self.waiting):
@@ -157,7 +163,7 @@ class SplitRewriter:
                 trial = self._tried(_Trial(self._moving(attempt), decoded, spool), self.splits[number])
             if trial.letters:
                 self.box.put(number, pa.Table.from_batches(trial.letters), instead=True)
-            for chunk in self._chunks(number, trial):
+            for chunk in self._chunks(self.splits[number], trial):
                 writer.write(chunk)
                 self.moved()
             writer.done()
@@ -176,16 +182,18 @@ class SplitRewriter:
                 self.moved()
                 if isinstance(chunk.data, pa.RecordBatch):
                     trial.take(chunk, chunk.data)
+                trial.state = chunk.state
             trial.end()
         return trial
 
-    def _chunks(self, number: int, trial: _Trial) -> Iterator[Chunk]:
+    def _chunks(self, split: Split, trial: _Trial) -> Iterator[Chunk]:
         rows = sequence = 0
         for sequence, batch in enumerate(_spooled(trial.spool), start=1):
-            yield Chunk(self.slot, number, sequence - 1, batch, batch.num_rows)
+            yield Chunk(self.slot, split.number, sequence - 1, batch, batch.num_rows)
             rows += batch.num_rows
         dead = sum(one.num_rows for one in trial.letters)
-        yield Chunk(self.slot, number, sequence, None, rows, last=True, read=trial.read, dead=dead)
+        ends = Chunk(self.slot, split.number, sequence, None, rows, last=True, read=trial.read, dead=dead)
+        yield replace(ends, moves=split.moves, state=trial.state)
 
 
 def _spooled(spool: IO[bytes]) -> Iterator[pa.RecordBatch]:
@@ -194,3 +202,7 @@ def _spooled(spool: IO[bytes]) -> Iterator[pa.RecordBatch]:
     spool.seek(0)
     with pa.ipc.open_stream(spool) as file:
         yield from file
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from dataflows.connectors.idle_sessions import IDLE_SESSIONS
 from dataflows.process.lifeline import watch_lifeline
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.launcher import run_task
-from dataflows.runs.progress import write_line
+from dataflows.runs.progress import keep_stdout_for_lines, print_to_stderr, write_line
 from penstock import failpoints
 from penstock.telemetry import flush, set_up, shut_down
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ready", action="store_true", help="the task comes later: load what most tasks need now")
     options = parser.parse_args(arguments)
     hold_signals()
+    keep_stdout_for_lines()
     if options.lifeline is not None:
         watch_lifeline(options.lifeline)
     set_up("penstock-run")
@@ -46,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.freeze()
     code = serve(sys.stdin)
     shut_down()
-    sys.stdout.flush()
     os._exit(code)  # a reader that hangs in a dead connection must not keep the process
 
 
@@ -63,12 +64,15 @@ def _serve(task: Mapping[str, Any]) -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     stop_on_signal(None)
     before = set(threading.enumerate())
-    IDLE_SESSIONS.begin()
+    IDLE_SESSIONS.begin(keep=(task["pipeline"].get("spec") or {}).get("mode") != "stream")
     errors = _errors_to(task.get("log"))
     code = run_task(task)
     stop_on_signal(None)
+    with suppress(OSError, ValueError):  # a step has closed it
+        sys.stdout.flush()
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)
+    print_to_stderr()
     write_line({"ended": code, "reusable": _all_ended(set(threading.enumerate()) - before)})
     IDLE_SESSIONS.close_after()
     return code
@@ -80,6 +84,7 @@ def _errors_to(log: str | None) -> int:
     if log is not None:
         with Path(log).open("ab") as file:
             os.dup2(file.fileno(), sys.stderr.fileno())
+        print_to_stderr()
     return before
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from dataflows.connectors.contract import ReadOrder, Source, SplitReader, Target, Writer, WriterOrder
+from dataflows.connectors.contract import ReadOrder, SplitReader, Target, Writer, WriterOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.movement import Movement
@@ -18,9 +18,11 @@ from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared
 from dataflows.runs.rewrite import Decoded, SplitRewriter
 from dataflows.runs.survey import Ends, decoded_mapping
+from dataflows.transforms.chain import Chain
+from dataflows.transforms.stateful import StatefulChain
 from penstock.errors import BadData
 
-__all__ = ["Reports", "run_slots"]
+__all__ = ["Reports", "Reread", "read_order", "run_slots", "steps", "writer"]
 
 
 @dataclass(slots=True)
@@ -64,39 +66,48 @@ def run_slots(
     pa.set_memory_pool(pa.system_memory_pool())  # mimalloc keeps freed memory: 17 % more, and no faster
     mine = {prepared.slots[number]: of_slot(prepared.pending, number, len(prepared.slots)) for number in numbers}
     mine = {slot: splits for slot, splits in mine.items() if splits}
+    source, order = ends.source, read_order(job, prepared, first.check, reports.released)
+
+    def again(values: Prepared) -> SplitReader:
+        return source.reader(read_order(job, values, first.check))
+
     BatchPipelineEngine(
+        {slot: _SlotReader(slot, splits, source.reader(order)) for slot, splits in mine.items()},
         {
-            slot: _SlotReader(slot, splits, _reader(job, prepared, ends.source, first, reports.released))
+            slot: writer(job, prepared, ends, slot, Reread({one.number: one for one in splits}, again), first, reports)
             for slot, splits in mine.items()
         },
-        {slot: _writer(job, prepared, ends, slot, splits, first, reports) for slot, splits in mine.items()},
-        _steps(prepared, ends.target, job.pipeline),
+        steps(prepared, ends.target, job.pipeline),
         first,
         reports.movement,
     ).run()
 
 
-def _reader(
-    job: Job, prepared: Prepared, source: Source, first: FirstError, released: Callable[[], None]
-) -> SplitReader:
+def _ignore() -> None:
+    """Default callback; does nothing."""
+
+
+def read_order(
+    job: Job, prepared: Prepared, check: Callable[[], None], released: Callable[[], None] = _ignore
+) -> ReadOrder:
+    """Return the order for a reader of the run."""
     surveyed = prepared.survey
     mapping = surveyed.mapping
-    return source.reader(
-        ReadOrder(
-            surveyed.source,
-            mapping.reads,
-            surveyed.key,
-            mapping.schema,
-            job.batch_rows,
-            first.check,
-            prepared.held,
-            mapping.as_text,
-            released,
-        )
+    return ReadOrder(
+        surveyed.source,
+        mapping.reads,
+        surveyed.key,
+        mapping.schema,
+        job.batch_rows,
+        check,
+        prepared.held,
+        mapping.as_text,
+        released,
     )
 
 
-def _steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[[Chunk], Chunk], ...]:
+def steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[[Chunk], Chunk], ...]:
+    """Return the steps between reader and writer: mapping, transforms, checks, and the form that the writer sends."""
     surveyed = prepared.survey
     if surveyed.mapping.chain is None:
         return ()
@@ -109,7 +120,7 @@ def _steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[
 class _CountingStep:
     """Step that counts refused and added rows for the marker of each split, and numbers refused rows within it."""
 
-    step: Callable[[Chunk], Chunk]
+    step: Chain | StatefulChain
     keeps: bool
     """True if refused rows can be stored; otherwise the first of them fails the run."""
     where: str
@@ -119,7 +130,7 @@ class _CountingStep:
     def __call__(self, chunk: Chunk) -> Chunk:
         read, dead, added = self.seen.pop(chunk.slot, (0, 0, 0))
         if chunk.last:
-            return replace(chunk, read=chunk.read + added, dead=dead)
+            return self.step.end(replace(chunk, read=chunk.read + added, dead=dead))
         done = self.step(chunk)
         if done.refused is not None:
             done = replace(done, refused=self._numbered(done.refused, read))
@@ -146,18 +157,29 @@ def _on_batches(change: Callable[[pa.RecordBatch], pa.RecordBatch]) -> Callable[
     return step
 
 
-def _writer(
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """Means to read a slot's splits once more, without the rows that the target refuses."""
+
+    splits: Mapping[int, Split]
+    reader: Callable[[Prepared], SplitReader]
+    complete: bool = False
+    """True if it gives what the flow has made of a split: all of it only once the split's marker was made."""
+
+
+def writer(
     job: Job,
     prepared: Prepared,
     ends: Ends,
     slot: str,
-    splits: tuple[Split, ...],
+    again: Reread,
     first: FirstError,
     reports: Reports,
 ) -> Writer:
-    writer = ends.target.writer(_order(job, prepared, slot, first, reports.committed))
+    """Return the writer of a slot, which stores refused rows as dead letters if the run keeps any."""
+    plain = ends.target.writer(_order(job, prepared, slot, first, reports.committed))
     if prepared.token is None or job.letters is None:
-        return writer
+        return plain
     box = LetterBox(job.open_letters, prepared.token, job.run)
 
     def decoded() -> Decoded:
@@ -166,15 +188,14 @@ def _writer(
         mapping, order = surveyed.mapping, _order(job, values, slot, first, reports.committed)
         assert mapping.chain is not None  # noqa: S101 - decoded rows are always mapped
         return Decoded(
-            lambda: _reader(job, values, ends.source, first, lambda: None),
-            mapping.chain,
+            lambda: again.reader(values),
+            mapping.chain.again,
             ends.target.finishing(mapping.columns),
             lambda: ends.target.writer(order),
         )
 
-    return LetterWriter(
-        writer, box, SplitRewriter(slot, {one.number: one for one in splits}, decoded, box, reports.movement.moved)
-    )
+    rewriter = SplitRewriter(slot, again.splits, decoded, box, reports.movement.moved)
+    return LetterWriter(plain, box, rewriter, again.complete)
 
 
 def _order(
@@ -192,4 +213,5 @@ def _order(
         first.check,
         committed,
         surveyed.version,
+        {name: of[0] for name, (of, _) in surveyed.mapping.lineage.items() if len(of) == 1},
     )

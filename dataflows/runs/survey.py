@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from dataflows.connectors.abilities import Growing, Native, Reloading, RiskReporting, RowPlaces, Unique, Windowed
+from dataflows.connectors.abilities import (
+    ChangeTarget,
+    Growing,
+    Locking,
+    Native,
+    Reloading,
+    RiskReporting,
+    RowPlaces,
+    Unique,
+    Windowed,
+)
 from dataflows.connectors.contract import Method, Source, Target
 from dataflows.connectors.history import history_columns
-from dataflows.connectors.state import Loaded
+from dataflows.connectors.state import Loaded, SharedState, StreamState
+from dataflows.connectors.streaming import Streaming
 from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
+from dataflows.runs.anew import check_not_dropped, is_made_anew
+from dataflows.runs.changes import check_mapping
 from dataflows.runs.job import Job
-from dataflows.runs.keys import NewKey, new_key
+from dataflows.runs.keys import NewKey, check_keyed, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
+from dataflows.runs.remembering import check_kept
+from dataflows.runs.samples import unsampled, with_columns
+from dataflows.runs.sharing import check_apart, check_shared
 from dataflows.transforms.mapping import BoundMapping, RulePlan, bind, output_columns, plan_rules
-from penstock.errors import MissingColumn, MissingTable, Refused, did_you_mean
+from penstock.errors import MissingColumn, MissingTable, Refused
 
 __all__ = [
     "Ends",
@@ -30,6 +47,7 @@ __all__ = [
     "forecast",
     "is_from",
     "opened",
+    "stream_ends",
     "survey",
 ]
 
@@ -72,9 +90,16 @@ class Ends:
 
 @contextmanager
 def opened(job: Job, generation: int = 0) -> Iterator[Ends]:
-    """Connect both sides, for as long as the context lasts."""
-    with closing(job.open_source()) as source, closing(job.open_target(generation=generation)) as target:
-        yield Ends(source, target)
+    """Connect both sides, for as long as the context lasts.
+
+    Database files are opened in one order: runs that read and write two of them crosswise never wait in a circle.
+    """
+    files = [str(getattr(place.settings, "path", "")) for place in (job.source, job.sink)]
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(job.open_source()))
+        if all(files) and files[0] < files[1] and isinstance(source, Locking):
+            stack.enter_context(source.lock())
+        yield Ends(source, stack.enter_context(closing(job.open_target(generation=generation))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +133,8 @@ class Forecast:
     """Risks of the cursor, for the user."""
     key: NewKey = field(default_factory=NewKey)
     """Key of the table that it would create."""
+    anew: bool = False
+    """True if it would drop the table first, which an earlier run made for other columns and wrote nothing to."""
 
 
 def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
@@ -116,21 +143,65 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
     Raises:
         Refused, MissingTable, MissingColumn, SchemaMismatch: the error that a run would be refused with.
     """
+    if job.streams:
+        stream_ends(job, ends)
+    elif known and job.shadowed:
+        _check_no_streams(job, ends.target)
     target, there = ends.target, ends.target.describe()
+    if known and there is None:
+        check_not_dropped(job, target)
     source = ends.source.describe()
     risks = cursor_risks(job, ends.source, source)
     plan = Plan.of(job, source)
+    anew = known and there is not None and is_made_anew(target, there, partial(_made_columns, job, plan, target))
+    there = None if anew else there
     _check_unique(job, there, target)
     if there is None:
         columns = _made_columns(job, plan, target)
         target.check(None, columns)
         surveyed = _surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None)
-        return Forecast(surveyed, plan, columns, (), risks, new_key(job, plan.source, plan.rules, columns, target))
+        key = new_key(job, plan.source, plan.rules, columns, target)
+        return Forecast(surveyed, plan, columns, (), risks, key, anew=anew)
     if known:
         _check_gone(job, plan, there, target)
+    if job.streams and (more := unsampled(job.rules, plan.source, plan.output_columns(job), there)):
+        plan = Plan.of(job, with_columns(plan.source, more))
     added = _added_columns(job, plan, there, target)
     there = replace(there, columns=(*there.columns, *added))
     return Forecast(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added, risks)
+
+
+def stream_ends(job: Job, ends: Ends) -> tuple[Streaming, StreamState]:
+    """Return source and state as a stream needs them.
+
+    Raises:
+        Refused: one of them cannot.
+    """
+    if not isinstance(ends.source, Streaming):
+        what = f"a connection of type {job.source.settings.type} cannot be read as a stream"
+        raise Refused(what, where=f"{job.pipeline}: spec.mode", hint="write mode: batch")
+    state = ends.target.state
+    if not isinstance(state, StreamState):
+        what = f"a stream cannot be written to {job.sink.settings.type} yet"
+        raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint="write it to a database")
+    check_apart(job, ends.source)
+    check_shared(job, ends.source, state)
+    check_kept(job, state)
+    return ends.source, state
+
+
+def _check_no_streams(job: Job, target: Target) -> None:
+    """Refuse to replace rows that a stream has written, since it does not write them again.
+
+    Raises:
+        Refused: with that pipeline's number.
+    """
+    if isinstance(target.state, SharedState) and (others := target.state.other_streams()):
+        what = (
+            f"the stream of another pipeline writes to {job.sink.object}: its rows would be deleted and never come back"
+        )
+        hint = "write to an object of its own, or `penstock delete` the stream"
+        raise Refused(what, where=f"{job.pipeline}: spec.sink.object", value=others[0], hint=hint)
 
 
 def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:
@@ -153,7 +224,7 @@ def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:
     Raises:
         MissingColumn: by name.
     """
-    if job.rules.fields is not None or any(step.select for step in job.rules.steps):
+    if job.rules.names_columns:
         return
     last = target.state.finished()
     before = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
@@ -210,15 +281,15 @@ def check_continued(job: Job, loaded: Loaded) -> None:
     raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
 
 
-def survey(job: Job, ends: Ends, plan: Plan | None = None) -> Survey:
+def survey(job: Job, ends: Ends, plan: Plan | None = None, there: Table | None = None) -> Survey:
     """Return both tables, the key to split by, the mapping, and the method of a `replace`.
 
-    `plan` is the plan of `forecast`, if it ran before.
+    `plan` is the plan of `forecast`, if it ran before, and `there` the target, if it is known.
 
     Raises:
         MissingTable: the target does not exist.
     """
-    there = ends.target.describe()
+    there = there or ends.target.describe()
     if there is None:
         raise MissingTable("there is no such table", where=job.at_sink, value=job.sink.object, hint="was it dropped?")
     plan = plan or Plan.of(job, ends.source.describe())
@@ -230,8 +301,13 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor else ends.source.split_key(table)
     place = _row_place(job, ends.source, table) if key is None else None
     mapping = bind(job.rules, table, there, job.pipeline, undecoded=ends.undecoded, plan=plan.rules)
-    version = _version(job, mapping)
-    whole = job.write in {"merge", "scd2"} and _check_keyed(job, mapping, table, key, version)
+    if job.rules.changes:
+        if not isinstance(ends.target, ChangeTarget) or not ends.target.applies_changes:
+            what = f"changes of a table cannot be written to {job.sink.settings.type} yet"
+            raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint="write them to PostgreSQL")
+        check_mapping(job.spec, job.pipeline, ends.source, table, mapping)
+    version = version_of(job, mapping)
+    whole = job.write in {"merge", "scd2"} and check_keyed(job, mapping, table, key, version)
     if job.reload is not None and job.shadowed:
         method = _reloading(job, ends.target, mapping, there, key) or method
     return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)
@@ -283,58 +359,11 @@ def _made_columns(job: Job, plan: Plan, target: Target) -> tuple[Column, ...]:
     columns = target.column_types(made) if isinstance(target, Native) else tuple(map(portable, made))
     if job.write != "scd2":
         return columns
-    named = _version(job, plan.rules)
+    named = version_of(job, plan.rules)
     version = next((one for one in columns if one.name == named), None)
     if version is None:
-        raise _no_version(job)
+        raise no_version(job)
     return (*columns, *history_columns(version))
-
-
-def _version(job: Job, mapping: BoundMapping | RulePlan) -> str | None:
-    return job.spec.sink.version or (mapping.unchanged(job.cursor) if job.cursor else None)
-
-
-def _no_version(job: Job) -> Refused:
-    hint = "name the column with the time since which a row is valid, or write the cursor as it is"
-    return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
-
-
-def _check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | None, version: str | None) -> bool:
-    """Refuse a merge whose result would depend on the order of writers, or that cannot find its rows.
-
-    Return True if the run must be one split: a deleted row leaves no version behind, so an older version read after it
-    would restore it; and a history needs the changes of a key in order.
-    """
-    sink = job.spec.sink
-    for part, names in (("key", sink.key), ("version", (version,) if version else ()), ("delete", (sink.delete,))):
-        for name in names:
-            if name is not None and name not in mapping.targets:
-                hint = did_you_mean(name, mapping.targets)
-                where = f"{job.pipeline}: spec.sink.{part}"
-                raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
-    if job.write == "scd2" and version is None:
-        raise _no_version(job)
-    if sink.delete is not None and version is None and job.cursor is not None:
-        hint = "name a `version`, or write the cursor as it is"
-        what = "an older row that is read again would restore a deleted one: nothing shows which is newer"
-        raise Refused(what, where=f"{job.pipeline}: spec.sink.version", hint=hint)
-    bound = _bound(sink.key, mapping, table, split)
-    if job.workers > 1 and version is None and not bound:
-        hint = "name a `version`, or set limits.workers to 1"
-        raise Refused(
-            "two workers may read rows with the same key, and without a version the newer one is unknown",
-            where=f"{job.pipeline}: spec.sink.version",
-            hint=hint,
-        )
-    ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
-    return (sink.delete is not None or job.write == "scd2") and not (bound or ordered)
-
-
-def _bound(key: Sequence[str], mapping: BoundMapping, table: Table, split: Column | None) -> bool:
-    """True if all rows with the same key are in one split, or keys are unique."""
-    if split is not None and mapping.unchanged(split.name) in key:
-        return True
-    return any(all(mapping.unchanged(name) in key for name in one) for one in table.keys)
 
 
 def is_from(job: Job, loaded: Loaded) -> bool:

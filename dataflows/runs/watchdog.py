@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from dataflows.data.movement import SINK, SOURCE, Movement
+from dataflows.data.movement import NO_STEP, SINK, SOURCE, Movement
 from dataflows.pipeline import FirstError
 from dataflows.runs.job import Job
 from penstock.errors import PenstockError, Stalled
@@ -24,6 +24,8 @@ __all__ = ["GRACE_SECONDS", "watched"]
 GRACE_SECONDS: Final = 5.0
 """Longest wait for an attempt that is told to end; after that its process ends."""
 TICK_SECONDS: Final = 1.0
+TICKS: Final = 60
+"""Looks at a run within `limits.stalled`, if that is a minute or more."""
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class _Watchdog:
 
     def run(self) -> None:
         limit = self.job.spec.limits.stalled.total_seconds()
-        while not self.over.wait(min(TICK_SECONDS, limit / 4)):
+        while not self.over.wait(min(limit / 4, max(TICK_SECONDS, limit / TICKS))):
             if (what := self.movement.stalled(limit)) is not None:
                 self.first.put(self._error(what))
                 self._end()
@@ -56,7 +58,8 @@ class _Watchdog:
         where = {SOURCE: self.job.at_source, SINK: self.job.at_sink}.get(what, self.job.pipeline)
         limit = duration_text(self.job.spec.limits.stalled)
         idle = duration_text(timedelta(seconds=max(1, int(self.movement.idle))))
-        hint = f"is its server alive? if it only takes long, raise `limits: {{stalled: {limit}}}` of the pipeline"
+        ask = "does a function of it hang?" if what == NO_STEP else "is its server alive?"
+        hint = f"{ask} if it only takes long, raise `limits: {{stalled: {limit}}}` of the pipeline"
         return Stalled(f"{what} for {idle}", where=where, hint=hint)
 
 

@@ -15,6 +15,7 @@ from typing import Final
 from dataflows.process.forked import Forked, can_fork
 from dataflows.runtime.retention import drop_leftovers
 from penstock.clock import now
+from penstock.disk import make_private
 from penstock.settings import Settings
 
 __all__ = ["BRAIN", "WORKER", "Supervisor"]
@@ -86,6 +87,7 @@ class Supervisor:
 
     def _begin(self, child: _Child) -> None:
         logs = self._settings.home / "logs"
+        make_private(self._settings.home)
         logs.mkdir(parents=True, exist_ok=True)
         log = logs / f"{child.flows[0]}.log"
         reading, child.lifeline = os.pipe()

@@ -20,10 +20,11 @@ from typing import Any, BinaryIO, Final
 
 import psutil
 
+from dataflows.process.fork_server import ForkServer, Offspring
 from dataflows.process.forked import Forked, can_fork
 from dataflows.process.signals import STOPPING
 
-__all__ = ["Child", "fork_in_advance", "forked_in_advance"]
+__all__ = ["Child", "fork_in_advance", "fork_server", "forked_in_advance"]
 
 EXIT_SECONDS: Final = 1.0
 """Longest wait for the exit of a child that has closed its output."""
@@ -33,7 +34,7 @@ EXIT_SECONDS: Final = 1.0
 class Child:
     """Process that waits for tasks; it dies when `lifeline` is closed."""
 
-    process: subprocess.Popen[bytes] | Forked
+    process: subprocess.Popen[bytes] | Forked | Offspring
     stdin: BinaryIO
     stdout: BinaryIO
     lifeline: int
@@ -66,7 +67,16 @@ class Child:
         return child
 
     @classmethod
-    def _started(cls, start: Callable[[int, int, int], subprocess.Popen[bytes] | Forked]) -> Child:
+    def of(cls, server: ForkServer) -> Child:
+        """Let `server` fork a process.
+
+        Raises:
+            OSError: it cannot.
+        """
+        return cls._started(lambda stdin, stdout, lifeline: server.fork(stdin, stdout, sys.stderr.fileno(), lifeline))
+
+    @classmethod
+    def _started(cls, start: Callable[[int, int, int], subprocess.Popen[bytes] | Forked | Offspring]) -> Child:
         """`start` takes the child's ends of three pipes: its input, its output, and the lifeline."""
         stdin, tasks = os.pipe()
         answers, stdout = os.pipe()
@@ -152,6 +162,15 @@ def fork_in_advance(project: Path) -> None:
     if can_fork():
         with contextlib.suppress(OSError):  # the first task starts its own, or reports the error
             _in_advance.append(Child.fork(project))
+
+
+def fork_server(project: Path) -> ForkServer:
+    """Start the process that forks those of streams.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    return ForkServer([sys.executable, "-m", "dataflows.work.forks"], project)
 
 
 def forked_in_advance() -> list[Child]:

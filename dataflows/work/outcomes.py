@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from agents.retries import CRASHED
 from catalog.store import MetadataStore
-from dataflows.work.processes import Ended
+from dataflows.work.processes import Ended, calls_modules
 from penstock.clock import now
 from penstock.models.domain import Counters, DatasetRef, Error, Schema
 from penstock.records import Record
@@ -33,6 +33,13 @@ class Outcomes:
 
     def __init__(self, actor: str, store: MetadataStore) -> None:
         self._actor, self._store = actor, store
+        self._known: dict[DatasetRef, str] = {}
+        self._shown: dict[str, Any] = {}
+
+    def note_schema(self, record: Record) -> None:
+        """Learn from a ``schema.observed`` of the log, whoever wrote it: the catalog need not be asked again."""
+        observed = SchemaObserved.parse(record.payload)
+        self._known[observed.dataset] = observed.schema_.fingerprint
 
     def started(self, offset: int, assigned: Record, pid: int) -> Record:
         """``task.started``."""
@@ -52,6 +59,7 @@ class Outcomes:
             stages=line["seconds"],
             lag=line["lag"],
             idle=line.get("idle"),
+            stream=line.get("stream"),
         )
         at = now()
         return Record(
@@ -65,15 +73,23 @@ class Outcomes:
             payload=payload.to_dict(),
         )
 
+    def observed(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> list[Record]:
+        """Return ``schema.observed`` for what a stream says of its schemas while it runs, once for each attempt."""
+        task, shown = assigned.payload["task"], (assigned.payload["attempt"], line.get("schemas"))
+        if shown[1] is None or self._shown.get(task) == shown:
+            return []
+        self._shown[task] = shown
+        return self._schemas(offset, assigned, line)
+
     def of(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
         """Return the records of an ended attempt: schemas and ``task.completed``, or error and ``task.failed``."""
         result = ended.result or {}
         if result.get("status") == "completed":
             return [*self._schemas(offset, assigned, result), self._completed(offset, assigned, result)]
-        error = Error(**result["error"]) if result.get("error") else _crash(ended)
+        error = Error(**result["error"]) if result.get("error") else _crash(ended, assigned)
         return [
             self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
-            self._answer(offset, assigned, "task.failed", self._failed(assigned, error, _counters(result))),
+            self._answer(offset, assigned, "task.failed", self._failed(assigned, error, _counted(result, ended))),
         ]
 
     def halted(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
@@ -126,11 +142,12 @@ class Outcomes:
             if columns := (result.get("schemas") or {}).get(side):
                 ref = DatasetRef(connection=part["connection"], object=part["object"])
                 observed[ref] = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
-        known = self._store.fingerprints(observed) if observed else {}
+        if asked := [ref for ref in observed if ref not in self._known]:
+            self._known |= self._store.fingerprints(asked)
         return [
             self._answer(offset, assigned, "schema.observed", _observed(ref, schema), key=str(ref))
             for ref, schema in observed.items()
-            if known.get(ref) != schema.fingerprint
+            if self._known.get(ref) != schema.fingerprint
         ]
 
     def _answer(
@@ -157,7 +174,14 @@ def _counters(result: Mapping[str, Any]) -> Counters:
         return Counters()
 
 
-def _crash(ended: Ended) -> Error:
+def _counted(result: Mapping[str, Any], ended: Ended) -> Counters:
+    """Return the counters of the result; if the process died without one, those that it told last."""
+    return _counters(result or {"counters": ended.counted})
+
+
+def _crash(ended: Ended, assigned: Record) -> Error:
     """Return the error of a process that died without a result."""
+    calls = calls_modules(assigned.payload["spec"])
+    hint = "does a function of a `python` step end the process? it is tried again" if calls else "it is tried again"
     how = f"by signal {signal.Signals(-ended.code).name}" if ended.code < 0 else f"with exit code {ended.code}"
-    return Error(code=CRASHED, what=f"the run's process ended {how}", hint="it is tried again", transient=True)
+    return Error(code=CRASHED, what=f"the run's process ended {how}", hint=hint, transient=True)

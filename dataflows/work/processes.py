@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from dataflows.process.fork_server import ForkServer
 from dataflows.process.memory import ABORTED, failed_allocation
-from dataflows.work.child import Child, forked_in_advance
+from dataflows.work.child import Child, fork_server, forked_in_advance
+from penstock.disk import make_private
 from penstock.errors import OutOfMemory
 from penstock.settings import Settings
 
-__all__ = ["Ended", "Processes"]
+__all__ = ["Ended", "Processes", "calls_modules"]
 
 STOP_SECONDS: Final = 10.0
 """Longest wait for a process to stop between two chunks before it is killed; the sink's fence makes both safe."""
@@ -31,7 +33,7 @@ READY_SECONDS: Final = 1.0
 """Idle time after which a process is started in advance for the next task."""
 IDLE_SECONDS: Final = 30.0
 """Longest time a process waits for its next run, unless it is the only idle one."""
-RUNS: Final = 200
+RUNS: Final = 1000
 MEMORY: Final = 400 << 20
 
 
@@ -45,6 +47,8 @@ class Ended:
     result: dict[str, Any] | None
     line: dict[str, Any] | None = None
     """Its last line of progress, if not reported yet."""
+    counted: dict[str, Any] | None = None
+    """Its last line of progress, whether reported or not."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class _Running:
     log: Path
     spec: Mapping[str, Any]
     line: dict[str, Any] | None = None
+    counted: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
     """The line that ended the run, if its process is still alive."""
     stopped: bool = False
@@ -68,7 +73,7 @@ class _Running:
             self.last = line
         elif line:
             with self.lock:
-                self.line = line
+                self.line = self.counted = line
             return
         self.changed()
 
@@ -107,6 +112,7 @@ class Processes:
         self._idle = forked_in_advance()
         self._leaving: list[tuple[Child, float]] = []
         self._idle_since = time.monotonic()
+        self._server: ForkServer | None = None
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ending)
@@ -114,10 +120,14 @@ class Processes:
     def begin(self, task: Mapping[str, Any], traceparent: str | None) -> int:
         """Run an assigned task in a process, end an older attempt that still runs, and return the process id."""
         self.end(task["task"])
+        make_private(self._settings.home)
         folder = self._settings.home / "runs" / (task.get("run") or task["task"])
         folder.mkdir(parents=True, exist_ok=True)
         result = folder / f"{task['attempt']}.json"
         result.unlink(missing_ok=True)
+        _drain_of(result).unlink(missing_ok=True)
+        if task.get("drain"):
+            _drain_of(result).touch()
         order = {
             "run": task.get("run"),
             "attempt": task["attempt"],
@@ -127,21 +137,38 @@ class Processes:
             "connections": task["connections"],
             "drop_table": task.get("drop_table", False),
             "reload": task.get("reload"),
+            "begin": task.get("begin"),
             "secrets": str(self._settings.secrets),
             "result": str(result),
             "traceparent": traceparent,
             "letters": self._catalog,
+            "drain": str(_drain_of(result)),
             "modules": self._settings.modules,
             "mask_key": self._settings.mask_key,
             "log": str(folder / "log"),
         }
-        alone = _calls_modules(task["spec"])
+        alone = calls_modules(task["spec"])
+        child = self._forked() if _streams(task["spec"]) and not alone else None
         running = _Running(
-            self._child(fresh=alone), task["attempt"], result, alone, self._changed, folder / "log", task["spec"]
+            child or self._child(fresh=alone),
+            task["attempt"],
+            result,
+            alone,
+            self._changed,
+            folder / "log",
+            task["spec"],
         )
         self._running[task["task"]] = running
         running.child.run(order, running.on_line)
         return running.child.process.pid
+
+    def _forked(self) -> Child | None:
+        """Return a process that shares the memory of the other streams'; None if it cannot be had."""
+        with contextlib.suppress(OSError):
+            if self._server is None or not self._server.alive:
+                self._server = fork_server(self._settings.project)
+            return Child.of(self._server)
+        return None
 
     def _child(self, *, fresh: bool) -> Child:
         """Return the idle process that was used last, or a new one; with `fresh` one that has run nothing."""
@@ -172,6 +199,11 @@ class Processes:
                 self._leaving.remove((child, deadline))
                 child.release()
 
+    def drain(self, task: str) -> None:
+        """Ask the task's run to end after what its source has now; a batch run does so anyway."""
+        if task in self._running:
+            _drain_of(self._running[task].result).touch()
+
     def end(self, task: str) -> None:
         """Ask the task's run to stop; `halted` reports its end."""
         running = self._running.pop(task, None)
@@ -190,6 +222,9 @@ class Processes:
             child.kill()
         for held in (self._running, self._ending, self._idle, self._leaving):
             held.clear()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def ended(self) -> Iterator[Ended]:
         """Yield the tasks whose run has ended since the last call."""
@@ -197,7 +232,7 @@ class Processes:
             if (code := running.code) is not None:
                 del self._running[task]
                 self._keep_or_dismiss(running)
-                yield Ended(task, running.attempt, code, running.outcome(code), running.line)
+                yield Ended(task, running.attempt, code, running.outcome(code), running.line, running.counted)
 
     def halted(self) -> Iterator[Ended]:
         """Yield the stopped tasks whose run has ended since the last call."""
@@ -232,7 +267,17 @@ class Processes:
                 yield task, line
 
 
-def _calls_modules(pipeline: Mapping[str, Any]) -> bool:
+def _drain_of(result: Path) -> Path:
+    """Return the file whose presence asks a run to drain."""
+    return result.with_suffix(".drain")
+
+
+def _streams(pipeline: Mapping[str, Any]) -> bool:
+    """True if the pipeline's runs never end by themselves: there may be many, most of them quiet."""
+    return (pipeline.get("spec") or {}).get("mode") == "stream"
+
+
+def calls_modules(pipeline: Mapping[str, Any]) -> bool:
     """True if a step of the pipeline calls a function of a user's module."""
     steps = (pipeline.get("spec") or {}).get("transforms") or ()
     return any(step.get("python") for step in steps)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +86,8 @@ def test_a_target_column_that_must_be_filled_is_named(copy: Callable[..., Copy],
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"mode": "stream"}, "spec.mode"), ({"validate": {"unique": ["name"]}}, "spec.validate.unique"),
+        ({"mode": "stream", "source": {"connection": "shop", "object": "public.items"}}, "spec.sink.write"),
+        ({"validate": {"unique": ["name"]}}, "spec.validate.unique"),
         ({"mapping": {"ref": "items"}}, "spec.mapping.ref"),
         ({"source": {"connection": "shop", "object": "public.items"}}, "spec.source.cursor"),
     ],
@@ -95,6 +98,19 @@ def test_unsupported_features_are_refused_by_name(
     made = copy("append")
     error = failed(launchers, with_spec(made.task("r1"), **parts))
     assert (error["code"], words in error["where"]) == ("refused", True)
+    assert untouched(made)
+
+
+def test_a_system_that_has_no_streams_is_refused_by_name(
+    copy: Callable[..., Copy], launchers: Launchers, tmp_path: Path
+) -> None:
+    made = copy("append")
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as session:
+        session.execute("CREATE TABLE items (id integer PRIMARY KEY)")
+    task = with_spec(made.task("r1"), mode="stream", source={"connection": "shop", "object": "items"})
+    shop = {"type": "sqlite", "path": str(tmp_path / "shop.db")}
+    error = failed(launchers, task | {"connections": task["connections"] | {"shop": shop}})
+    assert (error["code"], "spec.mode" in error["where"]) == ("refused", True)
     assert untouched(made)
 
 

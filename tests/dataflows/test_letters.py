@@ -171,6 +171,34 @@ def test_values_are_looked_up_in_another_table(kept: Callable[..., Any], launche
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("SELECT g AS code, repeat(md5(g::text), 40) AS note FROM generate_series(1, 1000000) g", "is too large"),
+        ("SELECT 1 AS code, 'a' AS note UNION ALL SELECT 1, 'b'", "is not unique"),
+        ("SELECT 1 AS code, 'a' AS note UNION ALL SELECT 1, 'a'", "is not unique"),
+    ],
+    ids=["huge", "a key twice", "a row twice"],
+)
+def test_a_lookup_table_that_is_huge_or_has_a_key_twice_is_refused(
+    kept: Callable[..., Any], launchers: Launchers, rows: str, said: str
+) -> None:
+    made, task = kept("replace")
+    made.session.execute(f"CREATE OR REPLACE VIEW looked_up AS {rows}")
+    order = task("r1")
+    rule = {"connection": "shop", "object": "public.looked_up", "on": {"id": "code"}, "take": {"note": "note"}}
+    order["pipeline"]["spec"] |= {
+        "transforms": [{"name": "note", "lookup": rule}, {"name": "only", "select": ["id", "name", "price", "at"]}]
+    }
+    done = launchers.run(order)
+    made.session.execute("DROP VIEW looked_up")
+    assert done["status"] == "failed"
+    assert said in done["error"]["what"]
+    assert "looked_up" in done["error"]["what"] + str(done["error"]["where"])
+    assert not done["error"]["transient"]
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 0
+
+
 def test_a_row_of_a_lookup_table_that_cannot_be_read_fails_the_run(
     kept: Callable[..., Any], launchers: Launchers, tmp_path: Path
 ) -> None:

@@ -10,9 +10,13 @@ import pytest
 
 from dataflows.connectors.postgres.source import PostgresSource
 from dataflows.connectors.postgres.target import PostgresTarget
+from dataflows.pipeline import FirstError
+from dataflows.process.signals import Stopped
 from dataflows.runs import survey
 from dataflows.runs.job import Job
+from dataflows.runs.launcher import launch
 from dataflows.runs.prepare import Prepared, prepare
+from dataflows.runs.progress import Progress
 from dataflows.runs.survey import opened
 from dataflows.transforms import mapping
 from dataflows.transforms.chain import Chain
@@ -92,3 +96,15 @@ def test_masked_columns_do_not_plan_the_steps_before_them_again(copy: Callable[.
     assert asked["plan"] == 1
     assert isinstance(bound.chain, Chain)
     assert bound.chain.masked == {"name", "price"}
+
+
+def test_a_run_that_was_asked_to_stop_takes_over_from_nobody(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("replace")
+    task = made.task("r2")
+    running = launchers.stopped(task, "commit.before_fence:1")
+    first = FirstError()
+    first.put(Stopped("the run was asked to stop"))
+    stopped = launch(made.task("r1"), first, Progress())
+    assert stopped["error"]["what"] == "the run was asked to stop"
+    assert launchers.woken(running, task)["status"] == "completed"
+    assert made.differences() == {"lost": 0, "doubled": 0}

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.dataflows.conftest import Copy, Launchers
+from tests.pairs import all_pairs
 
 COLUMNS = "id bigint PRIMARY KEY, name text, price numeric(12,2), at timestamptz"
 PARENTS = "CREATE TABLE IF NOT EXISTS w.parents (id bigint PRIMARY KEY)"
@@ -56,9 +57,7 @@ def letters(task: dict[str, Any]) -> list[tuple[Any, ...]]:
         return session.execute(query, (task["run"],)).fetchall()
 
 
-@pytest.mark.parametrize("arrow", [False, True])
-@pytest.mark.parametrize("rule", ["check", "deferred", "foreign"])
-@pytest.mark.parametrize("write", ["append", "merge"])
+@all_pairs(write=["append", "merge"], rule=["check", "deferred", "foreign"], arrow=[False, True])
 def test_rows_that_break_a_rule_of_the_target_are_dead_letters(
     refusing: Callable[..., Any], launchers: Launchers, write: str, rule: str, arrow: bool
 ) -> None:

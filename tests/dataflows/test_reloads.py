@@ -117,11 +117,19 @@ def test_windows_of_times(copy: Callable[..., Copy], launchers: Launchers) -> No
 
 
 @pytest.mark.parametrize("reload", [FULL, window(101, 301)], ids=["full", "window"])
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(
+    ("same", "cuts"),
+    [
+        (True, CUTS[::2]),
+        (False, CUTS[1::2]),
+        pytest.param(True, CUTS, marks=pytest.mark.chaos),
+        pytest.param(False, CUTS, marks=pytest.mark.chaos),
+    ],
+)
 def test_killed_at_failpoints_and_run_again(
-    spoilt: Callable[..., Copy], launchers: Launchers, reload: dict[str, str], *, same: bool
+    spoilt: Callable[..., Copy], launchers: Launchers, reload: dict[str, str], *, same: bool, cuts: list[str]
 ) -> None:
-    for cut in CUTS:
+    for cut in cuts:
         made = spoilt()
         made.split_rows = 60
         assert "killed" in launchers.run(made.task("r2", reload=reload), f"{cut}=kill"), cut

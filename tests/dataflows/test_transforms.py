@@ -142,9 +142,9 @@ def test_failing_rows_are_refused_and_the_others_keep_their_order() -> None:
     found = [(row["row"], row["step"], row["code"]) for row in refused]
     assert found == [(0, "s0", "expression.failed"), (3, "s0", "expression.failed"), (1, "s1", "expression.failed")]
     assert json.loads(refused[0]["values"])["name"] == "ann"
-    assert [row["reason"].partition("value")[2] for row in refused] == [
-        "; CAST to integer, got 'ann'", "; CAST to integer, got 'zoë '", "",
-    ]  # fmt: skip
+    cast = "a value is not of type integer, or beyond its range; guard the CAST with CASE or NULLIF, got"
+    assert [row["reason"].rpartition(": ")[2] for row in refused[:2]] == [f"{cast} 'ann'", f"{cast} 'zoë '"]
+    assert "an overflow, a division by zero, or a CAST of what is no such value" in refused[2]["reason"]
 
 
 def test_a_check_that_is_null_passes_and_a_filter_that_is_null_does_not() -> None:
@@ -279,13 +279,67 @@ def fewer(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.slice(1)
 
 
+def more(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return pa.Table.from_batches([batch, batch]).combine_chunks().to_batches()[0]
+
+
+def nothing(_: pa.RecordBatch) -> None:
+    """Return no rows."""
+
+
+def table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
+
+
+def other_order(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.take(pa.array(range(batch.num_rows - 1, -1, -1)))
+
+
+def other_type(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.set_column(0, "id", pa.array(["x"] * batch.num_rows))
+
+
+def nested(batch: pa.RecordBatch) -> pa.RecordBatch:
+    lists = pa.array([[1]] * batch.num_rows)
+    return pa.RecordBatch.from_arrays([lists, lists], ["name", "size"])
+
+
+def leaves(_: pa.RecordBatch) -> pa.RecordBatch:
+    raise SystemExit
+
+
+def stops_iteration(_: pa.RecordBatch) -> pa.RecordBatch:
+    raise StopIteration
+
+
+def recurses(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return recurses(batch)
+
+
+def unsized(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.select(["name"])
+
+
 def test_a_python_function_receives_and_returns_columns() -> None:
     resources = Resources(modules=frozenset({__name__.rpartition(".")[0] or __name__, __name__}))
     rule: dict[str, Any] = {"call": f"{__name__}:shout", "columns": {"name": "text", "size": "bigint"}}
     chain = made({"python": rule}, {"set": {"size": "size + 1"}}, resources=resources)
     assert values(chain, "name") == ["ANN!", None, "12!", "ZOË !"]
     assert values(chain, "size") == [5, 1, 4, 6]
-    for name, words in (("broken", "raised ValueError"), ("fewer", "RecordBatch of 4 rows")):
+    for name, words in (
+        ("broken", "raised ValueError"),
+        ("fewer", "RecordBatch of 4 rows"),
+        ("more", "RecordBatch of 4 rows"),
+        ("nothing", "RecordBatch of 4 rows"),
+        ("table", "RecordBatch of 4 rows"),
+        ("other_order", "its rows in another order"),
+        ("other_type", "`id` with other values"),
+        ("nested", "are not"),
+        ("leaves", "raised SystemExit"),
+        ("stops_iteration", "raised StopIteration"),
+        ("recurses", "raised RecursionError"),
+        ("unsized", "returned no column `size`"),
+    ):
         with pytest.raises(BadData, match=words) as error:
             apply(made({"python": rule | {"call": f"{__name__}:{name}"}}, resources=resources))
         assert "ann" not in str(error.value)
@@ -506,7 +560,7 @@ def test_a_mask_whose_condition_fails_refuses_the_row_and_never_writes_the_value
 
 def test_a_masked_value_does_not_show_in_the_reason_of_a_failed_cast() -> None:
     _, refused = apply(made({"cast": {"name": "integer"}}))
-    assert [row["reason"].rpartition(", got ")[2] for row in refused] == ["'ann'", "'zoë '"]
+    assert [row["reason"].rpartition("got ")[2] for row in refused] == ["'ann'", "'zoë '"]
     _, refused = apply(made({"set": {"x": "CAST(name AS integer)"}}, {"mask": {"name": "sha256"}}))
     assert not any("ann" in row["reason"] or "ann" in row["values"] for row in refused)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,15 @@ def outcome(task: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(Path(task["result"]).read_text()))
 
 
+def some(cases: Sequence[Any], write: str, same: bool, every: bool) -> Sequence[Any]:
+    """Return all cases, or every other one: each for two of the four kinds of `write` and `same`."""
+    return cases if every else cases[(write == "replace") != same :: 2]
+
+
+EVERY = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.chaos)], ids=["some", "every"])
+
+
+@EVERY
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("same", [True, False], ids=["same run", "new run"])
 def test_a_zombie_woken_after_its_successor_finished(
@@ -43,9 +53,10 @@ def test_a_zombie_woken_after_its_successor_finished(
     launchers: Launchers,
     write: str,
     same: bool,
+    every: bool,
 ) -> None:
     without = ("patience",) if same else ()
-    for at, point in enumerate(STOPS + HOLDING_LOCKS[: 3 if same else 1]):
+    for at, point in enumerate(some(STOPS + HOLDING_LOCKS[: 3 if same else 1], write, same, every)):
         made = copy(write, arrow=at % 2 == 1)
         task = made.task("r1")
         zombie = launchers.stopped(task, point)
@@ -60,6 +71,7 @@ def test_a_zombie_woken_after_its_successor_finished(
         assert made.differences() == EXACT, point  # no cursor was moved back
 
 
+@EVERY
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("same", [True, False], ids=["same run", "new run"])
 def test_a_zombie_woken_while_its_successor_runs(
@@ -67,24 +79,25 @@ def test_a_zombie_woken_while_its_successor_runs(
     launchers: Launchers,
     write: str,
     same: bool,
+    every: bool,
 ) -> None:
     """A zombie that has not claimed yet may win; in any case the rows are exact."""
     points = ("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin")
-    for at, point in enumerate(points):
-        for meets in ("prepare.generation_raised", "commit.before_fence:2", "flow.end"):
-            made = copy(write, arrow=at % 2 == 1)
-            task, second = made.task("r1"), made.task("r1" if same else "r2", attempt=2)
-            zombie = launchers.stopped(task, point)
-            pid = launchers.start(second, f"{meets}=stop")
-            running = "stopped" in launchers.wait(pid)  # unless the zombie has already done the split to stop in
-            late = launchers.woken(zombie, task)
-            end = launchers.woken(pid, second) if running else outcome(second)
-            ends = (point, meets, late, end)
-            assert {late["status"], end["status"]} <= {"completed", "fenced", "failed"}, ends
-            assert "completed" in {late["status"], end["status"]}, ends
-            assert launchers.run(made.task("r3"))["status"] == "completed", ends
-            assert made.differences() == EXACT, ends
-            assert made.leftovers() == 0, ends
+    meetings = ("prepare.generation_raised", "commit.before_fence:2", "flow.end")
+    for at, (meets, point) in enumerate(some(list(product(meetings, points)), write, same, every)):
+        made = copy(write, arrow=at % 2 == 1)
+        task, second = made.task("r1"), made.task("r1" if same else "r2", attempt=2)
+        zombie = launchers.stopped(task, point)
+        pid = launchers.start(second, f"{meets}=stop")
+        running = "stopped" in launchers.wait(pid)  # unless the zombie has already done the split to stop in
+        late = launchers.woken(zombie, task)
+        end = launchers.woken(pid, second) if running else outcome(second)
+        ends = (point, meets, late, end)
+        assert {late["status"], end["status"]} <= {"completed", "fenced", "failed"}, ends
+        assert "completed" in {late["status"], end["status"]}, ends
+        assert launchers.run(made.task("r3"))["status"] == "completed", ends
+        assert made.differences() == EXACT, ends
+        assert made.leftovers() == 0, ends
 
 
 @pytest.mark.parametrize("write", ["append", "replace"])

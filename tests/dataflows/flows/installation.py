@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,11 +26,13 @@ from dataflows.process.site import Site
 from penstock import postgres
 from penstock.clock import now
 from penstock.ids import command_id
+from penstock.kafka_url import is_kafka
 from penstock.records import Reading, Record, encode, records_of
 from penstock.records.envelope import Kind
 from penstock.records.families import COMMANDS
 from penstock.settings import Settings
-from penstock.topics.postgres import PostgresLog
+from penstock.topics.log import TopicLog
+from penstock.topics.opening import open_log
 from penstock.topics.table import CONTROL
 from tests.agents.control_plane import decisions, judged
 
@@ -156,8 +159,17 @@ class Installation:
         self.connect()
 
     def connect(self) -> None:
-        self.log = PostgresLog(self.log_dsn, name="tests")
+        self.log = self.open_log("tests")
         self._known: list[Record] = []
+
+    def open_log(self, name: str) -> TopicLog:
+        """Open one more log."""
+        return open_log(self.log_dsn, self.catalog_dsn, name=name)
+
+    @property
+    def locks_dsn(self) -> str:
+        """The database whose sessions hold the locks."""
+        return self.catalog_dsn if is_kafka(self.log_dsn) else self.log_dsn
 
     def start(self, *names: str, **environment: str) -> Flow:
         """Start flows in one process, by fork."""
@@ -226,7 +238,7 @@ class Installation:
         wanted = len(self.sent) + count
         until(lambda: len(self.sent) >= wanted, "more load")
 
-    def send(self, type_: str, /, key: str | None = None, log: PostgresLog | None = None, **payload: Any) -> str:
+    def send(self, type_: str, /, key: str | None = None, log: TopicLog | None = None, **payload: Any) -> str:
         """Send a command; return its id once it is durable."""
         id_ = command_id("tests", key or f"{type_} {len(self.sent)}")
         kind: Kind = "command" if type_ in COMMANDS else "event"
@@ -254,7 +266,14 @@ class Installation:
         return result
 
     def all_answered(self, seconds: float = SECONDS) -> None:
-        until(lambda: self.sent.keys() <= self.answers().keys(), "every answer", seconds)
+        try:
+            until(lambda: self.sent.keys() <= self.answers().keys(), "every answer", seconds)
+        except AssertionError as error:
+            missing = len(self.sent.keys() - self.answers().keys())
+            error.add_note(f"{missing} of {len(self.sent)} are missing, {self.brains()} brains have started")
+            for flow in self.started:
+                error.add_note(f"{flow.output.name}, {'running' if flow.running else 'ended'}: {flow.said}")
+            raise
 
     def thinks(self, before: int) -> None:
         """Wait until more than `before` brains have started."""
@@ -307,7 +326,7 @@ class Installation:
 
 def take_lock_from(installation: Installation, name: str) -> None:
     """End the session by which flow `name` appends, as a lost network or a failover would."""
-    with postgres.connect(installation.log_dsn, "tests") as session:
+    with postgres.connect(installation.locks_dsn, "tests") as session:
         found = session.execute(
             "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid"
             " AND l.locktype = 'advisory' AND l.granted"
@@ -327,7 +346,7 @@ class Load(threading.Thread):
 
     def run(self) -> None:
         try:
-            with PostgresLog(self.installation.log_dsn, name="load") as log:
+            with self.installation.open_log("load") as log:
                 while not self.over.wait(1 / self.rate):
                     verb = ("pause", "resume", "stop", "resume")[len(self.installation.sent) % 4]
                     self.installation.send(f"pipeline.{verb}", log=log, name=f"p{len(self.installation.sent) % 3}")
@@ -338,3 +357,21 @@ class Load(threading.Thread):
         self.over.set()
         self.join()
         assert self.error is None
+
+
+def kill_again_and_again(busy: Installation, times: int, rate: float, seed: int) -> None:
+    chance = random.Random(seed)
+    load = Load(busy, rate)
+    load.start()
+    for number in range(times):
+        before = busy.brains()
+        control = busy.start("control")
+        if number % 5:  # else it dies while it starts
+            busy.thinks(before)
+        time.sleep(chance.uniform(0.0, 0.35))
+        control.kill()
+    load.stop()
+    busy.start("control")
+    busy.all_answered()
+    assert busy.brains() > times * 4 // 5
+    busy.check_answers()

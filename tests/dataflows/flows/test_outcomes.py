@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ ASSIGNED: dict[str, Any] = {
 
 
 @pytest.fixture
-def outcomes(catalog: str) -> Outcomes:
-    return Outcomes("worker:w", MetadataStore(engine(catalog)))
+def outcomes(catalog: str) -> Iterator[Outcomes]:
+    with closing(MetadataStore(engine(catalog))) as store:
+        yield Outcomes("worker:w", store)
 
 
 def assigned() -> Record:
@@ -73,3 +76,30 @@ def test_a_completed_run_reports_its_notes(outcomes: Outcomes) -> None:
     *_, completed = outcomes.of(7, order, Ended("t", 1, 0, {"status": "completed", "notes": [note]}))
     assert (completed.type, completed.payload["notes"]) == ("task.completed", [note])
     body(completed)
+
+
+def test_a_schema_is_reported_when_it_differs_from_the_last_one_on_the_log(outcomes: Outcomes) -> None:
+    task = assigned()
+    task = task.replaced(payload=ASSIGNED | {"spec": {"spec": pipeline("orders")["spec"]}})
+
+    def reported(kind: str) -> list[Record]:
+        schemas = {"source": {"fields": [{"name": "id", "type": kind}]}}
+        ended = Ended("t", 1, 0, {"status": "completed", "counters": {}, "schemas": schemas})
+        return [one for one in outcomes.of(7, task, ended) if one.type == "schema.observed"]
+
+    (first,) = reported("bigint")
+    (again,) = reported("bigint")  # not on the log yet
+    assert again.payload == first.payload
+    outcomes.note_schema(first)
+    assert reported("bigint") == []
+    (other,) = reported("text")
+    outcomes.note_schema(other)  # as if another worker had written it
+    assert reported("text") == []
+    assert len(reported("bigint")) == 1
+
+
+def test_a_crashed_run_reports_the_rows_that_it_told_last(outcomes: Outcomes) -> None:
+    told = {"phase": "flow", "rows_in": 7, "rows_out": 7, "filtered": 0, "dead": 0, "bytes": 9}
+    _, failed = outcomes.of(7, assigned(), Ended("t", 1, -9, None, None, told))
+    assert failed.payload["error"]["code"] == "run.crashed"
+    assert failed.payload["counters"]["rows_in"] == 7

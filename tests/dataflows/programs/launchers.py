@@ -37,7 +37,8 @@ from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
 from dataflows.connectors.registry import BUILT_IN, connector
 from dataflows.connectors.sql import database
-from dataflows.runs import launcher, publish
+from dataflows.runs import launcher, progress, publish, watchdog
+from dataflows.runs.job import Job
 from penstock import failpoints
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Pipeline
@@ -116,10 +117,18 @@ def no_patience() -> None:
     for module in (database, state):
         setattr(module, "LOCK_SECONDS", 0.2)  # noqa: B010 - mypy knows it as final
     publish.ASK_SECONDS = 0.2
+    setattr(Job, "patient", lambda job: job)  # noqa: B010 - mypy knows it as a method
+
+
+def no_grace() -> None:
+    """Give an attempt that is told to end a moment only, and soon report that nothing moves."""
+    setattr(watchdog, "GRACE_SECONDS", 0.5)  # noqa: B010 - mypy knows it as final
+    setattr(progress, "IDLE_SECONDS", 1)  # noqa: B010 - as above
 
 
 WITHOUT = {
     "fence": no_fence, "ending": no_ending, "single_message": no_single_message, "patience": no_patience,
+    "grace": no_grace,
 }  # fmt: skip
 
 

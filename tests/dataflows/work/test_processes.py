@@ -214,6 +214,32 @@ def test_surplus_idle_processes_are_dismissed(
     assert completed(processes, task("c")) in pids
 
 
+def test_streams_are_forked_from_one_process_and_survive_it(
+    processes: Processes, task: Callable[..., Any], dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_FAILPOINT", "result.written=stop")  # its process stays until it may go on
+
+    def began(run: str) -> psutil.Process:
+        made = task(run, mode="stream", source={"connection": "log", "object": "missing"})
+        made["connections"] = {**made["connections"], "log": {"type": "topics", "dsn": dsn}}
+        made["spec"]["spec"]["sink"]["write"] = "append"
+        process = psutil.Process(processes.begin(made, None))
+        until(lambda: process.status() == psutil.STATUS_STOPPED, "the failpoint of this run", SECONDS)
+        return process
+
+    first, second = began("a"), began("b")
+    server = first.ppid()
+    assert second.ppid() == server != os.getpid()
+    os.kill(server, signal.SIGKILL)
+    until(lambda: first.ppid() != server, "its death")
+    third = began("c")
+    assert third.ppid() not in {server, os.getpid()}
+    for one in (first, second, third):
+        one.resume()
+    codes = {(found := ended(processes)).task: (found.code, (found.result or {})["status"]) for _ in range(3)}
+    assert codes == {f"task-{run}": (1, "failed") for run in "abc"}
+
+
 def _gone(processes: Processes, pid: int) -> bool:
     processes.maintain()
     return not psutil.pid_exists(pid)

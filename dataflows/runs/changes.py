@@ -1,0 +1,121 @@
+"""Rules of a pipeline whose source sends changes of rows: what it may say, and how its key and columns are mapped.
+
+A deletion has only the key, and an update may leave out values that it did not change. So nothing may decide by values
+whether such a row is passed on, and a column that is computed from one that may be left out has to need no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from dataflows.connectors.contract import Place, Source
+from dataflows.connectors.registry import connector
+from dataflows.connectors.streaming import ChangeSource
+from dataflows.data.changes import CHANGE
+from dataflows.data.tables import Column, Table
+from dataflows.transforms.mapping import BoundMapping, Rules
+from penstock.errors import Refused
+from penstock.models.pipeline import PipelineSpec
+
+__all__ = ["check_changes", "check_mapping", "fills", "of_changes", "sends_changes", "source_key"]
+
+_STEPS: Final = ("rename", "select", "cast", "set", "mask")
+
+
+def sends_changes(place: Place) -> bool:
+    """True if a stream from this system is one of changes."""
+    return getattr(connector(place.settings.type, place.where), "sends_changes", False)
+
+
+def of_changes(rules: Rules) -> Rules:
+    """Return the rules with the column that says what each row does."""
+    return replace(rules, carried=rules.carried | {CHANGE}, changes=True)
+
+
+def check_changes(name: str, spec: PipelineSpec) -> None:
+    """Refuse what does not go with changes.
+
+    Raises:
+        Refused: with the path of the first such setting.
+    """
+    own = "changes come in the order of their commits, with the deletions among them"
+    checked = bool(spec.validate_.not_null or spec.validate_.checks)
+    wrong = [
+        ("spec.sink.write", spec.sink.write != "merge", "changes are written by `merge`", "write: merge, with a key"),
+        ("spec.sink.delete", spec.sink.delete is not None, own, "leave it out"),
+        ("spec.sink.version", spec.sink.version is not None, own, "leave it out"),
+        ("spec.validate", checked, "a deletion has only the key: it would be refused, too", "leave it out"),
+    ]
+    for at, step in enumerate(spec.transforms):
+        path = f"spec.transforms[{at}] ({step.name})"
+        what = f"`{step.operation}` would lose deletions, which have only the key"
+        wrong.append((path, step.operation not in _STEPS, what, f"changes pass {', '.join(_STEPS)}"))
+        conditional = step.operation == "mask" and step.when is not None
+        wrong.append((f"{path}.when", conditional, "changes cannot be masked in some rows only yet", "leave it out"))
+    for path, holds, what, hint in wrong:
+        if holds:
+            raise Refused(what, where=f"{name}: {path}", hint=hint)
+
+
+def source_key(spec: PipelineSpec, mapping: BoundMapping) -> tuple[str, ...]:
+    """Return the source's columns of the sink's key; empty if one of them is not copied unchanged."""
+    found = tuple(_origin(mapping, name) for name in spec.sink.key)
+    return tuple(one for one in found if one is not None) if None not in found else ()
+
+
+def _origin(mapping: BoundMapping, target: str) -> str | None:
+    origins, steps = mapping.lineage.get(target, ((), ()))
+    return origins[0] if len(origins) == 1 and not steps else None
+
+
+def check_mapping(spec: PipelineSpec, name: str, source: Source, table: Table, mapping: BoundMapping) -> None:
+    """Refuse a key by which changes cannot be followed, and columns whose values an update may not tell.
+
+    Raises:
+        Refused: by name.
+    """
+    assert isinstance(source, ChangeSource)  # noqa: S101 - its connector says so
+    where = f"{name}: spec.sink.key"
+    if not (key := source_key(spec, mapping)):
+        hint = "a deletion names its row by the key: copy it as it is"
+        raise Refused("a column of the key is computed", where=where, hint=hint)
+    keys = [one for one in table.keys if source.identity is None or set(one) <= set(source.identity)]
+    if not any(set(key) == set(one) for one in keys):
+        known = " or ".join(f"[{', '.join(one)}]" for one in keys)
+        hint = f"key: {known}" if known else f"give {table.name} a primary key"
+        what = f"{table.name} has no unique key ({', '.join(key)}) that its changes name"
+        raise Refused(what, where=where, hint=hint)
+    for target, (origins, _) in mapping.lineage.items():
+        unsent = sorted(source.unsent & set(origins))
+        if unsent and len(origins) > 1:
+            what = f"`{target}` needs `{unsent[0]}`, whose value an update that does not change it may leave out"
+            hint = f"ALTER TABLE {table.name.sql} REPLICA IDENTITY FULL, or copy the columns as they are"
+            raise Refused(what, where=f"{name}: spec.mapping", hint=hint)
+
+
+def fills(
+    name: str, source: Source, known: Mapping[str, str], mapping: BoundMapping, target: Table
+) -> Sequence[tuple[Column, str | None]]:
+    """Return the columns of the target that rows were written without, each with the value that all of them have.
+
+    Raises:
+        Refused: a column is computed from one of them.
+    """
+    if not isinstance(source, ChangeSource) or not known:
+        return ()
+    lineage = {into: mapping.lineage[into] for into in mapping.targets if into in mapping.lineage}
+    new = source.filled(known, {one for columns, _ in lineage.values() for one in columns})
+    found = []
+    for into, (columns, steps) in lineage.items():
+        wanted = [one for one in columns if one in new]
+        plain = len(columns) == 1 and not steps
+        if wanted and not plain and any(new[one] is not None for one in wanted):
+            what = f"`{into}` is computed from column `{wanted[0]}`, which is new: rows that were written lack it"
+            hint = "copy it as it is; or `penstock run NAME --from earliest --reset` replaces all rows"
+            raise Refused(what, where=f"{name}: spec.mapping", hint=hint)
+        column = target.column(into)
+        if wanted and plain and column is not None and (column.nullable or new[wanted[0]] is not None):
+            found.append((column, new[wanted[0]]))
+    return found
