@@ -28,10 +28,11 @@ from penstock.records.families import COMMANDS, body
 __all__ = ["TRANSITIONS", "Lifecycle"]
 
 TRANSITIONS: dict[str, dict[str, str]] = {
-    "pause": {"active": "paused"},
+    "pause": {"active": "paused", "draining": "paused"},
     "resume": {"paused": "active", "stopped": "active"},
-    "stop": {"active": "stopped", "paused": "stopped"},
-    "delete": {"active": "deleting", "paused": "deleting", "stopped": "deleting", "deleting": "deleting"},
+    "drain": {"active": "draining"},
+    "stop": {"active": "stopped", "draining": "stopped", "paused": "stopped"},
+    "delete": dict.fromkeys(("active", "draining", "paused", "stopped", "deleting"), "deleting"),
 }
 """The status that each command leads to, by the current status; other transitions are refused."""
 
@@ -47,18 +48,20 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 2
+    rules = 3
 
     def initial(self) -> State:
         """Return the empty state."""
         return {"connections": {}, "pipelines": {}, "policies": {}}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
-        """Carry out or refuse a command; finish a deletion when its clean-up is done; report what cannot be read."""
+        """Carry out or refuse a command; finish a deletion or a drain when it is done; report what cannot be read."""
         if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
         if cause.type == "task.closed":
             return self._cleaned_up(state, cause)
+        if cause.type == "pipeline.drained":
+            return self._drained(state, cause)
         if cause.type == UNREADABLE:
             report = Draft("record.unreadable", cause.record.key, cause.payload)
             return Decision(self._why("report", f"offset {cause.offset}", cause.payload["reason"]), (report,))
@@ -82,6 +85,15 @@ class Lifecycle:
             return None
         why = self._why("delete", name, "its clean-up is done")
         return Decision(why, (Draft("pipeline.deleted", name, {"name": name, "uid": pipeline["uid"]}),))
+
+    def _drained(self, state: State, cause: Cause) -> Decision | None:
+        name = cause.payload["name"]
+        pipeline = state["pipelines"].get(name)
+        if pipeline is None or (pipeline["uid"], pipeline["status"]) != (cause.payload["uid"], "draining"):
+            return None
+        payload = {"name": name, "uid": pipeline["uid"], "before": "draining", "status": "paused"}
+        why = self._why("pause", name, "it has no run any more")
+        return Decision(why, (Draft("pipeline.status_changed", name, payload),), labels=_labels(state, cause))
 
     def _why(self, action: str, subject: str, reason: str) -> AgentDecision:
         return AgentDecision(agent=self.name, rules=self.rules, action=action, subject=subject, reason=reason)
@@ -181,6 +193,7 @@ HANDLERS: dict[str, Handler] = {
     "pipeline.rollback": _roll_back,
     "pipeline.pause": _transition,
     "pipeline.resume": _transition,
+    "pipeline.drain": _transition,
     "pipeline.stop": _transition,
     "pipeline.delete": _transition,
     "policy.publish": _publish,

@@ -16,6 +16,7 @@ from agents.retries import delay, is_worth_retrying
 from agents.runs import (
     NOTHING,
     Outcome,
+    drained,
     open_attempt,
     run_created,
     run_finished,
@@ -24,6 +25,7 @@ from agents.runs import (
     task_queued,
 )
 from agents.schedules import clock_set_back, schedule_of, scheduled, tick, tick_requested
+from agents.streams import begun_anew, failures_since, is_stream, restarted, started
 from agents.ticks import next_tick
 from agents.workload import EMPTY, changed
 from penstock.errors import NotFound, Refused, did_you_mean
@@ -47,7 +49,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 3
+    rules = 5
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -109,6 +111,8 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     if pipeline["status"] != "active":
         hint = f"`penstock resume {command.pipeline}` makes it active"
         raise Refused(f"is {pipeline['status']}", where=f"pipeline {command.pipeline}", hint=hint)
+    if command.begin is not None:
+        return begun_anew(state, cause, policies, command.begin), "begin_anew", f"from {cause.payload['begin']['from']}"
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
         hint = f"`penstock status {command.pipeline}` shows it"
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
@@ -138,7 +142,7 @@ def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
     if task is None:
         return NOTHING
     effects = (task_closed(task, "completed"), *run_finished(state, task, "completed", cause))
-    return effects, "close", "its worker says that it is done"
+    return drained(state, task["pipeline"], effects), "close", "its worker says that it is done"
 
 
 def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -146,21 +150,22 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     if task is None:
         return NOTHING
     error, failures = cause.payload["error"], task["failures"] + 1
-    retry = Pipeline.parse(task["spec"]).spec.errors.retry
-    if is_worth_retrying(error) and failures < retry.attempts:
+    retry, more = Pipeline.parse(task["spec"]).spec.errors.retry, {}
+    if endless := is_stream(task["spec"]):
+        failures, rows = failures_since(task, cause.payload.get("counters", {}), cause.at, retry.max)
+        more = {"failures": failures, "rows": rows}
+    if is_worth_retrying(error) and (endless or failures < retry.attempts):
         wait = delay(retry, failures)
-        payload = {
-            "timer": f"retry:{task['id']}:{failures}",
-            "due": (cause.at + wait).isoformat(),
-            "subject": task["id"],
-        }
-        reason = f"failure {failures} of {retry.attempts}, {error['code']}: retry in {wait.total_seconds():g} s"
-        return (Draft("timer.requested", payload["timer"], payload),), "retry", reason
+        timer = f"retry:{task['id']}:{task['attempt'] if endless else failures}"
+        payload = {"timer": timer, "due": (cause.at + wait).isoformat(), "subject": task["id"], **more}
+        known = f"failure {failures}" if endless else f"failure {failures} of {retry.attempts}"
+        reason = f"{known}, {error['code']}: retry in {wait.total_seconds():g} s"
+        return (Draft("timer.requested", timer, payload),), "retry", reason
     reason = f"{error['code']}: " + (
         "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
     )
     effects = (task_closed(task, "failed", reason), *run_finished(state, task, "failed", cause))
-    return effects, "give_up", reason
+    return drained(state, task["pipeline"], effects), "give_up", reason
 
 
 def _timer(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -184,7 +189,7 @@ def _lost(state: State, cause: Cause, policies: Policies) -> Outcome:
 def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     name, status = cause.payload["name"], cause.payload["status"]
     tasks = [task for task in state["tasks"].values() if task["pipeline"] == name and task["kind"] == "pipeline"]
-    assigned = [task for task in tasks if task["status"] == "assigned"]
+    assigned = [task for task in tasks if task["status"] == "assigned" and status != "draining"]
     effects: list[Draft] = [task_ended("task.cancelled", task, status) for task in assigned]
     if status in {"stopped", "deleting"}:
         for task in tasks:
@@ -196,9 +201,19 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
         t["kind"] == "cleanup" and t["pipeline"] == name for t in state["tasks"].values()
     ):
         effects.append(task_queued(state, "cleanup", name, policies, run=None, cause=cause))
-    if status == "active" and (pipeline := state["pipelines"].get(name)) and (schedule := schedule_of(pipeline)):
-        effects += tick_requested(name, pipeline, next_tick(schedule, cause.at))
+    if status == "active" and (pipeline := state["pipelines"].get(name)):
+        if schedule := schedule_of(pipeline):
+            effects += tick_requested(name, pipeline, next_tick(schedule, cause.at))
+        effects += started(changed(state, cause.type, cause.payload), name, policies, cause)
+    if status == "draining":
+        effects += drained(changed(state, cause.type, cause.payload), name, ())
     return tuple(effects), {"active": "resume"}.get(status, status), f"the pipeline is {status}"
+
+
+def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """React to a pipeline that is new or has changed, by its schedule or as a stream."""
+    effects = restarted(state, cause, policies)
+    return (effects, "stream", f"version {cause.payload['version']}") if effects else scheduled(state, cause, policies)
 
 
 REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
@@ -208,8 +223,8 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "timer.fired": _timer,
     "clock.set_back": clock_set_back,
     "brain.started": clock_set_back,
-    "pipeline.created": scheduled,
-    "pipeline.updated": scheduled,
+    "pipeline.created": _changed,
+    "pipeline.updated": _changed,
     "worker.joined": _joined,
     "worker.lost": _lost,
     "pipeline.status_changed": _status_changed,

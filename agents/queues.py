@@ -9,9 +9,13 @@ from collections import Counter
 from typing import Any
 
 from agents.protocol import Draft, State
+from agents.streams import is_stream
 from penstock.models.policy import OrchestratorPolicy
 
 __all__ = ["assignments", "free_slots", "waiting"]
+
+STREAMS = 100
+"""The most streams of one worker; they take no slots, which are for what uses a core and ends."""
 
 
 def waiting(state: State) -> list[dict[str, Any]]:
@@ -37,17 +41,28 @@ def _is_next(task: dict[str, Any], first: dict[str, str]) -> bool:
 
 def free_slots(state: State) -> dict[str, int]:
     """Return how many more tasks each worker takes."""
-    busy = Counter(task["worker"] for task in state["tasks"].values() if task["status"] == "assigned")
+    busy = Counter(
+        task["worker"]
+        for task in state["tasks"].values()
+        if task["status"] == "assigned" and not is_stream(task["spec"])
+    )
     return {name: worker["slots"] - busy[name] for name, worker in state["workers"].items()}
 
 
 def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
     """Assign each waiting task that may run to the worker with most free slots (the first by name among equals)."""
     free = free_slots(state)
-    running = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] == "pipeline"]
+    assigned = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] == "pipeline"]
+    running = [task for task in assigned if not is_stream(task["spec"])]
+    streams = Counter(task["worker"] for task in assigned if is_stream(task["spec"]))
     used = Counter(connection for task in running for connection in connections_of(task))
     count, out = len(running), []
     for task in waiting(state):
+        if task["kind"] == "pipeline" and is_stream(task["spec"]):
+            if (worker := _with_fewest(state, streams)) is not None:
+                streams[worker] += 1
+                out.append(_assigned(state, task, worker))
+            continue
         mine = connections_of(task)
         is_run = task["kind"] == "pipeline"
         if is_run and (count >= limits.max_running or any(used[name] >= limits.per_connection for name in mine)):
@@ -63,6 +78,14 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
     return tuple(out)
 
 
+def _with_fewest(state: State, streams: Counter[str]) -> str | None:
+    """Return the worker with the fewest streams; None if each has as many as it may."""
+    able = [name for name, worker in state["workers"].items() if "pipeline" in worker["kinds"]]
+    return (
+        min(able, key=lambda name: (streams[name], name)) if able and min(streams[n] for n in able) < STREAMS else None
+    )
+
+
 def connections_of(task: dict[str, Any]) -> set[str]:
     """Return the connections that a task uses."""
     spec = task["spec"]["spec"]
@@ -71,7 +94,9 @@ def connections_of(task: dict[str, Any]) -> set[str]:
 
 
 def _is_paused(state: State, task: dict[str, Any]) -> bool:
-    return bool(task["kind"] == "pipeline" and state["pipelines"][task["pipeline"]]["status"] != "active")
+    return bool(
+        task["kind"] == "pipeline" and state["pipelines"][task["pipeline"]]["status"] not in {"active", "draining"}
+    )
 
 
 def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
@@ -87,8 +112,10 @@ def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
         "run": task["run"],
         "version": task["version"],
         "drop_table": pipeline.get("drop_table", False),
+        "drain": (pipeline["status"] == "draining" and is_stream(task["spec"])) or None,
         "spec": task["spec"],
         "connections": connections,
         "reload": state["runs"].get(task["run"], {}).get("reload"),
+        "begin": state["runs"].get(task["run"], {}).get("begin"),
     }
     return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})

@@ -6,11 +6,13 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from agents.workload import changed
 from penstock.ids import named_id
 
 __all__ = [
     "NOTHING",
     "Outcome",
+    "drained",
     "open_attempt",
     "run_created",
     "run_finished",
@@ -87,3 +89,15 @@ def run_finished(state: State, task: dict[str, Any], status: str, cause: Cause) 
     run |= {"resumed": True} if cause.payload.get("resumed") else {}
     payload = {"run": run} | ({"error": cause.payload["error"]} if "error" in cause.payload else {})
     return (Draft("run.finished", run["id"], payload),)
+
+
+def drained(state: State, name: str, effects: tuple[Draft, ...]) -> tuple[Draft, ...]:
+    """Return `effects`, and the end of the pipeline's drain if they leave it without an open run."""
+    for draft in effects:
+        state = changed(state, draft.type, draft.payload)
+    pipeline = state["pipelines"].get(name)
+    if pipeline is None or pipeline["status"] != "draining":
+        return effects
+    if any(run["pipeline"] == name for run in state["runs"].values()):
+        return effects
+    return (*effects, Draft("pipeline.drained", name, {"name": name, "uid": pipeline["uid"]}))

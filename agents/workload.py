@@ -68,8 +68,11 @@ def _waiting(state: State, p: dict[str, Any]) -> State:
         return _put(state, "pipelines", name, tick=p["timer"], due=p["due"]) if name in state["pipelines"] else state
     if p["subject"] not in state["tasks"]:
         return state
-    failures = state["tasks"][p["subject"]]["failures"] + 1
-    return _put(state, "tasks", p["subject"], status="waiting", worker=None, timer=p["timer"], failures=failures)
+    failures = p.get("failures") or state["tasks"][p["subject"]]["failures"] + 1
+    more = {"rows": p["rows"], "due": p["due"]} if "rows" in p else {}
+    return _put(
+        state, "tasks", p["subject"], status="waiting", worker=None, timer=p["timer"], failures=failures, **more
+    )
 
 
 def _fired(state: State, p: dict[str, Any]) -> State:

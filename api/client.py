@@ -23,9 +23,8 @@ from penstock.ids import command_id, new_id
 from penstock.records import Record, encode, records_of
 from penstock.settings import Settings
 from penstock.telemetry import Span, span
-from penstock.topics.log import Message
+from penstock.topics.log import Message, TopicLog
 from penstock.topics.partitioner import partition_of
-from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL, METRICS
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ _log = logging.getLogger(__name__)
 class Client:
     """One user of an installation. For one thread."""
 
-    def __init__(self, site: Site, log: PostgresLog) -> None:
+    def __init__(self, site: Site, log: TopicLog) -> None:
         self.site, self.log = site, log
         self._supervisor: Supervisor | None = None
         self._opened = ExitStack()
@@ -204,12 +203,12 @@ class Client:
 
         return Watch(self.log, self.store, self.look_after)
 
-    def measured(self, run: RunEntry) -> list[tuple[datetime, RunProgress]]:
-        """Return the progress that a run reported, in order, as far as the topic still has it."""
+    def measured(self, run: RunEntry, since: datetime | None = None) -> list[tuple[datetime, RunProgress]]:
+        """Return the progress that a run reported, from `since` on, in order, as far as the topic still has it."""
         from penstock.records.families import body
 
         part = partition_of(run.id.encode(), METRICS.partitions)
-        at = self.log.seek_time(METRICS, part, run.requested_at)
+        at = self.log.seek_time(METRICS, part, since or run.requested_at)
         found: list[tuple[datetime, RunProgress]] = []
         while stored := self.log.read(METRICS, part, at, 1000):
             at = stored[-1].offset + 1
@@ -221,7 +220,7 @@ class Client:
         return found
 
 
-def _opened(settings: Settings, stack: ExitStack) -> tuple[Site, PostgresLog]:
+def _opened(settings: Settings, stack: ExitStack) -> tuple[Site, TopicLog]:
     try:
         site = stack.enter_context(Site(settings))
         return site, stack.enter_context(site.open_log("client"))

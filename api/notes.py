@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -35,14 +35,17 @@ POLICY: Final = {
 """Settings of a policy that have no effect yet."""
 
 
-def notes_of(documents: Documents) -> dict[tuple[str, str], list[str]]:
-    """Return the notes of each document that has any, by kind (`pipeline`, `policy`) and name."""
-    found = {("pipeline", one.name): notes_on(one) for one in documents.pipelines}
+def notes_of(documents: Documents, inspected: Collection[str] = ()) -> dict[tuple[str, str], list[str]]:
+    """Return the notes of each document that has any, by kind (`pipeline`, `policy`) and name.
+
+    `inspected` are the pipelines whose sources have been asked about their cursors.
+    """
+    found = {("pipeline", one.name): notes_on(one, inspected=one.name in inspected) for one in documents.pipelines}
     found |= {("policy", one.name): notes_on(one) for one in documents.policies}
     return {key: notes for key, notes in found.items() if notes}
 
 
-def notes_on(document: Pipeline | AgentPolicy) -> list[str]:
+def notes_on(document: Pipeline | AgentPolicy, *, inspected: bool = False) -> list[str]:
     """Return a line for each setting without effect, and for what keeps the pipeline from running at all."""
     known: Mapping[str, str] = PIPELINE if isinstance(document, Pipeline) else POLICY
     notes = [
@@ -50,7 +53,9 @@ def notes_on(document: Pipeline | AgentPolicy) -> list[str]:
         for path, instead in known.items()
         if _is_set(document, path.split("."))
     ]
-    return [*_cannot_run(document), *_on_cursor(document), *notes] if isinstance(document, Pipeline) else notes
+    if not isinstance(document, Pipeline):
+        return notes
+    return [*_cannot_run(document), *([] if inspected else _on_cursor(document)), *notes]
 
 
 def _on_cursor(pipeline: Pipeline) -> list[str]:

@@ -13,7 +13,7 @@ from penstock.errors import PenstockError, Refused, Unavailable
 if TYPE_CHECKING:
     from catalog.entries import RunEntry
     from catalog.store import MetadataStore
-    from penstock.topics.postgres import PostgresLog
+    from penstock.topics.log import TopicLog
 
 __all__ = ["Halted", "Vigil", "Waiting"]
 
@@ -42,7 +42,7 @@ class Halted:
 class Vigil:
     """Looks after the open runs of one watch. Reports each thing that a run waits for once."""
 
-    def __init__(self, log: PostgresLog, store: MetadataStore) -> None:
+    def __init__(self, log: TopicLog, store: MetadataStore) -> None:
         self._log, self._store = log, store
         self._next = 0.0
         self._since: dict[str, float] = {}
@@ -74,7 +74,7 @@ class Vigil:
         if self._lasts(f"{run.id} paused", status == "paused", POLL_SECONDS):
             yield Halted(run.id, Refused(f"was paused; run {run.id} keeps its place", where=where, hint=_resume(run)))
         # A run of a stopped or deleted pipeline is ended by the control plane, at its last commit.
-        if self._lasts(f"{run.id} ended", status not in {"active", "paused"}, GRACE):
+        if self._lasts(f"{run.id} ended", status not in {"active", "draining", "paused"}, GRACE):
             hint = _resume(run) if status == "stopped" else "penstock list"
             yield Halted(run.id, Refused(f"is {status}; run {run.id} has not ended", where=where, hint=hint))
 

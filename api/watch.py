@@ -11,8 +11,8 @@ from catalog.store import MetadataStore
 from penstock.records import Record, records_of
 from penstock.records.execution import RunProgress, TaskFailed
 from penstock.records.families import body
+from penstock.topics.log import TopicLog
 from penstock.topics.partitioner import partition_of
-from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL, METRICS, Topic
 
 __all__ = ["OPEN", "Event", "Watch"]
@@ -29,7 +29,7 @@ Event = RunProgress | TaskFailed | Waiting | Halted | RunEntry
 class Watch:
     """Follows reports from its creation on, so create it before requesting the runs. For one thread."""
 
-    def __init__(self, log: PostgresLog, store: MetadataStore, look_after: Callable[[], None]) -> None:
+    def __init__(self, log: TopicLog, store: MetadataStore, look_after: Callable[[], None]) -> None:
         """Create it; `look_after` is called at each look, to restart processes that the runs need."""
         self._log, self._store, self._look_after = log, store, look_after
         self._vigil = Vigil(log, store)

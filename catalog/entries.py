@@ -99,7 +99,7 @@ class PipelineEntry:
     uid: str
     name: str
     version: int
-    status: Literal["active", "paused", "stopped", "deleting", "deleted"]
+    status: Literal["active", "draining", "paused", "stopped", "deleting", "deleted"]
     owner: str | None
     labels: Mapping[str, str]
     source: str | None

@@ -48,7 +48,8 @@ def check_origin(found: Origin, log: TopicLog, where: str) -> None:
     """
     end = log.end(CONTROL, 0)
     if found.log not in {None, log.identity()}:
-        raise _foreign("the catalog was made from another log", where)
+        hint = "if the topics moved, copy them first: `penstock topics copy`; else "
+        raise _foreign("the catalog was made from another log", where, hint)
     if found.next > end:
         what = f"the catalog has {found.next} records of the log, which has only {end}: an older copy was restored"
         raise _foreign(what, where)
@@ -67,8 +68,8 @@ def stands_on(log: TopicLog, offset: int, last: str | None) -> bool:
     return bool(stored) and last in marks_of(stored[0])
 
 
-def _foreign(what: str, where: str) -> ForeignLog:
-    hint = "`penstock catalog rebuild` makes the catalog from this log; what is only in the catalog is lost"
+def _foreign(what: str, where: str, hint: str = "") -> ForeignLog:
+    hint += "`penstock catalog rebuild` makes the catalog from this log; what is only in the catalog is lost"
     return ForeignLog(what, where=where, hint=hint)
 
 

@@ -14,7 +14,7 @@ from api.cli.console import error_line, escape, stopped_by_hand
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.clock import now
-from penstock.errors import NotFound, UsageError
+from penstock.errors import NotFound, UsageError, did_you_mean
 from penstock.records import LATER, UNREADABLE, Record, records_of
 from penstock.records.families import TYPES
 from penstock.topics.table import CONTROL, TOPICS, Topic
@@ -176,9 +176,9 @@ def _offset(client: Client, id_: str) -> int:
     for offset, record in _records(client, 0, follow=False):
         if record.id == id_:
             return offset
-    raise NotFound(
-        "there is no run, decision, command, record or pipeline of that name", value=id_, hint="penstock events"
-    )
+    hint = did_you_mean(id_, [one.name for one in store.overview()])
+    hint = hint or "name a pipeline (penstock list), a run (penstock runs), or the id of a record (penstock events)"
+    raise NotFound("no pipeline, run, decision, command or record has this name or id", value=id_, hint=hint)
 
 
 def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:

@@ -29,6 +29,8 @@ class Candidates:
     """The ids of the pipelines that are applied."""
     unapplied: Sequence[str]
     """The connections that only the files have, or have otherwise, and that these pipelines use."""
+    in_force: bool
+    """True if these pipelines and their connections are applied as they are here."""
 
     def job(self, state: State, name: str) -> Job:
         """Return the job of a run of the pipeline `name`."""
@@ -68,7 +70,9 @@ def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates
     chosen = (written if files or not names else {}) | {name: every[known(name, every)] for name in names}
     used = {one["spec"][end]["connection"] for one in chosen.values() for end in ("source", "sink")}
     unapplied = sorted(name for name in used & connections.keys() if connections[name] != in_force.get(name))
-    return Candidates(chosen, connections, {name: one.uid for name, one in applied.items()}, unapplied)
+    same = all(name in applied and applied[name].pipeline == one for name, one in chosen.items())
+    uids = {name: one.uid for name, one in applied.items()}
+    return Candidates(chosen, connections, uids, unapplied, same and not unapplied)
 
 
 def _connections(documents: Documents | None) -> dict[str, dict[str, Any]]:

@@ -6,15 +6,13 @@ from contextlib import closing
 
 import click
 
+from api.cli.alone import take_locks
 from api.cli.main import State, command
-from api.client import UP, connected
+from api.client import connected
 from catalog.database import reset
 from catalog.origin import adopt, forget
-from dataflows.process.site import ACTIVE_CONTROL
-from dataflows.projector import LOCK, project_to_end
+from dataflows.projector import project_to_end
 from penstock import postgres
-from penstock.errors import Refused
-from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import CONTROL
 
 
@@ -27,7 +25,7 @@ def catalog_(state: State, action: str) -> None:  # noqa: ARG001 - there is one 
     """
     with connected(state.settings, runs=False) as client:
         with client.site.open_log("rebuild") as log:
-            _take(log, str(state.settings.project))
+            take_locks(log, str(state.settings.project), "rebuild")
             reset(client.site.catalog_dsn)
             with closing(postgres.connect(client.site.catalog_dsn, "penstock:rebuild", autocommit=False)) as session:
                 forget(session)
@@ -38,11 +36,3 @@ def catalog_(state: State, action: str) -> None:  # noqa: ARG001 - there is one 
     state.output.data({"records": count, "pipelines": pipelines})
     state.output.say(f"The catalog is made again from {count:,} records: {pipelines} pipelines.")
     state.output.hint("penstock list")
-
-
-def _take(log: PostgresLog, where: str) -> None:
-    """Take the locks of all that writes the catalog, so that nothing starts meanwhile. Raises Refused."""
-    for name in (UP, ACTIVE_CONTROL, LOCK):
-        if not log.lock(name, wait=False):
-            hint = "stop `penstock up` and what else runs, then rebuild"
-            raise Refused(f"a process works on this catalog (it holds the lock {name!r})", where=where, hint=hint)

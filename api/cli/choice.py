@@ -58,7 +58,8 @@ def known(name: str, names: Collection[str]) -> str:
     """Return `name` if it is one of `names`. Raises NotFound, with the most similar one."""
     if name in names:
         return name
-    hint = did_you_mean(name, names) or "see them all: penstock list"
+    none = "none is applied yet: penstock apply, in the folder of the project"
+    hint = did_you_mean(name, names) or ("see them all: penstock list" if names else none)
     raise NotFound("there is no such pipeline", value=name, hint=hint)
 
 

@@ -24,6 +24,7 @@ from api.cli.run import start
 from api.client import Client, connected
 from api.demo.crash import Crash
 from api.demo.data import CHECKS, SCALE, Rows, pipelines, prepare
+from api.demo.events import COUNT, EVENTS, ORDERS, STEPS, STREAM, append_steps, arrived, prepare_events, write_stream
 from api.demo.memory import Memory
 from api.starter import SHOP, WAREHOUSE, make_project
 from catalog.compare import digest
@@ -33,7 +34,8 @@ from dataflows.process.site import Site
 from dataflows.projector import project_to_end
 from penstock import postgres
 from penstock.errors import UsageError
-from penstock.models.documents import read_project
+from penstock.models.documents import read_documents, read_project
+from penstock.records.commands import PipelineTransition
 from penstock.settings import Settings, load
 from penstock.topics.embedded import EmbeddedServer
 
@@ -41,13 +43,14 @@ Proof = tuple[str, str, bool]
 KILLED = "line-items"
 FIRST = "customers"
 HOME = ".penstock"
+PATIENCE, POLL_SECONDS = 60.0, 0.05
 ELSEWHERE = ("PENSTOCK_DATABASE_URL", "PENSTOCK_LOG_URL", "PENSTOCK_HOME", "PENSTOCK_PROJECT")
 
 
 @command(name="demo")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep the project in this new folder.")
 def demo_(state: State, keep: Path | None) -> int:
-    """Take a tour: a shop of 765 000 rows, an empty warehouse, three pipelines, a crash, and checks afterwards.
+    """Take a tour: a shop of 765 000 rows, an empty warehouse, three pipelines and a stream, two crashes, and checks.
 
     It uses a temporary folder and its own server, whatever your settings, and takes about a minute.
     """
@@ -131,6 +134,7 @@ class _Tour:
                 proofs += [self._copied(client, "orders"), self._survived(client), self._nothing_new(client)]
                 with self._step("source and warehouse compared by SQL"):
                     proofs += [self._equal(client, name) for name in CHECKS]
+                proofs += self._streamed(client)
         return [*proofs, self._rebuilt(settings)]
 
     @contextmanager
@@ -158,14 +162,9 @@ class _Tour:
         """Kill the run's process with SIGKILL after some of its splits are committed; the run still completes."""
         crashes: list[Crash] = []
 
-        def report(rows: int) -> None:
-            self.state.output.say(
-                f"[yellow]![/yellow] {KILLED}: its process is killed with SIGKILL after {rows:,} rows"
-            )
-
         def crash(run: str) -> Crash:
             dsn = _server(client).dsn(WAREHOUSE)
-            crashes.append(Crash(client.site, run, dsn, "SELECT count(*) FROM sales.line_items", report))
+            crashes.append(Crash(client.site, run, dsn, "SELECT count(*) FROM sales.line_items", self._report(KILLED)))
             return crashes[0]
 
         with self._step(f"{KILLED} killed midway; a new process continued after the last commit"):
@@ -185,6 +184,52 @@ class _Tour:
         same = source == target
         figures = f"{source[0]:,} rows and {len(source) - 1} checksums are the same"
         return f"{name}: shop and warehouse agree", figures if same else f"shop {source}, warehouse {target}", same
+
+    def _streamed(self, client: Client) -> list[Proof]:
+        """Stream events of orders from a topic, kill the process midway, and compare what arrived with what was sent.
+
+        The second half is sent after the kill.
+        """
+        server, half = _server(client), len(STEPS) // 2
+        with self._step(f"a stream of {EVENTS:,} events in a topic: killed, continued, and drained"):
+            prepare_events(client.log, server)
+            append_steps(client.log, 0, half)
+            put(client, read_documents(write_stream(self.folder, client.site.log_url)))
+            run = self._open_run(client)
+            with Crash(client.site, run, server.dsn(WAREHOUSE), COUNT, self._report(STREAM)) as crash:
+                self._until(client, lambda: crash.rows is not None)
+                append_steps(client.log, half, len(STEPS))
+                self._until(client, lambda: arrived(server)[0] >= EVENTS)
+            watch = client.watch()
+            client.ask("pipeline.drain", STREAM, PipelineTransition(name=STREAM).to_dict())
+            with board(self.state.output, {run: STREAM}) as shown:
+                entry = finish(watch, run, shown)
+        rows, events, misplaced = arrived(server)
+        figures = f"killed after {crash.rows or 0:,} of {EVENTS:,} events; {entry.attempts or 0} attempts"
+        survived = crash.rows is not None and crash.rows < EVENTS and (entry.attempts or 0) > 1
+        written = f"{rows:,} rows, {rows - events:,} doubled, {EVENTS - events:,} lost, {misplaced:,} out of order"
+        exact = (rows, events, misplaced) == (EVENTS, EVENTS, 0)
+        return [
+            ("a killed stream reads on", figures, survived),
+            (f"events of {ORDERS:,} orders, in order", written, exact),
+        ]
+
+    def _open_run(self, client: Client) -> str:
+        """Return the run of the stream, once its process has begun."""
+        self._until(client, lambda: client.store.runs(pipeline=STREAM, status="running").items)
+        return client.store.runs(pipeline=STREAM, limit=1).items[0].id
+
+    def _until(self, client: Client, found: Callable[[], object]) -> None:
+        """Poll until something is found, for a minute at most: what is missing then shows in the proofs."""
+        end = time.monotonic() + PATIENCE
+        while not found() and time.monotonic() < end:
+            client.look_after()
+            time.sleep(POLL_SECONDS)
+
+    def _report(self, name: str) -> Callable[[int], None]:
+        return lambda rows: self.state.output.say(
+            f"[yellow]![/yellow] {name}: its process is killed with SIGKILL after {rows:,} rows"
+        )
 
     def _rebuilt(self, settings: Settings) -> Proof:
         with self._step("catalog dropped, and rebuilt from the log"), Site(settings) as site:

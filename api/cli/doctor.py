@@ -15,7 +15,8 @@ from api.client import UP, connected
 from catalog.folds import UNREADABLE
 from dataflows.process.site import ACTIVE_CONTROL
 from penstock.errors import PenstockError
-from penstock.models.connection import PostgresConnection, postgres_dsn
+from penstock.kafka_url import is_kafka
+from penstock.models.connection import PostgresConnection, TopicsConnection, postgres_dsn
 from penstock.models.documents import CONNECTIONS, read_documents
 from penstock.postgres import connect
 from penstock.settings import Settings
@@ -97,7 +98,10 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 def _installation(settings: Settings) -> Iterator[Finding]:
     with connected(settings, runs=False) as client:
         kind = "embedded" if settings.embedded else "yours"
-        yield Finding("catalog and topics", well=True, seen=f"PostgreSQL ({kind}) answers")
+        seen = f"PostgreSQL ({kind}) answers"
+        if is_kafka(settings.log_url):
+            seen = f"{seen}, and so does {settings.shown()['log_url']}"
+        yield Finding("catalog and topics", well=True, seen=seen)
         client.site.check(client.log)
         up, control = client.log.holder(UP), client.log.holder(ACTIVE_CONTROL)
         yield Finding(
@@ -116,13 +120,13 @@ def _connections(settings: Settings) -> Iterator[Finding]:
         yield Finding("connections", well=True, seen=f"no {CONNECTIONS} here")
         return
     for name, connection in read_documents([path]).connections.items():
-        if isinstance(connection, PostgresConnection):
+        if isinstance(connection, PostgresConnection | TopicsConnection):
             yield from _looked(lambda s, n=name, c=connection: _connects(s, n, c), settings)  # type: ignore[misc]
         else:
             yield Finding(f"connection {name}", well=True, seen=f"type {connection.type}: not checked yet")
 
 
-def _connects(settings: Settings, name: str, connection: PostgresConnection) -> Iterator[Finding]:
+def _connects(settings: Settings, name: str, connection: PostgresConnection | TopicsConnection) -> Iterator[Finding]:
     try:
         with connect(
             postgres_dsn(connection, name=name, secrets=settings.secrets), "penstock:doctor", timeout=5

@@ -48,6 +48,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "runs": "Show runs, the latest first.",
         "pause": "Start no new runs; stop a running one at its last commit.",
         "resume": "Make active again; an interrupted run continues.",
+        "drain": "Start no new runs; finish what is there, then pause.",
         "stop": "Start no new runs; end an open one.",
         "delete": "Delete, with positions and plans at the sink.",
         "versions": "Show every version of a pipeline.",
@@ -64,7 +65,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     }),
     "Plumbing": ("api.cli.plumbing", {
         "flow": "Run one flow in the foreground, as a pod does.",
-        "topics": "Show the topics: list, tail, lag.",
+        "topics": "Show the topics: list, tail, lag; create, copy them.",
         "catalog": "Make the catalog again from the log: rebuild.",
     }),
 }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,12 +10,12 @@ import click
 
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, error_line, escape, length
+from api.cli.gauges import Reported, latest, shown, watched
 from api.cli.listing import route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
+from api.cli.slots import slot_line, slot_of
 from api.client import Client, connected
-from api.watch import OPEN
-from catalog.entries import RunEntry
 from penstock.clock import now
 from penstock.errors import NotFound, Refused, Unavailable
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
@@ -26,36 +25,43 @@ DELETE_SECONDS, POLL_SECONDS = 120.0, 0.1
 
 @command(name="status")
 @click.argument("name", shell_complete=pipeline_names)
-def status_(state: State, name: str) -> None:
-    """Show one pipeline: its version and status, and its last runs."""
+@click.option("--watch", is_flag=True, help="Show rows/s and lag every second, until its run ends.")
+def status_(state: State, name: str, *, watch: bool) -> None:
+    """Show one pipeline: its version and status, its last runs, and how far a stream is behind."""
     with connected(state.settings, runs=False) as client:
         pipeline = client.store.pipeline(name)
+        for line in watched(client, name) if watch else ():
+            state.output.say(line)
         runs = client.store.runs(pipeline=name, limit=5).items
         tick = client.store.next_tick(name)
-        idle = _idle(client, runs)
+        told = latest(client, runs)
+        idle, stream = _idle(told), told[1].stream if told is not None else None
+        slot = slot_of(state, client, pipeline, stream)
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )
     state.output.table(*run_table(runs), empty="It has not run yet.")
     explain(state, runs)
+    if told is not None and stream is not None:
+        state.output.say(shown(stream, told[0]))
+    if slot is not None:
+        state.output.say(slot_line(slot, pipeline.pipeline))
     if idle is not None:
         state.output.say(f"[yellow]run {runs[0].id}: nothing has moved for {length(idle)}[/yellow]")
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
-    state.output.data({"pipeline": pipeline, "runs": runs, "next_run": tick, "idle": idle})
+    state.output.data(
+        {"pipeline": pipeline, "runs": runs, "next_run": tick, "idle": idle, "stream": stream, "slot": slot}
+    )
     following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
     state.output.hint(_failed(state, runs) or following)
 
 
-def _idle(client: Client, runs: Sequence[RunEntry]) -> float | None:
+def _idle(told: Reported | None) -> float | None:
     """Return the seconds for which nothing has moved in the open run; None if something moves, or no run is open."""
-    if not runs or runs[0].status not in OPEN:
+    if told is None or told[1].idle is None:
         return None
-    course = client.measured(runs[0])
-    if not course or course[-1][1].idle is None:
-        return None
-    at, last = course[-1]
-    return float(last.idle or 0) + (now() - at).total_seconds()
+    return float(told[1].idle) + (now() - told[0]).total_seconds()
 
 
 def _failed(state: State, runs: Any) -> str | None:
@@ -87,6 +93,11 @@ pause_ = _transition(
 )
 resume_ = _transition(
     "resume", "Resume: active again; an interrupted run continues where it was.", "penstock status {name}"
+)
+drain_ = _transition(
+    "drain",
+    "Drain: no new runs; what is there is still processed, then it is paused. A stream ends after what its source has.",
+    "penstock status {name}",
 )
 stop_ = _transition("stop", "Stop: no new runs; an open one is ended at its last commit.", "penstock resume {name}")
 

@@ -12,7 +12,7 @@ from api.cli.completion import names_or_files
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import connected
-from dataflows.runs.dry_run import plan
+from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
 from penstock.errors import PenstockError
 
@@ -34,7 +34,9 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
         _tell(state, one)
     state.output.data(found)
     refused = any("refused" in one for one in found)
-    state.output.hint("correct what is refused, then penstock plan" if refused else "penstock apply")
+    run = f"penstock run {next(iter(chosen.pipelines), '--all')} --watch"
+    forward = run if chosen.in_force else "penstock apply"
+    state.output.hint("correct what is refused, then penstock plan" if refused else forward)
     return 1 if refused else 0
 
 
@@ -53,19 +55,26 @@ def _tell(state: State, one: Mapping[str, Any]) -> None:
         why = one["refused"].removeprefix(one["pipeline"] + ": ")
         state.output.say(f"{name}: [red]refused:[/red] {escape(why)}")
         return
-    state.output.say(
-        f"{name}: {one['write']} into {escape(one['target'])}, about {one['estimated_rows']:,} rows in "
-        f"{one['splits']} split{'s' if one['splits'] > 1 else ''}"
-    )
+    state.output.say(f"{name}: {one['write']} into {escape(one['target'])}, {_rows(one)}")
     for note in (*one["risks"], *one["notes"]):
         state.output.say(f"  [yellow]note:[/yellow] {escape(note)}")
-    for column in one["add"]:
-        state.output.say(f"  ALTER TABLE {escape(one['target'])} ADD COLUMN {escape(column)}")
-    if one["make"]:
-        state.output.say(f"  {escape(one['make'])}")
+    for statement in one["statements"]:
+        state.output.say(f"  {escape(statement)}")
+    if one["make"] and not one["statements"]:
+        state.output.say(f"  makes {escape(one['target'])}: {escape(one['make'])}")
     if one["replace_by"]:
         because = f", since: {', '.join(one['because'])}" if one["because"] else ""
         state.output.say(f"  the table is replaced by {one['replace_by']}{escape(because)}")
     state.output.say(
         "  rows pass undecoded" if one["undecoded"] else f"  values are read: {escape(one['decoded_because'])}"
     )
+
+
+def _rows(one: Mapping[str, Any]) -> str:
+    """Return how many rows the run would read, and why not all of them."""
+    new = f" above position {escape(one['above'])}" if one["above"] is not None else ""
+    if one["mode"] == "stream":
+        return "changes as they come" if one["changes"] else "rows as they come"
+    if one["estimated_rows"] is None:
+        return f"rows{new} not known before they are read"
+    return f"about {one['estimated_rows']:,} rows{new} in {one['splits']} split{'s' if one['splits'] > 1 else ''}"

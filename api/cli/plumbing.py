@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +23,7 @@ from penstock.clock import now
 from penstock.errors import NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import new_id
 from penstock.topics.log import Stored
+from penstock.topics.opening import topics_of
 from penstock.topics.table import CONTROL, TOPICS, topic_named
 
 POLL_SECONDS = 0.5
@@ -87,25 +89,58 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
 
 
 @command(name="topics")
-@click.argument("action", type=click.Choice(["list", "tail", "lag"]), default="list")
+@click.argument("action", type=click.Choice(["list", "tail", "lag", "create", "append", "copy"]), default="list")
 @click.argument("topic", required=False)
 @click.option("--from", "begin", type=int, help="tail: from this offset on (default: the last 20).")
 @click.option("--follow", "-f", is_flag=True, help="tail: continue with new messages.")
-def topics_(state: State, action: str, topic: str | None, begin: int | None, *, follow: bool) -> None:
-    """Show the topics: `list` them, `tail TOPIC`, or how far the catalog is behind (`lag`)."""
+@click.option("--partitions", type=click.IntRange(1, 1024), help="create: the number of its partitions (default: 1).")
+@click.option("--keep", metavar="TIME", help="create: how long messages are kept, such as 7d (default: for good).")
+@click.option("--key", metavar="COLUMN", help="append: the events' key; those of one key stay in order.")
+@click.option("--to", metavar="URL", help="copy: kafka://…, a PostgreSQL database, or `own` (next to the catalog).")
+def topics_(state: State, action: str, topic: str | None, **options: Any) -> None:
+    """Show the topics: `list` them, `tail TOPIC`, or how far the catalog is behind (`lag`).
+
+    `create TOPIC` makes a topic for events of your own, and `append TOPIC` reads them from standard input, one JSON
+    object a line; a stream reads them by a connection of `type: topics`. `create` alone makes Penstock's own topics if
+    they are missing, and checks them; `copy --to URL` copies these to another log, which can then take its place.
+    """
     if action == "tail":
-        _tail(state, topic, begin, follow=follow)
+        _tail(state, topic, options["begin"], follow=options["follow"])
     elif action == "lag":
         _lag(state)
+    elif action == "copy":
+        from api.cli.moving import copy_topics
+
+        copy_topics(state, options["to"])
+    elif action == "append":
+        from api.cli.appending import append_events
+
+        append_events(state, topic, options["key"])
+    elif action == "create":
+        _create(state, topic, options["partitions"], options["keep"])
     else:
         _list(state)
+
+
+def _create(state: State, topic: str | None, partitions: int | None, keep: str | None) -> None:
+    if topic is not None:
+        from api.cli.appending import create_topic
+
+        create_topic(state, topic, partitions, keep)
+        return
+    if partitions or keep:
+        raise UsageError("name the topic", where="topics create", hint="penstock topics create NAME --partitions 4")
+    with connected(state.settings, runs=False) as client:
+        for one in TOPICS.values():
+            client.log.create(one)
+    _list(state)
 
 
 def _list(state: State) -> None:
     with connected(state.settings, runs=False) as client:
         rows = [
             (one.name, part, client.log.begin(one, part), client.log.end(one, part), one.retention_time or "for good")
-            for one in TOPICS.values()
+            for one in topics_of(client.log)
             for part in range(one.partitions)
         ]
     columns = ("topic", "#partition", "#begin", "#end", "kept")
@@ -115,8 +150,9 @@ def _list(state: State) -> None:
 
 
 def _tail(state: State, name: str | None, begin: int | None, *, follow: bool) -> None:
-    topic = topic_named(name or CONTROL.name)
     with connected(state.settings, runs=False) as client, stopped_by_hand():
+        known = {one.name: one for one in topics_of(client.log)}
+        topic = known.get(name or CONTROL.name) or topic_named(str(name))
         at = {
             part: max(client.log.begin(topic, part), client.log.end(topic, part) - 20) if begin is None else begin
             for part in range(topic.partitions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -85,10 +85,10 @@ def _tell(state: State, notes: Iterable[str]) -> None:
         state.output.say(f"[yellow]note:[/yellow] {escape(note)}")
 
 
-def _notes(documents: Documents) -> dict[tuple[str, str], list[str]]:
+def _notes(documents: Documents, inspected: Collection[str] = ()) -> dict[tuple[str, str], list[str]]:
     from api.notes import notes_of
 
-    return notes_of(documents)
+    return notes_of(documents, inspected)
 
 
 @command(name="apply")
@@ -102,7 +102,7 @@ def apply_(state: State, files: Files) -> None:
         cursors = _cursor_notes(state, client, documents)
         rows = put(client, documents)
     state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
-    notes = _notes(documents)
+    notes = _notes(documents, inspected=[name for (_, name), found in cursors.items() if found])
     for key, found in cursors.items():
         notes[key] = [*notes.get(key, []), *found]
     _tell(state, [note for found in notes.values() for note in found])
@@ -214,7 +214,7 @@ def init_(state: State, folder: Path, *, demo: bool) -> None:
     made = _demo_project(folder) if demo else make_project(folder)
     state.output.data({"project": str(folder), "files": [str(path) for path in made]})
     state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")
-    state.output.hint(f"cd {folder} && penstock apply && penstock run orders --watch")
+    state.output.hint(f"cd {folder} && penstock plan && penstock apply && penstock run orders --watch")
 
 
 def _demo_project(folder: Path) -> list[Path]:

@@ -31,14 +31,33 @@ Rows = Mapping[str, str]
 )  # fmt: skip
 @click.option("--watch", is_flag=True, help="Show its progress until it ends.")
 @click.option("--full", is_flag=True, help="Read all rows again; they replace the target's at the end.")
-def run_(
-    state: State, names: tuple[str, ...], selectors: tuple[str, ...], *, every: bool, watch: bool, full: bool
+@click.option(
+    "--from", "begin", metavar="earliest|latest|TIME|OFFSETS",
+    help="Where a stream begins; OFFSETS are partitions with offsets, such as 0=120,1=80.",
+)  # fmt: skip
+@click.option(
+    "--reset", is_flag=True, help="With --from: for a stream that was read before. Rows repeat, or are skipped."
+)
+def run_(  # noqa: PLR0913 - one for each option
+    state: State,
+    names: tuple[str, ...],
+    selectors: tuple[str, ...],
+    begin: str | None,
+    *,
+    every: bool,
+    watch: bool,
+    full: bool,
+    reset: bool,
 ) -> int:
     """Run pipelines, several at once. Waits for them to end, unless `penstock up` is running.
 
     Exit code 1 if any of several failed.
     """
     choice = Choice(names, selectors, every)
+    if begin is not None or reset:
+        from api.cli.beginnings import begin_stream
+
+        return begin_stream(state, choice, begin, reset=reset)
     return _run(state, choice, {"rows": "all"} if full else None, watch=watch)
 
 

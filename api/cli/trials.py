@@ -33,7 +33,13 @@ def test_(state: State, files: Files) -> int:
             _tell(state, name, one)
     results = [one for part in found.values() for one in part]
     failed = sum(not one.passed for one in results)
-    state.output.data([{"pipeline": name, **asdict(one)} for name, part in found.items() for one in part])
+    state.output.data(
+        [
+            {"pipeline": name, **asdict(one), "differences": one.differences}
+            for name, part in found.items()
+            for one in part
+        ]
+    )
     state.output.say(f"{len(results) - failed} passed, {failed} failed")
     state.output.hint("penstock plan" if not failed else "correct the steps, or the rows that the tests expect")
     return 1 if failed else 0
@@ -48,6 +54,8 @@ def _tell(state: State, name: str, one: TrialResult) -> None:
         state.output.say(f"  {escape(one.error)}")
         return
     state.output.table(*_side_by_side(one), empty="")
+    for difference in one.differences:
+        state.output.say(f"  {escape(difference)}")
     for row in one.refused:
         state.output.say(f"  row {row['row']} refused by `{escape(row['step'])}`: {escape(row['reason'])}")
 

@@ -16,7 +16,7 @@ from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL, Site
 from dataflows.runtime.supervisor import Supervisor
 from penstock.errors import NotFound, Refused, Unavailable
-from penstock.topics.postgres import PostgresLog
+from penstock.topics.log import TopicLog
 
 POLL_SECONDS = 0.5
 """Seconds between two polls at the child processes."""
@@ -48,8 +48,8 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
     try:
         with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
             if not log.lock(UP, wait=False):
-                where = str(site.settings.project)
-                raise Refused("`penstock up` is already running here", where=where, hint="use it, or stop it first")
+                where, hint = str(site.settings.project), "use it: commands find it; or end it by Ctrl-C where it runs"
+                raise Refused("`penstock up` is already running here", where=where, hint=hint)
             site.check(log)
             if not supervisor.pids():
                 supervisor.start()  # before any thread, so that the children can be forked
@@ -82,7 +82,7 @@ def _check_project(site: Site) -> None:
 
 
 def _wait_until_ready(
-    stop: threading.Event, log: PostgresLog, store: MetadataStore, supervisor: Supervisor, state: State
+    stop: threading.Event, log: TopicLog, store: MetadataStore, supervisor: Supervisor, state: State
 ) -> None:
     """Wait until control is active and a worker has joined; each change of the catalog wakes it."""
     while not stop.is_set():

@@ -13,7 +13,7 @@ from typing import Final, Self
 from dataflows.process.site import Site
 from penstock import postgres
 from penstock.records import records_of
-from penstock.topics.postgres import PostgresLog
+from penstock.topics.log import TopicLog
 from penstock.topics.table import CONTROL
 
 __all__ = ["Crash", "process_of"]
@@ -50,7 +50,7 @@ class Crash:
         except BaseException as error:  # noqa: BLE001 - raised by `__exit__`
             self._error = error
 
-    def _kill(self, log: PostgresLog) -> bool:
+    def _kill(self, log: TopicLog) -> bool:
         """Kill the process of the current attempt; False if it has just ended, so that the next look tries again."""
         pid = process_of(log, self._run)
         if pid is None:
@@ -74,7 +74,7 @@ class Crash:
             raise self._error
 
 
-def process_of(log: PostgresLog, run: str) -> int | None:
+def process_of(log: TopicLog, run: str) -> int | None:
     """Return the process id of the run's latest attempt, as its worker reported it; None before the first."""
     at, tasks, pid = 0, set(), None
     while stored := log.read(CONTROL, 0, at, READ):

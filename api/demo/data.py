@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ __all__ = ["CHECKS", "SCALE", "TABLES", "Rows", "pipelines", "prepare"]
 
 SCALE: Final = 0.1
 """TPC-H's scale factor: 15 000 customers, 150 000 orders, 600 572 line items."""
+
+GENERATOR: Final = "tpchgen-cli>=2"
+"""Package of the generator, as the extra `demo` names it. Named alone: another index may have another `penstock`."""
 
 TABLES: Final = {
     "customer": """
@@ -186,7 +190,8 @@ def _program() -> str:
     installed = Path(sys.executable).parent / "tpchgen-cli"
     program = str(installed) if installed.exists() else shutil.which("tpchgen-cli")
     if program is None:
-        raise Unavailable("the generator of the demo's data is not installed", hint="pip install 'penstock[demo]'")
+        what, python = "the generator of the demo's data is not installed", shlex.quote(sys.executable)
+        raise Unavailable(what, where="penstock demo", hint=f"{python} -m pip install '{GENERATOR}'")
     return program
 
 

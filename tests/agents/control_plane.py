@@ -250,7 +250,9 @@ class ControlPlane:
             case "lose" if workers := sorted(self.state("orchestrator")["workers"]):
                 self.lose(workers[number % len(workers)])
             case "apply":
-                self.command("pipeline.apply", pipeline=pipeline(name, tier=["gold", "tin"][len(self.log) % 2]))
+                document = pipeline(name, tier=["gold", "tin"][len(self.log) % 2])
+                document["spec"] |= {"mode": "stream"} if name in "fg" else {}
+                self.command("pipeline.apply", pipeline=document)
             case "policy":
                 limits = {"max_running": 1 + number, "priorities": {"gold": number}}
                 self.command(

@@ -282,6 +282,13 @@ class RaisingLifecycle(Lifecycle):
         return super().decide(state, cause, policies)
 
 
+def test_a_refused_command_is_a_decision_named_after_the_command() -> None:
+    plane = ControlPlane()
+    assert plane.refused("pipeline.pause", name="p0")["code"]
+    (decided,) = plane.of("agent.decided")
+    assert [decided.payload[name] for name in ("action", "outcome")] == ["pause", "refused"]
+
+
 def test_a_command_that_makes_an_agent_raise_is_answered() -> None:
     plane = ControlPlane(RaisingLifecycle(), Orchestrator())
     plane.connect("shop", "house")

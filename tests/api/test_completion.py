@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from api.cli.main import cli
 from api.starter import PIPELINE
 from tests.api.project import PENSTOCK, Project, environment
 
@@ -26,11 +28,15 @@ def completed(line: str, folder: Path) -> list[str]:
     return [one.removeprefix("plain,") for one in done.stdout.split()]
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "backfill", "status", "runs", "pause", "resume", "stop", "delete", "versions"]
-)
-def test_names_come_from_the_catalog_while_it_runs(running: Project, command: str) -> None:
-    assert completed(f"penstock {command} or", running.folder) == ["orders"]
+def test_names_come_from_the_catalog_while_it_runs(running: Project) -> None:
+    assert completed("penstock run or", running.folder) == ["orders"]
+
+
+def test_each_command_for_a_pipeline_offers_names(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(running.folder)
+    shell = ShellComplete(cli, {}, "penstock", "_PENSTOCK_COMPLETE")
+    for command in ("run", "backfill", "status", "runs", "pause", "resume", "stop", "delete", "versions"):
+        assert [one.value for one in shell.get_completions([command], "or")] == ["orders"], command
 
 
 def test_the_project_may_be_named_on_the_command_line(running: Project, tmp_path: Path) -> None:

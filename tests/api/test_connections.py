@@ -135,7 +135,9 @@ def test_doctor_finds_another_owner_of_a_package(
     info = tmp_path / "openai_agents-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: openai-agents\nVersion: 1.0\n")
-    (info / "RECORD").write_text("agents/__init__.py,,\n")
+    (info / "RECORD").write_text("agents/run.py,,\n")
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents/run.py").touch()  # without __init__.py: it hides nothing, and Python 3.12 skips missing files
     monkeypatch.syspath_prepend(tmp_path)
     assert "openai-agents" in metadata.packages_distributions()["agents"]
     assert wrong(running) == {"package agents": "pip uninstall openai-agents, or use an environment of its own"}

@@ -68,7 +68,10 @@ def test_a_run_is_followed_to_its_end(running: Project, made: Make) -> None:
 
 def test_rows_are_read_again(running: Project, made: Make) -> None:
     name = made()
-    assert "nothing was read yet" in running.do("backfill", name, "--from", "1", "--to", "5", "--watch").err
+    assert (
+        "nothing was read yet, and a backfill only reads rows again"
+        in running.do("backfill", name, "--from", "1", "--to", "5", "--watch").err
+    )
     running.done("run", name, "--watch")
     running.sql(WAREHOUSE, f"UPDATE {name} SET total = 0")
     window = running.done("backfill", name, "--from", "101", "--to", "201", "--watch")
@@ -271,7 +274,7 @@ def test_events_are_one_line_each(running: Project, made: Make) -> None:
         if one["key"] == name
     ]
     assert len(applied) == 1
-    assert running.do("events", "--since", "10m", "--json").lines[0]["offset"] == 0
+    assert running.do("events", "--since", "1d", "--json").lines[0]["offset"] == 0
     assert len(running.do("events", "--limit", "3", "--json").lines) == 3
     assert len(running.do("events", "--limit", "2", "--type", "pipeline.apply", "--json").lines) == 2
     assert running.do("events", "--since", "2999-01-01", "--json").out == ""

@@ -69,7 +69,8 @@ def stepped(running: Project, tmp_path: Path) -> Path:
 def test_plan_shows_what_a_run_would_make_and_changes_nothing(running: Project, stepped: Path) -> None:
     said = running.do("plan", stepped)
     assert said.code == 0, said.err
-    made = "CREATE TABLE public.stepped (id bigint NOT NULL, share integer, price text NOT NULL, PRIMARY KEY (id))"
+    columns = '"id" bigint NOT NULL, "share" integer, "price" text NOT NULL, PRIMARY KEY ("id")'
+    made = f'CREATE TABLE IF NOT EXISTS "public"."stepped" ({columns})'
     assert made in " ".join(said.out.split())
     (one,) = running.done("plan", stepped)
     assert (one["write"], one["exists"], one["undecoded"]) == ("replace", False, False)

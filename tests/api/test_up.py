@@ -10,8 +10,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import pytest
-
 from api.starter import WAREHOUSE
 from tests.api.project import Project, until
 
@@ -101,14 +99,14 @@ def test_a_flow_of_one_pipeline_keeps_the_server_for_as_long_as_it_runs_and_leav
     assert "no record" in project.do("flow", "--help").out
 
 
-@pytest.mark.parametrize("verb", ["pause", "stop"])
-def test_a_flow_of_a_pipeline_that_is_not_active_is_refused(project: Project, verb: str) -> None:
+def test_a_flow_of_a_pipeline_that_is_not_active_is_refused(project: Project) -> None:
     project.done("apply")
-    project.done(verb, "orders")
-    said = project.do("flow", "pipeline", "orders")
-    assert said.code == 1
-    assert {"pause": "paused", "stop": "stopped"}[verb] in said.error
-    assert "penstock resume orders" in said.err
+    for verb, status in (("pause", "paused"), ("stop", "stopped")):
+        project.done(verb, "orders")
+        said = project.do("flow", "pipeline", "orders")
+        assert said.code == 1
+        assert status in said.error
+        assert "penstock resume orders" in said.err
     assert project.sql(WAREHOUSE, "SELECT count(*) FROM orders") == [(0,)]
 
 
@@ -143,3 +141,30 @@ def test_a_killed_server_is_restarted_and_everything_goes_on(project: Project) -
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+def test_a_server_that_restarts_leaves_one_line_in_each_log(project: Project) -> None:
+    said = project.folder / "up.log"
+    with said.open("w") as out:
+        process = project.start("up", "--port", "0", "--json", out=out)
+    address = json.loads(until(said.read_text, "`up` to start"))["health"]
+    project.done("apply")
+    with project.server.lease():
+        project.sql(WAREHOUSE, "ALTER TABLE orders ADD CONSTRAINT slow CHECK (pg_sleep(0.0005) IS NOT NULL)")
+    run = project.done("run", "orders")["run"]
+    until(lambda: "running" in str(project.done("runs", "orders")), "the run to begin")
+    logs = [project.folder / ".penstock" / "logs" / f"{name}.log" for name in ("control", "worker")]
+    before = [path.read_text() for path in logs]
+    project.server.stop()
+    until(lambda: get(f"{address}/readyz")[0] == 200, "it is ready again")
+    until(lambda: project.differences() == EXACT, "the run to go on")
+    assert {one["status"] for one in project.done("runs", "orders") if one["id"] == run} == {"completed"}
+    for path, earlier in zip(logs, before, strict=True):
+        lines = [line for line in path.read_text().removeprefix(earlier).splitlines() if "ERROR" in line]
+        assert len(lines) == 1, lines
+        assert "the session was lost" in lines[0] or "SQLSTATE 57P01" in lines[0]  # as it waited, or within a statement
+    everything = "".join(path.read_text() for path in (said, *project.folder.rglob("log"), *logs))
+    for word in ("Traceback", "panicked", "backtrace", "stack"):
+        assert word not in everything
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0

@@ -153,6 +153,7 @@ def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.Dat
             "clock.set_back",
             "run.progress",
             "connection.deleted",
+            "pipeline.drained",
             "task.halted",
         }, type_
 

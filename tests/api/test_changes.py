@@ -1,0 +1,85 @@
+"""The example of change data capture, from `apply` to `delete`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from penstock.topics.embedded import EmbeddedServer
+from tests.api.project import Project, until
+
+pytestmark = pytest.mark.xdist_group("cdc")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cdc"
+ROWS = "SELECT * FROM mirrored_orders ORDER BY id"
+
+
+@pytest.fixture
+def ends(logical: EmbeddedServer) -> Iterator[dict[str, psycopg.Connection[Any]]]:
+    """Sessions with both databases of the example."""
+    with psycopg.connect(logical.dsn("postgres"), autocommit=True) as session:
+        for name in ("shop", "warehouse"):
+            session.execute(f"CREATE DATABASE {name}")
+    with (
+        psycopg.connect(logical.dsn("shop"), autocommit=True, prepare_threshold=None) as shop,
+        psycopg.connect(logical.dsn("warehouse"), autocommit=True, prepare_threshold=None) as warehouse,
+    ):
+        yield {"shop": shop, "warehouse": warehouse}
+
+
+def rows(session: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    return session.execute(ROWS).fetchall()
+
+
+def test_the_example_of_changes(
+    running: Project, logical: EmbeddedServer, ends: dict[str, psycopg.Connection[Any]], tmp_path: Path
+) -> None:
+    shop, mirror = ends["shop"], ends["warehouse"]
+    shop.execute((EXAMPLE / "shop.sql").read_bytes())
+    text = (EXAMPLE / "connections.yaml").read_text()
+    for name in ("shop", "warehouse"):
+        text = text.replace(f"host=localhost dbname={name} user=penstock", logical.dsn(name))
+    text = text.replace("shop:", "cdc_shop:")  # the sample has a shop of its own
+    connections = running.folder / "connections.yaml"
+    connections.write_text(connections.read_text() + text)
+    file = tmp_path / "orders.yaml"
+    spec = (EXAMPLE / "orders.yaml").read_text().replace("connection: shop", "connection: cdc_shop")
+    file.write_text(spec.replace("  mode: stream\n", "  mode: stream\n  schema: {additive: apply}\n"))
+    running.done("apply", connections, file)
+    until(lambda: _same(shop, mirror), "the snapshot")
+    said = running.do("plan", "orders_mirror")
+    assert "orders_mirror: merge into public.mirrored_orders, changes as they come" in said.out, said.err
+    shop.execute((EXAMPLE / "changes.sql").read_bytes())
+    until(lambda: _same(shop, mirror), "the changes")
+    until(lambda: running.done("status", "orders_mirror")["stream"].get("behind") == 0, "the end of the changes")
+    assert "0 bytes behind, newest event" in running.do("status", "orders_mirror").out
+    shop.execute("ALTER TABLE mirrored_orders ADD gift boolean NOT NULL DEFAULT false")
+    shop.execute("UPDATE mirrored_orders SET gift = true WHERE id = (SELECT min(id) FROM mirrored_orders)")
+    until(lambda: _same(shop, mirror), "the new column")
+    until(lambda: _observed(running) == 2, "the event of the new schema")
+    until(lambda: running.done("status", "orders_mirror")["slot"]["active"], "the slot to be in use")
+    slot = running.done("status", "orders_mirror")["slot"]
+    assert (slot["status"], slot["room"]) == ("reserved", None)
+    running.done("pause", "orders_mirror")
+    until(lambda: not running.done("status", "orders_mirror")["slot"]["active"], "the end of the run")
+    shop.execute("SELECT pg_logical_emit_message(false, 'other', repeat('x', 3000000))")
+    line = running.do("status", "orders_mirror").out
+    assert f"slot {slot['name']}: not active, reserved; its source keeps " in line
+    running.done("delete", "orders_mirror", "--yes")
+    until(lambda: running.do("status", "orders_mirror").code == 3, "the end of the deletion")
+    assert shop.execute("SELECT count(*) FROM pg_replication_slots WHERE database = 'shop'").fetchone() == (0,)
+    assert shop.execute("SELECT count(*) FROM pg_publication").fetchone() == (0,)
+
+
+def _observed(running: Project) -> int:
+    """Return how many schemas of the source the log has."""
+    return running.do("events", "--type", "schema.observed").out.count("cdc_shop:public.mirrored_orders")
+
+
+def _same(shop: psycopg.Connection[Any], mirror: psycopg.Connection[Any]) -> bool:
+    found = mirror.execute("SELECT to_regclass('mirrored_orders') IS NOT NULL").fetchone()
+    return found == (True,) and rows(shop) == rows(mirror)
