@@ -68,7 +68,7 @@ BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
 
 
 def models(model: type[Model], **fixed: Strategy) -> st.SearchStrategy[Any]:
-    """Valid instances of `model`; `fixed` maps fields to strategies for them."""
+    """Valid instances of `model`; `fixed` maps fields to strategies for them, which are always drawn."""
     return _with(model, fixed) if fixed else _any(model)
 
 
@@ -83,7 +83,7 @@ def _with(model: type[Model], fixed: Mapping[str, Strategy]) -> Strategy:
     for name, field in model.model_fields.items():
         key = field.alias or name
         drawn = fixed[name] if name in fixed else _field(name, field)
-        (required if field.is_required() else optional)[key] = drawn
+        (required if field.is_required() or name in fixed else optional)[key] = drawn
     return st.fixed_dictionaries(required, optional=optional).map(model.model_validate)
 
 
@@ -258,11 +258,14 @@ def _retry(draw: st.DrawFn) -> pipeline.Retry:
 def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
     steps = draw(st.lists(_step(), max_size=3, unique_by=lambda step: step.name))
     tests = draw(st.lists(models(pipeline.PipelineTest), max_size=2, unique_by=lambda test: test.name))
-    source = draw(models(pipeline.Source, object=_columns.map("source.{}".format)))
+    sink = draw(_sink())
+    streams = draw(st.booleans()) and sink.write != "replace"
+    other = {"cursor": st.none()} if streams else {"from_": st.none()}
+    source = draw(models(pipeline.Source, object=_columns.map("source.{}".format), **other))
     parts: dict[str, Any] = {
         "mode": "batch",
         "source": source,
-        "sink": draw(_sink()),
+        "sink": sink,
         "transforms": tuple(steps),
         "tests": tuple(tests),
         "mapping": draw(st.none() | _mapping_rule()),
@@ -270,7 +273,7 @@ def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
         "errors": draw(models(pipeline.ErrorRules)),
         "limits": draw(models(pipeline.Limits)),
     }
-    if draw(st.booleans()) and parts["sink"].write != "replace":
+    if streams:
         return pipeline.PipelineSpec.model_validate({**parts, "mode": "stream"})
     rest = {"schedule": draw(st.none() | models(pipeline.Schedule)), "validate": draw(models(transforms.Validation))}
     return pipeline.PipelineSpec.model_validate(parts | rest)
@@ -294,7 +297,17 @@ def _mysql() -> Strategy:
     return st.builds(lambda one, two: connection.MysqlConnection.model_validate(one | two), place, drawn)
 
 
+def _kinesis() -> Strategy:
+    fields = connection.KinesisConnection.model_fields
+    place = {name: _field(name, fields[name]) for name in ("region", "endpoint")}
+    secret = _field("access_key", fields["access_key"]).filter(bool)
+    keys = st.fixed_dictionaries({"access_key": secret, "secret_key": secret}, optional={"session_token": secret})
+    drawn = st.fixed_dictionaries({"type": st.just("kinesis"), **place})
+    return st.builds(lambda one, two: connection.KinesisConnection.model_validate(one | two), drawn, st.just({}) | keys)
+
+
 BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
+    connection.KinesisConnection: _kinesis,
     connection.MysqlConnection: _mysql,
     domain.Counters: _counters,
     domain.Reload: _reload,

@@ -19,3 +19,10 @@ def test_what_decides_loads_neither_bytewax_nor_a_broker_a_database_or_a_data_fr
     command = [sys.executable, "-c", PROGRAM, ",".join(sorted(names)), ",".join(KEPT_OUT)]
     loaded = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert loaded.split() == []
+
+
+def test_a_client_sends_commands_without_models_and_without_the_library_of_the_catalog() -> None:
+    heavy = "pydantic,sqlalchemy,polars,pyarrow,bytewax,confluent_kafka"
+    command = [sys.executable, "-c", PROGRAM, "api.client", heavy]
+    loaded = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert loaded.split() == []

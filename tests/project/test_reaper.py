@@ -38,7 +38,7 @@ def _started_by(base: Path) -> list[str]:
     return [line for line in lines if any(folder in line for folder in folders)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.chaos), signal.SIGKILL])
 def test_what_a_killed_test_process_started_ends_with_it(tmp_path: Path, number: signal.Signals) -> None:
     mark, base = tmp_path / "mark", tmp_path / "base"
     story = tmp_path / "test_story.py"

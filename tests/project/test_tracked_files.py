@@ -21,6 +21,8 @@ def tracked_files(tool: Callable[[str], ModuleType]) -> ModuleType:
         ("table.csv.gz", b"", "is of the binary kind gz"),
         ("libpq.so.5", b"", "is of the binary kind so"),
         ("program", b"\x7fELF\x00", "contains a NUL byte"),
+        ("long.py", b"pass\n" * 400, None),
+        ("long.py", b"pass\n" * 401, "has 401 lines"),
     ],
 )
 def test_a_large_or_binary_file_is_refused(
