@@ -19,7 +19,10 @@ __all__ = [
     "SqlType",
     "carried",
     "fits",
+    "least_upper",
+    "loss",
     "parse_type",
+    "widens",
 ]
 
 ARROW_DIGITS: Final = 38
@@ -143,3 +146,167 @@ def _digits_fit(value: SqlType, target: SqlType) -> bool:
     digits, scale = (_INTEGER_DIGITS[value.name], 0) if value.integer else (value.precision, value.scale or 0)
     room = target.precision - (target.scale or 0)
     return digits is not None and scale <= (target.scale or 0) and digits - scale <= room
+
+
+# --- the lattice: a type is below another if each of its values is one of the other's, too
+
+
+def widens(value: SqlType, target: SqlType) -> bool:
+    """Return True if `target` stores each value of type `value` without loss, and refuses none.
+
+    Unlike `fits`, which also allows what the server refuses with an error. Reflexive and transitive.
+    """
+    return loss(value, target) is None
+
+
+def loss(value: SqlType, target: SqlType) -> str | None:
+    """Return the values of type `value` that `target` cannot store; None if it stores each of them."""
+    if value == target:
+        return None
+    for family in (_number_loss, _text_loss, _time_loss, _bits_loss):
+        if (found := family(value, target)) is not _OTHER:
+            return found
+    if value.name.endswith("[]") and target.name.endswith("[]"):
+        inner = loss(_element(value), _element(target))
+        return inner and f"{inner}, as elements"
+    if (_base(value), target.name) in _CONTAINED:
+        return None
+    return f"{value} is of another kind than {target}: not each of its values is one"
+
+
+def least_upper(one: SqlType, other: SqlType) -> SqlType | None:
+    """Return the smallest type that stores each value of both without loss; None if there is none."""
+    if widens(one, other):
+        return other
+    if widens(other, one):
+        return one
+    if one.name.endswith("[]") and other.name.endswith("[]"):
+        inner = least_upper(_element(one), _element(other))
+        if inner is not None:
+            return SqlType(f"{inner}[]")
+    uppers = [
+        kind
+        for kind in (*_numeric_upper(one, other), *_sized_upper(one, other), *_UPPER)
+        if _is_upper(kind, one, other)
+    ]
+    return next((kind for kind in uppers if all(widens(kind, more) for more in uppers)), None)
+
+
+def _is_upper(kind: SqlType, one: SqlType, other: SqlType) -> bool:
+    return widens(one, kind) and widens(other, kind)
+
+
+def _element(kind: SqlType) -> SqlType:
+    return parse_type(kind.name[:-2])
+
+
+def _base(kind: SqlType) -> str:
+    return "[]" if kind.name.endswith("[]") else kind.name
+
+
+_OTHER: Final = "another family"
+_FLOATS: Final = {"real": 2**24, "double precision": 2**53}
+"""Up to here each whole number is exact."""
+_LARGEST: Final = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
+_NUMBERS: Final = {*_INTEGERS, *_FLOATS, "numeric"}
+_DOCUMENTS: Final = ("jsonb", "json")
+_CONTAINED: Final = {("cidr", "inet"), ("date", "timestamp without time zone")} | {
+    (part, whole) for part in ("struct", "map", "[]") for whole in _DOCUMENTS
+}
+"""Pairs of two kinds; a timestamp refuses dates after the year 294276. Lists and structs are documents."""
+_UUID_CHARACTERS: Final = 36
+_UPPER: Final = tuple(
+    SqlType(name)
+    for name in ("integer", "bigint", "numeric", "real", "double precision", "text", "character varying", *_DOCUMENTS)
+)
+"""Types without a size, which may be the smallest above two others."""
+
+
+def _number_loss(value: SqlType, target: SqlType) -> str | None:
+    if not {value.name, target.name} <= _NUMBERS:
+        return _OTHER
+    if value.name in _FLOATS:
+        if target.name in _FLOATS:
+            return None if value.name == "real" else "digits that are rounded"
+        return "fractions, infinity and NaN"
+    if target.name == "numeric":
+        return _digits_loss(value, target)
+    largest = _largest(value)
+    if largest is None:
+        return "digits after the point" if target.integer else "digits that a binary fraction cannot represent"
+    limit = _FLOATS[target.name] if target.name in _FLOATS else _LARGEST[target.name]
+    return None if largest <= limit else f"numbers above {limit}"
+
+
+def _largest(kind: SqlType) -> int | None:
+    """Return the largest number of a type of whole numbers; None for others."""
+    if kind.integer:
+        return _LARGEST[kind.name]
+    return None if kind.precision is None or kind.scale else 10**kind.precision - 1
+
+
+def _digits_loss(value: SqlType, target: SqlType) -> str | None:
+    """Return what a numeric loses of a number with a fixed number of digits."""
+    if target.precision is None:
+        return None
+    room = target.precision - (target.scale or 0)
+    digits, scale = (_INTEGER_DIGITS[value.name], 0) if value.integer else (value.precision, value.scale or 0)
+    if digits is None or digits - scale > room:
+        return f"numbers of more than {room} digits before the point"
+    return None if scale <= (target.scale or 0) else f"more than {target.scale or 0} digits after the point"
+
+
+def _text_loss(value: SqlType, target: SqlType) -> str | None:
+    if not target.text:
+        if (value.name, target.name) == ("jsonb", "json"):
+            return None
+        return "repeated keys, and the order of keys" if (value.name, target.name) == ("json", "jsonb") else _OTHER
+    as_text = value.name in TEXTS or carried(value) or _base(value) in {"struct", "map", "[]"}
+    if not as_text or value.name == "numeric":
+        return _OTHER
+    if target.name == "character" and value.name != "character":
+        return "spaces at the end"
+    most = _UUID_CHARACTERS if value.name == "uuid" else value.precision if value.text else None
+    if target.precision is None or (most is not None and most <= target.precision):
+        return None
+    return f"texts of more than {target.precision} characters"
+
+
+def _time_loss(value: SqlType, target: SqlType) -> str | None:
+    """Return the digits of a second that are lost; the zone is another kind."""
+    if value.name != target.name or not value.name.startswith("time"):
+        return _OTHER
+    if target.precision is None or target.precision >= _SECOND_DIGITS:
+        return None
+    finer = _SECOND_DIGITS if value.precision is None else value.precision
+    return None if finer <= target.precision else f"more than {target.precision} digits of a second"
+
+
+_SECOND_DIGITS: Final = 6
+
+
+def _bits_loss(value: SqlType, target: SqlType) -> str | None:
+    if target.name != "bit varying" or value.name not in {"bit", "bit varying"}:
+        return _OTHER
+    most = value.precision or (1 if value.name == "bit" else None)
+    if target.precision is None or (most is not None and most <= target.precision):
+        return None
+    return f"more than {target.precision} bits"
+
+
+def _numeric_upper(one: SqlType, other: SqlType) -> list[SqlType]:
+    """Return the numeric with enough digits for both."""
+    found = []
+    for kind in (one, other):
+        digits = _INTEGER_DIGITS.get(kind.name, kind.precision if kind.name == "numeric" else None)
+        if digits is None:
+            return []
+        found.append((digits - (kind.scale or 0), kind.scale or 0))
+    scale = max(scale for _, scale in found)
+    return [SqlType("numeric", max(before for before, _ in found) + scale, scale)]
+
+
+def _sized_upper(one: SqlType, other: SqlType) -> list[SqlType]:
+    """Return the types of both names with the larger size, and a text with it."""
+    size = max((_UUID_CHARACTERS if kind.name == "uuid" else kind.precision or 0 for kind in (one, other)), default=0)
+    return [SqlType(name, size) for name in (one.name, other.name, "character varying") if size]
