@@ -187,11 +187,25 @@ def _counters() -> Strategy:
     )
 
 
+def schema_fields(depth: int = 1) -> st.SearchStrategy[domain.Field]:
+    """Fields with parts, down to `depth`."""
+    parts = st.lists(schema_fields(depth - 1), max_size=2, unique_by=lambda one: one.name) if depth else st.none()
+    return _with(domain.Field, {"fields": parts})
+
+
 @st.composite
 def _schema(draw: st.DrawFn) -> domain.Schema:
     fields = draw(st.lists(models(domain.Field), max_size=4, unique_by=lambda field: field.name))
-    key = draw(st.lists(st.sampled_from([field.name for field in fields]), unique=True)) if fields else []
-    return domain.Schema(fields=tuple(fields), key=tuple(key))
+    some = st.lists(st.sampled_from([field.name for field in fields]), unique=True, min_size=1).map(tuple)
+    if not fields:
+        return domain.Schema(fields=())
+    foreign = st.builds(domain.ForeignKey, columns=some, object=st.just("a.b"), references=some)
+    return domain.Schema(
+        fields=tuple(fields),
+        key=draw(st.just(()) | some),
+        unique=draw(st.none() | st.lists(some, max_size=2).map(tuple)),
+        foreign=draw(st.none() | st.lists(foreign, max_size=2).map(tuple)),
+    )
 
 
 def _field_rule() -> Strategy:
@@ -311,6 +325,7 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     connection.MysqlConnection: _mysql,
     domain.Counters: _counters,
     domain.Reload: _reload,
+    domain.Field: schema_fields,
     domain.Schema: _schema,
     transforms.FieldRule: _field_rule,
     transforms.MappingRule: _mapping_rule,

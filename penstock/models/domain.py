@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, JsonValue, model_validator
+from pydantic import AfterValidator, AwareDatetime, JsonValue, model_validator
 from pydantic import Field as Constraint
 
 from penstock.errors import PenstockError
@@ -19,6 +19,7 @@ __all__ = [
     "Error",
     "Field",
     "FieldMapping",
+    "ForeignKey",
     "Id",
     "PipelineStatus",
     "Resolution",
@@ -43,6 +44,19 @@ RunStatus = Literal["queued", "running", "completed", "failed", "stopped"]
 TaskStatus = Literal["queued", "assigned", "waiting", "completed", "failed", "cancelled"]
 
 
+def _no_repeats(fields: tuple[Field, ...] | None) -> tuple[Field, ...] | None:
+    names = [field.name for field in fields or ()]
+    if len(names) != len(set(names)):
+        message = "has a duplicate field"
+        raise ValueError(message)
+    return fields or None
+
+
+def _sorted(found: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Return the constraints without repeats, in one order: a system lists them in any."""
+    return tuple(sorted(set(found), key=str)) or None if found else None
+
+
 class DatasetRef(Model):
     """One table, file set or topic: an object of a connection."""
 
@@ -54,30 +68,56 @@ class DatasetRef(Model):
 
 
 class Field(Model):
-    """One column, with its type as the system writes it, e.g. ``numeric(15,2)``."""
+    """One column or one part of it, with its type as the engine writes it, e.g. ``numeric(15,2)``."""
 
     name: Annotated[str, Constraint(min_length=1, max_length=128)]
     type: Annotated[str, Constraint(min_length=1, max_length=256)]
     nullable: bool = True
     description: str | None = None
+    default: Annotated[str, Constraint(max_length=2000)] | None = None
+    """Expression of its default, as its system writes it."""
+    fields: Annotated[tuple[Field, ...] | None, AfterValidator(_no_repeats)] = None
+    """The parts of a struct or a document; those of each element, if it is a list of them."""
+
+
+class ForeignKey(Model):
+    """Columns whose values are those of a key of another object of the same connection."""
+
+    columns: Annotated[tuple[str, ...], Constraint(min_length=1)]
+    object: Annotated[str, Constraint(min_length=1, max_length=512)]
+    references: Annotated[tuple[str, ...], Constraint(min_length=1)]
 
 
 class Schema(Model):
-    """The columns of a dataset in order, and the key that identifies a row."""
+    """The columns of a dataset in order, the key that identifies a row, and what else its system enforces.
 
-    fields: tuple[Field, ...]
+    What is empty is left out of its JSON, so that a schema of an older release keeps its fingerprint.
+    """
+
+    fields: Annotated[tuple[Field, ...], AfterValidator(lambda found: _no_repeats(found) or ())]
     key: tuple[str, ...] = ()
+    unique: Annotated[tuple[tuple[str, ...], ...] | None, AfterValidator(_sorted)] = None
+    """Further unique keys, in the order of their columns' names."""
+    foreign: Annotated[tuple[ForeignKey, ...] | None, AfterValidator(_sorted)] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [field.name for field in self.fields]
-        if len(names) != len(set(names)):
-            message = "has a duplicate field"
-            raise ValueError(message)
-        if missing := set(self.key) - set(names):
-            message = f"the key names {', '.join(sorted(missing))}, which is not a field"
-            raise ValueError(message)
+        names = {field.name for field in self.fields}
+        others = [(f"a {kind} key", columns) for kind, columns in self._constraints()]
+        for what, columns in [("the key", self.key), *others]:
+            if missing := set(columns) - names:
+                message = f"{what} names {', '.join(sorted(missing))}, which is not a field"
+                raise ValueError(message)
         return self
+
+    def _constraints(self) -> list[tuple[str, tuple[str, ...]]]:
+        foreign = [("foreign", one.columns) for one in self.foreign or ()]
+        return [*(("unique", one) for one in self.unique or ()), *foreign]
+
+    @property
+    def shape(self) -> Schema:
+        """Names, types and nullability of the columns alone: all that a run sees of a dataset."""
+        return Schema(fields=tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in self.fields))
 
     @property
     def fingerprint(self) -> str:
