@@ -46,7 +46,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let `make test` draw the same examples each time: a commit passes always or never. `make chaos` draws new ones."""
+    """Draw the same examples each time in `make test`: a commit passes always or never. `make chaos` draws new ones."""
     if config.option.markexpr == "not chaos" and settings.get_current_profile_name() in ("default", "ci"):
         settings.register_profile("same", derandomize=True)
         settings.load_profile("same")
