@@ -14,6 +14,7 @@ from penstock.models.base import Model, Name, Sql
 __all__ = [
     "AgentDecision",
     "Alternative",
+    "Compatibility",
     "Counters",
     "DatasetRef",
     "Error",
@@ -39,6 +40,10 @@ Timestamp = AwareDatetime
 Id = Annotated[str, Constraint(min_length=1, max_length=640)]
 """The id of a record, run, task, worker or timer; bounded, because the catalog's indexes are."""
 Confidence = Annotated[float, Constraint(ge=0, le=1)]
+Compatibility = Literal[
+    "none", "backward", "forward", "full", "backward_transitive", "forward_transitive", "full_transitive"
+]
+"""The rule for a dataset's next schema: against its last one, or if transitive against each."""
 PipelineStatus = Literal["active", "draining", "paused", "stopped", "deleting"]
 RunStatus = Literal["queued", "running", "completed", "failed", "stopped"]
 TaskStatus = Literal["queued", "assigned", "waiting", "completed", "failed", "cancelled"]
@@ -113,11 +118,6 @@ class Schema(Model):
     def _constraints(self) -> list[tuple[str, tuple[str, ...]]]:
         foreign = [("foreign", one.columns) for one in self.foreign or ()]
         return [*(("unique", one) for one in self.unique or ()), *foreign]
-
-    @property
-    def shape(self) -> Schema:
-        """Names, types and nullability of the columns alone: all that a run sees of a dataset."""
-        return Schema(fields=tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in self.fields))
 
     @property
     def fingerprint(self) -> str:
