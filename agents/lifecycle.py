@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from agents.datasets import configure, configured
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
@@ -44,15 +45,16 @@ class Lifecycle:
     """Keeps which connections, pipelines and policies exist, in which version, and whether they may run.
 
     State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
-    ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force.
+    ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force; ``datasets`` name ->
+    the rule for its schemas.
     """
 
     name = "lifecycle"
-    rules = 3
+    rules = 4
 
     def initial(self) -> State:
         """Return the empty state."""
-        return {"connections": {}, "pipelines": {}, "policies": {}}
+        return {"connections": {}, "pipelines": {}, "policies": {}, "datasets": {}}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """Carry out or refuse a command; finish a deletion or a drain when it is done; report what cannot be read."""
@@ -189,6 +191,7 @@ def _publish(state: State, cause: Cause, command: PolicyPublish, _: Policies) ->
 HANDLERS: dict[str, Handler] = {
     "connection.put": _put_connection,
     "connection.delete": _delete_connection,
+    "dataset.configure": configure,
     "pipeline.apply": _apply,
     "pipeline.rollback": _roll_back,
     "pipeline.pause": _transition,
@@ -278,6 +281,7 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
         s, "connections", p["name"], {"version": p["version"], "connection": p["connection"]}
     ),
     "connection.deleted": lambda s, p: _without(s, "connections", p["name"]),
+    "dataset.configured": configured,
     "pipeline.created": _versioned,
     "pipeline.updated": _versioned,
     "pipeline.status_changed": lambda s, p: (

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from catalog import tables
-from catalog.rows import Change, Entry, Row, Rows
+from catalog.evolution import detailed
+from catalog.rows import Change, Entry, Row, Rows, storable
 from catalog.words import words
 from penstock.ids import named_id
-from penstock.models.domain import SchemaMapping
+from penstock.models.domain import Schema, SchemaMapping
 from penstock.records import Record
+from penstock.records.coordination import DatasetConfigured
 from penstock.records.execution import SchemaObserved
 
-__all__ = ["Fold", "Seen", "dataset_id", "named_dataset", "observed_schema", "put_mapping"]
+__all__ = ["Fold", "Seen", "configured", "dataset_id", "named_dataset", "observed_schema", "put_mapping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +56,49 @@ def _see(row: Row, seen: Seen, connection: str, object_: str) -> None:
 
 
 def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry]:
-    """Fold a schema that a run has observed: a new version if its fingerprint differs."""
-    dataset, schema, at = body.dataset, body.schema_, seen.record.at
+    """Fold a schema that was observed: a new version if its fingerprint differs.
+
+    A run sees names, types and nullability only; what is known besides stays.
+    """
+    dataset, record = body.dataset, seen.record
     key = dataset_id(dataset.connection, dataset.object)
-    fingerprint = schema.fingerprint
-    fields = [field.to_dict() for field in schema.fields]
 
     def fold(row: Row, rows: Rows) -> None:
+        known = None if body.discovered else _known(row)
+        schema = body.schema_ if known is None else detailed(body.schema_, known)
+        fingerprint = schema.fingerprint
         _see(row, seen, dataset.connection, dataset.object)
         row |= {"kind": body.kind, "description": body.description, "tags": list(body.tags)}
         row["column_words"] = " ".join(words(*(field.name for field in schema.fields)))
         described = (field.description for field in schema.fields)
         row["text_words"] = " ".join(words(body.description, *body.tags, *described))
         if row.get("fingerprint") != fingerprint:
-            row |= {"version": (row.get("version") or 0) + 1, "fingerprint": fingerprint}
-            version = {"dataset": key, "version": row["version"], "fingerprint": fingerprint, "fields": fields}
-            version |= {"key": schema.key, "at": at, "offset": seen.offset, "changed": seen.offset}
+            found = {"version": (row.get("version") or 0) + 1, "fingerprint": fingerprint}
+            found["schema"] = storable(schema.to_dict())
+            row |= found
+            version = {"dataset": key, **found, "at": record.at, "offset": seen.offset, "changed": seen.offset}
+            version |= {"actor": record.actor, "cause": record.cause[0] if record.cause else None}
             rows.add(tables.schema_versions, version)
 
     return [Change(tables.datasets, key, fold)]
+
+
+def _known(row: Row) -> Schema | None:
+    """Return the current schema of a dataset, if there is one."""
+    found = row.get("schema")
+    if isinstance(found, orjson.Fragment):
+        found = orjson.loads(orjson.dumps(found))
+    return None if found is None else Schema.parse(found)
+
+
+def configured(seen: Seen, body: DatasetConfigured) -> Iterable[Change | Entry]:
+    """Fold the rule that somebody has set for a dataset."""
+
+    def fold(row: Row, _: Rows) -> None:
+        _see(row, seen, body.dataset.connection, body.dataset.object)
+        row |= {"kind": row.get("kind") or "table", "compatibility": body.compatibility}
+
+    return [Change(tables.datasets, dataset_id(body.dataset.connection, body.dataset.object), fold)]
 
 
 def put_mapping(mapping: SchemaMapping, *, at: datetime, actor: str, offset: int) -> Change:

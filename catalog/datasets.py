@@ -17,9 +17,9 @@ from penstock.models import DatasetRef, Schema
 
 __all__ = ["COLUMNS", "dataset", "datasets", "entry", "fingerprints", "schema_at", "schema_history"]
 
-_WORDS = {"name_words", "column_words", "text_words", "search"}
+_WORDS = {"name_words", "column_words", "text_words", "search", "schema"}
 COLUMNS = [column for column in tables.datasets.columns if column.name not in _WORDS]
-"""The columns of an entry; the others are for the search."""
+"""The columns of an entry; the others are for the search and the projection."""
 
 
 def entry(row: RowMapping) -> Dataset:
@@ -99,5 +99,5 @@ def schema_at(
 
 
 def _version(row: RowMapping) -> SchemaVersion:
-    schema = Schema.parse({"fields": row["fields"], "key": row["key"]})
-    return SchemaVersion(row["dataset"], row["version"], row["fingerprint"], schema, row["at"], row["offset"])
+    columns = {name: value for name, value in row.items() if name not in {"schema", "changed"}}
+    return SchemaVersion(**columns, schema=Schema.parse(row["schema"]))

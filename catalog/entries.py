@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from penstock.models.domain import Schema
+from penstock.models.domain import Compatibility, Schema
 
 __all__ = [
     "ConnectionEntry",
@@ -61,6 +61,8 @@ class Dataset:
     tags: tuple[str, ...]
     version: int | None
     fingerprint: str | None
+    compatibility: Compatibility | None
+    """The rule for its next schema; None if nobody has set one."""
     first_offset: int
     first_at: datetime
     last_offset: int
@@ -70,7 +72,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """One schema of a dataset, current from `at` on."""
+    """One schema of a dataset, current from `at` on; `actor` has seen it, after the record at offset `cause`."""
 
     dataset: str
     version: int
@@ -78,6 +80,8 @@ class SchemaVersion:
     schema: Schema
     at: datetime
     offset: int
+    actor: str | None = None
+    cause: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from catalog.renames import LIKELY, Likeness, renames
 from penstock.errors import MissingColumn
 from penstock.models.domain import Field, ForeignKey, Schema
 
-__all__ = ["Change", "ChangeKind", "Path", "apply", "compare", "path_text"]
+__all__ = ["Change", "ChangeKind", "Path", "apply", "compare", "detailed", "path_text"]
 
 Path = tuple[str, ...]
 """Names from a column down to one of its parts; empty for the table itself."""
@@ -104,6 +104,26 @@ def apply(old: Schema, changes: Iterable[Change]) -> Schema:
             sets[one.kind].discard(one.before)
             sets[one.kind] |= set() if one.after is None else {one.after}
     return Schema(fields=fields, key=key, unique=tuple(sets["unique"]), foreign=tuple(sets["foreign"]))
+
+
+def detailed(seen: Schema, known: Schema) -> Schema:
+    """Return `seen`, of which only the columns were looked at, with what `known` says besides."""
+    before = {one.name: one for one in known.fields}
+    fields = tuple(_detailed(one, before.get(one.name)) for one in seen.fields)
+    names = {one.name for one in fields}
+    return Schema(
+        fields=fields,
+        key=seen.key or (known.key if names.issuperset(known.key) else ()),
+        unique=seen.unique or tuple(one for one in known.unique or () if names.issuperset(one)),
+        foreign=seen.foreign or tuple(one for one in known.foreign or () if names.issuperset(one.columns)),
+    )
+
+
+def _detailed(seen: Field, known: Field | None) -> Field:
+    if known is None or known.type != seen.type:
+        return seen
+    more = {name: getattr(known, name) for name in ("description", "default", "fields") if getattr(seen, name) is None}
+    return seen.model_copy(update=more)
 
 
 def _fields(at: Path, old: Sequence[Field], new: Sequence[Field], likeness: Likeness, above: float) -> list[Change]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from catalog import tables
-from catalog.dataset_folds import Fold, Seen, dataset_id, named_dataset, observed_schema
+from catalog.dataset_folds import Fold, Seen, configured, dataset_id, named_dataset, observed_schema
 from catalog.rows import Change, Entry, Row, Rows
 from penstock.ids import named_id
 from penstock.models.domain import Error
@@ -352,6 +352,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "run.finished": _run,
     "task.halted": _halted,
     "schema.observed": observed_schema,
+    "dataset.configured": configured,
     "error.raised": _raised,
     "record.unreadable": _reported,
 }

@@ -24,7 +24,19 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import Table
 
-__all__ = ["Change", "Entry", "Row", "RowCache", "Rows", "Statements", "at_once", "fold", "folded", "statements"]
+__all__ = [
+    "Change",
+    "Entry",
+    "Row",
+    "RowCache",
+    "Rows",
+    "Statements",
+    "at_once",
+    "fold",
+    "folded",
+    "statements",
+    "storable",
+]
 
 Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""
@@ -233,6 +245,15 @@ def at_once(move: bytes, parts: tuple[Part, ...], last: bytes) -> bytes:
     writes = [statements(table).add_if if is_new else statements(table).put_if for table, is_new in parts]
     named = [b"moved AS (%b)" % move, *(b"part%d AS (%b)" % numbered for numbered in enumerate(writes))]
     return b"WITH " + b", ".join(named) + b" " + last
+
+
+def storable(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document as it comes back from the table, for folds that read what they have stored."""
+    data = orjson.dumps(document)
+    if b"\\u0000" not in data:
+        return document
+    found: dict[str, Any] = orjson.loads(_NUL.sub(rb"\1\\ufffd", data))
+    return found
 
 
 def _json(rows: list[Row]) -> str:

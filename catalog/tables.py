@@ -85,7 +85,8 @@ _SEARCH = (
 datasets = _folded(
     "datasets",
     _text("id", key=True), _text("connection"), _text("object"), _text("kind"), _text("description"),
-    Column("tags", ARRAY(Text)), Column("version", Integer), _text("fingerprint"),
+    Column("tags", ARRAY(Text)), Column("version", Integer), _text("fingerprint"), _json("schema"),
+    _text("compatibility"),
     _number("first_offset"), _time("first_at"), _number("last_offset"), _time("last_at"),
     _text("name_words"), _text("column_words"), _text("text_words"),
     Column("search", TSVECTOR, Computed(_SEARCH, persisted=True)),
@@ -98,9 +99,9 @@ datasets = _folded(
 schema_versions = _folded(
     "schema_versions",
     _text("dataset", key=True), Column("version", Integer, primary_key=True, autoincrement=False),
-    _text("fingerprint"), _json("fields"), _json("key"), _time("at"), _number("offset"),
+    _text("fingerprint"), _json("schema"), _time("at"), _number("offset"), _text("actor"), _number("cause"),
 )  # fmt: skip
-"""Every schema of a dataset: version = previous + 1 if the fingerprint differs."""
+"""Every schema of a dataset: version = previous + 1 if the fingerprint differs. `actor` has seen it, after `cause`."""
 
 mappings = _folded(
     "mappings",

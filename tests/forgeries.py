@@ -24,6 +24,7 @@ MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flo
 PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "connection.put": {"name": "spare", "connection": postgres("spare")},
     "connection.delete": {"name": "spare"},
+    "dataset.configure": {"dataset": {"connection": "ghost", "object": "a.b"}, "compatibility": "full"},
     "pipeline.apply": {"pipeline": pipeline("spare"), "expect": None},
     "pipeline.pause": {"name": "spare"},
     "pipeline.resume": {"name": "spare"},
@@ -37,6 +38,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "command.refused": {"command": "c9", "code": "refused", "what": "x"},
     "connection.changed": {"name": "shop", "version": 7, "connection": {}},
     "connection.deleted": {"name": "shop"},
+    "dataset.configured": {"dataset": {"connection": "ghost", "object": "a.b"}, "compatibility": "backward_transitive"},
     "pipeline.created": PIPELINE,
     "pipeline.updated": PIPELINE,
     "pipeline.status_changed": {"name": "ghost", "uid": "u9", "before": "active", "status": "paused"},

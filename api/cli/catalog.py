@@ -1,4 +1,4 @@
-"""`penstock catalog rebuild`: the catalog made again from the log, after a restore of either."""
+"""`penstock catalog`: schemas of datasets and their changes; the catalog made again after a restore."""
 
 from __future__ import annotations
 
@@ -8,21 +8,38 @@ import click
 
 from api.cli.alone import take_locks
 from api.cli.main import State, command
+from api.cli.schemas import compatibility, diff, history
 from api.client import connected
 from catalog.database import reset
 from catalog.origin import adopt, forget
 from dataflows.projector import project_to_end
 from penstock import postgres
+from penstock.errors import UsageError
 from penstock.topics.table import CONTROL
 
 
 @command(name="catalog")
-@click.argument("action", type=click.Choice(["rebuild"]))
-def catalog_(state: State, action: str) -> None:  # noqa: ARG001 - there is one action so far
-    """Drop the catalog and make it again from the log (`rebuild`), when nothing runs.
+@click.argument("action", type=click.Choice(["history", "diff", "compatibility", "rebuild"]))
+@click.argument("words", nargs=-1, metavar="[DATASET [V1] [V2]|DATASET [RULE]]")
+def catalog_(state: State, action: str, words: tuple[str, ...]) -> None:
+    """Show how a dataset's schema changed, set the rule for its next one, or `rebuild` the catalog.
 
-    Dead letters stay, and so do the positions at the sinks: the next run of each pipeline continues from there.
+    A DATASET is CONNECTION:OBJECT. `history` shows each version of its schema. `diff` compares two, or one with the
+    current one, or the last two, and names the pipelines that the changes touch. `compatibility` shows or sets what a
+    next schema may change: none, backward, forward, full, or one of the last three with `_transitive`.
+
+    `rebuild` drops the catalog and makes it again from the log, when nothing runs. Dead letters stay, and so do the
+    positions at the sinks: the next run of each pipeline continues from there.
     """
+    if action != "rebuild":
+        {"history": history, "diff": diff, "compatibility": compatibility}[action](state, words)
+        return
+    if words:
+        raise UsageError("`catalog rebuild` takes no dataset", where="penstock catalog", value=words[0])
+    _rebuild(state)
+
+
+def _rebuild(state: State) -> None:
     with connected(state.settings, runs=False) as client:
         with client.site.open_log("rebuild") as log:
             take_locks(log, str(state.settings.project), "rebuild")

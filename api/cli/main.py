@@ -66,7 +66,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Plumbing": ("api.cli.plumbing", {
         "flow": "Run one flow in the foreground, as a pod does.",
         "topics": "Show the topics: list, tail, lag; create, copy them.",
-        "catalog": "Make the catalog again from the log: rebuild.",
+        "catalog": "Show changes of schemas: history, diff; or rebuild the catalog.",
     }),
 }  # fmt: skip
 """Sections of `--help`: the module of their commands, and each command with its line."""

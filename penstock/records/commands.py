@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import Beginning, Reload
+from penstock.models.domain import Beginning, Compatibility, DatasetRef, Reload
 
 __all__ = [
     "ConnectionDelete",
     "ConnectionPut",
+    "DatasetConfigure",
     "PipelineApply",
     "PipelineDelete",
     "PipelineRollback",
@@ -34,6 +35,13 @@ class ConnectionDelete(Model):
     """``connection.delete``: refused while a pipeline uses it."""
 
     name: Name
+
+
+class DatasetConfigure(Model):
+    """``dataset.configure``: set the rule that the next schema of a dataset has to meet."""
+
+    dataset: DatasetRef
+    compatibility: Compatibility
 
 
 class PipelineApply(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import AgentDecision, Beginning, Id, PipelineStatus, Reload, Task
+from penstock.models.domain import AgentDecision, Beginning, Compatibility, DatasetRef, Id, PipelineStatus, Reload, Task
 from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "CommandRefused",
     "ConnectionChanged",
     "ConnectionDeleted",
+    "DatasetConfigured",
     "PipelineChanged",
     "PipelineDeleted",
     "PipelineDrained",
@@ -62,6 +63,13 @@ class ConnectionDeleted(Model):
     """``connection.deleted``."""
 
     name: Name
+
+
+class DatasetConfigured(Model):
+    """``dataset.configured``: the rule that the next schema of a dataset has to meet, from here on; keyed by it."""
+
+    dataset: DatasetRef
+    compatibility: Compatibility
 
 
 class PipelineChanged(Model):

@@ -77,11 +77,15 @@ class RunChanged(Model):
 
 
 class SchemaObserved(Model):
-    """``schema.observed``: what a dataset looks like now; recorded when it differs from what the catalog has."""
+    """``schema.observed``: what a dataset looks like now; recorded when it differs from what the catalog has.
+
+    A run sees names, types and nullability only; `discovered` is True if the dataset was described in full.
+    """
 
     dataset: DatasetRef
     kind: str = "table"
     schema_: Schema = Field(alias="schema")
+    discovered: bool = False
     description: str | None = None
     tags: tuple[str, ...] = ()
 

@@ -65,6 +65,7 @@ def _decided(name: str, payload: type[Model], kind: Kind = "event") -> RecordTyp
 COMMANDS = _table(
     _command("connection.put", commands.ConnectionPut),
     _command("connection.delete", commands.ConnectionDelete),
+    _command("dataset.configure", commands.DatasetConfigure),
     _command("pipeline.apply", commands.PipelineApply),
     _command("pipeline.pause", commands.PipelineTransition),
     _command("pipeline.drain", commands.PipelineTransition),
@@ -81,6 +82,7 @@ COORDINATION = _table(
     _decided("command.refused", coordination.CommandRefused),
     _decided("connection.changed", coordination.ConnectionChanged),
     _decided("connection.deleted", coordination.ConnectionDeleted),
+    _decided("dataset.configured", coordination.DatasetConfigured),
     _decided("pipeline.created", coordination.PipelineChanged),
     _decided("pipeline.updated", coordination.PipelineChanged),
     _decided("pipeline.status_changed", coordination.PipelineStatusChanged),

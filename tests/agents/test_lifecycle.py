@@ -236,3 +236,18 @@ def test_a_version_names_who_asked_for_it() -> None:
     (created,) = plane.of("pipeline.created")
     command = next(record for record in plane.log if record.type == "pipeline.apply")
     assert created.payload["by"] == command.actor != created.actor
+
+
+def test_the_rule_of_a_dataset_is_set_and_changed_again(plane: ControlPlane) -> None:
+    dataset = {"connection": "shop", "object": "public.orders"}
+    unknown = plane.refused("dataset.configure", dataset={**dataset, "connection": "shp"}, compatibility="full")
+    assert (unknown["code"], unknown["hint"]) == ("not_found", "did you mean `shop`?")
+    for rule, before in (("full", "none"), ("backward_transitive", "full"), ("none", "backward_transitive")):
+        done = plane.done("dataset.configure", dataset=dataset, compatibility=rule)
+        assert done == {"compatibility": rule, "before": before, "changed": True}
+        assert plane.state("lifecycle")["datasets"] == ({} if rule == "none" else {"shop:public.orders": rule})
+        assert plane.done("dataset.configure", dataset=dataset, compatibility=rule)["changed"] is False
+    assert [record.payload["compatibility"] for record in plane.of("dataset.configured")] == [
+        "full", "backward_transitive", "none",
+    ]  # fmt: skip
+    assert "compatibility" in str(plane.refused("dataset.configure", dataset=dataset, compatibility="most")["issues"])

@@ -14,6 +14,7 @@ from catalog.entries import Dataset, Decision, Snapshot
 from catalog.store import MetadataStore
 from penstock.errors import NotFound, UsageError
 from penstock.models import AgentDecision, DatasetRef, Field, FieldMapping, Schema, SchemaMapping
+from penstock.models.domain import ForeignKey
 from penstock.records import Record
 from penstock.records.execution import SchemaObserved
 from tests.agents.control_plane import pipeline
@@ -439,3 +440,59 @@ def test_a_stopped_run_reports_its_committed_rows(store: MetadataStore, fold: Ca
     done = {**run, "status": "completed", "resumed": True, "counters": {"rows_in": 9, "rows_out": 9}}
     fold(fact("run.finished", {"run": done}), fact("task.halted", halted))
     assert (store.run("r1").counters["rows_out"], store.run("r1").resumed) == (9, True)
+
+
+def by_discovery(store: MetadataStore, schema: Schema, minute: int) -> Dataset:
+    return store.put_dataset(
+        SchemaObserved(dataset=ORDERS, schema_=schema, discovered=True), at=minutes(minute), offset=minute
+    )
+
+
+FULL = Schema(
+    fields=(
+        Field(name="id", type="bigint", nullable=False, default="nextval('s')", description="number of the order"),
+        Field(name="customer", type="integer"),
+        Field(name="address", type="jsonb", fields=(Field(name="city", type="text"),)),
+    ),
+    key=("id",),
+    unique=(("customer",),),
+    foreign=(ForeignKey(columns=("customer",), object="public.customers", references=("id",)),),
+)
+
+
+def bare(schema: Schema) -> Schema:
+    """What a run sees of a schema."""
+    return Schema(fields=tuple(Field(name=f.name, type=f.type, nullable=f.nullable) for f in schema.fields))
+
+
+def test_what_a_run_does_not_see_of_a_schema_stays_known(store: MetadataStore) -> None:
+    assert by_discovery(store, FULL, 1).version == 1
+    assert observed(store, bare(FULL), 2).version == 1
+    more = Schema(fields=(*bare(FULL).fields, Field(name="note", type="text")))
+    assert observed(store, more, 3).version == 2
+    assert store.schema_at(dataset_id("shop", "public.orders")).schema == FULL.model_copy(
+        update={"fields": (*FULL.fields, Field(name="note", type="text"))}
+    )
+    less = Schema(fields=tuple(f for f in bare(FULL).fields if f.name != "customer"))
+    assert observed(store, less, 4).version == 3
+    now = store.schema_at(dataset_id("shop", "public.orders")).schema
+    assert (now.key, now.unique, now.foreign) == (("id",), None, None)
+    assert by_discovery(store, bare(FULL), 5).version == 4
+    assert store.schema_at(dataset_id("shop", "public.orders")).schema == bare(FULL)
+
+
+def test_a_version_says_who_has_seen_it_and_after_what(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    payload = SchemaObserved(dataset=ORDERS, schema_=V1).to_dict()
+    fold(fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2}))
+    offset = fold(fact("schema.observed", payload).replaced(actor="worker:w", cause=(0, 0)))
+    found = store.schema_history(dataset_id("shop", "public.orders"))
+    assert [(one.version, one.actor, one.cause, one.offset) for one in found] == [(1, "worker:w", 0, offset)]
+
+
+def test_a_rule_is_kept_with_its_dataset(store: MetadataStore, fold: Fold, fact: Fact) -> None:
+    rule = {"dataset": ORDERS.to_dict(), "compatibility": "full_transitive"}
+    fold(fact("dataset.configured", rule))
+    assert (store.dataset_of(ORDERS).compatibility, store.dataset_of(ORDERS).version) == ("full_transitive", None)
+    fold(fact("schema.observed", SchemaObserved(dataset=ORDERS, schema_=V1).to_dict()))
+    fold(fact("dataset.configured", rule | {"compatibility": "none"}))
+    assert (store.dataset_of(ORDERS).compatibility, store.dataset_of(ORDERS).version) == ("none", 1)

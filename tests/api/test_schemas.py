@@ -1,0 +1,64 @@
+"""Schemas of datasets from the command line: history, differences, and rules for the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from api.starter import SHOP
+from tests.api.project import Project
+
+PIPELINE = """
+apiVersion: penstock/v1
+kind: Pipeline
+metadata: {name: wares}
+spec:
+  source: {connection: shop, object: public.wares}
+  sink: {connection: warehouse, object: public.wares, write: replace}
+"""
+
+
+def test_the_history_of_a_schema_and_the_rule_for_the_next_one(running: Project, tmp_path: Path) -> None:
+    running.sql(SHOP, "CREATE TABLE wares (id integer PRIMARY KEY, phone text, weight real)")
+    file = tmp_path / "wares.yaml"
+    file.write_text(PIPELINE + "  schema: {additive: apply}\n")
+    running.done("apply", file)
+    assert running.do("catalog", "diff", "shop:public.wares").code == 3
+    running.done("run", "wares", "--watch")
+    assert running.do("catalog", "diff", "shop:public.wares").code == 3
+    running.sql(SHOP, "ALTER TABLE wares ADD color text")
+    running.done("run", "wares", "--watch")
+
+    history = running.done("catalog", "history", "shop:public.wares")
+    assert [(one["version"], one["columns"], one["compatibility"]) for one in history] == [(1, 3, None), (2, 4, "full")]
+    assert [one["path"] for one in history[1]["changes"]] == ["color"]
+    assert history[1]["actor"].startswith("worker")
+    why = running.do("why", str(history[1]["offset"]))
+    assert "wares" in why.out, why.err
+
+    found = running.done("catalog", "diff", "shop:public.wares")
+    assert (found["from"], found["to"], found["compatibility"]) == (1, 2, "full")
+    assert [(one["kind"], one["path"], one["compatibility"]) for one in found["changes"]] == [
+        ("added", "color", "full")
+    ]
+    assert found["changes"][0]["pipelines"] == [{"pipeline": "wares", "side": "reads"}]
+    back = running.done("catalog", "diff", "shop:public.wares", "2", "1")
+    assert [(one["kind"], one["compatibility"]) for one in back["changes"]] == [("removed", "breaking")]
+    said = running.do("catalog", "diff", "shop:public.wares", "2", "1").out
+    assert "version 2 -> 1: 1 change, breaking" in said
+    assert "its values have no place any more" in said
+    assert running.done("catalog", "diff", "shop:public.wares", "1")["to"] == 2
+
+    rule = ("catalog", "compatibility", "shop:public.wares")
+    assert running.done(*rule)["compatibility"] == "none"
+    assert running.done(*rule, "forward_transitive")["compatibility"] == "forward_transitive"
+    assert running.done(*rule)["compatibility"] == "forward_transitive"
+    assert running.done("catalog", "history", "shop:public.wares")[1]["conflict"] is None
+    wrong = running.do(*rule, "forwrd")
+    assert wrong.code == 2
+    assert "`forward`" in wrong.err
+    assert running.do("catalog", "diff", "shop:public.wares", "7").code == 3
+    assert running.do("catalog", "diff", "shop:public.wares", "x").code == 2
+    assert running.do("catalog", "history", "shop:public.nothing").code == 3
+    assert running.do("catalog", "history").code == 2
+    assert "color" in running.do("catalog", "history", "shop:public.wares").out
+    assert running.done(*rule, "none")["compatibility"] == "none"
