@@ -16,6 +16,7 @@ from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
 from penstock.records import UNREADABLE, Record
 from penstock.records.commands import (
+    CheckRecord,
     ConnectionDelete,
     ConnectionPut,
     PipelineApply,
@@ -188,6 +189,16 @@ def _publish(state: State, cause: Cause, command: PolicyPublish, _: Policies) ->
     return (accepted,), {"hash": policy.hash, "changed": True}, "it is valid and ties with none"
 
 
+def _checked(state: State, cause: Cause, command: CheckRecord, _: Policies) -> Effects:
+    before = _pipeline(state, command.name)
+    if before["uid"] != command.uid:
+        what, hint = "is another one than the one that was compared", f"penstock check {command.name}"
+        raise Refused(what, where=f"pipeline {command.name}", hint=hint)
+    payload = command.to_dict() | {"by": cause.record.actor}
+    reason = "both sides agree" if command.agree else "both sides differ"
+    return (Draft("check.recorded", command.name, payload),), {"agree": command.agree}, reason
+
+
 HANDLERS: dict[str, Handler] = {
     "connection.put": _put_connection,
     "connection.delete": _delete_connection,
@@ -199,6 +210,7 @@ HANDLERS: dict[str, Handler] = {
     "pipeline.drain": _transition,
     "pipeline.stop": _transition,
     "pipeline.delete": _transition,
+    "check.record": _checked,
     "policy.publish": _publish,
 }
 

@@ -113,6 +113,8 @@ class PipelineEntry:
     updated_at: datetime
     deleted_at: datetime | None
     changed: int
+    checked: Mapping[str, Any] | None = None
+    """The last comparison of both sides, as `penstock.records.commands.CheckRecord` and its time."""
 
 
 @dataclass(frozen=True, slots=True)

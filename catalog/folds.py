@@ -19,6 +19,7 @@ from penstock.models.domain import Error
 from penstock.records.coordination import (
     AgentDecided,
     AgentFaulted,
+    CheckRecorded,
     CommandApplied,
     CommandRefused,
     ConnectionChanged,
@@ -153,6 +154,11 @@ def _pipeline_status(seen: Seen, body: PipelineStatusChanged) -> Iterable[Change
 def _pipeline_deleted(seen: Seen, body: PipelineDeleted) -> Iterable[Change | Entry]:
     at = seen.record.at
     return [_set(tables.pipelines, body.uid, name=body.name, status="deleted", updated_at=at, deleted_at=at)]
+
+
+def _checked(seen: Seen, body: CheckRecorded) -> Iterable[Change | Entry]:
+    found = body.model_dump(mode="json", exclude={"name", "uid"}, exclude_none=True)
+    return [_set(tables.pipelines, body.uid, name=body.name, checked={**found, "at": seen.record.at.isoformat()})]
 
 
 def _part(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -334,6 +340,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "pipeline.updated": _pipeline,
     "pipeline.status_changed": _pipeline_status,
     "pipeline.deleted": _pipeline_deleted,
+    "check.recorded": _checked,
     "policy.accepted": _policy,
     "agent.decided": _decided,
     "agent.faulted": _faulted,

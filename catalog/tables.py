@@ -119,9 +119,13 @@ pipelines = _folded(
     "pipelines",
     _text("uid", key=True), _text("name"), Column("version", Integer), _text("status"), _text("owner"), _json("labels"),
     _text("source"), _text("sink"), _json("pipeline"), _time("created_at"), _time("updated_at"), _time("deleted_at"),
+    _json("checked"),
     Index("pipelines_name_idx", "name"),
 )  # fmt: skip
-"""Pipelines, including deleted ones. Names are unique among the others; `source` and `sink` are ids of datasets."""
+"""Pipelines, including deleted ones. Names are unique among the others; `source` and `sink` are ids of datasets.
+
+`checked` is the last comparison of both sides.
+"""
 
 pipeline_versions = _folded(
     "pipeline_versions",

@@ -19,6 +19,7 @@ ATTEMPT: Final = {"task": "t9", "run": "r9", "attempt": 1, "worker": "nobody"}
 ENDED: Final = {"task": "t9", "kind": "pipeline", "pipeline": "ghost", "attempt": 1, "status": "completed"}
 DECISION: Final = {"agent": "lifecycle", "rules": 1, "action": "x", "subject": "ghost", "reason": "none"}
 PIPELINE: Final = {"name": "ghost", "uid": "u9", "version": 1, "pipeline": pipeline("ghost")}
+CHECK: Final = {"name": "ghost", "uid": "u9", "source_rows": 2, "target_rows": 1, "missing": 1, "agree": False}
 MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flow", "rows_in": 1, "stages": {"a": 1.0}}
 
 PAYLOADS: Final[dict[str, dict[str, Any]]] = {
@@ -33,6 +34,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.delete": {"name": "spare", "drop_table": False},
     "pipeline.rollback": {"name": "spare", "to": 1},
     "run.start": {"pipeline": "spare", "reload": {"rows": "all"}},
+    "check.record": CHECK,
     "policy.publish": {"policy": policy("spare"), "origin": "api"},
     "command.applied": {"command": "c9", "result": {"version": 1}},
     "command.refused": {"command": "c9", "code": "refused", "what": "x"},
@@ -44,6 +46,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.status_changed": {"name": "ghost", "uid": "u9", "before": "active", "status": "paused"},
     "pipeline.drained": {"name": "ghost", "uid": "u9"},
     "pipeline.deleted": {"name": "ghost", "uid": "u9"},
+    "check.recorded": {**CHECK, "by": "nobody"},
     "policy.accepted": {"name": "p", "hash": "h", "origin": "file", "policy": policy("p")},
     "agent.decided": DECISION,
     "agent.faulted": {"agent": "lifecycle", "fault": "x", "record": "y"},

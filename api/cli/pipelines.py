@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import click
@@ -46,6 +48,8 @@ def status_(state: State, name: str, *, watch: bool) -> None:
         state.output.say(shown(stream, told[0]))
     if slot is not None:
         state.output.say(slot_line(slot, pipeline.pipeline))
+    if pipeline.checked:
+        state.output.say(_check_line(pipeline.checked))
     if idle is not None:
         state.output.say(f"[yellow]run {runs[0].id}: nothing has moved for {length(idle)}[/yellow]")
     if tick is not None:
@@ -55,6 +59,13 @@ def status_(state: State, name: str, *, watch: bool) -> None:
     )
     following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
     state.output.hint(_failed(state, runs) or following)
+
+
+def _check_line(checked: Mapping[str, Any]) -> str:
+    """Return the line on the last comparison of both sides."""
+    verdict = "both sides agree" if checked["agree"] else "[red]both sides differ[/red]"
+    rows = f"{checked['source_rows']:,} rows of the source, {checked['target_rows']:,} of the target"
+    return f"checked {ago(datetime.fromisoformat(checked['at']))}: {verdict} ({rows})"
 
 
 def _idle(told: Reported | None) -> float | None:

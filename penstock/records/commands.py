@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import Beginning, Compatibility, DatasetRef, Reload
+from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Reload
 
 __all__ = [
+    "CheckRecord",
     "ConnectionDelete",
     "ConnectionPut",
     "DatasetConfigure",
@@ -21,6 +22,7 @@ __all__ = [
     "RunStart",
 ]
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 Version = Annotated[int, Field(ge=0)]
 
 
@@ -80,6 +82,25 @@ class RunStart(Model):
     pipeline: Name
     reload: Reload | None = None
     begin: Beginning | None = None
+
+
+class CheckRecord(Model):
+    """``check.record``: what a comparison of both sides has found. `run` is the last one that the target has all of.
+
+    It contains numbers only: keys and values of rows that differ stay with whoever compared them.
+    """
+
+    name: Name
+    uid: Id
+    run: Id | None = None
+    source_rows: Count
+    target_rows: Count
+    missing: Count = 0
+    extra: Count = 0
+    changed: Count = 0
+    in_flight: Count = 0
+    refused: Count = 0
+    agree: bool
 
 
 class PolicyPublish(Model):

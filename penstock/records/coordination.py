@@ -6,12 +6,14 @@ from typing import Any
 
 from penstock.models.base import Model, Name
 from penstock.models.domain import AgentDecision, Beginning, Compatibility, DatasetRef, Id, PipelineStatus, Reload, Task
+from penstock.records.commands import CheckRecord
 from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive
 
 __all__ = [
     "AgentDecided",
     "AgentFaulted",
     "BrainStarted",
+    "CheckRecorded",
     "ClockSetBack",
     "CommandApplied",
     "CommandRefused",
@@ -109,6 +111,12 @@ class PipelineDeleted(Model):
 
     name: Name
     uid: Id
+
+
+class CheckRecorded(CheckRecord):
+    """``check.recorded``: both sides of a pipeline were compared; `by` is who did."""
+
+    by: str
 
 
 class PolicyAccepted(Model):

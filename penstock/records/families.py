@@ -74,6 +74,7 @@ COMMANDS = _table(
     _command("pipeline.delete", commands.PipelineDelete),
     _command("pipeline.rollback", commands.PipelineRollback),
     _command("run.start", commands.RunStart),
+    _command("check.record", commands.CheckRecord),
     _command("policy.publish", commands.PolicyPublish),
 )
 
@@ -88,6 +89,7 @@ COORDINATION = _table(
     _decided("pipeline.status_changed", coordination.PipelineStatusChanged),
     _decided("pipeline.drained", coordination.PipelineDrained),
     _decided("pipeline.deleted", coordination.PipelineDeleted),
+    _decided("check.recorded", coordination.CheckRecorded),
     _decided("policy.accepted", coordination.PolicyAccepted, "policy"),
     _decided("agent.decided", coordination.AgentDecided),
     _decided("agent.faulted", coordination.AgentFaulted),

@@ -52,6 +52,24 @@ def exact(project: Project, name: str) -> bool:
     return want == project.sql(WAREHOUSE, f"SELECT count(*), sum(order_id), sum(total) FROM {name}")
 
 
+def test_both_sides_are_compared_and_the_result_is_recorded(running: Project, made: Make) -> None:
+    name = made()
+    early = running.do("check", name)
+    assert (early.code, "nothing was loaded yet" in early.err) == (1, True), early.err
+    running.done("run", name, "--watch")
+    said = running.do("check", name)
+    assert (said.code, "both sides agree (10,000 rows" in said.out) == (0, True), said.err
+    running.sql(WAREHOUSE, f"UPDATE {name} SET total = total + 1 WHERE order_id = 17")
+    running.sql(WAREHOUSE, f"DELETE FROM {name} WHERE order_id = 18")
+    said = running.do("check", name, "--json")
+    found = said.json
+    assert (said.code, found["agree"], found["missing"], found["changed"], found["extra"]) == (1, False, 1, 1, 0)
+    assert {(one["key"]["order_id"], *one["columns"]) for one in found["differences"]} == {(17, "total"), (18,)}
+    assert "both sides differ (10,000 rows of the source, 9,999 of the target)" in running.do("status", name).out
+    kept = running.do("status", name, "--json").json["pipeline"]["checked"]
+    assert (kept["missing"], kept["agree"], "differences" in kept) == (1, False, False)
+
+
 def test_a_run_is_followed_to_its_end(running: Project, made: Make) -> None:
     name = made()
     said = running.do("run", name, "--watch")

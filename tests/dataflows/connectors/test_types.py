@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from psycopg import sql
 
+from dataflows.runs.comparison import Difference, compare
+from dataflows.runs.job import Job
+from dataflows.runs.survey import opened
 from tests.dataflows.test_types import OWN, PAGE, VALUES, plain, values
 
 if TYPE_CHECKING:
@@ -68,6 +71,15 @@ def ends(dsn: str, system: System, into: Flows, out_of: Flows) -> tuple[Flow, Fl
     return forward, back
 
 
+def agreement(flow: Flow) -> tuple[Difference, ...]:
+    """Return what a comparison of both sides finds."""
+    job = Job.from_task(task := flow.task("r1"), secrets=Path(task["secrets"]))
+    with opened(job) as both:
+        found = compare(job, both, wait=0)
+    assert found.agree == (not found.differences)
+    return found.differences
+
+
 def types_in(system: System) -> list[str]:
     """Return the types of all columns but the first, by the system's own tools; CSV has none."""
     if system.name == "sqlite":
@@ -109,6 +121,7 @@ def test_each_type_is_mapped_as_documented_in_both_directions(
     fill(session, found)
     forward, back = ends(dsn, system := new_system(kind), into, out_of)
     assert forward.completed("r1") == back.completed("r1")
+    assert [agreement(forward), agreement(back)] == [(), ()]
     firsts = (re.findall(r"`([^`]+)`|(\w+)", cell)[0] for cell in cells.values())
     assert types_in(system) == [quoted or word for quoted, word in firsts]
     query = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'back'::regclass AND attnum > 1"
