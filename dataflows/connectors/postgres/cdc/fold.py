@@ -50,7 +50,7 @@ class _Row:
 
     values: Values
     kept_at: Key | None
-    size: int
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -96,10 +96,11 @@ class Fold:
             raise PenstockError(what, where=self.where, hint="is the primary key the table's replica identity?")
         before = key if old is None else layout.key_of(old)
         values = layout.read(new)
-        row = _Row(values, None, sum(len(one) for one in values if isinstance(one, bytes)))
+        row = _Row(values, None)
         if change.kind == "update":
             self._leaves(before, change, layout)
             self._fill(row, before)
+        row.size = sum(len(one) for one in values if isinstance(one, bytes))
         if before != key:
             self._put(before, None)
         if (change.kind == "insert" or before != key) and self._rows.get(key) is not None:

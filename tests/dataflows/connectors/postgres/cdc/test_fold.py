@@ -98,6 +98,13 @@ def test_the_size_is_that_of_the_folded_rows() -> None:
     assert 100 < fold.size < 1000
     fold.add(Change(1, "update", (b"2", b"y", b"z"), (b"1", None, None)), LAYOUT)
     assert fold.size < 1000
+    fold = Fold("a table")
+    for key in (b"1", b"2"):
+        fold.add(Change(1, "insert", (key, b"a", b"x" * 5000)), LAYOUT)
+        fold.add(Change(1, "update", (key, b"b", UNCHANGED)), LAYOUT)
+    assert 10_000 < fold.size < 11_000, "a value that was not sent again is kept, too"
+    fold.add(Change(1, "delete", None, (b"1", None, None)), LAYOUT)
+    assert 5000 < fold.size < 6000
 
 
 @pytest.mark.parametrize("kind", ["update", "delete"])
