@@ -46,6 +46,15 @@ class KafkaState:
     def __post_init__(self) -> None:
         self._ledger = Ledger(self.place, self.uid, self.where, self.check)
 
+    @property
+    def sink(self) -> str:
+        """The topic; another one begins anew, as another table of a database does."""
+        return self.place.object
+
+    @property
+    def _ends(self) -> tuple[str, str]:
+        return self.source, self.sink
+
     # -- records --
 
     @property
@@ -146,7 +155,7 @@ class KafkaState:
     def check_generation(self, generation: int) -> None:
         """Raise `Fenced` if the generation is not the latest one."""
         pipeline = self.pipeline
-        if pipeline["dropped"] or pipeline["generation"] != generation:
+        if pipeline is _NEW or pipeline["dropped"] or pipeline["generation"] != generation:
             raise Fenced("a newer run took over", where=self.where, hint=_NOTHING_TO_DO)
 
     @contextmanager
@@ -162,7 +171,7 @@ class KafkaState:
     # -- runs --
 
     def loaded(self) -> Loaded:
-        kept = self._get("loaded", self.source) or {}
+        kept = self._get("loaded", *self._ends) or {}
         found = Loaded(kept.get("write"), kept.get("cursor"), kept.get("position"))
         partly = next((one for one in self._runs() if one["row"]["state"] == "running" and self._has_done(one)), None)
         if partly is None:
@@ -174,8 +183,8 @@ class KafkaState:
         return any(one["done"] for _, one in self._ledger.of("split", run["row"]["run"]))
 
     def _runs(self) -> list[dict[str, Any]]:
-        """Return the runs from this source, the newest first."""
-        found = [one for _, one in self.ledger.of("run") if one["source"] == self.source]
+        """Return the runs between this source and topic, the newest first."""
+        found = [one for _, one in self.ledger.of("run") if (one["source"], one["sink"]) == self._ends]
         return sorted(found, key=lambda one: -one["number"])
 
     def run(self, run: str) -> RunRow | None:
@@ -193,7 +202,8 @@ class KafkaState:
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
         number = self.pipeline["runs"] + 1
         self._change(_PIPELINE, {**self.pipeline, "runs": number})
-        self._change(("run", plan.run), {"source": self.source, "number": number, "row": asdict(plan)})
+        ends = {"source": self.source, "sink": self.sink}
+        self._change(("run", plan.run), {**ends, "number": number, "row": asdict(plan)})
         for one in splits:
             self._change(("split", plan.run, one.number), {"lower": one.lower, "upper": one.upper, "done": False})
 
@@ -216,7 +226,7 @@ class KafkaState:
             self._change(("run", name), None)
 
     def mark_partial(self) -> None:
-        self._change(("loaded", self.source), {"write": "replace", "cursor": None, "position": None})
+        self._change(("loaded", *self._ends), {"write": "replace", "cursor": None, "position": None})
 
     def forget(self, run: str) -> None:
         self._change(("run", run), None)
@@ -231,7 +241,7 @@ class KafkaState:
         return tuple(Split(at, one["lower"], one["upper"]) for at, one in splits if not one["done"]), len(splits)
 
     def counters(self) -> Counters:
-        found = (Counters(*counted) for _, counted in self.ledger.of("counters", self.source))
+        found = (Counters(*counted) for _, counted in self.ledger.of("counters", *self._ends))
         return sum(found, Counters())
 
     def committed(self, run: str, generation: int | None) -> Counters | None:
@@ -244,7 +254,7 @@ class KafkaState:
         row = self._get("run", run)["row"]
         if row["write"] != "append" or position is not None:
             loaded = {"write": row["write"], "cursor": row["cursor"], "position": position}
-            self._change(("loaded", self.source), loaded)
+            self._change(("loaded", *self._ends), loaded)
         self._end(run, state="finished", result=result)
 
     # -- of a stream --
@@ -253,20 +263,20 @@ class KafkaState:
         """Do nothing: they are in the same topic."""
 
     def positions(self) -> dict[str, str]:
-        return {part: at for (part,), at in sorted(self.ledger.of("position", self.source))}
+        return {part: at for (part,), at in sorted(self.ledger.of("position", *self._ends))}
 
     def last_split(self) -> int:
-        return int(self._get("split_of", self.source) or 0)
+        return int(self._get("split_of", *self._ends) or 0)
 
     def begin(self, positions: Mapping[str, str]) -> None:
         known = self.positions()
         for part, at in positions.items():
             if part not in known:
-                self._change(("position", self.source, part), at)
+                self._change(("position", *self._ends, part), at)
 
     def restart(self, positions: Mapping[str, str]) -> None:
         for part in self.positions():
-            self._change(("position", self.source, part), None)
+            self._change(("position", *self._ends, part), None)
         self.begin(positions)
 
     # -- of a writer --
@@ -275,23 +285,25 @@ class KafkaState:
         """Return the records by which the transaction of a split's rows marks it as done, or moves the positions.
 
         Raises:
-            Fenced: the split is done already, or a partition does not stand at its move's start.
+            Fenced: the split is done already, or a partition does not stand at its move's start; no claim has the slot.
         """
         records, changes = self._ledger.records, dict[Key, Any]()
-        if any(records.get(("position", self.source, one.partition)) != one.start for one in moves):
+        if slot not in records.get(_PIPELINE, _NEW)["slots"]:
+            raise Fenced("the slot was not claimed", where=self.where, hint=_NOTHING_TO_DO)
+        if any(records.get(("position", *self._ends, one.partition)) != one.start for one in moves):
             self._ledger.refresh()  # another session of this run may have begun a partition
         if moves:
-            if any(records.get(("position", self.source, one.partition)) != one.start for one in moves):
+            if any(records.get(("position", *self._ends, one.partition)) != one.start for one in moves):
                 raise Fenced("the positions were moved by another run", where=self.where, hint=_NOTHING_TO_DO)
-            changes |= {("position", self.source, one.partition): one.end for one in moves}
-            changes[("split_of", self.source)] = split
+            changes |= {("position", *self._ends, one.partition): one.end for one in moves}
+            changes[("split_of", *self._ends)] = split
         else:
             key = ("split", run, split)
             planned = records.get(key)
             if planned is None or planned["done"]:
                 raise Fenced("the split no longer belongs to this run", where=self.where, hint=_NOTHING_TO_DO)
             changes[key] = {**planned, "done": True}
-        counters: Key = ("counters", self.source, slot)
+        counters: Key = ("counters", *self._ends, slot)
         before = records.get(counters) or [0] * len(COUNTED)
         changes[counters] = [have + getattr(counted, name) for have, name in zip(before, COUNTED, strict=True)]
         return changes
@@ -304,12 +316,12 @@ class KafkaState:
 
     def columns(self) -> list[dict[str, Any]] | None:
         """Return the columns of the messages, as the first run has stored them."""
-        found: list[dict[str, Any]] | None = self._get("columns")
+        found: list[dict[str, Any]] | None = self._get("columns", self.sink)
         return found
 
     def store_columns(self, columns: list[dict[str, Any]]) -> None:
         """Store the columns of the messages. Inside `owned`."""
-        self._change(("columns",), columns)
+        self._change(("columns", self.sink), columns)
 
     def drop(self) -> None:
         if not self.exists():

@@ -1,4 +1,4 @@
-"""The state that every sink in a database stores for a pipeline, isolated from that of other pipelines."""
+"""The state that every sink in a database or broker stores for a pipeline, isolated from that of other pipelines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import pytest
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.duckdb.connector import DuckdbConnector
+from dataflows.connectors.kafka import state as kafka_state
+from dataflows.connectors.kafka.ledger import STATE_TOPIC
+from dataflows.connectors.kafka.state import KafkaState
+from dataflows.connectors.kafka.transactions import Transactions, transactional_id
 from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.postgres import ledger as postgres_ledger
@@ -28,6 +32,7 @@ from penstock.errors import Fenced
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 from tests.dataflows.connectors.mysql.conftest import MysqlServer
+from tests.kafka import KafkaServer
 
 SLOTS = ("00", "01")
 COUNTED = Counters(rows_in=7, rows_out=4, filtered=2, dead=1, bytes=50)
@@ -59,6 +64,11 @@ class States:
             with target_state.session.transaction():
                 for statement in target_state.fencing(slot, split, run, generation, COUNTED, moves):
                     target_state.session.change(statement)
+        elif isinstance(target_state, KafkaState):
+            with closing(replace(target_state)) as own, closing(transactions(own, slot)) as session:
+                own.check_generation(generation)
+                own.send(session, own.step(run, slot, split, COUNTED, moves))
+                session.commit()
         else:
             with target_state.session.transaction():
                 target_state.fence(slot, split, run, generation, COUNTED, moves)
@@ -84,13 +94,26 @@ class States:
             target_state.finish(run, position, {"run": run})
 
 
+def transactions(state: KafkaState, slot: str) -> Transactions:
+    """Take over a slot, and read the state after it, as a writer does."""
+    found = Transactions.begun(state.place, transactional_id(state.uid, slot), "here", lambda: None)
+    state.read()
+    return found
+
+
 def reported(state: Any, run: str = "r1") -> tuple[Any, ...]:
     """Return everything that a state reports."""
     runs = (state.run(run), state.unfinished("x"), state.finished())
     return runs, state.pending(run), state.counters(), state.loaded(), state.committed(run, None), state.next_split(run)
 
 
-@pytest.fixture(params=["postgres", "mysql", "sqlite", "duckdb"])
+DATABASES = ["postgres", "mysql", "sqlite", "duckdb"]
+GROUP = pytest.mark.xdist_group("kafka")
+SOON = pytest.mark.parametrize("states", [*DATABASES, pytest.param("kafka", marks=GROUP)], indirect=True)
+"""For tests of which `make test` runs those of topics, too: each claim takes transactional ids over, which is slow."""
+
+
+@pytest.fixture(params=[*DATABASES, pytest.param("kafka", marks=(GROUP, pytest.mark.chaos))])
 def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[States]:
     value = request.getfixturevalue
     if request.param == "postgres":
@@ -98,10 +121,18 @@ def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[States]:
             target_state = PostgresState("u1", "items", TableName("public", "t"), "here", session)
             yield create_states(target_state, replace(target_state, sink=TableName("public", "t2")))
         return
+    if request.param == "kafka":
+        server: KafkaServer = value("kafka")
+        if STATE_TOPIC in server.admin().list_topics(timeout=10).topics:
+            server.delete(STATE_TOPIC)
+        place = Place("items", "to", parse_connection("to", {"type": "kafka", "bootstrap": server.bootstrap}), "t")
+        with closing(KafkaState(place, "u1", "items", "here")) as kafka:
+            yield create_states(kafka, replace(kafka, place=replace(place, object="t2")))
+        return
     settings: dict[str, Any] = {"type": request.param, "path": str(tmp_path / "file")}
     if request.param == "mysql":
-        server: MysqlServer = value("mariadb")
-        settings = server.connection(database=value("new_schema")())
+        mariadb: MysqlServer = value("mariadb")
+        settings = mariadb.connection(database=value("new_schema")())
     connector: Any = {"sqlite": SqliteConnector, "duckdb": DuckdbConnector, "mysql": MysqlConnector}[request.param]
     home = value("mariadb").home if request.param == "mysql" else tmp_path
     place = Place("items", "to", parse_connection("to", settings), "t", home)
@@ -200,6 +231,7 @@ def test_a_split_is_committed_once_by_its_generation_run_and_slot(states: States
     assert (states.state.committed("r1", None), states.state.committed("r2", None)) == (twice, None)
 
 
+@SOON
 @pytest.mark.usefixtures("unchanged_neighbours")
 def test_a_run_takes_over_the_splits_of_an_unfinished_one(states: States) -> None:
     generation = states.plan()
@@ -255,6 +287,7 @@ def test_a_finished_run_moves_the_cursor_and_is_not_run_again(states: States) ->
     assert states.state.loaded() == Loaded("replace", "id", None)
 
 
+@pytest.mark.parametrize("states", DATABASES, indirect=True)  # no topic is written by `replace`
 def test_an_unfinished_replace_has_loaded_nothing(states: States) -> None:
     generation = states.plan(write="replace")
     states.commit(generation, 0)
@@ -268,6 +301,7 @@ def test_an_unfinished_replace_has_loaded_nothing(states: States) -> None:
 def test_the_last_runs_and_all_unfinished_ones_are_kept(states: States, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_ledger, "KEPT_RUNS", 2)
     monkeypatch.setattr(sql_ledger, "KEPT_RUNS", 2)
+    monkeypatch.setattr(kafka_state, "KEPT_RUNS", 2)
     states.plan("r0")
     other = replace(states.state, uid="u2")
     for number in range(3):
@@ -307,6 +341,7 @@ def stream(states: States) -> States:
     return states
 
 
+@SOON
 def test_a_stream_moves_its_own_positions_and_none_of_its_neighbours(stream: States) -> None:
     state, neighbours = stream.state, stream.neighbours()
     generation = stream.claim()
@@ -348,6 +383,7 @@ def test_no_position_moves_from_where_it_does_not_stand_nor_by_another_generatio
         stream.commit(generation, 1, moves=(right,))
 
 
+@pytest.mark.parametrize("states", DATABASES, indirect=True)  # several may append to a topic
 def test_streams_of_other_pipelines_into_the_sink_are_known(states: States) -> None:
     state, other = states.state, replace(states.state, uid="u2")
     assert state.other_streams() == []

@@ -62,9 +62,10 @@ def test_a_batch_appends_what_is_new_with_keys_as_other_clients_have_them(
         f"FROM generate_series(1, 40) g"
     )
 
-    def task(run: str) -> dict[str, Any]:
+    def task(run: str, **changed: Any) -> dict[str, Any]:
         source = {"connection": "db", "object": table, "cursor": {"field": "id", "ordered": True}}
-        task = made.task(run, mode="batch", source=source, sink=keyed(made, "name"), limits={"batch_rows": 7})
+        sink = keyed(made, "name") | changed
+        task = made.task(run, mode="batch", source=source, sink=sink, limits={"batch_rows": 7})
         return task | {"connections": task["connections"] | {"db": lake.connection}}
 
     done = made.launchers.run(task("r1"))
@@ -72,6 +73,8 @@ def test_a_batch_appends_what_is_new_with_keys_as_other_clients_have_them(
     lake.query(f"INSERT INTO {table} VALUES (41, NULL, NULL, NULL)")
     assert made.launchers.run(task("r2"))["counters"]["rows_out"] == 1
     assert made.launchers.run(task("r2"))["counters"]["rows_out"] == 1, "the run had ended"
+    moved = made.launchers.run(task("r3", object=f"moved{made.number}"))
+    assert moved["counters"]["rows_out"] == 41, "another topic begins anew"
     found = made.kafka.read(made.target)
     rows = made.messages()
     assert sorted(one["id"] for one in rows) == list(range(1, 42))
