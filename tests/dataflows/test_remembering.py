@@ -268,6 +268,7 @@ def run_both(step: dict[str, Any], reference: Any, splits: Any, *, whole: bool) 
     taken = sum(len(chunk) for chunks, _ in splits for chunk in chunks) - len(reference.late)
     assert counts.get("rows", 0) == taken
     assert counts.get("windows", 0) == len(reference.out)
+    assert sum(counts.get(code, 0) for code in ("late", "no_time")) == len(reference.late)
     return run
 
 
@@ -428,6 +429,18 @@ def test_what_comes_after_a_window_cannot_remember_rows() -> None:
 def test_a_deduplication_that_cannot_be_is_refused(rule: dict[str, Any], what: str) -> None:
     with pytest.raises(PenstockError, match=what):
         bound({"name": "once", "deduplicate": {"by": ["key"], **rule}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [({"every": "10s"}, 20), ({"every": "5s", "size": "10s"}, 20), ({"every": None, "gap": "10s"}, 11)],
+)
+def test_a_row_is_late_from_the_moment_on_at_which_its_window_ends(changes: dict[str, Any], first: int) -> None:
+    run = Run(lambda: bound(window(**changes)))
+    run.take([Event(20, key="clock").row()], [Event(first - 1, key="late").row(), Event(first, key="in time").row()])
+    assert [json.loads(one["values"])["key"] for one in run.letters] == ["late"]
+    run.take([Event(100).row()])
+    assert sorted({row["key"] for row in run.rows}) == ["clock", "in time"]
 
 
 def test_an_event_of_the_future_closes_no_window() -> None:

@@ -289,6 +289,15 @@ def test_waiting_for_an_existing_message_returns_at_once(log: TopicLog) -> None:
     assert time.monotonic() - began < 1
 
 
+def test_what_is_read_after_waiting_begins_where_it_is_asked_to(log: TopicLog) -> None:
+    for end in range(3):
+        assert not log.wait(CONTROL, 0, end, timeout=0.05)
+        log.append(CONTROL, [said()])
+        assert log.wait(CONTROL, 0, end, timeout=30)
+        for offset in (0, end):
+            assert [one.offset for one in log.read(CONTROL, 0, offset, 10)] == list(range(offset, end + 1))
+
+
 def test_waiting_ends_after_its_timeout(log: TopicLog) -> None:
     began = time.monotonic()
     assert not log.wait(CONTROL, 0, 0, timeout=0.2)

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from penstock import postgres
 from penstock.clock import now
-from penstock.errors import LogError, Unavailable, Unreachable
+from penstock.errors import LogError, PenstockError, Unavailable, Unreachable
 from penstock.kafka_url import KafkaUrl
 from penstock.topics import CONTROL, METRICS, Message, Stored, TopicLog
 from penstock.topics.kafka import KafkaLog
@@ -243,6 +243,12 @@ def test_a_topic_that_a_broker_does_not_show_yet_is_waited_for(url: str, databas
         late.start()
         assert log.append(CONTROL, [said(b"early")]) == [(0, 0)]
         late.join()
+
+
+def test_a_topic_that_the_brokers_do_not_make_is_named_with_their_reason(kafka: KafkaServer, database: str) -> None:
+    url = f"kafka://{kafka.bootstrap}?prefix=own{next(_prefixes)}.&replication=3"
+    with KafkaLog(url, database) as log, pytest.raises(PenstockError, match=r"identity.*(?i:replication factor)"):
+        log.create(CONTROL)
 
 
 def test_a_failure_of_the_broker_itself_leaves_the_outcome_unknown() -> None:

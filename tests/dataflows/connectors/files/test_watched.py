@@ -143,6 +143,32 @@ def test_a_stream_of_files_begins_where_it_is_asked_to(watched: Watched, begin: 
     assert watched.ids() == ids
 
 
+def test_a_stream_of_files_begins_anew_only_with_a_reset(watched: Watched) -> None:
+    watched.put("a.jsonl", 1, 2)
+    watched.put("b.jsonl", 3, at=OLD + 1)
+    assert watched.drained()["status"] == "completed"
+    watched.put("b.jsonl", 4, at=OLD + 2)  # changed: so it is no repetition
+    watched.put("c.jsonl", 5, at=OLD + 3)
+
+    def begun(run: str, begin: Any, *, reset: bool = False) -> dict[str, Any]:
+        task = watched.task(run) | {"begin": {"from": begin, "reset": reset}}
+        Path(task["drain"]).touch()
+        return watched.launchers.run(task) | {"log": Path(task["result"] + ".log").read_text()}
+
+    for begin, what in (
+        ("earliest", "the stream was read before: it repeats 1 files"),
+        ("latest", "the stream was read before: it skips 2 files"),
+        ({"0": "3"}, "files have no offsets"),
+    ):
+        assert what in begun("r2", begin)["error"]["what"]
+    done = begun("r2", "earliest", reset=True)
+    assert (done["status"], "it repeats 1 files" in done["log"]) == ("completed", True)
+    assert watched.ids() == [1, 2, 3, 1, 2, 4, 5]
+    watched.put("d.jsonl", 6, at=OLD + 4)
+    assert begun("r3", "latest", reset=True)["status"] == "completed"
+    assert watched.ids()[7:] == []
+
+
 @pytest.mark.parametrize(("additive", "price"), [("apply", [None, 5]), ("ignore", [])])
 def test_a_new_column_of_later_files_follows_the_policy(watched: Watched, additive: str, price: list[Any]) -> None:
     watched.put("a.jsonl", 1)

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
@@ -35,7 +35,7 @@ from dataflows.runs.progress import Progress
 from dataflows.runs.streaming import Refusals
 from dataflows.runs.survey import opened
 from penstock.clock import now
-from penstock.errors import Refused, TooManyRefused
+from penstock.errors import AccessDenied, PenstockError, Refused, TooManyRefused
 from penstock.models.connection import KafkaConnection
 from tests.dataflows.conftest import task_of
 from tests.dataflows.connectors.kafka.conftest import WAIT, Stream
@@ -304,6 +304,18 @@ def test_a_topic_that_the_brokers_do_not_show_yet_is_waited_for(stream: Callable
     made.send(1)
     made.until(1)
     made.stop(pid, task)
+
+
+def test_errors_in_place_of_messages_stop_a_stream_unless_they_pass_by_themselves() -> None:
+    nothing: Any = None
+    reader = KafkaReader(nothing, nothing, "tests", nothing, nothing, nothing, nothing)
+    reader._raise(KafkaError(KafkaError._TRANSPORT, retriable=True), "t/0")
+    for error, kind in (
+        (KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), AccessDenied),
+        (KafkaError(KafkaError._FATAL, fatal=True, retriable=True), PenstockError),
+    ):
+        with pytest.raises(kind):
+            reader._raise(error, "t/0")
 
 
 def test_aborted_transactions_and_their_holes_are_no_loss(stream: Callable[..., Stream]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.data.cursors import CursorRule, Window
 from penstock.errors import BadData, Refused
 from penstock.models.connection import parse_connection
+from tests.dataflows.connectors.mysql.conftest import SECRET
 
 if TYPE_CHECKING:
     from tests.dataflows.connectors.mysql.conftest import MysqlServer
@@ -113,6 +115,23 @@ def test_a_list_of_transactions_that_was_read_before_is_not_trusted(shop: Shop) 
             assert shop.rows("at", shop.window("at", ONCE)) == [1]
             late.execute("ROLLBACK")
             shop.query("DELETE FROM t WHERE id > 1")
+
+
+def test_a_user_who_may_not_see_transactions_waits_for_their_end(shop: Shop) -> None:
+    shop.make("at datetime(6) NOT NULL DEFAULT current_timestamp(6)")
+    shop.query(f"CREATE OR REPLACE USER plain@'%' IDENTIFIED BY '{SECRET}'")
+    shop.query(f"GRANT SELECT, LOCK TABLES ON {shop.database}.* TO plain@'%'")
+    shop.user = "plain"
+    with shop.writer() as late:
+        late.execute("BEGIN")
+        late.execute("INSERT INTO t VALUES ()")
+        shop.query("INSERT INTO t (at) VALUES (now(6))")
+        commit = threading.Timer(1.0, late.execute, ["COMMIT"])
+        commit.start()
+        found = shop.window("at", ONCE)
+        ended = commit.finished.is_set()
+        commit.join()
+    assert (ended, shop.rows("at", found)) == (True, [1, 2])
 
 
 def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> None:
