@@ -38,7 +38,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
 }
 """The status that each command leads to, by the current status; other transitions are refused."""
 
-OTHER_AGENTS = {"run.start"}
+OTHER_AGENTS = {"run.start", "discovery.start"}
 """Commands that other agents answer."""
 
 
@@ -82,12 +82,13 @@ class Lifecycle:
         )
 
     def _cleaned_up(self, state: State, cause: Cause) -> Decision | None:
-        name, ended = cause.payload["pipeline"], cause.payload
-        pipeline = state["pipelines"].get(name)
-        if ended["kind"] != "cleanup" or ended["status"] != "completed" or pipeline is None:
+        ended = cause.payload
+        if ended["kind"] != "cleanup" or ended["status"] != "completed" or ended["pipeline"] not in state["pipelines"]:
             return None
+        name = ended["pipeline"]
         why = self._why("delete", name, "its clean-up is done")
-        return Decision(why, (Draft("pipeline.deleted", name, {"name": name, "uid": pipeline["uid"]}),))
+        deleted = {"name": name, "uid": state["pipelines"][name]["uid"]}
+        return Decision(why, (Draft("pipeline.deleted", name, deleted),))
 
     def _drained(self, state: State, cause: Cause) -> Decision | None:
         name = cause.payload["name"]

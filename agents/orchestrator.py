@@ -7,7 +7,7 @@ interrupted one is the first to continue.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from agents import queues
 from agents.policies import Policies
@@ -16,6 +16,7 @@ from agents.retries import delay, is_worth_retrying
 from agents.runs import (
     NOTHING,
     Outcome,
+    discovery_queued,
     drained,
     open_attempt,
     run_created,
@@ -31,7 +32,7 @@ from agents.workload import EMPTY, changed
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
-from penstock.models.pipeline import Pipeline, PipelineSpec
+from penstock.models.pipeline import Pipeline, PipelineSpec, Retry
 from penstock.records import Record
 from penstock.records.commands import RunStart
 from penstock.records.families import body
@@ -49,7 +50,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 5
+    rules = 6
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -150,7 +151,7 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     if task is None:
         return NOTHING
     error, failures = cause.payload["error"], task["failures"] + 1
-    retry, more = Pipeline.parse(task["spec"]).spec.errors.retry, {}
+    retry, more = Pipeline.parse(task["spec"]).spec.errors.retry if task["spec"] else OF_DISCOVERIES, {}
     if endless := is_stream(task["spec"]):
         failures, rows = failures_since(task, cause.payload.get("counters", {}), cause.at, retry.max)
         more = {"failures": failures, "rows": rows}
@@ -216,6 +217,14 @@ def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     return (effects, "stream", f"version {cause.payload['version']}") if effects else scheduled(state, cause, policies)
 
 
+def _discovery(state: State, cause: Cause, policies: Policies) -> Outcome:
+    discovery = cause.payload["discovery"]
+    return (discovery_queued(discovery),), "discover", f"the objects of {discovery['connection']} are to be looked at"
+
+
+OF_DISCOVERIES: Final = Retry(attempts=3)
+"""Retries of a discovery."""
+
 REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "run.start": _start,
     "task.completed": _completed,
@@ -225,6 +234,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "brain.started": clock_set_back,
     "pipeline.created": _changed,
     "pipeline.updated": _changed,
+    "discovery.started": _discovery,
     "worker.joined": _joined,
     "worker.lost": _lost,
     "pipeline.status_changed": _status_changed,

@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.protocol import Draft, State
 from agents.streams import is_stream
+from agents.workload import DISCOVER
 from penstock.models.policy import OrchestratorPolicy
 
 __all__ = ["assignments", "free_slots", "waiting"]
@@ -52,11 +53,11 @@ def free_slots(state: State) -> dict[str, int]:
 def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
     """Assign each waiting task that may run to the worker with most free slots (the first by name among equals)."""
     free = free_slots(state)
-    assigned = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] == "pipeline"]
+    assigned = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] != "cleanup"]
     running = [task for task in assigned if not is_stream(task["spec"])]
     streams = Counter(task["worker"] for task in assigned if is_stream(task["spec"]))
     used = Counter(connection for task in running for connection in connections_of(task))
-    count, out = len(running), []
+    count, out = sum(task["kind"] == "pipeline" for task in running), []
     for task in waiting(state):
         if task["kind"] == "pipeline" and is_stream(task["spec"]):
             if (worker := _with_fewest(state, streams)) is not None:
@@ -64,16 +65,19 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
                 out.append(_assigned(state, task, worker))
             continue
         mine = connections_of(task)
-        is_run = task["kind"] == "pipeline"
-        if is_run and (count >= limits.max_running or any(used[name] >= limits.per_connection for name in mine)):
+        is_run, is_cleanup = task["kind"] == "pipeline", task["kind"] == "cleanup"
+        if is_run and count >= limits.max_running:
+            continue
+        if not is_cleanup and any(used[name] >= limits.per_connection for name in mine):
             continue
         able = [name for name, slots in free.items() if slots > 0 and task["kind"] in state["workers"][name]["kinds"]]
         if not able:
             continue
         worker = min(able, key=lambda name: (-free[name], name))
         free[worker] -= 1
-        if is_run:
-            count, used = count + 1, used + Counter(mine)
+        count += is_run
+        if not is_cleanup:
+            used += Counter(mine)
         out.append(_assigned(state, task, worker))
     return tuple(out)
 
@@ -88,6 +92,8 @@ def _with_fewest(state: State, streams: Counter[str]) -> str | None:
 
 def connections_of(task: dict[str, Any]) -> set[str]:
     """Return the connections that a task uses."""
+    if task["kind"] == DISCOVER:
+        return {task["discovery"]["connection"]}
     spec = task["spec"]["spec"]
     looked_up = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
     return {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
@@ -100,13 +106,16 @@ def _is_paused(state: State, task: dict[str, Any]) -> bool:
 
 
 def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
+    payload = {"task": task["id"], "worker": worker, "attempt": task["attempt"] + 1, "kind": task["kind"]}
+    payload |= {"discovery": task["discovery"]} if task["kind"] == DISCOVER else _of_pipeline(state, task)
+    payload["connections"] = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
+    return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})
+
+
+def _of_pipeline(state: State, task: dict[str, Any]) -> dict[str, Any]:
+    """Return what the assignment of a pipeline's task contains."""
     pipeline = state["pipelines"][task["pipeline"]]
-    connections = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
-    payload = {
-        "task": task["id"],
-        "worker": worker,
-        "attempt": task["attempt"] + 1,
-        "kind": task["kind"],
+    return {
         "pipeline": task["pipeline"],
         "uid": pipeline["uid"],
         "run": task["run"],
@@ -114,8 +123,6 @@ def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
         "drop_table": pipeline.get("drop_table", False),
         "drain": (pipeline["status"] == "draining" and is_stream(task["spec"])) or None,
         "spec": task["spec"],
-        "connections": connections,
         "reload": state["runs"].get(task["run"], {}).get("reload"),
         "begin": state["runs"].get(task["run"], {}).get("begin"),
     }
-    return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})

@@ -6,12 +6,13 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
-from agents.workload import changed
+from agents.workload import DISCOVER, changed
 from penstock.ids import named_id
 
 __all__ = [
     "NOTHING",
     "Outcome",
+    "discovery_queued",
     "drained",
     "open_attempt",
     "run_created",
@@ -60,6 +61,12 @@ def task_queued(state: State, kind: str, name: str, policies: Policies, *, run: 
     return Draft("task.queued", id_, {"task": {key: value for key, value in task.items() if value is not None}})
 
 
+def discovery_queued(discovery: dict[str, Any]) -> Draft:
+    """Queue the task of a discovery."""
+    id_ = named_id("task", DISCOVER, discovery["id"])
+    return Draft("task.queued", id_, {"task": {"id": id_, "kind": DISCOVER, "discovery": discovery}})
+
+
 def task_closed(task: dict[str, Any], status: str, reason: str | None = None) -> Draft:
     """Close a task."""
     return task_ended("task.closed", task, status, reason)
@@ -71,6 +78,7 @@ def task_ended(type_: str, task: dict[str, Any], status: str, reason: str | None
         "task": task["id"],
         "kind": task["kind"],
         "pipeline": task["pipeline"],
+        "discovery": task.get("discovery", {}).get("id"),
         "run": task["run"],
         "attempt": task["attempt"],
         "worker": task["worker"],

@@ -20,9 +20,9 @@ from penstock.models.domain import Beginning
 __all__ = ["begun_anew", "failures_since", "is_stream", "restarted", "started"]
 
 
-def is_stream(spec: dict[str, Any]) -> bool:
-    """True if a pipeline file is that of a stream."""
-    return bool(spec["spec"].get("mode") == "stream")
+def is_stream(spec: dict[str, Any] | None) -> bool:
+    """True if a pipeline file is that of a stream; a task without a pipeline has none."""
+    return spec is not None and bool(spec["spec"].get("mode") == "stream")
 
 
 def started(state: State, name: str, policies: Policies, cause: Cause) -> tuple[Draft, ...]:

@@ -10,10 +10,13 @@ from typing import Any, Final
 
 from agents.protocol import State
 
-__all__ = ["EMPTY", "TICK_OF", "changed", "has_schedule"]
+__all__ = ["DISCOVER", "EMPTY", "TICK_OF", "changed", "has_schedule"]
 
 TICK_OF: Final = "pipeline "
 """Prefix of the subject of a tick's timer; the pipeline's name follows, which contains no blank."""
+
+DISCOVER: Final = "discover"
+"""Kind of the tasks that belong to a connection, not to a pipeline."""
 
 EMPTY: Final[State] = {"pipelines": {}, "connections": {}, "workers": {}, "tasks": {}, "runs": {}, "order": 0}
 """The state before the first record."""
@@ -54,11 +57,12 @@ def _deleted(state: State, p: dict[str, Any]) -> State:
 
 
 def _queued(state: State, p: dict[str, Any]) -> State:
-    if p["task"]["pipeline"] not in state["pipelines"]:
+    pipeline = state["pipelines"].get(p["task"].get("pipeline"))
+    if pipeline is None and p["task"]["kind"] != DISCOVER:
         return state
-    task = {"run": None, "priority": 0, **p["task"], "status": "queued", "order": state["order"]}
-    pipeline = state["pipelines"][task["pipeline"]]
-    task |= {"attempt": 0, "failures": 0, "worker": None, "version": pipeline["version"], "spec": pipeline["pipeline"]}
+    task = {"pipeline": None, "run": None, "priority": 0, **p["task"], "status": "queued", "order": state["order"]}
+    task |= {"attempt": 0, "failures": 0, "worker": None}
+    task |= {"version": pipeline["version"], "spec": pipeline["pipeline"]} if pipeline else {"version": 0, "spec": None}
     return {**_put(state, "tasks", task["id"], **task), "order": state["order"] + 1}
 
 

@@ -17,9 +17,9 @@ from penstock.ids import named_id
 from penstock.models.domain import Schema, SchemaMapping
 from penstock.records import Record
 from penstock.records.coordination import DatasetConfigured
-from penstock.records.execution import SchemaObserved
+from penstock.records.execution import DatasetProfiled, SchemaObserved
 
-__all__ = ["Fold", "Seen", "configured", "dataset_id", "named_dataset", "observed_schema", "put_mapping"]
+__all__ = ["Fold", "Seen", "configured", "dataset_id", "named_dataset", "observed_schema", "profiled", "put_mapping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,15 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
         schema = body.schema_ if known is None else detailed(body.schema_, known)
         fingerprint = schema.fingerprint
         _see(row, seen, dataset.connection, dataset.object)
-        row |= {"kind": body.kind, "description": body.description, "tags": list(body.tags)}
+        if body.discovered or body.kind != "table":
+            row["kind"] = body.kind
+        row["kind"] = row.get("kind") or body.kind
+        if body.discovered or body.description is not None:
+            row["description"] = body.description
+        row |= {"outline": body.schema_.outline} | ({"tags": list(body.tags)} if body.tags else {})
         row["column_words"] = " ".join(words(*(field.name for field in schema.fields)))
         described = (field.description for field in schema.fields)
-        row["text_words"] = " ".join(words(body.description, *body.tags, *described))
+        row["text_words"] = " ".join(words(row.get("description"), *row["tags"], *described))
         if row.get("fingerprint") != fingerprint:
             found = {"version": (row.get("version") or 0) + 1, "fingerprint": fingerprint}
             found["schema"] = storable(schema.to_dict())
@@ -99,6 +104,20 @@ def configured(seen: Seen, body: DatasetConfigured) -> Iterable[Change | Entry]:
         row |= {"kind": row.get("kind") or "table", "compatibility": body.compatibility}
 
     return [Change(tables.datasets, dataset_id(body.dataset.connection, body.dataset.object), fold)]
+
+
+def profiled(seen: Seen, body: DatasetProfiled) -> Iterable[Change | Entry]:
+    """Fold the profile of a dataset: the last one counts."""
+    dataset, profile = body.dataset, body.profile
+    document, fingerprint = profile.to_dict(), profile.fingerprint
+
+    def fold(row: Row, _: Rows) -> None:
+        _see(row, seen, dataset.connection, dataset.object)
+        row |= {"kind": row.get("kind") or "table", "rows": profile.rows, "bytes": profile.bytes}
+        row |= {"profile": document, "profiled": fingerprint, "profiled_at": seen.record.at}
+        row["tags"] = list(profile.tags)
+
+    return [Change(tables.datasets, dataset_id(dataset.connection, dataset.object), fold)]
 
 
 def put_mapping(mapping: SchemaMapping, *, at: datetime, actor: str, offset: int) -> Change:

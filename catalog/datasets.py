@@ -10,14 +10,24 @@ from sqlalchemy import Connection, RowMapping, select, tuple_
 
 from catalog import tables
 from catalog.dataset_folds import dataset_id
-from catalog.entries import Dataset, Page, SchemaVersion
+from catalog.entries import Dataset, Known, Page, SchemaVersion
 from catalog.pages import LIMIT, checked
 from penstock.errors import NotFound
 from penstock.models import DatasetRef, Schema
 
-__all__ = ["COLUMNS", "dataset", "datasets", "entry", "fingerprints", "schema_at", "schema_history"]
+__all__ = [
+    "COLUMNS",
+    "dataset",
+    "datasets",
+    "entry",
+    "fingerprints",
+    "known",
+    "outlines",
+    "schema_at",
+    "schema_history",
+]
 
-_WORDS = {"name_words", "column_words", "text_words", "search", "schema"}
+_WORDS = {"name_words", "column_words", "text_words", "search", "schema", "outline", "profiled"}
 COLUMNS = [column for column in tables.datasets.columns if column.name not in _WORDS]
 """The columns of an entry; the others are for the search and the projection."""
 
@@ -70,6 +80,19 @@ def fingerprints(connection: Connection, refs: Collection[DatasetRef]) -> dict[D
     table, ids = tables.datasets, {dataset_id(ref.connection, ref.object): ref for ref in refs}
     rows = connection.execute(select(table.c.id, table.c.fingerprint).where(table.c.id.in_(list(ids))))
     return {ids[id_]: found for id_, found in rows}
+
+
+def outlines(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
+    """Return the hash of what a run sees of the current schema of each of `refs` that has one."""
+    return {ref: found.outline for ref, found in known(connection, refs).items() if found.outline is not None}
+
+
+def known(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetRef, Known]:
+    """Return the hashes of each of `refs` that has an entry."""
+    table, ids = tables.datasets, {dataset_id(ref.connection, ref.object): ref for ref in refs}
+    columns = (table.c.id, table.c.fingerprint, table.c.outline, table.c.profiled, table.c.kind, table.c.description)
+    rows = connection.execute(select(*columns).where(table.c.id.in_(list(ids))))
+    return {ids[id_]: Known(*found) for id_, *found in rows}
 
 
 def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]:

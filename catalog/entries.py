@@ -13,7 +13,9 @@ __all__ = [
     "ConnectionEntry",
     "Dataset",
     "Decision",
+    "DiscoveryEntry",
     "ErrorEntry",
+    "Known",
     "MappingVersion",
     "Page",
     "PipelineEntry",
@@ -51,7 +53,10 @@ class ConnectionEntry:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A catalog entry. `version` is that of its current schema, None before one is observed."""
+    """A catalog entry. `version` is that of its current schema, None before one is observed.
+
+    `rows` and `bytes` are estimates; `profile` is a `DatasetProfile` as JSON.
+    """
 
     id: str
     connection: str
@@ -63,10 +68,42 @@ class Dataset:
     fingerprint: str | None
     compatibility: Compatibility | None
     """The rule for its next schema; None if nobody has set one."""
+    rows: int | None
+    bytes: int | None
+    profile: Mapping[str, Any] | None
+    profiled_at: datetime | None
     first_offset: int
     first_at: datetime
     last_offset: int
     last_at: datetime
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a discovery has to compare with: hashes of the schema, of what a run sees of it, and of the profile."""
+
+    fingerprint: str | None
+    outline: str | None
+    profiled: str | None
+    kind: str | None
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryEntry:
+    """A discovery; `found` counts the objects seen, and those that are new or have changed."""
+
+    id: str
+    connection: str
+    status: Literal["running", "completed", "failed"]
+    discovery: Mapping[str, Any]
+    found: Mapping[str, int] | None
+    notes: Sequence[str] | None
+    error: Mapping[str, Any] | None
+    requested_at: datetime
+    finished_at: datetime | None
+    offset: int
     changed: int
 
 
@@ -177,7 +214,7 @@ class TaskEntry:
 
     id: str
     kind: str
-    pipeline: str
+    pipeline: str | None
     run: str | None
     priority: int | None
     attempt: int | None

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from catalog import tables
-from catalog.dataset_folds import Fold, Seen, configured, dataset_id, named_dataset, observed_schema
+from catalog.dataset_folds import Fold, Seen, configured, dataset_id, named_dataset, observed_schema, profiled
 from catalog.rows import Change, Entry, Row, Rows
 from penstock.ids import named_id
 from penstock.models.domain import Error
@@ -24,6 +24,8 @@ from penstock.records.coordination import (
     CommandRefused,
     ConnectionChanged,
     ConnectionDeleted,
+    DiscoveryFinished,
+    DiscoveryStarted,
     PipelineChanged,
     PipelineDeleted,
     PipelineStatusChanged,
@@ -252,6 +254,8 @@ def _task_started(seen: Seen, body: TaskStarted) -> Iterable[Change | Entry]:
 def _task_completed(_: Seen, body: TaskCompleted) -> Iterable[Change | Entry]:
     columns = {"counters": body.counters.to_dict(), "seconds": body.seconds}
     yield Change(tables.tasks, body.task, _open(body.attempt, **columns))
+    if body.discovery is not None:
+        yield _set(tables.discoveries, body.discovery, found=dict(body.found), notes=list(body.notes))
     if body.run is not None:
 
         def measured(row: Row, _: Rows) -> None:
@@ -259,6 +263,18 @@ def _task_completed(_: Seen, body: TaskCompleted) -> Iterable[Change | Entry]:
                 row |= {"seconds": body.seconds, "notes": list(body.notes)}
 
         yield Change(tables.runs, body.run, measured)
+
+
+def _discovery_started(seen: Seen, body: DiscoveryStarted) -> Iterable[Change | Entry]:
+    found = body.discovery
+    columns: Row = {"connection": found.connection, "status": "running", "discovery": found.to_dict()}
+    return [_set(tables.discoveries, found.id, **columns, requested_at=seen.record.at, offset=seen.offset)]
+
+
+def _discovery_finished(seen: Seen, body: DiscoveryFinished) -> Iterable[Change | Entry]:
+    error = body.error and body.error.to_dict()
+    columns: Row = {"connection": body.connection, "status": body.status, "error": error}
+    return [_set(tables.discoveries, body.id, **columns, finished_at=seen.record.at)]
 
 
 def _task_failed(_: Seen, body: TaskFailed) -> Iterable[Change | Entry]:
@@ -342,6 +358,8 @@ FOLDS: Final[dict[str, Fold]] = {
     "pipeline.deleted": _pipeline_deleted,
     "check.recorded": _checked,
     "policy.accepted": _policy,
+    "discovery.started": _discovery_started,
+    "discovery.finished": _discovery_finished,
     "agent.decided": _decided,
     "agent.faulted": _faulted,
     "worker.joined": _joined,
@@ -360,6 +378,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "task.halted": _halted,
     "schema.observed": observed_schema,
     "dataset.configured": configured,
+    "dataset.profiled": profiled,
     "error.raised": _raised,
     "record.unreadable": _reported,
 }

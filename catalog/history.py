@@ -9,10 +9,21 @@ from sqlalchemy import Connection, RowMapping, Select, Table, func, select
 
 from catalog import tables
 from catalog.answers import Command
-from catalog.entries import Decision, ErrorEntry, Page, RunEntry, TaskEntry
+from catalog.entries import Decision, DiscoveryEntry, ErrorEntry, Page, RunEntry, TaskEntry
 from catalog.pages import LIMIT, latest
 
-__all__ = ["command", "count_errors", "decision", "decisions", "errors", "run", "runs", "runs_by_id", "tasks"]
+__all__ = [
+    "command",
+    "count_errors",
+    "decision",
+    "decisions",
+    "discovery",
+    "errors",
+    "run",
+    "runs",
+    "runs_by_id",
+    "tasks",
+]
 
 
 def command(connection: Connection, id: str) -> Command | None:
@@ -65,6 +76,14 @@ def tasks(
     table = tables.tasks
     query = _where(select(table).where(table.c.offset.is_not(None)), table, run=run, status=status)
     return latest(connection, query, table.c.offset, lambda row: TaskEntry(**row), limit=limit, after=after)
+
+
+def discovery(connection: Connection, id: str) -> DiscoveryEntry | None:
+    """Return the discovery `id`, or None."""
+    table = tables.discoveries
+    query = select(table).where(table.c.id == id, table.c.offset.is_not(None))
+    row = connection.execute(query).mappings().first()
+    return None if row is None else DiscoveryEntry(**row)
 
 
 def decision(connection: Connection, id: str) -> Decision | None:

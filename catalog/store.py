@@ -20,7 +20,9 @@ from catalog.entries import (
     ConnectionEntry,
     Dataset,
     Decision,
+    DiscoveryEntry,
     ErrorEntry,
+    Known,
     MappingVersion,
     Page,
     PipelineEntry,
@@ -112,6 +114,16 @@ class MetadataStore:
         """Return the fingerprint of the current schema of each of `refs` that has one."""
         with self._transaction() as connection:
             return datasets.fingerprints(connection, refs)
+
+    def outlines(self, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
+        """Return the hash of what a run sees of the current schema of each of `refs` that has one."""
+        with self._transaction() as connection:
+            return datasets.outlines(connection, refs)
+
+    def known(self, refs: Collection[DatasetRef]) -> dict[DatasetRef, Known]:
+        """Return the hashes of each of `refs` that has an entry, by which a discovery sees what has changed."""
+        with self._transaction() as connection:
+            return datasets.known(connection, refs)
 
     def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:
         """Return every schema that the dataset has had, oldest first. Raises NotFound."""
@@ -280,6 +292,14 @@ class MetadataStore:
     def _fold(self, found: Sequence[tuple[int, Change | Entry]]) -> None:
         with self._transaction() as connection:
             fold(driver_of(connection), found)
+
+    def discovery(self, id: str) -> DiscoveryEntry:
+        """The discovery `id`. Raises NotFound."""
+        with self._transaction() as connection:
+            found = history.discovery(connection, id)
+        if found is None:
+            raise NotFound("there is no such discovery", value=id, hint="penstock discover CONNECTION")
+        return found
 
     # --- commands
 

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
 __all__ = [
     "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
-    "errors", "mapping_versions",
+    "discoveries", "errors", "mapping_versions",
     "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "runs",
     "schema_versions", "settings", "snapshots", "tasks", "timers", "workers",
 ]  # fmt: skip
@@ -85,8 +85,9 @@ _SEARCH = (
 datasets = _folded(
     "datasets",
     _text("id", key=True), _text("connection"), _text("object"), _text("kind"), _text("description"),
-    Column("tags", ARRAY(Text)), Column("version", Integer), _text("fingerprint"), _json("schema"),
+    Column("tags", ARRAY(Text)), Column("version", Integer), _text("fingerprint"), _text("outline"), _json("schema"),
     _text("compatibility"),
+    _number("rows"), _number("bytes"), _json("profile"), _text("profiled"), _time("profiled_at"),
     _number("first_offset"), _time("first_at"), _number("last_offset"), _time("last_at"),
     _text("name_words"), _text("column_words"), _text("text_words"),
     Column("search", TSVECTOR, Computed(_SEARCH, persisted=True)),
@@ -94,7 +95,8 @@ datasets = _folded(
     Index("datasets_tags_idx", "tags", postgresql_using="gin"),
     Index("datasets_connection_object_idx", "connection", "object"),
 )  # fmt: skip
-"""Catalog entries. `version` is that of the current schema, null until one was observed; the words are `words.py`'s."""
+"""Catalog entries. `version` is that of the current schema, null until one was observed; `outline` and `profiled` are
+hashes of what a run sees of its schema, and of its profile; the words are `words.py`'s."""
 
 schema_versions = _folded(
     "schema_versions",
@@ -102,6 +104,14 @@ schema_versions = _folded(
     _text("fingerprint"), _json("schema"), _time("at"), _number("offset"), _text("actor"), _number("cause"),
 )  # fmt: skip
 """Every schema of a dataset: version = previous + 1 if the fingerprint differs. `actor` has seen it, after `cause`."""
+
+discoveries = _folded(
+    "discoveries",
+    _text("id", key=True), _text("connection"), _text("status"), _json("discovery"), _json("found"), _json("notes"),
+    _json("error"), _time("requested_at"), _time("finished_at"), _number("offset"),
+    Index("discoveries_connection_offset_idx", "connection", "offset"),
+)  # fmt: skip
+"""Looks at the objects of a connection; `offset` is where one was started."""
 
 mappings = _folded(
     "mappings",

@@ -16,6 +16,7 @@ from bytewax import operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from agents.discovery import DataDiscoveryAgent
 from agents.fold import Fold, look_ahead
 from agents.lifecycle import Lifecycle
 from agents.operator import run_agent
@@ -42,7 +43,7 @@ _READ: Final = 5000
 
 def agents() -> tuple[Agent, ...]:
     """Return every agent of this release."""
-    return Lifecycle(), Orchestrator()
+    return Lifecycle(), Orchestrator(), DataDiscoveryAgent()
 
 
 def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:

@@ -35,7 +35,7 @@ from penstock.topics.table import CONTROL, METRICS
 
 __all__ = ["KINDS", "add_worker"]
 
-KINDS: Final = ("pipeline", "cleanup")
+KINDS: Final = ("pipeline", "cleanup", "discover")
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
 POLL_SECONDS: Final = 0.1
@@ -123,7 +123,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             return [(False, [encode(self._outcomes.started(offset, record, pid))])]
         if record.type == "pipeline.status_changed" and payload["status"] == "draining":
             for task, (_, assigned) in self._assigned.items():
-                if assigned.payload["pipeline"] == payload["name"]:
+                if assigned.payload.get("pipeline") == payload["name"]:
                     self._processes.drain(task)
         if record.type == "schema.observed":
             self._outcomes.note_schema(record)
@@ -138,10 +138,13 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
     def _reports(self) -> list[Output]:
         """Return records of what the processes have done since the last call."""
         out: list[Output] = []
+        for task, page in self._processes.found():
+            if task in self._assigned and (records := self._outcomes.found(*self._assigned[task], page)):
+                out.append((False, [encode(record) for record in records]))
         for ended in self._processes.ended():
             out += self._ended(ended)
         for task, line in self._processes.progress():
-            if task in self._assigned:
+            if task in self._assigned and self._assigned[task][1].payload["kind"] != "discover":
                 out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))
                 if observed := self._outcomes.observed(*self._assigned[task], line):
                     out.append((False, [encode(record) for record in observed]))
@@ -156,7 +159,8 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         if not self._is_open(ended.task, ended.attempt):
             return []
         assigned = self._assigned.pop(ended.task)
-        last = [(True, [encode(self._outcomes.progress(*assigned, ended.line))])] if ended.line else []
+        shown = ended.line if assigned[1].payload["kind"] != "discover" else None
+        last = [(True, [encode(self._outcomes.progress(*assigned, shown))])] if shown else []
         return [*last, (False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:

@@ -20,6 +20,7 @@ ENDED: Final = {"task": "t9", "kind": "pipeline", "pipeline": "ghost", "attempt"
 DECISION: Final = {"agent": "lifecycle", "rules": 1, "action": "x", "subject": "ghost", "reason": "none"}
 PIPELINE: Final = {"name": "ghost", "uid": "u9", "version": 1, "pipeline": pipeline("ghost")}
 CHECK: Final = {"name": "ghost", "uid": "u9", "source_rows": 2, "target_rows": 1, "missing": 1, "agree": False}
+DISCOVERY: Final = {"id": "d9", "connection": "ghost", "tables": ["*"]}
 MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flow", "rows_in": 1, "stages": {"a": 1.0}}
 
 PAYLOADS: Final[dict[str, dict[str, Any]]] = {
@@ -35,6 +36,10 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.rollback": {"name": "spare", "to": 1},
     "run.start": {"pipeline": "spare", "reload": {"rows": "all"}},
     "check.record": CHECK,
+    "discovery.start": {"connection": "spare", "tables": ["public.*"], "except": [], "sample_rows": 0},
+    "discovery.started": {"discovery": DISCOVERY},
+    "discovery.finished": {"id": "d9", "connection": "ghost", "status": "completed"},
+    "dataset.profiled": {"dataset": {"connection": "ghost", "object": "a.b"}, "profile": {"rows": 7}},
     "policy.publish": {"policy": policy("spare"), "origin": "api"},
     "command.applied": {"command": "c9", "result": {"version": 1}},
     "command.refused": {"command": "c9", "code": "refused", "what": "x"},

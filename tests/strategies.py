@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from penstock.models import base, connection, domain, formats, http, pipeline, secrets, transforms
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicy, AgentPolicySpec
-from penstock.records import Record, shapes
+from penstock.records import Record, coordination, shapes
 from penstock.records.families import TYPES
 
 __all__ = ["SQL", "identifiers", "json_values", "logs", "models", "pipelines", "records", "texts", "times"]
@@ -320,6 +320,25 @@ def _kinesis() -> Strategy:
     return st.builds(lambda one, two: connection.KinesisConnection.model_validate(one | two), drawn, st.just({}) | keys)
 
 
+OF_PIPELINES: Final[dict[str, Strategy]] = {
+    "kind": st.sampled_from(["pipeline", "cleanup"]), "pipeline": identifiers, "discovery": st.none(),
+}  # fmt: skip
+
+
+def _of_discoveries() -> dict[str, Strategy]:
+    return {"kind": st.just("discover"), "pipeline": st.none(), "discovery": models(domain.Discovery)}
+
+
+def _task() -> Strategy:
+    return _with(domain.Task, OF_PIPELINES) | _with(domain.Task, _of_discoveries())
+
+
+def _assigned() -> Strategy:
+    parts = {"uid": identifiers, "spec": st.deferred(lambda: pipelines)}
+    of_pipelines = _with(coordination.TaskAssigned, OF_PIPELINES | parts)
+    return of_pipelines | _with(coordination.TaskAssigned, _of_discoveries() | dict.fromkeys(parts, st.none()))
+
+
 BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     connection.KinesisConnection: _kinesis,
     connection.MysqlConnection: _mysql,
@@ -327,6 +346,8 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     domain.Reload: _reload,
     domain.Field: schema_fields,
     domain.Schema: _schema,
+    domain.Task: _task,
+    coordination.TaskAssigned: _assigned,
     transforms.FieldRule: _field_rule,
     transforms.MappingRule: _mapping_rule,
     transforms.TransformStep: _step,

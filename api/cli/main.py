@@ -55,6 +55,10 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "versions": "Show every version of a pipeline.",
         "rollback": "Make a new version that equals an older one.",
     }),
+    "Data": ("api.cli.catalog", {
+        "discover": "Look at what a connection has: tables, columns, keys, sizes.",
+        "catalog": "Search datasets; show one, and how it has changed; rebuild the catalog.",
+    }),
     "Operations": ("api.cli.letters", {
         "dlq": "Show dead letters: rows that could not be written.",
         "metrics": "Show what runs processed, how fast, and how far behind.",
@@ -67,7 +71,6 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Plumbing": ("api.cli.plumbing", {
         "flow": "Run one flow in the foreground, as a pod does.",
         "topics": "Show the topics: list, tail, lag; create, copy them.",
-        "catalog": "Show changes of schemas: history, diff; or rebuild the catalog.",
     }),
 }  # fmt: skip
 """Sections of `--help`: the module of their commands, and each command with its line."""
@@ -86,7 +89,7 @@ MODULES: Final = {
     "check": "api.cli.check",
     "runs": "api.cli.runs",
     "metrics": "api.cli.metrics",
-    "catalog": "api.cli.catalog",
+    "discover": "api.cli.discover",
 }
 """Modules of commands that are not in the module of their section."""
 

@@ -19,7 +19,7 @@ from penstock.records.commands import DatasetConfigure
 if TYPE_CHECKING:
     from catalog.entries import Dataset, SchemaVersion
 
-__all__ = ["compatibility", "diff", "history"]
+__all__ = ["compatibility", "dataset", "diff", "history", "one_word"]
 
 RULES: Final = get_args(Compatibility)
 
@@ -27,7 +27,7 @@ RULES: Final = get_args(Compatibility)
 def history(state: State, words: tuple[str, ...]) -> None:
     """Show every schema of a dataset: when, by whom, and what changed."""
     with connected(state.settings, runs=False) as client:
-        found = _dataset(client, _one(words, "history"))
+        found = dataset(client, one_word(words, "history"))
         versions = client.store.schema_history(found.id)
     shown = [_version(found, versions[: at + 1]) for at in range(len(versions))]
     rows = [
@@ -45,11 +45,11 @@ def history(state: State, words: tuple[str, ...]) -> None:
 
 def diff(state: State, words: tuple[str, ...]) -> None:
     """Show the changes between two schemas of a dataset, and the pipelines that they touch."""
-    name, numbers = _one(words[:1], "diff"), [_number(word) for word in words[1:]]
+    name, numbers = one_word(words[:1], "diff"), [_number(word) for word in words[1:]]
     if len(numbers) > 2:  # noqa: PLR2004 - two ends
         raise UsageError("`catalog diff` takes at most two versions", where="penstock catalog diff")
     with connected(state.settings, runs=False) as client:
-        found = _dataset(client, name)
+        found = dataset(client, name)
         old, new = _ends(found, client.store.schema_history(found.id), numbers)
         pipelines = list(_uses(client))
     ref = DatasetRef(connection=found.connection, object=found.object)
@@ -73,12 +73,12 @@ def diff(state: State, words: tuple[str, ...]) -> None:
 
 def compatibility(state: State, words: tuple[str, ...]) -> None:
     """Show the rule for the next schema of a dataset, or set it."""
-    name, rule = _one(words[:1], "compatibility"), words[1] if len(words) > 1 else None
+    name, rule = one_word(words[:1], "compatibility"), words[1] if len(words) > 1 else None
     if rule is not None and (rule not in RULES or len(words) > 2):  # noqa: PLR2004 - a dataset and its rule
         hint = did_you_mean(rule, RULES) or f"one of {', '.join(RULES)}"
         raise UsageError(f"there is no rule {rule!r}", where="penstock catalog compatibility", hint=hint)
     with connected(state.settings, runs=False) as client:
-        found = _dataset(client, name)
+        found = dataset(client, name)
         ref = DatasetRef(connection=found.connection, object=found.object)
         now = found.compatibility or "none"
         if rule is not None:
@@ -90,7 +90,8 @@ def compatibility(state: State, words: tuple[str, ...]) -> None:
     state.output.hint(f"penstock catalog history {ref}")
 
 
-def _one(words: tuple[str, ...], action: str) -> str:
+def one_word(words: tuple[str, ...], action: str) -> str:
+    """Return the only one of `words`, which names a dataset. Raises UsageError."""
     if len(words) != 1:
         hint = "write CONNECTION:OBJECT"
         raise UsageError(f"`catalog {action}` takes a dataset", where="penstock catalog", hint=hint)
@@ -104,7 +105,7 @@ def _number(word: str) -> int:
     return int(word)
 
 
-def _dataset(client: Client, named: str) -> Dataset:
+def dataset(client: Client, named: str) -> Dataset:
     """Return a dataset by CONNECTION:OBJECT, or by its id. Raises NotFound."""
     connection, colon, object_ = named.partition(":")
     if not colon:

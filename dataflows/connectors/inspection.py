@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Any, Final
 
 from dataflows.connectors.abilities import OF_SOURCES, OF_TARGETS
+from dataflows.connectors.cataloguing import OF_CONNECTORS
 from dataflows.connectors.contract import Connector, Source, Target
 from dataflows.connectors.state import State
 from penstock.errors import Refused
@@ -32,7 +33,7 @@ def check_connector(candidate: object, where: str) -> None:
     Raises:
         Refused: it does not fulfil the contract; says why, and what to change.
     """
-    _check(candidate, Connector, (), where)
+    _check(candidate, Connector, OF_CONNECTORS, where)
 
 
 def check_source(candidate: Source, where: str) -> None:

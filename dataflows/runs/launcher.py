@@ -7,7 +7,6 @@ from a pipe that only this process holds.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import traceback
@@ -24,12 +23,13 @@ from dataflows.data.cursors import TIMES
 from dataflows.data.movement import SLOW
 from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
+from dataflows.process.reports import error_of, write_result
 from dataflows.process.signals import stop_on_signal
 from dataflows.runs.gauges import measuring
 from dataflows.runs.job import Job
 from dataflows.runs.memory import measured
 from dataflows.runs.prepare import Finished, Prepared, prepare
-from dataflows.runs.progress import Progress, error_of, reported
+from dataflows.runs.progress import Progress, reported
 from dataflows.runs.publish import committed, drop_state, publish, schemas, superseded, too_many_error
 from dataflows.runs.slot_limits import check_slot_limit, given_up, stream_slot
 from dataflows.runs.slots import Reports, run_slots
@@ -234,15 +234,6 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         yield
     finally:
         seconds[phase] = round(time.perf_counter() - begin, 4)
-
-
-def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the file atomically. It need not survive a crash of the machine: its reader would not either."""
-    failpoint("result.before")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(result))
-    temporary.replace(path)
-    failpoint("result.written")
 
 
 def run_task(task: Mapping[str, Any]) -> int:

@@ -17,12 +17,13 @@ from dataflows.data.counters import Counters
 from dataflows.data.movement import SLOW, Movement
 from dataflows.pipeline import FirstError
 from dataflows.process.lifeline import watch_lifeline
+from dataflows.process.reports import error_of, keep_stdout_for_lines, write_line
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.children import follow
 from dataflows.runs.job import Job
 from dataflows.runs.memory import named
 from dataflows.runs.prepare import Prepared, joined
-from dataflows.runs.progress import Progress, error_of, keep_stdout_for_lines, write_line
+from dataflows.runs.progress import Progress
 from dataflows.runs.shares import run_share
 from dataflows.runs.slots import Reports, run_slots
 from dataflows.runs.survey import Ends, opened

@@ -20,14 +20,16 @@ from typing import Any, Final
 
 from dataflows.connectors.idle_sessions import IDLE_SESSIONS
 from dataflows.process.lifeline import watch_lifeline
+from dataflows.process.reports import keep_stdout_for_lines, print_to_stderr, write_line
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.launcher import run_task
-from dataflows.runs.progress import keep_stdout_for_lines, print_to_stderr, write_line
 from penstock import failpoints
 from penstock.telemetry import flush, set_up, shut_down
 
 __all__ = ["main", "serve"]
 
+DISCOVER: Final = "dataflows.work.discover"
+"""Module that runs discoveries; anything else is a task of a pipeline."""
 LAST_SECONDS: Final = 0.2
 """Longest wait for a thread of a run that has ended."""
 
@@ -66,7 +68,7 @@ def _serve(task: Mapping[str, Any]) -> int:
     before = set(threading.enumerate())
     IDLE_SESSIONS.begin(keep=(task["pipeline"].get("spec") or {}).get("mode") != "stream")
     errors = _errors_to(task.get("log"))
-    code = run_task(task)
+    code = (import_module(DISCOVER).run_task if task.get("discovery") else run_task)(task)
     stop_on_signal(None)
     with suppress(OSError, ValueError):  # a step has closed it
         sys.stdout.flush()

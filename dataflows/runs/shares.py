@@ -17,11 +17,11 @@ from dataflows.data.positions import Move
 from dataflows.data.splits import Split, slot_names
 from dataflows.data.tables import Column, Table
 from dataflows.pipeline import FirstError
+from dataflows.process.reports import write_line
 from dataflows.runs.children import follow
 from dataflows.runs.gauges import Gauges
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared
-from dataflows.runs.progress import write_line
 from dataflows.runs.streaming import Positions, Told, run_stream
 from dataflows.runs.survey import Ends, Plan, survey
 

@@ -199,10 +199,14 @@ def _fork(project: Path, stdin: int, stdout: int, lifeline: int) -> Forked:
     return Forked(serve, (stdin, stdout, sys.stderr.fileno()), lifeline)
 
 
+_LINES: Final = {"phase", "found", "ended"}
+"""Keys of which each line has one: progress, objects that a discovery has found, the end."""
+
+
 def _line(text: bytes) -> dict[str, Any] | None:
     """Parse a line of the protocol; None for anything else that a step may print."""
     try:
         found = json.loads(text)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and ("phase" in found or "ended" in found) else None
+    return found if isinstance(found, dict) and not found.keys().isdisjoint(_LINES) else None

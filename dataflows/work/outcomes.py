@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,10 @@ from catalog.store import MetadataStore
 from dataflows.work.processes import Ended, calls_modules
 from penstock.clock import now
 from penstock.models.domain import Counters, DatasetRef, Error, Schema
+from penstock.models.profiles import DatasetProfile
 from penstock.records import Record
 from penstock.records.execution import (
+    DatasetProfiled,
     ErrorRaised,
     RunProgress,
     SchemaObserved,
@@ -35,14 +37,16 @@ class Outcomes:
         self._actor, self._store = actor, store
         self._known: dict[DatasetRef, str] = {}
         self._shown: dict[str, Any] = {}
+        self._changed: dict[str, int] = {}
 
     def note_schema(self, record: Record) -> None:
         """Learn from a ``schema.observed`` of the log, whoever wrote it: the catalog need not be asked again."""
         observed = SchemaObserved.parse(record.payload)
-        self._known[observed.dataset] = observed.schema_.fingerprint
+        self._known[observed.dataset] = observed.schema_.outline
 
     def started(self, offset: int, assigned: Record, pid: int) -> Record:
         """``task.started``."""
+        self._changed.pop(assigned.payload["task"], None)
         return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned), pid=pid).to_dict())
 
     def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
@@ -81,6 +85,27 @@ class Outcomes:
         self._shown[task] = shown
         return self._schemas(offset, assigned, line)
 
+    def found(self, offset: int, assigned: Record, page: Sequence[Mapping[str, Any]]) -> list[Record]:
+        """Return ``schema.observed`` and ``dataset.profiled`` for objects that differ from what the catalog has."""
+        connection, task = assigned.payload["discovery"]["connection"], assigned.payload["task"]
+        found = {DatasetRef(connection=connection, object=one["object"]): one for one in page}
+        known, out = self._store.known(found), list[Record]()
+        for ref, one in found.items():
+            before, schema, profile = known.get(ref), Schema.parse(one["schema"]), DatasetProfile.parse(one["profile"])
+            described = (schema.fingerprint, one["kind"], one["description"])
+            if before is None or (before.fingerprint, before.kind, before.description) != described:
+                out.append(self._found(offset, assigned, "schema.observed", ref, _described(ref, one, schema)))
+            if before is None or before.profiled != profile.fingerprint:
+                payload = DatasetProfiled(dataset=ref, profile=profile).to_dict()
+                out.append(self._found(offset, assigned, "dataset.profiled", ref, payload))
+        self._changed[task] = self._changed.get(task, 0) + len(
+            {one.key for one in out if one.type == "schema.observed"}
+        )
+        return out
+
+    def _found(self, offset: int, assigned: Record, type_: str, ref: DatasetRef, payload: dict[str, Any]) -> Record:
+        return self._answer(offset, assigned, type_, payload, key=str(ref))
+
     def of(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
         """Return the records of an ended attempt: schemas and ``task.completed``, or error and ``task.failed``."""
         result = ended.result or {}
@@ -117,8 +142,16 @@ class Outcomes:
             seconds=seconds,
             resumed=bool(result.get("resumed")),
             notes=tuple(result.get("notes") or ()),
+            **self._discovered(assigned, result),
         )
         return self._answer(offset, assigned, "task.completed", payload.to_dict())
+
+    def _discovered(self, assigned: Record, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the outcome of a discovery says besides."""
+        if "discovery" not in assigned.payload:
+            return {}
+        counts = {"objects": result["objects"], "changed": self._changed.pop(assigned.payload["task"], 0)}
+        return {"discovery": assigned.payload["discovery"]["id"], "found": counts}
 
     def _failed(self, assigned: Record, error: Error, counters: Counters) -> dict[str, Any]:
         return TaskFailed(**_attempt(assigned), error=error, counters=counters).to_dict()
@@ -127,7 +160,7 @@ class Outcomes:
         payload = assigned.payload
         return ErrorRaised(
             source=self._actor,
-            pipeline=payload["pipeline"],
+            pipeline=payload.get("pipeline"),
             run=payload.get("run"),
             task=payload["task"],
             attempt=payload["attempt"],
@@ -136,18 +169,19 @@ class Outcomes:
 
     def _schemas(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
         """Return ``schema.observed`` for each side whose schema differs from the catalog's."""
-        spec = assigned.payload["spec"]["spec"]
-        observed = {}
+        if "spec" not in assigned.payload:
+            return []
+        spec, observed = assigned.payload["spec"]["spec"], {}
         for side, part in (("source", spec["source"]), ("target", spec["sink"])):
             if columns := (result.get("schemas") or {}).get(side):
                 ref = DatasetRef(connection=part["connection"], object=part["object"])
                 observed[ref] = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
         if asked := [ref for ref in observed if ref not in self._known]:
-            self._known |= self._store.fingerprints(asked)
+            self._known |= self._store.outlines(asked)
         return [
             self._answer(offset, assigned, "schema.observed", _observed(ref, schema), key=str(ref))
             for ref, schema in observed.items()
-            if self._known.get(ref) != schema.fingerprint
+            if self._known.get(ref) != schema.outline
         ]
 
     def _answer(
@@ -155,6 +189,11 @@ class Outcomes:
     ) -> Record:
         at: datetime = now()
         return cause.answer(offset, type_, key or cause.key, payload, at=at, actor=self._actor)
+
+
+def _described(ref: DatasetRef, one: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    described = {"kind": one["kind"], "description": one["description"], "discovered": True}
+    return SchemaObserved(dataset=ref, schema_=schema, **described).to_dict()
 
 
 def _observed(ref: DatasetRef, schema: Schema) -> dict[str, Any]:
@@ -181,7 +220,7 @@ def _counted(result: Mapping[str, Any], ended: Ended) -> Counters:
 
 def _crash(ended: Ended, assigned: Record) -> Error:
     """Return the error of a process that died without a result."""
-    calls = calls_modules(assigned.payload["spec"])
+    calls = calls_modules(assigned.payload.get("spec") or {})
     hint = "does a function of a `python` step end the process? it is tried again" if calls else "it is tried again"
     how = f"by signal {signal.Signals(-ended.code).name}" if ended.code < 0 else f"with exit code {ended.code}"
     return Error(code=CRASHED, what=f"the run's process ended {how}", hint=hint, transient=True)

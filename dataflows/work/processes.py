@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ IDLE_SECONDS: Final = 30.0
 """Longest time a process waits for its next run, unless it is the only idle one."""
 RUNS: Final = 1000
 MEMORY: Final = 400 << 20
+PAGES: Final = 4
+PAGE_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,26 @@ class _Running:
     """The line that ended the run, if its process is still alive."""
     stopped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    pages: queue.Queue[list[dict[str, Any]]] = field(default_factory=lambda: queue.Queue(PAGES))
+    """What a discovery has found and the worker has not yet reported; while it is full, the process has to wait."""
 
     def on_line(self, line: dict[str, Any]) -> None:
         if "ended" in line:
             self.last = line
+        elif "found" in line:
+            self._take(line["found"])
         elif line:
             with self.lock:
                 self.line = self.counted = line
             return
         self.changed()
+
+    def _take(self, page: list[dict[str, Any]]) -> None:
+        taken = False
+        while not taken and not self.stopped:
+            with contextlib.suppress(queue.Full):
+                self.pages.put(page, timeout=PAGE_SECONDS)
+                taken = True
 
     @property
     def code(self) -> int | None:
@@ -85,7 +99,7 @@ class _Running:
     def outcome(self, code: int) -> dict[str, Any] | None:
         """Return the result that the run has written, or the one of a process that aborted without memory."""
         found = _result(self.result)
-        if found is None and code in ABORTED and failed_allocation(self.log):
+        if found is None and self.spec and code in ABORTED and failed_allocation(self.log):
             found = {"status": "failed", "error": _out_of_memory(self.spec)}
         return found
 
@@ -123,7 +137,7 @@ class Processes:
         make_private(self._settings.home)
         folder = self._settings.home / "runs" / (task.get("run") or task["task"])
         folder.mkdir(parents=True, exist_ok=True)
-        result = folder / f"{task['attempt']}.json"
+        result, spec = folder / f"{task['attempt']}.json", task.get("spec") or {}
         result.unlink(missing_ok=True)
         _drain_of(result).unlink(missing_ok=True)
         if task.get("drain"):
@@ -131,9 +145,10 @@ class Processes:
         order = {
             "run": task.get("run"),
             "attempt": task["attempt"],
-            "uid": task["uid"],
+            "uid": task.get("uid"),
             "kind": task["kind"],
-            "pipeline": task["spec"],
+            "discovery": task.get("discovery"),
+            "pipeline": spec,
             "connections": task["connections"],
             "drop_table": task.get("drop_table", False),
             "reload": task.get("reload"),
@@ -147,8 +162,8 @@ class Processes:
             "mask_key": self._settings.mask_key,
             "log": str(folder / "log"),
         }
-        alone = calls_modules(task["spec"])
-        child = self._forked() if _streams(task["spec"]) and not alone else None
+        alone = calls_modules(spec)
+        child = self._forked() if _streams(spec) and not alone else None
         running = _Running(
             child or self._child(fresh=alone),
             task["attempt"],
@@ -156,7 +171,7 @@ class Processes:
             alone,
             self._changed,
             folder / "log",
-            task["spec"],
+            spec,
         )
         self._running[task["task"]] = running
         running.child.run(order, running.on_line)
@@ -229,7 +244,7 @@ class Processes:
     def ended(self) -> Iterator[Ended]:
         """Yield the tasks whose run has ended since the last call."""
         for task, running in list(self._running.items()):
-            if (code := running.code) is not None:
+            if (code := running.code) is not None and running.pages.empty():
                 del self._running[task]
                 self._keep_or_dismiss(running)
                 yield Ended(task, running.attempt, code, running.outcome(code), running.line, running.counted)
@@ -257,6 +272,13 @@ class Processes:
     def _dismiss(self, child: Child) -> None:
         child.dismiss()
         self._leaving.append((child, time.monotonic() + STOP_SECONDS))
+
+    def found(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield what discoveries have found since the last call, in order; `ended` comes after the last of it."""
+        for task, running in self._running.items():
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    yield task, running.pages.get_nowait()
 
     def progress(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the last line of each run that wrote one since the last call."""

@@ -17,11 +17,13 @@ __all__ = [
     "Compatibility",
     "Counters",
     "DatasetRef",
+    "Discovery",
     "Error",
     "Field",
     "FieldMapping",
     "ForeignKey",
     "Id",
+    "Pattern",
     "PipelineStatus",
     "Resolution",
     "Run",
@@ -124,6 +126,12 @@ class Schema(Model):
         """SHA-256 of its canonical JSON: two schemas are equal if and only if their fingerprints are."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def outline(self) -> str:
+        """Hash of what a run sees of it: names, types and nullability."""
+        seen = [(field.name, field.type, field.nullable) for field in self.fields]
+        return hashlib.sha256(repr(seen).encode()).hexdigest()
+
 
 class FieldMapping(Model):
     """The source fields of one target field, and the matcher's confidence."""
@@ -146,17 +154,43 @@ class SchemaMapping(Model):
     fields: tuple[FieldMapping, ...] = ()
 
 
-class Task(Model):
-    """One unit of work for one worker; `attempt` counts the assignments, from 1."""
+Pattern = Annotated[str, Constraint(min_length=1, max_length=512)]
+"""Objects by name, with `*` and `?`: ``public.*``."""
+
+
+class Discovery(Model):
+    """A look at the objects of a connection whose names match `tables` and not `except`.
+
+    At most `sample_rows` rows of each are looked at; with 0 only the system's own catalog is read.
+    """
 
     id: Id
-    kind: Literal["pipeline", "cleanup"]
-    pipeline: Name
+    connection: Name
+    tables: tuple[Pattern, ...] = ("*",)
+    except_: tuple[Pattern, ...] = Constraint(default=(), alias="except")
+    sample_rows: Annotated[int, Constraint(ge=0, le=10_000_000)] = 0
+
+
+class Task(Model):
+    """One unit of work for one worker; `attempt` counts the assignments, from 1. It is a pipeline's, or a discovery."""
+
+    id: Id
+    kind: Literal["pipeline", "cleanup", "discover"]
+    pipeline: Name | None = None
+    discovery: Discovery | None = None
     run: Id | None = None
     priority: Annotated[int, Constraint(ge=-(2**31), lt=2**31)] = 0
     attempt: Annotated[int, Constraint(ge=0, lt=2**31)] = 0
     worker: Id | None = None
     status: TaskStatus = "queued"
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Self:
+        discovers = self.kind == "discover"
+        if (self.discovery is not None, self.pipeline is not None) != (discovers, not discovers):
+            message = "a task `discover` has a discovery, any other a pipeline"
+            raise ValueError(message)
+        return self
 
 
 class Counters(Model):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,7 +22,8 @@ class DiscoveryPolicy(Model):
     """Rules for discovery."""
 
     autonomy: Autonomy = "act"
-    every: Duration = timedelta(hours=1)
+    every: Duration | None = None
+    """Time between two discoveries of a connection; None = only when asked."""
     sample_rows: int = Field(default=10_000, ge=0, le=10_000_000)
     tables: tuple[str, ...] = ("*",)
 

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Reload
+from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Pattern, Reload
 
 __all__ = [
     "CheckRecord",
     "ConnectionDelete",
     "ConnectionPut",
     "DatasetConfigure",
+    "DiscoveryStart",
     "PipelineApply",
     "PipelineDelete",
     "PipelineRollback",
@@ -101,6 +102,15 @@ class CheckRecord(Model):
     in_flight: Count = 0
     refused: Count = 0
     agree: bool
+
+
+class DiscoveryStart(Model):
+    """``discovery.start``: look at the objects of a connection; what is not given is as the policy says."""
+
+    connection: Name
+    tables: tuple[Pattern, ...] | None = None
+    except_: tuple[Pattern, ...] = Field(default=(), alias="except")
+    sample_rows: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
 
 
 class PolicyPublish(Model):

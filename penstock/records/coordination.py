@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from penstock.models.base import Model, Name
-from penstock.models.domain import AgentDecision, Beginning, Compatibility, DatasetRef, Id, PipelineStatus, Reload, Task
+from penstock.models.domain import (
+    AgentDecision,
+    Beginning,
+    Compatibility,
+    DatasetRef,
+    Discovery,
+    Error,
+    Id,
+    PipelineStatus,
+    Reload,
+    Task,
+)
 from penstock.records.commands import CheckRecord
 from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive
 
@@ -20,6 +33,8 @@ __all__ = [
     "ConnectionChanged",
     "ConnectionDeleted",
     "DatasetConfigured",
+    "DiscoveryFinished",
+    "DiscoveryStarted",
     "PipelineChanged",
     "PipelineDeleted",
     "PipelineDrained",
@@ -128,6 +143,21 @@ class PolicyAccepted(Model):
     policy: PolicyDocument
 
 
+class DiscoveryStarted(Model):
+    """``discovery.started``: a worker is to look at a connection's objects; keyed by the connection."""
+
+    discovery: Discovery
+
+
+class DiscoveryFinished(Model):
+    """``discovery.finished``: the last record of a discovery; keyed by the connection."""
+
+    id: Id
+    connection: Name
+    status: Literal["completed", "failed"]
+    error: Error | None = None
+
+
 class TaskQueued(Model):
     """``task.queued``: work that waits for a worker."""
 
@@ -141,17 +171,26 @@ class TaskAssigned(Model):
     worker: Id
     attempt: Positive
     kind: str
-    pipeline: Name
-    uid: Id
+    pipeline: Name | None = None
+    uid: Id | None = None
+    discovery: Discovery | None = None
     run: FolderName | None = None
-    version: Count
+    version: Count = 0
     drop_table: bool = False
     drain: bool = False
     """True if a stream ends after what is there when it begins."""
     reload: Reload | None = None
     begin: Beginning | None = None
-    spec: PipelineDocument
+    spec: PipelineDocument | None = None
     connections: dict[str, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        parts = {self.discovery is None, self.pipeline is not None, self.uid is not None, self.spec is not None}
+        if parts != {self.kind != "discover"}:
+            message = "needs a discovery, or a pipeline with `uid` and `spec`"
+            raise ValueError(message)
+        return self
 
 
 class TaskEnded(Model):
@@ -159,7 +198,8 @@ class TaskEnded(Model):
 
     task: Id
     kind: str
-    pipeline: Name
+    pipeline: Name | None = None
+    discovery: Id | None = None
     run: Id | None = None
     attempt: Count
     worker: Id | None = None

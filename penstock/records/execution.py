@@ -8,9 +8,11 @@ from pydantic import Field
 
 from penstock.models.base import Model, Name
 from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema, Timestamp
+from penstock.models.profiles import DatasetProfile
 from penstock.records.shapes import Count, Positive
 
 __all__ = [
+    "DatasetProfiled",
     "ErrorRaised",
     "RecordUnreadable",
     "RunChanged",
@@ -45,7 +47,10 @@ class TaskCompleted(Model):
     seconds: dict[str, float] = {}
     resumed: bool = False
     notes: tuple[str, ...] = ()
-    """Notes for the user on rows that the run did not read."""
+    """Notes for the user on rows that the run did not read, or objects that the discovery did not describe."""
+    discovery: Id | None = None
+    found: dict[str, Count] = {}
+    """Of a discovery: the number of objects it has seen, and of those that are new or have changed."""
 
 
 class TaskHalted(Model):
@@ -88,6 +93,13 @@ class SchemaObserved(Model):
     discovered: bool = False
     description: str | None = None
     tags: tuple[str, ...] = ()
+
+
+class DatasetProfiled(Model):
+    """``dataset.profiled``: what discovery tells of a dataset; recorded when it differs from what the catalog has."""
+
+    dataset: DatasetRef
+    profile: DatasetProfile
 
 
 class SlotProgress(Model):

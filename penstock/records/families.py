@@ -76,6 +76,7 @@ COMMANDS = _table(
     _command("run.start", commands.RunStart),
     _command("check.record", commands.CheckRecord),
     _command("policy.publish", commands.PolicyPublish),
+    _command("discovery.start", commands.DiscoveryStart),
 )
 
 COORDINATION = _table(
@@ -91,6 +92,8 @@ COORDINATION = _table(
     _decided("pipeline.deleted", coordination.PipelineDeleted),
     _decided("check.recorded", coordination.CheckRecorded),
     _decided("policy.accepted", coordination.PolicyAccepted, "policy"),
+    _decided("discovery.started", coordination.DiscoveryStarted),
+    _decided("discovery.finished", coordination.DiscoveryFinished),
     _decided("agent.decided", coordination.AgentDecided),
     _decided("agent.faulted", coordination.AgentFaulted),
     _event("brain.started", coordination.BrainStarted),
@@ -113,6 +116,7 @@ EXECUTION = _table(
     _decided("run.finished", execution.RunChanged),
     _event("run.progress", execution.RunProgress),
     _event("schema.observed", execution.SchemaObserved),
+    _event("dataset.profiled", execution.DatasetProfiled),
 )
 
 ERRORS = _table(

@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from agents.discovery import DataDiscoveryAgent
 from agents.fold import Fold, look_ahead
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
@@ -102,7 +103,7 @@ class ControlPlane:
         snapshots: Mapping[str, Snapshot] | None = None,
         batch: int = 1,
     ) -> None:
-        self.agents: tuple[Agent, ...] = agents or (Lifecycle(), Orchestrator())
+        self.agents: tuple[Agent, ...] = agents or (Lifecycle(), Orchestrator(), DataDiscoveryAgent())
         self.log: list[Record] = list(log)
         self.batch = batch
         self.now = self.log[-1].at if self.log else START
@@ -200,7 +201,9 @@ class ControlPlane:
     def apply(self, document: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         return self.done("pipeline.apply", pipeline=dict(document), **more)
 
-    def join(self, worker: str, *, slots: int = 1, kinds: Sequence[str] = ("pipeline", "cleanup")) -> list[Record]:
+    def join(
+        self, worker: str, *, slots: int = 1, kinds: Sequence[str] = ("pipeline", "cleanup", "discover")
+    ) -> list[Record]:
         return self.tell("worker.joined", worker, worker=worker, kinds=list(kinds), slots=slots)
 
     def lose(self, worker: str) -> list[Record]:

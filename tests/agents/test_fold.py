@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.answered import FORGET_AFTER
+from agents.discovery import DataDiscoveryAgent
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.policies import Policies
@@ -135,7 +136,7 @@ def _latest(plane: ControlPlane, number: int) -> dict[str, Any]:
 def test_state_is_the_same_with_and_without_snapshots(steps_taken: list[tuple[str, int]], batch: int) -> None:
     plane = played(steps_taken, batch)
     taken = _latest(plane, len(plane.cuts))
-    assert taken.keys() == {"lifecycle", "orchestrator"}, "at rest each agent has one"
+    assert taken.keys() == {"lifecycle", "orchestrator", "discovery"}, "at rest each agent has one"
     restored = ControlPlane(log=plane.log, snapshots=taken)
     replayed = ControlPlane(log=plane.log)
     for one in (restored, replayed):
@@ -199,7 +200,7 @@ def test_changed_rules_follow_recorded_decisions_and_decide_only_later_records()
     plane = played(STORY[:8])
     before, states, upto = decisions(plane.log), plane.states(), len(plane.log)
     stale = _latest(plane, len(plane.cuts))
-    plane.agents = (ChangedLifecycle(), Orchestrator())
+    plane.agents = (ChangedLifecycle(), Orchestrator(), DataDiscoveryAgent())
     plane.restart(stale)
     assert plane.states() == states
     assert decisions(plane.log) == before
@@ -208,7 +209,7 @@ def test_changed_rules_follow_recorded_decisions_and_decide_only_later_records()
         r.payload["rules"]: r.payload["reason"] for r in plane.of("agent.decided") if r.payload["agent"] == "lifecycle"
     }
     assert reasons[2] == "active -> paused, says the later release"
-    plane.agents = (Lifecycle(), Orchestrator())
+    plane.agents = (Lifecycle(), Orchestrator(), DataDiscoveryAgent())
     after, states = decisions(plane.log), plane.states()
     plane.restart()
     assert (plane.states(), decisions(plane.log)) == (states, after), "and back again"

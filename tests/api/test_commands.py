@@ -19,7 +19,8 @@ NAMES = [name for _, names in GROUPS.values() for name in names]
 def test_all_documented_commands_exist() -> None:
     asked = (
         "init up doctor validate apply run list status runs pause resume drain stop delete versions rollback events "
-        "check why topics flow demo schema settings test plan preview backfill dlq metrics audit catalog destroy"
+        "check why topics flow demo schema settings test plan preview backfill dlq metrics audit catalog discover "
+        "destroy"
     )
     assert set(NAMES) == set(asked.split())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.postgres.catalog import PostgresCatalog
 from dataflows.connectors.postgres.source import PostgresSource
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.postgres.target import PostgresTarget
@@ -38,6 +39,10 @@ class PostgresConnector:
     @staticmethod
     def target(place: Place, owner: Owner) -> PostgresTarget:
         return PostgresTarget.opened(place, owner, TableName.parse(place.object), _dsn(place))
+
+    @staticmethod
+    def catalog(place: Place) -> PostgresCatalog:
+        return PostgresCatalog(_dsn(place), place.where)
 
 
 def _dsn(place: Place) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from agents.discovery import DataDiscoveryAgent
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from catalog.compare import Digest, digest
@@ -37,7 +38,7 @@ from penstock.topics.table import CONTROL
 from tests.agents.control_plane import decisions, judged
 
 ROOT = Path(__file__).parents[3]
-AGENTS = (Lifecycle(), Orchestrator())
+AGENTS = (Lifecycle(), Orchestrator(), DataDiscoveryAgent())
 SECONDS = 40.0
 
 

@@ -1,0 +1,77 @@
+"""How a connector shows what its system has, without being asked for an object by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Final, Protocol, runtime_checkable
+
+from dataflows.connectors.contract import Place
+from penstock.models.domain import Schema
+from penstock.models.profiles import DatasetProfile
+
+__all__ = ["OF_CONNECTORS", "Catalog", "Catalogued", "Choice", "Found", "clipped"]
+
+LONGEST: Final = 1990
+"""Characters of a comment or a default that are kept."""
+
+
+def _ignore() -> None:
+    """Default check; never interrupts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The objects that are wanted, by patterns of whole names; `check` is called while a system is asked."""
+
+    tables: tuple[str, ...] = ("*",)
+    except_: tuple[str, ...] = ()
+    check: Callable[[], None] = _ignore
+
+    def takes(self, name: str) -> bool:
+        """True if the object of that name is wanted."""
+        return any(fnmatchcase(name, one) for one in self.tables) and not any(
+            fnmatchcase(name, one) for one in self.except_
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One object as its system describes it, named as a pipeline names it."""
+
+    object: str
+    kind: str
+    schema: Schema
+    description: str | None = None
+    profile: DatasetProfile = field(default_factory=DatasetProfile)
+
+
+class Catalog(Protocol):
+    """What a system says of its objects; open for reading only."""
+
+    notes: list[str]
+    """What could not be described, and why; complete once `objects` has ended."""
+
+    def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
+        """Yield the objects that are wanted in pages, as they are read; it never has more than a page in memory."""
+
+    def close(self) -> None:
+        """End the session."""
+
+
+@runtime_checkable
+class Catalogued(Protocol):
+    """A connector whose system can list and describe its objects."""
+
+    @staticmethod
+    def catalog(place: Place) -> Catalog:
+        """Open the system's catalog; the object of `place` has no meaning."""
+
+
+OF_CONNECTORS: Final = (Catalogued,)
+
+
+def clipped(text: str | None) -> str | None:
+    """Return a comment or a default as it may be recorded."""
+    return text if text is None or len(text) <= LONGEST else f"{text[:LONGEST]} …"

@@ -1,0 +1,225 @@
+"""PostgreSQL's own catalog: all tables and views of a database, in few queries over many tables each.
+
+It reads `pg_catalog` only, in read-only transactions, and takes no lock on a table. A user that may only SELECT sees
+all that it may read. Rows and sizes are what the server itself last counted or estimated.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from dataflows.connectors.cataloguing import Choice, Found, clipped
+from dataflows.connectors.postgres.session import LOCK_NOT_AVAILABLE, Session, connect, release, translated
+from penstock.models.domain import Field, ForeignKey, Schema
+from penstock.models.profiles import DatasetProfile, Index, Partitions, about
+
+__all__ = ["PostgresCatalog"]
+
+PAGE_TABLES: Final = 200
+"""Tables that are described at once."""
+NAMES: Final = 2000
+"""Names that are read at once."""
+STATEMENT_SECONDS: Final = 60.0
+LOCK_SECONDS: Final = 2.0
+NAMED: Final = 5
+"""Names in a note."""
+KINDS: Final = {
+    "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table",
+}  # fmt: skip
+
+
+class PostgresCatalog:
+    """The tables and views of a database that its user may read, without Penstock's own; a partition is no table."""
+
+    def __init__(self, dsn: str, where: str) -> None:
+        self.notes: list[str] = []
+        self.locked: list[str] = []
+        self._where = where
+        self._session = connect(
+            dsn, where=where, name="penstock:discovery", statement=STATEMENT_SECONDS, lock=LOCK_SECONDS
+        )
+        with translated(where):
+            self._session.execute("SET default_transaction_read_only = on")
+
+    def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
+        """Yield tables and views by name."""
+        page: list[_Named] = []
+        for one in self._names(choice):
+            page.append(one)
+            if len(page) == PAGE_TABLES:
+                yield self._described(page)
+                page = []
+        if page:
+            yield self._described(page)
+        if self.locked:
+            names = ", ".join(self.locked[:NAMED]) + (" …" if len(self.locked) > NAMED else "")
+            self.notes.append(f"{len(self.locked)} tables that another session locks are as they were before: {names}")
+
+    def _names(self, choice: Choice) -> Iterator[_Named]:
+        last, hidden, dotted = ("", ""), 0, 0
+        while True:
+            choice.check()
+            with translated(self._where):
+                rows = self._session.execute(_NAMES, (*last, NAMES)).fetchall()
+            for id_, schema, name, readable in rows:
+                if not choice.takes(f"{schema}.{name}"):
+                    continue
+                if not readable:
+                    hidden += 1
+                elif "." in schema:
+                    dotted += 1
+                else:
+                    yield id_, schema, name
+            if len(rows) < NAMES:
+                break
+            last = (rows[-1][1], rows[-1][2])
+        if hidden:
+            self.notes.append(f"{hidden} tables or views that this user may not SELECT are left out")
+        if dotted:
+            self.notes.append(f"{dotted} tables or views in a schema with a dot in its name are left out")
+
+    def _described(self, page: Sequence[_Named]) -> list[Found]:
+        """Describe some tables, all as of one moment; one that is being altered is left out.
+
+        The server itself locks a table for a moment when it writes an expression of its indexes as text.
+        """
+        for last in (False, False, True):
+            free = self._unlocked(page)
+            with translated(self._where):
+                try:
+                    with _snapshot(self._session) as session:
+                        return _read(session, free)
+                except LOCK_NOT_AVAILABLE:
+                    if last:
+                        raise
+        return []
+
+    def _unlocked(self, page: Sequence[_Named]) -> list[_Named]:
+        with translated(self._where):
+            locked = {row[0] for row in self._session.execute(_LOCKED, ([id_ for id_, _, _ in page],))}
+        self.locked += [f"{schema}.{name}" for id_, schema, name in page if id_ in locked]
+        return [one for one in page if one[0] not in locked]
+
+    def close(self) -> None:
+        """End the session."""
+        release(self._session)
+
+
+_Named = tuple[int, str, str]
+"""A table's number in the server's catalog, schema and name."""
+
+
+class _snapshot:  # noqa: N801 - reads as a function
+    """A read-only transaction in which all queries see the same state."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __enter__(self) -> Session:
+        self._session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        return self._session
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._session.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _read(session: Session, page: Sequence[_Named]) -> list[Found]:
+    ids = [id_ for id_, _, _ in page]
+    fields: dict[int, list[Field]] = defaultdict(list)
+    for id_, name, kind, nullable, default, comment in session.execute(_COLUMNS, (ids,)):
+        field = Field(name=name, type=kind, nullable=nullable, default=clipped(default), description=clipped(comment))
+        fields[id_].append(field)
+    keys: dict[int, tuple[str, ...]] = {}
+    indexes: dict[int, list[Index]] = defaultdict(list)
+    for id_, name, columns, unique, primary in session.execute(_INDEXES, (ids,)):
+        indexes[id_].append(Index(name=name, columns=[column[:512] for column in columns], unique=unique))
+        if primary:
+            keys[id_] = tuple(columns)
+    foreign: dict[int, list[ForeignKey]] = defaultdict(list)
+    for id_, columns, references, to in session.execute(_FOREIGN, (ids,)):
+        foreign[id_].append(ForeignKey(columns=columns, object=references, references=to))
+    tables = {row[0]: row[1:] for row in session.execute(_TABLES, (ids,))}
+    found = []
+    for id_, schema, name in page:
+        if id_ not in tables:
+            continue  # it was dropped since its name was read
+        kind, comment, divided, parts, rows, size = tables[id_]
+        profile = DatasetProfile(
+            rows=about(rows),
+            bytes=about(size),
+            indexes=tuple(indexes[id_]),
+            partitions=Partitions(by=divided[:512], count=parts) if divided is not None else None,
+        )
+        unique = [one.columns for one in indexes[id_] if one.unique and one.columns != keys.get(id_)]
+        names = {field.name for field in fields[id_]}
+        described = Schema(
+            fields=tuple(fields[id_]),
+            key=keys.get(id_, ()),
+            unique=tuple(one for one in unique if names.issuperset(one)),
+            foreign=tuple(foreign[id_]),
+        )
+        found.append(Found(f"{schema}.{name}", KINDS[kind], described, clipped(comment), profile))
+    return found
+
+
+_NAMES: Final = r"""
+SELECT c.oid::bigint, n.nspname::text, c.relname::text,
+  has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relname NOT LIKE '\_penstock\_%%'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_temp\_%%'
+  AND n.nspname NOT LIKE 'pg\_toast%%' AND (n.nspname, c.relname) > (%s::name, %s::name)
+ORDER BY n.nspname, c.relname LIMIT %s"""
+
+_LOCKED: Final = """
+SELECT relation::bigint FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = ANY (%s::oid[])
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+_COLUMNS: Final = """
+SELECT a.attrelid::bigint, a.attname::text, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
+  CASE WHEN a.attidentity <> '' THEN 'GENERATED ' || CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END
+    || ' AS IDENTITY' WHEN a.attgenerated <> '' THEN 'GENERATED ALWAYS AS (' || pg_get_expr(e.adbin, e.adrelid) || ')'
+    ELSE coalesce(pg_get_expr(e.adbin, e.adrelid), t.typdefault) END, d.description
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
+LEFT JOIN pg_description d ON d.objoid = a.attrelid AND d.classoid = 'pg_class'::regclass AND d.objsubid = a.attnum
+WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"""
+
+_INDEXES: Final = """
+SELECT x.indrelid::bigint, i.relname::text, ARRAY(
+    SELECT coalesce(a.attname::text, pg_get_indexdef(x.indexrelid, k.place::int, true))
+    FROM unnest(x.indkey::int2[]) WITH ORDINALITY k(number, place)
+    LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number AND k.number <> 0
+    WHERE k.place <= x.indnkeyatts ORDER BY k.place),
+  x.indisunique AND x.indpred IS NULL, x.indisprimary
+FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+WHERE x.indrelid = ANY (%s::oid[]) AND x.indislive ORDER BY x.indrelid, NOT x.indisprimary, i.relname"""
+
+_FOREIGN: Final = """
+SELECT c.conrelid::bigint,
+  ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY k(number, place)
+    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number ORDER BY k.place),
+  n.nspname || '.' || r.relname,
+  ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY k(number, place)
+    JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.number ORDER BY k.place)
+FROM pg_constraint c JOIN pg_class r ON r.oid = c.confrelid JOIN pg_namespace n ON n.oid = r.relnamespace
+WHERE c.contype = 'f' AND c.conparentid = 0 AND c.conrelid = ANY (%s::oid[]) ORDER BY c.conrelid, c.conname"""
+
+_TABLES: Final = """
+WITH RECURSIVE part(root, id) AS (
+  SELECT id, id FROM unnest(%s::oid[]) id
+  UNION ALL
+  SELECT p.root, i.inhrelid FROM part p JOIN pg_class c ON c.oid = p.id AND c.relkind = 'p'
+  JOIN pg_inherits i ON i.inhparent = p.id),
+counted AS (
+  SELECT p.root, count(*) FILTER (WHERE p.id <> p.root AND c.relkind <> 'p') AS parts,
+    sum(c.reltuples) FILTER (WHERE c.relkind IN ('r', 'm', 'f') AND (c.reltuples > 0 OR c.relpages > 0)) AS rows,
+    sum(c.relpages + coalesce(t.relpages, 0) + coalesce((SELECT sum(i.relpages) FROM pg_index x
+      JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid IN (c.oid, c.reltoastrelid)), 0)) AS pages
+  FROM part p JOIN pg_class c ON c.oid = p.id LEFT JOIN pg_class t ON t.oid = c.reltoastrelid GROUP BY p.root)
+SELECT c.oid::bigint, c.relkind::text, d.description, pg_get_partkeydef(c.oid), counted.parts, counted.rows,
+  CASE WHEN counted.rows IS NOT NULL THEN counted.pages END * current_setting('block_size')::bigint
+FROM counted JOIN pg_class c ON c.oid = counted.root
+LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0"""

@@ -1,0 +1,40 @@
+"""`penstock discover` and `penstock catalog`: from a command to the catalog, over log and worker."""
+
+from __future__ import annotations
+
+from api.starter import SHOP
+from tests.api.project import Project, until
+
+
+def test_what_a_connection_has_is_found_shown_and_found_again_without_news(running: Project) -> None:
+    running.sql(SHOP, "CREATE TABLE discovered (id int PRIMARY KEY, e_mail text, note text)")
+    running.sql(SHOP, "COMMENT ON TABLE discovered IS 'zebra crossing'; CREATE VIEW \"Odd View\" AS SELECT 1 AS one")
+    first = running.done("discover", "shop")
+    assert (first["status"], first["error"]) == ("completed", None)
+    assert first["found"]["objects"] >= 2
+    assert first["found"]["changed"] >= 2
+    again = running.done("discover", "shop")
+    assert again["found"] == {"objects": first["found"]["objects"], "changed": 0}
+    (hit,) = running.done("catalog", "search", "zebra")
+    assert (hit["object"], hit["kind"]) == ("public.discovered", "table")
+    shown = running.done("catalog", "show", "shop:public.discovered")
+    assert [one["name"] for one in shown["schema"]["fields"]] == ["id", "e_mail", "note"]
+    assert (shown["schema"]["key"], shown["version"]) == (["id"], 1)
+    assert "discovered_pkey" in running.do("catalog", "show", shown["id"]).out
+    assert running.done("catalog", "search", "odd", "--type", "view")[0]["object"] == "public.Odd View"
+
+
+def test_a_run_does_not_undo_what_discovery_has_described(running: Project) -> None:
+    running.sql(SHOP, "COMMENT ON TABLE orders IS 'what was sold'")
+    running.done("discover", "shop", "--include", "public.orders")
+    before = running.done("catalog", "show", "shop:public.orders")
+    running.done("run", "orders", "--watch")
+    until(lambda: running.done("runs", "orders"), "a run")
+    after = running.done("catalog", "show", "shop:public.orders")
+    assert (after["version"], after["description"]) == (before["version"], "what was sold")
+
+
+def test_an_unknown_connection_or_dataset_is_not_found(running: Project) -> None:
+    assert running.do("discover", "shp").code == 3
+    assert running.do("catalog", "show", "shop:public.nix").code == 3
+    assert running.do("catalog", "show").code == 2

@@ -1,0 +1,135 @@
+"""What PostgreSQL's own catalog says of a database: odd names, every kind of object, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dataflows.connectors.cataloguing import Choice, Found
+from dataflows.connectors.contract import Place
+from dataflows.connectors.postgres.catalog import PostgresCatalog
+from dataflows.connectors.postgres.connector import PostgresConnector
+from penstock.models.connection import parse_connection
+from penstock.models.domain import ForeignKey
+
+SHOP = """
+CREATE SCHEMA "Odd Schema"; CREATE SCHEMA "dot.ted"; CREATE SCHEMA hidden;
+CREATE TYPE mood AS ENUM ('glad', 'sad'); CREATE TYPE pair AS (x int, y text);
+CREATE DOMAIN email AS text NOT NULL CHECK (VALUE LIKE '%@%');
+CREATE TABLE "Odd Schema"."Kunden Ä" ("select" int PRIMARY KEY, "a ""b"" c" text UNIQUE, "日本" mood,
+    p pair, e email, l text[]);
+CREATE TABLE "dot.ted".t (id int);
+CREATE TABLE hidden.t (id int);
+CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY, line int, price numeric(15,2) DEFAULT 0,
+    total numeric GENERATED ALWAYS AS (price * 2) STORED, customer int NOT NULL REFERENCES "Odd Schema"."Kunden Ä",
+    note text, PRIMARY KEY (id, line));
+CREATE UNIQUE INDEX ON orders (lower(note)); CREATE UNIQUE INDEX partial ON orders (note) WHERE price > 0;
+COMMENT ON TABLE orders IS 'What was ordered'; COMMENT ON COLUMN orders.note IS 'free text';
+CREATE TABLE lines (nr bigint, line int, FOREIGN KEY (nr, line) REFERENCES orders);
+CREATE TABLE days (day date, n int) PARTITION BY RANGE (day);
+CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') PARTITION BY LIST (n);
+CREATE TABLE days_1_1 PARTITION OF days_1 FOR VALUES IN (1); CREATE TABLE days_1_2 PARTITION OF days_1 DEFAULT;
+CREATE VIEW recent AS SELECT id, price FROM orders; CREATE MATERIALIZED VIEW summed AS SELECT sum(price) FROM orders;
+CREATE TABLE nothing (); CREATE TABLE _penstock_positions (x int); CREATE TEMP TABLE temporary (x int);
+"""
+
+
+@pytest.fixture
+def shop(database: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute(SHOP)
+        yield session
+
+
+@contextmanager
+def opened(dsn: str) -> Iterator[PostgresCatalog]:
+    settings = parse_connection("shop", {"type": "postgres", "dsn": dsn})
+    with closing(PostgresConnector.catalog(Place("discovery", "shop", settings, "", secrets=Path("/")))) as found:
+        yield found
+
+
+def found(dsn: str, *tables: str, except_: tuple[str, ...] = ()) -> dict[str, Found]:
+    with opened(dsn) as catalog:
+        pages = catalog.objects(Choice(tables or ("*",), except_))
+        return {one.object: one for page in pages for one in page}
+
+
+def test_every_kind_of_object_is_described(shop: psycopg.Connection, database: str) -> None:
+    shop.execute("INSERT INTO days SELECT date '2026-01-05', g % 3 FROM generate_series(1, 2345) g; ANALYZE")
+    all_ = found(database)
+    assert {name: one.kind for name, one in all_.items()} == {
+        "Odd Schema.Kunden Ä": "table", "hidden.t": "table", "public.days": "table", "public.lines": "table",
+        "public.nothing": "table", "public.orders": "table", "public.recent": "view",
+        "public.summed": "materialized view",
+    }  # fmt: skip
+    odd = all_["Odd Schema.Kunden Ä"].schema
+    assert [(one.name, one.type, one.nullable) for one in odd.fields] == [
+        ("select", "integer", False), ('a "b" c', "text", True), ("日本", "mood", True), ("p", "pair", True),
+        ("e", "email", False), ("l", "text[]", True),
+    ]  # fmt: skip
+    orders = all_["public.orders"]
+    assert (orders.description, orders.schema.key) == ("What was ordered", ("id", "line"))
+    assert [one.description for one in orders.schema.fields][-1] == "free text"
+    assert {one.name: (one.columns, one.unique) for one in orders.profile.indexes} == {
+        "orders_pkey": (("id", "line"), True), "orders_lower_idx": (("lower(note)",), True),
+        "partial": (("note",), False),
+    }  # fmt: skip
+    assert orders.schema.foreign == (
+        ForeignKey(columns=("customer",), object="Odd Schema.Kunden Ä", references=("select",)),
+    )
+    assert [one.default for one in orders.schema.fields] == [
+        "GENERATED ALWAYS AS IDENTITY", None, "0", "GENERATED ALWAYS AS ((price * (2)::numeric))", None, None,
+    ]  # fmt: skip
+    (line,) = all_["public.lines"].schema.foreign or ()
+    assert (line.object, line.references) == ("public.orders", ("id", "line"))
+    assert (orders.schema.unique, all_["Odd Schema.Kunden Ä"].schema.unique) == (None, (('a "b" c',),))
+    days = all_["public.days"].profile
+    assert days.partitions
+    assert (days.partitions.by, days.partitions.count, days.rows) == ("RANGE (day)", 2, 2300)
+    assert all_["public.nothing"].schema.fields == ()
+
+
+def test_names_are_chosen_by_pattern_before_anything_is_read(shop: psycopg.Connection, database: str) -> None:
+    assert set(found(database, "public.[lo]*", "hidden.*", except_=("*.lines",))) == {"hidden.t", "public.orders"}
+
+
+def test_1600_columns_and_more_tables_than_a_page(
+    shop: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.execute("CREATE TABLE wide (" + ", ".join(f"c{number} smallint" for number in range(1600)) + ")")
+    monkeypatch.setattr("dataflows.connectors.postgres.catalog.NAMES", 3)
+    monkeypatch.setattr("dataflows.connectors.postgres.catalog.PAGE_TABLES", 2)
+    with opened(database) as catalog:
+        pages = [list(page) for page in catalog.objects(Choice())]
+    assert [len(page) for page in pages] == [2, 2, 2, 2, 1]
+    assert len(pages[-1][0].schema.fields) == 1600
+
+
+def test_a_user_that_may_only_select_sees_what_it_may_read_and_nothing_is_written(
+    shop: psycopg.Connection, database: str
+) -> None:
+    shop.execute("CREATE ROLE reader LOGIN; GRANT SELECT ON orders TO reader; GRANT SELECT (day) ON days TO reader")
+    marks = "SELECT pg_snapshot_xmax(pg_current_snapshot())"
+    try:
+        before = shop.execute(marks).fetchone()
+        with opened(f"{database} user=reader") as catalog:
+            names = [one.object for page in catalog.objects(Choice()) for one in page]
+            assert names == ["public.days", "public.orders"]
+            assert catalog.notes == ["7 tables or views that this user may not SELECT are left out"]
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                catalog._session.execute("DELETE FROM orders")
+        assert shop.execute(marks).fetchone() == before, "no transaction has changed anything"
+    finally:
+        shop.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_a_table_that_another_session_alters_holds_up_nothing(shop: psycopg.Connection, database: str) -> None:
+    with shop.transaction(), opened(database) as catalog:
+        shop.execute("ALTER TABLE orders ADD more int")
+        names = [one.object for page in catalog.objects(Choice(("public.o*", "public.l*"))) for one in page]
+        assert names == ["public.lines"]
+        assert catalog.notes == ["1 tables that another session locks are as they were before: public.orders"]
