@@ -235,7 +235,7 @@ class Target(Protocol):
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         """Refuse what cannot be written, before anything is changed; return how a `replace` would be published.
 
-        `columns` are those of the table that would be created if `table` is None.
+        `columns` are those that the rows have; if `table` is None, those of the table that would be created.
 
         Raises:
             Refused, SchemaMismatch: by name.

@@ -168,7 +168,8 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
         plan = Plan.of(job, with_columns(plan.source, more))
     added = _added_columns(job, plan, there, target)
     there = replace(there, columns=(*there.columns, *added))
-    return Forecast(_surveyed(job, ends, plan, there, target.check(there, ())), plan, None, added, risks)
+    method = target.check(there, plan.output_columns(job))
+    return Forecast(_surveyed(job, ends, plan, there, method), plan, None, added, risks)
 
 
 def stream_ends(job: Job, ends: Ends) -> tuple[Streaming, StreamState]:
@@ -293,7 +294,7 @@ def survey(job: Job, ends: Ends, plan: Plan | None = None, there: Table | None =
     if there is None:
         raise MissingTable("there is no such table", where=job.at_sink, value=job.sink.object, hint="was it dropped?")
     plan = plan or Plan.of(job, ends.source.describe())
-    return _surveyed(job, ends, plan, there, ends.target.check(there, ()))
+    return _surveyed(job, ends, plan, there, ends.target.check(there, plan.output_columns(job)))
 
 
 def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | None) -> Survey:

@@ -29,7 +29,8 @@ __all__ = ["Chain", "Output"]
 
 MAX_BYTES: Final = 2 << 30
 """Size limit of a chunk between two steps."""
-_LIMITED: Final = ("character varying", "character")
+_PADDED: Final = "character"
+_LIMITED: Final = ("character varying", _PADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class Chain:
         """Refuse rows that the target's columns cannot store. Return the rest, the refusals, and the remaining rows."""
         refused: list[Refusal] = []
         for at, one in enumerate(self.output_columns):
-            for check in (_null, _too_long, *((_nul,) if self.no_nul else ())):
+            for check in (_null, _too_long, _blank, *((_nul,) if self.no_nul else ())):
                 failure = check(made.column(at), one)
                 if failure is None:
                     continue
@@ -233,16 +234,29 @@ def _nul(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
 
 
 def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
-    """Return the rows whose text is longer than the target's column, ignoring trailing blanks, if any."""
+    """Return the rows whose text is longer than the target's column, if any; blanks count, unless they only pad it."""
     if one.kind.name not in _LIMITED or one.kind.precision is None or _is_short(one):
         return None
     import pyarrow.compute as pc
 
-    length = pc.utf8_length(pc.utf8_rtrim(array, " "))
+    padded = _PADDED in {one.kind.name, one.value.type.name}
+    length = pc.utf8_length(pc.utf8_rtrim(array, " ") if padded else array)
     bad = pc.fill_null(pc.greater(length, one.kind.precision), fill_value=False)
     if not pc.any(bad).as_py():
         return None
     return bad, "too_long", f"`{one.target.name}` is longer than {one.kind.precision} characters"
+
+
+def _blank(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
+    """Return the rows whose text ends with a blank that is lost among those that pad the target's column, if any."""
+    if one.kind.name != _PADDED or one.value.type.name == _PADDED or not pa.types.is_string(array.type):
+        return None
+    import pyarrow.compute as pc
+
+    bad = pc.fill_null(pc.ends_with(array, " "), fill_value=False)
+    if not pc.any(bad).as_py():
+        return None
+    return bad, "blank", f"`{one.target.name}` ends with a blank, which a column of type {one.kind} does not keep"
 
 
 def _is_short(one: Output) -> bool:

@@ -157,8 +157,21 @@ def test_the_targets_own_columns_are_checked_row_by_row() -> None:
     target = Table("w.t", "r", (Column("id", "bigint"), Column("name", "character varying(3)", nullable=False)))
     fields = (FieldSpec("id", "id"), FieldSpec("name", "name"))
     out, refused = apply(made(fields=fields, target=target), [*ROWS, ROWS[0] | {"id": 5, "name": "four"}])
-    assert [row["id"] for row in out] == [1, 3, 4]
-    assert [(row["row"], row["code"]) for row in refused] == [(1, "not_null"), (4, "too_long")]
+    assert [row["id"] for row in out] == [1, 3]
+    assert [(row["row"], row["code"]) for row in refused] == [(1, "not_null"), (3, "too_long"), (4, "too_long")]
+
+
+def test_blanks_at_the_end_of_a_text_are_kept_or_the_row_is_refused() -> None:
+    """PostgreSQL and MySQL would drop them in silence."""
+    fields, rows = (FieldSpec("id", "id"), FieldSpec("name", "name")), [ROWS[0] | {"id": 5, "name": "   "}, *ROWS]
+    for kind, codes in (("character varying(2)", [("too_long", 0), ("too_long", 1), ("too_long", 4)]),
+                        ("character varying(3)", [("too_long", 4)]), ("character varying(4)", []),
+                        ("character(4)", [("blank", 0), ("blank", 4)]), ("text", [])):  # fmt: skip
+        out, refused = apply(
+            made(fields=fields, target=Table("w.t", "r", (Column("id", "bigint"), Column("name", kind)))), rows
+        )
+        assert sorted((row["code"], row["row"]) for row in refused) == codes, kind
+        assert len(out) + len(refused) == len(rows)
 
 
 def test_not_null_uses_the_column_names_after_the_steps() -> None:

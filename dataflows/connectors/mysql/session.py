@@ -41,6 +41,9 @@ STRICT: Final = (
     "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,NO_AUTO_VALUE_ON_ZERO,"
     "NO_ENGINE_SUBSTITUTION"
 )
+ALL_ROWS: Final = 2**64 - 1
+VERSIONED: Final = (10, 3, 4)
+"""First version of MariaDB with tables that keep old rows."""
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 quoted: Final = partial(names.quoted, mark="`")
 """Return the names as one quoted SQL identifier."""
@@ -322,17 +325,27 @@ def connect(  # noqa: PLR0913 - the settings of a session, by name
         raise Unreachable("the login needs an encrypted connection", where=where, hint=hint) from None
     made = Session(wire, where)
     _keep_alive(wire)
-    waits = max(1, int(lock))
-    mode = STRICT if write else ""
-    made.change(
-        f"SET SESSION sql_mode = '{mode}', time_zone = '+00:00', innodb_lock_wait_timeout = {waits}, "
-        f"lock_wait_timeout = {waits}, net_read_timeout = {DAY}, net_write_timeout = {DAY}, wait_timeout = {DAY}, "
-        f"sql_safe_updates = 0, sql_big_selects = 1, "
-        + ("max_statement_time = 0" if made.mariadb else "max_execution_time = 0")
-    )
+    made.change(f"SET SESSION {', '.join(_pinned(made, max(1, int(lock)), STRICT if write else ''))}")
     made.change("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
     wire.check = check
     return made
+
+
+def _pinned(session: Session, waits: int, mode: str) -> Iterator[str]:
+    """Yield the settings that a server's defaults or `init_connect` must not change.
+
+    Some of them would make the server leave out rows without a word, or take rows that break a constraint.
+    """
+    yield (
+        f"sql_mode = '{mode}', time_zone = '+00:00', innodb_lock_wait_timeout = {waits}, lock_wait_timeout = {waits}, "
+        f"net_read_timeout = {DAY}, net_write_timeout = {DAY}, wait_timeout = {DAY}, sql_safe_updates = 0, "
+        f"sql_big_selects = 1, sql_select_limit = {ALL_ROWS}, sql_auto_is_null = 0, unique_checks = 1, "
+        "foreign_key_checks = 1, max_error_count = 64, sql_notes = 1, completion_type = 'NO_CHAIN', "
+        "group_concat_max_len = 1048576"
+    )
+    yield "max_statement_time = 0, check_constraint_checks = 1" if session.mariadb else "max_execution_time = 0"
+    if session.mariadb and session.version >= VERSIONED:
+        yield "system_versioning_asof = DEFAULT"
 
 
 def _tls(settings: MysqlConnection) -> dict[str, Any]:

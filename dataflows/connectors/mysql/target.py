@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -52,7 +52,7 @@ EXACT: Final = {True: "utf8mb4_nopad_bin", False: "utf8mb4_0900_bin"}
 _ENGINE: Final = "SELECT coalesce(engine, '') FROM information_schema.tables WHERE table_schema = ? AND table_name = ?"
 _OTHER_KEYS: Final = """
 SELECT s.index_name, GROUP_CONCAT(s.column_name ORDER BY s.seq_in_index SEPARATOR '\\n'),
-       max(c.extra LIKE '%auto_increment%')
+       max(CASE WHEN c.extra LIKE '%auto_increment%' THEN c.column_name END)
 FROM information_schema.statistics s JOIN information_schema.columns c USING (table_schema, table_name, column_name)
 WHERE table_schema = ? AND table_name = ? AND s.non_unique = 0 GROUP BY s.index_name"""
 
@@ -98,7 +98,7 @@ class MysqlTarget:
             what = f"a table of engine {engine} has no transactions: rows and position could not be written together"
             raise Refused(what, where=self.place.where, value=str(self.name), hint=hint)
         if self.owner.write.write == "merge":
-            self._check_merge(table, f"{self.place.pipeline}: spec.sink")
+            self._check_merge(table, {one.name for one in columns}, f"{self.place.pipeline}: spec.sink")
         appends = self.owner.write.write == "append" and not self._replaces
         if appends and (named := interferers(self.session, self.name)) != [UNSEEN]:
             check_appended(self.name, table.keys, named, f"{self.place.pipeline}: spec.sink")
@@ -116,11 +116,12 @@ class MysqlTarget:
     def _obstacle(self, columns: tuple[Column, ...], key: tuple[str, ...], *, named: bool) -> str | None:
         return key_obstacle(columns, key, int(self.session.value("SELECT @@innodb_page_size")), named=named)
 
-    def _check_merge(self, table: Table, where: str) -> None:
+    def _check_merge(self, table: Table, written: Collection[str], where: str) -> None:
+        """Refuse a key that is not unique, and other unique keys, unless the server draws a new number for each row."""
         check_key(table, self.owner.write.key, where)
         key = set(self.owner.write.key)
-        for index, names, counted in self.session.rows(_OTHER_KEYS, (self.name.schema, self.name.name)):
-            if set(str(names).split("\n")) != key and not counted:
+        for index, names, drawn in self.session.rows(_OTHER_KEYS, (self.name.schema, self.name.name)):
+            if set(str(names).split("\n")) != key and (drawn is None or drawn in written):
                 what = f"{self.name} has another unique key, {index}, by which a row could replace an unrelated one"
                 raise Refused(what, where=f"{where}.key", hint=f"merge by it, or drop {index}")
 

@@ -76,7 +76,8 @@ _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a table of types
     """Return a column's type; `name` and `text` are its DATA_TYPE and COLUMN_TYPE.
 
-    A sink's `year` and `set`, floats with a fixed scale and types without a counterpart keep a name that no value fits.
+    A sink's `year` and `set`, floats with a fixed scale and types without a counterpart keep a name that no value fits;
+    its `char` drops blanks at the end, as `character` ignores them.
     """
     inner = found[1] if (found := _PARENS.search(text)) else ""
     unsigned = "unsigned" in text
@@ -91,7 +92,7 @@ def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a ta
     if name == "year":
         return "mysql year" if sink else "smallint"
     if name == "varchar" or (name == "char" and inner):
-        return f"character varying({inner})"
+        return f"character{'' if sink and name == 'char' else ' varying'}({inner})"
     if (sink and name == "set") or (sink and name in {"float", "double"} and inner):
         return f"mysql {text}"
     return "jsonb" if sink and name == "json" else _SPELLED.get(name, f"mysql {name}")
@@ -217,7 +218,10 @@ def load_target(column: Column, native: str, text: str, at: int) -> tuple[str, s
     """Return where a field of ``LOAD DATA`` goes: the column, or a variable with the SET clause that converts it."""
     name, variable = quoted(column.name), f"@v{at}"
     if column_type(column).name == "bytea":
-        return variable, f"{name} = UNHEX({variable})"
+        size = 2 * int(found[1]) if native == "binary" and (found := _PARENS.search(text)) else 0
+        # Bytes that the server would pad become too many, so that it refuses them.
+        padded = f"IF(LENGTH({variable}) < {size}, RPAD({variable}, {size + 2}, '0'), {variable})"
+        return variable, f"{name} = UNHEX({padded if size else variable})"
     if native == "bit":
         return variable, f"{name} = CAST(CONV({variable}, 2, 10) AS UNSIGNED)"
     if native == "enum":

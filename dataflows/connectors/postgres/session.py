@@ -55,9 +55,14 @@ PINNED: Final = {
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "gin_fuzzy_search_limit": "0",
     "client_min_messages": "error",
 }
-"""Settings that determine how values are written and read; the defaults of a role or database must not change them."""
+"""Settings that determine how values are written and read, and which rows; the defaults of a role or database must not
+change them.
+"""
 
 UNNAMED: Final = "penstock"
 """The application name of a session that belongs to no run."""

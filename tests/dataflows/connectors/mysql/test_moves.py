@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import count
@@ -286,6 +286,12 @@ def test_a_table_that_is_changed_while_a_replace_loads_is_not_replaced(shop: Sho
         ("(id BIGINT, name TEXT) ENGINE = MyISAM", "append", {}, "a table of engine MyISAM has no transactions"),
         ("(id BIGINT, name TEXT)", "merge", {"key": ["id"]}, "has no unique key over exactly id"),
         ("(id BIGINT PRIMARY KEY, name VARCHAR(9) UNIQUE)", "merge", {"key": ["id"]}, "has another unique key, name"),
+        (
+            "(id BIGINT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(9) NOT NULL UNIQUE)",
+            "merge",
+            {"key": ["name"]},
+            "has another unique key, PRIMARY",
+        ),
         ("(id BIGINT PRIMARY KEY, name TEXT)", "scd2", {"key": ["id"], "version": "id"}, "cannot `scd2`"),
         ("(id BIGINT, name GEOMETRY)", "append", {}, "does not fit into `name` of type mysql geometry"),
         ("(id YEAR, name TEXT)", "append", {}, "bigint does not fit into `id` of type mysql year"),
@@ -497,6 +503,27 @@ def test_a_text_that_is_too_long_for_its_type_is_a_dead_letter(
     assert [(row[0] in {"1265", "1406"}, "`name`" in row[1], row[2]) for row in found] == [(True, True, "2")], found
 
 
+@pytest.mark.parametrize(("write", "kind", "given"), [("append", "CHAR(3)", "'ab '"), ("merge", "BINARY(3)", "'ab'")])
+def test_a_value_that_the_server_would_strip_or_pad_is_a_dead_letter(
+    shop: Shop, catalog: str, write: str, kind: str, given: str
+) -> None:
+    shop.script(
+        f"CREATE TABLE source (id BIGINT PRIMARY KEY, v {'TEXT' if kind == 'CHAR(3)' else 'BLOB'})",
+        f"CREATE TABLE sink (id BIGINT PRIMARY KEY, v {kind})",
+        f"INSERT INTO source VALUES (1, 'abc'), (2, {given}), (3, NULL), (4, 'abcd'), (5, ' bc')",
+    )
+    sink = {"key": ["id"]} if write == "merge" else {}
+    task = shop.task("r1", write, cursor="id", **sink) | {"letters": catalog, "split_rows": 100}
+    task["pipeline"]["spec"]["errors"] = {"dead_letter": {"fail_above": "50%"}}
+    done = shop.launchers.run(task)
+    assert (done["status"], done["counters"]["dead"]) == ("completed", 2), done
+    kept = [
+        (one, other and bytes(other, "utf8") if isinstance(other, str) else other)
+        for one, other in shop.rows("SELECT * FROM sink ORDER BY id")
+    ]
+    assert kept == [(1, b"abc"), (3, None), (5, b" bc")]
+
+
 def test_a_target_that_a_replace_creates_has_the_sources_key_and_not_nulls(shop: Shop) -> None:
     shop.script("CREATE TABLE source (a INT, b BIGINT, name VARCHAR(20) NOT NULL, more TEXT, PRIMARY KEY (b, a))")
     shop.script("INSERT INTO source VALUES (1, 2, 'x', NULL), (2, 1, 'y', 'z')")
@@ -556,3 +583,47 @@ def test_a_merge_key_that_no_index_can_hold_is_refused_by_plan(shop: Shop) -> No
     task["pipeline"]["spec"]["sink"]["key"] = ["name"]
     error = shop.launchers.run(task)["error"]
     assert (error["code"], "takes up to 3200 bytes" in error["what"]) == ("refused", True), error
+
+
+HARMFUL = {
+    "sql_select_limit": "2", "sql_auto_is_null": "1", "unique_checks": "0", "foreign_key_checks": "0",
+    "check_constraint_checks": "0", "max_error_count": "0", "sql_notes": "0", "completion_type": "'CHAIN'",
+    "group_concat_max_len": "4", "system_versioning_asof": "'2001-01-01 00:00:00'",
+}  # fmt: skip
+"""Settings of a server by which its sessions would leave out rows in silence, or take rows that break a constraint."""
+
+
+@pytest.fixture
+def harmful_defaults(shop: Shop) -> Iterator[None]:
+    """Let the server's new sessions have settings that lose rows."""
+    there = {name: value for name, value in HARMFUL.items() if shop.rows(f"SHOW VARIABLES LIKE '{name}'")}
+    before = {name: shop.rows(f"SELECT @@GLOBAL.{name}")[0][0] for name in there}
+    try:
+        for name, value in there.items():
+            shop.rows(f"SET GLOBAL {name} = {value}")
+        yield
+    finally:
+        for name, value in before.items():
+            shop.rows(f"SET GLOBAL {name} = {value if isinstance(value, int) or value == 'DEFAULT' else repr(value)}")
+
+
+@pytest.mark.parametrize(("write", "cursor", "sink"), [("append", "id", {}), ("merge", None, {"key": ["id"]})])
+def test_settings_of_the_server_lose_no_rows_and_allow_no_wrong_ones(
+    shop: Shop, harmful_defaults: None, write: str, cursor: str | None, sink: dict[str, Any]
+) -> None:
+    kept = " WITH SYSTEM VERSIONING" if shop.server.mariadb else ""
+    shop.script(
+        f"CREATE TABLE source (id BIGINT PRIMARY KEY, n BIGINT){kept}",
+        "INSERT INTO source VALUES (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)",
+        "CREATE TABLE other (n BIGINT PRIMARY KEY)",
+        "INSERT INTO other VALUES (1), (2), (3), (4), (5), (60)",
+        "CREATE TABLE sink (id BIGINT PRIMARY KEY, n BIGINT CHECK (n < 50), FOREIGN KEY (n) REFERENCES other (n))",
+    )
+    task = shop.task("r1", write, cursor, **sink) | {"split_rows": 100}
+    found = shop.launchers.run(task)
+    assert (found["status"], found.get("counters", {}).get("rows_out")) == ("completed", 5), found
+    assert len(shop.rows("SELECT * FROM (SELECT * FROM sink LIMIT 100) s LIMIT 100")) == 5
+    for run, wrong in (("r2", 60), ("r3", 7)):  # breaks the check; breaks the foreign key
+        shop.script("DELETE FROM source WHERE id > 5", f"INSERT INTO source VALUES ({wrong}, {wrong})")
+        error = shop.error(run, write, **({"cursor": cursor} if cursor else {}), **sink)
+        assert error["code"] == "data.bad", error

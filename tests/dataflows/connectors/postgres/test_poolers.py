@@ -16,6 +16,7 @@ from dataflows.connectors.postgres.errors import translate
 from dataflows.connectors.postgres.session import connect, one_row, release
 from penstock.errors import AccessDenied, NotFound, PenstockError, Refused, Unreachable
 from penstock.models.connection import parse_connection
+from tests.dataflows.conftest import Launchers, task_of
 from tests.dataflows.connectors.postgres.conftest import PORT
 
 
@@ -54,6 +55,40 @@ def test_a_pooler_in_session_mode_works_with_all_pinned_settings(
         )
         assert one_row(session, "SELECT current_setting('lock_timeout')") == ("7s",)
         release(session)
+
+
+def test_settings_of_the_database_change_no_values_and_leave_out_no_rows(
+    database: str, tmp_path: Path, launchers: Launchers
+) -> None:
+    harmful = {
+        "array_nulls": "off", "quote_all_identifiers": "on", "gin_fuzzy_search_limit": "1", "enable_seqscan": "off",
+    }  # fmt: skip
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("CREATE TABLE words (id int PRIMARY KEY, all_of text[], kind regclass, at timestamptz)")
+        session.execute(
+            "INSERT INTO words SELECT n, ARRAY['a', NULL, n::text], 'words', to_timestamp(n) "
+            "FROM generate_series(1, 5000) n"
+        )
+        session.execute("CREATE INDEX ON words USING gin (all_of)")
+        session.execute("CREATE VIEW some_words AS SELECT * FROM words WHERE all_of @> ARRAY['a']")
+        session.execute("CREATE TABLE copied (id int PRIMARY KEY, all_of text[], kind text, at timestamptz)")
+        session.execute("VACUUM ANALYZE words")
+        for name, value in harmful.items():
+            session.execute(f"ALTER DATABASE {session.info.dbname} SET {name} = '{value}'")
+    spec = {
+        "source": {"connection": "shop", "object": "public.some_words"},
+        "sink": {"connection": "shop", "object": "public.copied", "write": "replace"},
+        "mapping": {"fields": [{"target": n, "from": n} for n in ("all_of", "kind", "at")]
+                    + [{"target": "id", "sql": "id + 0"}]},
+    }  # fmt: skip
+    connections = {"shop": {"type": "postgres", "dsn": database}}
+    task = task_of("r1", "00000000-0000-4000-8000-00000000a11e", connections, spec, tmp_path)
+    found = launchers.run(task)
+    assert found["status"] == "completed", found["error"]
+    with psycopg.connect(database) as session:
+        query = "SELECT count(*), count(*) FILTER (WHERE c.all_of[2] IS NULL AND c.at = w.at), min(c.kind) "
+        rows = session.execute(f"{query} FROM copied c JOIN words w USING (id)").fetchone()
+    assert rows == (5000, 5000, "words")
 
 
 @pytest.mark.parametrize(
