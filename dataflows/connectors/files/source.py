@@ -29,7 +29,7 @@ from dataflows.connectors.formats.contract import (
     decompression_errors,
     format_of,
 )
-from dataflows.connectors.formats.types import union_columns
+from dataflows.connectors.formats.types import check_headers, union_columns
 from dataflows.connectors.streaming import Beginning, Restarted, StreamOrder
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
@@ -111,6 +111,8 @@ class FilesSource:
         kind = kinds.pop()
         sampled = _spread(files, MAX_SAMPLED_FILES[kind])
         shapes = [(one.path, shape.columns) for one, shape in zip(sampled, self._shapes_of(sampled), strict=True)]
+        if kind == "csv" and getattr(self.place.format, "header", True):
+            check_headers([(path, [one.name for one in made]) for path, made in shapes], self.where)
         declared = getattr(self.place.format, "columns", {})
         folders = partition_columns((one.path for one in files), declared, self.where)
         columns = union_columns(shapes, self.where, text=kind != "parquet")

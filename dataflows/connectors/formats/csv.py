@@ -18,6 +18,7 @@ from pyarrow import csv
 from dataflows.connectors.formats.contract import ReadRequest, RefusedRow, Rows, Shape, check_width, declared_columns
 from dataflows.connectors.formats.records import STRAY_TEXT, Block, Dialect
 from dataflows.connectors.formats.texts import infer_type, parse_column
+from dataflows.connectors.formats.types import no_header
 from dataflows.data.tables import Column
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 from penstock.models.formats import CsvFormat
@@ -66,6 +67,8 @@ class CsvReader:
     def _begin(self, parser: _Parser, block: Block, request: ReadRequest) -> Block:
         rest = parser.begin(block, [column.name for column in request.known])
         have = {column.name for column in request.known}
+        if self.form.header and have and have.isdisjoint(parser.names):
+            raise no_header(parser.names, request.where)
         if request.whole and (new := [name for name in parser.names if name not in have]):
             hint = "it is not in the sample; run again, or declare the columns in `format.columns`"
             what = f"column `{new[0]}` is in no other sampled file"

@@ -6,6 +6,7 @@ microseconds; nested values become JSON text.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -23,10 +24,12 @@ __all__ = [
     "UNKNOWN",
     "can_read_as",
     "cast_exactly",
+    "check_headers",
     "common_type",
     "file_column",
     "file_field",
     "final_type",
+    "no_header",
     "sql_type",
     "union_columns",
 ]
@@ -99,6 +102,26 @@ def can_read_as(actual: str, wanted: str) -> bool:
     one, other = parse_type(actual), parse_type(wanted)
     whole = {"smallint", "integer", "bigint", "numeric"}
     return fits(one, other) or (one.name in whole and other.name in whole)
+
+
+def check_headers(headers: Sequence[tuple[str, Sequence[str]]], where: str) -> None:
+    """Refuse a file without a column of the others, if there are several with columns.
+
+    Raises:
+        SchemaMismatch: by the file's name.
+    """
+    files = Counter(name for _, names in headers for name in set(names))
+    several = [(path, names) for path, names in headers if names]
+    for path, names in several[1:] if len(several) > 1 else ():
+        if all(files[name] == 1 for name in names):
+            raise no_header(names, f"{where}: {path}")
+
+
+def no_header(names: Sequence[str], where: str) -> SchemaMismatch:
+    """Return the error of a file whose first line names no column of the others: it may be a row that would be lost."""
+    what = f"line 1 has none of the other files' columns: {', '.join(f'`{name}`' for name in names[:3])}"
+    hint = "give the file a header, declare `format: {header: false}` if no file has one, or narrow the pattern"
+    return SchemaMismatch(what, where=where, hint=hint)
 
 
 def union_columns(

@@ -138,6 +138,23 @@ def test_columns_of_files_are_combined_by_name_and_wider_type(files: Files) -> N
     assert rows(source) == [{"n": 1, "x": "x", "y": None}, {"n": 2**40, "x": None, "y": "y"}]
 
 
+@pytest.mark.parametrize(("declared", "sampled"), [({}, 64), ({}, 2), ({"id": "bigint", "n": "text"}, 2)])
+def test_a_later_file_without_a_header_loses_no_row(
+    files: Files, monkeypatch: pytest.MonkeyPatch, declared: dict[str, str], sampled: int
+) -> None:
+    """Its first row would be taken for names, and the others would be rows of NULLs."""
+    monkeypatch.setattr("dataflows.connectors.files.source.MAX_SAMPLED_FILES", {"csv": sampled})
+    form = CsvFormat(type="csv", columns=declared)
+    files.write("in/a.csv", b"id,n\n1,a\n")
+    files.write("in/b.csv", b"3,c\n4,d\n")
+    files.write("in/c.csv", b"id,n\n6,e\n")
+    with pytest.raises(SchemaMismatch, match="none of the other files' columns: `3`, `c`") as caught:
+        rows(files.source("in/*.csv", form), ["n"])
+    assert "in/b.csv" in str(caught.value)
+    files.write("in/b.csv", b"more,n\n5,c\n")
+    assert rows(files.source("in/*.csv", form), ["n"]) == [{"n": "a"}, {"n": "c"}, {"n": "e"}]
+
+
 def test_incompatible_types_name_both_files(files: Files) -> None:
     files.write("in/a.parquet", parquet(pa.table({"n": pa.array([1])})))
     files.write("in/b.parquet", parquet(pa.table({"n": ["x"]})))
