@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg import sql
 
+from catalog.sink_states import forget_states, known_state, remember_state
 from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.postgres import address, connect, translated
@@ -117,11 +118,22 @@ class DeadLetters:
         with self._translated():
             return self.session.execute(_COMMONEST, (self._uid, run)).fetchone()
 
+    def known_state(self, sink: str) -> str | None:
+        """Return the id of what kept the pipeline's state at a sink when its last run began; None before the first."""
+        with self._translated():
+            return known_state(self.session, self._uid, sink)
+
+    def remember_state(self, sink: str, identity: str) -> None:
+        """Remember the id."""
+        with self._translated():
+            remember_state(self.session, self._uid, sink, identity)
+
     def forget(self) -> None:
         """Erase all letters of the pipeline, and prevent older runs from adding any."""
         with self._translated(), self.session.transaction():
             self.session.execute("DELETE FROM ops.dead_letter_owners WHERE pipeline = %s", (self._uid,))
             self.session.execute("DELETE FROM ops.dead_letters WHERE pipeline = %s", (self._uid,))
+            forget_states(self.session, self._uid)
 
     def close(self) -> None:
         """End the session."""

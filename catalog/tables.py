@@ -31,7 +31,7 @@ __all__ = [
     "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
     "discoveries", "errors", "mapping_versions",
     "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "runs",
-    "schema_versions", "settings", "snapshots", "tasks", "timers", "workers",
+    "schema_versions", "settings", "sink_states", "snapshots", "tasks", "timers", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"
@@ -240,3 +240,10 @@ dead_letter_owners = Table(
     schema=OPS,
 )  # fmt: skip
 """The token that allows adding dead letters, for each pipeline."""
+
+sink_states = Table(
+    "sink_states", metadata, _text("pipeline", key=True), _text("sink", key=True),
+    Column("identity", Text, nullable=False),
+    schema=OPS,
+)  # fmt: skip
+"""The id of what keeps a pipeline's state at a sink; see `catalog.sink_states`."""

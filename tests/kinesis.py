@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 __all__ = ["KinesisServer"]
 
@@ -26,6 +28,9 @@ WAIT: Final = 30.0
 REGION: Final = "eu-central-1"
 BASE: Final = 49590338271490256608559692538361571095921575989136588802
 """Where the sequence numbers begin; they have 56 digits, as Amazon's have."""
+
+REFUSED: Final[dict[str, list[list[int]]]] = {}
+"""In the server's process: the places of the records that it refuses, for each of the next requests to a stream."""
 
 
 @dataclass
@@ -154,6 +159,11 @@ class _Orders:
         faults, self.faults = self.faults, []
         return faults
 
+    def order_refuse(self, stream: str, records: list[list[int]]) -> int:
+        """Refuse records of the next requests of PutRecords to a stream, by their places in each."""
+        REFUSED[stream] = records
+        return len(records)
+
     def order_calls(self) -> list[str]:
         """Return the actions that were asked for since the last time."""
         calls, self.calls = self.calls, []
@@ -180,7 +190,8 @@ def _backend() -> Any:
 
 
 def _corrected() -> None:
-    """Make moto's streams do what Amazon's do."""
+    """Make moto's streams do what Amazon's do, and its tables have ids."""
+    from moto.dynamodb.models.table import Table
     from moto.kinesis import models
     from moto.kinesis.utils import decompose_shard_iterator
 
@@ -214,6 +225,24 @@ def _corrected() -> None:
         self.shards[child.shard_id] = child
         one.is_open = other.is_open = False
 
+    described, ids = Table.describe, WeakKeyDictionary[Any, str]()
+
+    def describe(self: Any, base_key: str = "TableDescription") -> Any:
+        found = described(self, base_key)
+        found[base_key]["TableId"] = ids.setdefault(self, str(uuid4()))
+        return found
+
+    put = models.KinesisBackend.put_records
+
+    def put_records(self: Any, stream_arn: str, stream_name: str, records: list[dict[str, Any]]) -> Any:
+        orders = REFUSED.get(stream_name, [])
+        refused = set(orders.pop(0)) if orders else set()
+        answer = put(self, stream_arn, stream_name, [one for at, one in enumerate(records) if at not in refused])
+        taken = iter(answer["Records"])
+        error = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": "Rate exceeded"}
+        found = [error if at in refused else next(taken) for at in range(len(records))]
+        return {"FailedRecordCount": len(refused), "Records": found}
+
     read = models.KinesisBackend.get_records
 
     def get_records(self: Any, stream_arn: str | None, shard_iterator: str, limit: int | None) -> Any:
@@ -225,6 +254,8 @@ def _corrected() -> None:
 
     for kind, function in (
         (models.KinesisBackend, get_records),
+        (models.KinesisBackend, put_records),
+        (Table, describe),
         (models.Shard, put_record),
         (models.Stream, get_shard_for_key),
         (models.Stream, split_shard),

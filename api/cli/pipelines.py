@@ -18,8 +18,10 @@ from api.cli.main import State, command
 from api.cli.runs import explain, run_table
 from api.cli.slots import slot_line, slot_of
 from api.client import Client, connected
+from catalog.entries import PipelineEntry
 from penstock.clock import now
 from penstock.errors import NotFound, Refused, Unavailable
+from penstock.models.connection import TYPES
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
 DELETE_SECONDS, POLL_SECONDS = 120.0, 0.1
@@ -39,6 +41,7 @@ def status_(state: State, name: str, *, watch: bool) -> None:
         told = latest(client, runs)
         idle, stream = _idle(told), told[1].stream if told is not None else None
         slot = slot_of(state, client, pipeline, stream)
+        repeats = _repeats(client, pipeline)
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )
@@ -46,6 +49,8 @@ def status_(state: State, name: str, *, watch: bool) -> None:
     explain(state, runs)
     if told is not None and stream is not None:
         state.output.say(shown(stream, told[0]))
+    if repeats is not None:
+        state.output.say(repeats)
     if slot is not None:
         state.output.say(slot_line(slot, pipeline.pipeline))
     if pipeline.checked:
@@ -55,7 +60,15 @@ def status_(state: State, name: str, *, watch: bool) -> None:
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data(
-        {"pipeline": pipeline, "runs": runs, "next_run": tick, "idle": idle, "stream": stream, "slot": slot}
+        {
+            "pipeline": pipeline,
+            "runs": runs,
+            "next_run": tick,
+            "idle": idle,
+            "stream": stream,
+            "slot": slot,
+            "at_least_once": repeats is not None,
+        }
     )
     following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
     state.output.hint(_failed(state, runs) or following)
@@ -66,6 +79,14 @@ def _check_line(checked: Mapping[str, Any]) -> str:
     verdict = "both sides agree" if checked["agree"] else "[red]both sides differ[/red]"
     rows = f"{checked['source_rows']:,} rows of the source, {checked['target_rows']:,} of the target"
     return f"checked {ago(datetime.fromisoformat(checked['at']))}: {verdict} ({rows})"
+
+
+def _repeats(client: Client, pipeline: PipelineEntry) -> str | None:
+    """Return what to say of a sink that may have rows more than once; None of any other."""
+    name = pipeline.pipeline["spec"]["sink"]["connection"]
+    kind = next((one.type for one in client.store.connections() if one.name == name), None)
+    found: str | None = getattr(TYPES.get(kind or ""), "at_least_once", None)
+    return found
 
 
 def _idle(told: Reported | None) -> float | None:

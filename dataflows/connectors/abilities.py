@@ -25,6 +25,7 @@ __all__ = [
     "GrowthReporting",
     "KeyLimits",
     "Keyed",
+    "LastKept",
     "Lingering",
     "Locking",
     "Native",
@@ -180,6 +181,15 @@ class ChangeTarget(Protocol):
 
 
 @runtime_checkable
+class LastKept(Protocol):
+    """A target that may keep the row of each key that was written last, and cannot compare versions."""
+
+    @property
+    def keeps_last(self) -> bool:
+        """True if it does so in this write mode."""
+
+
+@runtime_checkable
 class Remaking(Protocol):
     """A target that can make its table anew, as long as nothing was written to it."""
 
@@ -217,5 +227,5 @@ class SingleProcess(Protocol):
 OF_SOURCES: Final = (RowPlaces, RiskReporting, Estimating, Streaming, Partitioned, Selective, ChangeSource, Locking)
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,
-    GrowthReporting, ChangeTarget, Lingering, Remaking,
+    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking,
 )  # fmt: skip

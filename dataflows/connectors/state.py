@@ -20,8 +20,10 @@ from dataflows.data.splits import Split
 
 __all__ = [
     "Claim",
+    "IdentifiedState",
     "Loaded",
     "ParallelState",
+    "PastState",
     "RunRow",
     "SharedState",
     "State",
@@ -191,6 +193,22 @@ class SharedState(Protocol):
 
     def other_streams(self) -> list[str]:
         """Return the other pipelines whose streams write to it, by uid."""
+
+
+@runtime_checkable
+class PastState(Protocol):
+    """State that knows what else the pipeline's streams have read, before its objects were changed."""
+
+    def past_streams(self) -> Mapping[tuple[str, str | None], Mapping[str, str]]:
+        """Return the positions of the pipeline's streams between other objects, by source and sink; None = this one."""
+
+
+@runtime_checkable
+class IdentifiedState(Protocol):
+    """State in something that can be deleted and made again without its rows, such as a topic of its own."""
+
+    def identity(self) -> str | None:
+        """Return the id of what keeps the state, which is another one if that is made again; None if there is none."""
 
 
 @runtime_checkable

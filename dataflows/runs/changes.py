@@ -70,8 +70,12 @@ def _origin(mapping: BoundMapping, target: str) -> str | None:
     return origins[0] if len(origins) == 1 and not steps else None
 
 
-def check_mapping(spec: PipelineSpec, name: str, source: Source, table: Table, mapping: BoundMapping) -> None:
+def check_mapping(
+    spec: PipelineSpec, name: str, source: Source, table: Table, mapping: BoundMapping, *, keeps_values: bool = True
+) -> None:
     """Refuse a key by which changes cannot be followed, and columns whose values an update may not tell.
+
+    `keeps_values`: the sink keeps its own value where none was sent.
 
     Raises:
         Refused: by name.
@@ -89,6 +93,10 @@ def check_mapping(spec: PipelineSpec, name: str, source: Source, table: Table, m
         raise Refused(what, where=where, hint=hint)
     for target, (origins, _) in mapping.lineage.items():
         unsent = sorted(source.unsent & set(origins))
+        if unsent and not keeps_values:
+            what = f"an update may leave out the value of `{unsent[0]}`, which a topic cannot keep as it was"
+            hint = f"ALTER TABLE {table.name.sql} REPLICA IDENTITY FULL"
+            raise Refused(what, where=f"{name}: spec.mapping", hint=hint)
         if unsent and len(origins) > 1:
             what = f"`{target}` needs `{unsent[0]}`, whose value an update that does not change it may leave out"
             hint = f"ALTER TABLE {table.name.sql} REPLICA IDENTITY FULL, or copy the columns as they are"

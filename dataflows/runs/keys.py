@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dataflows.connectors.abilities import Keyed, KeyLimits
+from dataflows.connectors.abilities import Keyed, KeyLimits, LastKept
 from dataflows.connectors.contract import Target
 from dataflows.connectors.history import HISTORY
 from dataflows.data.cursors import ORDERED
@@ -90,7 +90,9 @@ def no_version(job: Job) -> Refused:
     return Refused("`scd2` needs a version", where=f"{job.pipeline}: spec.sink.version", hint=hint)
 
 
-def check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | None, version: str | None) -> bool:
+def check_keyed(
+    job: Job, mapping: BoundMapping, table: Table, split: Column | None, version: str | None, target: Target
+) -> bool:
     """Refuse a merge whose result would depend on the order of writers, or that cannot find its rows.
 
     Return True if the run must be one split: a deleted row leaves no version behind, so an older version read after it
@@ -105,6 +107,8 @@ def check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | N
                 raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
     if job.write == "scd2" and version is None:
         raise no_version(job)
+    if isinstance(target, LastKept) and target.keeps_last:
+        return _check_last_kept(job, mapping, table)
     if sink.delete is not None and version is None and job.cursor is not None:
         hint = "name a `version`, or write the cursor as it is"
         what = "an older row that is read again would restore a deleted one: nothing shows which is newer"
@@ -119,6 +123,26 @@ def check_keyed(job: Job, mapping: BoundMapping, table: Table, split: Column | N
         )
     ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
     return (sink.delete is not None or job.write == "scd2") and not (bound or ordered)
+
+
+def _check_last_kept(job: Job, mapping: BoundMapping, table: Table) -> bool:
+    """Refuse a merge whose target keeps the last row of a key, if that is not the newest; return False.
+
+    Raises:
+        Refused: by name.
+    """
+    sink, where = job.spec.sink, f"{job.pipeline}: spec.sink"
+    if sink.version is not None:
+        what = f"{job.sink.object} keeps the last message of each key, and cannot compare versions"
+        raise Refused(what, where=f"{where}.version", hint="leave it out")
+    if job.workers > 1 and not job.streams:
+        what = "two workers may write rows of one key, and the last one written stays, not the newest"
+        raise Refused(what, where=f"{job.pipeline}: spec.limits.workers", hint="set it to 1")
+    if not job.streams and not _bound(sink.key, mapping, table, None):
+        known = " or ".join(f"[{', '.join(one)}]" for one in table.keys) or "a key, which it lacks"
+        what = "the last row of a key that is written stays, and a batch may read those of one key in any order"
+        raise Refused(what, where=f"{where}.key", hint=f"key: columns that are unique at the source: {known}")
+    return False
 
 
 def _bound(key: Sequence[str], mapping: BoundMapping, table: Table, split: Column | None) -> bool:

@@ -13,7 +13,9 @@ from dataflows.connectors.contract import Target
 from dataflows.connectors.state import StreamState
 from dataflows.data.cursors import Window
 from dataflows.data.tables import Column
+from dataflows.runs.identity import check_identity
 from dataflows.runs.job import Job
+from dataflows.runs.past import begins_again
 from dataflows.runs.sharing import shared_note
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from
 from penstock.errors import AccessDenied
@@ -33,6 +35,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         PenstockError: the same error as a run would fail with.
     """
     _check_grants(job, ends.target, grows=False)
+    check_identity(job, ends.target.state)
     if known := ends.target.state.exists():
         check_continued(job, ends.target.state.loaded())
     found = forecast(job, ends, known=known)
@@ -74,8 +77,12 @@ def _notes(job: Job, ends: Ends, found: Forecast, *, known: bool) -> list[str]:
     begun = known and isinstance(state, StreamState) and state.last_split() > 0
     if job.rules.changes and found.made is None and not begun:
         notes.append(f"the snapshot replaces all rows that {job.sink.object} has")
+    if job.streams and known and isinstance(state, StreamState) and (again := begins_again(job, ends.source, state)):
+        notes.append(again)
     if job.streams and (shared := shared_note(job, ends.source)):
         notes.append(shared)
+    if repeats := getattr(job.sink.settings, "at_least_once", None):
+        notes.append(repeats)
     if found.anew:
         notes.append(_ANEW)
     return notes

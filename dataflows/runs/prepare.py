@@ -20,6 +20,7 @@ from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.runs.anew import give_up_plans, made_for
+from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
 from penstock.errors import Refused, Unavailable
@@ -84,6 +85,7 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
     """
     failpoint("prepare.begin")
     target, state = ends.target, ends.target.state
+    check_identity(job, state)
     if kept := state.exists():
         if (run := state.run(job.run)) is not None and run.ended:
             return Finished(recorded(run, job.at_sink))
@@ -98,6 +100,7 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
     claim = state.claim(slots, job.run)
     if isinstance(claim, RunRow):
         return Finished(recorded(claim, job.at_sink))
+    remember_identity(job, state)
     check_continued(job, claim.loaded)
     given_up = state.unfinished(job.run) if found.anew else None
     surveyed = with_target(job, ends, found, claim)

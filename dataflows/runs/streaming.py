@@ -38,6 +38,7 @@ from dataflows.data.splits import Split, slot_names
 from dataflows.pipeline import FirstError
 from dataflows.runs.changes import fills, source_key
 from dataflows.runs.gauges import Gauges
+from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
 from dataflows.runs.prepare import Finished, Prepared, with_target
 from dataflows.runs.publish import too_many_error
@@ -76,6 +77,7 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
     """
     failpoint("prepare.begin")
     source, state = stream_ends(job, ends)
+    check_identity(job, ends.target.state)
     kept = ends.target.state.exists()
     if kept:
         if (run := ends.target.state.run(job.run)) is not None and run.ended:
@@ -93,6 +95,7 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
     claim = ends.target.state.claim(slots, job.run)
     if isinstance(claim, RunRow):
         return Finished(recorded(claim, job.at_sink))
+    remember_identity(job, ends.target.state)
     if kept and not anew:
         _fill(job, ends, found, claim.generation, state.positions())
     surveyed = with_target(job, ends, found, claim)

@@ -10,6 +10,7 @@ from functools import partial
 from dataflows.connectors.abilities import (
     ChangeTarget,
     Growing,
+    LastKept,
     Locking,
     Native,
     Reloading,
@@ -30,6 +31,7 @@ from dataflows.runs.changes import check_mapping
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
+from dataflows.runs.past import begins_again
 from dataflows.runs.remembering import check_kept
 from dataflows.runs.samples import unsampled, with_columns
 from dataflows.runs.sharing import check_apart, check_shared
@@ -144,7 +146,9 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
         Refused, MissingTable, MissingColumn, SchemaMismatch: the error that a run would be refused with.
     """
     if job.streams:
-        stream_ends(job, ends)
+        _, state = stream_ends(job, ends)
+        if known:
+            begins_again(job, ends.source, state)
     elif known and job.shadowed:
         _check_no_streams(job, ends.target)
     target, there = ends.target, ends.target.describe()
@@ -306,9 +310,10 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
         if not isinstance(ends.target, ChangeTarget) or not ends.target.applies_changes:
             what = f"changes of a table cannot be written to {job.sink.settings.type} yet"
             raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint="write them to PostgreSQL")
-        check_mapping(job.spec, job.pipeline, ends.source, table, mapping)
+        last = isinstance(ends.target, LastKept) and ends.target.keeps_last
+        check_mapping(job.spec, job.pipeline, ends.source, table, mapping, keeps_values=not last)
     version = version_of(job, mapping)
-    whole = job.write in {"merge", "scd2"} and check_keyed(job, mapping, table, key, version)
+    whole = job.write in {"merge", "scd2"} and check_keyed(job, mapping, table, key, version, ends.target)
     if job.reload is not None and job.shadowed:
         method = _reloading(job, ends.target, mapping, there, key) or method
     return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)

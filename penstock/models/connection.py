@@ -175,13 +175,22 @@ class KafkaConnection(Model):
 
 
 class KinesisConnection(Model):
-    """Amazon Kinesis Data Streams in one region; without keys, the machine's own role or profile signs the requests."""
+    """Amazon Kinesis Data Streams in one region; without keys, the machine's own role or profile signs the requests.
+
+    What pipelines that write to it keep is in a table of DynamoDB, at `state_endpoint`, or `endpoint`, if they are set.
+    """
 
     type: Literal["kinesis"]
     only_streams: ClassVar[bool] = True
     """Its objects have no end, so that no batch can read them."""
+    at_least_once: ClassVar[str] = (
+        "each row is written at least once: Kinesis has no transactions, so that rows are sent again after a crash, "
+        "and after a request that the stream has taken in part; the last copies of one key are in order"
+    )
+    """What users are told of a sink of this type, which may have rows more than once."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$"), AfterValidator(_without_query)] | None = None
+    state_endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$"), AfterValidator(_without_query)] | None = None
     access_key: Secret | None = None
     secret_key: Secret | None = None
     session_token: Secret | None = None

@@ -225,6 +225,15 @@ class FilesState:
         """Return the number of the last committed split of the stream; 0 if there is none."""
         return int(self._pipeline().source(self.source).get("split", 0))
 
+    def past_streams(self) -> dict[tuple[str, str | None], dict[str, str]]:
+        """Return the positions of the pipeline's streams into this folder from other objects, by source."""
+        sources = self._pipeline().sources.items()
+        return {
+            (name, None): dict(one["positions"])
+            for name, one in sources
+            if name != self.source and one.get("positions")
+        }
+
     def begin(self, positions: Mapping[str, str]) -> None:
         """Store where partitions begin; those that have a position keep it. Inside `owned`."""
         self._change(do="begin", source=self.source, positions=dict(positions), anew=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,9 +28,10 @@ from dataflows.connectors.kafka.client import (
     watermarks,
 )
 from dataflows.connectors.partitions import part_name
+from dataflows.connectors.record_state import Key
 from penstock.errors import Refused, Unavailable
 
-__all__ = ["PARTITIONS", "STATE_TOPIC", "Key", "Ledger", "create_topic"]
+__all__ = ["PARTITIONS", "STATE_TOPIC", "Ledger", "create_topic"]
 
 STATE_TOPIC: Final = "_penstock_state"
 PARTITIONS: Final = 16
@@ -45,8 +46,6 @@ POLL_SECONDS: Final = 0.02
 WAIT_SECONDS: Final = 30.0
 """Longest wait for transactions of other pipelines."""
 PIECE: Final = 2000
-Key = tuple[Any, ...]
-"""Kind of a record, and what it is about; without the pipeline's id."""
 
 
 @dataclass(slots=True)
@@ -99,6 +98,12 @@ class Ledger:
             hint = f"kafka-configs --alter --topic {STATE_TOPIC} --add-config cleanup.policy=compact"
             raise Refused(what, where=self.where, hint=hint)
         return True
+
+    def identity(self) -> str | None:
+        """Return the topic's id as it is now; None if there is none."""
+        with translated(self.where, STATE_TOPIC):
+            found = found_topic(self.client, STATE_TOPIC)
+        return None if found is None else str(found.topic_id)
 
     def make(self) -> None:
         """Create the topic if it is missing.
@@ -177,12 +182,8 @@ class Ledger:
     def forget(self) -> None:
         """Forget the records, so that the topic is read from its beginning again."""
         self.close()
-        self.records, self._at = {}, 0
-
-    def of(self, *kind: Any) -> Iterator[tuple[Key, Any]]:
-        """Yield the records whose key begins so, with the rest of the key."""
-        size = len(kind)
-        return ((key[size:], value) for key, value in list(self.records.items()) if key[:size] == kind)
+        self.records.clear()
+        self._at = 0
 
     def close(self) -> None:
         """End the session."""

@@ -6,7 +6,7 @@ Readers see the rows of a split once its transaction is committed, if they read 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
@@ -18,16 +18,24 @@ from confluent_kafka.cimpl import NewTopic
 from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.kafka.client import SECONDS, admin, found_topic, missing_rights, settings_of, translated
 from dataflows.connectors.kafka.ledger import STATE_TOPIC, create_topic
-from dataflows.connectors.kafka.rows import Encoder
+from dataflows.connectors.kafka.registry import Registry
 from dataflows.connectors.kafka.state import KafkaState
 from dataflows.connectors.kafka.writer import KafkaSink
+from dataflows.connectors.message_rows import (
+    Encoder,
+    Most,
+    check_columns,
+    check_format,
+    record_writer,
+    schema_text,
+    written,
+)
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
-from dataflows.data.types import arrow_type, parse_type
-from penstock.errors import Refused, SchemaMismatch
+from penstock.errors import Refused
 from penstock.failpoints import failpoint
-from penstock.models.formats import AvroFormat, Format, JsonlFormat
+from penstock.models.formats import AvroFormat
 
 __all__ = ["KafkaTarget"]
 
@@ -35,6 +43,9 @@ DEFAULT_MOST: Final = 1_048_588
 """Kafka's own limit of a message, in bytes."""
 CLIENT_MOST: Final = 1_000_000_000
 """The client's own limit."""
+OVERHEAD: Final = 100
+"""Bytes that a message takes beside its key and value, in a batch of its own."""
+_LARGER: Final = "set the topic's `max.message.bytes`, or leave a column out"
 
 
 @dataclass(slots=True)
@@ -56,12 +67,12 @@ class KafkaTarget:
         """
         where = f"{place.where}: topic {place.object}"
         sink = f"{place.pipeline}: spec.sink"
-        if owner.write.write != "append" or owner.reloads:
+        if owner.write.write not in {"append", "merge"} or owner.reloads:
             what = (
                 "a topic cannot be loaded again" if owner.reloads else f"no topic is written by `{owner.write.write}`"
             )
-            raise Refused(what, where=f"{sink}.write", hint="write: append, the only way in which topics change")
-        _check_format(place.format, f"{sink}.format")
+            raise Refused(what, where=f"{sink}.write", hint="write: append; or merge, which replaces by `key`")
+        check_format(place.format, f"{sink}.format")
         if place.object == STATE_TOPIC:
             raise Refused("pipelines keep their state there", where=f"{sink}.object", hint="name another topic")
         return cls(place, owner, KafkaState(place, owner.uid, owner.source, where))
@@ -86,19 +97,45 @@ class KafkaTarget:
         return Table(self.place.object, "topic", tuple(Column(**one) for one in columns))
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
-        there = table.columns if table is not None else columns
-        if isinstance(self.place.format, AvroFormat):
-            self._check_avro(there)
-        for one in there if self.place.format is None or isinstance(self.place.format, JsonlFormat) else ():
-            kind = arrow_type(parse_type(one.type))
-            if kind is None or pa.types.is_binary(kind) or pa.types.is_nested(kind):
-                what = f"`{one.name}` of type {one.type} cannot be written as JSON"
-                raise SchemaMismatch(what, where=self.where, hint="convert it to text, or leave it out")
-        missing = [name for name in self.owner.write.key if name not in {one.name for one in there}]
-        if missing:
-            what, where = f"there is no column `{missing[0]}`", f"{self.place.pipeline}: spec.sink.key"
-            raise SchemaMismatch(what, where=where, hint="name a column of the rows")
+        check_columns(self.place, self.owner.write, table.columns if table is not None else columns, self.where)
+        if self.keeps_last and not self._compacted(self._settings(), missing=True):
+            what = "its cleanup.policy is not compact: of rows that do not change, nothing would be left some day"
+            hint = f"kafka-configs --alter --topic {self.place.object} --add-config cleanup.policy=compact"
+            raise Refused(what, where=self.where, hint=f"{hint}; or write: append")
         return None
+
+    @property
+    def keeps_last(self) -> bool:
+        return self.owner.write.write == "merge"
+
+    def _settings(self) -> dict[str, str]:
+        return settings_of(self._client, self.place.object)
+
+    @staticmethod
+    def _compacted(settings: Mapping[str, str], *, missing: bool) -> bool:
+        """True if the topic keeps the last message of each key, and so takes none without; `missing` if unknown."""
+        policy = settings.get("cleanup.policy")
+        return missing if policy is None else "compact" in policy.split(",")
+
+    @property
+    def applies_changes(self) -> bool:
+        return self.keeps_last
+
+    def begin_changes(self) -> None:
+        """Do nothing: a topic does not know who writes to it."""
+
+    def fill(self, column: Column, value: str | None) -> None:
+        """Add a column that is NULL in all rows so far; messages cannot be changed.
+
+        Raises:
+            Refused: the rows have another value.
+        """
+        if value is not None:
+            what = f"all rows have a value in `{column.name}`, which is new, and the messages so far lack it"
+            hint = f"`penstock run {self.place.pipeline} --from earliest --reset` sends all rows again"
+            raise Refused(what, where=self.where, hint=hint)
+        if column.name not in {one["name"] for one in self.state.columns() or []}:
+            self.state.add_columns((column,))
 
     def missing_grants(self, *, grows: bool) -> list[tuple[str, str]]:
         """Return what this user may not do with the topic, or with that of the state, and what allows it.
@@ -119,15 +156,13 @@ class KafkaTarget:
 
     def make(self, columns: tuple[Column, ...]) -> None:
         """Create the topic if it is missing, with as many partitions and replicas as the brokers give by default."""
-        create_topic(self._client, NewTopic(self.place.object, -1, -1), self.where)
+        config = {"cleanup.policy": "compact"} if self.keeps_last else {}
+        create_topic(self._client, NewTopic(self.place.object, -1, -1, config=config), self.where)
         if self.state.columns() is None:
             self.state.store_columns([asdict(Column(one.name, one.type, one.nullable)) for one in columns])
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
-        known = self.state.columns() or []
-        names = {one["name"] for one in known}
-        new = [asdict(Column(one.name, one.type)) for one in columns if one.name not in names]
-        self.state.store_columns([*known, *new])
+        self.state.add_columns(columns)
 
     def create_load_table(self, run: str, generation: int) -> str:
         failpoint("prepare.shadow_made")
@@ -146,53 +181,30 @@ class KafkaTarget:
         return None
 
     def writer(self, order: WriterOrder) -> SplitWriter:
-        most = int(settings_of(self._client, self.place.object).get("max.message.bytes", DEFAULT_MOST))
-        most = min(most, CLIENT_MOST)
-        encode = Encoder(self.owner.write.key, most, self.where, self._records(order.columns))
+        settings, write = self._settings(), self.owner.write
+        most = min(int(settings.get("max.message.bytes", DEFAULT_MOST)), CLIENT_MOST)
+        keyed = self.keeps_last or self._compacted(settings, missing=False)
+        records = record_writer(self.place, written(write, order.columns), self.where, self._registered())
+        encode = Encoder(write.key, Most(most, OVERHEAD, _LARGER), self.where, records, keyed, write.delete)
         state = partial(KafkaState, self.place, self.owner.uid, self.owner.source, self.where, order.check)
         return SplitWriter(order, self.where, partial(KafkaSink.open, self.place, state, order, encode))
 
-    def _check_avro(self, columns: Sequence[Column]) -> None:
-        """Refuse columns that Avro cannot have, and keys that are no text.
+    def _registered(self) -> Callable[[dict[str, Any]], bytes] | None:
+        """Return what registers a schema, and returns what its messages begin with; None without a registry.
 
-        Raises:
-            SchemaMismatch: by name.
-        """
-        from dataflows.connectors.formats.avro_writer import cannot_be_avro
-
-        for one in columns:
-            why = cannot_be_avro(one)
-            if why is None and one.name in self.owner.write.key and parse_type(one.type).name == "bytea":
-                why = f"`{one.name}` of type bytea cannot be part of the key, which is text"
-            if why is not None:
-                raise SchemaMismatch(why, where=self.where, hint="rename or convert it, or leave it out")
-
-    def _records(self, columns: Sequence[Column]) -> Callable[[pa.RecordBatch], Sequence[bytes]] | None:
-        """Return the writer of records of Avro, their schema registered if there is a registry; None for JSON.
-
-        Raises:
-            Refused: the registry does not take the schema.
+        The registry may not take the schema, which it refuses by name.
         """
         form = self.place.format
-        if not isinstance(form, AvroFormat):
+        if not isinstance(form, AvroFormat) or (registry := Registry.of(self.place)) is None:
             return None
-        from dataflows.connectors.formats.avro_writer import AvroWriter, framed_by, record_schema
-        from dataflows.connectors.kafka.registry import Registry
+        from dataflows.connectors.formats.avro_writer import framed_by
 
-        schema = record_schema(self.place.object, columns)
-        registry = Registry.of(self.place)
-        if registry is None:
-            return AvroWriter(schema, self.where)
-        number = registry.register(form.subject or f"{self.place.object}-value", json.dumps(schema))
-        return AvroWriter(schema, self.where, framed_by(number))
+        subject = form.subject or f"{self.place.object}-value"
+        return lambda schema: framed_by(registry.register(subject, json.dumps(schema)))
 
     def create_statements(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> tuple[str, ...]:
         """Return the schema of the messages, for `plan`; none for JSON."""
-        if not isinstance(self.place.format, AvroFormat):
-            return ()
-        from dataflows.connectors.formats.avro_writer import record_schema
-
-        return (json.dumps(record_schema(self.place.object, columns)),)
+        return schema_text(self.place, written(self.owner.write, columns))
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
         with publishing(self.state, order, self.where) as outcome:
@@ -210,20 +222,6 @@ class KafkaTarget:
     def close(self) -> None:
         self.state.close()
         self._admin = None
-
-
-def _check_format(form: Format | None, where: str) -> None:
-    """Refuse formats in which messages are not written.
-
-    Raises:
-        Refused: by name.
-    """
-    if isinstance(form, AvroFormat) and form.schema_ is not None:
-        what = "a sink makes the schema of its columns"
-        raise Refused(what, where=f"{where}.schema", hint="leave it out; `penstock plan` prints it")
-    if form is not None and not isinstance(form, AvroFormat | JsonlFormat):
-        what = f"messages cannot be written as {form.type}"
-        raise Refused(what, where=where, hint="write type: avro or jsonl, or leave it out")
 
 
 def _spelled(right: AclOperation) -> str:

@@ -12,9 +12,10 @@ import pyarrow as pa
 from dataflows.connectors.contract import Place, WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.kafka.client import QUEUED_KILOBYTES
-from dataflows.connectors.kafka.rows import Encoder
+from dataflows.connectors.kafka.live import live_keys
 from dataflows.connectors.kafka.state import KafkaState
 from dataflows.connectors.kafka.transactions import Transactions, transactional_id
+from dataflows.connectors.message_rows import EMPTIED, Encoder
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 
@@ -50,13 +51,16 @@ class KafkaSink:
             kept.check_generation(order.generation)  # so that a late writer seldom ends the transactions of the newest
             name = transactional_id(kept.uid, order.slot)
             sizes = {
-                "message.max.bytes": max(encode.most, BATCH_BYTES),
-                "batch.size": min(encode.most, BATCH_BYTES),
-                "queue.buffering.max.kbytes": max(QUEUED_KILOBYTES, 2 * encode.most // 1024),  # else none would fit
+                "message.max.bytes": max(encode.most.bytes, BATCH_BYTES),
+                "batch.size": min(encode.most.bytes, BATCH_BYTES),
+                "queue.buffering.max.kbytes": max(
+                    QUEUED_KILOBYTES, 2 * encode.most.bytes // 1024
+                ),  # else none would fit
             }
             with closing(Transactions.begun(place, name, kept.where, order.check, **sizes)) as transactions:
                 kept.read()
                 kept.check_generation(order.generation)
+                kept.check_there()
                 yield cls(place.object, kept, order, encode, transactions)
 
     def begin(self, split: int, data: Any, /) -> None:
@@ -66,10 +70,19 @@ class KafkaSink:
         self.order.check()
         messages = self.encode(data)
         with self.state.fenced_by(self.order.generation):
-            for key, value in messages:
-                self.transactions.send(self.topic, value, key)
+            for message in messages:
+                if message == EMPTIED and self.encode.keyed:
+                    self._empty()
+                else:
+                    key, value = message
+                    self.transactions.send(self.topic, value, key)
             self.transactions.poll()
         self._rows += len(messages)
+
+    def _empty(self) -> None:
+        """Delete all rows that the topic has, by a message without a value for each key."""
+        for key in live_keys(self.state.place, self.order.check):
+            self.transactions.send(self.topic, None, key)
 
     def idle(self) -> None:
         with self.state.fenced_by(self.order.generation):
@@ -77,6 +90,7 @@ class KafkaSink:
 
     def commit(self, split: OpenSplit) -> Counters:
         order, state = self.order, self.state
+        state.check_there()
         with state.fenced_by(order.generation):
             self.transactions.flush()
             split.reached("copied")

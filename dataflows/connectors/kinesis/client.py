@@ -27,7 +27,18 @@ from penstock.errors import (
 from penstock.models.connection import KinesisConnection
 from penstock.models.secrets import resolve
 
-__all__ = ["MAY_NOT", "PARALLEL", "THROTTLED", "Kinesis", "code_of", "milliseconds"]
+__all__ = [
+    "DENIED",
+    "MAY_NOT",
+    "PARALLEL",
+    "THROTTLED",
+    "Kinesis",
+    "client_of",
+    "code_of",
+    "milliseconds",
+    "refused_user",
+    "unanswered",
+]
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 15
@@ -47,7 +58,7 @@ _UNKNOWN_USER: Final = {
     "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "SignatureDoesNotMatch",
     "IncompleteSignatureException", "MissingAuthenticationTokenException", "ExpiredTokenException", "InvalidToken",
 }  # fmt: skip
-_DENIED: Final = {"AccessDeniedException", "AccessDenied", "KMSAccessDeniedException"}
+DENIED: Final = {"AccessDeniedException", "AccessDenied", "KMSAccessDeniedException"}
 
 
 def milliseconds(answer: Mapping[str, Any]) -> int:
@@ -69,7 +80,7 @@ class Kinesis:
     def __init__(self, place: Place) -> None:
         self.place, self.stream = place, place.object
         self.where = f"{place.where}: stream {place.object}"
-        self._client = _client(place)
+        self._client = client_of(place, "kinesis", place.settings.endpoint)
 
     def ask(self, action: str, **parameters: Any) -> dict[str, Any]:
         """Return the answer to one request.
@@ -117,36 +128,25 @@ class Kinesis:
 
         if isinstance(error, ClientError):
             return self._answered(code_of(error), str(error.response["Error"].get("Message", "")), error.operation_name)
-        return self._unanswered(error)
+        return unanswered(error, self.place, self.where, self.place.settings.endpoint, "kinesis")
 
     def _answered(self, code: str, message: str, action: str) -> PenstockError:
         where, region = self.where, self.place.settings.region
         if code == "ResourceNotFoundException":
             hint = did_you_mean(self.stream, self._names()) or "create it, or name another one, or another `region`"
             return MissingTable(f"there is no such stream in {region}", where=where, value=self.stream, hint=hint)
-        if code in _DENIED:
+        if code in DENIED:
             right = "kms:Decrypt on the stream's key" if code.startswith("KMS") else f"kinesis:{action}"
             hint = f"allow it {right}; docs/kinesis.md has the whole policy"
             return AccessDenied(f"{MAY_NOT}{right}", where=where, hint=hint)
-        if code in _UNKNOWN_USER:
-            hint = "check `access_key`, `secret_key` and `session_token`, and this machine's clock"
-            return AccessDenied(f"Amazon does not accept these credentials ({code})", where=where, hint=hint)
+        if (refused := refused_user(code, where)) is not None:
+            return refused
         if code in THROTTLED:
-            hint = "others read the stream, too; give it more shards, or read it less often"
+            hint = "give the stream more shards, or use it less often; others may use it, too"
             return Unavailable(f"the stream's limits did not let {action} pass for a minute", where=where, hint=hint)
         if code == "InvalidArgumentException":
             return Refused(f"Kinesis refuses {action}: {message}", where=where)
         return Unavailable(f"Kinesis answered {code} to {action}: {message}", where=where, hint="try again")
-
-    def _unanswered(self, error: Exception) -> PenstockError:
-        from botocore.exceptions import NoCredentialsError, PartialCredentialsError
-
-        if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            hint = "set `access_key` and `secret_key`, or give this machine a role"
-            return AccessDenied("there are no credentials", where=self.where, hint=hint)
-        settings: KinesisConnection = self.place.settings
-        place = settings.endpoint or f"kinesis.{settings.region}.amazonaws.com"
-        return Unreachable(f"nothing answers at {place}", where=self.where, hint="check `region` and `endpoint`")
 
     def _names(self) -> list[str]:
         """Return the names of the streams, if this user may list them."""
@@ -168,7 +168,32 @@ def _session() -> Any:
     return Session()
 
 
-def _client(place: Place) -> Any:
+def refused_user(code: str, where: str) -> AccessDenied | None:
+    """Return the error of credentials that Amazon does not know; None if the code says something else."""
+    if code not in _UNKNOWN_USER:
+        return None
+    hint = "check `access_key`, `secret_key` and `session_token`, and this machine's clock"
+    return AccessDenied(f"Amazon does not accept these credentials ({code})", where=where, hint=hint)
+
+
+def unanswered(error: Exception, place: Place, where: str, endpoint: str | None, service: str) -> PenstockError:
+    """Return the error of a request to a service without an answer."""
+    from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        hint = "set `access_key` and `secret_key`, or give this machine a role"
+        return AccessDenied("there are no credentials", where=where, hint=hint)
+    host = endpoint or f"{service}.{place.settings.region}.amazonaws.com"
+    return Unreachable(f"nothing answers at {host}", where=where, hint="check `region` and `endpoint`")
+
+
+def client_of(place: Place, service: str, endpoint: str | None) -> Any:
+    """Return a client of botocore for one of Amazon's services.
+
+    Raises:
+        Refused: botocore is not installed.
+        Unreachable: there is no such region.
+    """
     try:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -195,7 +220,7 @@ def _client(place: Place) -> Any:
     )
     try:
         return _session().create_client(
-            "kinesis", region_name=settings.region, endpoint_url=settings.endpoint, config=config, **keys
+            service, region_name=settings.region, endpoint_url=endpoint, config=config, **keys
         )
     except (BotoCoreError, ValueError) as error:
         raise Unreachable(f"no client can be made: {error}", where=place.where, hint="check `region`") from None

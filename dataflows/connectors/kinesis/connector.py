@@ -1,10 +1,10 @@
-"""``type: kinesis``: data streams of Amazon Kinesis, as sources of streams."""
+"""``type: kinesis``: data streams of Amazon Kinesis, as sources of streams and as sinks."""
 
 from __future__ import annotations
 
-from dataflows.connectors.contract import Owner, Place, Target
+from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.kinesis.source import KinesisSource
-from penstock.errors import Refused
+from dataflows.connectors.kinesis.target import KinesisTarget
 from penstock.models.connection import KinesisConnection
 
 __all__ = ["KinesisConnector"]
@@ -25,7 +25,5 @@ class KinesisConnector:
         return KinesisSource(place)
 
     @staticmethod
-    def target(place: Place, owner: Owner) -> Target:  # noqa: ARG004 - the contract's
-        what = "a stream of Kinesis cannot be written to yet"
-        hint = "it has no place for positions; name a sink of another type"
-        raise Refused(what, where=f"{place.pipeline}: spec.sink.connection", hint=hint)
+    def target(place: Place, owner: Owner) -> KinesisTarget:
+        return KinesisTarget.open(place, owner)

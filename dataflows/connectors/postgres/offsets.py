@@ -15,7 +15,19 @@ from dataflows.connectors.postgres.session import Session, ask, one_row
 from dataflows.connectors.sql.names import quoted
 from dataflows.data.positions import Move
 
-__all__ = ["begin", "drop", "last_split", "made", "make", "moved", "part_splits", "positions", "restart", "streams"]
+__all__ = [
+    "begin",
+    "drop",
+    "last_split",
+    "made",
+    "make",
+    "moved",
+    "part_splits",
+    "past",
+    "positions",
+    "restart",
+    "streams",
+]
 
 _TABLE: Final = """CREATE TABLE IF NOT EXISTS {table} (
   pipeline text NOT NULL, source text NOT NULL, sink text NOT NULL, part text NOT NULL,
@@ -60,6 +72,16 @@ def streams(session: Session, schema: str, sink: str, part: str | None = None) -
         f"SELECT DISTINCT pipeline FROM {_escaped(schema)} WHERE sink = %(sink)s AND part = coalesce(%(part)s, part)"
     )
     return {uid for (uid,) in ask(session, query, {"sink": sink, "part": part}).fetchall()}
+
+
+def past(session: Session, schema: str, key: Key) -> dict[tuple[str, str | None], dict[str, str]]:
+    """Return the positions of the pipeline's streams between other objects, by source and sink; None = this one."""
+    columns = "source, nullif(sink, %(sink)s), part, position"
+    query = f"SELECT {columns} FROM {_escaped(schema)} WHERE pipeline = %(pipeline)s AND NOT ({_OF})"
+    found: dict[tuple[str, str | None], dict[str, str]] = {}
+    for source, sink, part, position in ask(session, query, dict(key)).fetchall():
+        found.setdefault((source, sink), {})[part] = position
+    return found
 
 
 def part_splits(session: Session, schema: str, key: Key) -> dict[str, int]:

@@ -210,6 +210,11 @@ class PostgresState(PostgresLedger):
             made = offsets.made(self.session, self.sink.schema)
             return offsets.part_splits(self.session, self.sink.schema, self.key) if made else {}
 
+    def past_streams(self) -> dict[tuple[str, str | None], dict[str, str]]:
+        with translated(self.where):
+            made = offsets.made(self.session, self.sink.schema)
+            return offsets.past(self.session, self.sink.schema, self.key) if made else {}
+
     def begin(self, positions: Mapping[str, str]) -> None:
         offsets.begin(self.session, self.sink.schema, self.key, positions)
 

@@ -51,6 +51,15 @@ class StreamLedger(Ledger):
         query = f"SELECT coalesce(max(split), 0) FROM {OFFSETS} WHERE {ENDS}"
         return int(self.session.rows(query, self.ends)[0][0])
 
+    def past_streams(self) -> dict[tuple[str, str | None], dict[str, str]]:
+        if not self.streams:
+            return {}
+        query = f"SELECT source, sink, part, position FROM {OFFSETS} WHERE pipeline = ? AND NOT ({ENDS})"
+        found: dict[tuple[str, str | None], dict[str, str]] = {}
+        for source, sink, part, position in self.session.rows(query, (self.uid, *self.ends)):
+            found.setdefault((str(source), None if sink == self.sink else str(sink)), {})[str(part)] = str(position)
+        return found
+
     def begin(self, positions: Mapping[str, str]) -> None:
         known = self.positions()
         for part, position in positions.items():

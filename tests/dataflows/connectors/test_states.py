@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from dataflows.connectors import record_state
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.duckdb.connector import DuckdbConnector
-from dataflows.connectors.kafka import state as kafka_state
 from dataflows.connectors.kafka.ledger import STATE_TOPIC
 from dataflows.connectors.kafka.state import KafkaState
 from dataflows.connectors.kafka.transactions import Transactions, transactional_id
@@ -304,7 +304,7 @@ def test_an_unfinished_replace_has_loaded_nothing(states: States) -> None:
 def test_the_last_runs_and_all_unfinished_ones_are_kept(states: States, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_ledger, "KEPT_RUNS", 2)
     monkeypatch.setattr(sql_ledger, "KEPT_RUNS", 2)
-    monkeypatch.setattr(kafka_state, "KEPT_RUNS", 2)
+    monkeypatch.setattr(record_state, "KEPT_RUNS", 2)
     states.plan("r0")
     other = replace(states.state, uid="u2")
     for number in range(3):
@@ -399,3 +399,12 @@ def test_streams_of_other_pipelines_into_the_sink_are_known(states: States) -> N
             one.begin(BEGUN)
             one.write_plan(RunRow("r1", "append", None, None, None, Counters()), ())
     assert (state.other_streams(), other.other_streams()) == (["u2"], ["u1"])
+
+
+def test_what_the_pipelines_streams_have_read_before_is_known(states: States, request: pytest.FixtureRequest) -> None:
+    assert states.state.past_streams() == {}
+    request.getfixturevalue("stream")
+    past = states.state.past_streams()
+    assert {source for source, sink in past if sink is None} == {"others", "Items"}
+    assert {source for source, sink in past if sink is not None} == {"items"}
+    assert list(past.values()) == [BEGUN] * 3

@@ -258,7 +258,6 @@ def test_a_state_topic_that_would_lose_records_is_refused(stream: Callable[..., 
     ("sink", "what"),
     [
         ({"write": "replace"}, "no topic is written by `replace`"),
-        ({"write": "merge", "key": ["id"]}, "no topic is written by `merge`"),
         ({"write": "scd2", "key": ["id"]}, "no topic is written by `scd2`"),
         ({"object": STATE_TOPIC}, "pipelines keep their state there"),
     ],

@@ -26,7 +26,7 @@ from penstock.models.formats import Format
 from tests.dataflows.conftest import Launchers, task_of
 from tests.kinesis import KinesisServer
 
-WAIT = 30.0
+WAIT = 60.0
 FORM = {"type": "jsonl", "columns": {"id": "bigint"}}
 FIRST = "shardId-000000000000"
 _numbers = count(1)
