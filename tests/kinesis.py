@@ -89,6 +89,15 @@ class KinesisServer:
         with urllib.request.urlopen(request) as answer:  # noqa: S310 - as above
             return json.load(answer)
 
+    def forget_state(self) -> None:
+        """Delete the table in which pipelines that write to its streams keep their state."""
+        from botocore.session import Session
+
+        keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests"}
+        client = Session().create_client("dynamodb", region_name=REGION, endpoint_url=self.endpoint, **keys)
+        for name in client.list_tables()["TableNames"]:
+            client.delete_table(TableName=name)
+
     def create(self, stream: str, shards: int = 1) -> None:
         self.client.create_stream(StreamName=stream, ShardCount=shards)
 

@@ -16,6 +16,7 @@ from dataflows.connectors.duckdb.connector import DuckdbConnector
 from dataflows.connectors.kafka.ledger import STATE_TOPIC
 from dataflows.connectors.kafka.state import KafkaState
 from dataflows.connectors.kafka.transactions import Transactions, transactional_id
+from dataflows.connectors.kinesis.state import KinesisState
 from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.postgres import ledger as postgres_ledger
@@ -33,6 +34,7 @@ from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 from tests.dataflows.connectors.mysql.conftest import MysqlServer
 from tests.kafka import KafkaServer
+from tests.kinesis import KinesisServer
 
 SLOTS = ("00", "01")
 COUNTED = Counters(rows_in=7, rows_out=4, filtered=2, dead=1, bytes=50)
@@ -69,6 +71,11 @@ class States:
                 own.check_generation(generation)
                 own.send(session, own.step(run, slot, split, COUNTED, moves))
                 session.commit()
+        elif isinstance(target_state, KinesisState):
+            with closing(replace(target_state)) as records:
+                records.refresh()
+                records.check_generation(generation)
+                records.save(records.step(run, slot, split, COUNTED, moves), generation)
         else:
             with target_state.session.transaction():
                 target_state.fence(slot, split, run, generation, COUNTED, moves)
@@ -113,7 +120,13 @@ SOON = pytest.mark.parametrize("states", [*DATABASES, pytest.param("kafka", mark
 """For tests of which `make test` runs those of topics, too: each claim takes transactional ids over, which is slow."""
 
 
-@pytest.fixture(params=[*DATABASES, pytest.param("kafka", marks=(GROUP, pytest.mark.chaos))])
+@pytest.fixture(
+    params=[
+        *DATABASES,
+        pytest.param("kafka", marks=(GROUP, pytest.mark.chaos)),
+        pytest.param("kinesis", marks=(pytest.mark.xdist_group("kinesis"), pytest.mark.chaos)),
+    ]
+)
 def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[States]:
     value = request.getfixturevalue
     if request.param == "postgres":
@@ -128,6 +141,14 @@ def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[States]:
         place = Place("items", "to", parse_connection("to", {"type": "kafka", "bootstrap": server.bootstrap}), "t")
         with closing(KafkaState(place, "u1", "items", "here")) as kafka:
             yield create_states(kafka, replace(kafka, place=replace(place, object="t2")))
+        return
+    if request.param == "kinesis":
+        kinesis: KinesisServer = value("kinesis")
+        kinesis.forget_state()
+        connection = parse_connection("to", kinesis.connection(tmp_path))
+        place = Place("items", "to", connection, "t", tmp_path)
+        with closing(KinesisState(place, "u1", "items", "here")) as kept:
+            yield create_states(kept, replace(kept, place=replace(place, object="t2")))
         return
     settings: dict[str, Any] = {"type": request.param, "path": str(tmp_path / "file")}
     if request.param == "mysql":
