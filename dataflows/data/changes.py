@@ -15,10 +15,12 @@ from typing import Final
 
 from dataflows.data.tables import Column
 
-__all__ = ["CHANGE", "CHANGE_COLUMN", "DELETE", "REPLACE", "TRUNCATE", "keep"]
+__all__ = ["CHANGE", "CHANGE_COLUMN", "DELETE", "PART", "REPLACE", "TRUNCATE", "keep"]
 
 CHANGE: Final = "_penstock_change"
 CHANGE_COLUMN: Final = Column(CHANGE, "jsonb", hidden=True)
+PART: Final = "changes"
+"""Name of the one partition of a stream of changes."""
 DELETE: Final = '{"op": "delete"}'
 TRUNCATE: Final = '{"op": "truncate"}'
 REPLACE: Final = '{"op": "truncate", "then": "insert"}'

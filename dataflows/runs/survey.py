@@ -309,7 +309,7 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
     if job.rules.changes:
         if not isinstance(ends.target, ChangeTarget) or not ends.target.applies_changes:
             what = f"changes of a table cannot be written to {job.sink.settings.type} yet"
-            raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint="write them to PostgreSQL")
+            raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint="write them to a database")
         last = isinstance(ends.target, LastKept) and ends.target.keeps_last
         check_mapping(job.spec, job.pipeline, ends.source, table, mapping, keeps_values=not last)
     version = version_of(job, mapping)

@@ -37,6 +37,7 @@ from dataflows.connectors import (
     column_type,
 )
 from dataflows.connectors.inspection import check_source, check_target
+from dataflows.data.changes import CHANGE_COLUMN
 from penstock.models.pipeline import Sink
 
 __all__ = ["ALL", "COLUMNS", "EVERYTHING", "HALVES", "NAMES", "Case", "Pipeline", "Row", "Run", "made_rows", "read"]
@@ -156,11 +157,13 @@ class Pipeline:
     case: Case
     uid: str
     sink: Sink
+    changes: bool = False
+    """True if its rows are changes, each with what it does."""
 
     @contextmanager
     def target(self, generation: int = 0) -> Iterator[Target]:
         """Connect to the object as a sink."""
-        owner = Owner(self.uid, "conformance.rows", self.sink, generation)
+        owner = Owner(self.uid, "conformance.rows", self.sink, generation, changes=self.changes)
         found = self.case.connector.target(self.case.place(self.sink.object), owner)
         check_target(found, "target")
         with closing(found):
@@ -170,7 +173,7 @@ class Pipeline:
     def run(self, name: str, splits: Sequence[Split] = HALVES) -> Iterator[Run]:
         """Return a run that owns the pipeline and has a plan, its own from an earlier attempt or a new one."""
         with self.target() as target:
-            yield Run.begun(target, name, self.sink.write, tuple(splits))
+            yield Run.begun(target, name, self.sink.write, tuple(splits), changes=self.changes)
 
     def finish(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         """Run to the end, in one split."""
@@ -201,7 +204,7 @@ class Run:
     committed: list[Counters] = field(default_factory=list)
 
     @classmethod
-    def begun(cls, target: Target, name: str, write: str, splits: tuple[Split, ...]) -> Run:
+    def begun(cls, target: Target, name: str, write: str, splits: tuple[Split, ...], *, changes: bool = False) -> Run:
         """Claim the pipeline, create its table, and plan."""
         state = target.state
         state.make()
@@ -213,6 +216,7 @@ class Run:
         table = target.describe()
         assert table is not None, "a created table is described"
         columns = tuple(one for one in table.columns if one.name in NAMES)
+        columns += (CHANGE_COLUMN,) if changes else ()
         method = target.check(table, ())
         if state.run(name) is None:
             cursor, upper = ("id", "60") if write == "append" else (None, None)
@@ -237,6 +241,7 @@ class Run:
             generation=self.generation,
             check=lambda: None,
             committed=self.committed.append,
+            sources={one: one for one in NAMES},
         )
         found = self.target.writer(order)
         with closing(found):
@@ -244,9 +249,10 @@ class Run:
             yield found
 
     def chunk(self, split: int, rows: Sequence[Row]) -> Chunk:
-        """Return the rows as a chunk for the writer."""
+        """Return the rows as a chunk for the writer; of changes, each row ends with what it does."""
+        names = (*NAMES, CHANGE_COLUMN.name)
         kinds = [arrow_type(column_type(one)) for one in self.columns]
-        values = [[row[NAMES.index(one.name)] for row in rows] for one in self.columns]
+        values = [[row[names.index(one.name)] for row in rows] for one in self.columns]
         arrays = [pa.array(some, kind) for some, kind in zip(values, kinds, strict=True)]
         batch = pa.RecordBatch.from_arrays(arrays, names=[one.name for one in self.columns])
         finishing = self.target.finishing(self.columns)

@@ -205,6 +205,14 @@ class DuckDatabase:
         found = self.rows(query, (name.schema, name.name))
         return f"foreign key {found[0][0]} of {found[0][1]}" if found else None
 
+    def other_keys(self, name: ObjectName, key: Sequence[str]) -> list[str]:
+        of = (name.schema, name.name)
+        keys = f"SELECT constraint_name, constraint_column_names FROM duckdb_constraints() WHERE {_OF_TABLE}"
+        kinds = "constraint_type IN ('PRIMARY KEY', 'UNIQUE')"
+        found = [one for one, columns in self.rows(f"{keys} AND {kinds}", of) if set(columns) != set(key)]
+        indexes = f"SELECT index_name FROM duckdb_indexes() WHERE {_OF_TABLE} AND is_unique"
+        return sorted([*found, *(row[0] for row in self.rows(indexes, of))])
+
     def triggers(self, name: ObjectName) -> list[str]:
         return []
 
@@ -222,6 +230,9 @@ class DuckDatabase:
         if column_type(column).name != "text":
             return list(found)
         return [None if one is None else bound_text(one.encode()) for one in found]
+
+    def parameter(self, values: pa.Array, name: str) -> Any:
+        return values[0].as_py()
 
     def outside_ranges(self, column: Column) -> str | None:
         return None

@@ -22,7 +22,7 @@ __all__ = ["Definition", "check_merged", "interferers", "staged"]
 
 _TRIGGERS: Final = """
 SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = ? AND event_object_table = ?
-AND action_timing = 'BEFORE' AND event_manipulation IN ('INSERT', 'UPDATE') ORDER BY 1"""
+AND (? OR action_timing = 'BEFORE' AND event_manipulation IN ('INSERT', 'UPDATE')) ORDER BY 1"""
 _SEEN: Final = """
 SELECT 1 FROM information_schema.user_privileges WHERE privilege_type IN ('TRIGGER', 'SUPER') UNION ALL
 SELECT 1 FROM information_schema.schema_privileges WHERE privilege_type = 'TRIGGER' AND ? LIKE table_schema UNION ALL
@@ -39,10 +39,10 @@ WHERE event_object_schema = ? AND event_object_table = ?"""
 UNSEEN: Final = "a trigger that this user cannot see without the privilege TRIGGER"
 
 
-def interferers(session: Session, table: TableName) -> list[str]:
-    """Return the triggers that may change written rows; `UNSEEN` if this user may not see triggers."""
+def interferers(session: Session, table: TableName, *, every: bool = False) -> list[str]:
+    """Return the triggers that may change written rows, or `every` trigger; `UNSEEN` if this user may see none."""
     of = (table.schema, table.name)
-    found = [f"trigger {name}" for (name,) in session.rows(_TRIGGERS, of)]
+    found = [f"trigger {name}" for (name,) in session.rows(_TRIGGERS, (*of, every))]
     return found or ([] if session.rows(_SEEN, (table.schema, *of)) else [UNSEEN])
 
 

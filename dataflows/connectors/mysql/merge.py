@@ -14,7 +14,7 @@ from dataflows.connectors.mysql.session import quoted
 from dataflows.connectors.mysql.tables import TableName
 from dataflows.connectors.sql.tombstones import Tombstones
 
-__all__ = ["STAGE", "Merge"]
+__all__ = ["STAGE", "Merge", "clashes"]
 
 STAGE: Final = "_penstock_stage"
 _NUMBER: Final = "_penstock_n"
@@ -28,6 +28,19 @@ def _alike(name: str) -> str:
 
 def _list(names: Sequence[str], of: str = "") -> str:
     return ", ".join(of + quoted(name) for name in names)
+
+
+def clashes(into: TableName, key: Sequence[str]) -> tuple[str, ...]:
+    """Return queries that count staged keys that the collation of `into` treats as equal to a different key."""
+    stage = quoted(into.schema, STAGE)
+    exact = ", ".join(f"CAST({quoted(one)} AS BINARY)" for one in key)
+    same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in key)
+    differs = " OR ".join(f"CAST(t.{quoted(one)} AS BINARY) <> CAST(s.{quoted(one)} AS BINARY)" for one in key)
+    each = f"SELECT 1 FROM {stage} GROUP BY {_list(key)} HAVING count(DISTINCT {exact}) > 1"
+    return (
+        f"SELECT count(*) FROM ({each}) d",
+        f"SELECT count(*) FROM {stage} s JOIN {into.sql} t ON {same} WHERE {differs}",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,7 @@ class Merge:
     """True if each staged row is added."""
 
     @property
-    def stage(self) -> tuple[str, ...]:
+    def make_stage(self) -> tuple[str, ...]:
         """Statements, before the transaction, that create the session's empty staging table with the target's types."""
         flag = f", {quoted(self.delete)} TINYINT(1)" if self.delete else ""
         name = quoted(self.into.schema, STAGE)
@@ -70,15 +83,7 @@ class Merge:
     @property
     def clashes(self) -> tuple[str, ...]:
         """Return queries that count keys that the target's collation treats as equal to a different key."""
-        stage = quoted(self.into.schema, STAGE)
-        exact = ", ".join(f"CAST({quoted(one)} AS BINARY)" for one in self.key)
-        same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in self.key)
-        differs = " OR ".join(f"CAST(t.{quoted(one)} AS BINARY) <> CAST(s.{quoted(one)} AS BINARY)" for one in self.key)
-        each = f"SELECT 1 FROM {stage} GROUP BY {_list(self.key)} HAVING count(DISTINCT {exact}) > 1"
-        return (
-            f"SELECT count(*) FROM ({each}) d",
-            f"SELECT count(*) FROM {stage} s JOIN {self.into.sql} t ON {same} WHERE {differs}",
-        )
+        return clashes(self.into, self.key)
 
     @property
     def outrun(self) -> str:

@@ -146,7 +146,17 @@ class MysqlState(WindowLedger):
             yield
         finally:
             with contextlib.suppress(PenstockError):  # a session that is lost holds no lock
-                self.session.value("SELECT RELEASE_LOCK(?)", (name,))
+                for one in (_name(self.sink, "sink"), name):
+                    self.session.value("SELECT RELEASE_LOCK(?)", (one,))
+
+    def lock_sink(self) -> None:
+        """Wait until no other pipeline is about to begin at this sink, and let none begin. Inside `owned`.
+
+        Raises:
+            Unavailable: another one is beginning for too long.
+        """
+        if self.session.value("SELECT GET_LOCK(?, ?)", (_name(self.sink, "sink"), self.patience)) != 1:
+            raise Unavailable("another pipeline begins to write to this sink", where=self.where, hint="try again later")
 
     def end_sessions(self) -> None:
         """End the sessions of other runs of the pipeline; without the privilege to do so they are still fenced."""

@@ -17,7 +17,7 @@ from dataflows.connectors.sql.checks import interfered
 from dataflows.connectors.sql.names import shadow_name
 from penstock.errors import Refused
 
-__all__ = ["aside_name", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method"]
+__all__ = ["aside_name", "check_unreferred", "drop_leftovers", "make_shadow", "refill", "rename", "replace_method"]
 
 
 def aside_name(uid: str, run: str, sink: TableName) -> TableName:
@@ -36,6 +36,18 @@ SELECT constraint_name, table_name FROM information_schema.key_column_usage
 WHERE referenced_table_schema = ? AND referenced_table_name = ? AND NOT (table_schema = ? AND table_name = ?) LIMIT 1"""
 
 
+def check_unreferred(session: Session, sink: TableName, what: str, where: str, *, apart: bool = False) -> None:
+    """Refuse to delete rows of a table that a foreign key refers to; `apart` allows one of its own.
+
+    Raises:
+        Refused: `what` would break the key.
+    """
+    own = (sink.schema, sink.name) if apart else ("", "")
+    if found := session.rows(_REFERRERS, (sink.schema, sink.name, *own)):
+        hint = "drop the key, or write to a table that nothing refers to"
+        raise Refused(f"{what} would break foreign key {found[0][0]} of {found[0][1]}", where=where, hint=hint)
+
+
 def replace_method(session: Session, sink: TableName, where: str) -> Method:
     """Return the method of a `replace` of this table.
 
@@ -43,9 +55,7 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
         Refused: rows of another table refer to it.
     """
     of = (sink.schema, sink.name)
-    if found := session.rows(_REFERRERS, of * 2):
-        hint = "drop the key, or write to a table that nothing refers to"
-        raise Refused(f"`replace` would break foreign key {found[0][0]} of {found[0][1]}", where=where, hint=hint)
+    check_unreferred(session, sink, "`replace`", where, apart=True)
     reasons = tuple(str(row[0]) for row in session.rows(_OBSTACLES, of * 3))
     return Method("refill", reasons) if reasons else Method("rename")
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
+from dataflows.connectors.mysql.changes import MysqlChanges
 from dataflows.connectors.mysql.interference import UNSEEN, interferers
 from dataflows.connectors.mysql.keys import key_obstacle
 from dataflows.connectors.mysql.merge import Merge
@@ -18,6 +19,7 @@ from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.mysql.swap import (
     aside_name,
+    check_unreferred,
     drop_leftovers,
     make_shadow,
     refill,
@@ -25,16 +27,25 @@ from dataflows.connectors.mysql.swap import (
     replace_method,
 )
 from dataflows.connectors.mysql.tables import TableName, describe, exists
-from dataflows.connectors.mysql.types import ddl_type, short_enough, storable
+from dataflows.connectors.mysql.types import ddl_type, is_exact, literal_of, short_enough, storable
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
-from dataflows.connectors.sql.checks import check_appended, check_key, check_names, check_sink, duplicates
+from dataflows.connectors.sql.changes import parsed
+from dataflows.connectors.sql.checks import (
+    check_appended,
+    check_key,
+    check_names,
+    check_sink,
+    check_untriggered,
+    duplicates,
+)
 from dataflows.connectors.sql.made import as_made, has_written, marked
+from dataflows.connectors.sql.mirrors import check_alone, check_no_mirror
 from dataflows.connectors.sql.names import shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
-from dataflows.data.types import column_type
+from dataflows.data.types import arrow_type, column_type
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
@@ -68,6 +79,7 @@ class MysqlTarget:
     another: Callable[[Callable[[], None]], Session]
     state: MysqlState
     form = None
+    applies_changes = True
     reloads = ("append", "replace")
 
     @property
@@ -97,6 +109,10 @@ class MysqlTarget:
             hint = f"ALTER TABLE {self.name.sql} ENGINE = InnoDB"
             what = f"a table of engine {engine} has no transactions: rows and position could not be written together"
             raise Refused(what, where=self.place.where, value=str(self.name), hint=hint)
+        if self.owner.changes:
+            self._check_mirror()
+        else:
+            check_no_mirror(self.state, self.name, self.place)
         if self.owner.write.write == "merge":
             self._check_merge(table, {one.name for one in columns}, f"{self.place.pipeline}: spec.sink")
         appends = self.owner.write.write == "append" and not self._replaces
@@ -115,6 +131,33 @@ class MysqlTarget:
 
     def _obstacle(self, columns: tuple[Column, ...], key: tuple[str, ...], *, named: bool) -> str | None:
         return key_obstacle(columns, key, int(self.session.value("SELECT @@innodb_page_size")), named=named)
+
+    def _check_mirror(self) -> None:
+        """Refuse a table whose rows cannot be those of the source, or be deleted.
+
+        Raises:
+            Refused: by name.
+        """
+        check_alone(self.state, self.name, self.place)
+        where, named = f"{self.place.pipeline}: spec.sink", interferers(self.session, self.name, every=True)
+        check_untriggered(self.name, [one for one in named if one != UNSEEN], where)
+        check_unreferred(self.session, self.name, "the snapshot", where)
+
+    def begin_changes(self) -> None:
+        """Let no other pipeline begin to write to the table, and check that none has. Inside `state.owned`."""
+        self.state.lock_sink()
+        check_alone(self.state, self.name, self.place)
+
+    def fill(self, column: Column, value: str | None) -> None:
+        """Give all rows this value, as PostgreSQL's text, in a column that is added if it is missing.
+
+        The column is there before its values are: what is repeated after a crash in between does the rest.
+        """
+        self.add_columns((column,))
+        kind = arrow_type(column_type(column)) or pa.string()
+        given = literal_of(self.session, parsed([value], kind), column, self.place.where)
+        name = quoted(column.name)
+        self.session.change(f"UPDATE {self.name.sql} SET {name} = {given} WHERE NOT ({name} <=> {given})")
 
     def _check_merge(self, table: Table, written: Collection[str], where: str) -> None:
         """Refuse a key that is not unique, and other unique keys, unless the server draws a new number for each row."""
@@ -227,9 +270,12 @@ class MysqlTarget:
         write, into = self.owner.write, self.name.sibling(order.into)
         names = tuple(column.name for column in order.columns)
         gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)
-        texts = any(one.name in write.key and not _is_exact(one) for one in order.columns)
-        merges = write.write == "merge"
-        merge = Merge(into, names, write.key, order.version, write.delete, gone, texts) if merges else None
+        texts = any(one.name in write.key and not is_exact(one) for one in order.columns)
+        merge: Merge | MysqlChanges | None = None
+        if self.owner.changes:
+            merge = MysqlChanges.of(into, order.columns, write.key, order.sources)
+        elif write.write == "merge":
+            merge = Merge(into, names, write.key, order.version, write.delete, gone, texts)
         where = f"{self.place.where}: {self.name}"
         opened = partial(MysqlSink.opened, self.another, self.state, order, where, into, merge, shadowed=self._replaces)
         return SplitWriter(order, where, opened)
@@ -273,8 +319,3 @@ class MysqlTarget:
 
     def close(self) -> None:
         self.session.close()
-
-
-def _is_exact(column: Column) -> bool:
-    """True if only identical values of the column are equal."""
-    return column_type(column).name not in {"text", "character varying", "character"}

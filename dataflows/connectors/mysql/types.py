@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflows.connectors.isolation import RowRefused
-from dataflows.connectors.mysql.session import quoted
+from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.data.tables import Column
 from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
@@ -29,6 +29,8 @@ __all__ = [
     "ddl_type",
     "encoded",
     "is_binary",
+    "is_exact",
+    "literal_of",
     "load_target",
     "select_item",
     "short_enough",
@@ -111,6 +113,23 @@ def select_item(column: Column, native: str) -> str:
 def is_binary(column: Column) -> bool:
     """True if values are bytes."""
     return column_type(column).name == "bytea"
+
+
+def is_exact(column: Column) -> bool:
+    """True if only identical values of the column are equal."""
+    return column_type(column).name not in {"text", "character varying", "character"}
+
+
+def literal_of(session: Session, values: pa.Array, column: Column, where: str) -> str:
+    """Return the only value of an array as an SQL literal for a column.
+
+    Raises:
+        BadData: the server cannot represent it.
+    """
+    value = _plain(values, column.name, where)[0].as_py()
+    if column_type(column).name == "bit" and value is not None:
+        return str(int(value, 2))
+    return session.literal(value)
 
 
 def array(found: pa.Array, column: Column, wanted: pa.DataType, where: str) -> pa.Array:

@@ -15,12 +15,14 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
+from dataflows.connectors.mysql.changes import MysqlChanges
 from dataflows.connectors.mysql.interference import Definition, check_merged, interferers, staged
 from dataflows.connectors.mysql.merge import STAGE, Merge
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState, mark_session
 from dataflows.connectors.mysql.tables import TableName, natives
 from dataflows.connectors.mysql.types import encoded, load_target
+from dataflows.connectors.sql.changes import OP, UNSENT, was
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 from penstock.errors import Unreachable
@@ -37,7 +39,7 @@ class MysqlSink:
     order: WriterOrder
     where: str
     load: str
-    merge: Merge | None = None
+    merge: Merge | MysqlChanges | None = None
     interferers: list[str] = field(default_factory=list)
     """Triggers that may change merged or appended rows."""
     definition: Definition | None = None
@@ -53,7 +55,7 @@ class MysqlSink:
         order: WriterOrder,
         where: str,
         into: TableName,
-        merge: Merge | None,
+        merge: Merge | MysqlChanges | None,
         *,
         shadowed: bool,
     ) -> Iterator[MysqlSink]:
@@ -62,7 +64,8 @@ class MysqlSink:
             mark_session(session, state.uid, order.slot)
             if merge is not None and merge.tombstones is not None:
                 session.change(merge.make_tombstones(merge.tombstones))
-            named, names = [] if shadowed else interferers(session, into), tuple(one.name for one in order.columns)
+            names = merge.names if isinstance(merge, MysqlChanges) else tuple(one.name for one in order.columns)
+            named = [] if shadowed or isinstance(merge, MysqlChanges) else interferers(session, into)
             if named and merge is None:
                 merge = staged(session, into, names, named, where)
             there = None if shadowed else Definition.of(session, into, names)
@@ -70,7 +73,7 @@ class MysqlSink:
             yield cls(session, replace(state, session=session), order, where, load, merge, named, there)
 
     def begin(self, split: int, data: Any) -> None:
-        for statement in self.merge.stage if self.merge else ():
+        for statement in self.merge.make_stage if self.merge else ():
             self.session.change(statement)
         self.session.change("START TRANSACTION")
         if self.merge is None:
@@ -89,16 +92,28 @@ class MysqlSink:
             self.put(data)
             self._loaded()
             self._check_keys()
-            for statement in self.merge.attempt if self.merge else ():
-                self.session.change(statement)
+            if isinstance(self.merge, MysqlChanges):
+                self._try_changes(self.merge)
+            else:
+                for statement in self.merge.attempt if self.merge else ():
+                    self.session.change(statement)
         except RowRefused as error:
             self.session.change("ROLLBACK TO SAVEPOINT attempt")
             return error
         self.session.change("RELEASE SAVEPOINT attempt")
         return None
 
+    def _try_changes(self, changes: MysqlChanges) -> None:
+        """Apply all staged changes, and undo it: each needs the rows as they were before all of them."""
+        self.session.change("SAVEPOINT applied")
+        changes.apply(self.session, self.where)
+        self.session.change("ROLLBACK TO SAVEPOINT applied")
+
     def put(self, data: pa.RecordBatch) -> None:
-        rows = encoded(data, self.order.columns, self.where)
+        columns = self.order.columns
+        if isinstance(self.merge, MysqlChanges):
+            data, columns = self.merge.flat(data), self.merge.staged
+        rows = encoded(data, columns, self.where)
         if not self._loading:
             self.session.begin_load(self.load)
             self._loading = True
@@ -129,7 +144,10 @@ class MysqlSink:
         if self.definition is not None:
             self.definition.check(self.session, self.where)
 
-    def _merge(self, merge: Merge) -> None:
+    def _merge(self, merge: Merge | MysqlChanges) -> None:
+        if isinstance(merge, MysqlChanges):
+            merge.apply(self.session, self.where)
+            return
         if self.interferers and merge.version:
             self.session.change(merge.outrun)
         for statement in merge.statements:
@@ -160,10 +178,14 @@ class MysqlSink:
         return rows
 
 
-def _load(session: Session, order: WriterOrder, into: TableName, merge: Merge | None) -> str:
-    kinds = natives(session, into)
-    kinds |= dict.fromkeys([merge.delete] if merge and merge.delete else [], ("tinyint", ""))
-    fields = [load_target(one, *kinds[one.name], at) for at, one in enumerate(order.columns)]
+def _load(session: Session, order: WriterOrder, into: TableName, merge: Merge | MysqlChanges | None) -> str:
+    kinds, columns = natives(session, into), order.columns
+    if isinstance(merge, MysqlChanges):
+        columns = merge.staged
+        kinds |= {OP: ("varchar", ""), UNSENT: ("text", "")} | {was(n): kinds[one] for n, one in enumerate(merge.key)}
+    elif merge and merge.delete:
+        kinds[merge.delete] = ("tinyint", "")
+    fields = [load_target(one, *kinds[one.name], at) for at, one in enumerate(columns)]
     sets = ", ".join(one for _, one in fields if one)
     table = into.sql if merge is None else quoted(into.schema, STAGE)
     return (

@@ -13,7 +13,6 @@ from psycopg import sql
 from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.history import HISTORY, check_history
 from dataflows.connectors.postgres.apply import Apply
-from dataflows.connectors.postgres.cdc.positions import PART
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.privileges import missing_grants
@@ -32,12 +31,12 @@ from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
 from dataflows.connectors.sql.made import as_made, has_written, marked
+from dataflows.connectors.sql.mirrors import check_alone, check_no_mirror
 from dataflows.connectors.sql.names import quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, portable
-from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
 __all__ = ["PostgresTarget"]
@@ -94,39 +93,17 @@ class PostgresTarget:
             check_key(table, self.owner.write.key, where)
         if self.owner.changes:
             check_emptied(self.session, self.table, "the snapshot", self.place.where)
-            self._check_alone()
+            check_alone(self.state, self.table, self.place)
         else:
-            self._check_no_mirror()
+            check_no_mirror(self.state, self.table, self.place)
         if self.owner.write.write == "scd2":
             check_history(table, f"{where}.write")
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
 
-    def _check_no_mirror(self) -> None:
-        """Refuse a table that a stream of changes keeps as a mirror of its source.
-
-        Raises:
-            Refused: that pipeline's number.
-        """
-        if self.state.exists() and (others := self.state.other_streams(PART)):
-            what = f"a stream of changes keeps {self.table} as a mirror of its source: other rows would not stay in it"
-            hint = "write to a table of its own, or `penstock delete` the stream"
-            raise Refused(what, where=f"{self.place.pipeline}: spec.sink.object", value=others[0], hint=hint)
-
     def begin_changes(self) -> None:
         """Let no other pipeline begin to write to the table, and check that none has. Inside `state.owned`."""
         self.state.lock_sink()
-        self._check_alone()
-
-    def _check_alone(self) -> None:
-        """Refuse a table that another pipeline writes to, whose rows a snapshot would delete.
-
-        Raises:
-            Refused: the other one's number.
-        """
-        if self.state.exists() and (others := self.state.others()):
-            what = f"another pipeline writes to {self.table}, and a snapshot deletes what this one has not written"
-            hint = "write to a table of its own, or `penstock delete` the other one"
-            raise Refused(what, where=f"{self.place.pipeline}: spec.sink.object", value=others[0], hint=hint)
+        check_alone(self.state, self.table, self.place)
 
     def in_window(self, column: Column) -> Method:
         """Return the method that replaces the rows of a window of `column`."""

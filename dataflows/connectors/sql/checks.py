@@ -9,7 +9,16 @@ from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from penstock.errors import Refused, SchemaMismatch, Unavailable
 
-__all__ = ["altered", "check_appended", "check_key", "check_names", "check_sink", "duplicates", "interfered"]
+__all__ = [
+    "altered",
+    "check_appended",
+    "check_key",
+    "check_names",
+    "check_sink",
+    "check_untriggered",
+    "duplicates",
+    "interfered",
+]
 
 
 def check_sink(
@@ -78,6 +87,19 @@ def check_appended(name: ObjectName, keys: Sequence[Sequence[str]], triggers: Se
     if triggers and not keys:
         what = f"{', '.join(triggers)} of {name} may change rows, which only a unique key that is written would show"
         raise Refused(what, where=where, hint="give the table a unique key that is written, or drop the trigger")
+
+
+def check_untriggered(name: ObjectName, triggers: Sequence[str], where: str) -> None:
+    """Refuse a table with triggers, which may change rows that have to be those of the source.
+
+    Raises:
+        Refused: with their names.
+    """
+    if triggers:
+        what = (
+            f"{', '.join(triggers)} of {name} may change rows that have to be those of the source, or keep deleted ones"
+        )
+        raise Refused(what, where=where, hint="drop it, or write the changes to another table")
 
 
 def interfered(what: str, named: Sequence[str], where: str) -> SchemaMismatch:

@@ -201,6 +201,9 @@ class Database(Protocol):
     def referrer(self, name: ObjectName) -> str | None:
         """Return an enforced foreign key, and its table, that prevents the table from being emptied; None if none."""
 
+    def other_keys(self, name: ObjectName, key: Sequence[str]) -> list[str]:
+        """Return the names of the table's unique constraints and indexes over anything but exactly `key`."""
+
     def triggers(self, name: ObjectName) -> list[str]:
         """Return the names of the triggers that writes to the table fire."""
 
@@ -224,6 +227,13 @@ class Database(Protocol):
 
     def value(self, column: Column, text: str) -> Any:
         """Return the value for such a placeholder, from a bound stored as text."""
+
+    def parameter(self, values: pa.Array, name: str) -> Any:
+        """Return the only value of an array, of column `name`, as the value of a placeholder.
+
+        Raises:
+            BadData: the database cannot hold it.
+        """
 
     def outside_ranges(self, column: Column) -> str | None:
         """Return the condition for values of another class than the column's type: no range of it has them.

@@ -18,6 +18,11 @@ from penstock.clock import now
 __all__ = ["OFFSETS", "StreamLedger", "moving"]
 
 OFFSETS: Final = "_penstock_offsets"
+_LAST_SINK: Final = (
+    "(SELECT r.sink FROM _penstock_runs r WHERE r.pipeline = {}.pipeline AND r.state NOT IN ('made', 'dropped') "
+    "ORDER BY r.planned_at DESC LIMIT 1)"
+)
+"""The sink of a pipeline's last run, in the place of a table's alias."""
 
 
 def moving(ends: Sequence[str], moves: Sequence[Move], split: int) -> tuple[str, list[Any]]:
@@ -76,15 +81,23 @@ class StreamLedger(Ledger):
         self.begin(positions)
         self.session.change(f"UPDATE {OFFSETS} SET split = ? WHERE {ENDS}", (number, *self.ends))
 
-    def other_streams(self) -> list[str]:
+    def others(self) -> list[str]:
+        """Return the other pipelines whose last run wrote to this sink."""
+        query = (
+            "SELECT DISTINCT p.pipeline FROM _penstock_positions p WHERE p.sink = ? AND p.pipeline <> ? AND p.sink = "
+            f"coalesce({_LAST_SINK.format('p')}, CASE WHEN p.rows_in > 0 THEN p.sink END) ORDER BY 1"
+        )
+        return [str(uid) for (uid,) in self.session.rows(query, (self.sink, self.uid))]
+
+    def other_streams(self, part: str | None = None) -> list[str]:
+        """Return the other pipelines whose streams write to this sink; with `part` those that read this partition."""
         if not self.streams:
             return []
         query = (
-            f"SELECT DISTINCT o.pipeline FROM {OFFSETS} o WHERE o.sink = ? AND o.pipeline <> ? AND o.sink = "
-            "coalesce((SELECT r.sink FROM _penstock_runs r WHERE r.pipeline = o.pipeline AND r.state NOT IN "
-            "('made', 'dropped') ORDER BY r.planned_at DESC LIMIT 1), o.sink) ORDER BY 1"
+            f"SELECT DISTINCT o.pipeline FROM {OFFSETS} o WHERE o.sink = ? AND o.pipeline <> ? "
+            f"AND o.part = coalesce(?, o.part) AND o.sink = coalesce({_LAST_SINK.format('o')}, o.sink) ORDER BY 1"
         )
-        return [str(uid) for (uid,) in self.session.rows(query, (self.sink, self.uid))]
+        return [str(uid) for (uid,) in self.session.rows(query, (self.sink, self.uid, part))]
 
     def forget_positions(self) -> None:
         """Delete the positions of the pipeline, if any are kept. Inside a transaction."""

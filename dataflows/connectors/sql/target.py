@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -11,16 +11,26 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.publication import publishing
-from dataflows.connectors.sql.checks import check_appended, check_key, check_sink, duplicates, interfered
+from dataflows.connectors.sql.changes import Changes, check_whole, parsed
+from dataflows.connectors.sql.checks import (
+    check_appended,
+    check_key,
+    check_sink,
+    check_untriggered,
+    duplicates,
+    interfered,
+)
 from dataflows.connectors.sql.database import Database, NoMemory, storable
 from dataflows.connectors.sql.made import as_made, has_written, marked
 from dataflows.connectors.sql.merge import Merge, differing
+from dataflows.connectors.sql.mirrors import check_alone, check_no_mirror
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.sql.writer import DatabaseSink
 from dataflows.connectors.writing import SplitWriter
 from dataflows.data.tables import Column, Table
+from dataflows.data.types import arrow_type, column_type
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
@@ -39,6 +49,7 @@ class DatabaseTarget:
     database: Database
     state: DatabaseState
     form = None
+    applies_changes = True
     reloads = ("append", "replace")
 
     @classmethod
@@ -66,6 +77,10 @@ class DatabaseTarget:
         if table is not None and (clause := self.database.drops_rows(self.name)):
             hint = "create the table without it"
             raise Refused(f"{clause} of {self.name} would drop rows in silence", where=where, hint=hint)
+        if self.owner.changes:
+            self._check_mirror(table, where)
+        else:
+            check_no_mirror(self.state, self.name, self.place)
         if write.write == "merge":
             self._check_merge(table or Table(self.name, "r", columns, (write.key,)), where)
         elif table is not None and self._replaces:
@@ -74,6 +89,36 @@ class DatabaseTarget:
                 raise Refused(f"`replace` would break {found}", where=where, hint=hint)
         elif table is not None:
             check_appended(self.name, table.keys, self.database.triggers(self.name), where)
+
+    def _check_mirror(self, table: Table | None, where: str) -> None:
+        """Refuse a table whose rows cannot be those of the source, or be deleted.
+
+        Raises:
+            Refused: by name.
+        """
+        check_alone(self.state, self.name, self.place)
+        if table is not None and (named := self.database.triggers(self.name)):
+            check_untriggered(self.name, named, where)
+        if table is not None and (found := self.database.referrer(self.name)):
+            hint = "drop the key, or write to a table that nothing refers to"
+            raise Refused(f"the snapshot would break {found}", where=where, hint=hint)
+
+    def begin_changes(self) -> None:
+        """Check that no other pipeline has begun to write to the table. Inside `state.owned`, which excludes others."""
+        check_alone(self.state, self.name, self.place)
+
+    def fill(self, column: Column, value: str | None) -> None:
+        """Give all rows this value, as PostgreSQL's text, in a column that is added if it is missing."""
+        there = self.describe()
+        if there is None or there.column(column.name) is None:
+            self.add_columns((replace(column, nullable=True),))
+        kind = arrow_type(column_type(column)) or pa.string()
+        made = self.database.parameter(parsed([value], kind), column.name)
+        name, given = quoted(column.name), f"CAST(? AS {self.database.ddl_type(column)})"
+        given = "?" if self.database.indexed else given
+        self.database.change(
+            f"UPDATE {self.name.sql} SET {name} = {given} WHERE {name} IS DISTINCT FROM {given}", (made, made)
+        )
 
     def _check_merge(self, table: Table, where: str) -> None:
         key, version = self.owner.write.key, self.owner.write.version
@@ -184,7 +229,10 @@ class DatabaseTarget:
     def writer(self, order: WriterOrder) -> SplitWriter:
         write, into = self.owner.write, self.name.sibling(order.into)
         columns, where = tuple(column.name for column in order.columns), f"{self.place.where}: {self.name}"
-        if write.write == "merge":
+        merge: Merge | Changes
+        if self.owner.changes:
+            merge = self._changes(order, into)
+        elif write.write == "merge":
             gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)
             merge = Merge(into, columns, write.key, order.version, write.delete, gone)
         else:
@@ -192,6 +240,14 @@ class DatabaseTarget:
         return SplitWriter(
             order, where, partial(DatabaseSink.opened, self.database.another, self.state, order, where, merge)
         )
+
+    def _changes(self, order: WriterOrder, into: ObjectName) -> Changes:
+        table = self.database.describe(into, sink=True)
+        uniques = self.database.other_keys(into, self.owner.write.key)
+        written = {one.name for one in order.columns}
+        own = [one.name for one in (table.columns if table else ()) if one.name not in written and not one.generated]
+        check_whole(into, uniques, own, f"{self.place.pipeline}: spec.sink")
+        return Changes.of(into, order.columns, self.owner.write.key, order.sources, anew=bool(uniques))
 
     def _written_key(self, into: ObjectName, columns: set[str], where: str) -> tuple[str, ...]:
         """Return the key that identifies appended rows, if there is a trigger that may change them."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import WriterOrder
 from dataflows.connectors.isolation import Attempt, RowRefused
+from dataflows.connectors.sql.changes import NOT_FREE, Changes
 from dataflows.connectors.sql.checks import altered, interfered
 from dataflows.connectors.sql.database import STAGE, Database
 from dataflows.connectors.sql.merge import Merge
@@ -38,11 +39,11 @@ class DatabaseSink:
     state: DatabaseState
     order: WriterOrder
     where: str
-    merge: Merge
+    merge: Merge | Changes
     triggers: list[str]
     """Triggers that may drop or change written rows."""
-    types: dict[str, str]
-    """Types of the written columns, as they were when the session began."""
+    shape: object
+    """Types of the written columns, as they were when the session began, and what else the statements stand on."""
 
     @classmethod
     @contextmanager
@@ -52,23 +53,23 @@ class DatabaseSink:
         state: DatabaseState,
         order: WriterOrder,
         where: str,
-        merge: Merge,
+        merge: Merge | Changes,
     ) -> Iterator[DatabaseSink]:
         """Return a sink with a session of its own, for as long as the context lasts."""
         with closing(session(order.check)) as database:
-            database.make_stage(order.columns)
+            database.make_stage(merge.staged if isinstance(merge, Changes) else order.columns)
             if merge.tombstones is not None:
                 with database.transaction():
                     database.change(merge.tombstones.make(order.columns, database.ddl_type))
             triggers = database.triggers(merge.into)
-            types = _types(database, merge)
-            yield cls(database, replace(state, session=database), order, where, merge, triggers, types)
+            shape = _shape(database, merge)
+            yield cls(database, replace(state, session=database), order, where, merge, triggers, shape)
 
     def begin(self, split: int, data: Any) -> None:
         self.database.change(f"DELETE FROM {STAGE}")
 
     def put(self, data: pa.RecordBatch) -> None:
-        self.database.stage(data)
+        self.database.stage(self.merge.flat(data) if isinstance(self.merge, Changes) else data)
 
     def idle(self) -> None:
         """Do nothing: an idle session locks nothing."""
@@ -92,6 +93,7 @@ class DatabaseSink:
                 raise _RolledBackError
         except RowRefused as error:
             self.database.change(f"DELETE FROM {STAGE} WHERE rowid > ?", (last,))
+            error.waits |= isinstance(self.merge, Changes) and error.state in NOT_FREE
             return error
         return None
 
@@ -111,7 +113,7 @@ class DatabaseSink:
         """Raise Unavailable if the table is not what the rows were made for: others may alter it at any time."""
         database, merge = self.database, self.merge
         if not database.one_process and (
-            database.triggers(merge.into) != self.triggers or _types(database, merge) != self.types
+            database.triggers(merge.into) != self.triggers or _shape(database, merge) != self.shape
         ):
             raise altered(self.where)
 
@@ -122,6 +124,9 @@ class DatabaseSink:
             SchemaMismatch: a trigger dropped or changed rows.
         """
         staged = int(self.database.rows(f"SELECT count(*) FROM {STAGE}")[0][0])
+        if isinstance(self.merge, Changes):
+            self.merge.apply(self.database, self.where)
+            return staged
         for statement in self.merge.outrun if self.triggers else ():
             self.database.change(statement)
         moved = sum(self.database.change(statement) for statement in self.merge.statements)
@@ -130,6 +135,10 @@ class DatabaseSink:
         return moved if self.merge.appends and not self.triggers else staged
 
 
-def _types(database: Database, merge: Merge) -> dict[str, str]:
+def _shape(database: Database, merge: Merge | Changes) -> object:
     there = database.describe(merge.into, sink=True)
-    return {one.name: one.type for one in (there.columns if there else ()) if one.name in merge.columns}
+    types = {one.name: one.type for one in (there.columns if there else ())}
+    if isinstance(merge, Changes):
+        uniques = database.other_keys(merge.into, merge.key)
+        return uniques, types if uniques else {name: types.get(name) for name in merge.names}
+    return {name: types.get(name) for name in merge.columns}

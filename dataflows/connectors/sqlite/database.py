@@ -201,6 +201,16 @@ class SqliteDatabase:
         """Return None: SQLite enforces foreign keys only in sessions that ask for it, which these do not."""
         return None
 
+    def other_keys(self, name: ObjectName, key: Sequence[str]) -> list[str]:
+        query = (
+            "SELECT l.name, x.name, l.partial FROM pragma_index_list(?) l, pragma_index_xinfo(l.name) x "
+            'WHERE l."unique" = 1 AND x.key = 1'
+        )
+        found: dict[str, set[str | None]] = {}
+        for index, column, partial_ in self.rows(query, (name.name,)):
+            found.setdefault(index, set()).update({column, None} if partial_ else {column})
+        return sorted(index for index, columns in found.items() if columns != set(key))
+
     def triggers(self, name: ObjectName) -> list[str]:
         query = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name"
         return [f"trigger {row[0]}" for row in self.rows(query, (name.name,))]
@@ -222,6 +232,9 @@ class SqliteDatabase:
         with self._escaping():
             found = [(row[0], bound_of(row[0], whole=whole)) for row in self.rows(statement, values)]
         return [bound for value, bound in found if value is None or bound is not None]
+
+    def parameter(self, values: pa.Array, name: str) -> Any:
+        return listed(values, name, self.where)[0]
 
     def outside_ranges(self, column: Column) -> str | None:
         name = quoted(column.name)

@@ -162,7 +162,7 @@ def test_every_system_passes(suite: Suite, new_system: Callable[[str], System], 
             connection[key] = f"${{env:{variable}}}"
     failed, passed = suite(name, connection, "--target-object", system.object, *more, **secrets)
     assert failed == set()
-    assert passed >= (26 if system.format else 44)
+    assert passed >= (26 if system.format else 46)
 
 
 def test_the_example_of_a_connector_in_a_package_of_its_own(suite: Suite, tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from dataflows.connectors.postgres.cdc.replication import lsn_number, lsn_text
+from dataflows.data.changes import PART
 
 __all__ = ["PART", "PENDING", "REBUILD", "Position"]
 
-PART: Final = "changes"
-"""Name of the one partition."""
 PENDING: Final = '{"snapshot":"pending"}'
 """Position of a stream whose snapshot is not written yet: a new one is begun with each start."""
 REBUILD: Final = (
