@@ -44,11 +44,11 @@ def test_a_plan_of_changes(changes: Callable[..., Changes]) -> None:
     assert planned(made.task())["notes"] == []
 
 
-def test_changes_into_another_database_are_refused(changes: Callable[..., Changes], tmp_path: Path) -> None:
+def test_changes_into_what_cannot_hold_them_are_refused(changes: Callable[..., Changes], tmp_path: Path) -> None:
     task = changes().task()
-    task["connections"]["lake"] = {"type": "sqlite", "path": str(tmp_path / "lake.sqlite")}
-    task["pipeline"]["spec"]["sink"]["object"] = "t"
-    assert "changes of a table cannot be written to sqlite yet; write them to PostgreSQL" in refusal(task)
+    task["connections"]["lake"] = {"type": "files", "root": str(tmp_path)}
+    task["pipeline"]["spec"]["sink"] |= {"object": "t", "format": {"type": "parquet"}}
+    assert "files cannot be written by `merge`" in refusal(task)
 
 
 @pytest.mark.parametrize(
