@@ -78,7 +78,7 @@ class DatabaseTarget:
             hint = "create the table without it"
             raise Refused(f"{clause} of {self.name} would drop rows in silence", where=where, hint=hint)
         if self.owner.changes:
-            self._check_mirror(table, where)
+            self._check_mirror(table, columns, where)
         else:
             check_no_mirror(self.state, self.name, self.place)
         if write.write == "merge":
@@ -90,18 +90,22 @@ class DatabaseTarget:
         elif table is not None:
             check_appended(self.name, table.keys, self.database.triggers(self.name), where)
 
-    def _check_mirror(self, table: Table | None, where: str) -> None:
+    def _check_mirror(self, table: Table | None, written: tuple[Column, ...], where: str) -> None:
         """Refuse a table whose rows cannot be those of the source, or be deleted.
 
         Raises:
             Refused: by name.
         """
         check_alone(self.state, self.name, self.place)
-        if table is not None and (named := self.database.triggers(self.name)):
-            check_untriggered(self.name, named, where)
-        if table is not None and (found := self.database.referrer(self.name)):
+        if table is None:
+            return
+        check_untriggered(self.name, self.database.triggers(self.name), where)
+        if found := self.database.referrer(self.name):
             hint = "drop the key, or write to a table that nothing refers to"
             raise Refused(f"the snapshot would break {found}", where=where, hint=hint)
+        names = {one.name for one in written}
+        own = [one.name for one in table.columns if one.name not in names and not one.generated]
+        check_whole(self.name, self.database.other_keys(self.name, self.owner.write.key), own, where)
 
     def begin_changes(self) -> None:
         """Check that no other pipeline has begun to write to the table. Inside `state.owned`, which excludes others."""
@@ -242,12 +246,8 @@ class DatabaseTarget:
         )
 
     def _changes(self, order: WriterOrder, into: ObjectName) -> Changes:
-        table = self.database.describe(into, sink=True)
-        uniques = self.database.other_keys(into, self.owner.write.key)
-        written = {one.name for one in order.columns}
-        own = [one.name for one in (table.columns if table else ()) if one.name not in written and not one.generated]
-        check_whole(into, uniques, own, f"{self.place.pipeline}: spec.sink")
-        return Changes.of(into, order.columns, self.owner.write.key, order.sources, anew=bool(uniques))
+        anew = bool(self.database.other_keys(into, self.owner.write.key))
+        return Changes.of(into, order.columns, self.owner.write.key, order.sources, anew=anew)
 
     def _written_key(self, into: ObjectName, columns: set[str], where: str) -> tuple[str, ...]:
         """Return the key that identifies appended rows, if there is a trigger that may change them."""
