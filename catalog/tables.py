@@ -30,8 +30,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 __all__ = [
     "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
     "discoveries", "errors", "mapping_versions",
-    "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "runs",
-    "schema_versions", "settings", "sink_states", "snapshots", "tasks", "timers", "workers",
+    "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles",
+    "runs", "schema_versions", "settings", "sink_states", "snapshots", "tasks", "timers", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"
@@ -234,6 +234,15 @@ dead_letters = Table(
     schema=OPS, postgresql_partition_by="RANGE (day)",
 )  # fmt: skip
 """Rows that a run could not write, by day; see `catalog.letters`."""
+
+profiles = Table(
+    "profiles", metadata,
+    _text("dataset", key=True), Column("connection", Text, nullable=False), Column("object", Text, nullable=False),
+    Column("at", TIMESTAMP(timezone=True), nullable=False), Column("columns", JSONB, nullable=False),
+    Index("profiles_at_idx", "at"),
+    schema=OPS,
+)  # fmt: skip
+"""Values of datasets that discovery has seen; see `catalog.profiles`."""
 
 dead_letter_owners = Table(
     "dead_letter_owners", metadata, _text("pipeline", key=True), Column("token", Text, nullable=False),

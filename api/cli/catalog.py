@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from api.cli.alone import take_locks
-from api.cli.datasets import search, show
+from api.cli.datasets import erase, search, show
 from api.cli.main import State, command
 from api.cli.schemas import compatibility, diff, history
 from api.client import connected
@@ -21,21 +21,22 @@ from penstock.topics.table import CONTROL
 
 
 @command(name="catalog")
-@click.argument("action", type=click.Choice(["search", "show", "history", "diff", "compatibility", "rebuild"]))
+@click.argument("action", type=click.Choice(["search", "show", "erase", "history", "diff", "compatibility", "rebuild"]))
 @click.argument("words", nargs=-1, metavar="[WORDS|DATASET [V1] [V2]|DATASET [RULE]]")
 @click.option("--type", "kind", help="Search: only objects of this kind, such as `table`.")
 @click.option("--tag", help="Search: only objects with this tag.")
 @click.option("--connection", help="Search: only objects of this connection.")
 @click.option("--fuzzy", is_flag=True, help="Search: find misspelt words too.")
+@click.option("--values", is_flag=True, help="Show: frequent values too, as far as they are kept.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Search: how many.")
-def catalog_(state: State, action: str, words: tuple[str, ...], **filters: Any) -> None:
+def catalog_(state: State, action: str, words: tuple[str, ...], *, values: bool, **filters: Any) -> None:
     """Search the catalog; show a dataset, or how its schema changed; `rebuild` the catalog.
 
     `search` finds datasets that have all WORDS in names, columns or comments, best first; without words, all. A DATASET
-    is CONNECTION:OBJECT. `show` shows its columns, keys and size. `history` shows each version of its schema. `diff`
-    compares two, or one with the current one, or the last two, and names the pipelines that the changes touch.
-    `compatibility` shows or sets what a next schema may change: none, backward, forward, full, or one of the last three
-    with `_transitive`.
+    is CONNECTION:OBJECT. `show` shows its columns, keys and size. `erase` deletes the values of it that discovery has
+    kept. `history` shows each version of its schema. `diff` compares two, or one with the current one, or the last two,
+    and names the pipelines that the changes touch. `compatibility` shows or sets what a next schema may change: none,
+    backward, forward, full, or one of the last three with `_transitive`.
 
     `rebuild` drops the catalog and makes it again from the log, when nothing runs. Dead letters stay, and so do the
     positions at the sinks: the next run of each pipeline continues from there.
@@ -43,8 +44,11 @@ def catalog_(state: State, action: str, words: tuple[str, ...], **filters: Any) 
     if action == "search":
         search(state, " ".join(words), filters)
         return
+    if action == "show":
+        show(state, words, values=values)
+        return
     if action != "rebuild":
-        {"show": show, "history": history, "diff": diff, "compatibility": compatibility}[action](state, words)
+        {"erase": erase, "history": history, "diff": diff, "compatibility": compatibility}[action](state, words)
         return
     if words:
         raise UsageError("`catalog rebuild` takes no dataset", where="penstock catalog", value=words[0])

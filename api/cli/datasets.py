@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from api.cli.console import ago, escape, size
 from api.cli.main import State
 from api.cli.schemas import dataset, one_word
-from api.client import connected
+from api.client import Client, connected
+from catalog.profiles import Profiles
 
 if TYPE_CHECKING:
     from catalog.entries import Dataset
-    from penstock.models.domain import ForeignKey
+    from penstock.models.domain import ForeignKey, Schema
 
-__all__ = ["search", "show"]
+__all__ = ["erase", "search", "show"]
+
+SHOWN: Final = 5
+"""Frequent values of a column that are shown."""
 
 
 def search(state: State, words: str, filters: Mapping[str, Any]) -> None:
@@ -35,29 +40,58 @@ def search(state: State, words: str, filters: Mapping[str, Any]) -> None:
     )
 
 
-def show(state: State, words: tuple[str, ...]) -> None:
-    """Show a dataset: columns, key, comments, indexes, size."""
+def show(state: State, words: tuple[str, ...], *, values: bool = False) -> None:
+    """Show a dataset: columns, key, comments, indexes, size; with `values`, frequent ones that are kept."""
     with connected(state.settings, runs=False) as client:
         found = dataset(client, one_word(words, "show"))
-        schema = client.store.schema_at(found.id) if found.version is not None else None
+        schema = client.store.schema_at(found.id).schema if found.version is not None else None
+        kept = _kept(client, found) if values else {}
     profile = found.profile or {}
     about = [found.kind] + ([f"about {found.rows:,} rows"] if found.rows is not None else [])
     about += [size(found.bytes)] if found.bytes is not None else []
     state.output.say(f"{escape(f'{found.connection}:{found.object}')}: {', '.join(about)}, seen {ago(found.last_at)}")
     if found.description:
         state.output.say(escape(found.description))
-    fields = schema.schema.fields if schema else ()
-    key = schema.schema.key if schema else ()
-    rows = [
-        (f.name, f.type, "" if f.nullable else "not null", "key" if f.name in key else "", f.default, f.description)
-        for f in fields
-    ]
-    state.output.table(
-        ("column", "type", "null", "key", "default", "comment"), rows, empty="No schema was observed yet."
-    )
-    _show_structure(state, profile, schema.schema.foreign or () if schema else ())
-    state.output.data({**_plain(found), "schema": schema.schema if schema else None})
+    state.output.table(*_columns(schema, profile), empty="No schema was observed yet.")
+    _show_structure(state, profile, schema.foreign or () if schema else ())
+    for name, one in kept.items():
+        top = ", ".join(f"{value} ({share:.0%})" for value, share in one.get("top", ())[:SHOWN])
+        state.output.say(escape(f"{name}: {top or ' to '.join(one.get(end, '') for end in ('least', 'greatest'))}"))
+    state.output.data({**_plain(found), "schema": schema, **({"values": kept} if values else {})})
     state.output.hint(f"penstock catalog search --connection {found.connection}")
+
+
+def erase(state: State, words: tuple[str, ...]) -> None:
+    """Delete the values of a dataset that discovery has kept."""
+    with connected(state.settings, runs=False) as client:
+        found = dataset(client, one_word(words, "erase"))
+        with closing(Profiles(client.site.catalog_dsn)) as profiles:
+            erased = profiles.erase(found.connection, found.object)
+    named = f"{found.connection}:{found.object}"
+    state.output.say(f"{escape(named)}: {'its values are erased' if erased else 'no values are kept'}")
+    state.output.data({"dataset": named, "erased": bool(erased)})
+    state.output.hint(f"penstock catalog show {named}")
+
+
+def _kept(client: Client, found: Dataset) -> dict[str, Any]:
+    with closing(Profiles(client.site.catalog_dsn)) as profiles:
+        kept = profiles.get(found.connection, found.object)
+    return kept[1] if kept else {}
+
+
+def _columns(schema: Schema | None, profile: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Return the table of columns."""
+    features = {one["name"]: one for one in profile.get("columns", ())}
+    rows: list[tuple[object, ...]] = []
+    for field in schema.fields if schema else ():
+        known = features.get(field.name, {})
+        rows.append((
+            field.name, field.type, "" if field.nullable else "not null",
+            "key" if schema and field.name in schema.key else "", field.default,
+            "" if known.get("nulls") is None else f"{known['nulls']:.0%}", known.get("distinct"),
+            ", ".join(known.get("tags", {})) + (" (personal)" if known.get("personal") else ""), field.description,
+        ))  # fmt: skip
+    return ("column", "type", "null", "key", "default", "#nulls", "#distinct, about", "tags", "comment"), rows
 
 
 def _show_structure(state: State, profile: Mapping[str, Any], foreign: Sequence[ForeignKey]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Place
+from dataflows.data.statistics import Statistics
 from penstock.models.domain import Schema
 from penstock.models.profiles import DatasetProfile
 
-__all__ = ["OF_CONNECTORS", "Catalog", "Catalogued", "Choice", "Found", "clipped"]
+__all__ = ["OF_CONNECTORS", "Catalog", "Catalogued", "Choice", "Found", "Sampling", "clipped"]
 
 LONGEST: Final = 1990
 """Characters of a comment or a default that are kept."""
@@ -45,6 +46,8 @@ class Found:
     schema: Schema
     description: str | None = None
     profile: DatasetProfile = field(default_factory=DatasetProfile)
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    """Of columns, by name. They contain values, which must not reach a log."""
 
 
 class Catalog(Protocol):
@@ -67,6 +70,17 @@ class Catalogued(Protocol):
     @staticmethod
     def catalog(place: Place) -> Catalog:
         """Open the system's catalog; the object of `place` has no meaning."""
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """A catalog that can also look at rows, for objects of which its system has no statistics."""
+
+    def samples(self, rows: int, seconds: float, check: Callable[[], None]) -> Iterator[Sequence[Found]]:
+        """Yield those of the objects that were yielded without statistics, now with some; after `objects`.
+
+        At most `rows` rows of each are read, and for `seconds` in all.
+        """
 
 
 OF_CONNECTORS: Final = (Catalogued,)

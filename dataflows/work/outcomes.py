@@ -95,7 +95,9 @@ class Outcomes:
             described = (schema.fingerprint, one["kind"], one["description"])
             if before is None or (before.fingerprint, before.kind, before.description) != described:
                 out.append(self._found(offset, assigned, "schema.observed", ref, _described(ref, one, schema)))
-            if before is None or before.profiled != profile.fingerprint:
+            known_profile = before.profiled if before is not None else None
+            # What is known from a sample stays until the next sample.
+            if known_profile is None or (known_profile != profile.fingerprint and not one.get("partial")):
                 payload = DatasetProfiled(dataset=ref, profile=profile).to_dict()
                 out.append(self._found(offset, assigned, "dataset.profiled", ref, payload))
         self._changed[task] = self._changed.get(task, 0) + len(

@@ -57,8 +57,8 @@ class DatasetProfile(Model):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its canonical JSON."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """SHA-256 of its canonical JSON, without the hash of values, which change all the time."""
+        return hashlib.sha256(self.model_copy(update={"values": None}).to_json().encode()).hexdigest()
 
     @property
     def tags(self) -> tuple[str, ...]:

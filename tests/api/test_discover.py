@@ -34,6 +34,23 @@ def test_a_run_does_not_undo_what_discovery_has_described(running: Project) -> N
     assert (after["version"], after["description"]) == (before["version"], "what was sold")
 
 
+def test_statistics_tags_and_values_are_kept_apart(running: Project) -> None:
+    running.sql(
+        SHOP, "CREATE TABLE people AS SELECT g AS id, 'p' || g || '@x.example' AS mail FROM generate_series(1, 400) g"
+    )
+    running.done("discover", "shop", "--include", "public.people")
+    assert running.done("discover", "shop", "--include", "public.people")["found"] == {"objects": 1, "changed": 0}
+    shown = running.done("catalog", "show", "shop:public.people", "--values")
+    columns = {one["name"]: one for one in shown["profile"]["columns"]}
+    assert columns["mail"]["personal"]
+    assert {"email", "personal"} <= set(shown["tags"])
+    assert "@x.example" in shown["values"]["mail"]["least"]
+    assert "x.example" not in running.do("events", "--json").out
+    assert "public.people" in [one["object"] for one in running.done("catalog", "search", "--tag", "email")]
+    assert running.done("catalog", "erase", "shop:public.people")["erased"]
+    assert running.done("catalog", "show", "shop:public.people", "--values")["values"] == {}
+
+
 def test_an_unknown_connection_or_dataset_is_not_found(running: Project) -> None:
     assert running.do("discover", "shp").code == 3
     assert running.do("catalog", "show", "shop:public.nix").code == 3

@@ -6,12 +6,20 @@ all that it may read. Rows and sizes are what the server itself last counted or 
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
+import psycopg
+
 from dataflows.connectors.cataloguing import Choice, Found, clipped
+from dataflows.connectors.postgres.errors import translate
+from dataflows.connectors.postgres.samples import sampled
 from dataflows.connectors.postgres.session import LOCK_NOT_AVAILABLE, Session, connect, release, translated
+from dataflows.connectors.postgres.tables import TableName
+from dataflows.data.statistics import LONGEST, TOP, Statistics
 from penstock.models.domain import Field, ForeignKey, Schema
 from penstock.models.profiles import DatasetProfile, Index, Partitions, about
 
@@ -23,6 +31,7 @@ NAMES: Final = 2000
 """Names that are read at once."""
 STATEMENT_SECONDS: Final = 60.0
 LOCK_SECONDS: Final = 2.0
+SAMPLE_MILLISECONDS: Final = 5000
 NAMED: Final = 5
 """Names in a note."""
 KINDS: Final = {
@@ -36,6 +45,7 @@ class PostgresCatalog:
     def __init__(self, dsn: str, where: str) -> None:
         self.notes: list[str] = []
         self.locked: list[str] = []
+        self._unmeasured: list[_Named] = []
         self._where = where
         self._session = connect(
             dsn, where=where, name="penstock:discovery", statement=STATEMENT_SECONDS, lock=LOCK_SECONDS
@@ -90,11 +100,35 @@ class PostgresCatalog:
             with translated(self._where):
                 try:
                     with _snapshot(self._session) as session:
-                        return _read(session, free)
+                        found = _read(session, free)
+                        break
                 except LOCK_NOT_AVAILABLE:
                     if last:
                         raise
-        return []
+        named = {f"{schema}.{name}": (id_, schema, name) for id_, schema, name in free}
+        self._unmeasured += [named[one.object] for one in found if one.schema.fields and not one.statistics]
+        return found
+
+    def samples(self, rows: int, seconds: float, check: Callable[[], None]) -> Iterator[Sequence[Found]]:
+        """Yield what a few rows tell, object by object; what takes too long, or is refused, is left out and counted."""
+        end, left, refused = time.monotonic() + seconds, self._unmeasured, 0
+        with translated(self._where):
+            self._session.execute(f"SET statement_timeout = {SAMPLE_MILLISECONDS}")
+        while left and time.monotonic() < end:
+            check()
+            (one,), left = left[:1], left[1:]
+            for found in self._described([one]):
+                try:
+                    with _snapshot(self._session) as session:
+                        yield [replace(found, statistics=sampled(session, TableName(*one[1:]), found, rows))]
+                except psycopg.Error as error:
+                    if self._session.closed:
+                        raise translate(error, self._where) from None
+                    refused += 1
+        if refused:
+            self.notes.append(f"of {refused} objects no row could be read within {SAMPLE_MILLISECONDS // 1000} s")
+        if left:
+            self.notes.append(f"{len(left)} objects are not sampled yet: the time for samples, {seconds:g} s, is over")
 
     def _unlocked(self, page: Sequence[_Named]) -> list[_Named]:
         with translated(self._where):
@@ -140,6 +174,10 @@ def _read(session: Session, page: Sequence[_Named]) -> list[Found]:
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for id_, columns, references, to in session.execute(_FOREIGN, (ids,)):
         foreign[id_].append(ForeignKey(columns=columns, object=references, references=to))
+    asked = {"ids": ids, "schemas": [one[1] for one in page], "names": [one[2] for one in page]}
+    statistics: dict[int, dict[str, Statistics]] = defaultdict(dict)
+    for id_, column, *measured in session.execute(_STATISTICS, asked):
+        statistics[id_][column] = _statistics(*measured)
     tables = {row[0]: row[1:] for row in session.execute(_TABLES, (ids,))}
     found = []
     for id_, schema, name in page:
@@ -160,8 +198,17 @@ def _read(session: Session, page: Sequence[_Named]) -> list[Found]:
             unique=tuple(one for one in unique if names.issuperset(one)),
             foreign=tuple(foreign[id_]),
         )
-        found.append(Found(f"{schema}.{name}", KINDS[kind], described, clipped(comment), profile))
+        found.append(Found(f"{schema}.{name}", KINDS[kind], described, clipped(comment), profile, statistics[id_]))
     return found
+
+
+def _statistics(
+    nulls: float, distinct: float, width: int, top: list[str] | None, shares: list[float] | None,
+    bounds: list[str] | None,
+) -> Statistics:  # fmt: skip
+    pairs = zip(top or (), shares or (), strict=False)
+    clipped_top = tuple((value[:LONGEST], round(share, 4)) for value, share in pairs)
+    return Statistics(nulls, distinct, width, clipped_top, tuple(value[:LONGEST] for value in bounds or ()))
 
 
 _NAMES: Final = r"""
@@ -223,3 +270,14 @@ SELECT c.oid::bigint, c.relkind::text, d.description, pg_get_partkeydef(c.oid), 
   CASE WHEN counted.rows IS NOT NULL THEN counted.pages END * current_setting('block_size')::bigint
 FROM counted JOIN pg_class c ON c.oid = counted.root
 LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0"""
+
+_STATISTICS: Final = f"""
+SELECT c.oid::bigint, s.attname::text, s.null_frac, s.n_distinct, s.avg_width,
+  (s.most_common_vals::text::text[])[1:{TOP}], s.most_common_freqs[1:{TOP}],
+  ARRAY(SELECT b.bound FROM unnest(s.histogram_bounds::text::text[]) WITH ORDINALITY b(bound, place)
+    WHERE (b.place - 1) %% 5 = 0 ORDER BY b.place)
+FROM pg_stats s JOIN pg_class c ON c.relname = s.tablename
+JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = s.schemaname
+WHERE c.oid = ANY (%(ids)s::oid[]) AND s.schemaname = ANY (%(schemas)s::name[])
+  AND s.tablename = ANY (%(names)s::name[])
+ORDER BY s.inherited"""

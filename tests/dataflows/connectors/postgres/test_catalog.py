@@ -13,6 +13,7 @@ from dataflows.connectors.cataloguing import Choice, Found
 from dataflows.connectors.contract import Place
 from dataflows.connectors.postgres.catalog import PostgresCatalog
 from dataflows.connectors.postgres.connector import PostgresConnector
+from dataflows.work.profile import profiled
 from penstock.models.connection import parse_connection
 from penstock.models.domain import ForeignKey
 
@@ -133,3 +134,45 @@ def test_a_table_that_another_session_alters_holds_up_nothing(shop: psycopg.Conn
         names = [one.object for page in catalog.objects(Choice(("public.o*", "public.l*"))) for one in page]
         assert names == ["public.lines"]
         assert catalog.notes == ["1 tables that another session locks are as they were before: public.orders"]
+
+
+PEOPLE = """
+CREATE TABLE people (id int PRIMARY KEY, mail text, country text, note text);
+INSERT INTO people SELECT g, 'p' || g || '@example.org', (ARRAY['DE', 'FR', 'US'])[1 + g % 3],
+    CASE WHEN g % 2 = 0 THEN 'x' END FROM generate_series(1, 600) g;
+CREATE VIEW half AS SELECT 1 / (id - 1) AS x FROM people;
+"""
+
+
+def test_the_server_s_statistics_are_read_and_only_what_has_none_is_sampled(
+    shop: psycopg.Connection, database: str
+) -> None:
+    shop.execute(PEOPLE)
+    shop.execute("CREATE TABLE copied AS SELECT * FROM people; ANALYZE people")
+    with opened(database) as catalog:
+        pages = [
+            one for page in catalog.objects(Choice(("public.people", "public.copied", "public.half"))) for one in page
+        ]
+        known = {one.object: one.statistics for one in pages}
+        assert known["public.copied"] == {}
+        sampled = {one.object: one.statistics for page in catalog.samples(500, 60, lambda: None) for one in page}
+        assert set(sampled) == {"public.copied"}
+        assert catalog.notes == ["of 1 objects no row could be read within 5 s"], "a view that fails"
+    for found in (known["public.people"], sampled["public.copied"]):
+        assert found["note"].nulls == pytest.approx(0.5, abs=0.01)
+        assert found["mail"].distinct == -1
+        assert {value for value, _ in found["country"].top} == {"DE", "FR", "US"}
+        assert "@example.org" in found["mail"].bounds[0]
+
+
+def test_features_of_a_column_contain_no_value(shop: psycopg.Connection, database: str) -> None:
+    shop.execute(PEOPLE + "ANALYZE people")
+    (people,) = found(database, "public.people").values()
+    profile, values = profiled(people)
+    columns = {one.name: one for one in profile.columns}
+    assert columns["mail"].tags["email"] > 0.95
+    assert columns["mail"].personal
+    assert (columns["country"].distinct, columns["note"].nulls) == (3, 0.5)
+    assert "example" not in profile.to_json()
+    assert values["country"]["top"][0][0] in {"DE", "FR", "US"}
+    assert values["mail"]["shapes"] == [["a9@a.a", 1.0]]

@@ -1,0 +1,43 @@
+"""A few rows of a table or view, as text, for tables that PostgreSQL has no statistics of."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dataflows.connectors.cataloguing import Found
+from dataflows.connectors.postgres.session import Session, one_row
+from dataflows.connectors.postgres.tables import TableName, escaped
+from dataflows.connectors.sql.names import quoted
+from dataflows.data.statistics import LONGEST, Statistics, measured
+
+__all__ = ["sampled"]
+
+SAMPLE_BYTES: Final = 8 << 20
+"""Bytes of a table that are read, about."""
+VALUES: Final = 200_000
+"""Values that are kept in memory at once."""
+
+
+def sampled(session: Session, name: TableName, found: Found, rows: int) -> dict[str, Statistics]:
+    """Return statistics of some rows: of blocks chosen by the server if the table is large, else of the first ones.
+
+    The choice is the same each time, so that a table that has not changed looks the same.
+    """
+    columns = [field.name for field in found.schema.fields]
+    most = max(1, min(rows, VALUES // len(columns)))
+    texts = ", ".join(f"left({escaped(quoted(column))}::text, {LONGEST})" for column in columns)
+    part = _part(session, name, found.kind)
+    query = f"SELECT {texts} FROM {escaped(name.sql)}{part} LIMIT %(most)s"
+    read = session.execute(query, {"most": most}).fetchall()
+    whole = not part and len(read) < most
+    return (
+        {column: measured([row[at] for row in read], whole=whole) for at, column in enumerate(columns)} if read else {}
+    )
+
+
+def _part(session: Session, name: TableName, kind: str) -> str:
+    if kind not in {"table", "materialized view"}:
+        return ""
+    size = one_row(session, "SELECT pg_relation_size(%(name)s::regclass)", {"name": name.sql})[0]
+    percent = 100 * SAMPLE_BYTES / size if size else 100
+    return f" TABLESAMPLE SYSTEM ({percent:.6f}) REPEATABLE (1)" if percent < 100 else ""  # noqa: PLR2004 - per cent

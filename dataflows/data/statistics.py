@@ -1,0 +1,93 @@
+"""What is known about the values of a column: counted by its system, or from a sample."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["LONGEST", "TOP", "Statistics", "measured", "shape_of", "shapes"]
+
+TOP: Final = 20
+"""Frequent values that are kept."""
+BOUNDS: Final = 20
+"""Values that are kept of those in between, in order."""
+LONGEST: Final = 200
+"""Characters that are kept of a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A column in numbers, and a few of its values as text; what is not known is None or empty."""
+
+    nulls: float | None = None
+    """Share of NULLs."""
+    distinct: float | None = None
+    """Number of different values; below 0 it is their share of all rows, negated."""
+    width: int | None = None
+    """Average length of a value: in characters from a sample, in bytes from PostgreSQL."""
+    top: tuple[tuple[str, float], ...] = ()
+    """Frequent values, with their share of all rows."""
+    bounds: tuple[str, ...] = ()
+    """Values that divide the others into groups of about the same size, from the least to the greatest."""
+
+    @property
+    def values(self) -> list[str]:
+        """Return the values that are known."""
+        return [*(value for value, _ in self.top), *self.bounds]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as builtins, values too: for the store of values only, never for a record."""
+        found = {"nulls": self.nulls, "distinct": self.distinct, "width": self.width}
+        ends = {"least": self.bounds[0], "greatest": self.bounds[-1]} if self.bounds else {}
+        lists = {"top": [[value[:LONGEST], share] for value, share in self.top], "bounds": [*self.bounds]}
+        lists["shapes"] = [[shape, share] for shape, share in shapes(self.values)]
+        return {name: value for name, value in (found | ends | lists).items() if value not in (None, [])}
+
+
+def measured(values: Sequence[str | None], *, whole: bool = False) -> Statistics:
+    """Return the statistics of a sample; `whole` is True if it is all that there is."""
+    given = [value for value in values if value is not None]
+    if not values:
+        return Statistics()
+    counts = Counter(value[:LONGEST] for value in given)
+    unique = len(counts) == len(given) and not whole
+    top = [(value, count / len(values)) for value, count in counts.most_common(TOP) if count > 1]
+    return Statistics(
+        nulls=1 - len(given) / len(values),
+        distinct=-1.0 if unique and given else float(len(counts)),
+        width=round(sum(map(len, given)) / len(given)) if given else None,
+        top=tuple(top),
+        bounds=tuple(_bounds(list(counts))),
+    )
+
+
+def _bounds(values: list[str]) -> list[str]:
+    """Return values at equal distances in order, by number if all are numbers."""
+    try:
+        ordered = sorted(values, key=float)
+    except ValueError:
+        ordered = sorted(values)
+    if len(ordered) <= BOUNDS:
+        return ordered
+    return [ordered[round(at * (len(ordered) - 1) / (BOUNDS - 1))] for at in range(BOUNDS)]
+
+
+_PARTS: Final = (
+    (re.compile(r"[A-Z]+"), "A"), (re.compile(r"[^\W\d_A-Z]+"), "a"), (re.compile(r"\d+"), "9"),
+)  # fmt: skip
+
+
+def shape_of(value: str) -> str:
+    """Return the shape of a value: ``A9-9`` for ``AB12-345``. Letters of a script without case are ``a``."""
+    for pattern, letter in _PARTS:
+        value = pattern.sub(letter, value)
+    return value[:LONGEST]
+
+
+def shapes(values: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the most frequent shapes of values, with their shares."""
+    counts = Counter(map(shape_of, values))
+    return [(shape, round(count / len(values), 2)) for shape, count in counts.most_common(5)]
