@@ -342,7 +342,7 @@ NOT_POSTGRESQL = [
     ("i IS NULL IS NULL", "parentheses"), ("!b", "NOT"), ("nvl(i, j)", "coalesce"), ("ifnull(i, j)", "coalesce"), ("len(s)", "length"), ("convert(s, integer)", "CAST"),
     ("ts + interval '1day2hours'", "1 month 2 days"), ("ts + interval '1 day 2'", "1 month 2 days"), ("coalesce(u, 'nonsense')", ""), ("coalesce(js, 'nonsense')", "such as"),
     ("CAST(b AS bigint)", "casts"), ("CAST(k AS boolean)", "casts"), ("substring(s, l)", "integer"),
-    ("CAST(coalesce(n, m) AS text)", "numeric(p"), ("coalesce(n, 0) || 'x'", "numeric(p"), ("js ->> 'a'", "python"), ("js -> 'a'", "python"), ("to_char(d, 'YYYY')", "extract"), ("now()", "default"),
+    ("CAST(coalesce(n, m) AS text)", "numeric(p"), ("CAST(coalesce(CAST(n AS numeric(9,1)), i) AS text)", "numeric(p"), ("coalesce(n, 0) || 'x'", "numeric(p"), ("js ->> 'a'", "python"), ("js -> 'a'", "python"), ("to_char(d, 'YYYY')", "extract"), ("now()", "default"),
     ("current_date", "default"), ("unnest(js)", "explode"), ("age(ts)", "d1 - d2"), ("count(*)", "aggregate"), ("max(i)", "greatest"), ("random()", "default"), ("s ~ 'x'", "LIKE"),
 ]  # fmt: skip
 

@@ -408,8 +408,13 @@ def test_a_stream_begins_anew_where_it_is_told_to(shards: Callable[..., Shards])
     assert len(anew.shifts) == 2
     assert sorted(made.drained(anew.positions).ids) == [1, 2, 3, 4]
     found = made.kinesis.client
-    place = found.get_shard_iterator(StreamName=made.stream, ShardId=FIRST, ShardIteratorType="TRIM_HORIZON")
-    sequence = found.get_records(ShardIterator=place["ShardIterator"])["Records"][1]["SequenceNumber"]
+
+    def sequence_of(shard: str, at: int) -> str:
+        place = found.get_shard_iterator(StreamName=made.stream, ShardId=shard, ShardIteratorType="TRIM_HORIZON")
+        return str(found.get_records(ShardIterator=place["ShardIterator"])["Records"][at]["SequenceNumber"])
+
+    sequence = sequence_of(FIRST, 1)
+    assert made.drained(source.restarted(read.positions, {"1": sequence_of(SECOND, 0)}).positions).ids == []
     for name in ("0", FIRST):
         given = source.restarted(read.positions, {name: sequence})
         assert len(given.shifts) == 1

@@ -107,6 +107,13 @@ def test_the_size_is_that_of_the_folded_rows() -> None:
     assert 5000 < fold.size < 6000
 
 
+@pytest.mark.parametrize(("filled", "value"), [((), None), ((None, None, b"7"), b"7")])
+def test_a_column_that_the_relation_does_not_have_is_null_or_filled(
+    filled: tuple[bytes | None, ...], value: bytes | None
+) -> None:
+    assert Layout(NAMES, (1, 0, None), (1,), filled).read((b"a", b"1")) == [b"1", b"a", value]
+
+
 @pytest.mark.parametrize("kind", ["update", "delete"])
 def test_a_change_of_another_row_with_the_same_key_is_refused(kind: str) -> None:
     fold = Fold("a table")
