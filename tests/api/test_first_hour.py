@@ -77,6 +77,7 @@ def test_a_pattern_of_tables_is_refused(running: Project) -> None:
     ("written", "shown"),
     [
         ("customer->>'a'", "`customer ->> 'a'` is not allowed; map the whole column"),
+        ("customer ->> (+ id)", "`JSONExtractScalar` is not allowed; map the whole column"),
         ("to_char(placed_at, 'YYYY')", "to_char(…) is not allowed in an expression; use CAST"),
         ("now()", "now(…) is not allowed in an expression; give the target's column a default"),
         ("unnest(customer)", "unnest(…) is not allowed in an expression; the step `explode`"),

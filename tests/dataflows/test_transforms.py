@@ -147,6 +147,13 @@ def test_failing_rows_are_refused_and_the_others_keep_their_order() -> None:
     assert "an overflow, a division by zero, or a CAST of what is no such value" in refused[2]["reason"]
 
 
+def test_a_cast_of_a_number_of_more_than_38_digits_refuses_its_rows_only() -> None:
+    for kind in ("numeric(38,20)", "text"):
+        out, refused = apply(made({"set": {"big": f"CAST(price + 9.9e35 + 9.9e35 AS {kind})"}}))
+        assert ([row["id"] for row in out], [row["row"] for row in refused]) == ([3], [0, 1, 3]), kind
+        assert {row["code"] for row in refused} == {"expression.failed"}
+
+
 def test_a_check_that_is_null_passes_and_a_filter_that_is_null_does_not() -> None:
     assert values(made(validate={"checks": {"c": "paid"}}), "id") == [1, 3, 4]
     assert values(made({"filter": "paid"}), "id") == [1, 4]

@@ -170,6 +170,8 @@ def check(case: tuple[str, bytes, JsonlFormat, bytes]) -> str:
                     wanted = float(wanted)
                 elif isinstance(value, bool) and wanted in {0, 1}:
                     wanted = bool(wanted)
+            if column in form.columns and isinstance(wanted, str) and isinstance(value, int | float):
+                wanted = Decimal(wanted)  # so does a text
             assert same(value, wanted, types[column]), f"{column} ({types[column]}): {value!r} instead of {wanted!r}"
     return "read" if rows else "read, no rows"
 
@@ -183,7 +185,7 @@ def same(mine: Any, value: Any, kind: str) -> bool:
         mine = json.loads(mine, parse_float=Decimal)
     if isinstance(value, bool) or isinstance(mine, bool):
         return mine is value
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return bool(mine == value)
     if isinstance(value, Decimal):
         return isinstance(mine, int | float | Decimal) and float(mine) == float(value) and abs(mine) != float("inf")

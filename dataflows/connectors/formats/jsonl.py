@@ -23,7 +23,7 @@ from dataflows.connectors.formats.contract import (
     Shape,
     declared_columns,
 )
-from dataflows.connectors.formats.lines import BadLine, Lines, infer_columns, parse_object
+from dataflows.connectors.formats.lines import BLANK, BadLine, Lines, infer_columns, parse_object
 from dataflows.data.tables import Column
 from penstock.errors import BadData
 from penstock.models.formats import JsonlFormat
@@ -49,7 +49,7 @@ class JsonlReader:
         if self.form.columns:
             return Shape(declared_columns(self.form.columns, where))
         head = next(_blocks(stream, sample, where), b"")
-        lines = [(number, line) for number, line in enumerate(head.split(b"\n"), start=1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(head.split(b"\n"), start=1) if line.strip(BLANK)]
         objects = [parse_object(line) for _, line in lines]
         if 2 * objects.count(None) > len(lines):
             number = next(number for (number, _), one in zip(lines, objects, strict=True) if one is None)

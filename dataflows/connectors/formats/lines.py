@@ -24,9 +24,11 @@ from dataflows.connectors.formats.types import UNKNOWN, common_type
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
 
-__all__ = ["BadLine", "Lines", "infer_columns", "parse_object"]
+__all__ = ["BLANK", "BadLine", "Lines", "infer_columns", "parse_object"]
 
 MAX_DEPTH: Final = 500
+BLANK: Final = b" \t\r"
+"""What a line may consist of to be skipped; anything else that is not an object is refused."""
 _OBJECT: Final = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
 _NOT_OBJECT: Final = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
 _SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
@@ -130,7 +132,7 @@ class Lines:
 
     def _structured(self, block: bytes) -> pa.Table | None:
         """Read only the known keys of all lines; each value keeps its text."""
-        lines = [line for line in block.split(b"\n") if line.strip()]
+        lines = [line for line in block.split(b"\n") if line.strip(BLANK)]
         if may_repeat(lines):
             return None
         rows = [self._decoder.decode(line) for line in lines]
@@ -164,7 +166,7 @@ class Lines:
         at: list[int] = []
         wrong: list[BadLine] = []
         for number, line in enumerate(block.split(b"\n")):
-            if not line.strip():
+            if not line.strip(BLANK):
                 continue
             row = parse_object(line)
             if row is None:

@@ -100,15 +100,11 @@ def _dictionaries(metadata: Any, names: Sequence[str]) -> list[str]:
     """Return the dictionary-encoded text and binary columns, which may be of any size once decoded."""
     if not metadata.num_row_groups:
         return []
-    group, wanted = metadata.row_group(0), set(names)
-    columns = (group.column(at) for at in range(group.num_columns))
-    return [
-        one.path_in_schema
-        for one in columns
-        if one.path_in_schema in wanted
-        and one.physical_type == "BYTE_ARRAY"
-        and any("DICTIONARY" in encoding for encoding in one.encodings)
-    ]
+    group, wanted, schema = metadata.row_group(0), set(names), metadata.schema
+    # Of other columns the library would abort the process if their statistics are corrupted.
+    places = (at for at in range(group.num_columns) if schema.column(at).physical_type == "BYTE_ARRAY")
+    columns = (group.column(at) for at in places if schema.column(at).path in wanted)
+    return [one.path_in_schema for one in columns if any("DICTIONARY" in encoding for encoding in one.encodings)]
 
 
 def _has_long_texts(coded: pq.ParquetFile, group: int, texts: Sequence[str]) -> bool:

@@ -191,7 +191,8 @@ def _as_text(make: Callable[[Term], pl.Expr]) -> Callable[[Term, SqlType], Term]
 
 def _numeric_text(term: Term) -> pl.Expr:
     scale = term.type.scale or 0
-    digits = term.expr.abs().cast(pl.Decimal(MAX_DIGITS, 0)).cast(pl.String).str.pad_start(scale + 1, "0")
+    number = term.expr.abs().cast(pl.Decimal(MAX_DIGITS, 0), strict=False)  # of more digits only in rows that are wrong
+    digits = number.cast(pl.String).str.pad_start(scale + 1, "0")
     sign = pl.when(term.expr < pl.lit(0, dtype=pl.Int128)).then(pl.lit("-")).otherwise(pl.lit(""))
     if scale == 0:
         return sign + digits

@@ -49,7 +49,10 @@ def _wrong(text: str) -> Iterator[Any]:
 
 def _written(node: Any) -> str:
     """Return a part of an expression as its author knows it."""
-    text = node.sql("postgres")
+    try:
+        text = node.sql("postgres")
+    except ValueError:  # SQLGlot parses some forms that it cannot write, such as a sign before a column
+        text = type(node).__name__
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
