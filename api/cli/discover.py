@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -10,12 +11,13 @@ import click
 from api.cli.console import escape, seconds
 from api.cli.main import State, command
 from api.client import Client, connected
-from penstock.errors import error_from_report
+from penstock.errors import Refused, error_from_report
 from penstock.records import Record, records_of
 from penstock.topics.table import CONTROL
 
 if TYPE_CHECKING:
-    from catalog.entries import DiscoveryEntry
+    from catalog.entries import Dataset, DiscoveryEntry
+    from penstock.models.domain import Schema
 
 SHOWN: Final = 20
 """New or changed objects that are shown one by one."""
@@ -31,13 +33,20 @@ POLL_SECONDS: Final = 0.5
 )  # fmt: skip
 @click.option("--exclude", "except_", multiple=True, metavar="PATTERN", help="Not those; may be given again.")
 @click.option("--sample-rows", type=click.IntRange(0, 10_000_000), help="Rows of each object to look at; 0 for none.")
+@click.option(
+    "--write", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a pipeline file for all of it."
+)
+@click.option("--to", "sink", help="With --write: the connection of the sink.")
 def discover_(
-    state: State, connection: str, tables: tuple[str, ...], except_: tuple[str, ...], sample_rows: int | None
-) -> None:
+    state: State, connection: str, tables: tuple[str, ...], except_: tuple[str, ...], *, sample_rows: int | None,
+    file: Path | None, sink: str | None,
+) -> None:  # fmt: skip
     """Look at what a connection has, and put it into the catalog.
 
     Reads only, and as little as it can: the system's own catalog, and samples. Shows what is new or has changed.
     """
+    if file is not None and file.exists():
+        raise Refused("is there already", where=str(file), hint="name another file, or delete it")
     order: dict[str, Any] = {"connection": connection, "except": list(except_)}
     order |= {"tables": list(tables)} if tables else {}
     order |= {} if sample_rows is None else {"sample_rows": sample_rows}
@@ -45,6 +54,8 @@ def discover_(
         at = client.log.end(CONTROL, 0)
         answer = client.ask("discovery.start", connection, order)
         found = _followed(state, client, str((answer.result or {})["discovery"]), connection, at)
+        if file is not None and found.error is None:
+            _write(client, file, connection, sink, tables, except_)
     if found.error is not None:
         raise error_from_report(found.error)
     counts = found.found or {}
@@ -53,7 +64,30 @@ def discover_(
     took = seconds(found.requested_at, found.finished_at)
     state.output.say(f"{counts.get('objects', 0):,} objects, {counts.get('changed', 0):,} new or changed, in {took}.")
     state.output.data(found)
-    state.output.hint(f"penstock catalog search --connection {connection}")
+    state.output.hint(f"penstock plan {file}" if file else f"penstock catalog search --connection {connection}")
+
+
+def _write(
+    client: Client, file: Path, connection: str, sink: str | None, tables: tuple[str, ...], except_: tuple[str, ...]
+) -> None:
+    """Write the pipeline file of what the catalog has of a connection."""
+    from api.cli.proposal import Wanted, pipeline_file
+
+    others = [one.name for one in client.store.connections() if one.name != connection]
+    wanted = Wanted(file.stem.lower(), connection, sink or (others[0] if len(others) == 1 else "SINK"), tables, except_)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(pipeline_file(wanted, _described(client, connection)))
+
+
+def _described(client: Client, connection: str) -> Iterator[tuple[Dataset, Schema]]:
+    after = None
+    while True:
+        page = client.store.datasets(connection=connection, limit=500, after=after)
+        for one in page.items:
+            if one.version is not None and one.profile is not None:
+                yield one, client.store.schema_at(one.id).schema
+        if (after := page.after) is None:
+            return
 
 
 def _followed(state: State, client: Client, id_: str, connection: str, at: int) -> DiscoveryEntry:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import yaml
+
 from api.starter import SHOP
 from tests.api.project import Project, until
 
@@ -49,6 +53,16 @@ def test_statistics_tags_and_values_are_kept_apart(running: Project) -> None:
     assert "public.people" in [one["object"] for one in running.done("catalog", "search", "--tag", "email")]
     assert running.done("catalog", "erase", "shop:public.people")["erased"]
     assert running.done("catalog", "show", "shop:public.people", "--values")["values"] == {}
+
+
+def test_a_pipeline_file_is_written_for_all_that_is_found(running: Project, tmp_path: Path) -> None:
+    file = tmp_path / "all.yaml"
+    running.done("discover", "shop", "--include", "public.*", "--exclude", "*.people", "--write", file)
+    spec = yaml.safe_load(file.read_text())["spec"]
+    assert spec["source"] == {"connection": "shop", "objects": ["public.*"], "except": ["*.people"]}
+    assert spec["sink"]["connection"] == "warehouse"
+    said = running.do("discover", "shop", "--write", file)
+    assert (said.code, "is there already" in said.err) == (1, True)
 
 
 def test_an_unknown_connection_or_dataset_is_not_found(running: Project) -> None:
