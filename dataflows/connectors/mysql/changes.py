@@ -59,11 +59,11 @@ class MysqlChanges(Changes):
         same = " AND ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in self.key)
         return f"DELETE t FROM {self.stage} s JOIN {self.into.sql} t ON {same} WHERE {condition}"
 
-    def _put(self) -> str:
+    def _put(self, *, upserts: bool) -> str:
         sets = ", ".join(f"{quoted(name)} = VALUES({quoted(name)})" for _, name in self._others)
         place = f"{self.into.sql}.{quoted(self.key[0])}"
+        action = f" ON DUPLICATE KEY UPDATE {sets or f'{place} = {place}'}" if upserts else ""
         return (
             f"INSERT INTO {self.into.sql} ({self._list(self.names)}) SELECT {self._list(self.names, 's.')} "
-            f"FROM {self.stage} s WHERE {self._puts} ORDER BY {self._list(self.key, 's.')} "
-            f"ON DUPLICATE KEY UPDATE {sets or f'{place} = {place}'}"
+            f"FROM {self.stage} s WHERE {self._puts} ORDER BY {self._list(self.key, 's.')}{action}"
         )

@@ -163,9 +163,10 @@ class Changes:
                 )
         if "delete" in does:
             session.change(self._delete(f"s.{op} = 'delete'"))
-        if self.anew and "truncate" not in does:
+        fresh = "truncate" in does
+        if self.anew and not fresh:
             session.change(self._delete(self._puts))
-        session.change(self._put())
+        session.change(self._put(upserts=not (self.anew or fresh)))
 
     @property
     def _puts(self) -> str:
@@ -195,10 +196,11 @@ class Changes:
         gone = f"SELECT {self._list(self.key, 's.')} FROM {self.stage} s WHERE {condition}"
         return f"DELETE FROM {self.into.sql} WHERE {f'({keys})' if len(self.key) > 1 else keys} IN ({gone})"
 
-    def _put(self) -> str:
+    def _put(self, *, upserts: bool) -> str:
+        """Return the statement that writes rows; `upserts` unless none of them is there, which needs less memory."""
         names, keys = self._list(self.names), self._list(self.key)
         sets = ", ".join(f"{self._name(name)} = excluded.{self._name(name)}" for _, name in self._others)
-        action = "" if self.anew else f" ON CONFLICT ({keys}) DO {f'UPDATE SET {sets}' if sets else 'NOTHING'}"
+        action = "" if not upserts else f" ON CONFLICT ({keys}) DO {f'UPDATE SET {sets}' if sets else 'NOTHING'}"
         return (
             f"INSERT INTO {self.into.sql} ({names}) SELECT {self._list(self.names, 's.')} FROM {self.stage} s "
             f"WHERE {self._puts} ORDER BY {self._list(self.key, 's.')}{action}"
