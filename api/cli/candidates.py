@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Candidates:
     """The connections that only the files have, or have otherwise, and that these pipelines use."""
     in_force: bool
     """True if these pipelines and their connections are applied as they are here."""
+    catalog: str = field(repr=False)
+    """The catalog's database."""
 
     def job(self, state: State, name: str) -> Job:
         """Return the job of a run of the pipeline `name`."""
@@ -41,6 +43,7 @@ class Candidates:
             "connections": self.connections,
             "modules": state.settings.modules,
             "mask_key": state.settings.mask_key,
+            "letters": self.catalog,
         }
         return Job.from_task(task, secrets=Path(state.settings.secrets))
 
@@ -72,7 +75,7 @@ def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates
     unapplied = sorted(name for name in used & connections.keys() if connections[name] != in_force.get(name))
     same = all(name in applied and applied[name].pipeline == one for name, one in chosen.items())
     uids = {name: one.uid for name, one in applied.items()}
-    return Candidates(chosen, connections, uids, unapplied, same and not unapplied)
+    return Candidates(chosen, connections, uids, unapplied, same and not unapplied, client.site.catalog_dsn)
 
 
 def _connections(documents: Documents | None) -> dict[str, dict[str, Any]]:

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import yaml
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from catalog.compare import Digest, digest
+from dataflows.connectors.kafka.ledger import STATE_TOPIC
 from penstock.kafka_url import KafkaUrl
 from tests.api.project import Project
 from tests.kafka import KafkaServer
@@ -127,3 +129,23 @@ def test_without_a_broker_a_command_says_so_in_one_line(project: Project) -> Non
         assert said.code == 1
         assert said.error.startswith("error: topic log kafka://127.0.0.1:1: ")
         assert "check that the brokers run and can be reached" in said.err
+
+
+def test_plan_refuses_a_pipeline_whose_state_at_its_topic_was_deleted(project: Project, kafka: KafkaServer) -> None:
+    connections = project.folder / "connections.yaml"
+    bus = {"type": "kafka", "bootstrap": kafka.bootstrap}
+    connections.write_text(yaml.safe_dump(yaml.safe_load(connections.read_text()) | {"bus": bus}))
+    path = project.folder / "pipelines" / "orders.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["spec"] |= {"sink": {"connection": "bus", "object": "orders-out", "write": "append"}}
+    document["spec"]["source"] |= {"cursor": {"field": "id"}}
+    path.write_text(yaml.safe_dump(document))
+    project.done("apply")
+    said = project.do("run", "orders", "--watch")
+    assert said.code == 0, said.out + said.err
+    kafka.delete(STATE_TOPIC)
+    (planned,) = project.do("plan", "orders", "--json").json
+    assert "nothing says which rows are written" in planned["refused"]
+    failed = project.do("run", "orders", "--watch")
+    assert failed.code != 0
+    assert "nothing says which rows are written" in failed.out + failed.err

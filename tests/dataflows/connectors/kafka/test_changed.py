@@ -29,7 +29,7 @@ def planned(task: dict[str, Any]) -> list[str]:
         return list(plan(job, ends)["notes"])
 
 
-@pytest.mark.parametrize("into", [None, "files", "kafka"])
+@pytest.mark.parametrize("into", [*(pytest.param(one, marks=pytest.mark.chaos) for one in (None, "files")), "kafka"])
 def test_another_name_of_the_same_topic_is_refused_if_rows_would_be_there_twice(
     stream: Callable[..., Stream], into: str | None
 ) -> None:

@@ -54,6 +54,7 @@ def test_a_message_of_ten_megabytes_goes_where_the_brokers_allow_it(stream: Call
         assert session.execute(query, (small.uid,)).fetchall() == [("message_too_large", TEN_MB)]
 
 
+@pytest.mark.chaos
 def test_a_message_of_ten_megabytes_goes_into_a_table(stream: Callable[..., Stream]) -> None:
     made = stream(config=LARGE)
     for number, size in enumerate((0, TEN_MB, 0)):

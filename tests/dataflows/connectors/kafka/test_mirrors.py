@@ -16,7 +16,7 @@ from tests.dataflows.connectors.kafka.test_merges import kept
 
 pytestmark = pytest.mark.xdist_group("kafka")
 
-CUTS = ("prepare.planned", "commit.mid_copy", "commit.before_fence", "commit.sent")
+CUTS = ("commit.before_fence", "commit.sent")
 
 
 @pytest.fixture(scope="module")
