@@ -8,6 +8,7 @@ from typing import Any
 from agents.datasets import configure, configured
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
+from agents.repairs import repaired
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import named_id
 from penstock.models.connection import parse_connection
@@ -51,7 +52,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 4
+    rules = 5
 
     def initial(self) -> State:
         """Return the empty state."""
@@ -65,6 +66,9 @@ class Lifecycle:
             return self._cleaned_up(state, cause)
         if cause.type == "pipeline.drained":
             return self._drained(state, cause)
+        if cause.type == "run.finished" and (found := repaired(state, cause)):
+            effect, action, reason = found
+            return Decision(self._why(action, effect.key, reason), (effect,), labels=_labels(state, cause))
         if cause.type == UNREADABLE:
             report = Draft("record.unreadable", cause.record.key, cause.payload)
             return Decision(self._why("report", f"offset {cause.offset}", cause.payload["reason"]), (report,))
@@ -270,7 +274,8 @@ def _needs(cause: Cause) -> tuple[str, ...]:
 
 
 def _labels(state: State, cause: Cause) -> tuple[tuple[str, str], ...]:
-    pipeline = state["pipelines"].get(cause.payload.get("name"))
+    name = cause.payload.get("name") or cause.payload.get("run", {}).get("pipeline")
+    pipeline = state["pipelines"].get(name)
     labels = pipeline["versions"][-1]["metadata"].get("labels", {}) if pipeline else {}
     return tuple(sorted(labels.items()))
 

@@ -214,6 +214,10 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
 def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     """React to a pipeline that is new or has changed, by its schedule or as a stream."""
     effects = restarted(state, cause, policies)
+    name, after = cause.payload["name"], changed(state, cause.type, cause.payload)
+    if not effects and cause.payload.get("again") and name not in {run["pipeline"] for run in state["runs"].values()}:
+        run = named_id("run", cause.record.id)
+        return run_created(after, name, policies, cause, run, {}), "start_run", f"version {cause.payload['version']}"
     return (effects, "stream", f"version {cause.payload['version']}") if effects else scheduled(state, cause, policies)
 
 

@@ -17,8 +17,6 @@ __all__ = ["notes_of", "notes_on"]
 
 PIPELINE: Final = {
     "spec.schema.compatibility": "a run whose rows no longer fit is refused",
-    "spec.schema.breaking": "a run whose rows no longer fit is refused",
-    "spec.schema.renames": "a column that disappeared fails the run",
     "spec.limits.in_flight": "rows in flight follow from limits.batch_rows",
     "spec.limits.max_lag": "look at `penstock status`",
 }

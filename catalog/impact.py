@@ -12,7 +12,7 @@ from penstock.models.pipeline import Pipeline, PipelineSpec
 from penstock.models.sql import parsed
 from penstock.models.transforms import TransformStep
 
-__all__ = ["Touched", "Uses", "touched", "uses"]
+__all__ = ["Touched", "Uses", "columns_of", "touched", "uses"]
 
 _QUIET = {"comment", "reordered", "default", "foreign", "unique"}
 """Kinds of changes by which no pipeline reads or writes anything else."""
@@ -42,7 +42,7 @@ class Touched:
 def uses(pipeline: Pipeline) -> Uses:
     """Return the columns that the pipeline reads and writes, as far as its document names them."""
     spec = pipeline.spec
-    reads, writes = _columns(spec)
+    reads, writes = columns_of(spec)
     if reads is not None and spec.source.cursor is not None:
         reads |= {spec.source.cursor.field}
     source = DatasetRef(connection=spec.source.connection, object=spec.source.object)
@@ -90,7 +90,7 @@ def _frozen(names: set[str] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
 
 
-def _columns(spec: PipelineSpec) -> tuple[set[str] | None, set[str] | None]:
+def columns_of(spec: PipelineSpec) -> tuple[set[str] | None, set[str] | None]:
     """Return the source's columns that are read, and the sink's that are written; None for all."""
     origins: dict[str, set[str]] | None = None
     if spec.mapping is not None and spec.mapping.fields is not None:

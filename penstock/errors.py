@@ -18,7 +18,9 @@
     │   └── PortInUse             1  another process listens there
     ├── SchemaMismatch            1  a table, column or type is not what the pipeline expects
     │   ├── MissingTable          1
-    │   └── MissingColumn         1
+    │   ├── MissingColumn         1
+    │   ├── SchemaBroken          1  … has changed so that the pipeline is to pause
+    │   └── SchemaRenamed         1  … has other names for columns, which the pipeline is to follow
     ├── BadData                   1  a value that an expression or a type cannot take
     │   └── TooManyRefused        1  more rows of a run went to the dead letters than its pipeline allows
     ├── OutOfMemory               1  a run used more memory than its pipeline allows
@@ -53,7 +55,9 @@ __all__ = [
     "PortInUse",
     "Refused",
     "RefusedByPolicy",
+    "SchemaBroken",
     "SchemaMismatch",
+    "SchemaRenamed",
     "SettingsError",
     "Stalled",
     "TooManyRefused",
@@ -213,6 +217,30 @@ class MissingColumn(SchemaMismatch):
     """The table has no such column."""
 
     code = "schema.missing_column"
+
+
+class SchemaBroken(SchemaMismatch):
+    """A source or target has changed, and the pipeline's rule says to pause until a person has looked at it."""
+
+    code = "schema.broken"
+
+
+class SchemaRenamed(SchemaMismatch):
+    """Columns of the source were renamed, and the pipeline's rule says to follow: `renamed` maps old names to new."""
+
+    code = "schema.renamed"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        value: object = None,
+        hint: str | None = None,
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
+        self.renamed = dict(renamed or {})
+        super().__init__(what, where=where, value=value, hint=hint)
 
 
 class BadData(PenstockError):

@@ -208,6 +208,14 @@ def _schema(draw: st.DrawFn) -> domain.Schema:
     )
 
 
+def _schema_rules() -> Strategy:
+    fields = {name: _field(name, field) for name, field in pipeline.SchemaRules.model_fields.items()}
+    old = {name: one for name, one in fields.items() if name not in {"types", "lost"}}
+    new = {name: one for name, one in fields.items() if name != "breaking"}
+    drawn = st.fixed_dictionaries({}, optional=old) | st.fixed_dictionaries({}, optional=new)
+    return drawn.map(pipeline.SchemaRules.model_validate)
+
+
 def _field_rule() -> Strategy:
     origin = st.one_of(st.fixed_dictionaries({"from": _columns}), st.fixed_dictionaries({"sql": st.sampled_from(SQL)}))
     return st.tuples(_columns, origin).map(lambda p: transforms.FieldRule.model_validate({"target": p[0], **p[1]}))
@@ -351,6 +359,7 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     transforms.FieldRule: _field_rule,
     transforms.MappingRule: _mapping_rule,
     transforms.TransformStep: _step,
+    pipeline.SchemaRules: _schema_rules,
     pipeline.Sink: _sink,
     pipeline.Retry: _retry,
     pipeline.PipelineSpec: _spec,

@@ -19,6 +19,7 @@ from dataflows.connectors.abilities import (
     RowPlaces,
     SingleProcess,
     Unique,
+    Widening,
     Windowed,
 )
 from dataflows.connectors.contract import (
@@ -113,6 +114,7 @@ __all__ = [
     "Unavailable",
     "Unique",
     "Unreachable",
+    "Widening",
     "Window",
     "Windowed",
     "Writer",

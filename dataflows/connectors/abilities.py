@@ -35,6 +35,7 @@ __all__ = [
     "RowPlaces",
     "SingleProcess",
     "Unique",
+    "Widening",
     "Windowed",
 ]
 
@@ -122,6 +123,17 @@ class Growing(Protocol):
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
         """Add nullable columns; existing ones stay as they are. Inside `state.owned`."""
+
+
+@runtime_checkable
+class Widening(Protocol):
+    """A target whose columns can get types that store more values."""
+
+    def widen_statements(self, columns: tuple[Column, ...]) -> Collection[str]:
+        """Return the statements, in order and exactly as they would run, that give existing columns these types."""
+
+    def widen_columns(self, columns: tuple[Column, ...]) -> None:
+        """Give existing columns these types; each stores all that is there. May run again. Inside `state.owned`."""
 
 
 @runtime_checkable
@@ -227,5 +239,5 @@ class SingleProcess(Protocol):
 OF_SOURCES: Final = (RowPlaces, RiskReporting, Estimating, Streaming, Partitioned, Selective, ChangeSource, Locking)
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,
-    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking,
+    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Widening,
 )  # fmt: skip

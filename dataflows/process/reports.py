@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, SchemaRenamed
 from penstock.failpoints import failpoint
 
 __all__ = ["error_of", "keep_stdout_for_lines", "print_to_stderr", "write_line", "write_result"]
@@ -58,6 +58,7 @@ def error_of(error: BaseException) -> dict[str, Any]:
         "where": error.where,
         "hint": error.hint,
         "transient": error.transient,
+        **({"renamed": error.renamed} if isinstance(error, SchemaRenamed) else {}),
     }
 
 

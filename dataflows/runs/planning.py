@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from dataflows.connectors.abilities import CreateReporting, Estimating, GrantChecking, GrowthReporting
+from dataflows.connectors.abilities import CreateReporting, Estimating, GrantChecking, GrowthReporting, Widening
 from dataflows.connectors.contract import Target
 from dataflows.connectors.state import StreamState
 from dataflows.data.cursors import Window
@@ -52,6 +52,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         "target": job.sink.object,
         "exists": found.made is None,
         "add": [f"{one.name} {one.type}" for one in found.added],
+        "change": [f"{one.name} {one.type}" for one in found.widened],
         "statements": _statements(ends.target, found),
         "make": None if found.made is None else _described(found.made, found.key.columns),
         "replace_by": method.name if method else None,
@@ -72,7 +73,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
 
 
 def _notes(job: Job, ends: Ends, found: Forecast, *, known: bool) -> list[str]:
-    notes = [found.key.note] if found.key.note else []
+    notes = [*found.notes, *([found.key.note] if found.key.note else [])]
     state = ends.target.state
     begun = known and isinstance(state, StreamState) and state.last_split() > 0
     if job.rules.changes and found.made is None and not begun:
@@ -112,9 +113,9 @@ def _statements(target: Target, found: Forecast) -> list[str]:
     """Return the statements that create or change the target, as they would run."""
     if found.made is not None and isinstance(target, CreateReporting):
         return list(target.create_statements(found.made, found.key.columns))
-    if found.added and isinstance(target, GrowthReporting):
-        return list(target.add_statements(found.added))
-    return []
+    grown = target.add_statements(found.added) if found.added and isinstance(target, GrowthReporting) else ()
+    wider = target.widen_statements(found.widened) if found.widened and isinstance(target, Widening) else ()
+    return [*grown, *wider]
 
 
 def _described(columns: Sequence[Column], key: Sequence[str]) -> str:

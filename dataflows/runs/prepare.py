@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dataflows.connectors.abilities import Growing, Keyed, Remaking
+from dataflows.connectors.abilities import Growing, Keyed, Remaking, Widening
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
@@ -108,7 +108,7 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
     token = _take_letters(job, target, surveyed, run, older, given_up)
     known = _resumable(target, job, claim, surveyed, run)
     row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed, older)
-    notes = (found.key.note, *notes) if found.key.note else notes
+    notes = (*found.notes, *((found.key.note,) if found.key.note else ()), *notes)
     failpoint("prepare.planned")
     into = target.create_load_table(job.run, claim.generation)
     pending, planned = state.pending(job.run)
@@ -128,7 +128,7 @@ def _reached(job: Job, claim: Claim, run: RunRow) -> str | None:
 def with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
     """Create the target or its missing columns; return the survey."""
     target = ends.target
-    if found.made is None and not found.added:
+    if found.made is None and not found.added and not found.widened:
         return found.survey
     there = None
     with target.state.owned(claim.generation):
@@ -139,8 +139,10 @@ def with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
             target.make_keyed(found.made, found.key.columns)
         elif found.made is not None:
             target.make(found.made)
-        elif isinstance(target, Growing):
+        elif found.added and isinstance(target, Growing):
             target.add_columns(found.added)
+        if found.widened and isinstance(target, Widening):
+            target.widen_columns(found.widened)
         if found.made is not None and isinstance(target, Remaking):
             there = target.describe()
             target.remember(made_for(found.made), there)

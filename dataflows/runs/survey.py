@@ -28,6 +28,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
 from dataflows.runs.anew import check_not_dropped, is_made_anew
 from dataflows.runs.changes import check_mapping
+from dataflows.runs.evolving import check_lost, is_gone, widened
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
@@ -36,7 +37,7 @@ from dataflows.runs.remembering import check_kept
 from dataflows.runs.samples import unsampled, with_columns
 from dataflows.runs.sharing import check_apart, check_shared
 from dataflows.transforms.mapping import BoundMapping, RulePlan, bind, output_columns, plan_rules
-from penstock.errors import MissingColumn, MissingTable, Refused
+from penstock.errors import MissingTable, Refused, SchemaBroken
 
 __all__ = [
     "Ends",
@@ -137,6 +138,10 @@ class Forecast:
     """Key of the table that it would create."""
     anew: bool = False
     """True if it would drop the table first, which an earlier run made for other columns and wrote nothing to."""
+    widened: tuple[Column, ...] = ()
+    """Columns of the target whose type it would change, with the new type."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user on columns that are gone."""
 
 
 def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
@@ -154,7 +159,13 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
     target, there = ends.target, ends.target.describe()
     if known and there is None:
         check_not_dropped(job, target)
-    source = ends.source.describe()
+    try:
+        source = ends.source.describe()
+    except MissingTable as error:
+        if broken := is_gone(job, target, error):
+            raise broken from error
+        raise
+    notes = check_lost(job, source, there, target) if known and there is not None else ()
     risks = cursor_risks(job, ends.source, source)
     plan = Plan.of(job, source)
     anew = known and there is not None and is_made_anew(target, there, partial(_made_columns, job, plan, target))
@@ -166,14 +177,14 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
         surveyed = _surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None)
         key = new_key(job, plan.source, plan.rules, columns, target)
         return Forecast(surveyed, plan, columns, (), risks, key, anew=anew)
-    if known:
-        _check_gone(job, plan, there, target)
     if job.streams and (more := unsampled(job.rules, plan.source, plan.output_columns(job), there)):
         plan = Plan.of(job, with_columns(plan.source, more))
     added = _added_columns(job, plan, there, target)
-    there = replace(there, columns=(*there.columns, *added))
-    method = target.check(there, plan.output_columns(job))
-    return Forecast(_surveyed(job, ends, plan, there, method), plan, None, added, risks)
+    wider = widened(job, _made_columns(job, plan, target), there, target)
+    types = {one.name: one for one in wider}
+    there = replace(there, columns=(*(types.get(one.name, one) for one in there.columns), *added))
+    surveyed = _surveyed(job, ends, plan, there, target.check(there, plan.output_columns(job)))
+    return Forecast(surveyed, plan, None, added, risks, widened=wider, notes=notes)
 
 
 def stream_ends(job: Job, ends: Ends) -> tuple[Streaming, StreamState]:
@@ -221,40 +232,22 @@ def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:
     return source.risks(table, column, job.rule) if isinstance(source, RiskReporting) else ()
 
 
-def _check_gone(job: Job, plan: Plan, there: Table, target: Target) -> None:
-    """Refuse to run if a column written by the previous run has disappeared; otherwise it would silently become NULL.
-
-    A mapping or a `select` that names the columns overrides this check.
-
-    Raises:
-        MissingColumn: by name.
-    """
-    if job.rules.names_columns:
-        return
-    last = target.state.finished()
-    before = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
-    made = {one.name for one in plan.output_columns(job)}
-    gone = [
-        one["name"]
-        for one in before
-        if one["name"] not in made and plan.source.column(one["name"]) is None and there.column(one["name"]) is not None
-    ]
-    if gone:
-        names = ", ".join(f"`{name}`" for name in gone)
-        hint = "name the columns to copy in a mapping or a `select` step, or restore it"
-        what = f"{names} came from {job.source.object} before, and has disappeared from it"
-        raise MissingColumn(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
-
-
 def _added_columns(job: Job, plan: Plan, there: Table, target: Target) -> tuple[Column, ...]:
     """Return the missing columns of the target that `schema.additive` adds to it.
 
     Raises:
+        SchemaBroken: the rule says to pause.
         Refused: the sink cannot add columns.
     """
-    if job.spec.schema_.additive != "apply":
+    rule = job.spec.schema_.additive
+    if rule not in {"apply", "pause"}:
         return ()
     missing = [one for one in _made_columns(job, plan, target) if there.column(one.name) is None]
+    if missing and rule == "pause":
+        names = ", ".join(f"`{one.name}`" for one in missing)
+        hint = "add it to the target, or leave it out by a `select` step; then `penstock resume`"
+        what = f"{names} is new, and {job.sink.object} has no such column"
+        raise SchemaBroken(what, where=f"{job.pipeline}: spec.schema.additive", hint=hint)
     if missing and not isinstance(target, Growing):
         names = ", ".join(f"`{one.name}`" for one in missing)
         hint = f"delete the pipeline and what it wrote, or leave {names} out by a `select` step"

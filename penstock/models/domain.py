@@ -300,6 +300,8 @@ class Error(Model):
     where: str | None = None
     hint: str | None = None
     transient: bool = False
+    renamed: dict[str, str] | None = None
+    """Columns that were renamed, by their old names, which the pipeline is to follow."""
 
     @classmethod
     def of(cls, error: BaseException) -> Error:

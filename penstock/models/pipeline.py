@@ -34,6 +34,7 @@ __all__ = [
     "PipelineTest",
     "Retry",
     "Schedule",
+    "SchemaAction",
     "SchemaRules",
     "Sink",
     "Source",
@@ -132,13 +133,42 @@ class Schedule(Model):
     overlap: Literal["skip", "queue"] = "skip"
 
 
+SchemaAction = Literal["apply", "propose", "ignore", "pause"]
+"""Reaction to a change: carry it out, refuse the run and say what to do, go on without it, or pause the pipeline."""
+
+
 class SchemaRules(Model):
-    """Reactions to a changed schema."""
+    """Reactions to a changed schema, by the kind of change.
+
+    New columns (`additive`); types that the target's column cannot store (`types`); columns that are gone (`lost`) or
+    have another name (`renames`); a source that is gone (`tables`). `breaking` is how earlier releases wrote `types`
+    and `lost` together.
+    """
 
     compatibility: Literal["backward", "forward", "full", "none"] = "backward"
-    additive: Literal["apply", "propose", "ignore", "pause"] = "propose"
-    breaking: Literal["pause", "propose"] = "pause"
-    renames: Literal["propose", "apply", "ignore"] = "propose"
+    additive: SchemaAction = "propose"
+    types: SchemaAction = "propose"
+    lost: SchemaAction = "pause"
+    renames: SchemaAction = "propose"
+    tables: Literal["propose", "pause"] = "propose"
+    breaking: Literal["pause", "propose"] | None = None
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if self.breaking is not None and {"types", "lost"} & self.model_fields_set:
+            message = "`breaking` is `types` and `lost` together: leave it out"
+            raise ValueError(message)
+        return self
+
+    @property
+    def for_types(self) -> SchemaAction:
+        """Reaction to a type that does not fit."""
+        return self.breaking or self.types
+
+    @property
+    def for_lost(self) -> SchemaAction:
+        """Reaction to a column that is gone."""
+        return self.breaking or self.lost
 
 
 class Sink(Model):

@@ -102,6 +102,8 @@ class PipelineChanged(Model):
     pipeline: PipelineDocument
     rollback_of: Count | None = None
     by: str | None = None
+    again: bool = False
+    """True if it repairs the pipeline after a failed run, which starts again."""
 
 
 class PipelineStatusChanged(Model):

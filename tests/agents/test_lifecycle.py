@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from agents.repairs import following
 from penstock.records import Record, encode
 from tests.agents.control_plane import ControlPlane, pipeline, policy, postgres
 
@@ -251,3 +252,47 @@ def test_the_rule_of_a_dataset_is_set_and_changed_again(plane: ControlPlane) -> 
         "full", "backward_transitive", "none",
     ]  # fmt: skip
     assert "compatibility" in str(plane.refused("dataset.configure", dataset=dataset, compatibility="most")["issues"])
+
+
+def fail(plane: ControlPlane, name: str, **error: Any) -> str:
+    """Start a run of a pipeline and let it fail; return its id."""
+    run: str = plane.done("run.start", pipeline=name)["run"]
+    task = next(task for task in plane.state("orchestrator")["tasks"].values() if task["run"] == run)
+    attempt = {"task": task["id"], "run": run, "attempt": task["attempt"], "worker": task["worker"]}
+    plane.tell("task.failed", task["id"], **attempt, error={"code": "x", "what": "it has changed", **error})
+    return run
+
+
+def test_a_broken_schema_pauses_its_pipeline_only(orders: ControlPlane) -> None:
+    orders.join("w")
+    orders.apply(pipeline("others"))
+    fail(orders, "orders", code="schema.missing_column")
+    assert of(orders, "orders")["status"] == "active"
+    fail(orders, "orders", code="schema.broken")
+    assert (of(orders, "orders")["status"], of(orders, "others")["status"]) == ("paused", "active")
+    decided = [one.payload for one in orders.of("agent.decided") if one.payload["action"] == "pause"]
+    assert [(one["subject"], one["reason"]) for one in decided] == [("orders", "it has changed")]
+    orders.done("pipeline.resume", name="orders")
+    assert orders.done("run.start", pipeline="orders")["run"]
+
+
+def test_a_renamed_column_is_followed_by_a_new_version_that_runs_at_once(orders: ControlPlane) -> None:
+    orders.join("w")
+    run = fail(orders, "orders", code="schema.renamed", renamed={"phone": "phone_number"})
+    versions = of(orders, "orders")["versions"]
+    assert versions[1]["spec"]["transforms"][0] == {"name": "renamed-1", "rename": {"phone_number": "phone"}}
+    assert {**versions[1]["spec"], "transforms": None} == {**versions[0]["spec"], "transforms": None}
+    started = [one.payload["run"] for one in orders.of("run.created")]
+    assert [(one["id"] == run, one["version"]) for one in started] == [(True, 1), (False, 2)]
+    assert len(orders.state("orchestrator")["runs"]) == 1
+
+
+def test_renames_are_followed_in_mappings_and_else_pause_the_pipeline(plane: ControlPlane) -> None:
+    fields = [{"target": "tel", "from": "phone"}, {"target": "loud", "sql": "upper(note)"}]
+    document = pipeline("orders")
+    document["spec"]["mapping"] = {"fields": fields}
+    assert following(document, {"phone": "contact"})["spec"]["mapping"]["fields"][0]["from"] == "contact"
+    plane.join("w")
+    plane.apply(document)
+    fail(plane, "orders", code="schema.renamed", renamed={"note": "remark"})
+    assert (of(plane, "orders")["status"], len(of(plane, "orders")["versions"])) == ("paused", 1)

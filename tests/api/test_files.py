@@ -90,7 +90,7 @@ def test_what_the_engine_cannot_run_yet_is_a_note(tmp_path: Path) -> None:
 
 
 NO_EFFECT = {
-    "schema: {breaking: pause}": "spec.schema.breaking: has no effect yet",
+    "schema: {compatibility: full}": "spec.schema.compatibility: has no effect yet",
     "limits: {in_flight: 500000}": "spec.limits.in_flight: has no effect yet",
     "limits: {max_lag: 5m}": "spec.limits.max_lag: has no effect yet",
 }
@@ -100,6 +100,8 @@ EFFECT = (
     "tests: []",
     "schema: {}",
     "schema: {additive: apply}",
+    "schema: {breaking: pause}",
+    "schema: {types: apply, lost: ignore, renames: apply, tables: pause}",
 )
 
 

@@ -1,4 +1,4 @@
-"""New columns of the source: added to the target, left out, or refused, as the pipeline says."""
+"""Changes of the source: followed at the target, left out, or refused, as the pipeline says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents.repairs import following
 from tests.dataflows.conftest import Copy, Launchers
 
 
@@ -14,7 +15,7 @@ from tests.dataflows.conftest import Copy, Launchers
 def grown(copy: Callable[..., Copy]) -> Callable[..., tuple[Copy, Callable[..., dict[str, Any]]]]:
     """Make a pipeline with a table of its own; after its first run the source gains two columns."""
 
-    def make(write: str, rule: str | None, **spec: Any) -> Any:
+    def make(write: str, rule: str | dict[str, str] | None, **spec: Any) -> Any:
         made = copy(write)
         run = made.session.execute
         run("DROP TABLE IF EXISTS growing")
@@ -24,7 +25,8 @@ def grown(copy: Callable[..., Copy]) -> Callable[..., tuple[Copy, Callable[..., 
 
         def task(run: str) -> dict[str, Any]:
             found = made.task(run)
-            found["pipeline"]["spec"] |= {"schema": {"additive": rule}} if rule else {}
+            rules = {"additive": rule} if isinstance(rule, str) else rule
+            found["pipeline"]["spec"] |= {"schema": rules} if rules else {}
             found["pipeline"]["spec"] |= spec
             found["pipeline"]["spec"]["source"]["object"] = "public.growing"
             return found
@@ -86,8 +88,9 @@ def test_refused_by_name_otherwise(grown: Any, launchers: Launchers, rule: str |
     assert launchers.run(task("r1"))["status"] == "completed"
     gain(made)
     error = launchers.run(task("r2"))["error"]
-    assert "'size'" in error["what"]
-    assert "additive: apply" in error["hint"]
+    assert error["code"] == ("schema.broken" if rule == "pause" else "schema.missing_column")
+    assert "size" in error["what"]
+    assert ("penstock resume" if rule == "pause" else "additive: apply") in error["hint"]
     assert made.value(f"SELECT count(*) FROM {made.target}") == 300
 
 
@@ -102,9 +105,139 @@ def test_a_column_that_disappeared_never_becomes_null_silently(
     made.session.execute(f"ALTER TABLE growing {change}")
     made.session.execute("INSERT INTO growing (name) VALUES ('late')")
     error = launchers.run(task("r2"))["error"]
-    assert (error["code"], "`note`" in error["what"]) == ("schema.missing_column", True), error
+    assert (error["code"], "`note`" in error["what"]) == ("schema.broken", True), error
     assert made.session.execute(f"SELECT count(*), count(note) FROM {made.target}").fetchone() == (300, 300)
     wanted = task("r3")
     wanted["pipeline"]["spec"]["transforms"] = [{"name": "wanted", "select": ["id", "name"]}]
     assert launchers.run(wanted)["status"] == "completed"
     assert made.session.execute(f"SELECT count(*) FROM {made.target}").fetchone() == (301,)
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ({"lost": "pause"}, "schema.broken"),
+        ({"breaking": "pause"}, "schema.broken"),
+        ({"lost": "propose"}, "schema.missing_column"),
+        ({"breaking": "propose"}, "schema.missing_column"),
+    ],
+    ids=str,
+)
+def test_a_lost_column_fails_the_run_by_the_rule(grown: Any, launchers: Launchers, rules: Any, code: str) -> None:
+    made, task = grown("append", rules)
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing DROP COLUMN name")
+    error = launchers.run(task("r2"))["error"]
+    assert (error["code"], "`name`" in error["what"]) == (code, True), error
+
+
+@pytest.mark.parametrize("rule", ["apply", "ignore"])
+def test_a_run_goes_on_without_a_lost_column_only_if_the_rule_says_so(
+    grown: Any, launchers: Launchers, rule: str
+) -> None:
+    made, task = grown("append", {"lost": rule})
+    made.session.execute("ALTER TABLE growing ADD note text DEFAULT 'kept'")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing DROP COLUMN note")
+    made.session.execute("INSERT INTO growing (name) VALUES ('late')")
+    found = launchers.run(task("r2"))
+    assert found["status"] == "completed", found["error"]
+    assert any("`note` has disappeared" in note for note in found["notes"]) == (rule == "apply")
+    assert made.session.execute(f"SELECT count(*), count(note) FROM {made.target}").fetchone() == (301, 300)
+
+
+def test_a_lost_column_that_a_mapping_names_fails_the_run_in_any_case(grown: Any, launchers: Launchers) -> None:
+    fields = [{"target": "id", "from": "id"}, {"target": "loud", "sql": "upper(name)"}]
+    made, task = grown("append", {"lost": "apply"}, mapping={"fields": fields})
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing DROP COLUMN name")
+    error = launchers.run(task("r2"))["error"]
+    assert (error["code"], "`name`" in error["what"]) == ("schema.missing_column", True), error
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_a_type_that_grows_grows_at_the_target_too(grown: Any, launchers: Launchers, write: str) -> None:
+    made, task = grown(write, {"types": "apply"})
+    made.session.execute("ALTER TABLE growing ADD size integer NOT NULL DEFAULT 7, ADD price numeric(6,2) DEFAULT 1.25")
+    made.session.execute("ALTER TABLE growing ALTER name TYPE varchar(10)")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute(
+        "ALTER TABLE growing ALTER size TYPE bigint, ALTER price TYPE numeric(8,4), ALTER name TYPE text"
+    )
+    made.session.execute("INSERT INTO growing (name, size, price) VALUES ('a longer name', 5000000000, 9999.1234)")
+    found = launchers.run(task("r2"))
+    assert found["status"] == "completed", found["error"]
+    rows = f"SELECT count(*), max(size), max(price), max(length(name)), min(price) FROM {made.target}"
+    assert [str(one) for one in made.session.execute(rows).fetchone()] == [
+        "301",
+        "5000000000",
+        "9999.1234",
+        "13",
+        "1.2500",
+    ]
+    types = "SELECT string_agg(format_type(atttypid, atttypmod), ' ' ORDER BY attnum) FROM pg_attribute "
+    assert (
+        made.value(f"{types} WHERE attnum > 0 AND attrelid = '{made.target}'::regclass")
+        == "bigint text bigint numeric(8,4)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "code"),
+    [
+        ("propose", "ALTER id TYPE numeric", "schema.mismatch"),
+        ("pause", "ALTER id TYPE numeric", "schema.broken"),
+        ("apply", "ALTER name TYPE bytea USING name::bytea", "schema.mismatch"),
+        ("pause", "ALTER name TYPE bytea USING name::bytea", "schema.broken"),
+    ],
+)
+def test_a_type_that_does_not_fit_fails_the_run_otherwise(
+    grown: Any, launchers: Launchers, rule: str, change: str, code: str
+) -> None:
+    made, task = grown("replace", {"types": rule})
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute(f"ALTER TABLE growing {change}")
+    error = launchers.run(task("r2"))["error"]
+    assert error["code"] == code, error
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 300
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [("propose", "schema.missing_column"), ("pause", "schema.broken"), ("apply", "schema.renamed")],
+)
+def test_a_renamed_column_is_recognised(grown: Any, launchers: Launchers, rule: str, code: str) -> None:
+    made, task = grown("append", {"renames": rule, "additive": "apply"})
+    made.session.execute("ALTER TABLE growing ADD phone text DEFAULT '1'")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing RENAME phone TO phone_number")
+    made.session.execute("INSERT INTO growing (name) VALUES ('late')")
+    error = launchers.run(task("r2"))["error"]
+    assert (error["code"], "`phone` is called `phone_number` now" in error["what"]) == (code, True), error
+    assert error.get("renamed") == ({"phone": "phone_number"} if rule == "apply" else None)
+    followed = task("r3")
+    followed["pipeline"] = following(followed["pipeline"], {"phone": "phone_number"})
+    found = launchers.run(followed)
+    assert found["status"] == "completed", found["error"]
+    assert made.session.execute(f"SELECT count(*), count(phone) FROM {made.target}").fetchone() == (301, 301)
+
+
+def test_a_renamed_column_may_be_a_lost_and_a_new_one(grown: Any, launchers: Launchers) -> None:
+    made, task = grown("append", {"renames": "ignore", "additive": "apply", "lost": "apply"})
+    made.session.execute("ALTER TABLE growing ADD phone text DEFAULT '1'")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing RENAME phone TO phone_number")
+    made.session.execute("INSERT INTO growing (name) VALUES ('late')")
+    assert launchers.run(task("r2"))["status"] == "completed"
+    rows = f"SELECT count(*), count(phone), count(phone_number) FROM {made.target}"
+    assert made.session.execute(rows).fetchone() == (301, 300, 1)
+
+
+@pytest.mark.parametrize(("rule", "code"), [("propose", "schema.missing_table"), ("pause", "schema.broken")])
+def test_a_source_that_is_gone_pauses_if_the_rule_says_so(
+    grown: Any, launchers: Launchers, rule: str, code: str
+) -> None:
+    made, task = grown("append", {"tables": rule})
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("DROP TABLE growing")
+    assert launchers.run(task("r2"))["error"]["code"] == code

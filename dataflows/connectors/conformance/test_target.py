@@ -17,6 +17,7 @@ from dataflows.connectors import (
     Split,
     Unavailable,
     Unique,
+    Widening,
 )
 from dataflows.connectors.conformance.case import ALL, HALVES, NAMES, SLOT, Case, Pipeline, made_rows
 
@@ -208,6 +209,23 @@ def test_columns_can_be_added_once_or_twice(pipeline: Make) -> None:
         table = run.target.describe()
         assert table is not None
         assert [one.name for one in table.columns if not one.hidden] == [*NAMES, "note"]
+
+
+def test_types_can_grow_once_or_twice(pipeline: Make) -> None:
+    made = pipeline("append")
+    with made.run("r1") as run:
+        if not isinstance(run.target, Growing) or not isinstance(run.target, Widening):
+            pytest.skip("its types do not grow")
+        with run.target.state.owned(run.generation):
+            run.target.add_columns((Column("size", "integer"),))
+        for _ in range(2):
+            with run.target.state.owned(run.generation):
+                run.target.widen_columns((Column("size", "bigint"),))
+        table = run.target.describe()
+        assert table is not None
+        column = table.column("size")
+        assert column is not None
+        assert column.type == "bigint"
 
 
 def test_values_that_occur_more_than_once_are_counted(pipeline: Make) -> None:

@@ -155,6 +155,17 @@ class PostgresTarget:
             for statement in self.add_statements(columns):
                 self.session.execute(statement)
 
+    def widen_statements(self, columns: tuple[Column, ...]) -> tuple[str, ...]:
+        """Return the statement that gives columns other types."""
+        parts = ", ".join(f"ALTER COLUMN {quoted(one.name)} TYPE {one.type}" for one in columns)
+        return (f"ALTER TABLE {self.table.sql} {parts}",)
+
+    def widen_columns(self, columns: tuple[Column, ...]) -> None:
+        """Give columns types that store more values. Inside `state.owned`."""
+        with translated(self.place.where):
+            for statement in self.widen_statements(columns):
+                self.session.execute(statement)
+
     def fill(self, column: Column, value: str | None) -> None:
         """Give all rows this value in a column. If it is missing it comes with it, and no row is written."""
         name, literal = quoted(column.name), "NULL" if value is None else f"{sql.Literal(value).as_string(None)}"
