@@ -26,7 +26,7 @@ from agents.runs import (
     task_queued,
 )
 from agents.schedules import clock_set_back, schedule_of, scheduled, tick, tick_requested
-from agents.streams import begun_anew, failures_since, is_stream, restarted, started
+from agents.streams import failures_since, is_stream, reset_stream, restarted, started
 from agents.ticks import next_tick
 from agents.workload import EMPTY, changed
 from penstock.errors import NotFound, Refused, did_you_mean
@@ -113,7 +113,8 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
         hint = f"`penstock resume {command.pipeline}` makes it active"
         raise Refused(f"is {pipeline['status']}", where=f"pipeline {command.pipeline}", hint=hint)
     if command.begin is not None:
-        return begun_anew(state, cause, policies, command.begin), "begin_anew", f"from {cause.payload['begin']['from']}"
+        begins = reset_stream(state, cause, policies, command.begin)
+        return begins, "begin_anew", f"from {cause.payload['begin']['from']}"
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
         hint = f"`penstock status {command.pipeline}` shows it"
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)

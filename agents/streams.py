@@ -17,7 +17,7 @@ from penstock.errors import Refused
 from penstock.ids import named_id
 from penstock.models.domain import Beginning
 
-__all__ = ["begun_anew", "failures_since", "is_stream", "restarted", "started"]
+__all__ = ["failures_since", "is_stream", "reset_stream", "restarted", "started"]
 
 
 def is_stream(spec: dict[str, Any] | None) -> bool:
@@ -45,7 +45,7 @@ def restarted(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ..
     return (*effects, *started(after, name, policies, cause))
 
 
-def begun_anew(state: State, cause: Cause, policies: Policies, begin: Beginning) -> tuple[Draft, ...]:
+def reset_stream(state: State, cause: Cause, policies: Policies, begin: Beginning) -> tuple[Draft, ...]:
     """End the run of an active stream, and create one that begins elsewhere.
 
     Raises:
@@ -57,7 +57,7 @@ def begun_anew(state: State, cause: Cause, policies: Policies, begin: Beginning)
         hint = f"`penstock backfill {name}` reads a part again, `penstock run {name} --full` everything"
         raise Refused("is no stream: only a stream begins `from` a position", where=where, hint=hint)
     if not begin.reset and any(run["pipeline"] == name for run in state["runs"].values()):
-        hint = f"`penstock run {name} --from … --reset` ends it, and begins anew"
+        hint = f"`penstock run {name} --from … --reset` ends it and starts it again from there"
         raise Refused("runs already, from its own positions", where=where, hint=hint)
     ended = _ended(state, name, "it begins anew", cause)
     return (

@@ -11,7 +11,7 @@ from api.cli.console import escape
 from api.cli.main import State
 from api.client import connected
 from dataflows.connectors.state import StreamState
-from dataflows.runs.streaming import begun_anew
+from dataflows.runs.streaming import restart_positions
 from dataflows.runs.survey import opened
 from penstock.errors import UsageError
 from penstock.models.domain import Beginning
@@ -30,7 +30,7 @@ def begin_stream(state: State, choice: Choice, text: str | None, *, reset: bool)
         with opened(job) as ends:
             kept = ends.target.state
             known = kept.positions() if kept.exists() and isinstance(kept, StreamState) else {}
-            begun = begun_anew(job, ends.source, known, begin)
+            begun = restart_positions(job, ends.source, known, begin)
         for shift in begun.shifts:
             state.output.say(f"[yellow]note:[/yellow] {escape(shift)}")
         answer = client.ask("run.start", name, {"pipeline": name, "begin": begin.to_dict()})

@@ -50,7 +50,7 @@ class Job:
     reload: Reload | None = None
     """Request to read rows again, whatever the position."""
     begin: Beginning | None = None
-    """Where a stream begins anew, if it was asked to."""
+    """Where a stream starts instead, if it was asked to."""
     drain: Path | None = None
     """File whose presence asks a stream to end after what its source has."""
     letters: str | None = None

@@ -22,7 +22,9 @@ from penstock.errors import AccessDenied
 
 __all__ = ["plan"]
 
-_ANEW: Final = "the table is dropped and made anew: an earlier run made it for other columns, and wrote nothing to it"
+_REMADE: Final = (
+    "the table is dropped and created again: an earlier run made it for other columns, and wrote nothing to it"
+)
 
 
 def plan(job: Job, ends: Ends) -> dict[str, Any]:
@@ -84,8 +86,8 @@ def _notes(job: Job, ends: Ends, found: Forecast, *, known: bool) -> list[str]:
         notes.append(shared)
     if repeats := getattr(job.sink.settings, "at_least_once", None):
         notes.append(repeats)
-    if found.anew:
-        notes.append(_ANEW)
+    if found.remakes:
+        notes.append(_REMADE)
     return notes
 
 

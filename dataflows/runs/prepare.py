@@ -19,9 +19,9 @@ from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
-from dataflows.runs.anew import give_up_plans, made_for
 from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
+from dataflows.runs.remaking import give_up_plans, made_for
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
 from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
@@ -102,7 +102,7 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
         return Finished(recorded(claim, job.at_sink))
     remember_identity(job, state)
     check_continued(job, claim.loaded)
-    given_up = state.unfinished(job.run) if found.anew else None
+    given_up = state.unfinished(job.run) if found.remakes else None
     surveyed = with_target(job, ends, found, claim)
     run, older = state.run(job.run), state.unfinished(job.run)
     token = _take_letters(job, target, surveyed, run, older, given_up)
@@ -132,7 +132,7 @@ def with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
         return found.survey
     there = None
     with target.state.owned(claim.generation):
-        if found.anew and isinstance(target, Remaking):
+        if found.remakes and isinstance(target, Remaking):
             give_up_plans(target, job.run)
             target.unmake()
         if found.made is not None and found.key.from_source and isinstance(target, Keyed):

@@ -53,7 +53,9 @@ def restore(job: Job, state: State | StreamState, chain: Chain | StatefulChain |
 
 
 def forget(job: Job, state: State | StreamState) -> None:
-    """Drop what the steps remember, since the stream begins anew. Inside `owned`."""
+    """Drop what the steps remember, since the stream starts elsewhere. Inside `owned`."""
     if isinstance(state, WindowState) and (steps := sorted(state.pieces())):
         state.forget_pieces()
-        _log.warning("%s: what step %s remembered is dropped: the stream begins anew", job.pipeline, ", ".join(steps))
+        _log.warning(
+            "%s: what step %s remembered is dropped: the stream starts elsewhere", job.pipeline, ", ".join(steps)
+        )

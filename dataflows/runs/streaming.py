@@ -52,7 +52,7 @@ from penstock.errors import Refused
 from penstock.failpoints import failpoint
 from penstock.models.domain import Beginning
 
-__all__ = ["Positions", "Refusals", "Told", "begin_stream", "begun_anew", "gauges_of", "run_stream", "told_of"]
+__all__ = ["Positions", "Refusals", "Told", "begin_stream", "gauges_of", "restart_positions", "run_stream", "told_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,28 +89,28 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
     state.make_positions()
     make_pieces(job, state)
     failpoint("prepare.state_made")
-    anew = _begun_anew(job, source, state, ends)
+    restart = _restarted(job, source, state, ends)
     check()
     slots = slot_names(processes(job, ends.source))
     claim = ends.target.state.claim(slots, job.run)
     if isinstance(claim, RunRow):
         return Finished(recorded(claim, job.at_sink))
     remember_identity(job, ends.target.state)
-    if kept and not anew:
+    if kept and not restart:
         _fill(job, ends, found, claim.generation, state.positions())
     surveyed = with_target(job, ends, found, claim)
-    if not anew:
+    if not restart:
         restore(job, state, surveyed.mapping.chain)
     numbers = Numbers(state.last_split() + 1, len(slots))
     token = _take_letters(job, ends, state)
     known = state.positions()
     first = "earliest" if known else job.spec.source.from_ or "earliest"  # parts that were added meanwhile are new
-    begins = {} if anew else source.beginnings(known, first)
+    begins = {} if restart else source.beginnings(known, first)
     with ends.target.state.owned(claim.generation):
         if job.rules.changes and isinstance(ends.target, ChangeTarget):
             ends.target.begin_changes()
-        if anew:
-            state.restart(anew)
+        if restart:
+            state.restart(restart)
             forget(job, state)
         state.begin(begins)
         _write_plan(job, ends, numbers)
@@ -135,22 +135,22 @@ def _fill(job: Job, ends: Ends, found: Forecast, generation: int, known: Mapping
                 target.fill(column, value)
 
 
-def _begun_anew(job: Job, source: Streaming, state: StreamState, ends: Ends) -> Mapping[str, str]:
+def _restarted(job: Job, source: Streaming, state: StreamState, ends: Ends) -> Mapping[str, str]:
     """Return the positions at which the run begins in place of those that the stream has; empty = it goes on.
 
     Raises:
         Refused: the stream has been read before, and the request does not say that this is meant.
     """
-    if job.begin is None or ends.target.state.run(job.run) is not None:  # an earlier attempt has begun anew
+    if job.begin is None or ends.target.state.run(job.run) is not None:  # an earlier attempt has done it
         return {}
-    begun = begun_anew(job, source, state.positions(), job.begin)
+    begun = restart_positions(job, source, state.positions(), job.begin)
     for shift in begun.shifts:
         _log.warning("%s: %s", job.at_source, shift)
     return begun.positions
 
 
-def begun_anew(job: Job, source: Source | Streaming, known: Mapping[str, str], begin: Beginning) -> Restarted:
-    """Return where a stream begins anew that stands at `known`, and what that repeats or skips.
+def restart_positions(job: Job, source: Source | Streaming, known: Mapping[str, str], begin: Beginning) -> Restarted:
+    """Return where a stream that stands at `known` starts instead, and what that repeats or skips.
 
     Raises:
         Refused: its source cannot; or there are positions already, and `begin` does not reset them.

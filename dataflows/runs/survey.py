@@ -26,13 +26,13 @@ from dataflows.connectors.streaming import Streaming
 from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
-from dataflows.runs.anew import check_not_dropped, is_made_anew
 from dataflows.runs.changes import check_mapping
 from dataflows.runs.evolving import check_lost, is_gone, widened
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
 from dataflows.runs.past import begins_again
+from dataflows.runs.remaking import check_not_dropped, must_remake
 from dataflows.runs.remembering import check_kept
 from dataflows.runs.samples import unsampled, with_columns
 from dataflows.runs.sharing import check_apart, check_shared
@@ -136,7 +136,7 @@ class Forecast:
     """Risks of the cursor, for the user."""
     key: NewKey = field(default_factory=NewKey)
     """Key of the table that it would create."""
-    anew: bool = False
+    remakes: bool = False
     """True if it would drop the table first, which an earlier run made for other columns and wrote nothing to."""
     widened: tuple[Column, ...] = ()
     """Columns of the target whose type it would change, with the new type."""
@@ -168,15 +168,15 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
     notes = check_lost(job, source, there, target) if known and there is not None else ()
     risks = cursor_risks(job, ends.source, source)
     plan = Plan.of(job, source)
-    anew = known and there is not None and is_made_anew(target, there, partial(_made_columns, job, plan, target))
-    there = None if anew else there
+    remakes = known and there is not None and must_remake(target, there, partial(_made_columns, job, plan, target))
+    there = None if remakes else there
     _check_unique(job, there, target)
     if there is None:
         columns = _made_columns(job, plan, target)
         target.check(None, columns)
         surveyed = _surveyed(job, ends, plan, Table(job.sink.object, "r", columns), None)
         key = new_key(job, plan.source, plan.rules, columns, target)
-        return Forecast(surveyed, plan, columns, (), risks, key, anew=anew)
+        return Forecast(surveyed, plan, columns, (), risks, key, remakes=remakes)
     if job.streams and (more := unsampled(job.rules, plan.source, plan.output_columns(job), there)):
         plan = Plan.of(job, with_columns(plan.source, more))
     added = _added_columns(job, plan, there, target)

@@ -1,4 +1,4 @@
-"""A table that a failed first run made is made anew for a mended source, unless it has rows or was changed."""
+"""A table that a failed first run made is created again for a mended source, unless it has rows or was changed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_table_of_a_failed_first_run_is_made_anew(
     assert made.run("r1", "prepare.planned=kill") == {"killed": 9}
     assert notes(made) == []
     put(made, "a", "b", "c")
-    assert any("made anew" in one for one in notes(made))
+    assert any("created again" in one for one in notes(made))
     assert made.completed("r2") == 3
     assert system.ids() == [1, 2, 3]
     assert notes(made) == []

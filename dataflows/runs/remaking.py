@@ -1,4 +1,4 @@
-"""Tables that are made anew: an earlier run made them for columns it guessed, and failed before the first row."""
+"""Tables that are created again: an earlier run made them for columns it guessed, and failed before the first row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.runs.job import Job
 from penstock.errors import Refused
 
-__all__ = ["check_not_dropped", "give_up_plans", "is_made_anew", "made_for"]
+__all__ = ["check_not_dropped", "give_up_plans", "made_for", "must_remake"]
 
 
 def made_for(columns: Sequence[Column]) -> str:
@@ -20,7 +20,7 @@ def made_for(columns: Sequence[Column]) -> str:
     return json.dumps([[one.name, one.type, one.nullable] for one in columns])
 
 
-def is_made_anew(target: Target, there: Table, columns: Callable[[], Sequence[Column]]) -> bool:
+def must_remake(target: Target, there: Table, columns: Callable[[], Sequence[Column]]) -> bool:
     """True if a run of the pipeline made the table for other columns than it would now, and it is unwritten."""
     if not isinstance(target, Remaking) or (made := target.made_as(there)) is None:
         return False
