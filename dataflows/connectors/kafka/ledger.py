@@ -46,6 +46,8 @@ POLL_SECONDS: Final = 0.02
 WAIT_SECONDS: Final = 30.0
 """Longest wait for transactions of other pipelines."""
 PIECE: Final = 2000
+AT_END: Final = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
+"""Settings of a session that learns soon that it is at the end, also behind the marker of a transaction."""
 
 
 @dataclass(slots=True)
@@ -148,14 +150,23 @@ class Ledger:
         return f"penstock-{self.place.pipeline}"
 
     def _read(self, end: int) -> None:
+        part = [TopicPartition(STATE_TOPIC, self.partition, self._at)]
         if self._consumer is None:
-            self._consumer = consumer(self.place, self._group, **{"enable.partition.eof": True})
-            self._consumer.assign([TopicPartition(STATE_TOPIC, self.partition, self._at)])
+            self._consumer = consumer(self.place, self._group, **AT_END)
+            self._consumer.assign(part)
+        else:
+            self._consumer.resume(part)
+        try:
+            self._read_on(self._consumer, end)
+        finally:
+            self._consumer.pause(part)  # it would ask for more a hundred times a second
+
+    def _read_on(self, session: Consumer, end: int) -> None:
         until = time.monotonic() + WAIT_SECONDS
         while self._at < end:
             self.check()
             with translated(self.where, STATE_TOPIC):
-                taken = self._consumer.consume(PIECE, POLL_SECONDS)
+                taken = session.consume(PIECE, POLL_SECONDS)
             for message in taken:
                 error, offset = message.error(), message.offset() or 0
                 if error is None:
