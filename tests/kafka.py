@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import Consumer, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -94,6 +94,8 @@ class KafkaServer:
     process: subprocess.Popen[bytes] | None = None
     classes: str = field(default_factory=lambda: f"-XX:SharedArchiveFile={archive()}" if archive().exists() else "")
     """Option of Java about the archive of classes."""
+    client: AdminClient | None = None
+    """Client for topics, until the process ends."""
 
     @property
     def bootstrap(self) -> str:
@@ -161,20 +163,22 @@ class KafkaServer:
             return
         self.process.send_signal(how)
         if how in {signal.SIGKILL, signal.SIGTERM}:
+            self.client = None
             self.process.wait()
             self.process = None
 
     def admin(self) -> AdminClient:
-        """Return a client for topics."""
-        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        """Return the client for topics."""
+        if self.client is None:
+            self.client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        return self.client
 
     def create(
         self, topic: str, partitions: int = 1, config: Mapping[str, str] | None = None, *, copies: int = 1
     ) -> None:
         """Create a topic."""
         new = NewTopic(topic, num_partitions=partitions, replication_factor=copies, config=dict(config or {}))
-        admin = self.admin()  # a client that is collected ends what it has begun
-        admin.create_topics([new])[topic].result(WAIT)
+        self.admin().create_topics([new])[topic].result(WAIT)
 
     def delete(self, topic: str) -> None:
         """Delete a topic, and return when it is gone."""
@@ -187,13 +191,15 @@ class KafkaServer:
 
     def topic_id(self, topic: str) -> str:
         """Return the id that the broker gave to the topic."""
-        admin = self.admin()
-        found = admin.describe_topics(TopicCollection([topic]))[topic].result(WAIT)
+        found = self.admin().describe_topics(TopicCollection([topic]))[topic].result(WAIT)
         return str(found.topic_id)
 
     def send(self, topic: str, *values: bytes | None, partition: int = 0, key: bytes | None = None) -> None:
-        """Append messages, and return when they are durable."""
-        producer = Producer({"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 2})
+        """Append messages in order, and return when they are durable.
+
+        An idempotent producer would take half a second for its first message.
+        """
+        producer = Producer({"bootstrap.servers": self.bootstrap, "max.in.flight": 1, "linger.ms": 2})
         failed: list[str] = []
         for value in values:
             producer.produce(
@@ -217,12 +223,13 @@ class KafkaServer:
             consumer.assign([TopicPartition(topic, part, 0) for part in missing])
             messages: list[Message] = []
             while missing:
-                for message in consumer.consume(1000, 0.05):
-                    if message.error() is None:
-                        messages.append(message)
-                    else:
-                        assert "PARTITION_EOF" in str(message.error()), message.error()
-                        missing.discard(message.partition())
+                message = consumer.poll(WAIT)
+                assert message is not None
+                if message.error() is None:
+                    messages.append(message)
+                else:
+                    assert "PARTITION_EOF" in str(message.error()), message.error()
+                    missing.discard(message.partition())
             return sorted(messages, key=lambda one: (one.partition(), one.offset()))
         finally:
             consumer.close()
@@ -230,17 +237,13 @@ class KafkaServer:
     def trim(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the messages before an offset, as retention does."""
         place = TopicPartition(topic, partition, before)
-        admin = self.admin()
-        admin.delete_records([place])[place].result(WAIT)
+        self.admin().delete_records([place])[place].result(WAIT)
 
     def committed(self, group: str, topic: str, partition: int = 0) -> int:
         """Return the offset that a group has committed; negative if none."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
-        try:
-            (found,) = consumer.committed([TopicPartition(topic, partition)], timeout=WAIT)
-            return int(found.offset)
-        finally:
-            consumer.close()
+        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition)])
+        found = self.admin().list_consumer_group_offsets([asked])[group].result(WAIT)
+        return int(found.topic_partitions[0].offset)
 
 
 def make_archive() -> None:

@@ -141,6 +141,7 @@ class Stream:
         if self.lake.locked:
             while sum(self.mirrored(part) for part in range(self.partitions)) < rows:
                 assert time.monotonic() < end
+                time.sleep(0.05)
             return
         while self.count() < rows:
             assert time.monotonic() < end, f"{self.count()} of {rows} rows"
