@@ -53,17 +53,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Run tests that share a fixture of their module in one worker, so that it is made once.
 
-    pytest-xdist starts larger groups before smaller ones, and tests on their own last: all workers end at about the
-    same time. Its 3.8 writes a group where pytest 9.2 no longer reads it, so it is put into the id of the test here.
+    pytest-xdist starts larger groups before smaller ones, and tests on their own last, of these the `long` ones first:
+    all workers end at about the same time. Its 3.8 writes a group where pytest 9.2 no longer reads it, so it is put
+    into the id of the test here.
     """
     for item in items:
         fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - mypy knows no such attribute
         if any(made[-1].scope == "module" for made in fixtures) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
     yield
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         if "@" in (named := vars(item).get("_nodeid", "")):
             setattr(item, "_id", NodeId.parse(named))  # noqa: B010 - as above

@@ -93,5 +93,5 @@ class Lifecycles(RuleBasedStateMachine):
         assert not self.plane.of("agent.faulted")
 
 
-Lifecycles.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Lifecycles.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
 TestLifecycles = Lifecycles.TestCase

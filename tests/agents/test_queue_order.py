@@ -106,7 +106,7 @@ def _connections(task: dict[str, Any]) -> set[str]:
     return {spec["source"]["connection"], spec["sink"]["connection"]}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(taken=st.lists(steps(), min_size=10, max_size=45), running=st.integers(1, 4), per_connection=st.integers(1, 3))
 def test_property_03_assignment_keeps_queue_order(
     taken: list[tuple[str, int]], running: int, per_connection: int

@@ -208,7 +208,7 @@ class Api:
         self.server.server_close()
 
 
-LOOKS: Final = 25
+LOOKS: Final = 10
 """Looks at a process that has just started, since it may change its command line; later one in as many."""
 
 
@@ -222,7 +222,7 @@ class CommandLines:
     """Looks still to take at each process: the last of them long after it was forked."""
 
     def watch(self) -> None:
-        while not self.over.wait(0.02):
+        while not self.over.wait(0.05):
             there = [one for one in os.listdir("/proc") if one.isdecimal()]  # noqa: PTH208 - many times a second
             self.looks = {one: self.looks.get(one, LOOKS) - 1 for one in there}
             for process, looks in self.looks.items():
@@ -461,6 +461,7 @@ def planted(
     api.close()
 
 
+@pytest.mark.long
 def test_what_a_reference_names_is_written_nowhere(planted: Planted) -> None:
     lines = CommandLines()
     threading.Thread(target=lines.watch, daemon=True).start()

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -42,6 +42,23 @@ class Launchers:
         pid = int(self._ask({"start": task, "failpoint": failpoint, "without": without})["pid"])
         self.alive.add(pid)
         return pid
+
+    def suite(
+        self, arguments: Sequence[str], folder: Path, path: Sequence[str] = (), **environment: str
+    ) -> tuple[int, str]:
+        """Run the conformance suite in `folder`; return its exit code and its output.
+
+        It runs in a process forked from one that has loaded all connectors, and pytest without other plug-ins.
+        """
+        output = folder / "output"
+        more = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment}
+        words = ["-p", "dataflows.connectors.conformance", "-p", "no:cacheprovider", "-W", "error", "-rA", *arguments]
+        order = {
+            "suite": words, "folder": str(folder), "environment": more, "path": list(path), "output": str(output),
+        }  # fmt: skip
+        pid = int(self._ask(order)["pid"])
+        self.alive.add(pid)
+        return self.wait(pid, 150)["code"], output.read_text()
 
     def wait(self, pid: int, seconds: float = 60) -> dict[str, Any]:
         answer = self._ask({"wait": pid, "seconds": seconds})

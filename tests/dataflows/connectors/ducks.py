@@ -10,6 +10,10 @@ from typing import Any
 
 import duckdb
 
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.duckdb.connector import DuckdbConnector
+from dataflows.connectors.sql.target import DatabaseTarget
+
 _lock = threading.Lock()
 
 
@@ -29,3 +33,16 @@ def query_file(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple
         finally:
             session.execute("USE memory")
             session.execute("DETACH file")
+
+
+class OpenDuckdb(DuckdbConnector):
+    """DuckDB whose first file stays open to the end of the process."""
+
+    first: DatabaseTarget | None = None
+
+    @classmethod
+    def target(cls, place: Place, owner: Owner) -> DatabaseTarget:
+        if cls.first is None:
+            cls.first = DuckdbConnector.target(place, owner)
+            cls.first.database.make()
+        return DuckdbConnector.target(place, owner)

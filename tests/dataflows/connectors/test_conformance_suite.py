@@ -16,6 +16,7 @@ import pytest
 from tests.dataflows.connectors.conftest import SYSTEMS
 
 if TYPE_CHECKING:
+    from tests.dataflows.conftest import Launchers
     from tests.dataflows.connectors.conftest import System
 
 ROOT = Path(__file__).parents[3]
@@ -96,50 +97,35 @@ FLAWS = {
     "seen early": ("test_target.py::test_a_replace_becomes_visible_at_once_when_published",),
     "not dropped": ("test_target.py::test_a_pipeline_that_was_dropped_is_not_claimed_again",),
 }
-Suite = Callable[..., tuple[set[str], int]]
+
+
+def outcomes(output: str) -> tuple[set[str], int]:
+    """Return the names of failed tests, and the number of passed ones."""
+    found = re.findall("^(?:FAILED|ERROR) (.*)$", output, re.MULTILINE)
+    passed = len(re.findall("^PASSED ", output, re.MULTILINE))
+    assert passed + len(found) > 0, output
+    return {line.split("/")[-1].split(" - ")[0] for line in found}, passed
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    """Run the suite; return the names of failed tests, and the number of passed ones.
+def suite(launchers: Launchers, tmp_path: Path) -> Callable[..., tuple[set[str], int]]:
+    """Run the suite; return its outcomes."""
 
-    Pytest loads no other plug-ins, which takes longer than most runs, unless `plugins` says so.
-    """
-
-    def run(
-        connector: str,
-        connection: dict[str, Any],
-        *options: str,
-        path: Path = tmp_path,
-        plugins: bool = False,
-        **more: str,
-    ) -> Any:
+    def run(connector: str, connection: dict[str, Any], *options: str, **more: str) -> tuple[set[str], int]:
         (tmp_path / "connection.yaml").write_text(json.dumps(connection))
-        command = [sys.executable, "-m", "pytest", "-p", "dataflows.connectors.conformance", "-p", "no:cacheprovider"]
-        command += ["--connector", connector, "--connection", "connection.yaml", "-W", "error", "-rA", *options]
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}"} | more
-        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "" if plugins else "1"
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=150
-        )
-        failed = {
-            line.split("/")[-1].split(" - ")[0]
-            for line in re.findall("^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
-        }
-        passed = len(re.findall("^PASSED ", done.stdout, re.MULTILINE))
-        assert passed + len(failed) > 0, done.stdout + done.stderr
-        return failed, passed
+        words = ["--connector", connector, "--connection", "connection.yaml", *options]
+        return outcomes(launchers.suite(words, tmp_path, path=[str(tmp_path)], **more)[1])
 
     return run
 
 
 CONNECTORS = {
-    "postgres": "postgres.connector:PostgresConnector",
-    "mysql": "mysql.connector:MysqlConnector",
-    "sqlite": "sqlite.connector:SqliteConnector",
-    "duckdb": "duckdb.connector:DuckdbConnector",
-    "s3": "files.connector:S3Connector",
-    "files": "files.connector:FilesConnector",
+    "postgres": "dataflows.connectors.postgres.connector:PostgresConnector",
+    "mysql": "dataflows.connectors.mysql.connector:MysqlConnector",
+    "sqlite": "dataflows.connectors.sqlite.connector:SqliteConnector",
+    "duckdb": "tests.dataflows.connectors.ducks:OpenDuckdb",
+    "s3": "dataflows.connectors.files.connector:S3Connector",
+    "files": "dataflows.connectors.files.connector:FilesConnector",
 }
 
 
@@ -147,12 +133,15 @@ LONG = {"csv", "jsonl"}
 """Formats whose bytes the tests of files read and write; all else is that of `parquet`."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [pytest.param(one, marks=pytest.mark.chaos) if one in LONG else one for one in SYSTEMS]
 )
-def test_every_system_passes(suite: Suite, new_system: Callable[[str], System], kind: str) -> None:
+def test_every_system_passes(
+    suite: Callable[..., tuple[set[str], int]], new_system: Callable[[str], System], kind: str
+) -> None:
     system = new_system(kind)
-    name = f"dataflows.connectors.{CONNECTORS[system.connection['type']]}"
+    name = CONNECTORS[system.connection["type"]]
     more = ("--file-format", system.format["type"]) if system.format else ()
     connection, secrets = dict(system.connection), {}
     for key, value in system.connection.items():
@@ -165,14 +154,19 @@ def test_every_system_passes(suite: Suite, new_system: Callable[[str], System], 
     assert passed >= (26 if system.format else 46)
 
 
-def test_the_example_of_a_connector_in_a_package_of_its_own(suite: Suite, tmp_path: Path) -> None:
+def test_the_example_of_a_connector_in_a_package_of_its_own(tmp_path: Path) -> None:
+    """By the command that the suite's users run."""
     line = '10.0.0.1 - - [02/Jan/2024:03:04:05 +0100] "GET /{} HTTP/1.1" 200 7 "-" "curl/8"\n'
     (tmp_path / "access.log").write_text("".join(line.format(at) for at in range(300)))
-    connection = {"type": "accesslog", "folder": str(tmp_path)}
-    options = ("--source-object", "access.log", "--cursor", "position")
-    failed, passed = suite(
-        "penstock_accesslog:AccessLog", connection, *options, path=ROOT / "examples/connector", plugins=True
+    (tmp_path / "connection.yaml").write_text(json.dumps({"type": "accesslog", "folder": str(tmp_path)}))
+    command = [sys.executable, "-m", "pytest", "-p", "dataflows.connectors.conformance", "-p", "no:cacheprovider"]
+    command += ["--connector", "penstock_accesslog:AccessLog", "--connection", "connection.yaml", "-W", "error", "-rA"]
+    command += ["--source-object", "access.log", "--cursor", "position"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples/connector'}"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=150
     )
+    failed, passed = outcomes(done.stdout + done.stderr)
     assert failed == set()
     assert passed >= 11
 
@@ -181,7 +175,7 @@ QUICK = {"", "no marker", "lost split", "no fence", "seen early"}
 
 
 @pytest.mark.parametrize("flaw", [one if one in QUICK else pytest.param(one, marks=pytest.mark.chaos) for one in FLAWS])
-def test_each_flaw_is_detected(suite: Suite, tmp_path: Path, flaw: str) -> None:
+def test_each_flaw_is_detected(suite: Callable[..., tuple[set[str], int]], tmp_path: Path, flaw: str) -> None:
     (tmp_path / "flawed.py").write_text(FLAWED)
     connection = {"type": "sqlite", "path": str(tmp_path / "rows.sqlite")}
     tests = [one.partition("::")[2].partition("[")[0] for one in FLAWS[flaw]] or [

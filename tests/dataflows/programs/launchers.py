@@ -5,8 +5,9 @@ longer than a short run itself. Processes that load what they need themselves, a
 worker (`tests/dataflows/work`, `tests/dataflows/flows`).
 
 One JSON order a line on stdin, one answer a line on stdout: ``{"start": task, "failpoint": …, "without": […]}`` gives
-``{"pid": …}``; ``{"wait": pid, "seconds": …}`` gives how it ended and the most memory that it had, in kB, or that it is
-stopped or still runs.
+``{"pid": …}``, as does ``{"suite": arguments, "folder": …, "environment": …, "path": …, "output": …}``, which runs the
+conformance suite instead; ``{"wait": pid, "seconds": …}`` gives how it ended and the most memory that it had, in kB,
+or that it is stopped or still runs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import bytewax.dataflow
 import pgpq
 import polars as pl
 import pyarrow.csv
+import pytest
 
 import dataflows.connectors
 import dataflows.pipeline
@@ -71,7 +73,7 @@ def start(order: dict[str, Any]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            run(order)
+            (suite if "suite" in order else run)(order)
         finally:
             os._exit(70)
     return pid
@@ -87,6 +89,18 @@ def run(order: dict[str, Any]) -> None:
     for name in order.get("without", ()):
         WITHOUT[name]()
     os._exit(launcher.run_task(order["start"]))
+
+
+def suite(order: dict[str, Any]) -> None:
+    os.chdir(order["folder"])
+    os.environ.update(order["environment"])
+    sys.path[:0] = order["path"]
+    out = os.open(order["output"], os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    code = pytest.main(order["suite"])
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def no_fence() -> None:
@@ -152,7 +166,7 @@ def main() -> None:
     gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
-        answer = {"pid": start(order)} if "start" in order else wait(order["wait"], order["seconds"])
+        answer = wait(order["wait"], order["seconds"]) if "wait" in order else {"pid": start(order)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -9,8 +9,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +34,7 @@ from penstock.errors import Refused, SchemaMismatch, Unavailable
 from penstock.models.connection import KafkaConnection
 from penstock.models.formats import AvroFormat, CsvFormat
 from penstock.models.pipeline import Sink
+from tests.dataflows.conftest import Launchers
 from tests.dataflows.connectors.kafka.conftest import Lake, Stream
 from tests.dataflows.connectors.kafka.test_streams import letters_of
 from tests.kafka import KafkaServer
@@ -170,23 +169,15 @@ def test_a_stream_that_is_killed_at_random_loses_and_doubles_nothing(stream: Cal
 
 
 @pytest.mark.parametrize("tests", ["neither or interrupted", pytest.param("test", marks=pytest.mark.chaos)])
-def test_a_topic_passes_the_conformance_suite(kafka: KafkaServer, tmp_path: Path, tests: str) -> None:
+def test_a_topic_passes_the_conformance_suite(
+    kafka: KafkaServer, launchers: Launchers, tmp_path: Path, tests: str
+) -> None:
     (tmp_path / "connection.yaml").write_text(f"{{type: kafka, bootstrap: '{kafka.bootstrap}'}}")
-    command = [sys.executable, "-m", "pytest", "-p", "dataflows.connectors.conformance", "-p", "no:cacheprovider"]
-    command += ["--connector", "tests.dataflows.connectors.kafka.whole:WholeTopics", "--target-object", "scratch"]
-    command += [
-        "--connection",
-        "connection.yaml",
-        "-W",
-        "error",
-        "-rA",
-        "-k",
-        f"({tests}) and not replace and not merge",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\nPASSED ") >= (10 if tests == "test" else 2), done.stdout
+    words = ["--connector", "tests.dataflows.connectors.kafka.whole:WholeTopics", "--connection", "connection.yaml"]
+    words += ["--target-object", "scratch", "-k", f"({tests}) and not replace and not merge"]
+    code, output = launchers.suite(words, tmp_path)
+    assert code == 0, output
+    assert output.count("\nPASSED ") >= (10 if tests == "test" else 2), output
 
 
 def test_what_no_message_can_be_goes_to_the_dead_letters(stream: Callable[..., Stream]) -> None:

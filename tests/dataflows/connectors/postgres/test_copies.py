@@ -308,7 +308,7 @@ CUTS = [None, None, "commit.mid_copy:0", "commit.before_fence:1", "commit.done:0
 
 
 @settings(
-    max_examples=16, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=12, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(
     write=st.sampled_from(["append", "replace", "merge", "scd2"]),
