@@ -73,7 +73,7 @@ class Lines:
     def read(self, block: bytes) -> tuple[pa.Table, list[BadLine]]:
         """Return the valid rows, and the invalid lines, in order."""
         try:
-            table = self._fast(block)
+            table = self._fast(block) if _is_utf8(block) else None
         except _UNREADABLE:
             table = None
         return (table, []) if table is not None else self._slow(block)
@@ -208,6 +208,17 @@ class Lines:
             return array, mask
         empty = pc.if_else(odd, pa.scalar(None, array.type), array)
         return empty, odd if mask is None else pc.or_(odd, mask)
+
+
+def _is_utf8(block: bytes) -> bool:
+    """True if the block is UTF-8, which Arrow does not check."""
+    if block.isascii():
+        return True
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _plain(column: Column) -> bool:

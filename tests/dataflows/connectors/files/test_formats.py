@@ -364,6 +364,7 @@ BAD_CSV = [
     (b'id,b\n\n"1\n",x\nz,"u\nv",w\n', {}, "line 5: it has 3 values", {"_raw": 'z,"u\nv",w'}),
     (b'{"id": 1}\nx\n{"id": 2}\n', {}, "line 2: it is not a JSON object", {"_raw": "x"}),
     (b'{"id": 1}\n\x0b\n \t\r\n{"id": 2}\n', {}, "line 2: it is not a JSON object", {"_raw": "\x0b"}),
+    (b'{"id": "b"}\n{"id": "\xff"}\n', {"id": "text"}, "line 2: it is not a JSON object", {"_raw": '{"id": "\ufffd"}'}),
     (b'{"id": 1}\n{"id": 1.5}\n', {"id": "integer"}, "line 2: the value of `id` is not of type integer", {}),
     (
         b'{"id": 1}\n{"id": 1, "id": 1}\n',
