@@ -56,7 +56,7 @@ class Memory(threading.Thread):
         while not self.ended.wait(0.1):
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
-                    if "dataflows" in " ".join(process.cmdline()):
+                    if process.name().startswith("python"):
                         self.most = max(self.most, process.memory_info().rss)
 
 

@@ -92,7 +92,8 @@ class _Reports:
         lines, values = [], {}
         for one in page:
             profile, values[one.object] = profiled(one)
-            lines.append(_line(one, profile) | {"partial": partial and not one.statistics})
+            hashes = {"fingerprint": one.schema.fingerprint, "profiled": profile.fingerprint}
+            lines.append(_line(one, profile) | hashes | {"partial": partial and not one.statistics})
         if self._values is not None:
             self._values.put(self._connection, {name: found for name, found in values.items() if found})
         write_line({"found": lines})

@@ -91,14 +91,15 @@ class Outcomes:
         found = {DatasetRef(connection=connection, object=one["object"]): one for one in page}
         known, out = self._store.known(found), list[Record]()
         for ref, one in found.items():
-            before, schema, profile = known.get(ref), Schema.parse(one["schema"]), DatasetProfile.parse(one["profile"])
-            described = (schema.fingerprint, one["kind"], one["description"])
+            before = known.get(ref)
+            described = (one["fingerprint"], one["kind"], one["description"])
             if before is None or (before.fingerprint, before.kind, before.description) != described:
-                out.append(self._found(offset, assigned, "schema.observed", ref, _described(ref, one, schema)))
+                payload = _described(ref, one, Schema.parse(one["schema"]))
+                out.append(self._found(offset, assigned, "schema.observed", ref, payload))
             known_profile = before.profiled if before is not None else None
             # What is known from a sample stays until the next sample.
-            if known_profile is None or (known_profile != profile.fingerprint and not one.get("partial")):
-                payload = DatasetProfiled(dataset=ref, profile=profile).to_dict()
+            if known_profile is None or (known_profile != one["profiled"] and not one["partial"]):
+                payload = DatasetProfiled(dataset=ref, profile=DatasetProfile.parse(one["profile"])).to_dict()
                 out.append(self._found(offset, assigned, "dataset.profiled", ref, payload))
         self._changed[task] = self._changed.get(task, 0) + len(
             {one.key for one in out if one.type == "schema.observed"}

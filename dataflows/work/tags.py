@@ -21,6 +21,8 @@ LEAST_PERSONAL: Final = 0.6
 """Confidence in a tag of personal data from which on a column counts as personal."""
 MOST: Final = 0.7
 """Share of the values that has to match."""
+LOOKED_AT: Final = 20
+"""Values that are looked at."""
 _TEXTS: Final = ("text", "character", "citext", "bpchar", "string", "char", "varchar")
 _NUMBERS: Final = ("numeric", "integer", "bigint", "smallint", "double precision", "real", "money", "decimal")
 _DATES: Final = ("date", "timestamp")
@@ -78,6 +80,7 @@ def _ip(text: str) -> bool:
     return "." in text or ":" in text
 
 
+_DATED: Final = re.compile(r"\d{1,4}[./ -]?(?:\d{1,2}|[^\W\d_]{3,9})[./ -]?\d{2,4}|[^\W\d_]{3,9} \d{1,2}, \d{4}")
 _FORMS: Final = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%d %b %Y", "%b %d, %Y")
 
 
@@ -86,7 +89,7 @@ def _date(text: str) -> bool:
         datetime.fromisoformat(text)
         return len(text) >= len("20260101")
     except ValueError:
-        return any(_parses(text, form) for form in _FORMS)
+        return _DATED.fullmatch(text) is not None and any(_parses(text, form) for form in _FORMS)
 
 
 def _parses(text: str, form: str) -> bool:
@@ -212,8 +215,9 @@ def tags_of(name: str, kind: str, values: Sequence[str], *, key: bool = False) -
     """
     if sure := _SURE.get(kind):
         return {sure: 1.0}
-    given = [text for text in (value.strip() for value in values) if text]
-    found = {rule.tag: _confidence(rule, _words(name), kind, given) for rule in RULES}
+    given = [text for text in (value.strip() for value in values) if text][:LOOKED_AT]
+    words = _words(name)
+    found = {rule.tag: _confidence(rule, words, kind, given) for rule in RULES}
     if key:
         found["identifier"] = max(found["identifier"], 0.9)
     return {tag: round(confidence, 2) for tag, confidence in found.items() if confidence >= LEAST}
