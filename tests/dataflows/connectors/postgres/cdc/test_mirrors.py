@@ -23,6 +23,8 @@ pytestmark = pytest.mark.xdist_group("cdc")
 
 SINKS: Final = ("postgres", "mysql", "sqlite", "duckdb")
 FILES: Final = ("sqlite", "duckdb")
+SOON: Final = ("mysql", "sqlite", pytest.param("duckdb", marks=pytest.mark.chaos))
+"""Without PostgreSQL, which other tests have; what SQLite and DuckDB share is told by one of them."""
 LETTERS: Final = {"dead_letter": {"fail_above": 1.0}}
 POINTS: Final = (
     "read.block:1", "commit.mid_copy", "commit.copied", "commit.before_fence", "commit.sent",
@@ -156,7 +158,7 @@ def statement(chance: random.Random) -> str:
     ("kills", "seed"),
     [(3, 1), *(pytest.param(60, seed, marks=pytest.mark.chaos) for seed in (2, 3))],
 )
-@pytest.mark.parametrize("name", SINKS)
+@pytest.mark.parametrize("name", [pytest.param("postgres", marks=pytest.mark.chaos), *SINKS[1:]])
 def test_random_transactions_are_equal_after_kills(
     mirrors: Callable[..., Mirror], name: str, kills: int, seed: int
 ) -> None:
@@ -189,7 +191,7 @@ ROWS: Final = """(1, 3, 4, 1.5, 0.1, 12345678901234567890.123, 1.500, true, '202
 '{}', ''), (3)"""
 
 
-@pytest.mark.parametrize("name", SINKS[1:])
+@pytest.mark.parametrize("name", SOON)
 def test_values_are_those_of_a_batch(mirrors: Callable[..., Mirror], name: str) -> None:
     one = mirrors(name, KINDS)
     one.made.do(f"INSERT INTO {{s}} VALUES {ROWS.replace('(3)', '(3' + ', NULL' * 23 + ')')}")
@@ -218,7 +220,7 @@ BEFORE: Final = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SINKS[1:])
+@pytest.mark.parametrize("name", SOON)
 def test_values_that_were_not_sent_follow_a_key_of_any_type(mirrors: Callable[..., Mirror], name: str) -> None:
     columns = [f"k{at} {kind}" for at, kind in enumerate(BEFORE)]
     keys = [f"k{at}" for at in range(len(BEFORE))]
@@ -281,7 +283,6 @@ def test_values_of_another_unique_key_move_between_rows(mirrors: Callable[..., M
     one.run("r3", errors=LETTERS)
     assert len(one.codes()) == 1
     one.made.do("DELETE FROM {s} WHERE id = 500")
-    one.run("r4", errors=LETTERS)
     one.same("id", "email", "price")
 
 
@@ -311,7 +312,7 @@ def test_a_table_that_cannot_be_a_mirror_is_refused(
     assert what in one.refused("r1")["what"]
 
 
-@pytest.mark.parametrize("name", SINKS[1:])
+@pytest.mark.parametrize("name", SOON)
 def test_nobody_else_writes_to_a_mirror(mirrors: Callable[..., Mirror], name: str) -> None:
     one = mirrors(name)
     one.made.do("INSERT INTO {s} VALUES (1, 'a', 'n', 1, 'b')")
