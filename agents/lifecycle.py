@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agents.datasets import configure, configured
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.repairs import repaired
+from agents.sets import is_set, listed_page, member_changes, members_of, noted
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import named_id
 from penstock.models.connection import parse_connection
 from penstock.models.domain import AgentDecision
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
+from penstock.models.sets import check_written, is_member, set_of
 from penstock.records import UNREADABLE, Record
 from penstock.records.commands import (
     CheckRecord,
@@ -48,7 +50,8 @@ class Lifecycle:
 
     State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
     ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force; ``datasets`` name ->
-    the rule for its schemas.
+    the rule for its schemas. A member has ``because`` if its set changed its status; a set has ``listed``, its last
+    version whose objects are known. ``listings``: the objects seen so far of a listing in progress, by set.
     """
 
     name = "lifecycle"
@@ -56,23 +59,39 @@ class Lifecycle:
 
     def initial(self) -> State:
         """Return the empty state."""
-        return {"connections": {}, "pipelines": {}, "policies": {}, "datasets": {}}
+        return {"connections": {}, "pipelines": {}, "policies": {}, "datasets": {}, "listings": {}}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """Carry out or refuse a command; finish a deletion or a drain when it is done; report what cannot be read."""
         if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
-        if cause.type == "task.closed":
-            return self._cleaned_up(state, cause)
-        if cause.type == "pipeline.drained":
-            return self._drained(state, cause)
-        if cause.type == "run.finished" and (found := repaired(state, cause)):
-            effect, action, reason = found
-            return Decision(self._why(action, effect.key, reason), (effect,), labels=_labels(state, cause))
-        if cause.type == UNREADABLE:
-            report = Draft("record.unreadable", cause.record.key, cause.payload)
-            return Decision(self._why("report", f"offset {cause.offset}", cause.payload["reason"]), (report,))
-        return None
+        reaction = self._reactions.get(cause.type)
+        return reaction(state, cause) if reaction else None
+
+    @property
+    def _reactions(self) -> Mapping[str, Callable[[State, Cause], Decision | None]]:
+        return {
+            "task.closed": self._cleaned_up,
+            "pipeline.drained": self._drained,
+            "run.finished": self._ended,
+            "objects.found": self._listed,
+            UNREADABLE: self._unreadable,
+        }
+
+    def _ended(self, state: State, cause: Cause) -> Decision | None:
+        found = repaired(state, cause)
+        if found is None:
+            return None
+        effect, action, reason = found
+        return Decision(self._why(action, effect.key, reason), (effect,), labels=_labels(state, cause))
+
+    def _listed(self, state: State, cause: Cause) -> Decision | None:
+        found = listed_page(state, cause)
+        return Decision(self._why("list", cause.payload["name"], found[1]), found[0]) if found else None
+
+    def _unreadable(self, _: State, cause: Cause) -> Decision:
+        report = Draft("record.unreadable", cause.record.key, cause.payload)
+        return Decision(self._why("report", f"offset {cause.offset}", cause.payload["reason"]), (report,))
 
     def _command(self, state: State, cause: Cause, policies: Policies) -> Decision:
         if cause.type not in HANDLERS:
@@ -90,9 +109,11 @@ class Lifecycle:
         if ended["kind"] != "cleanup" or ended["status"] != "completed" or ended["pipeline"] not in state["pipelines"]:
             return None
         name = ended["pipeline"]
+        deleted = [name]
+        if (whole := set_of(name)) and state["pipelines"].get(whole, {}).get("status") == "deleting":
+            deleted += [whole] if members_of(state, whole) == [name] else []
         why = self._why("delete", name, "its clean-up is done")
-        deleted = {"name": name, "uid": state["pipelines"][name]["uid"]}
-        return Decision(why, (Draft("pipeline.deleted", name, deleted),))
+        return Decision(why, tuple(_deleted(state, one) for one in deleted))
 
     def _drained(self, state: State, cause: Cause) -> Decision | None:
         name = cause.payload["name"]
@@ -131,13 +152,19 @@ def _delete_connection(state: State, cause: Cause, command: ConnectionDelete, _:
     if command.name not in state["connections"]:
         raise _unknown("connection", command.name, state["connections"])
     users = [name for name, p in state["pipelines"].items() if command.name in _connections(p["versions"][-1])]
+    users = sorted({set_of(name) or name for name in users})
     if users:
         raise Refused(f"is used by {', '.join(users)}", where=f"connection {command.name}", hint="delete them first")
     return (Draft("connection.deleted", command.name, {"name": command.name}),), {}, "nothing uses it"
 
 
+def _deleted(state: State, name: str) -> Draft:
+    return Draft("pipeline.deleted", name, {"name": name, "uid": state["pipelines"][name]["uid"]})
+
+
 def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> Effects:
     pipeline = Pipeline.parse(command.pipeline)
+    check_written(pipeline)
     _check_connections(state, pipeline)
     before, written = state["pipelines"].get(pipeline.name), pipeline.to_dict()
     _expect(pipeline.name, before, command.expect)
@@ -146,6 +173,10 @@ def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> E
         return _version(cause, "pipeline.created", pipeline.name, uid, 1, written)
     if before["status"] == "deleting":
         raise Refused("is being deleted", where=f"pipeline {pipeline.name}", hint="wait until it is gone, then apply")
+    if is_set(before["versions"][-1]) != pipeline.spec.is_set:
+        kinds = ("a single pipeline", "a set") if pipeline.spec.is_set else ("a set", "a single pipeline")
+        hint = f"give it another name, or `penstock delete {pipeline.name}` first"
+        raise Refused(f"is {kinds[0]}, not {kinds[1]}", where=f"pipeline {pipeline.name}", hint=hint)
     version = len(before["versions"])
     if before["versions"][-1] == written:
         return (), {"version": version, "changed": False}, "it is as asked already"
@@ -155,6 +186,9 @@ def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> E
 def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policies) -> Effects:
     before = _pipeline(state, command.name)
     _expect(command.name, before, command.expect)
+    if whole := set_of(command.name):
+        hint = f"`penstock rollback {whole} --to V`, or change `tables` in its file"
+        raise Refused(f"is a member of {whole}, which makes its versions", where=f"pipeline {command.name}", hint=hint)
     if before["status"] == "deleting":
         raise Refused("is being deleted", where=f"pipeline {command.name}")
     versions = before["versions"]
@@ -169,6 +203,7 @@ def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policie
 
 
 def _transition(state: State, cause: Cause, command: PipelineTransition | PipelineDelete, _: Policies) -> Effects:
+    """Change the status of a pipeline; of a set also that of each member that this is possible for."""
     verb = cause.type.partition(".")[2]
     before = _pipeline(state, command.name)
     _expect(command.name, before, command.expect)
@@ -176,11 +211,44 @@ def _transition(state: State, cause: Cause, command: PipelineTransition | Pipeli
     if status is None:
         allowed = " or ".join(TRANSITIONS[verb])
         raise Refused(f"cannot {verb}: it is {before['status']}, not {allowed}", where=f"pipeline {command.name}")
-    payload = {"name": command.name, "uid": before["uid"], "before": before["status"], "status": status}
-    if isinstance(command, PipelineDelete):
-        payload["drop_table"] = command.drop_table
-    change = Draft("pipeline.status_changed", command.name, payload)
-    return (change,), {"status": status, "version": len(before["versions"])}, f"{before['status']} -> {status}"
+    if is_member(command.name):
+        _check_member(state, command.name, before, verb)
+    more = {"drop_table": command.drop_table} if isinstance(command, PipelineDelete) else {}
+
+    def change(name: str, one: dict[str, Any]) -> Draft | None:
+        then = TRANSITIONS[verb].get(one["status"])
+        if then is None or (verb == "resume" and one.get("because") == "excluded"):
+            return None
+        payload = {"name": name, "uid": one["uid"], "before": one["status"], "status": then}
+        return Draft("pipeline.status_changed", name, payload | more)
+
+    changes = [change(command.name, before), *member_changes(state, command.name, change)]
+    effects = [draft for draft in changes if draft is not None]
+    result = {"status": status, "version": len(before["versions"])}
+    if is_set(before["versions"][-1]):
+        result["members"] = len(effects) - 1
+        if verb == "delete" and not members_of(state, command.name):
+            effects.append(_deleted(state, command.name))
+    return tuple(effects), result, f"{before['status']} -> {status}"
+
+
+def _check_member(state: State, name: str, member: dict[str, Any], verb: str) -> None:
+    """Refuse to resume a member of a set that is not active, and to delete one that would come back.
+
+    Raises:
+        Refused: as said.
+    """
+    whole = set_of(name) or ""
+    if whole not in state["pipelines"]:
+        return
+    status = state["pipelines"][whole]["status"]
+    if verb == "resume" and status != "active":
+        hint = f"`penstock resume {whole}` makes it and its members active"
+        raise Refused(f"cannot resume: its set {whole} is {status}", where=f"pipeline {name}", hint=hint)
+    if verb == "delete" and not member.get("because") and member["status"] != "deleting":
+        object_ = member["versions"][-1]["spec"]["source"]["object"]
+        hint = f"write {object_!r} in `except` of the set's file and apply it, then delete the member"
+        raise Refused(f"is a member that {whole} selects: it would come back", where=f"pipeline {name}", hint=hint)
 
 
 def _publish(state: State, cause: Cause, command: PolicyPublish, _: Policies) -> Effects:
@@ -294,6 +362,15 @@ def _versioned(state: State, payload: dict[str, Any]) -> State:
     return _with(state, "pipelines", payload["name"], {**base, "versions": [*base["versions"], payload["pipeline"]]})
 
 
+def _changed(state: State, payload: dict[str, Any], **values: Any) -> State:
+    """Set values of a pipeline that is there; None takes one away."""
+    before = state["pipelines"].get(payload["name"])
+    if before is None:
+        return state
+    after = {key: value for key, value in {**before, **values}.items() if value is not None}
+    return _with(state, "pipelines", payload["name"], after)
+
+
 CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "connection.changed": lambda s, p: _with(
         s, "connections", p["name"], {"version": p["version"], "connection": p["connection"]}
@@ -302,11 +379,9 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "dataset.configured": configured,
     "pipeline.created": _versioned,
     "pipeline.updated": _versioned,
-    "pipeline.status_changed": lambda s, p: (
-        _with(s, "pipelines", p["name"], {**s["pipelines"][p["name"]], "status": p["status"]})
-        if p["name"] in s["pipelines"]
-        else s
-    ),
+    "pipeline.status_changed": lambda s, p: _changed(s, p, status=p["status"], because=p.get("because")),
     "pipeline.deleted": lambda s, p: _without(s, "pipelines", p["name"]),
     "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),
+    "objects.found": noted,
+    "set.listed": lambda s, p: _changed(s, p, listed=p["version"]) if p["last"] else s,
 }

@@ -26,6 +26,8 @@ from agents.runs import (
     task_queued,
 )
 from agents.schedules import clock_set_back, schedule_of, scheduled, tick, tick_requested
+from agents.sets import is_set
+from agents.starts import ended, listed, relisted, set_started
 from agents.streams import failures_since, is_stream, reset_stream, restarted, started
 from agents.ticks import next_tick
 from agents.workload import EMPTY, changed
@@ -46,7 +48,7 @@ class Orchestrator:
     State: ``pipelines`` name -> {uid, version, status, pipeline, drop_table}; ``connections`` name -> connection;
     ``workers`` name -> {kinds, slots}; ``tasks`` id -> open task, with the version that it was queued for;
     ``runs`` id -> open run; ``order`` the next place in the queue. For a pipeline with a schedule, ``tick`` is the
-    timer of its next tick, and ``due`` its time.
+    timer of its next tick, and ``due`` its time. A set has ``start`` while the runs of its members are being queued.
     """
 
     name = "orchestrator"
@@ -61,6 +63,8 @@ class Orchestrator:
         if cause.type not in REACTIONS:
             return None
         effects, action, reason = REACTIONS[cause.type](state, cause, policies)
+        if not effects and _frees_nothing(cause):
+            return None
         after = self._after(state, cause, effects)
         in_force = policies.with_record(cause.payload) if cause.type == "policy.accepted" else policies
         limits = in_force.for_labels({}).spec.orchestrator
@@ -99,6 +103,13 @@ class Orchestrator:
         return changed(state, record.type, record.payload)
 
 
+def _frees_nothing(cause: Cause) -> bool:
+    """True if no task can run now that could not before: a set has thousands of such records, so nothing is sorted."""
+    if cause.type == "pipeline.status_changed":
+        return bool(cause.payload["status"] != "active")
+    return cause.type in {"pipeline.created", "pipeline.updated", "set.listed"}
+
+
 # --- reactions to a record, before assignment ------------------------------------------------------------------------
 
 
@@ -112,6 +123,8 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     if pipeline["status"] != "active":
         hint = f"`penstock resume {command.pipeline}` makes it active"
         raise Refused(f"is {pipeline['status']}", where=f"pipeline {command.pipeline}", hint=hint)
+    if is_set(pipeline["pipeline"]):
+        return _start_set(state, cause, policies, command)
     if command.begin is not None:
         begins = reset_stream(state, cause, policies, command.begin)
         return begins, "begin_anew", f"from {cause.payload['begin']['from']}"
@@ -122,6 +135,15 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     run = named_id("run", cause.record.id)
     effects = run_created(state, command.pipeline, policies, cause, run, {"reload": reload} if reload else {})
     return effects, "start_run", "it is active and has no run"
+
+
+def _start_set(state: State, cause: Cause, policies: Policies, command: RunStart) -> Outcome:
+    if command.begin is not None:
+        what, hint = "is a set: its members begin elsewhere one by one", f"`penstock status {command.pipeline}`"
+        raise Refused(what, where=f"pipeline {command.pipeline}", hint=hint)
+    start: dict[str, Any] = {"group": named_id("run", cause.record.id)}
+    start |= {"reload": command.reload.to_dict()} if command.reload else {}
+    return set_started(state, command.pipeline, policies, cause, start), "start_set", "its objects are listed first"
 
 
 def _reload(command: RunStart, spec: PipelineSpec) -> dict[str, Any] | None:
@@ -190,6 +212,8 @@ def _lost(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     name, status = cause.payload["name"], cause.payload["status"]
+    pipeline = state["pipelines"].get(name)
+    whole = pipeline is not None and is_set(pipeline["pipeline"])
     tasks = [task for task in state["tasks"].values() if task["pipeline"] == name and task["kind"] == "pipeline"]
     assigned = [task for task in tasks if task["status"] == "assigned" and status != "draining"]
     effects: list[Draft] = [task_ended("task.cancelled", task, status) for task in assigned]
@@ -199,14 +223,19 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
                 task_closed(task, "cancelled", f"the pipeline is {status}"),
                 *run_finished(state, task, "stopped", cause),
             ]
-    if status == "deleting" and not any(
-        t["kind"] == "cleanup" and t["pipeline"] == name for t in state["tasks"].values()
+    if whole and status in {"paused", "stopped", "deleting"}:
+        effects += ended(state, cause)
+    if (
+        status == "deleting"
+        and not whole
+        and not any(t["kind"] == "cleanup" and t["pipeline"] == name for t in state["tasks"].values())
     ):
         effects.append(task_queued(state, "cleanup", name, policies, run=None, cause=cause))
-    if status == "active" and (pipeline := state["pipelines"].get(name)):
+    if status == "active" and pipeline:
         if schedule := schedule_of(pipeline):
             effects += tick_requested(name, pipeline, next_tick(schedule, cause.at))
-        effects += started(changed(state, cause.type, cause.payload), name, policies, cause)
+        after = changed(state, cause.type, cause.payload)
+        effects += relisted(after, cause, policies) if whole else started(after, name, policies, cause)
     if status == "draining":
         effects += drained(changed(state, cause.type, cause.payload), name, ())
     return tuple(effects), {"active": "resume"}.get(status, status), f"the pipeline is {status}"
@@ -214,6 +243,10 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     """React to a pipeline that is new or has changed, by its schedule or as a stream."""
+    if is_set(cause.payload["pipeline"]):
+        ticks, _, _ = scheduled(state, cause, policies)
+        more = relisted(changed(state, cause.type, cause.payload), cause, policies)
+        return (*ticks, *more), "list", f"version {cause.payload['version']}"
     effects = restarted(state, cause, policies)
     name, after = cause.payload["name"], changed(state, cause.type, cause.payload)
     if not effects and cause.payload.get("again") and name not in {run["pipeline"] for run in state["runs"].values()}:
@@ -243,13 +276,18 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "worker.joined": _joined,
     "worker.lost": _lost,
     "pipeline.status_changed": _status_changed,
+    "set.listed": listed,
     "policy.accepted": lambda state, cause, policies: ((), "assign", "limits may have changed"),
 }
 
 
 def _applied(cause: Cause, effects: tuple[Draft, ...]) -> Draft:
-    run = next(draft.payload["run"] for draft in effects if draft.type == "run.created")
-    result = {"run": run["id"], "version": run["version"]}
+    run = next((draft.payload["run"] for draft in effects if draft.type == "run.created"), None)
+    if run is None:
+        task = next(draft.payload["task"] for draft in effects if draft.type == "task.queued")
+        result = {"group": task["start"]["group"], "task": task["id"]}
+    else:
+        result = {"run": run["id"], "version": run["version"]}
     return Draft("command.applied", cause.record.id, {"command": cause.record.id, "result": result})
 
 

@@ -12,22 +12,25 @@ from agents.protocol import Draft, State
 from agents.streams import is_stream
 from agents.workload import DISCOVER
 from penstock.models.policy import OrchestratorPolicy
+from penstock.models.sets import set_of
 
 __all__ = ["assignments", "free_slots", "waiting"]
 
+SHORT = frozenset({"cleanup", "list"})
+"""Kinds of tasks that do not count for the limits of a connection."""
 STREAMS = 100
 """The most streams of one worker; they take no slots, which are for what uses a core and ends."""
 
 
 def waiting(state: State) -> list[dict[str, Any]]:
-    """Return the tasks that wait for a worker, in the order of assignment."""
+    """Return the tasks that wait for a worker, in the order of assignment: listings, which are short, come first."""
     first = _first_runs(state)
     ready = [
         task
         for task in state["tasks"].values()
         if task["status"] == "queued" and not _is_paused(state, task) and _is_next(task, first)
     ]
-    return sorted(ready, key=lambda task: (-task["priority"], task["order"]))
+    return sorted(ready, key=lambda task: (task["kind"] != "list", -task["priority"], task["order"]))
 
 
 def _first_runs(state: State) -> dict[str, str]:
@@ -53,7 +56,7 @@ def free_slots(state: State) -> dict[str, int]:
 def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
     """Assign each waiting task that may run to the worker with most free slots (the first by name among equals)."""
     free = free_slots(state)
-    assigned = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] != "cleanup"]
+    assigned = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] not in SHORT]
     running = [task for task in assigned if not is_stream(task["spec"])]
     streams = Counter(task["worker"] for task in assigned if is_stream(task["spec"]))
     used = Counter(connection for task in running for connection in connections_of(task))
@@ -65,10 +68,10 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
                 out.append(_assigned(state, task, worker))
             continue
         mine = connections_of(task)
-        is_run, is_cleanup = task["kind"] == "pipeline", task["kind"] == "cleanup"
+        is_run, is_short = task["kind"] == "pipeline", task["kind"] in SHORT
         if is_run and count >= limits.max_running:
             continue
-        if not is_cleanup and any(used[name] >= limits.per_connection for name in mine):
+        if not is_short and any(used[name] >= limits.per_connection for name in mine):
             continue
         able = [name for name, slots in free.items() if slots > 0 and task["kind"] in state["workers"][name]["kinds"]]
         if not able:
@@ -76,7 +79,7 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
         worker = min(able, key=lambda name: (-free[name], name))
         free[worker] -= 1
         count += is_run
-        if not is_cleanup:
+        if not is_short:
             used += Counter(mine)
         out.append(_assigned(state, task, worker))
     return tuple(out)
@@ -100,9 +103,15 @@ def connections_of(task: dict[str, Any]) -> set[str]:
 
 
 def _is_paused(state: State, task: dict[str, Any]) -> bool:
-    return bool(
-        task["kind"] == "pipeline" and state["pipelines"][task["pipeline"]]["status"] not in {"active", "draining"}
-    )
+    """True if the task's pipeline takes no work now; a member's set is paused first, so that no other member begins."""
+    if task["kind"] != "pipeline":
+        return False
+    names = (task["pipeline"], set_of(task["pipeline"]))
+    return any(name in state["pipelines"] and not _works(state["pipelines"][name]) for name in names)
+
+
+def _works(pipeline: dict[str, Any]) -> bool:
+    return pipeline["status"] in {"active", "draining"}
 
 
 def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:

@@ -50,14 +50,23 @@ def open_attempt(state: State, cause: Cause) -> dict[str, Any] | None:
     return task if (task["attempt"], task["worker"]) == (cause.payload["attempt"], cause.payload["worker"]) else None
 
 
-def task_queued(state: State, kind: str, name: str, policies: Policies, *, run: str | None, cause: Cause) -> Draft:
+def task_queued(
+    state: State,
+    kind: str,
+    name: str,
+    policies: Policies,
+    *,
+    run: str | None,
+    cause: Cause,
+    start: dict[str, Any] | None = None,
+) -> Draft:
     """Queue a task, with the priority that the policy gives the pipeline's labels."""
     pipeline = state["pipelines"][name]
     labels = pipeline["pipeline"]["metadata"].get("labels", {})
     priorities = policies.for_labels({}).spec.orchestrator.priorities
     priority = max((priorities.get(value, 0) for value in labels.values()), default=0)
     id_ = named_id("task", kind, pipeline["uid"], run or cause.offset)
-    task = {"id": id_, "kind": kind, "pipeline": name, "run": run, "priority": priority}
+    task = {"id": id_, "kind": kind, "pipeline": name, "run": run, "priority": priority, "start": start}
     return Draft("task.queued", id_, {"task": {key: value for key, value in task.items() if value is not None}})
 
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.runs import NOTHING, Outcome, run_created
+from agents.sets import is_set
+from agents.starts import set_started
 from agents.ticks import interrupted, latest_ticks, next_tick
 from agents.workload import TICK_OF, changed, has_schedule
 from penstock.ids import named_id
@@ -37,6 +39,11 @@ def tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
     due = later if more else [first, *later]
     wanted, reason = _wanted(schedule, due, cause.at)
     reason += f", and more than {MAX_MISSED} before them" if more else ""
+    if is_set(pipeline["pipeline"]):
+        following = next_tick(schedule, max(due[-1], cause.at))
+        started = _set_tick(state, name, policies, cause, wanted)
+        reason += "" if started or not wanted else "; skipped, since it is starting"
+        return (*started, *tick_requested(name, pipeline, following)), "tick", reason
     running = [run["id"] for run in state["runs"].values() if run["pipeline"] == name]
     if running and schedule.overlap == "skip" and wanted and not (schedule.missed == "all" and len(due) > 1):
         wanted, reason = [], f"{reason}; skipped, since run {running[0]} is not done"
@@ -48,6 +55,14 @@ def tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
     following = left[0] if left else next_tick(schedule, max(due[-1], cause.at))
     effects += tick_requested(name, pipeline, following)
     return tuple(effects), "tick", reason
+
+
+def _set_tick(state: State, name: str, policies: Policies, cause: Cause, wanted: list[datetime]) -> tuple[Draft, ...]:
+    """Start a set, once for all ticks that are due, unless an earlier start is still queueing runs."""
+    if not wanted or state["pipelines"][name].get("start"):
+        return ()
+    group = named_id("run", state["pipelines"][name]["uid"], wanted[-1].isoformat(), cause.offset)
+    return set_started(state, name, policies, cause, {"group": group, "scheduled_for": wanted[-1].isoformat()})
 
 
 def _wanted(schedule: Schedule, due: list[datetime], at: datetime) -> tuple[list[datetime], str]:

@@ -63,6 +63,8 @@ def _queued(state: State, p: dict[str, Any]) -> State:
     task = {"pipeline": None, "run": None, "priority": 0, **p["task"], "status": "queued", "order": state["order"]}
     task |= {"attempt": 0, "failures": 0, "worker": None}
     task |= {"version": pipeline["version"], "spec": pipeline["pipeline"]} if pipeline else {"version": 0, "spec": None}
+    if start := task.pop("start", None):
+        state = _put(state, "pipelines", task["pipeline"], start={**start, "task": task["id"]})
     return {**_put(state, "tasks", task["id"], **task), "order": state["order"] + 1}
 
 
@@ -98,6 +100,25 @@ def _assigned(state: State, p: dict[str, Any]) -> State:
     return _put(state, "tasks", p["task"], status="assigned", worker=p["worker"], attempt=p["attempt"])
 
 
+def _closed(state: State, p: dict[str, Any]) -> State:
+    """Drop a task; with a listing that did not complete its start is over, too."""
+    if p["kind"] == "list" and p["status"] != "completed":
+        state = _start_over(state, p["pipeline"], p["task"])
+    return _drop(state, "tasks", p["task"])
+
+
+def _start_over(state: State, name: str, task: str) -> State:
+    pipeline = state["pipelines"].get(name, {})
+    is_it = (pipeline.get("start") or {}).get("task") == task
+    return _put(state, "pipelines", name, start=None) if is_it else state
+
+
+def _started(state: State, p: dict[str, Any]) -> State:
+    pipeline = state["pipelines"].get(p["name"], {})
+    is_over = p["last"] and (pipeline.get("start") or {}).get("group") == p["group"]
+    return _put(state, "pipelines", p["name"], start=None) if is_over else state
+
+
 def _worker_lost(state: State, p: dict[str, Any]) -> State:
     for task in [task for task in state["tasks"].values() if task["worker"] == p["worker"]]:
         state = _put(state, "tasks", task["id"], status="queued", worker=None)
@@ -123,7 +144,8 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "task.queued": _queued,
     "task.assigned": _assigned,
     "task.cancelled": _requeued,
-    "task.closed": lambda s, p: _drop(s, "tasks", p["task"]),
+    "task.closed": _closed,
+    "set.started": _started,
     "timer.requested": _waiting,
     "timer.fired": _fired,
 }

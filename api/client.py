@@ -74,10 +74,10 @@ class Client:
     def _session(self) -> Answers:
         return self._opened.enter_context(Answers(self.site.catalog_dsn))
 
-    def overview(self) -> list[Overview]:
-        """Return every living pipeline by name, without loading the store."""
+    def overview(self, member_of: str | None = None) -> list[Overview]:
+        """Return every living pipeline, or each member of a set, by name, without loading the store."""
         with closing(postgres.connect(self.site.catalog_dsn, "penstock:overview")) as session:
-            return overview(session)
+            return overview(session, member_of)
 
     def ask(self, type_: str, key: str, payload: Mapping[str, Any], *, idempotency_key: str | None = None) -> Command:
         """Send a command and wait until it is applied.

@@ -51,7 +51,7 @@ def notes_on(document: Pipeline | AgentPolicy, *, inspected: bool = False) -> li
         for path, instead in known.items()
         if _is_set(document, path.split("."))
     ]
-    if not isinstance(document, Pipeline):
+    if not isinstance(document, Pipeline) or document.spec.is_set:  # what a member lacks, `tables` may give it
         return notes
     return [*_cannot_run(document), *([] if inspected else _on_cursor(document)), *notes]
 

@@ -23,6 +23,7 @@ __all__ = [
     "PolicyEntry",
     "RunEntry",
     "SchemaVersion",
+    "SetEntry",
     "Snapshot",
     "TaskEntry",
     "WorkerEntry",
@@ -152,6 +153,31 @@ class PipelineEntry:
     changed: int
     checked: Mapping[str, Any] | None = None
     """The last comparison of both sides, as `penstock.records.commands.CheckRecord` and its time."""
+    member_of: str | None = None
+    """The set whose member it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetEntry:
+    """Result of the last listing of a set, and of its last start: `group` is the id that its runs share.
+
+    `task` is the listing's, None before the first; `listed` is true once all its pages are here. `queued` is true once
+    all runs of the group are in the catalog.
+    """
+
+    name: str
+    task: str | None = None
+    version: int | None = None
+    listed: bool = False
+    at: datetime | None = None
+    members: int = 0
+    refused: Sequence[Mapping[str, str]] = ()
+    proposed: Sequence[str] = ()
+    vanished: Sequence[str] = ()
+    unmatched: Sequence[str] = ()
+    group: str | None = None
+    queued: bool = False
+    skipped: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +232,8 @@ class RunEntry:
     """Rows that it reads again: `rows` ("all" or "window"), and `from` and `to` of a window."""
     notes: Sequence[str] | None = None
     """Notes for the user on rows that it did not read."""
+    group: str | None = None
+    """Runs of a set's members that were started together share it."""
 
 
 @dataclass(frozen=True, slots=True)

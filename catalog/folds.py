@@ -14,8 +14,10 @@ from sqlalchemy import Table
 from catalog import tables
 from catalog.dataset_folds import Fold, Seen, configured, dataset_id, named_dataset, observed_schema, profiled
 from catalog.rows import Change, Entry, Row, Rows
+from catalog.set_folds import set_listed, set_started
 from penstock.ids import named_id
 from penstock.models.domain import Error
+from penstock.models.sets import set_of
 from penstock.records.coordination import (
     AgentDecided,
     AgentFaulted,
@@ -125,7 +127,8 @@ def _connection_deleted(_: Seen, body: ConnectionDeleted) -> Iterable[Change | E
 def _pipeline(seen: Seen, body: PipelineChanged) -> Iterable[Change | Entry]:
     record, document = seen.record, body.pipeline
     metadata, spec = _part(document, "metadata"), _part(document, "spec")
-    source, sink = _end(spec, "source"), _end(spec, "sink")
+    is_set = bool(_part(spec, "source").get("objects"))
+    source, sink = (None, None) if is_set else (_end(spec, "source"), _end(spec, "sink"))
     owner, labels = metadata.get("owner"), _part(metadata, "labels")
     version = {
         "uid": body.uid,
@@ -142,6 +145,7 @@ def _pipeline(seen: Seen, body: PipelineChanged) -> Iterable[Change | Entry]:
         row |= {"name": body.name, "version": body.version, "pipeline": document, "updated_at": record.at}
         row |= {"owner": owner if isinstance(owner, str) else None, "labels": labels}
         row |= {"source": source and dataset_id(*source), "sink": sink and dataset_id(*sink)}
+        row |= {"member_of": set_of(body.name)}
         row["status"] = row.get("status") or "active"
         row["created_at"] = row.get("created_at") or record.at
 
@@ -193,6 +197,7 @@ def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
         "resumed": run.resumed,
         "scheduled_for": run.scheduled_for,
         "reload": run.reload and run.reload.to_dict(),
+        "group": run.group,
     }
 
     def fold(row: Row, _: Rows) -> None:
@@ -379,6 +384,8 @@ FOLDS: Final[dict[str, Fold]] = {
     "schema.observed": observed_schema,
     "dataset.configured": configured,
     "dataset.profiled": profiled,
+    "set.listed": set_listed,
+    "set.started": set_started,
     "error.raised": _raised,
     "record.unreadable": _reported,
 }

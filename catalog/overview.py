@@ -30,6 +30,13 @@ class Overview:
     updated_at: datetime
     last_run: Mapping[str, Any] | None
     next_run: datetime | None
+    member_of: str | None = None
+    """The set whose member it is."""
+
+    @property
+    def is_set(self) -> bool:
+        """True if it is a set of pipelines."""
+        return bool(self.pipeline["spec"]["source"].get("objects"))
 
     @property
     def has_failed(self) -> bool:
@@ -39,27 +46,29 @@ class Overview:
 
 _OVERVIEW: Final = """
     SELECT one.uid, one.name, one.version, one.status, one.owner,
-        one.labels, one.pipeline, one.created_at, one.updated_at,
+        one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of,
         (SELECT to_jsonb(run) FROM (
             SELECT id, status, requested_at, started_at, finished_at, counters, seconds, error
             FROM catalog.runs AS run
             WHERE run.pipeline = one.name AND run."offset" IS NOT NULL AND coalesce(run.uid, one.uid) = one.uid
             ORDER BY run."offset" DESC LIMIT 1) AS run) AS last_run,
         (SELECT due FROM catalog.timers
-            WHERE fired_at IS NULL AND one.status = 'active'
+            WHERE one.pipeline #> '{spec,schedule}' IS NOT NULL AND fired_at IS NULL AND one.status = 'active'
             AND starts_with(timer, 'tick:' || one.uid || ':' || one.version || ':')
             ORDER BY changed DESC LIMIT 1) AS next_run
     FROM catalog.pipelines AS one
-    WHERE one.deleted_at IS NULL AND one.version IS NOT NULL
+    WHERE one.deleted_at IS NULL AND one.version IS NOT NULL AND (%(member_of)s::text IS NULL
+        OR one.member_of = %(member_of)s)
     ORDER BY one.name COLLATE "C"
 """
 
 
-def overview(session: psycopg.Connection[Any]) -> list[Overview]:
-    """Return every pipeline that is not deleted, by name. Raises Unavailable."""
+def overview(session: psycopg.Connection[Any], member_of: str | None = None) -> list[Overview]:
+    """Return every pipeline that is not deleted, or each member of a set, by name. Raises Unavailable."""
     try:
         with session.cursor(row_factory=dict_row) as cursor:
-            return [Overview(**{**row, "last_run": _run(row["last_run"])}) for row in cursor.execute(_OVERVIEW)]
+            rows = cursor.execute(_OVERVIEW, {"member_of": member_of})
+            return [Overview(**{**row, "last_run": _run(row["last_run"])}) for row in rows]
     except psycopg.Error as error:
         raise translated(error, where="catalog") from error
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from catalog import datasets, history, pipelines, snapshots, tables
+from catalog import datasets, history, pipelines, sets, snapshots, tables
 from catalog.answers import Command
 from catalog.database import driver_of
 from catalog.dataset_folds import dataset_id, put_mapping
@@ -30,6 +30,7 @@ from catalog.entries import (
     PolicyEntry,
     RunEntry,
     SchemaVersion,
+    SetEntry,
     Snapshot,
     TaskEntry,
     WorkerEntry,
@@ -180,6 +181,21 @@ class MetadataStore:
         """Return every pipeline that is not deleted, with its last run and the time of its next one, by name."""
         with self._transaction() as connection:
             return overview(driver_of(connection))
+
+    def set_entry(self, name: str) -> SetEntry:
+        """Return the last listing of the set `name`, and the last start of its members. Raises NotFound."""
+        with self._transaction() as connection:
+            return sets.set_entry(connection, name, pipelines.pipeline(connection, name).uid)
+
+    def listing_failed(self, name: str) -> Mapping[str, Any] | None:
+        """Return the error of the last listing of the set `name` if it was given up; None if it was not."""
+        with self._transaction() as connection:
+            return sets.listing_failed(connection, name)
+
+    def group_runs(self, group: str) -> dict[str, str]:
+        """Return the runs of one start of a set by id, with their pipelines, in the order of the queue."""
+        with self._transaction() as connection:
+            return sets.group_runs(connection, group)
 
     def statuses(self, names: Collection[str]) -> dict[str, str]:
         """Return the status of each pipeline of `names` that is not deleted."""

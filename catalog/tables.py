@@ -31,7 +31,7 @@ __all__ = [
     "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
     "discoveries", "errors", "mapping_versions",
     "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles",
-    "runs", "schema_versions", "settings", "sink_states", "snapshots", "tasks", "timers", "workers",
+    "runs", "schema_versions", "set_pages", "settings", "sink_states", "snapshots", "tasks", "timers", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"
@@ -129,12 +129,26 @@ pipelines = _folded(
     "pipelines",
     _text("uid", key=True), _text("name"), Column("version", Integer), _text("status"), _text("owner"), _json("labels"),
     _text("source"), _text("sink"), _json("pipeline"), _time("created_at"), _time("updated_at"), _time("deleted_at"),
-    _json("checked"),
-    Index("pipelines_name_idx", "name"),
+    _json("checked"), _text("member_of"),
+    Index("pipelines_name_idx", "name"), Index("pipelines_member_of_idx", "member_of"),
 )  # fmt: skip
 """Pipelines, including deleted ones. Names are unique among the others; `source` and `sink` are ids of datasets.
 
 `checked` is the last comparison of both sides.
+"""
+
+set_pages = _folded(
+    "set_pages",
+    _text("id", key=True), _text("uid"), Column("page", Integer), _text("name"), _text("task"),
+    Column("version", Integer), Column("last", Boolean), Column("members", Integer), _json("refused"),
+    _json("proposed"), _json("vanished"), _json("unmatched"), _time("at"),
+    _text("group"), Column("queued", Boolean), Column("runs", Integer), _json("skipped"),
+    Index("set_pages_uid_idx", "uid"),
+)  # fmt: skip
+"""Pages of the last listing of each set, by its uid and their number, and of the last start of its members.
+
+Pages of an earlier listing that had more are left over: those of one listing have the same `task`, and those of one
+start the same `group`, which is `queued` with the last page.
 """
 
 pipeline_versions = _folded(
@@ -162,6 +176,7 @@ runs = _folded(
     Column("attempts", Integer), _time("requested_at"), _time("started_at"),
     _time("finished_at"), _json("counters"), _json("seconds"), _json("error"), _number("offset"),
     Column("resumed", Boolean), _time("scheduled_for"), _json("reload"), _json("notes"),
+    _text("group"), Index("runs_group_idx", "group"),
     Index("runs_offset_idx", "offset"), Index("runs_pipeline_offset_idx", "pipeline", "offset"),
 )  # fmt: skip
 """Runs; `offset` is where a run was created. `uid`, `attempts`, `seconds`, `notes` come from its task's records."""

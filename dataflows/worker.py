@@ -35,7 +35,7 @@ from penstock.topics.table import CONTROL, METRICS
 
 __all__ = ["KINDS", "add_worker"]
 
-KINDS: Final = ("pipeline", "cleanup", "discover")
+KINDS: Final = ("pipeline", "cleanup", "discover", "list")
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
 POLL_SECONDS: Final = 0.1

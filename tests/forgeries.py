@@ -17,6 +17,7 @@ AT: Final = "2026-01-01T00:00:00Z"
 RUN: Final = {"id": "r9", "pipeline": "ghost", "version": 1, "status": "queued", "requested_at": AT}
 ATTEMPT: Final = {"task": "t9", "run": "r9", "attempt": 1, "worker": "nobody"}
 ENDED: Final = {"task": "t9", "kind": "pipeline", "pipeline": "ghost", "attempt": 1, "status": "completed"}
+PAGE: Final = {"name": "ghost", "uid": "u9", "version": 1, "task": "t9", "page": 0, "last": True}
 DECISION: Final = {"agent": "lifecycle", "rules": 1, "action": "x", "subject": "ghost", "reason": "none"}
 PIPELINE: Final = {"name": "ghost", "uid": "u9", "version": 1, "pipeline": pipeline("ghost")}
 CHECK: Final = {"name": "ghost", "uid": "u9", "source_rows": 2, "target_rows": 1, "missing": 1, "agree": False}
@@ -79,6 +80,11 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "schema.observed": {
         "dataset": {"connection": "ghost", "object": "a.b"}, "schema": {"fields": [{"name": "x", "type": "text"}]},
     },
+    "objects.found": {
+        **PAGE, "objects": [{"object": "public.a", "schema": "public", "table": "a", "key": ["id"]}],
+    },
+    "set.listed": {**PAGE, "members": ["ghost/public.a"], "refused": [{"object": "public.b", "reason": "none"}]},
+    "set.started": {"name": "ghost", "uid": "u9", "group": "g9", "page": 0, "last": True, "runs": 1},
     "record.unreadable": {"offset": 1, "reason": "none", "size": 1},
 }  # fmt: skip
 """A valid payload of every type, about things that never were."""

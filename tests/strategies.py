@@ -167,10 +167,13 @@ def _strings(pattern: str | None = None, min_length: int = 0, max_length: int = 
         return st.text(min_size=min_length, max_size=min(max(max_length, min_length), 12))
     if pattern == NAME:
         return st.sampled_from(["a", "orders", "b-1"]) | st.from_regex(pattern, fullmatch=True)
+    if pattern == PIPELINE_NAME:
+        return names | st.sampled_from(["shop/public.orders", "shop/a.B {x}"])
     return st.from_regex(pattern, fullmatch=True).filter(lambda text: min_length <= len(text) <= max(max_length, 64))
 
 
 NAME: Final = r"^[a-z][a-z0-9_-]{0,62}$"
+PIPELINE_NAME: Final = r"^[a-z][a-z0-9_-]{0,62}(/[^\x00-\x1f]{1,512})?$"
 names = _strings(NAME)
 
 
@@ -282,7 +285,8 @@ def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
     tests = draw(st.lists(models(pipeline.PipelineTest), max_size=2, unique_by=lambda test: test.name))
     sink = draw(_sink())
     streams = draw(st.booleans()) and sink.write != "replace"
-    other = {"cursor": st.none()} if streams else {"from_": st.none()}
+    other: dict[str, Strategy] = {"cursor": st.none()} if streams else {"from_": st.none()}
+    other |= {"objects": st.just(()), "except_": st.just(())}
     source = draw(models(pipeline.Source, object=_columns.map("source.{}".format), **other))
     parts: dict[str, Any] = {
         "mode": "batch",
@@ -366,7 +370,9 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     AgentPolicySpec: _policy_spec,
 }
 
-pipelines: st.SearchStrategy[dict[str, Any]] = models(pipeline.Pipeline).map(lambda one: one.to_dict())
+pipelines: st.SearchStrategy[dict[str, Any]] = models(
+    pipeline.Pipeline, metadata=models(pipeline.Metadata, name=names)
+).map(lambda one: one.to_dict())
 """Valid pipeline documents, as in a file."""
 DOCUMENTS: Final[Mapping[Callable[..., Any], Callable[[], Strategy]]] = {
     shapes._pipeline: lambda: pipelines,

@@ -56,11 +56,11 @@ def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates
     Raises:
         NotFound: a file, or a pipeline of that name, does not exist.
     """
-    files = tuple(Path(word) for word in words if _is_file(word))
-    names = [word for word in words if not _is_file(word)]
+    applied = {one.name: one for one in client.store.overview()}
+    files = tuple(Path(word) for word in words if word not in applied and _is_file(word))
+    names = [word for word in words if Path(word) not in files]
     documents = documents_of(state, files) if files or not names else _of_project(state)
     in_force = {one.name: dict(one.connection) for one in client.store.connections()}
-    applied = {one.name: one for one in client.store.overview()}
     written: dict[str, dict[str, Any]] = {}
     connections = dict(in_force)
     common = state.settings.project / CONNECTIONS

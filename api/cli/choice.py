@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from shlex import quote
 
 from catalog.overview import Overview
 from penstock.errors import NotFound, UsageError, did_you_mean
 
-__all__ = ["Choice", "known"]
+__all__ = ["Choice", "known", "object_matches"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Names as they are written, selectors (`LABEL=VALUE` or a pattern such as `sales-*`), or every pipeline."""
+    """Names as they are written, selectors (`LABEL=VALUE` or a pattern such as `sales-*`), or every pipeline.
+
+    With `tables`, patterns of objects, it is the members of the chosen sets that match one of them; of all sets if
+    nothing else is chosen. `command` is for messages.
+    """
 
     names: tuple[str, ...] = ()
     selectors: tuple[str, ...] = ()
     every: bool = False
+    tables: tuple[str, ...] = ()
+    command: str = "run"
 
     def __post_init__(self) -> None:
         """Check the choice. Raises UsageError: nothing is chosen, or names in addition to `--all`."""
-        if not (self.names or self.selectors or self.every):
-            raise UsageError("name a pipeline", where="penstock run", hint="penstock list, or penstock run --all")
+        where = f"penstock {self.command}"
+        if not (self.names or self.selectors or self.every or self.tables):
+            raise UsageError("name a pipeline", where=where, hint=f"penstock list, or {where} --all")
         if self.every and (self.names or self.selectors):
-            raise UsageError("names and `--all` exclude each other", where="penstock run", hint="leave out one of them")
+            raise UsageError("names and `--all` exclude each other", where=where, hint="leave out one of them")
 
     @property
     def single(self) -> str | None:
         """The name, if the choice is one pipeline by name."""
-        return self.names[0] if len(self.names) == 1 and not self.selectors else None
+        return self.names[0] if len(self.names) == 1 and not (self.selectors or self.tables) else None
 
     @property
     def words(self) -> str:
         """The choice as written on the command line."""
-        return "--all" if self.every else " ".join((*self.names, *(f"--select {one}" for one in self.selectors)))
+        words = (*map(quote, self.names), *(f"--select {quote(one)}" for one in self.selectors))
+        tables = (f"--table {quote(one)}" for one in self.tables)
+        return " ".join((*(("--all",) if self.every else words), *tables))
 
     def names_among(self, pipelines: Sequence[Overview]) -> list[str]:
         """Return the chosen names, each once: the named ones, then the selected ones that are active.
@@ -43,15 +53,38 @@ class Choice:
         Raises:
             NotFound: there is no pipeline of a name, or no active one that matches a selector.
         """
+        if self.tables:
+            return self._members(pipelines)
+        return self._chosen(pipelines)
+
+    def _members(self, pipelines: Sequence[Overview]) -> list[str]:
+        """Return the members of the chosen sets whose objects match. Raises NotFound if there are none."""
+        sets = [one.name for one in pipelines if one.is_set]
+        if self.names or self.selectors:
+            sets = self._chosen(pipelines)
+        found = [one.name for one in pipelines if one.member_of in sets and object_matches(one.name, self.tables)]
+        if not found:
+            hint = f"penstock status {quote(sets[0])}" if sets else "a set is a pipeline whose source has `objects`"
+            raise NotFound("no member matches", where="--table", value=", ".join(self.tables), hint=hint)
+        return found
+
+    def _chosen(self, pipelines: Sequence[Overview]) -> list[str]:
         names = [one.name for one in pipelines]
+        whole = [one for one in pipelines if one.member_of is None]
         chosen = dict.fromkeys(known(name, names) for name in self.names)
         if self.every:
-            chosen |= dict.fromkeys(one.name for one in pipelines if one.status == "active")
+            chosen |= dict.fromkeys(one.name for one in whole if one.status == "active")
             if not chosen:
                 raise NotFound("there is no active pipeline", hint="penstock list")
         for selector in self.selectors:
-            chosen |= dict.fromkeys(_selected(selector, pipelines))
+            chosen |= dict.fromkeys(_selected(selector, pipelines if "/" in selector else whole))
         return list(chosen)
+
+
+def object_matches(name: str, patterns: Iterable[str]) -> bool:
+    """True if the object of the member `name` matches one of the patterns, or is one of them."""
+    object_ = name.partition("/")[2]
+    return any(object_ == one or fnmatchcase(object_, one) for one in patterns)
 
 
 def known(name: str, names: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -14,27 +15,46 @@ from catalog.overview import Overview, overview
 from dataflows.process.site import Site
 from penstock.postgres import connect
 
-__all__ = ["route"]
+__all__ = ["route", "tallies"]
 
 
 @command(name="list")
 @click.option("--failed", is_flag=True, help="Only those whose last run failed, with its error.")
-def list_(state: State, *, failed: bool) -> None:
-    """Show all pipelines, with the result of their last run and the time of the next one."""
+@click.option("--members", is_flag=True, help="The members of sets, too.")
+def list_(state: State, *, failed: bool, members: bool) -> None:
+    """Show all pipelines, with the result of their last run and the time of the next one; a set as one line."""
     with Site(state.settings) as site, closing(connect(site.catalog_dsn, "penstock:list")) as session:
         every = overview(session)
-    found = [one for one in every if one.has_failed or not failed]
+    found = [one for one in every if (one.has_failed if failed else members or one.member_of is None)]
     columns = ("name", "#version", "status", "moves", "owner", "last run", "when", "next run")
     empty = "No pipeline's last run failed." if every else "There are no pipelines yet."
-    state.output.table((*columns, "error") if failed else columns, _rows(found, failed=failed), empty=empty)
+    rows = _rows(found, tallies(every), failed=failed)
+    state.output.table((*columns, "error") if failed else columns, rows, empty=empty)
     state.output.data(found)
     state.output.hint(_next(every, found))
 
 
-def _rows(found: Sequence[Overview], *, failed: bool) -> list[tuple[object, ...]]:
+def tallies(every: Sequence[Overview]) -> dict[str, str]:
+    """Return a summary of the members of each set, such as `2 failed of 40`."""
+    members: dict[str, list[Overview]] = {}
+    for one in every:
+        if one.member_of is not None:
+            members.setdefault(one.member_of, []).append(one)
+    return {name: _tally(found) for name, found in members.items()}
+
+
+def _tally(members: Sequence[Overview]) -> str:
+    counts = Counter(str((one.last_run or {}).get("status", "not run yet")) for one in members)
+    words = [f"{counts[status]} {status}" for status in ("failed", "running", "queued", "stopped") if counts[status]]
+    return f"{', '.join(words)} of {len(members)}" if words else f"{counts['completed']} of {len(members)} completed"
+
+
+def _rows(found: Sequence[Overview], sets: Mapping[str, str], *, failed: bool) -> list[tuple[object, ...]]:
     rows = []
     for one in found:
-        run = one.last_run or {}
+        run: Mapping[str, Any] = one.last_run or {}
+        if one.is_set:
+            run = {"status": sets.get(one.name, "no members")}
         last = (run.get("status"), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run))
         error = ((run.get("error") or {}).get("what"),) if failed else ()
         rows.append((one.name, one.version, one.status, route(one.pipeline), one.owner, *last, *error))

@@ -6,34 +6,45 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 import click
 
+from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, error_line, escape, length
 from api.cli.gauges import Reported, latest, shown, watched
 from api.cli.listing import route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
+from api.cli.set_status import show_set
 from api.cli.slots import slot_line, slot_of
 from api.client import Client, connected
 from catalog.entries import PipelineEntry
 from penstock.clock import now
-from penstock.errors import NotFound, Refused, Unavailable
+from penstock.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.models.connection import TYPES
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
+TABLES = click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members whose table matches.")
 DELETE_SECONDS, POLL_SECONDS = 120.0, 0.1
 
 
 @command(name="status")
 @click.argument("name", shell_complete=pipeline_names)
+@TABLES
 @click.option("--watch", is_flag=True, help="Show rows/s and lag every second, until its run ends.")
-def status_(state: State, name: str, *, watch: bool) -> None:
-    """Show one pipeline: its version and status, its last runs, and how far a stream is behind."""
+def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) -> None:
+    """Show one pipeline: its version and status, its last runs, and how far a stream is behind.
+
+    Of a set: its members, the worst first.
+    """
     with connected(state.settings, runs=False) as client:
         pipeline = client.store.pipeline(name)
+        if pipeline.pipeline["spec"]["source"].get("objects"):
+            show_set(state, client, pipeline, tables)
+            return
         for line in watched(client, name) if watch else ():
             state.output.say(line)
         runs = client.store.runs(pipeline=name, limit=5).items
@@ -106,18 +117,56 @@ def _failed(state: State, runs: Any) -> str | None:
 
 
 def _transition(verb: str, text: str, following: str) -> click.Command:
-    @command(name=verb, help=text)
-    @click.argument("name", shell_complete=pipeline_names)
+    @command(name=verb, help=f"{text} Of a set: also its members.")
+    @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=pipeline_names)
+    @click.option("--all", "every", is_flag=True, help="Every active pipeline.")
+    @click.option(
+        "--select", "selectors", multiple=True, metavar="LABEL=VALUE|PATTERN",
+        help="Active pipelines with this label, or with a name like `sales-*`; may be given again.",
+    )  # fmt: skip
+    @TABLES
     @click.option("--expect", type=int, help="Only if it is at this version.")
-    def one(state: State, name: str, expect: int | None) -> None:
+    def one(
+        state: State,
+        names: tuple[str, ...],
+        selectors: tuple[str, ...],
+        tables: tuple[str, ...],
+        expect: int | None,
+        *,
+        every: bool,
+    ) -> int:
+        choice = Choice(names, selectors, every, tables, verb)
         with connected(state.settings) as client:
+            if choice.single is None:
+                return _change_several(state, client, choice, expect)
+            name = choice.single
             answer = client.ask(f"pipeline.{verb}", name, PipelineTransition(name=name, expect=expect).to_dict())
         result = answer.result or {}
-        state.output.say(f"{name} is {result['status']}")
+        members = f", and {result['members']} members" if "members" in result else ""
+        state.output.say(f"{escape(name)} is {result['status']}{members}")
         state.output.data({"name": name, **result})
-        state.output.hint(following.format(name=name))
+        state.output.hint(following.format(name=quote(name)))
+        return 0
 
     return one
+
+
+def _change_several(state: State, client: Client, choice: Choice, expect: int | None) -> int:
+    """Change the status of several pipelines; return 1 if any was refused."""
+    names = choice.names_among(client.overview())
+    payloads = {name: PipelineTransition(name=name, expect=expect).to_dict() for name in names}
+    refused, done = [], []
+    for name, answer in client.ask_each(f"pipeline.{choice.command}", payloads).items():
+        if isinstance(answer, PenstockError):
+            refused.append({"name": name, "error": {"code": answer.code, "what": answer.what}})
+            state.output.say(f"[red]{escape(str(answer))}[/red]")
+        else:
+            done.append({"name": name, **(answer.result or {})})
+    word = done[0]["status"] if done else "changed"
+    state.output.say(f"{len(done)} of {len(names)} are {word}")
+    state.output.data({"changed": done, "refused": refused})
+    state.output.hint("penstock list")
+    return 1 if refused else 0
 
 
 pause_ = _transition(

@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 import click
 from pydantic import TypeAdapter
@@ -22,13 +21,12 @@ from penstock.models.connection import Connection
 from penstock.models.documents import CONNECTIONS, Documents, read_documents, read_project
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
+from penstock.models.sets import DATABASES
 from penstock.records.commands import ConnectionPut, PipelineApply, PolicyPublish
 from penstock.settings import FILE, PREFIX
 from penstock.topics.embedded import EmbeddedServer
 
 Files = tuple[Path, ...]
-DATABASES: Final = {"postgres", "mysql", "mariadb", "sqlite", "duckdb"}
-"""Types of connections whose objects are tables."""
 
 
 def documents_of(state: State, files: Files) -> Documents:
@@ -47,10 +45,12 @@ def _patterns(documents: Documents, connections: Mapping[str, Connection]) -> li
     """Return an issue for each object of a database that is a pattern: only folders have objects of several parts."""
     issues = []
     for one in documents.pipelines:
+        if one.spec.is_set:
+            continue
         for part, end in (("source", one.spec.source), ("sink", one.spec.sink)):
             kind = getattr(connections.get(end.connection), "type", None)
             if kind in DATABASES and "*" in end.object and '"' not in end.object:
-                hint = "write a pipeline for each table; a table of that very name is written in quotes"
+                hint = "write `objects: [PATTERN]` in its place; a table of that very name is written in quotes"
                 where = f"{documents.origins.get(('Pipeline', one.name), one.name)}: spec.{part}.object"
                 issues.append(Issue(where, f"a pattern of tables has no meaning here, got {end.object!r}; {hint}"))
     return issues
@@ -96,11 +96,13 @@ def _notes(documents: Documents, inspected: Collection[str] = ()) -> dict[tuple[
 def apply_(state: State, files: Files) -> None:
     """Put files into effect: check all, then send connections, policies and pipelines, in this order."""
     documents = documents_of(state, files)
-    with connected(state.settings) as client:
+    sets = [one.name for one in documents.pipelines if one.spec.is_set]
+    with connected(state.settings, worker=bool(sets)) as client:
         if issues := _unknown(documents, [one.name for one in client.store.connections()]):
             raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")
         cursors = _cursor_notes(state, client, documents)
         rows = put(client, documents)
+        listings = _listings(client, sets, rows)
     state.output.table(("what", "name", "#version", ""), rows, empty="Nothing to apply.")
     notes = _notes(documents, inspected=[name for (_, name), found in cursors.items() if found])
     for key, found in cursors.items():
@@ -112,8 +114,18 @@ def apply_(state: State, files: Files) -> None:
             for kind, name, version, change in rows
         ]
     )
+    for line in listings:
+        state.output.say(line)
     names = [pipeline.name for pipeline in documents.pipelines]
     state.output.hint(f"penstock run {names[0]} --watch" if names else "penstock list")
+
+
+def _listings(client: Client, sets: Collection[str], rows: Iterable[tuple[str, str, object, str]]) -> list[str]:
+    """Wait until the objects of each set that has changed are listed; return a line about each."""
+    from api.cli.set_runs import listing_line, wait_for_listing
+
+    changed = {name: version for _, name, version, change in rows if name in sets and change == "changed"}
+    return [listing_line(name, wait_for_listing(client, name, int(str(version)))) for name, version in changed.items()]
 
 
 def _cursor_notes(state: State, client: Client, documents: Documents) -> dict[tuple[str, str], list[str]]:
@@ -121,7 +133,7 @@ def _cursor_notes(state: State, client: Client, documents: Documents) -> dict[tu
 
     connections = {one.name: dict(one.connection) for one in client.store.connections()}
     connections |= {name: one.to_dict() for name, one in documents.connections.items()}
-    return cursor_notes(state, documents.pipelines, connections)
+    return cursor_notes(state, [one for one in documents.pipelines if not one.spec.is_set], connections)
 
 
 def _unknown(documents: Documents, installed: Iterable[str]) -> list[Issue]:

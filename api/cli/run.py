@@ -13,6 +13,7 @@ from api.cli.completion import pipeline_names
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.cli.results import Result
+from api.cli.set_runs import member_results
 from api.client import UP, Client, connected
 from penstock.errors import PenstockError, Refused
 
@@ -29,6 +30,7 @@ Rows = Mapping[str, str]
     "--select", "selectors", multiple=True, metavar="LABEL=VALUE|PATTERN",
     help="Active pipelines with this label, or with a name like `sales-*`; may be given again.",
 )  # fmt: skip
+@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose table matches.")
 @click.option("--watch", is_flag=True, help="Show its progress until it ends.")
 @click.option("--full", is_flag=True, help="Read all rows again; they replace the target's at the end.")
 @click.option(
@@ -42,6 +44,7 @@ def run_(  # noqa: PLR0913 - one for each option
     state: State,
     names: tuple[str, ...],
     selectors: tuple[str, ...],
+    tables: tuple[str, ...],
     begin: str | None,
     *,
     every: bool,
@@ -53,7 +56,7 @@ def run_(  # noqa: PLR0913 - one for each option
 
     Exit code 1 if any of several failed.
     """
-    choice = Choice(names, selectors, every)
+    choice = Choice(names, selectors, every, tables)
     if begin is not None or reset:
         from api.cli.beginnings import begin_stream
 
@@ -82,8 +85,16 @@ def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool) -> i
         names = choice.names_among(client.overview())
         client.start(worker=True)
         watched = client.watch() if watch or not client.log.holder(UP) else None
-        results = _start(state, client, names, reload)
+        results, sets = _start(state, client, names, reload)
         _raise_if_single(choice, results)
+        for name, answer in sets.items():
+            if watched is None:
+                results[name] = Result(name, str(answer["group"]))
+                continue
+            found = member_results(client, name, answer)
+            results |= {one.pipeline: one for one in found}
+            if choice.single and not found:
+                state.output.say(f"{name}: no member is due; penstock status {name}")
         if watched is not None:
             from api.cli.board import board
             from api.cli.following import follow
@@ -100,22 +111,32 @@ def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool) -> i
             for one in results.values():
                 state.output.say(one.line)
     _raise_if_single(choice, results)
-    return _tell_one(state, results[choice.single]) if choice.single else _tell_all(state, list(results.values()))
+    if choice.single in results:
+        return _tell_one(state, results[choice.single])
+    return _tell_all(state, list(results.values()))
 
 
-def _start(state: State, client: Client, names: Iterable[str], reload: Rows | None) -> dict[str, Result]:
-    """Ask for a run of each pipeline; an open run that reads the same rows is followed instead."""
+def _start(
+    state: State, client: Client, names: Iterable[str], reload: Rows | None
+) -> tuple[dict[str, Result], dict[str, Mapping[str, Any]]]:
+    """Ask for a run of each pipeline; an open run that reads the same rows is followed instead.
+
+    Return the results, and the answers of sets, whose runs are queued later.
+    """
     answers = client.ask_each("run.start", {name: _order(name, reload) for name in names})
-    results = {}
+    results: dict[str, Result] = {}
+    sets: dict[str, Mapping[str, Any]] = {}
     for name, answer in answers.items():
-        if not isinstance(answer, PenstockError):
+        if not isinstance(answer, PenstockError) and "group" in (answer.result or {}):
+            sets[name] = answer.result or {}
+        elif not isinstance(answer, PenstockError):
             results[name] = Result(name, str((answer.result or {})["run"]))
         elif isinstance(answer, Refused) and (run := _open_run(client, name, reload)):
             state.output.say(f"run {run} of {name} is open: it continues")
             results[name] = Result(name, run)
         else:
             results[name] = Result(name, error=answer)
-    return results
+    return results, sets
 
 
 def _open_run(client: Client, name: str, reload: Rows | None) -> str | None:
@@ -157,7 +178,7 @@ def again(choice: Choice, reload: Rows | None) -> str:
 
 def _raise_if_single(choice: Choice, results: dict[str, Result]) -> None:
     """Raise the error of a single run: the command ends with its exit code."""
-    if choice.single and (error := results[choice.single].error):
+    if choice.single in results and (error := results[choice.single].error):
         raise error
 
 

@@ -27,6 +27,7 @@ from dataflows.process.reports import error_of, write_result
 from dataflows.process.signals import stop_on_signal
 from dataflows.runs.gauges import measuring
 from dataflows.runs.job import Job
+from dataflows.runs.listing import found_objects
 from dataflows.runs.memory import measured
 from dataflows.runs.prepare import Finished, Prepared, prepare
 from dataflows.runs.progress import Progress, reported
@@ -57,6 +58,9 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
     attempt = _Attempt(seconds=progress.seconds)
     with ExitStack() as watch:
         try:
+            if task.get("kind") == "list":
+                with progress.movement.wait("the source did not list its objects", SLOW):
+                    return attempt.result("completed", EMPTY) | {"objects": found_objects(task, first.check)}
             secrets = Path(task["secrets"]) if task.get("secrets") else None
             job = Job.from_task(task, secrets=secrets).patient()
             give_up = _giving_up(attempt, task, progress)

@@ -13,6 +13,7 @@ from agents.retries import CRASHED
 from catalog.store import MetadataStore
 from dataflows.work.processes import Ended, calls_modules
 from penstock.clock import now
+from penstock.ids import named_id
 from penstock.models.domain import Counters, DatasetRef, Error, Schema
 from penstock.models.profiles import DatasetProfile
 from penstock.records import Record
@@ -26,6 +27,7 @@ from penstock.records.execution import (
     TaskHalted,
     TaskStarted,
 )
+from penstock.records.sets import PAGE
 
 __all__ = ["Outcomes"]
 
@@ -113,7 +115,8 @@ class Outcomes:
         """Return the records of an ended attempt: schemas and ``task.completed``, or error and ``task.failed``."""
         result = ended.result or {}
         if result.get("status") == "completed":
-            return [*self._schemas(offset, assigned, result), self._completed(offset, assigned, result)]
+            before = self._listed(offset, assigned, result) or self._schemas(offset, assigned, result)
+            return [*before, self._completed(offset, assigned, result)]
         error = Error(**result["error"]) if result.get("error") else _crash(ended, assigned)
         return [
             self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
@@ -187,11 +190,30 @@ class Outcomes:
             if self._known.get(ref) != schema.outline
         ]
 
+    def _listed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
+        """Return ``objects.found`` for each page of a listing; there is at least one."""
+        if assigned.payload["kind"] != "list":
+            return []
+        objects, name = result["objects"], assigned.payload["pipeline"]
+        head = {key: assigned.payload[key] for key in ("uid", "version", "task")} | {"name": name}
+        pages = [objects[at : at + PAGE] for at in range(0, len(objects), PAGE)] or [[]]
+        return [
+            self._answer(
+                offset,
+                assigned,
+                "objects.found",
+                {**head, "page": at, "last": at == len(pages) - 1, "objects": page},
+                part=at,
+            )
+            for at, page in enumerate(pages)
+        ]
+
     def _answer(
-        self, offset: int, cause: Record, type_: str, payload: dict[str, Any], key: str | None = None
+        self, offset: int, cause: Record, type_: str, payload: dict[str, Any], key: str | None = None, part: int = 0
     ) -> Record:
         at: datetime = now()
-        return cause.answer(offset, type_, key or cause.key, payload, at=at, actor=self._actor)
+        found = cause.answer(offset, type_, key or cause.key, payload, at=at, actor=self._actor)
+        return found.replaced(id=named_id(found.id, part)) if part else found
 
 
 def _described(ref: DatasetRef, one: Mapping[str, Any], schema: Schema) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from penstock.errors import InvalidDocument, Issue, did_you_mean
 from penstock.models.secrets import looks_random, sensitive
 from penstock.models.sql import MAX_LENGTH, parsed
 
-__all__ = ["Bytes", "Duration", "Fraction", "Model", "Name", "Sql", "issues_of"]
+__all__ = ["Bytes", "Duration", "Fraction", "Model", "Name", "PipelineName", "Sql", "issues_of"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
 _BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
@@ -249,6 +249,9 @@ Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1)]
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 """A name that people type: lower case, starts with a letter, at most 63 characters of ``a-z 0-9 _ -``."""
+
+PipelineName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}(/[^\x00-\x1f]{1,512})?$")]
+"""The name of a pipeline; that of a member of a set is ``SET/OBJECT``, such as ``shop/public.orders``."""
 
 Sql = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH), AfterValidator(_sql)]
 """A SQL scalar expression over the columns; it is compiled, never sent to a database."""

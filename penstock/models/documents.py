@@ -15,6 +15,7 @@ from penstock.models.connection import Connection, parse_connections
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
 from penstock.models.secrets import literals, literals_in_prose
+from penstock.models.sets import check_written
 
 __all__ = ["CONNECTIONS", "Documents", "read_documents", "read_project"]
 
@@ -155,6 +156,8 @@ def read_documents(paths: Iterable[Path], check: Check | None = None) -> Documen
                     connections |= parse_connections(data)
                     continue
                 model = _model(data)
+                if isinstance(model, Pipeline):
+                    check_written(model)
                 if check and isinstance(model, Pipeline):
                     check(model)
             except InvalidDocument as error:

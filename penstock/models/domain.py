@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, JsonValue, model_validator
 from pydantic import Field as Constraint
 
 from penstock.errors import PenstockError
-from penstock.models.base import Model, Name, Sql
+from penstock.models.base import Model, Name, PipelineName, Sql
 
 __all__ = [
     "AgentDecision",
@@ -30,6 +30,7 @@ __all__ = [
     "RunStatus",
     "Schema",
     "SchemaMapping",
+    "Start",
     "Task",
     "TaskStatus",
     "Timestamp",
@@ -171,18 +172,55 @@ class Discovery(Model):
     sample_rows: Annotated[int, Constraint(ge=0, le=10_000_000)] = 0
 
 
+class Reload(Model):
+    """Rows that a run reads again regardless of its pipeline's position: all, or a window of the cursor.
+
+    The window starts at `from` and ends before `to`, written as values of the cursor: a whole number, a date,
+    or a time (UTC if it has no zone).
+    """
+
+    rows: Literal["all", "window"]
+    from_: Annotated[str, Constraint(min_length=1, max_length=100)] | None = Constraint(default=None, alias="from")
+    to: Annotated[str, Constraint(min_length=1, max_length=100)] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_of_windows(self) -> Self:
+        wanted = self.rows == "window"
+        if (self.from_ is not None, self.to is not None) != (wanted, wanted):
+            message = "a window needs both `from` and `to`" if wanted else "all rows have no bounds"
+            raise ValueError(message)
+        return self
+
+    @property
+    def is_window(self) -> bool:
+        """True if it is only a part of the rows, not all."""
+        return self.rows == "window"
+
+
+class Start(Model):
+    """Runs to queue for the members of a set once its objects are listed; they share the id `group`."""
+
+    group: Id
+    reload: Reload | None = None
+    scheduled_for: Timestamp | None = None
+
+
 class Task(Model):
-    """One unit of work for one worker; `attempt` counts the assignments, from 1. It is a pipeline's, or a discovery."""
+    """One unit of work for one worker; `attempt` counts the assignments, from 1. It is a pipeline's, or a discovery.
+
+    A listing of a set may have a `start`.
+    """
 
     id: Id
-    kind: Literal["pipeline", "cleanup", "discover"]
-    pipeline: Name | None = None
+    kind: Literal["pipeline", "cleanup", "discover", "list"]
+    pipeline: PipelineName | None = None
     discovery: Discovery | None = None
     run: Id | None = None
     priority: Annotated[int, Constraint(ge=-(2**31), lt=2**31)] = 0
     attempt: Annotated[int, Constraint(ge=0, lt=2**31)] = 0
     worker: Id | None = None
     status: TaskStatus = "queued"
+    start: Start | None = None
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:
@@ -212,31 +250,6 @@ class Counters(Model):
         return self
 
 
-class Reload(Model):
-    """Rows that a run reads again regardless of its pipeline's position: all, or a window of the cursor.
-
-    The window starts at `from` and ends before `to`, written as values of the cursor: a whole number, a date,
-    or a time (UTC if it has no zone).
-    """
-
-    rows: Literal["all", "window"]
-    from_: Annotated[str, Constraint(min_length=1, max_length=100)] | None = Constraint(default=None, alias="from")
-    to: Annotated[str, Constraint(min_length=1, max_length=100)] | None = None
-
-    @model_validator(mode="after")
-    def _bounds_of_windows(self) -> Self:
-        wanted = self.rows == "window"
-        if (self.from_ is not None, self.to is not None) != (wanted, wanted):
-            message = "a window needs both `from` and `to`" if wanted else "all rows have no bounds"
-            raise ValueError(message)
-        return self
-
-    @property
-    def is_window(self) -> bool:
-        """True if it is only a part of the rows, not all."""
-        return self.rows == "window"
-
-
 class Beginning(Model):
     """Where a stream begins: the earliest message that is there, the next one, those since a time, or given positions.
 
@@ -252,7 +265,7 @@ class Run(Model):
     """One run of one version of a pipeline."""
 
     id: Id
-    pipeline: Name
+    pipeline: PipelineName
     version: Annotated[int, Constraint(ge=1, lt=2**31)]
     status: RunStatus
     requested_at: Timestamp
@@ -262,6 +275,8 @@ class Run(Model):
     """Rows that it reads again; None for a normal run of its pipeline."""
     begin: Beginning | None = None
     """Where it begins, if it is a stream that begins anew."""
+    group: Id | None = None
+    """The runs of a set's members that were started together share it."""
     finished_at: Timestamp | None = None
     counters: Counters = Counters()
     resumed: bool = False

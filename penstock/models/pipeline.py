@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from penstock.models.base import Bytes, Duration, Fraction, Model, Name
+from penstock.models.base import Bytes, Duration, Fraction, Model, Name, PipelineName
 from penstock.models.formats import Format
 from penstock.models.transforms import (
     Clean,
@@ -74,7 +82,7 @@ def _cron(value: str) -> str:
 class Metadata(Model):
     """Name, owner, description and labels."""
 
-    name: Name
+    name: PipelineName
     owner: str | None = Field(default=None, max_length=128)
     description: str | None = Field(default=None, max_length=2000)
     labels: Labels = {}
@@ -94,7 +102,9 @@ class Cursor(Model):
 
 
 def all_topics(source: Mapping[str, Any]) -> str | None:
-    """Return what names all topics of a source; None if it has neither `topics` nor a `pattern`."""
+    """Return what names all topics or objects of a source; None if it has neither, nor a `pattern`."""
+    if objects := source.get("objects"):
+        return str(objects[0]) if len(objects) == 1 else f"{objects[0]} and {len(objects) - 1} more"
     topics, pattern = source.get("topics"), source.get("pattern")
     if isinstance(pattern, str):
         return f"/{pattern}/"
@@ -113,9 +123,14 @@ class Source(Model):
     `from` is where a stream begins a partition that it has not read yet: at the earliest message, after the latest, or
     at the first one of a time. In place of `object` a stream may have several `topics`, or a `pattern` that whole names
     of topics match, also of those that are made while it runs; `object` is then what names them all.
+
+    With `objects` in place of `object` the pipeline is a set: each object whose name matches one of these patterns
+    (`*`, `?`, `[…]`), and none of `except`, becomes a member, a pipeline of its own; see `penstock.models.sets`.
     """
 
     connection: Name
+    objects: tuple[ObjectName, ...] = ()
+    except_: tuple[ObjectName, ...] = Field(default=(), alias="except")
     topics: tuple[ObjectName, ...] = ()
     pattern: ObjectName | None = None
     object: Annotated[ObjectName, BeforeValidator(_named)] = Field(default_factory=all_topics, validate_default=True)
@@ -171,6 +186,28 @@ class SchemaRules(Model):
         return self.breaking or self.lost
 
 
+AUTO: Final = ("*",)
+"""The key of `key: auto`."""
+
+
+def _auto(value: Any) -> Any:
+    """Return the key as a tuple: what a validator of JSON has seen is no array of JSON any more."""
+    return AUTO if value == "auto" else tuple(value) if isinstance(value, list) else value
+
+
+def _key_text(value: tuple[str, ...]) -> Any:
+    return "auto" if value == AUTO else list(value)
+
+
+Key = Annotated[
+    Columns,
+    BeforeValidator(_auto),
+    PlainSerializer(_key_text, when_used="json"),
+    Field(json_schema_extra={"anyOf": [{"type": "array", "items": {"type": "string"}}, {"const": "auto"}]}),
+]
+"""Columns, or ``auto`` in a set: the primary key of each of its objects."""
+
+
 class Sink(Model):
     """The destination of rows, and how they are written.
 
@@ -182,7 +219,7 @@ class Sink(Model):
     connection: Name
     object: ObjectName
     write: Literal["append", "replace", "merge", "scd2"] = "append"
-    key: Columns = ()
+    key: Key = ()
     version: ColumnName | None = None
     delete: ColumnName | None = None
     format: Format | None = None
@@ -267,7 +304,11 @@ class PipelineTest(Model):
 
 
 class PipelineSpec(Model):
-    """The specification of a pipeline."""
+    """The specification of a pipeline, or of a set of them: only a set has `tables`, `appear` and `vanish`.
+
+    `tables` are parts of a specification by pattern, for the members whose objects match; ``disabled: true`` leaves
+    them out. `appear` is what happens to objects that are new at the source, `vanish` to members whose object is gone.
+    """
 
     mode: Literal["batch", "stream"] = "batch"
     source: Source
@@ -281,6 +322,32 @@ class PipelineSpec(Model):
     errors: ErrorRules = ErrorRules()
     limits: Limits = Limits()
     tests: tuple[PipelineTest, ...] = ()
+    tables: dict[ObjectName, dict[str, JsonValue]] = {}
+    appear: Literal["apply", "propose", "ignore"] = "apply"
+    vanish: Literal["keep", "pause"] = "keep"
+
+    @property
+    def is_set(self) -> bool:
+        """True if each of its `objects` becomes a pipeline of its own."""
+        return bool(self.source.objects)
+
+    @model_validator(mode="after")
+    def _fits_a_set(self) -> Self:
+        if self.is_set:
+            one = self.source
+            if not (one.topics or one.pattern is not None or one.object != all_topics({"objects": one.objects})):
+                return self
+            message = "`source` takes one of `object`, `objects`, `topics` and `pattern`"
+            raise ValueError(message)
+        for wrong, message in (
+            (bool(self.source.except_), "`source.except` is for a set, whose source has `objects`"),
+            (self.sink.key == AUTO, "`sink.key: auto` is for a set, whose source has `objects`; name the columns"),
+            (bool(self.tables), "`tables` is for a set, whose source has `objects`"),
+            (bool(self.model_fields_set & {"appear", "vanish"}), "`appear` and `vanish` are for a set"),
+        ):
+            if wrong:
+                raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from penstock.models.base import Model, Name
+from penstock.models.base import Model, Name, PipelineName
 from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Pattern, Reload
 
 __all__ = [
@@ -57,14 +57,14 @@ class PipelineApply(Model):
 class PipelineTransition(Model):
     """``pipeline.pause``, ``pipeline.resume``, ``pipeline.drain``, ``pipeline.stop``."""
 
-    name: Name
+    name: PipelineName
     expect: Version | None = None
 
 
 class PipelineDelete(Model):
     """``pipeline.delete``: its state is deleted too; the target table only with `drop_table`."""
 
-    name: Name
+    name: PipelineName
     expect: Version | None = None
     drop_table: bool = False
 
@@ -72,7 +72,7 @@ class PipelineDelete(Model):
 class PipelineRollback(Model):
     """``pipeline.rollback``: a new version that equals version `to`."""
 
-    name: Name
+    name: PipelineName
     to: Annotated[int, Field(ge=1)]
     expect: Version | None = None
 
@@ -80,7 +80,7 @@ class PipelineRollback(Model):
 class RunStart(Model):
     """``run.start``: start one run; with `reload` it reads rows again, with `begin` a stream begins elsewhere."""
 
-    pipeline: Name
+    pipeline: PipelineName
     reload: Reload | None = None
     begin: Beginning | None = None
 
@@ -91,7 +91,7 @@ class CheckRecord(Model):
     It contains numbers only: keys and values of rows that differ stay with whoever compared them.
     """
 
-    name: Name
+    name: PipelineName
     uid: Id
     run: Id | None = None
     source_rows: Count

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from penstock.models.base import Model, Name
+from penstock.models.base import Model, Name, PipelineName
 from penstock.models.domain import (
     AgentDecision,
     Beginning,
@@ -96,7 +96,7 @@ class PipelineChanged(Model):
     asked for it.
     """
 
-    name: Name
+    name: PipelineName
     uid: Id
     version: Positive
     pipeline: PipelineDocument
@@ -107,26 +107,27 @@ class PipelineChanged(Model):
 
 
 class PipelineStatusChanged(Model):
-    """``pipeline.status_changed``."""
+    """``pipeline.status_changed``; `because` is why a set changed the status of its member."""
 
-    name: Name
+    name: PipelineName
     uid: Id
     before: PipelineStatus
     status: PipelineStatus
     drop_table: bool = False
+    because: Literal["excluded", "vanished"] | None = None
 
 
 class PipelineDrained(Model):
     """``pipeline.drained``: a pipeline that drains has no open run left."""
 
-    name: Name
+    name: PipelineName
     uid: Id
 
 
 class PipelineDeleted(Model):
     """``pipeline.deleted``: its state is deleted; its history stays."""
 
-    name: Name
+    name: PipelineName
     uid: Id
 
 
@@ -173,7 +174,7 @@ class TaskAssigned(Model):
     worker: Id
     attempt: Positive
     kind: str
-    pipeline: Name | None = None
+    pipeline: PipelineName | None = None
     uid: Id | None = None
     discovery: Discovery | None = None
     run: FolderName | None = None
@@ -200,7 +201,7 @@ class TaskEnded(Model):
 
     task: Id
     kind: str
-    pipeline: Name | None = None
+    pipeline: PipelineName | None = None
     discovery: Id | None = None
     run: Id | None = None
     attempt: Count

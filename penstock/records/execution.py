@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from penstock.models.base import Model, Name
+from penstock.models.base import Model, PipelineName
 from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema, Timestamp
 from penstock.models.profiles import DatasetProfile
 from penstock.records.shapes import Count, Positive
@@ -144,7 +144,7 @@ class RunProgress(Model):
     """``run.progress`` (on the metrics topic): how far the run is; keyed by the run's id."""
 
     run: Id
-    pipeline: Name
+    pipeline: PipelineName
     attempt: Positive
     phase: str
     rows_in: int = 0
@@ -168,7 +168,7 @@ class ErrorRaised(Model):
     """``error.raised``: something failed; `source` says which pipeline, agent or worker."""
 
     source: str
-    pipeline: Name | None = None
+    pipeline: PipelineName | None = None
     run: Id | None = None
     task: Id | None = None
     attempt: Count | None = None

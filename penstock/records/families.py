@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from penstock.errors import InvalidDocument, Issue, LogError
 from penstock.models.base import Model
-from penstock.records import commands, coordination, execution
+from penstock.records import commands, coordination, execution, sets
 from penstock.records.envelope import Kind, Record
 
 __all__ = ["TYPES", "RecordType", "body", "current", "is_known"]
@@ -119,13 +119,19 @@ EXECUTION = _table(
     _event("dataset.profiled", execution.DatasetProfiled),
 )
 
+SETS = _table(
+    _event("objects.found", sets.ObjectsFound),
+    _decided("set.listed", sets.SetListed),
+    _decided("set.started", sets.SetStarted),
+)
+
 ERRORS = _table(
     _event("task.failed", execution.TaskFailed),
     _event("error.raised", execution.ErrorRaised),
     _decided("record.unreadable", execution.RecordUnreadable),
 )
 
-TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | ERRORS
+TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | SETS | ERRORS
 """Every type that this release knows."""
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from penstock.errors import InvalidDocument
-from penstock.models.base import Name
+from penstock.models.base import PipelineName
 from penstock.models.domain import Timestamp
 from penstock.models.policy import AgentPolicy
 from penstock.records.envelope import YEARS
@@ -44,7 +44,7 @@ class _Step(_Loose):
 
 
 class _Metadata(_Loose):
-    name: Name
+    name: PipelineName
     labels: dict[str, str] = {}
 
 

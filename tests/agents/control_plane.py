@@ -41,6 +41,20 @@ def pipeline(name: str, *, source: str = "shop", sink: str = "house", **labels: 
     }
 
 
+def pipeline_set(name: str, *objects: str, **spec: Any) -> dict[str, Any]:
+    """Return a set as a user writes it; keys of its source and sink come as `source` and `sink`."""
+    document = pipeline(name)
+    source = {"connection": "shop", "objects": list(objects or ["public.*"]), **spec.pop("source", {})}
+    sink = {"connection": "house", "object": "raw_{schema}.{table}", **spec.pop("sink", {})}
+    return document | {"spec": {"source": source, "sink": sink, **spec}}
+
+
+def listed(object_: str, *key: str) -> dict[str, Any]:
+    """Return an object as a listing reports it."""
+    schema, _, table = object_.partition(".")
+    return {"object": object_, "schema": schema, "table": table, "key": list(key or ["id"])}
+
+
 def policy(name: str, *, applies: Mapping[str, str] | None = None, **rooms: Mapping[str, Any]) -> dict[str, Any]:
     """Return a policy as a user writes it."""
     spec = {"applies": dict(applies or {}), **rooms}
@@ -224,6 +238,24 @@ class ControlPlane:
         if error is None:
             return self.tell("task.completed", task["id"], **attempt, counters={"rows_in": 3, "rows_out": 3})
         return self.tell("task.failed", task["id"], **attempt, error=dict(error))
+
+    def find(self, name: str, *objects: str | dict[str, Any], page: int = 500) -> list[Record]:
+        """Report what the open listing of a set found, by names with a key or as records have them."""
+        (task,) = [
+            one
+            for one in self.state("orchestrator")["tasks"].values()
+            if (one["pipeline"], one["kind"], one["status"]) == (name, "list", "assigned")
+        ]
+        found = [one if isinstance(one, dict) else listed(one) for one in objects]
+        pages = [found[at : at + page] for at in range(0, len(found), page)] or [[]]
+        uid = self.state("orchestrator")["pipelines"][name]["uid"]
+        head = {"name": name, "uid": uid, "version": task["version"], "task": task["id"]}
+        records = [
+            self.record("objects.found", name, {**head, "page": at, "last": at == len(pages) - 1, "objects": one})
+            for at, one in enumerate(pages)
+        ]
+        attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"]}
+        return self.put(*records, self.record("task.completed", task["id"], attempt))
 
     def fire(self, timer: str) -> list[Record]:
         return self.tell("timer.fired", timer, timer=timer, due=self.now.isoformat())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.postgres.catalog import PostgresCatalog
+from dataflows.connectors.postgres.session import connect
 from dataflows.connectors.postgres.source import PostgresSource
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.postgres.target import PostgresTarget
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
     from dataflows.connectors.postgres.cdc.source import PostgresChanges
 
 __all__ = ["PostgresConnector"]
+
+LIST_SECONDS: Final = 60.0
+"""Longest time for the query of all names."""
 
 
 class PostgresConnector:
@@ -35,6 +42,13 @@ class PostgresConnector:
 
             return PostgresChanges(place, TableName.parse(place.object), _dsn(place))
         return PostgresSource(place, TableName.parse(place.object), _dsn(place))
+
+    @staticmethod
+    def objects_of(place: Place, check: Callable[[], None]) -> Iterator[ListedObject]:
+        from dataflows.connectors.postgres.listing import objects_of
+
+        with closing(connect(_dsn(place), where=place.where, name="penstock:list", statement=LIST_SECONDS)) as session:
+            yield from objects_of(session, place.where, check)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> PostgresTarget:

@@ -1,0 +1,54 @@
+"""Waits of commands on sets: until the objects are listed, and until the runs of the members are queued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from api.cli.console import escape
+from api.cli.results import Result
+from api.client import Client
+from catalog.entries import SetEntry
+from penstock.errors import PenstockError, error_from_report
+
+__all__ = ["listing_line", "member_results", "wait_for_listing"]
+
+POLL_SECONDS: Final = 0.25
+
+
+def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEntry | PenstockError:
+    """Wait until `done`; return the error if the listing is given up. Raises Unavailable."""
+    while True:
+        seen = client.store.commits.listen()
+        entry = client.store.set_entry(name)
+        if done(entry):
+            return entry
+        if failed := client.store.listing_failed(name):
+            return error_from_report(dict(failed))
+        client.look_after()
+        client.store.commits.wait(seen, POLL_SECONDS)
+
+
+def wait_for_listing(client: Client, name: str, version: int) -> SetEntry | PenstockError:
+    """Wait until the objects of a set are listed for this version; return the listing, or its error."""
+    return _wait(client, name, lambda entry: entry.listed and entry.version is not None and entry.version >= version)
+
+
+def member_results(client: Client, name: str, answer: Mapping[str, Any]) -> list[Result]:
+    """Wait until all runs of a start are queued; return them, or the error of the listing as the set's result."""
+    group = str(answer["group"])
+    found = _wait(client, name, lambda entry: entry.group == group and entry.queued)
+    if isinstance(found, PenstockError):
+        return [Result(name, error=found)]
+    return [Result(pipeline, run) for run, pipeline in client.store.group_runs(group).items()]
+
+
+def listing_line(name: str, found: SetEntry | PenstockError) -> str:
+    """Return what a listing found, for people."""
+    if isinstance(found, PenstockError):
+        return f"{escape(name)}: [red]its objects cannot be listed:[/red] {escape(str(found))}"
+    parts = [f"{found.members} members"]
+    for words, objects in (("refused", found.refused), ("proposed", found.proposed), ("gone", found.vanished)):
+        parts += [f"{len(objects)} {words}"] if objects else []
+    missing = f"; nothing matches {', '.join(found.unmatched)}" if found.unmatched else ""
+    return f"{escape(name)}: {', '.join(parts)}{escape(missing)}"

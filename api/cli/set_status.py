@@ -1,0 +1,71 @@
+"""`penstock status` of a set: what its last listing found, and its members, the worst first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+from api.cli.choice import object_matches
+from api.cli.console import ago, escape
+from api.cli.main import State
+from api.client import Client
+from catalog.entries import PipelineEntry
+from catalog.overview import Overview
+
+__all__ = ["show_set"]
+
+SHOWN: Final = 50
+"""Members in the table for people; the counts above it, and `--json`, are about all."""
+WORST: Final = ("failed", "stopped", "running", "queued", None, "completed")
+"""The order of members by the status of their last run; None before the first."""
+
+
+def show_set(state: State, client: Client, one: PipelineEntry, tables: Sequence[str]) -> None:
+    """Show a set; with `tables` only members whose objects match one of these patterns."""
+    listing = client.store.set_entry(one.name)
+    members = [m for m in client.overview(one.name) if not tables or object_matches(m.name, tables)]
+    members.sort(key=_rank)
+    counts = Counter(_word(member) for member in members)
+    tick = client.store.next_tick(one.name)
+    source, sink = one.pipeline["spec"]["source"], one.pipeline["spec"]["sink"]
+    route = f"{source['connection']}: {', '.join(source['objects'])} -> {sink['connection']}:{sink['object']}"
+    summary = ", ".join(f"{count} {word}" for word, count in counts.most_common()) or "no members"
+    state.output.say(f"[bold]{one.name}[/bold] version {one.version}, {one.status}: {escape(route)}")
+    state.output.say(f"{len(members)} members: {summary}; listed {ago(listing.at) or 'never'}")
+    for item in listing.refused:
+        state.output.say(f"[red]refused:[/red] {escape(item['object'])}: {escape(item['reason'])}")
+    for word, objects in (("proposed", listing.proposed), ("gone", listing.vanished)):
+        for name in objects:
+            state.output.say(f"[yellow]{word}:[/yellow] {escape(name)}")
+    columns = ("member", "#version", "status", "last run", "when", "#rows", "error")
+    state.output.table(columns, [_row(member) for member in members[:SHOWN]], empty="It has no members yet.")
+    if len(members) > SHOWN:
+        state.output.say(f"and {len(members) - SHOWN:,} more; --table PATTERN picks some, --json shows all")
+    if failed := client.store.listing_failed(one.name):
+        state.output.say(f"[red]its objects could not be listed:[/red] {escape(str(failed.get('what')))}")
+    if tick is not None:
+        state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
+    state.output.data({"pipeline": one, "listing": listing, "members": members, "next_run": tick})
+    worst = members[0] if members and members[0].has_failed else None
+    state.output.hint(f"penstock status '{worst.name}'" if worst else f"penstock run {one.name} --watch")
+
+
+def _rank(member: Overview) -> tuple[int, str]:
+    return WORST.index(_last(member)), member.name
+
+
+def _last(member: Overview) -> str | None:
+    return str(member.last_run["status"]) if member.last_run else None
+
+
+def _word(member: Overview) -> str:
+    return member.status if member.status != "active" else _last(member) or "not run yet"
+
+
+def _row(member: Overview) -> tuple[Any, ...]:
+    run = member.last_run or {}
+    when = ago(run.get("finished_at") or run.get("requested_at"))
+    rows = (run.get("counters") or {}).get("rows_out", "")
+    error = (run.get("error") or {}).get("what")
+    return member.name, member.version, member.status, run.get("status"), when, rows, error

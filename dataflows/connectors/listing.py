@@ -1,0 +1,74 @@
+"""Listing of the objects of a connection, for sets of pipelines: their names, primary keys and foreign keys.
+
+A connector can list if it has the ability `Listed`. The order is that of first loads: an object comes after those that
+its foreign keys refer to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from dataflows.connectors.contract import Place
+
+__all__ = ["Listed", "ListedObject", "in_order"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object of a source: `name` is what a pipeline's `object` says; `refers_to` are names of the same form.
+
+    An object that is `hidden`, such as a view, is only selected by its name in full.
+    """
+
+    name: str
+    schema: str
+    table: str
+    key: tuple[str, ...] = ()
+    refers_to: tuple[str, ...] = ()
+    hidden: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a listing's record has of it."""
+        return {"object": self.name, "schema": self.schema, "table": self.table, "key": list(self.key)}
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A connector that can list the objects of a connection."""
+
+    @staticmethod
+    def objects_of(place: Place, check: Callable[[], None]) -> Iterator[ListedObject]:
+        """Yield the objects of the connection of `place`, in any order; system objects and our own are left out.
+
+        It reads names from the server's catalog, and describes no object. Call `check` while waiting.
+        """
+
+
+def in_order(objects: Iterable[ListedObject]) -> list[ListedObject]:
+    """Return the objects by the length of the longest chain of references below each, then by name.
+
+    A circle of references does not count.
+    """
+    by_name = {one.name: one for one in objects}
+    depths = _depths(by_name)
+    return sorted(by_name.values(), key=lambda one: (depths[one.name], one.name))
+
+
+def _depths(by_name: Mapping[str, ListedObject]) -> dict[str, int]:
+    """Return the depth of each object, without recursion: chains may be long."""
+    depths: dict[str, int] = {}
+    for begin in sorted(by_name):
+        path, open_ = [begin], {begin}
+        while path:
+            name = path[-1]
+            referred = [one for one in by_name[name].refers_to if one in by_name and one not in open_]
+            below = next((one for one in referred if one not in depths), None)
+            if below is not None and name not in depths:
+                path.append(below)
+                open_.add(below)
+                continue
+            depths.setdefault(name, max((depths[one] + 1 for one in referred), default=0))
+            open_.discard(path.pop())
+    return depths

@@ -1,0 +1,34 @@
+"""Names of a PostgreSQL database's tables with their primary and foreign keys, in one query of its catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.postgres.session import Session, translated
+
+__all__ = ["objects_of"]
+
+_OBJECTS: Final = """
+SELECT n.nspname, c.relname, c.relkind::text IN ('v', 'm'), coalesce((
+  SELECT json_agg(a.attname ORDER BY k.place) FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place),
+    pg_attribute a WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
+    AND a.attrelid = i.indrelid AND a.attnum = k.attnum), '[]'), coalesce((
+  SELECT json_agg(DISTINCT m.nspname || '.' || t.relname) FROM pg_constraint f JOIN pg_class t ON t.oid = f.confrelid
+    JOIN pg_namespace m ON m.oid = t.relnamespace WHERE f.conrelid = c.oid AND f.contype = 'f'), '[]')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
+  AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' AND c.relname NOT LIKE '\\_penstock\\_%'
+  AND strpos(n.nspname, '.') = 0 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid
+    AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')"""
+"""Tables of extensions and partitions are left out; a schema with a dot in its name cannot be named."""
+
+
+def objects_of(session: Session, where: str, check: Callable[[], None]) -> Iterator[ListedObject]:
+    """Yield every table, and every view as hidden."""
+    with translated(where):
+        rows: list[Any] = list(session.execute(_OBJECTS))
+    for schema, table, hidden, key, references in rows:
+        check()
+        yield ListedObject(f"{schema}.{table}", schema, table, tuple(key), tuple(references), hidden)

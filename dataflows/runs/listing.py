@@ -1,0 +1,44 @@
+"""A task of kind `list`: the objects of a set's source that its patterns select, in the order of their first loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dataflows.connectors.contract import Place
+from dataflows.connectors.listing import Listed, ListedObject, in_order
+from dataflows.connectors.registry import connector
+from penstock.errors import Refused
+from penstock.models.connection import parse_connection
+from penstock.models.sets import selects
+
+__all__ = ["found_objects", "listed_objects"]
+
+
+def found_objects(task: Mapping[str, Any], check: Callable[[], None]) -> list[dict[str, Any]]:
+    """Return the selected objects of a task, as its records have them.
+
+    Raises:
+        Refused: systems of this type cannot be listed.
+        Unavailable: the source does not answer.
+    """
+    secrets = Path(task["secrets"]) if task.get("secrets") else None
+    return [one.to_dict() for one in listed_objects(task["pipeline"], task["connections"], secrets, check)]
+
+
+def listed_objects(
+    document: Mapping[str, Any], connections: Mapping[str, Any], secrets: Path | None, check: Callable[[], None]
+) -> list[ListedObject]:
+    """Return the objects that a set selects. Raises as `found_objects`."""
+    spec, name = document["spec"], document["metadata"]["name"]
+    connection = spec["source"]["connection"]
+    settings = parse_connection(connection, connections[connection])
+    place = Place(name, connection, settings, spec["source"]["object"], secrets)
+    kind: object = connector(settings.type, place.where)
+    if not isinstance(kind, Listed):
+        what = f"a connection of type {settings.type} cannot list its objects"
+        raise Refused(what, where=f"{name}: spec.source.objects", hint="write a pipeline for each `object`")
+    exact = {*spec["source"]["objects"]}
+    every = kind.objects_of(place, check)
+    return in_order(one for one in every if selects(spec, one.name) and (not one.hidden or one.name in exact))

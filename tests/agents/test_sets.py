@@ -1,0 +1,229 @@
+"""Sets: members come, change and go by records, and nothing else is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.agents.control_plane import ERROR, FATAL, ControlPlane, listed, pipeline, pipeline_set
+
+KINDS = ("pipeline", "cleanup", "list")
+
+
+@pytest.fixture
+def plane() -> ControlPlane:
+    made = ControlPlane()
+    made.connect("shop", "house")
+    made.join("w1", slots=3, kinds=KINDS)
+    return made
+
+
+def pipelines(plane: ControlPlane) -> dict[str, Any]:
+    found: dict[str, Any] = plane.state("lifecycle")["pipelines"]
+    return found
+
+
+def members(plane: ControlPlane, name: str = "shop") -> dict[str, str]:
+    return {one.removeprefix(f"{name}/"): p["status"] for one, p in pipelines(plane).items() if one != name}
+
+
+def last(plane: ControlPlane) -> dict[str, Any]:
+    return plane.of("set.listed")[-1].payload
+
+
+def changes(records: Any) -> list[tuple[str, str]]:
+    """Return what happened to pipelines, as types and names."""
+    return [(one.type.partition(".")[2], one.key) for one in records if one.type.startswith("pipeline.")]
+
+
+def test_a_set_makes_a_pipeline_for_each_object(plane: ControlPlane) -> None:
+    plane.apply(
+        pipeline_set("shop", "public.*", source={"except": ["*.tmp_*"]}, sink={"write": "merge", "key": "auto"})
+    )
+    plane.find("shop", "public.orders", listed("public.Odd Nam\u00e9 {x}", "a", "b"), "public.tmp_1")
+    assert members(plane) == {"public.orders": "active", "public.Odd Nam\u00e9 {x}": "active"}
+    odd = pipelines(plane)["shop/public.Odd Nam\u00e9 {x}"]["versions"]
+    assert [one["spec"]["sink"] for one in odd] == [
+        {"connection": "house", "object": "raw_public.Odd Nam\u00e9 {x}", "write": "merge", "key": ["a", "b"]}
+    ]
+    assert not plane.state("orchestrator")["tasks"], "listing alone runs nothing"
+
+
+def test_a_listing_that_finds_the_same_changes_nothing(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a", "public.b")
+    plane.done("run.start", pipeline="shop")
+    assert changes(plane.find("shop", "public.a", "public.b")) == []
+
+
+def test_a_changed_set_changes_only_the_members_that_differ(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a", "public.b", "public.c")
+    plane.apply(pipeline_set("shop", tables={"public.b": {"sink": {"write": "replace"}}}, source={"except": ["*.c"]}))
+    found = plane.find("shop", "public.a", "public.b")
+    assert changes(found) == [("updated", "shop/public.b"), ("status_changed", "shop/public.c")]
+    assert members(plane) == {"public.a": "active", "public.b": "active", "public.c": "stopped"}
+    plane.apply(pipeline_set("shop"))
+    found = plane.find("shop", "public.a", "public.b", "public.c")
+    assert changes(found) == [("updated", "shop/public.b"), ("status_changed", "shop/public.c")]
+    assert members(plane)["public.c"] == "active", "it continues from where it was"
+
+
+@pytest.mark.parametrize(("vanish", "status"), [("keep", "active"), ("pause", "paused")])
+def test_a_member_whose_table_is_gone(plane: ControlPlane, vanish: str, status: str) -> None:
+    plane.apply(pipeline_set("shop", vanish=vanish))
+    plane.find("shop", "public.a", "public.b", "public.c", page=1)
+    plane.done("run.start", pipeline="shop")
+    runs = plane.find("shop", "public.a", "public.c", page=1)
+    assert members(plane)["public.b"] == status
+    assert last(plane)["vanished"] == ["public.b"]
+    started = [one.payload["run"]["pipeline"] for one in runs if one.type == "run.created"]
+    assert started == ["shop/public.a", "shop/public.c"]
+    plane.apply(pipeline_set("shop", vanish=vanish, limits={"workers": 1}, appear="ignore"))
+    plane.find("shop", "public.a", "public.b", "public.c")
+    assert members(plane)["public.b"] == "active", "the table is back"
+
+
+@pytest.mark.parametrize(("appear", "proposed"), [("propose", ["public.b"]), ("ignore", None)])
+def test_new_tables_wait_until_the_file_changes(plane: ControlPlane, appear: str, proposed: list[str] | None) -> None:
+    plane.apply(pipeline_set("shop", appear=appear))
+    plane.find("shop", "public.a")
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", "public.a", "public.b")
+    assert members(plane) == {"public.a": "active"}
+    assert last(plane).get("proposed") == proposed
+    plane.apply(pipeline_set("shop", appear=appear, tables={"public.b": {"limits": {"workers": 2}}}))
+    plane.find("shop", "public.a", "public.b")
+    assert members(plane) == {"public.a": "active", "public.b": "active"}
+
+
+def test_a_disabled_table_is_no_member(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop", tables={"public.log_*": {"disabled": True}, "public.log_in": {"disabled": False}}))
+    plane.find("shop", "public.log_in", "public.log_out", "public.a")
+    assert members(plane) == {"public.log_in": "active", "public.a": "active"}
+
+
+def test_two_objects_with_one_target_are_refused_by_name(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop", "*.orders", sink={"object": "raw.{table}"}))
+    plane.find("shop", "a.orders", "b.orders", page=1)
+    assert members(plane) == {"a.orders": "active"}
+    (refused,) = last(plane)["refused"]
+    assert refused["object"] == "b.orders"
+    assert "shop/a.orders writes to 'raw.orders' already" in refused["reason"]
+
+
+def test_the_runs_of_a_set_start_after_its_listing(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a", "public.b")
+    answer = plane.done("run.start", pipeline="shop")
+    assert "already" in plane.refused("run.start", pipeline="shop")["what"]
+    plane.find("shop", "public.b", "public.a", "public.c")
+    runs = [one.payload["run"] for one in plane.of("run.created")]
+    assert [one["pipeline"] for one in runs] == ["shop/public.b", "shop/public.a", "shop/public.c"]
+    assert {one["group"] for one in runs} == {answer["group"]}
+    assert plane.of("set.started")[-1].payload["last"]
+    assert len(plane.running()) == 2, "as many as the policy allows for a connection"
+
+
+def test_a_member_that_fails_holds_up_no_other(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", "public.a", "public.b", "public.c")
+    plane.end(plane.task_of("shop/public.a"), FATAL)
+    plane.end(plane.task_of("shop/public.b"))
+    plane.end(plane.task_of("shop/public.c"))
+    ends = {one.payload["run"]["pipeline"]: one.payload["run"]["status"] for one in plane.of("run.finished")}
+    assert ends == {"shop/public.a": "failed", "shop/public.b": "completed", "shop/public.c": "completed"}
+
+
+def test_a_listing_that_fails_is_retried_and_ends_the_start_when_it_is_given_up(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    plane.done("run.start", pipeline="shop")
+    plane.end(plane.task_of("shop"), ERROR)
+    plane.fire(plane.of("timer.requested")[-1].key)
+    plane.end(plane.task_of("shop"), FATAL)
+    assert not plane.state("orchestrator")["tasks"]
+    plane.done("run.start", pipeline="shop")
+
+
+def test_a_schedule_starts_the_set(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop", schedule={"cron": "* * * * *"}))
+    plane.find("shop", "public.a")
+    plane.tick(60)
+    plane.fire(plane.of("timer.requested")[-1].key)
+    plane.find("shop", "public.a", "public.b")
+    runs = [one.payload["run"] for one in plane.of("run.created")]
+    assert [one["pipeline"] for one in runs] == ["shop/public.a", "shop/public.b"]
+    assert all(one["scheduled_for"] for one in runs)
+
+
+def test_a_set_that_changes_while_it_starts_is_listed_again(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    group = plane.done("run.start", pipeline="shop")["group"]
+    plane.apply(pipeline_set("shop", source={"except": ["*.b"]}))
+    plane.find("shop", "public.a")
+    assert [one.payload["run"]["group"] for one in plane.of("run.created")] == [group]
+
+
+def test_commands_on_a_set_reach_its_members(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a", "public.b")
+    plane.done("pipeline.pause", name="shop/public.a")
+    assert plane.done("pipeline.pause", name="shop")["members"] == 1
+    assert set(members(plane).values()) == {"paused"}
+    plane.done("pipeline.resume", name="shop")
+    assert set(members(plane).values()) == {"active"}
+    assert plane.task_of("shop")["kind"] == "list", "tables may have come meanwhile"
+
+
+def test_a_deleted_set_is_gone_with_its_members(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a", "public.b")
+    plane.apply(pipeline("other"))
+    plane.done("pipeline.delete", name="shop")
+    for name in ("shop/public.a", "shop/public.b"):
+        plane.end(plane.task_of(name))
+    assert list(pipelines(plane)) == ["other"]
+    plane.apply(pipeline_set("empty"))
+    plane.done("pipeline.delete", name="empty")
+    assert list(pipelines(plane)) == ["other"]
+
+
+def test_a_member_is_not_deleted_or_rolled_back_by_itself(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    assert "would come back" in plane.refused("pipeline.delete", name="shop/public.a")["what"]
+    assert "makes its versions" in plane.refused("pipeline.rollback", name="shop/public.a", to=1)["what"]
+    assert plane.refused("pipeline.apply", pipeline=pipeline("shop/x"))["issues"][0]["path"] == "metadata.name"
+    plane.apply(pipeline_set("shop", source={"except": ["*.a"]}))
+    plane.find("shop")
+    plane.done("pipeline.delete", name="shop/public.a")
+
+
+def test_a_set_stays_a_set(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    assert "is a set" in plane.refused("pipeline.apply", pipeline=pipeline("shop"))["what"]
+
+
+def test_a_listing_of_another_version_counts_for_nothing(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    task = plane.task_of("shop")
+    plane.apply(pipeline_set("shop", "sales.*"))
+    page = {"name": "shop", "uid": pipelines(plane)["shop"]["uid"], "version": 1, "task": task["id"]}
+    found = plane.tell("objects.found", "shop", **page, page=0, last=True, objects=[listed("public.a")])
+    assert found == []
+
+
+def test_everything_is_replayed_alike(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a", "public.b", page=1)
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", "public.b", "public.c", page=1)
+    before = plane.states()
+    plane.restart()
+    assert plane.states() == before
+    assert not plane.of("agent.faulted")

@@ -1,0 +1,86 @@
+"""A whole database by one definition, on the command line, from PostgreSQL to PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+
+from api.starter import SHOP, WAREHOUSE
+from tests.api.project import Project
+
+SET = """
+kind: Pipeline
+metadata: {name: whole}
+spec:
+  source: {connection: shop, objects: ["s.*"], except: ["*.tmp_*"]}
+  sink: {connection: warehouse, object: "raw_{schema}.{table}", write: merge, key: auto}
+  tables:
+    s.events: {sink: {write: append}, source: {cursor: {field: id}}}
+    "s.log_*": {disabled: true}
+"""
+TABLES = """
+CREATE SCHEMA s;
+CREATE TABLE s.customers (id bigint PRIMARY KEY, name text);
+INSERT INTO s.customers SELECT n, 'c' || n FROM generate_series(1, 50) n;
+CREATE TABLE s."a Order {x}" (a int, b int, customer bigint REFERENCES s.customers, PRIMARY KEY (a, b));
+INSERT INTO s."a Order {x}" SELECT n, n, n FROM generate_series(1, 20) n;
+CREATE TABLE s.events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text);
+INSERT INTO s.events (what) SELECT 'e' FROM generate_series(1, 30);
+CREATE TABLE s."N\u00e4me.dot" (x text);
+INSERT INTO s."N\u00e4me.dot" VALUES ('a'), ('a');
+CREATE TABLE s.tmp_1 (id int); CREATE TABLE s.log_in (id int);
+"""
+
+
+@pytest.fixture
+def whole(running: Project) -> Project:
+    running.sql(SHOP, TABLES)
+    (running.folder / "whole.yaml").write_text(SET)
+    return running
+
+
+def rows(project: Project, *tables: str) -> list[int]:
+    return [project.sql(WAREHOUSE, f'SELECT count(*) FROM raw_s."{one}"')[0][0] for one in tables]
+
+
+def ran(project: Project, *arguments: str) -> dict[str, str]:
+    """Run something to its end; return the status of each run by pipeline."""
+    said = project.do("run", *arguments, "--watch", "--json")
+    return {one["pipeline"]: one["status"] for one in said.json["runs"]}
+
+
+def test_a_database_by_one_definition(whole: Project) -> None:
+    project = whole
+    project.done("apply", project.folder / "whole.yaml")
+    names = {f"whole/s.{one}" for one in ("customers", "a Order {x}", "events", "N\u00e4me.dot")}
+    listed = {one["name"]: one for one in project.done("list", "--members")}
+    assert {name for name, one in listed.items() if one["member_of"] == "whole"} == names
+    assert "whole/s.events" not in {one["name"] for one in project.done("list")}
+
+    assert ran(project, "whole") == dict.fromkeys(names, "completed")
+    assert rows(project, "customers", "a Order {x}", "events", "N\u00e4me.dot") == [50, 20, 30, 2]
+    order = [one["pipeline"] for one in reversed(project.done("runs", "--limit", "4"))]
+    assert order.index("whole/s.customers") > order.index("whole/s.N\u00e4me.dot")
+    assert order[-1] == "whole/s.a Order {x}", "it refers to the customers"
+
+    # A table comes, one goes, one is broken: the others are not touched, and nothing is held up.
+    project.sql(SHOP, "CREATE TABLE s.late (id int PRIMARY KEY); INSERT INTO s.late VALUES (1); DROP TABLE s.tmp_1")
+    project.sql(SHOP, "DROP TABLE s.\"N\u00e4me.dot\"; INSERT INTO s.events (what) VALUES ('new')")
+    project.sql(WAREHOUSE, "ALTER TABLE raw_s.customers DROP COLUMN name")
+    found = ran(project, "whole")
+    assert found == {
+        "whole/s.customers": "failed",
+        "whole/s.a Order {x}": "completed",
+        "whole/s.events": "completed",
+        "whole/s.late": "completed",
+    }
+    assert rows(project, "a Order {x}", "events", "N\u00e4me.dot", "late") == [20, 31, 2, 1]
+    versions = {one["name"]: one["version"] for one in project.done("list", "--members") if one["member_of"]}
+    assert set(versions.values()) == {1}, "no member was changed"
+
+    project.sql(WAREHOUSE, "DELETE FROM raw_s.events")
+    assert project.done("run", "whole/s.events", "--full", "--watch")["counters"]["rows_out"] == 31
+    assert rows(project, "a Order {x}", "events") == [20, 31]
+
+    project.done("delete", "whole", "--yes")
+    assert [one["name"] for one in project.done("list", "--members") if one["name"].startswith("whole")] == []
+    assert rows(project, "events") == [31], "targets stay"
