@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.mysql.catalog import MysqlCatalog
 from dataflows.connectors.mysql.session import LOCK_SECONDS, Session, connect
 from dataflows.connectors.mysql.source import MysqlSource
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.mysql.tables import TableName
 from dataflows.connectors.mysql.target import MysqlTarget
+from penstock.errors import Refused
 from penstock.models.connection import MysqlConnection
 
 __all__ = ["MysqlConnector"]
@@ -43,6 +45,14 @@ class MysqlConnector:
             first, owner.uid, owner.source, str(name), place.where, schema=name.schema, patience=patience
         )
         return MysqlTarget(place, owner, name, first, another, state)
+
+    @staticmethod
+    def catalog(place: Place) -> MysqlCatalog:
+        database = place.settings.database
+        if database is None:
+            raise Refused("no database is named", where=place.where, hint="name one in the connection")
+        another = _sessions(place, TableName(database, ""), write=False, lock=SOURCE_LOCK_SECONDS)
+        return MysqlCatalog(another(lambda: None), database)
 
 
 def _name(place: Place) -> TableName:

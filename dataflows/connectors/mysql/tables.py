@@ -10,7 +10,7 @@ from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, Refused, did_you_mean
 
-__all__ = ["TableName", "describe", "exists", "natives"]
+__all__ = ["TableName", "describe", "exists", "natives", "text_of"]
 
 
 class TableName(ObjectName):
@@ -65,12 +65,13 @@ def natives(session: Session, name: TableName) -> dict[str, tuple[str, str]]:
     of = (name.schema, name.name)
     checks = {str(row[0]) for row in session.rows(_JSON, of)} if session.mariadb else set()
     return {
-        row[0]: ("json", "json") if f"json_valid({quoted(row[0])})" in checks else (_text(row[1]), _text(row[2]))
+        row[0]: ("json", "json") if f"json_valid({quoted(row[0])})" in checks else (text_of(row[1]), text_of(row[2]))
         for row in session.rows(_COLUMNS, of)
     }
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return a text of the information schema, which is bytes for some of its types."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 

@@ -1,0 +1,57 @@
+"""What MariaDB's information schema says of a database, and a user that may only SELECT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from dataflows.connectors.cataloguing import Choice, Found
+from dataflows.connectors.contract import Place
+from dataflows.connectors.mysql.connector import MysqlConnector
+from penstock.models.connection import parse_connection
+from penstock.models.domain import ForeignKey
+
+ORDERS = """
+CREATE TABLE orders (id bigint AUTO_INCREMENT, line int NOT NULL, price decimal(15,2) DEFAULT 0,
+    total decimal(16,2) AS (price * 2), customer int, note varchar(99) COMMENT 'free text', at timestamp(6) NULL,
+    PRIMARY KEY (id, line), KEY part (note(5)), FOREIGN KEY (customer) REFERENCES `Kunden Ä` (`select`))
+COMMENT 'What was ordered'"""
+
+
+def found(connection: dict[str, Any], home: Path, choice: Choice) -> dict[str, Found]:
+    place = Place("discovery", "shop", parse_connection("shop", connection), "", secrets=home)
+    with closing(MysqlConnector.catalog(place)) as catalog:
+        return {one.object: one for page in catalog.objects(choice) for one in page}
+
+
+def test_tables_and_views_of_a_database_are_described(mariadb: Any, new_schema: Callable[[], str]) -> None:
+    name = new_schema()
+    for statement in (
+        "CREATE TABLE `Kunden Ä` (`select` int PRIMARY KEY, `a b` varchar(10) NOT NULL UNIQUE, doc json)",
+        ORDERS,
+        "CREATE VIEW recent AS SELECT id FROM orders",
+        "CREATE TABLE _penstock_positions (x int)",
+        f"GRANT SELECT ON {name}.* TO stranger@'%'",
+    ):
+        mariadb.query(statement, name)
+    connection = mariadb.connection(name, user="stranger")
+    all_ = found(connection, mariadb.home, Choice())
+    assert {key.partition(".")[2]: one.kind for key, one in all_.items()} == {
+        "Kunden Ä": "table", "orders": "table", "recent": "view",
+    }  # fmt: skip
+    orders = all_[f"{name}.orders"]
+    assert (orders.description, orders.schema.key) == ("What was ordered", ("id", "line"))
+    assert [(one.name, one.type, one.nullable) for one in orders.schema.fields][:3] == [
+        ("id", "bigint", False), ("line", "integer", False), ("price", "numeric(15,2)", True),
+    ]  # fmt: skip
+    assert [one.default for one in orders.schema.fields][:3] == ["AUTO_INCREMENT", None, "0.00"]
+    assert orders.schema.fields[5].description == "free text"
+    assert orders.schema.foreign == (
+        ForeignKey(columns=("customer",), object=f"{name}.Kunden Ä", references=("select",)),
+    )
+    assert {one.name: (one.columns, one.unique) for one in orders.profile.indexes}["part"] == (("note(5)",), False)
+    odd = all_[f"{name}.Kunden Ä"].schema
+    assert (odd.unique, odd.fields[2].type) == ((("a b",),), "json")
+    assert set(found(connection, mariadb.home, Choice(("*.o*",)))) == {f"{name}.orders"}
