@@ -22,6 +22,8 @@ CHANGED: Final = re.compile(
 """Names of columns that tell when a row was changed last."""
 TIMES: Final = ("timestamp with time zone", "timestamp without time zone")
 LAG: Final = "5m"
+_CONTROL: Final = re.compile(r"[\x00-\x1f]")
+"""Characters in a name that no pipeline file may contain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Wanted:
 
 def pipeline_file(wanted: Wanted, found: Iterable[tuple[Dataset, Schema]]) -> str:
     """Return the text of a pipeline file for the tables among `found`."""
-    chosen = [one for one in found if wanted.takes(one[0].object)]
+    chosen = [one for one in found if wanted.takes(one[0].object) and _CONTROL.search(one[0].object) is None]
     tables = [one for one in chosen if "view" not in one[0].kind]
     patterns = wanted.tables or tuple(dict.fromkeys(_siblings(one.object) for one, _ in tables))
     left = len(chosen) - len(tables)

@@ -10,6 +10,8 @@ import yaml
 from api.cli.proposal import Wanted, pipeline_file
 from catalog.entries import Dataset
 from penstock.models.domain import Field, Schema
+from penstock.models.pipeline import Pipeline
+from penstock.models.sets import check_written
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -32,15 +34,18 @@ FOUND = [
     (dataset("public.orders"), Schema(fields=(field("id"), field("updated_at", TIME)), key=("id",))),
     (dataset("public.maybe"), Schema(fields=(field("id"), field("updated_at", TIME, nullable=True)), key=("id",))),
     (dataset("public.keyless"), Schema(fields=(field("x"),))),
-    (dataset("Odd Schema.Kunden: \n#1"), Schema(fields=(field("a b"), field("no")), unique=(("a b", "no"),))),
+    (dataset("Odd Schema.Kunden: #1"), Schema(fields=(field("a b"), field("no")), unique=(("a b", "no"),))),
     (dataset("public.recent", "view"), Schema(fields=(field("x"),))),
+    (dataset("public.two\nlines"), Schema(fields=(field("x"),))),
     (dataset("public.tmp_1"), Schema(fields=(field("x"),))),
 ]  # fmt: skip
 
 
 def test_keys_and_cursors_are_proposed_and_estimates_are_comments() -> None:
     text = pipeline_file(Wanted("shop", "shop", "warehouse", except_=("*.tmp_*",)), FOUND)
-    spec = yaml.safe_load(text)["spec"]
+    document = yaml.safe_load(text)
+    check_written(Pipeline.parse(document))
+    spec = document["spec"]
     assert spec["source"]["objects"] == ["public.*", "Odd Schema.*"]
     assert spec["source"]["except"] == ["*.tmp_*"]
     assert "# 4 tables of shop" in text
@@ -48,7 +53,7 @@ def test_keys_and_cursors_are_proposed_and_estimates_are_comments() -> None:
     assert spec["tables"] == {
         "public.orders": {"source": {"cursor": {"field": "updated_at", "lag": "5m"}}},
         "public.keyless": {"sink": {"write": "replace", "key": []}},
-        "Odd Schema.Kunden: \n#1": {"sink": {"key": ["a b", "no"]}},
+        "Odd Schema.Kunden: #1": {"sink": {"key": ["a b", "no"]}},
     }
     assert "# public.maybe: about 1,200 rows, 5.0 MB, 2 columns, key id" in text
 
