@@ -11,6 +11,7 @@ from api.cli.candidates import Candidates, candidates
 from api.cli.completion import names_or_files
 from api.cli.console import escape
 from api.cli.main import State, command
+from api.cli.set_plan import plan_set, tell_set
 from api.client import connected
 from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
@@ -42,6 +43,8 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
 
 def _planned(state: State, chosen: Candidates, name: str) -> dict[str, Any]:
     try:
+        if chosen.pipelines[name]["spec"]["source"].get("objects"):
+            return plan_set(state, chosen, name)
         job = chosen.job(state, name)
         with opened(job) as ends:
             return plan(job, ends)
@@ -50,6 +53,9 @@ def _planned(state: State, chosen: Candidates, name: str) -> dict[str, Any]:
 
 
 def _tell(state: State, one: Mapping[str, Any]) -> None:
+    if "members" in one:
+        tell_set(state, dict(one))
+        return
     name = f"[bold]{escape(one['pipeline'])}[/bold]"
     if "refused" in one:
         why = one["refused"].removeprefix(one["pipeline"] + ": ")

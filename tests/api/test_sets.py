@@ -50,6 +50,8 @@ def ran(project: Project, *arguments: str) -> dict[str, str]:
 
 def test_a_database_by_one_definition(whole: Project) -> None:
     project = whole
+    (planned,) = project.done("plan", project.folder / "whole.yaml")
+    assert (len(planned["members"]), planned["without_key"]) == (4, ["s.N\u00e4me.dot"])
     project.done("apply", project.folder / "whole.yaml")
     names = {f"whole/s.{one}" for one in ("customers", "a Order {x}", "events", "N\u00e4me.dot")}
     listed = {one["name"]: one for one in project.done("list", "--members")}
