@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.sql.catalog import DatabaseCatalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
@@ -33,6 +35,15 @@ class DuckdbConnector:
     def target(place: Place, owner: Owner) -> DatabaseTarget:
         session = _duckdb(place, write=True, patience=owner.patience)
         return DatabaseTarget.opened(place, owner, _parsed(place.object), session(lambda: None))
+
+    @staticmethod
+    def catalog(place: Place) -> DatabaseCatalog:
+        return DatabaseCatalog(_duckdb(place, write=False)(lambda: None), _OBJECTS)
+
+
+_OBJECTS: Final = r"""
+SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = current_database()
+AND table_name NOT LIKE '\_penstock\_%' ESCAPE '\' ORDER BY table_schema, table_name"""
 
 
 def _parsed(text: str) -> FileObjectName:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.sql.catalog import DatabaseCatalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
@@ -33,6 +35,15 @@ class SqliteConnector:
     def target(place: Place, owner: Owner) -> DatabaseTarget:
         session = _sqlite(place, write=True, patience=owner.patience)
         return DatabaseTarget.opened(place, owner, FileObjectName("main", place.object), session(lambda: None))
+
+    @staticmethod
+    def catalog(place: Place) -> DatabaseCatalog:
+        return DatabaseCatalog(_sqlite(place, write=False)(lambda: None), _OBJECTS)
+
+
+_OBJECTS: Final = r"""
+SELECT 'main', name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
+AND name NOT LIKE '\_penstock\_%' ESCAPE '\' ORDER BY name"""
 
 
 def _sqlite(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
