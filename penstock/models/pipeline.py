@@ -343,7 +343,7 @@ class PipelineSpec(Model):
             (bool(self.source.except_), "`source.except` is for a set, whose source has `objects`"),
             (self.sink.key == AUTO, "`sink.key: auto` is for a set, whose source has `objects`; name the columns"),
             (bool(self.tables), "`tables` is for a set, whose source has `objects`"),
-            (bool(self.model_fields_set & {"appear", "vanish"}), "`appear` and `vanish` are for a set"),
+            ((self.appear, self.vanish) != ("apply", "keep"), "`appear` and `vanish` are for a set"),
         ):
             if wrong:
                 raise ValueError(message)
