@@ -113,9 +113,3 @@ def test_plan_refuses_by_name(stream: Callable[..., Shards]) -> None:
         assert plan(job, ends)["target"] == made.target
     with pytest.raises(Refused, match="mode: stream"):
         Job.from_task(made.task(mode="batch"))
-    back = {"connection": "bus", "object": "other", "write": "append"}
-    with (
-        pytest.raises(Refused, match="cannot be written to"),
-        opened(Job.from_task(made.task(sink=back), secrets=made.folder)),
-    ):
-        pass
