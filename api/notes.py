@@ -23,7 +23,6 @@ PIPELINE: Final = {
 """Settings of a pipeline that have no effect yet, with what applies or helps instead."""
 
 POLICY: Final = {
-    "spec.discovery": "there is no automatic discovery",
     "spec.mapping": "write mappings as `fields` of the pipeline",
     "spec.error_resolution": "errors are retried as the pipeline's errors.retry says",
     "spec.monitor": "there are no alerts; see `penstock runs`",

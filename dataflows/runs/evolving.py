@@ -66,7 +66,7 @@ def widened(job: Job, made: tuple[Column, ...], there: Table, target: Target) ->
         SchemaBroken: a type does not fit, and `schema.types` says to pause.
         SchemaMismatch: it should grow, and the sink cannot change types.
     """
-    rule, found = job.spec.schema_.for_types, []
+    rule, found = job.spec.schema_.types, []
     narrow = [(one, column) for one in made if (column := there.column(one.name)) is not None and _narrow(one, column)]
     before = _before(target) if narrow and rule == "apply" else {}
     for one, column in narrow:
@@ -139,7 +139,7 @@ def _renamed(job: Job, named: dict[str, tuple[str, float]]) -> NoReturn:
 def _lost(job: Job, lost: list[str], *, named: bool) -> tuple[str, ...]:
     names = ", ".join(f"`{name}`" for name in lost)
     what = f"{names} came from {job.source.object} before, and has disappeared from it"
-    rule: SchemaAction = job.spec.schema_.for_lost
+    rule: SchemaAction = job.spec.schema_.lost
     if rule in {"apply", "ignore"} and not named:
         note = f"{names} has disappeared from {job.source.object}: new rows have no value there"
         return (note,) if rule == "apply" else ()

@@ -168,22 +168,17 @@ class SchemaRules(Model):
     tables: Literal["propose", "pause"] = "propose"
     breaking: Literal["pause", "propose"] | None = None
 
-    @model_validator(mode="after")
-    def _said_once(self) -> Self:
-        if self.breaking is not None and {"types", "lost"} & self.model_fields_set:
+    @model_validator(mode="before")
+    @classmethod
+    def _as_two(cls, data: Any) -> Any:
+        """Read `breaking` as `types` and `lost`."""
+        if not isinstance(data, dict) or data.get("breaking") not in ("pause", "propose"):
+            return data
+        if {"types", "lost"} & data.keys():
             message = "`breaking` is `types` and `lost` together: leave it out"
             raise ValueError(message)
-        return self
-
-    @property
-    def for_types(self) -> SchemaAction:
-        """Reaction to a type that does not fit."""
-        return self.breaking or self.types
-
-    @property
-    def for_lost(self) -> SchemaAction:
-        """Reaction to a column that is gone."""
-        return self.breaking or self.lost
+        both = data["breaking"]
+        return {name: value for name, value in data.items() if name != "breaking"} | {"types": both, "lost": both}
 
 
 AUTO: Final = ("*",)

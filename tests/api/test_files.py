@@ -116,7 +116,7 @@ def test_a_setting_without_effect_is_a_note_and_only_that(line: str, tmp_path: P
 
 
 UNREAD = {
-    "discovery: {every: 2h}": 1, "mapping: {autonomy: act}": 1, "error_resolution: {act_above: 90%}": 1,
+    "discovery: {every: 2h}": 0, "mapping: {autonomy: act}": 1, "error_resolution: {act_above: 90%}": 1,
     "monitor: {warm_up: 7}": 1, "constraints: {quiet_hours: ['22:00-06:00']}": 1,
     "constraints: {max_rows_skipped: 0}": 1, "constraints: {never: [drop_table]}": 0,
     "orchestrator: {max_running: 1}": 0,
@@ -136,15 +136,15 @@ def test_apply_prints_the_same_notes(running: Project, tmp_path: Path) -> None:
     path = tmp_path / "scheduled.yaml"
     text = PIPELINE.replace("name: orders", "name: scheduled").replace("public.orders, write", "public.later, write")
     text = text.replace("public.orders, cursor", "public.made, cursor").replace("append", "merge, key: [order_id]")
-    path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n  schema: {renames: apply}\n")
+    path.write_text(text + "  schedule: {cron: '5 4 * * *'}\n  schema: {compatibility: full}\n")
     running.sql(SHOP, "CREATE TABLE made AS TABLE orders; ALTER TABLE made ALTER id SET NOT NULL")
     running.sql(WAREHOUSE, "CREATE TABLE later (LIKE orders INCLUDING ALL)")
     (row,) = running.done("apply", path)
     idle = [note.partition(" has no effect")[0] for note in row["notes"] if "no effect" in note]
-    assert idle == ["scheduled: spec.schema.renames:"]
+    assert idle == ["scheduled: spec.schema.compatibility:"]
     assert [note for note in row["notes"] if "`id`" in note and "programs" in note]
     said = running.do("apply", path)
-    assert "note: scheduled: spec.schema.renames: has no effect yet" in said.out
+    assert "note: scheduled: spec.schema.compatibility: has no effect yet" in said.out
     assert running.done("status", "scheduled")["next_run"][11:16] == "04:05"
     assert running.do("run", "scheduled", "--watch").code == 0, "by hand it runs all the same"
 
