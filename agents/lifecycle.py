@@ -106,7 +106,11 @@ class Lifecycle:
 
     def _cleaned_up(self, state: State, cause: Cause) -> Decision | None:
         ended = cause.payload
-        if ended["kind"] != "cleanup" or ended["status"] != "completed" or ended["pipeline"] not in state["pipelines"]:
+        if (
+            ended["kind"] != "cleanup"
+            or ended["status"] != "completed"
+            or ended.get("pipeline") not in state["pipelines"]
+        ):
             return None
         name = ended["pipeline"]
         deleted = [name]
@@ -233,7 +237,7 @@ def _transition(state: State, cause: Cause, command: PipelineTransition | Pipeli
 
 
 def _check_member(state: State, name: str, member: dict[str, Any], verb: str) -> None:
-    """Refuse to resume a member of a set that is not active, and to delete one that would come back.
+    """Refuse to resume a member that its set does not let run, and to delete one that would come back.
 
     Raises:
         Refused: as said.
@@ -245,6 +249,9 @@ def _check_member(state: State, name: str, member: dict[str, Any], verb: str) ->
     if verb == "resume" and status != "active":
         hint = f"`penstock resume {whole}` makes it and its members active"
         raise Refused(f"cannot resume: its set {whole} is {status}", where=f"pipeline {name}", hint=hint)
+    if verb == "resume" and member.get("because") == "excluded":
+        hint = "select it in the set's file, by `objects`, `except` and `tables`, and apply that: it then continues"
+        raise Refused(f"cannot resume: {whole} does not select it any more", where=f"pipeline {name}", hint=hint)
     if verb == "delete" and not member.get("because") and member["status"] != "deleting":
         object_ = member["versions"][-1]["spec"]["source"]["object"]
         hint = f"write {object_!r} in `except` of the set's file and apply it, then delete the member"

@@ -46,7 +46,9 @@ def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
 def _status_changed(state: State, p: dict[str, Any]) -> State:
     if p["name"] not in state["pipelines"]:
         return state
-    values = {"status": p["status"], "drop_table": p.get("drop_table", False)}
+    values: dict[str, Any] = {"status": p["status"], "drop_table": p.get("drop_table", False)}
+    if p["status"] != "active" and state["pipelines"][p["name"]].get("start"):
+        values["start"] = None  # its listing may be over already, and unanswered
     return _put(state, "pipelines", p["name"], **values, tick=None, due=None)
 
 
@@ -102,7 +104,7 @@ def _assigned(state: State, p: dict[str, Any]) -> State:
 
 def _closed(state: State, p: dict[str, Any]) -> State:
     """Drop a task; with a listing that did not complete its start is over, too."""
-    if p["kind"] == "list" and p["status"] != "completed":
+    if p["kind"] == "list" and p["status"] != "completed" and "pipeline" in p:
         state = _start_over(state, p["pipeline"], p["task"])
     return _drop(state, "tasks", p["task"])
 

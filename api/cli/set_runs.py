@@ -9,7 +9,7 @@ from api.cli.console import escape
 from api.cli.results import Result
 from api.client import Client
 from catalog.entries import SetEntry
-from penstock.errors import PenstockError, error_from_report
+from penstock.errors import PenstockError, Refused, error_from_report
 
 __all__ = ["listing_line", "member_results", "wait_for_listing"]
 
@@ -17,7 +17,7 @@ POLL_SECONDS: Final = 0.25
 
 
 def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEntry | PenstockError:
-    """Wait until `done`; return the error if the listing is given up. Raises Unavailable."""
+    """Wait until `done`; return the error if the listing is given up, or not begun. Raises Unavailable."""
     while True:
         seen = client.store.commits.listen()
         entry = client.store.set_entry(name)
@@ -25,6 +25,9 @@ def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEnt
             return entry
         if failed := client.store.listing_failed(name):
             return error_from_report(dict(failed))
+        if (status := client.store.pipeline(name).status) != "active":
+            hint = f"`penstock resume {name}` makes it active, and lists them"
+            return Refused(f"is {status}: only those of an active set are listed", where=f"pipeline {name}", hint=hint)
         client.look_after()
         client.store.commits.wait(seen, POLL_SECONDS)
 

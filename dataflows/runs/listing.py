@@ -9,9 +9,9 @@ from typing import Any
 from dataflows.connectors.contract import Place
 from dataflows.connectors.listing import Listed, ListedObject, in_order
 from dataflows.connectors.registry import connector
-from penstock.errors import Refused
+from penstock.errors import InvalidDocument, Refused
 from penstock.models.connection import parse_connection
-from penstock.models.sets import selects
+from penstock.models.sets import FoundObject, selects
 
 __all__ = ["found_objects", "listed_objects"]
 
@@ -20,11 +20,23 @@ def found_objects(task: Mapping[str, Any], check: Callable[[], None]) -> list[di
     """Return the selected objects of a task, as its records have them.
 
     Raises:
-        Refused: systems of this type cannot be listed.
+        Refused: systems of this type cannot be listed, or a name has characters that no pipeline can have.
         Unavailable: the source does not answer.
     """
     secrets = Path(task["secrets"]) if task.get("secrets") else None
-    return [one.to_dict() for one in listed_objects(task["pipeline"], task["connections"], secrets, check)]
+    objects = listed_objects(task["pipeline"], task["connections"], secrets, check)
+    return [_checked(one.to_dict()) for one in objects]
+
+
+def _checked(found: dict[str, Any]) -> dict[str, Any]:
+    """Return an object as it is; one that is not valid would make its whole page unreadable."""
+    try:
+        FoundObject.parse(found)
+    except InvalidDocument as error:
+        what = f"no pipeline can have this name: {error.issues[0].message}"
+        hint = "rename it, or leave it out by a pattern in `source.except`, with `?` for such a character"
+        raise Refused(what, where=repr(found["object"]), hint=hint) from error
+    return found
 
 
 def listed_objects(

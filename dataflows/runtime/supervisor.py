@@ -27,6 +27,8 @@ WORKER: Final = ("worker",)
 FIRST_WAIT, LONGEST_WAIT, HEALTHY = 0.2, 15.0, 30.0
 """Seconds: the first wait before a restart, the longest, and the uptime after which the wait is reset."""
 STOP_SECONDS: Final = 15.0
+LAST_WORDS: Final = 1000
+"""Characters of a child's log that may say why it ended."""
 
 
 @dataclass(slots=True)
@@ -60,9 +62,9 @@ class Supervisor:
         """Restart children that have died and waited long enough; return a line for each new death."""
         deaths = []
         for child in self._children:
-            if child.process is not None and child.process.poll() is not None:
-                ended = f"{'+'.join(child.flows)} ended with {child.process.returncode}"
-                deaths.append(f"{ended}; restart in {child.wait:g} s")
+            if child.process is not None and (code := child.process.poll()) is not None:
+                why = self._last_words(child) if code > 0 else ""
+                deaths.append(f"{'+'.join(child.flows)} ended with {code}{why}; restart in {child.wait:g} s")
                 self._clear(child)
             deleted = not self._settings.home.exists()  # with its project: a child would create it again
             if child.process is None and not deleted and time.monotonic() - child.began >= child.wait:
@@ -85,11 +87,24 @@ class Supervisor:
                     child.process.wait()
                 self._clear(child)
 
+    def _last_words(self, child: _Child) -> str:
+        """Return the last line of a child's log, which says why it ended."""
+        try:
+            with self._log(child).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_WORDS))
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f": {said}" if said else ""
+
+    def _log(self, child: _Child) -> Path:
+        return self._settings.home / "logs" / f"{child.flows[0]}.log"
+
     def _begin(self, child: _Child) -> None:
-        logs = self._settings.home / "logs"
+        log = self._log(child)
         make_private(self._settings.home)
-        logs.mkdir(parents=True, exist_ok=True)
-        log = logs / f"{child.flows[0]}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
         reading, child.lifeline = os.pipe()
         words = [*child.flows, "--lifeline", str(reading), "--project", str(self._settings.project)]
         child.process = (_forked if can_fork() else _spawned)(words, log, reading)

@@ -246,6 +246,7 @@ class Processes:
         for task, running in list(self._running.items()):
             if (code := running.code) is not None and running.pages.empty():
                 del self._running[task]
+                running.stopped |= running.last is None  # nobody takes the pages that a dead process left in its pipe
                 self._keep_or_dismiss(running)
                 yield Ended(task, running.attempt, code, running.outcome(code), running.line, running.counted)
 
@@ -274,10 +275,13 @@ class Processes:
         self._leaving.append((child, time.monotonic() + STOP_SECONDS))
 
     def found(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield what discoveries have found since the last call, in order; `ended` comes after the last of it."""
+        """Yield what discoveries have found since the last call, in order; `ended` comes after the last of it.
+
+        A few pages of each at most: a discovery that finds them as fast as they are taken must not hold up the rest.
+        """
         for task, running in self._running.items():
             with contextlib.suppress(queue.Empty):
-                while True:
+                for _ in range(PAGES):
                     yield task, running.pages.get_nowait()
 
     def progress(self) -> Iterator[tuple[str, dict[str, Any]]]:

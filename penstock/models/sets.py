@@ -103,8 +103,10 @@ class Members:
 
     def selects(self, object_: str) -> bool:
         """True if an object of this name is selected, and no entry of `tables` disables it."""
-        spec = self.document["spec"]
-        return selects(spec, object_) and not self._entry(object_).get("disabled", False)
+        if not selects(self.document["spec"], object_):
+            return False
+        said = [entry["disabled"] for entry in self._entries(object_) if "disabled" in entry]
+        return not (said and said[-1])
 
     def unmatched(self, objects: Iterable[str]) -> list[str]:
         """Return the patterns of `objects` that match none of these names."""
@@ -115,14 +117,11 @@ class Members:
             left = [pattern for pattern in left if not matches(pattern, one)]
         return left
 
-    def _entry(self, object_: str) -> dict[str, Any]:
-        """Return the part of a specification that `tables` has for an object: the more exact pattern wins."""
+    def _entries(self, object_: str) -> list[Mapping[str, Any]]:
+        """Return the parts of a specification that `tables` has for an object, the most exact pattern last."""
         tables = self.document["spec"].get("tables") or {}
         fitting = [pattern for pattern in tables if matches(pattern, object_)]
-        found: dict[str, Any] = {}
-        for pattern in sorted(fitting, key=_exactness):  # stable: later ones win among equals
-            found = merged(found, tables[pattern])
-        return found
+        return [tables[pattern] for pattern in sorted(fitting, key=_exactness)]  # stable: later ones win among equals
 
     def member(self, found: FoundObject) -> dict[str, Any]:
         """Return the pipeline of an object, as plain data.
@@ -132,9 +131,9 @@ class Members:
             InvalidDocument: what `tables` says of it does not fit together.
         """
         metadata, spec = self.document["metadata"], self.document["spec"]
-        entry = self._entry(found.object)
-        entry.pop("disabled", None)
-        own = merged({key: value for key, value in spec.items() if key not in OF_SET}, entry)
+        own = {key: value for key, value in spec.items() if key not in OF_SET}
+        for entry in self._entries(found.object):  # one by one: a null takes away what the set has, too
+            own = merged(own, {key: value for key, value in entry.items() if key != "disabled"})
         source = {key: value for key, value in own["source"].items() if key not in {"objects", "except"}}
         sink = own["sink"] | {"object": self._target(own["sink"]["object"], found)}
         if "key" in sink and sink["key"] == "auto":
@@ -211,6 +210,9 @@ def _issues(pipeline: Pipeline) -> list[Issue]:
     issues += _trial(document, "spec", "a.a")
     for pattern, entry in spec.get("tables", {}).items():
         where = f"spec.tables[{pattern!r}]"
+        if malformed := _malformed(where, entry):
+            issues += malformed
+            continue
         if any("connection" in (entry.get(end) or {}) for end in ("source", "sink")):
             issues.append(Issue(where, "the connections are the set's; a table of another one needs a pipeline"))
         if OWN & {*(entry.get("source") or {})} or {"tables", "appear", "vanish"} & {*entry}:
@@ -220,6 +222,17 @@ def _issues(pipeline: Pipeline) -> list[Issue]:
         else:
             issues += _trial(merged(document, {"spec": {"tables": None}}), where, pattern, entry)
     return issues
+
+
+def _malformed(where: str, entry: Mapping[str, Any]) -> list[Issue]:
+    """Return what of an entry cannot be merged into a specification."""
+    ends = [end for end in ("source", "sink") if not isinstance(entry.get(end, {}), Mapping)]
+    if ends:
+        message = "is an object, with the keys that differ from the set's"
+        return [Issue(f"{where}.{end}", message) for end in ends]
+    if not isinstance(entry.get("sink", {}).get("object", ""), str):
+        return [Issue(f"{where}.sink.object", "is the name of a target; {schema} and {table} may be in it")]
+    return []
 
 
 OWN: Final = {"object", "objects", "except", "topics", "pattern"}

@@ -104,6 +104,37 @@ def test_a_disabled_table_is_no_member(plane: ControlPlane) -> None:
     assert members(plane) == {"public.log_in": "active", "public.a": "active"}
 
 
+def test_null_in_tables_takes_a_key_of_the_set_away(plane: ControlPlane) -> None:
+    source, tables = {"cursor": {"field": "at"}}, {"public.*": {"source": {"cursor": None}}, "public.b": {"limits": {}}}
+    plane.apply(pipeline_set("shop", "*.*", source=source, tables=tables))
+    plane.find("shop", "public.a", "public.b", "sales.a")
+    cursors = [one["versions"][-1]["spec"]["source"].get("cursor") for one in pipelines(plane).values()]
+    assert cursors == [{"field": "at"}, None, None, {"field": "at"}]
+
+
+@pytest.mark.parametrize(
+    ("entry", "path"),
+    [
+        ({"source": None}, "source"),
+        ({"sink": 5}, "sink"),
+        ({"source": "x"}, "source"),
+        ({"sink": {"object": None}}, "sink.object"),
+    ],
+)
+def test_tables_that_do_not_fit_a_set_are_refused(plane: ControlPlane, entry: dict[str, Any], path: str) -> None:
+    refused = plane.refused("pipeline.apply", pipeline=pipeline_set("shop", tables={"public.a": entry}))
+    assert [one["path"] for one in refused["issues"]] == [f"spec.tables['public.a'].{path}"]
+
+
+def test_a_member_that_is_not_selected_is_not_resumed(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    plane.apply(pipeline_set("shop", source={"except": ["*.a"]}))
+    plane.find("shop")
+    assert "does not select it any more" in plane.refused("pipeline.resume", name="shop/public.a")["what"]
+    assert members(plane) == {"public.a": "stopped"}
+
+
 def test_two_objects_with_one_target_are_refused_by_name(plane: ControlPlane) -> None:
     plane.apply(pipeline_set("shop", "*.orders", sink={"object": "raw.{table}"}))
     plane.find("shop", "a.orders", "b.orders", page=1)
@@ -147,6 +178,22 @@ def test_a_listing_that_fails_is_retried_and_ends_the_start_when_it_is_given_up(
     plane.end(plane.task_of("shop"), FATAL)
     assert not plane.state("orchestrator")["tasks"]
     plane.done("run.start", pipeline="shop")
+
+
+def test_a_start_is_over_when_the_set_is_stopped_before_its_listing_is_answered(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    plane.done("run.start", pipeline="shop")
+    task = plane.task_of("shop")
+    page = {"name": "shop", "uid": pipelines(plane)["shop"]["uid"], "version": 1, "task": task["id"]}
+    plane.put(
+        plane.record("pipeline.stop", "shop", {"name": "shop"}),
+        plane.record("objects.found", "shop", {**page, "page": 0, "last": True, "objects": [listed("public.a")]}),
+        plane.record("task.completed", task["id"], {"task": task["id"], "attempt": 1, "worker": task["worker"]}),
+    )
+    plane.done("pipeline.resume", name="shop")
+    plane.find("shop", "public.a")
+    assert not plane.of("run.created")
 
 
 def test_a_schedule_starts_the_set(plane: ControlPlane) -> None:

@@ -12,6 +12,7 @@ from dataflows.runtime.retention import KEPT, LARGEST, drop_leftovers
 from dataflows.runtime.supervisor import Supervisor
 from penstock.clock import now
 from penstock.settings import Settings
+from tests.api.project import until
 
 DAY = timedelta(days=1)
 
@@ -62,3 +63,15 @@ def test_starting_flows_drops_leftovers(tmp_path: Path) -> None:
     old = run_of(tmp_path / ".penstock", "old", KEPT + DAY)
     Supervisor(Settings(project=tmp_path, home=tmp_path / ".penstock"), ()).start()
     assert not old.exists()
+
+
+def test_a_child_that_ends_again_and_again_says_why(tmp_path: Path) -> None:
+    supervisor = Supervisor(Settings(project=tmp_path, home=tmp_path / ".penstock"), (("nothing",),))
+    supervisor.start()
+    try:
+        (said,) = until(supervisor.check, "the child to end")
+    finally:
+        supervisor.stop()
+    assert said.startswith("nothing ended with 2: ")
+    assert "invalid choice: 'nothing'" in said
+    assert said.endswith("; restart in 0.2 s")

@@ -83,6 +83,11 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     assert project.done("run", "whole/s.events", "--full", "--watch")["counters"]["rows_out"] == 31
     assert rows(project, "a Order {x}", "events") == [20, 31]
 
+    # Nobody lists the objects of a set that is paused, so that nobody waits for them.
+    project.done("pause", "whole")
+    (project.folder / "whole.yaml").write_text(SET.replace("s.log_*", "s.l_*"))
+    assert "whole: is paused" in " ".join(project.do("apply", project.folder / "whole.yaml").out.split())
+
     project.done("delete", "whole", "--yes")
     assert [one["name"] for one in project.done("list", "--members") if one["name"].startswith("whole")] == []
     assert rows(project, "events") == [31], "targets stay"

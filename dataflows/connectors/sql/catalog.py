@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from dataflows.connectors.cataloguing import Choice, Found
 from dataflows.connectors.sql.database import Database
 from dataflows.connectors.sql.names import FileObjectName
 from penstock.errors import PenstockError
-from penstock.models.domain import Field, Schema
+from penstock.models.domain import DatasetRef, Schema
 
 __all__ = ["DatabaseCatalog"]
+
+SHOWN: Final = 200
+"""Characters of a name and of a reason that a note shows."""
 
 
 class DatabaseCatalog:
@@ -31,20 +35,16 @@ class DatabaseCatalog:
     def _described(self, name: FileObjectName) -> list[Found]:
         try:
             table = self._database.describe(name, sink=False)
-        except PenstockError as error:
-            self.notes.append(f"{name} is left out: {error.what}")
+            if table is None:
+                return []
+            DatasetRef.parse({"connection": "file", "object": str(name)})
+            fields = [{"name": one.name, "type": one.type, "nullable": one.nullable} for one in table.columns]
+            key, *unique = table.keys or ((),)
+            schema = Schema.parse({"fields": fields, "key": key, "unique": unique or None})
+        except PenstockError as error:  # such as a name that is too long for the catalog
+            self.notes.append(f"{str(name)[:SHOWN]} is left out: {error.what[:SHOWN]}")
             return []
-        if table is None:
-            return []
-        fields = tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in table.columns)
-        key, *unique = table.keys or ((),)
-        return [
-            Found(
-                str(name),
-                "view" if table.kind == "v" else "table",
-                Schema(fields=fields, key=key, unique=tuple(unique)),
-            )
-        ]
+        return [Found(str(name), "view" if table.kind == "v" else "table", schema)]
 
     def close(self) -> None:
         """End the session."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -332,3 +334,14 @@ def test_a_process_forked_in_advance_takes_the_first_task_and_none_with_modules(
         timeout=SECONDS,
     )
     assert done.stdout.splitlines() == ["0 True", "0 True", "0 False"], done.stdout + done.stderr
+
+
+def test_a_discovery_that_finds_much_holds_up_nothing_else(processes: Processes) -> None:
+    class Endless(queue.Queue[list[dict[str, Any]]]):
+        def get_nowait(self) -> list[dict[str, Any]]:
+            return []
+
+    quick = SimpleNamespace(pages=Endless())
+    processes._running = {"task": quick}  # type: ignore[dict-item]
+    assert len(list(processes.found())) == module.PAGES
+    processes._running = {}
