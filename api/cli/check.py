@@ -57,6 +57,8 @@ def _tell(state: State, found: Comparison) -> None:
     say(f"{escape(found.pipeline)}: {verdict} ({rows})")
     if found.counted_only:
         say("  too many rows differ to tell them one by one")
+    if found.not_compared:
+        say(f"  not compared, for the target has no such columns: {escape(', '.join(found.not_compared))}")
     for kind, text in (
         ("missing", "missing in the target"), ("extra", "only in the target"), ("changed", "with other values"),
         ("in_flight", "changed since, which the next run brings"), ("refused", "refused by the steps"),

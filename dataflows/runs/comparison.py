@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow as pa
 from dataflows.connectors.contract import Place, ReadOrder, Source
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import open_source
+from dataflows.data.changes import CHANGE
 from dataflows.data.cursors import Window
 from dataflows.data.tables import Table
 from dataflows.data.types import arrow_type, parse_type
@@ -74,6 +75,8 @@ class Comparison:
     """The first of them."""
     run: str | None = None
     """The last run that has ended."""
+    not_compared: tuple[str, ...] = ()
+    """Columns that the pipeline writes and the target does not have."""
     counted_only: bool = False
     """True if so much differs that only the numbers of rows were compared."""
 
@@ -121,6 +124,7 @@ def compare(
         refused=sides.refused,
         position=sides.position,
         key=sides.key,
+        not_compared=sides.lacking,
         run=last.run if (last := ends.target.state.finished()) is not None else None,
     )
     differing = first.differing(second)
@@ -166,6 +170,8 @@ class _Sides:
     key: tuple[str, ...]
     position: str | None
     told: Callable[[int], None]
+    lacking: tuple[str, ...] = ()
+    """Columns that the target does not have."""
     refused: int = 0
     read: int = 0
     on_its_way: int = 0
@@ -189,7 +195,9 @@ class _Sides:
         keys = [job.spec.sink.key, *(key for key in written.keys if not set(key) & set(HISTORY))]
         key = next((tuple(one) for one in keys if one and set(one) <= set(names)), ())
         position = ends.target.state.loaded().position if job.cursor else None
-        return cls(job, ends, mapping, mapping.chain, surveyed.source, written, names, key, position, told)
+        unwritten = {*there, *HISTORY, CHANGE, job.spec.sink.delete}
+        lacking = tuple(one.name for one in mapping.columns if one.name not in unwritten)
+        return cls(job, ends, mapping, mapping.chain, surveyed.source, written, names, key, position, told, lacking)
 
     def source(self, upto: str | None = None) -> Iterator[pl.DataFrame]:
         """Yield the rows that the target should have; with `upto`, those of a cursor up to there."""
@@ -266,8 +274,8 @@ class _Sides:
         import polars as pl
 
         first = self._kept(self.source(), differing)
-        second = self._kept(self.target(), differing)
-        by = list(self.key or self.names)
+        second = _like(self._kept(self.target(), differing), first)
+        first, by = _like(first, second), list(self.key or self.names)
         both = first.join(second, on=by, how="full", nulls_equal=True, coalesce=True, suffix=_OTHER)
         both = both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER)))
         if self.position is not None:
@@ -280,7 +288,7 @@ class _Sides:
         """Return the keys of rows above the cursor's position."""
         import polars as pl
 
-        within = self._kept(self.source(self.position), differing)
+        within = _like(self._kept(self.source(self.position), differing), every)
         both = every.join(within, on=by, how="left", nulls_equal=True, suffix=_OTHER)
         return both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER))).select(by)
 
@@ -315,6 +323,11 @@ class _Sides:
         return prints, Difference("changed", key, columns)
 
 
+def _like(rows: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows; if there are none, of which the types may be unknown, none with the types of the other ones."""
+    return other.clear() if rows.is_empty() else rows
+
+
 def _readable(place: Place) -> Source:
     """Open one side to read all of its rows.
 
@@ -341,8 +354,15 @@ def _in_one_form(values: pl.Series, kind: str) -> pl.Series:
 
 
 def _one_json(text: str) -> str:
-    return json.dumps(json.loads(text, parse_float=_number, parse_int=_number), sort_keys=True)
+    """Return one text for equal values; what is no JSON, as others may have written it, is compared as it is."""
+    try:
+        return json.dumps(json.loads(text, parse_float=_number, parse_int=_number), sort_keys=True)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _number(text: str) -> str:
-    return f"number {Decimal(text).normalize()}"
+    """Return one text for equal numbers, with all their digits; no text within JSON is like it but by intent."""
+    exact = Context(prec=len(text), Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
+    found = Decimal(text, exact).normalize(exact)
+    return f"\0number {found if found.is_finite() else text}"

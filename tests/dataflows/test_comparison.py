@@ -79,3 +79,40 @@ def test_before_the_first_run_there_is_nothing_to_compare(copy: Callable[..., Co
     made.session.execute("DROP TABLE IF EXISTS w._penstock_runs, w._penstock_positions CASCADE")
     with pytest.raises(Refused, match="nothing was loaded yet"):
         compared(made.task("r1"))
+
+
+@pytest.mark.parametrize("emptied", ["target", "source"])
+def test_a_side_without_rows_is_compared(copy: Callable[..., Copy], launchers: Launchers, emptied: str) -> None:
+    made = copy("append")
+    task = keyed(made, "append")
+    launchers.run(task)
+    rows = made.value("SELECT count(*) FROM items")
+    made.session.execute(f"DELETE FROM {made.target if emptied == 'target' else 'items'}")
+    found = compared(task)
+    assert (found.missing, found.extra) == ((rows, 0) if emptied == "target" else (0, rows))
+
+
+def test_a_column_that_the_target_lacks_is_told(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append")
+    launchers.run(keyed(made, "append"))
+    made.session.execute("ALTER TABLE items ADD COLUMN added text")
+    task = keyed(made, "append")
+    task["pipeline"]["spec"]["schema"] = {"additive": "apply"}
+    found = compared(task)
+    assert (found.agree, found.not_compared) == (True, ("added",))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"a": 1.0, "b": 2e1}', '{"b": 20, "a": 1}', True),
+        ("10000000000000000000000000000000001", "10000000000000000000000000000000002", False),
+        ('"number 1"', "1", False),
+        ("1e999999999999999999999", "2e999999999999999999999", False),
+        ("not JSON", "not JSON", True),
+        ("not JSON", '"not JSON"', False),
+    ],
+)
+def test_equal_json_has_one_form(one: str, other: str, *, same: bool) -> None:
+    first, second = (comparison._one_json(text) for text in (one, other))
+    assert (first == second) is same

@@ -134,7 +134,7 @@ class Changes:
         for at, name in enumerate(self.key):
             values = batch.column(name)
             moved = [one["key"][at] if "key" in one else None for one in found]
-            made.append(pc.coalesce(parsed(moved, values.type), values) if any(moved) else values)
+            made.append(pc.coalesce(parsed(moved, values.type), values) if moved.count(None) < len(moved) else values)
         values = [batch.column(name) for name in self.names]
         return pa.RecordBatch.from_arrays([*values, *made], names=[one.name for one in self.staged])
 
