@@ -45,6 +45,10 @@ class KafkaState(RecordState):
 
     def refresh(self) -> None:
         self._ledger.refresh()
+        if any("sink" not in one for _, one in self.kept("run")):
+            what = f"the pipeline's records in {STATE_TOPIC} are of an older version, and do not say of which topic"
+            hint = f"`penstock delete {self.place.pipeline}`, and apply it again, which may write rows twice"
+            raise Refused(what, where=self.where, hint=hint)
 
     def _begun(self, slot: str | None) -> Transactions:
         name = transactional_id(self.uid, slot)
@@ -146,7 +150,7 @@ class KafkaState(RecordState):
             return
         with closing(self._begun(None)) as control:
             self.read()
-            pipeline = self.pipeline
+            pipeline = self.records.get(PIPELINE, NEW)  # whatever the other records are like
             mark = {**NEW, "generation": pipeline["generation"] + 1, "dropped": True}
             changes: dict[Key, Any] = dict.fromkeys(self.records) | {PIPELINE: mark}
             self.send(control, changes)

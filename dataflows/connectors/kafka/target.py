@@ -98,7 +98,7 @@ class KafkaTarget:
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         check_columns(self.place, self.owner.write, table.columns if table is not None else columns, self.where)
-        if self.keeps_last and not self._compacted(self._settings(), missing=True):
+        if self.keeps_last and (policy := self._settings().get("cleanup.policy", "compact")) != "compact":
             what = "its cleanup.policy is not compact: of rows that do not change, nothing would be left some day"
             hint = f"kafka-configs --alter --topic {self.place.object} --add-config cleanup.policy=compact"
             raise Refused(what, where=self.where, hint=f"{hint}; or write: append")
@@ -112,10 +112,9 @@ class KafkaTarget:
         return settings_of(self._client, self.place.object)
 
     @staticmethod
-    def _compacted(settings: Mapping[str, str], *, missing: bool) -> bool:
-        """True if the topic keeps the last message of each key, and so takes none without; `missing` if unknown."""
-        policy = settings.get("cleanup.policy")
-        return missing if policy is None else "compact" in policy.split(",")
+    def _compacted(settings: Mapping[str, str]) -> bool:
+        """True if the topic is known to keep the last message of each key, for a while at least: it takes none without."""
+        return "compact" in settings.get("cleanup.policy", "").split(",")
 
     @property
     def applies_changes(self) -> bool:
@@ -183,7 +182,7 @@ class KafkaTarget:
     def writer(self, order: WriterOrder) -> SplitWriter:
         settings, write = self._settings(), self.owner.write
         most = min(int(settings.get("max.message.bytes", DEFAULT_MOST)), CLIENT_MOST)
-        keyed = self.keeps_last or self._compacted(settings, missing=False)
+        keyed = self.keeps_last or self._compacted(settings)
         records = record_writer(self.place, written(write, order.columns), self.where, self._registered())
         encode = Encoder(write.key, Most(most, OVERHEAD, _LARGER), self.where, records, keyed, write.delete)
         state = partial(KafkaState, self.place, self.owner.uid, self.owner.source, self.where, order.check)

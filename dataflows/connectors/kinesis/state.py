@@ -86,7 +86,8 @@ class KinesisState(RecordState):
         """Collect changes, and make them at the end of the context: all at once, or none.
 
         Splits of a plan may be too many for one transaction. Then they are written before the run, without which they
-        mean nothing, and deleted after it has ended.
+        mean nothing, and deleted after it has ended. So are the positions of very many partitions: if the process dies
+        in between, those that have none yet are read from their beginning.
 
         Raises:
             Fenced: a newer run has taken over.
@@ -110,7 +111,8 @@ class KinesisState(RecordState):
             return
         for part in pieces([one for one in splits if one[2] is not None]):
             self._write([(key, None, after) for key, _, after in part], pipeline, generation, anew=True)
-        self._write(others, pipeline, generation)
+        for part in pieces(sorted(others, key=lambda one: one[0] == PIPELINE or one[0][0] == "run")):
+            self._write(part, pipeline, generation)
         pipeline = changes.get(PIPELINE) or pipeline
         for part in pieces([one for one in splits if one[2] is None]):
             self._write(part, pipeline, generation)
@@ -118,27 +120,31 @@ class KinesisState(RecordState):
     def save(self, changes: Mapping[Key, Any], generation: int) -> None:
         """Make the changes of a split that was sent.
 
+        Positions of very many partitions move one after the other: rows of those that have not are sent again.
+
         Raises:
             Fenced: a newer run has taken over.
         """
         written = [(key, self.records.get(key), after) for key, after in changes.items()]
-        self._write(written, self.records.get(PIPELINE, NEW), generation)
+        for part in pieces(written):
+            self._write(part, self.records.get(PIPELINE, NEW), generation)
 
     def _write(
         self, written: Sequence[Written], pipeline: Mapping[str, Any], generation: int, *, anew: bool = False
     ) -> None:
-        """Make changes; `anew`: whatever is there."""
+        """Make changes, of which `pipeline` is the pipeline's record as it was read; `anew`: whatever is there."""
         if not written:
             return
         for _ in range(ATTEMPTS):
+            if pipeline["dropped"] or pipeline["generation"] != generation:
+                raise Fenced("a newer run took over", where=self.where, hint=NOTHING_TO_DO)
             try:
                 self._table.write(written, pipeline, anew=anew)
             except Conflict:
                 found = self._table.read()
                 pipeline = found.get(PIPELINE, NEW)
-                if pipeline["dropped"] or pipeline["generation"] != generation:
-                    raise Fenced("a newer run took over", where=self.where, hint=NOTHING_TO_DO) from None
-                if not anew and any(found.get(key) != before for key, before, _ in written):
+                current = not pipeline["dropped"] and pipeline["generation"] == generation
+                if current and not anew and any(found.get(key) != before for key, before, _ in written):
                     raise Fenced("the state was changed by another run", where=self.where, hint=NOTHING_TO_DO) from None
             else:
                 return

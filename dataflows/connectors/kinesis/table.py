@@ -38,6 +38,11 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 _WAIT: Final = THROTTLED | {
     "TransactionInProgressException", "TransactionConflictException", "InternalServerError", "RequestTimeout",
 }  # fmt: skip
+_BUSY: Final = {
+    "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded", "RequestLimitExceeded",
+}  # fmt: skip
+"""Reasons for which a transaction was cancelled that pass."""
+CHANGED: Final = "ConditionalCheckFailed"
 _MADE_OF: Final[dict[str, Any]] = {
     "TableName": STATE_TABLE,
     "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in ("pipeline", "record")],
@@ -100,7 +105,7 @@ class StateTable:
         if not isinstance(error, ClientError):
             return unanswered(error, self.place, self.where, self.endpoint, "dynamodb")
         code, what = code_of(error), str(error.response["Error"].get("Message", ""))
-        if code == "TransactionCanceledException":
+        if code == "TransactionCanceledException" and (not (reasons := _reasons(error)) or CHANGED in reasons):
             return Conflict(what)
         return self._answered(code, what, error.operation_name)
 
@@ -134,11 +139,18 @@ class StateTable:
                 if "ResourceInUseException" not in error.what:  # another pipeline creates it
                     raise
         end = time.monotonic() + PATIENCE_SECONDS
-        while self._ask("describe_table", TableName=STATE_TABLE)["Table"]["TableStatus"] != "ACTIVE":
+        while not self._active():
             if time.monotonic() > end:
                 raise Unavailable(f"{STATE_TABLE} is not active yet", where=self.where, hint="try again")
             self.check()
             time.sleep(PAUSE_SECONDS)
+
+    def _active(self) -> bool:
+        """True if the table can be used; for a moment the service may not know one that was just created."""
+        try:
+            return bool(self._ask("describe_table", TableName=STATE_TABLE)["Table"]["TableStatus"] == "ACTIVE")
+        except MissingTable:
+            return False
 
     def read(self) -> dict[Key, Any]:
         """Return all records as they are now."""
@@ -233,6 +245,11 @@ def _may_wait(error: Exception) -> bool:
     code = code_of(error)
     if code != "TransactionCanceledException":
         return code in _WAIT
+    reasons = _reasons(error)
+    return bool(reasons) and reasons <= _BUSY
+
+
+def _reasons(error: Exception) -> set[str]:
+    """Return why a transaction was cancelled; none if the service does not say."""
     response: Any = getattr(error, "response", {})
-    reasons = {one.get("Code") for one in response.get("CancellationReasons", ())} - {"None", None}
-    return bool(reasons) and "ConditionalCheckFailed" not in reasons
+    return {one["Code"] for one in response.get("CancellationReasons", ()) if one.get("Code") not in {None, "None"}}

@@ -14,7 +14,7 @@ from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, Wr
 from dataflows.connectors.kinesis.client import Kinesis
 from dataflows.connectors.kinesis.shards import described
 from dataflows.connectors.kinesis.state import KinesisState
-from dataflows.connectors.kinesis.writer import KinesisSink, Records
+from dataflows.connectors.kinesis.writer import CHANCE_BYTES, KinesisSink, Records
 from dataflows.connectors.message_rows import (
     Encoder,
     Most,
@@ -32,7 +32,8 @@ from penstock.failpoints import failpoint
 
 __all__ = ["KinesisTarget"]
 
-MOST: Final = Most(1 << 20, 0, "leave a column out: Kinesis takes no more")
+MOST: Final = Most(1 << 20, 2 * CHANCE_BYTES, "leave a column out: Kinesis takes no more")
+"""With the key that a row without one gets, which counts."""
 
 
 @dataclass(slots=True)

@@ -19,8 +19,10 @@ from dataflows.connectors.message_rows import Encoder
 from dataflows.connectors.writing import OpenSplit
 from dataflows.data.counters import Counters
 
-__all__ = ["KinesisSink", "Records"]
+__all__ = ["CHANCE_BYTES", "KinesisSink", "Records"]
 
+CHANCE_BYTES: Final = 8
+"""Random bytes of the key of a row without one; it is written with two digits for each."""
 MOST_KEY: Final = 256
 """Characters of a partition key."""
 
@@ -38,7 +40,7 @@ class Records:
             RowRefused: a row that no record can be.
         """
         return [
-            Outgoing(secrets.token_hex(8), value or b"", ordered=False)
+            Outgoing(secrets.token_hex(CHANCE_BYTES), value or b"", ordered=False)
             if key is None
             else Outgoing(self._checked(key), value or b"", ordered=True)
             for key, value in self.encode(batch)

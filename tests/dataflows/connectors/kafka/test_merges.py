@@ -117,6 +117,9 @@ def test_a_merge_that_would_not_leave_the_newest_row_of_a_key_is_refused(
 
     assert "cleanup.policy is not compact" in (found := refused(merged(made)))
     assert f"--topic {made.target} --add-config cleanup.policy=compact" in found
+    made = stream(into="kafka")
+    made.kafka.create(made.target, 1, {"cleanup.policy": "compact,delete"})
+    assert "cleanup.policy is not compact" in refused(merged(made)), "rows that do not change would be deleted"
     made = stream(into="kafka")  # whose topic is not there yet
     assert "cannot compare versions" in refused(merged(made, version="seq"))
     assert "the last one written stays" in refused(merged(made), limits={"workers": 2})

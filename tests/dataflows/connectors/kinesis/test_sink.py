@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +19,16 @@ from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.kinesis import table
 from dataflows.connectors.kinesis.outbox import Outgoing, unsent
 from dataflows.connectors.kinesis.state import KinesisState
-from dataflows.connectors.kinesis.table import StateTable
+from dataflows.connectors.kinesis.table import Conflict, StateTable
 from dataflows.connectors.kinesis.target import KinesisTarget
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
+from dataflows.data.positions import Move
 from dataflows.data.splits import Split
 from dataflows.runs.job import Job
 from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
-from penstock.errors import Fenced, Refused
+from penstock.errors import Fenced, MissingTable, Refused, Unavailable
 from penstock.models.connection import KinesisConnection
 from penstock.models.pipeline import Sink
 from tests.dataflows.connectors.kinesis.conftest import WAIT, Shards
@@ -292,3 +294,69 @@ def test_a_plan_of_more_splits_than_one_transaction_takes(
         with pytest.raises(Fenced, match="deleted"):
             state.claim(("00",), "r3")
         assert list(made.query()) == ['["pipeline"]']
+
+
+def test_positions_of_more_partitions_than_one_transaction_takes(
+    through: Callable[..., Through], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = through()
+    monkeypatch.setattr(table, "MOST_ITEMS", SPLITS)
+    parts = [f"part {number:02}" for number in range(2 * SPLITS + 2)]
+    with closing(state_of(made)) as state, closing(state_of(made)) as other:
+        state.make()
+        claim = state.claim(("00",), "r1")
+        assert isinstance(claim, Claim)
+        with state.owned(claim.generation):
+            state.begin(dict.fromkeys(parts, "0"))
+            state.write_plan(RunRow("r1", "append", None, None, None, Counters()), ())
+        assert other.positions() == dict.fromkeys(parts, "0")
+        other.refresh()
+        moves = [Move(one, "0", "7") for one in parts]
+        other.save(other.step("r1", "00", 1, Counters(rows_in=3), moves), claim.generation)
+        assert state.positions() == dict.fromkeys(parts, "7")
+        assert (state.last_split(), state.counters().rows_in) == (1, 3)
+        assert isinstance(state.claim(("00",), "r2"), Claim)
+        with pytest.raises(Fenced):
+            other.save(other.step("r1", "00", 2, Counters(), [Move(one, "7", "9") for one in parts]), claim.generation)
+        assert state.positions() == dict.fromkeys(parts, "7")
+        other.drop()
+
+
+def test_a_table_that_was_just_created_may_be_unknown_for_a_moment(
+    through: Callable[..., Through], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, ask, calls = through(), StateTable._ask, count()
+
+    def late(self: StateTable, action: str, **parameters: Any) -> dict[str, Any]:
+        if action == "describe_table" and next(calls) < 3:
+            raise MissingTable("there is no such table", where="here")
+        return ask(self, action, **parameters)
+
+    monkeypatch.setattr(StateTable, "_ask", late)
+    with closing(state_of(made)) as state:
+        state.make()
+    assert next(calls) > 3
+
+
+@pytest.mark.parametrize(
+    ("reasons", "waits", "conflict"),
+    [
+        ([], False, True),
+        (["None", "ConditionalCheckFailed"], False, True),
+        (["TransactionConflict", "None"], True, False),
+        (["None", "ValidationError"], False, False),
+        (["TransactionConflict", "ConditionalCheckFailed"], False, True),
+    ],
+)
+def test_only_a_record_that_changed_is_a_conflict(reasons: list[str], *, waits: bool, conflict: bool) -> None:
+    from botocore.exceptions import ClientError
+
+    answer: Any = {
+        "Error": {"Code": "TransactionCanceledException", "Message": "cancelled"},
+        "CancellationReasons": [{"Code": one} for one in reasons],
+    }
+    error = ClientError(answer, "TransactWriteItems")
+    assert table._may_wait(error) is waits
+    place = Place("items", "bus", KinesisConnection(type="kinesis", region="eu-west-1"), "out", Path())
+    found = StateTable(place, "u1", "here")._error(error)
+    assert isinstance(found, Conflict if conflict else Unavailable)
