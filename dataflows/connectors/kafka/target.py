@@ -98,7 +98,7 @@ class KafkaTarget:
 
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         check_columns(self.place, self.owner.write, table.columns if table is not None else columns, self.where)
-        if self.keeps_last and (policy := self._settings().get("cleanup.policy", "compact")) != "compact":
+        if self.keeps_last and self._settings().get("cleanup.policy", "compact") != "compact":
             what = "its cleanup.policy is not compact: of rows that do not change, nothing would be left some day"
             hint = f"kafka-configs --alter --topic {self.place.object} --add-config cleanup.policy=compact"
             raise Refused(what, where=self.where, hint=f"{hint}; or write: append")
@@ -113,7 +113,7 @@ class KafkaTarget:
 
     @staticmethod
     def _compacted(settings: Mapping[str, str]) -> bool:
-        """True if the topic is known to keep the last message of each key, for a while at least: it takes none without."""
+        """True if the topic is known to keep the last message of each key, at least for a while: each needs one."""
         return "compact" in settings.get("cleanup.policy", "").split(",")
 
     @property
