@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Final, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Place
+from dataflows.connectors.listing import Listed
 from dataflows.data.statistics import Statistics
 from penstock.models.domain import Schema
 from penstock.models.profiles import DatasetProfile
@@ -83,7 +84,7 @@ class Sampling(Protocol):
         """
 
 
-OF_CONNECTORS: Final = (Catalogued,)
+OF_CONNECTORS: Final = (Catalogued, Listed)
 
 
 def clipped(text: str | None) -> str | None:
