@@ -111,7 +111,7 @@ def compare(
         Refused: nothing was loaded yet, or one of the sides cannot be read back.
         PenstockError: what would refuse a run, or end it.
     """
-    sides = _Sides.of(job, ends, told)
+    sides, last = _Sides.of(job, ends, told), ends.target.state.finished()
     first, second = _Sums(), _Sums()
     for frame in sides.source():
         first.add(*sides.hashed(frame))
@@ -125,7 +125,7 @@ def compare(
         position=sides.position,
         key=sides.key,
         not_compared=sides.lacking,
-        run=last.run if (last := ends.target.state.finished()) is not None else None,
+        run=last.run if last is not None else None,
     )
     differing = first.differing(second)
     if not differing.any():
@@ -192,6 +192,9 @@ class _Sides:
             written = back.describe()
         there = {one.name for one in written.columns}
         names = tuple(one.name for one in mapping.columns if one.name in there and one.name not in HISTORY)
+        if not names:
+            hint = f"is it the table that the pipeline has written? `penstock plan {job.pipeline}` says what it needs"
+            raise Refused("the target has none of the columns that the pipeline writes", where=job.at_sink, hint=hint)
         keys = [job.spec.sink.key, *(key for key in written.keys if not set(key) & set(HISTORY))]
         key = next((tuple(one) for one in keys if one and set(one) <= set(names)), ())
         position = ends.target.state.loaded().position if job.cursor else None

@@ -100,6 +100,9 @@ def test_a_column_that_the_target_lacks_is_told(copy: Callable[..., Copy], launc
     task["pipeline"]["spec"]["schema"] = {"additive": "apply"}
     found = compared(task)
     assert (found.agree, found.not_compared) == (True, ("added",))
+    made.session.execute(f"DROP TABLE {made.target}; CREATE TABLE {made.target} (foreign_one int)")
+    with pytest.raises(Refused, match="none of the columns"):
+        compared(task)
 
 
 @pytest.mark.parametrize(

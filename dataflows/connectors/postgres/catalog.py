@@ -120,11 +120,13 @@ class PostgresCatalog:
             for found in self._described([one]):
                 try:
                     with _snapshot(self._session) as session:
-                        yield [replace(found, statistics=sampled(session, TableName(*one[1:]), found, rows))]
+                        known = sampled(session, TableName(*one[1:]), found, rows)
                 except psycopg.Error as error:
                     if self._session.closed:
                         raise translate(error, self._where) from None
                     refused += 1
+                else:
+                    yield [replace(found, statistics=known)]
         if refused:
             self.notes.append(f"of {refused} objects no row could be read within {SAMPLE_MILLISECONDS // 1000} s")
         if left:
