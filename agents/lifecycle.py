@@ -50,8 +50,9 @@ class Lifecycle:
 
     State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
     ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force; ``datasets`` name ->
-    the rule for its schemas. A member has ``because`` if its set changed its status; a set has ``listed``, its last
-    version whose objects are known. ``listings``: the objects seen so far of a listing in progress, by set.
+    the rule for its schemas. A pipeline has ``repairs``, the number of its last versions that repair the one before
+    them. A member has ``because`` if its set changed its status; a set has ``listed``, its last version whose objects
+    are known. ``listings``: the objects seen so far of a listing in progress, by set.
     """
 
     name = "lifecycle"
@@ -366,7 +367,10 @@ def _without(state: State, room: str, name: str) -> State:
 def _versioned(state: State, payload: dict[str, Any]) -> State:
     before = state["pipelines"].get(payload["name"])
     base = before or {"uid": payload["uid"], "status": "active", "versions": []}
-    return _with(state, "pipelines", payload["name"], {**base, "versions": [*base["versions"], payload["pipeline"]]})
+    after = {**base, "versions": [*base["versions"], payload["pipeline"]]}
+    repairs = after.pop("repairs", 0)
+    after |= {"repairs": repairs + 1} if payload.get("again") else {}
+    return _with(state, "pipelines", payload["name"], after)
 
 
 def _changed(state: State, payload: dict[str, Any], **values: Any) -> State:

@@ -111,7 +111,7 @@ class _Listing:
         if before is None:
             uid = named_id("pipeline", name, self._cause.offset)
             self._version("pipeline.created", name, uid, 1, written)
-        elif before["versions"][-1] != written and before["status"] != "deleting":
+        elif _made(before) != written and before["status"] != "deleting":
             self._version("pipeline.updated", name, before["uid"], len(before["versions"]) + 1, written)
         if before is not None and before.get("because"):
             self._status(name, before, "active", None)
@@ -145,6 +145,12 @@ class _Listing:
         payload = {"name": name, "uid": one["uid"], "before": one["status"], "status": status}
         payload |= {"because": because} if because else {}
         self._effects.append(Draft("pipeline.status_changed", name, payload))
+
+
+def _made(member: dict[str, Any]) -> dict[str, Any]:
+    """Return a member's pipeline as its set made it last; what repaired it since, such as a renamed column, stays."""
+    found: dict[str, Any] = member["versions"][-1 - member.get("repairs", 0)]
+    return found
 
 
 def member_changes(state: State, name: str, change: Callable[[str, dict[str, Any]], Draft | None]) -> Iterator[Draft]:

@@ -180,6 +180,23 @@ def test_a_listing_that_fails_is_retried_and_ends_the_start_when_it_is_given_up(
     plane.done("run.start", pipeline="shop")
 
 
+def test_a_listing_leaves_a_member_that_follows_a_renamed_column_alone(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    for new in ("b", "c"):
+        plane.done("run.start", pipeline="shop")
+        assert changes(plane.find("shop", "public.a")) == []
+        renamed = {"code": "schema.renamed", "what": "a is gone", "transient": False, "renamed": {"a": new}}
+        found = plane.end(plane.task_of("shop/public.a"), renamed)
+        assert changes(found) == [("updated", "shop/public.a")]
+        plane.end(plane.task_of("shop/public.a"))
+    plane.apply(pipeline_set("shop", limits={"workers": 2}))
+    assert changes(plane.find("shop", "public.a")) == [("updated", "shop/public.a")]
+    assert "transforms" not in pipelines(plane)["shop/public.a"]["versions"][-1]["spec"]
+    plane.apply(pipeline_set("shop", limits={"workers": 2}, vanish="pause"))
+    assert changes(plane.find("shop", "public.a")) == []
+
+
 def test_a_start_is_over_when_the_set_is_stopped_before_its_listing_is_answered(plane: ControlPlane) -> None:
     plane.apply(pipeline_set("shop"))
     plane.find("shop", "public.a")
