@@ -53,7 +53,8 @@ class DataDiscoveryAgent:
         effects, action, subject, reason = outcome
         why = AgentDecision(agent=self.name, rules=self.rules, action=action, subject=subject, reason=reason)
         if cause.record.kind != "command":
-            return Decision(why, effects)
+            # The end of a discovery is reported whatever the policy lets the agent begin, or none could follow it.
+            return Decision(why, effects, asked=effects[0].payload["id"] if action == "finish" else None)
         answer = {"command": cause.record.id, "result": {"discovery": effects[0].payload["discovery"]["id"]}}
         applied = Draft("command.applied", cause.record.id, answer)
         return Decision(why, (*effects, applied), asked=cause.record.id)

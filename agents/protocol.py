@@ -57,7 +57,8 @@ class Decision:
     """The effects an agent wants, and why. It becomes ONE append: `agent.decided`, then the effects in order.
 
     `needs` names what a policy may forbid (``drop_table``); `labels` select the policy; `asked` is the id of
-    the command it answers, or None if the agent acts on its own (only then autonomy and thresholds apply).
+    the command it answers or of what it ends, or None if the agent acts on its own (only then autonomy and thresholds
+    apply).
     """
 
     why: AgentDecision

@@ -118,3 +118,13 @@ def test_a_restart_folds_to_the_same_state_and_asks_for_what_is_missing(plane: C
     again = ControlPlane(log=plane.log)
     assert again.states() == before
     assert again.log[len(plane.log) + 1 :] == []
+
+
+@pytest.mark.parametrize("autonomy", ["propose", "observe"])
+def test_a_discovery_that_was_asked_for_ends_under_each_policy(plane: ControlPlane, autonomy: str) -> None:
+    plane.done("policy.publish", policy=policy("p", discovery={"autonomy": autonomy}))
+    plane.join("w")
+    for _ in range(2):
+        plane.done("discovery.start", connection="shop")
+        plane.end(open_task(plane))
+    assert [one.payload["status"] for one in plane.of("discovery.finished")] == ["completed", "completed"]
