@@ -57,7 +57,8 @@ def test_statistics_tags_and_values_are_kept_apart(running: Project) -> None:
 
 def test_a_pipeline_file_is_written_for_all_that_is_found(running: Project, tmp_path: Path) -> None:
     file = tmp_path / "all.yaml"
-    running.done("discover", "shop", "--include", "public.*", "--exclude", "*.people", "--write", file)
+    names = ("--include", "public.*", "--exclude", "*.people")
+    running.done("discover", "shop", *names, "--write", file, "--to", "warehouse")
     spec = yaml.safe_load(file.read_text())["spec"]
     assert spec["source"] == {"connection": "shop", "objects": ["public.*"], "except": ["*.people"]}
     assert spec["sink"]["connection"] == "warehouse"
