@@ -21,6 +21,7 @@ import pyarrow as pa
 from dataflows.connectors.contract import Place, ReadOrder, Source
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import open_source
+from dataflows.connectors.state import State, StreamState
 from dataflows.data.changes import CHANGE
 from dataflows.data.cursors import Window
 from dataflows.data.tables import Table
@@ -179,7 +180,7 @@ class _Sides:
 
     @classmethod
     def of(cls, job: Job, ends: Ends, told: Callable[[int], None]) -> _Sides:
-        if not ends.target.state.exists():
+        if not _has_loaded(ends.target.state):
             hint = f"penstock run {job.pipeline}"
             raise Refused("nothing was loaded yet, so there is nothing to compare", where=job.pipeline, hint=hint)
         surveyed = forecast(job, ends, known=True).survey
@@ -329,6 +330,15 @@ class _Sides:
 def _like(rows: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
     """Return the rows; if there are none, of which the types may be unknown, none with the types of the other ones."""
     return other.clear() if rows.is_empty() else rows
+
+
+def _has_loaded(state: State) -> bool:
+    """True if a run of this pipeline has ended or committed; others may keep their state beside it."""
+    if not state.exists():
+        return False
+    if state.finished() is not None or state.loaded().write is not None:
+        return True
+    return isinstance(state, StreamState) and bool(state.positions())
 
 
 def _readable(place: Place) -> Source:

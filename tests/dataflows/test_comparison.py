@@ -94,7 +94,8 @@ def test_a_side_without_rows_is_compared(copy: Callable[..., Copy], launchers: L
 
 def test_a_column_that_the_target_lacks_is_told(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
-    launchers.run(keyed(made, "append"))
+    done = launchers.run(keyed(made, "append"))
+    assert done["status"] == "completed", done
     made.session.execute("ALTER TABLE items ADD COLUMN added text")
     task = keyed(made, "append")
     task["pipeline"]["spec"]["schema"] = {"additive": "apply"}
