@@ -122,10 +122,10 @@ def _connected(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 
 def _policy(state: State, cause: Cause, policies: Policies) -> Outcome:
-    return _started_anew(state, cause, policies.with_record(cause.payload))
+    return _on_restart(state, cause, policies.with_record(cause.payload))
 
 
-def _started_anew(state: State, cause: Cause, policies: Policies) -> Outcome:
+def _on_restart(state: State, cause: Cause, policies: Policies) -> Outcome:
     """Request a discovery of each connection that has none ahead, if the policy now asks for it."""
     idle = [name for name in state["connections"] if name not in state["timers"] and name not in state["open"]]
     if not idle or not _is_scheduled(policies):
@@ -159,7 +159,7 @@ REACTIONS: Final[dict[str, Callable[[State, Cause, Policies], Outcome]]] = {
     "timer.fired": _fired,
     "connection.changed": _connected,
     "policy.accepted": _policy,
-    "brain.started": _started_anew,
+    "brain.started": _on_restart,
 }
 
 

@@ -20,6 +20,7 @@ from dataflows.data.changes import CHANGE
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch
+from penstock.failpoints import failpoint
 from penstock.models.formats import AvroFormat, Format, JsonlFormat
 from penstock.models.pipeline import Sink
 
@@ -28,6 +29,7 @@ __all__ = [
     "Encoder",
     "Most",
     "Pair",
+    "SentRows",
     "check_columns",
     "check_format",
     "record_writer",
@@ -58,6 +60,28 @@ def _objects(batch: pa.RecordBatch, where: str) -> list[bytes]:
     stream = io.BytesIO()
     JsonlWriter(stream, where).write(batch)
     return stream.getvalue().split(b"\n")[:-1]
+
+
+class SentRows:
+    """The contract's methods of a sink whose messages stay as they were sent: nothing is loaded beside them."""
+
+    place: Place
+
+    def create_load_table(self, run: str, generation: int) -> str:
+        failpoint("prepare.shadow_made")
+        return self.load_table(run)
+
+    def load_table(self, run: str) -> str:
+        return self.place.object
+
+    def can_go_on(self, run: str) -> bool:
+        return True
+
+    def abandon(self, run: str) -> None:
+        """Do nothing: messages stay."""
+
+    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
-import pyarrow as pa
 from confluent_kafka.admin._acl import AclOperation
 from confluent_kafka.cimpl import NewTopic
 
@@ -24,6 +23,7 @@ from dataflows.connectors.kafka.writer import KafkaSink
 from dataflows.connectors.message_rows import (
     Encoder,
     Most,
+    SentRows,
     check_columns,
     check_format,
     record_writer,
@@ -49,7 +49,7 @@ _LARGER: Final = "set the topic's `max.message.bytes`, or leave a column out"
 
 
 @dataclass(slots=True)
-class KafkaTarget:
+class KafkaTarget(SentRows):
     """A topic."""
 
     place: Place
@@ -162,22 +162,6 @@ class KafkaTarget:
 
     def add_columns(self, columns: tuple[Column, ...]) -> None:
         self.state.add_columns(columns)
-
-    def create_load_table(self, run: str, generation: int) -> str:
-        failpoint("prepare.shadow_made")
-        return self.load_table(run)
-
-    def load_table(self, run: str) -> str:
-        return self.place.object
-
-    def can_go_on(self, run: str) -> bool:
-        return True
-
-    def abandon(self, run: str) -> None:
-        """Do nothing: messages stay."""
-
-    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
-        return None
 
     def writer(self, order: WriterOrder) -> SplitWriter:
         settings, write = self._settings(), self.owner.write

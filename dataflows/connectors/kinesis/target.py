@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
-
-import pyarrow as pa
 
 from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, WriterOrder
 from dataflows.connectors.kinesis.client import Kinesis
@@ -18,6 +15,7 @@ from dataflows.connectors.kinesis.writer import CHANCE_BYTES, KinesisSink, Recor
 from dataflows.connectors.message_rows import (
     Encoder,
     Most,
+    SentRows,
     check_columns,
     check_format,
     record_writer,
@@ -37,7 +35,7 @@ MOST: Final = Most(1 << 20, 2 * CHANCE_BYTES, "leave a column out: Kinesis takes
 
 
 @dataclass(slots=True)
-class KinesisTarget:
+class KinesisTarget(SentRows):
     """A stream, which has to be there."""
 
     place: Place
@@ -92,22 +90,6 @@ class KinesisTarget:
     def create_statements(self, columns: tuple[Column, ...], key: tuple[str, ...]) -> tuple[str, ...]:
         """Return the schema of the records, for `plan`; none for JSON."""
         return schema_text(self.place, columns)
-
-    def create_load_table(self, run: str, generation: int) -> str:
-        failpoint("prepare.shadow_made")
-        return self.load_table(run)
-
-    def load_table(self, run: str) -> str:
-        return self.place.object
-
-    def can_go_on(self, run: str) -> bool:
-        return True
-
-    def abandon(self, run: str) -> None:
-        """Do nothing: records stay."""
-
-    def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
-        return None
 
     def writer(self, order: WriterOrder) -> SplitWriter:
         write = self.owner.write
