@@ -5,7 +5,7 @@ A system has an ability by having its member, and nothing else. `inspection` fin
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ __all__ = [
     "ChangeTarget",
     "CreateReporting",
     "Estimating",
+    "Filling",
     "GrantChecking",
     "Growing",
     "GrowthReporting",
@@ -29,6 +30,7 @@ __all__ = [
     "Lingering",
     "Locking",
     "Native",
+    "OlderRows",
     "Reloading",
     "Remaking",
     "RiskReporting",
@@ -80,6 +82,16 @@ class Estimating(Protocol):
 
 
 @runtime_checkable
+class OlderRows(Protocol):
+    """A source that can tell if all rows up to a position of a cursor have the same value in a column."""
+
+    def older_values(self, table: Table, key: Column, upto: str, columns: Collection[str]) -> Mapping[str, str | None]:
+        """Return that value, as PostgreSQL's text, by column; without columns in which they differ or that take too
+        long.
+        """
+
+
+@runtime_checkable
 class GrantChecking(Protocol):
     """A target that knows, before a run, what its user may not do there."""
 
@@ -126,14 +138,31 @@ class Growing(Protocol):
 
 
 @runtime_checkable
+class Filling(Protocol):
+    """A target to which a column can be added with a value for all rows that are there."""
+
+    def filled_statements(self, column: Column, value: str) -> Collection[str]:
+        """Return the statements, in order and exactly as they would run, that add a nullable column with a value."""
+
+    def add_filled(self, column: Column, value: str) -> None:
+        """Add the column, with PostgreSQL's text of a value for the rows that are there, in one step or not at all.
+
+        Inside `state.owned`.
+        """
+
+
+@runtime_checkable
 class Widening(Protocol):
-    """A target whose columns can get types that store more values."""
+    """A target whose columns can get types that store more values, and allow NULL."""
 
     def widen_statements(self, columns: tuple[Column, ...]) -> Collection[str]:
-        """Return the statements, in order and exactly as they would run, that give existing columns these types."""
+        """Return the statements, in order and exactly as they would run, that make existing columns like these."""
 
     def widen_columns(self, columns: tuple[Column, ...]) -> None:
-        """Give existing columns these types; each stores all that is there. May run again. Inside `state.owned`."""
+        """Give existing columns these types, and allow NULL in those that are nullable here.
+
+        Each stores all that is there. May run again. Inside `state.owned`.
+        """
 
 
 @runtime_checkable
@@ -236,8 +265,10 @@ class SingleProcess(Protocol):
         """True if all writers must run in one process."""
 
 
-OF_SOURCES: Final = (RowPlaces, RiskReporting, Estimating, Streaming, Partitioned, Selective, ChangeSource, Locking)
+OF_SOURCES: Final = (
+    RowPlaces, RiskReporting, Estimating, Streaming, Partitioned, Selective, ChangeSource, Locking, OlderRows,
+)  # fmt: skip
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,
-    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Widening,
+    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Widening, Filling,
 )  # fmt: skip

@@ -6,23 +6,25 @@ to go on without it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from catalog.impact import columns_of
 from catalog.renames import renames
 from catalog.types import least_upper, widens
-from dataflows.connectors.abilities import Widening
-from dataflows.connectors.contract import Target
+from dataflows.connectors.abilities import Filling, OlderRows, Widening
+from dataflows.connectors.contract import Source, Target
+from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, fits
 from dataflows.runs.job import Job
-from dataflows.transforms.mapping import output_columns
+from dataflows.transforms.mapping import RulePlan, output_columns
 from penstock.errors import MissingColumn, MissingTable, PenstockError, SchemaBroken, SchemaMismatch, SchemaRenamed
 from penstock.models.domain import Field
 from penstock.models.pipeline import SchemaAction
 
-__all__ = ["check_lost", "is_gone", "widened"]
+__all__ = ["Older", "check_lost", "is_gone", "older_rows", "widened"]
 
 
 def is_gone(job: Job, target: Target, error: MissingTable) -> SchemaBroken | None:
@@ -58,34 +60,116 @@ def check_lost(job: Job, source: Table, there: Table, target: Target) -> tuple[s
 
 
 def widened(job: Job, made: tuple[Column, ...], there: Table, target: Target) -> tuple[Column, ...]:
-    """Return the target's columns whose type has to grow, with the type that stores old and new values.
+    """Return the target's columns that have to change, with the type that stores old and new values, or with NULL.
 
     `made` are the columns as the run would create them.
 
     Raises:
-        SchemaBroken: a type does not fit, and `schema.types` says to pause.
-        SchemaMismatch: it should grow, and the sink cannot change types.
+        SchemaBroken: a type does not fit or NULL may come, and `schema.types` says to pause, or no type stores both.
+        SchemaMismatch: a column should change, and the sink cannot do that.
     """
     rule, found = job.spec.schema_.types, []
-    narrow = [(one, column) for one in made if (column := there.column(one.name)) is not None and _narrow(one, column)]
-    before = _before(target) if narrow and rule == "apply" else {}
+    if rule not in {"apply", "pause"}:
+        return ()
+    pairs = [(one, column) for one in made if (column := there.column(one.name)) is not None]
+    keys = {*job.spec.sink.key, *(name for key in there.keys for name in key)}
+    narrow = [(one, at) for one, at in pairs if _narrow(one, at) or (one.name not in keys and _loosened(one, at))]
+    before = _before(target) if narrow else {}
     for one, column in narrow:
-        fitting = fits(column_type(one), column_type(column))
-        upper = least_upper(column_type(column), column_type(one))
-        if rule == "apply" and upper is not None and (not fitting or _has_changed(before, one)):
-            found.append(replace(column, type=str(upper)))
-        elif fitting:
-            continue
-        elif rule == "pause":
-            what = f"`{one.name}` is {one.type} now, which does not fit into {column.type}"
-            hint = "cast it in the pipeline, or change the target's column; then `penstock resume`"
-            raise SchemaBroken(what, where=f"{job.pipeline}: spec.schema.types", value=job.sink.object, hint=hint)
+        loosened = one.name not in keys and _loosened(one, column) and _had_no_nulls(before, one)
+        nullable = column.nullable or (loosened and rule == "apply")
+        kind = _grown(job, one, column, before)
+        if rule == "pause" and loosened:
+            what = f"`{one.name}` may be NULL now, and not in {job.sink.object}"
+            raise _broken(job, what, "let the target's column be NULL, or fill it in the pipeline")
+        if (kind, nullable) != (column.type, column.nullable):
+            found.append(replace(column, type=kind, nullable=nullable))
     if found and not isinstance(target, Widening):
         names = ", ".join(f"`{one.name}`" for one in found)
         hint = "cast them in the pipeline, or change the target by hand"
         what = f"types of {names} cannot be changed in {job.sink.settings.type}"
         raise SchemaMismatch(what, where=f"{job.pipeline}: spec.schema.types", hint=hint)
     return tuple(found)
+
+
+def _grown(job: Job, one: Column, column: Column, before: dict[str, Field]) -> str:
+    """Return the type that the target's column needs.
+
+    Raises:
+        SchemaBroken: values do not fit, and the rule says to pause; or no type stores old and new values.
+    """
+    if not _narrow(one, column):
+        return column.type
+    fitting, changed = fits(column_type(one), column_type(column)), _has_changed(before, one)
+    if fitting and not (job.spec.schema_.types == "apply" and changed):
+        return column.type
+    upper = least_upper(column_type(column), column_type(one))
+    if job.spec.schema_.types == "apply" and upper is not None:
+        return str(upper)
+    if fitting or (job.spec.schema_.types == "apply" and not changed):
+        return column.type
+    what = f"`{one.name}` is {one.type} now, which does not fit into {column.type}"
+    raise _broken(job, what, "cast it in the pipeline, or change the target's column")
+
+
+def _broken(job: Job, what: str, hint: str) -> SchemaBroken:
+    where = f"{job.pipeline}: spec.schema.types"
+    return SchemaBroken(what, where=where, value=job.sink.object, hint=f"{hint}; then `penstock resume`")
+
+
+def _loosened(made: Column, there: Column) -> bool:
+    """True if NULL may come, and the target does not take it."""
+    return made.nullable and not there.nullable
+
+
+def _had_no_nulls(before: dict[str, Field], now: Column) -> bool:
+    """True if the column of the source was NOT NULL in the last run: what a target never took is left alone."""
+    return now.name in before and not before[now.name].nullable
+
+
+@dataclass(frozen=True, slots=True)
+class Older:
+    """What rows of before get in columns that a run adds to its target: a value each, or a note for the user."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def older_rows(
+    job: Job, source: Source, table: Table, plan: RulePlan, added: tuple[Column, ...], target: Target
+) -> Older:
+    """Return what rows that earlier runs have written get in `added`; a run that writes all rows again asks for none.
+
+    It is the value that all of them have at the source; where they may differ, a note says how to get them.
+    """
+    if not added or job.cursor is None or job.shadowed or (upto := target.state.loaded().position) is None:
+        return Older()
+    origins = {one.name: plan.origin(one.name) for one in added}
+    asked = sorted({name for name in origins.values() if name is not None})
+    known: Mapping[str, str | None] = {}
+    if isinstance(source, OlderRows):
+        known = source.older_values(table, cursor_column(table, job.cursor, job.at_source), upto, asked)
+    values: dict[str, str] = {}
+    lacking = []
+    for into, name in origins.items():
+        value = known.get(name) if name is not None else None
+        if value is not None and isinstance(target, Filling):
+            values[into] = value
+        elif value is not None or name not in known:
+            lacking.append(into)
+    return Older(values, (*_filled_note(tuple(values)), *_lacking_note(job, lacking)))
+
+
+def _filled_note(names: tuple[str, ...]) -> tuple[str, ...]:
+    text = ", ".join(f"`{name}`" for name in names)
+    what = f"rows that were written before get the value in {text} that all of them have at the source"
+    return (what,) if names else ()
+
+
+def _lacking_note(job: Job, names: list[str]) -> tuple[str, ...]:
+    text = ", ".join(f"`{name}`" for name in names)
+    again = f"`penstock run {job.pipeline} --full` reads them again"
+    return (f"rows that were written before have no value in {text}: {again}",) if names else ()
 
 
 def _narrow(made: Column, there: Column) -> bool:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from dataflows.connectors.abilities import CreateReporting, Estimating, GrantChecking, GrowthReporting, Widening
+from dataflows.connectors.abilities import (
+    CreateReporting,
+    Estimating,
+    Filling,
+    GrantChecking,
+    GrowthReporting,
+    Widening,
+)
 from dataflows.connectors.contract import Target
 from dataflows.connectors.state import StreamState
 from dataflows.data.cursors import Window
@@ -115,7 +122,11 @@ def _statements(target: Target, found: Forecast) -> list[str]:
     """Return the statements that create or change the target, as they would run."""
     if found.made is not None and isinstance(target, CreateReporting):
         return list(target.create_statements(found.made, found.key.columns))
-    grown = target.add_statements(found.added) if found.added and isinstance(target, GrowthReporting) else ()
+    empty = tuple(one for one in found.added if one.name not in found.filled)
+    grown = list(target.add_statements(empty)) if empty and isinstance(target, GrowthReporting) else []
+    for one in found.added:
+        if one.name in found.filled and isinstance(target, Filling):
+            grown += target.filled_statements(one, found.filled[one.name])
     wider = target.widen_statements(found.widened) if found.widened and isinstance(target, Widening) else ()
     return [*grown, *wider]
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dataflows.connectors.abilities import Growing, Keyed, Remaking, Widening
+from dataflows.connectors.abilities import Filling, Growing, Keyed, Remaking, Widening
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
@@ -140,13 +140,22 @@ def with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
         elif found.made is not None:
             target.make(found.made)
         elif found.added and isinstance(target, Growing):
-            target.add_columns(found.added)
+            _add_columns(found, target)
         if found.widened and isinstance(target, Widening):
             target.widen_columns(found.widened)
         if found.made is not None and isinstance(target, Remaking):
             there = target.describe()
             target.remember(made_for(found.made), there)
     return survey(job, ends, found.plan, there)
+
+
+def _add_columns(found: Forecast, target: Growing) -> None:
+    """Add the missing columns, with values where rows of before get one. Inside `owned`."""
+    if empty := tuple(one for one in found.added if one.name not in found.filled):
+        target.add_columns(empty)
+    for one in found.added:
+        if one.name in found.filled and isinstance(target, Filling):
+            target.add_filled(one, found.filled[one.name])
 
 
 def _take_letters(

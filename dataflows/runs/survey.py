@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +27,7 @@ from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
 from dataflows.runs.changes import check_mapping
-from dataflows.runs.evolving import check_lost, is_gone, widened
+from dataflows.runs.evolving import Older, check_lost, is_gone, older_rows, widened
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
@@ -141,7 +141,9 @@ class Forecast:
     widened: tuple[Column, ...] = ()
     """Columns of the target whose type it would change, with the new type."""
     notes: tuple[str, ...] = ()
-    """Notes for the user on columns that are gone."""
+    """Notes for the user on columns that are gone or new."""
+    filled: Mapping[str, str] = field(default_factory=dict)
+    """Values that rows of before get in added columns, by the column's name."""
 
 
 def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
@@ -180,11 +182,13 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
     if job.streams and (more := unsampled(job.rules, plan.source, plan.output_columns(job), there)):
         plan = Plan.of(job, with_columns(plan.source, more))
     added = _added_columns(job, plan, there, target)
+    older = older_rows(job, ends.source, source, plan.rules, added, target) if known and not job.streams else Older()
     wider = widened(job, _made_columns(job, plan, target), there, target)
     types = {one.name: one for one in wider}
     there = replace(there, columns=(*(types.get(one.name, one) for one in there.columns), *added))
     surveyed = _surveyed(job, ends, plan, there, target.check(there, plan.output_columns(job)))
-    return Forecast(surveyed, plan, None, added, risks, widened=wider, notes=notes)
+    notes += older.notes
+    return Forecast(surveyed, plan, None, added, risks, widened=wider, notes=notes, filled=older.values)
 
 
 def stream_ends(job: Job, ends: Ends) -> tuple[Streaming, StreamState]:

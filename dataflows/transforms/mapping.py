@@ -105,6 +105,11 @@ class RulePlan:
     earlier: tuple[Segment, ...] = ()
     """What comes before steps that remember rows; scope and stages are those after the last of them."""
 
+    def origin(self, name: str) -> str | None:
+        """Return the source column that is passed on unchanged as `name`, if it is one."""
+        one = self.scope.columns[name]
+        return next(iter(one.origins)) if len(one.origins) == 1 and not one.steps and not self.earlier else None
+
     def unchanged(self, source: str) -> str | None:
         """Return the name under which a source column is passed on unchanged, if it is."""
         columns = self.scope.columns.items()

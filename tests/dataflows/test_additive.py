@@ -49,9 +49,8 @@ def test_columns_are_added_if_the_rule_says_so(grown: Any, launchers: Launchers,
     found = launchers.run(task("r2"))
     assert (found["status"], found["counters"]["rows_in"]) == ("completed", 50 if write == "append" else 350), found
     rows = f"SELECT count(*), count(size), sum(size), count(tag) FROM {made.target}"
-    old = 0 if write == "append" else 300
-    wanted = (350, 50 + old, 50 * 7 + old * 1.5, 50)
-    assert made.session.execute(rows).fetchone() == wanted
+    assert made.session.execute(rows).fetchone() == (350, 350, 50 * 7 + 300 * 1.5, 50)
+    assert any("that all of them have" in note for note in found["notes"]) == (write == "append")
     assert launchers.run(task("r3"))["status"] == "completed"
 
 
@@ -70,7 +69,30 @@ def test_killed_after_the_columns_were_added(grown: Any, launchers: Launchers) -
     for cut in ("prepare.before_plan", "commit.mid_copy:0"):
         assert "killed" in launchers.run(task("r2"), f"{cut}=kill")
     assert launchers.run(task("r2"))["status"] == "completed"
-    assert made.value(f"SELECT count(*) FROM {made.target}") == 350
+    rows = f"SELECT count(*), count(size), sum(size) FROM {made.target}"
+    assert made.session.execute(rows).fetchone() == (350, 350, 50 * 7 + 300 * 1.5)
+
+
+@pytest.mark.parametrize(
+    ("column", "transforms"),
+    [
+        ("size real DEFAULT random()", []),
+        ("size real; UPDATE growing SET size = id WHERE id = 7", []),
+        ("size real", [{"name": "sized", "set": {"size": "coalesce(size, 1)"}}]),
+    ],
+)
+def test_values_that_rows_of_before_lack_are_noted(
+    grown: Any, launchers: Launchers, column: str, transforms: list[Any]
+) -> None:
+    made, task = grown("append", "apply")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute(f"ALTER TABLE growing ADD {column}")
+    changed = task("r2")
+    changed["pipeline"]["spec"]["transforms"] = transforms
+    found = launchers.run(changed)
+    assert found["status"] == "completed", found["error"]
+    assert any("no value in `size`: `penstock run items --full`" in note for note in found["notes"])
+    assert made.value(f"SELECT count(size) FROM {made.target}") == 0
 
 
 def test_columns_are_left_out_if_the_rule_says_so(grown: Any, launchers: Launchers) -> None:
@@ -187,7 +209,8 @@ def test_a_type_that_grows_grows_at_the_target_too(grown: Any, launchers: Launch
     [
         ("propose", "ALTER id TYPE numeric", "schema.mismatch"),
         ("pause", "ALTER id TYPE numeric", "schema.broken"),
-        ("apply", "ALTER name TYPE bytea USING name::bytea", "schema.mismatch"),
+        ("apply", "ALTER name TYPE bytea USING name::bytea", "schema.broken"),
+        ("pause", "ALTER name DROP NOT NULL", "schema.broken"),
         ("pause", "ALTER name TYPE bytea USING name::bytea", "schema.broken"),
     ],
 )
@@ -200,6 +223,17 @@ def test_a_type_that_does_not_fit_fails_the_run_otherwise(
     error = launchers.run(task("r2"))["error"]
     assert error["code"] == code, error
     assert made.value(f"SELECT count(*) FROM {made.target}") == 300
+
+
+@pytest.mark.parametrize("write", ["append", "replace"])
+def test_null_comes_to_a_column_that_was_not_null(grown: Any, launchers: Launchers, write: str) -> None:
+    made, task = grown(write, {"types": "apply"})
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing ALTER name DROP NOT NULL")
+    made.session.execute("INSERT INTO growing (name) VALUES (NULL)")
+    found = launchers.run(task("r2"))
+    assert found["status"] == "completed", found["error"]
+    assert made.session.execute(f"SELECT count(*), count(name) FROM {made.target}").fetchone() == (301, 300)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +264,7 @@ def test_a_renamed_column_may_be_a_lost_and_a_new_one(grown: Any, launchers: Lau
     made.session.execute("INSERT INTO growing (name) VALUES ('late')")
     assert launchers.run(task("r2"))["status"] == "completed"
     rows = f"SELECT count(*), count(phone), count(phone_number) FROM {made.target}"
-    assert made.session.execute(rows).fetchone() == (301, 300, 1)
+    assert made.session.execute(rows).fetchone() == (301, 300, 301)
 
 
 @pytest.mark.parametrize(("rule", "code"), [("propose", "schema.missing_table"), ("pause", "schema.broken")])

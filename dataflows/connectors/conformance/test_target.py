@@ -10,6 +10,7 @@ from dataflows.connectors import (
     Column,
     Counters,
     Fenced,
+    Filling,
     Growing,
     PenstockError,
     Refused,
@@ -226,6 +227,21 @@ def test_types_can_grow_once_or_twice(pipeline: Make) -> None:
         column = table.column("size")
         assert column is not None
         assert column.type == "bigint"
+
+
+def test_a_column_can_be_added_with_a_value(pipeline: Make) -> None:
+    made = pipeline("append")
+    with made.run("r1", [Split(0)]) as run:
+        if not isinstance(run.target, Filling):
+            pytest.skip("it fills no columns")
+        run.write(0, FIRST)
+        assert run.target.filled_statements(Column("size", "integer"), "5")
+        with run.target.state.owned(run.generation):
+            run.target.add_filled(Column("size", "integer"), "5")
+        table = run.target.describe()
+        column = table.column("size") if table is not None else None
+        assert column is not None
+        assert (column.type, column.nullable, column.default) == ("integer", True, False)
 
 
 def test_values_that_occur_more_than_once_are_counted(pipeline: Make) -> None:

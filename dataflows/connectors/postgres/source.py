@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
+
+from psycopg.errors import QueryCanceled
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.postgres.bounds import bound_literal, bound_of, bound_sql, key_range
@@ -40,6 +44,10 @@ __all__ = ["PostgresSource", "row_place"]
 PLAN_SECONDS: Final = 600.0
 
 
+OLDER_SECONDS: Final = 60
+"""Longest time that a column's older values are looked for."""
+
+
 class PostgresSource:
     """A table, view or partitioned table."""
 
@@ -67,6 +75,20 @@ class PostgresSource:
         with translated(self._where):
             found = one_row(self._session, f"EXPLAIN (FORMAT JSON) SELECT FROM {table.name.sql} WHERE {condition}")[0]
         return int(found[0]["Plan"]["Plan Rows"])
+
+    def older_values(self, table: Table, key: Column, upto: str, columns: Collection[str]) -> Mapping[str, str | None]:
+        """Look for rows with another value than the first one, within a time; `xmin` bounds none."""
+        rows = "true" if key == XID else key_range(key_sql(key), key.type, None, upto)
+        found: dict[str, str | None] = {}
+        for name in columns:
+            value = f"SELECT {quoted(name)}::text FROM {table.name.sql} WHERE {rows}"
+            with contextlib.suppress(QueryCanceled), translated(self._where), self._session.transaction():
+                self._session.execute(f"SET LOCAL statement_timeout = '{OLDER_SECONDS}s'")
+                first = self._session.execute(f"{value} LIMIT 1").fetchone()
+                given = escaped(f"SELECT EXISTS ({value} AND {quoted(name)}::text IS DISTINCT FROM ") + "%s)"
+                if first is None or not one_row(self._session, given, (first[0],))[0]:
+                    found[name] = first[0] if first else None
+        return found
 
     def split_key(self, table: Table) -> Column | None:
         return split_key(table)

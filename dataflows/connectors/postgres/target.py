@@ -155,30 +155,45 @@ class PostgresTarget:
             for statement in self.add_statements(columns):
                 self.session.execute(statement)
 
+    def filled_statements(self, column: Column, value: str) -> tuple[str, ...]:
+        """Return the statements that add a column which the rows that are there have a value in, unwritten."""
+        name, given = quoted(column.name), sql.Literal(value).as_string(None)
+        alter = f"ALTER TABLE {self.table.sql}"
+        return f"{alter} ADD COLUMN {name} {column.type} DEFAULT {given}", f"{alter} ALTER COLUMN {name} DROP DEFAULT"
+
+    def add_filled(self, column: Column, value: str) -> None:
+        """Add a column with a value for the rows that are there. Inside `state.owned`."""
+        with translated(self.place.where):
+            for statement in self.filled_statements(column, value):
+                self.session.execute(statement)
+
     def widen_statements(self, columns: tuple[Column, ...]) -> tuple[str, ...]:
-        """Return the statement that gives columns other types."""
-        parts = ", ".join(f"ALTER COLUMN {quoted(one.name)} TYPE {one.type}" for one in columns)
-        return (f"ALTER TABLE {self.table.sql} {parts}",)
+        """Return the statement that gives columns other types, and lets them be NULL."""
+        there, parts = self.describe(), []
+        for one in columns:
+            now, alter = there.column(one.name) if there else None, f"ALTER COLUMN {quoted(one.name)}"
+            parts += [f"{alter} TYPE {one.type}"] if now is None or now.type != one.type else []
+            parts += [f"{alter} DROP NOT NULL"] if one.nullable and now is not None and not now.nullable else []
+        return (f"ALTER TABLE {self.table.sql} {', '.join(parts)}",) if parts else ()
 
     def widen_columns(self, columns: tuple[Column, ...]) -> None:
-        """Give columns types that store more values. Inside `state.owned`."""
+        """Give columns types that store more values, and let them be NULL. Inside `state.owned`."""
         with translated(self.place.where):
             for statement in self.widen_statements(columns):
                 self.session.execute(statement)
 
     def fill(self, column: Column, value: str | None) -> None:
         """Give all rows this value in a column. If it is missing it comes with it, and no row is written."""
-        name, literal = quoted(column.name), "NULL" if value is None else f"{sql.Literal(value).as_string(None)}"
         there = self.describe()
+        if there is not None and there.column(column.name) is None:
+            self.add_columns((column,)) if value is None else self.add_filled(column, value)
+            return
+        name, literal = quoted(column.name), "NULL" if value is None else f"{sql.Literal(value).as_string(None)}"
+        given = f"{literal}::{column.type}"
         with translated(self.place.where):
-            if there is None or there.column(column.name) is not None:
-                given = f"{literal}::{column.type}"
-                self.session.execute(
-                    f"UPDATE {self.table.sql} SET {name} = {given} WHERE {name}::text IS DISTINCT FROM {given}::text"
-                )
-                return
-            self.session.execute(f"ALTER TABLE {self.table.sql} ADD {name} {column.type} DEFAULT {literal}")
-            self.session.execute(f"ALTER TABLE {self.table.sql} ALTER {name} DROP DEFAULT")
+            self.session.execute(
+                f"UPDATE {self.table.sql} SET {name} = {given} WHERE {name}::text IS DISTINCT FROM {given}::text"
+            )
 
     def made_as(self, table: Table) -> str | None:
         """Return how this pipeline made the table, if it is still as it was."""
