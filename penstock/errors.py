@@ -9,6 +9,7 @@
     ├── NotFound                  3  no such pipeline, run, version …
     ├── Refused                   1  a command that may not be carried out now (conflict, illegal transition)
     │   ├── RefusedByPolicy       4  … because a policy says so
+    │   ├── ColumnChanged         1  … because a stream of changes cannot follow a column
     │   └── TooOld                1  … because it may repeat one that was answered long ago
     ├── Unavailable               1  something outside cannot be used; most such errors are temporary
     │   ├── Unreachable           1  nothing answers there
@@ -41,6 +42,7 @@ from typing import Any
 __all__ = [
     "AccessDenied",
     "BadData",
+    "ColumnChanged",
     "Fenced",
     "ForeignLog",
     "InvalidDocument",
@@ -154,6 +156,22 @@ class RefusedByPolicy(Refused):
 
     code = "refused.policy"
     exit_code = 4
+
+
+class ColumnChanged(Refused):
+    """A column was altered in a way that a stream of changes cannot follow; `rule` is that of `schema` about it."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        value: object = None,
+        hint: str | None = None,
+        rule: str = "lost",
+    ) -> None:
+        self.rule = rule
+        super().__init__(what, where=where, value=value, hint=hint)
 
 
 class TooOld(Refused):

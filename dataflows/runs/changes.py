@@ -17,7 +17,7 @@ from dataflows.data.changes import CHANGE
 from dataflows.data.tables import Column, Table
 from dataflows.transforms.mapping import BoundMapping, Rules
 from penstock.errors import Refused
-from penstock.models.pipeline import PipelineSpec
+from penstock.models.pipeline import PipelineSpec, SchemaRules
 
 __all__ = ["check_changes", "check_mapping", "fills", "of_changes", "sends_changes", "source_key"]
 
@@ -46,6 +46,7 @@ def check_changes(name: str, spec: PipelineSpec) -> None:
         ("spec.sink.write", spec.sink.write != "merge", "changes are written by `merge`", "write: merge, with a key"),
         ("spec.sink.delete", spec.sink.delete is not None, own, "leave it out"),
         ("spec.sink.version", spec.sink.version is not None, own, "leave it out"),
+        *_unfollowed(spec.schema_),
         ("spec.validate", checked, "a deletion has only the key: it would be refused, too", "leave it out"),
     ]
     for at, step in enumerate(spec.transforms):
@@ -57,6 +58,14 @@ def check_changes(name: str, spec: PipelineSpec) -> None:
     for path, holds, what, hint in wrong:
         if holds:
             raise Refused(what, where=f"{name}: {path}", hint=hint)
+
+
+def _unfollowed(rules: SchemaRules) -> list[tuple[str, bool, str, str]]:
+    """Return the rules for a changed schema that a stream of changes cannot carry out."""
+    lost, renamed = rules.lost in {"apply", "ignore"}, rules.renames == "apply"
+    why = "a change does not tell what an ALTER did to the rows that were there"
+    hint = "write pause or propose; a pipeline that names its columns loses others without a word"
+    return [("spec.schema.lost", lost, why, hint), ("spec.schema.renames", renamed, why, "write pause or propose")]
 
 
 def source_key(spec: PipelineSpec, mapping: BoundMapping) -> tuple[str, ...]:

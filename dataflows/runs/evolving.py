@@ -13,18 +13,26 @@ from typing import NoReturn
 from catalog.impact import columns_of
 from catalog.renames import renames
 from catalog.types import least_upper, widens
-from dataflows.connectors.abilities import Filling, OlderRows, Widening
+from dataflows.connectors.abilities import Filling, Native, OlderRows, Widening
 from dataflows.connectors.contract import Source, Target
 from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, fits
 from dataflows.runs.job import Job
 from dataflows.transforms.mapping import RulePlan, output_columns
-from penstock.errors import MissingColumn, MissingTable, PenstockError, SchemaBroken, SchemaMismatch, SchemaRenamed
+from penstock.errors import (
+    ColumnChanged,
+    MissingColumn,
+    MissingTable,
+    PenstockError,
+    SchemaBroken,
+    SchemaMismatch,
+    SchemaRenamed,
+)
 from penstock.models.domain import Field
 from penstock.models.pipeline import SchemaAction
 
-__all__ = ["Older", "check_lost", "is_gone", "older_rows", "widened"]
+__all__ = ["Older", "as_ruled", "check_lost", "is_gone", "older_rows", "widened"]
 
 
 def is_gone(job: Job, target: Target, error: MissingTable) -> SchemaBroken | None:
@@ -32,6 +40,13 @@ def is_gone(job: Job, target: Target, error: MissingTable) -> SchemaBroken | Non
     if job.spec.schema_.tables != "pause" or not target.state.exists() or target.state.finished() is None:
         return None
     return SchemaBroken(error.what, where=error.where, value=error.value, hint=error.hint)
+
+
+def as_ruled(job: Job, error: PenstockError) -> PenstockError:
+    """Return the error that pauses the pipeline in place of one that refuses a changed column, if its rule says so."""
+    if not isinstance(error, ColumnChanged) or getattr(job.spec.schema_, error.rule) != "pause":
+        return error
+    return SchemaBroken(error.what, where=error.where, value=error.value, hint=f"{error.hint}; then `penstock resume`")
 
 
 def check_lost(job: Job, source: Table, there: Table, target: Target) -> tuple[str, ...]:
@@ -78,7 +93,7 @@ def widened(job: Job, made: tuple[Column, ...], there: Table, target: Target) ->
     for one, column in narrow:
         loosened = one.name not in keys and _loosened(one, column) and _had_no_nulls(before, one)
         nullable = column.nullable or (loosened and rule == "apply")
-        kind = _grown(job, one, column, before)
+        kind = _grown(job, one, column, before, target)
         if rule == "pause" and loosened:
             what = f"`{one.name}` may be NULL now, and not in {job.sink.object}"
             raise _broken(job, what, "let the target's column be NULL, or fill it in the pipeline")
@@ -92,7 +107,7 @@ def widened(job: Job, made: tuple[Column, ...], there: Table, target: Target) ->
     return tuple(found)
 
 
-def _grown(job: Job, one: Column, column: Column, before: dict[str, Field]) -> str:
+def _grown(job: Job, one: Column, column: Column, before: dict[str, Field], target: Target) -> str:
     """Return the type that the target's column needs.
 
     Raises:
@@ -103,13 +118,22 @@ def _grown(job: Job, one: Column, column: Column, before: dict[str, Field]) -> s
     fitting, changed = fits(column_type(one), column_type(column)), _has_changed(before, one)
     if fitting and not (job.spec.schema_.types == "apply" and changed):
         return column.type
-    upper = least_upper(column_type(column), column_type(one))
+    upper = _upper(column, one, target)
     if job.spec.schema_.types == "apply" and upper is not None:
-        return str(upper)
+        return upper
     if fitting or (job.spec.schema_.types == "apply" and not changed):
         return column.type
     what = f"`{one.name}` is {one.type} now, which does not fit into {column.type}"
     raise _broken(job, what, "cast it in the pipeline, or change the target's column")
+
+
+def _upper(column: Column, made: Column, target: Target) -> str | None:
+    """Return the least type that stores the values of both and that the target has; None if there is none."""
+    upper = least_upper(column_type(column), column_type(made))
+    if upper is None or not isinstance(target, Native):
+        return None if upper is None else str(upper)
+    (stored,) = target.column_types((Column(column.name, str(upper)),))
+    return stored.type if widens(upper, column_type(stored)) and (upper.text or not column_type(stored).text) else None
 
 
 def _broken(job: Job, what: str, hint: str) -> SchemaBroken:

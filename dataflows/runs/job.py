@@ -269,6 +269,11 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
     """
     remembering = next((f"spec.transforms[{at}]" for at, one in enumerate(spec.transforms) if one.remembers), "")
     wrong = (
+        (
+            "spec.schema.types",
+            spec.schema_.types == "ignore",
+            "a type that does not fit cannot be ignored: values would be cut or rounded",
+        ),
         (remembering, bool(remembering) and spec.mode == "batch", "only a stream remembers rows of earlier chunks"),
         (
             remembering,

@@ -25,6 +25,7 @@ from dataflows.data.types import parse_type
 from dataflows.pipeline import FirstError
 from dataflows.process.reports import error_of, write_result
 from dataflows.process.signals import stop_on_signal
+from dataflows.runs.evolving import as_ruled
 from dataflows.runs.gauges import measuring
 from dataflows.runs.job import Job
 from dataflows.runs.listing import found_objects
@@ -69,7 +70,8 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
                 return _result(attempt, job, _Order(task, first, progress))
         except PenstockError as error:
             status = "fenced" if isinstance(error, Fenced) else "failed"
-            return attempt.result(status, attempt.counted(progress, fenced=status == "fenced"), error)
+            found = error if attempt.job is None else as_ruled(attempt.job, error)
+            return attempt.result(status, attempt.counted(progress, fenced=status == "fenced"), found)
         except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only
             traceback.print_exc()
             return attempt.result("failed", attempt.counted(progress), error)

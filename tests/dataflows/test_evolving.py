@@ -20,7 +20,7 @@ from dataflows.runs import comparison
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
 from penstock.records import Record
-from tests.dataflows.conftest import Copy, Launchers
+from tests.dataflows.conftest import Copy, Launchers, result
 
 RULES = {"additive": "apply", "types": "apply", "lost": "pause", "renames": "pause"}
 TABLES = ("one", "two")
@@ -201,7 +201,7 @@ class Evolution(RuleBasedStateMachine):
         editing = threading.Thread(target=self._in_own_session, args=(statement,))
         editing.start()
         editing.join(0.05)  # it may have to wait for the run
-        found = self.launchers.woken(pid, task) if ended == {"stopped": True} else self.launchers.ended(pid, task)
+        found = self.launchers.woken(pid, task) if ended == {"stopped": True} else result(task)
         editing.join()
         if found["status"] != "completed":
             assert found["error"]["code"].startswith("unavailable"), found["error"]

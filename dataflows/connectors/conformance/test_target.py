@@ -221,12 +221,11 @@ def test_types_can_grow_once_or_twice(pipeline: Make) -> None:
             run.target.add_columns((Column("size", "integer"),))
         for _ in range(2):
             with run.target.state.owned(run.generation):
-                run.target.widen_columns((Column("size", "bigint"),))
+                run.target.widen_columns((Column("size", "bigint"), Column("id", "bigint")))
         table = run.target.describe()
         assert table is not None
-        column = table.column("size")
-        assert column is not None
-        assert column.type == "bigint"
+        columns = [table.column(name) for name in ("size", "id")]
+        assert [(one.type, one.nullable) for one in columns if one is not None] == [("bigint", True)] * 2
 
 
 def test_a_column_can_be_added_with_a_value(pipeline: Make) -> None:

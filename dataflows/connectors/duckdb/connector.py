@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.duckdb.target import DuckdbTarget
 from dataflows.connectors.sql.catalog import DatabaseCatalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
-from dataflows.connectors.sql.target import DatabaseTarget
 from penstock.models.connection import DuckdbConnection
 
 __all__ = ["DuckdbConnector"]
@@ -32,9 +32,9 @@ class DuckdbConnector:
         return DatabaseSource(place, _parsed(place.object), _duckdb(place, write=False))
 
     @staticmethod
-    def target(place: Place, owner: Owner) -> DatabaseTarget:
+    def target(place: Place, owner: Owner) -> DuckdbTarget:
         session = _duckdb(place, write=True, patience=owner.patience)
-        return DatabaseTarget.opened(place, owner, _parsed(place.object), session(lambda: None))
+        return DuckdbTarget.opened(place, owner, _parsed(place.object), session(lambda: None))
 
     @staticmethod
     def catalog(place: Place) -> DatabaseCatalog:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dataflows.connectors.mysql.session import Session, quoted
-from dataflows.connectors.mysql.types import spelled
+from dataflows.connectors.mysql.types import ddl_type, spelled
 from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.tables import Column, Table
-from penstock.errors import MissingTable, Refused, did_you_mean
+from penstock.errors import MissingTable, Refused, SchemaMismatch, did_you_mean
 
-__all__ = ["TableName", "describe", "exists", "natives", "text_of"]
+__all__ = ["TableName", "describe", "exists", "modified", "natives", "text_of"]
 
 
 class TableName(ObjectName):
@@ -68,6 +68,30 @@ def natives(session: Session, name: TableName) -> dict[str, tuple[str, str]]:
         row[0]: ("json", "json") if f"json_valid({quoted(row[0])})" in checks else (text_of(row[1]), text_of(row[2]))
         for row in session.rows(_COLUMNS, of)
     }
+
+
+def modified(session: Session, name: TableName, column: Column, where: str) -> str | None:
+    """Return the part of ALTER TABLE that makes a column like this one; None if it is so.
+
+    MODIFY COLUMN drops what it does not repeat, so the server's own declaration is repeated, with another type.
+
+    Raises:
+        SchemaMismatch: the declaration has an unknown form.
+    """
+    there = describe(session, name, where, sink=True)
+    now = there.column(column.name) if there is not None else None
+    if now is not None and now.type == column.type and now.nullable >= column.nullable:
+        return None
+    kind, head = natives(session, name).get(column.name, ("", ""))[1], f"  {quoted(column.name)} "
+    table = text_of(session.rows(f"SHOW CREATE TABLE {name.sql}")[0][1])
+    line = next((one for one in table.splitlines() if one.startswith(f"{head}{kind}")), None)
+    if line is None or now is None:
+        hint = "change the target by hand"
+        raise SchemaMismatch(f"the type of `{column.name}` cannot be changed", where=where, value=str(name), hint=hint)
+    rest = line.removeprefix(f"{head}{kind}").rstrip(",")
+    rest = rest.replace(" NOT NULL", " NULL", 1) if column.nullable and not now.nullable else rest
+    given = kind if now.type == column.type else ddl_type(column)
+    return f"MODIFY COLUMN {quoted(column.name)} {given}{rest}"
 
 
 def text_of(value: Any) -> str:

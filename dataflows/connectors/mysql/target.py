@@ -26,7 +26,7 @@ from dataflows.connectors.mysql.swap import (
     rename,
     replace_method,
 )
-from dataflows.connectors.mysql.tables import TableName, describe, exists
+from dataflows.connectors.mysql.tables import TableName, describe, exists, modified
 from dataflows.connectors.mysql.types import ddl_type, is_exact, literal_of, short_enough, storable
 from dataflows.connectors.mysql.writer import MysqlSink
 from dataflows.connectors.publication import publishing
@@ -206,6 +206,16 @@ class MysqlTarget:
             for one in columns
             if there is None or there.column(one.name) is None
         )
+
+    def widen_statements(self, columns: tuple[Column, ...]) -> tuple[str, ...]:
+        """Return the statement that gives columns other types, with all else that is declared of them."""
+        parts = [part for one in columns if (part := modified(self.session, self.name, one, self.place.where))]
+        return (f"ALTER TABLE {self.name.sql} {', '.join(parts)}",) if parts else ()
+
+    def widen_columns(self, columns: tuple[Column, ...]) -> None:
+        """Give columns types that store more values, and let them be NULL. Inside `state.owned`."""
+        for statement in self.widen_statements(columns):
+            self.session.change(statement)
 
     def made_as(self, table: Table) -> str | None:
         """Return how this pipeline made the table, if it is still as it was."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pyarrow as pa
 
@@ -53,7 +53,7 @@ class DatabaseTarget:
     reloads = ("append", "replace")
 
     @classmethod
-    def opened(cls, place: Place, owner: Owner, name: ObjectName, database: Database) -> DatabaseTarget:
+    def opened(cls, place: Place, owner: Owner, name: ObjectName, database: Database) -> Self:
         """Return a target on an open session."""
         return cls(
             place, owner, name, database, DatabaseState(database, owner.uid, owner.source, str(name), place.where)

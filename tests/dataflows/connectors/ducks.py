@@ -12,7 +12,7 @@ import duckdb
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.duckdb.connector import DuckdbConnector
-from dataflows.connectors.sql.target import DatabaseTarget
+from dataflows.connectors.duckdb.target import DuckdbTarget
 
 _lock = threading.Lock()
 
@@ -38,10 +38,10 @@ def query_file(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple
 class OpenDuckdb(DuckdbConnector):
     """DuckDB whose first file stays open to the end of the process."""
 
-    first: DatabaseTarget | None = None
+    first: DuckdbTarget | None = None
 
     @classmethod
-    def target(cls, place: Place, owner: Owner) -> DatabaseTarget:
+    def target(cls, place: Place, owner: Owner) -> DuckdbTarget:
         if cls.first is None:
             cls.first = DuckdbConnector.target(place, owner)
             cls.first.database.make()

@@ -109,3 +109,30 @@ def test_a_table_that_was_dropped_is_made_again_only_with_its_rows(
     task = made.task("r3") | {"reload": {"rows": "all"}}
     assert made.launchers.run(task)["status"] == "completed"
     assert system.ids() == [1, 2]
+
+
+GROWING = ("postgres", "mysql", "duckdb")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_type_grows_in_each_system_or_is_refused_by_name(
+    new_system: Callable[[str], System], flow: Callable[..., Flow], name: str
+) -> None:
+    system = new_system(name)
+    made = flow(system, "replace")
+    made.spec = {"schema": {"types": "apply"}}
+    made.source["format"] = {"type": "csv", "columns": {"id": "bigint", "v": "integer"}}
+    put(made, "1", "2")
+    assert made.completed("r1") == 2
+    made.source["format"] = {"type": "csv", "columns": {"id": "bigint", "v": "bigint"}}
+    put(made, "1", "5000000000")
+    if name in GROWING:
+        assert made.completed("r2") == 2
+        do(system, "UPDATE copied SET v = 9000000000 WHERE v = 5000000000")  # refused by a narrower type
+        assert system.ids() == [1, 2]
+    else:
+        error = made.failed("r2")
+        assert (error["code"], f"types of `v` cannot be changed in {system.connection['type']}" in error["what"]) == (
+            "schema.mismatch",
+            True,
+        )

@@ -17,7 +17,7 @@ from dataflows.connectors.postgres.cdc.catalog import Shape
 from dataflows.connectors.postgres.cdc.fold import Layout
 from dataflows.connectors.postgres.cdc.pgoutput import Relation
 from dataflows.connectors.postgres.cdc.positions import REBUILD, Position
-from penstock.errors import Refused, SchemaMismatch, Unavailable
+from penstock.errors import ColumnChanged, Refused, SchemaMismatch, Unavailable
 
 __all__ = ["Layouts", "allows_more", "check_columns", "check_rows"]
 
@@ -196,19 +196,22 @@ def check_columns(at: Position, now: Shape, where: str, left_out: Callable[[str]
     Columns that are `left_out` from then on may have been dropped, or be anything.
 
     Raises:
-        Refused: a column that was read is gone, made again, or of another type.
+        ColumnChanged: a column that was read is gone, made again, renamed, or of another type.
     """
     for name in at.read:
         if name not in at.columns or left_out(name):
             continue
         number, kind = at.columns[name]
         found = now.columns.get(name)
+        other = next((new for new, one in now.columns.items() if one.number == number and new != name), None)
+        if other is not None:
+            raise _changed(name, f"it is called `{other}` now", where, "renames")
         if found is None:
-            raise _changed(name, "it was dropped or renamed", where)
+            raise _changed(name, "it was dropped", where, "lost")
         if found.number != number:
-            raise _changed(name, "it was dropped and made again", where)
+            raise _changed(name, "it was dropped and made again", where, "lost")
         if found.type != kind and not allows_more(kind, found.type):
-            raise _changed(name, f"its type was {kind} and is {found.type}", where)
+            raise _changed(name, f"its type was {kind} and is {found.type}", where, "types")
 
 
 _SIZED: Final = re.compile(r"(character varying|numeric)(?:\((\d+)(?:,(\d+))?\))?")
@@ -238,5 +241,6 @@ def check_rows(at: Position, now: Shape, where: str) -> None:
         raise Refused(what, where=where, hint=f"let the key be unique and NOT NULL, then {REBUILD}")
 
 
-def _changed(name: str, what: str, where: str) -> Refused:
-    return Refused(f"column `{name}` cannot be followed: {what}, which no change tells", where=where, hint=REBUILD)
+def _changed(name: str, what: str, where: str, rule: str = "types") -> ColumnChanged:
+    what = f"column `{name}` cannot be followed: {what}, which no change tells"
+    return ColumnChanged(what, where=where, hint=REBUILD, rule=rule)

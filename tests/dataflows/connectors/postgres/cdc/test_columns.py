@@ -38,7 +38,7 @@ def test_a_new_column_is_added_and_nothing_is_lost(changes: Callable[..., Change
     made.followed("r2", 3, schema=APPLY)
     made.do("INSERT INTO {s} (id) VALUES (-3)", "ALTER TABLE {s} DROP more")
     gone = made.launchers.run(made.task("r3", schema=APPLY))["error"]
-    assert "column `more` cannot be followed: it was dropped or renamed" in gone["what"]
+    assert "column `more` cannot be followed: it was dropped" in gone["what"]
 
 
 def test_a_new_column_is_left_out(changes: Callable[..., Changes]) -> None:
@@ -66,8 +66,8 @@ def test_a_new_column_that_nobody_added_stops_the_stream(changes: Callable[..., 
     ("statement", "what"),
     [
         ("ALTER TABLE {s} ADD more float DEFAULT random()", "rows were written anew"),
-        ("ALTER TABLE {s} DROP body", "it was dropped or renamed"),
-        ("ALTER TABLE {s} RENAME body TO text", "it was dropped or renamed"),
+        ("ALTER TABLE {s} DROP body", "it was dropped"),
+        ("ALTER TABLE {s} RENAME body TO text", "it is called `text` now"),
         ("ALTER TABLE {s} DROP body; ALTER TABLE {s} ADD body text", "it was dropped and made again"),
         ("ALTER TABLE {s} ALTER price TYPE numeric(11,2)", "its type was numeric(12,2) and is numeric(11,2)"),
     ],
@@ -83,6 +83,33 @@ def test_a_column_that_cannot_be_followed_is_refused(
     assert first["transient"] or first["what"] == refused["what"]
     assert not refused["transient"]
     assert made.value("SELECT count(*) FROM {t} WHERE id = -2") == 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "statement", "code"),
+    [
+        ({}, "ALTER TABLE {s} DROP body", "schema.broken"),
+        ({"lost": "propose"}, "ALTER TABLE {s} DROP body", "refused"),
+        (APPLY, "ALTER TABLE {s} RENAME body TO text", "refused"),
+        (APPLY | {"renames": "pause"}, "ALTER TABLE {s} RENAME body TO text", "schema.broken"),
+        ({"types": "pause"}, "ALTER TABLE {s} ALTER price TYPE numeric(11,2)", "schema.broken"),
+    ],
+)
+def test_a_changed_column_pauses_the_stream_by_its_rule(
+    changes: Callable[..., Changes], rules: dict[str, str], statement: str, code: str
+) -> None:
+    made = changes()
+    made.followed(schema=rules)
+    made.do(statement)
+    error = made.launchers.run(made.task("r2", schema=rules))["error"]
+    assert error["code"] == code, error
+
+
+@pytest.mark.parametrize("rules", [{"lost": "apply"}, {"lost": "ignore"}, {"renames": "apply"}])
+def test_rules_that_changes_cannot_follow_are_refused(changes: Callable[..., Changes], rules: dict[str, str]) -> None:
+    made = changes()
+    error = made.launchers.run(made.task("r1", schema=rules))["error"]
+    assert f"spec.schema.{next(iter(rules))}" in error["where"]
 
 
 DEFAULTS = {
