@@ -25,7 +25,7 @@ POINTS: Final = (
     "publish.moved", "publish.done", "result.before", "result.written",
 )  # fmt: skip
 """Points of a batch, in the order in which a run reaches them; ``read`` and ``commit`` come once for each split."""
-OF_CHANGES: Final = ("cdc.before_slot", "cdc.slot_made", "cdc.gathered")
+OF_CHANGES: Final = ("cdc.before_slot", "cdc.slot_made", "cdc.begun", "cdc.gathered")
 """Further points of a stream of changes."""
 
 

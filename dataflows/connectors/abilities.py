@@ -35,6 +35,7 @@ __all__ = [
     "Remaking",
     "RiskReporting",
     "RowPlaces",
+    "Shared",
     "SingleProcess",
     "Unique",
     "Widening",
@@ -214,11 +215,19 @@ class ChangeTarget(Protocol):
     def applies_changes(self) -> bool:
         """True if it can."""
 
-    def begin_changes(self) -> None:
-        """Refuse a table to which another pipeline has begun to write since the check. Inside `state.owned`."""
-
     def fill(self, column: Column, value: str | None) -> None:
         """Give all rows this value, as text, in a column that is added if it is missing. Inside `state.owned`."""
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A target that knows which other pipelines write to it."""
+
+    def begin(self) -> None:
+        """Refuse an object to which another pipeline has begun to write since the check, if rows would not stay.
+
+        Until `state.owned` ends, in which it is called, no other pipeline can begin.
+        """
 
 
 @runtime_checkable
@@ -270,5 +279,5 @@ OF_SOURCES: Final = (
 )  # fmt: skip
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,
-    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Widening, Filling,
+    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Shared, Widening, Filling,
 )  # fmt: skip

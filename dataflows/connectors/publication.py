@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dataflows.connectors.contract import PublishOrder
-from dataflows.connectors.state import RunRow, State
+from dataflows.connectors.contract import Place, PublishOrder
+from dataflows.connectors.state import RunRow, SharedState, State
 from penstock.errors import Fenced, Refused
 from penstock.failpoints import failpoint
 
-__all__ = ["Outcome", "publishing", "recorded"]
+__all__ = ["Outcome", "check_no_streams", "publishing", "recorded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,18 @@ def recorded(run: RunRow, where: str) -> dict[str, Any]:
         hint = "nothing to do: the newer run carries on"
         raise Fenced(f"run {run.taken_over_by} has taken over from this one", where=where, hint=hint)
     return run.result or {}
+
+
+def check_no_streams(state: object, place: Place) -> None:
+    """Refuse to replace rows that a stream has written, since it does not write them again.
+
+    Raises:
+        Refused: with that pipeline's number.
+    """
+    if isinstance(state, SharedState) and (others := state.other_streams()):
+        what = f"the stream of another pipeline writes to {place.object}: its rows would be deleted and never come back"
+        hint = "write to an object of its own, or `penstock delete` the stream"
+        raise Refused(what, where=f"{place.pipeline}: spec.sink.object", value=others[0], hint=hint)
 
 
 @contextmanager

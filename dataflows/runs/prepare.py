@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dataflows.connectors.abilities import Filling, Growing, Keyed, Remaking, Widening
+from dataflows.connectors.abilities import Filling, Growing, Keyed, Remaking, Shared, Widening
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
@@ -132,6 +132,8 @@ def with_target(job: Job, ends: Ends, found: Forecast, claim: Claim) -> Survey:
         return found.survey
     there = None
     with target.state.owned(claim.generation):
+        if isinstance(target, Shared):
+            target.begin()
         if found.remakes and isinstance(target, Remaking):
             give_up_plans(target, job.run)
             target.unmake()
@@ -213,6 +215,8 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey, older: RunRow | 
         splits = source.plan(surveyed.source, surveyed.key, window, rows, first)
     upper = window.position if window.upper is not None else carried.upper if carried else None
     with state.owned(claim.generation):
+        if isinstance(ends.target, Shared):
+            ends.target.begin()
         base = carried.base if carried else state.counters()
         lower = carried.lower if carried else window.lower
         plan = RunRow(job.run, job.planned_as, job.cursor, lower, upper, base, split_key=surveyed.split_key)

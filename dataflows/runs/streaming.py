@@ -17,7 +17,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from dataflows.connectors.abilities import ChangeTarget, Lingering
+from dataflows.connectors.abilities import ChangeTarget, Lingering, Shared
 from dataflows.connectors.contract import Source
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import ParallelState, RunRow, StreamState
@@ -107,13 +107,14 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
     first = "earliest" if known else job.spec.source.from_ or "earliest"  # parts that were added meanwhile are new
     begins = {} if restart else source.beginnings(known, first)
     with ends.target.state.owned(claim.generation):
-        if job.rules.changes and isinstance(ends.target, ChangeTarget):
-            ends.target.begin_changes()
+        if isinstance(ends.target, Shared):
+            ends.target.begin()
         if restart:
             state.restart(restart)
             forget(job, state)
         state.begin(begins)
         _write_plan(job, ends, numbers)
+        failpoint("cdc.begun")
     failpoint("prepare.planned")
     into = ends.target.create_load_table(job.run, claim.generation)
     prepared = Prepared(surveyed, claim.generation, into, slots, (), 0, None, token)

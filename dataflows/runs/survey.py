@@ -21,7 +21,8 @@ from dataflows.connectors.abilities import (
 )
 from dataflows.connectors.contract import Method, Source, Target
 from dataflows.connectors.history import history_columns
-from dataflows.connectors.state import Loaded, SharedState, StreamState
+from dataflows.connectors.publication import check_no_streams
+from dataflows.connectors.state import Loaded, StreamState
 from dataflows.connectors.streaming import Streaming
 from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
@@ -157,7 +158,7 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
         if known:
             begins_again(job, ends.source, state)
     elif known and job.shadowed:
-        _check_no_streams(job, ends.target)
+        check_no_streams(ends.target.state, job.sink)
     target, there = ends.target, ends.target.describe()
     if known and there is None:
         check_not_dropped(job, target)
@@ -208,20 +209,6 @@ def stream_ends(job: Job, ends: Ends) -> tuple[Streaming, StreamState]:
     check_shared(job, ends.source, state)
     check_kept(job, state)
     return ends.source, state
-
-
-def _check_no_streams(job: Job, target: Target) -> None:
-    """Refuse to replace rows that a stream has written, since it does not write them again.
-
-    Raises:
-        Refused: with that pipeline's number.
-    """
-    if isinstance(target.state, SharedState) and (others := target.state.other_streams()):
-        what = (
-            f"the stream of another pipeline writes to {job.sink.object}: its rows would be deleted and never come back"
-        )
-        hint = "write to an object of its own, or `penstock delete` the stream"
-        raise Refused(what, where=f"{job.pipeline}: spec.sink.object", value=others[0], hint=hint)
 
 
 def cursor_risks(job: Job, source: Source, table: Table) -> tuple[str, ...]:

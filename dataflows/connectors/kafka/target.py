@@ -120,9 +120,6 @@ class KafkaTarget(SentRows):
     def applies_changes(self) -> bool:
         return self.keeps_last
 
-    def begin_changes(self) -> None:
-        """Do nothing: a topic does not know who writes to it."""
-
     def fill(self, column: Column, value: str | None) -> None:
         """Add a column that is NULL in all rows so far; messages cannot be changed.
 

@@ -40,7 +40,7 @@ from dataflows.connectors.sql.checks import (
     duplicates,
 )
 from dataflows.connectors.sql.made import as_made, has_written, marked
-from dataflows.connectors.sql.mirrors import check_alone, check_no_mirror
+from dataflows.connectors.sql.mirrors import check_sharing
 from dataflows.connectors.sql.names import shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
@@ -109,10 +109,9 @@ class MysqlTarget:
             hint = f"ALTER TABLE {self.name.sql} ENGINE = InnoDB"
             what = f"a table of engine {engine} has no transactions: rows and position could not be written together"
             raise Refused(what, where=self.place.where, value=str(self.name), hint=hint)
+        check_sharing(self.state, self.owner, self.name, self.place)
         if self.owner.changes:
             self._check_mirror()
-        else:
-            check_no_mirror(self.state, self.name, self.place)
         if self.owner.write.write == "merge":
             self._check_merge(table, {one.name for one in columns}, f"{self.place.pipeline}: spec.sink")
         appends = self.owner.write.write == "append" and not self._replaces
@@ -138,15 +137,14 @@ class MysqlTarget:
         Raises:
             Refused: by name.
         """
-        check_alone(self.state, self.name, self.place)
         where, named = f"{self.place.pipeline}: spec.sink", interferers(self.session, self.name, every=True)
         check_untriggered(self.name, [one for one in named if one != UNSEEN], where)
         check_unreferred(self.session, self.name, "the snapshot", where)
 
-    def begin_changes(self) -> None:
+    def begin(self) -> None:
         """Let no other pipeline begin to write to the table, and check that none has. Inside `state.owned`."""
         self.state.lock_sink()
-        check_alone(self.state, self.name, self.place)
+        check_sharing(self.state, self.owner, self.name, self.place)
 
     def fill(self, column: Column, value: str | None) -> None:
         """Give all rows this value, as PostgreSQL's text, in a column that is added if it is missing.
@@ -308,6 +306,7 @@ class MysqlTarget:
         """
         if not self._replaces:
             return
+        self.begin()
         if order.method is not None and order.method.name == "rename" and self.owner.write.write == "replace":
             self.state.mark_partial()
             rename(self.session, self.name, self._shadow(order.run), self._aside(order.run), self.place.where)

@@ -31,7 +31,7 @@ from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
 from dataflows.connectors.sql.made import as_made, has_written, marked
-from dataflows.connectors.sql.mirrors import check_alone, check_no_mirror
+from dataflows.connectors.sql.mirrors import check_sharing
 from dataflows.connectors.sql.names import quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.writing import SplitWriter
@@ -93,17 +93,15 @@ class PostgresTarget:
             check_key(table, self.owner.write.key, where)
         if self.owner.changes:
             check_emptied(self.session, self.table, "the snapshot", self.place.where)
-            check_alone(self.state, self.table, self.place)
-        else:
-            check_no_mirror(self.state, self.table, self.place)
+        check_sharing(self.state, self.owner, self.table, self.place)
         if self.owner.write.write == "scd2":
             check_history(table, f"{where}.write")
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
 
-    def begin_changes(self) -> None:
+    def begin(self) -> None:
         """Let no other pipeline begin to write to the table, and check that none has. Inside `state.owned`."""
         self.state.lock_sink()
-        check_alone(self.state, self.table, self.place)
+        check_sharing(self.state, self.owner, self.table, self.place)
 
     def in_window(self, column: Column) -> Method:
         """Return the method that replaces the rows of a window of `column`."""
@@ -288,6 +286,7 @@ class PostgresTarget:
             if found.ended:
                 return found.result
             if order.method is not None:
+                self.begin()
                 shadow = shadow_name(self.owner.uid, order.run, self.table)
                 move_in(self.session, self.table, shadow, order.columns, order.method, found.row)
         failpoint("publish.done")

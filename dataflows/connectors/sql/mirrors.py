@@ -1,18 +1,21 @@
-"""Tables that a stream of changes keeps as a mirror of its source: no other pipeline may write to them.
+"""Tables that several pipelines write to, though the rows of one would not stay.
 
-A snapshot deletes every row that it does not have, and rows of others would not stay. Whoever comes second is refused.
+A stream of changes keeps a table as a mirror of its source: its snapshot deletes every row that it does not have. A
+`replace` deletes the rows of streams, which never write them again. Whoever comes second is refused: `check_sharing` is
+called before anything is changed, and again under the sink's lock when the run begins and when a `replace` ends.
 """
 
 from __future__ import annotations
 
 from typing import Final, Protocol
 
-from dataflows.connectors.contract import Place
+from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.publication import check_no_streams
 from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.changes import PART
 from penstock.errors import Refused
 
-__all__ = ["MirrorState", "check_alone", "check_no_mirror"]
+__all__ = ["MirrorState", "check_sharing"]
 
 APART: Final = "write to a table of its own, or `penstock delete` the"
 
@@ -30,7 +33,21 @@ class MirrorState(Protocol):
         """Return those of them that are streams; with `part` those that read this partition."""
 
 
-def check_alone(state: MirrorState, name: ObjectName, place: Place) -> None:
+def check_sharing(state: MirrorState, owner: Owner, name: ObjectName, place: Place) -> None:
+    """Refuse a table in which the rows of this pipeline, or those of another one, would not stay.
+
+    Raises:
+        Refused: the other one's number.
+    """
+    if owner.changes:
+        _check_alone(state, name, place)
+    elif owner.shadowed:
+        check_no_streams(state, place)
+    else:
+        _check_no_mirror(state, name, place)
+
+
+def _check_alone(state: MirrorState, name: ObjectName, place: Place) -> None:
     """Refuse a table that another pipeline writes to, whose rows a snapshot would delete.
 
     Raises:
@@ -41,7 +58,7 @@ def check_alone(state: MirrorState, name: ObjectName, place: Place) -> None:
         raise Refused(what, where=f"{place.pipeline}: spec.sink.object", value=others[0], hint=f"{APART} other one")
 
 
-def check_no_mirror(state: MirrorState, name: ObjectName, place: Place) -> None:
+def _check_no_mirror(state: MirrorState, name: ObjectName, place: Place) -> None:
     """Refuse a table that a stream of changes keeps as a mirror of its source.
 
     Raises:

@@ -23,7 +23,7 @@ from dataflows.connectors.sql.checks import (
 from dataflows.connectors.sql.database import Database, NoMemory, storable
 from dataflows.connectors.sql.made import as_made, has_written, marked
 from dataflows.connectors.sql.merge import Merge, differing
-from dataflows.connectors.sql.mirrors import check_alone, check_no_mirror
+from dataflows.connectors.sql.mirrors import check_sharing
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
 from dataflows.connectors.sql.state import DatabaseState
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
@@ -77,10 +77,9 @@ class DatabaseTarget:
         if table is not None and (clause := self.database.drops_rows(self.name)):
             hint = "create the table without it"
             raise Refused(f"{clause} of {self.name} would drop rows in silence", where=where, hint=hint)
+        check_sharing(self.state, self.owner, self.name, self.place)
         if self.owner.changes:
             self._check_mirror(table, columns, where)
-        else:
-            check_no_mirror(self.state, self.name, self.place)
         if write.write == "merge":
             self._check_merge(table or Table(self.name, "r", columns, (write.key,)), where)
         elif table is not None and self._replaces:
@@ -96,7 +95,6 @@ class DatabaseTarget:
         Raises:
             Refused: by name.
         """
-        check_alone(self.state, self.name, self.place)
         if table is None:
             return
         check_untriggered(self.name, self.database.triggers(self.name), where)
@@ -107,9 +105,9 @@ class DatabaseTarget:
         own = [one.name for one in table.columns if one.name not in names and not one.generated]
         check_whole(self.name, self.database.other_keys(self.name, self.owner.write.key), own, where)
 
-    def begin_changes(self) -> None:
+    def begin(self) -> None:
         """Check that no other pipeline has begun to write to the table. Inside `state.owned`, which excludes others."""
-        check_alone(self.state, self.name, self.place)
+        check_sharing(self.state, self.owner, self.name, self.place)
 
     def fill(self, column: Column, value: str | None) -> None:
         """Give all rows this value, as PostgreSQL's text, in a column that is added if it is missing."""
@@ -274,6 +272,7 @@ class DatabaseTarget:
             if found.ended:
                 return found.result
             if self._replaces:
+                self.begin()
                 move(shadow_name(self.owner.uid, order.run, self.name))
             if note:
                 found.result["notes"] = [*found.result.get("notes", ()), note]

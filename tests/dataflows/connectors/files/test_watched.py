@@ -242,3 +242,21 @@ def test_a_stream_that_would_read_what_it_writes_is_refused(watched: Watched) ->
     watched.put("a.jsonl", 1)
     task = watched.task(sink={"connection": "bus", "object": "inbox", "write": "append", "format": {"type": "jsonl"}})
     assert "would read its own rows again" in watched.launchers.run(task)["error"]["what"]
+
+
+def test_a_replace_is_refused_at_its_end_if_a_stream_began_meanwhile(watched: Watched) -> None:
+    watched.session.execute("CREATE TABLE others AS SELECT 9::bigint AS id, 'o' AS name")
+    watched.put("a.jsonl", 1, 2)
+    replaces = watched.task(
+        "b1",
+        mode="batch",
+        limits={},
+        source={"connection": "lake", "object": "public.others"},
+        sink={"connection": "lake", "object": watched.target, "write": "replace"},
+    )
+    replaces |= {"uid": "00000000-0000-4000-b000-000000000004"}
+    late = watched.launchers.stopped(replaces, "publish.begin")
+    done = watched.drained("r1")
+    assert done["status"] == "completed", done["error"]
+    assert "never come back" in watched.launchers.woken(late, replaces)["error"]["what"]
+    assert watched.ids() == [1, 2]

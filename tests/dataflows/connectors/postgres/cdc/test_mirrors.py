@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -331,6 +332,44 @@ def test_nobody_else_writes_to_a_mirror(mirrors: Callable[..., Mirror], name: st
     one.run("r2", key)
     first = one.made.launchers.run(append | {"run": "b2"})["error"]
     assert "a stream of changes keeps" in first["what"], first
+
+
+def shared(one: Mirror, write: str) -> dict[str, Any]:
+    """Create the mirror's table; return the task of a batch of another pipeline into it."""
+    one.rows(f"CREATE TABLE {one.system.object} (id int NOT NULL PRIMARY KEY, email text)")
+    one.made.do("CREATE TABLE {s}_other AS SELECT 9 AS id", "INSERT INTO {s} VALUES (1, 'a')")
+    cursor = {"cursor": {"field": "id", "ordered": True}} if write == "append" else {}
+    source = {"connection": "shop", "object": f"{one.made.source}_other", **cursor}
+    task = one.task("b1", mode="batch", source=source, sink=one.system.sink(write))
+    return task | {"uid": "00000000-0000-4000-b000-000000000003"}
+
+
+@pytest.mark.parametrize(("write", "what"), [("append", "a stream of changes keeps"), ("replace", "never come back")])
+@pytest.mark.parametrize("name", SINKS[:3])
+def test_of_a_batch_and_a_mirror_that_begin_together_the_second_is_refused(
+    mirrors: Callable[..., Mirror], name: str, write: str, what: str
+) -> None:
+    one = mirrors(name, "id int PRIMARY KEY, email text")
+    batch = shared(one, write)
+    late = one.made.launchers.stopped(batch, "prepare.before_plan")
+    one.run("r1")
+    refused = one.made.launchers.woken(late, batch)["error"]
+    assert what in refused["what"], refused
+    one.run("r2")
+    one.same("id", "email")
+
+
+@pytest.mark.parametrize("name", SINKS[:3])
+def test_a_batch_waits_for_a_mirror_that_is_beginning(mirrors: Callable[..., Mirror], name: str) -> None:
+    one = mirrors(name, "id int PRIMARY KEY, email text")
+    batch, stream = shared(one, "append"), one.task("r1")
+    late = one.made.launchers.stopped(stream, "cdc.begun")
+    other = one.made.launchers.start(batch)
+    time.sleep(1)
+    assert one.made.launchers.woken(late, stream)["status"] == "completed"
+    refused = one.made.launchers.ended(other, batch)["error"]
+    assert "a stream of changes keeps" in refused["what"], refused
+    one.same("id", "email")
 
 
 # -- columns --
