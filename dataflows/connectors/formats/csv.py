@@ -143,13 +143,13 @@ class _Parser:
             raise BadData(f"line {record.line}: {STRAY_TEXT}", where=self.where, hint=_RAGGED)
         most = record.data.count(self.form.delimiter.encode()) + 1
         check_width(most // 4, self.where)  # Arrow takes 10 kB a column; some delimiters may be quoted
-        options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(record.data) + 2)
+        options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(block.arrow) + 2)
         texts = {f"f{at}": pa.binary() for at in range(most)}
         parse = csv.ParseOptions(
             delimiter=self.form.delimiter, quote_char=self.form.quote, newlines_in_values=True, ignore_empty_lines=False
         )
         convert = csv.ConvertOptions(column_types=texts, strings_can_be_null=False)
-        table = csv.read_csv(pa.BufferReader(block.data + b"\n"), options, parse, convert)
+        table = csv.read_csv(pa.BufferReader(block.arrow + b"\n"), options, parse, convert)
         try:
             return [self.dialect.values(column.chunk(0)).cast(pa.string())[0].as_py() for column in table.columns]
         except pa.ArrowInvalid:
@@ -179,7 +179,7 @@ class _Parser:
             return pa.RecordBatch.from_pylist([], schema=pa.schema([(name, pa.string()) for name in names]))
         try:
             table = csv.read_csv(
-                pa.BufferReader(block.data), self._read(block), self._parse(), self._convert(names, kind)
+                pa.BufferReader(block.arrow), self._read(block), self._parse(), self._convert(names, kind)
             )
             table = table.select(names).combine_chunks()
             arrays = [self.dialect.values(_single_chunk(table.column(name), schema.field(name).type)) for name in names]
@@ -188,7 +188,7 @@ class _Parser:
         return pa.RecordBatch.from_arrays(arrays, names=list(names))
 
     def _read(self, block: Block) -> csv.ReadOptions:
-        return csv.ReadOptions(use_threads=False, column_names=self.names, block_size=len(block.data) + 1)
+        return csv.ReadOptions(use_threads=False, column_names=self.names, block_size=len(block.arrow) + 1)
 
     def _parse(self) -> csv.ParseOptions:
         """Return the options; an empty line is a row only in a file of one column."""

@@ -30,6 +30,7 @@ READ_BYTES: Final = 8 << 20
 _ESCAPE_MARK: Final = b"\xff"
 _FILLER: Final = b"\xfe"
 _BOM: Final = b"\xef\xbb\xbf"
+_RECORD_END: Final = re.compile(rb"\r\n|\n|\r|\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Block:
     line: int
     masked: bytes
     """The same bytes with quoted values overwritten: the remaining line breaks end records."""
+
+    @property
+    def arrow(self) -> bytes:
+        """The bytes for a reader of Arrow, which leaves out a byte order mark: only the first one of a file is one."""
+        return _BOM + self.data if self.data.startswith(_BOM) else self.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,7 @@ class Dialect:
         return self._quoted.sub(lambda match: _FILLER * len(match[0]), data)
 
     def _lines(self, data: bytes) -> int:
-        lines = data.count(b"\n") or data.count(b"\r")
+        lines = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
         return lines + (data.count(_ESCAPE_MARK + self._marks[b"\n"]) if self._escape else 0)
 
     def records(self, block: Block, *, empty: bool) -> list[tuple[int, bytes]]:
@@ -208,33 +214,43 @@ class Dialect:
         Raises:
             BadData: the end of such a record is ambiguous, or a backslash before the quote suggests an `escape`.
         """
-        strays: list[Stray] = []
-        while match := self._stray.search(block.masked):
-            start = block.masked.rfind(b"\n", 0, match.start()) + 1
-            end = (block.data.find(b"\n", match.end()) + 1) or len(block.data)
-            line = block.line + self._lines(block.data[:start])
-            self._check_stray(block.data[match.start() : match.end()], block.data[match.end() : end], line, where)
-            record = block.data[start:end]
+        strays, data, masked, at, line = list[Stray](), list[bytes](), list[bytes](), 0, block.line
+        while match := self._stray.search(block.masked, at):
+            start = max(block.masked.rfind(end, 0, match.start()) for end in (b"\n", b"\r")) + 1
+            ends = _RECORD_END.search(block.data, match.end())
+            assert ends  # noqa: S101 - it matches the end of the block, too
+            line += self._lines(block.data[at:start])
+            record = block.data[start : ends.end()]
+            self._check_stray(block.data[start : match.end()], block.data[match.end() : ends.end()], line, where)
             strays.append(Stray(line, self.raw(record)))
-            lines = b"\n" * record.count(b"\n")
-            data = block.data[:start] + lines + block.data[end:]
-            block = Block(data, block.line, block.masked[:start] + lines + block.masked[end:])
-        return block, strays
+            empty = ends[0] * self._lines(record)
+            data += block.data[at:start], empty
+            masked += block.masked[at:start], empty
+            at, line = ends.end(), line + self._lines(record)
+        if not strays:
+            return block, strays
+        data.append(block.data[at:])
+        masked.append(block.masked[at:])
+        return Block(b"".join(data), block.line, b"".join(masked)), strays
 
-    def _check_stray(self, value: bytes, after: bytes, line: int, where: str) -> None:
+    def _check_stray(self, before: bytes, after: bytes, line: int, where: str) -> None:
+        """Check a record up to its closing quote, and what comes after it up to the end of the line."""
         what = f"line {line}: {STRAY_TEXT}"
-        if value.endswith(b"\\" + self.form.quote.encode()) and self.form.escape is None:
+        if before.endswith(b"\\" + self.form.quote.encode()) and self.form.escape is None:
             hint = 'this looks like quotes escaped by a backslash: set `escape: "\\\\"` in `format`'
             raise BadData(what, where=where, hint=hint)
-        if b"\n" in value or after.count(self.form.quote.encode()) % 2:
+        if b"\n" in before or b"\r" in before or self._leaves_open(after):
             hint = "double quotes inside values, or set another `quote` or an `escape` in `format`"
             raise BadData(f"{what}, and the end of its row is ambiguous", where=where, hint=hint)
 
-
-_RECORD_END: Final = re.compile(rb"\r\n|\n|\r|\Z")
+    def _leaves_open(self, after: bytes) -> bool:
+        """True if a value may be open at the end of the line, after text that follows a closing quote."""
+        if after.count(self.form.quote.encode()) % 2:
+            return True
+        values = after[max(after.find(self.form.delimiter.encode()), 0) :]
+        return self._mask_quoted(values + b"\n").endswith(_FILLER)
 
 
 def _end_of_last_record(masked: bytes) -> int:
-    """Return the end of the last whole record."""
-    end = masked.rfind(b"\n")
-    return end + 1 if end >= 0 else masked.rfind(b"\r", 0, -1) + 1
+    """Return the end of the last whole record. A carriage return at the very end may be half of a line break."""
+    return max(masked.rfind(b"\n"), masked.rfind(b"\r", 0, -1)) + 1

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataflows.connectors.files.connector import FilesConnector
+from dataflows.connectors.formats.records import Dialect
 from penstock.errors import PenstockError
 from penstock.models.connection import FilesConnection
 from penstock.models.formats import CsvFormat
@@ -49,6 +50,7 @@ OTHERS = st.sampled_from(
 )
 VALUES = st.one_of(NUMBERS, OTHERS, st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6))
 COLUMNS = st.sampled_from([WHOLE, NUMBERS, OTHERS, VALUES])
+ENDS = ("\n", "\r\n", "\r")
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -151,6 +153,25 @@ def test_property_csv_equals_pythons_reader(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]], cut: int, mark: str
 ) -> None:
     csv_case(tmp_path_factory, files, cut, mark)
+
+
+@FEW
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", '"b"', '"c\rd"', '"e\n\rf"', '"""\r\n"']), st.sampled_from(ENDS)), min_size=1
+    ),
+    st.integers(2, 20),
+)
+def test_property_line_breaks_of_any_kinds_end_a_row(cells: list[tuple[str, str]], size: int) -> None:
+    text = "".join(f"{cell},x{end}" for cell, end in cells)
+    dialect = Dialect(CsvFormat(type="csv"))
+    blocks = list(dialect.blocks(io.BytesIO(text.encode()), "here", size))
+    records = [record for block in blocks for record in dialect.records(block, empty=False)]
+    assert [record.decode() for _, record in records] == [f"{cell},x" for cell, _ in cells]
+    starts = [
+        len(list(io.StringIO("".join(f"{a},x{b}" for a, b in cells[:at]), newline=None))) for at in range(len(cells))
+    ]
+    assert [line for line, _ in records] == [one + 1 for one in starts]
 
 
 @FEW

@@ -361,6 +361,8 @@ BAD_CSV = [
         {"id": "2024-01-01"},
     ),
     (b'id,b\n1,"x"y\n2,z\n', {}, "line 2: there is text after a closing quote", {"_raw": '1,"x"y'}),
+    (b'id,b\r1,"x"y\r2,z\r', {}, "line 2: there is text after a closing quote", {"_raw": '1,"x"y'}),
+    (b'id,b\n0,a\r1,"x"y\r\n2,z\r', {}, "line 3: there is text after a closing quote", {"_raw": '1,"x"y'}),
     (b'id,b\n\n"1\n",x\nz,"u\nv",w\n', {}, "line 5: it has 3 values", {"_raw": 'z,"u\nv",w'}),
     (b'{"id": 1}\nx\n{"id": 2}\n', {}, "line 2: it is not a JSON object", {"_raw": "x"}),
     (b'{"id": 1}\n\x0b\n \t\r\n{"id": 2}\n', {}, "line 2: it is not a JSON object", {"_raw": "\x0b"}),
@@ -421,6 +423,9 @@ HINTED = [
     (b"a\tb\n1\t2\n", None, "delimiter"),
     (b'a,b\n1,"x\n2,y\n', None, "line 2: a quote is not closed"),
     (b'a,b\n1,"x\n"y\n', None, "line 2: there is text after a closing quote, and the end of its row is ambiguous"),
+    (b'a,b\r1,"x\r"y\r', None, "line 2: there is text after a closing quote, and the end of its row is ambiguous"),
+    (b'a,b\n"x\ny","z"w\n', None, "line 2: there is text after a closing quote, and the end of its row is"),
+    (b'a,b,c\n1,"x"y","z\nw",2\n', None, "line 2: there is text after a closing quote, and the end of its row"),
     (b"a,b\n1,2,3\n", None, "line 2: it has 3 values instead of 2"),
     (b"a,b\n1,\xff\n", None, "line 2 is not in utf-8"),
 ]
@@ -432,6 +437,14 @@ def test_ambiguous_records_are_refused_with_a_hint(new_files: Any, data: bytes, 
     files.write("a.csv", data)
     with pytest.raises((BadData, SchemaMismatch), match=said.replace(";", ".")):
         rows(files.source("a.csv", form))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("form", [None, CsvFormat(type="csv", escape="\\")])
+def test_only_the_first_byte_order_mark_of_a_file_is_none_of_its_text(new_files: Any, form: Any, end: bytes) -> None:
+    files: Files = new_files("files")
+    files.write("a.csv", "\ufeffa,b\n\ufeff,1\n\ufeffx,2\n\ufeff,3".encode() + end)
+    assert [row["a"] for row in rows(files.source("a.csv", form))] == ["\ufeff", "\ufeffx", "\ufeff"]
 
 
 @pytest.mark.parametrize("quoted", [True, False])
