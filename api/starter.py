@@ -13,7 +13,7 @@ from penstock.errors import UsageError
 from penstock.settings import FILE, load
 from penstock.topics.embedded import EmbeddedServer
 
-__all__ = ["PIPELINE", "SHOP", "WAREHOUSE", "make_project", "write_connections"]
+__all__ = ["PIPELINE", "SHOP", "WAREHOUSE", "empty_project", "make_project", "write_connections"]
 
 SHOP, WAREHOUSE = "sample_shop", "sample_warehouse"
 
@@ -85,11 +85,7 @@ def make_project(
     Raises:
         UsageError: the folder is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError("is not empty", where=str(folder), hint="name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {FILE: SETTINGS, "policies/default.yaml": POLICY, ".gitignore": ".penstock/\nsecrets/\n"}
-    written = [_write(folder / name, text) for name, text in files.items()]
+    written = empty_project(folder)
     server = EmbeddedServer(load(folder).home)
     with server.lease():
         for name in (SHOP, WAREHOUSE):
@@ -97,6 +93,19 @@ def make_project(
         written.append(write_connections(folder, server))
         fill(server)
     return written + [_write(folder / "pipelines" / f"{name}.yaml", text) for name, text in pipelines.items()]
+
+
+def empty_project(folder: Path) -> list[Path]:
+    """Write a project without connections and pipelines; return the files written.
+
+    Raises:
+        UsageError: the folder is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError("is not empty", where=str(folder), hint="name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {FILE: SETTINGS, "policies/default.yaml": POLICY, ".gitignore": ".penstock/\nsecrets/\n"}
+    return [_write(folder / name, text) for name, text in files.items()]
 
 
 def write_connections(folder: Path, server: EmbeddedServer) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,17 +12,20 @@ from api.cli.console import escape, seconds
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.errors import Refused, error_from_report
+from penstock.models.sets import DATABASES
 from penstock.records import Record, records_of
 from penstock.topics.table import CONTROL
 
 if TYPE_CHECKING:
-    from catalog.entries import Dataset, DiscoveryEntry
-    from penstock.models.domain import Schema
+    from api.cli.proposal import Described
+    from catalog.entries import DiscoveryEntry
 
 SHOWN: Final = 20
 """New or changed objects that are shown one by one."""
 READ: Final = 500
 POLL_SECONDS: Final = 0.5
+_Patterns = tuple[tuple[str, ...], tuple[str, ...]]
+"""Patterns of the objects that are wanted, and of those that are not."""
 
 
 @command(name="discover")
@@ -51,11 +54,17 @@ def discover_(
     order |= {"tables": list(tables)} if tables else {}
     order |= {} if sample_rows is None else {"sample_rows": sample_rows}
     with connected(state.settings, worker=True) as client:
+        kind = next((one.type for one in client.store.connections() if one.name == connection), None)
+        if file is not None and kind is not None and kind not in DATABASES:
+            _write(state, client, file, connection, sink, (tables, except_))
+            state.output.data({"file": str(file)})
+            state.output.hint(f"penstock plan {file}")
+            return
         at = client.log.end(CONTROL, 0)
         answer = client.ask("discovery.start", connection, order)
         found = _followed(state, client, str((answer.result or {})["discovery"]), connection, at)
         if file is not None and found.error is None:
-            _write(client, file, connection, sink, tables, except_)
+            _write(state, client, file, connection, sink, (tables, except_))
     if found.error is not None:
         raise error_from_report(found.error)
     counts = found.found or {}
@@ -67,27 +76,51 @@ def discover_(
     state.output.hint(f"penstock plan {file}" if file else f"penstock catalog search --connection {connection}")
 
 
-def _write(
-    client: Client, file: Path, connection: str, sink: str | None, tables: tuple[str, ...], except_: tuple[str, ...]
-) -> None:
-    """Write the pipeline file of what the catalog has of a connection."""
+def _write(state: State, client: Client, file: Path, connection: str, sink: str | None, patterns: _Patterns) -> None:
+    """Write the pipeline file of what a connection has: of a database by the catalog, of others by names."""
     from api.cli.proposal import Wanted, pipeline_file
 
-    others = [one.name for one in client.store.connections() if one.name != connection]
-    wanted = Wanted(file.stem.lower(), connection, sink or (others[0] if len(others) == 1 else "SINK"), tables, except_)
+    known = {one.name: dict(one.connection) for one in client.store.connections()}
+    others = [name for name in known if name != connection]
+    sink = sink or (others[0] if len(others) == 1 else "SINK")
+    kinds = {name: str(one["type"]) for name, one in known.items()}
+    wanted = Wanted(
+        file.stem.lower(),
+        connection,
+        sink,
+        *patterns,
+        source_type=kinds[connection],
+        sink_type=kinds.get(sink, "postgres"),
+        database=known.get(sink, {}).get("database"),
+    )
+    found = (
+        _known(client, connection) if kinds[connection] in DATABASES else _listed(state, connection, known, patterns)
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(pipeline_file(wanted, _described(client, connection)))
+    file.write_text(pipeline_file(wanted, found))
 
 
-def _described(client: Client, connection: str) -> Iterator[tuple[Dataset, Schema]]:
+def _known(client: Client, connection: str) -> Iterator[Described]:
+    from api.cli.proposal import Described
+
     after = None
     while True:
         page = client.store.datasets(connection=connection, limit=500, after=after)
         for one in page.items:
             if one.version is not None and one.profile is not None:
-                yield one, client.store.schema_at(one.id).schema
+                schema = client.store.schema_at(one.id).schema
+                yield Described(one.object, one.kind, schema, one.rows, one.bytes, "personal" in one.tags)
         if (after := page.after) is None:
             return
+
+
+def _listed(state: State, connection: str, known: Mapping[str, Any], patterns: _Patterns) -> Iterator[Described]:
+    from api.cli.replication import described
+    from dataflows.connectors.contract import Place
+    from penstock.models.connection import parse_connection
+
+    settings = parse_connection(connection, known[connection])
+    return described(Place("discover", connection, settings, "*", Path(state.settings.secrets)), *patterns)
 
 
 def _followed(state: State, client: Client, id_: str, connection: str, at: int) -> DiscoveryEntry:

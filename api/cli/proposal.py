@@ -1,4 +1,4 @@
-"""A pipeline file for all that a connection has, which `penstock discover --write` proposes."""
+"""A pipeline file for all that a connection has, which `discover --write` and `init --from` propose."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from glob import escape
 from typing import Final
 
 from api.cli.console import size, visible
-from catalog.entries import Dataset
 from penstock.models.domain import Schema
+from penstock.models.sets import DATABASES, WITH_SCHEMAS
 
-__all__ = ["Wanted", "pipeline_file"]
+__all__ = ["Described", "Wanted", "pipeline_file"]
 
 CHANGED: Final = re.compile(
     r"(?i)(?:row_?)?(?:updated|modified|changed|last_?update|last_?modified|last_?change)(?:_?(?:at|on|time|date|ts))?"
@@ -22,60 +22,126 @@ CHANGED: Final = re.compile(
 """Names of columns that tell when a row was changed last."""
 TIMES: Final = ("timestamp with time zone", "timestamp without time zone")
 LAG: Final = "5m"
+MESSAGES: Final = frozenset({"kafka", "kinesis", "topics"})
+"""Types whose objects are streams."""
+FILES: Final = frozenset({"files", "s3"})
 _CONTROL: Final = re.compile(r"[\x00-\x1f]")
 """Characters in a name that no pipeline file may contain."""
 
 
 @dataclass(frozen=True, slots=True)
+class Described:
+    """An object of a source; without a `schema` only its name is known. `rows` and `bytes` are estimates."""
+
+    object: str
+    kind: str = "table"
+    schema: Schema | None = None
+    rows: int | None = None
+    bytes: int | None = None
+    personal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the file is for: a name, both connections, and the objects by pattern."""
+    """What the file is for: a name, both connections with their types, and the objects by pattern."""
 
     name: str
     source: str
     sink: str
     tables: tuple[str, ...] = ()
     except_: tuple[str, ...] = ()
+    source_type: str = "postgres"
+    sink_type: str = "postgres"
+    database: str | None = None
+    """The database of a MySQL sink, in which all its tables are to be."""
+    changes: bool = False
+    """True if the source's changes are to be followed (CDC)."""
 
     def takes(self, name: str) -> bool:
         """True if the object of that name is wanted."""
         chosen = not self.tables or any(fnmatchcase(name, one) for one in self.tables)
         return chosen and not any(fnmatchcase(name, one) for one in self.except_)
 
+    @property
+    def streams(self) -> bool:
+        """True if the members never end."""
+        return self.changes or self.source_type in MESSAGES
 
-def pipeline_file(wanted: Wanted, found: Iterable[tuple[Dataset, Schema]]) -> str:
-    """Return the text of a pipeline file for the tables among `found`."""
-    chosen = [one for one in found if wanted.takes(one[0].object) and _CONTROL.search(one[0].object) is None]
-    tables = [one for one in chosen if "view" not in one[0].kind]
-    patterns = wanted.tables or tuple(dict.fromkeys(_siblings(one.object) for one, _ in tables))
-    left = len(chosen) - len(tables)
+    @property
+    def keyed(self) -> bool:
+        """True if rows are merged by the key of each table."""
+        return self.source_type in DATABASES and self.sink_type not in FILES
+
+    @property
+    def target(self) -> str:
+        """The template of the targets' names."""
+        parts = {"sqlite": "_", "files": "/", "s3": "/"}.get(self.sink_type, ".")
+        own = f"{{schema}}{parts}{{table}}" if self.source_type in WITH_SCHEMAS else "{table}"
+        if self.sink_type in {"mysql", "mariadb"} and self.database:
+            return f"{self.database}.{own.replace('.', '_')}"
+        before = {"postgres": "public.", "duckdb": "main."}.get(self.sink_type, "")
+        return own if "." in own else before + own
+
+    @property
+    def sink_line(self) -> str:
+        """The sink, as the file has it."""
+        write = "append" if self.source_type in MESSAGES else "replace"
+        how = "write: merge, key: auto" if self.keyed else f"write: {write}"
+        return f"  sink: {{connection: {_text(self.sink)}, object: {_text(self.target)}, {how}}}"
+
+
+def pipeline_file(wanted: Wanted, found: Iterable[Described]) -> str:
+    """Return the text of a pipeline file for the objects among `found`, but for views."""
+    chosen = [one for one in found if wanted.takes(one.object) and _CONTROL.search(one.object) is None]
+    tables = [one for one in chosen if "view" not in one.kind]
+    patterns = wanted.tables or tuple(dict.fromkeys(_siblings(one.object, wanted) for one in tables)) or ("*",)
     except_ = f", except: {_list(wanted.except_)}" if wanted.except_ else ""
-    lines = [
-        f"# {len(tables)} tables of {wanted.source}; numbers are estimates. {left} views are not in it.",
+    lines = [line for one in tables for line in _table(one, wanted)]
+    commented = all(line.lstrip().startswith("#") for line in lines)
+    return "\n".join([
+        _heading(wanted, tables, len(chosen) - len(tables)),
         "apiVersion: penstock/v1",
         "kind: Pipeline",
         f"metadata: {{name: {_text(wanted.name)}}}",
         "spec:",
+        *(["  mode: stream"] if wanted.streams else []),
         f"  source: {{connection: {_text(wanted.source)}, objects: {_list(patterns)}{except_}}}",
-        f"  sink: {{connection: {_text(wanted.sink)}, object: {_text('{schema}.{table}')}, write: merge, key: auto}}",
-        "  tables:",
-        *(line for one, schema in tables for line in _table(one, schema)),
+        wanted.sink_line,
+        *(["  # tables:" if commented else "  tables:"] if lines else []),
+        *lines,
         "  appear: apply",
         "  vanish: keep",
-    ]
-    return "\n".join(lines if tables else [line for line in lines if line != "  tables:"]) + "\n"
+    ]) + "\n"  # fmt: skip
 
 
-def _table(found: Dataset, schema: Schema) -> Iterator[str]:
-    """Yield the lines of a table: its estimates, and what the set's own rules do not say."""
+def _heading(wanted: Wanted, tables: Sequence[Described], views: int) -> str:
+    what = "tables" if wanted.source_type in DATABASES else "objects"
+    left = f" {views} views are not in it." if what == "tables" else ""
+    numbers = "; numbers are estimates." if any(one.rows is not None for one in tables) else "."
+    return f"# {len(tables)} {what} of {wanted.source}{numbers}{left}"
+
+
+def _table(found: Described, wanted: Wanted) -> Iterator[str]:
+    """Yield the lines of an object: its estimates, and what the set's own rules do not say."""
+    entry = _entry(found.schema, wanted) if found.schema is not None and wanted.keyed else []
+    yield f"    # {_comment(found, wanted)}"
+    name = _text(escape(found.object))
+    if entry:
+        yield f"    {name}: {{{', '.join(entry)}}}"
+    elif found.schema is not None:
+        yield f"    # {name}: {{}}"
+
+
+def _entry(schema: Schema, wanted: Wanted) -> list[str]:
+    if wanted.changes:
+        return [] if schema.key else ["disabled: true"]
     entry = []
     if (cursor := _cursor(schema)) is not None:
         entry.append(f"source: {{cursor: {{field: {_text(cursor)}, lag: {LAG}}}}}")
     if not schema.key:
         unique = _unique(schema)
         entry.append(f"sink: {{key: {_list(unique)}}}" if unique else "sink: {write: replace, key: []}")
-    yield f"    # {_comment(found, schema)}"
-    name = _text(escape(found.object))
-    yield f"    {name}: {{{', '.join(entry)}}}" if entry else f"    # {name}: {{}}"
+    return entry
 
 
 def _cursor(schema: Schema) -> str | None:
@@ -92,19 +158,24 @@ def _unique(schema: Schema) -> Sequence[str]:
     return next((one for one in schema.unique or () if sure.issuperset(one)), ())
 
 
-def _comment(found: Dataset, schema: Schema) -> str:
+def _comment(found: Described, wanted: Wanted) -> str:
     parts = [] if found.rows is None else [f"about {found.rows:,} rows"]
     parts += [] if found.bytes is None else [size(found.bytes)]
-    key = schema.key or _unique(schema)
-    parts += [f"{len(schema.fields)} columns", f"key {', '.join(key)}" if key else "no key: read as a whole each time"]
-    parts += ["personal data"] if "personal" in found.tags else []
-    return visible(f"{found.object}: {', '.join(parts)}").replace("\n", " ").replace("\r", " ")
+    if (schema := found.schema) is not None:
+        key = schema.key if wanted.changes else schema.key or _unique(schema)
+        without = (
+            "no primary key: its changes cannot be applied" if wanted.changes else "no key: read as a whole each time"
+        )
+        parts += [f"{len(schema.fields)} columns", f"key {', '.join(key)}" if key else without]
+    parts += ["personal data"] if found.personal else []
+    text = f"{found.object}: {', '.join(parts)}" if parts else found.object
+    return visible(text).replace("\n", " ").replace("\r", " ")
 
 
-def _siblings(name: str) -> str:
+def _siblings(name: str, wanted: Wanted) -> str:
     """Return the pattern of all objects in the schema of one; of all objects if there are no schemas."""
     schema, dot, _ = name.partition(".")
-    return f"{escape(schema)}.*" if dot else "*"
+    return f"{escape(schema)}.*" if dot and wanted.source_type in WITH_SCHEMAS else "*"
 
 
 def _list(names: Iterable[str]) -> str:

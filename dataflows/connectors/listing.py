@@ -6,7 +6,7 @@ its foreign keys refer to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,8 @@ __all__ = ["Listed", "ListedObject", "in_order"]
 class ListedObject:
     """An object of a source: `name` is what a pipeline's `object` says; `refers_to` are names of the same form.
 
-    An object that is `hidden`, such as a view, is only selected by its name in full.
+    `schema` is empty where there are none. An object that is `hidden`, such as a view, is only selected by its name in
+    full.
     """
 
     name: str
@@ -39,10 +40,11 @@ class Listed(Protocol):
     """A connector that can list the objects of a connection."""
 
     @staticmethod
-    def objects_of(place: Place, check: Callable[[], None]) -> Iterator[ListedObject]:
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:
         """Yield the objects of the connection of `place`, in any order; system objects and our own are left out.
 
-        It reads names from the server's catalog, and describes no object. Call `check` while waiting.
+        It reads names, and describes no object. What no pattern can match may be left out, or not looked for. Call
+        `check` while waiting.
         """
 
 

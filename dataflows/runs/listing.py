@@ -11,6 +11,7 @@ from dataflows.connectors.listing import Listed, ListedObject, in_order
 from dataflows.connectors.registry import connector
 from penstock.errors import InvalidDocument, Refused
 from penstock.models.connection import parse_connection
+from penstock.models.pipeline import Pipeline
 from penstock.models.sets import FoundObject, selects
 
 __all__ = ["found_objects", "listed_objects"]
@@ -46,11 +47,12 @@ def listed_objects(
     spec, name = document["spec"], document["metadata"]["name"]
     connection = spec["source"]["connection"]
     settings = parse_connection(connection, connections[connection])
-    place = Place(name, connection, settings, spec["source"]["object"], secrets)
+    form = Pipeline.parse(document).spec.source.format
+    place = Place(name, connection, settings, spec["source"]["object"], secrets, form)
     kind: object = connector(settings.type, place.where)
     if not isinstance(kind, Listed):
         what = f"a connection of type {settings.type} cannot list its objects"
         raise Refused(what, where=f"{name}: spec.source.objects", hint="write a pipeline for each `object`")
     exact = {*spec["source"]["objects"]}
-    every = kind.objects_of(place, check)
+    every = kind.objects_of(place, spec["source"]["objects"], check)
     return in_order(one for one in every if selects(spec, one.name) and (not one.hidden or one.name in exact))

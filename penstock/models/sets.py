@@ -19,20 +19,38 @@ from penstock.models.base import Model
 from penstock.models.pipeline import Pipeline
 from penstock.models.transforms import ObjectName
 
-__all__ = ["DATABASES", "FoundObject", "Members", "check_written", "is_member", "member_name", "member_of", "set_of"]
+__all__ = [
+    "DATABASES",
+    "FoundObject",
+    "Members",
+    "check_written",
+    "is_member",
+    "member_name",
+    "member_of",
+    "placeholder_issue",
+    "set_of",
+]
 
 DATABASES: Final = frozenset({"postgres", "mysql", "mariadb", "sqlite", "duckdb"})
 """Types of connections whose objects are tables, ``schema.table``."""
+WITH_SCHEMAS: Final = DATABASES - {"sqlite"}
+"""Types whose objects are in a schema, or in a database that takes its place."""
+WITHOUT_SCHEMAS: Final = frozenset({"sqlite", "files", "s3", "kafka", "kinesis", "topics"})
+"""Types whose objects are in none; of other types it shows when they are listed."""
 CASELESS: Final = frozenset({"mysql", "mariadb", "sqlite", "duckdb"})
 """Types whose tables may be one and the same if their names differ in case only."""
 OF_SET: Final = ("tables", "appear", "vanish", "schedule", "tests")
 """Keys of a set's specification that its members do not have."""
 WILD: Final = frozenset("*?[")
-_PLACEHOLDER: Final = re.compile(r"\{(schema|table)\}")
+PLACEHOLDERS: Final = "{schema}, {table} and {object}"
+_PLACEHOLDER: Final = re.compile(r"\{(schema|table|object)\}")
 
 
 class FoundObject(Model):
-    """An object of a source, as a listing found it: its name in full, its parts, and its primary key."""
+    """An object of a source, as a listing found it: its name in full, its parts, and its primary key.
+
+    `schema` is empty if the source has none; `table` is the name without what only tells where the object is.
+    """
 
     object: ObjectName
     schema_: Annotated[str, Field(max_length=512)] = Field(default="", alias="schema")
@@ -91,10 +109,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The rule that makes members of a set: its document as plain data, and the type of its sink's connection."""
+    """The rule that makes members of a set: its document as plain data, and the types of its connections."""
 
     document: Mapping[str, Any]
     sink: str = "postgres"
+    source: str = "postgres"
 
     @property
     def name(self) -> str:
@@ -147,7 +166,11 @@ class Members:
     def _keyed(
         self, sink: dict[str, Any], source: dict[str, Any], own: Mapping[str, Any], found: FoundObject
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the sink with the object's primary key; without one, a batch that merges replaces the table."""
+        """Return the sink with the object's primary key.
+
+        Without one, a batch that merges replaces the whole target. A stream that merges appends, if its source sends
+        events or files; changes of a table's rows cannot be applied without a key.
+        """
         if found.key:
             return sink | {"key": list(found.key)}, source
         sink = {key: value for key, value in sink.items() if key != "key"}
@@ -157,15 +180,20 @@ class Members:
         if write == "merge" and own.get("mode", "batch") == "batch":
             sink = {key: value for key, value in sink.items() if key not in {"version", "delete"}}
             return sink | {"write": "replace"}, {key: value for key, value in source.items() if key != "cursor"}
+        if write == "merge" and self.source not in DATABASES:
+            return {key: value for key, value in sink.items() if key not in {"write", "version", "delete"}}, source
         what = f"it has no primary key, which `write: {write}` needs"
         hint = f"name its columns: tables: {{{found.object!r}: {{sink: {{key: […]}}}}}}; or leave it out by `except`"
         raise Refused(what, where=found.object, hint=hint)
 
     def _target(self, template: str, found: FoundObject) -> str:
         """Return the name that the template makes for an object; a target of a database is ``schema.table``."""
-        parts = {"schema": found.schema_, "table": found.table}
+        parts = {"schema": found.schema_, "table": found.table, "object": found.object}
+        if "{schema}" in template and not found.schema_:
+            what = f"{{schema}} in `{template}` has no meaning: it is in no schema"
+            raise Refused(what, where=found.object, hint="write {table} or {object}")
         name = _PLACEHOLDER.sub(lambda one: parts[one[1]], template)
-        if self.sink in DATABASES:
+        if self.sink in WITH_SCHEMAS:
             before = _PLACEHOLDER.sub(lambda one: parts[one[1]], template.partition(".")[0])
             if "." in before:
                 what = f"`{template}` makes the name {name!r}, whose first dot would end the schema's name"
@@ -178,9 +206,18 @@ class Members:
         return target.casefold() if self.sink in CASELESS else target
 
 
-def member_of(document: Mapping[str, Any], found: FoundObject, *, sink: str = "postgres") -> dict[str, Any]:
+def member_of(
+    document: Mapping[str, Any], found: FoundObject, *, sink: str = "postgres", source: str = "postgres"
+) -> dict[str, Any]:
     """Return the pipeline that an object becomes in a set. Raises as `Members.member`."""
-    return Members(document, sink).member(found)
+    return Members(document, sink, source).member(found)
+
+
+def placeholder_issue(template: str, source: str) -> str | None:
+    """Return why the template of a set's targets has no meaning for a source of this type; None if it has one."""
+    if "{schema}" not in template or source not in WITHOUT_SCHEMAS:
+        return None
+    return f"{{schema}} has no meaning: a source of type {source} has no schemas; write {{table}} or {{object}}"
 
 
 def check_written(pipeline: Pipeline) -> None:
@@ -205,8 +242,8 @@ def _issues(pipeline: Pipeline) -> list[Issue]:
     template = spec["sink"]["object"]
     if not _PLACEHOLDER.search(template) and _is_wild(spec["source"]["objects"]):
         issues.append(Issue("spec.sink.object", f"every member would write to {template!r}; write {{table}} in it"))
-    if unknown := re.findall(r"\{(?!schema\}|table\})[^{}]*\}", template):
-        issues.append(Issue("spec.sink.object", f"{unknown[0]} means nothing; write {{schema}} and {{table}}"))
+    if unknown := re.findall(r"\{(?!schema\}|table\}|object\})[^{}]*\}", template):
+        issues.append(Issue("spec.sink.object", f"{unknown[0]} means nothing; there are {PLACEHOLDERS}"))
     issues += _trial(document, "spec", "a.a")
     for pattern, entry in spec.get("tables", {}).items():
         where = f"spec.tables[{pattern!r}]"
@@ -231,7 +268,7 @@ def _malformed(where: str, entry: Mapping[str, Any]) -> list[Issue]:
         message = "is an object, with the keys that differ from the set's"
         return [Issue(f"{where}.{end}", message) for end in ends]
     if not isinstance(entry.get("sink", {}).get("object", ""), str):
-        return [Issue(f"{where}.sink.object", "is the name of a target; {schema} and {table} may be in it")]
+        return [Issue(f"{where}.sink.object", "is the name of a target; {schema}, {table} and {object} may be in it")]
     return []
 
 
@@ -246,7 +283,7 @@ def _trial(document: Mapping[str, Any], where: str, name: str, entry: Mapping[st
     """Return what is wrong with the pipeline of an object of this name, with `entry` for it."""
     spec = document["spec"] | {"tables": {name: entry} if entry else {}}
     schema, _, table = name.rpartition(".")
-    trial = FoundObject.model_construct(object=name, schema_=schema, table=table, key=("id",))
+    trial = FoundObject.model_construct(object=name, schema_=schema or "a", table=table, key=("id",))
     try:
         Members({**document, "spec": spec}, sink="files").member(trial)
     except InvalidDocument as error:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 import yaml
 
-from api.cli.proposal import Wanted, pipeline_file
-from catalog.entries import Dataset
+from api.cli.proposal import Described, Wanted, pipeline_file
 from penstock.models.domain import Field, Schema
 from penstock.models.pipeline import Pipeline
-from penstock.models.sets import check_written
-
-AT = datetime(2026, 1, 1, tzinfo=UTC)
+from penstock.models.sets import check_written, placeholder_issue
 
 
-def dataset(name: str, kind: str = "table") -> Dataset:
-    counted: dict[str, Any] = {"rows": 1200, "bytes": 5_000_000, "profile": {}, "profiled_at": AT}
-    seen: dict[str, Any] = {"first_offset": 0, "first_at": AT, "last_offset": 0, "last_at": AT, "changed": 0}
-    named: dict[str, Any] = {"id": name, "connection": "shop", "object": name, "kind": kind, "description": None}
-    return Dataset(**named, tags=(), version=1, fingerprint="x", compatibility=None, **counted, **seen)
+def dataset(name: str, kind: str, schema: Schema) -> Described:
+    return Described(name, kind, schema, 1200, 5_000_000)
 
 
 TIME = "timestamp with time zone"
@@ -31,14 +25,16 @@ def field(name: str, type_: str = "text", *, nullable: bool = False) -> Field:
 
 
 FOUND = [
-    (dataset("public.orders"), Schema(fields=(field("id"), field("updated_at", TIME)), key=("id",))),
-    (dataset("public.maybe"), Schema(fields=(field("id"), field("updated_at", TIME, nullable=True)), key=("id",))),
-    (dataset("public.keyless"), Schema(fields=(field("x"),))),
-    (dataset("Odd Schema.Kunden: #1"), Schema(fields=(field("a b"), field("no")), unique=(("a b", "no"),))),
-    (dataset("public.recent", "view"), Schema(fields=(field("x"),))),
-    (dataset("public.two\nlines"), Schema(fields=(field("x"),))),
-    (dataset("public.tmp_1"), Schema(fields=(field("x"),))),
-]  # fmt: skip
+    dataset("public.orders", "table", Schema(fields=(field("id"), field("updated_at", TIME)), key=("id",))),
+    dataset(
+        "public.maybe", "table", Schema(fields=(field("id"), field("updated_at", TIME, nullable=True)), key=("id",))
+    ),
+    dataset("public.keyless", "table", Schema(fields=(field("x"),))),
+    dataset("Odd Schema.Kunden: #1", "table", Schema(fields=(field("a b"), field("no")), unique=(("a b", "no"),))),
+    dataset("public.recent", "view", Schema(fields=(field("x"),))),
+    dataset("public.two\nlines", "table", Schema(fields=(field("x"),))),
+    dataset("public.tmp_1", "table", Schema(fields=(field("x"),))),
+]
 
 
 def test_keys_and_cursors_are_proposed_and_estimates_are_comments() -> None:
@@ -63,3 +59,40 @@ def test_only_the_objects_that_are_asked_for_are_in_the_file() -> None:
     found = yaml.safe_load(text)
     assert found["spec"]["source"] == {"connection": "shop", "objects": ["public.o*"]}
     assert list(found["spec"]["tables"]) == ["public.orders"]
+
+
+def test_changes_are_followed_where_there_is_a_primary_key() -> None:
+    text = pipeline_file(Wanted("shop", "shop", "warehouse", changes=True), FOUND)
+    spec = yaml.safe_load(text)["spec"]
+    check_written(Pipeline.parse(yaml.safe_load(text)))
+    assert spec["mode"] == "stream"
+    off = {"disabled": True}
+    assert spec["tables"] == {"public.keyless": off, "Odd Schema.Kunden: #1": off, "public.tmp_1": off}
+    assert "public.keyless: about 1,200 rows, 5.0 MB, 1 columns, no primary key: its changes cannot be applied" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "sink", "spec"),
+    [
+        ("postgres", "duckdb", {"object": "{schema}.{table}", "write": "merge", "key": "auto"}),
+        ("mysql", "sqlite", {"object": "{schema}_{table}", "write": "merge", "key": "auto"}),
+        ("postgres", "mysql", {"object": "house.{schema}_{table}", "write": "merge", "key": "auto"}),
+        ("sqlite", "postgres", {"object": "public.{table}", "write": "merge", "key": "auto"}),
+        ("duckdb", "s3", {"object": "{schema}/{table}", "write": "replace"}),
+        ("files", "duckdb", {"object": "main.{table}", "write": "replace"}),
+        ("s3", "mysql", {"object": "house.{table}", "write": "replace"}),
+        ("kafka", "postgres", {"object": "public.{table}", "write": "append", "mode": "stream"}),
+        ("kinesis", "files", {"object": "{table}", "write": "append", "mode": "stream"}),
+    ],
+)
+def test_the_targets_are_named_as_both_systems_allow(source: str, sink: str, spec: dict[str, Any]) -> None:
+    found = [Described("dot.ted")] if source in {"files", "s3", "kafka", "kinesis"} else FOUND[:1]
+    text = pipeline_file(Wanted("all", "a", "b", source_type=source, sink_type=sink, database="house"), found)
+    document = yaml.safe_load(text)
+    check_written(Pipeline.parse(document))
+    wanted = {"connection": "b", **spec}
+    assert document["spec"].get("mode") == wanted.pop("mode", None)
+    assert document["spec"]["sink"] == wanted
+    assert placeholder_issue(spec["object"], source) is None
+    patterns = ["public.*"] if source in {"postgres", "mysql", "duckdb"} else ["*"]
+    assert document["spec"]["source"]["objects"] == patterns

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.duckdb.target import DuckdbTarget
+from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.sql.catalog import DatabaseCatalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
@@ -37,6 +38,12 @@ class DuckdbConnector:
         return DuckdbTarget.opened(place, owner, _parsed(place.object), session(lambda: None))
 
     @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - one query has them all
+        from dataflows.connectors.sql.listing import objects_of
+
+        yield from objects_of(_duckdb(place, write=False)(check), _LISTED, check)
+
+    @staticmethod
     def catalog(place: Place) -> DatabaseCatalog:
         return DatabaseCatalog(_duckdb(place, write=False)(lambda: None), _OBJECTS)
 
@@ -44,6 +51,23 @@ class DuckdbConnector:
 _OBJECTS: Final = r"""
 SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = current_database()
 AND table_name NOT LIKE '\_penstock\_%' ESCAPE '\' ORDER BY table_schema, table_name"""
+_NAMED: Final = (
+    "CASE WHEN {0}.schema_name = 'main' AND NOT contains({1}, '.') THEN {1} ELSE {0}.schema_name || '.' || {1} END"
+)
+_LISTED: Final = rf"""
+WITH tables AS (
+  SELECT schema_name, table_name, false AS hidden FROM duckdb_tables() WHERE database_name = current_database()
+    AND NOT internal AND NOT temporary
+  UNION ALL
+  SELECT schema_name, view_name, true FROM duckdb_views() WHERE database_name = current_database() AND NOT internal),
+keys AS (SELECT * FROM duckdb_constraints() WHERE database_name = current_database())
+SELECT {_NAMED.format("t", "t.table_name")}, t.schema_name, t.table_name, t.hidden,
+  coalesce((SELECT to_json(first(k.constraint_column_names)) FROM keys k WHERE k.schema_name = t.schema_name
+    AND k.table_name = t.table_name AND k.constraint_type = 'PRIMARY KEY'), '[]'),
+  coalesce((SELECT to_json(list({_NAMED.format("k", "k.referenced_table")})) FROM keys k
+    WHERE k.schema_name = t.schema_name AND k.table_name = t.table_name AND k.constraint_type = 'FOREIGN KEY'), '[]')
+FROM tables t WHERE NOT contains(t.schema_name, '.') AND t.table_name NOT LIKE '\_penstock\_%' ESCAPE '\'"""
+"""A schema with a dot in its name cannot be named by a pipeline; nor can a table of `main` with one, but in full."""
 
 
 def _parsed(text: str) -> FileObjectName:

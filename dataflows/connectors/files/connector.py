@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dataflows.connectors.contract import Owner, Place
@@ -9,6 +10,7 @@ from dataflows.connectors.files.names import FileSet
 from dataflows.connectors.files.source import FilesSource
 from dataflows.connectors.files.store import LocalStore, Store
 from dataflows.connectors.files.target import FilesTarget
+from dataflows.connectors.listing import ListedObject
 from penstock.models.connection import FilesConnection, S3Connection
 
 __all__ = ["FilesConnector", "S3Connector"]
@@ -27,6 +29,12 @@ class FilesConnector:
     @staticmethod
     def source(place: Place) -> FilesSource:
         return FilesSource(place, _store(place))
+
+    @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:
+        from dataflows.connectors.files.listing import objects_of
+
+        yield from objects_of(_store(place), patterns, check, any_ending=place.format is not None)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> FilesTarget:

@@ -1,7 +1,8 @@
 """Names of file sets: ``raw/orders/*.parquet``, ``raw/**/year=*/*.csv.gz``, a folder, or one file.
 
-``*`` and ``?`` match characters within one part of a path, ``**`` any number of parts. Parts that begin with ``_`` or
-``.`` are ignored. A folder named ``key=value`` adds a column `key`.
+``*`` and ``?`` match characters within one part of a path, ``[…]`` one of several, so that ``[*]`` is a star, and
+``**`` any number of parts. Parts that begin with ``_`` or ``.`` are ignored. A folder named ``key=value`` adds a column
+`key`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from urllib.parse import unquote
 from dataflows.data.tables import Column
 from penstock.errors import Refused
 
-__all__ = ["FileSet", "partition_columns", "partitions"]
+__all__ = ["FileSet", "is_hidden", "is_wild", "partition_columns", "partitions"]
 
 _WILD: Final = re.compile(r"[*?\[]")
+_TOKEN: Final = re.compile(r"\[(!?)(\]?[^\]]*)\]|.", re.DOTALL)
+"""A set of characters, or one character."""
 _NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 _WHOLE: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
@@ -69,10 +72,25 @@ def _expression(pattern: str) -> str:
 
 
 def _part(part: str) -> str:
-    regex = re.escape(part).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    return re.sub(
-        r"\\\[(!?)((?:[^\]\\]|\\-)+)\\\]", lambda m: f"[{'^' if m[1] else ''}{m[2].replace(chr(92), '')}]", regex
-    )
+    return "".join(map(_token, _TOKEN.finditer(part)))
+
+
+def _token(found: re.Match[str]) -> str:
+    """Return the expression of one character or of a set; ``[*]`` is a set of one, a star."""
+    if found[2]:
+        inside = "".join(one if one == "-" else re.escape(one) for one in found[2])
+        return f"[{'^' if found[1] else ''}{inside}]"
+    return {"*": "[^/]*", "?": "[^/]"}.get(found[0], re.escape(found[0]))
+
+
+def is_wild(text: str) -> bool:
+    """True if a name has characters that a pattern gives a meaning to."""
+    return _WILD.search(text) is not None
+
+
+def is_hidden(path: str) -> bool:
+    """True if the last part of a path is ignored."""
+    return path.rpartition("/")[2].startswith(("_", "."))
 
 
 def partitions(path: str) -> dict[str, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -69,6 +69,12 @@ class S3Store:
                 for meta in page:
                     if not meta["path"].endswith("/"):
                         yield _listed(meta)
+
+    def level(self, folder: str) -> tuple[Sequence[str], Sequence[str]]:
+        with self._translated():
+            found = obstore.list_with_delimiter(self.client, prefix=folder or None)
+        files = sorted(one["path"] for one in found["objects"] if not one["path"].endswith("/"))
+        return sorted(one.rstrip("/") for one in found["common_prefixes"]), files
 
     def head(self, path: str) -> Listed:
         with self._translated(path):

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +53,9 @@ class Store(Protocol):
 
     def list(self, folder: str) -> Iterator[Listed]:
         """Yield all files below a folder, sorted by path."""
+
+    def level(self, folder: str) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the paths of the folders and files directly in a folder, sorted; a folder without files is none."""
 
     def head(self, path: str) -> Listed:
         """Return one file's metadata. Raises `Gone`."""
@@ -105,6 +108,25 @@ class LocalStore:
         for path in sorted(found):
             with contextlib.suppress(Gone):
                 yield self.head(path) if found[path].is_symlink() or not inside else self._seen(path, found[path])
+
+    def level(self, folder: str) -> tuple[Sequence[str], Sequence[str]]:
+        with self._translated():
+            self.root.stat()
+            start = self._at(folder)
+            try:
+                entries = sorted(os.scandir(start), key=lambda one: one.name)
+            except (FileNotFoundError, NotADirectoryError):
+                return [], []
+            paths = {entry.path: Path(entry.path).relative_to(self.root).as_posix() for entry in entries}
+            folders = [one for one in entries if one.is_dir(follow_symlinks=False) and self._has_files(Path(one.path))]
+            files = [one for one in entries if one.is_file() and not one.name.startswith(_TEMPORARY)]
+        return [paths[one.path] for one in folders], [paths[one.path] for one in files]
+
+    def _has_files(self, folder: Path) -> bool:
+        """True if there is a file below a folder that is not hidden from `folder` on."""
+        depth = len(folder.relative_to(self.root).parts)
+        found = (path.split("/")[depth:] for path, _ in self._walk(folder))
+        return any(not any(part.startswith(("_", ".")) for part in parts) for parts in found)
 
     def _seen(self, path: str, entry: os.DirEntry[str]) -> Listed:
         """Return what `head` does of a file in a folder that was walked, without looking for links on the way again."""

@@ -27,6 +27,7 @@ __all__ = [
     "declared_columns",
     "decompress_stream",
     "decompression_errors",
+    "ending_of",
     "extension_of",
     "format_of",
 ]
@@ -137,6 +138,13 @@ def format_of(path: str, given: Format | None, where: str) -> tuple[FileFormat, 
     if isinstance(form, ParquetFormat):
         return form, None
     return form, codec if form.compression is None else None if form.compression == "none" else form.compression
+
+
+def ending_of(name: str) -> str | None:
+    """Return the ending of a file's name that tells its format and compression; None if it tells no format."""
+    packed = next((one for one in _COMPRESSED if name.endswith(one)), "")
+    plain = next((one for one in EXTENSIONS if name.removesuffix(packed).endswith(one)), None)
+    return None if plain is None else plain + packed
 
 
 def extension_of(form: FileFormat) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
-from dataflows.connectors.kafka.source import KafkaSource
+from dataflows.connectors.kafka.source import KafkaSource, topic_names
 from dataflows.connectors.kafka.target import KafkaTarget
+from dataflows.connectors.listing import ListedObject
 from penstock.models.connection import KafkaConnection
 
 __all__ = ["KafkaConnector"]
@@ -28,6 +30,13 @@ class KafkaConnector:
     @staticmethod
     def source(place: Place) -> KafkaSource:
         return KafkaSource(place)
+
+    @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - brokers send all names
+        """Yield the topics; those that begin with `_`, which belong to tools, are hidden."""
+        for name in topic_names(place):
+            check()
+            yield ListedObject(name, "", name, hidden=name.startswith("_"))
 
     @staticmethod
     def target(place: Place, owner: Owner) -> KafkaTarget:

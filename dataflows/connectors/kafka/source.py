@@ -22,6 +22,7 @@ from dataflows.connectors.formats.message_formats import message_format
 from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, topic_columns
 from dataflows.connectors.kafka.client import (
     SECONDS,
+    Admin,
     Topic,
     admin,
     consumer,
@@ -46,7 +47,7 @@ from dataflows.connectors.streaming import Beginning, Restarted, StreamOrder
 from dataflows.data.tables import Table
 from penstock.errors import MissingTable, Refused
 
-__all__ = ["KafkaSource"]
+__all__ = ["KafkaSource", "topic_names"]
 
 _log = logging.getLogger(__name__)
 
@@ -103,9 +104,7 @@ class KafkaSource(OnlyStreams):
         """
         if self.place.pattern is None:
             return list(self.place.topics or (self.place.object,))
-        with translated(self._where):
-            known = self._admin.list_topics(timeout=SECONDS).topics
-        names = sorted(name for name in known if self._wants(name))
+        names = [name for name in _users(self._admin, self._where) if self._wants(name)]
         if not names:
             what = "no topic matches the pattern"
             raise MissingTable(what, where=self._where, hint="the pattern has to match the whole name of a topic")
@@ -115,8 +114,7 @@ class KafkaSource(OnlyStreams):
         """True if the topic is one of the source's: no pattern matches Kafka's own topics, or Penstock's."""
         if self.place.pattern is None:
             return topic in (self.place.topics or (self.place.object,))
-        own = topic.startswith("__") or topic == STATE_TOPIC
-        return not own and re.fullmatch(self.place.pattern, topic) is not None
+        return not _is_own(topic) and re.fullmatch(self.place.pattern, topic) is not None
 
     def _topics(self, needed: Collection[str] = ()) -> dict[str, Topic]:
         """Return the topics, by name; those that a pattern matches may just be gone, if they are not `needed`."""
@@ -262,6 +260,20 @@ class KafkaSource(OnlyStreams):
 
     def close(self) -> None:
         self.__dict__.pop("_admin", None)
+
+
+def topic_names(place: Place) -> list[str]:
+    """Return the names of the topics of a connection, without Kafka's own and Penstock's."""
+    return _users(admin(place), place.where)
+
+
+def _users(client: Admin, where: str) -> list[str]:
+    with translated(where):
+        return sorted(name for name in client.list_topics(timeout=SECONDS).topics if not _is_own(name))
+
+
+def _is_own(topic: str) -> bool:
+    return topic.startswith("__") or topic == STATE_TOPIC
 
 
 def _partitions(topics: Mapping[str, Topic]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, Final
@@ -37,6 +37,7 @@ __all__ = [
     "code_of",
     "milliseconds",
     "refused_user",
+    "stream_names",
     "unanswered",
 ]
 
@@ -158,6 +159,17 @@ class Kinesis:
     def close(self) -> None:
         """End the connections."""
         self._client.close()
+
+
+def stream_names(place: Place, check: Callable[[], None]) -> Iterator[str]:
+    """Yield the names of all data streams in the region of a connection. Raises as `Kinesis.call`."""
+    with closing(Kinesis(place)) as one:
+        answer = one.call("list_streams", {}, check)
+        while names := answer["StreamNames"]:
+            yield from names
+            if not answer["HasMoreStreams"]:
+                return
+            answer = one.call("list_streams", {"ExclusiveStartStreamName": names[-1]}, check)
 
 
 @cache

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.kinesis.client import stream_names
 from dataflows.connectors.kinesis.source import KinesisSource
 from dataflows.connectors.kinesis.target import KinesisTarget
+from dataflows.connectors.listing import ListedObject
 from penstock.models.connection import KinesisConnection
 
 __all__ = ["KinesisConnector"]
@@ -23,6 +27,11 @@ class KinesisConnector:
     @staticmethod
     def source(place: Place) -> KinesisSource:
         return KinesisSource(place)
+
+    @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - Amazon filters no names
+        for name in stream_names(place, check):
+            yield ListedObject(name, "", name)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> KinesisTarget:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.mysql.catalog import MysqlCatalog
 from dataflows.connectors.mysql.session import LOCK_SECONDS, Session, connect
 from dataflows.connectors.mysql.source import MysqlSource
@@ -45,6 +47,15 @@ class MysqlConnector:
             first, owner.uid, owner.source, str(name), place.where, schema=name.schema, patience=patience
         )
         return MysqlTarget(place, owner, name, first, another, state)
+
+    @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - names are few
+        from dataflows.connectors.mysql.listing import objects_of
+
+        database = place.settings.database
+        at = TableName(database or "information_schema", "")
+        with closing(_sessions(place, at, write=False, lock=SOURCE_LOCK_SECONDS)(check)) as session:
+            yield from objects_of(session, database, check)
 
     @staticmethod
     def catalog(place: Place) -> MysqlCatalog:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -44,7 +44,7 @@ class PostgresConnector:
         return PostgresSource(place, TableName.parse(place.object), _dsn(place))
 
     @staticmethod
-    def objects_of(place: Place, check: Callable[[], None]) -> Iterator[ListedObject]:
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - one query has them all
         from dataflows.connectors.postgres.listing import objects_of
 
         with closing(connect(_dsn(place), where=place.where, name="penstock:list", statement=LIST_SECONDS)) as session:

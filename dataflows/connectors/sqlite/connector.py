@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.sql.catalog import DatabaseCatalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
@@ -37,6 +38,12 @@ class SqliteConnector:
         return DatabaseTarget.opened(place, owner, FileObjectName("main", place.object), session(lambda: None))
 
     @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - one query has them all
+        from dataflows.connectors.sql.listing import objects_of
+
+        yield from objects_of(_sqlite(place, write=False)(check), _LISTED, check)
+
+    @staticmethod
     def catalog(place: Place) -> DatabaseCatalog:
         return DatabaseCatalog(_sqlite(place, write=False)(lambda: None), _OBJECTS)
 
@@ -44,6 +51,16 @@ class SqliteConnector:
 _OBJECTS: Final = r"""
 SELECT 'main', name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
 AND name NOT LIKE '\_penstock\_%' ESCAPE '\' ORDER BY name"""
+_LISTED: Final = r"""
+SELECT m.name, '', m.name, m.type = 'view',
+  (SELECT json_group_array(name) FROM (
+    SELECT name FROM pragma_table_info(CASE m.type WHEN 'view' THEN '' ELSE m.name END) WHERE pk > 0 ORDER BY pk)),
+  (SELECT json_group_array(DISTINCT o.name)
+    FROM pragma_foreign_key_list(CASE m.type WHEN 'view' THEN '' ELSE m.name END) f
+    CROSS JOIN sqlite_master o WHERE o.type = 'table' AND o.name = f."table" COLLATE NOCASE)
+FROM pragma_table_list m WHERE m.schema = 'main' AND m.type <> 'shadow' AND m.name NOT LIKE 'sqlite\_%' ESCAPE '\'
+AND m.name NOT LIKE '\_penstock\_%' ESCAPE '\'"""
+"""Shadow tables hold what a virtual table, such as one for full-text search, is made of."""
 
 
 def _sqlite(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:

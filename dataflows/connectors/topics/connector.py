@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dataflows.connectors.contract import Owner, Place
-from dataflows.connectors.topics.source import TopicsSource
+from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.topics.source import TopicsSource, topic_names
 from penstock.errors import Refused
 from penstock.models.connection import TopicsConnection
 
@@ -25,6 +27,12 @@ class TopicsConnector:
     @staticmethod
     def source(place: Place) -> TopicsSource:
         return TopicsSource(place)
+
+    @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - one query has them all
+        for name in topic_names(place):
+            check()
+            yield ListedObject(name, "", name)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - refused for any owner

@@ -24,9 +24,9 @@ from dataflows.data.tables import Table
 from penstock.errors import MissingTable, did_you_mean
 from penstock.models.connection import postgres_dsn
 from penstock.topics.postgres import PostgresLog
-from penstock.topics.table import Topic
+from penstock.topics.table import TOPICS, Topic
 
-__all__ = ["TopicsSource"]
+__all__ = ["TopicsSource", "topic_names"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +46,7 @@ class TopicsSource(OnlyStreams):
         return f"{self.place.where}: topic {self.place.object}"
 
     def _open(self) -> PostgresLog:
-        dsn = postgres_dsn(self.place.settings, name=self.place.connection, secrets=self.place.secrets)
-        return PostgresLog(dsn, name=f"{self.place.pipeline}:topic")
+        return _log_of(self.place)
 
     @cached_property
     def _form(self) -> MessageFormat:
@@ -134,6 +133,17 @@ class TopicsSource(OnlyStreams):
     def close(self) -> None:
         if self._counting is not None:
             self._counting.close()
+
+
+def topic_names(place: Place) -> list[str]:
+    """Return the names of the users' topics of a log."""
+    with closing(_log_of(place)) as log:
+        return sorted(log.topics().keys() - TOPICS.keys())
+
+
+def _log_of(place: Place) -> PostgresLog:
+    dsn = postgres_dsn(place.settings, name=place.connection, secrets=place.secrets)
+    return PostgresLog(dsn, name=f"{place.pipeline}:topic")
 
 
 def _ends(log: PostgresLog, topic: Topic) -> dict[int, tuple[int, int]]:

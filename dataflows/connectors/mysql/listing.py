@@ -1,0 +1,52 @@
+"""Names of a MySQL server's tables with their primary and foreign keys, in three queries of its information schema."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.mysql.session import Session
+from dataflows.connectors.mysql.tables import TableName, text_of
+
+__all__ = ["objects_of"]
+
+SYSTEM: Final = ("information_schema", "mysql", "performance_schema", "sys")
+_DATABASES: Final = """
+SELECT schema_name FROM information_schema.schemata WHERE locate('.', schema_name) = 0 ORDER BY schema_name"""
+"""A database with a dot in its name cannot be named by a pipeline."""
+_TABLES: Final = """
+SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = ? AND table_type <> 'SEQUENCE'
+AND table_name NOT LIKE '\\_penstock\\_%'"""
+_KEYS: Final = """
+SELECT table_name, column_name, sub_part FROM information_schema.statistics
+WHERE table_schema = ? AND index_name = 'PRIMARY' ORDER BY table_name, seq_in_index"""
+_FOREIGN: Final = """
+SELECT DISTINCT table_name, referenced_table_schema, referenced_table_name FROM information_schema.key_column_usage
+WHERE table_schema = ? AND referenced_table_name IS NOT NULL"""
+
+
+def objects_of(session: Session, database: str | None, check: Callable[[], None]) -> Iterator[ListedObject]:
+    """Yield every table of a database, and every view as hidden; of all databases that the user sees if it is None."""
+    found = [text_of(row[0]) for row in session.rows(_DATABASES)] if database is None else [database]
+    for schema in found:
+        if schema.lower() not in SYSTEM:
+            check()
+            yield from _of_database(session, schema)
+
+
+def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
+    keys: dict[str, list[str]] = defaultdict(list)
+    partial: set[str] = set()
+    for table, column, part in session.rows(_KEYS, (schema,)):
+        keys[text_of(table)].append(text_of(column))
+        partial |= {text_of(table)} if part is not None else set()
+    references: dict[str, list[str]] = defaultdict(list)
+    for row in session.rows(_FOREIGN, (schema,)):
+        table, other, of = map(text_of, row)
+        references[table].append(str(TableName(other, of)))
+    for row in session.rows(_TABLES, (schema,)):
+        name, kind = map(text_of, row)
+        key = () if name in partial else tuple(keys[name])
+        yield ListedObject(str(TableName(schema, name)), schema, name, key, tuple(references[name]), "VIEW" in kind)

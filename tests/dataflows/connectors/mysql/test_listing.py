@@ -1,0 +1,47 @@
+"""Tables of a MySQL server as objects of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.dataflows.connectors.mysql.conftest import MysqlServer
+from tests.dataflows.listings import columns, found
+
+ODD = ["Two Words", "tick`ed", "it's", "dot.ted", "sl/ash", "Größe 東", "select", "br{ac}e [x]*", "%per_cent"]
+
+
+def quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def test_tables_of_mysql_are_objects(mariadb: MysqlServer, new_schema: Callable[[], str]) -> None:
+    one, two = new_schema(), new_schema()
+    mariadb.query("CREATE TABLE t (id int PRIMARY KEY)", two)
+    for statement in (
+        "CREATE TABLE customers (id int PRIMARY KEY)",
+        f"CREATE TABLE orders (b int, a int, c int, PRIMARY KEY (a, b), FOREIGN KEY (c) REFERENCES {two}.t (id))",
+        "CREATE TABLE order_lines (a int, b int, FOREIGN KEY (a, b) REFERENCES orders (a, b))",
+        "CREATE TABLE partial (x varchar(100), PRIMARY KEY (x(5)))",
+        "CREATE TABLE _penstock_positions (x int)",
+        "CREATE VIEW recent AS SELECT * FROM orders",
+        "CREATE SEQUENCE numbers",
+        *(f"CREATE TABLE {quoted(name)} (a varchar(9) PRIMARY KEY)" for name in ODD),
+    ):
+        mariadb.query(statement, one)
+    here = mariadb.connection(one)
+    objects = found(here, "*", secrets=mariadb.home)
+    odd = [f"{one}.{name}" for name in ODD]
+    assert set(objects) == {f"{one}.{name}" for name in ("customers", "orders", "order_lines", "partial")} | {*odd}
+    assert objects[f"{one}.orders"].key == ("a", "b")
+    assert objects[f"{one}.partial"].key == (), "the beginnings of texts are no key"
+    assert list(objects).index(f"{one}.orders") < list(objects).index(f"{one}.order_lines")
+    assert [columns(here, name, mariadb.home) for name in odd] == [["a"]] * len(odd)
+    assert set(found(here, f"{one}.c*", f"{one}.recent", secrets=mariadb.home)) == {f"{one}.customers", f"{one}.recent"}
+
+    every = {key: value for key, value in here.items() if key != "database"}
+    both = list(found(every, f"{one}.*", f"{two}.*", secrets=mariadb.home))
+    assert set(both) == {*objects, f"{two}.t"}
+    assert both.index(f"{two}.t") < both.index(f"{one}.orders"), "a foreign key into another database"
+    assert not any(
+        name.startswith(("mysql.", "information_schema.")) for name in found(every, "*", secrets=mariadb.home)
+    )
