@@ -9,7 +9,7 @@ from agents.datasets import configure, configured
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.repairs import repaired
-from agents.sets import is_set, listed_page, member_changes, members_of, noted
+from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import named_id
 from penstock.models.connection import parse_connection
@@ -52,11 +52,11 @@ class Lifecycle:
     ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force; ``datasets`` name ->
     the rule for its schemas. A pipeline has ``repairs``, the number of its last versions that repair the one before
     them. A member has ``because`` if its set changed its status; a set has ``listed``, its last version whose objects
-    are known. ``listings``: the objects seen so far of a listing in progress, by set.
+    are known, and ``accepted``, proposed ones. ``listings``: the objects seen so far of a listing in progress, by set.
     """
 
     name = "lifecycle"
-    rules = 5
+    rules = 6
 
     def initial(self) -> State:
         """Return the empty state."""
@@ -291,6 +291,7 @@ HANDLERS: dict[str, Handler] = {
     "pipeline.drain": _transition,
     "pipeline.stop": _transition,
     "pipeline.delete": _transition,
+    "set.accept": accept,
     "check.record": _checked,
     "policy.publish": _publish,
 }
@@ -333,7 +334,7 @@ def _check_connections(state: State, pipeline: Pipeline) -> None:
         if name not in state["connections"]:
             hint = did_you_mean(name, state["connections"]) or "apply connections.yaml first"
             issues.append(Issue(f"spec.{path}.connection", f"no connection {name!r}; {hint}"))
-    if issues:
+    if issues := [*issues, *placeholder_issues(state, pipeline)]:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
 
 
@@ -394,5 +395,6 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "pipeline.deleted": lambda s, p: _without(s, "pipelines", p["name"]),
     "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),
     "objects.found": noted,
+    "objects.accepted": lambda s, p: _changed(s, p, accepted=accepted(s, p)),
     "set.listed": lambda s, p: _changed(s, p, listed=p["version"]) if p["last"] else s,
 }

@@ -255,6 +255,10 @@ def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     return (effects, "stream", f"version {cause.payload['version']}") if effects else scheduled(state, cause, policies)
 
 
+def _accepted(state: State, cause: Cause, policies: Policies) -> Outcome:
+    return relisted(state, cause, policies), "list", f"{len(cause.payload['objects'])} objects are accepted"
+
+
 def _discovery(state: State, cause: Cause, policies: Policies) -> Outcome:
     discovery = cause.payload["discovery"]
     return (discovery_queued(discovery),), "discover", f"the objects of {discovery['connection']} are to be looked at"
@@ -276,6 +280,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "worker.joined": _joined,
     "worker.lost": _lost,
     "pipeline.status_changed": _status_changed,
+    "objects.accepted": _accepted,
     "set.listed": listed,
     "policy.accepted": lambda state, cause, policies: ((), "assign", "limits may have changed"),
 }

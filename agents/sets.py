@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
-from penstock.errors import PenstockError
+from penstock.errors import Issue, NotFound, PenstockError, Refused, did_you_mean
 from penstock.ids import named_id
-from penstock.models.sets import FoundObject, Members, is_member, member_name
+from penstock.models.pipeline import Pipeline
+from penstock.models.sets import FoundObject, Members, is_member, member_name, placeholder_issue
+from penstock.records.commands import SetAccept
 
-__all__ = ["is_set", "listed_page", "member_changes", "members_of", "noted"]
+__all__ = [
+    "accept",
+    "accepted",
+    "is_set",
+    "listed_page",
+    "member_changes",
+    "members_of",
+    "noted",
+    "placeholder_issues",
+]
 
 
 def is_set(document: dict[str, Any]) -> bool:
@@ -56,14 +68,48 @@ def listed_page(state: State, cause: Cause) -> tuple[tuple[Draft, ...], str] | N
     return _Listing(state, cause, one).page(before["seen"] if page["page"] and before else [])
 
 
+def accept(
+    state: State, cause: Cause, command: SetAccept, _: Policies
+) -> tuple[tuple[Draft, ...], dict[str, Any], str]:
+    """Let objects become members of a set although they are new; they do with its next listing.
+
+    Raises:
+        NotFound: there is no such pipeline.
+        Refused: it is not a set, or not active.
+    """
+    where, one = f"pipeline {command.name}", state["pipelines"].get(command.name)
+    if one is None:
+        raise NotFound(f"there is no {where}", hint=did_you_mean(command.name, state["pipelines"]) or "penstock list")
+    if not is_set(one["versions"][-1]):
+        hint = "only a set, whose source has `objects`, proposes any"
+        raise Refused("is not a set: it has no objects to accept", where=where, hint=hint)
+    if one["status"] != "active":
+        raise Refused(f"is {one['status']}", where=where, hint=f"`penstock resume {command.name}`, then accept them")
+    new = sorted({*command.objects} - {*one.get("accepted", ())})
+    payload = {"name": command.name, "uid": one["uid"], "objects": new, "by": cause.record.actor}
+    effects = (Draft("objects.accepted", command.name, payload),) if new else ()
+    return effects, {"changed": bool(new)}, f"{len(new)} objects may become members"
+
+
+def accepted(state: State, payload: dict[str, Any]) -> list[str]:
+    """Return all objects that may become members of a set although they are new, after ``objects.accepted``."""
+    return sorted({*state["pipelines"].get(payload["name"], {}).get("accepted", ()), *payload["objects"]})
+
+
+def placeholder_issues(state: State, pipeline: Pipeline) -> list[Issue]:
+    """Return what in a set's template of targets has no meaning for its source."""
+    source = state["connections"].get(pipeline.spec.source.connection, {}).get("connection", {}).get("type")
+    issue = placeholder_issue(pipeline.spec.sink.object, source) if pipeline.spec.is_set else None
+    return [Issue("spec.sink.object", issue)] if issue else []
+
+
 class _Listing:
     """One page of a listing, against the members that are there."""
 
     def __init__(self, state: State, cause: Cause, one: dict[str, Any]) -> None:
         document = one["versions"][-1]
-        sink = state["connections"].get(document["spec"]["sink"]["connection"], {})
         self._name, self._cause, self._set = cause.payload["name"], cause, one
-        self._rule = Members(document, str(sink.get("connection", {}).get("type")))
+        self._rule = Members(document, _type(state, document, "sink"), _type(state, document, "source"))
         self._members = {name: state["pipelines"][name] for name in members_of(state, self._name)}
         self._is_first = one.get("listed") != len(one["versions"])
         self._effects: list[Draft] = []
@@ -92,7 +138,7 @@ class _Listing:
         before = self._members.get(name)
         if not self._rule.selects(item.object):
             return
-        if before is None and not self._is_first and self._appear != "apply":
+        if before is None and not self._may_appear(item.object):
             if self._appear == "propose":
                 self._listed["proposed"].append(item.object)
             return
@@ -116,6 +162,10 @@ class _Listing:
         if before is not None and before.get("because"):
             self._status(name, before, "active", None)
         self._listed["members"].append(name)
+
+    def _may_appear(self, object_: str) -> bool:
+        """True if an object that is no member yet may become one now."""
+        return self._is_first or self._appear == "apply" or object_ in self._set.get("accepted", ())
 
     @property
     def _appear(self) -> str:
@@ -145,6 +195,12 @@ class _Listing:
         payload = {"name": name, "uid": one["uid"], "before": one["status"], "status": status}
         payload |= {"because": because} if because else {}
         self._effects.append(Draft("pipeline.status_changed", name, payload))
+
+
+def _type(state: State, document: dict[str, Any], end: str) -> str:
+    """Return the type of the connection at an end of a set."""
+    connection = state["connections"].get(document["spec"][end]["connection"], {})
+    return str(connection.get("connection", {}).get("type"))
 
 
 def _made(member: dict[str, Any]) -> dict[str, Any]:

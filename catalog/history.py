@@ -50,12 +50,15 @@ def runs(
     connection: Connection,
     *,
     pipeline: str | None = None,
+    member_of: str | None = None,
     status: str | None = None,
     limit: int = LIMIT,
     after: str | None = None,
 ) -> Page[RunEntry]:
-    """Return runs, optionally of one pipeline or in one status."""
+    """Return runs, optionally of one pipeline, of the members of a set, or in one status."""
     query = _where(_runs(), tables.runs, pipeline=pipeline, status=status)
+    if member_of is not None:
+        query = query.where(tables.runs.c.pipeline.startswith(f"{member_of}/", autoescape=True))
     return latest(connection, query, tables.runs.c.offset, lambda row: RunEntry(**row), limit=limit, after=after)
 
 

@@ -197,10 +197,11 @@ WHERE i.inhparent = 'ops.dead_letters'::regclass AND c.relname < %s ORDER BY 1""
 
 
 def letters(session: psycopg.Connection[Any], name: str | None, run: str | None, limit: int) -> list[KeptLetter]:
-    """Return the newest letters, optionally of one pipeline or run."""
+    """Return the newest letters, optionally of one pipeline, of a set with its members, or of one run."""
     found = session.execute(
         f"{_KEPT} "
-        "WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(run)s::text IS NULL OR run = %(run)s) "
+        "WHERE (%(name)s::text IS NULL OR name = %(name)s OR starts_with(name, %(name)s || '/')) "
+        "AND (%(run)s::text IS NULL OR run = %(run)s) "
         "ORDER BY at DESC, split, row LIMIT %(limit)s",
         {"name": name, "run": run, "limit": limit},
     )

@@ -243,11 +243,24 @@ class MetadataStore:
             return history.runs_by_id(connection, ids)
 
     def runs(
-        self, *, pipeline: str | None = None, status: str | None = None, limit: int = LIMIT, after: str | None = None
+        self,
+        *,
+        pipeline: str | None = None,
+        member_of: str | None = None,
+        status: str | None = None,
+        limit: int = LIMIT,
+        after: str | None = None,
     ) -> Page[RunEntry]:
-        """Runs, of one pipeline or in one status."""
+        """Runs, of one pipeline, of the members of a set, or in one status."""
         with self._transaction() as connection:
-            return history.runs(connection, pipeline=pipeline, status=status, limit=limit, after=after)
+            return history.runs(
+                connection, pipeline=pipeline, member_of=member_of, status=status, limit=limit, after=after
+            )
+
+    def runs_of(self, name: str, *, limit: int) -> Page[RunEntry]:
+        """Runs of the pipeline `name`, or of its members if it is a set. Raises NotFound."""
+        is_set = bool(self.pipeline(name).pipeline["spec"]["source"].get("objects"))
+        return self.runs(member_of=name, limit=limit) if is_set else self.runs(pipeline=name, limit=limit)
 
     def tasks(
         self, *, run: str | None = None, status: str | None = None, limit: int = LIMIT, after: str | None = None

@@ -36,6 +36,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.delete": {"name": "spare", "drop_table": False},
     "pipeline.rollback": {"name": "spare", "to": 1},
     "run.start": {"pipeline": "spare", "reload": {"rows": "all"}},
+    "set.accept": {"name": "spare", "objects": ["public.a"]},
     "check.record": CHECK,
     "discovery.start": {"connection": "spare", "tables": ["public.*"], "except": [], "sample_rows": 0},
     "discovery.started": {"discovery": DISCOVERY},
@@ -83,6 +84,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "objects.found": {
         **PAGE, "objects": [{"object": "public.a", "schema": "public", "table": "a", "key": ["id"]}],
     },
+    "objects.accepted": {"name": "ghost", "uid": "u9", "objects": ["public.a"], "by": "nobody"},
     "set.listed": {**PAGE, "members": ["ghost/public.a"], "refused": [{"object": "public.b", "reason": "none"}]},
     "set.started": {"name": "ghost", "uid": "u9", "group": "g9", "page": 0, "last": True, "runs": 1},
     "record.unreadable": {"offset": 1, "reason": "none", "size": 1},

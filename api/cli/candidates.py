@@ -11,6 +11,7 @@ from api.cli.choice import known
 from api.cli.main import State
 from api.cli.project import documents_of
 from api.client import Client
+from catalog.overview import Overview
 from dataflows.runs.job import Job
 from penstock.errors import NotFound
 from penstock.ids import new_id
@@ -27,6 +28,8 @@ class Candidates:
     connections: Mapping[str, Any]
     uids: Mapping[str, str]
     """The ids of the pipelines that are applied."""
+    applied: Mapping[str, Overview]
+    """The pipelines that are applied, members of sets too."""
     unapplied: Sequence[str]
     """The connections that only the files have, or have otherwise, and that these pipelines use."""
     in_force: bool
@@ -56,7 +59,7 @@ def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates
     Raises:
         NotFound: a file, or a pipeline of that name, does not exist.
     """
-    applied = {one.name: one for one in client.store.overview()}
+    applied = {one.name: one for one in client.overview()}
     files = tuple(Path(word) for word in words if word not in applied and _is_file(word))
     names = [word for word in words if Path(word) not in files]
     documents = documents_of(state, files) if files or not names else _of_project(state)
@@ -75,7 +78,7 @@ def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates
     unapplied = sorted(name for name in used & connections.keys() if connections[name] != in_force.get(name))
     same = all(name in applied and applied[name].pipeline == one for name, one in chosen.items())
     uids = {name: one.uid for name, one in applied.items()}
-    return Candidates(chosen, connections, uids, unapplied, same and not unapplied, client.site.catalog_dsn)
+    return Candidates(chosen, connections, uids, applied, unapplied, same and not unapplied, client.site.catalog_dsn)
 
 
 def _connections(documents: Documents | None) -> dict[str, dict[str, Any]]:

@@ -47,6 +47,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "backfill": "Read a window of the cursor again.",
         "check": "Compare both sides, row by row.",
         "runs": "Show runs, the latest first.",
+        "approve": "Let new objects that a set proposes become members.",
         "pause": "Start no new runs; stop a running one at its last commit.",
         "resume": "Make active again; an interrupted run continues.",
         "drain": "Start no new runs; finish what is there, then pause.",
@@ -76,6 +77,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
 """Sections of `--help`: the module of their commands, and each command with its line."""
 
 MODULES: Final = {
+    "init": "api.cli.init",
     "list": "api.cli.listing",
     "demo": "api.cli.demo",
     "up": "api.cli.up",
@@ -87,6 +89,7 @@ MODULES: Final = {
     "run": "api.cli.run",
     "backfill": "api.cli.run",
     "check": "api.cli.check",
+    "approve": "api.cli.set_accept",
     "runs": "api.cli.runs",
     "metrics": "api.cli.metrics",
     "discover": "api.cli.discover",

@@ -17,7 +17,8 @@ from penstock.records.execution import RunProgress
 
 STAGES: Final = ("prepare", "flow", "publish")
 COLUMNS: Final = (
-    "run", "status", "#in", "#out", "#filtered", "#dead", "#bytes", *(f"#{one}" for one in STAGES), "#rows/s", "#lag",
+    "run", "pipeline", "status", "#in", "#out", "#filtered", "#dead", "#bytes", *(f"#{one}" for one in STAGES),
+    "#rows/s", "#lag",
 )  # fmt: skip
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 60
@@ -30,10 +31,12 @@ WIDTH: Final = 60
 )
 @click.option("--plot", is_flag=True, help="Draw rows/s of the latest run over its time.")
 def metrics_(state: State, name: str, count: int, *, plot: bool) -> None:
-    """Show rows in, out, filtered and dead, bytes, seconds by stage, and lag of the latest runs."""
+    """Show rows in, out, filtered and dead, bytes, seconds by stage, and lag of the latest runs.
+
+    Of a set: those of its members.
+    """
     with connected(state.settings, runs=False) as client:
-        client.store.pipeline(name)
-        found = [_measured(client, run) for run in client.store.runs(pipeline=name, limit=count).items]
+        found = [_measured(client, run) for run in client.store.runs_of(name, limit=count).items]
     state.output.data([document for document, _ in found])
     state.output.table(COLUMNS, [_row(document) for document, _ in found], empty=f"{name} has no runs yet")
     if plot and found:
@@ -52,6 +55,7 @@ def _measured(client: Client, run: RunEntry) -> tuple[dict[str, Any], list[tuple
     taken = sum(stages.values())
     return {
         "run": run.id,
+        "pipeline": run.pipeline,
         "status": run.status,
         "requested_at": run.requested_at,
         "finished_at": run.finished_at,
@@ -73,6 +77,7 @@ def _row(document: dict[str, Any]) -> tuple[object, ...]:
     stages = [f"{seconds[one]:.2f} s" if one in seconds else "" for one in STAGES]
     return (
         document["run"],
+        document["pipeline"],
         document["status"],
         *shown,
         *stages,

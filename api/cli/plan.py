@@ -12,7 +12,7 @@ from api.cli.completion import names_or_files
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.cli.set_plan import plan_set, tell_set
-from api.client import connected
+from api.client import Client, connected
 from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
 from penstock.errors import PenstockError
@@ -28,7 +28,7 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
     """
     with connected(state.settings, runs=False) as client:
         chosen = candidates(state, client, what)
-        found = [_planned(state, chosen, name) for name in chosen.pipelines]
+        found = [_planned(state, client, chosen, name) for name in chosen.pipelines]
     for name in chosen.unapplied:
         state.output.say(f"connection {escape(name)}: as in the files; it is not applied like that yet")
     for one in found:
@@ -41,10 +41,10 @@ def plan_(state: State, what: tuple[str, ...]) -> int:
     return 1 if refused else 0
 
 
-def _planned(state: State, chosen: Candidates, name: str) -> dict[str, Any]:
+def _planned(state: State, client: Client, chosen: Candidates, name: str) -> dict[str, Any]:
     try:
         if chosen.pipelines[name]["spec"]["source"].get("objects"):
-            return plan_set(state, chosen, name)
+            return plan_set(state, client, chosen, name)
         job = chosen.job(state, name)
         with opened(job) as ends:
             return plan(job, ends)

@@ -1,4 +1,4 @@
-"""Commands on a project's files: init, validate, apply, schema, settings."""
+"""Commands on a project's files: validate, apply, schema, settings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from pydantic import TypeAdapter
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import Client, connected
-from api.starter import make_project
 from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, did_you_mean
 from penstock.models.connection import Connection
 from penstock.models.documents import CONNECTIONS, Documents, read_documents, read_project
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
-from penstock.models.sets import DATABASES
+from penstock.models.sets import DATABASES, placeholder_issue
 from penstock.records.commands import ConnectionPut, PipelineApply, PolicyPublish
 from penstock.settings import FILE, PREFIX
-from penstock.topics.embedded import EmbeddedServer
 
 Files = tuple[Path, ...]
 
@@ -46,6 +44,10 @@ def _patterns(documents: Documents, connections: Mapping[str, Connection]) -> li
     issues = []
     for one in documents.pipelines:
         if one.spec.is_set:
+            of = getattr(connections.get(one.spec.source.connection), "type", "")
+            if issue := placeholder_issue(one.spec.sink.object, of):
+                where = f"{documents.origins.get(('Pipeline', one.name), one.name)}: spec.sink.object"
+                issues.append(Issue(where, issue))
             continue
         for part, end in (("source", one.spec.source), ("sink", one.spec.sink)):
             kind = getattr(connections.get(end.connection), "type", None)
@@ -213,28 +215,3 @@ def settings_(state: State) -> None:
     state.output.table(("setting", "value", "from"), rows, empty="")
     state.output.data({name: {"value": value, "from": origin} for name, value, origin in rows})
     state.output.hint("penstock doctor")
-
-
-@command(name="init")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--demo", is_flag=True, help="With the demo's data (TPC-H) in place of a small sample.")
-def init_(state: State, folder: Path, *, demo: bool) -> None:
-    """Make a project folder that runs as it is: settings, connections to sample databases, a pipeline, a policy.
-
-    The databases are on the project's own embedded server, which needs no installation.
-    """
-    made = _demo_project(folder) if demo else make_project(folder)
-    state.output.data({"project": str(folder), "files": [str(path) for path in made]})
-    state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")
-    state.output.hint(f"cd {folder} && penstock plan && penstock apply && penstock run orders --watch")
-
-
-def _demo_project(folder: Path) -> list[Path]:
-    from api.demo.data import TABLES, Rows, pipelines, prepare
-
-    def fill(server: EmbeddedServer) -> None:
-        with Rows() as rows:
-            prepare(server)
-            rows.load(server, TABLES)
-
-    return make_project(folder, fill=fill, pipelines=pipelines())

@@ -68,16 +68,18 @@ def run_(  # noqa: PLR0913 - one for each option
 @click.argument("name", shell_complete=pipeline_names)
 @click.option("--from", "first", required=True, metavar="VALUE", help="The first value of the cursor, such as a day.")
 @click.option("--to", "end", required=True, metavar="VALUE", help="The value of the cursor before which it ends.")
+@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Of a set: members whose table matches.")
 @click.option("--watch", is_flag=True, help="Show its progress until it ends.")
-def backfill_(state: State, name: str, first: str, end: str, *, watch: bool) -> int:
+def backfill_(state: State, name: str, tables: tuple[str, ...], first: str, end: str, *, watch: bool) -> int:
     """Read a window of the cursor again, as far as earlier runs have read; its rows replace the target's.
 
-    In `merge` they are merged. The position stays as it is: the next run continues from there.
+    In `merge` they are merged. The position stays as it is: the next run continues from there. Of a set: of each member
+    that has a cursor.
     """
     from penstock.models.domain import Reload
 
     window = Reload.parse({"rows": "window", "from": first, "to": end}).to_dict()
-    return _run(state, Choice((name,)), window, watch=watch)
+    return _run(state, Choice((name,), tables=tables, command="backfill"), window, watch=watch)
 
 
 def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool) -> int:

@@ -11,6 +11,7 @@ from api.cli.console import ago, escape, seconds
 from api.cli.main import State, command
 from api.client import connected
 from catalog.entries import RunEntry
+from penstock.errors import NotFound
 
 __all__ = ["explain", "run_table"]
 
@@ -19,11 +20,14 @@ __all__ = ["explain", "run_table"]
 @click.argument("name", required=False, shell_complete=pipeline_names)
 @click.option("--limit", default=20, show_default=True, help="How many.")
 def runs_(state: State, name: str | None, limit: int) -> None:
-    """Show runs, the latest first; with NAME those of one pipeline."""
+    """Show runs, the latest first; with NAME those of one pipeline, or of a set's members."""
     with connected(state.settings, runs=False) as client:
-        found = client.store.runs(pipeline=name, limit=limit).items
-        if name is not None and not found:
-            client.store.pipeline(name)
+        try:
+            found = (client.store.runs(limit=limit) if name is None else client.store.runs_of(name, limit=limit)).items
+        except NotFound:
+            found = client.store.runs(pipeline=name, limit=limit).items  # of a pipeline that is deleted
+            if not found:
+                raise
     state.output.table(*run_table(found), empty="There are no runs yet.")
     explain(state, found)
     state.output.data(found)

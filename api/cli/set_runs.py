@@ -11,7 +11,7 @@ from api.client import Client
 from catalog.entries import SetEntry
 from penstock.errors import PenstockError, Refused, error_from_report
 
-__all__ = ["listing_line", "member_results", "wait_for_listing"]
+__all__ = ["listing_line", "member_results", "wait_for_listing", "wait_for_next_listing"]
 
 POLL_SECONDS: Final = 0.25
 
@@ -35,6 +35,11 @@ def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEnt
 def wait_for_listing(client: Client, name: str, version: int) -> SetEntry | PenstockError:
     """Wait until the objects of a set are listed for this version; return the listing, or its error."""
     return _wait(client, name, lambda entry: entry.listed and entry.version is not None and entry.version >= version)
+
+
+def wait_for_next_listing(client: Client, name: str, before: SetEntry) -> SetEntry | PenstockError:
+    """Wait until the objects of a set are listed once more than in `before`; return the listing, or its error."""
+    return _wait(client, name, lambda entry: entry.listed and entry.task != before.task)
 
 
 def member_results(client: Client, name: str, answer: Mapping[str, Any]) -> list[Result]:

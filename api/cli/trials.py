@@ -17,6 +17,7 @@ from api.client import connected
 from dataflows.runs.dry_run import StepRows, TrialResult, preview, run_tests
 from dataflows.runs.lookups import mask_key
 from dataflows.runs.survey import opened
+from penstock.errors import Refused
 
 CELL_WIDTH = 40
 
@@ -83,7 +84,10 @@ def preview_(state: State, what: str, rows: int) -> None:
     with connected(state.settings, runs=False) as client:
         chosen = candidates(state, client, [what])
         shown = []
-        for name in chosen.pipelines:
+        for name, document in chosen.pipelines.items():
+            if document["spec"]["source"].get("objects"):
+                hint = f"name a member: penstock status {name}"
+                raise Refused("is a set: each of its members has rows", where=f"pipeline {name}", hint=hint)
             job = chosen.job(state, name)
             with opened(job) as ends:
                 shown += preview(job, ends, rows)

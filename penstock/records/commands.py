@@ -8,6 +8,7 @@ from pydantic import Field
 
 from penstock.models.base import Model, Name, PipelineName
 from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Pattern, Reload
+from penstock.models.transforms import ObjectName
 
 __all__ = [
     "CheckRecord",
@@ -21,6 +22,7 @@ __all__ = [
     "PipelineTransition",
     "PolicyPublish",
     "RunStart",
+    "SetAccept",
 ]
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -83,6 +85,13 @@ class RunStart(Model):
     pipeline: PipelineName
     reload: Reload | None = None
     begin: Beginning | None = None
+
+
+class SetAccept(Model):
+    """``set.accept``: let these objects, which a set proposes (``appear: propose``), become members."""
+
+    name: Name
+    objects: Annotated[tuple[ObjectName, ...], Field(min_length=1)]
 
 
 class CheckRecord(Model):

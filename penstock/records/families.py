@@ -74,6 +74,7 @@ COMMANDS = _table(
     _command("pipeline.delete", commands.PipelineDelete),
     _command("pipeline.rollback", commands.PipelineRollback),
     _command("run.start", commands.RunStart),
+    _command("set.accept", commands.SetAccept),
     _command("check.record", commands.CheckRecord),
     _command("policy.publish", commands.PolicyPublish),
     _command("discovery.start", commands.DiscoveryStart),
@@ -121,6 +122,7 @@ EXECUTION = _table(
 
 SETS = _table(
     _event("objects.found", sets.ObjectsFound),
+    _decided("objects.accepted", sets.ObjectsAccepted),
     _decided("set.listed", sets.SetListed),
     _decided("set.started", sets.SetStarted),
 )

@@ -10,9 +10,10 @@ from typing import Final
 from penstock.models.base import Model, Name, PipelineName
 from penstock.models.domain import Id
 from penstock.models.sets import FoundObject
+from penstock.models.transforms import ObjectName
 from penstock.records.shapes import Count, Positive
 
-__all__ = ["PAGE", "LeftOut", "ObjectsFound", "SetListed", "SetStarted"]
+__all__ = ["PAGE", "LeftOut", "ObjectsAccepted", "ObjectsFound", "SetListed", "SetStarted"]
 
 PAGE: Final = 500
 """Objects of a page at most."""
@@ -34,6 +35,18 @@ class ObjectsFound(Model):
     objects: tuple[FoundObject, ...] = ()
 
 
+class ObjectsAccepted(Model):
+    """``objects.accepted``: objects that may become members of a set although they are new; `by` is who let them.
+
+    Keyed by the set's name.
+    """
+
+    name: Name
+    uid: Id
+    objects: tuple[ObjectName, ...]
+    by: str
+
+
 class LeftOut(Model):
     """An object that is not a member, or a member without an object, and the reason."""
 
@@ -44,7 +57,7 @@ class LeftOut(Model):
 class SetListed(Model):
     """``set.listed``: the members of a page, after the records that made them; `refused` cannot be members.
 
-    Only the last page has `proposed` (new objects that wait for a person), `vanished` (members whose object is gone)
+    `proposed` are new objects that wait for a person. Only the last page has `vanished` (members whose object is gone)
     and `unmatched` (patterns that match nothing).
     """
 

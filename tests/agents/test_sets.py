@@ -98,6 +98,63 @@ def test_new_tables_wait_until_the_file_changes(plane: ControlPlane, appear: str
     assert members(plane) == {"public.a": "active", "public.b": "active"}
 
 
+def test_proposed_tables_become_members_once_a_person_accepts_them(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop", appear="propose"))
+    plane.find("shop", "public.a")
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", "public.a", "public.b", "public.c")
+    assert last(plane)["proposed"] == ["public.b", "public.c"]
+    assert plane.done("set.accept", name="shop", objects=["public.c"])["changed"]
+    found = plane.find("shop", "public.a", "public.b", "public.c")
+    assert changes(found) == [("created", "shop/public.c")]
+    assert last(plane)["proposed"] == ["public.b"]
+    assert not plane.done("set.accept", name="shop", objects=["public.c"])["changed"]
+    plane.done("pipeline.pause", name="shop")
+    assert "is paused" in plane.refused("set.accept", name="shop", objects=["public.b"])["what"]
+    plane.apply(pipeline("one"))
+    assert "is not a set" in plane.refused("set.accept", name="one", objects=["public.b"])["what"]
+
+
+TOPICS = {"type": "kafka", "bootstrap": "localhost:9092"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "connection", "write", "after"),
+    [
+        ("batch", {"type": "files", "root": "/lake"}, "merge", "replace"),
+        ("stream", {"type": "files", "root": "/lake"}, "merge", None),
+        ("stream", TOPICS, "merge", None),
+        ("stream", TOPICS, "append", "append"),
+        ("stream", TOPICS, "scd2", "no primary key, which `write: scd2` needs"),
+        ("stream", {"type": "postgres", "dsn": "host=x"}, "merge", "no primary key, which `write: merge` needs"),
+    ],
+)
+def test_what_an_object_without_a_key_gets(
+    plane: ControlPlane, mode: str, connection: dict[str, Any], write: str, after: str | None
+) -> None:
+    plane.done("connection.put", name="lake", connection=connection)
+    sink = {"object": "raw.{table}", "write": write, "key": "auto"}
+    plane.apply(pipeline_set("shop", "*", mode=mode, source={"connection": "lake"}, sink=sink))
+    plane.find("shop", {"object": "orders", "schema": "", "table": "orders", "key": []})
+    if after and " " in after:
+        assert after in last(plane)["refused"][0]["reason"]
+        return
+    (made,) = pipelines(plane)["shop/orders"]["versions"]
+    assert made["spec"]["sink"].get("write") == (None if after == "append" else after)
+    assert "key" not in made["spec"]["sink"]
+
+
+def test_a_placeholder_without_a_meaning_is_refused_by_name(plane: ControlPlane) -> None:
+    plane.done("connection.put", name="bus", connection=TOPICS)
+    wrong = pipeline_set("shop", "*", mode="stream", source={"connection": "bus"})
+    (issue,) = plane.refused("pipeline.apply", pipeline=wrong)["issues"]
+    assert issue["path"] == "spec.sink.object"
+    assert "{schema} has no meaning: a source of type kafka has no schemas" in issue["message"]
+    plane.apply(pipeline_set("shop", "*", sink={"object": "raw.{object}"}))
+    plane.find("shop", {"object": "a.b", "schema": "", "table": "b", "key": []})
+    assert pipelines(plane)["shop/a.b"]["versions"][-1]["spec"]["sink"]["object"] == "raw.a.b"
+
+
 def test_a_disabled_table_is_no_member(plane: ControlPlane) -> None:
     plane.apply(pipeline_set("shop", tables={"public.log_*": {"disabled": True}, "public.log_in": {"disabled": False}}))
     plane.find("shop", "public.log_in", "public.log_out", "public.a")

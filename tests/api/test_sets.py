@@ -48,6 +48,36 @@ def ran(project: Project, *arguments: str) -> dict[str, str]:
     return {one["pipeline"]: one["status"] for one in said.json["runs"]}
 
 
+def look_at_all_members(project: Project, names: set[str]) -> None:
+    assert {one["pipeline"] for one in project.done("runs", "whole")} == names
+    assert {one["pipeline"] for one in project.done("metrics", "whole")} == names
+    assert "name a member" in project.do("preview", "whole").err
+    assert project.do("backfill", "whole", "--table", "s.ev*", "--from", "1", "--to", "9", "--watch").code == 0
+
+
+def propose_and_change(project: Project) -> None:
+    """Let a table wait for a person, then plan a changed file."""
+    (project.folder / "whole.yaml").write_text(SET.replace("tables:", "appear: propose\n  tables:"))
+    project.done("apply", project.folder / "whole.yaml")
+    project.sql(SHOP, "CREATE TABLE s.asked (id int PRIMARY KEY)")
+    (planned,) = project.done("plan", "whole")
+    assert {one["object"]: one["member"] for one in planned["members"]}["s.asked"] == "proposed"
+    assert planned["vanished"] == ["s.N\u00e4me.dot"]
+    assert "proposes no such object" in project.do("approve", "whole").err, "no listing has seen it yet"
+    assert "whole/s.asked" not in ran(project, "whole")
+    assert project.done("approve", "whole", "--table", "s.a*")["accepted"] == ["s.asked"]
+    assert ran(project, "whole", "--table", "s.asked") == {"whole/s.asked": "completed"}
+    other = SET.replace("write: append", "write: replace").replace('"*.tmp_*"', '"*.tmp_*", s.late')
+    (project.folder / "whole.yaml").write_text(other)
+    (planned,) = project.done("plan", project.folder / "whole.yaml")
+    (changed,) = [one for one in planned["members"] if one["member"] == "changed"]
+    assert (changed["object"], planned["excluded"]) == ("s.events", ["s.late"])
+    assert changed["changes"] == [{"path": "spec.sink.write", "before": None, "after": "replace"}]
+    said = project.do("plan", project.folder / "whole.yaml").out
+    assert 's.events: spec.sink.write: null -> "replace"' in said
+    assert "s.late is not selected any more" in said
+
+
 def test_a_database_by_one_definition(whole: Project) -> None:
     project = whole
     (planned,) = project.done("plan", project.folder / "whole.yaml")
@@ -78,6 +108,9 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     assert rows(project, "a Order {x}", "events", "N\u00e4me.dot", "late") == [20, 31, 2, 1]
     versions = {one["name"]: one["version"] for one in project.done("list", "--members") if one["member_of"]}
     assert set(versions.values()) == {1}, "no member was changed"
+
+    look_at_all_members(project, names | {"whole/s.late"})
+    propose_and_change(project)
 
     project.sql(WAREHOUSE, "DELETE FROM raw_s.events")
     assert project.done("run", "whole/s.events", "--full", "--watch")["counters"]["rows_out"] == 31

@@ -22,8 +22,8 @@ from penstock.models.connection import parse_connection
             {"a_password": "p@ss"},
         ),
         (
-            "host=/run dbname=shop password='ge heim'",
-            {"type": "postgres", "dsn": "host=/run dbname=shop", "password": "${file:/s/a_password}"},
+            "dbname=shop host=/run password='ge heim'",
+            {"type": "postgres", "dsn": "dbname=shop host=/run", "password": "${file:/s/a_password}"},
             {"a_password": "ge heim"},
         ),
         (
