@@ -52,7 +52,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 6
+    rules = 7
 
     def initial(self) -> State:
         """Return the state without workers and work."""

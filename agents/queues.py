@@ -6,6 +6,7 @@ There is one queue for each kind of task. A worker takes the kinds that it named
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from agents.protocol import Draft, State
@@ -59,12 +60,14 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
     assigned = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] not in SHORT]
     running = [task for task in assigned if not is_stream(task["spec"])]
     streams = Counter(task["worker"] for task in assigned if is_stream(task["spec"]))
+    sets = {set_of(task["pipeline"]): task["worker"] for task in assigned if is_stream(task["spec"])}
     used = Counter(connection for task in running for connection in connections_of(task))
     count, out = sum(task["kind"] == "pipeline" for task in running), []
     for task in waiting(state):
         if task["kind"] == "pipeline" and is_stream(task["spec"]):
-            if (worker := _with_fewest(state, streams)) is not None:
+            if (worker := _of_set(state, task, sets, streams) or _with_fewest(state, streams)) is not None:
                 streams[worker] += 1
+                sets[set_of(task["pipeline"])] = worker
                 out.append(_assigned(state, task, worker))
             continue
         mine = connections_of(task)
@@ -83,6 +86,15 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
             used += Counter(mine)
         out.append(_assigned(state, task, worker))
     return tuple(out)
+
+
+def _of_set(state: State, task: dict[str, Any], sets: Mapping[str | None, str], streams: Counter[str]) -> str | None:
+    """Return the worker that has other members of the stream's set, if they can share one reader of their source."""
+    source = state["connections"].get(task["spec"]["spec"]["source"]["connection"], {})
+    worker = sets.get(set_of(task["pipeline"])) if source.get("type") == "postgres" else None
+    if worker is None or set_of(task["pipeline"]) is None or worker not in state["workers"]:
+        return None
+    return worker if streams[worker] < STREAMS else None
 
 
 def _with_fewest(state: State, streams: Counter[str]) -> str | None:
@@ -121,12 +133,19 @@ def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
     return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})
 
 
+def _set_id(state: State, task: dict[str, Any]) -> str | None:
+    """Return the id of the set of a stream, whose members may share what they make at their source."""
+    whole = state["pipelines"].get(set_of(task["pipeline"])) if is_stream(task["spec"]) else None
+    return whole["uid"] if whole else None
+
+
 def _of_pipeline(state: State, task: dict[str, Any]) -> dict[str, Any]:
     """Return what the assignment of a pipeline's task contains."""
     pipeline = state["pipelines"][task["pipeline"]]
     return {
         "pipeline": task["pipeline"],
         "uid": pipeline["uid"],
+        "set_id": _set_id(state, task),
         "run": task["run"],
         "version": task["version"],
         "drop_table": pipeline.get("drop_table", False),

@@ -33,12 +33,24 @@ __all__ = [
     "PublishOrder",
     "ReadOrder",
     "Reader",
+    "Shared",
     "Source",
     "SplitReader",
     "Target",
     "Writer",
     "WriterOrder",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a stream shares with the other members of its set, the one with that `id`.
+
+    `folder` is where their processes meet on this machine; None for a process that only looks.
+    """
+
+    id: str
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,8 @@ class Place:
     """Whole names of topics match it, also of later ones."""
     stream: str | None = None
     """The pipeline's id if it is a stream, and the place its source; what a source makes for it is named after it."""
+    shared: Shared | None = None
+    """What it shares, if it is a member of a set."""
 
     @property
     def where(self) -> str:

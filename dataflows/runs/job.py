@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dataflows.connectors.contract import Owner, Place, Source, Target
+from dataflows.connectors.contract import Owner, Place, Shared, Source, Target
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import connector, open_source, open_target
 from dataflows.data.cursors import CursorRule
@@ -172,7 +172,7 @@ class Job:
         places = [_place(pipeline, end, task["connections"], secrets) for end in (spec.source, spec.sink)]
         refuse_what_is_missing(pipeline.name, spec)
         if spec.mode == "stream":
-            places[0] = replace(places[0], stream=str(task["uid"]))
+            places[0] = replace(places[0], stream=str(task["uid"]), shared=_shared(task))
         changes = spec.mode == "stream" and sends_changes(places[0])
         if changes:
             check_changes(pipeline.name, spec)
@@ -196,6 +196,13 @@ class Job:
             reload=Reload.parse(task["reload"]) if task.get("reload") else None,
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )
+
+
+def _shared(task: Mapping[str, Any]) -> Shared | None:
+    """Return what a member of a set shares with the others."""
+    if not task.get("set_id"):
+        return None
+    return Shared(str(task["set_id"]), Path(task["shared"]) if task.get("shared") else None)
 
 
 def _place(

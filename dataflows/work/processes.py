@@ -146,6 +146,8 @@ class Processes:
             "run": task.get("run"),
             "attempt": task["attempt"],
             "uid": task.get("uid"),
+            "set_id": task.get("set_id"),
+            "shared": str(self._settings.home / "shared"),
             "kind": task["kind"],
             "discovery": task.get("discovery"),
             "pipeline": spec,

@@ -176,6 +176,8 @@ class TaskAssigned(Model):
     kind: str
     pipeline: PipelineName | None = None
     uid: Id | None = None
+    set_id: Id | None = None
+    """Of a stream: the set that it is a member of."""
     discovery: Discovery | None = None
     run: FolderName | None = None
     version: Count = 0

@@ -348,3 +348,15 @@ def test_everything_is_replayed_alike(plane: ControlPlane) -> None:
     plane.restart()
     assert plane.states() == before
     assert not plane.of("agent.faulted")
+
+
+def test_streams_of_a_set_run_where_they_can_share_a_slot(plane: ControlPlane) -> None:
+    plane.join("w2", slots=3, kinds=KINDS)
+    plane.apply(pipeline_set("shop", mode="stream", sink={"write": "merge", "key": "auto"}))
+    plane.find("shop", "public.a", "public.b", "public.c")
+    assert len(set(plane.running().values())) == 1
+    assigned = [one.payload for one in plane.of("task.assigned") if one.payload["kind"] == "pipeline"]
+    assert {one["set_id"] for one in assigned} == {pipelines(plane)["shop"]["uid"]}
+    plane.lose(next(iter(plane.running().values())))
+    assert len(plane.running()) == 3
+    assert len(set(plane.running().values())) == 1

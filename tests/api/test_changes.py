@@ -69,10 +69,53 @@ def test_the_example_of_changes(
     shop.execute("SELECT pg_logical_emit_message(false, 'other', repeat('x', 3000000))")
     line = running.do("status", "orders_mirror").out
     assert f"slot {slot['name']}: not active, reserved; its source keeps " in line
+    _members_share_one_slot(running, shop, mirror, tmp_path / "copies.yaml")
     running.done("delete", "orders_mirror", "--yes")
     until(lambda: running.do("status", "orders_mirror").code == 3, "the end of the deletion")
     assert shop.execute("SELECT count(*) FROM pg_replication_slots WHERE database = 'shop'").fetchone() == (0,)
     assert shop.execute("SELECT count(*) FROM pg_publication").fetchone() == (0,)
+
+
+SET = """
+kind: Pipeline
+metadata: {name: copies}
+spec:
+  mode: stream
+  source: {connection: cdc_shop, objects: [public.one, public.two]}
+  sink: {connection: mirror, object: "copied.{table}", write: merge, key: auto}
+  limits: {linger: 100ms}
+"""
+SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = 'shop' AND active"
+
+
+def _copied(shop: psycopg.Connection[Any], mirror: psycopg.Connection[Any]) -> bool:
+    """True if both members of the set have the rows of their tables."""
+    for name in ("one", "two"):
+        if mirror.execute(f"SELECT to_regclass('copied.{name}') IS NOT NULL").fetchone() != (True,):
+            return False
+        query = "SELECT * FROM {}.{} ORDER BY id"
+        if (
+            shop.execute(query.format("public", name)).fetchall()
+            != mirror.execute(query.format("copied", name)).fetchall()
+        ):
+            return False
+    return True
+
+
+def _members_share_one_slot(
+    running: Project, shop: psycopg.Connection[Any], mirror: psycopg.Connection[Any], file: Path
+) -> None:
+    for name in ("one", "two"):
+        shop.execute(f"CREATE TABLE {name} AS SELECT n AS id FROM generate_series(1, 50) n")
+        shop.execute(f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
+    file.write_text(SET)
+    running.done("apply", file)
+    until(lambda: _copied(shop, mirror), "the snapshots")
+    until(lambda: shop.execute(SLOTS).fetchone() == (1,), "one slot")
+    shop.execute("BEGIN; DELETE FROM one WHERE id < 9; INSERT INTO two VALUES (99); COMMIT")
+    until(lambda: _copied(shop, mirror), "the changes of both")
+    running.done("delete", "copies", "--yes")
+    until(lambda: running.do("status", "copies").code == 3, "the end of the deletion")
 
 
 def _observed(running: Project) -> int:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dataflows.connectors.postgres.cdc.names import publication_name, slot_prefix
+from dataflows.connectors.postgres.cdc.names import Names
 from dataflows.connectors.postgres.cdc.replication import lsn_number
 from dataflows.connectors.postgres.session import Session, one_row, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from penstock.errors import AccessDenied, Refused
 
-__all__ = ["Attribute", "Shape", "check_server", "check_table", "publish", "published", "shape"]
+__all__ = ["Attribute", "Shape", "check_server", "check_table", "publish", "published", "shape", "withdraw"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,13 @@ SELECT current_setting('wal_level'), pg_is_in_recovery(), current_user::text,
     OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname IN ('rds_replication', 'cloudsqlsuperuser', 'azure_pg_admin')
       AND pg_has_role(current_user, r.oid, 'MEMBER')),
   current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots),
-  EXISTS (SELECT FROM pg_replication_slots WHERE starts_with(slot_name, %(slots)s)),
+  EXISTS (SELECT FROM pg_replication_slots WHERE starts_with(slot_name, %(slots)s) OR slot_name = %(shared)s),
   current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_replication),
-  EXISTS (SELECT FROM pg_stat_replication WHERE application_name = %(name)s),
+  EXISTS (SELECT FROM pg_stat_replication WHERE starts_with(application_name, %(name)s)),
   current_setting('server_encoding')"""
 
 
-def check_server(session: Session, uid: str, where: str) -> None:
+def check_server(session: Session, names: Names, where: str) -> None:
     """Refuse a server from which no changes can be read.
 
     Raises:
@@ -89,7 +89,7 @@ def check_server(session: Session, uid: str, where: str) -> None:
     """
     with translated(where):
         level, standby, user, allowed, slots, used, has_slot, senders, sending, has_sender, encoding = one_row(
-            session, _SERVER, {"slots": slot_prefix(uid), "name": slot_prefix(uid)}
+            session, _SERVER, {"slots": names.prefix, "shared": names.shared, "name": names.publication}
         )
     if standby:
         what = "the server is a standby: changes are read from the primary"
@@ -159,7 +159,7 @@ def shape(session: Session, table: TableName, where: str) -> Shape | None:
     return Shape(row[0], identity, sent, numbered, frozenset(gaps), keys, parent, file, frozenset(filed_by), written)
 
 
-def check_table(session: Session, table: TableName, uid: str, where: str) -> None:
+def check_table(session: Session, table: TableName, names: Names, where: str) -> None:
     """Refuse a table whose changes cannot be read.
 
     Raises:
@@ -180,14 +180,14 @@ def check_table(session: Session, table: TableName, uid: str, where: str) -> Non
         hint = f"add a primary key, or ALTER TABLE {table.sql} REPLICA IDENTITY FULL"
         what = "the table has no replica identity: an update or delete would not say which row it means"
         raise Refused(what, where=where, value=str(table), hint=hint)
-    if _of_publication(session, uid, where) is None and not (owns and creates):
+    if _of_publication(session, names, where) is None and not (owns and creates):
         lacks = f"{table} belongs to {owner}" if not owns else "it may not create publications in this database"
-        hint = f"{_creating(uid, table)}, as a user who may"
+        hint = f"{_creating(names, table)}, as a user who may"
         raise AccessDenied(f"user {user} may not publish the table: {lacks}", where=where, hint=hint)
 
 
-def _creating(uid: str, table: TableName) -> str:
-    return f"CREATE PUBLICATION {quoted(publication_name(uid))} FOR TABLE ONLY {table.sql}"
+def _creating(names: Names, table: TableName) -> str:
+    return f"CREATE PUBLICATION {quoted(names.publication)} FOR TABLE ONLY {table.sql}"
 
 
 _PUBLICATION: Final = """
@@ -198,38 +198,57 @@ SELECT r.oid::bigint, coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattr
 FROM pg_publication_rel r WHERE r.prpubid = %(publication)s AND r.prrelid = %(table)s"""
 
 
-def _of_publication(session: Session, uid: str, where: str) -> tuple[int, bool, str | None] | None:
+def _of_publication(session: Session, names: Names, where: str) -> tuple[int, bool, str | None] | None:
     with translated(where):
-        return session.execute(_PUBLICATION, {"name": publication_name(uid)}).fetchone()
+        return session.execute(_PUBLICATION, {"name": names.publication}).fetchone()
 
 
-def publish(session: Session, table: TableName, id_: int, uid: str, where: str) -> int:
+def publish(session: Session, table: TableName, id_: int, names: Names, where: str) -> int:
     """Create the publication if it is missing, or let it have this table; return what `published` does.
+
+    That of a set has the tables of the other members, too, which may be about to do the same.
 
     Raises:
         Refused: it does not publish the table.
     """
-    name = publication_name(uid)
-    if _of_publication(session, uid, where) is None:
-        with translated(where):
-            session.execute(_creating(uid, table))
-    elif not published(session, id_, uid, where):  # it had a table of that name before
-        with translated(where):
-            session.execute(f"ALTER PUBLICATION {quoted(name)} SET TABLE ONLY {table.sql}")
-    if not (row := published(session, id_, uid, where)):
+    name = names.publication
+    with translated(where), session.transaction():
+        session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (name,))
+        if _of_publication(session, names, where) is None:
+            session.execute(_creating(names, table))
+        elif not published(session, id_, names, where):  # it had a table of that name before, or is the set's
+            way = "SET" if names.whole is None else "ADD"
+            session.execute(f"ALTER PUBLICATION {quoted(name)} {way} TABLE ONLY {table.sql}")
+    if not (row := published(session, id_, names, where)):
         what = f"publication {name} does not publish {table}"
         raise Refused(what, where=where, hint=f"DROP PUBLICATION {quoted(name)}; the pipeline makes it as it needs it")
     return row
 
 
-def published(session: Session, table: int, uid: str, where: str) -> int:
+def withdraw(session: Session, table: TableName, names: Names, where: str) -> bool:
+    """Take a table out of the publication; drop it with its last table, and return True if it is gone."""
+    name = quoted(names.publication)
+    with translated(where), session.transaction():
+        session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (names.publication,))
+        if (found := _of_publication(session, names, where)) is None:
+            return True
+        now = shape(session, table, where)
+        if now is not None and published(session, now.id, names, where):
+            session.execute(f"ALTER PUBLICATION {name} DROP TABLE ONLY {table.sql}")
+        (left,) = one_row(session, "SELECT count(*) FROM pg_publication_rel WHERE prpubid = %s", (found[0],))
+        if not left:
+            session.execute(f"DROP PUBLICATION {name}")
+        return not left
+
+
+def published(session: Session, table: int, names: Names, where: str) -> int:
     """Return the row of the system's catalog by which the publication has the table; 0 if it has it no more.
 
     Raises:
         Refused: the publication leaves out changes, rows or columns.
     """
-    name = publication_name(uid)
-    if (found := _of_publication(session, uid, where)) is None:
+    name = names.publication
+    if (found := _of_publication(session, names, where)) is None:
         return 0
     with translated(where):
         row = session.execute(_MEMBER, {"publication": found[0], "table": table}).fetchone()

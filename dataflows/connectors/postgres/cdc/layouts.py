@@ -105,6 +105,10 @@ class Layouts:
             self._doubt = now.file, now.written
         return now
 
+    def stream_from(self, slot: str) -> None:
+        """Take the positions that follow as ones of another slot."""
+        self._at = replace(self.position, slot=slot)
+
     def emptied(self, xid: int) -> None:
         """Take a transaction that has emptied the table."""
         self._at = replace(self.position, emptied=str(xid))

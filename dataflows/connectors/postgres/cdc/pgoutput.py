@@ -79,9 +79,10 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The beginning of a transaction; `xid` is its number."""
+    """The beginning of a transaction; `xid` is its number, `commit` the place of its commit."""
 
     xid: int
+    commit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ def parse(data: bytes) -> Relation | Change | Truncate | Commit | Begin | None:
         _, _, _, end, microseconds = _COMMIT.unpack_from(data)
         return Commit(end, EPOCH + microseconds / 1_000_000)
     if kind == _BEGIN:
-        return Begin(_START.unpack_from(data)[3])
+        _, commit, _, xid = _START.unpack_from(data)
+        return Begin(xid, commit)
     if kind == b"R":
         return _relation(data)
     if kind == b"T":

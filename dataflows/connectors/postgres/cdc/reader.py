@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pyarrow as pa
 
 from dataflows.connectors.formats.contract import Rows
+from dataflows.connectors.postgres.cdc.company import Company
+from dataflows.connectors.postgres.cdc.feed import Feed, FeedLost, Hello
 from dataflows.connectors.postgres.cdc.fold import Fold, Layout
 from dataflows.connectors.postgres.cdc.layouts import Layouts
 from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
@@ -43,6 +46,10 @@ REPORT_SECONDS: Final = 1.0
 """Seconds between two reports to the server while nothing happens."""
 QUIET_SECONDS: Final = 5.0
 """Seconds after which the position moves on although the table has not changed."""
+JOINING_SECONDS: Final = 0.5
+"""The same on the way to the set's slot."""
+JOIN_SECONDS: Final = 10.0
+"""Longest wait for the process that reads the set's slot; after it, the slot is copied."""
 
 
 @dataclass
@@ -55,8 +62,10 @@ class ChangeReader:
     layouts: Layouts
     decoder: PostgresReader
     kept: dict[int, list[Rows]]
+    company: Company | None = None
+    """The other members of its set."""
     splits: dict[int, Split] = field(default_factory=dict, init=False)
-    _replication: Replication | None = field(default=None, init=False)
+    _replication: Replication | Feed | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _confirmed: int = field(default=0, init=False)
     _drain: int | None = field(default=None, init=False)
@@ -69,9 +78,10 @@ class ChangeReader:
     # -- the contract --
 
     def chunks(self) -> Iterator[Chunk]:
-        number, text = self.order.first, self.order.positions[PART]
+        number, at = self.order.first, Position.parse(self.order.positions[PART])
+        if at is None:
+            self.snapshot.take_turn(self.order.read.check, self.order.moved)
         self._replication = one = self.snapshot.connect(self.order.read.check)
-        at = Position.parse(text)
         if at is None:
             at = self.snapshot.begin(one, self.order)
             split = self._opened(Split(number, moves=(Move(PART, PENDING, str(at)),)))
@@ -80,8 +90,8 @@ class ChangeReader:
             self.snapshot.end()
             number += 1
         self.layouts.begin(at)
-        self.snapshot.start(one, at, self.order.generation, self.layouts.left_out)
-        self._confirmed = at.lsn
+        self.snapshot.check(one, at, self.order.generation, self.layouts.left_out)
+        self._confirmed = self.snapshot.kept = at.lsn
         yield from self._changes(one, at, number)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
@@ -94,34 +104,101 @@ class ChangeReader:
         with self._lock:
             for one in [one for one in self.splits if one <= number]:
                 at = Position.parse(self.splits[one].moves[0].end)
-                self._confirmed = self._confirmed if at is None else at.lsn
+                self._confirmed = self.snapshot.kept = self._confirmed if at is None else at.lsn
                 self.kept.pop(one, None)
                 del self.splits[one]
 
     def close(self) -> None:
         if self._replication is not None:  # another one, which reads a split once more, leaves the snapshot open
             self.snapshot.end()
+            self.snapshot.end_turn()
             self._replication.close()
             self._replication = None
 
     # -- changes --
 
-    def _changes(self, one: Replication, at: Position, number: int) -> Iterator[Chunk]:
+    def _changes(self, own: Replication, at: Position, number: int) -> Iterator[Chunk]:
+        one: Replication | Feed | None = None
         while not self._is_drained(at.lsn):
             self.order.read.check()
-            fold, upto = self._gathered(one, at)
+            if one is None:
+                one = self._streamed(own, at)
+            if one is None:
+                at, number = yield from self._moved(at, self.snapshot.apart(at, self._confirmed, self.order), number)
+                continue
+            if self._may_join(at) and (feed := self._asked(at, number)) is not None:
+                one.close()
+                self._replication = one = feed
+                at, number = yield from self._moved(at, replace(at, slot=self._shared), number)
+                self._await(number - 1)
+                self.snapshot.leave_own(self.order.generation)
+                self.snapshot.end_turn()
+            try:
+                fold, upto = self._gathered(one, at)
+            except FeedLost:
+                one.close()
+                self._open, one = False, None
+                continue
             if upto <= at.lsn and not len(fold):
                 continue
             moved = self.layouts.position.at(max(upto, at.lsn))
             split = Split(number, moves=(Move(PART, str(at), str(moved)),), times=fold.times)
             failpoint("cdc.gathered", number)
             rows = list(self._rows(fold)) if len(fold) else []
-            with self._lock:
-                self.kept[number] = rows
-            yield from chunks(self.order.slot, self._opened(split), iter(rows))
+            yield from self._split(split, rows)
             at, number = moved, number + 1
         self._await(number - 1)
-        one.confirm(self._confirmed)
+        if one is not None:
+            with suppress(FeedLost):
+                one.confirm(self._confirmed)
+
+    def _split(self, split: Split, rows: list[Rows]) -> Iterator[Chunk]:
+        with self._lock:
+            self.kept[split.number] = rows
+        return chunks(self.order.slot, self._opened(split), iter(rows))
+
+    # -- one slot for several tables --
+
+    @property
+    def _shared(self) -> str:
+        return self.company.slot if self.company is not None else ""
+
+    def _streamed(self, own: Replication, at: Position) -> Replication | Feed | None:
+        """Begin to stream behind a position; None if the shared slot is to be had by a copy only."""
+        if at.slot != self._shared:
+            one = own if own.fresh else self.snapshot.connect(self.order.read.check)
+            self._replication = one
+            self.snapshot.start(one, at)
+            return one
+        own.close()
+        assert self.company is not None  # noqa: S101 - its slot is shared
+        feed = self.company.joined(self._hello(at), self.order.read.check, JOIN_SECONDS)
+        self._replication = feed
+        return feed
+
+    def _hello(self, at: Position) -> Hello:
+        names = self.snapshot.names
+        return Hello(names.uid, self.order.generation, self.snapshot.shape.id, at.lsn, self._confirmed)
+
+    def _may_join(self, at: Position) -> bool:
+        return self.company is not None and at.slot != self._shared and self.company.due
+
+    def _asked(self, at: Position, number: int) -> Feed | None:
+        """Ask to read from the shared slot, once the sink has all that was read."""
+        assert self.company is not None  # noqa: S101 - checked by `_may_join`
+        self._await(number - 1)
+        found = self.company.asked(self._hello(at), self.order.read.check)
+        if found is None:
+            self.snapshot.end_turn()
+        return found
+
+    def _moved(self, at: Position, to: Position, number: int) -> Generator[Chunk, None, tuple[Position, int]]:
+        """Take up the same place in another slot."""
+        self.layouts.stream_from(to.slot)
+        yield from self._split(Split(number, moves=(Move(PART, str(at), str(to)),)), [])
+        return to, number + 1
+
+    # -- transactions --
 
     def _is_drained(self, upto: int) -> bool:
         """True if the reader was asked to drain, and `upto` is behind all that the server had at that moment."""
@@ -131,7 +208,7 @@ class ChangeReader:
             self._drain = self.snapshot.written()
         return upto >= self._drain
 
-    def _gathered(self, one: Replication, at: Position) -> tuple[Fold, int]:
+    def _gathered(self, one: Replication | Feed, at: Position) -> tuple[Fold, int]:
         """Return the changes of whole transactions, and where the next one may begin."""
         fold, upto = Fold(self.where), at.lsn
         entered = begun = time.monotonic()
@@ -156,9 +233,13 @@ class ChangeReader:
                 continue
             if self._is_drained(upto) or (len(fold) and now - begun >= self.order.linger):
                 return fold, upto
-            if not len(fold) and upto > at.lsn and now - entered >= QUIET_SECONDS:
+            if not len(fold) and upto > at.lsn and now - entered >= self._quiet(at):
                 self.layouts.check()
                 return fold, upto
+
+    def _quiet(self, at: Position) -> float:
+        """Return after how many seconds the position moves on; it moves sooner on the way to the shared slot."""
+        return QUIET_SECONDS if self.company is None or at.slot == self._shared else JOINING_SECONDS
 
     def _taken(self, fold: Fold, data: bytes | None, place: int, upto: int) -> tuple[int, bool]:
         """Take one message; return where the next transaction may begin, and whether the split is full."""

@@ -72,7 +72,8 @@ class Replication:
     session: psycopg.Connection[Any]
     where: str
     check: Callable[[], None]
-    _asked: float = field(default=0.0, init=False)
+    fresh: bool = field(default=True, init=False)
+    """True until it has streamed or ended."""
 
     @classmethod
     def connected(cls, dsn: str, where: str, name: str, check: Callable[[], None]) -> Replication:
@@ -116,6 +117,7 @@ class Replication:
 
     def start(self, slot: str, begin: int, publication: str) -> None:
         """Begin to stream what was committed from `begin` on."""
+        self.fresh = False
         options = f"proto_version '1', publication_names {_literal(_name(publication))}"
         self._say(f"START_REPLICATION SLOT {_name(slot)} LOGICAL {lsn_text(begin)} ({options})")
         with translated(self.where):
@@ -158,6 +160,7 @@ class Replication:
 
     def close(self) -> None:
         """End the session; a stream ends with it."""
+        self.fresh = False
         with contextlib.suppress(psycopg.Error):
             self.session.close()
 

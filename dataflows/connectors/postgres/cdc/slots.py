@@ -11,7 +11,7 @@ from dataflows.connectors.postgres.cdc.replication import lsn_number, lsn_text
 from dataflows.connectors.postgres.session import Session, translated
 from penstock.errors import Refused, Unavailable
 
-__all__ = ["Slot", "check_slot", "drop_slot", "drop_slots", "find", "free", "newest"]
+__all__ = ["Slot", "check_slot", "copy_slot", "drop_slot", "drop_slots", "find", "free", "newest"]
 
 END_MILLISECONDS: Final = 5000
 
@@ -61,8 +61,10 @@ def _slot(row: tuple[Any, ...]) -> Slot:
     return Slot(name, pid, lsn_number(confirmed), *rest)
 
 
-def check_slot(slot: Slot | None, name: str, at: int, written: int, where: str) -> None:
+def check_slot(slot: Slot | None, name: str, at: int, written: int, where: str, *, shared: bool = False) -> None:
     """Refuse a slot that does not have what comes after `at`; `written` is the end of the server's WAL.
+
+    A slot that is `shared` is not kept for a member that does not come back.
 
     Raises:
         Refused: it is missing, lost, or begins later; says how much of the WAL is lost.
@@ -78,6 +80,9 @@ def check_slot(slot: Slot | None, name: str, at: int, written: int, where: str) 
         raise _lost(slot, behind, where)
     if slot.confirmed > at:
         lost = f"changes in {slot.confirmed - at:,} bytes of the WAL after {lsn_text(at)} are lost"
+        if shared:
+            what = f"replication slot {name} of the set was not kept for a table that was not read for long: {lost}"
+            raise Refused(what, where=where, hint=REBUILD)
         what = f"replication slot {name} was made again or moved: it begins at {lsn_text(slot.confirmed)}, and {lost}"
         raise Refused(what, where=where, hint=REBUILD)
 
@@ -108,6 +113,14 @@ def free(session: Session, name: str, where: str) -> None:
     if slot is not None and slot.pid is not None:
         what = f"replication slot {name} is in use by session {slot.pid}"
         raise Unavailable(what, where=where, hint="end it, or try again")
+
+
+def copy_slot(session: Session, name: str, new: str, where: str) -> None:
+    """Make a slot that has what another one has, in place of one of its name."""
+    if find(session, new, where) is not None:
+        drop_slot(session, new, where)
+    with translated(where):
+        session.execute("SELECT pg_copy_logical_replication_slot(%s, %s, false)", (name, new))
 
 
 def drop_slot(session: Session, name: str, where: str) -> None:

@@ -7,6 +7,7 @@ sees it as it was, then as the snapshot; and a crash in between leaves nothing t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,10 @@ import pyarrow as pa
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.postgres.cdc.catalog import Shape, publish, published, shape
 from dataflows.connectors.postgres.cdc.layouts import check_columns, check_rows
-from dataflows.connectors.postgres.cdc.names import publication_name, slot_name
+from dataflows.connectors.postgres.cdc.names import Names
 from dataflows.connectors.postgres.cdc.positions import PART, PENDING, REBUILD, Position
 from dataflows.connectors.postgres.cdc.replication import Replication, lsn_number
-from dataflows.connectors.postgres.cdc.slots import check_slot, drop_slot, drop_slots, find, free
+from dataflows.connectors.postgres.cdc.slots import check_slot, copy_slot, drop_slot, drop_slots, find, free
 from dataflows.connectors.postgres.locks import share
 from dataflows.connectors.postgres.reader import LOCK_SECONDS, PostgresReader
 from dataflows.connectors.postgres.session import Session, connect, one_row, release, translated
@@ -37,6 +38,9 @@ __all__ = ["Snapshot"]
 
 SORTED: Final = 0.9
 """Least correlation of a table's order and its key's with which rows need not be sorted to be written fast."""
+SNAPSHOTS: Final = 2
+"""Members of a set that read their snapshots at once: each has a slot of its own until then."""
+TURN_SECONDS: Final = 0.2
 _CORRELATION: Final = "SELECT correlation FROM pg_stats WHERE (schemaname, tablename, attname) = (%s, %s, %s)"
 
 
@@ -46,9 +50,11 @@ class Snapshot:
 
     dsn: str
     table: TableName
-    uid: str
+    names: Names
     where: str
     shape: Shape
+    kept: int = field(default=0, init=False)
+    """Place up to which the sink has the changes."""
     seen: int = field(default=0, init=False)
     """End of what was read when nothing of it was left to write; the position follows now and then."""
     _exported: str = field(default="", init=False)
@@ -57,21 +63,23 @@ class Snapshot:
     """Sessions that have joined it, and keep the table locked: what they read must not be emptied before `end`."""
     _busy: list[Session] = field(default_factory=list, init=False)
     """Those of them that read."""
+    _turn: Session | None = field(default=None, init=False)
+    """Session that holds this member's place among those that begin."""
     _marker: str = field(default=TRUNCATE, init=False)
     """Change that begins the rows."""
 
     def connect(self, check: Callable[[], None]) -> Replication:
         """Return a session for replication."""
-        return Replication.connected(self.dsn, self.where, publication_name(self.uid), check)
+        return Replication.connected(self.dsn, self.where, self.names.publication, check)
 
     def begin(self, one: Replication, order: StreamOrder) -> Position:
         """Make the slot, and open the snapshot that belongs to it; return the position behind it."""
         system = one.identify()
         with closing(self._connected()) as session:
-            drop_slots(session, self.uid, None, order.generation, self.where)
-            row = publish(session, self.table, self.shape.id, self.uid, self.where)
+            drop_slots(session, self.names.uid, None, order.generation, self.where)
+            row = publish(session, self.table, self.shape.id, self.names, self.where)
             self._check_same(session)
-            name = slot_name(self.uid, order.generation)
+            name = self.names.slot(order.generation)
             failpoint("cdc.before_slot")
             order.begin({PART: PENDING})  # fails if a newer run has taken over
             lsn, snapshot = one.create(name)
@@ -165,8 +173,14 @@ class Snapshot:
         while self._busy:
             self._busy.pop().close()
 
-    def start(self, one: Replication, at: Position, generation: int, left_out: Callable[[str], bool]) -> None:
-        """Begin to stream the changes behind a position, if its slot still has them all.
+    def start(self, one: Replication, at: Position) -> None:
+        """Begin to stream the changes behind a position from its own slot."""
+        with closing(self._connected()) as session:
+            free(session, at.slot, self.where)
+        one.start(at.slot, at.lsn, self.names.publication)
+
+    def check(self, one: Replication, at: Position, generation: int, left_out: Callable[[str], bool]) -> None:
+        """Check that the slot of a position still has all that comes next, and drop older ones.
 
         Raises:
             Refused: the position does not stand on what the server has now; says how much is lost.
@@ -183,13 +197,61 @@ class Snapshot:
             raise Refused(what, where=self.where, hint=REBUILD)
         with closing(self._connected()) as session:
             slot = find(session, at.slot, self.where)
-            check_slot(slot, at.slot, at.lsn, system.written, self.where)
+            check_slot(slot, at.slot, at.lsn, system.written, self.where, shared=at.slot == self.names.shared)
             now = self._same(session, at)
             check_columns(at, now, self.where, left_out)
             check_rows(at, now, self.where)
-            free(session, at.slot, self.where)
-            drop_slots(session, self.uid, at.slot, generation, self.where)
-        one.start(at.slot, at.lsn, publication_name(self.uid))
+            drop_slots(session, self.names.uid, at.slot, generation, self.where)
+
+    def apart(self, at: Position, kept: int, order: StreamOrder) -> Position:
+        """Return the same position in a slot of its own, a copy of the shared one, that has all from `kept` on.
+
+        Raises:
+            Refused: the shared one does not have it any more.
+        """
+        name = self.names.slot(order.generation)
+        with closing(self._connected()) as session:
+            order.begin({PART: str(at)})  # fails if a newer run has taken over
+            self._check_kept(session, at.slot, at.slot, kept)
+            copy_slot(session, at.slot, name, self.where)
+            try:
+                self._check_kept(session, name, at.slot, kept)
+                order.begin({PART: str(at)})
+            except (Fenced, Refused):
+                drop_slot(session, name, self.where)
+                raise
+        return replace(at, slot=name)
+
+    def _check_kept(self, session: Session, name: str, told: str, kept: int) -> None:
+        with translated(self.where):
+            written = lsn_number(one_row(session, "SELECT pg_current_wal_flush_lsn()::text")[0])
+        check_slot(find(session, name, self.where), told, kept, written, self.where, shared=True)
+
+    def leave_own(self, generation: int) -> None:
+        """Drop the own slots of a stream that reads from the shared one."""
+        with closing(self._connected()) as session:
+            drop_slots(session, self.names.uid, None, generation + 1, self.where)
+
+    def take_turn(self, check: Callable[[], None], waits: Callable[[], None]) -> None:
+        """Wait until few enough members of the set have slots of their own, for their snapshots."""
+        if self.names.shared is None:
+            return
+        self._turn = session = connect(self.dsn, where=self.where, name="penstock:source")
+        query = "SELECT pg_try_advisory_lock(hashtext(%s), %s)"
+        while True:
+            for place in range(SNAPSHOTS):
+                with translated(self.where):
+                    if one_row(session, query, (self.names.shared, place))[0]:
+                        return
+            check()
+            waits()
+            time.sleep(TURN_SECONDS)
+
+    def end_turn(self) -> None:
+        """Let the next member begin its snapshot."""
+        if self._turn is not None:
+            self._turn.close()
+            self._turn = None
 
     def look(self, at: Position) -> Shape:
         """Return the table as it is now.
@@ -212,7 +274,7 @@ class Snapshot:
             raise MissingTable(what, where=self.where, value=str(self.table), hint="was it dropped?")
         if now.id != at.table:
             raise Refused("the table was dropped and made again", where=self.where, hint=REBUILD)
-        if published(session, now.id, self.uid, self.where) != at.published:
-            what = f"publication {publication_name(self.uid)} was dropped, or the table was taken out of it"
+        if published(session, now.id, self.names, self.where) != at.published:
+            what = f"publication {self.names.publication} was dropped, or the table was taken out of it"
             raise Refused(f"{what}: changes since may be lost", where=self.where, hint=REBUILD)
         return now

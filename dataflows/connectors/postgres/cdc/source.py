@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Never
+from typing import Final, Never
 
 from dataflows.connectors.contract import Place, ReadOrder, SplitReader
 from dataflows.connectors.formats.contract import Rows
-from dataflows.connectors.postgres.cdc.catalog import check_server, check_table, shape
+from dataflows.connectors.postgres.cdc.catalog import check_server, check_table, shape, withdraw
+from dataflows.connectors.postgres.cdc.company import Company
 from dataflows.connectors.postgres.cdc.layouts import Layouts
-from dataflows.connectors.postgres.cdc.names import publication_name
+from dataflows.connectors.postgres.cdc.names import Names
 from dataflows.connectors.postgres.cdc.positions import PART, PENDING, Position
 from dataflows.connectors.postgres.cdc.reader import ChangeReader, decoder_of
 from dataflows.connectors.postgres.cdc.replication import lsn_number
@@ -20,7 +21,6 @@ from dataflows.connectors.postgres.cdc.snapshot import Snapshot
 from dataflows.connectors.postgres.privileges import mark_unreadable
 from dataflows.connectors.postgres.session import connect, one_row, release, translated
 from dataflows.connectors.postgres.tables import TableName, describe
-from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.streaming import Beginning, Restarted, SlotHealth, StreamOrder
 from dataflows.data.changes import CHANGE, CHANGE_COLUMN
 from dataflows.data.cursors import CursorRule, Window
@@ -30,7 +30,10 @@ from penstock.errors import AccessDenied, Refused, SchemaMismatch
 
 __all__ = ["PostgresChanges"]
 
-SECONDS = 60.0
+SECONDS: Final = 60.0
+ADDS_TABLES: Final = {13: 21, 14: 18, 15: 13, 16: 9, 17: 5}
+"""Minor versions from which on a session sees all changes of a table that is added to its publication. Older ones lose
+those after a transaction that has written to the table before and after it was added."""
 
 
 class PostgresChanges:
@@ -40,10 +43,21 @@ class PostgresChanges:
 
     def __init__(self, place: Place, table: TableName, dsn: str) -> None:
         self._place, self._where, self._table, self._dsn = place, place.where, table, dsn
-        self._uid = place.stream or ""
+        self._names = Names(place.stream or "", place.shared.id if place.shared else None)
         self._session = connect(dsn, where=place.where, name="penstock:source", statement=SECONDS, whole=True)
+        self._company = self._meeting(place)
+        if self._company is not None:
+            self._company.comes_back(self._names.uid)
         self._snapshot: Snapshot | None = None
         self._kept: dict[int, list[Rows]] = {}
+
+    def _meeting(self, place: Place) -> Company | None:
+        """Return where the stream meets others of its set; None if it has to have a slot of its own."""
+        slot, folder = self._names.shared, place.shared.folder if place.shared else None
+        version = self._session.info.server_version
+        if slot is None or folder is None or version % 10000 < ADDS_TABLES.get(version // 10000, 0):
+            return None
+        return Company(folder, slot, self._dsn, place.where)
 
     def describe(self) -> Table:
         """Return the table, after a check of all that its changes need."""
@@ -51,11 +65,11 @@ class PostgresChanges:
         if any(one.name == CHANGE for one in found.columns):
             what = f"a stream of changes has a column `{CHANGE}` of its own"
             raise Refused(what, where=self._where, value=str(self._table), hint="rename the table's")
-        check_server(self._session, self._uid, self._where)
-        check_table(self._session, self._table, self._uid, self._where)
+        check_server(self._session, self._names, self._where)
+        check_table(self._session, self._table, self._names, self._where)
         now = shape(self._session, self._table, self._where)
         assert now is not None  # noqa: S101 - it was described just before
-        self._snapshot = self._snapshot or Snapshot(self._dsn, self._table, self._uid, self._where, now)
+        self._snapshot = self._snapshot or Snapshot(self._dsn, self._table, self._names, self._where, now)
         found = self._readable(found)
         sent = tuple(one for one in found.columns if one.name in now.columns)
         return replace(found, columns=(*sent, CHANGE_COLUMN))
@@ -124,14 +138,27 @@ class PostgresChanges:
         return {PART: max(0, lsn_number(written) - max(at.lsn, self._begun.seen))}
 
     def slot(self) -> SlotHealth | None:
-        """Return the slot that the pipeline made last."""
-        one = newest(self._session, self._uid, self._where)
-        return None if one is None else SlotHealth(one.name, one.pid is not None, one.status, one.retained, one.room)
+        """Return the slot that the pipeline made last, or else that of its set, with what it keeps for this one."""
+        one = newest(self._session, self._names.uid, self._where)
+        if one is None and self._names.shared is not None:
+            one = find(self._session, self._names.shared, self._where)
+        if one is None:
+            return None
+        retained = one.retained
+        if one.name == self._names.shared and one.pid is not None:
+            kept = self._snapshot.kept if self._snapshot is not None else 0
+            retained = min(retained, max(0, self._begun.written() - kept)) if kept else 0
+        return SlotHealth(one.name, one.pid is not None, one.status, retained, one.room)
 
     def give_up(self, name: str) -> None:
-        """Drop a slot, if it is there."""
-        if find(self._session, name, self._where) is not None:
+        """Drop a slot, if it is there; that of a set is kept for other members that read from it."""
+        found = find(self._session, name, self._where)
+        if found is None:
+            return
+        if name != self._names.shared or found.pid is None:
             drop_slot(self._session, name, self._where)
+        elif self._company is not None:
+            self._company.give_up()
 
     def stream(self, order: StreamOrder) -> ChangeReader:
         snapshot, names = self._begun, [name for name in order.read.columns if name != CHANGE]
@@ -140,13 +167,21 @@ class PostgresChanges:
             raise SchemaMismatch("the server does not send its values", where=self._where, value=", ".join(missing))
         layouts = Layouts(names, order.key, snapshot.shape, self._where, snapshot.look, order.named)
         decoder = decoder_of(order, self._dsn, f"{self._where}: {self._table}")
-        return ChangeReader(order, self._where, snapshot, layouts, decoder, self._kept)
+        return ChangeReader(order, self._where, snapshot, layouts, decoder, self._kept, self._company)
 
     def forget(self) -> None:
-        """Drop the slots and the publication of a deleted pipeline."""
-        drop_slots(self._session, self._uid, None, None, self._where)
-        with translated(self._where):
-            self._session.execute(f"DROP PUBLICATION IF EXISTS {quoted(publication_name(self._uid))}")
+        """Drop the slots and the publication of a deleted pipeline; those of a set with its last table."""
+        drop_slots(self._session, self._names.uid, None, None, self._where)
+        gone = withdraw(self._session, self._table, self._names, self._where)
+        if gone and self._names.shared is not None:
+            self._drop_shared(self._names.shared)
+
+    def _drop_shared(self, name: str) -> None:
+        """Drop the slot of a set without tables."""
+        if find(self._session, name, self._where) is not None:
+            drop_slot(self._session, name, self._where)
+        if self._company is not None:
+            self._company.forget()
 
     # -- what a batch would need --
 
@@ -170,6 +205,8 @@ class PostgresChanges:
         raise Refused("changes cannot be read as a batch", where=where, hint="write mode: stream")
 
     def close(self) -> None:
+        if self._company is not None:
+            self._company.close()
         if self._snapshot is not None:
             self._snapshot.end()
         release(self._session)
