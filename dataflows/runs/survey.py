@@ -33,12 +33,13 @@ from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
 from dataflows.runs.past import begins_again
+from dataflows.runs.proofs import proven
 from dataflows.runs.remaking import check_not_dropped, must_remake
 from dataflows.runs.remembering import check_kept
 from dataflows.runs.samples import unsampled, with_columns
 from dataflows.runs.sharing import check_apart, check_shared
 from dataflows.transforms.mapping import BoundMapping, RulePlan, bind, output_columns, plan_rules
-from penstock.errors import MissingTable, Refused, SchemaBroken
+from penstock.errors import MissingTable, Refused, SchemaBroken, SchemaMismatch
 
 __all__ = [
     "Ends",
@@ -182,12 +183,31 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
         return Forecast(surveyed, plan, columns, (), risks, key, remakes=remakes)
     if job.streams and (more := unsampled(job.rules, plan.source, plan.output_columns(job), there)):
         plan = Plan.of(job, with_columns(plan.source, more))
+    return _into_existing(job, ends, plan, there, risks, notes, known=known)
+
+
+def _into_existing(
+    job: Job, ends: Ends, plan: Plan, there: Table, risks: tuple[str, ...], notes: tuple[str, ...], *, known: bool
+) -> Forecast:
+    """Return what a run into an existing target would do."""
+    target = ends.target
     added = _added_columns(job, plan, there, target)
-    older = older_rows(job, ends.source, source, plan.rules, added, target) if known and not job.streams else Older()
-    wider = widened(job, _made_columns(job, plan, target), there, target)
-    types = {one.name: one for one in wider}
-    there = replace(there, columns=(*(types.get(one.name, one) for one in there.columns), *added))
-    surveyed = _surveyed(job, ends, plan, there, target.check(there, plan.output_columns(job)))
+    older = Older()
+    if known and not job.streams:
+        older = older_rows(job, ends.source, plan.source, plan.rules, added, target)
+    try:
+        wider = widened(job, _made_columns(job, plan, target), there, target)
+        types = {one.name: one for one in wider}
+        there = replace(there, columns=(*(types.get(one.name, one) for one in there.columns), *added))
+        surveyed = _surveyed(job, ends, plan, there, target.check(there, plan.output_columns(job)))
+    except SchemaMismatch as error:
+        if job.streams or type(error) not in {SchemaMismatch, SchemaBroken}:
+            raise
+        lower = target.state.loaded().position if known else None
+        verdict = proven(job, ends.source, plan.rules, plan.source, there, lower)
+        if verdict is None:
+            raise
+        raise type(error)(f"{error.what}; {verdict}", where=error.where, value=error.value, hint=error.hint) from error
     notes += older.notes
     return Forecast(surveyed, plan, None, added, risks, widened=wider, notes=notes, filled=older.values)
 

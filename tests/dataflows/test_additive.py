@@ -225,6 +225,40 @@ def test_a_type_that_does_not_fit_fails_the_run_otherwise(
     assert made.value(f"SELECT count(*) FROM {made.target}") == 300
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "failing"),
+    [
+        ("text USING size::text", "g::text", "21 of 400 rows would fail as integer (21 are no integer)"),
+        ("numeric(8,2)", "g / 2.0", "50 of 400 rows would fail as integer (50 would be cut or rounded)"),
+        ("bigint", "g::bigint << 31", "99 of 400 rows would fail as integer (99 are no integer)"),
+    ],
+)
+def test_a_type_that_does_not_fit_is_tried_on_a_sample(
+    grown: Any, launchers: Launchers, kind: str, values: str, failing: str
+) -> None:
+    made, task = grown("replace", {"types": "pause"})
+    made.session.execute("ALTER TABLE growing ADD size integer DEFAULT 7")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute(f"ALTER TABLE growing ALTER size DROP DEFAULT, ALTER size TYPE {kind}")
+    made.session.execute(
+        f"INSERT INTO growing (name, size) SELECT 'late', {values} FROM generate_series(0, 99) g"
+        if not values.endswith("text")
+        else "INSERT INTO growing (name, size) SELECT 'late', CASE WHEN g < 21 THEN 'x' ELSE g::text END "
+        "FROM generate_series(0, 99) g"
+    )
+    error = launchers.run(task("r2"))["error"]
+    assert f"tried on a sample, {failing}" in error["what"], error
+
+
+def test_the_sample_begins_with_what_the_next_run_reads(grown: Any, launchers: Launchers) -> None:
+    made, task = grown("append", {"types": "propose"})
+    made.session.execute("ALTER TABLE growing ADD size integer DEFAULT 7")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing ALTER size TYPE bigint")
+    made.session.execute("INSERT INTO growing (name, size) VALUES ('a', 1), ('b', 5000000000)")
+    assert "1 of 2 rows would fail" in launchers.run(task("r2"))["error"]["what"]
+
+
 @pytest.mark.parametrize("write", ["append", "replace"])
 def test_null_comes_to_a_column_that_was_not_null(grown: Any, launchers: Launchers, write: str) -> None:
     made, task = grown(write, {"types": "apply"})
