@@ -20,6 +20,7 @@ from dataflows.connectors.contract import Target
 from dataflows.connectors.state import StreamState
 from dataflows.data.cursors import Window
 from dataflows.data.tables import Column
+from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.identity import check_identity
 from dataflows.runs.job import Job
 from dataflows.runs.past import begins_again
@@ -48,6 +49,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
     if known := ends.target.state.exists():
         check_continued(job, ends.target.state.loaded())
     found = forecast(job, ends, known=known)
+    check_rules(job, found)
     if found.added:
         _check_grants(job, ends.target, grows=True)
     last = _position(job, ends.target) if known else None

@@ -19,6 +19,7 @@ from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
+from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
 from dataflows.runs.remaking import give_up_plans, made_for
@@ -92,6 +93,7 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
         if job.write == "append":
             check_continued(job, state.loaded())
     found = forecast(job, ends, known=kept)
+    check_rules(job, found)
     if not kept:
         state.make()
     failpoint("prepare.state_made")

@@ -37,6 +37,7 @@ from dataflows.data.movement import Movement
 from dataflows.data.splits import Split, slot_names
 from dataflows.pipeline import FirstError
 from dataflows.runs.changes import fills, source_key
+from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.gauges import Gauges
 from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
@@ -84,6 +85,7 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
             return Finished(recorded(run, job.at_sink))
         check_continued(job, ends.target.state.loaded())
     found = forecast(job, ends, known=kept)
+    check_rules(job, found)
     if not kept:
         ends.target.state.make()
     state.make_positions()

@@ -62,3 +62,24 @@ def test_the_history_of_a_schema_and_the_rule_for_the_next_one(running: Project,
     assert running.do("catalog", "history").code == 2
     assert "color" in running.do("catalog", "history", "shop:public.wares").out
     assert running.done(*rule, "none")["compatibility"] == "none"
+
+
+def test_a_run_keeps_to_the_rule_of_a_dataset(running: Project, tmp_path: Path) -> None:
+    running.sql(SHOP, "CREATE TABLE goods (id integer PRIMARY KEY, phone text, weight real)")
+    file = tmp_path / "goods.yaml"
+    rules = "  schema: {additive: apply, lost: apply, types: apply}\n"
+    file.write_text(PIPELINE.replace("wares", "goods") + rules)
+    rule = ("catalog", "compatibility", "shop:public.goods")
+    running.done("apply", file)
+    running.done("run", "goods", "--watch")
+    running.sql(SHOP, "ALTER TABLE goods DROP weight")
+    running.done("run", "goods", "--watch")
+    running.done(*rule, "backward_transitive")  # version 2 breaks it, and was there before it
+    running.sql(SHOP, "ALTER TABLE goods ADD color text")
+    assert running.do("run", "goods", "--watch").code == 1
+    assert {one["name"]: one["status"] for one in running.done("list")}["goods"] == "paused"
+    for said in (running.do("status", "goods").out, running.do("plan", "goods").out):
+        assert "not backward_transitive compatible with version 1" in " ".join(said.split())
+    running.done(*rule, "backward")
+    running.done("resume", "goods")
+    running.done("run", "goods", "--watch")

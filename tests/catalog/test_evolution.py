@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.evolution import Change, apply, compare
+from catalog.rules import Ruled, accepted
 from penstock.errors import MissingColumn
 from penstock.models.domain import Field, ForeignKey, Schema
 from tests.strategies import models
@@ -289,3 +290,15 @@ def test_hundreds_of_renamed_columns_are_found_in_reasonable_time() -> None:
     changes = compare(old, new)
     assert apply(old, changes) == new
     assert len([one for one in changes if one.kind == "renamed"]) > 750
+
+
+def test_what_breaks_a_rule_is_never_what_the_next_version_is_compared_with() -> None:
+    whole = schema("id integer", "note text")
+    less, more = schema("id integer"), schema("id bigint", "note text")
+    found = accepted("backward", [(1, whole)], [(2, less), (3, more), (4, less)])
+    assert [number for number, _ in found] == [1, 3]
+    versions = [(1, whole), (2, less)]
+    broken = Ruled("backward", versions, accepted("backward", versions[:1], versions[1:])).conflict(less)
+    assert (broken.path, broken.version) == ("note", 1) if broken else False
+    assert Ruled("backward", versions, accepted("backward", versions, [])).conflict(less) is None
+    assert Ruled("backward", [], ()).conflict(less) is None
