@@ -6,7 +6,7 @@ interrupted one is the first to continue.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agents import queues
@@ -34,7 +34,7 @@ from agents.workload import EMPTY, changed
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
-from penstock.models.pipeline import Pipeline, PipelineSpec, Retry
+from penstock.models.pipeline import Pipeline, Retry
 from penstock.records import Record
 from penstock.records.commands import RunStart
 from penstock.records.families import body
@@ -131,7 +131,7 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
         hint = f"`penstock status {command.pipeline}` shows it"
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
-    reload = _reload(command, Pipeline.parse(pipeline["pipeline"]).spec)
+    reload = _reload(command, pipeline["pipeline"])
     run = named_id("run", cause.record.id)
     effects = run_created(state, command.pipeline, policies, cause, run, {"reload": reload} if reload else {})
     return effects, "start_run", "it is active and has no run"
@@ -146,10 +146,13 @@ def _start_set(state: State, cause: Cause, policies: Policies, command: RunStart
     return set_started(state, command.pipeline, policies, cause, start), "start_set", "its objects are listed first"
 
 
-def _reload(command: RunStart, spec: PipelineSpec) -> dict[str, Any] | None:
+def _reload(command: RunStart, pipeline: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what the run reads again, if its pipeline supports that; a `replace` reads everything anyway."""
     reload = command.reload
-    if reload is None or (spec.sink.write == "replace" and not reload.is_window):
+    if reload is None:
+        return None
+    spec = Pipeline.parse(pipeline).spec
+    if spec.sink.write == "replace" and not reload.is_window:
         return None
     where = f"pipeline {command.pipeline}"
     if spec.sink.write == "scd2":

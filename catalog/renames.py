@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from rapidfuzz import fuzz, process
-
 from catalog.types import parse_type, widens
 from penstock.models.domain import Field
 
@@ -108,6 +106,8 @@ def _candidates(
     likeness: Likeness,
 ) -> Iterable[tuple[str, str]]:
     """Return pairs to look at: the likest names, and those in the same place; not all, of a thousand columns."""
+    from rapidfuzz import fuzz, process  # noqa: PLC0415 - every flow's start would load it, and few schemas change
+
     names = list(come)
     lowered = [name.lower() for name in names]
     in_place: dict[tuple[str | None, str | None], list[str]] = {}
@@ -130,6 +130,8 @@ def _structure(old: Field, new: Field, place: float) -> float:
 
 
 def _name(old: str, new: str) -> float:
+    from rapidfuzz import fuzz  # noqa: PLC0415 - as above
+
     few, many = sorted((set(_WORD.findall(old)), set(_WORD.findall(new))), key=len)
     short = min(len(old), len(new)) < _PART_CHARACTERS
     part = (bool(few) and few <= many) or (not short and (old in new or new in old))

@@ -94,7 +94,7 @@ def board(output: Output, names: Mapping[str, str], *, shown: bool = True) -> It
     """Open a board for the runs of `names` (run: pipeline); at the end only its lines stay."""
     if not shown or output.as_json:
         yield Board(output, names)
-    elif not output.console.is_terminal:
+    elif not output.is_terminal:
         yield _Lines(output, names)
     else:
         with _table(output) as progress:
@@ -104,7 +104,7 @@ def board(output: Output, names: Mapping[str, str], *, shown: bool = True) -> It
 @contextmanager
 def counting(output: Output, label: str) -> Iterator[Callable[[int], None]]:
     """Show how many rows were read so far, on a terminal; yield what tells their number."""
-    if output.as_json or not output.console.is_terminal:
+    if output.as_json or not output.is_terminal:
         yield lambda _: None
         return
     with _table(output) as progress:

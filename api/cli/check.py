@@ -30,6 +30,9 @@ def check_(state: State, name: str) -> int:
     are no difference. The result is recorded, and `penstock status` shows it. Exit code 1 if both sides differ.
     """
     with connected(state.settings) as client:
+        if any(one.is_set for one in client.overview() if one.name == name):
+            hint = f"check its members: penstock check {name}/OBJECT; penstock list --members shows them"
+            raise Refused("is a set, which has no rows of its own", where=f"pipeline {name}", hint=hint)
         chosen = candidates(state, client, [name])
         if name not in chosen.uids or not chosen.in_force:
             hint = "penstock apply, then penstock run"

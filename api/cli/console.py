@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from penstock.clock import now
 from penstock.errors import InvalidDocument, PenstockError
@@ -22,6 +23,7 @@ __all__ = [
     "Output",
     "ago",
     "ahead",
+    "counted",
     "error_line",
     "escape",
     "length",
@@ -37,6 +39,8 @@ _UNSAFE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
+_MARKUP: Final = frozenset("[\\")
+"""Characters without which a text has no markup."""
 PIPE_WIDTH: Final = 10_000
 """Columns of a pipe: a table in it is never folded."""
 
@@ -57,9 +61,18 @@ class Output:
         """Standard error."""
         return _console(sys.stderr)
 
+    @property
+    def is_terminal(self) -> bool:
+        """True if what is printed may be redrawn, and have colours."""
+        return not _is_plain(sys.stdout) and self.console.is_terminal
+
     def say(self, text: str) -> None:
         """Print a sentence for people."""
-        if not self.as_json:
+        if self.as_json:
+            return
+        if _is_plain(sys.stdout) and not _MARKUP & {*text}:
+            print(visible(text), flush=True)
+        else:
             self.console.print(visible(text))
 
     def data(self, value: Any) -> None:
@@ -77,6 +90,13 @@ class Output:
         if not rows:
             self.console.print(empty)
             return
+        header = [_cell(column.removeprefix("#")) for column in columns]
+        to_the_right = [column.startswith("#") for column in columns]
+        cells = [["" if cell is None else _cell(str(cell)) for cell in row] for row in rows]
+        if _is_plain(sys.stdout):
+            above = [] if title is None else [visible(title)]
+            print(*above, *_lines(to_the_right, [header, *cells]), sep="\n", flush=True)
+            return
         from rich.table import Table
 
         table = Table(
@@ -86,16 +106,19 @@ class Output:
             pad_edge=False,
             header_style="bold",
         )
-        for column in columns:
-            justify: Literal["right", "left"] = "right" if column.startswith("#") else "left"
-            table.add_column(_cell(column.removeprefix("#")), justify=justify, overflow="fold")
-        for row in rows:
-            table.add_row(*("" if cell is None else _cell(str(cell)) for cell in row))
+        for name, right in zip(header, to_the_right, strict=True):
+            table.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+        for row_cells in cells:
+            table.add_row(*(escape(cell) for cell in row_cells))
         self.console.print(table)
 
     def hint(self, text: str) -> None:
         """Print the next step."""
-        if not self.as_json:
+        if self.as_json:
+            return
+        if _is_plain(sys.stdout):
+            print(f"next: {visible(text)}", flush=True)
+        else:
             self.console.print(f"[dim]next: {escape(text)}[/dim]")
 
     def failed(self, error: PenstockError) -> None:
@@ -126,6 +149,29 @@ class Output:
             self.errors.print(f"[dim]next: {escape(error.hint)}[/dim]")
 
 
+def _is_plain(stream: TextIO) -> bool:
+    """True if nothing asks for colours: then Rich, which takes 50 ms to load, is not needed."""
+    return not (stream.isatty() or os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE"))
+
+
+def _lines(to_the_right: Sequence[bool], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Return the lines of a table as text, its columns two spaces apart."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        gaps = [" " * (width - _width(cell)) for width, cell in zip(widths, row, strict=True)]
+        parts = (gap + cell if right else cell + gap for gap, cell, right in zip(gaps, row, to_the_right, strict=True))
+        yield "  ".join(parts).rstrip()
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal it takes: some characters take two, some none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
@@ -141,6 +187,8 @@ def stopped_by_hand() -> Iterator[None]:
 
 def escape(text: str) -> str:
     """Return `text` without meaning as markup or to a terminal; see `visible`."""
+    if not _MARKUP & {*text}:
+        return visible(text)
     from rich.markup import escape
 
     return escape(visible(text))
@@ -155,7 +203,8 @@ def visible(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return escape(text.replace("\n", "\\n"))
+    """Return `text` in one line."""
+    return visible(text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def _without_hint(error: PenstockError) -> str:
@@ -208,6 +257,11 @@ def size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:,.1f} {name}"
     return f"{count} B"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 object`` or ``2,000 objects``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def length(taken: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from api.cli.console import escape, seconds
+from api.cli.console import counted, escape, seconds
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.errors import Refused, error_from_report
@@ -71,7 +71,8 @@ def discover_(
     for note in found.notes or ():
         state.output.say(f"[yellow]note:[/yellow] {escape(note)}")
     took = seconds(found.requested_at, found.finished_at)
-    state.output.say(f"{counts.get('objects', 0):,} objects, {counts.get('changed', 0):,} new or changed, in {took}.")
+    objects = counted(counts.get("objects", 0), "object")
+    state.output.say(f"{objects}, {counts.get('changed', 0):,} new or changed, in {took}.")
     state.output.data(found)
     state.output.hint(f"penstock plan {file}" if file else f"penstock catalog search --connection {connection}")
 
@@ -125,16 +126,17 @@ def _listed(state: State, connection: str, known: Mapping[str, Any], patterns: _
 
 def _followed(state: State, client: Client, id_: str, connection: str, at: int) -> DiscoveryEntry:
     """Show what the log says of a discovery, from offset `at` on; return its entry once it has ended."""
-    shown = 0
+    shown: set[str] = set()
     for record in _records(client, at):
         payload = record.payload
         if record.type == "schema.observed" and payload["dataset"]["connection"] == connection:
-            shown += 1
-            if shown <= SHOWN:
-                columns = len(payload["schema"]["fields"])
-                state.output.say(f"{payload['kind']} {escape(payload['dataset']['object'])}: {columns} columns")
-            elif shown == SHOWN + 1:
+            name = payload["dataset"]["object"]
+            if name not in shown and len(shown) < SHOWN:
+                columns = counted(len(payload["schema"]["fields"]), "column")
+                state.output.say(f"{payload['kind']} {escape(name)}: {columns}")
+            elif name not in shown and len(shown) == SHOWN:
                 state.output.say("…")
+            shown.add(name)  # it is observed again with its profile
         if record.type == "task.failed" and payload["error"].get("transient"):
             state.output.errors.print(f"[yellow]{escape(payload['error']['what'])}: it is tried again[/yellow]")
         if record.type == "discovery.finished" and payload["id"] == id_:

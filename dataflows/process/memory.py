@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ABORTED", "failed_allocation", "limited_memory", "unlimited_memory", "used_memory"]
+__all__ = ["ABORTED", "failed_allocation", "limited_memory", "resident_memory", "unlimited_memory", "used_memory"]
 
 ABORTED: Final = frozenset({-signal.SIGABRT, -signal.SIGSEGV})
 """Exit codes of a process whose library got no memory, if its log says so."""
@@ -29,6 +29,11 @@ _TAIL: Final = 1 << 16
 def used_memory() -> int:
     """Return the resident bytes of this process, and the anonymous ones of its children; 0 if nothing says so."""
     return _field("self", "VmRSS") + sum(_anonymous(pid) for pid in _children())
+
+
+def resident_memory(pid: int) -> int:
+    """Return the resident bytes of a process; 0 if nothing says so."""
+    return _field(str(pid), "VmRSS")
 
 
 def _anonymous(pid: str) -> int:

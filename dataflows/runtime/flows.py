@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import signal
 import sys
@@ -23,6 +22,7 @@ from dataflows.scheduler import add_scheduler
 from dataflows.work.child import fork_in_advance
 from dataflows.worker import add_worker
 from penstock import settings, telemetry
+from penstock.collector import collect_rarely
 from penstock.errors import PenstockError, UsageError
 from penstock.topics.operators import Wakeup
 
@@ -68,11 +68,6 @@ def run_flow(flow: Dataflow) -> None:
         raise found from None
 
 
-def tune() -> None:
-    """Run the cyclic garbage collector rarely: there are few cycles, and a pass over a large state takes long."""
-    gc.set_threshold(50_000, 20, 100)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flows named as arguments: ``python -m dataflows.runtime.flows control projector …``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -81,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
     options = parser.parse_args(arguments)
     logging.basicConfig(force=True, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    tune()
+    collect_rarely()
     stop = threading.Event()
     try:
         loaded = settings.load(options.project)

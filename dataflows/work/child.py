@@ -18,10 +18,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import psutil
-
 from dataflows.process.fork_server import ForkServer, Offspring
 from dataflows.process.forked import Forked, can_fork
+from dataflows.process.memory import resident_memory
 from dataflows.process.signals import STOPPING
 
 __all__ = ["Child", "fork_in_advance", "fork_server", "forked_in_advance"]
@@ -103,10 +102,7 @@ class Child:
     @property
     def memory(self) -> int:
         """Resident memory in bytes; 0 if unknown."""
-        try:
-            return int(psutil.Process(self.process.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
+        return resident_memory(self.process.pid)
 
     def run(self, task: Mapping[str, Any], on_line: Callable[[dict[str, Any]], None]) -> None:
         """Give it a task; `on_line` is called from another thread with each line of its answer.

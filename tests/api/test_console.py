@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import re
 import unicodedata
+from contextlib import redirect_stdout
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.cli.console import Output, escape, visible
 from api.starter import SHOP
 from tests.api.project import Project
 
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
 TITLE = "\x1b]0;pwned\x07"
 
 
@@ -33,6 +38,24 @@ def test_tables_and_json_hold_no_controls(capsys: object) -> None:
     assert "\x1b" not in out
     assert "\x07" not in out
     assert "x\\ny" in out
+
+
+_CELL = st.text(st.sampled_from("aB1[]/# 日é€"), max_size=8).map(str.strip)
+
+
+@settings(deadline=None)  # Rich is loaded by the first one
+@given(st.data(), st.lists(st.sampled_from(["name", "#rows", "日本", "é"]), min_size=1, max_size=4), st.booleans())
+def test_a_table_in_a_pipe_is_the_one_on_a_terminal(data: st.DataObject, columns: list[str], titled: bool) -> None:
+    rows = data.draw(st.lists(st.tuples(*(_CELL for _ in columns)), min_size=1, max_size=4))
+    shown = {}
+    for colours in ("", "1"):
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+            patch.setenv("FORCE_COLOR", colours)
+            patch.setenv("TERM", "dumb")
+            Output().table(columns, rows, empty="", title="[the] title" if titled else None)
+        shown[colours] = [_STYLES.sub("", line).rstrip() for line in out.getvalue().splitlines()]
+    assert shown[""] == shown["1"]
 
 
 def test_data_and_names_of_a_source_are_shown_spelled_out(running: Project) -> None:

@@ -30,7 +30,9 @@ def test_what_a_connection_has_is_found_shown_and_found_again_without_news(runni
 
 def test_a_run_does_not_undo_what_discovery_has_described(running: Project) -> None:
     running.sql(SHOP, "COMMENT ON TABLE orders IS 'what was sold'")
-    running.done("discover", "shop", "--include", "public.orders")
+    said = running.do("discover", "shop", "--include", "public.orders").out
+    assert said.count("public.orders") == 1
+    assert "\n1 object, " in said
     before = running.done("catalog", "show", "shop:public.orders")
     running.done("run", "orders", "--watch")
     until(lambda: running.done("runs", "orders"), "a run")
