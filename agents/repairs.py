@@ -1,4 +1,4 @@
-"""What the lifecycle agent does about a run that failed by a changed schema: pause its pipeline, or follow."""
+"""Repair of a pipeline whose run failed because the schema has changed: pause it, or follow a rename."""
 
 from __future__ import annotations
 

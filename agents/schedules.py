@@ -89,7 +89,7 @@ def scheduled(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 
 def clock_set_back(state: State, cause: Cause, policies: Policies) -> Outcome:
-    """Request the next tick of each schedule anew that would wait for a time which the clock showed before."""
+    """Request a new next tick for each schedule that would wait for a time which the clock has shown already."""
     effects: list[Draft] = []
     for name, pipeline in state["pipelines"].items():
         schedule = schedule_of(pipeline) if pipeline.get("due") and pipeline["status"] == "active" else None

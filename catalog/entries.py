@@ -68,7 +68,7 @@ class Dataset:
     version: int | None
     fingerprint: str | None
     compatibility: Compatibility | None
-    """The rule for its next schema; None if nobody has set one."""
+    """The rule for its next schema; None if none was set."""
     rows: int | None
     bytes: int | None
     profile: Mapping[str, Any] | None
@@ -82,7 +82,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a discovery has to compare with: hashes of the schema, of what a run sees of it, and of the profile."""
+    """Hashes that a discovery compares with: of the schema, of what a run sees of it, and of the profile."""
 
     fingerprint: str | None
     outline: str | None

@@ -20,7 +20,7 @@ _QUIET = {"comment", "reordered", "default", "foreign", "unique"}
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What a pipeline reads of its source, and writes to its sink, by column; None is every column of the source."""
+    """Columns that a pipeline reads from its source and writes to its sink; None is every column of the source."""
 
     pipeline: str
     source: DatasetRef

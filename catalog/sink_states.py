@@ -1,4 +1,4 @@
-"""What keeps the state of each pipeline at each of its sinks, by its id, as the last run has found it.
+"""Store of the state of each pipeline at each of its sinks, by its id, as the last run found it.
 
 A sink's own state says what was written, so that it is lost without a trace if it is deleted with nothing else. This is
 the trace, outside of every log: a run that finds another id, or nothing, does not begin as if nothing were written.

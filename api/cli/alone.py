@@ -17,7 +17,7 @@ __all__ = ["take_locks"]
 
 
 def take_locks(log: TopicLog, where: str, then: str, workers: Sequence[WorkerEntry] = ()) -> None:
-    """Take the locks of all that appends or writes the catalog, so that nothing starts meanwhile.
+    """Take the locks of every process that appends to the log or writes the catalog, so that none starts.
 
     Raises:
         Refused: something runs, or one of `workers`; its hint is to stop it, `then` to go on.

@@ -23,7 +23,7 @@ from penstock.topics.table import TOPICS, Topic
 __all__ = ["append_events", "create_topic"]
 
 BLOCK_BYTES: Final = 1 << 20
-"""What is read from standard input at once, and appended together."""
+"""Lines of standard input that are appended together."""
 
 
 def create_topic(state: State, name: str, partitions: int | None, keep: str | None) -> None:

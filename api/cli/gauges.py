@@ -1,4 +1,4 @@
-"""What a stream shows of itself, for people: rows/s, how far it is behind, how late its rows are, what holds it up."""
+"""Gauges of a stream for people: rows/s, how far it is behind, how late its rows are, what slows it down."""
 
 from __future__ import annotations
 

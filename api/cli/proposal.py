@@ -43,7 +43,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the file is for: a name, both connections with their types, and the objects by pattern."""
+    """Contents of the file: a name, both connections with their types, and the objects by pattern."""
 
     name: str
     source: str

@@ -241,7 +241,7 @@ class LastKept(Protocol):
 
 @runtime_checkable
 class Remaking(Protocol):
-    """A target that can make its table anew, as long as nothing was written to it."""
+    """A target that can recreate its table, as long as nothing was written to it."""
 
     def made_as(self, table: Table) -> str | None:
         """Return what `remember` was told, if the table that is there now is as this pipeline made it; else None."""

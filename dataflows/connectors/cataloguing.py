@@ -48,14 +48,14 @@ class Found:
     description: str | None = None
     profile: DatasetProfile = field(default_factory=DatasetProfile)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
-    """Of columns, by name. They contain values, which must not reach a log."""
+    """Statistics of columns, by name. They contain values, which must not reach a log."""
 
 
 class Catalog(Protocol):
-    """What a system says of its objects; open for reading only."""
+    """Catalog of a system: descriptions of its objects; opened for reading only."""
 
     notes: list[str]
-    """What could not be described, and why; complete once `objects` has ended."""
+    """Objects that could not be described, and why; complete once `objects` has ended."""
 
     def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
         """Yield the objects that are wanted in pages, as they are read; it never has more than a page in memory."""

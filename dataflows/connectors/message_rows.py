@@ -63,7 +63,7 @@ def _objects(batch: pa.RecordBatch, where: str) -> list[bytes]:
 
 
 class SentRows:
-    """The contract's methods of a sink whose messages stay as they were sent: nothing is loaded beside them."""
+    """The contract's methods of a sink whose messages stay as they were sent: there is no load table."""
 
     place: Place
 

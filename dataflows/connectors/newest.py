@@ -1,4 +1,4 @@
-"""What sources that are only read as streams have in common: of a batch they allow a preview of the newest messages."""
+"""Common part of sources that are only read as streams: in place of a batch, a preview of the newest messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OnlyStreams:
 
     place: Place
     _named: ClassVar[str] = "a topic"
-    """What such a source is, in errors."""
+    """Noun for such a source in errors."""
 
     def split_key(self, table: Table) -> Column | None:
         return None

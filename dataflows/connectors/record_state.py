@@ -52,7 +52,7 @@ class RecordState(ABC):
 
     @property
     def sink(self) -> str:
-        """The sink's object; another one begins anew, as another table of a database does."""
+        """The sink's object; another one starts from the beginning, as another table of a database does."""
         return self.place.object
 
     @property

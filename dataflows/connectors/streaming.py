@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 Beginning = Literal["earliest", "latest"] | datetime
-"""Where a stream begins that has no position yet; partitions that are added later begin at the earliest."""
+"""Beginning of a stream without a position; partitions that are added later begin at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class ChangeSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """Positions of a stream that begins anew, and for each partition what that repeats or skips, in words."""
+    """Positions of a stream that begins again, and for each partition what that repeats or skips, in words."""
 
     positions: Mapping[str, str]
     shifts: Sequence[str]
@@ -158,7 +158,7 @@ class Restarted:
 
 @runtime_checkable
 class Restartable(Protocol):
-    """A source whose streams can begin anew, whatever they have read."""
+    """A source whose streams can begin again, whatever they have read."""
 
     def restarted(self, known: Mapping[str, str], begin: Beginning | Mapping[str, str]) -> Restarted:
         """Return where each partition begins; `begin` may name positions as users write them, by partition.
@@ -174,7 +174,7 @@ class LagReporting(Protocol):
 
     @property
     def lag_unit(self) -> str:
-        """What it counts: messages, bytes, or milliseconds."""
+        """Unit of the count: messages, bytes, or milliseconds."""
 
     def behind(self, positions: Mapping[str, str]) -> Mapping[str, int]:
         """Return how much each partition has beyond its position; called from a thread of its own."""
@@ -182,7 +182,7 @@ class LagReporting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SlotHealth:
-    """What a source keeps for a stream until the sink has it, as its server describes it.
+    """Data that a source retains for a stream until the sink has them, as its server describes it.
 
     `status` is PostgreSQL's `wal_status`: reserved, extended (beyond `max_wal_size`), unreserved (deleted soon), lost.
     """

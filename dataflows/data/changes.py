@@ -1,4 +1,4 @@
-"""Changes of rows: what a row of a stream of changes does to the row of its key, beside carrying its values.
+"""Changes of rows: the operation that a row of a change stream applies to the row of its key.
 
 A source of changes gives each row one more column, `CHANGE`: NULL for a row whose values are all known, else a JSON
 object. ``{"op": "delete"}`` deletes the row of the key, ``{"op": "truncate"}`` all rows there were before; with

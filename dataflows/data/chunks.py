@@ -41,9 +41,9 @@ class Chunk:
     refused: RecordBatch | None = None
     """The dead rows, with columns row (in the split, from 0), step, code, reason and values (a JSON object)."""
     moves: tuple[Move, ...] = ()
-    """Of the marker of a stream's split: the positions that its commit moves."""
+    """On the marker of a stream's split: the positions that its commit moves."""
     state: tuple[StateChange, ...] = ()
-    """Of the marker: what the split has changed of the state of steps that remember rows."""
+    """On the marker: the changes that the split made to the state of steps that remember rows."""
     origins: pa.Array | None = None
     """For each row, its index among the rows read for the chunk; None if they are all there, in the same order."""
 

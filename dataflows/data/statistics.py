@@ -1,4 +1,4 @@
-"""What is known about the values of a column: counted by its system, or from a sample."""
+"""Statistics of the values of a column: counted by its system, or from a sample."""
 
 from __future__ import annotations
 

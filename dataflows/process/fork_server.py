@@ -29,7 +29,7 @@ START_SECONDS: Final = 60.0
 """Longest wait for a process; the first one waits until the server has imported everything."""
 MESSAGE: Final = 256
 LOST: Final = -signal.SIGKILL
-"""Exit code of a process whose server has died: nobody knows the true one."""
+"""Exit code of a process whose server has died: the true one is lost."""
 
 
 def serve_forks(door: socket.socket, run: Callable[[int], int]) -> None:

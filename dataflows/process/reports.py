@@ -1,4 +1,4 @@
-"""What the process of a task reports to its worker: JSON lines on stdout, and a result file at the end."""
+"""Reports of a task's process to its worker: JSON lines on stdout, and a result file at the end."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Site:
 
     @property
     def log_url(self) -> str:
-        """Where the topics are: the database next to the catalog's, or as the setting says, on PostgreSQL or Kafka."""
+        """URL of the topics: the database next to the catalog's, or as the setting says, on PostgreSQL or Kafka."""
         return self._log or self.own_log_url
 
     @property

@@ -333,7 +333,7 @@ def _like(rows: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
 
 
 def _has_loaded(state: State) -> bool:
-    """True if a run of this pipeline has ended or committed; others may keep their state beside it."""
+    """True if a run of this pipeline has ended or committed; others may keep their state in the same place."""
     if not state.exists():
         return False
     if state.finished() is not None or state.loaded().write is not None:

@@ -89,7 +89,7 @@ class Chain:
 
     @property
     def again(self) -> Chain:
-        """What maps the chunks of a split that is written once more."""
+        """Mapping of the chunks of a split that is written once more."""
         return self
 
     def end(self, marker: Chunk) -> Chunk:

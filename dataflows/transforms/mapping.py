@@ -103,7 +103,7 @@ class RulePlan:
     stages: list[Stage]
     paths: dict[str, str]
     earlier: tuple[Segment, ...] = ()
-    """What comes before steps that remember rows; scope and stages are those after the last of them."""
+    """The segments up to the last step that remembers rows; scope and stages are those after the last of them."""
 
     def origin(self, name: str) -> str | None:
         """Return the source column that is passed on unchanged as `name`, if it is one."""

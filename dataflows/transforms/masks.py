@@ -1,4 +1,4 @@
-"""Masks: values that nobody shall read, as a hash or as asterisks."""
+"""Masks: values hidden from readers, as a hash or as asterisks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What steps that remember earlier rows share: their protocol, the event time of rows, and their state."""
+"""Protocol, event time and state of the steps that remember earlier rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Aside:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What a step makes of a chunk. `rows` are the numbers of the rows that pass; None if it made new ones.
+    """Output of a step for one chunk. `rows` are the numbers of the rows that pass; None if it made new ones.
 
     `unfit` are the numbers of new rows with a value that their column cannot hold.
     """

@@ -31,7 +31,7 @@ _TIMES: Final = {"timestamp with time zone", "timestamp without time zone"}
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What comes before a step that remembers rows, and the step. `columns` are those that the step reads."""
+    """A step that remembers rows, with the stages before it. `columns` are those that the step reads."""
 
     scope: Scope
     stages: Sequence[Stage]

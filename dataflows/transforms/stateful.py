@@ -162,7 +162,7 @@ class StatefulChain:
 
     @property
     def again(self) -> Replay:
-        """What gives the chunks of a split once more."""
+        """Source of the chunks of a split that is written once more."""
         return Replay(self)
 
     # -- in a run --

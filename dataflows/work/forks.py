@@ -23,7 +23,7 @@ LOADED: Final = (
     "dataflows.transforms.stages",
     "dataflows.transforms.expressions.compiler",
 )
-"""What a stream imports at the latest when it runs; anything else it imports by itself, and has for itself."""
+"""Modules that every stream needs; anything else it imports by itself, into memory of its own."""
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ class _Running:
     stopped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     pages: queue.Queue[list[dict[str, Any]]] = field(default_factory=lambda: queue.Queue(PAGES))
-    """What a discovery has found and the worker has not yet reported; while it is full, the process has to wait."""
+    """Objects that a discovery has found and the worker has not yet reported; while it is full, the process waits."""
 
     def on_line(self, line: dict[str, Any]) -> None:
         if "ended" in line:
@@ -248,7 +248,7 @@ class Processes:
         for task, running in list(self._running.items()):
             if (code := running.code) is not None and running.pages.empty():
                 del self._running[task]
-                running.stopped |= running.last is None  # nobody takes the pages that a dead process left in its pipe
+                running.stopped |= running.last is None  # pages that a dead process left in its pipe are not read
                 self._keep_or_dismiss(running)
                 yield Ended(task, running.attempt, code, running.outcome(code), running.line, running.counted)
 

@@ -34,7 +34,7 @@ def copy_log(
 ) -> list[Copied]:
     """Copy `topics` and the identity; `report` is called with a topic and the number of messages copied so far.
 
-    Nothing may append to the source meanwhile. Messages of a trimmed topic get other offsets.
+    Nothing may append to the source during the copy. Messages of a trimmed topic get other offsets.
 
     Raises:
         Refused: the target has messages that the source has not.

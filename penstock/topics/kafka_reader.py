@@ -1,4 +1,4 @@
-"""Reading one partition of Kafka: a consumer with its own position, and what it has fetched and nobody has read."""
+"""Reading one partition of Kafka: a consumer with its own position, and messages that it has fetched in advance."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class FilesReader:
     order: ReadOrder
     own: bool = False
     watched: bool = False
-    """True if the folder is listed again and again: a file that is gone or has changed then needs nobody's help."""
+    """True if the folder is listed again and again: a file that is gone or has changed is then no error."""
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:

@@ -81,7 +81,7 @@ class FolderWatcher:
     splits: dict[int, Split] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _found: dict[str, tuple[str, float]] = field(default_factory=dict, init=False)
-    """Of each file that is not read yet, its version and when that was first seen."""
+    """Version of each file that is not read yet, and when it was first seen."""
 
     def chunks(self) -> Iterator[Chunk]:
         seen = Seen.parse(self.order.positions[PART])
@@ -129,7 +129,7 @@ class FolderWatcher:
         return sorted(new, key=lambda one: (one.modified, one.path))
 
     def _is_complete(self, file: Listed) -> bool:
-        """True if nobody seems to write the file any more."""
+        """True if the file seems to be complete."""
         if self.at_once:
             return True
         version, since = self._found.get(file.path, ("", 0.0))

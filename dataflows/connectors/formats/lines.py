@@ -28,7 +28,7 @@ __all__ = ["BLANK", "BadLine", "Lines", "infer_columns", "parse_object"]
 
 MAX_DEPTH: Final = 500
 BLANK: Final = b" \t\r"
-"""What a line may consist of to be skipped; anything else that is not an object is refused."""
+"""Characters of a line that is skipped; any other line that is not an object is refused."""
 _OBJECT: Final = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
 _NOT_OBJECT: Final = re.compile(rb"^[ \t\r]*[^{ \t\r\n]", re.MULTILINE)
 _SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')

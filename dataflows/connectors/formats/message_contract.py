@@ -58,7 +58,7 @@ class MessageFormat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a format needs to know of topics: how errors call its setting and the topics, and their names.
+    """Topics as a format sees them: their names, and the words for them and for its setting in errors.
 
     `noticed` is called with news of their columns; `registry` returns that of their schemas, if there is one.
     """

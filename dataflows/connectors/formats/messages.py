@@ -1,4 +1,4 @@
-"""Messages of a topic: what is known of each beside its value, as hidden columns, and the order in which they came."""
+"""Messages of a topic: their metadata as hidden columns, and the order in which they came."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ HIDDEN: Final = (
     Column("_headers", "jsonb", hidden=True),
     Column("_deleted", "boolean", nullable=False, hidden=True),
 )
-"""What is known of each message beside its value; read only if a mapping or a sink names it."""
+"""Metadata of each message; read only if a mapping or a sink names it."""
 
 
 def topic_columns(columns: tuple[Column, ...], hidden: tuple[Column, ...] = HIDDEN) -> tuple[Column, ...]:

@@ -15,7 +15,7 @@ __all__ = ["RawValues"]
 
 @dataclass(frozen=True, slots=True)
 class RawValues:
-    """Reads the whole value; `wanted` is false if only what is known beside the values is read."""
+    """Reads the whole value; `wanted` is false if only metadata are read."""
 
     form: RawFormat
     wanted: bool

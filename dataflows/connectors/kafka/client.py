@@ -62,7 +62,7 @@ _SILENT: Final = logging.getLogger("penstock.kafka.silent")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 QUEUED_KILOBYTES: Final = 32 * 1024
-"""What a consumer fetches ahead, and a producer has to send, at most."""
+"""Most that a consumer fetches ahead, and that a producer has to send."""
 _DENIED: Final = {
     KafkaError._AUTHENTICATION,  # noqa: SLF001 - the client's own codes begin with an underscore
     KafkaError.SASL_AUTHENTICATION_FAILED,

@@ -44,7 +44,7 @@ DEFAULT_MOST: Final = 1_048_588
 CLIENT_MOST: Final = 1_000_000_000
 """The client's own limit."""
 OVERHEAD: Final = 100
-"""Bytes that a message takes beside its key and value, in a batch of its own."""
+"""Bytes of a message in addition to its key and value, in a batch of its own."""
 _LARGER: Final = "set the topic's `max.message.bytes`, or leave a column out"
 
 

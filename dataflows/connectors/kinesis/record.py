@@ -1,4 +1,4 @@
-"""A record of a shard as the message that decoders read, and what is known of each beside its value."""
+"""A record of a shard as the message that decoders read, and its metadata."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HIDDEN: Final = (
     Column("_sequence", "text", nullable=False, hidden=True),
     Column("_timestamp", "timestamp with time zone", hidden=True),
 )
-"""What is known of each record beside its value; read only if a mapping or a sink names it."""
+"""Metadata of each record; read only if a mapping or a sink names it."""
 
 
 @dataclass(frozen=True, slots=True)

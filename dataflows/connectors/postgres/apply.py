@@ -48,7 +48,7 @@ _DOES: Final = f"s.{quoted(CHANGE)}"
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """Written columns of a unique key beside the key; one that may be NULL, if that frees the value."""
+    """Written columns of a unique key other than the key; one that may be NULL, if that frees the value."""
 
     columns: tuple[str, ...]
     cleared: str | None

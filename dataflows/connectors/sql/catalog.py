@@ -1,4 +1,4 @@
-"""What a database file has: its tables and views, described one by one."""
+"""Catalog of a database file: its tables and views, described one by one."""
 
 from __future__ import annotations
 

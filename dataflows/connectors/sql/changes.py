@@ -1,6 +1,6 @@
 """Apply changes of rows (`dataflows.data.changes`) by statements, at most one change for each key in a split.
 
-Each change is staged in plain columns beside its values: what it does, which columns were not sent, and the key that
+Each change is staged in plain columns next to its values: what it does, which columns were not sent, and the key that
 its row had. First values that were not sent are taken from the target; then rows are deleted, and then written. All of
 it is in the transaction that moves the position. A table with another unique key gets rows that were there anew, since
 its values may move from one row to another.
@@ -65,7 +65,7 @@ def _parsed(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
 
 
 def check_whole(name: ObjectName, uniques: Sequence[str], own: Sequence[str], where: str) -> None:
-    """Refuse a table whose rows have to be written anew, and have columns that this would lose.
+    """Refuse a table whose rows have to be written again, and have columns that this would lose.
 
     Raises:
         Refused: the unique key, and such a column.
@@ -88,7 +88,7 @@ class Changes:
     key: tuple[str, ...]
     sources: Mapping[str, str]
     anew: bool = False
-    """True if rows that are there are deleted and written anew."""
+    """True if existing rows are deleted and written again."""
     appends = False
     tombstones = None
 

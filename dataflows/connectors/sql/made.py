@@ -1,4 +1,4 @@
-"""Tables that a pipeline made, told from those that a person made or changed: only the former may be made anew."""
+"""Tables that a pipeline made, as opposed to those that a person made or changed: only the former may be recreated."""
 
 from __future__ import annotations
 

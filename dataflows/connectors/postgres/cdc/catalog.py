@@ -1,4 +1,4 @@
-"""What the server's catalog says of a table whose changes are read: whether they can be, and what they stand on."""
+"""A table in the server's catalog: whether its changes can be read, and the state that positions refer to."""
 
 from __future__ import annotations
 

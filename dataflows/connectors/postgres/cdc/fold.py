@@ -18,14 +18,14 @@ from penstock.errors import PenstockError, Refused
 __all__ = ["Fold", "Layout"]
 
 ROW_BYTES: Final = 200
-"""About what a row takes beside its values."""
+"""Approximate bytes of a row in addition to its values."""
 Key = tuple[bytes | Unchanged | None, ...]
 Values = list[bytes | Unchanged | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a relation has the columns that are read (None: not at all), and those of the key."""
+    """Positions in a relation of the columns that are read (None: not there), and of those of the key."""
 
     names: tuple[str, ...]
     places: tuple[int | None, ...]

@@ -26,7 +26,7 @@ REBUILD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the next transaction may begin, and by what: server, timeline, slot, table, and publication.
+    """Position from which the next transaction is read, with its server, timeline, slot, table and publication.
 
     `columns` are the table's columns as its rows at the sink have them: number and type by name. `read` are those whose
     values the sink got.

@@ -46,7 +46,7 @@ _CORRELATION: Final = "SELECT correlation FROM pg_stats WHERE (schemaname, table
 
 @dataclass
 class Snapshot:
-    """Where a stream begins, and what it stands on; shared by the readers of a run."""
+    """Beginning of a stream, and the state that it refers to; shared by the readers of a run."""
 
     dsn: str
     table: TableName
