@@ -87,7 +87,7 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     listed = {one["name"]: one for one in project.done("list", "--members")}
     assert {name for name, one in listed.items() if one["member_of"] == "whole"} == names
     assert "whole/s.events" not in {one["name"] for one in project.done("list")}
-    assert "whole: is a set, which has no rows of its own; check its members" in project.do("check", "whole").err
+    assert "whole: is a set, which has no rows of its own\nnext: check its members" in project.do("check", "whole").err
 
     assert ran(project, "whole") == dict.fromkeys(names, "completed")
     assert rows(project, "customers", "a Order {x}", "events", "N\u00e4me.dot") == [50, 20, 30, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -12,10 +13,12 @@ from dataflows.connectors.formats.lines import BadLine
 from dataflows.connectors.formats.messages import Message
 from dataflows.data.tables import Column
 
-__all__ = ["About", "Columns", "MessageFormat", "Subjects", "Values"]
+__all__ = ["About", "Columns", "MessageFormat", "Subjects", "Values", "logged"]
 
 if TYPE_CHECKING:
     from dataflows.connectors.formats.avro_schema import AvroSchema
+
+_log = logging.getLogger(__name__)
 
 Columns = tuple[tuple[Column, ...], str | None]
 """Columns of a topic, and the origin of their types, if they were inferred."""
@@ -68,3 +71,8 @@ class About:
     noticed: Callable[[str], None]
     names: Callable[[], Sequence[str]] = tuple
     registry: Callable[[], Subjects | None] = lambda: None
+
+
+def logged(where: str) -> Callable[[str], None]:
+    """Return a function that warns of news of the columns of `where`, in the log of the run."""
+    return lambda what: _log.warning("%s: %s", where, what)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from dataflows.connectors.contract import Place, ReadOrder, SplitReader
 from dataflows.connectors.formats.decoding import decoder_of
-from dataflows.connectors.formats.message_contract import About, MessageFormat, Subjects
+from dataflows.connectors.formats.message_contract import About, MessageFormat, Subjects, logged
 from dataflows.connectors.formats.message_formats import message_format
 from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, topic_columns
 from dataflows.connectors.kafka.client import (
@@ -49,8 +48,6 @@ from penstock.errors import MissingTable, Refused
 
 __all__ = ["KafkaSource", "topic_names"]
 
-_log = logging.getLogger(__name__)
-
 SAMPLE_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.02
 UNKNOWN_EPOCH: Final = -1
@@ -81,7 +78,7 @@ class KafkaSource(OnlyStreams):
     @cached_property
     def _form(self) -> MessageFormat:
         setting = f"{self.place.pipeline}: spec.source.format"
-        about = About(setting, self._where, self._notice, self._names, self._registry)
+        about = About(setting, self._where, logged(self._where), self._names, self._registry)
         return message_format(self.place.format, about)
 
     def _registry(self) -> Subjects | None:
@@ -247,9 +244,6 @@ class KafkaSource(OnlyStreams):
             self._topics,
             lambda names: self.beginnings(names, "earliest"),
         )
-
-    def _notice(self, what: str) -> None:
-        _log.warning("%s: %s", self._where, what)
 
     # -- for previews; runs are streams --
 

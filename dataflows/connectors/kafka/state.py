@@ -38,11 +38,6 @@ class KafkaState(RecordState):
         self._ledger = Ledger(self.place, self.uid, self.where, self.check)
         self.records = self._ledger.records
 
-    @property
-    def ledger(self) -> Ledger:
-        """Where the records are."""
-        return self._ledger
-
     def refresh(self) -> None:
         self._ledger.refresh()
         if any("sink" not in one for _, one in self.kept("run")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import ClassVar, Final
 
 from dataflows.connectors.contract import Place, ReadOrder, SplitReader
 from dataflows.connectors.formats.decoding import Decoder, decoder_of
-from dataflows.connectors.formats.message_contract import About, MessageFormat
+from dataflows.connectors.formats.message_contract import About, MessageFormat, logged
 from dataflows.connectors.formats.message_formats import message_format
 from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, topic_columns
 from dataflows.connectors.kinesis.client import Kinesis, code_of
@@ -28,8 +27,6 @@ from penstock.clock import now
 from penstock.errors import Refused
 
 __all__ = ["KinesisSource"]
-
-_log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS: Final = 5.0
 SAMPLED_SHARDS: Final = 16
@@ -64,7 +61,7 @@ class KinesisSource(OnlyStreams):
     @cached_property
     def _form(self) -> MessageFormat:
         setting = f"{self.place.pipeline}: spec.source.format"
-        return message_format(self.place.format, About(setting, self._where, self._notice))
+        return message_format(self.place.format, About(setting, self._where, logged(self._where)))
 
     def describe(self) -> Table:
         if self._table is None:
@@ -187,9 +184,6 @@ class KinesisSource(OnlyStreams):
 
     def _decoder(self, read: ReadOrder) -> Decoder:
         return decoder_of(read, self._form, self._where, BUILT, place_shown)
-
-    def _notice(self, what: str) -> None:
-        _log.warning("%s: %s", self._where, what)
 
     # -- for previews; runs are streams --
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from functools import cached_property
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.decoding import decoder_of
-from dataflows.connectors.formats.message_contract import About, MessageFormat
+from dataflows.connectors.formats.message_contract import About, MessageFormat, logged
 from dataflows.connectors.formats.message_formats import message_format
 from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, topic_columns
 from dataflows.connectors.newest import NewestReader, OnlyStreams
@@ -27,8 +26,6 @@ from penstock.topics.postgres import PostgresLog
 from penstock.topics.table import TOPICS, Topic
 
 __all__ = ["TopicsSource", "topic_names"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,7 +47,7 @@ class TopicsSource(OnlyStreams):
 
     @cached_property
     def _form(self) -> MessageFormat:
-        about = About(f"{self.place.pipeline}: spec.source.format", self._where, self._notice)
+        about = About(f"{self.place.pipeline}: spec.source.format", self._where, logged(self._where))
         return message_format(self.place.format, about)
 
     def describe(self) -> Table:
@@ -117,9 +114,6 @@ class TopicsSource(OnlyStreams):
     def stream(self, order: StreamOrder) -> TopicReader:
         decoder = decoder_of(order.read, self._form, self._where)
         return TopicReader(order, decoder, self.place.object, self._where, self._open, self._topic)
-
-    def _notice(self, what: str) -> None:
-        _log.warning("%s: %s", self._where, what)
 
     # -- for previews; runs are streams --
 

@@ -55,7 +55,6 @@ __all__ = [
     "text_of",
 ]
 
-SMALLINT: Final = SqlType("smallint")
 INTEGER: Final = SqlType("integer")
 BIGINT: Final = SqlType("bigint")
 REAL: Final = SqlType("real")
