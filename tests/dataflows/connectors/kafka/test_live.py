@@ -57,7 +57,10 @@ def test_records_without_a_topic_are_refused_by_name(stream: Callable[..., Strea
         state.make()
         run = {"source": made.topic, "number": 1, "row": {}}
         made.kafka.send(
-            STATE_TOPIC, json.dumps(run).encode(), key=state.ledger.key(("run", "r1")), partition=state.ledger.partition
+            STATE_TOPIC,
+            json.dumps(run).encode(),
+            key=state._ledger.key(("run", "r1")),
+            partition=state._ledger.partition,
         )
         with pytest.raises(Refused, match="an older version"):
             state.positions()

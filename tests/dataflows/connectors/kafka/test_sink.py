@@ -145,7 +145,7 @@ def test_the_state_is_read_beyond_what_other_pipelines_have_open(stream: Callabl
     with closing(state), closing(later), closing(other):
         with state.owned(claim.generation):
             state.begin({"part": "1"})
-            other.send(STATE_TOPIC, b"1", b'["other"]', state.ledger.partition)
+            other.send(STATE_TOPIC, b"1", b'["other"]', state._ledger.partition)
             other.flush()
         late = threading.Timer(0.5, other.abort)
         late.start()
