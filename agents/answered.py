@@ -9,7 +9,7 @@ from typing import Any, Final
 from penstock.ids import named_id
 from penstock.records import Record
 
-__all__ = ["FORGET_AFTER", "MOST", "Answered"]
+__all__ = ["FORGET_AFTER", "Answered"]
 
 FORGET_AFTER: Final = timedelta(hours=24)
 """Time after which the same id is a new command, by the time of the records."""

@@ -30,7 +30,7 @@ from penstock.records.commands import (
 )
 from penstock.records.families import COMMANDS, body
 
-__all__ = ["TRANSITIONS", "Lifecycle"]
+__all__ = ["Lifecycle"]
 
 TRANSITIONS: dict[str, dict[str, str]] = {
     "pause": {"active": "paused", "draining": "paused"},

@@ -17,7 +17,7 @@ from penstock.records import Record, encode
 from penstock.topics.log import Message
 from penstock.topics.operators import Wakeup
 
-__all__ = ["SNAPSHOT_EVERY", "Batch", "run_agent"]
+__all__ = ["run_agent"]
 
 SNAPSHOT_EVERY: Final = 20_000
 """Records between two snapshots of an agent: half a second of folding at a start, and few pauses under load."""

@@ -13,7 +13,7 @@ from penstock.models.documents import Documents
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
 
-__all__ = ["notes_of", "notes_on"]
+__all__ = ["notes_of"]
 
 PIPELINE: Final = {
     "spec.schema.compatibility": "a run whose rows no longer fit is refused",

@@ -15,7 +15,7 @@ from penstock.topics.log import TopicLog
 from penstock.topics.partitioner import partition_of
 from penstock.topics.table import CONTROL, METRICS, Topic
 
-__all__ = ["OPEN", "Event", "Watch"]
+__all__ = ["OPEN", "Watch"]
 
 POLL_SECONDS: Final = 0.25
 """Seconds between two polls while the catalog does not change: progress is not in the catalog."""

@@ -17,7 +17,7 @@ from catalog.tables import CATALOG, OPS, metadata
 from penstock.errors import SettingsError
 from penstock.postgres import address, connect, translated
 
-__all__ = ["driver_of", "engine", "migrate", "reset", "version"]
+__all__ = ["driver_of", "engine", "migrate", "reset"]
 
 OLDEST_SERVER: Final = 150000
 _LOCK: Final = 0x70656E63

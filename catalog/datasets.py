@@ -20,6 +20,7 @@ __all__ = [
     "dataset",
     "datasets",
     "entry",
+    "filters",
     "fingerprints",
     "known",
     "outlines",

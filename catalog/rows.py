@@ -24,19 +24,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import Table
 
-__all__ = [
-    "Change",
-    "Entry",
-    "Row",
-    "RowCache",
-    "Rows",
-    "Statements",
-    "at_once",
-    "fold",
-    "folded",
-    "statements",
-    "storable",
-]
+__all__ = ["Change", "Entry", "Row", "RowCache", "Rows", "Statements", "at_once", "fold", "folded", "storable"]
 
 Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""

@@ -13,7 +13,6 @@ from typing import Final
 
 __all__ = [
     "ARROW_DIGITS",
-    "DECODED",
     "NAMED",
     "TEXTS",
     "SqlType",

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from penstock.errors import Unavailable
 
-__all__ = ["CHANNEL", "Commits", "heard", "listen"]
+__all__ = ["CHANNEL", "POLL_SECONDS", "Commits", "heard", "listen", "remaining"]
 
 CHANNEL: Final = "catalog"
 """Channel on which each commit is notified, with the next offset; a notification is a hint and may be lost."""

@@ -33,7 +33,7 @@ from penstock.topics.log import Message, Stored
 from penstock.topics.operators import TopicSink, TopicSource, Wakeup
 from penstock.topics.table import CONTROL, METRICS
 
-__all__ = ["KINDS", "add_worker"]
+__all__ = ["add_worker"]
 
 KINDS: Final = ("pipeline", "cleanup", "discover", "list")
 LINGER: Final = 0.005

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["OF_CHANGES", "POINTS", "FailpointReached", "arm", "failpoint"]
+__all__ = ["POINTS", "FailpointReached", "arm", "failpoint"]
 
 VARIABLE: Final = "PENSTOCK_FAILPOINT"
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from penstock.errors import SettingsError, did_you_mean
 
-__all__ = ["SCHEME", "KafkaUrl", "is_kafka"]
+__all__ = ["KafkaUrl", "is_kafka"]
 
 SCHEME: Final = "kafka://"
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")

@@ -100,7 +100,7 @@ def connect(
             application_name=application_name,
             connect_timeout=timeout,
             client_encoding="utf8",
-            **KEEPALIVE,  # type: ignore[arg-type]
+            **KEEPALIVE,  # type: ignore[arg-type]  # options of libpq, which psycopg passes on
         )
     except psycopg.Error as error:
         raise translated(error, where=where) from error

@@ -16,7 +16,7 @@ from dataflows.runs.survey import opened
 from penstock.errors import UsageError
 from penstock.models.domain import Beginning
 
-__all__ = ["begin_stream", "beginning_of"]
+__all__ = ["begin_stream"]
 
 
 def begin_stream(state: State, choice: Choice, text: str | None, *, reset: bool) -> int:

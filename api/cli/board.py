@@ -14,7 +14,7 @@ from penstock.records.execution import RunProgress, TaskFailed
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Board", "board"]
+__all__ = ["Board", "board", "counting"]
 
 
 class Board:

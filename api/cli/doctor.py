@@ -121,7 +121,7 @@ def _connections(settings: Settings) -> Iterator[Finding]:
         return
     for name, connection in read_documents([path]).connections.items():
         if isinstance(connection, PostgresConnection | TopicsConnection):
-            yield from _looked(lambda s, n=name, c=connection: _connects(s, n, c), settings)  # type: ignore[misc]
+            yield from _looked(lambda s, n=name, c=connection: _connects(s, n, c), settings)  # type: ignore[misc]  # defaults bind the loop's variables
         else:
             yield Finding(f"connection {name}", well=True, seen=f"type {connection.type}: not checked yet")
 

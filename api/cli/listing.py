@@ -15,7 +15,7 @@ from catalog.overview import Overview, overview
 from dataflows.process.site import Site
 from penstock.postgres import connect
 
-__all__ = ["route", "tallies"]
+__all__ = ["route"]
 
 
 @command(name="list")

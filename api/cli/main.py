@@ -22,7 +22,7 @@ from penstock.libpq import forget_variables
 if TYPE_CHECKING:
     from penstock.settings import Settings
 
-__all__ = ["State", "cli", "main"]
+__all__ = ["State", "cli", "command", "main"]
 
 GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Begin": ("api.cli.project", {
@@ -183,7 +183,7 @@ def command(**settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
             return function(state, **{name: value for name, value in given.items() if name != "common_debug"})
 
         run.__doc__ = function.__doc__
-        run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # click reads it
         made: click.Command = click.command(**settings)(_common(run))
         return made
 

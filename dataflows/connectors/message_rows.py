@@ -28,7 +28,6 @@ __all__ = [
     "EMPTIED",
     "Encoder",
     "Most",
-    "Pair",
     "SentRows",
     "check_columns",
     "check_format",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["LONGEST", "TOP", "Statistics", "measured", "shape_of", "shapes"]
+__all__ = ["LONGEST", "TOP", "Statistics", "measured"]
 
 TOP: Final = 20
 """Frequent values that are kept."""

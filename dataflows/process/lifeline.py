@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Final
 
-__all__ = ["LOST_PARENT", "watch_lifeline"]
+__all__ = ["watch_lifeline"]
 
 LOST_PARENT: Final = 70
 """The exit code of a process whose parent has died."""

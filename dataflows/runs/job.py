@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from catalog.letters import DeadLetters
     from dataflows.transforms.steps import LookupTable
 
-__all__ = ["SPLIT_ROWS", "Job", "rules_of"]
+__all__ = ["Job", "refuse_what_is_missing", "rules_of"]
 
 SPLIT_ROWS: Final = 100_000
 

@@ -16,7 +16,7 @@ from dataflows.runs.prepare import Prepared
 from penstock.errors import BadData, Fenced, PenstockError, TooManyRefused
 from penstock.failpoints import failpoint
 
-__all__ = ["committed", "drop_state", "publish", "superseded", "too_many_error"]
+__all__ = ["committed", "drop_state", "publish", "schemas", "superseded", "too_many_error"]
 
 ASK_SECONDS = 3.0
 _NAMED: Final = re.compile(r"`([^`]+)`")

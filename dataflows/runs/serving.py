@@ -26,7 +26,7 @@ from dataflows.runs.launcher import run_task
 from penstock import failpoints
 from penstock.telemetry import flush, set_up, shut_down
 
-__all__ = ["main", "serve"]
+__all__ = ["main"]
 
 DISCOVER: Final = "dataflows.work.discover"
 """Module that runs discoveries; anything else is a task of a pipeline."""

@@ -26,7 +26,7 @@ from penstock.collector import collect_rarely
 from penstock.errors import PenstockError, UsageError
 from penstock.topics.operators import Wakeup
 
-__all__ = ["FLOWS", "main", "run_flow", "run_flows"]
+__all__ = ["FLOWS", "main", "run_flows"]
 
 FLOWS: Final[dict[str, Callable[[Dataflow, Site, threading.Event, Wakeup], None]]] = {
     "control": add_control,

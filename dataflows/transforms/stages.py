@@ -22,15 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROW",
+    "Check",
     "Compute",
     "Deduplicate",
     "Explode",
     "Filter",
+    "JoinKey",
     "Lookup",
     "PythonCall",
     "Refusal",
     "Stage",
     "Work",
+    "comparable",
+    "evaluate_frame",
+    "refuse_wrong",
 ]
 
 ROW = "_row"

@@ -14,7 +14,7 @@ from penstock.errors import InvalidDocument, Issue, did_you_mean
 from penstock.models.secrets import looks_random, sensitive
 from penstock.models.sql import MAX_LENGTH, parsed
 
-__all__ = ["Bytes", "Duration", "Fraction", "Model", "Name", "PipelineName", "Sql", "issues_of"]
+__all__ = ["Bytes", "Duration", "Fraction", "Model", "Name", "PipelineName", "Sql", "duration_text", "issues_of"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
 _BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")

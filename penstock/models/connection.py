@@ -16,7 +16,7 @@ from penstock.models.http import HttpConnection
 from penstock.models.secrets import Dsn, Secret, literal_in_query, literals, resolve, resolve_dsn
 
 __all__ = [
-    "PLUGINS",
+    "TYPES",
     "Connection",
     "DuckdbConnection",
     "FilesConnection",
@@ -29,8 +29,10 @@ __all__ = [
     "SchemaRegistry",
     "SqliteConnection",
     "TopicsConnection",
+    "parse_connection",
     "parse_connections",
     "plugged_in",
+    "postgres_dsn",
     "resolve",
 ]
 

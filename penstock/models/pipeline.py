@@ -35,6 +35,7 @@ __all__ = [
     "Cursor",
     "DeadLetter",
     "ErrorRules",
+    "Labels",
     "Limits",
     "Metadata",
     "Pipeline",

@@ -96,8 +96,8 @@ def _is_random(part: str) -> bool:
     kinds = [0 if character.isdigit() else 1 for character in part]
     changes = sum(one != other for one, other in pairwise(kinds))
     if changes >= 2:  # noqa: PLR2004 - `v20` or `2026Q1` change once or twice; words and years do not
-        return len(part) >= 12 or changes >= 3  # noqa: PLR2004
-    return len(part) >= 20 and part.lower() != part and _entropy(part) >= _ENTROPY + 0.7  # noqa: PLR2004
+        return len(part) >= 12 or changes >= 3  # noqa: PLR2004 - a rule of thumb
+    return len(part) >= 20 and part.lower() != part and _entropy(part) >= _ENTROPY + 0.7  # noqa: PLR2004 - as above
 
 
 def _entropy(text: str) -> float:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sqlglot import exp
     from sqlglot.tokenizer_core import Token
 
-__all__ = ["MAX_DEPTH", "MAX_LENGTH", "parsed"]
+__all__ = ["MAX_LENGTH", "parsed"]
 
 MAX_LENGTH: Final = 4000
 MAX_NODES: Final = 600

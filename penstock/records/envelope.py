@@ -12,7 +12,7 @@ from penstock.errors import LogError
 from penstock.ids import named_id, new_id
 from penstock.topics.log import Message
 
-__all__ = ["AGENT", "LARGEST", "YEARS", "Kind", "Record", "decode", "encode"]
+__all__ = ["AGENT", "YEARS", "Kind", "Record", "decode", "encode"]
 
 Kind = Literal["command", "event", "timer", "policy"]
 AGENT = "agent:"

@@ -18,6 +18,7 @@ __all__ = [
     "RunChanged",
     "RunProgress",
     "SchemaObserved",
+    "SlotProgress",
     "StreamProgress",
     "TaskCompleted",
     "TaskFailed",

@@ -14,7 +14,7 @@ from penstock.models.base import Model
 from penstock.records import commands, coordination, execution, sets
 from penstock.records.envelope import Kind, Record
 
-__all__ = ["TYPES", "RecordType", "body", "current", "is_known"]
+__all__ = ["COMMANDS", "TYPES", "RecordType", "body", "current", "is_known"]
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 

@@ -12,7 +12,17 @@ from confluent_kafka.admin import AdminClient
 
 from penstock.errors import AccessDenied, LogError, PenstockError, Unavailable, Unreachable
 
-__all__ = ["APPEND_BYTES", "MESSAGE_BYTES", "OF_GROUPS", "RECORD_OVERHEAD", "SECONDS", "Clients", "translated"]
+__all__ = [
+    "APPEND_BYTES",
+    "DELIVERY_SECONDS",
+    "MESSAGE_BYTES",
+    "OF_GROUPS",
+    "PAUSE_SECONDS",
+    "RECORD_OVERHEAD",
+    "SECONDS",
+    "Clients",
+    "translated",
+]
 
 SECONDS: Final = 10.0
 """Time-out of a request, retries included; also that of connecting."""
@@ -44,17 +54,17 @@ OF_GROUPS: Final = {
 }
 """Errors about the group that a consumer must name: no group is ever used, so they mean nothing."""
 _SILENT: Final = {
-    KafkaError._TRANSPORT,  # noqa: SLF001
-    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-    KafkaError._RESOLVE,  # noqa: SLF001
-    KafkaError._TIMED_OUT,  # noqa: SLF001
-    KafkaError._MSG_TIMED_OUT,  # noqa: SLF001
-    KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001 - librdkafka's codes have no other name
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - as above
+    KafkaError._RESOLVE,  # noqa: SLF001 - as above
+    KafkaError._TIMED_OUT,  # noqa: SLF001 - as above
+    KafkaError._MSG_TIMED_OUT,  # noqa: SLF001 - as above
+    KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001 - as above
 }
 _MISSING: Final = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - as above
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - as above
 }
 _AGAIN: Final = _SILENT | {
     KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -70,17 +80,17 @@ _AGAIN: Final = _SILENT | {
     KafkaError.UNKNOWN_LEADER_EPOCH,
 }
 _FINAL: Final = _DENIED | {
-    KafkaError._SSL,  # noqa: SLF001
-    KafkaError._INVALID_ARG,  # noqa: SLF001
-    KafkaError._STATE,  # noqa: SLF001
-    KafkaError._CONFLICT,  # noqa: SLF001
-    KafkaError._NOT_IMPLEMENTED,  # noqa: SLF001
-    KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001
+    KafkaError._SSL,  # noqa: SLF001 - as above
+    KafkaError._INVALID_ARG,  # noqa: SLF001 - as above
+    KafkaError._STATE,  # noqa: SLF001 - as above
+    KafkaError._CONFLICT,  # noqa: SLF001 - as above
+    KafkaError._NOT_IMPLEMENTED,  # noqa: SLF001 - as above
+    KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001 - as above
 }
 """Errors of the library's own that no second attempt mends."""
 _MEANINGS: Final[tuple[tuple[set[int], type[PenstockError], str | None, str], ...]] = (
     (_DENIED, AccessDenied, None, "check the user, its password and its ACLs"),
-    ({KafkaError._SSL}, Unavailable, None, "check security.protocol and ssl.ca.location"),  # noqa: SLF001
+    ({KafkaError._SSL}, Unavailable, None, "check security.protocol and ssl.ca.location"),  # noqa: SLF001 - as above
     (_SILENT, Unreachable, None, "check that the brokers run and can be reached"),
     (_MISSING, LogError, "no such topic", "create it first"),
     (
@@ -141,7 +151,7 @@ class Clients:
         """Remember an error of the connection; it tells more than the time-out that follows."""
         if error.code() in OF_GROUPS:
             return
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or self._error is None:  # noqa: SLF001
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or self._error is None:  # noqa: SLF001 - as above
             self._error = error
 
     def consumer(self) -> Consumer:

@@ -51,7 +51,7 @@ def stored_of(topic: Topic, record: Record) -> Stored:
     headers = [(str(name), _bytes(value)) for name, value in cast("list[tuple[str, object]]", record.headers() or [])]
     partition, offset = record.partition(), record.offset()
     assert partition is not None  # noqa: S101 - a consumed record has a place
-    assert offset is not None  # noqa: S101
+    assert offset is not None  # noqa: S101 - as above
     at, lock = _EPOCH + timedelta(milliseconds=max(0, record.timestamp()[1])), None
     if headers and headers[0][0] == OWN and len(headers[0][1]) == _LAYOUT.size:
         micros, stamp = _LAYOUT.unpack(headers.pop(0)[1])

@@ -20,8 +20,8 @@ _NOT_THERE: Final = {
     KafkaError.OFFSET_OUT_OF_RANGE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.UNKNOWN_TOPIC_ID,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - librdkafka's codes have no other name
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - as above
 }
 """What was trimmed away, and what a broker that has just started does not know yet: whoever reads finds out which."""
 _MOST: Final = 1024

@@ -107,7 +107,7 @@ def segment_of(topic: Topic, segment: int) -> sql.Identifier:
 def create_topic(session: psycopg.Connection, topic: Topic) -> None:
     """Create the topic's tables and counters in the caller's transaction; raises LogError if they exist and differ."""
     session.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{SCHEMA}:create"])
-    if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._segments"]).fetchone()[0]:  # type: ignore[index]
+    if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._segments"]).fetchone()[0]:  # type: ignore[index]  # one row
         session.execute(_TABLES.format(schema=sql.Identifier(SCHEMA), counters=COUNTERS, segments=SEGMENTS))
     if identity_of(session) is None:
         _identify(session)
@@ -128,7 +128,7 @@ def _identify(session: psycopg.Connection) -> None:
 
 def identity_of(session: psycopg.Connection[Any]) -> str | None:
     """Return the id of the log; None before `create_topic` has made one."""
-    if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._identity"]).fetchone()[0]:  # type: ignore[index]
+    if not session.execute("SELECT to_regclass(%s)", [f"{SCHEMA}._identity"]).fetchone()[0]:  # type: ignore[index]  # one row
         return None
     row = session.execute(sql.SQL("SELECT id::text FROM {}").format(_IDENTITY)).fetchone()
     return None if row is None else str(row[0])

@@ -40,7 +40,21 @@ from dataflows.connectors.inspection import check_source, check_target
 from dataflows.data.changes import CHANGE_COLUMN
 from penstock.models.pipeline import Sink
 
-__all__ = ["ALL", "COLUMNS", "EVERYTHING", "HALVES", "NAMES", "Case", "Pipeline", "Row", "Run", "made_rows", "read"]
+__all__ = [
+    "ALL",
+    "COLUMNS",
+    "EVERYTHING",
+    "HALVES",
+    "HOUR",
+    "NAMES",
+    "SLOT",
+    "Case",
+    "Pipeline",
+    "Row",
+    "Run",
+    "made_rows",
+    "read",
+]
 
 Row = tuple[Any, ...]
 COLUMNS: Final = (Column("id", "bigint", nullable=False), Column("name", "text"), Column("price", "double precision"))

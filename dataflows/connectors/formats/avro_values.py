@@ -21,7 +21,7 @@ from dataflows.connectors.formats.message_contract import Subjects
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, fits, parse_type
 
-__all__ = ["FRAME", "AvroValues", "frame_of"]
+__all__ = ["AvroValues", "frame_of"]
 
 FRAME: Final = 5
 """Bytes before a framed record."""

@@ -15,7 +15,6 @@ from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.formats import AvroFormat, CsvFormat, FileFormat, Format, JsonlFormat, ParquetFormat, RawFormat
 
 __all__ = [
-    "MAX_COLUMNS",
     "MAX_VALUE_BYTES",
     "FileReader",
     "FileWriter",
@@ -23,6 +22,7 @@ __all__ = [
     "RefusedRow",
     "Rows",
     "Shape",
+    "check_width",
     "compress_stream",
     "declared_columns",
     "decompress_stream",

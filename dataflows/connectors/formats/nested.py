@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["JSON_TYPES", "json_texts", "not_representable", "unsupported_in_json"]
+__all__ = ["json_texts", "not_representable", "unsupported_in_json", "uuid_texts"]
 
 _CONTROLS: Final = [chr(code) for code in range(0x20)]
 JSON_TYPES: Final = (pa.types.is_struct, pa.types.is_map)

@@ -31,7 +31,7 @@ from dataflows.connectors.partitions import part_name
 from dataflows.connectors.record_state import Key
 from penstock.errors import Refused, Unavailable
 
-__all__ = ["PARTITIONS", "STATE_TOPIC", "Ledger", "create_topic"]
+__all__ = ["AT_END", "STATE_TOPIC", "WAIT_SECONDS", "Ledger", "create_topic"]
 
 STATE_TOPIC: Final = "_penstock_state"
 PARTITIONS: Final = 16

@@ -19,7 +19,7 @@ from dataflows.connectors.contract import Place
 from dataflows.connectors.kafka.client import SECONDS, error_of, producer
 from penstock.errors import AccessDenied, PenstockError, Refused, Unavailable, Unreachable
 
-__all__ = ["TIMEOUT_SECONDS", "LostTransaction", "Transactions", "transactional_id"]
+__all__ = ["LostTransaction", "Transactions", "transactional_id"]
 
 TIMEOUT_SECONDS: Final = 300
 """Time after which the brokers abort a transaction that was neither committed nor aborted."""

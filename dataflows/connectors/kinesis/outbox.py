@@ -15,7 +15,7 @@ from typing import Any, Final
 from dataflows.connectors.kinesis.client import Kinesis
 from penstock.errors import Unavailable
 
-__all__ = ["MOST_BYTES", "MOST_RECORDS", "Outbox", "Outgoing"]
+__all__ = ["Outbox", "Outgoing"]
 
 MOST_RECORDS: Final = 500
 """Records of one request."""

@@ -27,7 +27,7 @@ from dataflows.connectors.kinesis.client import (
 from dataflows.connectors.record_state import NEW, PIPELINE, Key
 from penstock.errors import AccessDenied, MissingTable, PenstockError, Unavailable
 
-__all__ = ["STATE_TABLE", "Conflict", "StateTable", "Written", "pieces"]
+__all__ = ["Conflict", "StateTable", "Written", "pieces"]
 
 STATE_TABLE: Final = "_penstock_state"
 MOST_ITEMS: Final = 90

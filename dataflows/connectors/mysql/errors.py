@@ -24,7 +24,7 @@ from penstock.errors import (
     Unreachable,
 )
 
-__all__ = ["DUPLICATE", "FENCED", "LOST", "NO_SERVER", "penstock_error"]
+__all__ = ["FENCED", "LOST", "NO_SERVER", "penstock_error"]
 
 LOST: Final = 2013
 NO_SERVER: Final = 2002

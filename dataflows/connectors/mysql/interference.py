@@ -18,7 +18,7 @@ from dataflows.connectors.mysql.session import Session
 from dataflows.connectors.mysql.tables import TableName, describe
 from dataflows.connectors.sql.checks import altered, check_appended, interfered
 
-__all__ = ["Definition", "check_merged", "interferers", "staged"]
+__all__ = ["UNSEEN", "Definition", "check_merged", "interferers", "staged"]
 
 _TRIGGERS: Final = """
 SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = ? AND event_object_table = ?

@@ -19,7 +19,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
 from penstock.errors import Refused, Unavailable
 
-__all__ = ["XID", "evidence_of", "horizon", "key_sql", "zones_of"]
+__all__ = ["XID", "evidence_of", "horizon", "key_sql"]
 
 SETTLE_SECONDS: Final = 0.02
 """Wait until a transaction that has just begun is visible in pg_stat_activity, which takes microseconds."""

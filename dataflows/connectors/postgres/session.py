@@ -26,10 +26,12 @@ from penstock.errors import PenstockError, Refused, Unreachable
 from penstock.postgres import KEEPALIVE
 
 __all__ = [
+    "CONNECT_SECONDS",
     "FENCED",
     "FORM",
     "IDLE_SECONDS",
     "LOCK_NOT_AVAILABLE",
+    "PINNED",
     "Session",
     "ask",
     "connect",
@@ -129,7 +131,7 @@ def _opened(dsn: str, seconds: float, pinned: Mapping[str, str]) -> _Reusable:
         client_encoding="UTF8",
         connect_timeout=int(seconds),
         prepare_threshold=sys.maxsize,
-        **KEEPALIVE,  # type: ignore[arg-type]
+        **KEEPALIVE,  # type: ignore[arg-type]  # options of libpq, which psycopg passes on
     )
     again = partial(connect, options=f"{own} {texts}".lstrip())
     try:

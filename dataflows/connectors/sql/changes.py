@@ -27,7 +27,7 @@ from dataflows.data.changes import CHANGE
 from dataflows.data.tables import Column
 from penstock.errors import Refused
 
-__all__ = ["OP", "UNSENT", "Changes", "check_whole", "parsed", "was"]
+__all__ = ["NOT_FREE", "OP", "UNSENT", "Changes", "check_whole", "parsed", "was"]
 
 OP: Final = "_penstock_op"
 """Column that says what a row does: NULL if its values are all known, `kept` once the others are filled in."""

@@ -19,7 +19,7 @@ from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.failpoints import failpoint
 
-__all__ = ["ENDS", "TABLES", "Ledger", "fenced_error", "made_name"]
+__all__ = ["ENDS", "TABLES", "Ledger", "Statements", "fenced_error", "made_name"]
 
 KEPT_RUNS: Final = 100
 AT_ONCE: Final = 500

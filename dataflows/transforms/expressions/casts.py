@@ -38,7 +38,7 @@ from dataflows.transforms.expressions.terms import (
 )
 from penstock.errors import SchemaMismatch
 
-__all__ = ["cast", "cast_target", "display_text", "rounded"]
+__all__ = ["MAX_TEXT_LENGTH", "cast", "cast_target", "display_text", "rounded"]
 
 _TRUE: Final = ["t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"]
 _FALSE: Final = ["f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"]

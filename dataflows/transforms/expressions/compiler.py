@@ -24,7 +24,7 @@ from penstock.errors import SchemaMismatch
 from penstock.models.grammar import Positive
 from penstock.models.sql import parsed
 
-__all__ = ["ALLOWED", "NODES", "Compiled", "compile_expression"]
+__all__ = ["NODES", "Compiled", "compile_expression"]
 
 MAX_GROWTH: Final = 1000
 """Limit of a text's length, as a multiple of its longest column."""

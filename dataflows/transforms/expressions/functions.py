@@ -40,7 +40,7 @@ from dataflows.transforms.expressions.terms import (
 )
 from penstock.errors import SchemaMismatch
 
-__all__ = ["and_", "arithmetic", "coalesce", "compare", "greatest", "negate", "not_", "or_"]
+__all__ = ["and_", "arithmetic", "coalesce", "compare", "greatest", "negate", "not_", "or_", "unified"]
 
 ZERO: Final = pl.lit(0, dtype=pl.Int128)
 COMPARISONS: Final[dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]]] = {

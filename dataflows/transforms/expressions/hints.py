@@ -11,7 +11,7 @@ from sqlglot.tokenizer_core import TokenType
 from penstock.errors import SchemaMismatch, did_you_mean
 from penstock.models.grammar import tokens_of
 
-__all__ = ["FUNCTIONS", "check_names", "hint_for"]
+__all__ = ["check_names", "hint_for"]
 
 FUNCTIONS: Final = (
     "abs", "btrim", "cast", "ceil", "ceiling", "char_length", "character_length", "coalesce", "concat", "concat_ws",

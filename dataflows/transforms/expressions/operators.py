@@ -16,6 +16,7 @@ from dataflows.transforms.expressions.walk import Compiler, Failure, place_of
 from penstock.errors import SchemaMismatch
 
 __all__ = [
+    "Handler",
     "arithmetic",
     "between",
     "case",

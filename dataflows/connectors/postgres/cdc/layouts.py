@@ -19,7 +19,7 @@ from dataflows.connectors.postgres.cdc.pgoutput import Relation
 from dataflows.connectors.postgres.cdc.positions import REBUILD, Position
 from penstock.errors import ColumnChanged, Refused, SchemaMismatch, Unavailable
 
-__all__ = ["Layouts", "allows_more", "check_columns", "check_rows"]
+__all__ = ["Layouts", "check_columns", "check_rows"]
 
 WHOLE: Final = "f"
 """Replica identity that sends the whole old row."""

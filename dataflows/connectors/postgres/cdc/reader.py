@@ -34,7 +34,7 @@ from dataflows.data.splits import Split
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 
-__all__ = ["ChangeReader"]
+__all__ = ["ChangeReader", "decoder_of"]
 
 POLL_SECONDS: Final = 0.1
 SPLIT_BYTES: Final = 16 << 20

@@ -93,7 +93,7 @@ class Replication:
                 client_encoding="UTF8",
                 connect_timeout=CONNECT_SECONDS,
                 options=f"{own} {texts}".lstrip(),
-                **KEEPALIVE,  # type: ignore[arg-type]
+                **KEEPALIVE,  # type: ignore[arg-type]  # options of libpq, which psycopg passes on
             )
         return cls(session, where, check)
 
