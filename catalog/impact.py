@@ -1,4 +1,4 @@
-"""Which pipelines a change of a dataset touches: by the columns that each reads and writes, from its document alone."""
+"""Pipelines that a change of a dataset touches: by the columns that each reads and writes, from its document alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State of steps that remember earlier rows: what a commit has to keep of it, as text that only the steps read.
+"""Changes of the state of steps that remember earlier rows, which a commit stores as text that only the steps read.
 
 A step's state at a sink is a journal: pieces in the order of their splits. Each commit adds the pieces of what its
 split has changed. Now and then a step writes its whole state, which takes the place of all earlier pieces.
