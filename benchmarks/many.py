@@ -1,9 +1,9 @@
-"""Many small tables, PostgreSQL to PostgreSQL: 100 pipelines of a running `penstock up` against dlt's `sql_database`.
+"""A whole database, PostgreSQL to PostgreSQL, in a running `penstock up` against dlt's `sql_database`.
 
-``python -m benchmarks.many [--tables 100] [--rows 1000] [--times 3] [--json] [--readme]``. Every table is replaced, on
-one embedded server that writes to disk as by default. The two take turns, and the median of each counts. Penstock's
-time is from the start of `penstock run --all` to the end of the last run, with `up` running as in production; dlt's is
-that of its process.
+``python -m benchmarks.many [--tables 100] [--rows 1000] [--times 3] [--json] [--readme]``: many small tables, as a
+pipeline each and as one set, and 20 tables of 300,000 rows as a set. Every table is replaced, on one embedded server
+that writes to disk as by default. They take turns, and the median of each counts. Penstock's time is from the start of
+`penstock run` to the end of the last run, with `up` running as in production; dlt's is that of its process.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,52 +36,84 @@ POLL_SECONDS: Final = 0.02
 PATIENCE: Final = 600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Tables of one schema that are loaded together."""
+
+    schema: str
+    count: int
+    rows: int
+    """Rows of each."""
+    backend: str
+    """dlt's fastest one for this size."""
+
+    @property
+    def names(self) -> list[str]:
+        return [f"t{number:03}" for number in range(self.count)]
+
+    @property
+    def all_rows(self) -> int:
+        return self.count * self.rows
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="many", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tables", type=int, default=100)
     parser.add_argument("--rows", type=int, default=1000, help="rows of each table")
+    parser.add_argument("--large-tables", type=int, default=20)
+    parser.add_argument("--large-rows", type=int, default=300_000, help="rows of each large table")
     parser.add_argument("--times", type=int, default=3, help="turns of each")
-    parser.add_argument("--alone", action="store_true", help="without dlt")
+    parser.add_argument("--only", choices=WAYS, nargs="*", default=WAYS, help="leave out the others")
     parser.add_argument("--json", action="store_true", help="one last line of JSON")
     parser.add_argument("--readme", action="store_true", help="write the README's table")
     options = parser.parse_args()
+    small = Tables("public", options.tables, options.rows, "pyarrow")
+    large = Tables("large", options.large_tables, options.large_rows, "connectorx")
     with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as name:
-        found = measured(Path(name), options.tables, options.rows, options.times, alone=options.alone)
-    show(options.tables, options.rows, found, as_json=options.json)
+        found = measured(Path(name), small, large, options.times, options.only)
+    show(small, large, found, as_json=options.json)
     if options.readme:
-        write_table("many", table_lines(options.tables, options.rows, found))
+        write_table("many", table_lines(small, large, found))
     return 0
 
 
-def measured(folder: Path, tables: int, rows: int, times: int, *, alone: bool) -> dict[str, list[Measured]]:
-    """Measure each tool `times` times, in turns."""
+Found = dict[str, list[Measured]]
+"""Measurements of each way."""
+WAYS: Final = ("pipelines", "set", "dlt", "set_large", "dlt_large")
+
+
+def measured(folder: Path, small: Tables, large: Tables, times: int, only: Sequence[str] = WAYS) -> Found:
+    """Measure each way `times` times, in turns."""
     project = folder / "project"
-    make_project(project, fill=lambda server: fill(server, tables, rows))
-    found: dict[str, list[Measured]] = {name: [] for name in (("penstock",) if alone else ("penstock", "dlt"))}
-    if not alone:
+    sizes = [small, *([large] if {"set_large", "dlt_large"} & {*only} else [])]
+    make_project(project, fill=lambda server: [fill(server, tables) for tables in sizes])
+    if {"dlt", "dlt_large"} & {*only}:
         ready()
+    found: Found = {name: [] for name in WAYS if name in only}
     with installation(project) as (client, root):
-        apply(client, tables)
+        apply(client, small.names if "pipelines" in only else [], [f"{tables.schema}.t*" for tables in sizes])
+        bench = _Bench(client, root, folder)
         for _ in range(times):
-            if not alone:
-                found["dlt"].append(by_dlt(client.site, folder, tables * rows))
-            found["penstock"].append(by_penstock(client, root, tables, tables * rows))
+            for name, runs in found.items():
+                runs.append(bench.measure(name, large if name.endswith("large") else small))
+                sys.stderr.write(f"{name}: {runs[-1]}\n")
     return found
 
 
-def fill(server: EmbeddedServer, tables: int, rows: int) -> None:
+def fill(server: EmbeddedServer, tables: Tables) -> None:
     """Create and fill the tables, each with a key and a few columns of common types."""
     with psycopg.connect(server.dsn(SHOP), autocommit=True) as session:
-        for number in range(tables):
+        session.execute(f"CREATE SCHEMA IF NOT EXISTS {tables.schema}")
+        for name in tables.names:
             session.execute(
-                f"CREATE TABLE t{number:03} (id bigint PRIMARY KEY, name text NOT NULL, price numeric(12,2), "
-                "quantity integer, placed_at timestamptz)"
+                f"CREATE TABLE {tables.schema}.{name} (id bigint PRIMARY KEY, name text NOT NULL, "
+                "price numeric(12,2), quantity integer, placed_at timestamptz)"
             )
             session.execute(
-                f"INSERT INTO t{number:03} SELECT n, 'name ' || n, n * 1.01, n %% 7, timestamptz '2026-01-01 00:00Z' + "
-                "n * interval '1 minute' FROM generate_series(1, %s) n",
-                [rows],
+                f"INSERT INTO {tables.schema}.{name} SELECT n, 'name ' || n, n * 1.01, n %% 7, "
+                "timestamptz '2026-01-01 00:00Z' + n * interval '1 minute' FROM generate_series(1, %s) n",
+                [tables.rows],
             )
         session.execute("ANALYZE")
 
@@ -101,8 +133,8 @@ def installation(project: Path) -> Iterator[tuple[Client, int]]:
         yield client, root
 
 
-def apply(client: Client, tables: int) -> None:
-    """Apply the connections and a pipeline for each table."""
+def apply(client: Client, tables: Sequence[str], patterns: Sequence[str]) -> None:
+    """Apply the connections, a pipeline for each table, and a set for each pattern; wait for the sets' members."""
     server = client.site.server
     if server is None:
         message = "the project was made on the embedded server"
@@ -110,39 +142,82 @@ def apply(client: Client, tables: int) -> None:
     for name, database in (("shop", SHOP), ("warehouse", WAREHOUSE)):
         payload = {"name": name, "connection": {"type": "postgres", "dsn": server.dsn(database)}}
         client.ask("connection.put", name, payload)
-    for number in range(tables):
-        client.ask("pipeline.apply", f"t{number:03}", {"pipeline": pipeline(f"t{number:03}")})
+    for table in tables:
+        pipeline = made(table, {"object": f"public.{table}"}, f"public.{table}")
+        client.ask("pipeline.apply", table, {"pipeline": pipeline})
+    for pattern in patterns:
+        schema = pattern.partition(".")[0]
+        name = f"set-{schema}"
+        pipeline = made(name, {"objects": [pattern]}, f"set_{schema}.{{table}}")
+        client.ask("pipeline.apply", name, {"pipeline": pipeline})
+        while not client.store.set_entry(name).listed:
+            time.sleep(POLL_SECONDS)
 
 
-def pipeline(table: str) -> dict[str, Any]:
-    """Return a pipeline that replaces a table."""
+def made(name: str, source: dict[str, Any], target: str) -> dict[str, Any]:
+    """Return a pipeline, or a set, that replaces its targets."""
     return {
-        "metadata": {"name": table},
+        "metadata": {"name": name},
         "spec": {
-            "source": {"connection": "shop", "object": f"public.{table}"},
-            "sink": {"connection": "warehouse", "object": f"public.{table}", "write": "replace"},
+            "source": {"connection": "shop", **source},
+            "sink": {"connection": "warehouse", "object": target, "write": "replace"},
         },
     }
 
 
-def by_penstock(client: Client, root: int, tables: int, rows: int) -> Measured:
-    """Measure a run of all pipelines; the CPU is that of Penstock's processes, without the server's."""
-    with closing(psycopg.connect(client.site.catalog_dsn, autocommit=True)) as session:
-        before, begin = ended(session), time.perf_counter()
-        spent = {pid: cpu({pid}) for pid in ours(client, root)}
-        command = [str(Path(sys.executable).parent / "penstock"), "--project", str(client.site.settings.project)]
-        asked = timed([[*command, "run", "--all"]])
-        while ended(session) < before + tables:
-            if time.perf_counter() - begin > PATIENCE:
-                sys.exit(f"{before + tables - ended(session)} runs have not ended after {PATIENCE:g} s")
-            time.sleep(POLL_SECONDS)
-        seconds = time.perf_counter() - begin
-        used = asked.cpu + sum(cpu({pid}) - spent.get(pid, 0.0) for pid in ours(client, root))
-        failed = session.execute("SELECT count(*) FROM catalog.runs WHERE status <> 'completed'").fetchone()
-    if failed != (0,):
-        sys.exit(f"{failed} runs failed")
-    check(client.site, "public", rows)
-    return Measured(seconds, used, 0.0)
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A running installation, and a folder for dlt."""
+
+    client: Client
+    root: int
+    folder: Path
+
+    def measure(self, way: str, tables: Tables) -> Measured:
+        """Measure one load of all the tables, and check that every row has arrived."""
+        if way.startswith("dlt"):
+            found, schema = self._by_dlt(tables), f"by_dlt_{tables.schema}"
+        elif way == "pipelines":
+            found, schema = self._by_penstock(["--select", "t*"], tables), "public"
+        else:
+            found, schema = self._by_penstock([f"set-{tables.schema}"], tables), f"set_{tables.schema}"
+        self._check(schema, tables)
+        return found
+
+    def _by_penstock(self, chosen: list[str], tables: Tables) -> Measured:
+        """Measure runs of pipelines; the CPU is that of Penstock's processes, without the server's."""
+        client, root = self.client, self.root
+        with closing(psycopg.connect(client.site.catalog_dsn, autocommit=True)) as session:
+            before, begin = ended(session), time.perf_counter()
+            spent = {pid: cpu({pid}) for pid in ours(client, root)}
+            command = [str(Path(sys.executable).parent / "penstock"), "--project", str(client.site.settings.project)]
+            asked = timed([[*command, "run", *chosen]])
+            while ended(session) < before + tables.count:
+                if time.perf_counter() - begin > PATIENCE:
+                    left = before + tables.count - ended(session)
+                    sys.exit(f"{left} runs have not ended after {PATIENCE:g} s")
+                time.sleep(POLL_SECONDS)
+            seconds = time.perf_counter() - begin
+            used = asked.cpu + sum(cpu({pid}) - spent.get(pid, 0.0) for pid in ours(client, root))
+            failed = session.execute("SELECT count(*) FROM catalog.runs WHERE status <> 'completed'").fetchone()
+        if failed != (0,):
+            sys.exit(f"{failed} runs failed")
+        return Measured(seconds, used, 0.0)
+
+    def _by_dlt(self, tables: Tables) -> Measured:
+        """Measure a copy of all tables by dlt."""
+        assert self.client.site.server is not None
+        source, target = (self.client.site.server.dsn(name) for name in (SHOP, WAREHOUSE))
+        command, environment = whole_database(source, target, self.folder, tables.schema, tables.backend)
+        return timed([command], environment=environment)
+
+    def _check(self, schema: str, tables: Tables) -> None:
+        """Exit with an error unless every row has arrived."""
+        assert self.client.site.server is not None
+        with psycopg.connect(self.client.site.server.dsn(WAREHOUSE), autocommit=True) as session:
+            counts = [session.execute(f"SELECT count(*) FROM {schema}.{name}").fetchone() for name in tables.names]
+        if (rows := sum(one[0] for one in counts if one)) != tables.all_rows:
+            sys.exit(f"{schema} has {rows} rows, not {tables.all_rows}")
 
 
 def ours(client: Client, root: int) -> set[int]:
@@ -157,48 +232,22 @@ def ended(session: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def by_dlt(site: Site, folder: Path, rows: int) -> Measured:
-    """Measure a copy of all tables by dlt."""
-    if site.server is None:
-        message = "the project was made on the embedded server"
-        raise AssertionError(message)
-    command, environment = whole_database(site.server.dsn(SHOP), site.server.dsn(WAREHOUSE), folder)
-    found = timed([command], environment=environment)
-    check(site, "by_dlt", rows)
-    return found
-
-
-def check(site: Site, schema: str, rows: int) -> None:
-    """Exit with an error unless every row has arrived."""
-    assert site.server is not None
-    with psycopg.connect(site.server.dsn(WAREHOUSE), autocommit=True) as session:
-        names = session.execute(
-            r"SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND table_name ~ '^t\d+$'",
-            [schema],
-        ).fetchall()
-        found = sum(
-            (session.execute(f"SELECT count(*) FROM {schema}.{name}").fetchone() or (0,))[0] for (name,) in names
-        )
-    if found != rows:
-        sys.exit(f"{schema} has {found} rows, not {rows}")
-
-
-def table_lines(tables: int, rows: int, found: dict[str, list[Measured]]) -> list[str]:
+def table_lines(small: Tables, large: Tables, found: Found) -> list[str]:
     """Return the lines of the README's table."""
-    lines = [
-        f"| {tables} tables of {rows:,} rows, PostgreSQL to PostgreSQL, each replaced | seconds | of dlt's | CPU s |",
-        "|---|---|---|---|",
-    ]
-    names = {
-        "penstock": f"Penstock, {tables} pipelines of a running `penstock up`",
-        "dlt": f"dlt {VERSION}, `sql_database`, one process",
-    }
-    dlt = median(found["dlt"]) if "dlt" in found else None
+    lines = ["| PostgreSQL to PostgreSQL, each table replaced | seconds | of dlt's | CPU s |", "|---|---|---|---|"]
     for name, runs in found.items():
-        part = "not measured" if dlt is None else f"{median(runs) / dlt:.2f}"
+        tables, peer = (large, "dlt_large") if name.endswith("large") else (small, "dlt")
+        size = f"{tables.count} tables of {tables.rows:,} rows"
+        how = {
+            "pipelines": f"Penstock, {tables.count} pipelines of a running `penstock up`",
+            "dlt": f"dlt {VERSION}, `sql_database`, one process",
+        }.get(name.removesuffix("_large"), "Penstock, one set of a running `penstock up`")
+        part = ratio(found, name, peer)
         used = statistics.median(one.cpu for one in runs)
-        lines.append(f"| {names[name]} | {median(runs):.1f} | {part} | {used:.1f} |")
-    return [*lines, "", f"Median of {len(found['penstock'])}, without the CPU of the server. {machine()}."]
+        shown = "not measured" if part is None else f"{part:.2f}"
+        lines.append(f"| {size}: {how} | {median(runs):.1f} | {shown} | {used:.1f} |")
+    times = max(map(len, found.values()))
+    return [*lines, "", f"Median of {times}, without the CPU of the server. {machine()}."]
 
 
 def median(runs: list[Measured]) -> float:
@@ -206,17 +255,38 @@ def median(runs: list[Measured]) -> float:
     return statistics.median(one.seconds for one in runs)
 
 
-def show(tables: int, rows: int, found: dict[str, list[Measured]], *, as_json: bool) -> None:
-    """Print the table, and the JSON line."""
-    sys.stdout.write(f"{tables} tables of {rows} rows, median of {len(found['penstock'])}\n")
+def ratio(found: Found, name: str, peer: str) -> float | None:
+    """Return the time of one way as a part of another's; None if one was left out."""
+    return round(median(found[name]) / median(found[peer]), 3) if {name, peer} <= {*found} else None
+
+
+def show(small: Tables, large: Tables, found: Found, *, as_json: bool) -> None:
+    """Print the measurements, and the JSON line."""
     for name, runs in found.items():
+        tables = large if name.endswith("large") else small
         used = statistics.median(one.cpu for one in runs)
-        sys.stdout.write(f"{name:12}{median(runs):9.2f} s{used:9.2f} s of CPU\n")
+        size = f"{tables.count} tables of {tables.rows} rows"
+        sys.stdout.write(f"{name:12}{size:28}{median(runs):9.2f} s{used:9.2f} s of CPU\n")
     if as_json:
-        ratio = round(median(found["penstock"]) / median(found["dlt"]), 3) if "dlt" in found else None
-        raw = {name: [asdict(one) for one in runs] for name, runs in found.items()}
-        line = {"tables": tables, "rows": rows, "ratio_to_dlt": ratio, "seconds": round(median(found["penstock"]), 2)}
-        sys.stdout.write(f"{json.dumps(line | {'runs': raw})}\n")
+        sys.stdout.write(f"{json.dumps(figures(small, large, found))}\n")
+
+
+def figures(small: Tables, large: Tables, found: Found) -> dict[str, Any]:
+    """Return what the line of JSON says."""
+    seconds = {name: round(median(runs), 2) for name, runs in found.items()}
+    return {
+        "tables": small.count,
+        "rows": small.rows,
+        "ratio_to_dlt": ratio(found, "pipelines", "dlt"),
+        "seconds": seconds.get("pipelines"),
+        "set_ratio_to_dlt": ratio(found, "set", "dlt"),
+        "set_seconds": seconds.get("set"),
+        "large_tables": large.count,
+        "large_rows": large.rows,
+        "set_large_ratio_to_dlt": ratio(found, "set_large", "dlt_large"),
+        "set_large_seconds": seconds.get("set_large"),
+        "runs": {name: [asdict(one) for one in runs] for name, runs in found.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class DeadLetters:
         # One message is one transaction; each of its statements sees what was committed before it began.
         with self._translated():
             psycopg.ClientCursor(self.session).execute(
-                "; ".join([_OWN, _DROP_OLD, *[_DROP_STALE] * len(stale)]), values
+                "; ".join([_NOT_WAITED_FOR, _OWN, _DROP_OLD, *[_DROP_STALE] * len(stale)]), values
             )
         self._drop_empty_days(oldest)
         return token
@@ -184,10 +184,15 @@ class DeadLetters:
             raise translated(error, where=f"{self._name}: dead letters at {self._where}") from None
 
 
+_NOT_WAITED_FOR: Final = "SET LOCAL synchronous_commit = off"
+"""If a crash of the server loses the token, `put`, which waits for the disk, fails."""
 _OWN: Final = """INSERT INTO ops.dead_letter_owners (pipeline, token) VALUES (%s, %s)
 ON CONFLICT (pipeline) DO UPDATE SET token = excluded.token"""
 _DROP_OLD: Final = "DELETE FROM ops.dead_letters WHERE pipeline = %s AND at < %s"
-_DROP_STALE: Final = "DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND (%s OR split = ANY(%s::int[]))"
+_DROP_STALE: Final = """WITH dropped AS (
+  DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND (%s OR split = ANY(%s::int[])) RETURNING 1)
+SELECT set_config('synchronous_commit', 'on', true) FROM dropped LIMIT 1"""
+"""Letters that come back after a crash would be of rows that are written, so that this waits for the disk."""
 _COPY: Final = """COPY ops.dead_letters (day, id, pipeline, name, run, split, row, step, code, reason, values, at)
 FROM STDIN"""
 _COMMONEST: Final = """SELECT step, code, min(reason) FROM ops.dead_letters WHERE pipeline = %s AND run = %s

@@ -94,23 +94,31 @@ import json, sys
 import dlt
 from dlt.sources.sql_database import sql_database
 order = json.loads(sys.argv[1])
-pipeline = dlt.pipeline("many", destination=dlt.destinations.postgres(order["target"]), dataset_name="by_dlt",
-                        pipelines_dir=order["folder"])
-info = pipeline.run(sql_database(order["source"], backend=order["backend"]), write_disposition="replace")
+pipeline = dlt.pipeline("many_" + order["schema"], destination=dlt.destinations.postgres(order["target"]),
+                        dataset_name="by_dlt_" + order["schema"], pipelines_dir=order["folder"])
+backend = {"backend": order["backend"]}
+if order["backend"] == "connectorx":
+    backend["backend_kwargs"] = {"return_type": "arrow", "conn": order["plain"]}
+    backend["reflection_level"] = "full_with_precision"
+tables = sql_database(order["source"], schema=order["schema"], **backend)
+info = pipeline.run(tables, write_disposition="replace", loader_file_format=order["loader"])
 info.raise_on_failed_jobs()
 """
 
 
 def whole_database(
-    source: str, target: str, folder: Path, backend: str = "pyarrow"
+    source: str, target: str, folder: Path, schema: str, backend: str, loader: str | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command that copies every table of a database to schema ``by_dlt`` of another, and its environment."""
+    """Return the command that copies every table of a schema to ``by_dlt_SCHEMA`` elsewhere, and its environment."""
     python = in_venv("dlt", *REQUIREMENTS) / "python"
     order = {
         "source": url_of(source).replace("postgresql:", "postgresql+psycopg2:"),
+        "plain": url_of(source),
         "target": url_of(target),
         "folder": str(folder / "dlt"),
+        "schema": schema,
         "backend": backend,
+        "loader": loader,
     }
     # One table after the other: concurrently, they would need more connections than the server has.
     return [str(python), "-c", WHOLE, json.dumps(order)], {**QUIET, "EXTRACT__NEXT_ITEM_MODE": "fifo"}

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from psycopg import ClientCursor
 
-from dataflows.connectors.postgres.session import Session, ask, one_row, translated
+from dataflows.connectors.postgres.session import NOT_WAITED_FOR, Session, ask, one_row, translated
 from dataflows.connectors.postgres.tables import TableName, escaped
 from dataflows.connectors.sql.ledger import made_name
 from dataflows.connectors.sql.names import quoted
@@ -108,29 +108,20 @@ class PostgresLedger:
         return RunRow(name, write, field, low, up, Counters(**base), state, result, over, by)
 
     def write_plan(self, plan: RunRow, splits: tuple[Split, ...]) -> None:
-        names = {
+        """Store the plan; like the claim, it is durable with the commit of `create_load_table`."""
+        values = {
             "run": plan.run,
             "write": plan.write,
             "field": plan.cursor,
             "lower": plan.lower,
             "upper": plan.upper,
             "by": plan.split_key,
+            "base": json.dumps(plan.base.as_dict()),
+            "numbers": [one.number for one in splits],
+            "lowers": [one.lower for one in splits],
+            "uppers": [one.upper for one in splits],
         }
-        ask(
-            self.session,
-            f"INSERT INTO {self.table('runs')} "
-            "(pipeline, source, sink, run, state, write, cursor_field, split_by, lower_bound, upper_bound, base) "
-            "VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(by)s, %(lower)s, "
-            "%(upper)s, %(base)s)",
-            self.key | names | {"base": json.dumps(plan.base.as_dict())},
-        )
-        with self.session.cursor() as cursor:
-            cursor.executemany(
-                f"INSERT INTO {self.table('splits')} (pipeline, run, split, lower_bound, upper_bound) "
-                "VALUES (%s, %s, %s, %s, %s)",
-                [(self.uid, plan.run, one.number, one.lower, one.upper) for one in splits],
-            )
-        ask(self.session, f"UPDATE {self.table('positions')} SET run = %s WHERE pipeline = %s", (plan.run, self.uid))
+        ClientCursor(self.session).execute(self.format(f"{NOT_WAITED_FOR}; {_PLAN}"), self.key | values)
 
     def take_over(self, older: str, run: str) -> None:
         values = {"older": older, "run": run, "pipeline": self.uid}
@@ -214,6 +205,13 @@ class PostgresLedger:
 
 
 _OF: Final = "pipeline = %(pipeline)s AND source = %(source)s AND sink = %(sink)s"
+_PLAN: Final = """
+INSERT INTO {runs} (pipeline, source, sink, run, state, write, cursor_field, split_by, lower_bound, upper_bound, base)
+VALUES (%(pipeline)s, %(source)s, %(sink)s, %(run)s, 'running', %(write)s, %(field)s, %(by)s, %(lower)s, %(upper)s,
+%(base)s);
+INSERT INTO {splits} (pipeline, run, split, lower_bound, upper_bound)
+SELECT %(pipeline)s, %(run)s, * FROM unnest(%(numbers)s::int[], %(lowers)s::text[], %(uppers)s::text[]);
+UPDATE {positions} SET run = %(run)s WHERE pipeline = %(pipeline)s"""
 _FINISH: Final = """
 UPDATE {positions} p SET run = NULL, cursor = %(cursor)s, cursor_field = r.cursor_field, write = r.write
 FROM {runs} r WHERE r.pipeline = %(pipeline)s AND r.run = %(run)s

@@ -31,6 +31,7 @@ __all__ = [
     "FORM",
     "IDLE_SECONDS",
     "LOCK_NOT_AVAILABLE",
+    "NOT_WAITED_FOR",
     "PINNED",
     "Session",
     "ask",
@@ -70,11 +71,13 @@ UNNAMED: Final = "penstock"
 """The application name of a session that belongs to no run."""
 CONNECT_SECONDS: Final = 10
 WATCHFUL_VERSION: Final = 140000
+PLANNING_VERSION: Final = 120000
+"""First server version with `plan_cache_mode`."""
 WATCH: Final = "2s"
 IDLE_SECONDS: Final = 0.2
 
 
-def connect(
+def connect(  # noqa: PLR0913 - one for each property of the session
     dsn: str,
     *,
     where: str,
@@ -83,11 +86,13 @@ def connect(
     statement: float = 0.0,
     seconds: float = CONNECT_SECONDS,
     whole: bool = False,
+    planned_once: bool = False,
 ) -> Session:
     """Open a session in autocommit with the pinned settings.
 
     `lock` and `statement` are time-outs in seconds, 0 for none; `seconds` is the time-out for each host tried. With
-    `whole`, the server refuses a table of which a policy would hide rows. The DSN's own options stay unless they are
+    `whole`, the server refuses a table of which a policy would hide rows. With `planned_once`, it plans the queries of
+    `ask` once for all values, as is right where single rows are looked up. The DSN's own options stay unless they are
     pinned here. A lost peer is detected within about a minute. The server detects within seconds that this process
     died, even during a statement, and releases its locks for the next attempt.
 
@@ -101,13 +106,13 @@ def connect(
         kept = IDLE_SESSIONS.take(key)
         if isinstance(kept, _Reusable):
             try:
-                return _named(kept, name)
+                return _named(kept, name, planned_once=planned_once)
             except psycopg.OperationalError:  # the server has ended it
                 kept.close()
         limits = {"lock_timeout": f"{int(lock * 1000)}", "statement_timeout": f"{int(statement * 1000)}"}
         session = _opened(dsn, seconds, PINNED | limits | ({"row_security": "off"} if whole else {}))
         session.key = key
-        return _pinned(_named(session, name), where)
+        return _pinned(_named(session, name, planned_once=planned_once), where)
 
 
 class _Reusable(psycopg.Connection[Any]):
@@ -145,9 +150,11 @@ def _opened(dsn: str, seconds: float, pinned: Mapping[str, str]) -> _Reusable:
     return session
 
 
-def _named(session: _Reusable, name: str) -> _Reusable:
+def _named(session: _Reusable, name: str, *, planned_once: bool) -> _Reusable:
     """Give the session the name of its run, and what cannot be set by options."""
     named = f"SET application_name = {sql.Literal(name).as_string(None)}"
+    if planned_once and session.info.server_version >= PLANNING_VERSION:
+        named += "; SET plan_cache_mode = force_generic_plan"
     if session.info.server_version < WATCHFUL_VERSION:
         session.execute(named)
         return session
@@ -351,4 +358,8 @@ def one_row(
 LOCK_NOT_AVAILABLE = pg.LockNotAvailable
 
 
+NOT_WAITED_FOR: Final = "SET LOCAL synchronous_commit = off"
+"""Statement for a transaction whose commit need not wait for the disk: a later one of the same server, which does,
+makes it durable too, and nothing outside of the server depends on it until then.
+"""
 FORM: Final = "pgcopy"

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from psycopg import sql
+from psycopg import ClientCursor, sql
 
 from dataflows.connectors.postgres import offsets, pieces
 from dataflows.connectors.postgres.ledger import NAMES, PostgresLedger
-from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, ask, one_row, translated
+from dataflows.connectors.postgres.session import FENCED, LOCK_NOT_AVAILABLE, NOT_WAITED_FOR, ask, one_row, translated
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import COUNTED, Counters
@@ -60,6 +60,13 @@ _DROPPED: Final = """INSERT INTO {runs} (pipeline, run, source, sink, state, wri
 VALUES (%(pipeline)s, '', %(source)s, %(sink)s, 'dropped', '', '{{}}')"""
 
 
+_CLAIM: Final = f"""SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}; {NOT_WAITED_FOR};
+SELECT pg_advisory_xact_lock(hashtext(%(claiming)s));
+INSERT INTO {{positions}} (pipeline, source, sink, slot)
+SELECT %(pipeline)s, %(source)s, %(sink)s, unnest(%(slots)s::text[]) ON CONFLICT DO NOTHING;
+SELECT 1 FROM {{positions}} WHERE pipeline = %(pipeline)s ORDER BY source, sink, slot FOR UPDATE"""
+
+
 @dataclass(frozen=True, slots=True)
 class PostgresState(PostgresLedger):
     """State of one pipeline between one source object and one sink object."""
@@ -86,6 +93,9 @@ class PostgresState(PostgresLedger):
 
         If `run` has ended already, nothing changes and its row is returned: a process that was suspended until after
         its run's end neither restarts the run nor fences the present owner.
+
+        It is durable with the next commit, which is that of `create_load_table`: no other session of the run is opened
+        before. If the server dies until then, so does this session, and another attempt raises the generation.
 
         A suspended process may hold the rows' locks for ever: after the lock time-out its sessions are ended, and the
         claim is retried.
@@ -116,19 +126,8 @@ class PostgresState(PostgresLedger):
 
     def _raised(self, slots: tuple[str, ...], run: str) -> int | RunRow:
         with self.session.transaction():
-            limit = f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}"
-            self.session.execute(f"{limit}; SELECT pg_advisory_xact_lock(hashtext({_literal(self._claiming)}))")
-            ask(
-                self.session,
-                f"INSERT INTO {self.table('positions')} (pipeline, source, sink, slot) "
-                "SELECT %(pipeline)s, %(source)s, %(sink)s, unnest(%(slots)s::text[]) ON CONFLICT DO NOTHING",
-                self.key | {"slots": list(slots)},
-            )
-            ask(
-                self.session,
-                f"SELECT 1 FROM {self.table('positions')} WHERE pipeline = %s ORDER BY source, sink, slot FOR UPDATE",
-                (self.uid,),
-            )
+            values = {"claiming": self._claiming, "slots": list(slots)}
+            ClientCursor(self.session).execute(self.format(_CLAIM), self.key | values)
             # A `finish` holds the same locks: after this only our generation can end the run.
             known = self._first("(run = %(run)s OR state = 'dropped')", {"run": run}, "state = 'dropped' DESC")
             if known is not None and known.state == "dropped":

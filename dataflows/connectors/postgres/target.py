@@ -69,7 +69,8 @@ class PostgresTarget:
         limits: dict[str, Any] = (
             {} if owner.patience is None else {"seconds": owner.patience, "statement": owner.patience}
         )
-        session = connect(dsn, where=place.where, name=name, lock=owner.patience or LOCK_SECONDS, **limits)
+        lock = owner.patience or LOCK_SECONDS
+        session = connect(dsn, where=place.where, name=name, lock=lock, planned_once=True, **limits)
         return cls(
             place, owner, table, dsn, session, PostgresState(owner.uid, owner.source, table, place.where, session)
         )

@@ -24,6 +24,7 @@ from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary
 from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.merge import STAGE, Merge
 from dataflows.connectors.postgres.session import (
+    NOT_WAITED_FOR,
     Session,
     connect,
     finish,
@@ -93,7 +94,7 @@ class PostgresSink:
     ) -> Iterator[PostgresSink]:
         """Return a sink with a session of its own; at the end of the context an open transaction is rolled back."""
         name = session_name(state.uid, order.generation)
-        session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS)
+        session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS, planned_once=True)
         try:
             if merge is not None and merge.tombstones is not None:
                 with translated(where), session.transaction():
@@ -115,7 +116,8 @@ class PostgresSink:
 
     def _begin(self) -> None:
         self._loads = False
-        self._say("BEGIN")
+        # What is in a shadow table counts once it is published, by a commit that waits.
+        self._say("BEGIN" if self.into == self.state.sink else f"BEGIN; {NOT_WAITED_FOR}")
         if self.merge is not None:
             self._say(self.merge.begin)
 
