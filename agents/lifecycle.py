@@ -116,7 +116,7 @@ class Lifecycle:
         name = ended["pipeline"]
         deleted = [name]
         if (whole := set_of(name)) and state["pipelines"].get(whole, {}).get("status") == "deleting":
-            deleted += [whole] if members_of(state, whole) == [name] else []
+            deleted += [] if any(one != name and set_of(one) == whole for one in state["pipelines"]) else [whole]
         why = self._why("delete", name, "its clean-up is done")
         return Decision(why, tuple(_deleted(state, one) for one in deleted))
 

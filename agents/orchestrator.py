@@ -12,6 +12,7 @@ from typing import Any, Final
 from agents import queues
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
+from agents.ready import open_tasks
 from agents.retries import delay, is_worth_retrying
 from agents.runs import (
     NOTHING,
@@ -47,12 +48,14 @@ class Orchestrator:
 
     State: ``pipelines`` name -> {uid, version, status, pipeline, drop_table}; ``connections`` name -> connection;
     ``workers`` name -> {kinds, slots}; ``tasks`` id -> open task, with the version that it was queued for;
-    ``runs`` id -> open run; ``order`` the next place in the queue. For a pipeline with a schedule, ``tick`` is the
-    timer of its next tick, and ``due`` its time. A set has ``start`` while the runs of its members are being queued.
+    ``runs`` id -> open run; ``order`` the next place in the queue; the rest is the index of `agents.ready`. For a
+    pipeline with a schedule, ``tick`` is the timer of its next tick, and ``due`` its time. A set has ``start`` while
+    the runs of its members are being queued. An assigned task that waits for another one has ``after``, its id, and a
+    task that none may wait for is ``slow``.
     """
 
     name = "orchestrator"
-    rules = 7
+    rules = 8
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -91,8 +94,8 @@ class Orchestrator:
             subject=cause.record.key or cause.type,
             reason=reason,
             inputs={
-                "waiting": sum(task["status"] == "queued" for task in after["tasks"].values()),
-                "running": sum(task["status"] == "assigned" for task in after["tasks"].values()),
+                "waiting": after["queued"],
+                "running": len(after["assigned"]),
                 "assigned": {draft.key: draft.payload["worker"] for draft in assigned},
             },
             alternatives=tuple(Alternative(option=name, score=float(slots)) for name, slots in sorted(free.items())),
@@ -209,15 +212,20 @@ def _joined(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 
 def _lost(state: State, cause: Cause, policies: Policies) -> Outcome:
-    held = [task["id"] for task in state["tasks"].values() if task["worker"] == cause.payload["worker"]]
+    held = [id_ for id_ in state["assigned"] if state["tasks"][id_]["worker"] == cause.payload["worker"]]
     return (), "reassign", f"{len(held)} tasks of a lost worker go back to their places"
+
+
+def _returned(state: State, cause: Cause, policies: Policies) -> Outcome:
+    return (), "assign", "the run before it takes long"
 
 
 def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     name, status = cause.payload["name"], cause.payload["status"]
     pipeline = state["pipelines"].get(name)
     whole = pipeline is not None and is_set(pipeline["pipeline"])
-    tasks = [task for task in state["tasks"].values() if task["pipeline"] == name and task["kind"] == "pipeline"]
+    open_ = open_tasks(state, name)
+    tasks = [task for task in open_ if task["kind"] == "pipeline"]
     assigned = [task for task in tasks if task["status"] == "assigned" and status != "draining"]
     effects: list[Draft] = [task_ended("task.cancelled", task, status) for task in assigned]
     if status in {"stopped", "deleting"}:
@@ -228,11 +236,7 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
             ]
     if whole and status in {"paused", "stopped", "deleting"}:
         effects += ended(state, cause)
-    if (
-        status == "deleting"
-        and not whole
-        and not any(t["kind"] == "cleanup" and t["pipeline"] == name for t in state["tasks"].values())
-    ):
+    if status == "deleting" and not whole and not any(task["kind"] == "cleanup" for task in open_):
         effects.append(task_queued(state, "cleanup", name, policies, run=None, cause=cause))
     if status == "active" and pipeline:
         if schedule := schedule_of(pipeline):
@@ -282,6 +286,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "discovery.started": _discovery,
     "worker.joined": _joined,
     "worker.lost": _lost,
+    "task.returned": _returned,
     "pipeline.status_changed": _status_changed,
     "objects.accepted": _accepted,
     "set.listed": listed,

@@ -1,21 +1,24 @@
 """Assignment of tasks to workers: by priority, then by place in the queue; a task is skipped only if it cannot run.
 
-There is one queue for each kind of task. A worker takes the kinds that it named when it joined.
+There is one queue for each kind of task. A worker takes the kinds that it named when it joined. Behind a run of a set's
+member, the worker may get the next one in advance: it begins that as soon as the run has ended, in the same process.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.protocol import Draft, State
+from agents.ready import connections_of, works
 from agents.streams import is_stream
 from agents.workload import DISCOVER
 from penstock.models.policy import OrchestratorPolicy
-from penstock.models.sets import set_of
+from penstock.models.sets import is_member, set_of
 
-__all__ = ["assignments", "free_slots", "waiting"]
+__all__ = ["assignments", "free_slots"]
 
 SHORT = frozenset({"cleanup", "list"})
 """Kinds of tasks that do not count for the limits of a connection."""
@@ -23,111 +26,145 @@ STREAMS = 100
 """The most streams of one worker; they take no slots, which are for what uses a core and ends."""
 
 
-def waiting(state: State) -> list[dict[str, Any]]:
-    """Return the tasks that wait for a worker, in the order of assignment: listings, which are short, come first."""
-    first = _first_runs(state)
-    ready = [
-        task
-        for task in state["tasks"].values()
-        if task["status"] == "queued" and not _is_paused(state, task) and _is_next(task, first)
-    ]
-    return sorted(ready, key=lambda task: (task["kind"] != "list", -task["priority"], task["order"]))
-
-
-def _first_runs(state: State) -> dict[str, str]:
-    """Return the first open run of each pipeline: later ones wait until it is done."""
-    runs = sorted((t for t in state["tasks"].values() if t["kind"] == "pipeline"), key=lambda task: -task["order"])
-    return {task["pipeline"]: task["id"] for task in runs}
-
-
-def _is_next(task: dict[str, Any], first: dict[str, str]) -> bool:
-    return bool(task["kind"] != "pipeline" or first[task["pipeline"]] == task["id"])
-
-
 def free_slots(state: State) -> dict[str, int]:
     """Return how many more tasks each worker takes."""
-    busy = Counter(
-        task["worker"]
-        for task in state["tasks"].values()
-        if task["status"] == "assigned" and not is_stream(task["spec"])
-    )
-    return {name: worker["slots"] - busy[name] for name, worker in state["workers"].items()}
+    return _Room.of(state, OrchestratorPolicy()).free
 
 
 def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
     """Assign each waiting task that may run to the worker with most free slots (the first by name among equals)."""
-    free = free_slots(state)
-    assigned = [task for task in state["tasks"].values() if task["status"] == "assigned" and task["kind"] not in SHORT]
-    running = [task for task in assigned if not is_stream(task["spec"])]
-    streams = Counter(task["worker"] for task in assigned if is_stream(task["spec"]))
-    sets = {set_of(task["pipeline"]): task["worker"] for task in assigned if is_stream(task["spec"])}
-    used = Counter(connection for task in running for connection in connections_of(task))
-    count, out = sum(task["kind"] == "pipeline" for task in running), []
-    for task in waiting(state):
-        if task["kind"] == "pipeline" and is_stream(task["spec"]):
-            if (worker := _of_set(state, task, sets, streams) or _with_fewest(state, streams)) is not None:
-                streams[worker] += 1
-                sets[set_of(task["pipeline"])] = worker
-                out.append(_assigned(state, task, worker))
-            continue
-        mine = connections_of(task)
-        is_run, is_short = task["kind"] == "pipeline", task["kind"] in SHORT
-        if is_run and count >= limits.max_running:
-            continue
-        if not is_short and any(used[name] >= limits.per_connection for name in mine):
-            continue
-        able = [name for name, slots in free.items() if slots > 0 and task["kind"] in state["workers"][name]["kinds"]]
-        if not able:
-            continue
-        worker = min(able, key=lambda name: (-free[name], name))
-        free[worker] -= 1
-        count += is_run
-        if not is_short:
-            used += Counter(mine)
+    room, queue, out = _Room.of(state, limits), _Queue(state), list[Draft]()
+    while (found := queue.first(room)) is not None:
+        task, worker = found
+        queue.take(task)
+        room.take(task, worker)
         out.append(_assigned(state, task, worker))
-    return tuple(out)
+    return (*out, *_in_advance(state, room, queue, out))
 
 
-def _of_set(state: State, task: dict[str, Any], sets: Mapping[str | None, str], streams: Counter[str]) -> str | None:
-    """Return the worker that has other members of the stream's set, if they can share one reader of their source."""
-    source = state["connections"].get(task["spec"]["spec"]["source"]["connection"], {})
-    worker = sets.get(set_of(task["pipeline"])) if source.get("type") == "postgres" else None
-    if worker is None or set_of(task["pipeline"]) is None or worker not in state["workers"]:
+def _in_advance(state: State, room: _Room, queue: _Queue, drafts: list[Draft]) -> Iterator[Draft]:
+    """Assign behind each member's run what would be assigned if it ended now, if that is a run of the same set."""
+    tasks = state["tasks"]
+    running = {id_: tasks[id_]["worker"] for id_ in state["assigned"]}
+    running |= {draft.payload["task"]: draft.payload["worker"] for draft in drafts}
+    followed = {tasks[id_].get("after") for id_ in state["assigned"]}
+    for id_, worker in running.items():
+        task = tasks[id_]
+        if id_ in followed or task.get("after") or task.get("slow") or not _may_be_followed(task):
+            continue
+        found = queue.first(room.without(task, worker))
+        if found is not None and found[1] == worker and found[0]["group"] == task["group"]:
+            queue.take(found[0])
+            yield _assigned(state, found[0], worker, after=id_)
+
+
+def _may_be_followed(task: dict[str, Any]) -> bool:
+    return task["kind"] == "pipeline" and not is_stream(task["spec"]) and is_member(task["pipeline"])
+
+
+def _runs_on(task: dict[str, Any]) -> bool:
+    """True for the run of a stream, which takes no slot."""
+    return task["kind"] == "pipeline" and is_stream(task["spec"])
+
+
+class _Queue:
+    """The tasks that are ready, without those taken so far."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._taken = Counter[str]()
+
+    def first(self, room: _Room) -> tuple[dict[str, Any], str] | None:
+        """Return the first task for which there is room, and its worker; None if there is none."""
+        heads = (self._state["tasks"][one[self._taken[group]][2]] for group, one in self._left())
+        for task in sorted(heads, key=lambda task: (task["kind"] != "list", -task["priority"], task["order"])):
+            if not self._is_paused(task) and (worker := room.worker_for(task)) is not None:
+                return task, worker
         return None
-    return worker if streams[worker] < STREAMS else None
+
+    def _left(self) -> Iterator[tuple[str, list[Any]]]:
+        return ((group, one) for group, one in self._state["ready"].items() if len(one) > self._taken[group])
+
+    def _is_paused(self, task: dict[str, Any]) -> bool:
+        """True if the task's set takes no work now: it is paused before its members, so that no other one begins."""
+        name = set_of(task["pipeline"] or "") if task["kind"] == "pipeline" else None
+        return name is not None and not works(self._state["pipelines"].get(name))
+
+    def take(self, task: dict[str, Any]) -> None:
+        """Take the first task of its group."""
+        self._taken[task["group"]] += 1
 
 
-def _with_fewest(state: State, streams: Counter[str]) -> str | None:
-    """Return the worker with the fewest streams; None if each has as many as it may."""
-    able = [name for name, worker in state["workers"].items() if "pipeline" in worker["kinds"]]
-    return (
-        min(able, key=lambda name: (streams[name], name)) if able and min(streams[n] for n in able) < STREAMS else None
-    )
+@dataclass(slots=True)
+class _Room:
+    """What the workers and the limits of the policy leave; what waits behind another task takes nothing."""
+
+    workers: Mapping[str, dict[str, Any]]
+    connections: Mapping[str, dict[str, Any]]
+    limits: OrchestratorPolicy
+    free: dict[str, int]
+    streams: Counter[str]
+    used: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    sets: dict[str | None, str] = field(default_factory=dict)
+    """The worker of the last stream of each set."""
+
+    @classmethod
+    def of(cls, state: State, limits: OrchestratorPolicy) -> _Room:
+        workers = state["workers"]
+        free = {name: one["slots"] for name, one in workers.items()}
+        room = cls(workers, state["connections"], limits, free, Counter())
+        for task in (state["tasks"][id_] for id_ in state["assigned"]):
+            if not task.get("after"):
+                room.take(task, task["worker"])
+        return room
+
+    def take(self, task: dict[str, Any], worker: str, by: int = 1) -> None:
+        """Give a task its part."""
+        if _runs_on(task):
+            self.streams[worker] += by
+            self.sets[set_of(task["pipeline"])] = worker
+            return
+        if worker in self.free:
+            self.free[worker] -= by
+        self.runs += by * (task["kind"] == "pipeline")
+        for name in () if task["kind"] in SHORT else connections_of(task):
+            self.used[name] += by
+
+    def without(self, task: dict[str, Any], worker: str) -> _Room:
+        """Return the room after this task."""
+        after = replace(self, free=dict(self.free), streams=self.streams.copy(), used=self.used.copy())
+        after.take(task, worker, -1)
+        return after
+
+    def worker_for(self, task: dict[str, Any]) -> str | None:
+        """Return the worker that would take a task; None if there is no room for it."""
+        able = [name for name, worker in self.workers.items() if task["kind"] in worker["kinds"]]
+        if _runs_on(task):
+            fewest = self._of_set(task) or min(able, key=lambda name: (self.streams[name], name), default=None)
+            return fewest if fewest is not None and self.streams[fewest] < STREAMS else None
+        if task["kind"] == "pipeline" and self.runs >= self.limits.max_running:
+            return None
+        if task["kind"] not in SHORT and any(
+            self.used[name] >= self.limits.per_connection for name in connections_of(task)
+        ):
+            return None
+        able = [name for name in able if self.free[name] > 0]
+        return min(able, key=lambda name: (-self.free[name], name), default=None)
+
+    def _of_set(self, task: dict[str, Any]) -> str | None:
+        """Return the worker that has other members of a stream's set, if they can share one reader of their source."""
+        source = self.connections.get(task["spec"]["spec"]["source"]["connection"], {})
+        whole = set_of(task["pipeline"])
+        worker = self.sets.get(whole) if whole is not None and source.get("type") == "postgres" else None
+        if worker is None or worker not in self.workers:
+            return None
+        return worker if self.streams[worker] < STREAMS else None
 
 
-def connections_of(task: dict[str, Any]) -> set[str]:
-    """Return the connections that a task uses."""
-    if task["kind"] == DISCOVER:
-        return {task["discovery"]["connection"]}
-    spec = task["spec"]["spec"]
-    looked_up = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
-    return {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
-
-
-def _is_paused(state: State, task: dict[str, Any]) -> bool:
-    """True if the task's pipeline takes no work now; a member's set is paused first, so that no other member begins."""
-    if task["kind"] != "pipeline":
-        return False
-    names = (task["pipeline"], set_of(task["pipeline"]))
-    return any(name in state["pipelines"] and not _works(state["pipelines"][name]) for name in names)
-
-
-def _works(pipeline: dict[str, Any]) -> bool:
-    return pipeline["status"] in {"active", "draining"}
-
-
-def _assigned(state: State, task: dict[str, Any], worker: str) -> Draft:
+def _assigned(state: State, task: dict[str, Any], worker: str, after: str | None = None) -> Draft:
     payload = {"task": task["id"], "worker": worker, "attempt": task["attempt"] + 1, "kind": task["kind"]}
+    payload |= {"after": after}
     payload |= {"discovery": task["discovery"]} if task["kind"] == DISCOVER else _of_pipeline(state, task)
     payload["connections"] = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
     return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})

@@ -110,11 +110,11 @@ def run_finished(state: State, task: dict[str, Any], status: str, cause: Cause) 
 
 def drained(state: State, name: str, effects: tuple[Draft, ...]) -> tuple[Draft, ...]:
     """Return `effects`, and the end of the pipeline's drain if they leave it without an open run."""
-    for draft in effects:
-        state = changed(state, draft.type, draft.payload)
     pipeline = state["pipelines"].get(name)
     if pipeline is None or pipeline["status"] != "draining":
         return effects
+    for draft in effects:
+        state = changed(state, draft.type, draft.payload)
     if any(run["pipeline"] == name for run in state["runs"].values()):
         return effects
     return (*effects, Draft("pipeline.drained", name, {"name": name, "uid": pipeline["uid"]}))

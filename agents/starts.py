@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from agents.ready import open_tasks
 from agents.runs import NOTHING, Outcome, run_created, task_closed, task_queued
 from agents.sets import is_set
 from agents.streams import is_stream
@@ -39,7 +40,7 @@ def relisted(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...
     if pipeline is None or not is_set(pipeline["pipeline"]) or pipeline["status"] != "active":
         return ()
     start = pipeline.get("start")
-    older = [task for task in state["tasks"].values() if (task["pipeline"], task["kind"]) == (name, "list")]
+    older = [task for task in open_tasks(state, name) if task["kind"] == "list"]
     effects = [task_closed(task, "cancelled", "the set has changed") for task in older]
     start = start and {key: value for key, value in start.items() if key != "task"}
     return (*effects, task_queued(state, "list", name, policies, run=None, cause=cause, start=start))
@@ -94,5 +95,5 @@ def _own(member: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 def ended(state: State, cause: Cause) -> tuple[Draft, ...]:
     """Close the listings of a set that is not active any more."""
     name, status = cause.payload["name"], cause.payload["status"]
-    tasks = [task for task in state["tasks"].values() if (task["pipeline"], task["kind"]) == (name, "list")]
+    tasks = [task for task in open_tasks(state, name) if task["kind"] == "list"]
     return tuple(task_closed(task, "cancelled", f"the pipeline is {status}") for task in tasks)

@@ -11,6 +11,7 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from agents.ready import open_tasks
 from agents.runs import run_created, run_finished, task_closed
 from agents.workload import changed
 from penstock.errors import Refused
@@ -68,7 +69,7 @@ def reset_stream(state: State, cause: Cause, policies: Policies, begin: Beginnin
 
 def _ended(state: State, name: str, reason: str, cause: Cause) -> tuple[Draft, ...]:
     """Return the end of a stream's run."""
-    tasks = [task for task in state["tasks"].values() if (task["pipeline"], task["kind"]) == (name, "pipeline")]
+    tasks = [task for task in open_tasks(state, name) if task["kind"] == "pipeline"]
     effects: list[Draft] = []
     for task in tasks:
         if is_stream(task["spec"]):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agents.protocol import State
+from agents.ready import drop_pipeline, drop_task, group_of, put_pipeline, put_task
 
 __all__ = ["DISCOVER", "EMPTY", "TICK_OF", "changed", "has_schedule"]
 
@@ -18,7 +19,18 @@ TICK_OF: Final = "pipeline "
 DISCOVER: Final = "discover"
 """Kind of the tasks that belong to a connection, not to a pipeline."""
 
-EMPTY: Final[State] = {"pipelines": {}, "connections": {}, "workers": {}, "tasks": {}, "runs": {}, "order": 0}
+EMPTY: Final[State] = {
+    "pipelines": {},
+    "connections": {},
+    "workers": {},
+    "tasks": {},
+    "runs": {},
+    "order": 0,
+    "open": {},
+    "assigned": [],
+    "queued": 0,
+    "ready": {},
+}
 """The state before the first record."""
 
 
@@ -33,14 +45,16 @@ def _put(state: State, room: str, key: str, **values: Any) -> State:
 
 
 def _drop(state: State, room: str, key: str) -> State:
-    return {**state, room: {name: value for name, value in state[room].items() if name != key}}
+    left = dict(state[room])
+    left.pop(key, None)
+    return {**state, room: left}
 
 
 def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
     status = state["pipelines"].get(p["name"], {}).get("status", "active")
     values = {"uid": p["uid"], "version": p["version"], "pipeline": p["pipeline"], "status": status}
     values |= {"tick": None, "due": None} if has_schedule(values) else {}
-    return _put(state, "pipelines", p["name"], **values)
+    return put_pipeline(state, p["name"], **values)
 
 
 def _status_changed(state: State, p: dict[str, Any]) -> State:
@@ -49,13 +63,11 @@ def _status_changed(state: State, p: dict[str, Any]) -> State:
     values: dict[str, Any] = {"status": p["status"], "drop_table": p.get("drop_table", False)}
     if p["status"] != "active" and state["pipelines"][p["name"]].get("start"):
         values["start"] = None  # its listing may be over already, and unanswered
-    return _put(state, "pipelines", p["name"], **values, tick=None, due=None)
+    return put_pipeline(state, p["name"], **values, tick=None, due=None)
 
 
 def _deleted(state: State, p: dict[str, Any]) -> State:
-    for task in [task for task in state["tasks"].values() if task["pipeline"] == p["name"]]:
-        state = _drop(state, "tasks", task["id"])
-    return _drop(state, "pipelines", p["name"])
+    return drop_pipeline(state, p["name"])
 
 
 def _queued(state: State, p: dict[str, Any]) -> State:
@@ -66,64 +78,74 @@ def _queued(state: State, p: dict[str, Any]) -> State:
     task |= {"attempt": 0, "failures": 0, "worker": None}
     task |= {"version": pipeline["version"], "spec": pipeline["pipeline"]} if pipeline else {"version": 0, "spec": None}
     if start := task.pop("start", None):
-        state = _put(state, "pipelines", task["pipeline"], start={**start, "task": task["id"]})
-    return {**_put(state, "tasks", task["id"], **task), "order": state["order"] + 1}
+        state = put_pipeline(state, task["pipeline"], start={**start, "task": task["id"]})
+    task["group"] = group_of(task)
+    return {**put_task(state, task["id"], **task), "order": state["order"] + 1}
 
 
 def _waiting(state: State, p: dict[str, Any]) -> State:
     name = p["subject"].removeprefix(TICK_OF)
     if name != p["subject"]:
-        return _put(state, "pipelines", name, tick=p["timer"], due=p["due"]) if name in state["pipelines"] else state
+        return put_pipeline(state, name, tick=p["timer"], due=p["due"]) if name in state["pipelines"] else state
     if p["subject"] not in state["tasks"]:
         return state
     failures = p.get("failures") or state["tasks"][p["subject"]]["failures"] + 1
     more = {"rows": p["rows"], "due": p["due"]} if "rows" in p else {}
-    return _put(
-        state, "tasks", p["subject"], status="waiting", worker=None, timer=p["timer"], failures=failures, **more
-    )
+    waits = {"status": "waiting", "worker": None, "after": None, "timer": p["timer"], "failures": failures}
+    return put_task(state, p["subject"], **waits, **more)
 
 
 def _fired(state: State, p: dict[str, Any]) -> State:
     for id_, task in state["tasks"].items():
         if task.get("timer") == p["timer"]:
-            return _put(state, "tasks", id_, status="queued", timer=None)
+            return put_task(state, id_, status="queued", timer=None)
     return state
 
 
 def _requeued(state: State, p: dict[str, Any]) -> State:
     if p["task"] not in state["tasks"]:
         return state
-    return _put(state, "tasks", p["task"], status="queued", worker=None)
+    return put_task(state, p["task"], status="queued", worker=None, after=None)
+
+
+def _returned(state: State, p: dict[str, Any]) -> State:
+    """Queue a task again that has waited for the end of another; behind that one none waits any more."""
+    task = state["tasks"].get(p["task"], {})
+    if (task.get("status"), task.get("worker"), task.get("attempt")) != ("assigned", p["worker"], p["attempt"]):
+        return state
+    if task["after"] in state["tasks"]:
+        state = put_task(state, task["after"], slow=True)
+    return _requeued(state, p)
 
 
 def _assigned(state: State, p: dict[str, Any]) -> State:
     if p["task"] not in state["tasks"]:
         return state
-    return _put(state, "tasks", p["task"], status="assigned", worker=p["worker"], attempt=p["attempt"])
+    return put_task(state, p["task"], status="assigned", worker=p["worker"], attempt=p["attempt"], after=p.get("after"))
 
 
 def _closed(state: State, p: dict[str, Any]) -> State:
     """Drop a task; with a listing that did not complete its start is over, too."""
     if p["kind"] == "list" and p["status"] != "completed" and "pipeline" in p:
         state = _start_over(state, p["pipeline"], p["task"])
-    return _drop(state, "tasks", p["task"])
+    return drop_task(state, p["task"])
 
 
 def _start_over(state: State, name: str, task: str) -> State:
     pipeline = state["pipelines"].get(name, {})
     is_it = (pipeline.get("start") or {}).get("task") == task
-    return _put(state, "pipelines", name, start=None) if is_it else state
+    return put_pipeline(state, name, start=None) if is_it else state
 
 
 def _started(state: State, p: dict[str, Any]) -> State:
     pipeline = state["pipelines"].get(p["name"], {})
     is_over = p["last"] and (pipeline.get("start") or {}).get("group") == p["group"]
-    return _put(state, "pipelines", p["name"], start=None) if is_over else state
+    return put_pipeline(state, p["name"], start=None) if is_over else state
 
 
 def _worker_lost(state: State, p: dict[str, Any]) -> State:
-    for task in [task for task in state["tasks"].values() if task["worker"] == p["worker"]]:
-        state = _put(state, "tasks", task["id"], status="queued", worker=None)
+    for id_ in [id_ for id_ in state["assigned"] if state["tasks"][id_]["worker"] == p["worker"]]:
+        state = put_task(state, id_, status="queued", worker=None, after=None)
     return _drop(state, "workers", p["worker"])
 
 
@@ -146,6 +168,7 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "task.queued": _queued,
     "task.assigned": _assigned,
     "task.cancelled": _requeued,
+    "task.returned": _returned,
     "task.closed": _closed,
     "set.started": _started,
     "timer.requested": _waiting,

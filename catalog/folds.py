@@ -47,6 +47,7 @@ from penstock.records.execution import (
     TaskCompleted,
     TaskFailed,
     TaskHalted,
+    TaskReturned,
     TaskStarted,
 )
 
@@ -256,6 +257,10 @@ def _task_started(seen: Seen, body: TaskStarted) -> Iterable[Change | Entry]:
         yield Change(tables.runs, body.run, begun)
 
 
+def _task_returned(_: Seen, body: TaskReturned) -> Iterable[Change | Entry]:
+    return [Change(tables.tasks, body.task, _open(body.attempt, status="queued", worker=None))]
+
+
 def _task_completed(_: Seen, body: TaskCompleted) -> Iterable[Change | Entry]:
     columns = {"counters": body.counters.to_dict(), "seconds": body.seconds}
     yield Change(tables.tasks, body.task, _open(body.attempt, **columns))
@@ -381,6 +386,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "run.created": _run,
     "run.finished": _run,
     "task.halted": _halted,
+    "task.returned": _task_returned,
     "schema.observed": observed_schema,
     "dataset.configured": configured,
     "dataset.profiled": profiled,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ __all__ = ["add_worker"]
 KINDS: Final = ("pipeline", "cleanup", "discover", "list")
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
+RETURN_SECONDS: Final = 2.0
+"""Longest wait of a task for the end of the one that it was assigned behind."""
 POLL_SECONDS: Final = 0.1
 """Seconds between two checks of silent processes."""
 
@@ -94,6 +97,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         self._name, self._reading, self._processes, self._outcomes = name, reading, processes, outcomes
         self._assigned: dict[str, tuple[int, Record]] = {}
         self._halting: dict[tuple[str, int], tuple[int, Record]] = {}
+        self._behind: dict[str, tuple[float, int, Record]] = {}
 
     def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[Output], bool]:
         out: list[Output] = []
@@ -114,23 +118,56 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             self._processes.end_all()
             raise Fenced("the log says that this worker is lost", where=f"worker {self._name}")
         if record.type == "task.assigned" and payload["worker"] == self._name:
-            self._assigned[payload["task"]] = (offset, record)
-            try:
-                pid = self._processes.begin(payload, record.traceparent)
-            except OSError as error:
-                self._assigned.pop(payload["task"])
-                return [(False, [encode(one) for one in self._outcomes.not_started(offset, record, error)])]
-            return [(False, [encode(self._outcomes.started(offset, record, pid))])]
+            if payload.get("after") in self._assigned:
+                self._behind[payload["after"]] = (time.monotonic(), offset, record)
+                return []
+            return self._begin(offset, record)
         if record.type == "pipeline.status_changed" and payload["status"] == "draining":
             for task, (_, assigned) in self._assigned.items():
                 if assigned.payload.get("pipeline") == payload["name"]:
                     self._processes.drain(task)
         if record.type == "schema.observed":
             self._outcomes.note_schema(record)
-        if record.type in {"task.cancelled", "task.closed"} and self._is_open(payload["task"], payload["attempt"]):
-            self._halting[payload["task"], payload["attempt"]] = self._assigned.pop(payload["task"])
-            self._processes.end(payload["task"])
+        if record.type in {"task.cancelled", "task.closed"}:
+            return self._end(payload["task"], payload["attempt"])
         return []
+
+    def _begin(self, offset: int, record: Record) -> list[Output]:
+        """Begin an assigned task."""
+        task = record.payload["task"]
+        self._assigned[task] = (offset, record)
+        try:
+            pid = self._processes.begin(record.payload, record.traceparent)
+        except OSError as error:
+            self._assigned.pop(task)
+            failed = self._outcomes.not_started(offset, record, error)
+            return [(False, [encode(one) for one in failed]), *self._follow_on(task)]
+        return [(False, [encode(self._outcomes.started(offset, record, pid))])]
+
+    def _follow_on(self, ended: str) -> list[Output]:
+        """Begin the task that waits for the end of this one, if there is any."""
+        waiting = self._behind.pop(ended, None)
+        return self._begin(*waiting[1:]) if waiting is not None else []
+
+    def _end(self, task: str, attempt: int) -> list[Output]:
+        """End an attempt, or forget it if it has not begun."""
+        for before, (_, _, record) in list(self._behind.items()):
+            if (record.payload["task"], record.payload["attempt"]) == (task, attempt):
+                del self._behind[before]
+        if not self._is_open(task, attempt):
+            return []
+        self._halting[task, attempt] = self._assigned.pop(task)
+        self._processes.end(task)
+        return self._follow_on(task)
+
+    def _returned(self) -> list[Output]:
+        """Give back the tasks that have waited for long: another worker, or this one, may have room for them."""
+        at, out = time.monotonic(), list[Output]()
+        for before, (since, offset, record) in list(self._behind.items()):
+            if at - since >= RETURN_SECONDS:
+                del self._behind[before]
+                out.append((False, [encode(self._outcomes.returned(offset, record))]))
+        return out
 
     def _is_open(self, task: str, attempt: int) -> bool:
         return task in self._assigned and self._assigned[task][1].payload["attempt"] == attempt
@@ -153,7 +190,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             if assigned and (records := self._outcomes.halted(*assigned, ended)):
                 out.append((False, [encode(record) for record in records]))
         self._processes.maintain()
-        return out
+        return out + self._returned()
 
     def _ended(self, ended: Ended) -> list[Output]:
         if not self._is_open(ended.task, ended.attempt):
@@ -161,7 +198,8 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         assigned = self._assigned.pop(ended.task)
         shown = ended.line if assigned[1].payload["kind"] != "discover" else None
         last = [(True, [encode(self._outcomes.progress(*assigned, shown))])] if shown else []
-        return [*last, (False, [encode(record) for record in self._outcomes.of(*assigned, ended)])]
+        records = self._outcomes.of(*assigned, ended)
+        return [*last, (False, [encode(record) for record in records]), *self._follow_on(ended.task)]
 
     def on_eof(self) -> tuple[Iterable[Output], bool]:
         """End the processes and report this worker as lost, so that others take over at once."""

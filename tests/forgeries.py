@@ -73,6 +73,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "task.started": {**ATTEMPT, "pid": 7},
     "task.completed": {**ATTEMPT, "counters": {"rows_in": 2, "rows_out": 2}, "seconds": {"a": 0.1}, "notes": ["n"]},
     "task.halted": ATTEMPT,
+    "task.returned": ATTEMPT,
     "task.failed": {**ATTEMPT, "error": ERROR},
     "error.raised": {"source": "nobody", "error": ERROR},
     "run.created": {"run": RUN},

@@ -25,6 +25,7 @@ from penstock.records.execution import (
     TaskCompleted,
     TaskFailed,
     TaskHalted,
+    TaskReturned,
     TaskStarted,
 )
 from penstock.records.sets import PAGE
@@ -129,6 +130,10 @@ class Outcomes:
             return []
         payload = TaskHalted(**_attempt(assigned), counters=_counters(ended.result))
         return [self._answer(offset, assigned, "task.halted", payload.to_dict())]
+
+    def returned(self, offset: int, assigned: Record) -> Record:
+        """``task.returned``, for an attempt that has not begun."""
+        return self._answer(offset, assigned, "task.returned", TaskReturned(**_attempt(assigned)).to_dict())
 
     def not_started(self, offset: int, assigned: Record, error: OSError) -> list[Record]:
         """Return the records of an attempt whose process could not be started: an ordinary failure."""

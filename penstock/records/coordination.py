@@ -168,12 +168,16 @@ class TaskQueued(Model):
 
 
 class TaskAssigned(Model):
-    """``task.assigned``: this worker does it now; the record contains all it needs. Keyed by the task's id."""
+    """``task.assigned``: this worker does it now; the record contains all it needs. Keyed by the task's id.
+
+    With `after` it does it once that other task of its own has ended, or at once if it has none of that id.
+    """
 
     task: FolderName
     worker: Id
     attempt: Positive
     kind: str
+    after: FolderName | None = None
     pipeline: PipelineName | None = None
     uid: Id | None = None
     set_id: Id | None = None

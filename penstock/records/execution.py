@@ -23,6 +23,7 @@ __all__ = [
     "TaskCompleted",
     "TaskFailed",
     "TaskHalted",
+    "TaskReturned",
     "TaskStarted",
 ]
 
@@ -62,6 +63,15 @@ class TaskHalted(Model):
     attempt: Positive
     worker: Id
     counters: Counters = Counters()
+
+
+class TaskReturned(Model):
+    """``task.returned``: the worker has not begun this attempt, since the task before it takes long."""
+
+    task: Id
+    run: Id | None = None
+    attempt: Positive
+    worker: Id
 
 
 class TaskFailed(Model):

@@ -113,6 +113,7 @@ EXECUTION = _table(
     _event("task.started", execution.TaskStarted),
     _event("task.completed", execution.TaskCompleted),
     _event("task.halted", execution.TaskHalted),
+    _event("task.returned", execution.TaskReturned),
     _decided("run.created", execution.RunChanged),
     _decided("run.finished", execution.RunChanged),
     _event("run.progress", execution.RunProgress),

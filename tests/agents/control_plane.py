@@ -261,9 +261,17 @@ class ControlPlane:
         return self.tell("timer.fired", timer, timer=timer, due=self.now.isoformat())
 
     def running(self) -> dict[str, str]:
-        """Return the pipelines with an open attempt, and its worker."""
+        """Return the pipelines with an open attempt that may have begun, and its worker."""
+        return {task["pipeline"]: task["worker"] for task in self._assigned() if not task["after"]}
+
+    def following(self) -> dict[str, str]:
+        """Return the pipelines that are assigned behind others, and those."""
+        tasks = self.state("orchestrator")["tasks"]
+        return {one["pipeline"]: tasks[one["after"]]["pipeline"] for one in self._assigned() if one["after"]}
+
+    def _assigned(self) -> list[dict[str, Any]]:
         tasks = self.state("orchestrator")["tasks"].values()
-        return {task["pipeline"]: task["worker"] for task in tasks if task["status"] == "assigned"}
+        return [task for task in tasks if task["status"] == "assigned"]
 
     def take(self, step: str, number: int) -> None:
         """Do one step of a random history; nothing if it does not apply."""

@@ -106,6 +106,26 @@ def _connections(task: dict[str, Any]) -> set[str]:
     return {spec["source"]["connection"], spec["sink"]["connection"]}
 
 
+def assert_indexed(state: dict[str, Any]) -> None:
+    """Check that the index of the tasks says what the tasks say."""
+    tasks, names = sorted(state["tasks"].values(), key=lambda task: task["order"]), {*state["open"]}
+    mine = {name: [task for task in tasks if task["pipeline"] == name] for name in names}
+    assert {task["pipeline"] for task in tasks} == names
+    assert state["open"] == {name: [task["id"] for task in of] for name, of in mine.items()}
+    assert sorted(state["assigned"]) == sorted(task["id"] for task in tasks if task["status"] == "assigned")
+    assert state["queued"] == sum(task["status"] == "queued" for task in tasks)
+    works = {name: state["pipelines"][name]["status"] in {"active", "draining"} for name in names}
+    runs = {name: [task["id"] for task in of if task["kind"] == "pipeline"] for name, of in mine.items()}
+    ready = [
+        [-task["priority"], task["order"], task["id"]]
+        for task in tasks
+        if task["status"] == "queued"
+        and (task["kind"] != "pipeline" or (works[task["pipeline"]] and runs[task["pipeline"]][0] == task["id"]))
+    ]
+    assert sorted(one for group in state["ready"].values() for one in group) == sorted(ready)
+    assert all(group == sorted(group) for group in state["ready"].values())
+
+
 @settings(max_examples=40, deadline=None)
 @given(taken=st.lists(steps(), min_size=10, max_size=45), running=st.integers(1, 4), per_connection=st.integers(1, 3))
 def test_property_03_assignment_keeps_queue_order(
@@ -130,4 +150,5 @@ def test_property_03_assignment_keeps_queue_order(
         plane.take(step, number)
         queues.follow(list(enumerate(plane.log))[before:])
         assert [task for task in queues.waiting.values() if queues.could_run(task)] == [], "none waits that could run"
+        assert_indexed(plane.state("orchestrator"))
     assert plane.of("agent.faulted") == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.agents.control_plane import ERROR, FATAL, ControlPlane, listed, pipeline, pipeline_set
+from tests.agents.control_plane import ERROR, FATAL, ControlPlane, listed, pipeline, pipeline_set, policy
 
 KINDS = ("pipeline", "cleanup", "list")
 
@@ -212,6 +212,66 @@ def test_the_runs_of_a_set_start_after_its_listing(plane: ControlPlane) -> None:
     assert {one["group"] for one in runs} == {answer["group"]}
     assert plane.of("set.started")[-1].payload["last"]
     assert len(plane.running()) == 2, "as many as the policy allows for a connection"
+
+
+@pytest.fixture
+def begun(plane: ControlPlane) -> ControlPlane:
+    """Return a control plane in which two members of a set run, two wait behind them, and one waits in the queue."""
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a")
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", *(f"public.{name}" for name in "abcde"))
+    assert [*plane.running()] == ["shop/public.a", "shop/public.b"]
+    assert plane.following() == {"shop/public.c": "shop/public.a", "shop/public.d": "shop/public.b"}
+    return plane
+
+
+def test_a_run_that_ends_makes_way_for_the_one_behind_it(begun: ControlPlane) -> None:
+    begun.end(begun.task_of("shop/public.a"))
+    assert [*begun.running()] == ["shop/public.b", "shop/public.c"]
+    assert begun.following() == {"shop/public.d": "shop/public.b", "shop/public.e": "shop/public.c"}
+    begun.end(begun.task_of("shop/public.b"), ERROR)
+    assert [*begun.running()] == ["shop/public.c", "shop/public.d"], "a retry waits for its turn"
+    for name in "cde":
+        begun.end(begun.task_of(f"shop/public.{name}"))
+    assert not begun.running()
+
+
+def test_a_task_that_is_given_back_keeps_its_place_in_the_queue(begun: ControlPlane) -> None:
+    task = begun.task_of("shop/public.c")
+    attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"]}
+    begun.tell("task.returned", task["id"], **attempt)
+    assert begun.following() == {"shop/public.d": "shop/public.b"}, "none waits behind a run that takes long"
+    begun.end(begun.task_of("shop/public.b"))
+    assert [*begun.running()] == ["shop/public.a", "shop/public.d"]
+    assert begun.following() == {"shop/public.c": "shop/public.d"}
+    before = begun.states()
+    begun.tell("task.returned", task["id"], **attempt)
+    assert begun.states()[:2] == before[:2], "that attempt is over"
+
+
+@pytest.mark.parametrize("command", ["pause", "stop", "delete"])
+def test_a_set_that_takes_no_work_has_none_behind_its_runs(begun: ControlPlane, command: str) -> None:
+    begun.done(f"pipeline.{command}", name="shop")
+    assert not [name for name in (*begun.running(), *begun.following()) if begun.task_of(name)["kind"] == "pipeline"]
+
+
+def test_what_waits_behind_a_run_goes_back_when_its_worker_is_lost(begun: ControlPlane) -> None:
+    begun.lose("w1")
+    assert not begun.running()
+    begun.join("v", slots=1, kinds=KINDS)
+    assert (begun.running(), begun.following()) == ({"shop/public.a": "v"}, {"shop/public.b": "shop/public.a"})
+
+
+def test_a_task_of_higher_priority_comes_before_the_next_member(plane: ControlPlane) -> None:
+    plane.done("policy.publish", policy=policy("p", orchestrator={"per_connection": 1, "priorities": {"gold": 9}}))
+    plane.apply(pipeline_set("shop"))
+    plane.apply(pipeline("other", source="shop", sink="house", tier="gold"))
+    plane.find("shop", "public.a")
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", "public.a")
+    plane.run("other")
+    assert (plane.running(), plane.following()) == ({"shop/public.a": "w1"}, {})
 
 
 def test_a_member_that_fails_holds_up_no_other(plane: ControlPlane) -> None:

@@ -1,0 +1,145 @@
+"""Index of the tasks in the orchestrator's state, so that no decision has to look at all of them.
+
+``open``: the tasks of each pipeline by id, in the order of the queue; ``assigned``: the assigned tasks, in the order of
+assignment; ``queued``: the number of queued ones. ``ready``: the queued tasks that may be assigned, in groups that the
+policy's limits treat alike; of each, what it is sorted by, and its id. Of the runs of a pipeline only the first is
+ready, and only while the pipeline works.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import Any
+
+from agents.protocol import State
+from penstock.models.sets import set_of
+
+__all__ = [
+    "connections_of",
+    "drop_pipeline",
+    "drop_task",
+    "group_of",
+    "open_tasks",
+    "put_pipeline",
+    "put_task",
+    "works",
+]
+
+Place = tuple[str, list[Any]]
+"""A group, and the entry of a task in it."""
+
+
+def put_task(state: State, id_: str, **values: Any) -> State:
+    """Change a task, or add it."""
+    before = state["tasks"].get(id_)
+    after = {**(before or {}), **values}
+    return _indexed(state, {**state["tasks"], id_: after}, before, after)
+
+
+def drop_task(state: State, id_: str) -> State:
+    """Take a task out, if it is there."""
+    if (before := state["tasks"].get(id_)) is None:
+        return state
+    tasks = dict(state["tasks"])
+    del tasks[id_]
+    return _indexed(state, tasks, before, None)
+
+
+def put_pipeline(state: State, name: str, **values: Any) -> State:
+    """Change a pipeline, or add it."""
+    pipelines = {**state["pipelines"], name: {**state["pipelines"].get(name, {}), **values}}
+    after = {**state, "pipelines": pipelines}
+    return _linked(after, _place(state, "pipeline", name), _place(after, "pipeline", name))
+
+
+def drop_pipeline(state: State, name: str) -> State:
+    """Take a pipeline out, and its tasks."""
+    for id_ in state["open"].get(name, ()):
+        state = drop_task(state, id_)
+    return {**state, "pipelines": {key: one for key, one in state["pipelines"].items() if key != name}}
+
+
+def open_tasks(state: State, name: str) -> list[dict[str, Any]]:
+    """Return the open tasks of a pipeline, in the order of the queue."""
+    return [state["tasks"][id_] for id_ in state["open"].get(name, ())]
+
+
+def works(pipeline: dict[str, Any] | None) -> bool:
+    """True if a pipeline takes work now; what does not exist holds up nothing."""
+    return pipeline is None or pipeline["status"] in {"active", "draining"}
+
+
+def group_of(task: dict[str, Any]) -> str:
+    """Return the group of tasks that the limits of a policy, and the pause of a set, treat alike."""
+    mode = "" if task["spec"] is None else task["spec"]["spec"].get("mode", "")
+    return " ".join((task["kind"], mode, set_of(task["pipeline"] or "") or "", *sorted(connections_of(task))))
+
+
+def connections_of(task: dict[str, Any]) -> set[str]:
+    """Return the connections that a task uses."""
+    if task["spec"] is None:
+        return {task["discovery"]["connection"]}
+    spec = task["spec"]["spec"]
+    looked_up = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
+    return {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
+
+
+def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: dict[str, Any] | None) -> State:
+    """Return the state with these new tasks, of which one was `before` and is `task` now."""
+    one = task or before or {}
+    after = {**state, "tasks": tasks}
+    if before is None or task is None:
+        after["open"] = _opened(state, one, added=before is None)
+    was, is_ = (None if found is None else found["status"] for found in (before, task))
+    after["queued"] += (is_ == "queued") - (was == "queued")
+    if was != "assigned" and is_ == "assigned":
+        after["assigned"] = [*state["assigned"], one["id"]]
+    elif was == "assigned" and is_ != "assigned":
+        after["assigned"] = [id_ for id_ in state["assigned"] if id_ != one["id"]]
+        _move_up(after, one["id"])
+    name = one["pipeline"] if one["kind"] == "pipeline" else one["id"]
+    return _linked(after, _place(state, one["kind"], name), _place(after, one["kind"], name))
+
+
+def _opened(state: State, task: dict[str, Any], *, added: bool) -> dict[str, list[str]]:
+    """Return the open tasks of each pipeline, with this one or without it."""
+    found, name = dict(state["open"]), task["pipeline"]
+    others = [id_ for id_ in found.pop(name, ()) if id_ != task["id"]]
+    if mine := [*others, task["id"]] if added else others:
+        found[name] = mine
+    return found
+
+
+def _move_up(after: State, ended: str) -> None:
+    """Give the place of a task that has left its worker to what came after it there; `after` is new, and changed."""
+    for id_ in after["assigned"]:
+        if after["tasks"][id_].get("after") == ended:
+            after["tasks"][id_] = {**after["tasks"][id_], "after": None}
+
+
+def _place(state: State, kind: str, name: str) -> Place | None:
+    """Return where the first run of a pipeline, or another task by its id, is among those that are ready."""
+    if kind != "pipeline":
+        task = state["tasks"].get(name)
+    else:
+        task = next((one for one in open_tasks(state, name) if one["kind"] == "pipeline"), None)
+    if task is None or task["status"] != "queued":
+        return None
+    if kind == "pipeline" and not works(state["pipelines"].get(name)):
+        return None
+    return task["group"], [-task["priority"], task["order"], task["id"]]
+
+
+def _linked(state: State, before: Place | None, after: Place | None) -> State:
+    """Return the state with a place among those that are ready in place of another."""
+    if before == after:
+        return state
+    ready = dict(state["ready"])
+    if before is not None:
+        left = list(ready.pop(before[0]))
+        del left[bisect_left(left, before[1])]
+        ready |= {before[0]: left} if left else {}
+    if after is not None:
+        ready[after[0]] = list(ready.get(after[0], ()))
+        insort(ready[after[0]], after[1])
+    return {**state, "ready": ready}
