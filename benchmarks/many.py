@@ -1,9 +1,10 @@
 """A whole database, PostgreSQL to PostgreSQL, in a running `penstock up` against dlt's `sql_database`.
 
 ``python -m benchmarks.many [--tables 100] [--rows 1000] [--times 3] [--json] [--readme]``: many small tables, as a
-pipeline each and as one set, and 20 tables of 300,000 rows as a set. Every table is replaced, on one embedded server
-that writes to disk as by default. They take turns, and the median of each counts. Penstock's time is from the start of
-`penstock run` to the end of the last run, with `up` running as in production; dlt's is that of its process.
+pipeline each and as one set, and 20 tables of 300,000 rows as a set. ``--members 5000`` measures a large set of tiny
+tables instead. Every table is replaced, on one embedded server that writes to disk as by default. The ways take turns,
+and the median of each counts. Penstock's time is from the start of `penstock run` to the end of the last run, with `up`
+running as in production; dlt's is that of its process.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1000, help="rows of each table")
     parser.add_argument("--large-tables", type=int, default=20)
     parser.add_argument("--large-rows", type=int, default=300_000, help="rows of each large table")
+    parser.add_argument("--members", type=int, default=0, help="tables of one row of a large set")
     parser.add_argument("--times", type=int, default=3, help="turns of each")
     parser.add_argument("--only", choices=WAYS, nargs="*", default=WAYS, help="leave out the others")
     parser.add_argument("--json", action="store_true", help="one last line of JSON")
@@ -71,6 +73,9 @@ def main() -> int:
     small = Tables("public", options.tables, options.rows, "pyarrow")
     large = Tables("large", options.large_tables, options.large_rows, "connectorx")
     with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as name:
+        if options.members:
+            sys.stdout.write(f"{json.dumps(of_members(Path(name), options.members))}\n")
+            return 0
         found = measured(Path(name), small, large, options.times, options.only)
     show(small, large, found, as_json=options.json)
     if options.readme:
@@ -87,12 +92,14 @@ def measured(folder: Path, small: Tables, large: Tables, times: int, only: Seque
     """Measure each way `times` times, in turns."""
     project = folder / "project"
     sizes = [small, *([large] if {"set_large", "dlt_large"} & {*only} else [])]
-    make_project(project, fill=lambda server: [fill(server, tables) for tables in sizes])
+    make_project(project, fill=lambda server: fill(server, sizes))
     if {"dlt", "dlt_large"} & {*only}:
         ready()
     found: Found = {name: [] for name in WAYS if name in only}
     with installation(project) as (client, root):
-        apply(client, small.names if "pipelines" in only else [], [f"{tables.schema}.t*" for tables in sizes])
+        apply(client, small.names if "pipelines" in only else [])
+        for tables in sizes:
+            apply_set(client, tables.schema)
         bench = _Bench(client, root, folder)
         for _ in range(times):
             for name, runs in found.items():
@@ -101,21 +108,27 @@ def measured(folder: Path, small: Tables, large: Tables, times: int, only: Seque
     return found
 
 
-def fill(server: EmbeddedServer, tables: Tables) -> None:
+def fill(server: EmbeddedServer, sizes: Sequence[Tables]) -> None:
     """Create and fill the tables, each with a key and a few columns of common types."""
     with psycopg.connect(server.dsn(SHOP), autocommit=True) as session:
-        session.execute(f"CREATE SCHEMA IF NOT EXISTS {tables.schema}")
-        for name in tables.names:
-            session.execute(
-                f"CREATE TABLE {tables.schema}.{name} (id bigint PRIMARY KEY, name text NOT NULL, "
-                "price numeric(12,2), quantity integer, placed_at timestamptz)"
-            )
-            session.execute(
-                f"INSERT INTO {tables.schema}.{name} SELECT n, 'name ' || n, n * 1.01, n %% 7, "
-                "timestamptz '2026-01-01 00:00Z' + n * interval '1 minute' FROM generate_series(1, %s) n",
-                [tables.rows],
-            )
+        session.execute("SET synchronous_commit = off")
+        for tables in sizes:
+            session.execute(f"CREATE SCHEMA IF NOT EXISTS {tables.schema}")
+            for name in tables.names:
+                _fill_table(session, f"{tables.schema}.{name}", tables.rows)
         session.execute("ANALYZE")
+
+
+def _fill_table(session: psycopg.Connection[Any], name: str, rows: int) -> None:
+    session.execute(
+        f"CREATE TABLE {name} (id bigint PRIMARY KEY, name text NOT NULL, price numeric(12,2), quantity integer, "
+        "placed_at timestamptz)"
+    )
+    session.execute(
+        f"INSERT INTO {name} SELECT n, 'name ' || n, n * 1.01, n %% 7, timestamptz '2026-01-01 00:00Z' + "
+        "n * interval '1 minute' FROM generate_series(1, %s) n",
+        [rows],
+    )
 
 
 @contextmanager
@@ -133,8 +146,8 @@ def installation(project: Path) -> Iterator[tuple[Client, int]]:
         yield client, root
 
 
-def apply(client: Client, tables: Sequence[str], patterns: Sequence[str]) -> None:
-    """Apply the connections, a pipeline for each table, and a set for each pattern; wait for the sets' members."""
+def apply(client: Client, tables: Sequence[str]) -> None:
+    """Apply the connections, and a pipeline for each table."""
     server = client.site.server
     if server is None:
         message = "the project was made on the embedded server"
@@ -145,13 +158,36 @@ def apply(client: Client, tables: Sequence[str], patterns: Sequence[str]) -> Non
     for table in tables:
         pipeline = made(table, {"object": f"public.{table}"}, f"public.{table}")
         client.ask("pipeline.apply", table, {"pipeline": pipeline})
-    for pattern in patterns:
-        schema = pattern.partition(".")[0]
-        name = f"set-{schema}"
-        pipeline = made(name, {"objects": [pattern]}, f"set_{schema}.{{table}}")
-        client.ask("pipeline.apply", name, {"pipeline": pipeline})
-        while not client.store.set_entry(name).listed:
-            time.sleep(POLL_SECONDS)
+
+
+def apply_set(client: Client, schema: str) -> None:
+    """Apply a set of the tables of a schema, and wait for its members."""
+    name = f"set-{schema}"
+    pipeline = made(name, {"objects": [f"{schema}.t*"]}, f"set_{schema}.{{table}}")
+    client.ask("pipeline.apply", name, {"pipeline": pipeline})
+    while not client.store.set_entry(name).listed:
+        time.sleep(POLL_SECONDS)
+
+
+def of_members(folder: Path, count: int) -> dict[str, Any]:
+    """Measure a large set of tiny tables: until its members are there, until `status` shows them, and each run."""
+    project, tables = folder / "project", Tables("public", count, 1, "")
+    make_project(project, fill=lambda server: fill(server, [tables]))
+    with installation(project) as (client, root):
+        apply(client, [])
+        begin = time.perf_counter()
+        apply_set(client, tables.schema)
+        applied = time.perf_counter() - begin
+        program = str(Path(sys.executable).parent / "penstock")
+        shown = [timed([[program, "--project", str(project), "status", "set-public"]]) for _ in range(3)]
+        run = _Bench(client, root, folder).measure("set", tables)
+    return {
+        "members": count,
+        "apply_seconds": round(applied, 2),
+        "status_seconds": round(median(shown), 2),
+        "run_ms_per_member": round(run.seconds / count * 1000, 1),
+        "run_cpu_ms_per_member": round(run.cpu / count * 1000, 1),
+    }
 
 
 def made(name: str, source: dict[str, Any], target: str) -> dict[str, Any]:
