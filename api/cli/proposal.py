@@ -22,6 +22,8 @@ CHANGED: Final = re.compile(
 """Names of columns that tell when a row was changed last."""
 TIMES: Final = ("timestamp with time zone", "timestamp without time zone")
 LAG: Final = "5m"
+LOOK: Final = "*/5 * * * *"
+"""Times at which a set of streams looks for new objects."""
 MESSAGES: Final = frozenset({"kafka", "kinesis", "topics"})
 """Types whose objects are streams."""
 FILES: Final = frozenset({"files", "s3"})
@@ -109,6 +111,7 @@ def pipeline_file(wanted: Wanted, found: Iterable[Described]) -> str:
         wanted.sink_line,
         *(["  # tables:" if commented else "  tables:"] if lines else []),
         *lines,
+        *([f"  schedule: {{cron: {_text(LOOK)}}}   # looks for what is new"] if wanted.streams else []),
         "  appear: apply",
         "  vanish: keep",
     ]) + "\n"  # fmt: skip

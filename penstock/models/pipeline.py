@@ -364,7 +364,10 @@ class PipelineSpec(Model):
 
     def _fits_a_stream(self) -> None:
         for wrong, message in (
-            (self.schedule is not None, "a stream runs continuously: it takes no `schedule`"),
+            (
+                self.schedule is not None and not self.is_set,
+                "a stream runs continuously: it takes no `schedule`; that of a set lists its objects again",
+            ),
             (self.sink.write == "replace", "a stream cannot `replace` its sink: it never ends"),
             (bool(self.validate_.unique), "`validate.unique` needs a batch: a stream never ends"),
             (self.source.cursor is not None, "a stream has positions of its own: it takes no `cursor`"),

@@ -9,6 +9,7 @@ import pytest
 from tests.agents.control_plane import ERROR, FATAL, ControlPlane, listed, pipeline, pipeline_set, policy
 
 KINDS = ("pipeline", "cleanup", "list")
+TOPICS = {"type": "kafka", "bootstrap": "localhost:9092"}
 
 
 @pytest.fixture
@@ -113,9 +114,6 @@ def test_proposed_tables_become_members_once_a_person_accepts_them(plane: Contro
     assert "is paused" in plane.refused("set.accept", name="shop", objects=["public.b"])["what"]
     plane.apply(pipeline("one"))
     assert "is not a set" in plane.refused("set.accept", name="one", objects=["public.b"])["what"]
-
-
-TOPICS = {"type": "kafka", "bootstrap": "localhost:9092"}
 
 
 @pytest.mark.parametrize(
@@ -339,6 +337,19 @@ def test_a_schedule_starts_the_set(plane: ControlPlane) -> None:
     runs = [one.payload["run"] for one in plane.of("run.created")]
     assert [one["pipeline"] for one in runs] == ["shop/public.a", "shop/public.b"]
     assert all(one["scheduled_for"] for one in runs)
+
+
+def test_a_set_of_streams_looks_for_new_objects_by_its_schedule(plane: ControlPlane) -> None:
+    plane.done("connection.put", name="bus", connection=TOPICS)
+    sink, cron = {"object": "raw.{table}"}, {"cron": "* * * * *"}
+    plane.apply(pipeline_set("shop", "*", mode="stream", source={"connection": "bus"}, sink=sink, schedule=cron))
+    topics: list[dict[str, Any]] = [{"object": name, "schema": "", "table": name, "key": []} for name in ("a", "b")]
+    plane.find("shop", topics[0])
+    assert [one.payload["run"]["pipeline"] for one in plane.of("run.created")] == ["shop/a"]
+    plane.tick(60)
+    plane.fire(plane.of("timer.requested")[-1].key)
+    plane.find("shop", *topics)
+    assert [one.payload["run"]["pipeline"] for one in plane.of("run.created")] == ["shop/a", "shop/b"]
 
 
 def test_a_set_that_changes_while_it_starts_is_listed_again(plane: ControlPlane) -> None:

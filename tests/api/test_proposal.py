@@ -65,7 +65,7 @@ def test_changes_are_followed_where_there_is_a_primary_key() -> None:
     text = pipeline_file(Wanted("shop", "shop", "warehouse", changes=True), FOUND)
     spec = yaml.safe_load(text)["spec"]
     check_written(Pipeline.parse(yaml.safe_load(text)))
-    assert spec["mode"] == "stream"
+    assert (spec["mode"], spec["schedule"]) == ("stream", {"cron": "*/5 * * * *"})
     off = {"disabled": True}
     assert spec["tables"] == {"public.keyless": off, "Odd Schema.Kunden: #1": off, "public.tmp_1": off}
     assert "public.keyless: about 1,200 rows, 5.0 MB, 1 columns, no primary key: its changes cannot be applied" in text

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import yaml
 
+from penstock.topics.embedded import EmbeddedServer
 from tests.api.project import Project, ending, penstock, until
 from tests.dataflows.connectors.ducks import query_file
 from tests.dataflows.connectors.mysql.conftest import SECRET, MysqlServer, mariadb, new_schema
@@ -124,3 +125,28 @@ def test_topics_into_postgres(replicate: Replicate, kafka: KafkaServer, database
     until(rows, "all messages")
     stopped = {one["name"] for one in project.done("list", "--members") if one["status"] == "active"}
     assert stopped == {"bus", "bus/replica.orders", "bus/replica.Lines-1"}
+
+
+@pytest.mark.xdist_group("cdc")
+def test_the_changes_of_a_database_into_another(replicate: Replicate, logical: EmbeddedServer) -> None:
+    for name in ("replica_shop", "replica_house"):
+        logical.create_database(name)
+    shop, house = logical.dsn("replica_shop"), logical.dsn("replica_house")
+    with psycopg.connect(shop, autocommit=True) as session:
+        session.execute("CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE TABLE keyless (x int)")
+        session.execute("INSERT INTO orders SELECT n, 'a' FROM generate_series(1, 10) n")
+        project = replicate("shop", shop, house, "--cdc")
+        tables = yaml.safe_load((project.folder / "pipelines" / "shop.yaml").read_text())["spec"]["tables"]
+        assert tables == {"public.keyless": {"disabled": True}}
+        project.up()
+        until(lambda: rows_of(house) == [(n, "a") for n in range(1, 11)], "the snapshot")
+        session.execute("UPDATE orders SET note = 'b' WHERE id < 3; DELETE FROM orders WHERE id > 3")
+        until(lambda: rows_of(house) == [(1, "b"), (2, "b"), (3, "a")], "the changes")
+    project.done("delete", "shop", "--yes")
+
+
+def rows_of(house: str) -> list[tuple[object, ...]]:
+    try:
+        return table(house, "SELECT * FROM orders ORDER BY id")
+    except psycopg.errors.UndefinedTable:
+        return []

@@ -20,7 +20,7 @@ from dataflows.connectors.listing import ListedObject
 
 __all__ = ["objects_of"]
 
-_NUMBERED: Final = re.compile(r"(.*?[-_. ]|)(?=[0-9])")
+_NUMBERED: Final = re.compile(r"(|.*?[-_. ])(?=[0-9])")
 """The text before the number or date of a name, up to its first digit after a separator or at the beginning."""
 _KEYED: Final = re.compile(r"([^=]+)=")
 

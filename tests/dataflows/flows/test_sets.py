@@ -22,7 +22,6 @@ from tests.agents.control_plane import pipeline_set
 from tests.dataflows.flows.installation import Flow, Installation, until
 
 FLOWS = ("control", "projector", "scheduler")
-PATIENCE = 240.0
 
 
 @dataclass
@@ -33,6 +32,8 @@ class Churn:
     session: psycopg.Connection[Any]
     dsn: str
     chance: random.Random
+    patience: float = 240.0
+    """Seconds to wait for what was asked for: many runs wait for one another."""
     tables: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     excluded: set[str] = field(default_factory=set)
@@ -134,7 +135,7 @@ class Churn:
 
     def settled(self) -> None:
         """Wait until everything that was asked for has been done."""
-        self.installation.all_answered(PATIENCE)
+        self.installation.all_answered(self.patience)
 
         def idle() -> bool:
             ended = {one.key for one in self.installation.of("run.finished")}
@@ -144,13 +145,13 @@ class Churn:
             lists = {one["id"] for one in queued if one["kind"] == "list"}
             return {one.key for one in self.installation.of("run.created")} <= ended and lists <= listed | closed
 
-        until(idle, "all runs to end", PATIENCE)
+        until(idle, "all runs to end", self.patience)
 
     def run_all(self) -> dict[str, str]:
         """Run the set until each table had a run of the same start; return their status."""
         for _ in range(5):  # runs of a start before may still be open, whose members are skipped then
-            group = until(self.begun, "the starts before to end", PATIENCE)
-            until(partial(self.is_started, group), "the runs to be queued", PATIENCE)
+            group = until(self.begun, "the starts before to end", self.patience)
+            until(partial(self.is_started, group), "the runs to be queued", self.patience)
             self.settled()
             runs = [one.payload["run"] for one in self.installation.of("run.finished")]
             found = {one["pipeline"]: one["status"] for one in runs if one.get("group") == group}
@@ -161,7 +162,7 @@ class Churn:
     def begun(self) -> str | None:
         """Start the set; return the group of its runs, or None while it is still starting."""
         id_ = self.installation.send("run.start", pipeline="all")
-        (answer,) = until(lambda: self.installation.answers().get(id_), "the answer", PATIENCE)
+        (answer,) = until(lambda: self.installation.answers().get(id_), "the answer", self.patience)
         return answer.payload["result"]["group"] if answer.type == "command.applied" else None
 
     def is_started(self, group: str) -> bool:
@@ -244,4 +245,5 @@ def test_a_set_survives_whatever_happens_to_its_tables(churn: Churn, fresh: Call
 @pytest.mark.chaos
 @pytest.mark.parametrize("churn", [random.randrange(10**6)], indirect=True)
 def test_a_large_set_survives_ten_minutes_of_it(churn: Churn, fresh: Callable[[], str]) -> None:
+    churn.patience = 1800.0
     churned(churn, 200, 600, 0.5, fresh())

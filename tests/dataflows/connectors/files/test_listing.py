@@ -18,6 +18,7 @@ IN_ROOT = {
     "orders_2026-11-30.csv.gz": None,
     "orders.tsv": "orders.tsv",
     "20261130.csv": "[0-9]*.csv",
+    "2026-11-29.csv": "[0-9]*.csv",
     "h2o.csv": "h2o.csv",
     "wh[a]t*.csv": "wh[[]a]t[*].csv",
     "Größe 東's.csv": "Größe 東's.csv",
