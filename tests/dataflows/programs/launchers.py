@@ -1,8 +1,9 @@
 """Run launchers as processes forked from this one, so that a hundred of them start in seconds.
 
 Before the first fork, all modules that a run may load are loaded and the models that it parses are built: this took
-longer than a short run itself. Processes that load what they need themselves, as in production, are tested with the
-worker (`tests/dataflows/work`, `tests/dataflows/flows`).
+longer than a short run itself. The processes of a run with several workers are forked, too, before it begins and has
+threads. Processes that load what they need themselves, as in production, are tested with the worker
+(`tests/dataflows/work`, `tests/dataflows/flows`) and with `penstock up` (`tests/api/test_bad_steps.py`).
 
 One JSON order a line on stdin, one answer a line on stdout: ``{"start": task, "failpoint": …, "without": […]}`` gives
 ``{"pid": …}``, as does ``{"suite": arguments, "folder": …, "environment": …, "path": …, "output": …}``, which runs the
@@ -13,14 +14,17 @@ or that it is stopped or still runs.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import pkgutil
+import select
+import subprocess
 import sys
 import time
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import bytewax.dataflow
 import pgpq
@@ -39,7 +43,8 @@ from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
 from dataflows.connectors.registry import BUILT_IN, connector
 from dataflows.connectors.sql import database
-from dataflows.runs import launcher, progress, publish, watchdog
+from dataflows.process.forked import Forked
+from dataflows.runs import children, launcher, parallel, progress, publish, watchdog
 from dataflows.runs.job import Job
 from penstock import failpoints
 from penstock.models.connection import parse_connection
@@ -86,9 +91,39 @@ def run(order: dict[str, Any]) -> None:
     os.dup2(out, 2)
     os.environ[failpoints.VARIABLE] = order.get("failpoint") or ""  # for its children
     failpoints.arm(order.get("failpoint"))
+    fork_workers(order["start"]["pipeline"]["spec"].get("limits", {}).get("workers", 1))
     for name in order.get("without", ()):
         WITHOUT[name]()
     os._exit(launcher.run_task(order["start"]))
+
+
+def fork_workers(count: int) -> None:
+    """Fork the processes of a run with several workers, which it would start by their command."""
+    waiting = [Worker() for _ in range(count if count > 1 else 0)]
+    command, popen = ("-m", "dataflows.runs.parallel"), subprocess.Popen
+
+    def started(words: list[str], **options: Any) -> Any:
+        return waiting.pop() if tuple(words[1:]) == command and waiting else popen(words, **options)
+
+    setattr(children, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": started}))  # noqa: B010 - a module
+
+
+class Worker(Forked):
+    """Process of a run that waits for its orders."""
+
+    def __init__(self) -> None:
+        (orders, stdin), (stdout, lines) = os.pipe(), os.pipe()
+        super().__init__(work, (orders, lines, 2), 2)
+        os.close(orders)
+        os.close(lines)
+        self.stdin, self.stdout = os.fdopen(stdin, "w"), os.fdopen(stdout)
+
+
+def work() -> int:
+    """Do as the orders say; end if there are none, since the run needs fewer processes."""
+    if select.select([0], [], [])[0] and cast(io.BufferedReader, sys.stdin.buffer).peek():
+        parallel.main()
+    return 0
 
 
 def suite(order: dict[str, Any]) -> None:
