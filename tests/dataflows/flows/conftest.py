@@ -17,12 +17,14 @@ from tests.dataflows.flows.installation import ROOT, ForkServer, Installation
 
 
 @pytest.fixture
-def fresh(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[Callable[[], str]]:
-    """Create databases that are dropped after the test, even if sessions are still open."""
+def fresh(
+    pg: EmbeddedServer, new_database: Callable[[], str], new_catalog: Callable[[], str]
+) -> Iterator[Callable[..., str]]:
+    """Create databases, or empty catalogs, that are dropped after the test, even if sessions are still open."""
     made: list[str] = []
 
-    def make() -> str:
-        made.append(new_database())
+    def make(*, catalog: bool = False) -> str:
+        made.append(new_catalog() if catalog else new_database())
         return made[-1]
 
     yield make
@@ -33,9 +35,9 @@ def fresh(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[Calla
 
 
 @pytest.fixture
-def installation(fresh: Callable[[], str], tmp_path: Path, fork_server: ForkServer) -> Iterator[Installation]:
+def installation(fresh: Callable[..., str], tmp_path: Path, fork_server: ForkServer) -> Iterator[Installation]:
     """An installation without running flows."""
-    installation = Installation(tmp_path, fresh(), fresh(), fork_server)
+    installation = Installation(tmp_path, fresh(catalog=True), fresh(), fork_server)
     yield installation
     installation.close()
 

@@ -14,7 +14,7 @@ from tests.agents.control_plane import policy
 from tests.dataflows.flows.installation import Installation, Load, kill_again_and_again, take_lock_from, until
 
 
-def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh: Callable[[], str]) -> None:
+def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh: Callable[..., str]) -> None:
     flow = busy.spawn("control", "projector")
     busy.done("pipeline.pause", name="p1")
     busy.all_answered()
@@ -26,7 +26,7 @@ def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh
     ]
     assert busy.catalog("SELECT status, count(*) FROM catalog.commands GROUP BY 1") == [("applied", 6)]
     busy.check_answers()
-    busy.check_catalog(fresh())
+    busy.check_catalog(fresh(catalog=True))
     flow.send(signal.SIGTERM)
     assert flow.ended() == 0, flow.said
 

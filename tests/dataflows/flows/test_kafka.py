@@ -25,18 +25,18 @@ from tests.dataflows.flows.installation import (
 from tests.kafka import KafkaServer
 from tests.reaper import short_folder
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-log")
 BRAIN = ("control", "projector", "scheduler")
 _prefixes = itertools.count(1)
 
 
 @pytest.fixture
 def busy(
-    fresh: Callable[[], str], tmp_path: Path, fork_server: ForkServer, kafka: KafkaServer
+    fresh: Callable[..., str], tmp_path: Path, fork_server: ForkServer, kafka: KafkaServer
 ) -> Iterator[Installation]:
     """An installation on Kafka with commands on the log that create connections and the pipelines p0 to p2."""
     url = f"kafka://{kafka.bootstrap}?prefix=flows{next(_prefixes)}.&replication=1"
-    installation = Installation(tmp_path, fresh(), url, fork_server)
+    installation = Installation(tmp_path, fresh(catalog=True), url, fork_server)
     for name in ("shop", "house"):
         installation.send("connection.put", name=name, connection=connection(name))
     for number in range(3):
@@ -45,7 +45,7 @@ def busy(
     installation.close()
 
 
-def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh: Callable[[], str]) -> None:
+def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh: Callable[..., str]) -> None:
     flow = busy.spawn("control", "projector", "scheduler")
     busy.done("pipeline.pause", name="p1")
     busy.all_answered()
@@ -56,7 +56,7 @@ def test_commands_are_answered_and_seen_in_the_catalog(busy: Installation, fresh
         ("p2", "active", 1),
     ]
     busy.check_answers()
-    busy.check_catalog(fresh())
+    busy.check_catalog(fresh(catalog=True))
     flow.send(signal.SIGTERM)
     assert flow.ended() == 0, flow.said
 
@@ -83,9 +83,10 @@ def own() -> Iterator[KafkaServer]:
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.chaos)])
 def test_a_broker_killed_under_load_loses_and_doubles_no_answer(
-    own: KafkaServer, fresh: Callable[[], str], tmp_path: Path, fork_server: ForkServer, times: int
+    own: KafkaServer, fresh: Callable[..., str], tmp_path: Path, fork_server: ForkServer, times: int
 ) -> None:
-    with closing(Installation(tmp_path, fresh(), f"kafka://{own.bootstrap}?replication=1", fork_server)) as busy:
+    url = f"kafka://{own.bootstrap}?replication=1"
+    with closing(Installation(tmp_path, fresh(catalog=True), url, fork_server)) as busy:
         for name in ("shop", "house"):
             busy.send("connection.put", name=name, connection=connection(name))
         for number in range(3):
@@ -102,7 +103,7 @@ def test_a_broker_killed_under_load_loses_and_doubles_no_answer(
         busy.all_answered()
         busy.projected()
         busy.check_answers()
-        busy.check_catalog(fresh())
+        busy.check_catalog(fresh(catalog=True))
         assert flow.running, "it waited for the broker"
 
 

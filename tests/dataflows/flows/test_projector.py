@@ -22,7 +22,7 @@ from tests.dataflows.flows.installation import ForkServer, Installation, Load, u
 from tests.reaper import short_folder
 
 
-def test_a_projector_killed_under_load_equals_a_fresh_rebuild(busy: Installation, fresh: Callable[[], str]) -> None:
+def test_a_projector_killed_under_load_equals_a_fresh_rebuild(busy: Installation, fresh: Callable[..., str]) -> None:
     chance = random.Random(5)
     busy.start("control")
     busy.all_answered()
@@ -37,11 +37,11 @@ def test_a_projector_killed_under_load_equals_a_fresh_rebuild(busy: Installation
     busy.start("projector")
     busy.projected()
     assert len(busy.sent) > 100
-    busy.check_catalog(fresh())
+    busy.check_catalog(fresh(catalog=True))
     busy.check_answers()
 
 
-def test_a_standby_projector_blocks_nothing_and_takes_over(busy: Installation, fresh: Callable[[], str]) -> None:
+def test_a_standby_projector_blocks_nothing_and_takes_over(busy: Installation, fresh: Callable[..., str]) -> None:
     active = busy.start("projector")
     until(lambda: busy.log.holder("projector"), "the first one's turn")
     waiting = busy.start("control", "projector")
@@ -56,7 +56,7 @@ def test_a_standby_projector_blocks_nothing_and_takes_over(busy: Installation, f
     busy.projected()
     assert waiting.running
     assert "fenced" not in (active.said + waiting.said).lower()
-    busy.check_catalog(fresh())
+    busy.check_catalog(fresh(catalog=True))
     waiting.send(signal.SIGTERM)
     assert waiting.ended() == 0
 

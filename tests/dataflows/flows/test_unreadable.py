@@ -106,9 +106,9 @@ def _attacked(busy: Installation, fresh: str, batches: int, size: int) -> None:
 
 
 def test_mutated_records_stop_no_flow_and_the_next_command_is_answered(
-    busy: Installation, fresh: Callable[[], str]
+    busy: Installation, fresh: Callable[..., str]
 ) -> None:
-    _attacked(busy, fresh(), batches=1, size=300)
+    _attacked(busy, fresh(catalog=True), batches=1, size=300)
     again = busy.start("control")
     busy.started[0].kill()
     busy.done("pipeline.apply", pipeline=pipeline("p9"))
@@ -116,5 +116,5 @@ def test_mutated_records_stop_no_flow_and_the_next_command_is_answered(
 
 
 @pytest.mark.chaos
-def test_20_000_mutated_records_stop_no_flow(busy: Installation, fresh: Callable[[], str]) -> None:
-    _attacked(busy, fresh(), batches=40, size=500)
+def test_20_000_mutated_records_stop_no_flow(busy: Installation, fresh: Callable[..., str]) -> None:
+    _attacked(busy, fresh(catalog=True), batches=40, size=500)
