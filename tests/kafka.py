@@ -234,6 +234,31 @@ class KafkaServer:
         finally:
             consumer.close()
 
+    def until(self, topic: str, count: int) -> None:
+        """Wait until a topic, which may not be there yet, has so many committed messages.
+
+        One consumer counts them as they come: one for each look would cost more than the run that is waited for.
+        """
+        settings = {"bootstrap.servers": self.bootstrap, "group.id": "tests", "isolation.level": "read_committed"}
+        consumer = Consumer(settings | {"log_level": 0})
+        places: dict[int, int] = {}
+        """The next offset of each partition."""
+        found, end = 0, time.monotonic() + WAIT
+        try:
+            while found < count:
+                assert time.monotonic() < end, f"{found} of {count} messages in {topic}"
+                if there := consumer.list_topics(topic, WAIT).topics[topic].partitions.keys() - places.keys():
+                    places |= dict.fromkeys(there, 0)
+                    consumer.assign([TopicPartition(topic, part, place) for part, place in places.items()])
+                elif not places:
+                    time.sleep(0.05)
+                for message in consumer.consume(count - found, 0.5) if places else ():
+                    if message.error() is None:
+                        places[message.partition() or 0] = (message.offset() or 0) + 1
+                        found += 1
+        finally:
+            consumer.close()
+
     def trim(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the messages before an offset, as retention does."""
         place = TopicPartition(topic, partition, before)

@@ -137,15 +137,16 @@ class Stream:
 
     def until(self, rows: int) -> None:
         """Wait until the target has so many rows; if it is locked, until so many messages are written."""
-        end = time.monotonic() + WAIT
-        if self.lake.locked:
-            while sum(self.mirrored(part) for part in range(self.partitions)) < rows:
-                assert time.monotonic() < end
-                time.sleep(0.05)
+        if self.lake.broker is not None:
+            self.lake.broker.until(self.target, rows)
             return
-        while self.count() < rows:
-            assert time.monotonic() < end, f"{self.count()} of {rows} rows"
-            time.sleep(0.02)
+        found, end = self._mirrored if self.lake.locked else self.count, time.monotonic() + WAIT
+        while found() < rows:
+            assert time.monotonic() < end, f"{found()} of {rows} rows"
+            time.sleep(0.05 if self.lake.locked else 0.02)
+
+    def _mirrored(self) -> int:
+        return sum(self.mirrored(part) for part in range(self.partitions))
 
     def mirrored(self, partition: int) -> int:
         """Return how many messages of a partition are written, as the broker is told after each commit."""
