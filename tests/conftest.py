@@ -122,7 +122,11 @@ def logical(reaper: None) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(scope="session")
 def kafka(reaper: None) -> Iterator[KafkaServer]:
-    """A broker of Apache Kafka of this test run; mark its tests with `xdist_group("kafka")`, so that one is enough."""
+    """A broker of Apache Kafka of this test run; mark its tests with `xdist_group`, so that few are enough.
+
+    Those of pipelines are group `kafka`, those of the log `kafka-log`, and those that it shares with PostgreSQL
+    `kafka-topics`: one group would outlast all other tests, and large ones start first, while CPU is left for others.
+    """
     server = KafkaServer(short_folder())
     server.make()
     server.start()

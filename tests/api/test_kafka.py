@@ -19,7 +19,7 @@ from penstock.kafka_url import KafkaUrl
 from tests.api.project import Project
 from tests.kafka import KafkaServer
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-log")
 _prefixes = itertools.count(1)
 
 

@@ -20,7 +20,7 @@ from tests.catalog.test_replay import rows
 from tests.kafka import KafkaServer
 from tests.strategies import logs
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-log")
 _prefixes = count(1)
 
 

@@ -30,7 +30,7 @@ def small() -> Topic:
     return SMALL
 
 
-BACKENDS = ["postgres", pytest.param("kafka", marks=pytest.mark.xdist_group("kafka"))]
+BACKENDS = ["postgres", pytest.param("kafka", marks=pytest.mark.xdist_group("kafka-topics"))]
 _prefixes = itertools.count(1)
 
 

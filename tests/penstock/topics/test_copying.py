@@ -17,7 +17,7 @@ from penstock.topics.log import lock_number
 from penstock.topics.opening import open_log
 from tests.kafka import KafkaServer
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-log")
 
 TOPICS = (CONTROL, METRICS)
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -27,7 +27,7 @@ from penstock.topics.log import lock_number
 from tests.kafka import KafkaServer
 from tests.reaper import short_folder
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-log")
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LONG = (pytest.mark.chaos, pytest.mark.timeout(1800))

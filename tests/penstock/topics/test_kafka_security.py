@@ -31,7 +31,7 @@ from penstock.topics.kafka import KafkaLog
 from tests.kafka import KafkaServer, free_port
 from tests.reaper import short_folder
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-log")
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PASSWORD = "correct horse"
