@@ -1,13 +1,44 @@
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.api.project import Project, ending, penstock
+from dataflows.process.fork_server import ForkServer, Offspring
+from dataflows.process.site import Site
+from penstock.settings import load
+from tests.api.project import ROOT, Project, ending, penstock
 from tests.reaper import short_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_flows(reaper: None) -> Iterator[None]:
+    """Fork the flows that commands in this process start, as those of a shell do: pytest has threads and cannot."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        @cache
+        def server() -> ForkServer:
+            made = ForkServer([sys.executable, "-m", "tests.api.programs.flows"], Path(ROOT))
+            stack.callback(made.close)
+            return made
+
+        def start(words: Sequence[str], log: Path, reading: int) -> Offspring:
+            folder, at = words[words.index("--project") + 1], words.index("--lifeline")
+            order = {"words": [*words[:at], *words[at + 2 :]], "folder": folder, "environment": dict(os.environ)}
+            with os.fdopen(os.memfd_create("order"), "w+b") as stdin, log.open("ab") as output:
+                stdin.write(json.dumps(order).encode())
+                stdin.seek(0)
+                return server().fork(stdin.fileno(), output.fileno(), output.fileno(), reading)
+
+        patch.setattr("dataflows.runtime.supervisor._spawned", start)
+        yield
 
 
 @pytest.fixture
@@ -21,12 +52,14 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def sample(reaper: None) -> Iterator[Project]:
-    """A project of the sample, as `penstock init` has made it."""
+    """A project of the sample, as `penstock init` has made it, with its catalog and topics: they take half a second."""
     folder = short_folder()
     folder.chmod(0o755)
     made = Project(folder / "p")
     said = penstock("init", made.folder)
     assert said.code == 0, said.err
+    with Site(load(made.folder)):
+        pass
     with ending(made):
         yield made
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,8 @@ from penstock.topics.embedded import EmbeddedServer
 
 SECONDS = 60.0
 PENSTOCK = (sys.executable, "-c", "from api.cli.main import main; main()")
+FORKING = (sys.executable, "-m", "tests.api.programs.runs")
+"""The same, but the processes of runs are forked."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,16 @@ class Project:
         assert said.code == 0, said.out + said.err
         return said.json
 
-    def start(self, *arguments: str, out: int | IO[str] = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str,
+        out: int | IO[str] = subprocess.PIPE,
+        program: Sequence[str] = FORKING,
+        **environment: str,
+    ) -> subprocess.Popen[str]:
         """Start a command in a separate process."""
         process = subprocess.Popen(
-            [*PENSTOCK, arguments[0], "--project", str(self.folder), *arguments[1:]],
+            [*program, arguments[0], "--project", str(self.folder), *arguments[1:]],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -128,9 +136,9 @@ class Project:
         self.started.append(process)
         return process
 
-    def up(self) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    def up(self, program: Sequence[str] = FORKING) -> tuple[subprocess.Popen[str], dict[str, Any]]:
         """Start `penstock up`; return it once it is up, with its JSON."""
-        process = self.start("up", "--port", "0", "--json")
+        process = self.start("up", "--port", "0", "--json", program=program)
         assert process.stdout
         line = process.stdout.readline()
         assert line.startswith("{"), line + process.stdout.read()

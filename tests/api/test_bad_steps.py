@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from api.starter import WAREHOUSE
-from tests.api.project import Project, ending
+from tests.api.project import PENSTOCK, Project, ending
 
 ROWS: Final = 10_000
 STEPS: Final = """
@@ -97,7 +97,7 @@ def stepping(sample: Project) -> Iterator[Project]:
     with ending(sample.copied(sample.folder.with_name("steps"))) as made:
         (made.folder / "bad_steps.py").write_text(STEPS)
         (made.folder / "penstock.toml").write_text('python_modules = "bad_steps"\nslots = 2\n')
-        made.up()
+        made.up(PENSTOCK)
         made.done("apply")
         yield made
 
