@@ -55,7 +55,7 @@ def test_the_example_of_changes(
     assert "orders_mirror: merge into public.mirrored_orders, changes as they come" in said.out, said.err
     shop.execute((EXAMPLE / "changes.sql").read_bytes())
     until(lambda: _same(shop, mirror), "the changes")
-    until(lambda: running.done("status", "orders_mirror")["stream"].get("behind") == 0, "the end of the changes")
+    until(lambda: _behind(running) == 0, "the end of the changes")
     assert "0 bytes behind, newest event" in running.do("status", "orders_mirror").out
     shop.execute("ALTER TABLE mirrored_orders ADD gift boolean NOT NULL DEFAULT false")
     shop.execute("UPDATE mirrored_orders SET gift = true WHERE id = (SELECT min(id) FROM mirrored_orders)")
@@ -116,6 +116,11 @@ def _members_share_one_slot(
     until(lambda: _copied(shop, mirror), "the changes of both")
     running.done("delete", "copies", "--yes")
     until(lambda: running.do("status", "copies").code == 3, "the end of the deletion")
+
+
+def _behind(running: Project) -> Any:
+    """Return by how much the stream is behind; None until it has reported something."""
+    return (running.done("status", "orders_mirror")["stream"] or {}).get("behind")
 
 
 def _observed(running: Project) -> int:
