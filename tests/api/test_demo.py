@@ -79,7 +79,7 @@ def test_the_demo_proves_what_it_says(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos), signal.SIGKILL]
+    "number", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.chaos) for one in (signal.SIGTERM, signal.SIGKILL))]
 )
 def test_an_interrupted_demo_leaves_nothing_running(folder: Path, number: signal.Signals) -> None:
     process = _start(folder)
