@@ -303,3 +303,22 @@ def test_a_member_that_is_too_slow_stops_no_other(members: Members) -> None:
         members.until(lambda: any(TOO_SLOW in one.read_text() for one in logs), "the slow one was not let go")
     members.until_same(slow)
     members.until_shared()
+
+
+@pytest.mark.chaos
+def test_a_zombie_of_a_member_takes_nothing_from_its_successor(members: Members) -> None:
+    reads, one = members.add(), members.add()
+    members.start(reads)
+    members.until_shared()
+    members.start(one)
+    members.until_shared()
+    zombie, task = members.pids.pop(one.number), members.tasks[one.number]
+    os.kill(zombie, signal.SIGSTOP)
+    one.do("UPDATE {s} SET name = 'one'")
+    members.start(one)
+    members.until_same(one)
+    one.do("UPDATE {s} SET name = 'two'")
+    late = one.launchers.woken(zombie, task)
+    assert late["status"] in {"fenced", "failed"}, late
+    members.until_same(one, reads)
+    members.until_shared()
