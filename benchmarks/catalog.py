@@ -1,19 +1,21 @@
-"""A discovery of a database with many tables: seconds to its end and to its first results, and the memory it takes.
+"""The catalog: searches over a million entries, a projector that catches up, a discovery of many tables.
 
-``python -m benchmarks.catalog [--tables 5000] [--json]``. Each table has eight columns, some rows and the server's own
-statistics, which are read too. The discovery is the command's: over log, worker and projection. The second one finds
-nothing new.
+``python -m benchmarks.catalog [--only search|project|discover] [--entries 1000000] [--tables 5000] [--json]``. The
+catalog is on the embedded server as it is by default, and it and the searching process share the machine. In the
+discovery each table has eight columns, some rows and the server's own statistics, which are read too; it is the
+command's: over log, worker and projection. The second one finds nothing new.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +23,20 @@ from typing import Any, Final
 import psutil
 
 from api.client import Client, connected
+from benchmarks.parts.projecting import RECORDS, projected_per_s
+from benchmarks.parts.readme import machine, write_table
+from benchmarks.parts.searching import MIX, fill_entries, searched_ms
 from catalog.entries import DiscoveryEntry
+from dataflows.process.site import Site
 from penstock import postgres
 from penstock.records import records_of
-from penstock.settings import load
+from penstock.settings import Settings, load
 from penstock.topics.embedded import EmbeddedServer
 from penstock.topics.table import CONTROL
 
 PATIENCE: Final = 600.0
+PROJECTED: Final = 10_000
+"""Tables whose records are projected."""
 TABLE: Final = """
 CREATE TABLE t{n:05} (id bigint PRIMARY KEY, customer_id int NOT NULL, email text UNIQUE, placed_at timestamptz
   DEFAULT now(), amount numeric(15,2), currency character(3), status text, note text);
@@ -86,8 +94,35 @@ def discovered(client: Client) -> tuple[DiscoveryEntry, float, float]:
     raise TimeoutError(message)
 
 
-def measured(tables: int) -> dict[str, Any]:
-    """Measure on a server of its own."""
+def searched(entries: int) -> dict[str, Any]:
+    """Measure searches on an embedded server of its own."""
+    with tempfile.TemporaryDirectory() as folder, Site(_settings(Path(folder))) as site:
+        begin = time.perf_counter()
+        fill_entries(site.catalog_dsn, entries)
+        filled = time.perf_counter() - begin
+        took = searched_ms(site.catalog_dsn, entries)
+    return {
+        "entries": entries,
+        "search_p50_ms": round(statistics.median(took), 1),
+        "search_p95_ms": round(took[len(took) * 95 // 100], 1),
+        "search_max_ms": round(took[-1], 1),
+        "fill_s": round(filled),
+    }
+
+
+def projected(tables: int) -> dict[str, Any]:
+    """Measure a projector on an embedded server of its own."""
+    with tempfile.TemporaryDirectory() as folder, Site(_settings(Path(folder))) as site:
+        return {"project_per_s": round(projected_per_s(site, tables))}
+
+
+def _settings(home: Path) -> Settings:
+    (home / "penstock.toml").write_text("")
+    return load(home)
+
+
+def discoveries(tables: int) -> dict[str, Any]:
+    """Measure discoveries of a server of its own."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedServer(Path(folder) / "source", configuration={"fsync": "off", "autovacuum": "off"})
         server.acquire()
@@ -119,16 +154,42 @@ def measured(tables: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["search", "project", "discover"])
+    parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--tables", type=int, default=5000)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--readme", action="store_true", help="it has no table there")
+    parser.add_argument("--readme", action="store_true")
     options = parser.parse_args()
-    found = measured(options.tables)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "search": lambda: searched(options.entries),
+        "project": lambda: projected(PROJECTED),
+        "discover": lambda: discoveries(options.tables),
+    }
+    found = dict[str, Any]()
+    for name, measure in parts.items():
+        if options.only in {None, name}:
+            found |= measure()
     if options.json:
         print(json.dumps(found))
     else:
         for name, value in found.items():
             sys.stdout.write(f"{name:<20}{value:>10}\n")
+    if options.readme and options.only is None:
+        write_table("catalog", _table(found))
+
+
+def _table(found: dict[str, Any]) -> list[str]:
+    entries, tables = found["entries"], found["tables"]
+    rows = (
+        (f"a search over {entries:,} entries, p50 / p95", f"{found['search_p50_ms']} / {found['search_p95_ms']} ms"),
+        ("records of datasets and pipelines that a projector catches up with", f"{found['project_per_s']:,} /s"),
+        (f"a discovery of {tables:,} tables", f"{found[f'discover_{tables}_s']} s"),
+        ("the same, to the first table", f"{found['first_s']} s"),
+        ("the same again, without news", f"{found['again_s']} s"),
+    )
+    lines = [f"| {what} | {figure} |" for what, figure in rows]
+    about = f"{machine()}. Queries: {MIX}. Records: {RECORDS}."
+    return ["| the catalog | |", "|---|---:|", *lines, "", about]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import orjson
@@ -112,7 +112,6 @@ def _upgrade(dsn: str) -> bool:
         config.set_main_option("script_location", "catalog:migrations")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        _extend(connection)
         return True
 
 
@@ -130,12 +129,6 @@ def _locked(dsn: str) -> Iterator[Connection]:
         raise
     finally:
         source.dispose()
-
-
-def _extend(connection: Connection) -> None:
-    """Create the extension pg_trgm if this user may: only fuzzy search needs it."""
-    with suppress(DBAPIError), connection.begin_nested():
-        connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA {OPS}")
 
 
 def driver_of(connection: Connection | PoolProxiedConnection) -> psycopg.Connection[Any]:

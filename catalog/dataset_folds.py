@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from catalog import tables
 from catalog.evolution import detailed
+from catalog.lexemes import is_sampled, searched
 from catalog.rows import Change, Entry, Row, Rows, storable
-from catalog.words import words
+from catalog.words import trigrams, words
 from penstock.ids import named_id
 from penstock.models.domain import Schema, SchemaMapping
+from penstock.models.profiles import fingerprint_of
 from penstock.records import Record
 from penstock.records.coordination import DatasetConfigured
-from penstock.records.execution import DatasetProfiled, SchemaObserved
+from penstock.records.execution import DatasetGone, DatasetProfiled, SchemaObserved
 
-__all__ = ["Fold", "Seen", "configured", "dataset_id", "named_dataset", "observed_schema", "profiled", "put_mapping"]
+__all__ = [
+    "Fold",
+    "Seen",
+    "configured",
+    "dataset_id",
+    "gone",
+    "named_dataset",
+    "observed_schema",
+    "profiled",
+    "put_mapping",
+]
+
+KEPT: Final = 4000
+"""Schemas that are kept in memory."""
+LONGEST_WORD: Final = 30
+"""Letters of a word that others can be like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +59,52 @@ def dataset_id(connection: str, object_: str) -> str:
 def named_dataset(seen: Seen, connection: str, object_: str) -> Change:
     """Fold a dataset that a pipeline names: it gets an entry without a schema, unless it has one."""
 
-    def fold(row: Row, _: Rows) -> None:
+    def fold(row: Row, rows: Rows) -> None:
         _see(row, seen, connection, object_)
         row["kind"] = "table"
+        _index(row, rows, seen, None, object_)
 
     return Change(tables.datasets, dataset_id(connection, object_), fold, once=True)
 
 
-def _see(row: Row, seen: Seen, connection: str, object_: str) -> None:
-    if row.get("first_offset") is None:
-        row |= {"connection": connection, "object": object_, "tags": [], "name_words": " ".join(words(object_))}
+def _see(row: Row, seen: Seen, connection: str, object_: str) -> tuple[object, ...] | None:
+    """Note that the dataset was seen; return what the search had of it before."""
+    before = _indexed(row) if "first_offset" in row else None
+    if before is None:
+        row |= {"connection": connection, "object": object_, "tags": []}
         row |= {"first_offset": seen.offset, "first_at": seen.record.at}
     row |= {"last_offset": seen.offset, "last_at": seen.record.at}
+    return before
+
+
+def _indexed(row: Row) -> tuple[object, ...]:
+    """Return all that the row of a search is made from."""
+    names = ("fingerprint", "kind", "description", "gone_at")
+    return (*(row.get(name) for name in names), list(row["tags"]))
+
+
+def _index(row: Row, rows: Rows, seen: Seen, before: tuple[object, ...] | None, *texts: str | None) -> None:
+    """Write the row of the search anew if it has changed, and the words of `texts`, which are new in it."""
+    if _indexed(row) == before:
+        return
+    known = rows.history.get(tables.words, {})
+    for word in words(*texts):
+        if (word,) not in known and len(word) <= LONGEST_WORD:
+            found = {"word": word, "trigrams": sorted(trigrams(word)), "changed": seen.offset}
+            rows.add(tables.words, found)
+
+    rows.derive(tables.search_entries, row["id"], lambda: _search_entry(row, seen.offset))
+
+
+def _search_entry(row: Row, offset: int) -> Row:
+    """Return what the search reads of a dataset."""
+    schema = _known(row)
+    described = () if schema is None else (field.description for field in schema.fields)
+    found = {name: row[name] for name in ("id", "connection", "object", "kind", "tags")}
+    about = (row["connection"], row["object"], row["kind"], row["tags"])
+    vector, text = searched(*about, (row.get("description"), *described), schema)
+    found |= {"texts": text, "search": vector, "sampled": is_sampled(row["id"])}
+    return found | {"gone": row.get("gone_at") is not None, "changed": offset}
 
 
 def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry]:
@@ -67,16 +119,13 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
         known = None if body.discovered else _known(row)
         schema = body.schema_ if known is None else detailed(body.schema_, known)
         fingerprint = schema.fingerprint
-        _see(row, seen, dataset.connection, dataset.object)
+        before = _see(row, seen, dataset.connection, dataset.object)
         if body.discovered or body.kind != "table":
             row["kind"] = body.kind
         row["kind"] = row.get("kind") or body.kind
         if body.discovered or body.description is not None:
             row["description"] = body.description
-        row |= {"outline": body.schema_.outline} | ({"tags": list(body.tags)} if body.tags else {})
-        row["column_words"] = " ".join(words(*(field.name for field in schema.fields)))
-        described = (field.description for field in schema.fields)
-        row["text_words"] = " ".join(words(row.get("description"), *row["tags"], *described))
+        row |= {"outline": body.schema_.outline, "gone_at": None} | ({"tags": list(body.tags)} if body.tags else {})
         if row.get("fingerprint") != fingerprint:
             found = {"version": (row.get("version") or 0) + 1, "fingerprint": fingerprint}
             found["schema"] = storable(schema.to_dict())
@@ -84,6 +133,9 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
             version = {"dataset": key, **found, "at": record.at, "offset": seen.offset, "changed": seen.offset}
             version |= {"actor": record.actor, "cause": record.cause[0] if record.cause else None}
             rows.add(tables.schema_versions, version)
+            _keep(schema, fingerprint)
+        described = (text for field in schema.fields for text in (field.name, field.description))
+        _index(row, rows, seen, before, dataset.object, row.get("description"), *row["tags"], *described)
 
     return [Change(tables.datasets, key, fold)]
 
@@ -91,17 +143,33 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
 def _known(row: Row) -> Schema | None:
     """Return the current schema of a dataset, if there is one."""
     found = row.get("schema")
-    if isinstance(found, orjson.Fragment):
-        found = orjson.loads(orjson.dumps(found))
-    return None if found is None else Schema.parse(found)
+    if found is None:
+        return None
+    kept = _SCHEMAS.get(row["fingerprint"])
+    if kept is None:
+        plain = orjson.loads(orjson.dumps(found)) if isinstance(found, orjson.Fragment) else found
+        kept = _keep(Schema.parse(plain), row["fingerprint"])
+    return kept
+
+
+_SCHEMAS: Final[OrderedDict[str, Schema]] = OrderedDict()
+"""Schemas by fingerprint, those that the last records named: the same one is needed again by a profile."""
+
+
+def _keep(schema: Schema, fingerprint: str) -> Schema:
+    _SCHEMAS[fingerprint] = schema
+    if len(_SCHEMAS) > KEPT:
+        _SCHEMAS.popitem(last=False)
+    return schema
 
 
 def configured(seen: Seen, body: DatasetConfigured) -> Iterable[Change | Entry]:
     """Fold the rule that somebody has set for a dataset."""
 
-    def fold(row: Row, _: Rows) -> None:
-        _see(row, seen, body.dataset.connection, body.dataset.object)
+    def fold(row: Row, rows: Rows) -> None:
+        before = _see(row, seen, body.dataset.connection, body.dataset.object)
         row |= {"kind": row.get("kind") or "table", "compatibility": body.compatibility}
+        _index(row, rows, seen, before, body.dataset.object)
 
     return [Change(tables.datasets, dataset_id(body.dataset.connection, body.dataset.object), fold)]
 
@@ -109,13 +177,27 @@ def configured(seen: Seen, body: DatasetConfigured) -> Iterable[Change | Entry]:
 def profiled(seen: Seen, body: DatasetProfiled) -> Iterable[Change | Entry]:
     """Fold the profile of a dataset: the last one counts."""
     dataset, profile = body.dataset, body.profile
-    document, fingerprint = profile.to_dict(), profile.fingerprint
+    document = profile.to_dict()
+    fingerprint = fingerprint_of(document)
 
-    def fold(row: Row, _: Rows) -> None:
-        _see(row, seen, dataset.connection, dataset.object)
+    def fold(row: Row, rows: Rows) -> None:
+        before = _see(row, seen, dataset.connection, dataset.object)
         row |= {"kind": row.get("kind") or "table", "rows": profile.rows, "bytes": profile.bytes}
         row |= {"profile": document, "profiled": fingerprint, "profiled_at": seen.record.at}
         row["tags"] = list(profile.tags)
+        _index(row, rows, seen, before, dataset.object, *profile.tags)
+
+    return [Change(tables.datasets, dataset_id(dataset.connection, dataset.object), fold)]
+
+
+def gone(seen: Seen, body: DatasetGone) -> Iterable[Change | Entry]:
+    """Fold that a dataset is no longer at its source. Its schemas and profile stay."""
+    dataset = body.dataset
+
+    def fold(row: Row, rows: Rows) -> None:
+        before = _see(row, seen, dataset.connection, dataset.object)
+        row |= {"kind": row.get("kind") or "table", "gone_at": row.get("gone_at") or seen.record.at}
+        _index(row, rows, seen, before, dataset.object)
 
     return [Change(tables.datasets, dataset_id(dataset.connection, dataset.object), fold)]
 

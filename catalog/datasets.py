@@ -19,6 +19,7 @@ __all__ = [
     "COLUMNS",
     "dataset",
     "datasets",
+    "discovered",
     "entry",
     "filters",
     "fingerprints",
@@ -28,9 +29,9 @@ __all__ = [
     "schema_history",
 ]
 
-_WORDS = {"name_words", "column_words", "text_words", "search", "schema", "outline", "profiled"}
-COLUMNS = [column for column in tables.datasets.columns if column.name not in _WORDS]
-"""The columns of an entry; the others are for the search and the projection."""
+_INNER = {"schema", "outline", "profiled"}
+COLUMNS = [column for column in tables.datasets.columns if column.name not in _INNER]
+"""The columns of an entry; the others are for the projection."""
 
 
 def entry(row: RowMapping) -> Dataset:
@@ -92,8 +93,16 @@ def known(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetR
     """Return the hashes of each of `refs` that has an entry."""
     table, ids = tables.datasets, {dataset_id(ref.connection, ref.object): ref for ref in refs}
     columns = (table.c.id, table.c.fingerprint, table.c.outline, table.c.profiled, table.c.kind, table.c.description)
+    columns = (*columns, table.c.gone_at.is_not(None))
     rows = connection.execute(select(*columns).where(table.c.id.in_(list(ids))))
     return {ids[id_]: Known(*found) for id_, *found in rows}
+
+
+def discovered(connection: Connection, connection_name: str) -> set[str]:
+    """Return the objects of a connection that a discovery has found and that are not gone."""
+    table = tables.datasets
+    there = (table.c.connection == connection_name, table.c.profiled.is_not(None), table.c.gone_at.is_(None))
+    return set(connection.execute(select(table.c.object).where(*there)).scalars())
 
 
 def schema_history(connection: Connection, id: str) -> tuple[SchemaVersion, ...]:

@@ -77,6 +77,8 @@ class Dataset:
     first_at: datetime
     last_offset: int
     last_at: datetime
+    gone_at: datetime | None
+    """When its source was seen without it; None while it is there."""
     changed: int
 
 
@@ -89,6 +91,7 @@ class Known:
     profiled: str | None
     kind: str | None
     description: str | None
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from catalog import tables
-from catalog.dataset_folds import Fold, Seen, configured, dataset_id, named_dataset, observed_schema, profiled
+from catalog.dataset_folds import Fold, Seen, configured, dataset_id, gone, named_dataset, observed_schema, profiled
 from catalog.rows import Change, Entry, Row, Rows
 from catalog.set_folds import set_listed, set_started
 from penstock.ids import named_id
@@ -390,6 +390,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "schema.observed": observed_schema,
     "dataset.configured": configured,
     "dataset.profiled": profiled,
+    "dataset.gone": gone,
     "set.listed": set_listed,
     "set.started": set_started,
     "error.raised": _raised,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,6 +25,8 @@ from penstock.records.families import body, is_known
 __all__ = ["Projector", "changes"]
 
 _ID: Final = "control"
+LARGE: Final = 500
+"""Records of a batch, as they come while a projector catches up."""
 _BAD_ROW: Final = (
     psycopg.DataError,
     psycopg.IntegrityError,
@@ -99,16 +103,20 @@ class Projector:
         """
         if self._next is None:
             self.position()
-        batch = [(Seen(offset, record), changes(offset, record)) for offset, record in records]
         try:
-            try:
-                self._write(batch, next_offset, reading)
-            except _BAD_ROW:
-                self._cache.clear()
-                self._write_parts(batch, next_offset, reading)
+            with _without_collection(len(records)):
+                self._fold(records, next_offset, reading)
         except psycopg.Error as error:
             raise translated(error, where=self._where) from error
         self._next = next_offset
+
+    def _fold(self, records: Sequence[tuple[int, Record]], next_offset: int, reading: Reading) -> None:
+        batch = [(Seen(offset, record), changes(offset, record)) for offset, record in records]
+        try:
+            self._write(batch, next_offset, reading)
+        except _BAD_ROW:
+            self._cache.clear()
+            self._write_parts(batch, next_offset, reading)
 
     def _write(self, batch: Prepared, next_offset: int, reading: Reading) -> None:
         """Write the batch's changes and the position in one statement."""
@@ -162,6 +170,19 @@ class Projector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _without_collection(records: int) -> Iterator[None]:
+    """Fold a large batch without garbage collection: all that it makes stays until its end."""
+    if records < LARGE or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _flat(batch: Prepared) -> list[tuple[int, Change | Entry]]:

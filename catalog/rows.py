@@ -75,6 +75,7 @@ class Rows:
     touched: dict[Table, dict[str, None]] = field(default_factory=dict)
     dropped: dict[Table, set[str]] = field(default_factory=dict)
     history: dict[Table, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
+    derived: dict[Table, dict[str, Callable[[], Row]]] = field(default_factory=dict)
 
     def apply(self, change: Change | Entry, offset: int) -> None:
         """Fold one change into its row."""
@@ -95,8 +96,13 @@ class Rows:
         key = tuple(row[name] for name in statements(table).keys)
         self.history.setdefault(table, {}).setdefault(key, row)
 
+    def derive(self, table: Table, key: str, make: Callable[[], Row]) -> None:
+        """Write the whole row that `make` returns once all changes are folded; the last one of a key counts."""
+        self.derived.setdefault(table, {})[key] = make
+
     def drop(self, table: Table, key: str) -> None:
         """Delete the row; a later change starts with an empty one."""
+        self.derived.get(table, {}).pop(key, None)
         self.live.pop((table.name, key), None)
         self.touched.get(table, {}).pop(key, None)
         self.dropped.setdefault(table, set()).add(key)
@@ -123,6 +129,7 @@ class Rows:
     def written(self) -> dict[Part, str]:
         """Return the rows to upsert, by table, as JSON; in a fixed order of tables, so that statements repeat."""
         put = {(t, False): [self.live[t.name, key] for key in keys] for t, keys in self.touched.items()}
+        put |= {(t, False): [make() for make in rows.values()] for t, rows in self.derived.items()}
         add = {(t, True): list(rows.values()) for t, rows in self.history.items()}
         found = sorted((put | add).items(), key=lambda one: one[0][0].name)
         return {part: _json(rows) for part, rows in found if rows}

@@ -38,8 +38,9 @@ from catalog.entries import (
 from catalog.overview import Overview, overview
 from catalog.pages import LIMIT
 from catalog.projection import changes
+from catalog.queries import EVERYTHING, Filters
+from catalog.results import Results, results
 from catalog.rows import Change, Entry, Rows, fold
-from catalog.search import Hit, search
 from catalog.waiting import Commits
 from penstock.errors import NotFound
 from penstock.models import DatasetRef, Model, SchemaMapping
@@ -90,16 +91,15 @@ class MetadataStore:
     def search(
         self,
         query: str,
+        filters: Filters = EVERYTHING,
         *,
-        kind: str | None = None,
-        tag: str | None = None,
-        connection: str | None = None,
         fuzzy: bool = False,
         limit: int = 20,
-    ) -> tuple[Hit, ...]:
-        """Return the entries with every word of `query`, best first. Raises Unavailable: `fuzzy` needs pg_trgm."""
+        after: str | None = None,
+    ) -> Results:
+        """Return a page of the entries that match, best first; see `catalog.results`."""
         with self._transaction() as session:
-            return search(session, query, kind=kind, tag=tag, connection_name=connection, fuzzy=fuzzy, limit=limit)
+            return results(session, query, filters, fuzzy=fuzzy, limit=limit, after=after)
 
     def put_dataset(self, observed: SchemaObserved, *, at: datetime, offset: int) -> Dataset:
         """Create or change an entry, with a new schema version if its schema differs."""
@@ -125,6 +125,11 @@ class MetadataStore:
         """Return the hashes of each of `refs` that has an entry, by which a discovery sees what has changed."""
         with self._transaction() as connection:
             return datasets.known(connection, refs)
+
+    def discovered(self, connection: str) -> set[str]:
+        """Return the objects of a connection that a discovery has found and that are not gone."""
+        with self._transaction() as session:
+            return datasets.discovered(session, connection)
 
     def schema_history(self, id: str) -> tuple[SchemaVersion, ...]:
         """Return every schema that the dataset has had, oldest first. Raises NotFound."""
@@ -395,4 +400,5 @@ def _fact(type_: str, key: str, payload: Model, at: datetime) -> Record:
 
 def _forget(rows: Rows, dataset: str) -> None:
     rows.drop(tables.datasets, dataset)
+    rows.drop(tables.search_entries, dataset)
     rows.drop(tables.schema_versions, dataset)

@@ -15,7 +15,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Computed,
     Date,
     Double,
     Index,
@@ -24,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
@@ -31,7 +31,8 @@ __all__ = [
     "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
     "discoveries", "errors", "mapping_versions",
     "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles",
-    "runs", "schema_versions", "set_pages", "settings", "sink_states", "snapshots", "tasks", "timers", "workers",
+    "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks", "timers",
+    "words", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"
@@ -44,6 +45,11 @@ metadata = MetaData(
 
 def _text(name: str, *, key: bool = False) -> Column[Any]:
     return Column(name, Text, primary_key=key)
+
+
+def _exact(name: str) -> Column[Any]:
+    """A text that is ordered by its characters, whatever the database's language is."""
+    return Column(name, Text(collation="C"))
 
 
 def _time(name: str) -> Column[Any]:
@@ -76,12 +82,6 @@ connections = _folded(
     _text("name", key=True), _text("type"), Column("version", Integer), _json("connection"), _time("at"),
 )  # fmt: skip
 
-_SEARCH = (
-    "setweight(to_tsvector('simple', coalesce(name_words, '')), 'A') || "
-    "setweight(to_tsvector('simple', coalesce(column_words, '')), 'B') || "
-    "setweight(to_tsvector('simple', coalesce(text_words, '')), 'C')"
-)
-
 datasets = _folded(
     "datasets",
     _text("id", key=True), _text("connection"), _text("object"), _text("kind"), _text("description"),
@@ -89,14 +89,28 @@ datasets = _folded(
     _text("compatibility"),
     _number("rows"), _number("bytes"), _json("profile"), _text("profiled"), _time("profiled_at"),
     _number("first_offset"), _time("first_at"), _number("last_offset"), _time("last_at"),
-    _text("name_words"), _text("column_words"), _text("text_words"),
-    Column("search", TSVECTOR, Computed(_SEARCH, persisted=True)),
-    Index("datasets_search_idx", "search", postgresql_using="gin"),
-    Index("datasets_tags_idx", "tags", postgresql_using="gin"),
+    _time("gone_at"),
     Index("datasets_connection_object_idx", "connection", "object"),
+    Index("datasets_last_at_idx", "last_at"),
 )  # fmt: skip
 """Catalog entries. `version` is that of the current schema, null until one was observed; `outline` and `profiled` are
-hashes of what a run sees of its schema, and of its profile; the words are `words.py`'s."""
+hashes of what a run sees of its schema, and of its profile. An entry that is gone from its source has `gone_at`."""
+
+search_entries = _folded(
+    "search_entries",
+    _text("id", key=True), _exact("connection"), _exact("object"), _text("kind"), Column("tags", ARRAY(Text)),
+    _text("texts"), Column("gone", Boolean), Column("sampled", Boolean), Column("search", TSVECTOR),
+    Index("search_entries_search_idx", "search", postgresql_using="gin"),
+    Index("search_entries_sample_idx", "search", postgresql_using="gin", postgresql_where=text("sampled")),
+    Index("search_entries_name_idx", "connection", "object"),
+)  # fmt: skip
+"""What the search reads of each dataset: `search` and `texts` are `lexemes.py`'s. Narrow rows, for it reads many."""
+
+words = _folded(
+    "words", _text("word", key=True), Column("trigrams", ARRAY(Text)),
+    Index("words_trigrams_idx", "trigrams", postgresql_using="gin"),
+)  # fmt: skip
+"""Every word that an entry has had, for those that are spelt alike."""
 
 schema_versions = _folded(
     "schema_versions",

@@ -41,6 +41,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "discovery.start": {"connection": "spare", "tables": ["public.*"], "except": [], "sample_rows": 0},
     "discovery.started": {"discovery": DISCOVERY},
     "discovery.finished": {"id": "d9", "connection": "ghost", "status": "completed"},
+    "dataset.gone": {"dataset": {"connection": "ghost", "object": "a.b"}, "discovery": "d1"},
     "dataset.profiled": {"dataset": {"connection": "ghost", "object": "a.b"}, "profile": {"rows": 7}},
     "policy.publish": {"policy": policy("spare"), "origin": "api"},
     "command.applied": {"command": "c9", "result": {"version": 1}},

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 
 import click
 
 from api.cli.console import error_line, escape, stopped_by_hand
 from api.cli.main import State, command
+from api.cli.moments import moment
 from api.client import Client, connected
-from penstock.clock import now
-from penstock.errors import NotFound, UsageError, did_you_mean
+from penstock.errors import NotFound, did_you_mean
 from penstock.records import LATER, UNREADABLE, Record, records_of
 from penstock.records.families import TYPES
 from penstock.topics.table import CONTROL, TOPICS, Topic
@@ -56,19 +54,9 @@ def _wanted(client: Client, since: str | None, type_: str | None, limit: int, *,
 def _begin(client: Client, since: str) -> int:
     if since.isdigit():
         return int(since)
-    return client.log.seek_time(CONTROL, 0, _moment(since))
-
-
-def _moment(text: str) -> datetime:
-    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-    if found := re.fullmatch(r"(\d+)([smhd])", text):
-        return now() - timedelta(**{units[found[2]]: int(found[1])})
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
-        raise UsageError("is not an offset, time or duration", where="--since", value=text, hint=hint) from error
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return client.log.seek_time(
+        CONTROL, 0, moment(since, "--since", hint="write an offset, 2026-01-31T12:00:00Z, or 10m")
+    )
 
 
 def _records(

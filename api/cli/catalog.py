@@ -26,14 +26,22 @@ from penstock.topics.table import CONTROL
 @click.option("--type", "kind", help="Search: only objects of this kind, such as `table`.")
 @click.option("--tag", help="Search: only objects with this tag.")
 @click.option("--connection", help="Search: only objects of this connection.")
-@click.option("--fuzzy", is_flag=True, help="Search: find misspelt words too.")
+@click.option("--owner", help="Search: only objects that a pipeline of this owner reads or writes.")
+@click.option("--column", help="Search: only objects with a column of this name.")
+@click.option("--column-type", help="Search: only objects with a column (with --column: that one) of this type.")
+@click.option("--updated-since", help="Search: only those with news since a time, or a duration ago such as 2h, 1d.")
+@click.option("--gone", is_flag=True, help="Search: objects that are gone from their source, too.")
+@click.option("--fuzzy", is_flag=True, help="Search: words that are spelt alike match, too.")
+@click.option("--after", help="Search: continue after this page, as `after` of --json says.")
 @click.option("--values", is_flag=True, help="Show: frequent values too, as far as they are kept.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Search: how many.")
 def catalog_(state: State, action: str, words: tuple[str, ...], *, values: bool, **filters: Any) -> None:
     """Search the catalog; show a dataset, or how its schema changed; `rebuild` the catalog.
 
-    `search` finds datasets that have all WORDS in names, columns or comments, best first; without words, all. A DATASET
-    is CONNECTION:OBJECT. `show` shows its columns, keys and size. `erase` deletes the values of it that discovery has
+    `search` finds datasets that have all WORDS in names, columns, comments or tags, best first; without words, all. A
+    word of three letters or more is the beginning of words, too; "TWO WORDS" in quotation marks are a phrase, and -WORD
+    (after a word or --) leaves out what has it. If nothing matches, it shows what is spelt alike. A DATASET is
+    CONNECTION:OBJECT. `show` shows its columns, keys and size. `erase` deletes the values of it that discovery has
     kept. `history` shows each version of its schema. `diff` compares two, or one with the current one, or the last two,
     and names the pipelines that the changes touch. `compatibility` shows or sets what a next schema may change: none,
     backward, forward, full, or one of the last three with `_transitive`.

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from api.cli.console import ago, escape, size
 from api.cli.main import State
+from api.cli.moments import moment
 from api.cli.schemas import dataset, one_word
 from api.client import Client, connected
 from catalog.profiles import Profiles
+from catalog.queries import Filters
 
 if TYPE_CHECKING:
     from catalog.entries import Dataset
+    from catalog.results import Hit, Results
     from penstock.models.domain import ForeignKey, Schema
 
 __all__ = ["erase", "search", "show"]
@@ -23,21 +26,54 @@ SHOWN: Final = 5
 """Frequent values of a column that are shown."""
 
 
-def search(state: State, words: str, filters: Mapping[str, Any]) -> None:
-    """Show the datasets that have all words, best first."""
+def search(state: State, words: str, options: Mapping[str, Any]) -> None:
+    """Show the datasets that have all words, best first, and why each is shown."""
+    choice = {name: options[name] for name in ("fuzzy", "limit", "after")}
+    named = {name: value for name, value in options.items() if name not in {*choice, "updated_since"}}
+    since = None if options["updated_since"] is None else moment(options["updated_since"], "--updated-since")
     with connected(state.settings, runs=False) as client:
-        hits = client.store.search(words, **filters)
-    rows = [
-        (d.connection, d.object, d.kind, d.rows, None if d.bytes is None else size(d.bytes), ", ".join(d.tags))
-        for d in (hit.dataset for hit in hits)
-    ]
-    columns = ("connection", "object", "kind", "#rows, about", "#size, about", "tags")
-    state.output.table(columns, rows, empty="Nothing matches.")
-    state.output.data([{**_plain(hit.dataset), "rank": hit.rank} for hit in hits])
-    first = hits[0].dataset if hits else None
+        found = client.store.search(words, Filters(**named, updated_since=since), **choice)
+    state.output.data(_document(found))
+    if found.approximate:
+        state.output.say("Nothing has these words; this is spelt alike:")
+    columns = ("connection", "object", "kind", "#rows, about", "#size, about", "tags", "found in")
+    state.output.table(columns, [_row(hit) for hit in found.hits], empty="Nothing matches.")
+    if found.total is not None and found.total > len(found.hits):
+        _show_rest(state, found)
+    first = found.hits[0].dataset if found.hits else None
     state.output.hint(
         f"penstock catalog show {first.connection}:{first.object}" if first else "penstock discover CONNECTION"
     )
+
+
+def _row(hit: Hit) -> tuple[object, ...]:
+    one = hit.dataset
+    kind = one.kind if one.gone_at is None else f"{one.kind} (gone)"
+    why = "; ".join(
+        ("about: " if not reason.exact else "") + (reason.text if reason.place != "name" else "its name")
+        for reason in hit.reasons
+    )
+    return one.connection, one.object, kind, one.rows, one.bytes and size(one.bytes), ", ".join(one.tags), why
+
+
+def _document(found: Results) -> dict[str, Any]:
+    hits = [
+        {**_plain(hit.dataset), "rank": hit.rank, "approximate": hit.approximate,
+         "why": [asdict(reason) for reason in hit.reasons]}
+        for hit in found.hits
+    ]  # fmt: skip
+    rest = {name: getattr(found, name) for name in ("total", "exact", "approximate", "facets", "after")}
+    return {"hits": hits, **rest}
+
+
+def _show_rest(state: State, found: Results) -> None:
+    """Show how many there are, and what they have in common."""
+    about = "" if found.exact else "about "
+    state.output.say(f"{len(found.hits)} of {about}{found.total:,}")
+    for name, counts in found.facets.items():
+        if len(counts) > 1:
+            parts = ", ".join(f"{one} {about}{count:,}" for one, count in counts.items())
+            state.output.say(escape(f"{name}: {parts}"))
 
 
 def show(state: State, words: tuple[str, ...], *, values: bool = False) -> None:
@@ -50,6 +86,8 @@ def show(state: State, words: tuple[str, ...], *, values: bool = False) -> None:
     about = [found.kind] + ([f"about {found.rows:,} rows"] if found.rows is not None else [])
     about += [size(found.bytes)] if found.bytes is not None else []
     state.output.say(f"{escape(f'{found.connection}:{found.object}')}: {', '.join(about)}, seen {ago(found.last_at)}")
+    if found.gone_at is not None:
+        state.output.say(f"[bold]gone[/bold] from its source, as was seen {ago(found.gone_at)}")
     if found.description:
         state.output.say(escape(found.description))
     state.output.table(*_columns(schema, profile), empty="No schema was observed yet.")

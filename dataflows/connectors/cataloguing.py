@@ -56,6 +56,8 @@ class Catalog(Protocol):
 
     notes: list[str]
     """Objects that could not be described, and why; complete once `objects` has ended."""
+    present: list[str]
+    """Objects that are there, but were not described; complete like `notes`."""
 
     def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
         """Yield the objects that are wanted in pages, as they are read; it never has more than a page in memory."""

@@ -58,7 +58,8 @@ def _result(order: Discovery, task: Mapping[str, Any], first: FirstError) -> dic
             if samples and isinstance(found, Sampling):
                 for page in found.samples(order.sample_rows, SAMPLE_SECONDS, first.check):
                     reports.send(page)
-        return {"status": "completed", "objects": count, "notes": found.notes, "error": None}
+        result = {"status": "completed", "objects": count, "notes": found.notes, "error": None}
+        return result | {"present": found.present}
     except PenstockError as error:
         return {"status": "failed", "objects": count, "error": error_of(error)}
     except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only

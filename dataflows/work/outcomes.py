@@ -14,10 +14,11 @@ from catalog.store import MetadataStore
 from dataflows.work.processes import Ended, calls_modules
 from penstock.clock import now
 from penstock.ids import named_id
-from penstock.models.domain import Counters, DatasetRef, Error, Schema
+from penstock.models.domain import Counters, DatasetRef, Discovery, Error, Schema
 from penstock.models.profiles import DatasetProfile
 from penstock.records import Record
 from penstock.records.execution import (
+    DatasetGone,
     DatasetProfiled,
     ErrorRaised,
     RunProgress,
@@ -32,6 +33,9 @@ from penstock.records.sets import PAGE
 
 __all__ = ["Outcomes"]
 
+EVERYTHING = ("*",)
+"""The patterns of a discovery that asks for all objects of a connection."""
+
 
 class Outcomes:
     """Records by one worker; each names the task and the attempt, so that a late one is ignored."""
@@ -41,6 +45,7 @@ class Outcomes:
         self._known: dict[DatasetRef, str] = {}
         self._shown: dict[str, Any] = {}
         self._changed: dict[str, int] = {}
+        self._seen: dict[str, set[str]] = {}
 
     def note_schema(self, record: Record) -> None:
         """Learn from a ``schema.observed`` of the log, whoever wrote it: the catalog need not be asked again."""
@@ -50,6 +55,7 @@ class Outcomes:
     def started(self, offset: int, assigned: Record, pid: int) -> Record:
         """``task.started``."""
         self._changed.pop(assigned.payload["task"], None)
+        self._seen.pop(assigned.payload["task"], None)
         return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned), pid=pid).to_dict())
 
     def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
@@ -95,8 +101,8 @@ class Outcomes:
         known, out = self._store.known(found), list[Record]()
         for ref, one in found.items():
             before = known.get(ref)
-            described = (one["fingerprint"], one["kind"], one["description"])
-            if before is None or (before.fingerprint, before.kind, before.description) != described:
+            described = (one["fingerprint"], one["kind"], one["description"], False)
+            if before is None or (before.fingerprint, before.kind, before.description, before.gone) != described:
                 payload = _described(ref, one, Schema.parse(one["schema"]))
                 out.append(self._found(offset, assigned, "schema.observed", ref, payload))
             known_profile = before.profiled if before is not None else None
@@ -104,6 +110,7 @@ class Outcomes:
             if known_profile is None or (known_profile != one["profiled"] and not one["partial"]):
                 payload = DatasetProfiled(dataset=ref, profile=DatasetProfile.parse(one["profile"])).to_dict()
                 out.append(self._found(offset, assigned, "dataset.profiled", ref, payload))
+        self._seen.setdefault(task, set()).update(one["object"] for one in page)
         self._changed[task] = self._changed.get(task, 0) + len(
             {one.key for one in out if one.type == "schema.observed"}
         )
@@ -117,7 +124,8 @@ class Outcomes:
         result = ended.result or {}
         if result.get("status") == "completed":
             before = self._listed(offset, assigned, result) or self._schemas(offset, assigned, result)
-            return [*before, self._completed(offset, assigned, result)]
+            gone = self._gone(offset, assigned, result)
+            return [*before, *gone, self._completed(offset, assigned, result)]
         error = Error(**result["error"]) if result.get("error") else _crash(ended, assigned)
         return [
             self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
@@ -193,6 +201,22 @@ class Outcomes:
             self._answer(offset, assigned, "schema.observed", _observed(ref, schema), key=str(ref))
             for ref, schema in observed.items()
             if self._known.get(ref) != schema.outline
+        ]
+
+    def _gone(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
+        """Return ``dataset.gone`` for what a discovery of everything has not found; none if it left anything out."""
+        payload = assigned.payload
+        seen = self._seen.pop(payload["task"], set())
+        if "discovery" not in payload:
+            return []
+        order = Discovery.parse(payload["discovery"])
+        if order.tables != EVERYTHING or order.except_:
+            return []
+        lost = self._store.discovered(order.connection) - seen - set(result["present"])
+        refs = [DatasetRef(connection=order.connection, object=name) for name in sorted(lost)]
+        return [
+            self._found(offset, assigned, "dataset.gone", ref, DatasetGone(dataset=ref, discovery=order.id).to_dict())
+            for ref in refs
         ]
 
     def _listed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:

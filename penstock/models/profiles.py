@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from penstock.models.base import Model
 
-__all__ = ["ColumnProfile", "DatasetProfile", "Index", "Partitions", "about"]
+__all__ = ["ColumnProfile", "DatasetProfile", "Index", "Partitions", "about", "fingerprint_of"]
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Text = Annotated[str, Field(max_length=512)]
@@ -58,13 +60,19 @@ class DatasetProfile(Model):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of its canonical JSON, without the hash of values, which change all the time."""
-        return hashlib.sha256(self.model_copy(update={"values": None}).to_json().encode()).hexdigest()
+        return fingerprint_of(self.to_dict())
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The meanings of its columns, and `personal` if one of them has personal data."""
         found = {tag for column in self.columns for tag in column.tags}
         return tuple(sorted(found | ({"personal"} if any(column.personal for column in self.columns) else set())))
+
+
+def fingerprint_of(document: Mapping[str, Any]) -> str:
+    """Return the fingerprint of the profile that `document` is, as `to_dict` returns it."""
+    known = {name: value for name, value in document.items() if name != "values"}
+    return hashlib.sha256(json.dumps(known, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
 def about(number: float | None) -> int | None:

@@ -12,6 +12,7 @@ from penstock.models.profiles import DatasetProfile
 from penstock.records.shapes import Count, Positive
 
 __all__ = [
+    "DatasetGone",
     "DatasetProfiled",
     "ErrorRaised",
     "RecordUnreadable",
@@ -111,6 +112,13 @@ class DatasetProfiled(Model):
 
     dataset: DatasetRef
     profile: DatasetProfile
+
+
+class DatasetGone(Model):
+    """``dataset.gone``: a discovery of all objects of a connection has not found it; what is observed again is back."""
+
+    dataset: DatasetRef
+    discovery: Id
 
 
 class SlotProgress(Model):

@@ -119,6 +119,7 @@ EXECUTION = _table(
     _event("run.progress", execution.RunProgress),
     _event("schema.observed", execution.SchemaObserved),
     _event("dataset.profiled", execution.DatasetProfiled),
+    _event("dataset.gone", execution.DatasetGone),
 )
 
 SETS = _table(

@@ -19,13 +19,31 @@ def test_what_a_connection_has_is_found_shown_and_found_again_without_news(runni
     assert first["found"]["changed"] >= 2
     again = running.done("discover", "shop")
     assert again["found"] == {"objects": first["found"]["objects"], "changed": 0}
-    (hit,) = running.done("catalog", "search", "zebra")
+    (hit,) = running.done("catalog", "search", "zebra")["hits"]
     assert (hit["object"], hit["kind"]) == ("public.discovered", "table")
     shown = running.done("catalog", "show", "shop:public.discovered")
     assert [one["name"] for one in shown["schema"]["fields"]] == ["id", "e_mail", "note"]
     assert (shown["schema"]["key"], shown["version"]) == (["id"], 1)
     assert "discovered_pkey" in running.do("catalog", "show", shown["id"]).out
-    assert running.done("catalog", "search", "odd", "--type", "view")[0]["object"] == "public.Odd View"
+    assert running.done("catalog", "search", "odd", "--type", "view")["hits"][0]["object"] == "public.Odd View"
+
+
+def test_a_table_that_vanishes_is_gone_until_it_comes_back(running: Project) -> None:
+    running.sql(SHOP, "CREATE TABLE shortlived (kumquat int)")
+    running.done("discover", "shop")
+    running.sql(SHOP, "DROP TABLE shortlived")
+    running.done("discover", "shop", "--include", "public.*")
+    assert len(running.done("catalog", "search", "kumquat")["hits"]) == 1, "only a look at everything can miss it"
+    running.done("discover", "shop")
+    assert running.done("catalog", "search", "kumquat")["hits"] == []
+    (hit,) = running.done("catalog", "search", "kumquat", "--gone")["hits"]
+    assert hit["gone_at"] is not None
+    assert "gone" in running.do("catalog", "show", "shop:public.shortlived").out
+    assert running.done("discover", "shop")["found"]["changed"] == 0
+    running.sql(SHOP, "CREATE TABLE shortlived (kumquat int)")
+    running.done("discover", "shop")
+    (hit,) = running.done("catalog", "search", "kumquat")["hits"]
+    assert (hit["gone_at"], hit["version"]) == (None, 1)
 
 
 def test_a_run_does_not_undo_what_discovery_has_described(running: Project) -> None:
@@ -52,7 +70,7 @@ def test_statistics_tags_and_values_are_kept_apart(running: Project) -> None:
     assert {"email", "personal"} <= set(shown["tags"])
     assert "@x.example" in shown["values"]["mail"]["least"]
     assert "x.example" not in running.do("events", "--json").out
-    assert "public.people" in [one["object"] for one in running.done("catalog", "search", "--tag", "email")]
+    assert "public.people" in [one["object"] for one in running.done("catalog", "search", "--tag", "email")["hits"]]
     assert running.done("catalog", "erase", "shop:public.people")["erased"]
     assert running.done("catalog", "show", "shop:public.people", "--values")["values"] == {}
 

@@ -32,11 +32,12 @@ from tests.strategies import logs, records
 TABLES = [f"{CATALOG}.{table.name}" for table in metadata.sorted_tables if table.schema == CATALOG]
 
 REFUSED = {
-    "dataset": {"connection": "shop", "object": "public.orders"},
-    "schema": {"fields": []},
-    "tags": ["".join(sha256(bytes([n])).hexdigest() for n in range(200))],
+    "name": "default",
+    "hash": "".join(sha256(bytes([n])).hexdigest() for n in range(200)),
+    "origin": "file",
+    "policy": {"apiVersion": "penstock/v1", "kind": "AgentPolicy", "metadata": {"name": "default"}, "spec": {}},
 }
-"""A tag that is too long for PostgreSQL's index of tags, which only the database knows."""
+"""A hash that is too long for PostgreSQL's index of hashes, which only the database knows."""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_records_that_the_database_refuses_are_reported_and_skipped_for_any_batc
 ) -> None:
     log = [record for record in log if record.type != "record.unreadable"]
     for place in sorted(index for index in set(bad) if index < len(log)):
-        log[place] = log[place].replaced(type="schema.observed", kind="event", payload=REFUSED, brain=None)
+        log[place] = log[place].replaced(type="policy.accepted", kind="policy", payload=REFUSED, brain=None)
     cuts = st.lists(st.integers(0, len(log)), max_size=3).map(sorted)
     emptied(kept)
     folded(kept, log, data.draw(cuts))
@@ -94,7 +95,7 @@ def test_records_that_the_database_refuses_are_reported_and_skipped_for_any_batc
 @pytest.mark.parametrize(
     ("type_", "payload"),
     [
-        ("schema.observed", REFUSED),
+        ("policy.accepted", REFUSED),
         ("connection.deleted", {"name": "shop"}),
     ],
     ids=["a record that the database refuses", "a row that is dropped"],

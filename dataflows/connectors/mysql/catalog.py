@@ -26,6 +26,7 @@ class MysqlCatalog:
 
     def __init__(self, session: Session, database: str) -> None:
         self.notes: list[str] = []
+        self.present: list[str] = []
         self._session, self._database = session, database
 
     def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:

@@ -44,6 +44,7 @@ class PostgresCatalog:
 
     def __init__(self, dsn: str, where: str) -> None:
         self.notes: list[str] = []
+        self.present: list[str] = []
         self.locked: list[str] = []
         self._unmeasured: list[_Named] = []
         self._where = where
@@ -78,6 +79,7 @@ class PostgresCatalog:
                     continue
                 if not readable:
                     hidden += 1
+                    self.present.append(f"{schema}.{name}")
                 elif "." in schema:
                     dotted += 1
                 else:
@@ -135,7 +137,8 @@ class PostgresCatalog:
     def _unlocked(self, page: Sequence[_Named]) -> list[_Named]:
         with translated(self._where):
             locked = {row[0] for row in self._session.execute(_LOCKED, ([id_ for id_, _, _ in page],))}
-        self.locked += [f"{schema}.{name}" for id_, schema, name in page if id_ in locked]
+        self.locked += (names := [f"{schema}.{name}" for id_, schema, name in page if id_ in locked])
+        self.present += names
         return [one for one in page if one[0] not in locked]
 
     def close(self) -> None:

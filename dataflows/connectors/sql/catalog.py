@@ -22,6 +22,7 @@ class DatabaseCatalog:
 
     def __init__(self, database: Database, query: str) -> None:
         self.notes: list[str] = []
+        self.present: list[str] = []
         self._database, self._query = database, query
 
     def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
@@ -42,6 +43,7 @@ class DatabaseCatalog:
             key, *unique = table.keys or ((),)
             schema = Schema.parse({"fields": fields, "key": key, "unique": unique or None})
         except PenstockError as error:  # such as a name that is too long for the catalog
+            self.present.append(str(name))
             self.notes.append(f"{str(name)[:SHOWN]} is left out: {error.what[:SHOWN]}")
             return []
         return [Found(str(name), "view" if table.kind == "v" else "table", schema)]

@@ -120,6 +120,7 @@ def test_a_user_that_may_only_select_sees_what_it_may_read_and_nothing_is_writte
         with opened(f"{database} user=reader") as catalog:
             names = [one.object for page in catalog.objects(Choice()) for one in page]
             assert names == ["public.days", "public.orders"]
+            assert len(catalog.present) == 7
             assert catalog.notes == ["7 tables or views that this user may not SELECT are left out"]
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 catalog._session.execute("DELETE FROM orders")
@@ -133,6 +134,7 @@ def test_a_table_that_another_session_alters_holds_up_nothing(shop: psycopg.Conn
         shop.execute("ALTER TABLE orders ADD more int")
         names = [one.object for page in catalog.objects(Choice(("public.o*", "public.l*"))) for one in page]
         assert names == ["public.lines"]
+        assert catalog.present == ["public.orders"]
         assert catalog.notes == ["1 tables that another session locks are as they were before: public.orders"]
 
 
