@@ -22,9 +22,7 @@ __all__ = [
     "discovered",
     "entry",
     "filters",
-    "fingerprints",
     "known",
-    "outlines",
     "schema_at",
     "schema_history",
 ]
@@ -77,24 +75,12 @@ def filters(*, connection_name: str | None, kind: str | None, tag: str | None) -
     return conditions + ([] if tag is None else [table.c.tags.contains([tag])])
 
 
-def fingerprints(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
-    """Return the fingerprint of the current schema of each of `refs` that has one."""
-    table, ids = tables.datasets, {dataset_id(ref.connection, ref.object): ref for ref in refs}
-    rows = connection.execute(select(table.c.id, table.c.fingerprint).where(table.c.id.in_(list(ids))))
-    return {ids[id_]: found for id_, found in rows}
-
-
-def outlines(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
-    """Return the hash of what a run sees of the current schema of each of `refs` that has one."""
-    return {ref: found.outline for ref, found in known(connection, refs).items() if found.outline is not None}
-
-
 def known(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetRef, Known]:
     """Return the hashes of each of `refs` that has an entry."""
     table, ids = tables.datasets, {dataset_id(ref.connection, ref.object): ref for ref in refs}
     columns = (table.c.id, table.c.fingerprint, table.c.outline, table.c.profiled, table.c.kind, table.c.description)
-    columns = (*columns, table.c.gone_at.is_not(None))
-    rows = connection.execute(select(*columns).where(table.c.id.in_(list(ids))))
+    query = select(*columns, table.c.gone_at.is_not(None)).where(table.c.id.in_(list(ids)))
+    rows = connection.execute(query)
     return {ids[id_]: Known(*found) for id_, *found in rows}
 
 

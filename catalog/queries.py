@@ -12,7 +12,7 @@ from catalog import lexemes
 from catalog.lexemes import COLUMN_WORD, NAME_WORD, TEXT_WORD, lexeme, quoted
 from catalog.words import plain, words_of
 
-__all__ = ["EVERYTHING", "Filters", "Query", "is_prefix", "parsed"]
+__all__ = ["ALL", "Filters", "Query", "is_prefix", "parsed"]
 
 _TOKEN: Final = re.compile(r'(-?)(?:"([^"]*)"?|(\S+))')
 SHORTEST: Final = 3
@@ -58,7 +58,7 @@ class Filters:
         return found
 
 
-EVERYTHING: Final = Filters()
+ALL: Final = Filters()
 """No condition, but that objects are still there."""
 
 

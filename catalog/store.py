@@ -35,10 +35,12 @@ from catalog.entries import (
     TaskEntry,
     WorkerEntry,
 )
+from catalog.lineage import Node, Step
+from catalog.near import lineage
 from catalog.overview import Overview, overview
 from catalog.pages import LIMIT
 from catalog.projection import changes
-from catalog.queries import EVERYTHING, Filters
+from catalog.queries import ALL, Filters
 from catalog.results import Results, results
 from catalog.rows import Change, Entry, Rows, fold
 from catalog.waiting import Commits
@@ -89,13 +91,7 @@ class MetadataStore:
             return datasets.datasets(session, connection_name=connection, kind=kind, tag=tag, limit=limit, after=after)
 
     def search(
-        self,
-        query: str,
-        filters: Filters = EVERYTHING,
-        *,
-        fuzzy: bool = False,
-        limit: int = 20,
-        after: str | None = None,
+        self, query: str, filters: Filters = ALL, *, fuzzy: bool = False, limit: int = 20, after: str | None = None
     ) -> Results:
         """Return a page of the entries that match, best first; see `catalog.results`."""
         with self._transaction() as session:
@@ -110,16 +106,6 @@ class MetadataStore:
         """Drop an entry with the history of its schemas. Raises NotFound."""
         found = self.dataset_of(ref).id
         self._fold([(0, Change(tables.datasets, found, lambda _, rows: _forget(rows, found)))])
-
-    def fingerprints(self, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
-        """Return the fingerprint of the current schema of each of `refs` that has one."""
-        with self._transaction() as connection:
-            return datasets.fingerprints(connection, refs)
-
-    def outlines(self, refs: Collection[DatasetRef]) -> dict[DatasetRef, str]:
-        """Return the hash of what a run sees of the current schema of each of `refs` that has one."""
-        with self._transaction() as connection:
-            return datasets.outlines(connection, refs)
 
     def known(self, refs: Collection[DatasetRef]) -> dict[DatasetRef, Known]:
         """Return the hashes of each of `refs` that has an entry, by which a discovery sees what has changed."""
@@ -140,6 +126,11 @@ class MetadataStore:
         """The schema of `version`, the one that was current at `at`, or the current one. Raises NotFound."""
         with self._transaction() as connection:
             return datasets.schema_at(connection, id, version=version, at=at)
+
+    def lineage(self, begin: Node, *, up: bool, depth: int) -> tuple[Step, ...]:
+        """Return what `begin` comes from or goes to, over at most `depth` pipelines. Raises NotFound."""
+        with self._transaction() as connection:
+            return lineage(connection, begin, up=up, depth=depth)
 
     # --- mappings
 

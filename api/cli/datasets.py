@@ -12,8 +12,10 @@ from api.cli.main import State
 from api.cli.moments import moment
 from api.cli.schemas import dataset, one_word
 from api.client import Client, connected
+from catalog.lineage import Node
 from catalog.profiles import Profiles
 from catalog.queries import Filters
+from penstock.models import DatasetRef
 
 if TYPE_CHECKING:
     from catalog.entries import Dataset
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["erase", "search", "show"]
 
 SHOWN: Final = 5
-"""Frequent values of a column that are shown."""
+"""Frequent values of a column, and pipelines of an object, that are shown."""
 
 
 def search(state: State, words: str, options: Mapping[str, Any]) -> None:
@@ -82,6 +84,9 @@ def show(state: State, words: tuple[str, ...], *, values: bool = False) -> None:
         found = dataset(client, one_word(words, "show"))
         schema = client.store.schema_at(found.id).schema if found.version is not None else None
         kept = _kept(client, found) if values else {}
+        here = Node(DatasetRef(connection=found.connection, object=found.object))
+        near = {way: client.store.lineage(here, up=way == "written by", depth=1) for way in ("written by", "read by")}
+    lineage = {way: sorted({step.edge.pipeline for step in steps}) for way, steps in near.items()}
     profile = found.profile or {}
     about = [found.kind] + ([f"about {found.rows:,} rows"] if found.rows is not None else [])
     about += [size(found.bytes)] if found.bytes is not None else []
@@ -95,8 +100,17 @@ def show(state: State, words: tuple[str, ...], *, values: bool = False) -> None:
     for name, one in kept.items():
         top = ", ".join(f"{value} ({share:.0%})" for value, share in one.get("top", ())[:SHOWN])
         state.output.say(escape(f"{name}: {top or ' to '.join(one.get(end, '') for end in ('least', 'greatest'))}"))
-    state.output.data({**_plain(found), "schema": schema, **({"values": kept} if values else {})})
-    state.output.hint(f"penstock catalog search --connection {found.connection}")
+    for way, names in lineage.items():
+        if names:
+            more = " …" if len(names) > SHOWN else ""
+            state.output.say(escape(f"{way} {', '.join(names[:SHOWN])}{more}"))
+    shown = {name.replace(" ", "_"): names for name, names in lineage.items()}
+    state.output.data({**_plain(found), "schema": schema, **shown, **({"values": kept} if values else {})})
+    named = f"{found.connection}:{found.object}"
+    known = any(lineage.values())
+    state.output.hint(
+        f"penstock lineage {named}" if known else f"penstock catalog search --connection {found.connection}"
+    )
 
 
 def erase(state: State, words: tuple[str, ...]) -> None:

@@ -60,6 +60,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Data": ("api.cli.catalog", {
         "discover": "Look at what a connection has: tables, columns, keys, sizes.",
         "catalog": "Search datasets; show one, and how it has changed; rebuild the catalog.",
+        "lineage": "Show where values come from and go to, by column.",
     }),
     "Operations": ("api.cli.letters", {
         "dlq": "Show dead letters: rows that could not be written.",
@@ -94,6 +95,7 @@ MODULES: Final = {
     "runs": "api.cli.runs",
     "metrics": "api.cli.metrics",
     "discover": "api.cli.discover",
+    "lineage": "api.cli.lineage",
 }
 """Modules of commands that are not in the module of their section."""
 

@@ -196,7 +196,8 @@ class Outcomes:
                 ref = DatasetRef(connection=part["connection"], object=part["object"])
                 observed[ref] = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
         if asked := [ref for ref in observed if ref not in self._known]:
-            self._known |= self._store.outlines(asked)
+            known = self._store.known(asked)
+            self._known |= {ref: one.outline for ref, one in known.items() if one.outline is not None}
         return [
             self._answer(offset, assigned, "schema.observed", _observed(ref, schema), key=str(ref))
             for ref, schema in observed.items()

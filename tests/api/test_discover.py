@@ -58,6 +58,20 @@ def test_a_run_does_not_undo_what_discovery_has_described(running: Project) -> N
     assert (after["version"], after["description"]) == (before["version"], "what was sold")
 
 
+def test_lineage_follows_a_column_through_its_pipeline(running: Project) -> None:
+    running.done("discover", "shop", "--include", "public.orders")
+    found = running.done("lineage", "shop:public.orders.id")
+    assert (found["column"], found["up"]) == ("id", [])
+    assert {one["pipeline"] for one in found["down"]} == {"orders"}
+    assert found["down"][0]["from"] == {"dataset": "shop:public.orders", "column": "id"}
+    whole = running.done("lineage", "shop:public.orders", "--down")
+    assert "up" not in whole
+    assert len(whole["down"]) >= len(found["down"])
+    assert running.done("catalog", "show", "shop:public.orders")["read_by"] == ["orders"]
+    assert running.do("lineage", "shop:public.orders.nix").code == 3
+    assert "orders" in running.do("lineage", "shop:public.orders").out
+
+
 def test_statistics_tags_and_values_are_kept_apart(running: Project) -> None:
     running.sql(
         SHOP, "CREATE TABLE people AS SELECT g AS id, 'p' || g || '@x.example' AS mail FROM generate_series(1, 400) g"

@@ -93,7 +93,7 @@ def test_schema_versions_count_changes_only(store: MetadataStore) -> None:
         (2, V2, minutes(2), 2),
         (3, V1, minutes(4), 4),
     ]
-    assert history[0].fingerprint == history[2].fingerprint == store.fingerprints([ORDERS])[ORDERS]
+    assert history[0].fingerprint == history[2].fingerprint == store.known([ORDERS])[ORDERS].fingerprint
 
 
 def test_a_schema_is_found_by_version_and_by_time(store: MetadataStore) -> None:

@@ -1,0 +1,57 @@
+"""Edges of lineage around some objects, read from the catalog: a query for the pipelines, and one for the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, Text, cast, select
+
+from catalog import tables
+from catalog.dataset_folds import dataset_id
+from catalog.lineage import Edge, Node, Step, edges, trace
+from penstock.errors import InvalidDocument, NotFound, did_you_mean
+from penstock.models.domain import DatasetRef
+from penstock.models.pipeline import Pipeline
+
+__all__ = ["lineage"]
+
+
+def lineage(connection: Connection, begin: Node, *, up: bool, depth: int) -> tuple[Step, ...]:
+    """Return what `begin` comes from (`up`) or goes to, over at most `depth` pipelines, nearest first.
+
+    Raises NotFound: the object has no such column, although its columns are known.
+    """
+    known = _columns(connection, [begin.dataset]).get(begin.dataset)
+    if begin.column is not None and known is not None and begin.column not in known:
+        hint = did_you_mean(begin.column, known) or f"penstock catalog show {begin.dataset}"
+        raise NotFound("has no such column", where=str(begin.dataset), value=begin.column, hint=hint)
+    return trace(begin, lambda objects: _near(connection, objects, up=up), up=up, depth=depth)
+
+
+def _near(connection: Connection, objects: Sequence[DatasetRef], *, up: bool) -> Iterable[Edge]:
+    """Yield the edges of the pipelines that write `objects`, or read them, also in a lookup."""
+    table, ids = tables.pipelines, [dataset_id(one.connection, one.object) for one in objects]
+    query = select(table.c.pipeline).where(table.c.status != "deleted", table.c.source.is_not(None))
+    looks_up = cast(table.c.pipeline, Text).contains('"lookup"')
+    query = query.where(table.c.sink.in_(ids) if up else table.c.source.in_(ids) | looks_up)
+    found = []
+    for (document,) in connection.execute(query.order_by(table.c.name.collate("C"))):
+        try:
+            found.append(Pipeline.parse(dict(document)))
+        except InvalidDocument:  # of an older release
+            continue
+    sources = {one.name: _source(one) for one in found}
+    columns = _columns(connection, sorted(set(sources.values()), key=str))
+    for one in found:
+        yield from edges(one, columns.get(sources[one.name]))
+
+
+def _source(pipeline: Pipeline) -> DatasetRef:
+    return DatasetRef(connection=pipeline.spec.source.connection, object=pipeline.spec.source.object)
+
+
+def _columns(connection: Connection, refs: Sequence[DatasetRef]) -> dict[DatasetRef, tuple[str, ...]]:
+    """Return the columns of each of `refs` that has a schema."""
+    table, ids = tables.datasets, {dataset_id(one.connection, one.object): one for one in refs}
+    rows = connection.execute(select(table.c.id, table.c.schema).where(table.c.id.in_(list(ids))))
+    return {ids[id_]: tuple(field["name"] for field in schema["fields"]) for id_, schema in rows if schema is not None}
