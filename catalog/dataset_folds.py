@@ -79,8 +79,9 @@ def _see(row: Row, seen: Seen, connection: str, object_: str) -> tuple[object, .
 
 def _indexed(row: Row) -> tuple[object, ...]:
     """Return all that the row of a search is made from."""
-    names = ("fingerprint", "kind", "description", "gone_at")
-    return (*(row.get(name) for name in names), list(row["tags"]))
+    texts = (row.get("kind"), row.get("description"), *row["tags"])
+    stored = tuple(text and text.replace("\0", "\ufffd") for text in texts)  # as it comes back from the table
+    return (row.get("fingerprint"), row.get("gone_at"), *stored)
 
 
 def _index(row: Row, rows: Rows, seen: Seen, before: tuple[object, ...] | None, *texts: str | None) -> None:
