@@ -179,7 +179,8 @@ class Job:
         elif spec.limits.slot_drop is not None:
             what = "only a stream of changes has a slot"
             raise Refused(what, where=f"{pipeline.name}: spec.limits.slot_drop", hint="leave it out")
-        rules = replace(rules_of(spec), no_nul=_holds_nul(places[0]) and not _holds_nul(places[1]))
+        no_nul = _holds_nul(places[0]) and not _holds_nul(places[1])
+        rules = replace(rules_of(spec), no_nul=no_nul, repeats=_repeating(*places))
         return cls(
             uid=str(task["uid"]),
             run=str(task["run"]),
@@ -325,6 +326,13 @@ def rules_of(spec: PipelineSpec) -> Rules:
 
 def _holds_nul(place: Place) -> bool:
     return getattr(place.settings, "holds_nul", True)
+
+
+def _repeating(source: Place, sink: Place) -> frozenset[str]:
+    """Return the types of the source in which keys may repeat, if the sink keeps only the last of them."""
+    if not getattr(sink.settings, "drops_repeats", False):
+        return frozenset()
+    return frozenset({"json"} if getattr(source.settings, "drops_repeats", False) else {"json", "jsonb"})
 
 
 def _fields(spec: PipelineSpec) -> tuple[FieldSpec, ...] | None:

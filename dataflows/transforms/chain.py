@@ -8,7 +8,7 @@ source sent them. The other rows keep their order. For each chunk, rows in = row
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from dataflows.data.chunks import REFUSED, Chunk
 from dataflows.data.display import json_of, rows_of
+from dataflows.data.repeats import repeating
 from dataflows.data.tables import Column
 from dataflows.data.types import SqlType, arrow_type
 from dataflows.transforms.cleaning import Cleaning, holds_nul
@@ -55,6 +56,8 @@ class Chain:
     cleaning: Cleaning | None = None
     no_nul: bool = False
     """True if the target refuses text with NUL characters and the source may send some."""
+    repeats: frozenset[str] = frozenset()
+    """Types of documents in which keys may repeat, which the target's `jsonb` does not keep."""
     change: str | None = None
     """Column that is not NULL in a row that does not have all values: NULL in others means nothing there."""
 
@@ -152,7 +155,7 @@ class Chain:
         """Refuse rows that the target's columns cannot store. Return the rest, the refusals, and the remaining rows."""
         refused: list[Refusal] = []
         for at, one in enumerate(self.output_columns):
-            for check in (_null, _too_long, _blank, *((_nul,) if self.no_nul else ())):
+            for check in self._checks(one):
                 failure = check(made.column(at), one)
                 if failure is None:
                     continue
@@ -171,6 +174,13 @@ class Chain:
                 rows = pc.indices_nonzero(keep) if rows is None else rows.filter(keep)
                 made = made.filter(keep)
         return made, refused, rows
+
+    def _checks(self, one: Output) -> Iterator[Callable[[pa.Array, Output], tuple[pa.Array, str, str] | None]]:
+        yield from (_null, _too_long, _blank)
+        if self.no_nul:
+            yield _nul
+        if one.kind.name == "jsonb" and one.value.type.name in self.repeats:
+            yield _repeats
 
     def dead_letters(self, batch: pa.RecordBatch, refused: Sequence[Refusal]) -> pa.RecordBatch:
         """Return the refused rows of the source's `batch` as dead letters (schema `REFUSED`)."""
@@ -231,6 +241,18 @@ def _nul(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
     if not pc.any(bad).as_py():
         return None
     return bad, "nul", f"`{one.target.name}` contains a character with code 0; `clean: {{nul: strip}}` removes it"
+
+
+def _repeats(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:
+    """Return the rows whose document repeats a key, of which the target would keep the last, if any."""
+    found = set(repeating(array.to_pylist()))
+    if not found:
+        return None
+    return (
+        pa.array([at in found for at in range(len(array))]),
+        "repeated_name",
+        f"a key occurs twice in an object of `{one.target.name}`",
+    )
 
 
 def _too_long(array: pa.Array, one: Output) -> tuple[pa.Array, str, str] | None:

@@ -57,6 +57,8 @@ class Rules:
     """Treatment of NUL characters in text: `strip`, `replace`, or None."""
     no_nul: bool = False
     """True if text of the source may contain NUL characters and the target cannot store them."""
+    repeats: frozenset[str] = frozenset()
+    """Types of documents of the source in which keys may repeat, if the target keeps only the last."""
     changes: bool = False
     """True if the rows are changes: what each of them does travels in a column of its own, `CHANGE`."""
 
@@ -219,6 +221,7 @@ def bind(
         where,
         None if plan.earlier else cleaning,
         rules.no_nul,
+        rules.repeats,
         change,
     )
     chain: Chain | StatefulChain = last

@@ -43,6 +43,8 @@ class PostgresConnection(Model):
     type: Literal["postgres"]
     holds_nul: ClassVar[bool] = False
     """Its texts cannot contain a character with code 0."""
+    drops_repeats: ClassVar[bool] = True
+    """Its `jsonb` keeps only the last of several equal keys of an object."""
     dsn: Dsn
     password: Secret | None = None
 
@@ -121,6 +123,8 @@ class MysqlConnection(Model):
     type: Literal["mysql", "mariadb"]
     holds_zero_dates: ClassVar[bool] = True
     """Its tables may have dates such as 0000-00-00."""
+    drops_repeats: ClassVar[bool] = True
+    """The JSON of MySQL keeps only the last of several equal keys of an object; MariaDB keeps its text."""
     host: Annotated[str, Field(pattern=r"^[^@\s]*$")] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 3306
     socket: Annotated[str, Field(pattern=r"^/")] | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import psycopg
 import pytest
 
-from tests.dataflows.conftest import Copy, Launchers
+from tests.dataflows.conftest import Copy, Launchers, task_of
 from tests.pairs import all_pairs
 
 COLUMNS = "id bigint PRIMARY KEY, name text, price numeric(12,2), at timestamptz"
@@ -22,6 +24,7 @@ RULES = {
     ),
     "foreign": (f"({COLUMNS}, CONSTRAINT known FOREIGN KEY (id) REFERENCES w.parents)", "23503", "known"),
 }
+UID = "00000000-0000-4000-d000-000000000001"
 BAD = [7, 107, 207, 307, 407, 507]
 
 
@@ -73,6 +76,36 @@ def test_rows_that_break_a_rule_of_the_target_are_dead_letters(
     assert [row[2]["id"] for row in found] == BAD
     assert {row[0] for row in found} == {state}
     assert all(f"`{name}`" in row[1] and state in row[1] for row in found)
+
+
+DOCUMENTS = ['{"a": 1, "b": {"a": 2}}', '{"b": [{"a": 1, "\\u0061": 2}]}', None, '{"x": "\\"a\\": 1", "a": "a"}']
+
+
+@pytest.mark.parametrize("source", ["postgres", "duckdb"])
+def test_documents_that_repeat_a_key_are_dead_letters_where_only_the_last_is_kept(
+    launchers: Launchers, database: str, catalog: str, tmp_path: Path, source: str
+) -> None:
+    rows = list(enumerate(DOCUMENTS))
+    lake = {"type": "postgres", "dsn": database}
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("CREATE TABLE given (id bigint, doc json); CREATE TABLE got (id bigint, doc jsonb)")
+        session.cursor().executemany("INSERT INTO given VALUES (%s, %s)", rows)
+        shop = lake
+        if source == "duckdb":
+            shop = {"type": "duckdb", "path": str(tmp_path / "f.duckdb")}
+            with duckdb.connect(shop["path"]) as file:
+                file.execute("CREATE TABLE given (id bigint, doc JSON)")
+                file.executemany("INSERT INTO given VALUES (?, ?)", rows)
+        spec = {
+            "source": {"connection": "shop", "object": "main.given" if source == "duckdb" else "public.given"},
+            "sink": {"connection": "lake", "object": "public.got", "write": "replace"},
+            "errors": {"dead_letter": {"fail_above": 1.0}},
+        }
+        task = task_of("r1", UID, {"shop": shop, "lake": lake}, spec, tmp_path) | {"letters": catalog}
+        done = launchers.run(task)
+        assert done["status"] == "completed", done["error"]
+        assert [(row[0], row[2]["id"]) for row in letters(task)] == [("repeated_name", 1)]
+        assert session.execute("SELECT id FROM got ORDER BY 1").fetchall() == [(0,), (2,), (3,)]
 
 
 @pytest.mark.parametrize("cut", ["commit.before_fence:1", "commit.done:0"])

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from dataflows.connectors.files.manifest import Change, Entry, FolderState
 from dataflows.connectors.files.store import Gone, Store
-from dataflows.connectors.formats.repeats import without_repeats
+from dataflows.data.repeats import without_repeats
 from penstock.clock import now
 from penstock.errors import PenstockError, Unavailable
 

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from pyarrow import json
 
 from dataflows.connectors.formats.contract import check_width
-from dataflows.connectors.formats.repeats import may_repeat, repeated
 from dataflows.connectors.formats.texts import infer_type, parse_column
 from dataflows.connectors.formats.types import UNKNOWN, common_type
+from dataflows.data.repeats import may_repeat, repeated
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
 
@@ -222,7 +222,8 @@ def _is_utf8(block: bytes) -> bool:
 
 
 def _plain(column: Column) -> bool:
-    return parse_type(column.type).name in _EXACT_IN_ARROW
+    kind = parse_type(column.type)
+    return kind.name in _EXACT_IN_ARROW and not (kind.text and kind.precision)
 
 
 def _read_as(column: Column) -> pa.DataType:

@@ -107,7 +107,8 @@ def _parser_of(kind: SqlType, *, inferred: bool) -> Read | None:
     """Return a parser of this type that raises `ArrowInvalid`; None if every text is valid."""
     wanted = arrow_type(kind)
     if kind.name in _LIMITED or wanted is None:
-        return None
+        short = partial(_short, most=kind.precision, padded=kind.name == "character")
+        return None if kind.precision is None or wanted is None else short
     if kind.integer or kind.name == "numeric":
         return partial(_numeric if kind.name == "numeric" else _integer, wanted=wanted, inferred=inferred)
     if kind.name in {"double precision", "real"}:
@@ -115,7 +116,8 @@ def _parser_of(kind: SqlType, *, inferred: bool) -> Read | None:
     if kind.name in _PARSERS:
         return partial(_PARSERS[kind.name], inferred=inferred)
     if pa.types.is_date(wanted) or pa.types.is_timestamp(wanted) or pa.types.is_time(wanted):
-        return partial(_datetime, wanted=wanted, pattern=_PATTERNS[kind.name] if inferred else None)
+        pattern = _PATTERNS[kind.name] if inferred else None
+        return partial(_datetime, wanted=wanted, pattern=pattern, digits=kind.precision)
     return None
 
 
@@ -123,6 +125,15 @@ def _require(texts: pa.Array, pattern: str) -> None:
     if pc.all(pc.match_substring_regex(texts, pattern)).as_py() is False:
         message = "a text of another form"
         raise pa.ArrowInvalid(message)
+
+
+def _short(texts: pa.Array, *, most: int, padded: bool) -> pa.Array:
+    """Refuse texts that are too long; blanks count, unless they only pad them."""
+    length = pc.utf8_length(pc.utf8_rtrim(texts, " ") if padded else texts)
+    if pc.any(pc.greater(length, most)).as_py():
+        message = "too long"
+        raise pa.ArrowInvalid(message)
+    return texts
 
 
 def _integer(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Array:
@@ -182,7 +193,10 @@ def _boolean(texts: pa.Array, *, inferred: bool) -> pa.Array:
     return pc.if_else(pc.is_valid(texts), truth, pa.scalar(None, pa.bool_()))
 
 
-def _datetime(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None) -> pa.Array:
+def _datetime(texts: pa.Array, *, wanted: pa.DataType, pattern: str | None, digits: int | None = None) -> pa.Array:
+    """Parse dates and times; `digits` are those that a second has at most after the point."""
+    if digits is not None:
+        _require(texts, rf"^[^.]*(\.\d{{0,{digits}}}0*([^.\d].*)?)?$")
     if pattern is not None:
         _require(texts, pattern)
     else:  # zeros beyond the microseconds can be dropped

@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 import httpx
 import msgspec
 
-from dataflows.connectors.formats.repeats import named_twice
 from dataflows.connectors.http.client import Answer, Client, same_origin
+from dataflows.data.repeats import named_twice
 from penstock.errors import BadData
 from penstock.models.http import LinkPages, NumberedPages, OffsetPages, Pagination, TokenPages
 

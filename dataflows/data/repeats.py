@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["may_repeat", "named_twice", "repeated", "without_repeats"]
+__all__ = ["may_repeat", "named_twice", "repeated", "repeating", "without_repeats"]
 
 GROUP: Final = 1 << 13
 """Bytes of lines that are parsed together."""
@@ -84,6 +84,24 @@ def _repeats(value: Any) -> bool:
             return True
         value = [one for _, one in value]
     return isinstance(value, list) and any(map(_repeats, value))
+
+
+def repeating(documents: Sequence[str | None]) -> list[int]:
+    """Return the numbers of the documents in which an object, at any depth, has a duplicate key."""
+    lines = {at: one.encode() for at, one in enumerate(documents) if one is not None}
+    try:
+        suspects = lines if may_repeat(list(lines.values())) else {}
+    except (msgspec.DecodeError, RecursionError):
+        suspects = lines
+    return [at for at, line in suspects.items() if _has_repeats(line)]
+
+
+def _has_repeats(document: bytes) -> bool:
+    """True if an object in a document has a duplicate key; what is no JSON has none."""
+    try:
+        return _repeats(json.loads(document, object_pairs_hook=_Pairs, parse_int=str, parse_float=str))
+    except (ValueError, RecursionError):
+        return False
 
 
 def named_twice(document: bytes, name: str) -> bool:
