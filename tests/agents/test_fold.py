@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from agents.answered import FORGET_AFTER
 from agents.discovery import DataDiscoveryAgent
+from agents.fold import refusal
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
+from penstock.errors import Refused
 from penstock.models.domain import AgentDecision
 from penstock.records import Record
 from tests.agents.control_plane import START, ControlPlane, decisions, judged, pipeline, policy, refold, started, steps
@@ -288,6 +290,13 @@ def test_a_refused_command_is_a_decision_named_after_the_command() -> None:
     assert plane.refused("pipeline.pause", name="p0")["code"]
     (decided,) = plane.of("agent.decided")
     assert [decided.payload[name] for name in ("action", "outcome")] == ["pause", "refused"]
+
+
+def test_a_refusal_is_recorded_with_at_most_2000_characters_of_each_text() -> None:
+    cause = Cause(1, ControlPlane().record("pipeline.pause", "p0", {"name": "p0"}))
+    for many, stays in ((2000, "x" * 2000), (2001, f"{'x' * 2000} …")):
+        (draft,) = refusal(Echo(), cause, Refused("x" * many, hint="x" * many), "none").effects
+        assert (draft.payload["what"], draft.payload["hint"]) == (stays, stays)
 
 
 def test_a_command_that_makes_an_agent_raise_is_answered() -> None:

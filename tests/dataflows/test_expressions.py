@@ -358,6 +358,19 @@ def test_a_sum_of_more_than_38_digits_is_an_error_of_its_row(text: str) -> None:
     assert evaluate_wrong(compiled, batch) == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("ceil(x)", "numeric(2,0)"),
+        ("floor(x)", "numeric(2,0)"),
+        ("round(x)", "numeric(2,0)"),
+        ("round(x, 1)", "numeric(3,1)"),
+    ],
+)
+def test_a_rounded_number_of_known_size_has_room_for_the_carry(text: str, kind: str) -> None:
+    assert str(compile_expression(text, {"x": parse_type("numeric(3,2)")}, "x").type) == kind
+
+
 @pytest.mark.parametrize(("text", "word"), NOT_POSTGRESQL, ids=[text for text, _ in NOT_POSTGRESQL])
 def test_invalid_or_unsupported_sql_is_refused_with_a_hint(text: str, word: str) -> None:
     types = TYPES | {"u": parse_type("uuid"), "js": parse_type("jsonb")}

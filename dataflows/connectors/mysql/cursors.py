@@ -35,9 +35,19 @@ FROM information_schema.innodb_trx"""
 
 
 def evidence_of(session: Session, name: TableName, column: Column, rule: CursorRule) -> Evidence:
-    """Return the facts about a cursor in the catalog and the server's variables."""
+    """Return the facts about a cursor in the catalog and the server's variables.
+
+    Raises:
+        SchemaMismatch: it is an enum or a set, which is ordered in one way and compared in another.
+    """
     found = session.rows(_COLUMN, (name.schema, name.name, column.name))
-    default, extra, _, _ = found[0] if found else (None, "", "", "")
+    default, extra, _, kind = found[0] if found else (None, "", "", "")
+    if _text(kind) in {"enum", "set"}:
+        what, hint = (
+            f"`{column.name}` of type {_text(kind)} cannot be a cursor",
+            "use a number or a time that only grows",
+        )
+        raise SchemaMismatch(what, where=str(name), hint=hint)
     numbered = "auto_increment" in _text(extra)
     said = "AUTO_INCREMENT" if numbered else _text(default) if default is not None else None
     if said is not None and said.upper() == "NULL":

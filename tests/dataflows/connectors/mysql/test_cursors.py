@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dataflows.connectors.contract import Place
 from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.data.cursors import CursorRule, Window
-from penstock.errors import BadData, Refused
+from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.connection import parse_connection
 from tests.dataflows.connectors.mysql.conftest import SECRET
 
@@ -85,6 +85,14 @@ def test_an_unfinished_second_is_read_later_or_again(shop: Shop) -> None:
     first = shop.window("day", AGAIN)
     shop.query("INSERT INTO t VALUES ()")
     assert shop.rows("day", shop.window("day", AGAIN, first.position)) == [2, 3]
+
+
+@pytest.mark.parametrize("kind", ["enum('z', 'a')", "set('z', 'a')"])
+def test_labels_are_no_cursor_since_they_have_two_orders(shop: Shop, kind: str) -> None:
+    shop.make(f"v {kind} NOT NULL")
+    for ask in (shop.window, shop.risks):
+        with pytest.raises(SchemaMismatch, match="cannot be a cursor"):
+            ask("v", CursorRule(ordered=True))
 
 
 def test_a_window_ends_before_the_start_of_an_open_transaction(shop: Shop) -> None:
