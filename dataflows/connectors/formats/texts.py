@@ -107,8 +107,8 @@ def _parser_of(kind: SqlType, *, inferred: bool) -> Read | None:
     """Return a parser of this type that raises `ArrowInvalid`; None if every text is valid."""
     wanted = arrow_type(kind)
     if kind.name in _LIMITED or wanted is None:
-        short = partial(_short, most=kind.precision, padded=kind.name == "character")
-        return None if kind.precision is None or wanted is None else short
+        most, padded = kind.precision, kind.name == "character"
+        return None if most is None or wanted is None else partial(_short, most=most, padded=padded)
     if kind.integer or kind.name == "numeric":
         return partial(_numeric if kind.name == "numeric" else _integer, wanted=wanted, inferred=inferred)
     if kind.name in {"double precision", "real"}:
