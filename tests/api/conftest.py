@@ -13,14 +13,19 @@ import pytest
 
 from dataflows.process.fork_server import ForkServer, Offspring
 from dataflows.process.site import Site
+from dataflows.runtime import supervisor
 from penstock.settings import load
 from tests.api.project import ROOT, Project, ending, penstock
 from tests.reaper import short_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def forked_flows(reaper: None) -> Iterator[None]:
-    """Fork the flows that commands in this process start, as those of a shell do: pytest has threads and cannot."""
+def forked_flows(reaper: None) -> Iterator[object]:
+    """Fork the flows that commands in this process start, as those of a shell do: pytest has threads and cannot.
+
+    Yields the function that starts them by their command.
+    """
+    spawned = supervisor._spawned
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
 
         @cache
@@ -37,8 +42,8 @@ def forked_flows(reaper: None) -> Iterator[None]:
                 stdin.seek(0)
                 return server().fork(stdin.fileno(), output.fileno(), output.fileno(), reading)
 
-        patch.setattr("dataflows.runtime.supervisor._spawned", start)
-        yield
+        patch.setattr(supervisor, "_spawned", start)
+        yield spawned
 
 
 @pytest.fixture

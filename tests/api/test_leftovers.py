@@ -65,7 +65,10 @@ def test_starting_flows_drops_leftovers(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_a_child_that_ends_again_and_again_says_why(tmp_path: Path) -> None:
+def test_a_child_that_ends_again_and_again_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_flows: object
+) -> None:
+    monkeypatch.setattr("dataflows.runtime.supervisor._spawned", forked_flows)
     supervisor = Supervisor(Settings(project=tmp_path, home=tmp_path / ".penstock"), (("nothing",),))
     supervisor.start()
     try:
