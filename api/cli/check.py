@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from shlex import quote
 from typing import Any
 
 import click
 
 from api.cli.board import counting
 from api.cli.candidates import candidates
+from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import escape, plain
 from api.cli.main import State, command
-from api.client import connected
+from api.client import Client, connected
+from catalog.overview import Overview
 from dataflows.runs.comparison import Comparison, compare
 from dataflows.runs.survey import opened
-from penstock.errors import Refused
+from penstock.errors import PenstockError, Refused
 from penstock.records.commands import CheckRecord
 
 SHOWN = 20
 
 
 @command(name="check")
-@click.argument("name", shell_complete=pipeline_names)
-def check_(state: State, name: str) -> int:
-    """Compare both sides of the pipeline NAME row by row, through its own mapping and filters; writes no row.
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=pipeline_names)
+@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose objects match.")
+def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...]) -> int:
+    """Compare both sides of the pipelines NAME row by row, through their own mapping and filters; writes no row.
 
     Both sides are read once; rows that differ are looked at again. Rows that are new at the source since the last run
-    are no difference. The result is recorded, and `penstock status` shows it. Exit code 1 if both sides differ.
+    are no difference. The result is recorded, and `penstock status` shows it. Of a set, each member is compared, one
+    after the other. Exit code 1 if the sides of one differ or cannot be compared.
     """
+    choice = Choice(names, tables=tables, command="check")
     with connected(state.settings) as client:
-        if any(one.is_set for one in client.overview() if one.name == name):
-            hint = f"check its members: penstock check {name}/OBJECT; penstock list --members shows them"
-            raise Refused("is a set, which has no rows of its own", where=f"pipeline {name}", hint=hint)
-        chosen = candidates(state, client, [name])
-        if name not in chosen.uids or not chosen.in_force:
-            hint = "penstock apply, then penstock run"
-            raise Refused("is not applied as the files have it", where=f"pipeline {name}", hint=hint)
-        job = chosen.job(state, name)
-        with counting(state.output, f"checking {name}") as told, opened(job) as ends:
-            found = compare(job, ends, told)
-        client.ask("check.record", name, recorded(found, job.uid).to_dict())
+        overview = client.overview()
+        wanted = _members_for_sets(choice.names_among(overview), overview)
+        if choice.single in wanted:
+            found = [_checked(state, client, wanted[0])]
+        else:
+            found = [_checked_among(state, client, name) for name in wanted]
+    state.output.data(found[0] if choice.single in wanted else found)
+    wrong = [one["pipeline"] for one in found if not one.get("agree")]
+    state.output.hint(f"penstock run {quote(wrong[0])} --full" if wrong else f"penstock status {choice.words}".rstrip())
+    return 1 if wrong else 0
+
+
+def _members_for_sets(names: Sequence[str], pipelines: Sequence[Overview]) -> list[str]:
+    """Return the names, with its members in place of each set."""
+    members: dict[str, list[str]] = {one.name: [] for one in pipelines if one.is_set}
+    for one in pipelines:
+        if one.member_of in members:
+            members[one.member_of].append(one.name)
+    return [member for name in names for member in members.get(name, [name])]
+
+
+def _checked(state: State, client: Client, name: str) -> dict[str, Any]:
+    chosen = candidates(state, client, [name])
+    if name not in chosen.uids or not chosen.in_force:
+        raise Refused(
+            "is not applied as the files have it", where=f"pipeline {name}", hint="penstock apply, then penstock run"
+        )
+    job = chosen.job(state, name)
+    with counting(state.output, f"checking {name}") as told, opened(job) as ends:
+        found = compare(job, ends, told)
+    client.ask("check.record", name, recorded(found, job.uid).to_dict())
     _tell(state, found)
-    state.output.data(asdict(found) | {"agree": found.agree})
-    state.output.hint(f"penstock status {name}" if found.agree else f"penstock run {name} --full")
-    return 0 if found.agree else 1
+    return asdict(found) | {"agree": found.agree}
+
+
+def _checked_among(state: State, client: Client, name: str) -> dict[str, Any]:
+    """Compare one of several: an error of one holds up no other."""
+    try:
+        return _checked(state, client, name)
+    except PenstockError as error:
+        state.output.say(f"{escape(name)}: [red]not compared:[/red] {escape(str(error))}")
+        return {"pipeline": name, "refused": str(error)}
 
 
 def recorded(found: Comparison, uid: str) -> CheckRecord:

@@ -87,7 +87,6 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     listed = {one["name"]: one for one in project.done("list", "--members")}
     assert {name for name, one in listed.items() if one["member_of"] == "whole"} == names
     assert "whole/s.events" not in {one["name"] for one in project.done("list")}
-    assert "whole: is a set, which has no rows of its own\nnext: check its members" in project.do("check", "whole").err
 
     assert ran(project, "whole") == dict.fromkeys(names, "completed")
     assert rows(project, "customers", "a Order {x}", "events", "N\u00e4me.dot") == [50, 20, 30, 2]
@@ -114,6 +113,14 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     propose_and_change(project)
 
     project.sql(WAREHOUSE, "DELETE FROM raw_s.events")
+    said = project.do("check", "whole", "--json")
+    verdicts = {one["pipeline"]: one.get("agree", one.get("refused")) for one in said.json}
+    assert (said.code, verdicts["whole/s.events"], verdicts["whole/s.a Order {x}"]) == (1, False, True)
+    assert "has disappeared" in str(verdicts["whole/s.N\u00e4me.dot"]) or "no such table" in str(
+        verdicts["whole/s.N\u00e4me.dot"]
+    )
+    (alone,) = project.done("check", "--table", "s.a O*")
+    assert (alone["pipeline"], alone["agree"]) == ("whole/s.a Order {x}", True)
     assert project.done("run", "whole/s.events", "--full", "--watch")["counters"]["rows_out"] == 31
     assert rows(project, "a Order {x}", "events") == [20, 31]
 
