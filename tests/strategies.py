@@ -123,8 +123,9 @@ def _structure(annotation: Any, metadata: Sequence[Any]) -> Strategy:  # noqa: P
     if origin is Literal:
         return st.sampled_from(inner)
     if origin is tuple:
-        many = inner[-1] is Ellipsis
-        return st.lists(_values(inner[0]), max_size=3).map(tuple) if many else st.tuples(*map(_values, inner))
+        least = max((getattr(one, "min_length", None) or 0 for one in metadata), default=0)
+        many = st.lists(_values(inner[0]), min_size=least, max_size=max(least, 3)).map(tuple)
+        return many if inner[-1] is Ellipsis else st.tuples(*map(_values, inner))
     if origin is list:
         return st.lists(_values(inner[0]), max_size=3)
     if origin is dict:
