@@ -69,6 +69,7 @@ def test_a_child_that_ends_again_and_again_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_flows: object
 ) -> None:
     monkeypatch.setattr("dataflows.runtime.supervisor._spawned", forked_flows)
+    monkeypatch.setattr("dataflows.runtime.supervisor.can_fork", lambda: False)
     supervisor = Supervisor(Settings(project=tmp_path, home=tmp_path / ".penstock"), (("nothing",),))
     supervisor.start()
     try:
