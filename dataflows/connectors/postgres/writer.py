@@ -94,7 +94,7 @@ class PostgresSink:
     ) -> Iterator[PostgresSink]:
         """Return a sink with a session of its own; at the end of the context an open transaction is rolled back."""
         name = session_name(state.uid, order.generation)
-        session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS, planned_once=True)
+        session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS)
         try:
             if merge is not None and merge.tombstones is not None:
                 with translated(where), session.transaction():
