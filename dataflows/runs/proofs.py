@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from dataflows.connectors.contract import ReadOrder, Source
 from dataflows.connectors.sql.names import quoted
@@ -63,7 +64,8 @@ def proven(job: Job, source: Source, plan: RulePlan, table: Table, there: Table,
         column, origin = there.column(name), plan.origin(name)
         if column is None or origin is None or fits(bound.type, column_type(column)):
             continue
-        with suppress(PenstockError):  # no such cast, or a source that cannot be read: the verdict stands without it
+        # no such cast or type, or a source that cannot be read: the verdict stands without it
+        with suppress(PenstockError, ValidationError):
             proof = _tried(job, source, table, origin, column.type, lower)
             return proof if proof.rows else None
         break
