@@ -46,7 +46,8 @@ class Tables:
     rows: int
     """Rows of each."""
     backend: str
-    """dlt's fastest one for this size."""
+    """dlt's fastest one for this size, and its loader; None for its default."""
+    loader: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -71,7 +72,7 @@ def main() -> int:
     parser.add_argument("--readme", action="store_true", help="write the README's table")
     options = parser.parse_args()
     small = Tables("public", options.tables, options.rows, "pyarrow")
-    large = Tables("large", options.large_tables, options.large_rows, "connectorx")
+    large = Tables("large", options.large_tables, options.large_rows, "connectorx", "parquet")
     with tempfile.TemporaryDirectory(prefix="pen-", dir="/tmp") as name:
         if options.members:
             sys.stdout.write(f"{json.dumps(of_members(Path(name), options.members))}\n")
@@ -244,7 +245,7 @@ class _Bench:
         """Measure a copy of all tables by dlt."""
         assert self.client.site.server is not None
         source, target = (self.client.site.server.dsn(name) for name in (SHOP, WAREHOUSE))
-        command, environment = whole_database(source, target, self.folder, tables.schema, tables.backend)
+        command, environment = whole_database(source, target, self.folder, tables.schema, tables.backend, tables.loader)
         return timed([command], environment=environment)
 
     def _check(self, schema: str, tables: Tables) -> None:
