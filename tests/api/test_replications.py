@@ -76,6 +76,7 @@ def test_a_database_file_into_postgres(replicate: Replicate, tmp_path: Path, dat
     assert table(database, "SELECT * FROM late") == []
 
 
+@pytest.mark.chaos
 def test_a_folder_into_duckdb(replicate: Replicate, tmp_path: Path) -> None:
     lake, file = tmp_path / "lake", tmp_path / "house.duckdb"
     for path in ("orders_2026-11-29.csv", "orders_2026-11-30.csv", "events/a.csv", "events/2026/b.csv"):
@@ -107,6 +108,7 @@ def test_a_mysql_server_into_postgres(
     assert len(table(database, f'SELECT * FROM {shop}."Odd lines"')) == 3
 
 
+@pytest.mark.chaos
 @pytest.mark.xdist_group("kafka")
 def test_topics_into_postgres(replicate: Replicate, kafka: KafkaServer, database: str) -> None:
     for name in ("replica.orders", "replica.Lines-1"):
