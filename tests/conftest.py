@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -81,6 +83,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         names = list(found[0])
         for row in (dict(zip(names, names, strict=True)), *found):
             terminalreporter.write_line("".join(f"{row[name]!s:>16}" for name in names))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Return a seed of random values: in `make test` the same each time, in `make chaos` a new one."""
+    if request.config.option.markexpr == "not chaos":
+        return zlib.crc32(request.node.name.encode())
+    return random.SystemRandom().randrange(2**32)
 
 
 @pytest.fixture(scope="session", autouse=True)

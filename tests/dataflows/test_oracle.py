@@ -35,18 +35,17 @@ def agree(oracle: Oracle, seed: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_random_expressions_equal_postgresql(oracle: Oracle, part: int) -> None:
-    agree(oracle, random.SystemRandom().randrange(2**32), 300)
+def test_random_expressions_equal_postgresql(oracle: Oracle, seed: int, part: int) -> None:
+    agree(oracle, seed, 500)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("part", range(50))
-def test_many_random_expressions_equal_postgresql(oracle: Oracle, part: int) -> None:
-    agree(oracle, part, 1000)
+def test_many_random_expressions_equal_postgresql(oracle: Oracle, seed: int, part: int) -> None:
+    agree(oracle, seed, 1000)
 
 
-def test_operators_without_parentheses_associate_as_in_postgresql(oracle: Oracle) -> None:
-    seed = random.SystemRandom().randrange(2**32)
+def test_operators_without_parentheses_associate_as_in_postgresql(oracle: Oracle, seed: int) -> None:
     rng = random.Random(seed)
     oracle.fill(edge_case_rows(rng, 60))
     result = compare(oracle, rng, [chain(rng) for _ in range(2000)])

@@ -201,9 +201,8 @@ def batch(rng: random.Random, *, nulls: bool = True) -> list[Row]:
 )
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_a_merge_of_any_batches_equals_the_model(
-    kind: str, options: dict[str, str], new_system: Callable[[str], System], tmp_path: Path
+    kind: str, options: dict[str, str], new_system: Callable[[str], System], tmp_path: Path, seed: int
 ) -> None:
-    seed = random.SystemRandom().randrange(2**32)
     rng, model = random.Random(seed), Model(**dict.fromkeys(options, True))
     columns = tuple(one for one in COLUMNS if one.name != "gone" or "delete" in options)
     sinks = Sinks(new_system(kind), tmp_path, columns, write="merge", **options)
@@ -241,9 +240,8 @@ def test_writers_that_make_the_same_table_of_tombstones_wait_for_each_other(
 
 @pytest.mark.parametrize("options", [{}, {"delete": "gone"}], ids=str)
 def test_a_history_of_any_batches_equals_the_model(
-    options: dict[str, str], new_system: Callable[[str], System], tmp_path: Path
+    options: dict[str, str], new_system: Callable[[str], System], tmp_path: Path, seed: int
 ) -> None:
-    seed = random.SystemRandom().randrange(2**32)
     rng, model = random.Random(seed), History(delete="delete" in options)
     columns = tuple(one for one in COLUMNS if one.name != "gone" or "delete" in options)
     sinks = Sinks(new_system("postgres"), tmp_path, columns, write="scd2", version="v", **options)
