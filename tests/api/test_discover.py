@@ -62,12 +62,12 @@ def test_lineage_follows_a_column_through_its_pipeline(running: Project) -> None
     running.done("discover", "shop", "--include", "public.orders")
     found = running.done("lineage", "shop:public.orders.id")
     assert (found["column"], found["up"]) == ("id", [])
-    assert {one["pipeline"] for one in found["down"]} == {"orders"}
-    assert found["down"][0]["from"] == {"dataset": "shop:public.orders", "column": "id"}
+    mine = [one for one in found["down"] if one["pipeline"] == "orders"]  # other tests may read it, too
+    assert [one["from"] for one in mine] == [{"dataset": "shop:public.orders", "column": "id"}]
     whole = running.done("lineage", "shop:public.orders", "--down")
     assert "up" not in whole
     assert len(whole["down"]) >= len(found["down"])
-    assert running.done("catalog", "show", "shop:public.orders")["read_by"] == ["orders"]
+    assert "orders" in running.done("catalog", "show", "shop:public.orders")["read_by"]
     assert running.do("lineage", "shop:public.orders.nix").code == 3
     assert "orders" in running.do("lineage", "shop:public.orders").out
 
