@@ -65,6 +65,8 @@ class Holds:
         known = self._of.get(uid)
         if known is None or known.until is not None:
             self._of[uid] = _Hold(self.confirmed, until)
+        if known is None:
+            self._save()
 
     def renew(self, uid: str, now: float) -> None:
         """Keep it longer for a member that tries to come back."""

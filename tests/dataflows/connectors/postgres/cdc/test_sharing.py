@@ -266,6 +266,11 @@ def test_a_list_of_members_that_is_lost_keeps_the_slot_for_all(tmp_path: Path) -
     assert lost.least(LEFT_SECONDS, 60) == (50, [""])
     lost.leave("b", 0.0, 0.0)
     assert lost.least(1.0, 60) == (60, ["b"])
+    lost.wait("c", 30.0)  # it asks before it has caught up, and reads from the slot later on
+    lost.keep("c", 60)
+    next_one = Holds(file)
+    next_one.begin(60, 2.0, new=False)
+    assert next_one.least(3.0, 90) == (60, [])
 
 
 @pytest.mark.chaos
