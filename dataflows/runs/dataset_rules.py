@@ -24,16 +24,14 @@ def check_rules(job: Job, found: Forecast) -> None:
     """
     if job.letters is None:
         return
-    source, made = found.survey.source, found.made
-    sides = {
-        DatasetRef(connection=job.source.connection, object=job.source.object): source.columns,
-        DatasetRef(connection=job.sink.connection, object=job.sink.object): made or found.survey.target.columns,
-    }
+    read = DatasetRef(connection=job.source.connection, object=job.source.object)
+    written = DatasetRef(connection=job.sink.connection, object=job.sink.object)
+    source = found.survey.source
+    sides = {read: source.columns, written: found.made or found.survey.target.columns}
     with closing(job.open_letters()) as letters:
         rules = ruled(letters.session, sides.keys())
     for ref, rule in rules.items():
-        inferred = ref.object == job.source.object and source.types_from is not None
-        if not inferred:
+        if ref != read or source.types_from is None:
             _check(job, ref, rule, sides[ref])
 
 

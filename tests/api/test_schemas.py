@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from api.starter import SHOP
+from dataflows.connectors.files.source import MAX_SAMPLED_FILES
 from tests.api.project import Project
 
 PIPELINE = """
@@ -83,3 +84,26 @@ def test_a_run_keeps_to_the_rule_of_a_dataset(running: Project, tmp_path: Path) 
     running.done(*rule, "backward")
     running.done("resume", "goods")
     running.done("run", "goods", "--watch")
+
+
+def test_the_rule_of_a_target_holds_where_the_types_of_its_source_come_from_a_sample(
+    running: Project, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "public.bolts").mkdir()
+    connection, file = tmp_path / "connections.yaml", tmp_path / "bolts.yaml"
+    connection.write_text(f"yard: {{type: files, root: '{tmp_path}'}}\n")
+    text = PIPELINE.replace("wares", "bolts").replace("connection: shop", "connection: yard")
+    file.write_text(text + "  schema: {types: apply}\n")
+
+    def write(made: str) -> None:
+        for number in range(MAX_SAMPLED_FILES["csv"] + 1):
+            (folder / f"{number}.csv").write_text(f"id,made\n{number},{made}\n")
+
+    write("2026-01-02")
+    running.done("apply", connection)
+    running.done("apply", file)
+    running.done("run", "bolts", "--watch")
+    running.done("catalog", "compatibility", "warehouse:public.bolts", "full")
+    write("2026-01-02 10:00:00")
+    assert running.do("run", "bolts", "--watch").code == 1
+    assert "not full compatible with version 1" in " ".join(running.do("status", "bolts").out.split())
