@@ -50,10 +50,7 @@ class Holds:
 
     def keep(self, uid: str, place: int) -> None:
         """Keep the slot for a member that reads from it."""
-        known = self._of.get(uid)
-        self._of[uid] = _Hold(place, None)
-        if known is None:
-            self._save()
+        self._put(uid, _Hold(place, None))
 
     def leave(self, uid: str, now: float, seconds: float = LEFT_SECONDS) -> None:
         """Keep it so many seconds for a member that has left; 0 if that has given up what it has not read."""
@@ -64,9 +61,7 @@ class Holds:
         """Keep what there is now for a member that has read less elsewhere, until it has caught up."""
         known = self._of.get(uid)
         if known is None or known.until is not None:
-            self._of[uid] = _Hold(self.confirmed, until)
-        if known is None:
-            self._save()
+            self._put(uid, _Hold(self.confirmed, until))
 
     def renew(self, uid: str, now: float) -> None:
         """Keep it longer for a member that tries to come back."""
@@ -85,6 +80,12 @@ class Holds:
             self._save()
         self.confirmed = max(self.confirmed, min((one.place for one in self._of.values()), default=reached))
         return self.confirmed, gone
+
+    def _put(self, uid: str, hold: _Hold) -> None:
+        known = uid in self._of
+        self._of[uid] = hold
+        if not known:
+            self._save()
 
     def _save(self) -> None:
         new = self.file.with_suffix(".new")
