@@ -85,7 +85,7 @@ def _indexed(row: Row) -> tuple[object, ...]:
 
 
 def _index(row: Row, rows: Rows, seen: Seen, before: tuple[object, ...] | None, *texts: str | None) -> None:
-    """Write the row of the search anew if it has changed, and the words of `texts`, which are new in it."""
+    """Replace the row of the search if it has changed, and add the words of `texts` that are not known yet."""
     if _indexed(row) == before:
         return
     known = rows.history.get(tables.words, {})
