@@ -79,12 +79,19 @@ class _Plan:
         if other != name:
             self._refuse(one.object, f"{other} writes to {target!r} already")
             return
+        self._free(name, member)
         write = member["spec"]["sink"].get("write", "append")
         changes = self._changes(name, member)
         planned = {"object": one.object, "target": target, "write": write, "member": self._word(name, changes)}
         self.found["members"].append(planned | ({"changes": changes} if changes else {}))
         if not one.key and "key" not in member["spec"]["sink"]:
             self.found["without_key"].append(one.object)
+
+    def _free(self, name: str, member: Mapping[str, Any]) -> None:
+        """Let others have the target that a member leaves."""
+        before = self.members.get(name)
+        if before is not None and (old := self.rule.identity(before.pipeline)) != self.rule.identity(member):
+            self._taken.pop(old, None)
 
     def _refuse(self, object_: str, reason: str) -> None:
         self.found["refused_objects"].append({"object": object_, "reason": reason})

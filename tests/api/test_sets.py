@@ -76,6 +76,10 @@ def propose_and_change(project: Project) -> None:
     said = project.do("plan", project.folder / "whole.yaml").out
     assert 's.events: spec.sink.write: null -> "replace"' in said
     assert "s.late is not selected any more" in said
+    moved = SET.replace("tables:", "tables:\n    s.customers: {sink: {object: raw_s.moved}}")
+    (project.folder / "whole.yaml").write_text(moved.replace("write: append", "write: append, object: raw_s.customers"))
+    (planned,) = project.done("plan", project.folder / "whole.yaml")
+    assert planned["refused_objects"] == [], "a target that a member leaves is free"
 
 
 def test_a_database_by_one_definition(whole: Project) -> None:
