@@ -37,6 +37,12 @@ class Candidates:
     catalog: str = field(repr=False)
     """The catalog's database."""
 
+    def is_in_force(self, name: str) -> bool:
+        """True if the pipeline `name` and its connections are applied as they are here."""
+        one = self.pipelines[name]
+        used = {one["spec"][end]["connection"] for end in ("source", "sink")}
+        return name in self.applied and self.applied[name].pipeline == one and not used & {*self.unapplied}
+
     def job(self, state: State, name: str) -> Job:
         """Return the job of a run of the pipeline `name`."""
         task = {

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from api.cli.board import counting
-from api.cli.candidates import candidates
+from api.cli.candidates import Candidates, candidates
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import escape, plain
@@ -39,10 +39,9 @@ def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...]) -> int
     with connected(state.settings) as client:
         overview = client.overview()
         wanted = _members_for_sets(choice.names_among(overview), overview)
-        if choice.single in wanted:
-            found = [_checked(state, client, wanted[0])]
-        else:
-            found = [_checked_among(state, client, name) for name in wanted]
+        chosen = candidates(state, client, wanted)
+        checked = _checked if choice.single in wanted else _checked_among
+        found = [checked(state, client, chosen, name) for name in wanted]
     state.output.data(found[0] if choice.single in wanted else found)
     wrong = [one["pipeline"] for one in found if not one.get("agree")]
     state.output.hint(f"penstock run {quote(wrong[0])} --full" if wrong else f"penstock status {choice.words}".rstrip())
@@ -58,9 +57,8 @@ def _members_for_sets(names: Sequence[str], pipelines: Sequence[Overview]) -> li
     return [member for name in names for member in members.get(name, [name])]
 
 
-def _checked(state: State, client: Client, name: str) -> dict[str, Any]:
-    chosen = candidates(state, client, [name])
-    if name not in chosen.uids or not chosen.in_force:
+def _checked(state: State, client: Client, chosen: Candidates, name: str) -> dict[str, Any]:
+    if not chosen.is_in_force(name):
         raise Refused(
             "is not applied as the files have it", where=f"pipeline {name}", hint="penstock apply, then penstock run"
         )
@@ -72,10 +70,10 @@ def _checked(state: State, client: Client, name: str) -> dict[str, Any]:
     return asdict(found) | {"agree": found.agree}
 
 
-def _checked_among(state: State, client: Client, name: str) -> dict[str, Any]:
+def _checked_among(state: State, client: Client, chosen: Candidates, name: str) -> dict[str, Any]:
     """Compare one of several: an error of one holds up no other."""
     try:
-        return _checked(state, client, name)
+        return _checked(state, client, chosen, name)
     except PenstockError as error:
         state.output.say(f"{escape(name)}: [red]not compared:[/red] {escape(str(error))}")
         return {"pipeline": name, "refused": str(error)}
