@@ -21,10 +21,11 @@ def lineage(connection: Connection, begin: Node, *, up: bool, depth: int) -> tup
 
     Raises NotFound: the object has no such column, although its columns are known.
     """
-    known = _columns(connection, [begin.dataset]).get(begin.dataset)
-    if begin.column is not None and known is not None and begin.column not in known:
-        hint = did_you_mean(begin.column, known) or f"penstock catalog show {begin.dataset}"
-        raise NotFound("has no such column", where=str(begin.dataset), value=begin.column, hint=hint)
+    if begin.column is not None:
+        known = _columns(connection, [begin.dataset]).get(begin.dataset)
+        if known is not None and begin.column not in known:
+            hint = did_you_mean(begin.column, known) or f"penstock catalog show {begin.dataset}"
+            raise NotFound("has no such column", where=str(begin.dataset), value=begin.column, hint=hint)
     return trace(begin, lambda objects: _near(connection, objects, up=up), up=up, depth=depth)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from api.cli.console import escape
 from api.cli.main import State, command
 from api.cli.schemas import dataset
 from api.client import Client, connected
@@ -41,11 +40,11 @@ def lineage_(state: State, name: str, *, up: bool, down: bool, depth: int) -> No
     state.output.table(("", "#depth", "from", "to", "pipeline"), rows, empty="No pipeline reads or writes it.")
     shown = {way: _plain(steps) for way, steps in found.items()}
     state.output.data({"dataset": str(begin.dataset), "column": begin.column, **shown})
-    state.output.hint(f"penstock catalog show {escape(str(begin.dataset))}")
+    state.output.hint(f"penstock catalog show {begin.dataset}")
 
 
 def _node(client: Client, name: str) -> Node:
-    """Return the object or column of that name; what is an object in full is one."""
+    """Return the object or column of that name; a name that is an object as a whole is taken as one."""
     try:
         found, column = dataset(client, name), None
     except NotFound:
