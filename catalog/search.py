@@ -1,8 +1,8 @@
 """Search over the catalog: by name first, then by names, columns, and descriptions and tags.
 
-All conditions are lexemes of one index (`lexemes.py`). How many entries match is estimated from a sample of one in
-`SAMPLED`, whose members share a lexeme. Up to `RANKED` matches are ranked and counted one by one. Of more, those with
-that very name come first, then those with all words in the name, then the rest; each of the three by rank if it is
+Conditions are lexemes of one index (`lexemes.py`). How many entries match is estimated from a sample of one in
+`SAMPLED`, which has a small index of its own. Up to `RANKED` matches are ranked and counted one by one. Of more, those
+with that very name come first, then those with all words in the name, then the rest; each of the three by rank if it is
 small, else by id, which is a hash: then the next page is found by reading entries in that order, whatever is looked
 for, and both total and facets are estimates.
 """
