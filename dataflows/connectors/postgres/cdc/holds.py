@@ -89,6 +89,9 @@ class Holds:
 
     def _save(self) -> None:
         new = self.file.with_suffix(".new")
-        with contextlib.suppress(OSError):
+        try:
             new.write_text(json.dumps(sorted(self._of)))
             new.replace(self.file)
+        except OSError:  # without a file the next reader of the slot keeps all, with an old one it may not
+            with contextlib.suppress(OSError):
+                self.file.unlink(missing_ok=True)

@@ -86,7 +86,7 @@ class Hub:
     _members: list[_Member] = field(default_factory=list, init=False)
     _of: dict[int, list[_Member]] = field(default_factory=dict, init=False)
     """Those that have joined, by their table."""
-    _entered: list[_Member] = field(default_factory=list, init=False)
+    _entered: set[_Member] = field(default_factory=set, init=False)
     """Those that are sent the open transaction."""
     _apart: dict[str, float] = field(default_factory=dict, init=False)
     _relations: dict[int, bytes] = field(default_factory=dict, init=False)
@@ -156,7 +156,7 @@ class Hub:
             with translated(self.where):
                 query = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = %s)"
                 if not one_row(session, query, (self.name,))[0]:  # the set was deleted meanwhile
-                    session.execute("SELECT pg_drop_replication_slot(%s)", (self.name,))
+                    drop_slot(session, self.name, self.where)
                     raise Unavailable("the set's publication is gone", where=self.where, hint="try again")
             self.holds.begin(place, time.monotonic(), new=True)
             return place
@@ -238,7 +238,10 @@ class Hub:
             del member.read[:whole]
             member.gives_up |= NEVER in places
             member.kept = max([member.kept, *(one for one in places if one != NEVER)])
-            self.holds.keep(member.hello.uid, member.kept)
+            if member.gives_up:
+                self.holds.leave(member.hello.uid, time.monotonic(), 0.0)
+            else:
+                self.holds.keep(member.hello.uid, member.kept)
 
     def _greet(self, member: _Member) -> None:
         line, _, rest = bytes(member.read).partition(b"\n")
@@ -258,10 +261,9 @@ class Hub:
         member.peer.close()
         if member.joined and member.hello is not None:
             self._of[member.hello.table].remove(member)
-            if member in self._entered:
-                self._entered.remove(member)
-            more = {"seconds": 0.0} if member.gives_up else {}
-            self.holds.leave(member.hello.uid, time.monotonic(), **more)
+            self._entered.discard(member)
+            if not member.gives_up:
+                self.holds.leave(member.hello.uid, time.monotonic())
 
     def _take(self, one: Replication) -> None:
         for data, place in one.messages(0.0):
@@ -293,7 +295,7 @@ class Hub:
             if self._commit < member.since:
                 continue
             if member not in self._entered:
-                self._entered.append(member)
+                self._entered.add(member)
                 member.out += frame(DATA, place, self._begin)
             if (told := self._relations.get(table)) is not None and told is not member.told:
                 member.told = told
@@ -340,7 +342,8 @@ class Hub:
 
     def _dismiss(self, member: _Member, kind: bytes) -> None:
         with contextlib.suppress(OSError):
-            member.peer.send(frame(kind, self.holds.confirmed))
+            if not member.out:  # else it may be amid a frame, and sees the end of the connection
+                member.peer.send(frame(kind, self.holds.confirmed))
         self._leave(member)
 
     def _send(self, member: _Member, *, writable: bool) -> None:
@@ -355,6 +358,7 @@ class Hub:
                 pass
             except OSError:
                 self._leave(member)
+                return
         if len(member.out) <= BUFFER_BYTES:
             member.full = None
         elif member.full is None:

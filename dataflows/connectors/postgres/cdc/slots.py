@@ -8,10 +8,10 @@ from typing import Any, Final
 from dataflows.connectors.postgres.cdc.names import slot_prefix
 from dataflows.connectors.postgres.cdc.positions import REBUILD
 from dataflows.connectors.postgres.cdc.replication import lsn_number, lsn_text
-from dataflows.connectors.postgres.session import Session, translated
+from dataflows.connectors.postgres.session import Session, one_row, translated
 from penstock.errors import Refused, Unavailable
 
-__all__ = ["Slot", "check_slot", "copy_slot", "drop_slot", "drop_slots", "find", "free", "newest"]
+__all__ = ["Slot", "check_slot", "copy_slot", "drop_slot", "drop_slots", "find", "free", "newest", "written"]
 
 END_MILLISECONDS: Final = 5000
 
@@ -38,6 +38,12 @@ SELECT slot_name::text, active_pid, coalesce(confirmed_flush_lsn, '0/0')::text,
   greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), coalesce(restart_lsn, pg_current_wal_lsn())))::bigint,
   safe_wal_size, to_jsonb(s) ->> 'invalidation_reason'
 FROM pg_replication_slots s WHERE slot_type = 'logical' AND database = current_database()"""
+
+
+def written(session: Session, where: str) -> int:
+    """Return how far the server's WAL is written."""
+    with translated(where):
+        return lsn_number(one_row(session, "SELECT pg_current_wal_flush_lsn()::text")[0])
 
 
 def find(session: Session, name: str, where: str) -> Slot | None:

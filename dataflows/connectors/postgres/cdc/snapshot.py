@@ -21,8 +21,8 @@ from dataflows.connectors.postgres.cdc.catalog import Shape, publish, published,
 from dataflows.connectors.postgres.cdc.layouts import check_columns, check_rows
 from dataflows.connectors.postgres.cdc.names import Names
 from dataflows.connectors.postgres.cdc.positions import PART, PENDING, REBUILD, Position
-from dataflows.connectors.postgres.cdc.replication import Replication, lsn_number
-from dataflows.connectors.postgres.cdc.slots import check_slot, copy_slot, drop_slot, drop_slots, find, free
+from dataflows.connectors.postgres.cdc.replication import Replication
+from dataflows.connectors.postgres.cdc.slots import check_slot, copy_slot, drop_slot, drop_slots, find, free, written
 from dataflows.connectors.postgres.locks import share
 from dataflows.connectors.postgres.reader import LOCK_SECONDS, PostgresReader
 from dataflows.connectors.postgres.session import Session, connect, one_row, release, translated
@@ -223,9 +223,8 @@ class Snapshot:
         return replace(at, slot=name)
 
     def _check_kept(self, session: Session, name: str, told: str, kept: int) -> None:
-        with translated(self.where):
-            written = lsn_number(one_row(session, "SELECT pg_current_wal_flush_lsn()::text")[0])
-        check_slot(find(session, name, self.where), told, kept, written, self.where, shared=True)
+        there = written(session, self.where)
+        check_slot(find(session, name, self.where), told, kept, there, self.where, shared=True)
 
     def leave_own(self, generation: int) -> None:
         """Drop the own slots of a stream that reads from the shared one."""
@@ -264,8 +263,8 @@ class Snapshot:
 
     def written(self) -> int:
         """Return how far the server's WAL is written."""
-        with closing(self._connected()) as session, translated(self.where):
-            return lsn_number(one_row(session, "SELECT pg_current_wal_flush_lsn()::text")[0])
+        with closing(self._connected()) as session:
+            return written(session, self.where)
 
     def _same(self, session: Session, at: Position) -> Shape:
         now = shape(session, self.table, self.where)

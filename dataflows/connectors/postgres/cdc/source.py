@@ -15,11 +15,10 @@ from dataflows.connectors.postgres.cdc.layouts import Layouts
 from dataflows.connectors.postgres.cdc.names import Names
 from dataflows.connectors.postgres.cdc.positions import PART, PENDING, Position
 from dataflows.connectors.postgres.cdc.reader import ChangeReader, decoder_of
-from dataflows.connectors.postgres.cdc.replication import lsn_number
-from dataflows.connectors.postgres.cdc.slots import drop_slot, drop_slots, find, newest
+from dataflows.connectors.postgres.cdc.slots import drop_slot, drop_slots, find, newest, written
 from dataflows.connectors.postgres.cdc.snapshot import Snapshot
 from dataflows.connectors.postgres.privileges import mark_unreadable
-from dataflows.connectors.postgres.session import connect, one_row, release, translated
+from dataflows.connectors.postgres.session import connect, release, translated
 from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.connectors.streaming import Beginning, Restarted, SlotHealth, StreamOrder
 from dataflows.data.changes import CHANGE, CHANGE_COLUMN
@@ -133,9 +132,7 @@ class PostgresChanges:
         at = Position.parse(positions.get(PART, PENDING))
         if at is None:
             return {}
-        with translated(self._where):
-            written = one_row(self._session, "SELECT pg_current_wal_flush_lsn()::text")[0]
-        return {PART: max(0, lsn_number(written) - max(at.lsn, self._begun.seen))}
+        return {PART: max(0, written(self._session, self._where) - max(at.lsn, self._begun.seen))}
 
     def slot(self) -> SlotHealth | None:
         """Return the slot that the pipeline made last, or else that of its set, with what it keeps for this one."""
@@ -144,18 +141,22 @@ class PostgresChanges:
             one = find(self._session, self._names.shared, self._where)
         if one is None:
             return None
-        retained = one.retained
-        if one.name == self._names.shared and one.pid is not None:
-            kept = self._snapshot.kept if self._snapshot is not None else 0
-            retained = min(retained, max(0, self._begun.written() - kept)) if kept else 0
+        retained, kept = one.retained, self._committed
+        if one.name == self._names.shared and (kept or one.pid is not None):
+            retained = min(retained, max(0, written(self._session, self._where) - kept)) if kept else 0
         return SlotHealth(one.name, one.pid is not None, one.status, retained, one.room)
 
+    @property
+    def _committed(self) -> int:
+        """The place up to which the sink has the changes; 0 before they are read."""
+        return self._snapshot.kept if self._snapshot is not None else 0
+
     def give_up(self, name: str) -> None:
-        """Drop a slot, if it is there; that of a set is kept for other members that read from it."""
+        """Drop a slot, if it is there; that of a set is kept for other members once this one has read from it."""
         found = find(self._session, name, self._where)
         if found is None:
             return
-        if name != self._names.shared or found.pid is None:
+        if name != self._names.shared or (found.pid is None and not self._committed):
             drop_slot(self._session, name, self._where)
         elif self._company is not None:
             self._company.give_up()

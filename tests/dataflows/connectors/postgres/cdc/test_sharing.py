@@ -17,6 +17,9 @@ import pytest
 
 from dataflows.connectors.postgres.cdc.holds import LEFT_SECONDS, Holds
 from dataflows.connectors.postgres.cdc.names import publication_name
+from dataflows.connectors.postgres.cdc.replication import lsn_number
+from dataflows.connectors.registry import open_source
+from dataflows.runs.job import Job
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 from tests.dataflows.connectors.postgres.cdc.test_slot_limits import WAL
 
@@ -97,6 +100,23 @@ class Members:
             lambda: self.slots() == [self.slot] and all(f'"slot":"{self.slot}"' in self.at(one) for one in running),
             "not all read from the shared slot",
         )
+
+    def is_kept_by(self, one: Changes) -> bool:
+        """True if the slot stays although a member gives it up that has all changes of it."""
+        source = open_source(Job.from_task(self.task(one)).source)
+        try:
+            source.describe()
+            now = one.value("SELECT pg_current_wal_lsn()")
+            source._begun.kept = lsn_number(now)
+            one.do("DELETE FROM {s} WHERE id = 2", WAL)
+            health = source.slot()
+            assert health is not None
+            assert not health.active
+            assert health.retained <= one.value(f"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{now}')::bigint")
+            source.give_up(self.slot)
+        finally:
+            source.close()
+        return self.slots() == [self.slot]
 
     def at(self, one: Changes) -> str:
         """Return a member's position, as text."""
@@ -232,6 +252,7 @@ def test_the_last_member_that_is_deleted_takes_the_slot_along(members: Members) 
     members.start(*made)
     members.until_shared()
     members.stop()
+    assert members.is_kept_by(made[0]), "while no process reads it, one that has what there is drops it for nobody"
     publication = f"SELECT count(*) FROM pg_publication_tables WHERE pubname = '{members.slot}'"
     for left in (1, 0):
         cleanup = members.task(made[left]) | {"run": "r2", "kind": "cleanup"}
@@ -268,6 +289,12 @@ def test_a_list_of_members_that_is_lost_keeps_the_slot_for_all(tmp_path: Path) -
     assert lost.least(1.0, 60) == (60, ["b"])
     lost.wait("c", 30.0)  # it asks before it has caught up, and reads from the slot later on
     lost.keep("c", 60)
+    file.with_suffix(".new").mkdir()
+    lost.keep("d", 70)
+    assert not file.exists(), "a list that cannot be written is none, not one of before"
+    file.with_suffix(".new").rmdir()
+    lost.leave("d", 0.0, 0.0)
+    assert lost.least(2.0, 90) == (60, ["d"])
     next_one = Holds(file)
     next_one.begin(60, 2.0, new=False)
     assert next_one.least(3.0, 90) == (60, [])
