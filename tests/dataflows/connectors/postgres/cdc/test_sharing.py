@@ -18,6 +18,7 @@ import pytest
 from dataflows.connectors.postgres.cdc.holds import LEFT_SECONDS, Holds
 from dataflows.connectors.postgres.cdc.names import publication_name
 from dataflows.connectors.postgres.cdc.replication import lsn_number
+from dataflows.connectors.postgres.cdc.source import PostgresChanges
 from dataflows.connectors.registry import open_source
 from dataflows.runs.job import Job
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
@@ -104,6 +105,7 @@ class Members:
     def is_kept_by(self, one: Changes) -> bool:
         """True if the slot stays although a member gives it up that has all changes of it."""
         source = open_source(Job.from_task(self.task(one)).source)
+        assert isinstance(source, PostgresChanges)
         try:
             source.describe()
             now = one.value("SELECT pg_current_wal_lsn()")
