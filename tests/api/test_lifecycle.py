@@ -216,14 +216,12 @@ def test_delete_keeps_the_table_and_forgets_the_pipeline(running: Project, made:
 
 def test_delete_with_a_run_in_progress(running: Project, slow: str) -> None:
     process = running.start("delete", slow, "--yes", "--json")
-    until(
-        lambda: (
-            running.done("status", slow)["pipeline"]["status"] == "deleting"
-            if running.do("status", slow).code == 0
-            else True
-        ),
-        "it to be asked for",
-    )
+
+    def asked_for() -> bool:
+        said = running.do("status", slow, "--json")
+        return said.code == 3 or said.json["pipeline"]["status"] == "deleting"
+
+    until(asked_for, "it to be asked for")
     process.kill()
 
 
