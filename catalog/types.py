@@ -130,7 +130,7 @@ def fits(value: SqlType, target: SqlType) -> bool:
 
 _WIDER: Final = {
     ("real", "double precision"), ("uuid", "text"), ("uuid", "character varying"),
-    ("json", "text"), ("label", "text"), ("json", "jsonb"),
+    ("json", "text"), ("label", "text"), ("json", "jsonb"), ("jsonb", "json"),
     ("smallint", "double precision"), ("integer", "double precision"),
 }  # fmt: skip
 

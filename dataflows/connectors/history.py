@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from dataflows.data.tables import Column, Table
-from penstock.errors import MissingColumn
+from dataflows.data.types import column_type, fits
+from penstock.errors import MissingColumn, SchemaMismatch
 
-__all__ = ["HISTORY", "check_history", "history_columns"]
+__all__ = ["HISTORY", "check_history", "check_validity", "history_columns"]
 
 HISTORY: Final = ("valid_from", "valid_to", "is_current")
 """Columns that `scd2` maintains itself."""
@@ -29,3 +30,24 @@ def check_history(table: Table, where: str) -> None:
         if table.column(name) is None:
             hint = f"`scd2` maintains {', '.join(HISTORY)}: add them, or write to a table that does not exist yet"
             raise MissingColumn(f"{table.name} has no such column", where=where, value=name, hint=hint)
+
+
+def check_validity(table: Table, version: str, where: str) -> None:
+    """Refuse a table whose history columns cannot hold each value of its column `version`, as it is.
+
+    Raises:
+        SchemaMismatch: by column.
+    """
+    versions = table.column(version)
+    for wanted in history_columns(versions) if versions is not None else ():
+        column = table.column(wanted.name)
+        if column is None:
+            continue
+        what = f"`{column.name}` of {table.name} is {column.type}"
+        hint = f"make it {wanted.type}{'' if wanted.nullable else ' NOT NULL'}, as `scd2` itself does"
+        if column.generated:
+            raise SchemaMismatch(f"`{column.name}` of {table.name} is computed by the server", where=where, hint=hint)
+        if not fits(column_type(wanted), column_type(column)):
+            raise SchemaMismatch(f"{what}, and cannot hold each {wanted.type}", where=where, hint=hint)
+        if wanted.nullable and not column.nullable:
+            raise SchemaMismatch(f"{what} NOT NULL, and is NULL in current rows", where=where, hint=hint)

@@ -36,6 +36,7 @@ __all__ = [
     "null_cursor_error",
     "open_transaction_notes",
     "risks",
+    "text_window",
     "time_window",
     "window_edge",
 ]
@@ -81,6 +82,8 @@ class Evidence:
     """Time zone assumed for times without one, and where it comes from."""
     client: bool = False
     """True if the catalog shows that values come from programs, not from the server."""
+    alike: str | None = None
+    """Collation that treats different texts of the column as equal; None if its collation treats none so."""
     no_catalog: bool = False
     """True if the source has no catalog, so that the origin of values is unknown."""
 
@@ -161,6 +164,10 @@ def _unsafe(evidence: Evidence, rule: CursorRule) -> tuple[str, str] | None:
         what = f"{name} ({column.type}) has no default: programs make its values, and one that follows a greater one"
         hint = "set `cursor: {ordered: true}` if each new value is greater than all before, or use a time with a lag"
         return f"{what} would never be read", hint + OR_XMIN
+    if evidence.alike and not rule.idempotent:
+        what = f"{name} ({column.type}) has a collation ({evidence.alike}) by which different texts are equal"
+        hint = "write: merge, which reads them again; or read a view that gives it a binary collation"
+        return f"{what}: a new row can get a value already read", hint + OR_XMIN
     return None
 
 
@@ -195,6 +202,8 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
     if evidence.is_time and evidence.unit > MICROSECOND:
         ends = "is read again by each run until it is over" if rule.idempotent else "is read when it is over"
         notes.append(f"{name} has a resolution of {_unit(evidence.unit)}: the current one {ends}")
+    if evidence.alike:
+        notes.append(f"{name} has a collation ({evidence.alike}) by which texts are equal: the last are read again")
     if rule.lag:
         notes.append(f"{name}: a row that is committed more than {rule.lag} after its cursor's value is not read")
     elif evidence.default:
@@ -207,6 +216,14 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
             "is not read; if they do not, choose a time with a lag, or `xmin` on PostgreSQL"
         )
     return tuple(notes)
+
+
+def text_window(last: str | None, greatest: str, before: str | None) -> Window:
+    """Return the window up to `greatest`, to which different texts are equal; its position stays at `before`.
+
+    `before` is the greatest text that is less; None if no text of the window is.
+    """
+    return Window(last, greatest, reached=before if before is not None else last or "")
 
 
 def null_cursor_error(column: Column, where: str) -> BadData:

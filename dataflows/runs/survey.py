@@ -20,7 +20,7 @@ from dataflows.connectors.abilities import (
     Windowed,
 )
 from dataflows.connectors.contract import Method, Source, Target
-from dataflows.connectors.history import history_columns
+from dataflows.connectors.history import check_validity, history_columns
 from dataflows.connectors.publication import check_no_streams
 from dataflows.connectors.state import Loaded, StreamState
 from dataflows.connectors.streaming import Streaming
@@ -318,6 +318,8 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
         check_mapping(job.spec, job.pipeline, ends.source, table, mapping, keeps_values=not last)
     version = version_of(job, mapping)
     whole = job.write in {"merge", "scd2"} and check_keyed(job, mapping, table, key, version, ends.target)
+    if job.write == "scd2" and version is not None:
+        check_validity(there, version, f"{job.pipeline}: spec.sink")
     if job.reload is not None and job.shadowed:
         method = _reloading(job, ends.target, mapping, there, key) or method
     return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)

@@ -6,9 +6,9 @@ import re
 from typing import Final
 
 from dataflows.data.tables import Column
-from dataflows.data.types import column_type, parse_type
+from dataflows.data.types import carried, column_type, parse_type
 
-__all__ = ["ddl_type", "select_item", "source_column"]
+__all__ = ["bound_type", "ddl_type", "select_item", "source_column"]
 
 _SAME: Final = {
     "BOOLEAN": "boolean", "SMALLINT": "smallint", "INTEGER": "integer", "BIGINT": "bigint", "FLOAT": "real",
@@ -18,9 +18,9 @@ _SAME: Final = {
 }  # fmt: skip
 _SOURCE_TYPES: Final = {
     "TINYINT": "smallint", "UTINYINT": "smallint", "USMALLINT": "integer", "UINTEGER": "bigint",
-    "UBIGINT": "numeric(20,0)", "HUGEINT": "numeric(39,0)", "UHUGEINT": "numeric(39,0)", "JSON": "json",
-    "INTERVAL": "interval", "BIT": "bit varying", "TIME WITH TIME ZONE": "time with time zone",
-    "TIMESTAMP_S": "timestamp without time zone", "TIMESTAMP_MS": "timestamp without time zone",
+    "UBIGINT": "numeric(20,0)", "HUGEINT": "numeric(39,0)", "UHUGEINT": "numeric(39,0)", "BIGNUM": "numeric",
+    "JSON": "json", "INTERVAL": "interval", "BIT": "bit varying", "TIME WITH TIME ZONE": "time with time zone",
+    "TIMESTAMP_S": "timestamp(0) without time zone", "TIMESTAMP_MS": "timestamp(3) without time zone",
 }  # fmt: skip
 """Types that are read as another type, which holds all their values."""
 _SINK_TYPES: Final = {
@@ -52,6 +52,12 @@ def ddl_type(column: Column) -> str:
     if kind.name == "numeric" and kind.precision is not None:
         return f"DECIMAL({kind.precision},{kind.scale})"
     return _DECLARED.get(kind.name, "VARCHAR")
+
+
+def bound_type(column: Column) -> str:
+    """Return the type of a range's bound: one that holds each value of the column, and compares exactly with it."""
+    kind = column_type(column)
+    return "BIGNUM" if kind.name == "numeric" and carried(kind) else ddl_type(column)
 
 
 def select_item(name: str, column: Column, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -24,8 +25,10 @@ CACHED_SECONDS: Final = 0.11
 """The server shows the same list again for 0.1 s after each time that anyone has read it."""
 START_MARGIN: Final = timedelta(seconds=1)
 """Transactions are listed with the whole second in which they began, and may have begun up to 1 s earlier."""
+EXACT: Final = ("_nopad_bin", "_0900_bin", "binary")
+"""Ends of the names of collations in which only identical texts are equal; others ignore blanks at the end."""
 _COLUMN: Final = """
-SELECT column_default, extra, column_type, data_type FROM information_schema.columns
+SELECT column_default, extra, column_type, data_type, collation_name FROM information_schema.columns
 WHERE table_schema = ? AND table_name = ? AND column_name = ?"""
 _OPEN: Final = """/* {mark} */ SELECT
 max(IF(trx_mysql_thread_id IN (0, CONNECTION_ID()) OR trx_is_read_only, NULL,
@@ -41,7 +44,7 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
         SchemaMismatch: it is an enum or a set, which is ordered in one way and compared in another.
     """
     found = session.rows(_COLUMN, (name.schema, name.name, column.name))
-    default, extra, _, kind = found[0] if found else (None, "", "", "")
+    default, extra, _, kind, collation = found[0] if found else (None, "", "", "", None)
     if _text(kind) in {"enum", "set"}:
         what, hint = (
             f"`{column.name}` of type {_text(kind)} cannot be a cursor",
@@ -57,9 +60,9 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
     if parse_type(column.type).name in {"date", "timestamp without time zone"}:
         zone = rule.timezone or _zone(session)
     random = said is not None and "uuid()" in said.lower()
-    return Evidence(
-        column, said, nodes=nodes, random=random, hidden_writers=hidden_writers(session), zone=zone, client=said is None
-    )
+    alike = None if collation is None or _text(collation).endswith(EXACT) else _text(collation)
+    evidence = Evidence(column, said, nodes=nodes, random=random, zone=zone, client=said is None, alike=alike)
+    return replace(evidence, hidden_writers=hidden_writers(session))
 
 
 def _text(value: Any) -> str:

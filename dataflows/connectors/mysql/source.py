@@ -23,12 +23,14 @@ from dataflows.connectors.mysql.types import array, bound, dated, is_binary, sel
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.windows import (
+    Evidence,
     check_cursor,
     format_time,
     future_row_notes,
     null_cursor_error,
     open_transaction_notes,
     risks,
+    text_window,
     time_window,
     window_edge,
 )
@@ -132,7 +134,7 @@ class MysqlSource:
             if self.session.rows(f"SELECT 1 FROM {self.name.sql} WHERE {condition} LIMIT 1"):
                 raise null_cursor_error(cursor, self._where)
         if not evidence.is_time:
-            return self._value_window(cursor, last)
+            return self._value_window(evidence, last)
         clock, seen = horizon(self.session, evidence, rule, self._where)
         edge = window_edge(evidence, rule, clock)
         found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
@@ -150,17 +152,20 @@ class MysqlSource:
         note = short_lag(self.session, rule.lag)
         return (*risks(evidence, rule), note) if note else risks(evidence, rule)
 
-    def _value_window(self, cursor: Column, last: str | None) -> Window:
+    def _value_window(self, evidence: Evidence, last: str | None) -> Window:
+        cursor = evidence.column
         end = greatest_of(self.session, self.name, cursor)
         upper = None if end is None else str(int(end) - 1)
         found = self._greatest(cursor, Split(0, last, upper))
         if found is not None:
             self._await_writers()
+        if found is not None and evidence.alike:
+            return text_window(last, found, self._greatest(cursor, Split(0, last, found), "<"))
         beyond = 0 if upper is None else self._rows_above(cursor, upper)
         return Window(last, found, notes=future_row_notes(cursor, beyond, above=True))
 
-    def _greatest(self, cursor: Column, split: Split) -> str | None:
-        name, condition = quoted(cursor.name), self._range(cursor, split)
+    def _greatest(self, cursor: Column, split: Split, upper: str = "<=") -> str | None:
+        name, condition = quoted(cursor.name), ranged(self.session, self.name, cursor, split, upper)
         query = f"SELECT {self._bounds(cursor, 'k')} FROM (SELECT max({name}) AS k FROM {self.name.sql} WHERE "
         return _bound(self.session.rows(f"{query}{condition}) s"))
 
@@ -234,11 +239,11 @@ class MysqlSource:
         self.session.close()
 
 
-def ranged(session: Session, name: TableName, key: Column | None, split: Split) -> str:
-    """Return the condition of a split."""
+def ranged(session: Session, name: TableName, key: Column | None, split: Split, upper: str = "<=") -> str:
+    """Return the condition of a split; `upper` is how values compare with its upper bound."""
     parts = [
         f"{quoted(key.name)} {sign} {text_literal(session, name, key, text) or bound(key, text, session.literal)}"
-        for sign, text in ((">", split.lower), ("<=", split.upper))
+        for sign, text in ((">", split.lower), (upper, split.upper))
         if key is not None and text is not None
     ]
     return " AND ".join(parts) or "1 = 1"

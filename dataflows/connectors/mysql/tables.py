@@ -114,8 +114,9 @@ def describe(session: Session, name: TableName, where: str, *, sink: bool) -> Ta
         hint = did_you_mean(name.name, known) or "write it as database.table; this user sees no similar name"
         raise MissingTable("there is no such table", where=where, value=str(name), hint=hint)
     kinds = natives(session, name)
+    parsed = sink and not session.mariadb  # MariaDB stores a document as the text that it gets
     columns = tuple(
-        Column(row[0], spelled(*kinds[row[0]], sink=sink), bool(row[3]), bool(row[4]), bool(row[5]))
+        Column(row[0], spelled(*kinds[row[0]], sink=sink, parsed=parsed), bool(row[3]), bool(row[4]), bool(row[5]))
         for row in session.rows(_COLUMNS, of)
     )
     keys: dict[str, list[str] | None] = {}

@@ -75,8 +75,10 @@ _ZERO: Final = r"^(?:0000-|\d{4}-00|\d{4}-\d\d-00)"
 _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 
 
-def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a table of types
+def spelled(name: str, text: str, *, sink: bool, parsed: bool = True) -> str:  # noqa: PLR0911 - a table of types
     """Return a column's type; `name` and `text` are its DATA_TYPE and COLUMN_TYPE.
+
+    `parsed` is true if the server keeps the values of a document, and not its text.
 
     A sink's `year` and `set`, floats with a fixed scale and types without a counterpart keep a name that no value fits;
     its `char` drops blanks at the end, as `character` ignores them.
@@ -97,7 +99,7 @@ def spelled(name: str, text: str, *, sink: bool) -> str:  # noqa: PLR0911 - a ta
         return f"character{'' if sink and name == 'char' else ' varying'}({inner})"
     if (sink and name == "set") or (sink and name in {"float", "double"} and inner):
         return f"mysql {text}"
-    return "jsonb" if sink and name == "json" else _SPELLED.get(name, f"mysql {name}")
+    return "jsonb" if sink and parsed and name == "json" else _SPELLED.get(name, f"mysql {name}")
 
 
 def select_item(column: Column, native: str) -> str:

@@ -30,6 +30,7 @@ from dataflows.connectors.windows import (
     null_cursor_error,
     open_transaction_notes,
     risks,
+    text_window,
     time_window,
     window_edge,
 )
@@ -164,7 +165,7 @@ def cursor_window(
         if column.nullable and session.execute(unset).fetchone():
             raise null_cursor_error(column, where)
     if not evidence.is_time:
-        return _value_window(session, table, column, last, where)
+        return _value_window(session, table, evidence, last, where)
     return _time_window(session, table, evidence, last, rule, where, dsn)
 
 
@@ -191,8 +192,9 @@ ENDLESS_VERSION: Final = 140000
 """First server version with infinite numbers, which are less than NaN."""
 
 
-def _value_window(session: Session, table: Table, column: Column, last: str | None, where: str) -> Window:
+def _value_window(session: Session, table: Table, evidence: Evidence, last: str | None, where: str) -> Window:
     """Return the window up to the greatest value; without ``max``, which older servers lack for uuid."""
+    column = evidence.column
     name, kind, of = escaped(quoted(column.name)), column.type, escaped(table.name.sql)
     greatest = MAX_VALUES.get(parse_type(kind).name)
     if greatest == "NaN" and session.info.server_version >= ENDLESS_VERSION:
@@ -200,14 +202,21 @@ def _value_window(session: Session, table: Table, column: Column, last: str | No
     base = parse_type(kind).name
     above = "true" if last is None else f"{name} > {escaped(bound_literal(last, kind))}"
     below = "true" if greatest is None else f"{name} < '{greatest}'::{base}"
-    top = f"SELECT {name} AS top FROM {of} WHERE {above} AND {below} ORDER BY {name} DESC LIMIT 1"
+
+    def top(limit: str) -> str | None:
+        newest = f"SELECT {name} AS top FROM {of} WHERE {above} AND {limit} ORDER BY {name} DESC LIMIT 1"
+        query = f"SELECT (SELECT {bound_sql(session, 'top', kind)} FROM ({newest}) newest)"
+        return bound_of(one_row(session, query, {})[0], kind)
+
     with translated(where):
-        query = f"SELECT (SELECT {bound_sql(session, 'top', kind)} FROM ({top}) newest)"
-        found = bound_of(one_row(session, query, {})[0], kind)
+        found = top(below)
         beyond = f"SELECT count(*) FROM {of} WHERE {name} >= '{greatest}'::{base}"
         rows = int(one_row(session, beyond, {})[0]) if greatest is not None else 0
     if found is not None:
         await_writers(session, table, where)
+    if found is not None and evidence.alike:
+        with translated(where):
+            return text_window(last, found, top(f"{name} < {escaped(bound_literal(found, kind))}"))
     return Window(last, found, notes=future_row_notes(column, rows, above=True))
 
 

@@ -26,7 +26,7 @@ from dataflows.connectors.postgres.swap import (
     move_in,
     replace_method,
 )
-from dataflows.connectors.postgres.tables import TableName, check_exact_key, describe, find
+from dataflows.connectors.postgres.tables import TableName, check_exact_key, check_updatable, describe, find
 from dataflows.connectors.postgres.writer import PostgresSink
 from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.checks import check_key, check_names, check_sink, duplicates
@@ -92,6 +92,9 @@ class PostgresTarget:
             check_exact_key(self.session, self.table, self.owner.write.key, where)
         if self.owner.write.write == "merge":
             check_key(table, self.owner.write.key, where)
+        if self.owner.write.write == "merge" or self.owner.changes:
+            others = [one.name for one in columns if one.name not in self.owner.write.key]
+            check_updatable(self.session, self.table, others, where)
         if self.owner.changes:
             check_emptied(self.session, self.table, "the snapshot", self.place.where)
         check_sharing(self.state, self.owner, self.table, self.place)

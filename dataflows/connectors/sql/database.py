@@ -198,6 +198,9 @@ class Database(Protocol):
     def collated(self, name: ObjectName, key: Sequence[str]) -> str | None:
         """Return the first key column whose collation treats different texts as equal; None if there is none."""
 
+    def alike(self, name: ObjectName, column: Column) -> str | None:
+        """Return the collation by which different texts of a column are equal; None if its collation has none such."""
+
     def referrer(self, name: ObjectName) -> str | None:
         """Return an enforced foreign key, and its table, that prevents the table from being emptied; None if none."""
 

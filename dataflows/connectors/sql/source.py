@@ -24,6 +24,7 @@ from dataflows.connectors.windows import (
     future_row_notes,
     null_cursor_error,
     risks,
+    text_window,
     time_window,
     window_edge,
 )
@@ -98,7 +99,7 @@ class DatabaseSource:
                 raise self._of_another_class(cursor)
             if evidence.is_time:
                 return self._time_window(database, evidence, last, rule)
-            return self._value_window(database, cursor, last)
+            return self._value_window(database, evidence, last)
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         with closing(self._opened()) as database:
@@ -121,7 +122,8 @@ class DatabaseSource:
             whole = database.rows(query)[0][0]
         if kind in {"date", "timestamp without time zone"}:
             zone = rule.timezone or "UTC"
-        evidence = Evidence(cursor, whole_seconds=bool(whole), zone=zone, client=not cursor.default)
+        alike = database.alike(self.name, cursor) if column_type(cursor).text else None
+        evidence = Evidence(cursor, whole_seconds=bool(whole), zone=zone, client=not cursor.default, alike=alike)
         check_cursor(evidence, rule, self._where)
         if not database.comparable(cursor):
             what = f"the database does not order `{cursor.name}` of type {cursor.type} as that type is ordered"
@@ -138,15 +140,18 @@ class DatabaseSource:
         later = self._count(database, column, Split(0, spell(edge.now), None))
         return replace(time_window(edge, column, last, found, spell), notes=future_row_notes(column, later))
 
-    def _value_window(self, database: Database, column: Column, last: str | None) -> Window:
+    def _value_window(self, database: Database, evidence: Evidence, last: str | None) -> Window:
+        column = evidence.column
         end = MAX_VALUES.get(parse_type(column.type).name)
         below = str(int(end) - 1) if end is not None and end.isdecimal() else None
         found = self._greatest(database, column, Split(0, last, below))
+        if found is not None and evidence.alike:
+            return text_window(last, found, self._greatest(database, column, Split(0, last, found), "<"))
         beyond = self._count(database, column, Split(0, below, None)) if below is not None else 0
         return Window(last, found, notes=future_row_notes(column, beyond, above=True))
 
-    def _greatest(self, database: Database, column: Column, split: Split) -> str | None:
-        condition, values = _range(database, column, split)
+    def _greatest(self, database: Database, column: Column, split: Split, upper: str = "<=") -> str | None:
+        condition, values = _range(database, column, split, upper)
         greatest = database.key_text(column, f"max({quoted(column.name)})")
         query = f"SELECT {greatest} FROM {self.name.sql} WHERE {condition}"
         found = database.bounds(query, values, column)
@@ -214,10 +219,10 @@ def _spelled(at: datetime, kind: str, *, like: str) -> str:
     return f"{text}Z" if kind == "timestamp with time zone" else text
 
 
-def _range(database: Database, key: Column | None, split: Split) -> tuple[str, list[Any]]:
-    """Return the condition of a split, and the values of its placeholders."""
+def _range(database: Database, key: Column | None, split: Split, upper: str = "<=") -> tuple[str, list[Any]]:
+    """Return the condition of a split, and the values of its placeholders; `upper` compares with its upper bound."""
     parts, values = [], []
-    for sign, text in ((">", split.lower), ("<=", split.upper)):
+    for sign, text in ((">", split.lower), (upper, split.upper)):
         if key is not None and text is not None:
             parts.append(f"{quoted(key.name)} {sign} {database.bound(key)}")
             values.append(database.value(key, text))

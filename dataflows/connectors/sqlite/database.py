@@ -48,6 +48,10 @@ _NO_SYNTAX: Final = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]
 _DROPPING: Final = re.compile(r"\bON\s+CONFLICT\s+(REPLACE|IGNORE)\b", re.IGNORECASE)
 
 
+_COMPARING: Final = {"Eq", "Ne", "Lt", "Le", "Gt", "Ge"}
+"""Instructions of SQLite's virtual machine that compare two values, by the collation in their fourth operand."""
+
+
 class NotUtf8Error(BadData):
     """A text that is not UTF-8 was read strictly."""
 
@@ -196,6 +200,12 @@ class SqliteDatabase:
         )
         found = {column: collation for column, collation in self.rows(query, (name.name,)) if collation != "BINARY"}
         return next((one for one in key if one in found), None)
+
+    def alike(self, name: ObjectName, column: Column) -> str | None:
+        """Look at how SQLite compares the column, since it lists the collations of indexes only."""
+        steps = self.rows(f"EXPLAIN SELECT +{quoted(column.name)} > '' FROM {name.sql}")
+        found = {str(step[5]).rpartition("-")[0] for step in steps if step[1] in _COMPARING}
+        return next(iter(found - {"BINARY", ""}), None)
 
     def referrer(self, name: ObjectName) -> str | None:
         """Return None: SQLite enforces foreign keys only in sessions that ask for it, which these do not."""

@@ -1,4 +1,4 @@
-"""A table that somebody alters while a session writes to it: the next split is not committed, whatever would fit."""
+"""A table that is altered while a session writes to it, so that no split is committed, or that computes a column."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from dataflows.data.splits import Split
 from penstock.errors import Unavailable
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
-from tests.dataflows.connectors.conftest import System
+from tests.dataflows.connectors.conftest import Flows, System
 from tests.dataflows.connectors.test_remade import do
+from tests.pairs import all_pairs
 
 FUNCTION = (
     "CREATE FUNCTION upper_name() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.name := upper(new.name); "
@@ -74,3 +75,22 @@ def test_a_split_into_a_table_that_was_altered_meanwhile_is_not_committed(
             writer.write(run.chunk(2, made_rows(range(6, 9))))
             run.end(writer, 2, 3)
     assert system.ids() == list(range(6))
+
+
+@all_pairs(name=["postgres", "mysql", "sqlite", "duckdb"], write=["append", "merge", "replace"])
+def test_a_column_that_the_server_computes_is_refused(
+    new_system: Callable[[str], System], into: Flows, name: str, write: str
+) -> None:
+    system = new_system(name)
+    stored = {"duckdb": "VIRTUAL", "mysql": "VIRTUAL"}.get(name, "STORED")
+    do(
+        system,
+        "CREATE TABLE copied (id INTEGER PRIMARY KEY, name TEXT, "
+        f"price DOUBLE PRECISION GENERATED ALWAYS AS (id * 2) {stored})",
+    )
+    error = into(system, write, **({"key": ["id"]} if write == "merge" else {})).failed("r1")
+    assert (error["code"], "`price`" in error["what"], "computed" in error["what"]) == (
+        "schema.mismatch",
+        True,
+        True,
+    ), error

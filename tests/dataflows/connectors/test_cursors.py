@@ -1,4 +1,4 @@
-"""A row without a cursor: the run is refused and nothing is written; once it has one, all rows are read."""
+"""Rows whose cursor is in no window, since it is NULL, or equal to one that was read, by its collation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import closing
 
 import duckdb
 import psycopg
+import pytest
 
 from tests.dataflows.connectors.conftest import Flows, SourceFile, System
 from tests.pairs import all_pairs
@@ -48,3 +49,30 @@ def test_a_row_without_a_cursor_is_refused_and_nothing_is_written(
     ask(system, "UPDATE copied SET n = 2, seen = '2024-01-02 00:00:00.25' WHERE id = 2")
     assert flow.completed("r2") == 3
     assert source_file.rows("SELECT id FROM back ORDER BY id") == [(1,), (2,), (3,)]
+
+
+IGNORING_CASE = {"postgres": "no_case", "mysql": "utf8mb4_general_ci", "sqlite": "NOCASE", "duckdb": "NOCASE"}
+
+
+@pytest.mark.parametrize("name", IGNORING_CASE)
+def test_texts_that_a_collation_takes_for_equal_are_all_read(
+    new_system: Callable[[str], System], source_file: SourceFile, out_of: Flows, name: str
+) -> None:
+    system = new_system(name)
+    if name == "postgres":
+        ask(system, "CREATE COLLATION no_case (locale = 'C')")  # a build may lack ICU
+        ask(system, "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'no_case'")
+    kind = f"VARCHAR(9) COLLATE {IGNORING_CASE[name]} NOT NULL"
+    ask(system, f"CREATE TABLE codes (id INTEGER PRIMARY KEY, code {kind})")
+    ask(system, "CREATE VIEW copied AS SELECT id, code FROM codes")
+    flow = out_of(system, "append")
+    flow.source["cursor"] = {"field": "code", "ordered": True}
+    error = flow.failed("r")
+    assert (error["code"], IGNORING_CASE[name] in error["what"]) == ("refused", True), error
+    flow.sink |= {"write": "merge", "key": ["id"]}
+    for at, code in enumerate("AabbB"):
+        ask(system, f"INSERT INTO codes VALUES ({at}, '{code}')")
+        flow.completed(f"r{at}")
+    ids = [row[0] for row in source_file.rows("SELECT id FROM back ORDER BY id")]
+    assert ids == ([0, 1, 2, 3] if name == "postgres" else [0, 1, 2, 3, 4])  # its collation takes none for equal
+    assert flow.completed("r9") == len(ids) - 2

@@ -34,6 +34,7 @@ AT = Column("at", "timestamp with time zone", nullable=False)
 DAY = Column("day", "date", nullable=False)
 SECOND = Column("at", "timestamp(0) without time zone", nullable=False)
 MILLI = Column("at", "timestamp(3) with time zone", nullable=False)
+CODE = Column("code", "text", nullable=False)
 XID = Column(XMIN, "bigint", nullable=False, hidden=True)
 REPLICA = "the server is a hot standby"
 
@@ -55,6 +56,7 @@ REPLICA = "the server is a hot standby"
         (Evidence(AT, whole_seconds=True), ONCE, "resolution of 1 second"),
         (Evidence(XID), ONCE, "merge"),
         (Evidence(ID, client=True), ONCE, "has no default"),
+        (Evidence(CODE, alike="NOCASE"), CursorRule(ordered=True), "NOCASE"),
     ],
 )
 def test_a_cursor_that_would_lose_rows_is_refused_with_evidence_and_remedy(
@@ -77,6 +79,7 @@ def test_a_cursor_that_would_lose_rows_is_refused_with_evidence_and_remedy(
         (Evidence(DAY, zone="America/New_York"), LAG, "America/New_York"),
         (Evidence(DAY), AGAIN, "read again"),
         (Evidence(XID), AGAIN, "whole table"),
+        (Evidence(CODE, alike="NOCASE"), AGAIN, "NOCASE"),
     ],
 )
 def test_risks_are_named_with_their_evidence(evidence: Evidence, rule: CursorRule, said: str) -> None:

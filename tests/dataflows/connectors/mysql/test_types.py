@@ -138,3 +138,26 @@ def test_a_uuid_can_be_a_key_on_servers_without_such_a_type(uuids: bool, made: s
     assert column.type == made
     assert key_obstacle([column], ["id"], 16384, named=False) is None
     assert fits(parse_type("uuid"), parse_type(made))
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_mariadb_keeps_the_text_of_a_document(
+    mariadb: MysqlServer,
+    new_schema: Callable[[], str],
+    database: str,
+    tmp_path: Path,
+    launchers: Launchers,
+    there: bool,
+) -> None:
+    schema, given = new_schema(), '{"a":  1.10, "b": [{"c": 1, "c": 2}], "a": 1e400}'
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("CREATE TABLE every (id int PRIMARY KEY, a json, b jsonb)")
+        session.execute("INSERT INTO every VALUES (1, %s, %s), (2, NULL, NULL)", (given, '{"b": 1.10}'))
+    if there:
+        mariadb.query("CREATE TABLE every (id INT PRIMARY KEY, a JSON, b JSON)", schema)
+    asked = task(mariadb, schema, database, tmp_path, "r1")
+    asked["pipeline"]["spec"]["source"] = {"connection": "lake", "object": "public.every"}
+    asked["pipeline"]["spec"]["sink"] = {"connection": "shop", "object": "every", "write": "replace"}
+    done = launchers.run(asked)
+    assert done["status"] == "completed", done["error"]
+    assert mariadb.query("SELECT * FROM every ORDER BY id", schema) == [(1, given, '{"b": 1.10}'), (2, None, None)]

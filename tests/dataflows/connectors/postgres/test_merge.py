@@ -237,6 +237,36 @@ def test_a_history_needs_its_columns(keyed: Any, launchers: Launchers) -> None:
     assert "valid_to" in launchers.run(task("r1"))["error"]["what"]
 
 
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        ("valid_from smallint, valid_to int, is_current bool", "`valid_from`"),
+        ("valid_from int, valid_to int NOT NULL, is_current bool", "`valid_to`"),
+        ("valid_from int, valid_to int, is_current text", "`is_current`"),
+        ("valid_from int, valid_to int, is_current bool GENERATED ALWAYS AS (valid_to IS NULL) STORED", "`is_current`"),
+    ],
+)
+def test_a_history_whose_columns_cannot_hold_it_is_refused(
+    keyed: Any, launchers: Launchers, history: str, said: str
+) -> None:
+    made, task = keyed("scd2", version="v")
+    made.session.execute(f"CREATE TABLE {made.target} (id int, name text, v int, {history})")
+    error = launchers.run(task("r1"))["error"]
+    assert (error["code"], said in error["what"]) == ("schema.mismatch", True), error
+
+
+@pytest.mark.parametrize("column", ["v", "id"])
+def test_an_identity_that_nobody_may_update_is_refused_outside_of_the_key(
+    keyed: Any, launchers: Launchers, column: str
+) -> None:
+    made, task = keyed()
+    kinds = dict.fromkeys(("id", "v"), "int") | {column: "int GENERATED ALWAYS AS IDENTITY"}
+    made.session.execute(f"CREATE TABLE {made.target} (id {kinds['id']} PRIMARY KEY, name text, v {kinds['v']})")
+    put(made, (7, "a", 1))
+    error = launchers.run(task("r1")).get("error")
+    assert column == "id" or (error["code"], "`v`" in error["what"]) == ("refused", True), error
+
+
 def test_keys_that_the_server_makes_are_written_as_they_come(keyed: Any, launchers: Launchers) -> None:
     made, task = keyed()
     made.session.execute(

@@ -255,6 +255,7 @@ DUCK_READ = [
     ("UUID", "'00000000-0000-0000-0000-0000000000ff'", "00000000-0000-0000-0000-0000000000ff"),
     ("ENUM('a', 'b')", "'b'", "b"), ("INTEGER[]", "[1, NULL]", "[1,null]"), ("STRUCT(a INTEGER, b VARCHAR)", "{'a': 1, 'b': 'x'}", '{"a":1,"b":"x"}'),
     ("JSON", "'{\"a\":  1}'", '{"a":  1}'), ("INTERVAL", "INTERVAL '1 month 2 days'", "1 month 2 days"), ("BLOB", "'\\x00a'::BLOB", b"\x00a"),
+    ("UHUGEINT", "340282366920938463463374607431768211455", str(2**128 - 1)), ("BIGNUM", f"'-{2**200}'", str(-(2**200))),
 ]  # fmt: skip
 
 
@@ -282,7 +283,18 @@ def test_times_that_no_other_system_can_hold(files: Files, value: str) -> None:
     assert ["`odd`" in one["reason"] for one in refused(file)] == [True]
 
 
-@pytest.mark.parametrize("kind", ["TIMESTAMP_NS", "UNION(a INTEGER, b VARCHAR)"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "TIMESTAMP_NS",
+        "UNION(a INTEGER, b VARCHAR)",
+        "TIME_NS",
+        "TIMESTAMPTZ_NS",
+        "VARIANT",
+        "TUPLE(INTEGER, INTEGER)",
+        "GEOMETRY",
+    ],
+)
 def test_types_of_duckdb_that_are_refused_by_name(
     files: Files, launchers: Launchers, tmp_path: Path, kind: str
 ) -> None:
@@ -292,6 +304,38 @@ def test_types_of_duckdb_that_are_refused_by_name(
     assert found["error"]["code"] == "schema.mismatch", found
     assert "`odd`" in found["error"]["what"]
     assert not sink.path.exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ["HUGEINT", "UHUGEINT", "BIGNUM", "UBIGINT", "DECIMAL(38,2)", "TIMESTAMP_S", "TIMESTAMP_MS"]
+)
+def test_windows_of_duckdbs_own_types(files: Files, kind: str) -> None:
+    file, last = (
+        files("duckdb"),
+        {"HUGEINT": 2**127 - 1, "UHUGEINT": 2**128 - 1, "BIGNUM": 2**200, "UBIGINT": 2**64 - 1}.get(kind, 3),
+    )
+    given = (
+        [f"'2024-01-01 00:00:0{at}'" for at in range(3)] if "_" in kind else [f"'{one}'" for one in (1, last - 1, last)]
+    )
+    file.script(
+        f"CREATE TABLE t (id INTEGER, c {kind} NOT NULL)", f"INSERT INTO t VALUES (1, {given[0]}), (2, {given[1]})"
+    )
+    source = file.source("t")
+    table = source.describe()
+    rule, cursor = CursorRule(timedelta(hours="_" in kind), ordered=True), table.columns[1]
+    order = ReadOrder(table, ["id"], cursor, pa.schema([("id", pa.int32())]), 10, lambda: None)
+
+    def found(window: Window) -> list[int]:
+        with closing(source.reader(order)) as reader:
+            chunks = [chunk for split in source.plan(table, cursor, window, 1, 0) for chunk in reader.read("00", split)]
+        return [one for chunk in chunks if chunk.data is not None for one in chunk.data.column("id").to_pylist()]
+
+    first = source.window(table, cursor, None, rule)
+    file.script(f"INSERT INTO t VALUES (3, {given[2]})")
+    assert (found(first), found(source.window(table, cursor, first.position, rule))) == ([1, 2], [3])
+    if "_" in kind:
+        with pytest.raises(Refused, match="resolution"):
+            source.window(table, cursor, None, CursorRule())
 
 
 @pytest.mark.parametrize(
