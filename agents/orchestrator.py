@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agents import queues
+from agents import comparisons, queues
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks
@@ -51,11 +51,12 @@ class Orchestrator:
     ``runs`` id -> open run; ``order`` the next place in the queue; the rest is the index of `agents.ready`. For a
     pipeline with a schedule, ``tick`` is the timer of its next tick, and ``due`` its time. A set has ``start`` while
     the runs of its members are being queued. An assigned task that waits for another one has ``after``, its id, and a
-    task that none may wait for is ``slow``.
+    task that none may wait for is ``slow``. A pipeline's ``comparing`` has timer and due time of each comparison
+    of both sides that its file asks for.
     """
 
     name = "orchestrator"
-    rules = 8
+    rules = 9
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -171,7 +172,8 @@ def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
     task = open_attempt(state, cause)
     if task is None:
         return NOTHING
-    effects = (task_closed(task, "completed"), *run_finished(state, task, "completed", cause))
+    found = comparisons.result_of(state, task, cause)
+    effects = (task_closed(task, "completed"), *run_finished(state, task, "completed", cause), *found)
     return drained(state, task["pipeline"], effects), "close", "its worker says that it is done"
 
 
@@ -194,7 +196,8 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     reason = f"{error['code']}: " + (
         "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
     )
-    effects = (task_closed(task, "failed", reason), *run_finished(state, task, "failed", cause))
+    found = comparisons.result_of(state, task, cause)
+    effects = (task_closed(task, "failed", reason), *run_finished(state, task, "failed", cause), *found)
     return drained(state, task["pipeline"], effects), "give_up", reason
 
 
@@ -203,6 +206,8 @@ def _timer(state: State, cause: Cause, policies: Policies) -> Outcome:
     name = next((name for name, one in state["pipelines"].items() if one.get("tick") == timer), None)
     if name is not None:
         return tick(state, name, policies, cause)
+    if (found := comparisons.timer_of(state, timer)) is not None:
+        return comparisons.started(state, *found, policies, cause)
     due = any(task.get("timer") == cause.payload["timer"] for task in state["tasks"].values())
     return ((), "retry", "its wait is over") if due else NOTHING
 
@@ -234,6 +239,7 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
                 task_closed(task, "cancelled", f"the pipeline is {status}"),
                 *run_finished(state, task, "stopped", cause),
             ]
+    effects += comparisons.cancelled(state, name, status)
     if whole and status in {"paused", "stopped", "deleting"}:
         effects += ended(state, cause)
     if status == "deleting" and not whole and not any(task["kind"] == "cleanup" for task in open_):
@@ -243,6 +249,7 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
             effects += tick_requested(name, pipeline, next_tick(schedule, cause.at))
         after = changed(state, cause.type, cause.payload)
         effects += relisted(after, cause, policies) if whole else started(after, name, policies, cause)
+        effects += comparisons.requested(state, cause)
     if status == "draining":
         effects += drained(changed(state, cause.type, cause.payload), name, ())
     return tuple(effects), {"active": "resume"}.get(status, status), f"the pipeline is {status}"
@@ -250,6 +257,12 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     """React to a pipeline that is new or has changed, by its schedule or as a stream."""
+    effects, action, reason = _of_change(state, cause, policies)
+    timers = comparisons.requested(state, cause)
+    return (*effects, *timers), action or "schedule", reason or f"version {cause.payload['version']}"
+
+
+def _of_change(state: State, cause: Cause, policies: Policies) -> Outcome:
     if is_set(cause.payload["pipeline"]):
         ticks, _, _ = scheduled(state, cause, policies)
         more = relisted(changed(state, cause.type, cause.payload), cause, policies)
@@ -260,6 +273,12 @@ def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
         run = named_id("run", cause.record.id)
         return run_created(after, name, policies, cause, run, {}), "start_run", f"version {cause.payload['version']}"
     return (effects, "stream", f"version {cause.payload['version']}") if effects else scheduled(state, cause, policies)
+
+
+def _set_back(state: State, cause: Cause, policies: Policies) -> Outcome:
+    effects, action, reason = clock_set_back(state, cause, policies)
+    timers = comparisons.due_again(state, cause)
+    return (*effects, *timers), action or "schedule", reason or "the clock was set back"
 
 
 def _accepted(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -279,8 +298,8 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "task.completed": _completed,
     "task.failed": _failed,
     "timer.fired": _timer,
-    "clock.set_back": clock_set_back,
-    "brain.started": clock_set_back,
+    "clock.set_back": _set_back,
+    "brain.started": _set_back,
     "pipeline.created": _changed,
     "pipeline.updated": _changed,
     "discovery.started": _discovery,

@@ -1,7 +1,8 @@
 """Assignment of tasks to workers: by priority, then by place in the queue; a task is skipped only if it cannot run.
 
-There is one queue for each kind of task. A worker takes the kinds that it named when it joined. Behind a run of a set's
-member, the worker may get the next one in advance: it begins that as soon as the run has ended, in the same process.
+There is one queue for each kind of task. A worker takes the kinds that it named when it joined; of comparisons of both
+sides, a connection has one at a time. Behind a run of a set's member, the worker may get the next one in advance: it
+begins that as soon as the run has ended, in the same process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.protocol import Draft, State
-from agents.ready import connections_of, works
+from agents.ready import COMPARING, connections_of, works
 from agents.streams import is_stream
 from agents.workload import DISCOVER
 from penstock.models.policy import OrchestratorPolicy
@@ -67,6 +68,11 @@ def _runs_on(task: dict[str, Any]) -> bool:
     return task["kind"] == "pipeline" and is_stream(task["spec"])
 
 
+def _turn(task: dict[str, Any]) -> tuple[bool, bool, int, int]:
+    """Return what tasks are sorted by: listings come first, comparisons of both sides last."""
+    return task["kind"] != "list", task["kind"] in COMPARING, -task["priority"], task["order"]
+
+
 class _Queue:
     """The tasks that are ready, without those taken so far."""
 
@@ -77,7 +83,7 @@ class _Queue:
     def first(self, room: _Room) -> tuple[dict[str, Any], str] | None:
         """Return the first task for which there is room, and its worker; None if there is none."""
         heads = (self._state["tasks"][one[self._taken[group]][2]] for group, one in self._left())
-        for task in sorted(heads, key=lambda task: (task["kind"] != "list", -task["priority"], task["order"])):
+        for task in sorted(heads, key=_turn):
             if not self._is_paused(task) and (worker := room.worker_for(task)) is not None:
                 return task, worker
         return None
@@ -106,6 +112,8 @@ class _Room:
     streams: Counter[str]
     used: Counter[str] = field(default_factory=Counter)
     runs: int = 0
+    compared: Counter[str] = field(default_factory=Counter)
+    """Comparisons of both sides by connection."""
     sets: dict[str | None, str] = field(default_factory=dict)
     """The worker of the last stream of each set."""
 
@@ -130,10 +138,12 @@ class _Room:
         self.runs += by * (task["kind"] == "pipeline")
         for name in () if task["kind"] in SHORT else connections_of(task):
             self.used[name] += by
+            self.compared[name] += by * (task["kind"] in COMPARING)
 
     def without(self, task: dict[str, Any], worker: str) -> _Room:
         """Return the room after this task."""
         after = replace(self, free=dict(self.free), streams=self.streams.copy(), used=self.used.copy())
+        after.compared = self.compared.copy()
         after.take(task, worker, -1)
         return after
 
@@ -148,6 +158,8 @@ class _Room:
         if task["kind"] not in SHORT and any(
             self.used[name] >= self.limits.per_connection for name in connections_of(task)
         ):
+            return None
+        if task["kind"] in COMPARING and any(self.compared[name] for name in connections_of(task)):
             return None
         able = [name for name in able if self.free[name] > 0]
         return min(able, key=lambda name: (-self.free[name], name), default=None)

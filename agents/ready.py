@@ -3,18 +3,19 @@
 ``open``: the tasks of each pipeline by id, in the order of the queue; ``assigned``: the assigned tasks, in the order of
 assignment; ``queued``: the number of queued ones. ``ready``: the queued tasks that may be assigned, in groups that the
 policy's limits treat alike; of each, what it is sorted by, and its id. Of the runs of a pipeline only the first is
-ready, and only while the pipeline works.
+ready, and only while the pipeline works. A comparison of both sides of a batch waits for its runs, and they for it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from typing import Any
+from typing import Any, Final
 
 from agents.protocol import State
 from penstock.models.sets import set_of
 
 __all__ = [
+    "COMPARING",
     "connections_of",
     "drop_pipeline",
     "drop_task",
@@ -24,6 +25,9 @@ __all__ = [
     "put_task",
     "works",
 ]
+
+COMPARING: Final = frozenset({"check"})
+"""Kinds of tasks that compare both sides of a pipeline."""
 
 Place = tuple[str, list[Any]]
 """A group, and the entry of a task in it."""
@@ -49,7 +53,7 @@ def put_pipeline(state: State, name: str, **values: Any) -> State:
     """Change a pipeline, or add it."""
     pipelines = {**state["pipelines"], name: {**state["pipelines"].get(name, {}), **values}}
     after = {**state, "pipelines": pipelines}
-    return _linked(after, _place(state, "pipeline", name), _place(after, "pipeline", name))
+    return _linked(after, _place(state, name, lined=True), _place(after, name, lined=True))
 
 
 def drop_pipeline(state: State, name: str) -> State:
@@ -97,8 +101,8 @@ def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: di
     elif was == "assigned" and is_ != "assigned":
         after["assigned"] = [id_ for id_ in state["assigned"] if id_ != one["id"]]
         _move_up(after, one["id"])
-    name = one["pipeline"] if one["kind"] == "pipeline" else one["id"]
-    return _linked(after, _place(state, one["kind"], name), _place(after, one["kind"], name))
+    name, lined = (one["pipeline"], True) if _is_lined(one) else (one["id"], False)
+    return _linked(after, _place(state, name, lined=lined), _place(after, name, lined=lined))
 
 
 def _opened(state: State, task: dict[str, Any], *, added: bool) -> dict[str, list[str]]:
@@ -117,15 +121,26 @@ def _move_up(after: State, ended: str) -> None:
             after["tasks"][id_] = {**after["tasks"][id_], "after": None}
 
 
-def _place(state: State, kind: str, name: str) -> Place | None:
-    """Return where the first run of a pipeline, or another task by its id, is among those that are ready."""
-    if kind != "pipeline":
+def _is_lined(task: dict[str, Any]) -> bool:
+    """True if the task begins only while none of its pipeline is at work: a run, or a comparison of a batch."""
+    if task["kind"] in COMPARING:
+        return bool(task["spec"]["spec"].get("mode") != "stream")
+    return bool(task["kind"] == "pipeline")
+
+
+def _place(state: State, name: str, *, lined: bool) -> Place | None:
+    """Return where the next task of a pipeline's line, or another task by its id, is among those that are ready.
+
+    The one at work is the first of its line; runs come before comparisons.
+    """
+    if not lined:
         task = state["tasks"].get(name)
     else:
-        task = next((one for one in open_tasks(state, name) if one["kind"] == "pipeline"), None)
+        line = [one for one in open_tasks(state, name) if _is_lined(one)]
+        task = min(line, key=lambda one: (one["status"] != "assigned", one["kind"] != "pipeline"), default=None)
     if task is None or task["status"] != "queued":
         return None
-    if kind == "pipeline" and not works(state["pipelines"].get(name)):
+    if lined and not works(state["pipelines"].get(name)):
         return None
     return task["group"], [-task["priority"], task["order"], task["id"]]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agents.protocol import State
-from agents.ready import drop_pipeline, drop_task, group_of, put_pipeline, put_task
+from agents.ready import COMPARING, drop_pipeline, drop_task, group_of, put_pipeline, put_task
 
-__all__ = ["DISCOVER", "EMPTY", "TICK_OF", "changed", "has_schedule"]
+__all__ = ["DISCOVER", "EMPTY", "TICK_OF", "changed", "comparison_of", "has_schedule"]
 
 TICK_OF: Final = "pipeline "
 """Prefix of the subject of a tick's timer; the pipeline's name follows, which contains no blank."""
@@ -54,6 +54,7 @@ def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
     status = state["pipelines"].get(p["name"], {}).get("status", "active")
     values = {"uid": p["uid"], "version": p["version"], "pipeline": p["pipeline"], "status": status}
     values |= {"tick": None, "due": None} if has_schedule(values) else {}
+    values |= _still_compared(state["pipelines"].get(p["name"], {}), p["pipeline"]["spec"])
     return put_pipeline(state, p["name"], **values)
 
 
@@ -63,6 +64,8 @@ def _status_changed(state: State, p: dict[str, Any]) -> State:
     values: dict[str, Any] = {"status": p["status"], "drop_table": p.get("drop_table", False)}
     if p["status"] != "active" and state["pipelines"][p["name"]].get("start"):
         values["start"] = None  # its listing may be over already, and unanswered
+    if p["status"] != "active" and state["pipelines"][p["name"]].get("comparing"):
+        values["comparing"] = {}
     return put_pipeline(state, p["name"], **values, tick=None, due=None)
 
 
@@ -83,10 +86,27 @@ def _queued(state: State, p: dict[str, Any]) -> State:
     return {**put_task(state, task["id"], **task), "order": state["order"] + 1}
 
 
+def comparison_of(subject: str) -> tuple[str, str] | None:
+    """Return kind and pipeline of the comparison that a timer's subject names; None if it is about something else."""
+    kind, _, name = subject.partition(" ")
+    return (kind, name) if kind in COMPARING and name else None
+
+
+def _still_compared(before: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the timers that stay when a pipeline is changed: those of comparisons that its file still asks for."""
+    timers = before.get("comparing")
+    return {"comparing": {kind: one for kind, one in timers.items() if spec.get(kind)}} if timers else {}
+
+
 def _waiting(state: State, p: dict[str, Any]) -> State:
     name = p["subject"].removeprefix(TICK_OF)
     if name != p["subject"]:
         return put_pipeline(state, name, tick=p["timer"], due=p["due"]) if name in state["pipelines"] else state
+    if (found := comparison_of(p["subject"])) is not None:
+        kind, name = found
+        timers = state["pipelines"].get(name, {}).get("comparing", {})
+        timers = {**timers, kind: {"timer": p["timer"], "due": p["due"]}}
+        return put_pipeline(state, name, comparing=timers) if name in state["pipelines"] else state
     if p["subject"] not in state["tasks"]:
         return state
     failures = p.get("failures") or state["tasks"][p["subject"]]["failures"] + 1

@@ -32,6 +32,13 @@ class Overview:
     next_run: datetime | None
     member_of: str | None = None
     """The set whose member it is."""
+    checked: Mapping[str, Any] | None = None
+    """The last comparison of both sides."""
+
+    @property
+    def differs(self) -> bool:
+        """True if the last comparison has found a difference, or could not compare."""
+        return self.checked is not None and not self.checked["agree"]
 
     @property
     def is_set(self) -> bool:
@@ -46,7 +53,7 @@ class Overview:
 
 _OVERVIEW: Final = """
     SELECT one.uid, one.name, one.version, one.status, one.owner,
-        one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of,
+        one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of, one.checked,
         (SELECT to_jsonb(run) FROM (
             SELECT id, status, requested_at, started_at, finished_at, counters, seconds, error
             FROM catalog.runs AS run

@@ -66,6 +66,21 @@ def next_tick(connection: Connection, name: str) -> datetime | None:
     return connection.execute(query).scalar() if one.status == "active" else None
 
 
+def next_comparisons(connection: Connection, name: str) -> dict[str, datetime]:
+    """Return when both sides of an active pipeline are compared next, in UTC, by the kind of the comparison."""
+    table, one = tables.timers, pipeline(connection, name)
+    if one.status != "active":
+        return {}
+    found: dict[str, datetime] = {}
+    for kind in ("check",):
+        query = select(table.c.due).where(table.c.fired_at.is_(None), table.c.subject == f"{kind} {name}")
+        begins = table.c.timer.startswith(f"{kind}:{one.uid}:", autoescape=True)
+        due = connection.execute(query.where(begins).order_by(table.c.changed.desc()).limit(1)).scalar()
+        if due is not None and one.pipeline["spec"].get(kind):
+            found[kind] = due
+    return found
+
+
 def pipelines(
     connection: Connection,
     *,

@@ -161,6 +161,11 @@ class MetadataStore:
         with self._transaction() as connection:
             return pipelines.next_tick(connection, name)
 
+    def next_comparisons(self, name: str) -> dict[str, datetime]:
+        """Return when both sides of an active pipeline are compared next, in UTC, by the kind of the comparison."""
+        with self._transaction() as connection:
+            return pipelines.next_comparisons(connection, name)
+
     def pipelines(
         self,
         *,

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
 __all__ = [
     "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
-    "discoveries", "errors", "mapping_versions",
+    "differences", "discoveries", "errors", "mapping_versions",
     "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles",
     "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks", "timers",
     "words", "workers",
@@ -272,6 +272,14 @@ profiles = Table(
     schema=OPS,
 )  # fmt: skip
 """Values of datasets that discovery has seen; see `catalog.profiles`."""
+
+differences = Table(
+    "differences", metadata,
+    _text("pipeline", key=True), Column("at", TIMESTAMP(timezone=True), nullable=False),
+    Column("rows", JSONB, nullable=False), Index("differences_at_idx", "at"),
+    schema=OPS,
+)  # fmt: skip
+"""Keys of rows that differ between both sides of a pipeline; see `catalog.differences`."""
 
 dead_letter_owners = Table(
     "dead_letter_owners", metadata, _text("pipeline", key=True), Column("token", Text, nullable=False),

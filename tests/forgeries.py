@@ -20,7 +20,15 @@ ENDED: Final = {"task": "t9", "kind": "pipeline", "pipeline": "ghost", "attempt"
 PAGE: Final = {"name": "ghost", "uid": "u9", "version": 1, "task": "t9", "page": 0, "last": True}
 DECISION: Final = {"agent": "lifecycle", "rules": 1, "action": "x", "subject": "ghost", "reason": "none"}
 PIPELINE: Final = {"name": "ghost", "uid": "u9", "version": 1, "pipeline": pipeline("ghost")}
-CHECK: Final = {"name": "ghost", "uid": "u9", "source_rows": 2, "target_rows": 1, "missing": 1, "agree": False}
+CHECK: Final = {
+    "name": "ghost",
+    "uid": "u9",
+    "source_rows": 2,
+    "target_rows": 1,
+    "missing": 1,
+    "agree": False,
+    "since": "7",
+}
 DISCOVERY: Final = {"id": "d9", "connection": "ghost", "tables": ["*"]}
 MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flow", "rows_in": 1, "stages": {"a": 1.0}}
 
@@ -54,7 +62,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.status_changed": {"name": "ghost", "uid": "u9", "before": "active", "status": "paused"},
     "pipeline.drained": {"name": "ghost", "uid": "u9"},
     "pipeline.deleted": {"name": "ghost", "uid": "u9"},
-    "check.recorded": {**CHECK, "by": "nobody"},
+    "check.recorded": {**CHECK, "by": "nobody", "task": "t9", "error": ERROR},
     "policy.accepted": {"name": "p", "hash": "h", "origin": "file", "policy": policy("p")},
     "agent.decided": DECISION,
     "agent.faulted": {"agent": "lifecycle", "fault": "x", "record": "y"},
@@ -72,7 +80,9 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "timer.requested": {"timer": "m9", "due": AT, "subject": "t9"},
     "timer.fired": {"timer": "m9", "due": AT},
     "task.started": {**ATTEMPT, "pid": 7},
-    "task.completed": {**ATTEMPT, "counters": {"rows_in": 2, "rows_out": 2}, "seconds": {"a": 0.1}, "notes": ["n"]},
+    "task.completed": {
+        **ATTEMPT, "counters": {"rows_in": 2, "rows_out": 2}, "seconds": {"a": 0.1}, "notes": ["n"], "checked": CHECK,
+    },
     "task.halted": ATTEMPT,
     "task.returned": ATTEMPT,
     "task.failed": {**ATTEMPT, "error": ERROR},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
+from datetime import datetime
 from shlex import quote
 from typing import Any
 
@@ -13,14 +15,16 @@ from api.cli.board import counting
 from api.cli.candidates import Candidates, candidates
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
-from api.cli.console import escape, plain
+from api.cli.console import ago, escape, plain
+from api.cli.listing import difference
 from api.cli.main import State, command
 from api.client import Client, connected
+from catalog.differences import Differences
 from catalog.overview import Overview
+from dataflows.runs.checking import keep, recorded
 from dataflows.runs.comparison import Comparison, compare
 from dataflows.runs.survey import opened
-from penstock.errors import PenstockError, Refused
-from penstock.records.commands import CheckRecord
+from penstock.errors import PenstockError, Refused, UsageError
 
 SHOWN = 20
 
@@ -28,24 +32,51 @@ SHOWN = 20
 @command(name="check")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=pipeline_names)
 @click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose objects match.")
-def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...]) -> int:
+@click.option(
+    "--since", metavar="TIME|DURATION", help="Only rows whose cursor is at or after this: a value, or 10m, 7d."
+)
+@click.option("--last", is_flag=True, help="Show what the last check has found; compare nothing.")
+def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...], since: str | None, *, last: bool) -> int:
     """Compare both sides of the pipelines NAME row by row, through their own mapping and filters; writes no row.
 
     Both sides are read once; rows that differ are looked at again. Rows that are new at the source since the last run
     are no difference. The result is recorded, and `penstock status` shows it. Of a set, each member is compared, one
     after the other. Exit code 1 if the sides of one differ or cannot be compared.
     """
+    if last and since is not None:
+        raise UsageError("is for a comparison", where="--since", hint="leave out --last")
     choice = Choice(names, tables=tables, command="check")
     with connected(state.settings) as client:
         overview = client.overview()
         wanted = _members_for_sets(choice.names_among(overview), overview)
-        chosen = candidates(state, client, wanted)
+        chosen = None if last else candidates(state, client, wanted)
         checked = _checked if choice.single in wanted else _checked_among
-        found = [checked(state, client, chosen, name) for name in wanted]
+        found = [
+            _shown(state, client, name) if chosen is None else checked(state, client, chosen, name, since)
+            for name in wanted
+        ]
     state.output.data(found[0] if choice.single in wanted else found)
     wrong = [one["pipeline"] for one in found if not one.get("agree")]
     state.output.hint(f"penstock run {quote(wrong[0])} --full" if wrong else f"penstock status {choice.words}".rstrip())
     return 1 if wrong else 0
+
+
+def _shown(state: State, client: Client, name: str) -> dict[str, Any]:
+    """Show the recorded result of the last check of a pipeline, and the keys that are kept of it."""
+    one = client.store.pipeline(name)
+    if one.checked is None:
+        state.output.say(f"{escape(name)}: not checked yet")
+        return {"pipeline": name}
+    when = ago(datetime.fromisoformat(one.checked["at"]))
+    verdict = difference(one.checked)
+    state.output.say(
+        f"{escape(name)}: checked {when}: " + (f"[red]{escape(verdict)}[/red]" if verdict else "both sides agree")
+    )
+    with closing(Differences(client.site.catalog_dsn)) as kept:
+        found = kept.get(one.uid) if verdict else None
+    shown = found[1] if found else []
+    _table(state, [(one["kind"], _key(one["key"]), ", ".join(one["columns"])) for one in shown[:SHOWN]])
+    return {"pipeline": name, **one.checked, "differences": shown}
 
 
 def _members_for_sets(names: Sequence[str], pipelines: Sequence[Overview]) -> list[str]:
@@ -57,39 +88,35 @@ def _members_for_sets(names: Sequence[str], pipelines: Sequence[Overview]) -> li
     return [member for name in names for member in members.get(name, [name])]
 
 
-def _checked(state: State, client: Client, chosen: Candidates, name: str) -> dict[str, Any]:
+def _checked(state: State, client: Client, chosen: Candidates, name: str, since: str | None) -> dict[str, Any]:
     if not chosen.is_in_force(name):
         raise Refused(
             "is not applied as the files have it", where=f"pipeline {name}", hint="penstock apply, then penstock run"
         )
     job = chosen.job(state, name)
     with counting(state.output, f"checking {name}") as told, opened(job) as ends:
-        found = compare(job, ends, told)
+        found = compare(job, ends, told, since=since)
+    keep(client.site.catalog_dsn, job.uid, found)
     client.ask("check.record", name, recorded(found, job.uid).to_dict())
     _tell(state, found)
     return asdict(found) | {"agree": found.agree}
 
 
-def _checked_among(state: State, client: Client, chosen: Candidates, name: str) -> dict[str, Any]:
+def _checked_among(state: State, client: Client, chosen: Candidates, name: str, since: str | None) -> dict[str, Any]:
     """Compare one of several: an error of one holds up no other."""
     try:
-        return _checked(state, client, chosen, name)
+        return _checked(state, client, chosen, name, since)
     except PenstockError as error:
         state.output.say(f"{escape(name)}: [red]not compared:[/red] {escape(str(error))}")
         return {"pipeline": name, "refused": str(error)}
 
 
-def recorded(found: Comparison, uid: str) -> CheckRecord:
-    """Return what goes on the log: numbers, no values."""
-    names = CheckRecord.model_fields.keys() & asdict(found).keys()
-    return CheckRecord(name=found.pipeline, uid=uid, agree=found.agree, **{one: getattr(found, one) for one in names})
-
-
 def _tell(state: State, found: Comparison) -> None:
     say = state.output.say
     rows = f"{found.source_rows:,} rows of the source, {found.target_rows:,} of the target"
+    rows += f", since {found.since}" if found.since is not None else ""
     verdict = "[green]both sides agree[/green]" if found.agree else "[red]both sides differ[/red]"
-    say(f"{escape(found.pipeline)}: {verdict} ({rows})")
+    say(f"{escape(found.pipeline)}: {verdict} ({escape(rows)})")
     if found.counted_only:
         say("  too many rows differ to tell them one by one")
     if found.not_compared:
@@ -101,8 +128,12 @@ def _tell(state: State, found: Comparison) -> None:
         if count := getattr(found, kind):
             say(f"  {count:,} {text}")
     shown = [(one.kind, _key(one.key), ", ".join(one.columns)) for one in found.differences[:SHOWN]]
+    _table(state, shown, "key" if found.key else "row")
+
+
+def _table(state: State, shown: Sequence[tuple[str, str, str]], by: str = "key") -> None:
     if shown:
-        state.output.table(("what", "key" if found.key else "row", "columns"), shown, empty="")
+        state.output.table(("what", by, "columns"), shown, empty="")
 
 
 def _key(key: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from shlex import quote
 from typing import Any
 
 import click
@@ -15,19 +16,21 @@ from catalog.overview import Overview, overview
 from dataflows.process.site import Site
 from penstock.postgres import connect
 
-__all__ = ["route"]
+__all__ = ["difference", "route"]
 
 
 @command(name="list")
-@click.option("--failed", is_flag=True, help="Only those whose last run failed, with its error.")
+@click.option("--failed", is_flag=True, help="Only those whose last run failed or whose last check found a difference.")
 @click.option("--members", is_flag=True, help="The members of sets, too.")
 def list_(state: State, *, failed: bool, members: bool) -> None:
     """Show all pipelines, with the result of their last run and the time of the next one; a set as one line."""
     with Site(state.settings) as site, closing(connect(site.catalog_dsn, "penstock:list")) as session:
         every = overview(session)
-    found = [one for one in every if (one.has_failed if failed else members or one.member_of is None)]
+    found = [one for one in every if (one.has_failed or one.differs if failed else members or one.member_of is None)]
     columns = ("name", "#version", "status", "moves", "owner", "last run", "when", "next run")
-    empty = "No pipeline's last run failed." if every else "There are no pipelines yet."
+    empty = (
+        "No pipeline's last run failed, and no check found a difference." if every else "There are no pipelines yet."
+    )
     rows = _rows(found, tallies(every), failed=failed)
     state.output.table((*columns, "error") if failed else columns, rows, empty=empty)
     state.output.data(found)
@@ -56,17 +59,28 @@ def _rows(found: Sequence[Overview], sets: Mapping[str, str], *, failed: bool) -
         if one.is_set:
             run = {"status": sets.get(one.name, "no members")}
         last = (run.get("status"), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run))
-        error = ((run.get("error") or {}).get("what"),) if failed else ()
+        why = (run.get("error") or {}).get("what") if one.has_failed else difference(one.checked)
+        error = (why,) if failed else ()
         rows.append((one.name, one.version, one.status, route(one.pipeline), one.owner, *last, *error))
     return rows
 
 
 def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:
     """Return the next step: look at the first failure, else run something."""
-    failed = next((one.name for one in found if one.has_failed), None)
+    failed = next((one.name for one in found if one.has_failed or one.differs), None)
     if failed is not None:
-        return f"penstock status {failed}"
+        return f"penstock status {quote(failed)}"
     return "penstock run NAME --watch" if every else "penstock apply"
+
+
+def difference(checked: Mapping[str, Any] | None) -> str | None:
+    """Return what a check has found, in words; None if both sides agree, or there was no check."""
+    if checked is None or checked["agree"]:
+        return None
+    if error := checked.get("error"):
+        return f"both sides could not be compared: {error['what']}"
+    counts = [f"{checked[kind]:,} {kind}" for kind in ("missing", "extra", "changed") if checked.get(kind)]
+    return f"both sides differ: {', '.join(counts) or 'too much to list'}"
 
 
 def route(pipeline: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, error_line, escape, length
 from api.cli.gauges import Reported, latest, shown, watched
-from api.cli.listing import route
+from api.cli.listing import difference, route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
 from api.cli.set_status import show_set
@@ -49,6 +49,7 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
             state.output.say(line)
         runs = client.store.runs(pipeline=name, limit=5).items
         tick = client.store.next_tick(name)
+        comparisons = client.store.next_comparisons(name)
         told = latest(client, runs)
         idle, stream = _idle(told), told[1].stream if told is not None else None
         slot = slot_of(state, client, pipeline, stream)
@@ -68,6 +69,8 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
         state.output.say(_check_line(pipeline.checked))
     if idle is not None:
         state.output.say(f"[yellow]run {runs[0].id}: nothing has moved for {length(idle)}[/yellow]")
+    for kind, due in comparisons.items():
+        state.output.say(f"next {kind} by its file: {due:%Y-%m-%d %H:%M} UTC")
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data(
@@ -75,6 +78,7 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
             "pipeline": pipeline,
             "runs": runs,
             "next_run": tick,
+            "next_comparisons": comparisons,
             "idle": idle,
             "stream": stream,
             "slot": slot,
@@ -82,14 +86,20 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
         }
     )
     following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
-    state.output.hint(_failed(state, runs) or following)
+    differs = f"penstock check {quote(name)} --last" if difference(pipeline.checked) else None
+    state.output.hint(_failed(state, runs) or differs or following)
 
 
 def _check_line(checked: Mapping[str, Any]) -> str:
     """Return the line on the last comparison of both sides."""
+    when = f"checked {ago(datetime.fromisoformat(checked['at']))}"
+    if checked.get("error"):
+        return f"{when}: [red]{escape(difference(checked) or '')}[/red]"
     verdict = "both sides agree" if checked["agree"] else "[red]both sides differ[/red]"
     rows = f"{checked['source_rows']:,} rows of the source, {checked['target_rows']:,} of the target"
-    return f"checked {ago(datetime.fromisoformat(checked['at']))}: {verdict} ({rows})"
+    upto = f", verified up to {escape(checked['position'])}" if checked["agree"] and checked.get("position") else ""
+    since = f" since {escape(checked['since'])}" if checked.get("since") else ""
+    return f"{when}: {verdict}{since} ({rows}){upto}"
 
 
 def _repeats(client: Client, pipeline: PipelineEntry) -> str | None:

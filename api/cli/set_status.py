@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from api.cli.choice import object_matches
 from api.cli.console import ago, escape
+from api.cli.listing import difference
 from api.cli.main import State
 from api.client import Client
 from catalog.entries import PipelineEntry
@@ -47,12 +48,12 @@ def show_set(state: State, client: Client, one: PipelineEntry, tables: Sequence[
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data({"pipeline": one, "listing": listing, "members": members, "next_run": tick})
-    worst = members[0] if members and members[0].has_failed else None
+    worst = members[0] if members and (members[0].has_failed or members[0].differs) else None
     state.output.hint(f"penstock status '{worst.name}'" if worst else f"penstock run {one.name} --watch")
 
 
-def _rank(member: Overview) -> tuple[int, str]:
-    return WORST.index(_last(member)), member.name
+def _rank(member: Overview) -> tuple[bool, int, str]:
+    return not (member.has_failed or member.differs), WORST.index(_last(member)), member.name
 
 
 def _last(member: Overview) -> str | None:
@@ -67,5 +68,5 @@ def _row(member: Overview) -> tuple[Any, ...]:
     run = member.last_run or {}
     when = ago(run.get("finished_at") or run.get("requested_at"))
     rows = (run.get("counters") or {}).get("rows_out", "")
-    error = (run.get("error") or {}).get("what")
+    error = (run.get("error") or {}).get("what") or difference(member.checked)
     return member.name, member.version, member.status, run.get("status"), when, rows, error

@@ -10,7 +10,21 @@ import psycopg
 
 __all__ = ["REVISIONS", "is_current"]
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0016")
+REVISIONS: Final = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+    "0016",
+    "0017",
+)
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 
 

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
 from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
 from penstock.models.domain import Reload
 
-__all__ = ["ORDERED", "TIMES", "CursorRule", "Window", "cursor_column", "split_key", "window_between"]
+__all__ = [
+    "ORDERED", "TIMES", "CursorRule", "Window", "cursor_column", "since", "split_key", "time_text",
+    "window_between",
+]  # fmt: skip
 
 ORDERED: Final = {
     "smallint", "integer", "bigint", "numeric", "text", "character varying", "uuid", "date",
@@ -98,6 +102,36 @@ def window_between(reload: Reload, cursor: Column, last: str, where: str) -> Win
         hint = "`penstock run` reads what is new; only what was read before is read again"
         raise Refused(f"earlier runs have read up to {last} only", where=where, value=reload.from_, hint=hint)
     return Window(write(lower - step), write(end))
+
+
+def since(text: str, cursor: Column, where: str) -> str:
+    """Return the lower bound of a window that begins with this value of the cursor.
+
+    Raises:
+        Refused: the text is not a value of the cursor's type, or values of that type have no predecessor.
+    """
+    kind = parse_type(cursor.type).name
+    if kind not in _STEPS:
+        what, hint = f"`{cursor.name}` of type {cursor.type} has no windows", "leave it out: all rows are compared"
+        raise Refused(what, where=where, hint=hint)
+    read, step, write = _STEPS[kind]
+    return write(_value(text, read, cursor, where) - step)
+
+
+def time_text(at: datetime, cursor: Column, zone: str | None, where: str) -> str:
+    """Return a time as a value of the cursor, whose column may have no zone of its own: then it is in `zone`, or UTC.
+
+    Raises:
+        Refused: its values are no times.
+    """
+    kind = parse_type(cursor.type).name
+    if kind not in TIMES:
+        what, hint = f"`{cursor.name}` of type {cursor.type} is no time", "write a value of it in place of a duration"
+        raise Refused(what, where=where, hint=hint)
+    local = at.astimezone(ZoneInfo(zone) if zone else UTC)
+    if kind == "date":
+        return local.date().isoformat()
+    return (local if kind == "timestamp with time zone" else local.replace(tzinfo=None)).isoformat(sep=" ")
 
 
 def _value(text: str, read: Callable[[str], Any], cursor: Column, where: str) -> Any:

@@ -7,30 +7,17 @@ does not differ in the same way both times is still on its way.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pyarrow as pa
 
-from dataflows.connectors.contract import Place, ReadOrder, Source
-from dataflows.connectors.history import HISTORY
-from dataflows.connectors.registry import open_source
-from dataflows.connectors.state import State, StreamState
-from dataflows.data.changes import CHANGE
-from dataflows.data.cursors import Window
-from dataflows.data.tables import Table
-from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import Job
-from dataflows.runs.survey import Ends, decoded_mapping, forecast
-from dataflows.transforms.chain import Chain
-from dataflows.transforms.mapping import BoundMapping
-from penstock.errors import BadData, Refused
+from dataflows.runs.sides import Sides
+from dataflows.runs.survey import Ends
+from penstock.errors import BadData
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,6 +57,8 @@ class Comparison:
     refused: int = 0
     """Rows of the source that the pipeline's steps refuse."""
     position: str | None = None
+    since: str | None = None
+    """Value of the cursor from which on rows were compared; None = all."""
     key: tuple[str, ...] = ()
     """Columns by which rows were matched; empty = by all of them."""
     differences: tuple[Difference, ...] = ()
@@ -104,26 +93,35 @@ class _Sums:
 
 
 def compare(
-    job: Job, ends: Ends, told: Callable[[int], None] = lambda _: None, *, wait: float = WAIT_SECONDS
+    job: Job,
+    ends: Ends,
+    told: Callable[[int], None] = lambda _: None,
+    *,
+    since: str | None = None,
+    wait: float = WAIT_SECONDS,
 ) -> Comparison:
     """Compare both sides; `told` learns how many rows were read so far.
 
+    With `since`, a value of the cursor or how long ago that was (``7d``), only rows from there on are compared,
+    whichever side has them there.
+
     Raises:
-        Refused: nothing was loaded yet, or one of the sides cannot be read back.
+        Refused: nothing was loaded yet, one of the sides cannot be read back, or there is no cursor.
         PenstockError: what would refuse a run, or end it.
     """
-    sides, last = _Sides.of(job, ends, told), ends.target.state.finished()
-    first, second = _Sums(), _Sums()
+    sides, last = Sides.of(job, ends, told, since), ends.target.state.finished()
+    look, first, second = _Look(sides), _Sums(), _Sums()
     for frame in sides.source():
-        first.add(*sides.hashed(frame))
+        first.add(*look.hashed(frame))
     for frame in sides.target():
-        second.add(*sides.hashed(frame))
+        second.add(*look.hashed(frame))
     found = Comparison(
         job.pipeline,
         int(first.rows.sum()),
         int(second.rows.sum()),
         refused=sides.refused,
         position=sides.position,
+        since=sides.since,
         key=sides.key,
         not_compared=sides.lacking,
         run=last.run if last is not None else None,
@@ -133,10 +131,10 @@ def compare(
         return found
     if int(max(first.rows[differing].sum(), second.rows[differing].sum())) > MAX_ROWS:
         return replace(found, counted_only=True)
-    before = sides.detail(differing)
+    before = look.detail(differing)
     time.sleep(wait)
-    after = sides.detail(differing)
-    return _result(replace(found, in_flight=sides.on_its_way), before, after)
+    after = look.detail(differing)
+    return _result(replace(found, in_flight=look.on_its_way), before, after)
 
 
 def _result(found: Comparison, before: _Detail, after: _Detail) -> Comparison:
@@ -158,131 +156,34 @@ _Detail = dict[str, tuple[Any, Difference]]
 
 
 @dataclass(slots=True)
-class _Sides:
-    """Both sides, and how their rows are made comparable: `names` are the columns compared, `key` those that match."""
+class _Look:
+    """One comparison under way."""
 
-    job: Job
-    ends: Ends
-    mapping: BoundMapping
-    chain: Chain
-    table: Table
-    written: Table
-    names: tuple[str, ...]
-    key: tuple[str, ...]
-    position: str | None
-    told: Callable[[int], None]
-    lacking: tuple[str, ...] = ()
-    """Columns that the target does not have."""
-    refused: int = 0
-    read: int = 0
+    sides: Sides
     on_its_way: int = 0
     """Keys above the cursor's position, when `detail` last looked."""
-
-    @classmethod
-    def of(cls, job: Job, ends: Ends, told: Callable[[int], None]) -> _Sides:
-        if not _has_loaded(ends.target.state):
-            hint = f"penstock run {job.pipeline}"
-            raise Refused("nothing was loaded yet, so there is nothing to compare", where=job.pipeline, hint=hint)
-        surveyed = forecast(job, ends, known=True).survey
-        mapping = decoded_mapping(job, surveyed)
-        if not isinstance(mapping.chain, Chain):
-            hint = "compare what comes before the step"
-            what = "rows of a step that remembers others cannot be made again"
-            raise Refused(what, where=f"{job.pipeline}: spec.transforms", hint=hint)
-        with closing(_readable(job.sink)) as back:
-            written = back.describe()
-        there = {one.name for one in written.columns}
-        names = tuple(one.name for one in mapping.columns if one.name in there and one.name not in HISTORY)
-        if not names:
-            hint = f"is it the table that the pipeline has written? `penstock plan {job.pipeline}` says what it needs"
-            raise Refused("the target has none of the columns that the pipeline writes", where=job.at_sink, hint=hint)
-        keys = [job.spec.sink.key, *(key for key in written.keys if not set(key) & set(HISTORY))]
-        key = next((tuple(one) for one in keys if one and set(one) <= set(names)), ())
-        position = ends.target.state.loaded().position if job.cursor else None
-        unwritten = {*there, *HISTORY, CHANGE, job.spec.sink.delete}
-        lacking = tuple(one.name for one in mapping.columns if one.name not in unwritten)
-        return cls(job, ends, mapping, mapping.chain, surveyed.source, written, names, key, position, told, lacking)
-
-    def source(self, upto: str | None = None) -> Iterator[pl.DataFrame]:
-        """Yield the rows that the target should have; with `upto`, those of a cursor up to there."""
-        with closing(_readable(self.job.source)) as source:
-            cursor = self.table.column(self.job.cursor or "") if upto is not None else None
-            key = cursor or source.split_key(self.table)
-            schema = self.mapping.schema
-            assert schema is not None  # noqa: S101 - decoded rows have one
-            self.refused = 0
-            for batch in self._read(source, self.table, key, schema, Window(None, upto), self._count_refused):
-                made, refused, _ = self.chain.apply(batch)
-                self._count_refused(0 if refused is None else refused.num_rows)
-                names = [one.name for one in self.mapping.columns]
-                yield self._without_deleted(pa.RecordBatch.from_arrays(made.columns, names=names))
-
-    def _count_refused(self, rows: int) -> None:
-        self.refused += rows
-
-    def _without_deleted(self, made: pa.RecordBatch) -> pl.DataFrame:
-        import polars as pl
-
-        frame = pl.DataFrame(pl.from_arrow(made))
-        if (column := self.job.spec.sink.delete) is not None and column in frame.columns:
-            frame = frame.filter(~pl.col(column).fill_null(value=False))
-        return self._canonical(frame.select(self.names))
-
-    def target(self) -> Iterator[pl.DataFrame]:
-        """Yield the target's rows: of a history, the current ones."""
-        import polars as pl
-
-        historic = self.job.write == "scd2"
-        names = (*self.names, *(("is_current",) if historic else ()))
-        kinds = {one.name: arrow_type(parse_type(one.type)) or pa.string() for one in self.written.columns}
-        schema = pa.schema([(name, kinds[name]) for name in names])
-        with closing(_readable(self.job.sink)) as source:
-            key = source.split_key(self.written)
-            for batch in self._read(source, self.written, key, schema, Window(None, None), lambda _: None):
-                frame = pl.DataFrame(pl.from_arrow(batch))
-                yield self._canonical((frame.filter("is_current") if historic else frame).select(self.names))
-
-    def _read(
-        self,
-        source: Source,
-        table: Table,
-        key: Any,
-        schema: pa.Schema,
-        window: Window,
-        refused: Callable[[int], None],
-    ) -> Iterator[pa.RecordBatch]:
-        order = ReadOrder(table, tuple(schema.names), key, schema, self.job.batch_rows, lambda: None)
-        with closing(source.reader(order)) as reader:
-            for split in source.plan(table, key, window, self.job.split_rows, 0):
-                for chunk in reader.read("check", split):
-                    if chunk.refused is not None:
-                        refused(chunk.refused.num_rows)
-                    if isinstance(chunk.data, pa.RecordBatch):
-                        self.read += chunk.data.num_rows
-                        self.told(self.read)
-                        yield chunk.data
-
-    def _canonical(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Give equal values one form: numbers without trailing zeros, JSON with sorted keys, no trailing blanks."""
-        kinds = {one.name: parse_type(one.type) for one in self.mapping.columns}
-        return frame.with_columns(_in_one_form(frame[name], kinds[name].name) for name in frame.columns)
 
     def hashed(self, frame: pl.DataFrame) -> tuple[Any, Any]:
         """Return the bucket of each row, and the hash of the row."""
         hashes = frame.hash_rows(1).to_numpy()
-        keys = frame.select(self.key).hash_rows(2).to_numpy() if self.key else hashes
+        keys = frame.select(self.sides.key).hash_rows(2).to_numpy() if self.sides.key else hashes
         return (keys % np.uint64(BUCKETS)).astype(np.int64), hashes
 
     def detail(self, differing: Any) -> _Detail:
         """Return what differs among the rows of these buckets, by key, with a fingerprint of both sides."""
         import polars as pl
 
-        first = self._kept(self.source(), differing)
-        second = _like(self._kept(self.target(), differing), first)
-        first, by = _like(first, second), list(self.key or self.names)
+        by = list(self.sides.key or self.sides.names)
+        first = self._kept(self.sides.source(every=True), differing)
+        second = _like(self._kept(self.sides.target(every=True), differing), first)
+        first = _like(first, second)
+        if self.sides.since is not None:
+            parts = [self._kept(frames, differing) for frames in (self.sides.source(), self.sides.target())]
+            wanted = pl.concat([_like(part, first).select(by) for part in parts], how="vertical_relaxed")
+            first, second = (one.join(wanted, on=by, how="semi", nulls_equal=True) for one in (first, second))
         both = first.join(second, on=by, how="full", nulls_equal=True, coalesce=True, suffix=_OTHER)
         both = both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER)))
-        if self.position is not None:
+        if self.sides.position is not None:
             height = both.height
             both = both.join(self._on_its_way(first, differing, by), on=by, how="anti", nulls_equal=True)
             self.on_its_way = height - both.height
@@ -292,7 +193,7 @@ class _Sides:
         """Return the keys of rows above the cursor's position."""
         import polars as pl
 
-        within = _like(self._kept(self.source(self.position), differing), every)
+        within = _like(self._kept(self.sides.source(self.sides.position, every=True), differing), every)
         both = every.join(within, on=by, how="left", nulls_equal=True, suffix=_OTHER)
         return both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER))).select(by)
 
@@ -310,9 +211,10 @@ class _Sides:
             chosen = frame.with_columns(pl.Series(_HASH, hashes)).filter(differing[buckets])
             kept.append(chosen)
             if (count := count + chosen.height) > 2 * MAX_ROWS:
-                raise BadData("more changes now than can be compared", where=self.job.pipeline, hint="check it later")
-        by = list(self.key or self.names)
-        rest = [name for name in self.names if name not in by]
+                where = self.sides.job.pipeline
+                raise BadData("more changes now than can be compared", where=where, hint="check it later")
+        by = list(self.sides.key or self.sides.names)
+        rest = [name for name in self.sides.names if name not in by]
         if not kept:
             return pl.DataFrame(schema=dict.fromkeys((*by, *rest), pl.Null) | {_HASH: pl.UInt64})
         whole = pl.concat(kept, how="vertical_relaxed")
@@ -323,59 +225,10 @@ class _Sides:
         prints = (row[_HASH], row[_HASH + _OTHER])
         if row[_HASH] is None or row[_HASH + _OTHER] is None:
             return prints, Difference("extra" if row[_HASH] is None else "missing", key)
-        columns = tuple(name for name in self.names if name not in by and row[name] != row[name + _OTHER])
+        columns = tuple(name for name in self.sides.names if name not in by and row[name] != row[name + _OTHER])
         return prints, Difference("changed", key, columns)
 
 
 def _like(rows: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
     """Return the rows; if there are none, of which the types may be unknown, none with the types of the other ones."""
     return other.clear() if rows.is_empty() else rows
-
-
-def _has_loaded(state: State) -> bool:
-    """True if a run of this pipeline has ended or committed; others may keep their state in the same place."""
-    if not state.exists():
-        return False
-    if state.finished() is not None or state.loaded().write is not None:
-        return True
-    return isinstance(state, StreamState) and bool(state.positions())
-
-
-def _readable(place: Place) -> Source:
-    """Open one side to read all of its rows.
-
-    Raises:
-        Refused: rows of such a system cannot be read back.
-    """
-    if getattr(place.settings, "only_streams", False):
-        what = f"rows of a connection of type {place.settings.type} cannot be read back"
-        raise Refused(what, where=place.where, hint="compare the numbers in `penstock status`")
-    return open_source(replace(place, stream=None))
-
-
-def _in_one_form(values: pl.Series, kind: str) -> pl.Series:
-    import polars as pl
-
-    if kind in {"json", "jsonb"}:
-        return values.map_elements(_one_json, return_dtype=pl.String)
-    if kind == "character":
-        return values.str.strip_chars_end(" ")
-    if kind == "numeric":
-        texts = values.cast(pl.String)
-        return texts.str.replace(r"(\.[0-9]*?)0+$", "$1").str.strip_suffix(".")
-    return values
-
-
-def _one_json(text: str) -> str:
-    """Return one text for equal values; what is no JSON, as others may have written it, is compared as it is."""
-    try:
-        return json.dumps(json.loads(text, parse_float=_number, parse_int=_number), sort_keys=True)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _number(text: str) -> str:
-    """Return one text for equal numbers, with all their digits; no text within JSON is like it but by intent."""
-    exact = Context(prec=len(text), Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
-    found = Decimal(text, exact).normalize(exact)
-    return f"\0number {found if found.is_finite() else text}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -173,6 +173,7 @@ class Job:
         refuse_what_is_missing(pipeline.name, spec)
         if spec.mode == "stream":
             places[0] = replace(places[0], stream=str(task["uid"]), shared=_shared(task))
+        _check_readable(pipeline, places)
         changes = spec.mode == "stream" and sends_changes(places[0])
         if changes:
             check_changes(pipeline.name, spec)
@@ -197,6 +198,18 @@ class Job:
             reload=Reload.parse(task["reload"]) if task.get("reload") else None,
             split_rows=int(task.get("split_rows") or SPLIT_ROWS),
         )
+
+
+def _check_readable(pipeline: Pipeline, places: Sequence[Place]) -> None:
+    """Refuse to compare both sides by schedule if rows of one of them cannot be read back.
+
+    Raises:
+        Refused: by name.
+    """
+    unreadable = [one.settings.type for one in places if getattr(one.settings, "only_streams", False)]
+    if pipeline.spec.check is not None and unreadable:
+        what = f"rows of a connection of type {unreadable[0]} cannot be read back, so there is nothing to compare"
+        raise Refused(what, where=f"{pipeline.name}: spec.check", hint="leave it out")
 
 
 def _shared(task: Mapping[str, Any]) -> Shared | None:
@@ -287,6 +300,11 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
             remembering,
             bool(remembering) and spec.limits.workers > 1,
             "several workers cannot remember rows together yet",
+        ),
+        (
+            "spec.check",
+            bool(remembering) and spec.check is not None,
+            "rows of a step that remembers others cannot be made again, so there is nothing to compare",
         ),
         ("spec.sink.write", spec.mode == "stream" and spec.sink.write == "scd2", "a stream cannot keep a history yet"),
         ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),

@@ -82,6 +82,10 @@ def _result(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
         with order.progress.movement.wait("the deletion of what the pipeline left at its sink did not end", SLOW):
             drop_state(job, table=bool(order.task.get("drop_table")))
         return attempt.result("completed", EMPTY)
+    if order.task.get("kind") == "check":
+        from dataflows.runs.checking import checked
+
+        return attempt.result("completed", EMPTY) | {"checked": checked(job, order.task, order.progress, order.first)}
     attempt.job = job
     outcome = _run(attempt, job, order)
     if outcome.get("refused_too_many"):

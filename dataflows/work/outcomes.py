@@ -17,6 +17,7 @@ from penstock.ids import named_id
 from penstock.models.domain import Counters, DatasetRef, Discovery, Error, Schema
 from penstock.models.profiles import DatasetProfile
 from penstock.records import Record
+from penstock.records.commands import CheckRecord
 from penstock.records.execution import (
     DatasetGone,
     DatasetProfiled,
@@ -125,7 +126,8 @@ class Outcomes:
         if result.get("status") == "completed":
             before = self._listed(offset, assigned, result) or self._schemas(offset, assigned, result)
             gone = self._gone(offset, assigned, result)
-            return [*before, *gone, self._completed(offset, assigned, result)]
+            differs = self._differs(offset, assigned, result)
+            return [*before, *gone, *differs, self._completed(offset, assigned, result)]
         error = Error(**result["error"]) if result.get("error") else _crash(ended, assigned)
         return [
             self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
@@ -161,6 +163,7 @@ class Outcomes:
             seconds=seconds,
             resumed=bool(result.get("resumed")),
             notes=tuple(result.get("notes") or ()),
+            checked=CheckRecord.parse(result["checked"]) if result.get("checked") else None,
             **self._discovered(assigned, result),
         )
         return self._answer(offset, assigned, "task.completed", payload.to_dict())
@@ -171,6 +174,21 @@ class Outcomes:
             return {}
         counts = {"objects": result["objects"], "changed": self._changed.pop(assigned.payload["task"], 0)}
         return {"discovery": assigned.payload["discovery"]["id"], "found": counts}
+
+    def _differs(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
+        """Return ``error.raised`` for a check that has found differences."""
+        found = result.get("checked")
+        if not found or found["agree"]:
+            return []
+        counts = ", ".join(f"{found[name]:,} {name}" for name in ("missing", "extra", "changed") if found[name])
+        name = assigned.payload["pipeline"]
+        error = Error(
+            code="check.differs",
+            what=f"both sides differ: {counts or 'more than can be listed'}",
+            where=f"pipeline {name}",
+            hint=f"penstock check {name} --last",
+        )
+        return [self._answer(offset, assigned, "error.raised", self._raised(assigned, error))]
 
     def _failed(self, assigned: Record, error: Error, counters: Counters) -> dict[str, Any]:
         return TaskFailed(**_attempt(assigned), error=error, counters=counters).to_dict()

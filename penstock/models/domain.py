@@ -214,7 +214,7 @@ class Task(Model):
     """
 
     id: Id
-    kind: Literal["pipeline", "cleanup", "discover", "list"]
+    kind: Literal["pipeline", "cleanup", "discover", "list", "check"]
     pipeline: PipelineName | None = None
     discovery: Discovery | None = None
     run: Id | None = None

@@ -30,6 +30,7 @@ from penstock.models.transforms import (
     Validation,
     unique,
 )
+from penstock.models.upkeep import Check
 
 __all__ = [
     "Cursor",
@@ -317,6 +318,7 @@ class PipelineSpec(Model):
     sink: Sink
     errors: ErrorRules = ErrorRules()
     limits: Limits = Limits()
+    check: Check | None = None
     tests: tuple[PipelineTest, ...] = ()
     tables: dict[ObjectName, dict[str, JsonValue]] = {}
     appear: Literal["apply", "propose", "ignore"] = "apply"

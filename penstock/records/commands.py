@@ -97,12 +97,16 @@ class SetAccept(Model):
 class CheckRecord(Model):
     """``check.record``: what a comparison of both sides has found. `run` is the last one that the target has all of.
 
-    It contains numbers only: keys and values of rows that differ stay with whoever compared them.
+    Keys and values of rows that differ are not in it: they stay with whoever compared them.
     """
 
     name: PipelineName
     uid: Id
     run: Id | None = None
+    position: Annotated[str, Field(max_length=2000)] | None = None
+    """Of the cursor: up to it both sides were compared."""
+    since: Annotated[str, Field(max_length=100)] | None = None
+    """Value of the cursor from which on they were compared; None = all rows."""
     source_rows: Count
     target_rows: Count
     missing: Count = 0

@@ -132,9 +132,14 @@ class PipelineDeleted(Model):
 
 
 class CheckRecorded(CheckRecord):
-    """``check.recorded``: both sides of a pipeline were compared; `by` is who did."""
+    """``check.recorded``: both sides of a pipeline were compared; `by` is who did.
+
+    `task` is the one of a scheduled check, and `error` says why it could not compare.
+    """
 
     by: str
+    task: Id | None = None
+    error: Error | None = None
 
 
 class PolicyAccepted(Model):

@@ -9,6 +9,7 @@ from pydantic import Field
 from penstock.models.base import Model, PipelineName
 from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema, Timestamp
 from penstock.models.profiles import DatasetProfile
+from penstock.records.commands import CheckRecord
 from penstock.records.shapes import Count, Positive
 
 __all__ = [
@@ -54,6 +55,8 @@ class TaskCompleted(Model):
     discovery: Id | None = None
     found: dict[str, Count] = {}
     """Of a discovery: the number of objects it has seen, and of those that are new or have changed."""
+    checked: CheckRecord | None = None
+    """What a check has found."""
 
 
 class TaskHalted(Model):

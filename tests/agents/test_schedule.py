@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agents.ticks import next_tick, ticks
 from penstock.models.pipeline import Schedule
 from penstock.records import Record
-from tests.agents.control_plane import ControlPlane, decisions, judged, pipeline
+from tests.agents.control_plane import FATAL, ControlPlane, decisions, judged, pipeline
 
 CASES = {
     "a time that the clock skips": ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00", ["2026-03-29T01:30", "2026-03-30T00:30"]),
@@ -262,3 +262,143 @@ def test_a_tick_that_comes_again_is_another_run() -> None:
     fire(plane)
     assert runs(plane) == ["00:10", "00:20", "00:10"]
     assert len({record.payload["run"]["id"] for record in plane.of("run.created")}) == 3
+
+
+def comparing(**spec: Any) -> ControlPlane:
+    """Return a plane with a pipeline that is checked each hour, and a worker."""
+    plane = ControlPlane()
+    plane.connect("shop", "house")
+    plane.join("w", slots=2, kinds=("pipeline", "cleanup", "check"))
+    document = pipeline("orders")
+    document["spec"] |= {"check": {"every": "1h"}, **spec}
+    plane.apply(document)
+    return plane
+
+
+def checks(plane: ControlPlane) -> list[Record]:
+    return [record for record in plane.of("task.queued") if record.payload["task"]["kind"] == "check"]
+
+
+def pending(plane: ControlPlane) -> dict[str, Any]:
+    found: dict[str, Any] = plane.state("orchestrator")["pipelines"]["orders"].get("comparing", {}).get("check", {})
+    return found
+
+
+def fall_due(plane: ControlPlane, late: timedelta = timedelta(seconds=0.1)) -> None:
+    """Fire the pending timer of a check, so late."""
+    plane.now = max(plane.now, datetime.fromisoformat(pending(plane)["due"])) + late
+    plane.fire(pending(plane)["timer"])
+
+
+def test_the_result_of_a_scheduled_check_is_recorded() -> None:
+    plane = comparing()
+    plane.join("w2", kinds=("check",))
+    for error in (None, FATAL):
+        fall_due(plane)
+        task = plane.task_of("orders")
+        attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"]}
+        found = {
+            "name": "orders",
+            "uid": task_uid(plane),
+            "source_rows": 3,
+            "target_rows": 2,
+            "missing": 1,
+            "agree": False,
+        }
+        if error:
+            plane.end(task, error)
+        else:
+            plane.tell("task.completed", task["id"], **attempt, checked={**found, "position": "7"})
+    done, failed = (record.payload for record in plane.of("check.recorded"))
+    assert (done["missing"], done["position"], done["by"], done["agree"]) == (1, "7", "tests", False)
+    assert (failed["error"]["code"], failed["agree"]) == (FATAL["code"], False)
+
+
+def task_uid(plane: ControlPlane) -> str:
+    return str(plane.state("orchestrator")["pipelines"]["orders"]["uid"])
+
+
+def test_a_check_of_a_batch_and_its_runs_wait_for_each_other() -> None:
+    plane = comparing()
+    plane.run("orders")
+    fall_due(plane)
+    first, second = plane.state("orchestrator")["tasks"].values()
+    assert (first["status"], second["status"]) == ("assigned", "queued")
+    plane.end(first)
+    assert plane.task_of("orders")["status"] == "assigned"
+    plane.run("orders")
+    check, run = plane.state("orchestrator")["tasks"].values()
+    assert (check["kind"], check["status"], run["status"]) == ("check", "assigned", "queued")
+    plane.end(check)
+    assert plane.running() == {"orders": "w"}
+
+
+def test_a_stream_is_checked_while_it_runs_and_a_connection_once_at_a_time() -> None:
+    plane = comparing(mode="stream")
+    plane.apply(
+        pipeline("others") | {"spec": {**pipeline("others")["spec"], "mode": "stream", "check": {"every": "1h"}}}
+    )
+    fall_due(plane)
+    other = plane.state("orchestrator")["pipelines"]["others"]["comparing"]["check"]
+    plane.now = max(plane.now, datetime.fromisoformat(other["due"]))
+    plane.fire(other["timer"])
+    tasks = plane.state("orchestrator")["tasks"].values()
+    assert [task["status"] for task in tasks if task["kind"] == "check"] == ["assigned", "queued"]
+    assert [task["status"] for task in tasks if task["kind"] == "pipeline"] == ["assigned", "assigned"]
+
+
+STEPS = st.sampled_from(
+    ["due", "late", "again", "done", "fails", "run", "pause", "resume", "restart", "lose", "faster", "none"]
+)
+
+
+@given(st.lists(STEPS, min_size=1, max_size=25), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_a_check_is_never_started_twice_for_one_due_time_and_is_caught_up_once(taken: list[str], batch: int) -> None:
+    plane = comparing()
+    plane.batch = batch
+    fired: list[str] = []
+    for number, step in enumerate(taken):
+        tasks = list(plane.state("orchestrator")["tasks"].values())
+        open_ = [task for task in tasks if task["kind"] == "check"]
+        before = len(checks(plane))
+        match step:
+            case "due" | "late" if pending(plane):
+                timer, due = pending(plane)["timer"], datetime.fromisoformat(pending(plane)["due"])
+                fall_due(plane, timedelta(hours=50.5) if step == "late" else timedelta(seconds=0.1))
+                fired.append(timer)
+                assert len(checks(plane)) - before == (0 if open_ else 1), "missed times are made up for by one check"
+                following = datetime.fromisoformat(pending(plane)["due"])
+                every = timedelta(minutes=30) if "faster" in plane_every(plane) else timedelta(hours=1)
+                assert following > plane.now
+                assert (following - due) % every == timedelta(0)
+            case "again" if fired:
+                plane.fire(fired[number % len(fired)])
+                assert len(checks(plane)) == before
+            case "done" | "fails" if assigned := [task for task in tasks if task["status"] == "assigned"]:
+                plane.end(assigned[0], FATAL if step == "fails" else None)
+            case "run" | "pause" | "resume":
+                plane.command("run.start", pipeline="orders") if step == "run" else plane.command(
+                    f"pipeline.{step}", name="orders"
+                )
+            case "restart":
+                before_it = plane.states()
+                plane.restart()
+                assert plane.states() == before_it
+            case "lose":
+                plane.lose("w")
+                plane.join("w", slots=2, kinds=("pipeline", "cleanup", "check"))
+            case "faster" | "none":
+                document = pipeline("orders")
+                document["spec"] |= {"check": {"every": "30m"}} if step == "faster" else {}
+                plane.apply(document)
+        working = [
+            task["kind"] for task in plane.state("orchestrator")["tasks"].values() if task["status"] == "assigned"
+        ]
+        assert len(working) <= 1, "a check and a run of a batch exclude each other"
+    assert decisions(plane.log) == judged(plane.log, plane.agents)
+
+
+def plane_every(plane: ControlPlane) -> str:
+    spec = plane.state("orchestrator")["pipelines"]["orders"]["pipeline"]["spec"]
+    return "faster" if spec.get("check", {}).get("every") in {"30m", "PT30M"} else ""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -68,6 +69,28 @@ def test_both_sides_are_compared_and_the_result_is_recorded(running: Project, ma
     assert "both sides differ (10,000 rows of the source, 9,999 of the target)" in running.do("status", name).out
     kept = running.do("status", name, "--json").json["pipeline"]["checked"]
     assert (kept["missing"], kept["agree"], "differences" in kept) == (1, False, False)
+
+
+def test_a_check_by_schedule_tells_what_differs(running: Project, made: Make) -> None:
+    name = made(**{"  sink:": "  check: {every: 1s}\n  sink:"})
+    running.done("run", name, "--watch")
+
+    def checked(*, agree: bool) -> dict[str, Any] | None:
+        found = dict(running.do("status", name, "--json").json)
+        one = found["pipeline"]["checked"]
+        return found if one and one.get("task") and one["agree"] is agree else None
+
+    found = until(lambda: checked(agree=True), "a check by schedule")
+    assert (found["pipeline"]["checked"]["source_rows"], [*found["next_comparisons"]]) == (10_000, ["check"])
+    assert running.do("check", name, "--last").code == 0
+    running.sql(WAREHOUSE, f"DELETE FROM {name} WHERE order_id = 18")
+    until(lambda: checked(agree=False), "a check that finds the missing row")
+    assert f"next: penstock check {name} --last" in running.do("status", name).out
+    said = running.do("check", name, "--last", "--json")
+    assert (said.code, said.json["missing"], said.json["differences"][0]["key"]) == (1, 1, {"order_id": 18})
+    assert "both sides differ: 1 missing" in running.do("list", "--failed").out
+    running.done("pause", name)
+    assert running.do("status", name, "--json").json["next_comparisons"] == {}
 
 
 def test_a_run_is_followed_to_its_end(running: Project, made: Make) -> None:

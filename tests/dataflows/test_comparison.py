@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from dataflows.runs import comparison
+from dataflows.data.cursors import time_text
+from dataflows.data.tables import Column
+from dataflows.runs import comparison, sides
 from dataflows.runs.comparison import Comparison
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
@@ -15,10 +18,10 @@ from penstock.errors import Refused
 from tests.dataflows.conftest import Copy, Launchers
 
 
-def compared(task: dict[str, Any]) -> Comparison:
+def compared(task: dict[str, Any], since: str | None = None) -> Comparison:
     job = Job.from_task(task)
     with opened(job) as ends:
-        return comparison.compare(job, ends, wait=0)
+        return comparison.compare(job, ends, since=since, wait=0)
 
 
 def keyed(made: Copy, write: str, **changes: Any) -> dict[str, Any]:
@@ -63,6 +66,55 @@ def test_rows_above_the_position_are_on_their_way(copy: Callable[..., Copy], lau
     found = compared(task)
     assert (found.missing, found.extra, found.changed, found.in_flight) == (1, 0, 0, 4)
     assert found.differences[0].key == {"id": 5}
+
+
+def test_only_rows_since_a_value_of_the_cursor_are_compared(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append")
+    task = keyed(made, "merge")
+    launchers.run(task)
+    made.add(4)
+    top = made.value("SELECT max(id) FROM items")
+    made.session.execute(f"DELETE FROM {made.target} WHERE id IN (5, {top - 7})")
+    made.session.execute(f"UPDATE {made.target} SET id = -6 WHERE id = 6")
+    made.session.execute(f"UPDATE {made.target} SET price = coalesce(price, 0) + 1 WHERE id = 8")
+    found = compared(task, since=str(top - 9))
+    assert (found.source_rows, found.target_rows, found.since) == (10, 5, str(top - 9))
+    assert (found.missing, found.extra, found.changed, found.in_flight) == (1, 0, 0, 4)
+    assert compared(task, since="9").missing == 1
+    assert (compared(task, since="8").changed, compared(task, since="5").missing) == (1, 3)
+    made.session.execute(f"UPDATE {made.target} SET id = {top + 1} WHERE id = 7")
+    assert {(one.kind, one.key["id"]) for one in compared(task, since=str(top + 1)).differences} == {("extra", top + 1)}
+
+
+@pytest.mark.parametrize(
+    ("write", "since", "why"),
+    [
+        ("replace", "7", "has no cursor"),
+        ("merge", "7d", "is no time"),
+        ("merge", "x", "not a value of the cursor's type"),
+    ],
+)
+def test_rows_since_what_is_no_value_of_the_cursor_are_refused(
+    copy: Callable[..., Copy], launchers: Launchers, write: str, since: str, why: str
+) -> None:
+    made = copy("append" if write == "merge" else "replace")
+    task = keyed(made, write)
+    launchers.run(task)
+    with pytest.raises(Refused, match=why) as raised:
+        compared(task, since=since)
+    assert raised.value.where == f"{task['pipeline']['metadata']['name']}: --since"
+
+
+@pytest.mark.parametrize(
+    ("type_", "zone", "text"),
+    [
+        ("timestamp with time zone", None, "2026-01-01 12:00:00+00:00"),
+        ("timestamp without time zone", "Europe/Berlin", "2026-01-01 13:00:00"),
+        ("date", None, "2026-01-01"),
+    ],
+)
+def test_a_time_has_the_form_of_the_cursor(type_: str, zone: str | None, text: str) -> None:
+    assert time_text(datetime(2026, 1, 1, 12, tzinfo=UTC), Column("at", type_), zone, "x") == text
 
 
 def test_without_a_key_equal_rows_are_counted(copy: Callable[..., Copy], launchers: Launchers) -> None:
@@ -118,5 +170,5 @@ def test_a_column_that_the_target_lacks_is_told(copy: Callable[..., Copy], launc
     ],
 )
 def test_equal_json_has_one_form(one: str, other: str, *, same: bool) -> None:
-    first, second = (comparison._one_json(text) for text in (one, other))
+    first, second = (sides._one_json(text) for text in (one, other))
     assert (first == second) is same

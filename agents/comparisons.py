@@ -1,0 +1,101 @@
+"""Comparisons of both sides that a pipeline's file asks for: when they are due, and what becomes of their results.
+
+The due times of a comparison are a fixed time apart. Those that passed while nothing ran are made up for by one; one
+that is due while the one before it is open is left out.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from agents.policies import Policies
+from agents.protocol import Cause, Draft, State
+from agents.ready import COMPARING, open_tasks
+from agents.runs import NOTHING, Outcome, task_closed, task_queued
+from agents.sets import is_set
+from agents.workload import changed
+from penstock.models.upkeep import Check
+
+__all__ = ["cancelled", "due_again", "requested", "result_of", "started", "timer_of"]
+
+
+def requested(state: State, cause: Cause) -> tuple[Draft, ...]:
+    """Request the timers that a pipeline lacks which is new, has changed, or is active again."""
+    name = cause.payload["name"]
+    before = state["pipelines"].get(name, {}).get("pipeline")
+    pipeline = changed(state, cause.type, cause.payload)["pipelines"].get(name)
+    if pipeline is None or pipeline["status"] != "active":
+        return ()
+    effects = []
+    for kind in sorted(COMPARING):
+        every = _every(pipeline["pipeline"], kind)
+        same = kind in pipeline.get("comparing", {}) and before is not None and _every(before, kind) == every
+        if every is not None and not same:
+            effects.append(_timer(name, pipeline, kind, cause.at + every))
+    return tuple(effects)
+
+
+def timer_of(state: State, timer: str) -> tuple[str, str] | None:
+    """Return kind and pipeline of the comparison that waits for this timer."""
+    for name, pipeline in state["pipelines"].items():
+        for kind, one in (pipeline.get("comparing") or {}).items():
+            if one["timer"] == timer:
+                return kind, name
+    return None
+
+
+def started(state: State, kind: str, name: str, policies: Policies, cause: Cause) -> Outcome:
+    """React to a comparison that is due: queue its task, unless the one before it is open, and request the next."""
+    pipeline = state["pipelines"][name]
+    every = _every(pipeline["pipeline"], kind)
+    if every is None or pipeline["status"] != "active":
+        return NOTHING
+    due = datetime.fromisoformat(pipeline["comparing"][kind]["due"])
+    passed = max(1, (cause.at - due) // every + 1)
+    reason = f"due at {due.isoformat()}" + (f", and {passed - 1} times since" if passed > 1 else "")
+    following = _timer(name, pipeline, kind, due + every * passed)
+    if any(task["kind"] == kind for task in open_tasks(state, name)):
+        return (following,), kind, f"{reason}; skipped, since the one before is not done"
+    return (task_queued(state, kind, name, policies, run=None, cause=cause), following), kind, reason
+
+
+def due_again(state: State, cause: Cause) -> tuple[Draft, ...]:
+    """Request new timers in place of those that are further ahead than their time, since the clock was set back."""
+    effects = []
+    for name, pipeline in state["pipelines"].items():
+        for kind, one in sorted((pipeline.get("comparing") or {}).items()):
+            every = _every(pipeline["pipeline"], kind)
+            if every is not None and datetime.fromisoformat(one["due"]) > cause.at + every:
+                effects.append(_timer(name, pipeline, kind, cause.at + every))
+    return tuple(effects)
+
+
+def cancelled(state: State, name: str, status: str) -> tuple[Draft, ...]:
+    """Close the comparisons of a pipeline that is not active any more."""
+    tasks = [task for task in open_tasks(state, name) if task["kind"] in COMPARING and status != "active"]
+    return tuple(task_closed(task, "cancelled", f"the pipeline is {status}") for task in tasks)
+
+
+def result_of(state: State, task: dict[str, Any], cause: Cause) -> tuple[Draft, ...]:
+    """Record what a comparison that has ended has found, or why it could not compare."""
+    pipeline = state["pipelines"].get(task["pipeline"])
+    if task["kind"] not in COMPARING or pipeline is None:
+        return ()
+    name, found = task["pipeline"], cause.payload.get("checked")
+    if found is None:
+        error = cause.payload.get("error")
+        found = {"name": name, "source_rows": 0, "target_rows": 0, "agree": False} | ({"error": error} if error else {})
+    by = {"uid": pipeline["uid"], "task": task["id"], "by": cause.record.actor}
+    return (Draft("check.recorded", name, {**found, **by}),)
+
+
+def _every(document: dict[str, Any], kind: str) -> timedelta | None:
+    """Return how often both sides are compared; None if the file does not say so. Members of a set say it each."""
+    said = None if is_set(document) else document["spec"].get(kind)
+    return Check.parse({"every": said["every"]}).every if said and said.get("every") else None
+
+
+def _timer(name: str, pipeline: dict[str, Any], kind: str, at: datetime) -> Draft:
+    timer = f"{kind}:{pipeline['uid']}:{at.isoformat()}"
+    return Draft("timer.requested", timer, {"timer": timer, "due": at.isoformat(), "subject": f"{kind} {name}"})
