@@ -42,6 +42,13 @@ class Profiles:
             raise translated(error, where=self._where) from error
         return None if row is None else (row[0], dict(row[1]))
 
+    def ages(self, connection: str) -> dict[str, datetime]:
+        """Return when values of each object of a connection were kept."""
+        try:
+            return dict(self._session.execute(_AGES, (connection,)).fetchall())
+        except psycopg.Error as error:
+            raise translated(error, where=self._where) from error
+
     def erase(self, connection: str, object_: str) -> int:
         """Delete the values of an object; return the number of rows that were there."""
         try:
@@ -68,5 +75,6 @@ class Profiles:
 _PUT: Final = """INSERT INTO ops.profiles (dataset, connection, object, at, columns) VALUES (%s, %s, %s, %s, %s::jsonb)
 ON CONFLICT (dataset) DO UPDATE SET at = EXCLUDED.at, columns = EXCLUDED.columns"""
 _GET: Final = "SELECT at, columns FROM ops.profiles WHERE dataset = %s"
+_AGES: Final = "SELECT object, at FROM ops.profiles WHERE connection = %s"
 _ERASE: Final = "DELETE FROM ops.profiles WHERE dataset = %s"
 _EXPIRE: Final = "DELETE FROM ops.profiles WHERE at < %s"

@@ -90,6 +90,7 @@ def show(state: State, words: tuple[str, ...], *, values: bool = False) -> None:
     profile = found.profile or {}
     about = [found.kind] + ([f"about {found.rows:,} rows"] if found.rows is not None else [])
     about += [size(found.bytes)] if found.bytes is not None else []
+    about += _of_files(profile)
     state.output.say(f"{escape(f'{found.connection}:{found.object}')}: {', '.join(about)}, seen {ago(found.last_at)}")
     if found.gone_at is not None:
         state.output.say(f"[bold]gone[/bold] from its source, as was seen {ago(found.gone_at)}")
@@ -155,6 +156,14 @@ def _show_structure(state: State, profile: Mapping[str, Any], foreign: Sequence[
         state.output.say(escape(f"({', '.join(one.columns)}) references {one.object} ({', '.join(one.references)})"))
     if divided := profile.get("partitions"):
         state.output.say(escape(f"{divided['count']} partitions by {divided['by']}"))
+
+
+def _of_files(profile: Mapping[str, Any]) -> list[str]:
+    """Return what is known of files or messages besides: how many, how new, and their format."""
+    found = [f"about {profile['files']:,} files"] if profile.get("files") is not None else []
+    found += [f"the newest of {profile['newest']}"] if profile.get("newest") else []
+    found += [profile["format"]] if profile.get("format") else []
+    return found + ([f"keys: {profile['key_format']}"] if profile.get("key_format") else [])
 
 
 def _plain(dataset: Dataset) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from api.cli.set_runs import listing_line, wait_for_listing
 from api.client import connected
 from api.starter import empty_project
 from api.urls import connection_of
-from dataflows.connectors.cataloguing import Catalogued, Choice
+from dataflows.connectors.cataloguing import Choice, chosen
 from dataflows.connectors.contract import Place
-from dataflows.connectors.listing import Listed
 from dataflows.connectors.registry import connector
+from dataflows.connectors.source_catalog import found_objects, listing, open_catalog
 from penstock.errors import Refused
 from penstock.models.connection import parse_connection
 from penstock.models.documents import read_project
@@ -104,21 +104,14 @@ def described(place: Place, tables: Sequence[str] = (), except_: Sequence[str] =
         Refused: systems of its type cannot be listed.
         Unavailable, AccessDenied: it does not answer.
     """
-    kind: object = connector(place.settings.type, place.where)
-    if place.settings.type in DATABASES and isinstance(kind, Catalogued):
-        with closing(kind.catalog(place)) as catalog:
-            for page in catalog.objects(Choice(tuple(tables) or ("*",), tuple(except_))):
+    kind, choice = connector(place.settings.type, place.where), Choice(tuple(tables) or ("*",), tuple(except_))
+    with closing(open_catalog(kind, place)) as catalog:
+        if place.settings.type in DATABASES:
+            for page in found_objects(kind, place, catalog, choice):
                 for one in page:
                     yield Described(one.object, one.kind, one.schema, one.profile.rows, one.profile.bytes)
-    elif isinstance(kind, Listed):
-        yield from (
-            Described(one.name) for one in kind.objects_of(place, tables or ("*",), lambda: None) if not one.hidden
-        )
-    else:
-        hint = "write a pipeline file for each object"
-        raise Refused(
-            f"a connection of type {place.settings.type} cannot list its objects", where=place.where, hint=hint
-        )
+        else:
+            yield from (Described(one.name) for one in chosen(listing(kind, place), place, choice, []))
 
 
 def _applied(folder: Path, name: str) -> str:

@@ -1,19 +1,38 @@
-"""How a connector shows what its system has, without being asked for an object by name."""
+"""How the objects of a connection are described, once they are listed.
+
+Any connector that lists its objects can be discovered: each is opened as a source (`source_catalog`). One whose system
+describes many objects at once, as the catalog of a database does, has the ability `Catalogued`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Final, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Place
-from dataflows.connectors.listing import Listed
+from dataflows.connectors.listing import Listed, ListedObject
+from dataflows.data.splits import Split
 from dataflows.data.statistics import Statistics
 from penstock.models.domain import Schema
 from penstock.models.profiles import DatasetProfile
 
-__all__ = ["OF_CONNECTORS", "Catalog", "Catalogued", "Choice", "Found", "Sampling", "clipped"]
+__all__ = [
+    "OF_CONNECTORS",
+    "OF_DESCRIBED",
+    "Catalog",
+    "Catalogued",
+    "Choice",
+    "Found",
+    "Guessing",
+    "Profiling",
+    "Spreading",
+    "chosen",
+    "clipped",
+    "paged",
+]
 
 LONGEST: Final = 1990
 """Characters of a comment or a default that are kept."""
@@ -33,9 +52,11 @@ class Choice:
 
     def takes(self, name: str) -> bool:
         """True if the object of that name is wanted."""
-        return any(fnmatchcase(name, one) for one in self.tables) and not any(
-            fnmatchcase(name, one) for one in self.except_
-        )
+        return _matches(self.tables, name) and not _matches(self.except_, name)
+
+
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(one == name or fnmatchcase(name, one) for one in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +70,27 @@ class Found:
     profile: DatasetProfile = field(default_factory=DatasetProfile)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     """Statistics of columns, by name. They contain values, which must not reach a log."""
+    empty: bool = False
+    """True if its columns only show in its rows, and there are none: those that were known stay known."""
 
 
 class Catalog(Protocol):
-    """Catalog of a system: descriptions of its objects; opened for reading only."""
+    """Descriptions of a connection's objects; opened for reading only."""
 
     notes: list[str]
-    """Objects that could not be described, and why; complete once `objects` has ended."""
+    """Objects that could not be described, and why; complete once `described` has ended."""
     present: list[str]
     """Objects that are there, but were not described; complete like `notes`."""
 
-    def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
-        """Yield the objects that are wanted in pages, as they are read; it never has more than a page in memory."""
+    def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
+        """Yield objects in pages, as they are read; it never has more than a page in memory."""
+
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
+        """Return statistics of at most `rows` rows of an object, by column; none if it has no rows.
+
+        Raises:
+            PenstockError: they cannot be read, or not in a few seconds.
+        """
 
     def close(self) -> None:
         """End the session."""
@@ -68,7 +98,7 @@ class Catalog(Protocol):
 
 @runtime_checkable
 class Catalogued(Protocol):
-    """A connector whose system can list and describe its objects."""
+    """A connector whose system can describe many objects at once."""
 
     @staticmethod
     def catalog(place: Place) -> Catalog:
@@ -76,17 +106,50 @@ class Catalogued(Protocol):
 
 
 @runtime_checkable
-class Sampling(Protocol):
-    """A catalog that can also look at rows, for objects of which its system has no statistics."""
+class Guessing(Protocol):
+    """A source whose rows can have several formats, which its rows show."""
 
-    def samples(self, rows: int, seconds: float, check: Callable[[], None]) -> Iterator[Sequence[Found]]:
-        """Yield those of the objects that were yielded without statistics, now with some; after `objects`.
+    def guess_format(self) -> None:
+        """Read it in the format of its newest rows, if the pipeline names none; before `describe`."""
 
-        At most `rows` rows of each are read, and for `seconds` in all.
-        """
+
+@runtime_checkable
+class Profiling(Protocol):
+    """A source that knows more of its object than columns: its size, its format, how it is divided."""
+
+    def profile(self) -> DatasetProfile:
+        """Return what it knows, without reading the rows; after `describe`."""
+
+
+@runtime_checkable
+class Spreading(Protocol):
+    """A source of which a few splits show more than its first rows."""
+
+    def spread(self, rows: int) -> tuple[Sequence[Split], bool]:
+        """Return splits from all over it for a sample of so many rows, and True if they have all rows."""
 
 
 OF_CONNECTORS: Final = (Catalogued, Listed)
+OF_DESCRIBED: Final = (Guessing, Profiling, Spreading)
+"""Abilities of sources that discovery uses."""
+
+
+def chosen(kind: Listed, place: Place, choice: Choice, hidden: list[str]) -> Iterator[ListedObject]:
+    """Yield the objects that are wanted; add to `hidden` those that are only described if they are named in full."""
+    for one in kind.objects_of(place, choice.tables, choice.check):
+        if not choice.takes(one.name):
+            continue
+        if one.hidden and not one.is_view and one.name not in choice.tables:
+            hidden.append(one.name)
+        else:
+            yield one
+
+
+def paged(objects: Iterable[ListedObject], size: int) -> Iterator[list[ListedObject]]:
+    """Yield the objects in pages of a size."""
+    rest = iter(objects)
+    while page := list(islice(rest, size)):
+        yield page
 
 
 def clipped(text: str | None) -> str | None:

@@ -13,7 +13,7 @@ from types import CodeType
 from typing import Any, Final
 
 from dataflows.connectors.abilities import OF_SOURCES, OF_TARGETS
-from dataflows.connectors.cataloguing import OF_CONNECTORS
+from dataflows.connectors.cataloguing import OF_CONNECTORS, OF_DESCRIBED
 from dataflows.connectors.contract import Connector, Source, Target
 from dataflows.connectors.state import State
 from penstock.errors import Refused
@@ -42,7 +42,7 @@ def check_source(candidate: Source, where: str) -> None:
     Raises:
         Refused: as for a connector.
     """
-    _check(candidate, Source, OF_SOURCES, where)
+    _check(candidate, Source, (*OF_SOURCES, *OF_DESCRIBED), where)
 
 
 def check_target(candidate: Target, where: str) -> None:

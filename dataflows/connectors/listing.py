@@ -1,7 +1,7 @@
-"""Listing of the objects of a connection, for sets of pipelines: their names, primary keys and foreign keys.
+"""Listing of the objects of a connection: their names, primary keys and foreign keys, without describing any.
 
-A connector can list if it has the ability `Listed`. The order is that of first loads: an object comes after those that
-its foreign keys refer to.
+A connector can list if it has the ability `Listed`. Sets of pipelines and discovery both begin with a listing. The
+order of a set is that of first loads: an object comes after those that its foreign keys refer to.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["Listed", "ListedObject", "in_order"]
 class ListedObject:
     """An object of a source: `name` is what a pipeline's `object` says; `refers_to` are names of the same form.
 
-    `schema` is empty where there are none. An object that is `hidden`, such as a view, is only selected by its name in
-    full.
+    `schema` is empty where there are none; `kind` is the catalog's word for it. An object that is `hidden` is only
+    selected by its name in full; discovery describes views in any case.
     """
 
     name: str
@@ -29,6 +29,16 @@ class ListedObject:
     key: tuple[str, ...] = ()
     refers_to: tuple[str, ...] = ()
     hidden: bool = False
+    kind: str = "table"
+    readable: bool = True
+    """False if this user may not read it."""
+    nameable: bool = True
+    """False if no pipeline can name it, and so no set can select it."""
+
+    @property
+    def is_view(self) -> bool:
+        """True if it shows the rows of other objects."""
+        return self.kind.endswith("view")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a listing's record has of it."""

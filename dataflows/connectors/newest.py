@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import ClassVar
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.decoding import Decoder
-from dataflows.connectors.formats.messages import Message
+from dataflows.connectors.formats.guessing import guessed, word_of
+from dataflows.connectors.formats.message_contract import Subjects
+from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, Message
 from dataflows.connectors.reading import chunks
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.errors import Refused
+from penstock.models.formats import AvroFormat
+from penstock.models.profiles import DatasetProfile, Partitions, about
 
 __all__ = ["NewestReader", "OnlyStreams"]
 
@@ -24,8 +28,52 @@ class OnlyStreams:
     """The contract's methods for batches, of a source that has no end: one split for previews, and no window."""
 
     place: Place
+    _looked_at: Sequence[Message] | None = None
+    """The messages from which the format was guessed, until the columns are."""
+    _key_format: str | None = None
+    _value_format: str | None = None
     _named: ClassVar[str] = "a topic"
     """Noun for such a source in errors."""
+    _parts: ClassVar[str] = "partition"
+    """Noun for what it is divided into."""
+
+    def newest(self, count: int) -> Sequence[Message]:
+        """Return about `count` of the newest messages."""
+        raise NotImplementedError
+
+    def extent(self) -> tuple[int | None, int]:
+        """Return about how many messages there are, None if it is not known, and the number of partitions."""
+        raise NotImplementedError
+
+    def registry(self) -> Subjects | None:
+        """Return the registry of schemas of the connection, if there is one."""
+        return None
+
+    def guess_format(self) -> None:
+        """Read messages in the format of the newest, if the pipeline names none; before `describe`."""
+        if self.place.format is not None:
+            return
+        self._looked_at, registry = self.newest(SAMPLE_MESSAGES), self.registry()
+        form = guessed(self._looked_at, self.place.object, registry)
+        self._key_format = word_of([one.key() for one in self._looked_at], registry)
+        word = word_of([one.value() for one in self._looked_at], registry)
+        self._value_format = "avro" if isinstance(form, AvroFormat) else word
+        self.place = replace(self.place, format=form)
+
+    def looked_at(self) -> Sequence[Message]:
+        """Return messages to infer columns from: those from which the format was guessed, else the newest."""
+        found, self._looked_at = self._looked_at, None
+        return self.newest(SAMPLE_MESSAGES) if found is None else found
+
+    def profile(self) -> DatasetProfile:
+        """Return about how many messages there are, the partitions, and the formats that were guessed."""
+        count, parts = self.extent()
+        return DatasetProfile(
+            rows=about(count),
+            format=self._value_format,
+            key_format=self._key_format,
+            partitions=Partitions(by=self._parts, count=parts),
+        )
 
     def split_key(self, table: Table) -> Column | None:
         return None

@@ -1,4 +1,4 @@
-"""Statistics of the values of a column: counted by its system, or from a sample."""
+"""Statistics of the values of a column: counted by its system, or from a sample in Arrow."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Final
 
-__all__ = ["LONGEST", "TOP", "Statistics", "measured"]
+import pyarrow as pa
+
+from dataflows.data.display import json_of
+
+__all__ = ["LONGEST", "SAMPLED_VALUES", "TOP", "Statistics", "measured", "of_table"]
 
 TOP: Final = 20
 """Frequent values that are kept."""
@@ -16,6 +21,8 @@ BOUNDS: Final = 20
 """Values that are kept of those in between, in order."""
 LONGEST: Final = 200
 """Characters that are kept of a value."""
+SAMPLED_VALUES: Final = 200_000
+"""Values of a sample, at most, of all columns together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,8 @@ class Statistics:
     """Frequent values, with their share of all rows."""
     bounds: tuple[str, ...] = ()
     """Values that divide the others into groups of about the same size, from the least to the greatest."""
+    rows: int | None = None
+    """Rows of the sample; None if its system counted."""
 
     @property
     def values(self) -> list[str]:
@@ -47,11 +56,18 @@ class Statistics:
         return {name: value for name, value in (found | ends | lists).items() if value not in (None, [])}
 
 
-def measured(values: Sequence[str | None], *, whole: bool = False) -> Statistics:
-    """Return the statistics of a sample; `whole` is True if it is all that there is."""
-    given = [value for value in values if value is not None]
-    if not values:
+def of_table(rows: pa.Table, *, whole: bool = False) -> dict[str, Statistics]:
+    """Return the statistics of each column of a sample, by name; none without rows."""
+    if not rows.num_rows:
+        return {}
+    return {name: measured(rows.column(name), whole=whole) for name in rows.column_names}
+
+
+def measured(values: pa.Array | pa.ChunkedArray, *, whole: bool = False) -> Statistics:
+    """Return the statistics of a column of a sample; `whole` is True if it is all that there is."""
+    if not len(values):
         return Statistics()
+    given = [value for value in _texts(values) if value is not None]
     counts = Counter(value[:LONGEST] for value in given)
     unique = len(counts) == len(given) and not whole
     top = [(value, count / len(values)) for value, count in counts.most_common(TOP) if count > 1]
@@ -61,18 +77,41 @@ def measured(values: Sequence[str | None], *, whole: bool = False) -> Statistics
         width=round(sum(map(len, given)) / len(given)) if given else None,
         top=tuple(top),
         bounds=tuple(_bounds(list(counts))),
+        rows=len(values),
     )
+
+
+def _texts(values: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """Return values as text: times without a zone, in UTC, bytes in hexadecimal, nested values as JSON."""
+    kind = values.type
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        values = values.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.int64()).cast(pa.timestamp(kind.unit))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return [None if one is None else f"\\x{one[:LONGEST].hex()}" for one in values.to_pylist()]
+    if pa.types.is_nested(kind):
+        return [None if one is None else json_of({"": one})[len('{"": ') : -1] for one in values.to_pylist()]
+    try:
+        found: list[str | None] = values.cast(pa.string()).to_pylist()
+    except UnicodeDecodeError:  # the source does not check its encoding
+        found = [None if one is None else one.decode(errors="replace") for one in values.cast(pa.binary()).to_pylist()]
+    return found
 
 
 def _bounds(values: list[str]) -> list[str]:
     """Return values at equal distances in order, by number if all are numbers."""
     try:
-        ordered = sorted(values, key=float)
+        ordered = sorted(values, key=_number)
     except ValueError:
         ordered = sorted(values)
     if len(ordered) <= BOUNDS:
         return ordered
     return [ordered[round(at * (len(ordered) - 1) / (BOUNDS - 1))] for at in range(BOUNDS)]
+
+
+def _number(text: str) -> tuple[bool, float]:
+    """Return the key by which numbers are ordered: NaN comes last."""
+    number = float(text)
+    return (True, 0.0) if isnan(number) else (False, number)
 
 
 _PARTS: Final = (

@@ -55,4 +55,5 @@ def listed_objects(
         raise Refused(what, where=f"{name}: spec.source.objects", hint="write a pipeline for each `object`")
     exact = {*spec["source"]["objects"]}
     every = kind.objects_of(place, spec["source"]["objects"], check)
-    return in_order(one for one in every if selects(spec, one.name) and (not one.hidden or one.name in exact))
+    named = (one for one in every if one.nameable and (not one.hidden or one.name in exact))
+    return in_order(one for one in named if selects(spec, one.name))

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from catalog.profiles import Profiles
-from dataflows.connectors.cataloguing import Catalog, Catalogued, Choice, Found, Sampling
-from dataflows.connectors.contract import Place
+from dataflows.connectors.cataloguing import Catalog, Choice, Found
+from dataflows.connectors.contract import Connector, Place
+from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.registry import connector
+from dataflows.connectors.source_catalog import found_objects, open_catalog
 from dataflows.pipeline import FirstError
 from dataflows.process.reports import error_of, write_line, write_result
 from dataflows.process.signals import stop_on_signal
 from dataflows.work.profile import profiled
-from penstock.errors import PenstockError, Refused
+from penstock.errors import PenstockError, Unreachable
 from penstock.models.connection import parse_connection
 from penstock.models.domain import Discovery
 from penstock.models.profiles import DatasetProfile
 from penstock.telemetry import span
 
-__all__ = ["open_catalog", "run_task"]
+__all__ = ["run_task"]
 
 SAMPLE_SECONDS: Final = 60.0
 """Longest time for samples in one discovery."""
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
 KEEP: Final = timedelta(days=30)
 """Time for which values are kept that discovery has seen."""
 
@@ -43,43 +48,69 @@ def run_task(task: Mapping[str, Any]) -> int:
 
 
 def _result(order: Discovery, task: Mapping[str, Any], first: FirstError) -> dict[str, Any]:
-    count = 0
+    looked = _Look(order, first.check)
     try:
-        settings = task["connections"][order.connection]
+        settings = parse_connection(order.connection, task["connections"][order.connection])
+        secrets = Path(task["secrets"]) if task.get("secrets") else None
+        place = Place("discovery", order.connection, settings, "", secrets=secrets)
+        kind = connector(settings.type, place.where)
         with (
-            closing(open_catalog(order.connection, settings, task.get("secrets"))) as found,
+            closing(open_catalog(kind, place)) as catalog,
             closing(_Reports(order.connection, task.get("letters"))) as reports,
         ):
-            samples = order.sample_rows > 0 and isinstance(found, Sampling)
-            for page in found.objects(Choice(order.tables, order.except_, first.check)):
-                first.check()
-                reports.send(page, partial=samples)
-                count += len(page)
-            if samples and isinstance(found, Sampling):
-                for page in found.samples(order.sample_rows, SAMPLE_SECONDS, first.check):
-                    reports.send(page)
-        result = {"status": "completed", "objects": count, "notes": found.notes, "error": None}
-        return result | {"present": found.present}
+            looked.describe(kind, place, catalog, reports)
+            looked.sample(catalog, reports)
+        result = {"status": "completed", "objects": looked.count, "notes": catalog.notes, "error": None}
+        return result | {"present": catalog.present}
     except PenstockError as error:
-        return {"status": "failed", "objects": count, "error": error_of(error)}
+        return {"status": "failed", "objects": looked.count, "error": error_of(error)}
     except Exception as error:  # noqa: BLE001 - a defect is reported like any failure, by its name only
         traceback.print_exc()
-        return {"status": "failed", "objects": count, "error": error_of(error)}
+        return {"status": "failed", "objects": looked.count, "error": error_of(error)}
 
 
-def open_catalog(name: str, settings: Mapping[str, Any], secrets: str | None) -> Catalog:
-    """Open the catalog of a connection's system.
+class _Look:
+    """One look at a connection: structure first, then samples of what has no statistics."""
 
-    Raises:
-        Refused: its connector cannot list objects.
-    """
-    parsed = parse_connection(name, settings)
-    place = Place("discovery", name, parsed, "", secrets=Path(secrets) if secrets else None)
-    kind: object = connector(parsed.type, place.where)
-    if not isinstance(kind, Catalogued):
-        hint = "name its objects in pipelines"
-        raise Refused(f"connections of type {parsed.type} cannot list their objects", where=place.where, hint=hint)
-    return kind.catalog(place)
+    def __init__(self, order: Discovery, check: Callable[[], None]) -> None:
+        self.count = 0
+        self._order, self._check = order, check
+        self._unmeasured: list[ListedObject] = []
+
+    def describe(self, kind: type[Connector], place: Place, catalog: Catalog, reports: _Reports) -> None:
+        """Report what the objects are, page by page."""
+        choice, listed = Choice(self._order.tables, self._order.except_, self._check), list[ListedObject]()
+        samples = self._order.sample_rows > 0
+        for page in found_objects(kind, place, catalog, choice, listed):
+            self._check()
+            reports.send(page, partial=samples)
+            self.count += len(page)
+            lacking = {one.object for one in page if one.schema.fields and not one.statistics}
+            self._unmeasured += [one for one in listed if one.name in lacking]
+            listed.clear()
+
+    def sample(self, catalog: Catalog, reports: _Reports) -> None:
+        """Report what a few rows of each tell, those first that were never sampled, or not for longest."""
+        rows, end, refused = self._order.sample_rows, time.monotonic() + SAMPLE_SECONDS, 0
+        left = self._unmeasured if rows else []
+        ages = reports.ages() if left else {}
+        left.sort(key=lambda one: ages.get(one.name, NEVER))
+        while left and time.monotonic() < end:
+            self._check()
+            for page in catalog.described([left.pop(0)], self._check):
+                for found in page:
+                    try:
+                        known = catalog.sample(found, rows, self._check)
+                    except Unreachable:
+                        raise
+                    except PenstockError:
+                        refused += 1
+                    else:
+                        reports.send([replace(found, statistics=known)])
+        if refused:
+            catalog.notes.append(f"of {refused} objects no row could be read in a few seconds")
+        if left:
+            catalog.notes.append(f"{len(left)} objects are not sampled yet: the {SAMPLE_SECONDS:g} s for it are over")
 
 
 class _Reports:
@@ -94,10 +125,15 @@ class _Reports:
         for one in page:
             profile, values[one.object] = profiled(one)
             hashes = {"fingerprint": one.schema.fingerprint, "profiled": profile.fingerprint}
-            lines.append(_line(one, profile) | hashes | {"partial": partial and not one.statistics})
+            partly = one.empty or (partial and not one.statistics)
+            lines.append(_line(one, profile) | hashes | {"partial": partly, "empty": one.empty})
         if self._values is not None:
             self._values.put(self._connection, {name: found for name, found in values.items() if found})
         write_line({"found": lines})
+
+    def ages(self) -> Mapping[str, datetime]:
+        """Return when values of each object were kept last; those of a table that has none are never."""
+        return {} if self._values is None else self._values.ages(self._connection)
 
     def close(self) -> None:
         """Delete values that are too old, and end."""

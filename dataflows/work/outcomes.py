@@ -103,7 +103,9 @@ class Outcomes:
         for ref, one in found.items():
             before = known.get(ref)
             described = (one["fingerprint"], one["kind"], one["description"], False)
-            if before is None or (before.fingerprint, before.kind, before.description, before.gone) != described:
+            unseen = before is None or before.fingerprint is None or before.gone
+            changed = before is None or (before.fingerprint, before.kind, before.description, before.gone) != described
+            if unseen or (changed and not one["empty"]):  # what shows in rows only is not lost where there are none
                 payload = _described(ref, one, Schema.parse(one["schema"]))
                 out.append(self._found(offset, assigned, "schema.observed", ref, payload))
             known_profile = before.profiled if before is not None else None

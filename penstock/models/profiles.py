@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -27,7 +28,7 @@ class Index(Model):
 
 
 class Partitions(Model):
-    """How a table is divided: by what, as the system writes it, and into how many parts."""
+    """How a table or topic is divided: by what, as the system writes it, and into how many parts."""
 
     by: Text
     count: Count
@@ -51,6 +52,13 @@ class DatasetProfile(Model):
 
     rows: Count | None = None
     bytes: Count | None = None
+    files: Count | None = None
+    newest: date | None = None
+    """The day, in UTC, on which its newest file was written."""
+    format: Text | None = None
+    """Format of its files or messages, in a word."""
+    key_format: Text | None = None
+    """Format of its messages' keys; None if they have none."""
     indexes: tuple[Index, ...] = ()
     partitions: Partitions | None = None
     columns: tuple[ColumnProfile, ...] = ()

@@ -35,7 +35,7 @@ DATABASES: Final = frozenset({"postgres", "mysql", "mariadb", "sqlite", "duckdb"
 """Types of connections whose objects are tables, ``schema.table``."""
 WITH_SCHEMAS: Final = DATABASES - {"sqlite"}
 """Types whose objects are in a schema, or in a database that takes its place."""
-WITHOUT_SCHEMAS: Final = frozenset({"sqlite", "files", "s3", "kafka", "kinesis", "topics"})
+WITHOUT_SCHEMAS: Final = frozenset({"sqlite", "files", "s3", "kafka", "kinesis", "topics", "http"})
 """Types whose objects are in none; of other types it shows when they are listed."""
 CASELESS: Final = frozenset({"mysql", "mariadb", "sqlite", "duckdb"})
 """Types whose tables may be one and the same if their names differ in case only."""

@@ -1,19 +1,24 @@
-"""Listings of a connection in tests, and a look at each listed object by its name."""
+"""Listings and descriptions of a connection's objects in tests, and a look at each by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataflows.connectors.cataloguing import Choice, Found
 from dataflows.connectors.contract import Place
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.registry import connector
+from dataflows.connectors.source_catalog import found_objects, open_catalog
+from dataflows.data.statistics import Statistics
 from dataflows.runs.listing import listed_objects
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Pipeline
 
-__all__ = ["columns", "found"]
+__all__ = ["Discovered", "columns", "discovered", "found"]
 
 
 def found(
@@ -36,3 +41,39 @@ def columns(connection: Mapping[str, Any], name: str, secrets: Path | None = Non
         return [one.name for one in source.describe().columns if not one.name.startswith("_")]
     finally:
         source.close()
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """What a discovery finds: objects by name, statistics of those that were sampled, and what is left out."""
+
+    objects: Mapping[str, Found]
+    samples: Mapping[str, Mapping[str, Statistics]]
+    notes: Sequence[str]
+    present: Sequence[str]
+
+    def columns(self, name: str) -> dict[str, str]:
+        """Return the types of an object's columns."""
+        return {one.name: one.type for one in self.objects[name].schema.fields}
+
+
+def discovered(
+    connection: Mapping[str, Any],
+    *tables: str,
+    except_: tuple[str, ...] = (),
+    secrets: Path | None = None,
+    rows: int = 0,
+) -> Discovered:
+    """Return what a connection has; with `rows`, sample so many of each object without statistics."""
+    settings = parse_connection("here", dict(connection))
+    place = Place("discovery", "here", settings, "", secrets)
+    kind = connector(settings.type, place.where)
+    with closing(open_catalog(kind, place)) as catalog:
+        choice = Choice(tables or ("*",), except_)
+        objects = {one.object: one for page in found_objects(kind, place, catalog, choice) for one in page}
+        samples = {
+            name: catalog.sample(one, rows, lambda: None)
+            for name, one in objects.items()
+            if rows and one.schema.fields and not one.statistics
+        }
+        return Discovered(objects, samples, catalog.notes, catalog.present)

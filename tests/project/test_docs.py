@@ -7,7 +7,7 @@ import pytest
 
 import dataflows.connectors as surface
 from dataflows.connectors.abilities import OF_SOURCES, OF_TARGETS
-from dataflows.connectors.cataloguing import OF_CONNECTORS
+from dataflows.connectors.cataloguing import OF_CONNECTORS, OF_DESCRIBED
 from dataflows.connectors.conformance import OPTIONS
 from dataflows.connectors.inspection import members
 from penstock.models.documents import CONNECTIONS, read_project
@@ -47,7 +47,9 @@ def test_the_page_of_connectors_names_what_there_is() -> None:
     ]
     assert imported
     assert set(imported) <= set(surface.__all__)
-    abilities = {ability.__name__: set(members(ability)) for ability in (*OF_CONNECTORS, *OF_SOURCES, *OF_TARGETS)}
+    abilities = {
+        ability.__name__: set(members(ability)) for ability in (*OF_CONNECTORS, *OF_DESCRIBED, *OF_SOURCES, *OF_TARGETS)
+    }
     named = re.findall(r"^\| `([A-Z]\w+)` \| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
     assert {name: set(re.findall(r"\w+", found)) for name, found in named} == abilities
     assert set(re.findall(r" (--[a-z-]+) ", text)) - {"--full"} == set(OPTIONS) - {"--file-format"}

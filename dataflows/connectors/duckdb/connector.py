@@ -9,7 +9,6 @@ from typing import Final
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.duckdb.target import DuckdbTarget
 from dataflows.connectors.listing import ListedObject
-from dataflows.connectors.sql.catalog import DatabaseCatalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
@@ -43,14 +42,7 @@ class DuckdbConnector:
 
         yield from objects_of(_duckdb(place, write=False)(check), _LISTED, check)
 
-    @staticmethod
-    def catalog(place: Place) -> DatabaseCatalog:
-        return DatabaseCatalog(_duckdb(place, write=False)(lambda: None), _OBJECTS)
 
-
-_OBJECTS: Final = r"""
-SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = current_database()
-AND table_name NOT LIKE '\_penstock\_%' ESCAPE '\' ORDER BY table_schema, table_name"""
 _NAMED: Final = (
     "CASE WHEN {0}.schema_name = 'main' AND NOT contains({1}, '.') THEN {1} ELSE {0}.schema_name || '.' || {1} END"
 )

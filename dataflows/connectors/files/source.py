@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any, Final
 
 from dataflows.connectors.contract import Place, ReadOrder
@@ -36,6 +36,7 @@ from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
 from penstock.clock import now
 from penstock.errors import BadData, MissingTable, Refused, SchemaMismatch, Unavailable
+from penstock.models.profiles import DatasetProfile, about
 
 __all__ = ["FilesSource"]
 
@@ -47,6 +48,8 @@ MAX_SAMPLED_FILES: Final = {"parquet": 1000, "csv": 64, "jsonl": 64}
 """Files from which columns are inferred; of more files, evenly spaced ones, including the first and the last."""
 SAMPLE_BYTES: Final = (64 << 10, 1 << 20, 8 << 20)
 """Sample size of each text file, at least and at most, and of all files together."""
+SPREAD_FILES: Final = 16
+"""Files of which a sample has rows."""
 MAX_REQUESTS: Final = 8
 MAX_LISTINGS: Final = 3
 MAX_PIECES: Final = 256
@@ -202,6 +205,28 @@ class FilesSource:
         size, rows = sum(one for one, _ in known), sum(one for _, one in known)
         total = sum(one.size for one in files)
         return round(total * rows / size) if size else total // BYTES_PER_ROW or min(total, 1)
+
+    def profile(self) -> DatasetProfile:
+        """Return how many files there are and how large, the day of the newest, and the rows of Parquet."""
+        files = self._listing if self._listing is not None else self._listed()[0]
+        kinds = sorted({format_of(one.path, self.place.format, self.where)[0].type for one in files})
+        days = [one.modified.astimezone(UTC).date() for one in files]
+        return DatasetProfile(
+            rows=about(self._estimate(files)) if kinds == ["parquet"] else None,
+            bytes=about(sum(one.size for one in files)),
+            files=about(len(files)),
+            newest=max(days, default=None),
+            format=" and ".join(kinds) or None,
+        )
+
+    def spread(self, rows: int) -> tuple[tuple[Split, ...], bool]:
+        """Return one split for each of some files; of Parquet its first row group."""
+        files = self._listing if self._listing is not None else self._listed()[0]
+        some = _spread(files, SPREAD_FILES)
+        pieces = [piece for piece, _ in self._pieces(some)]
+        first = {piece[0]: piece for piece in reversed(pieces)}
+        splits = tuple(Split(at, json.dumps([first[one.path]])) for at, one in enumerate(some))
+        return splits, len(splits) == len(pieces) and len(some) == len(files)
 
     def split_key(self, table: Table) -> Column | None:
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.http.source import HttpSource
+from dataflows.connectors.listing import ListedObject
 from penstock.errors import Refused
 from penstock.models.connection import HttpConnection
 from penstock.models.secrets import literal_in_query
@@ -28,6 +30,13 @@ class HttpConnector:
     @staticmethod
     def source(place: Place) -> HttpSource:
         return HttpSource(place, _url(place), place.settings.endpoint(place.object))
+
+    @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - the connection has them all
+        """Yield the `endpoints` of the connection; an API lists none itself."""
+        for name in place.settings.endpoints:
+            path = name.partition("?")[0].strip("/")
+            yield ListedObject(name, "", path.rpartition("/")[2] or path or name, kind="endpoint")
 
     @staticmethod
     def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - refused for any owner

@@ -36,7 +36,7 @@ class KafkaConnector:
         """Yield the topics; those that begin with `_`, which belong to tools, are hidden."""
         for name in topic_names(place):
             check()
-            yield ListedObject(name, "", name, hidden=name.startswith("_"))
+            yield ListedObject(name, "", name, hidden=name.startswith("_"), kind="topic")
 
     @staticmethod
     def target(place: Place, owner: Owner) -> KafkaTarget:

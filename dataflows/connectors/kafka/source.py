@@ -18,7 +18,7 @@ from dataflows.connectors.contract import Place, ReadOrder, SplitReader
 from dataflows.connectors.formats.decoding import decoder_of
 from dataflows.connectors.formats.message_contract import About, MessageFormat, Subjects, logged
 from dataflows.connectors.formats.message_formats import message_format
-from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, topic_columns
+from dataflows.connectors.formats.messages import topic_columns
 from dataflows.connectors.kafka.client import (
     SECONDS,
     Admin,
@@ -78,18 +78,18 @@ class KafkaSource(OnlyStreams):
     @cached_property
     def _form(self) -> MessageFormat:
         setting = f"{self.place.pipeline}: spec.source.format"
-        about = About(setting, self._where, logged(self._where), self._names, self._registry)
+        about = About(setting, self._where, logged(self._where), self._names, self.registry)
         return message_format(self.place.format, about)
 
-    def _registry(self) -> Subjects | None:
+    def registry(self) -> Subjects | None:
         from dataflows.connectors.kafka.registry import Registry
 
         return Registry.of(self.place)
 
     def describe(self) -> Table:
         if self._table is None:
-            topics = self._topics()
-            columns, types_from = self._form.columns(lambda: self._sample(topics, SAMPLE_MESSAGES))
+            self._topics()
+            columns, types_from = self._form.columns(self.looked_at)
             self._table = Table(self.place.object, "topic", topic_columns(columns), types_from=types_from)
         return self._table
 
@@ -126,6 +126,15 @@ class KafkaSource(OnlyStreams):
     @property
     def _group(self) -> str:
         return f"penstock-{self.place.pipeline}"
+
+    def newest(self, count: int) -> list[Message]:
+        return self._sample(self._topics(), count)
+
+    def extent(self) -> tuple[int, int]:
+        names = _partitions(self._topics())
+        with self._consumer() as one:
+            ends = watermarks(one, names, self._where)
+        return sum(high - low for low, high in ends.values()), len(names)
 
     def _sample(self, topics: Mapping[str, Topic], count: int) -> list[Message]:
         """Return about `count` of the newest messages, in equal parts of each partition."""
@@ -248,9 +257,7 @@ class KafkaSource(OnlyStreams):
     # -- for previews; runs are streams --
 
     def reader(self, order: ReadOrder) -> SplitReader:
-        return NewestReader(
-            order, decoder_of(order, self._form, self._where), lambda count: self._sample(self._topics(), count)
-        )
+        return NewestReader(order, decoder_of(order, self._form, self._where), self.newest)
 
     def close(self) -> None:
         self.__dict__.pop("_admin", None)

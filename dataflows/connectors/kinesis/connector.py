@@ -31,7 +31,7 @@ class KinesisConnector:
     @staticmethod
     def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - Amazon filters no names
         for name in stream_names(place, check):
-            yield ListedObject(name, "", name)
+            yield ListedObject(name, "", name, kind="stream")
 
     @staticmethod
     def target(place: Place, owner: Owner) -> KinesisTarget:

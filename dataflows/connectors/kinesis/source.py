@@ -13,7 +13,7 @@ from dataflows.connectors.contract import Place, ReadOrder, SplitReader
 from dataflows.connectors.formats.decoding import Decoder, decoder_of
 from dataflows.connectors.formats.message_contract import About, MessageFormat, logged
 from dataflows.connectors.formats.message_formats import message_format
-from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, topic_columns
+from dataflows.connectors.formats.messages import topic_columns
 from dataflows.connectors.kinesis.client import Kinesis, code_of
 from dataflows.connectors.kinesis.positions import Position, part_name, shard_number, shard_of
 from dataflows.connectors.kinesis.reader import KinesisReader
@@ -43,6 +43,7 @@ class KinesisSource(OnlyStreams):
     """One stream."""
 
     _named: ClassVar[str] = "a stream of Kinesis"
+    _parts: ClassVar[str] = "shard"
 
     place: Place
     form: None = field(default=None, init=False)
@@ -67,10 +68,16 @@ class KinesisSource(OnlyStreams):
         if self._table is None:
             form = self._form
             check_rights(self._client)
-            stream = described(self._client)
-            columns, types_from = form.columns(lambda: self._sample(stream, SAMPLE_MESSAGES))
+            described(self._client)
+            columns, types_from = form.columns(self.looked_at)
             self._table = Table(self.place.object, "stream", topic_columns(columns, HIDDEN), types_from=types_from)
         return self._table
+
+    def newest(self, count: int) -> Sequence[Record]:
+        return self._sample(described(self._client), count)
+
+    def extent(self) -> tuple[None, int]:
+        return None, sum(not one.closed for one in described(self._client).shards.values())
 
     def _sample(self, stream: Stream, count: int) -> list[Record]:
         """Return about `count` records, in equal parts of each shard: of the last minutes, or the first."""
@@ -188,10 +195,7 @@ class KinesisSource(OnlyStreams):
     # -- for previews; runs are streams --
 
     def reader(self, order: ReadOrder) -> SplitReader:
-        return NewestReader(order, self._decoder(order), self._newest)
-
-    def _newest(self, count: int) -> Sequence[Record]:
-        return self._sample(described(self._client), count)
+        return NewestReader(order, self._decoder(order), self.newest)
 
     def close(self) -> None:
         if (client := self.__dict__.pop("_client", None)) is not None:

@@ -6,13 +6,17 @@ A user sees in it what it may read. Rows and sizes are the server's own estimate
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
-from dataflows.connectors.cataloguing import Choice, Found, clipped
+from dataflows.connectors.cataloguing import Found, clipped, paged
+from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, text_of
 from dataflows.connectors.mysql.types import spelled
+from dataflows.connectors.source_catalog import SourceCatalog
+from dataflows.data.statistics import Statistics
 from penstock.models.domain import Field, ForeignKey, Schema
 from penstock.models.profiles import DatasetProfile, Index, about
 
@@ -22,47 +26,50 @@ PAGE_TABLES: Final = 100
 
 
 class MysqlCatalog:
-    """The tables and views of a database, without Penstock's own."""
+    """The tables and views of the databases of a server; `rows` samples those of one."""
 
-    def __init__(self, session: Session, database: str) -> None:
+    def __init__(self, session: Session, rows: SourceCatalog) -> None:
         self.notes: list[str] = []
         self.present: list[str] = []
-        self._session, self._database = session, database
+        self._session, self._rows = session, rows
 
-    def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
-        """Yield tables and views by name."""
-        chosen = [
-            row
-            for row in self._session.rows(_TABLES, (self._database,))
-            if choice.takes(str(TableName(self._database, text_of(row[0]))))
-        ]
-        for begin in range(0, len(chosen), PAGE_TABLES):
-            choice.check()
-            yield self._described(chosen[begin : begin + PAGE_TABLES])
+    def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
+        """Yield tables and views in pages, each of one database."""
+        for page in paged(objects, PAGE_TABLES):
+            for schema, some in groupby(page, lambda one: one.schema):
+                check()
+                yield self._described(schema, [one.table for one in some])
 
-    def _described(self, page: Sequence[tuple[Any, ...]]) -> list[Found]:
-        names = [text_of(row[0]) for row in page]
-        columns, indexes, foreign = self._columns(names), self._indexes(names), self._foreign(names)
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
+        """Return statistics of some rows. Raises as `Catalog.sample`."""
+        return self._rows.sample(found, rows, check)
+
+    def _described(self, schema: str, names: Sequence[str]) -> list[Found]:
+        columns, indexes = self._columns(schema, names), self._indexes(schema, names)
+        foreign = self._foreign(schema, names)
         found = []
-        for row, name in zip(page, names, strict=True):
+        for row in self._ask(_TABLES, schema, names):
+            name = text_of(row[0])
             fields, mine = columns[name], indexes[name]
             key = next((one.columns for one in mine if one.name == "PRIMARY"), ())
             known = {field.name for field in fields}
             unique = [
                 one.columns for one in mine if one.unique and one.columns != key and known.issuperset(one.columns)
             ]
-            schema = Schema(fields=tuple(fields), key=key, unique=tuple(unique), foreign=tuple(foreign[name]))
+            described = Schema(fields=tuple(fields), key=key, unique=tuple(unique), foreign=tuple(foreign[name]))
             profile = DatasetProfile(rows=about(row[2]), bytes=about(row[3]), indexes=tuple(mine))
             kind = "view" if "VIEW" in text_of(row[1]) else "table"
             comment = text_of(row[4]) if kind == "table" and row[4] else None
-            found.append(Found(str(TableName(self._database, name)), kind, schema, clipped(comment), profile))
+            found.append(Found(str(TableName(schema, name)), kind, described, clipped(comment), profile))
         return found
 
-    def _columns(self, names: Sequence[str]) -> dict[str, list[Field]]:
-        rows = self._ask(_JSON, names) if self._session.mariadb else []
+    def _columns(self, schema: str, names: Sequence[str]) -> dict[str, list[Field]]:
+        rows = self._ask(_JSON, schema, names) if self._session.mariadb else []
         checks = {(text_of(table), text_of(clause)) for table, clause in rows}
         fields: dict[str, list[Field]] = defaultdict(list)
-        for table, name, data, whole, nullable, default, extra, generated, comment in self._ask(_COLUMNS, names):
+        for table, name, data, whole, nullable, default, extra, generated, comment in self._ask(
+            _COLUMNS, schema, names
+        ):
             is_json = (table, f"json_valid({quoted(name)})") in checks
             kinds = ("json", "json") if is_json else (text_of(data), text_of(whole))
             field = Field(
@@ -75,9 +82,9 @@ class MysqlCatalog:
             fields[table].append(field)
         return fields
 
-    def _indexes(self, names: Sequence[str]) -> dict[str, list[Index]]:
+    def _indexes(self, schema: str, names: Sequence[str]) -> dict[str, list[Index]]:
         parts: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
-        for table, index, column, loose, part in self._ask(_INDEXES, names):
+        for table, index, column, loose, part in self._ask(_INDEXES, schema, names):
             shown = "(expression)" if column is None else f"{column}({part})" if part else column
             parts[table, index, not loose and not part].append(shown)
         found: dict[str, list[Index]] = defaultdict(list)
@@ -85,23 +92,24 @@ class MysqlCatalog:
             found[table].append(Index(name=index, columns=tuple(columns), unique=unique))
         return found
 
-    def _foreign(self, names: Sequence[str]) -> dict[str, list[ForeignKey]]:
+    def _foreign(self, schema: str, names: Sequence[str]) -> dict[str, list[ForeignKey]]:
         parts: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
-        for table, constraint, column, schema, of, to in self._ask(_FOREIGN, names):
-            parts[table, constraint, str(TableName(schema, of))].append((column, to))
+        for table, constraint, column, other, of, to in self._ask(_FOREIGN, schema, names):
+            parts[table, constraint, str(TableName(other, of))].append((column, to))
         found: dict[str, list[ForeignKey]] = defaultdict(list)
         for (table, _, of), pairs in parts.items():
             columns, to = zip(*pairs, strict=True)
             found[table].append(ForeignKey(columns=columns, object=of, references=to))
         return found
 
-    def _ask(self, query: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    def _ask(self, query: str, schema: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
         """Ask about some tables."""
         marks = ", ".join("?" for _ in names)
-        return self._session.rows(query.replace("(NAMES)", f"({marks})"), (self._database, *names))
+        return self._session.rows(query.replace("(NAMES)", f"({marks})"), (schema, *names))
 
     def close(self) -> None:
         """End the session."""
+        self._rows.close()
         self._session.close()
 
 
@@ -116,7 +124,7 @@ def _default(default: Any, extra: str, generated: str) -> str | None:
 
 _TABLES: Final = """
 SELECT table_name, table_type, table_rows, data_length + index_length, table_comment FROM information_schema.tables
-WHERE table_schema = ? AND table_type <> 'SEQUENCE' AND table_name NOT LIKE '\\_penstock\\_%' ORDER BY table_name"""
+WHERE table_schema = ? AND table_name IN (NAMES) AND table_type <> 'SEQUENCE' ORDER BY table_name"""
 _COLUMNS: Final = """
 SELECT table_name, column_name, data_type, column_type, is_nullable = 'YES', column_default, extra,
   generation_expression, column_comment

@@ -13,7 +13,7 @@ from dataflows.connectors.mysql.source import MysqlSource
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.mysql.tables import TableName
 from dataflows.connectors.mysql.target import MysqlTarget
-from penstock.errors import Refused
+from dataflows.connectors.source_catalog import SourceCatalog
 from penstock.models.connection import MysqlConnection
 
 __all__ = ["MysqlConnector"]
@@ -59,11 +59,9 @@ class MysqlConnector:
 
     @staticmethod
     def catalog(place: Place) -> MysqlCatalog:
-        database = place.settings.database
-        if database is None:
-            raise Refused("no database is named", where=place.where, hint="name one in the connection")
-        another = _sessions(place, TableName(database, ""), write=False, lock=SOURCE_LOCK_SECONDS)
-        return MysqlCatalog(another(lambda: None), database)
+        at = TableName(place.settings.database or "information_schema", "")
+        session = _sessions(place, at, write=False, lock=SOURCE_LOCK_SECONDS)(lambda: None)
+        return MysqlCatalog(session, SourceCatalog(MysqlConnector.source, place))
 
 
 def _name(place: Place) -> TableName:

@@ -49,4 +49,13 @@ def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
     for row in session.rows(_TABLES, (schema,)):
         name, kind = map(text_of, row)
         key = () if name in partial else tuple(keys[name])
-        yield ListedObject(str(TableName(schema, name)), schema, name, key, tuple(references[name]), "VIEW" in kind)
+        is_view = "VIEW" in kind
+        yield ListedObject(
+            str(TableName(schema, name)),
+            schema,
+            name,
+            key,
+            tuple(references[name]),
+            hidden=is_view,
+            kind="view" if is_view else "table",
+        )

@@ -6,16 +6,13 @@ all that it may read. Rows and sizes are what the server itself last counted or 
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-import psycopg
-
-from dataflows.connectors.cataloguing import Choice, Found, clipped
-from dataflows.connectors.postgres.errors import translate
+from dataflows.connectors.cataloguing import Found, clipped, paged
+from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.postgres.listing import KINDS
 from dataflows.connectors.postgres.samples import sampled
 from dataflows.connectors.postgres.session import LOCK_NOT_AVAILABLE, Session, connect, release, translated
 from dataflows.connectors.postgres.tables import TableName
@@ -27,16 +24,11 @@ __all__ = ["PostgresCatalog"]
 
 PAGE_TABLES: Final = 200
 """Tables that are described at once."""
-NAMES: Final = 2000
-"""Names that are read at once."""
 STATEMENT_SECONDS: Final = 60.0
 LOCK_SECONDS: Final = 2.0
 SAMPLE_MILLISECONDS: Final = 5000
 NAMED: Final = 5
 """Names in a note."""
-KINDS: Final = {
-    "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table",
-}  # fmt: skip
 
 
 class PostgresCatalog:
@@ -46,7 +38,6 @@ class PostgresCatalog:
         self.notes: list[str] = []
         self.present: list[str] = []
         self.locked: list[str] = []
-        self._unmeasured: list[_Named] = []
         self._where = where
         self._session = connect(
             dsn, where=where, name="penstock:discovery", statement=STATEMENT_SECONDS, lock=LOCK_SECONDS
@@ -54,85 +45,48 @@ class PostgresCatalog:
         with translated(where):
             self._session.execute("SET default_transaction_read_only = on")
 
-    def objects(self, choice: Choice) -> Iterator[Sequence[Found]]:
-        """Yield tables and views by name."""
-        page: list[_Named] = []
-        for one in self._names(choice):
-            page.append(one)
-            if len(page) == PAGE_TABLES:
-                yield self._described(page)
-                page = []
-        if page:
+    def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
+        """Yield tables and views in pages."""
+        for page in paged(self._readable(objects), PAGE_TABLES):
+            check()
             yield self._described(page)
         if self.locked:
             names = ", ".join(self.locked[:NAMED]) + (" …" if len(self.locked) > NAMED else "")
             self.notes.append(f"{len(self.locked)} tables that another session locks are as they were before: {names}")
 
-    def _names(self, choice: Choice) -> Iterator[_Named]:
-        last, hidden, dotted = ("", ""), 0, 0
-        while True:
-            choice.check()
-            with translated(self._where):
-                rows = self._session.execute(_NAMES, (*last, NAMES)).fetchall()
-            for id_, schema, name, readable in rows:
-                if not choice.takes(f"{schema}.{name}"):
-                    continue
-                if not readable:
-                    hidden += 1
-                    self.present.append(f"{schema}.{name}")
-                elif "." in schema:
-                    dotted += 1
-                else:
-                    yield id_, schema, name
-            if len(rows) < NAMES:
-                break
-            last = (rows[-1][1], rows[-1][2])
-        if hidden:
-            self.notes.append(f"{hidden} tables or views that this user may not SELECT are left out")
+    def _readable(self, objects: Iterable[ListedObject]) -> Iterator[ListedObject]:
+        closed, dotted = 0, 0
+        for one in objects:
+            if not one.readable:
+                closed += 1
+                self.present.append(one.name)
+            elif not one.nameable:
+                dotted += 1
+            else:
+                yield one
+        if closed:
+            self.notes.append(f"{closed} tables or views that this user may not SELECT are left out")
         if dotted:
             self.notes.append(f"{dotted} tables or views in a schema with a dot in its name are left out")
 
-    def _described(self, page: Sequence[_Named]) -> list[Found]:
+    def _described(self, page: Sequence[ListedObject]) -> list[Found]:
         """Describe some tables, all as of one moment; one that is being altered is left out.
 
         The server itself locks a table for a moment when it writes an expression of its indexes as text.
         """
+        names = [[one.schema for one in page], [one.table for one in page]]
         for last in (False, False, True):
-            free = self._unlocked(page)
+            with translated(self._where):
+                numbered = self._session.execute(_NUMBERS, names).fetchall()
+            free = self._unlocked(numbered)
             with translated(self._where):
                 try:
                     with _snapshot(self._session) as session:
-                        found = _read(session, free)
-                        break
+                        return _read(session, free)
                 except LOCK_NOT_AVAILABLE:
                     if last:
                         raise
-        named = {f"{schema}.{name}": (id_, schema, name) for id_, schema, name in free}
-        self._unmeasured += [named[one.object] for one in found if one.schema.fields and not one.statistics]
-        return found
-
-    def samples(self, rows: int, seconds: float, check: Callable[[], None]) -> Iterator[Sequence[Found]]:
-        """Yield what a few rows tell, object by object; what takes too long, or is refused, is left out and counted."""
-        end, left, refused = time.monotonic() + seconds, self._unmeasured, 0
-        with translated(self._where):
-            self._session.execute(f"SET statement_timeout = {SAMPLE_MILLISECONDS}")
-        while left and time.monotonic() < end:
-            check()
-            (one,), left = left[:1], left[1:]
-            for found in self._described([one]):
-                try:
-                    with _snapshot(self._session) as session:
-                        known = sampled(session, TableName(*one[1:]), found, rows)
-                except psycopg.Error as error:
-                    if self._session.closed:
-                        raise translate(error, self._where) from None
-                    refused += 1
-                else:
-                    yield [replace(found, statistics=known)]
-        if refused:
-            self.notes.append(f"of {refused} objects no row could be read within {SAMPLE_MILLISECONDS // 1000} s")
-        if left:
-            self.notes.append(f"{len(left)} objects are not sampled yet: the time for samples, {seconds:g} s, is over")
+        return []
 
     def _unlocked(self, page: Sequence[_Named]) -> list[_Named]:
         with translated(self._where):
@@ -140,6 +94,13 @@ class PostgresCatalog:
         self.locked += (names := [f"{schema}.{name}" for id_, schema, name in page if id_ in locked])
         self.present += names
         return [one for one in page if one[0] not in locked]
+
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
+        """Return statistics of some rows. Raises as `Catalog.sample`."""
+        with translated(self._where):
+            self._session.execute(f"SET statement_timeout = {SAMPLE_MILLISECONDS}")
+            with _snapshot(self._session) as session:
+                return sampled(session, TableName.parse(found.object), found, rows)
 
     def close(self) -> None:
         """End the session."""
@@ -216,14 +177,10 @@ def _statistics(
     return Statistics(nulls, distinct, width, clipped_top, tuple(value[:LONGEST] for value in bounds or ()))
 
 
-_NAMES: Final = r"""
-SELECT c.oid::bigint, n.nspname::text, c.relname::text,
-  has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT')
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relname NOT LIKE '\_penstock\_%%'
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_temp\_%%'
-  AND n.nspname NOT LIKE 'pg\_toast%%' AND (n.nspname, c.relname) > (%s::name, %s::name)
-ORDER BY n.nspname, c.relname LIMIT %s"""
+_NUMBERS: Final = """
+SELECT c.oid::bigint, n.nspname::text, c.relname::text FROM unnest(%s::name[], %s::name[]) AS wanted(schema, name)
+JOIN pg_namespace n ON n.nspname = wanted.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
+ORDER BY n.nspname, c.relname"""
 
 _LOCKED: Final = """
 SELECT relation::bigint FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = ANY (%s::oid[])

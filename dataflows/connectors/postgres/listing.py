@@ -8,10 +8,11 @@ from typing import Any, Final
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.postgres.session import Session, translated
 
-__all__ = ["objects_of"]
+__all__ = ["KINDS", "objects_of"]
 
 _OBJECTS: Final = """
-SELECT n.nspname, c.relname, c.relkind::text IN ('v', 'm'), coalesce((
+SELECT n.nspname, c.relname, c.relkind::text, strpos(n.nspname, '.') = 0,
+  has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT'), coalesce((
   SELECT json_agg(a.attname ORDER BY k.place) FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place),
     pg_attribute a WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
     AND a.attrelid = i.indrelid AND a.attnum = k.attnum), '[]'), coalesce((
@@ -20,15 +21,28 @@ SELECT n.nspname, c.relname, c.relkind::text IN ('v', 'm'), coalesce((
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' AND c.relname NOT LIKE '\\_penstock\\_%'
-  AND strpos(n.nspname, '.') = 0 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid
     AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')"""
 """Tables of extensions and partitions are left out; a schema with a dot in its name cannot be named."""
+KINDS: Final = {
+    "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table",
+}  # fmt: skip
 
 
 def objects_of(session: Session, where: str, check: Callable[[], None]) -> Iterator[ListedObject]:
     """Yield every table, and every view as hidden."""
     with translated(where):
         rows: list[Any] = list(session.execute(_OBJECTS))
-    for schema, table, hidden, key, references in rows:
+    for schema, table, kind, nameable, readable, key, references in rows:
         check()
-        yield ListedObject(f"{schema}.{table}", schema, table, tuple(key), tuple(references), hidden)
+        yield ListedObject(
+            f"{schema}.{table}",
+            schema,
+            table,
+            tuple(key),
+            tuple(references),
+            hidden=kind in {"v", "m"},
+            kind=KINDS[kind],
+            readable=readable,
+            nameable=nameable,
+        )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+import pyarrow as pa
+
 from dataflows.connectors.cataloguing import Found
 from dataflows.connectors.postgres.session import Session, one_row
 from dataflows.connectors.postgres.tables import TableName, escaped
 from dataflows.connectors.sql.names import quoted
-from dataflows.data.statistics import LONGEST, Statistics, measured
+from dataflows.data.statistics import LONGEST, SAMPLED_VALUES, Statistics, of_table
 
 __all__ = ["sampled"]
 
 SAMPLE_BYTES: Final = 8 << 20
 """Bytes of a table that are read, about."""
-VALUES: Final = 200_000
-"""Values that are kept in memory at once."""
 
 
 def sampled(session: Session, name: TableName, found: Found, rows: int) -> dict[str, Statistics]:
@@ -24,15 +24,13 @@ def sampled(session: Session, name: TableName, found: Found, rows: int) -> dict[
     The choice is the same each time, so that a table that has not changed looks the same.
     """
     columns = [field.name for field in found.schema.fields]
-    most = max(1, min(rows, VALUES // len(columns)))
+    most = max(1, min(rows, SAMPLED_VALUES // len(columns)))
     texts = ", ".join(f"left({escaped(quoted(column))}::text, {LONGEST})" for column in columns)
     part = _part(session, name, found.kind)
     query = f"SELECT {texts} FROM {escaped(name.sql)}{part} LIMIT %(most)s"
     read = session.execute(query, {"most": most}).fetchall()
-    whole = not part and len(read) < most
-    return (
-        {column: measured([row[at] for row in read], whole=whole) for at, column in enumerate(columns)} if read else {}
-    )
+    values = [pa.array([row[at] for row in read], pa.string()) for at in range(len(columns))]
+    return of_table(pa.table(values, columns), whole=not part and len(read) < most)
 
 
 def _part(session: Session, name: TableName, kind: str) -> str:

@@ -22,4 +22,7 @@ def objects_of(database: Database, query: str, check: Callable[[], None]) -> Ite
         rows = database.rows(query)
     for name, schema, table, hidden, key, references in rows:
         check()
-        yield ListedObject(name, schema, table, tuple(json.loads(key)), tuple(json.loads(references)), bool(hidden))
+        kind = "view" if hidden else "table"
+        yield ListedObject(
+            name, schema, table, tuple(json.loads(key)), tuple(json.loads(references)), bool(hidden), kind
+        )

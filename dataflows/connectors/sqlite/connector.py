@@ -8,7 +8,6 @@ from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.listing import ListedObject
-from dataflows.connectors.sql.catalog import DatabaseCatalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
@@ -43,14 +42,7 @@ class SqliteConnector:
 
         yield from objects_of(_sqlite(place, write=False)(check), _LISTED, check)
 
-    @staticmethod
-    def catalog(place: Place) -> DatabaseCatalog:
-        return DatabaseCatalog(_sqlite(place, write=False)(lambda: None), _OBJECTS)
 
-
-_OBJECTS: Final = r"""
-SELECT 'main', name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
-AND name NOT LIKE '\_penstock\_%' ESCAPE '\' ORDER BY name"""
 _LISTED: Final = r"""
 SELECT m.name, '', m.name, m.type = 'view',
   (SELECT json_group_array(name) FROM (

@@ -32,7 +32,7 @@ class TopicsConnector:
     def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - one query has them all
         for name in topic_names(place):
             check()
-            yield ListedObject(name, "", name)
+            yield ListedObject(name, "", name, kind="topic")
 
     @staticmethod
     def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - refused for any owner

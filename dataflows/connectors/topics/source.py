@@ -12,7 +12,7 @@ from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.decoding import decoder_of
 from dataflows.connectors.formats.message_contract import About, MessageFormat, logged
 from dataflows.connectors.formats.message_formats import message_format
-from dataflows.connectors.formats.messages import SAMPLE_MESSAGES, topic_columns
+from dataflows.connectors.formats.messages import topic_columns
 from dataflows.connectors.newest import NewestReader, OnlyStreams
 from dataflows.connectors.partitions import check_position, given_offsets, part_name, part_number, shift_of
 from dataflows.connectors.streaming import Beginning, Restarted, StreamOrder
@@ -53,8 +53,8 @@ class TopicsSource(OnlyStreams):
     def describe(self) -> Table:
         if self._table is None:
             with closing(self._open()) as log:
-                topic, _ = self._topic(log)
-                columns, types_from = self._form.columns(lambda: _sample(log, topic, SAMPLE_MESSAGES))
+                self._topic(log)
+            columns, types_from = self._form.columns(self.looked_at)
             self._table = Table(self.place.object, "topic", topic_columns(columns), types_from=types_from)
         return self._table
 
@@ -118,9 +118,14 @@ class TopicsSource(OnlyStreams):
     # -- for previews; runs are streams --
 
     def reader(self, order: ReadOrder) -> NewestReader:
-        return NewestReader(order, decoder_of(order, self._form, self._where), self._newest)
+        return NewestReader(order, decoder_of(order, self._form, self._where), self.newest)
 
-    def _newest(self, count: int) -> list[Event]:
+    def extent(self) -> tuple[int, int]:
+        with closing(self._open()) as log:
+            ends = _ends(log, self._topic(log)[0])
+        return sum(high - low for low, high in ends.values()), len(ends)
+
+    def newest(self, count: int) -> list[Event]:
         with closing(self._open()) as log:
             return _sample(log, self._topic(log)[0], count)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dataflows.connectors.files.names import FileSet
+from penstock.clock import now
 from penstock.errors import Unavailable
 from tests.dataflows.connectors.files.conftest import Files
-from tests.dataflows.listings import columns, found
+from tests.dataflows.listings import columns, discovered, found
 
 TEXT = b"id,name\n1,a\n"
 IN_ROOT = {
@@ -76,3 +79,31 @@ def test_a_root_that_is_away_is_not_an_empty_one(files: Files) -> None:
     files.root.rmdir()
     with pytest.raises(Unavailable, match="does not exist"):
         found(files.connection, "*", secrets=files.secrets)
+
+
+def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written(files: Files) -> None:
+    for number in range(40):
+        files.write(f"lake/raw/orders/{number:02d}.csv", b"id,mail,paid\n" + b"7,a@x.example,1.50\n" * 3)
+    files.write("lake/raw/days/year=2025/a.jsonl", b'{"n": 1, "deep": {"x": 2}}\n')
+    files.write("lake/raw/days/year=2026/b.jsonl", b'{"n": 2}\n')
+    pq.write_table(pa.table({"id": [1, 2, None]}), files.root / "visits.parquet")
+    files.write("notes.txt", b"x")
+    files.write("broken.parquet", b"x")
+    files.write("mixed/a.csv", TEXT)
+    files.write("mixed/b.jsonl", b'{"id": 1}\n')
+    before = {path: path.stat().st_mtime_ns for path in files.root.rglob("*")}
+    there = discovered(files.connection, secrets=files.secrets, rows=60)
+    assert {path: path.stat().st_mtime_ns for path in files.root.rglob("*")} == before, "nothing was written"
+    assert set(there.objects) == {"lake/raw/orders", "lake/raw/days", "visits.parquet"}
+    assert set(there.present) == {"notes.txt", "broken.parquet", "mixed"}
+    assert len(there.notes) == 2, "what cannot be described is said; a file that is not data is only kept in mind"
+    assert there.columns("lake/raw/orders") == {"id": "bigint", "mail": "text", "paid": "double precision"}
+    orders = there.objects["lake/raw/orders"].profile
+    assert (orders.files, orders.bytes, orders.format, orders.newest) == (40, 2800, "csv", now().date())
+    assert there.columns("lake/raw/days") == {"n": "bigint", "deep": "json", "year": "bigint"}
+    assert there.objects["visits.parquet"].profile.rows == 3
+    mail = there.samples["lake/raw/orders"]["mail"]
+    assert (mail.rows, mail.top) == (48, (("a@x.example", 1.0),)), "rows of 16 of the files"
+    assert there.samples["visits.parquet"]["id"].nulls == pytest.approx(1 / 3)
+    assert there.samples["lake/raw/days"]["year"].bounds == ("2025", "2026")
+    assert set(discovered(files.connection, "lake/*/or*", secrets=files.secrets).objects) == {"lake/raw/orders"}

@@ -34,6 +34,7 @@ from penstock.errors import (
 from penstock.failpoints import POINTS
 from penstock.models.connection import parse_connection
 from tests.dataflows.connectors.http.conftest import SECRET, WAYS
+from tests.dataflows.listings import discovered, found
 from tests.pairs import all_pairs
 
 if TYPE_CHECKING:
@@ -587,3 +588,16 @@ def test_many_pages_need_no_more_memory_than_one(pull: Make, api: Api) -> None:
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert sum(found) == pages * rows
     assert grown < 40 * 1024, grown  # KiB; all pages are 120 MB
+
+
+def test_the_endpoints_of_a_connection_are_its_objects(pull: Make) -> None:
+    one = pull(rows=3, endpoint={"columns": {"id": "bigint", "name": "text"}})
+    settings = {name: value for name, value in one.settings().items() if value is not None}
+    there = discovered(settings, secrets=one.folder)
+    assert there.columns(one.object) == {"id": "bigint", "name": "text"}
+    assert (there.objects[one.object].kind, one.api.asked) == ("endpoint", []), "what is declared is not asked for"
+    settings["endpoints"] = {one.object: {}}
+    there = discovered(settings, secrets=one.folder, rows=2)
+    assert {"id", "name"} <= there.columns(one.object).keys()
+    assert there.samples[one.object]["id"].rows == 2
+    assert [each.table for each in found(settings, "*", secrets=one.folder).values()] == ["items"]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from tests.dataflows.listings import found
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from penstock.models.profiles import Partitions
+from tests.dataflows.connectors.registry import registry
+from tests.dataflows.listings import discovered, found
 from tests.kafka import KafkaServer
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -22,3 +28,52 @@ def test_topics_are_objects(kafka: KafkaServer) -> None:
     every = found(here, "*")
     assert not [name for name in every if name.startswith("_")], "topics of Kafka, of Penstock and of tools"
     assert set(found(here, "_list.tools")) == {"_list.tools"}
+
+
+def test_what_topics_have_is_discovered_and_the_broker_keeps_no_trace(kafka: KafkaServer) -> None:
+    kafka.create("disc.json", 3)
+    for part in range(2):
+        values = (json.dumps({"id": number, "mail": f"p{number}@x.example"}).encode() for number in range(50))
+        kafka.send("disc.json", *values, partition=part, key=b"k-1")
+    for name in ("disc.avro", "disc.avro-empty", "disc.text", "disc.bytes", "disc.empty"):
+        kafka.create(name)
+    kafka.send("disc.text", b"one", b"two")
+    kafka.send("disc.bytes", b"\x00\xff", key=b"\xff\x00")
+    record = {"type": "record", "name": "Visit", "fields": [{"name": "at", "type": "long"}]}
+    with registry() as schemas:
+        number = schemas.add("disc.avro-value", record)
+        schemas.add("disc.avro-empty-value", record)
+        kafka.send("disc.avro", b"\x00" + number.to_bytes(4, "big") + b"\x02")
+        kafka.read("disc.text")  # the first consumer of a cluster makes the broker create its own topic of offsets
+        before = trace(kafka)
+        here = {"type": "kafka", "bootstrap": kafka.bootstrap, "registry": {"url": schemas.url}}
+        there = discovered(here, "disc.*", rows=200)
+        assert {one.partition(" ")[0] for one in schemas.asked} == {"GET"}
+    assert trace(kafka) == before, "no group, no offset, no topic and no message more"
+    assert (there.notes, there.present) == ([], [])
+    shown = {name.removeprefix("disc."): one for name, one in there.objects.items()}
+    assert {name: (one.profile.format, one.profile.key_format, one.profile.rows) for name, one in shown.items()} == {
+        "json": ("json", "text", 100), "avro": ("avro", None, 1), "avro-empty": ("avro", None, 0),
+        "text": ("text", None, 2), "bytes": ("bytes", "bytes", 1), "empty": (None, None, 0),
+    }  # fmt: skip
+    assert shown["json"].profile.partitions == Partitions(by="partition", count=3)
+    assert there.columns("disc.json") == {"id": "bigint", "mail": "text"}
+    assert there.columns("disc.avro") == there.columns("disc.avro-empty") == {"at": "bigint"}
+    assert (there.columns("disc.text"), there.columns("disc.bytes")) == ({"value": "text"}, {"value": "bytea"})
+    assert (shown["empty"].empty, shown["empty"].schema.fields) == (True, ())
+    mail = there.samples["disc.json"]["mail"]
+    assert (mail.nulls, mail.distinct, mail.rows) == (0, 50, 100)
+    assert there.samples["disc.avro"]["at"].bounds == ("1",)
+
+
+def trace(kafka: KafkaServer) -> tuple[object, ...]:
+    """Return all that reading may leave behind at the broker: groups and their offsets, topics, and their ends."""
+    admin = kafka.admin()
+    groups = sorted(one.group_id for one in admin.list_consumer_groups().result(60).valid)
+    topics = admin.list_topics(timeout=60).topics
+    newest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the library has no types for it
+    places = {TopicPartition(name, part): newest for name, topic in topics.items() for part in topic.partitions}
+    ends = {
+        (place.topic, place.partition): future.result(60).offset for place, future in admin.list_offsets(places).items()
+    }
+    return groups, ends

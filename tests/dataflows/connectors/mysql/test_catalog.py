@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-from dataflows.connectors.cataloguing import Choice, Found
-from dataflows.connectors.contract import Place
-from dataflows.connectors.mysql.connector import MysqlConnector
-from penstock.models.connection import parse_connection
 from penstock.models.domain import ForeignKey
+from tests.dataflows.listings import discovered
 
 ORDERS = """
 CREATE TABLE orders (id bigint AUTO_INCREMENT, line int NOT NULL, price decimal(15,2) DEFAULT 0,
@@ -20,24 +15,20 @@ CREATE TABLE orders (id bigint AUTO_INCREMENT, line int NOT NULL, price decimal(
 COMMENT 'What was ordered'"""
 
 
-def found(connection: dict[str, Any], home: Path, choice: Choice) -> dict[str, Found]:
-    place = Place("discovery", "shop", parse_connection("shop", connection), "", secrets=home)
-    with closing(MysqlConnector.catalog(place)) as catalog:
-        return {one.object: one for page in catalog.objects(choice) for one in page}
-
-
 def test_tables_and_views_of_a_database_are_described(mariadb: Any, new_schema: Callable[[], str]) -> None:
     name = new_schema()
     for statement in (
         "CREATE TABLE `Kunden Ä` (`select` int PRIMARY KEY, `a b` varchar(10) NOT NULL UNIQUE, doc json)",
         ORDERS,
+        "INSERT INTO orders (line, price, note) VALUES (1, 1.5, 'x'), (2, 20, NULL)",
         "CREATE VIEW recent AS SELECT id FROM orders",
         "CREATE TABLE _penstock_positions (x int)",
         f"GRANT SELECT ON {name}.* TO stranger@'%'",
     ):
         mariadb.query(statement, name)
     connection = mariadb.connection(name, user="stranger")
-    all_ = found(connection, mariadb.home, Choice())
+    there = discovered(connection, secrets=mariadb.home, rows=100)
+    all_ = there.objects
     assert {key.partition(".")[2]: one.kind for key, one in all_.items()} == {
         "Kunden Ä": "table", "orders": "table", "recent": "view",
     }  # fmt: skip
@@ -54,4 +45,8 @@ def test_tables_and_views_of_a_database_are_described(mariadb: Any, new_schema: 
     assert {one.name: (one.columns, one.unique) for one in orders.profile.indexes}["part"] == (("note(5)",), False)
     odd = all_[f"{name}.Kunden Ä"].schema
     assert (odd.unique, odd.fields[2].type) == ((("a b",),), "json")
-    assert set(found(connection, mariadb.home, Choice(("*.o*",)))) == {f"{name}.orders"}
+    assert set(discovered(connection, "*.o*", secrets=mariadb.home).objects) == {f"{name}.orders"}
+    statistics = there.samples[f"{name}.orders"]
+    assert (statistics["note"].nulls, statistics["price"].bounds) == (0.5, ("1.50", "20.00"))
+    everywhere = discovered({**connection, "database": None}, f"{name}.*", secrets=mariadb.home)
+    assert set(everywhere.objects) == set(all_), "a connection without a database has those of all"

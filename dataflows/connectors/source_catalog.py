@@ -1,0 +1,215 @@
+"""Catalog of any connection whose objects can be listed: each is opened as a source, described, and sampled.
+
+It only does what a preview does: sources are read, never written to, and no position is stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Final
+
+import pyarrow as pa
+
+from dataflows.connectors.abilities import Locking
+from dataflows.connectors.cataloguing import Catalog, Catalogued, Choice, Found, Guessing, Profiling, Spreading, chosen
+from dataflows.connectors.contract import Connector, Place, ReadOrder, Source
+from dataflows.connectors.listing import Listed, ListedObject
+from dataflows.data.chunks import Chunk
+from dataflows.data.cursors import Window
+from dataflows.data.splits import Split
+from dataflows.data.statistics import SAMPLED_VALUES, Statistics, of_table
+from dataflows.data.tables import Table
+from dataflows.data.types import arrow_type, column_type
+from penstock.errors import MissingTable, PenstockError, Refused, SchemaMismatch, Unavailable, Unreachable
+from penstock.models.domain import DatasetRef, Schema
+from penstock.models.profiles import DatasetProfile, about
+
+__all__ = ["SourceCatalog", "found_objects", "listing", "open_catalog"]
+
+SHOWN: Final = 200
+"""Characters of a name and of a reason that a note shows."""
+NOTES: Final = 20
+"""Objects that have a note of their own; the others are counted."""
+SAMPLE_SECONDS: Final = 5.0
+"""Longest time for the rows of one object."""
+BATCH_ROWS: Final = 10_000
+EVERYTHING: Final = ("*",)
+EVERYWHERE: Final = ("**",)
+
+
+def open_catalog(kind: type[Connector], place: Place) -> Catalog:
+    """Open the catalog of a connection.
+
+    Raises:
+        Refused: its objects cannot be listed.
+    """
+    listing(kind, place)
+    catalogued: object = kind
+    return catalogued.catalog(place) if isinstance(catalogued, Catalogued) else SourceCatalog(kind.source, place)
+
+
+def listing(kind: object, place: Place) -> Listed:
+    """Return the connector as one that lists its objects.
+
+    Raises:
+        Refused: it cannot.
+    """
+    if isinstance(kind, Listed):
+        return kind
+    what, hint = f"connections of type {place.settings.type} cannot list their objects", "name them in pipelines"
+    raise Refused(what, where=place.where, hint=hint)
+
+
+def found_objects(
+    kind: object, place: Place, catalog: Catalog, choice: Choice, listed: list[ListedObject] | None = None
+) -> Iterator[Sequence[Found]]:
+    """Yield the objects that are wanted in pages: names are listed first, then described as the catalog can.
+
+    `listed` gets the name of each. Whoever wants everything gets what is deep in folders, too.
+    """
+    hidden: list[str] = []
+    choice = replace(choice, tables=EVERYWHERE) if choice.tables == EVERYTHING else choice
+
+    def kept() -> Iterator[ListedObject]:
+        for one in chosen(listing(kind, place), place, choice, hidden):
+            if listed is not None:
+                listed.append(one)
+            yield one
+
+    yield from catalog.described(kept(), choice.check)
+    catalog.present += hidden
+
+
+class SourceCatalog:
+    """The objects of a connection, each as its source."""
+
+    def __init__(self, source: Callable[[Place], Source], place: Place) -> None:
+        self.notes: list[str] = []
+        self.present: list[str] = []
+        self._source, self._place, self._left_out = source, place, 0
+        self._held = ExitStack()
+        self._locked = False
+
+    def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
+        """Yield the objects one by one; one that cannot be described is left out and reported.
+
+        Raises:
+            Unreachable: the system does not answer.
+        """
+        for one in objects:
+            check()
+            try:
+                yield [self._described(one)]
+            except MissingTable:
+                continue  # it is gone since it was listed
+            except Unreachable:
+                raise
+            except PenstockError as error:
+                self._leave_out(one.name, error)
+        if self._left_out > NOTES:
+            self.notes.append(f"{self._left_out - NOTES} more are left out")
+
+    def _leave_out(self, name: str, error: PenstockError) -> None:
+        self.present.append(name)
+        self._left_out += 1
+        if self._left_out <= NOTES:
+            self.notes.append(f"{name[:SHOWN]} is left out: {error.what[:SHOWN]}")
+
+    def _described(self, one: ListedObject) -> Found:
+        with closing(self._opened(one.name)) as source:
+            DatasetRef.parse({"connection": "here", "object": one.name})
+            try:
+                table = source.describe()
+            except SchemaMismatch:
+                if not self._is_empty(source):
+                    raise
+                return Found(one.name, one.kind, Schema(fields=()), profile=_profile(source), empty=True)
+            return Found(one.name, one.kind, _schema(table, one), profile=_profile(source, table))
+
+    def _is_empty(self, source: Source) -> bool:
+        """True if a source without columns is one without rows."""
+        return isinstance(source, Guessing) and isinstance(source, Profiling) and source.profile().format is None
+
+    def _opened(self, name: str) -> Source:
+        source = self._source(replace(self._place, object=name))
+        if isinstance(source, Locking) and not self._locked:  # opening a file again and again would take longest
+            self._held.enter_context(source.lock())
+            self._locked = True
+        if isinstance(source, Guessing):
+            try:
+                source.guess_format()
+            except BaseException:
+                source.close()
+                raise
+        return source
+
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
+        """Return statistics of some rows. Raises as `Catalog.sample`."""
+        end = time.monotonic() + SAMPLE_SECONDS
+
+        def checked() -> None:
+            check()
+            if time.monotonic() > end:
+                raise Unavailable(f"no rows came within {SAMPLE_SECONDS:g} s", where=self._place.where)
+
+        with closing(self._opened(found.object)) as source:
+            table = source.describe()
+            part, whole = _read(source, table, rows, checked)
+        return of_table(part, whole=whole)
+
+    def close(self) -> None:
+        """Release what is held open."""
+        self._held.close()
+
+
+def _schema(table: Table, one: ListedObject) -> Schema:
+    columns = [column for column in table.columns if not column.hidden]
+    fields = [{"name": column.name, "type": column.type, "nullable": column.nullable} for column in columns]
+    key = one.key if not table.keys or one.key in table.keys else table.keys[0]
+    unique = [keys for keys in table.keys if keys != key]
+    return Schema.parse({"fields": fields, "key": key, "unique": unique or None})
+
+
+def _profile(source: Source, table: Table | None = None) -> DatasetProfile:
+    if isinstance(source, Profiling):
+        return source.profile()
+    return DatasetProfile(rows=about(table.estimated_rows) if table is not None and table.estimated_rows else None)
+
+
+def _read(source: Source, table: Table, rows: int, check: Callable[[], None]) -> tuple[pa.Table, bool]:
+    """Return some rows, and True if they are all."""
+    kinds = {one.name: arrow_type(column_type(one)) for one in table.columns if not (one.hidden or one.unreadable)}
+    schema = pa.schema([(name, kind) for name, kind in kinds.items() if kind is not None])
+    most = max(1, min(rows, SAMPLED_VALUES // max(1, len(schema))))
+    order = ReadOrder(table, tuple(schema.names), None, schema, min(most, BATCH_ROWS), check)
+    splits, whole = _splits(source, table, most)
+    share = -(-most // max(1, len(splits)))
+    batches: list[pa.RecordBatch] = []
+    with closing(source.reader(order)) as reader:
+        for split in splits:
+            part, ended = _first(reader.read("sample", split), share)
+            batches += part
+            whole = whole and ended
+    return pa.Table.from_batches(batches, schema), whole
+
+
+def _splits(source: Source, table: Table, rows: int) -> tuple[Sequence[Split], bool]:
+    """Return splits that show what the rows are like, and True if they have all rows."""
+    if isinstance(source, Spreading):
+        return source.spread(rows)
+    return source.plan(table, None, Window(None, None), rows, 0), True
+
+
+def _first(chunks: Iterator[Chunk], rows: int) -> tuple[list[pa.RecordBatch], bool]:
+    """Return the first rows of a split, and True if it has no more."""
+    batches: list[pa.RecordBatch] = []
+    for chunk in chunks:
+        if isinstance(chunk.data, pa.RecordBatch):
+            batches.append(chunk.data.slice(0, rows))
+            rows -= len(batches[-1])
+        if rows <= 0:
+            return batches, chunk.last
+    return batches, True
