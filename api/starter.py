@@ -56,7 +56,7 @@ apiVersion: penstock/v1
 kind: AgentPolicy
 metadata: {name: default}
 spec:
-  orchestrator: {max_running: 4, per_connection: 2}
+  orchestrator: {max_running: 4, per_connection: 4}
   constraints: {never: [drop_table]}
 """
 

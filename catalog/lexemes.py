@@ -117,6 +117,7 @@ def searched(
     return " ".join(map(quoted, found)), f" {text} "
 
 
+@lru_cache(maxsize=50_000)
 def quoted(lexeme_: str) -> str:
     """Return a lexeme as the text form of a tsvector or a tsquery has it."""
     doubled = lexeme_.replace("\\", "\\\\").replace("'", "''")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from bytewax import operators as op
@@ -46,11 +47,22 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
 
 def project_to_end(site: Site) -> None:
     """Project up to the current end of the log, in this process; no other projector may run."""
-    with site.open_log("projector") as log, Projector(site.catalog_dsn) as projector:
+    with (
+        site.open_log("projector") as log,
+        Projector(site.catalog_dsn) as projector,
+        ThreadPoolExecutor(1, "projector-reader") as reader,
+    ):
         at, reading = projector.position()
-        while stored := log.read(CONTROL, 0, at, READ):
-            at = stored[-1].offset + 1
-            projector.apply([item for item in records_of(stored) if reading.keep(*item)], at, reading)
+
+        def read(begin: int) -> list[tuple[int, Record]]:
+            return records_of(log.read(CONTROL, 0, begin, READ))
+
+        found = read(at)
+        while found:
+            at = found[-1][0] + 1
+            ahead = reader.submit(read, at)  # validated while the server writes
+            projector.apply([item for item in found if reading.keep(*item)], at, reading)
+            found = ahead.result()
 
 
 class _ActiveProjector:

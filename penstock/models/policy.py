@@ -47,7 +47,7 @@ class OrchestratorPolicy(Model):
     """Limits on concurrent runs, and their priorities: label values to a number, higher first."""
 
     max_running: int = Field(default=4, ge=1, le=10_000)
-    per_connection: int = Field(default=2, ge=1, le=10_000)
+    per_connection: int = Field(default=4, ge=1, le=10_000)
     priorities: dict[str, Annotated[int, Field(ge=-(2**31), lt=2**31)]] = {}
 
 

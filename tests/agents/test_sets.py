@@ -209,12 +209,22 @@ def test_the_runs_of_a_set_start_after_its_listing(plane: ControlPlane) -> None:
     assert [one["pipeline"] for one in runs] == ["shop/public.b", "shop/public.a", "shop/public.c"]
     assert {one["group"] for one in runs} == {answer["group"]}
     assert plane.of("set.started")[-1].payload["last"]
-    assert len(plane.running()) == 2, "as many as the policy allows for a connection"
+    assert len(plane.running()) == 3
+
+
+def test_a_set_runs_as_many_members_as_the_policy_allows_for_a_connection(plane: ControlPlane) -> None:
+    plane.done("policy.publish", policy=policy("p", orchestrator={"per_connection": 2}))
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.a", "public.b")
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", "public.a", "public.b", "public.c")
+    assert len(plane.running()) == 2
 
 
 @pytest.fixture
 def begun(plane: ControlPlane) -> ControlPlane:
     """Return a control plane in which two members of a set run, two wait behind them, and one waits in the queue."""
+    plane.done("policy.publish", policy=policy("p", orchestrator={"per_connection": 2}))
     plane.apply(pipeline_set("shop"))
     plane.find("shop", "public.a")
     plane.done("run.start", pipeline="shop")
