@@ -27,6 +27,7 @@ __all__ = [
     "Choice",
     "Found",
     "Guessing",
+    "Inferring",
     "Profiling",
     "Spreading",
     "chosen",
@@ -72,6 +73,8 @@ class Found:
     """Statistics of columns, by name. They contain values, which must not reach a log."""
     empty: bool = False
     """True if its columns only show in its rows, and there are none: those that were known stay known."""
+    looked_at: int | None = None
+    """Rows or files in which its columns were seen, if there may be others; None if its columns are declared."""
 
 
 class Catalog(Protocol):
@@ -85,8 +88,8 @@ class Catalog(Protocol):
     def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
         """Yield objects in pages, as they are read; it never has more than a page in memory."""
 
-    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
-        """Return statistics of at most `rows` rows of an object, by column; none if it has no rows.
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Found:
+        """Return an object with what at most `rows` of its rows show: statistics, and the fields of documents.
 
         Raises:
             PenstockError: they cannot be read, or not in a few seconds.
@@ -114,6 +117,14 @@ class Guessing(Protocol):
 
 
 @runtime_checkable
+class Inferring(Protocol):
+    """A source whose columns are seen in some of its rows."""
+
+    def looked_at(self) -> int | None:
+        """Return in how many rows or files they were seen; None if it declares them, or all were. After `describe`."""
+
+
+@runtime_checkable
 class Profiling(Protocol):
     """A source that knows more of its object than columns: its size, its format, how it is divided."""
 
@@ -130,7 +141,7 @@ class Spreading(Protocol):
 
 
 OF_CONNECTORS: Final = (Catalogued, Listed)
-OF_DESCRIBED: Final = (Guessing, Profiling, Spreading)
+OF_DESCRIBED: Final = (Guessing, Inferring, Profiling, Spreading)
 """Abilities of sources that discovery uses."""
 
 

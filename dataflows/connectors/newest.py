@@ -28,8 +28,9 @@ class OnlyStreams:
     """The contract's methods for batches, of a source that has no end: one split for previews, and no window."""
 
     place: Place
-    _looked_at: Sequence[Message] | None = None
+    _guessed_from: Sequence[Message] | None = None
     """The messages from which the format was guessed, until the columns are."""
+    _count: int | None = None
     _key_format: str | None = None
     _value_format: str | None = None
     _named: ClassVar[str] = "a topic"
@@ -53,17 +54,23 @@ class OnlyStreams:
         """Read messages in the format of the newest, if the pipeline names none; before `describe`."""
         if self.place.format is not None:
             return
-        self._looked_at, registry = self.newest(SAMPLE_MESSAGES), self.registry()
-        form = guessed(self._looked_at, self.place.object, registry)
-        self._key_format = word_of([one.key() for one in self._looked_at], registry)
-        word = word_of([one.value() for one in self._looked_at], registry)
+        registry, self._guessed_from = self.registry(), self.newest(SAMPLE_MESSAGES)
+        form = guessed(self._guessed_from, self.place.object, registry)
+        self._key_format = word_of([one.key() for one in self._guessed_from], registry)
+        word = word_of([one.value() for one in self._guessed_from], registry)
         self._value_format = "avro" if isinstance(form, AvroFormat) else word
         self.place = replace(self.place, format=form)
 
-    def looked_at(self) -> Sequence[Message]:
+    def sampled(self) -> Sequence[Message]:
         """Return messages to infer columns from: those from which the format was guessed, else the newest."""
-        found, self._looked_at = self._looked_at, None
-        return self.newest(SAMPLE_MESSAGES) if found is None else found
+        found, self._guessed_from = self._guessed_from, None
+        found = self.newest(SAMPLE_MESSAGES) if found is None else found
+        self._count = sum(one.value() is not None for one in found)
+        return found
+
+    def looked_at(self) -> int | None:
+        """Return the number of messages in which the columns were seen."""
+        return self._count
 
     def profile(self) -> DatasetProfile:
         """Return about how many messages there are, the partitions, and the formats that were guessed."""

@@ -6,7 +6,7 @@ It only does what a preview does: sources are read, never written to, and no pos
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Final
@@ -14,13 +14,24 @@ from typing import Final
 import pyarrow as pa
 
 from dataflows.connectors.abilities import Locking
-from dataflows.connectors.cataloguing import Catalog, Catalogued, Choice, Found, Guessing, Profiling, Spreading, chosen
+from dataflows.connectors.cataloguing import (
+    Catalog,
+    Catalogued,
+    Choice,
+    Found,
+    Guessing,
+    Inferring,
+    Profiling,
+    Spreading,
+    chosen,
+)
 from dataflows.connectors.contract import Connector, Place, ReadOrder, Source
+from dataflows.connectors.formats.documents import parts_of
 from dataflows.connectors.listing import Listed, ListedObject
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import Window
 from dataflows.data.splits import Split
-from dataflows.data.statistics import SAMPLED_VALUES, Statistics, of_table
+from dataflows.data.statistics import SAMPLED_VALUES, of_table
 from dataflows.data.tables import Table
 from dataflows.data.types import arrow_type, column_type
 from penstock.errors import MissingTable, PenstockError, Refused, SchemaMismatch, Unavailable, Unreachable
@@ -35,6 +46,8 @@ NOTES: Final = 20
 """Objects that have a note of their own; the others are counted."""
 SAMPLE_SECONDS: Final = 5.0
 """Longest time for the rows of one object."""
+DOCUMENTS: Final = frozenset({"json", "jsonb"})
+"""Types of columns whose values have fields."""
 BATCH_ROWS: Final = 10_000
 EVERYTHING: Final = ("*",)
 EVERYWHERE: Final = ("**",)
@@ -127,7 +140,8 @@ class SourceCatalog:
                 if not self._is_empty(source):
                     raise
                 return Found(one.name, one.kind, Schema(fields=()), profile=_profile(source), empty=True)
-            return Found(one.name, one.kind, _schema(table, one), profile=_profile(source, table))
+            looked_at = source.looked_at() if isinstance(source, Inferring) else None
+            return Found(one.name, one.kind, _schema(table, one), None, _profile(source, table), looked_at=looked_at)
 
     def _is_empty(self, source: Source) -> bool:
         """True if a source without columns is one without rows."""
@@ -146,8 +160,8 @@ class SourceCatalog:
                 raise
         return source
 
-    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
-        """Return statistics of some rows. Raises as `Catalog.sample`."""
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Found:
+        """Return it with what some rows show. Raises as `Catalog.sample`."""
         end = time.monotonic() + SAMPLE_SECONDS
 
         def checked() -> None:
@@ -158,7 +172,7 @@ class SourceCatalog:
         with closing(self._opened(found.object)) as source:
             table = source.describe()
             part, whole = _read(source, table, rows, checked)
-        return of_table(part, whole=whole)
+        return replace(found, schema=_with_parts(found.schema, part), statistics=of_table(part, whole=whole))
 
     def close(self) -> None:
         """Release what is held open."""
@@ -171,6 +185,17 @@ def _schema(table: Table, one: ListedObject) -> Schema:
     key = one.key if not table.keys or one.key in table.keys else table.keys[0]
     unique = [keys for keys in table.keys if keys != key]
     return Schema.parse({"fields": fields, "key": key, "unique": unique or None})
+
+
+def _with_parts(schema: Schema, rows: pa.Table) -> Schema:
+    """Return the schema with the fields of documents in these rows."""
+    fields = [
+        field.model_copy(update={"fields": parts_of(rows.column(field.name).to_pylist())})
+        if field.type in DOCUMENTS and field.name in rows.column_names
+        else field
+        for field in schema.fields
+    ]
+    return schema.model_copy(update={"fields": tuple(fields)})
 
 
 def _profile(source: Source, table: Table | None = None) -> DatasetProfile:

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -100,13 +99,13 @@ class _Look:
             for page in catalog.described([left.pop(0)], self._check):
                 for found in page:
                     try:
-                        known = catalog.sample(found, rows, self._check)
+                        shown = catalog.sample(found, rows, self._check)
                     except Unreachable:
                         raise
                     except PenstockError:
                         refused += 1
                     else:
-                        reports.send([replace(found, statistics=known)])
+                        reports.send([shown])
         if refused:
             catalog.notes.append(f"of {refused} objects no row could be read in a few seconds")
         if left:
@@ -126,7 +125,8 @@ class _Reports:
             profile, values[one.object] = profiled(one)
             hashes = {"fingerprint": one.schema.fingerprint, "profiled": profile.fingerprint}
             partly = one.empty or (partial and not one.statistics)
-            lines.append(_line(one, profile) | hashes | {"partial": partly, "empty": one.empty})
+            how = {"partial": partly, "empty": one.empty, "looked_at": one.looked_at}
+            lines.append(_line(one, profile) | hashes | how)
         if self._values is not None:
             self._values.put(self._connection, {name: found for name, found in values.items() if found})
         write_line({"found": lines})

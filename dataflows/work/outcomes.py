@@ -10,8 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from agents.retries import CRASHED
+from catalog.dataset_folds import dataset_id
+from catalog.entries import Known
 from catalog.store import MetadataStore
 from dataflows.work.processes import Ended, calls_modules
+from dataflows.work.steady import steady, steady_profile
 from penstock.clock import now
 from penstock.ids import named_id
 from penstock.models.domain import Counters, DatasetRef, Discovery, Error, Schema
@@ -100,8 +103,9 @@ class Outcomes:
         connection, task = assigned.payload["discovery"]["connection"], assigned.payload["task"]
         found = {DatasetRef(connection=connection, object=one["object"]): one for one in page}
         known, out = self._store.known(found), list[Record]()
-        for ref, one in found.items():
+        for ref, seen in found.items():
             before = known.get(ref)
+            one = self._steady(ref, seen, before)
             described = (one["fingerprint"], one["kind"], one["description"], False)
             unseen = before is None or before.fingerprint is None or before.gone
             changed = before is None or (before.fingerprint, before.kind, before.description, before.gone) != described
@@ -118,6 +122,19 @@ class Outcomes:
             {one.key for one in out if one.type == "schema.observed"}
         )
         return out
+
+    def _steady(self, ref: DatasetRef, one: Mapping[str, Any], before: Known | None) -> Mapping[str, Any]:
+        """Return what was found, with what is known where it was only looked at in part."""
+        if before is None or before.fingerprint in {None, one["fingerprint"]}:
+            return one
+        id_ = dataset_id(ref.connection, ref.object)
+        entry, seen = self._store.dataset(id_), Schema.parse(one["schema"])
+        profile = DatasetProfile.parse(entry.profile or {})
+        schema = steady(self._store.schema_at(id_).schema, profile, seen, one["looked_at"])
+        kept = {each.name for each in schema.fields} - {each.name for each in seen.fields}
+        found = steady_profile(profile, DatasetProfile.parse(one["profile"]), kept)
+        more = {"schema": schema.to_dict(), "fingerprint": schema.fingerprint}
+        return {**one, **more, "profile": found.to_dict(), "profiled": found.fingerprint}
 
     def _found(self, offset: int, assigned: Record, type_: str, ref: DatasetRef, payload: dict[str, Any]) -> Record:
         return self._answer(offset, assigned, type_, payload, key=str(ref))

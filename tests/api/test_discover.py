@@ -89,6 +89,33 @@ def test_statistics_tags_and_values_are_kept_apart(running: Project) -> None:
     assert running.done("catalog", "show", "shop:public.people", "--values")["values"] == {}
 
 
+def test_what_changes_in_files_is_seen_like_a_change_of_a_table(running: Project, tmp_path: Path) -> None:
+    root = tmp_path / "lake"
+    (root / "visits").mkdir(parents=True)
+    (root / "orders").mkdir()
+    (root / "visits/1.jsonl").write_text('{"id": 1, "e_mail": "a@x.example"}\n{"id": 2, "e_mail": "b@x.example"}\n')
+    (root / "orders/1.csv").write_text("id,paid\n1,2.50\n")
+    connections = tmp_path / "connections.yaml"
+    connections.write_text(f"lake: {{type: files, root: {root}}}\n")
+    running.done("apply", connections)
+    assert running.done("discover", "lake")["found"] == {"objects": 2, "changed": 2}
+    assert running.done("discover", "lake")["found"] == {"objects": 2, "changed": 0}
+    shown = running.done("catalog", "show", "lake:visits")
+    assert (shown["kind"], shown["profile"]["files"], shown["profile"]["format"]) == ("files", 1, "jsonl")
+    assert "email" in shown["tags"]
+    assert "about 1 files, the newest of" in running.do("catalog", "show", "lake:visits").out
+    for number in range(2, 12):
+        (root / f"visits/{number}.jsonl").write_text(f'{{"id": {number}, "phone": "x"}}\n')
+    (root / "visits/1.jsonl").unlink()
+    (root / "orders/1.csv").unlink()
+    assert running.done("discover", "lake")["found"] == {"objects": 1, "changed": 1}
+    after = running.done("catalog", "show", "lake:visits")
+    assert [one["name"] for one in after["schema"]["fields"]] == ["id", "phone"], "ten files lack what all rows had"
+    assert after["version"] == 2
+    assert "phone" in running.do("catalog", "diff", "lake:visits").out
+    assert running.done("catalog", "show", "lake:orders")["gone_at"] is not None
+
+
 def test_a_pipeline_file_is_written_for_all_that_is_found(running: Project, tmp_path: Path) -> None:
     file = tmp_path / "all.yaml"
     names = ("--include", "public.*", "--exclude", "*.people")

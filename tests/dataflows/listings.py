@@ -71,9 +71,7 @@ def discovered(
     with closing(open_catalog(kind, place)) as catalog:
         choice = Choice(tables or ("*",), except_)
         objects = {one.object: one for page in found_objects(kind, place, catalog, choice) for one in page}
-        samples = {
-            name: catalog.sample(one, rows, lambda: None)
-            for name, one in objects.items()
-            if rows and one.schema.fields and not one.statistics
-        }
-        return Discovered(objects, samples, catalog.notes, catalog.present)
+        lacking = [one for one in objects.values() if rows and one.schema.fields and not one.statistics]
+        shown = {one.object: catalog.sample(one, rows, lambda: None) for one in lacking}
+        samples = {name: one.statistics for name, one in shown.items()}
+        return Discovered(objects | shown, samples, catalog.notes, catalog.present)

@@ -70,6 +70,8 @@ class FilesSource:
     _listing: list[Listed] | None = field(default=None, init=False)
     _own: bool = field(default=False, init=False)
     """True if the columns come from the folder's log."""
+    _seen_in: int | None = field(default=None, init=False)
+    """Files in which the columns were seen, if others may have more."""
     _count: tuple[float, int] = field(default=(0.0, 0), init=False)
     """When `behind` counts again, and what it has counted."""
 
@@ -91,6 +93,8 @@ class FilesSource:
         types_from = None
         if columns is None:
             columns, sampled = self._infer_columns(files)
+            kinds = {format_of(one.path, self.place.format, self.where)[0].type for one in files}
+            self._seen_in = sampled if sampled < len(files) or kinds == {"jsonl"} else None
             types_from = f"types inferred from {sampled} of {len(files)} files" if sampled < len(files) else None
         names = {column.name for column in columns}
         columns += tuple(column for column in HIDDEN if column.name not in names)
@@ -218,6 +222,10 @@ class FilesSource:
             newest=max(days, default=None),
             format=" and ".join(kinds) or None,
         )
+
+    def looked_at(self) -> int | None:
+        """Return the number of files in which the columns were seen; lines of JSON are only seen in part."""
+        return self._seen_in
 
     def spread(self, rows: int) -> tuple[tuple[Split, ...], bool]:
         """Return one split for each of some files; of Parquet its first row group."""

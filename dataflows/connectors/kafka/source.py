@@ -89,7 +89,7 @@ class KafkaSource(OnlyStreams):
     def describe(self) -> Table:
         if self._table is None:
             self._topics()
-            columns, types_from = self._form.columns(self.looked_at)
+            columns, types_from = self._form.columns(self.sampled)
             self._table = Table(self.place.object, "topic", topic_columns(columns), types_from=types_from)
         return self._table
 

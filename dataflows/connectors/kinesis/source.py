@@ -69,7 +69,7 @@ class KinesisSource(OnlyStreams):
             form = self._form
             check_rights(self._client)
             described(self._client)
-            columns, types_from = form.columns(self.looked_at)
+            columns, types_from = form.columns(self.sampled)
             self._table = Table(self.place.object, "stream", topic_columns(columns, HIDDEN), types_from=types_from)
         return self._table
 

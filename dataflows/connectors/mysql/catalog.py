@@ -6,7 +6,7 @@ A user sees in it what it may read. Rows and sizes are the server's own estimate
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.tables import TableName, text_of
 from dataflows.connectors.mysql.types import spelled
 from dataflows.connectors.source_catalog import SourceCatalog
-from dataflows.data.statistics import Statistics
 from penstock.models.domain import Field, ForeignKey, Schema
 from penstock.models.profiles import DatasetProfile, Index, about
 
@@ -40,8 +39,8 @@ class MysqlCatalog:
                 check()
                 yield self._described(schema, [one.table for one in some])
 
-    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
-        """Return statistics of some rows. Raises as `Catalog.sample`."""
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Found:
+        """Return it with what some rows show. Raises as `Catalog.sample`."""
         return self._rows.sample(found, rows, check)
 
     def _described(self, schema: str, names: Sequence[str]) -> list[Found]:

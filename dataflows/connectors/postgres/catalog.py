@@ -7,7 +7,8 @@ all that it may read. Rows and sizes are what the server itself last counted or 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from dataflows.connectors.cataloguing import Found, clipped, paged
@@ -95,12 +96,13 @@ class PostgresCatalog:
         self.present += names
         return [one for one in page if one[0] not in locked]
 
-    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Mapping[str, Statistics]:
-        """Return statistics of some rows. Raises as `Catalog.sample`."""
+    def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Found:
+        """Return it with statistics of some rows. Raises as `Catalog.sample`."""
         with translated(self._where):
             self._session.execute(f"SET statement_timeout = {SAMPLE_MILLISECONDS}")
             with _snapshot(self._session) as session:
-                return sampled(session, TableName.parse(found.object), found, rows)
+                known = sampled(session, TableName.parse(found.object), found, rows)
+        return replace(found, statistics=known)
 
     def close(self) -> None:
         """End the session."""

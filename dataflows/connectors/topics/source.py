@@ -54,7 +54,7 @@ class TopicsSource(OnlyStreams):
         if self._table is None:
             with closing(self._open()) as log:
                 self._topic(log)
-            columns, types_from = self._form.columns(self.looked_at)
+            columns, types_from = self._form.columns(self.sampled)
             self._table = Table(self.place.object, "topic", topic_columns(columns), types_from=types_from)
         return self._table
 

@@ -9,6 +9,7 @@ import pytest
 from dataflows.connectors.files.names import FileSet
 from penstock.clock import now
 from penstock.errors import Unavailable
+from penstock.models.domain import Field
 from tests.dataflows.connectors.files.conftest import Files
 from tests.dataflows.listings import columns, discovered, found
 
@@ -101,6 +102,8 @@ def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written
     orders = there.objects["lake/raw/orders"].profile
     assert (orders.files, orders.bytes, orders.format, orders.newest) == (40, 2800, "csv", now().date())
     assert there.columns("lake/raw/days") == {"n": "bigint", "deep": "json", "year": "bigint"}
+    (deep,) = (one for one in there.objects["lake/raw/days"].schema.fields if one.name == "deep")
+    assert deep.fields == (Field(name="x", type="bigint"),)
     assert there.objects["visits.parquet"].profile.rows == 3
     mail = there.samples["lake/raw/orders"]["mail"]
     assert (mail.rows, mail.top) == (48, (("a@x.example", 1.0),)), "rows of 16 of the files"

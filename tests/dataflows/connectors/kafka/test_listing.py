@@ -61,6 +61,7 @@ def test_what_topics_have_is_discovered_and_the_broker_keeps_no_trace(kafka: Kaf
     assert there.columns("disc.avro") == there.columns("disc.avro-empty") == {"at": "bigint"}
     assert (there.columns("disc.text"), there.columns("disc.bytes")) == ({"value": "text"}, {"value": "bytea"})
     assert (shown["empty"].empty, shown["empty"].schema.fields) == (True, ())
+    assert (shown["json"].looked_at, shown["avro"].looked_at) == (100, None), "a registry declares, messages only show"
     mail = there.samples["disc.json"]["mail"]
     assert (mail.nulls, mail.distinct, mail.rows) == (0, 50, 100)
     assert there.samples["disc.avro"]["at"].bounds == ("1",)

@@ -165,7 +165,7 @@ def test_the_server_s_statistics_are_read_and_only_what_has_none_is_sampled(
         sampled = {one.object: one for one in pages if not one.statistics}
         with pytest.raises(PenstockError):  # a view that fails
             catalog.sample(sampled["public.half"], 500, lambda: None)
-        copied = catalog.sample(sampled["public.copied"], 500, lambda: None)
+        copied = catalog.sample(sampled["public.copied"], 500, lambda: None).statistics
     for found in (known["public.people"], copied):
         assert found["note"].nulls == pytest.approx(0.5, abs=0.01)
         assert found["mail"].distinct == -1
