@@ -1,14 +1,14 @@
-"""All pairs of values in place of all combinations of parameters."""
+"""Fewer cases of parametrized tests in `make test`: all pairs of values, or those that differ; the rest is long."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
 
 import pytest
 
-__all__ = ["all_pairs", "covering", "pairs_of"]
+__all__ = ["all_pairs", "covering", "pairs_of", "soon"]
 
 Case = tuple[Any, ...]
 
@@ -30,6 +30,16 @@ def pairs_of(names: Sequence[str], cases: Sequence[Case]) -> pytest.MarkDecorato
         for case, place in zip(cases, places, strict=True)
     )
     return pytest.mark.parametrize(names, list(marked))
+
+
+def soon(cases: Iterable[Any], *chosen: Any) -> list[Any]:
+    """Return all cases as parameters; those that are not chosen are long tests, since a chosen one takes their way."""
+    listed = list(cases)
+    assert set(chosen) <= set(listed), "each chosen one is a case"
+    return [
+        one if one in chosen else pytest.param(*one if isinstance(one, tuple) else (one,), marks=pytest.mark.chaos)
+        for one in listed
+    ]
 
 
 def _place(cases: Sequence[Case], axis: int, value: Any) -> int:

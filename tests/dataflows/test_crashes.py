@@ -33,8 +33,7 @@ CUTS = tuple(cuts())
 def test_there_are_enough_cuts() -> None:
     assert len(POINTS) >= 17
     assert len(CUTS) >= 40
-    assert {cut for *_, cuts in QUICK for cut in cuts} == set(CUTS)
-    assert sum(len(cuts) for *_, cuts in QUICK) >= 60
+    assert sorted(cut for *_, cuts in QUICK for cut in cuts) == sorted(CUTS), "each of them once"
 
 
 def survives(copy: Callable[..., Copy], launchers: Launchers, write: str, cut: str, *, arrow: bool, same: bool) -> None:
@@ -55,8 +54,8 @@ def survives(copy: Callable[..., Copy], launchers: Launchers, write: str, cut: s
 
 
 QUICK = [
-    ("append", True, True, CUTS[::2]), ("replace", False, True, CUTS[1::2]), ("append", False, False, CUTS[1::4]),
-    ("replace", True, False, CUTS[::4]),
+    ("append", True, True, CUTS[::4]), ("replace", False, True, CUTS[1::4]), ("append", False, False, CUTS[2::4]),
+    ("replace", True, False, CUTS[3::4]),
 ]  # fmt: skip
 LONG = [
     (write, arrow, same, CUTS) for write in ("append", "replace") for arrow in (False, True) for same in (False, True)

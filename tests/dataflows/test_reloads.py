@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
 
 from tests.dataflows.conftest import Copy, Launchers, result
+from tests.pairs import soon
 
 EXACT = {"lost": 0, "doubled": 0}
 FULL = {"rows": "all"}
@@ -54,8 +56,7 @@ def spoilt(copy: Callable[..., Copy], launchers: Launchers) -> Callable[..., Cop
     return make
 
 
-@pytest.mark.parametrize("arrow", [False, True])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("arrow", "workers"), soon(product([False, True], [1, 2]), (False, 2), (True, 1)))
 def test_all_rows_are_read_again_and_then_only_new_ones(
     spoilt: Callable[..., Copy], launchers: Launchers, *, arrow: bool, workers: int
 ) -> None:
@@ -116,14 +117,16 @@ def test_windows_of_times(copy: Callable[..., Copy], launchers: Launchers) -> No
     assert "the window is empty" in refused(launchers, task("r4", reload=window("2024-02-01", "2024-01-01")))
 
 
-@pytest.mark.parametrize("reload", [FULL, window(101, 301)], ids=["full", "window"])
 @pytest.mark.parametrize(
-    ("same", "cuts"),
+    ("reload", "same", "cuts"),
     [
-        (True, CUTS[::2]),
-        (False, CUTS[1::2]),
-        pytest.param(True, CUTS, marks=pytest.mark.chaos),
-        pytest.param(False, CUTS, marks=pytest.mark.chaos),
+        (FULL, True, CUTS[::2]),
+        (window(101, 301), False, CUTS[1::2]),
+        *(
+            pytest.param(reload, same, CUTS, marks=pytest.mark.chaos)
+            for reload in (FULL, window(101, 301))
+            for same in (True, False)
+        ),
     ],
 )
 def test_killed_at_failpoints_and_run_again(
@@ -153,14 +156,20 @@ def test_a_run_after_an_abandoned_one_reads_the_new_rows(
     assert (made.differences(), made.leftovers()) == ({"lost": 100, "doubled": 100}, 0)
 
 
-@pytest.mark.parametrize("reload", [FULL, window(101, 301)], ids=["full", "window"])
-@pytest.mark.parametrize("point", ["commit.before_fence:1", "publish.begin"])
+@pytest.mark.parametrize(
+    ("reload", "point"),
+    soon(
+        product(("full", "window"), ("commit.before_fence:1", "publish.begin")),
+        ("full", "commit.before_fence:1"),
+        ("window", "publish.begin"),
+    ),
+)
 def test_a_zombie_changes_nothing_once_it_has_a_successor(
-    spoilt: Callable[..., Copy], launchers: Launchers, reload: dict[str, str], point: str
+    spoilt: Callable[..., Copy], launchers: Launchers, reload: str, point: str
 ) -> None:
     made = spoilt()
     made.split_rows = 60
-    task = made.task("r2", reload=reload)
+    task = made.task("r2", reload=FULL if reload == "full" else window(101, 301))
     pid = launchers.stopped(task, point)
     made.add(2)
     assert completed(launchers, made.task("r3"))["rows_in"] == 2

@@ -28,8 +28,21 @@ from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.connectors.ducks import query_file
 from tests.dataflows.connectors.files.conftest import SECRET, S3Server, s3
 from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.pairs import soon
 
-__all__ = ["CUTS", "KEYED", "SYSTEMS", "Flow", "SourceFile", "System", "launchers", "mariadb", "new_schema", "s3"]
+__all__ = [
+    "CUTS",
+    "FORMATS",
+    "KEYED",
+    "SYSTEMS",
+    "Flow",
+    "SourceFile",
+    "System",
+    "launchers",
+    "mariadb",
+    "new_schema",
+    "s3",
+]
 
 _numbers = count(1)
 MISSING: Final = (
@@ -302,6 +315,8 @@ KEYED: Final = (
     ("postgres", "merge"), ("postgres", "scd2"), ("sqlite", "merge"), ("duckdb", "merge"), ("mysql", "merge"),
 )  # fmt: skip
 """Systems and the write modes by key that they support; all others refuse these modes."""
+FORMATS: Final = {"csv", "jsonl"}
+"""Systems that differ from `parquet` only in the bytes of a file, of which the tests of files tell: they are long."""
 CUTS: Final = tuple(
     cut
     for point in POINTS
@@ -322,7 +337,7 @@ def new_system(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str]
     return make
 
 
-@pytest.fixture(params=SYSTEMS)
+@pytest.fixture(params=soon(SYSTEMS, *(one for one in SYSTEMS if one not in FORMATS)))
 def system(new_system: Callable[[str], System], request: pytest.FixtureRequest) -> System:
     return new_system(request.param)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.dataflows.connectors.conftest import SYSTEMS
+from tests.dataflows.connectors.conftest import FORMATS, SYSTEMS
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
@@ -129,13 +129,9 @@ CONNECTORS = {
 }
 
 
-LONG = {"csv", "jsonl"}
-"""Formats whose bytes the tests of files read and write; all else is that of `parquet`."""
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "kind", [pytest.param(one, marks=pytest.mark.chaos) if one in LONG else one for one in SYSTEMS]
+    "kind", [pytest.param(one, marks=pytest.mark.chaos) if one in FORMATS else one for one in SYSTEMS]
 )
 def test_every_system_passes(
     suite: Callable[..., tuple[set[str], int]], new_system: Callable[[str], System], kind: str

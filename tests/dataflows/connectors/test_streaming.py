@@ -69,7 +69,7 @@ def through(tmp_path: Path, launchers: Launchers) -> Callable[..., Iterator[Flow
 
 @pytest.mark.parametrize(
     "kind",
-    [one if one in {"postgres", "parquet", "csv"} else pytest.param(one, marks=pytest.mark.chaos) for one in SYSTEMS],
+    [one if one in {"postgres", "parquet"} else pytest.param(one, marks=pytest.mark.chaos) for one in SYSTEMS],
 )
 def test_rows_in_flight_are_bounded(
     new_system: Callable[[str], System], through: Callable[..., Iterator[Flow]], kind: str

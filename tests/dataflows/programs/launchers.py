@@ -163,8 +163,10 @@ def no_single_message() -> None:
 
 def no_patience() -> None:
     """Wait a moment only for what another process has locked: it is stopped and will not let go."""
-    for module in (database, state):
-        setattr(module, "LOCK_SECONDS", 0.2)  # noqa: B010 - mypy knows it as final
+    setattr(database, "LOCK_SECONDS", 0.2)  # noqa: B010 - mypy knows it as final
+    patient = f"lock_timeout = {int(state.LOCK_SECONDS * 1000)};"
+    assert patient in state._CLAIM
+    setattr(state, "_CLAIM", state._CLAIM.replace(patient, "lock_timeout = 200;"))  # noqa: B010 - as above
     publish.ASK_SECONDS = 0.2
     setattr(Job, "patient", lambda job: job)  # noqa: B010 - mypy knows it as a method
 

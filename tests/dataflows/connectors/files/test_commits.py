@@ -37,8 +37,8 @@ CUTS = tuple(
     for cut in ([f"{point}:{at}" for at in range(SPLITS)] if point.startswith(("read.", "commit.")) else [point])
 )
 QUICK = [
-    ("files", "append", True, CUTS[::6]), ("files", "replace", False, CUTS[1::7]),
-    ("files", "append", False, CUTS[2::8]), ("s3", "replace", True, CUTS[3::11]),
+    ("files", "append", True, CUTS[::12]), ("files", "replace", False, CUTS[1::13]),
+    ("files", "append", False, CUTS[2::14]), ("s3", "replace", True, CUTS[9::15]),
 ]  # fmt: skip
 
 
@@ -107,7 +107,7 @@ LATE = {"publish.done", "prepare.claiming"}
 
 @pytest.mark.parametrize(
     ("kind", "write", "same", "stops"),
-    [("files", "append", True, STOPS[::3]), ("files", "replace", False, STOPS[1::3]),
+    [("files", "append", True, STOPS[::4]), ("files", "replace", False, STOPS[1::4]),
      ("s3", "append", False, STOPS[6::4])],
 )  # fmt: skip
 def test_a_zombie_woken_after_its_successor_finished(

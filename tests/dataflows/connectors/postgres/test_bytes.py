@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.dataflows.conftest import Launchers
+from tests.pairs import soon
 
 
 def encoded(dsn: str, encoding: str) -> str:
@@ -25,8 +27,12 @@ def ascii_dsn(new_database: Callable[[], str]) -> str:
     return encoded(new_database(), "SQL_ASCII")
 
 
-@pytest.mark.parametrize("write", ["replace", "append", "merge"])
-@pytest.mark.parametrize("mapped", [False, True])
+WRITES = ("replace", "append", "merge")
+
+
+@pytest.mark.parametrize(
+    ("write", "mapped"), soon(product(WRITES, (False, True)), *zip(WRITES, (True, False, True), strict=True))
+)
 def test_bytes_that_are_no_text_are_dead_letters(
     ascii_dsn: str, database: str, catalog: str, tmp_path: Path, launchers: Launchers, mapped: bool, write: str
 ) -> None:
@@ -74,8 +80,9 @@ def test_bytes_that_are_no_text_are_dead_letters(
     assert [letters[0][1]["v"], letters[1][1]["w"]] == ["\\x61ff62", "\\xe4"]
 
 
-@pytest.mark.parametrize("write", ["replace", "append", "merge"])
-@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(
+    ("write", "mapped"), soon(product(WRITES, (False, True)), *zip(WRITES, (False, True, False), strict=True))
+)
 def test_bytes_that_are_no_text_are_dead_letters_as_key_and_cursor(
     ascii_dsn: str, database: str, catalog: str, tmp_path: Path, launchers: Launchers, mapped: bool, write: str
 ) -> None:
@@ -132,8 +139,15 @@ def test_bytes_that_are_no_text_are_dead_letters_as_key_and_cursor(
         assert sorted(row[0] for row in letters) == sorted(f"\\x{one.hex()}" for one in seen if not is_text(one))
 
 
-@pytest.mark.parametrize("target", ["LATIN1", "SQL_ASCII", "EUC_JP"])
-@pytest.mark.parametrize("write", ["replace", "append"])
+@pytest.mark.parametrize(
+    ("target", "write"),
+    soon(
+        product(("LATIN1", "SQL_ASCII", "EUC_JP"), ("replace", "append")),
+        ("LATIN1", "append"),
+        ("SQL_ASCII", "replace"),
+        ("EUC_JP", "append"),
+    ),
+)
 def test_bounds_and_positions_are_kept_in_a_database_of_any_encoding(
     new_database: Callable[[], str], catalog: str, tmp_path: Path, launchers: Launchers, target: str, write: str
 ) -> None:
