@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from functools import cache
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from dataflows.process.fork_server import ForkServer, Offspring
 from dataflows.process.site import Site
 from dataflows.runtime import supervisor
 from penstock.settings import load
-from tests.api.project import ROOT, Project, ending, penstock
+from tests.api.nursery import NURSERY
+from tests.api.project import Project, ending, penstock
 from tests.reaper import short_folder
 
 
@@ -26,23 +22,8 @@ def forked_flows(reaper: None) -> Iterator[object]:
     Yields the function that starts them by their command.
     """
     spawned = supervisor._spawned
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-
-        @cache
-        def server() -> ForkServer:
-            made = ForkServer([sys.executable, "-m", "tests.api.programs.flows"], Path(ROOT))
-            stack.callback(made.close)
-            return made
-
-        def start(words: Sequence[str], log: Path, reading: int) -> Offspring:
-            folder, at = words[words.index("--project") + 1], words.index("--lifeline")
-            order = {"words": [*words[:at], *words[at + 2 :]], "folder": folder, "environment": dict(os.environ)}
-            with os.fdopen(os.memfd_create("order"), "w+b") as stdin, log.open("ab") as output:
-                stdin.write(json.dumps(order).encode())
-                stdin.seek(0)
-                return server().fork(stdin.fileno(), output.fileno(), output.fileno(), reading)
-
-        patch.setattr(supervisor, "_spawned", start)
+    with closing(NURSERY), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "_spawned", NURSERY.flows)
         yield spawned
 
 

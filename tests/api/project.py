@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import psutil
@@ -22,6 +23,7 @@ from api.cli.main import main
 from api.starter import SHOP, WAREHOUSE
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
+from tests.api.nursery import NURSERY
 
 SECONDS = 60.0
 PENSTOCK = (sys.executable, "-c", "from api.cli.main import main; main()")
@@ -67,12 +69,14 @@ def penstock(*arguments: str | Path) -> Completed:
 
 
 def until(found: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """Poll `found`; return its first true value."""
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for: {what}"
-        time.sleep(0.05)
-    return value
+    """Poll `found`; return its first true value. A look that takes long, such as a command, is taken less often."""
+    began = time.monotonic()
+    while True:
+        look = time.thread_time()
+        if value := found():
+            return value
+        assert time.monotonic() - began < seconds, f"waited {seconds:g} s in vain for: {what}"
+        time.sleep(min(0.05 + 4 * (time.thread_time() - look), 0.5))
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -121,24 +125,31 @@ class Project:
         self,
         *arguments: str,
         out: int | IO[str] = subprocess.PIPE,
-        program: Sequence[str] = FORKING,
-        **environment: str,
+        program: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.Popen[str]:
-        """Start a command in a separate process."""
-        process = subprocess.Popen(
-            [*program, arguments[0], "--project", str(self.folder), *arguments[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": ROOT, **environment},
+        """Start a command in a separate process: forked in the project's folder, or by the command of a `program`."""
+        words = [arguments[0], "--project", str(self.folder), *arguments[1:]]
+        process = (
+            subprocess.Popen(
+                [*program, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "PYTHONPATH": ROOT, **environment},
+            )
+            if program
+            else NURSERY.command(
+                words, self.folder, out if isinstance(out, int) else out.fileno(), {**os.environ, **environment}
+            )
         )
         self.started.append(process)
         return process
 
-    def up(self, program: Sequence[str] = FORKING) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    def up(self, environment: Mapping[str, str] = MappingProxyType({})) -> tuple[subprocess.Popen[str], dict[str, Any]]:
         """Start `penstock up`; return it once it is up, with its JSON."""
-        process = self.start("up", "--port", "0", "--json", program=program)
+        process = self.start("up", "--port", "0", "--json", environment=environment)
         assert process.stdout
         line = process.stdout.readline()
         assert line.startswith("{"), line + process.stdout.read()

@@ -17,7 +17,7 @@ from api.client import Client, connected
 from penstock.clock import now
 from penstock.errors import NotFound
 from penstock.settings import load
-from tests.api.project import Project, until
+from tests.api.project import FORKING, Project, until
 
 SHIM = Path(__file__).with_name("step_clock.c")
 DAYS, YEARS = 2 * 86400, 5 * 365 * 86400
@@ -57,7 +57,8 @@ def installation(project: Project, shim: Path) -> Iterator[tuple[Clock, Client]]
     clock = Clock(project.folder / "clock")
     orders = project.folder / "pipelines" / "orders.yaml"
     orders.write_text(orders.read_text().replace("spec:\n", "spec:\n  schedule: {cron: '* * * * *'}\n", 1))
-    process = project.start("up", "--port", "0", "--json", LD_PRELOAD=str(shim), CLOCK_STEP=str(clock.file))
+    environment = {"LD_PRELOAD": str(shim), "CLOCK_STEP": str(clock.file)}
+    process = project.start("up", "--port", "0", "--json", program=FORKING, environment=environment)
     assert process.stdout
     assert json.loads(process.stdout.readline())["health"]
     project.done("apply")

@@ -24,7 +24,7 @@ from psycopg import conninfo, sql
 
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
-from tests.api.project import Project, ending, penstock, until
+from tests.api.project import FORKING, Project, ending, penstock, until
 from tests.dataflows.connectors.files.conftest import SECRET as S3_SECRET
 from tests.dataflows.connectors.files.conftest import S3Server
 from tests.dataflows.connectors.mysql.conftest import MysqlServer, program
@@ -467,7 +467,7 @@ def test_what_a_reference_names_is_written_nowhere(planted: Planted) -> None:
     threading.Thread(target=lines.watch, daemon=True).start()
     said = planted.project.folder / "up.log"
     with said.open("w") as out:
-        planted.project.start("up", "--port", "0", "--json", out=out)
+        planted.project.start("up", "--port", "0", "--json", out=out, program=FORKING)
         until(lambda: '"health"' in said.read_text(), "`up` to start")
     assert planted.do("apply") == 0, planted.said
     names = [one["metadata"]["name"] for one in pipelines()]

@@ -1,29 +1,75 @@
 """`penstock`, but its worker forks the processes of all runs, as it does those of streams.
 
-A process of its own for each run that follows a failed one takes ten times as long as a short run; how they start by
-their command is tested in `test_bad_steps.py`, and with the worker (`tests/dataflows/flows`, `tests/dataflows/work`).
+A process of its own for each run that follows a failed one takes ten times as long as a short run. As many as the
+variable `SPAWNED` says start by their command first (`test_bad_steps.py`; see also `tests/dataflows/flows` and
+`tests/dataflows/work`). Where the environment names the socket of a process that has imported all (see `flows.py`), the
+process that forks runs is forked there.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from api.cli.main import main
+from dataflows.process import fork_server
 from dataflows.process.fork_server import ForkServer, Offspring
 from dataflows.work import child
 
+VARIABLE, SPAWNED = "TESTS_FORKS", "TESTS_SPAWNED"
 servers: dict[Path, ForkServer] = {}
+numbers = count(1)
+spawn = child._spawn
 
 
-def fork(project: Path, options: Sequence[str], stdin: int, stdout: int, lifeline: int) -> Offspring:
+def fork(
+    project: Path, options: Sequence[str], stdin: int, stdout: int, lifeline: int
+) -> Offspring | subprocess.Popen[bytes]:
+    if next(numbers) <= int(os.environ.get(SPAWNED, "0")):
+        return spawn(project, options, stdin, stdout, lifeline)
     if project not in servers or not servers[project].alive:
         servers[project] = child.fork_server(project)
     return servers[project].fork(stdin, stdout, sys.stderr.fileno(), lifeline)
 
 
+class Forking:
+    """The process that forks runs for this one, forked by another."""
+
+    def __init__(self, path: str, door: int, folder: str) -> None:
+        order = {"folder": folder, "environment": dict(os.environ)}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as entrance:
+            entrance.connect(path)
+            socket.send_fds(entrance, [json.dumps(order).encode()], [door, sys.stderr.fileno()])
+            self._descriptor = os.pidfd_open(int(entrance.recv(64)))
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def wait(self) -> None:
+        select.select([self._descriptor], [], [])
+
+
+def started(words: Sequence[str], **how: Any) -> Forking | subprocess.Popen[bytes]:
+    if path := os.environ.get(VARIABLE):
+        return Forking(path, how["pass_fds"][0], str(how["cwd"]))
+    return subprocess.Popen(words, **how)
+
+
+ways = SimpleNamespace(Popen=started, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
 setattr(child, "_spawn", fork)  # noqa: B010 - mypy knows another result
+setattr(fork_server, "subprocess", ways)  # noqa: B010 - as above
 
 if __name__ == "__main__":
     main()
