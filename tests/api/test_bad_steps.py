@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 
 from api.starter import WAREHOUSE
-from tests.api.project import PENSTOCK, Project, ending
+from tests.api.programs.runs import SPAWNED
+from tests.api.project import Project, ending
 
 ROWS: Final = 10_000
 STEPS: Final = """
@@ -88,6 +89,8 @@ WRONG: Final = {
 """What is said of the functions that fail; of what else they may return or raise, see the tests of transforms."""
 IN_PARALLEL: Final = ("writes_lines_twice", "fills_the_log_twice")
 """With several processes."""
+BY_COMMAND: Final = ("exits_at_once", "kills")
+"""Whose process is started by its command; those of the others are forked."""
 FINE: Final = ("leaves_a_thread", "writes_lines", "changes_place")
 
 
@@ -97,7 +100,7 @@ def stepping(sample: Project) -> Iterator[Project]:
     with ending(sample.copied(sample.folder.with_name("steps"))) as made:
         (made.folder / "bad_steps.py").write_text(STEPS)
         (made.folder / "penstock.toml").write_text('python_modules = "bad_steps"\nslots = 2\n')
-        made.up(PENSTOCK)
+        made.up({SPAWNED: str(len(BY_COMMAND))})
         made.done("apply")
         yield made
 
@@ -119,7 +122,8 @@ def run(project: Project, *functions: str, **limits: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def outcomes(stepping: Project) -> dict[str, Any]:
     """Results of one run with each of the functions."""
-    return run(stepping, *WRONG, *FINE, *IN_PARALLEL)
+    found = run(stepping, *BY_COMMAND)
+    return found | run(stepping, *(one for one in (*WRONG, *FINE, *IN_PARALLEL) if one not in BY_COMMAND))
 
 
 def named(function: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 from api.starter import SHOP
 from tests.api.project import Project, ending
 
-ROWS: Final = 300_000
+ROWS: Final = 150_000
 TABLES: Final = ("first", "second")
 ONCE: Final = "  errors: {retry: {attempts: 1}}\n"
 """Without retries, so that a run that does not wait fails."""
@@ -38,10 +38,14 @@ def busy(sample: Project) -> Iterator[Project]:
 
 
 def apply(project: Project, file: Path, name: str, source: str, sink: str) -> str:
-    """Apply a pipeline, and a connection `KIND-file` for a file, by its suffix; return the pipeline's name."""
+    """Apply a pipeline, and a connection `KIND-file` for a file, by its suffix; return the pipeline's name.
+
+    The connection of a file `read.KIND` is `read-file`.
+    """
     kind = file.suffix[1:]
+    connection = "read-file" if file.stem == "read" else f"{kind}-file"
     connections, pipeline = file.with_name("connections.yaml"), file.with_name(f"{name}.yaml")
-    connections.write_text(f"{kind}-file: {{type: {kind}, path: {json.dumps(str(file))}}}\n")
+    connections.write_text(f"{connection}: {{type: {kind}, path: {json.dumps(str(file))}}}\n")
     head = f"apiVersion: penstock/v1\nkind: Pipeline\nmetadata: {{name: {name}}}\nspec:\n"
     pipeline.write_text(f"{head}  source: {{{source}}}\n  sink: {{{sink}}}\n{ONCE}")
     project.done("apply", connections, pipeline)
@@ -80,34 +84,27 @@ def test_two_runs_into_one_file_both_complete(busy: Project, tmp_path: Path, kin
     assert contents(file, *TABLES) == [EXACT, EXACT]
 
 
-def test_a_run_waits_as_long_as_another_process_writes_to_its_file(busy: Project, tmp_path: Path) -> None:
+def test_a_run_waits_as_long_as_another_process_writes_to_its_file_or_the_one_that_it_reads(
+    busy: Project, tmp_path: Path
+) -> None:
     files = [tmp_path / "held.sqlite", tmp_path / "held.duckdb"]
     names = [into(busy, file, "replace")[0] for file in files]
-    with session(files[0]) as first, session(files[1]) as second:
+    source = tmp_path / "read.duckdb"
+    with session(files[0]) as first, session(files[1]) as second, session(source) as third:
         for writing, begin in ((first, "BEGIN IMMEDIATE"), (second, "BEGIN")):
             writing.execute("CREATE TABLE other (id int)")
             writing.execute(begin)
             writing.execute("INSERT INTO other VALUES (1)")
+        third.execute(f"CREATE TABLE {TABLES[0]} AS SELECT g AS id, 'n' AS name FROM range(10) t(g)")
         runs = [busy.start("run", name, "--watch") for name in names]
+        read = f"connection: read-file, object: {TABLES[0]}"
+        apply(busy, source, "reads", read, "connection: warehouse, object: public.copied, write: replace")
+        runs.append(busy.start("run", "reads", "--watch"))
         time.sleep(HELD_SECONDS)
-        assert [run.poll() for run in runs] == [None, None]
+        assert [run.poll() for run in runs] == [None, None, None]
         for writing in (first, second):
             writing.execute("COMMIT")
-    for run, file in zip(runs, files, strict=True):
-        out, _ = run.communicate(timeout=60)
-        assert run.returncode == 0, out
-        assert contents(file, TABLES[0]) == [EXACT]
-
-
-def test_a_run_waits_for_a_writer_of_the_file_that_it_reads(busy: Project, tmp_path: Path) -> None:
-    file = tmp_path / "read.duckdb"
-    source = f"connection: duckdb-file, object: {TABLES[0]}"
-    with session(file) as writing:
-        writing.execute(f"CREATE TABLE {TABLES[0]} AS SELECT g AS id, 'n' AS name FROM range(10) t(g)")
-        name = apply(busy, file, "reads", source, "connection: warehouse, object: public.copied, write: replace")
-        run = busy.start("run", name, "--watch")
-        time.sleep(HELD_SECONDS)
-        assert run.poll() is None
-    out, _ = run.communicate(timeout=60)
-    assert run.returncode == 0, out
-    assert "10 rows in" in out
+    said = [run.communicate(timeout=60)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], said
+    assert "10 rows in" in said[2]
+    assert [contents(file, TABLES[0]) for file in files] == [[EXACT], [EXACT]]
