@@ -96,7 +96,7 @@ def test_the_demo_of_an_installed_wheel_passes(installed: Path) -> None:
     shutil.copy(Path(sys.executable).parent / "tpchgen-cli", installed / "venv" / "bin" / "tpchgen-cli")
     done = run_installed(installed, "penstock demo")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "All 8 checks passed" in done.stdout
+    assert "All 10 checks passed" in done.stdout
 
 
 def test_the_wheel_holds_the_five_packages_and_nothing_else_at_its_top(wheel: list[str]) -> None:
