@@ -37,7 +37,9 @@ def on_kafka(project: Project, url: str) -> Project:
     return project
 
 
-def test_up_apply_run_and_results_with_the_topics_on_kafka(on_kafka: Project, url: str) -> None:
+def test_up_apply_run_and_results_with_the_topics_on_kafka_which_nobody_may_copy_meanwhile(
+    on_kafka: Project, url: str
+) -> None:
     up, _ = on_kafka.up()
     on_kafka.done("apply")
     said = on_kafka.do("run", "orders", "--watch")
@@ -49,12 +51,19 @@ def test_up_apply_run_and_results_with_the_topics_on_kafka(on_kafka: Project, ur
     checks = {one["check"]: one for one in on_kafka.done("doctor")}
     assert url.partition("?")[0] in checks["catalog and topics"]["seen"]
     assert checks["penstock up"]["seen"] == "runs"
+    refused = on_kafka.do("topics", "copy", "--to", "own")
+    assert "it holds the lock 'up'" in refused.error
+    assert "then copy" in refused.err
     up.send_signal(signal.SIGTERM)
     assert up.wait(60) == 0
 
 
 def test_topics_copy_moves_an_installation_to_kafka_and_back(project: Project, url: str) -> None:
     project.done("apply")
+    with _log_url(project, url.replace("prefix=", "prefix=another-")):
+        refused = project.do("run", "orders")
+        assert "the catalog was made from another log" in refused.error
+        assert "copy them first: `penstock topics copy`" in refused.err
     assert project.do("run", "orders", "--watch").code == 0
     project.done("catalog", "rebuild")  # with the last records, which nothing may have projected yet
     before, control = _digest(project), _control(project)
@@ -76,22 +85,6 @@ def test_topics_copy_moves_an_installation_to_kafka_and_back(project: Project, u
     assert _control(project) == on_kafka
     assert project.do("run", "orders", "--watch").code == 0
     assert project.differences() == {"lost": 0, "doubled": 0}
-
-
-def test_topics_copy_is_refused_while_the_installation_is_up(on_kafka: Project) -> None:
-    on_kafka.up()
-    refused = on_kafka.do("topics", "copy", "--to", "own")
-    assert "it holds the lock 'up'" in refused.error
-    assert "then copy" in refused.err
-
-
-def test_a_log_on_kafka_that_is_not_the_catalogs_is_refused(project: Project, url: str) -> None:
-    project.done("apply")
-    with _log_url(project, url):
-        refused = project.do("run", "orders")
-        assert "the catalog was made from another log" in refused.error
-        assert "copy them first: `penstock topics copy`" in refused.err
-    assert project.do("run", "orders", "--watch").code == 0
 
 
 def test_topics_create_checks_the_topics(on_kafka: Project, url: str, kafka: KafkaServer) -> None:
@@ -123,7 +116,8 @@ def _log_url(project: Project, url: str) -> Iterator[None]:
     settings.write_text(text)
 
 
-def test_without_a_broker_a_command_says_so_in_one_line(project: Project) -> None:
+def test_without_a_broker_a_command_says_so_in_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.topics.kafka_client.SECONDS", 1.0)
     with _log_url(project, "kafka://127.0.0.1:1"):
         said = project.do("status", "orders")
         assert said.code == 1

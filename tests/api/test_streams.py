@@ -66,7 +66,9 @@ def status_of(project: Project, name: str) -> str:
     return str(found[0]["status"]) if found else ""
 
 
-def test_a_stream_runs_from_its_apply_on(running: Project, made: Callable[[], str], kafka: KafkaServer) -> None:
+def test_a_stream_runs_from_its_apply_on_and_is_shown(
+    running: Project, made: Callable[[], str], kafka: KafkaServer
+) -> None:
     name = made()
     send(kafka, name, *range(10))
     until(lambda: ids(running, name) == list(range(10)), "ten rows")
@@ -76,31 +78,39 @@ def test_a_stream_runs_from_its_apply_on(running: Project, made: Callable[[], st
     assert "0 messages behind, newest event" in running.do("status", name).out
     kept = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'penstock:letters'"
     until(lambda: running.sql(WAREHOUSE, kept) == [(0,)], "no session with the catalog: many streams share its server")
+    assert "event 9" in running.do("preview", name, "--rows", "2").out
+    said = running.do("plan", name)
+    assert said.code == 0, said.err
+    assert f"{name}: append into public.{name}, rows as they come" in said.out
 
 
-def test_a_paused_stream_ends_soon_and_reads_on(running: Project, made: Callable[[], str], kafka: KafkaServer) -> None:
+def test_a_paused_stream_a_new_version_and_a_drained_one_read_on(
+    running: Project, made: Callable[[], str], kafka: KafkaServer, tmp_path: Path
+) -> None:
     name = made()
     send(kafka, name, 1, 2)
     until(lambda: ids(running, name) == [1, 2], "two rows")
     running.done("pause", name)
-    time.sleep(2)
+    until(lambda: pids(running, name) == set(), "the end of the run")
     send(kafka, name, 3, 4)
     time.sleep(1)
     assert ids(running, name) == [1, 2]
     running.done("resume", name)
     until(lambda: ids(running, name) == [1, 2, 3, 4], "four rows")
-
-
-def test_a_new_version_reads_on(running: Project, made: Callable[[], str], kafka: KafkaServer, tmp_path: Path) -> None:
-    name = made()
-    send(kafka, name, 1, 2)
-    until(lambda: ids(running, name) == [1, 2], "two rows")
     file = tmp_path / f"{name}.yaml"
     file.write_text(file.read_text() + "  transforms: [{name: even, filter: 'id % 2 = 0'}]\n")
+    before = len(running.done("runs", name))
     running.done("apply", file)
-    until(lambda: [one["status"] for one in running.done("runs", name)] == ["running", "stopped"], "the second run")
-    send(kafka, name, 3, 4)
-    until(lambda: ids(running, name) == [1, 2, 4], "the even one")
+    until(lambda: [one["status"] for one in running.done("runs", name)][:-before] == ["running"], "another run")
+    assert running.done("runs", name)[1]["status"] == "stopped"
+    send(kafka, name, 5, 6)
+    until(lambda: ids(running, name) == [1, 2, 3, 4, 6], "the even one")
+    send(kafka, name, *range(100, 300))
+    running.done("drain", name)
+    until(lambda: running.done("status", name)["pipeline"]["status"] == "paused", "the end of the drain")
+    assert ids(running, name) == [1, 2, 3, 4, 6, *range(100, 300, 2)]
+    assert status_of(running, name) == "completed"
+    assert running.do("run", name, "--from", "nonsense").code == 2
 
 
 def test_a_killed_stream_comes_back_exact(running: Project, made: Callable[[], str], kafka: KafkaServer) -> None:
@@ -125,7 +135,7 @@ def _alive(event: dict[str, dict[str, int]]) -> bool:
     return psutil.pid_exists(event["payload"]["pid"])
 
 
-def test_a_topic_that_was_made_again_fails_the_stream(
+def test_a_topic_that_was_made_again_fails_the_stream_which_begins_anew_as_its_error_says(
     running: Project, made: Callable[[], str], kafka: KafkaServer
 ) -> None:
     name = made()
@@ -136,39 +146,9 @@ def test_a_topic_that_was_made_again_fails_the_stream(
     until(lambda: status_of(running, name) == "failed", "a failed run")
     assert "was deleted and made again" in running.done("runs", name)[0]["error"]["what"]
     assert ids(running, name) == [1, 2]
-
-
-def test_a_stream_begins_anew_as_its_error_says(running: Project, made: Callable[[], str], kafka: KafkaServer) -> None:
-    name = made()
-    send(kafka, name, 1, 2)
-    until(lambda: ids(running, name) == [1, 2], "two rows")
-    kafka.delete(name)
-    kafka.create(name)
-    until(lambda: status_of(running, name) == "failed", "a failed run")
     send(kafka, name, 7)
     refused = running.do("run", name, "--from", "earliest")
     assert refused.code == 1
     assert f"{name}/0 begins at offset 0 of another topic; it stood at 2 of the old one" in refused.err
     assert "note:" in running.do("run", name, "--from", "earliest", "--reset").out
     until(lambda: ids(running, name) == [1, 2, 7], "the new topic's row")
-
-
-def test_a_drained_stream_ends_exactly_and_is_paused(
-    running: Project, made: Callable[[], str], kafka: KafkaServer
-) -> None:
-    name = made()
-    send(kafka, name, *range(100))
-    running.done("drain", name)
-    until(lambda: running.done("status", name)["pipeline"]["status"] == "paused", "the end of the drain")
-    assert ids(running, name) == list(range(100))
-    assert status_of(running, name) == "completed"
-    assert running.do("run", name, "--from", "nonsense").code == 2
-
-
-def test_plan_and_preview_show_a_stream(running: Project, made: Callable[[], str], kafka: KafkaServer) -> None:
-    name = made()
-    send(kafka, name, *range(7))
-    assert "event 6" in running.do("preview", name, "--rows", "2").out
-    said = running.do("plan", name)
-    assert said.code == 0, said.err
-    assert f"{name}: append into public.{name}, rows as they come" in said.out
