@@ -59,7 +59,7 @@ def rows(dsn: str) -> dict[str, list[Any]]:
         return {t.name: session.execute(f"SELECT t::text FROM {t} t ORDER BY 1").fetchall() for t in found}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(log=logs(), data=st.data())
 def test_a_replay_reproduces_every_row_for_any_batches(kept: str, log: list[Record], data: st.DataObject) -> None:
     cuts = st.lists(st.integers(0, len(log)), max_size=6).map(sorted)
@@ -206,42 +206,56 @@ def test_a_projector_of_a_catalog_that_was_reset_is_fenced(
 
 
 PROGRAM = """
-    import sys
+    import os, sys
     from catalog.projection import Projector
     from penstock.records import Record
     from tests.agents.control_plane import pipeline
     from tests.catalog.conftest import START
-    with Projector(sys.argv[1]) as projector:
-        start, reading = projector.position()
-        for first in range(start, 900, 7):
-            batch = []
-            for offset in range(first, min(first + 7, 900)):
-                payload = {"task": f"t{offset % 50}", "worker": "w", "attempt": offset + 1, "kind": "pipeline",
-                           "pipeline": "p", "uid": "u", "version": 1, "spec": pipeline("orders"), "connections": {}}
-                record = Record(type="task.assigned", key="t", at=START, actor="x", payload=payload)
-                batch.append((offset, record))
-            projector.apply(batch, first + len(batch), reading)
-            print(first, flush=True)
+
+    def project(dsn):
+        with Projector(dsn) as projector:
+            start, reading = projector.position()
+            for first in range(start, 900, 7):
+                batch = []
+                for offset in range(first, min(first + 7, 900)):
+                    payload = {"task": f"t{offset % 50}", "worker": "w", "attempt": offset + 1, "kind": "pipeline",
+                               "pipeline": "p", "uid": "u", "version": 1, "spec": pipeline("orders"), "connections": {}}
+                    record = Record(type="task.assigned", key="t", at=START, actor="x", payload=payload)
+                    batch.append((offset, record))
+                projector.apply(batch, first + len(batch), reading)
+                print(first, flush=True)
+
+    for line in sys.stdin:
+        if (pid := os.fork()) == 0:
+            print(os.getpid(), flush=True)
+            project(line.strip())
+            os._exit(0)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+"""Projects the catalog that a line of its input names, in a process of its own; the start of Python takes long."""
 
 
 def test_a_projector_killed_between_batches_resumes_at_its_position(new_catalog: Callable[[], str]) -> None:
     broken, whole = new_catalog(), new_catalog()
-    for lines in (3, 40, 7):
-        _projected(broken, stop_after=lines)
-    _projected(broken, stop_after=None)
-    _projected(whole, stop_after=None)
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        for batches in (3, 40, 7):
+            assert _projected(program, broken, stop_after=batches) >= batches
+        assert 0 < _projected(program, broken, stop_after=None) < _projected(program, whole, stop_after=None)
     assert digest(broken) == digest(whole)
     assert digest(whole)["tasks"][0] == 50
 
 
-def _projected(dsn: str, *, stop_after: int | None) -> None:
-    """Run the program; kill it when it has reported `stop_after` batches."""
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), dsn]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for told, _ in enumerate(process.stdout, 1):
-            if told == stop_after:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-    assert process.returncode == (0 if stop_after is None else -signal.SIGKILL)
+def _projected(program: subprocess.Popen[str], dsn: str, *, stop_after: int | None) -> int:
+    """Project a catalog; kill the process when it has reported `stop_after` batches. Return how many it reported."""
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write(f"{dsn}\n")
+    program.stdin.flush()
+    pid, told = int(program.stdout.readline()), 0
+    while not (line := program.stdout.readline()).startswith("ended"):
+        told += 1
+        if told == stop_after:
+            os.kill(pid, signal.SIGKILL)
+    assert line.split()[1] == str(0 if stop_after is None else -signal.SIGKILL)
+    return told

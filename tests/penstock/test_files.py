@@ -147,7 +147,7 @@ BREAKAGES: Final[dict[str, tuple[Break, str]]] = {
 
 @pytest.mark.parametrize("name", BREAKAGES)
 @settings(
-    max_examples=6,
+    max_examples=3,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )

@@ -166,7 +166,7 @@ def test_a_reader_drops_repeats_and_superseded_brains() -> None:
     assert [reading.keep(offset, one) for offset, (one, _) in enumerate(log)] == [kept for _, kept in log]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(found=logs(30), cut=st.integers(0, 30))
 def test_a_restored_reader_drops_the_same_records(found: list[Record], cut: int) -> None:
     whole, first = Reading(), Reading()

@@ -146,10 +146,12 @@ def test_a_restore_that_would_move_an_offset_is_refused(make: Make, there: str) 
         target.restore(source.read(CONTROL, 0, 3, 5))
 
 
-def test_calls_larger_than_a_batch_of_kafka_are_copied(make: Make) -> None:
+def test_calls_larger_than_a_batch_of_kafka_are_copied(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.topics.kafka.APPEND_BYTES", 1_000_000)
+    monkeypatch.setattr("penstock.topics.kafka.READ_BYTES", 500_000)
     source, target = make("postgres"), make("kafka")
     for topic in TOPICS:
         source.create(topic)
-    source.append(CONTROL, [message(number, os.urandom(9_000_000)) for number in range(9)])
+    source.append(CONTROL, [message(number, os.urandom(140_000)) for number in range(9)])
     copy_log(source, target, TOPICS, silent)
     assert everything(target, CONTROL) == everything(source, CONTROL)
