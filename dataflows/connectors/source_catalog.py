@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
 import pyarrow as pa
 
-from dataflows.connectors.abilities import Locking
 from dataflows.connectors.cataloguing import (
     Catalog,
     Catalogued,
@@ -97,14 +96,19 @@ def found_objects(
 
 
 class SourceCatalog:
-    """The objects of a connection, each as its source."""
+    """The objects of a connection, each as its source; `describe` tells their columns without opening each."""
 
-    def __init__(self, source: Callable[[Place], Source], place: Place) -> None:
+    def __init__(
+        self,
+        source: Callable[[Place], Source],
+        place: Place,
+        describe: Callable[[str], Table] | None = None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         self.notes: list[str] = []
         self.present: list[str] = []
         self._source, self._place, self._left_out = source, place, 0
-        self._held = ExitStack()
-        self._locked = False
+        self._describe, self._close = describe, close
 
     def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
         """Yield the objects one by one; one that cannot be described is left out and reported.
@@ -132,8 +136,11 @@ class SourceCatalog:
             self.notes.append(f"{name[:SHOWN]} is left out: {error.what[:SHOWN]}")
 
     def _described(self, one: ListedObject) -> Found:
+        DatasetRef.parse({"connection": "here", "object": one.name})
+        if self._describe is not None:
+            table = self._describe(one.name)
+            return Found(one.name, one.kind, _schema(table, one))
         with closing(self._opened(one.name)) as source:
-            DatasetRef.parse({"connection": "here", "object": one.name})
             try:
                 table = source.describe()
             except SchemaMismatch:
@@ -149,9 +156,6 @@ class SourceCatalog:
 
     def _opened(self, name: str) -> Source:
         source = self._source(replace(self._place, object=name))
-        if isinstance(source, Locking) and not self._locked:  # opening a file again and again would take longest
-            self._held.enter_context(source.lock())
-            self._locked = True
         if isinstance(source, Guessing):
             try:
                 source.guess_format()
@@ -175,8 +179,8 @@ class SourceCatalog:
         return replace(found, schema=_with_parts(found.schema, part), statistics=of_table(part, whole=whole))
 
     def close(self) -> None:
-        """Release what is held open."""
-        self._held.close()
+        """Close what the descriptions are read from."""
+        self._close()
 
 
 def _schema(table: Table, one: ListedObject) -> Schema:

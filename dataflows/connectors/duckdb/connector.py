@@ -9,6 +9,8 @@ from typing import Final
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.duckdb.target import DuckdbTarget
 from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.source_catalog import SourceCatalog
+from dataflows.connectors.sql.catalog import file_catalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
@@ -30,6 +32,10 @@ class DuckdbConnector:
     @staticmethod
     def source(place: Place) -> DatabaseSource:
         return DatabaseSource(place, _parsed(place.object), _duckdb(place, write=False))
+
+    @staticmethod
+    def catalog(place: Place) -> SourceCatalog:
+        return file_catalog(place, DuckdbConnector.source, _parsed, _duckdb(place, write=False)(lambda: None))
 
     @staticmethod
     def target(place: Place, owner: Owner) -> DuckdbTarget:

@@ -56,6 +56,7 @@ class HttpSource:
     form: None = field(default=None, init=False)
     _client: Client | None = field(default=None, init=False)
     _table: Table | None = field(default=None, init=False)
+    _seen_in: int | None = field(default=None, init=False)
 
     @property
     def where(self) -> str:
@@ -64,9 +65,18 @@ class HttpSource:
 
     def describe(self) -> Table:
         if self._table is None:
-            columns = columns_of(self.endpoint.columns, lambda: next(self._pages(self.url), None), self.where)
+            columns = columns_of(self.endpoint.columns, self._first_page, self.where)
             self._table = Table(self.place.object, "http", columns)
         return self._table
+
+    def _first_page(self) -> Page | None:
+        page = next(self._pages(self.url), None)
+        self._seen_in = page.count if page is not None else None
+        return page
+
+    def looked_at(self) -> int | None:
+        """Return the number of records in which the columns were seen; None if they are declared."""
+        return self._seen_in
 
     def split_key(self, table: Table) -> Column | None:
         return None

@@ -8,6 +8,8 @@ from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.source_catalog import SourceCatalog
+from dataflows.connectors.sql.catalog import file_catalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
@@ -30,6 +32,11 @@ class SqliteConnector:
     @staticmethod
     def source(place: Place) -> DatabaseSource:
         return DatabaseSource(place, FileObjectName("main", place.object), _sqlite(place, write=False))
+
+    @staticmethod
+    def catalog(place: Place) -> SourceCatalog:
+        database = _sqlite(place, write=False)(lambda: None)
+        return file_catalog(place, SqliteConnector.source, lambda name: FileObjectName("main", name), database)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> DatabaseTarget:

@@ -38,6 +38,7 @@ STEPS: Final = 10_000
 CHECK_SECONDS: Final = 0.1
 FIRST_ROWS: Final = 1000
 BATCH_BYTES: Final = 8 << 20
+_TABLE: Final = "SELECT type, wr FROM pragma_table_list(?) WHERE schema = 'main' AND name = ?"
 _COLUMNS: Final = """
 SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid"""
 _INDEXES: Final = """
@@ -147,7 +148,7 @@ class SqliteDatabase:
         return self._file.patiently(execute)
 
     def describe(self, name: ObjectName, *, sink: bool) -> Table | None:
-        kind = self.rows("SELECT type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ?", (name.name,))
+        kind = self.rows(_TABLE, (name.name, name.name))
         if not kind:
             return None
         found = self.rows(_COLUMNS, (name.name,))

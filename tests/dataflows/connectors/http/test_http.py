@@ -599,5 +599,5 @@ def test_the_endpoints_of_a_connection_are_its_objects(pull: Make) -> None:
     settings["endpoints"] = {one.object: {}}
     there = discovered(settings, secrets=one.folder, rows=2)
     assert {"id", "name"} <= there.columns(one.object).keys()
-    assert there.samples[one.object]["id"].rows == 2
+    assert (there.samples[one.object]["id"].rows, there.objects[one.object].looked_at) == (2, 3)
     assert [each.table for each in found(settings, "*", secrets=one.folder).values()] == ["items"]

@@ -18,10 +18,12 @@ from dataflows.connectors.streaming import Share, StreamOrder
 from dataflows.connectors.topics.source import TopicsSource
 from penstock.clock import now
 from penstock.models.connection import TopicsConnection
+from penstock.models.profiles import Partitions
 from penstock.topics.log import Message
 from penstock.topics.opening import topics_of
 from penstock.topics.table import CONTROL, METRICS
 from tests.dataflows.connectors.topics.conftest import Stream
+from tests.dataflows.listings import discovered
 
 POINTS = ("prepare.planned", "read.block", "commit.mid_copy", "commit.before_fence", "commit.sent")
 DECLARED = {"type": "jsonl", "columns": {"id": "bigint", "name": "text"}}
@@ -294,3 +296,15 @@ def test_the_scheduler_deletes_what_a_topic_no_longer_keeps(
     logic.begin(made.letters)
     logic.on_batch([])
     assert (made.log.begin(made.topic, 0), kept.log.begin(kept.topic, 0)) == (3, 0)
+
+
+def test_what_a_topic_of_the_log_has_is_discovered(stream: Callable[..., Stream]) -> None:
+    one, empty = stream(2), stream()
+    one.send(1, 2, 3, partition=1)
+    there = discovered(one.connection, one.object, empty.object, rows=10)
+    assert there.columns(one.object) == {"id": "bigint", "name": "text"}
+    found = there.objects[one.object]
+    assert (found.kind, found.looked_at, found.profile.rows, found.profile.format) == ("topic", 3, 3, "json")
+    assert found.profile.partitions == Partitions(by="partition", count=2)
+    assert there.samples[one.object]["id"].bounds == ("1", "2", "3")
+    assert there.objects[empty.object].empty
