@@ -17,7 +17,7 @@ from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
-from penstock.errors import Refused
+from penstock.errors import Refused, Unavailable, Unreachable
 from penstock.models.formats import AvroFormat
 from penstock.models.profiles import DatasetProfile, Partitions, about
 
@@ -51,15 +51,22 @@ class OnlyStreams:
         return None
 
     def guess_format(self) -> None:
-        """Read messages in the format of the newest, if the pipeline names none; before `describe`."""
+        """Read messages in the format of the newest, if the pipeline names none; before `describe`.
+
+        Raises:
+            Unavailable: the registry does not answer, and they may be Avro.
+        """
         if self.place.format is not None:
             return
-        registry, self._guessed_from = self.registry(), self.newest(SAMPLE_MESSAGES)
-        form = guessed(self._guessed_from, self.place.object, registry)
-        self._key_format = word_of([one.key() for one in self._guessed_from], registry)
-        word = word_of([one.value() for one in self._guessed_from], registry)
+        registry, found = self.registry(), self.newest(SAMPLE_MESSAGES)
+        try:
+            form = guessed(found, self.place.object, registry)
+            self._key_format = word_of([one.key() for one in found], registry)
+            word = word_of([one.value() for one in found], registry)
+        except Unreachable as error:  # the registry alone: topics that need none can be described
+            raise Unavailable(error.what, where=error.where, hint=error.hint) from error
         self._value_format = "avro" if isinstance(form, AvroFormat) else word
-        self.place = replace(self.place, format=form)
+        self._guessed_from, self.place = found, replace(self.place, format=form)
 
     def sampled(self) -> Sequence[Message]:
         """Return messages to infer columns from: those from which the format was guessed, else the newest."""

@@ -43,6 +43,8 @@ SHOWN: Final = 200
 """Characters of a name and of a reason that a note shows."""
 NOTES: Final = 20
 """Objects that have a note of their own; the others are counted."""
+IN_A_ROW: Final = 5
+"""Objects in a row that the system has failed for, after which it is not asked for more."""
 SAMPLE_SECONDS: Final = 5.0
 """Longest time for the rows of one object."""
 DOCUMENTS: Final = frozenset({"json", "jsonb"})
@@ -114,18 +116,23 @@ class SourceCatalog:
         """Yield the objects one by one; one that cannot be described is left out and reported.
 
         Raises:
-            Unreachable: the system does not answer.
+            Unavailable: the system does not answer, or has failed for several objects in a row.
         """
+        in_a_row = 0
         for one in objects:
             check()
             try:
-                yield [self._described(one)]
+                found = self._described(one)
             except MissingTable:
                 continue  # it is gone since it was listed
-            except Unreachable:
-                raise
             except PenstockError as error:
+                in_a_row = in_a_row + 1 if isinstance(error, Unavailable) else 0
+                if isinstance(error, Unreachable) or in_a_row == IN_A_ROW:
+                    raise
                 self._leave_out(one.name, error)
+            else:
+                in_a_row = 0
+                yield [found]
         if self._left_out > NOTES:
             self.notes.append(f"{self._left_out - NOTES} more are left out")
 

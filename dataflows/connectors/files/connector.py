@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.files.names import FileSet
@@ -11,9 +12,13 @@ from dataflows.connectors.files.source import FilesSource
 from dataflows.connectors.files.store import LocalStore, Store
 from dataflows.connectors.files.target import FilesTarget
 from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.source_catalog import SourceCatalog
 from penstock.models.connection import FilesConnection, S3Connection
 
 __all__ = ["FilesConnector", "S3Connector"]
+
+MOST_LISTED: Final = 100_000
+"""Files of one object that a discovery lists: a hundred requests to an object store."""
 
 
 class FilesConnector:
@@ -35,6 +40,10 @@ class FilesConnector:
         from dataflows.connectors.files.listing import objects_of
 
         yield from objects_of(_store(place), patterns, check, any_ending=place.format is not None)
+
+    @staticmethod
+    def catalog(place: Place) -> SourceCatalog:
+        return SourceCatalog(lambda one: FilesSource(one, _store(one), MOST_LISTED), place)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> FilesTarget:

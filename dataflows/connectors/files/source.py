@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, timedelta
-from typing import Any, Final
+from itertools import islice
+from typing import Final
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.files.folder import Folder
 from dataflows.connectors.files.log import PENSTOCK_FOLDER, FolderLog
 from dataflows.connectors.files.names import FileSet, partition_columns
+from dataflows.connectors.files.packing import BYTES_PER_ROW, Piece, packed_files, packs, spread
 from dataflows.connectors.files.reader import GOES_ON, MODIFIED, FilesReader, reader_of
 from dataflows.connectors.files.seen import Seen
 from dataflows.connectors.files.store import Gone, Listed, Store
@@ -52,10 +54,6 @@ SPREAD_FILES: Final = 16
 """Files of which a sample has rows."""
 MAX_REQUESTS: Final = 8
 MAX_LISTINGS: Final = 3
-MAX_PIECES: Final = 256
-BYTES_PER_ROW: Final = 64
-Piece = list[Any]
-"""Path, version, and row groups or None, as JSON."""
 
 
 @dataclass(slots=True)
@@ -64,6 +62,8 @@ class FilesSource:
 
     place: Place
     store: Store
+    most: int | None = None
+    """Files that are listed at most, by path; None for all."""
     form: None = field(default=None, init=False)
     _shapes: dict[tuple[str, str], Shape] = field(default_factory=dict, init=False)
     _table: Table | None = field(default=None, init=False)
@@ -116,7 +116,7 @@ class FilesSource:
                 f"files of {' and '.join(sorted(kinds))} cannot be read together", where=self.where, hint=hint
             )
         kind = kinds.pop()
-        sampled = _spread(files, MAX_SAMPLED_FILES[kind])
+        sampled = spread(files, MAX_SAMPLED_FILES[kind])
         shapes = [(one.path, shape.columns) for one, shape in zip(sampled, self._shapes_of(sampled), strict=True)]
         if kind == "csv" and getattr(self.place.format, "header", True):
             check_headers([(path, [one.name for one in made]) for path, made in shapes], self.where)
@@ -143,7 +143,7 @@ class FilesSource:
         files = FileSet.parse(self.place.object, self.where)
         logs: dict[str, FolderLog] = {}
         for _ in range(MAX_LISTINGS):
-            below = list(self.store.list(files.folder))
+            below = list(islice(self.store.list(files.folder), self.most))
             self._read_logs(logs, below)
             matching = [one for one in below if files.matches(one.path)]
             if not logs:
@@ -152,11 +152,15 @@ class FilesSource:
             logged = (log.at(one["path"]) for log in logs.values() for one in log.table.files)
             rows, ours = set(filter(files.matches, logged)), tuple(f"{home}/" for home in logs)
             existing = [one for one in matching if one.path in rows or not one.path.startswith(ours)]
-            if rows <= {one.path for one in existing}:
+            if rows <= {one.path for one in existing} or self._is_part(below):
                 own = logs[files.folder].table.columns if files.folder in logs else None
                 return existing, None if own is None else tuple(Column(**column) for column in own)
         hint = "try again; if it was deleted by hand, restore it, or write the folder again by write: replace"
         raise Unavailable("a file of the folder is missing", where=self.where, hint=hint)
+
+    def _is_part(self, files: Sequence[Listed]) -> bool:
+        """True if there may be more files than were listed."""
+        return len(files) == self.most
 
     def _read_logs(self, logs: dict[str, FolderLog], below: Sequence[Listed]) -> None:
         """Read the logs of all folders that Penstock writes to, except those without columns."""
@@ -217,7 +221,7 @@ class FilesSource:
         days = [one.modified.astimezone(UTC).date() for one in files]
         return DatasetProfile(
             rows=about(self._estimate(files)) if kinds == ["parquet"] else None,
-            bytes=about(sum(one.size for one in files)),
+            bytes=None if self._is_part(files) else about(sum(one.size for one in files)),
             files=about(len(files)),
             newest=max(days, default=None),
             format=" and ".join(kinds) or None,
@@ -230,7 +234,7 @@ class FilesSource:
     def spread(self, rows: int) -> tuple[tuple[Split, ...], bool]:
         """Return one split for each of some files; of Parquet its first row group."""
         files = self._listing if self._listing is not None else self._listed()[0]
-        some = _spread(files, SPREAD_FILES)
+        some = spread(files, SPREAD_FILES)
         pieces = [piece for piece, _ in self._pieces(some)]
         first = {piece[0]: piece for piece in reversed(pieces)}
         splits = tuple(Split(at, json.dumps([first[one.path]])) for at, one in enumerate(some))
@@ -261,8 +265,8 @@ class FilesSource:
         if key is not None:
             before, after = Seen.parse(window.lower), Seen.parse(window.upper)
             files = [one for one in files if after.has(one) and not before.has(one)]
-        packs = _pack(self._pieces(files), rows)
-        return tuple(Split(first + at, json.dumps(pack, separators=(",", ":"))) for at, pack in enumerate(packs))
+        made = packs(self._pieces(files), rows)
+        return tuple(Split(first + at, json.dumps(pack, separators=(",", ":"))) for at, pack in enumerate(made))
 
     def _pieces(self, files: Sequence[Listed]) -> Iterator[tuple[Piece, int]]:
         """Yield row groups of Parquet and whole text files, each with its approximate number of rows."""
@@ -310,7 +314,7 @@ class FilesSource:
 
     def stream(self, order: StreamOrder) -> FolderWatcher:
         def packed(files: Sequence[Listed]) -> Iterator[tuple[str, Sequence[Listed]]]:
-            return _packed(files, order.read.batch_rows)
+            return packed_files(files, order.read.batch_rows)
 
         def listed() -> Sequence[Listed]:
             return self._listed()[0]
@@ -355,36 +359,3 @@ class FilesSource:
 
     def close(self) -> None:
         """Do nothing: a source of files has no session."""
-
-
-def _spread(files: Sequence[Listed], count: int) -> list[Listed]:
-    if len(files) <= count:
-        return list(files)
-    return [files[round(at * (len(files) - 1) / (count - 1))] for at in range(count)]
-
-
-def _packed(files: Sequence[Listed], rows: int) -> Iterator[tuple[str, Sequence[Listed]]]:
-    """Yield whole files of about `rows` rows together, with their pieces as a split's bound."""
-    pack: list[Listed] = []
-    for file in files:
-        pack.append(file)
-        if sum(one.size for one in pack) >= rows * BYTES_PER_ROW or len(pack) >= MAX_PIECES or file is files[-1]:
-            yield json.dumps([[one.path, one.version, None] for one in pack], separators=(",", ":")), pack
-            pack = []
-
-
-def _pack(pieces: Iterator[tuple[Piece, int]], rows: int) -> Iterator[list[Piece]]:
-    """Combine pieces until they have about `rows` rows; adjacent row groups of a file become one piece."""
-    pack: list[Piece] = []
-    pack_rows = 0
-    for piece, count in pieces:
-        if pack and (pack_rows + count / 2 > rows or len(pack) >= MAX_PIECES):
-            yield pack
-            pack, pack_rows = [], 0
-        if pack and piece[2] is not None and pack[-1][:2] == piece[:2]:
-            pack[-1][2] += piece[2]
-        else:
-            pack.append(piece)
-        pack_rows += count
-    if pack:
-        yield pack

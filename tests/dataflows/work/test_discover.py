@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from catalog.database import engine
+from catalog.dataset_folds import dataset_id
+from catalog.evolution import compare
+from catalog.store import MetadataStore
 from dataflows.work import discover
+from dataflows.work.outcomes import Outcomes
+from penstock.clock import now
+from penstock.models.domain import DatasetRef
+from penstock.records import Record
+from tests.kafka import KafkaServer
 
 
 @pytest.fixture
@@ -45,3 +55,42 @@ def test_what_was_never_sampled_is_sampled_first(
         result = json.loads(Path(discovery["result"]).read_text())
         assert result["notes"] == ["2 objects are not sampled yet: the 60 s for it are over"]
     assert (set(order[:3]), order[3]) == ({"a", "b", "c"}, order[0]), "then what was sampled longest ago"
+
+
+@pytest.mark.xdist_group("kafka")
+def test_a_field_that_messages_get_or_lose_is_a_change_of_the_schema(
+    kafka: KafkaServer,
+    catalog: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(discover, "stop_on_signal", lambda _: None)
+    order = {"id": "d", "connection": "bus", "tables": ["shop.*"], "sample_rows": 2000}
+    bus = {"type": "kafka", "bootstrap": kafka.bootstrap}
+    task = {"task": "t", "worker": "w", "attempt": 1, "kind": "discover", "discovery": order}
+    task |= {"connections": {"bus": bus}, "letters": catalog, "result": str(tmp_path / "result")}
+    assigned = Record(type="task.assigned", key="t", at=now(), actor="agent:orchestrator", payload=task)
+    with closing(MetadataStore(engine(catalog))) as store:
+        offsets, outcomes = count(1), Outcomes("worker:w", store)
+
+        def columns() -> tuple[int | None, list[str]]:
+            """Discover; return the version of the schema, and its columns."""
+            assert discover.run_task(task) == 0
+            for line in capsys.readouterr().out.splitlines():
+                store.write([(next(offsets), one) for one in outcomes.found(1, assigned, json.loads(line)["found"])])
+            found = store.dataset_of(DatasetRef(connection="bus", object="shop.orders"))
+            return found.version, [one.name for one in store.schema_at(found.id).schema.fields]
+
+        kafka.create("shop.orders")
+        assert columns() == (1, []), "a topic without messages is there, and has no columns"
+        kafka.send("shop.orders", *(json.dumps({"id": at, "old": "x", "rare": at or None}).encode() for at in range(2)))
+        assert columns() == (2, ["id", "old", "rare"])
+        kafka.send("shop.orders", *(json.dumps({"id": at, "new": {"a": 1}}).encode() for at in range(1000)))
+        version, names = columns()
+        assert names == ["id", "new"], "of the newest 1,000 messages none has the others"
+        kafka.send("shop.orders", *(json.dumps({"id": at}).encode() for at in range(5)))
+        assert columns() == (version, names)
+        before, after = (one.schema for one in store.schema_history(dataset_id("bus", "shop.orders"))[-2:])
+        (change,) = compare(before, after)
+        assert (change.kind, change.path) == ("added", ("new", "a")), "the sample has looked into the documents"

@@ -82,7 +82,9 @@ def test_a_root_that_is_away_is_not_an_empty_one(files: Files) -> None:
         found(files.connection, "*", secrets=files.secrets)
 
 
-def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written(files: Files) -> None:
+def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(40):
         files.write(f"lake/raw/orders/{number:02d}.csv", b"id,mail,paid\n" + b"7,a@x.example,1.50\n" * 3)
     files.write("lake/raw/days/year=2025/a.jsonl", b'{"n": 1, "deep": {"x": 2}}\n')
@@ -109,4 +111,7 @@ def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written
     assert (mail.rows, mail.top) == (48, (("a@x.example", 1.0),)), "rows of 16 of the files"
     assert there.samples["visits.parquet"]["id"].nulls == pytest.approx(1 / 3)
     assert there.samples["lake/raw/days"]["year"].bounds == ("2025", "2026")
+    monkeypatch.setattr("dataflows.connectors.files.connector.MOST_LISTED", 10)
+    part = discovered(files.connection, "lake/raw/orders", secrets=files.secrets).objects["lake/raw/orders"].profile
+    assert (part.files, part.bytes) == (10, None), "more files than are looked at"
     assert set(discovered(files.connection, "lake/*/or*", secrets=files.secrets).objects) == {"lake/raw/orders"}
