@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflows.process.fork_server import ForkServer, Offspring
-from tests.api.programs.runs import VARIABLE
+from tests.api.programs.runs import VARIABLE, of_flows, ordered
 from tests.reaper import short_folder
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +55,8 @@ class Nursery:
         reading, writing = os.pipe() if out == subprocess.PIPE else (None, out)
         try:
             with Path(os.devnull).open() as lifeline:
-                made = self.fork("command", words, folder, environment, writing, lifeline.fileno())
+                known = self._known(environment)
+                made = ordered(self.server(), "command", words, str(folder), known, writing, lifeline.fileno())
         finally:
             if reading is not None:
                 os.close(writing)
@@ -64,23 +64,12 @@ class Nursery:
 
     def flows(self, words: Sequence[str], log: Path, lifeline: int) -> Offspring:
         """Fork flows, as a command starts them."""
-        folder, at = words[words.index("--project") + 1], words.index("--lifeline")
-        with log.open("ab") as output:
-            return self.fork(
-                "flows", [*words[:at], *words[at + 2 :]], Path(folder), os.environ, output.fileno(), lifeline
-            )
+        return of_flows(self.server, self._known(os.environ), words, log, lifeline)
 
-    def fork(
-        self, what: str, words: Sequence[str], folder: Path, environment: Mapping[str, str], out: int, lifeline: int
-    ) -> Offspring:
-        server = self.server()
-        if self._home is not None:
-            environment = {**environment, VARIABLE: str(self._home / "forks")}
-        order = {"what": what, "words": [*words], "folder": str(folder), "environment": dict(environment)}
-        with os.fdopen(os.memfd_create("order"), "w+b") as stdin:
-            stdin.write(json.dumps(order).encode())
-            stdin.seek(0)
-            return server.fork(stdin.fileno(), out, out, lifeline)
+    def _known(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """Return an environment that names the socket."""
+        self.server()
+        return {**environment, VARIABLE: str(self._home / "forks")} if self._home else environment
 
     def server(self) -> ForkServer:
         if self._server is None:
@@ -92,7 +81,8 @@ class Nursery:
             ):
                 entrance.bind(str(home / "forks"))
                 entrance.listen()
-                self._forks = self.fork("forks", [], ROOT, os.environ, nothing.fileno(), entrance.fileno())
+                at, out = entrance.fileno(), nothing.fileno()
+                self._forks = ordered(self._server, "forks", [], str(ROOT), os.environ, out, at)
             self._home = home
         return self._server
 

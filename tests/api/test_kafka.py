@@ -29,6 +29,13 @@ def url(kafka: KafkaServer) -> str:
 
 
 @pytest.fixture
+def kept(project: Project) -> Iterator[Project]:
+    """A project whose server keeps running: each command would start it again."""
+    with project.server.lease():
+        yield project
+
+
+@pytest.fixture
 def on_kafka(project: Project, url: str) -> Project:
     """A project of the sample with its log on Kafka; nothing runs and nothing is applied."""
     settings = project.folder / "penstock.toml"
@@ -58,33 +65,33 @@ def test_up_apply_run_and_results_with_the_topics_on_kafka_which_nobody_may_copy
     assert up.wait(60) == 0
 
 
-def test_topics_copy_moves_an_installation_to_kafka_and_back(project: Project, url: str) -> None:
-    project.done("apply")
-    with _log_url(project, url.replace("prefix=", "prefix=another-")):
-        refused = project.do("run", "orders")
+def test_topics_copy_moves_an_installation_to_kafka_and_back(kept: Project, url: str) -> None:
+    kept.done("apply")
+    with _log_url(kept, url.replace("prefix=", "prefix=another-")):
+        refused = kept.do("run", "orders")
         assert "the catalog was made from another log" in refused.error
         assert "copy them first: `penstock topics copy`" in refused.err
-    assert project.do("run", "orders", "--watch").code == 0
-    project.done("catalog", "rebuild")  # with the last records, which nothing may have projected yet
-    before, control = _digest(project), _control(project)
-    refused = project.do("topics", "copy")
+    assert kept.do("run", "orders", "--watch").code == 0
+    kept.done("catalog", "rebuild")  # with the last records, which nothing may have projected yet
+    before, control = _digest(kept), _control(kept)
+    refused = kept.do("topics", "copy")
     assert "needs a target" in refused.error
-    assert "are there already" in project.do("topics", "copy", "--to", "own").error
-    copied = project.done("topics", "copy", "--to", url)
+    assert "are there already" in kept.do("topics", "copy", "--to", "own").error
+    copied = kept.done("topics", "copy", "--to", url)
     assert next(one for one in copied if one["topic"] == "control")["copied"] == len(control)
-    assert _control(project) == control, "the source keeps its log"
-    with _log_url(project, url):
-        assert _control(project) == control
-        assert all(one["well"] for one in project.done("doctor") if one["check"] == "catalog and topics")
-        assert project.done("catalog", "rebuild")["records"] == len(control)
-        assert _digest(project) == before, "folded from Kafka, the catalog is the same"
-        assert project.do("run", "orders", "--watch").code == 0
-        on_kafka = _control(project)
+    assert _control(kept) == control, "the source keeps its log"
+    with _log_url(kept, url):
+        assert _control(kept) == control
+        assert all(one["well"] for one in kept.done("doctor") if one["check"] == "catalog and topics")
+        assert kept.done("catalog", "rebuild")["records"] == len(control)
+        assert _digest(kept) == before, "folded from Kafka, the catalog is the same"
+        assert kept.do("run", "orders", "--watch").code == 0
+        on_kafka = _control(kept)
         assert len(on_kafka) > len(control)
-        assert project.done("topics", "copy", "--to", "own")
-    assert _control(project) == on_kafka
-    assert project.do("run", "orders", "--watch").code == 0
-    assert project.differences() == {"lost": 0, "doubled": 0}
+        assert kept.done("topics", "copy", "--to", "own")
+    assert _control(kept) == on_kafka
+    assert kept.do("run", "orders", "--watch").code == 0
+    assert kept.differences() == {"lost": 0, "doubled": 0}
 
 
 def test_topics_create_checks_the_topics(on_kafka: Project, url: str, kafka: KafkaServer) -> None:
@@ -116,30 +123,30 @@ def _log_url(project: Project, url: str) -> Iterator[None]:
     settings.write_text(text)
 
 
-def test_without_a_broker_a_command_says_so_in_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_broker_a_command_says_so_in_one_line(kept: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.topics.kafka_client.SECONDS", 1.0)
-    with _log_url(project, "kafka://127.0.0.1:1"):
-        said = project.do("status", "orders")
+    with _log_url(kept, "kafka://127.0.0.1:1"):
+        said = kept.do("status", "orders")
         assert said.code == 1
         assert said.error.startswith("error: topic log kafka://127.0.0.1:1: ")
         assert "check that the brokers run and can be reached" in said.err
 
 
-def test_plan_refuses_a_pipeline_whose_state_at_its_topic_was_deleted(project: Project, kafka: KafkaServer) -> None:
-    connections = project.folder / "connections.yaml"
+def test_plan_refuses_a_pipeline_whose_state_at_its_topic_was_deleted(kept: Project, kafka: KafkaServer) -> None:
+    connections = kept.folder / "connections.yaml"
     bus = {"type": "kafka", "bootstrap": kafka.bootstrap}
     connections.write_text(yaml.safe_dump(yaml.safe_load(connections.read_text()) | {"bus": bus}))
-    path = project.folder / "pipelines" / "orders.yaml"
+    path = kept.folder / "pipelines" / "orders.yaml"
     document = yaml.safe_load(path.read_text())
     document["spec"] |= {"sink": {"connection": "bus", "object": "orders-out", "write": "append"}}
     document["spec"]["source"] |= {"cursor": {"field": "id"}}
     path.write_text(yaml.safe_dump(document))
-    project.done("apply")
-    said = project.do("run", "orders", "--watch")
+    kept.done("apply")
+    said = kept.do("run", "orders", "--watch")
     assert said.code == 0, said.out + said.err
     kafka.delete(STATE_TOPIC)
-    (planned,) = project.do("plan", "orders", "--json").json
+    (planned,) = kept.do("plan", "orders", "--json").json
     assert "nothing says which rows are written" in planned["refused"]
-    failed = project.do("run", "orders", "--watch")
+    failed = kept.do("run", "orders", "--watch")
     assert failed.code != 0
     assert "nothing says which rows are written" in failed.out + failed.err

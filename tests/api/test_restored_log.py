@@ -18,8 +18,9 @@ LOG, COPY, CATALOG = "penstock_log", "old_log", "penstock"
 def ran(sample: Project) -> Iterator[Project]:
     """A project whose pipeline has run once."""
     with ending(sample.copied(sample.folder.with_name("ran"))) as made:
-        made.done("apply")
-        made.done("run", "orders", "--watch")
+        with made.server.lease():
+            made.done("apply")
+            made.done("run", "orders", "--watch")
         yield made
 
 

@@ -2,7 +2,7 @@
 
 The standard input of what it forks is its order, a JSON document: the `words` of a command or of flows (`what`), its
 `folder` and its `environment`. The third kind, `forks`, listens at a socket, and forks for each worker that asks there
-what `python -m dataflows.work.forks` would be (see `runs.py`).
+what `python -m dataflows.work.forks` would be, or one that takes orders (see `runs.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataflows.process.signals import hold_signals
 from dataflows.runtime import flows
 from dataflows.work import forks
 from penstock import failpoints
+from tests.api.programs import runs
 
 COMMANDS = ("up", "run", "project", "pipelines", "plumbing", "audit", "destroy", "listing", "runs", "console", "board")
 
@@ -51,19 +52,19 @@ def begin(order: dict[str, Any]) -> None:
 
 
 def listen(at: int) -> int:
-    """Fork a process that forks runs for each client, with the descriptors that it sends: a door, and its output."""
+    """Fork a process that forks others for each client, with the descriptors that it sends: a door, and its output."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=at) as entrance:
         while True:
             client, _ = entrance.accept()
             if os.fork() == 0:
                 entrance.close()
-                fork_runs(client)
+                fork_others(client)
                 os._exit(0)
             client.close()
 
 
-def fork_runs(client: socket.socket) -> None:
+def fork_others(client: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     text, (door, output), _, _ = socket.recv_fds(client, 1 << 18, 2)
     order = json.loads(text)
@@ -71,16 +72,18 @@ def fork_runs(client: socket.socket) -> None:
     os.dup2(output, 2)
     os.close(output)
     begin(order)
-    sys.path.insert(0, order["folder"])
-    hold_signals()
     client.send(str(os.getpid()).encode())
     client.close()
+    if order["what"] != "orders":
+        sys.path.insert(0, order["folder"])
+        hold_signals()
     with socket.socket(fileno=door) as opened:
-        serve_forks(opened, forks._run)
+        serve_forks(opened, run if order["what"] == "orders" else forks._run)
 
 
 if __name__ == "__main__":
-    for name in (*forks.LOADED, "tests.api.programs.runs", *(f"api.cli.{name}" for name in COMMANDS)):
+    runs.fork_all()
+    for name in (*forks.LOADED, *(f"api.cli.{name}" for name in COMMANDS)):
         import_module(name)
     gc.collect()
     with socket.socket(fileno=int(sys.argv[1])) as door:

@@ -3,7 +3,7 @@
 A process of its own for each run that follows a failed one takes ten times as long as a short run. As many as the
 variable `SPAWNED` says start by their command first (`test_bad_steps.py`; see also `tests/dataflows/flows` and
 `tests/dataflows/work`). Where the environment names the socket of a process that has imported all (see `flows.py`), the
-process that forks runs is forked there.
+process that forks runs is forked there, and so are flows that cannot be forked here, since there are threads.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from typing import Any
 from api.cli.main import main
 from dataflows.process import fork_server
 from dataflows.process.fork_server import ForkServer, Offspring
+from dataflows.runtime import supervisor
 from dataflows.work import child
 
 VARIABLE, SPAWNED = "TESTS_FORKS", "TESTS_SPAWNED"
@@ -46,8 +48,8 @@ def fork(
 class Forking:
     """The process that forks runs for this one, forked by another."""
 
-    def __init__(self, path: str, door: int, folder: str) -> None:
-        order = {"folder": folder, "environment": dict(os.environ)}
+    def __init__(self, path: str, what: str, door: int, folder: str) -> None:
+        order = {"what": what, "folder": folder, "environment": dict(os.environ)}
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as entrance:
             entrance.connect(path)
             socket.send_fds(entrance, [json.dumps(order).encode()], [door, sys.stderr.fileno()])
@@ -63,13 +65,54 @@ class Forking:
 
 def started(words: Sequence[str], **how: Any) -> Forking | subprocess.Popen[bytes]:
     if path := os.environ.get(VARIABLE):
-        return Forking(path, how["pass_fds"][0], str(how["cwd"]))
+        return Forking(path, words[-2], how["pass_fds"][0], str(how["cwd"]))
     return subprocess.Popen(words, **how)
 
 
+def ordered(
+    server: ForkServer, what: str, words: Sequence[str], folder: str, environment: Mapping[str, str], out: int, at: int
+) -> Offspring:
+    """Let a server of orders fork a process; `at` is the descriptor that it keeps, beside its output."""
+    order = {"what": what, "words": [*words], "folder": folder, "environment": dict(environment)}
+    with os.fdopen(os.memfd_create("order"), "w+b") as stdin:
+        stdin.write(json.dumps(order).encode())
+        stdin.seek(0)
+        return server.fork(stdin.fileno(), out, out, at)
+
+
+def of_flows(
+    server: Callable[[], ForkServer], environment: Mapping[str, str], words: Sequence[str], log: Path, lifeline: int
+) -> Offspring:
+    """Let a server of orders fork flows, as the supervisor starts them."""
+    folder, at = words[words.index("--project") + 1], words.index("--lifeline")
+    with log.open("ab") as output:
+        own = [*words[:at], *words[at + 2 :]]
+        return ordered(server(), "flows", own, folder, environment, output.fileno(), lifeline)
+
+
+@cache
+def orders() -> ForkServer:
+    return ForkServer(["orders"], Path.cwd())
+
+
+def spawned_flows(words: Sequence[str], log: Path, lifeline: int) -> Offspring | subprocess.Popen[bytes]:
+    if VARIABLE in os.environ:
+        return of_flows(orders, os.environ, words, log, lifeline)
+    return spawn_flows(words, log, lifeline)
+
+
+spawn_flows = supervisor._spawned
 ways = SimpleNamespace(Popen=started, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
-setattr(child, "_spawn", fork)  # noqa: B010 - mypy knows another result
-setattr(fork_server, "subprocess", ways)  # noqa: B010 - as above
+
+
+def fork_all() -> None:
+    """Fork from now on what this process would start by its command."""
+    for module, name, found in (
+        (child, "_spawn", fork), (supervisor, "_spawned", spawned_flows), (fork_server, "subprocess", ways),
+    ):  # fmt: skip
+        setattr(module, name, found)
+
 
 if __name__ == "__main__":
+    fork_all()
     main()
