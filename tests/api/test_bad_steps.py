@@ -87,6 +87,8 @@ WRONG: Final = {
     "closes": "the run's process ended", "fewer": "must return a RecordBatch of",
 }  # fmt: skip
 """What is said of the functions that fail; of what else they may return or raise, see the tests of transforms."""
+WAITING: Final = ("hangs", "waits_for_input")
+"""They take twelve times what nothing may move."""
 IN_PARALLEL: Final = ("writes_lines_twice", "fills_the_log_twice")
 """With several processes."""
 BY_COMMAND: Final = ("exits_at_once", "kills")
@@ -99,7 +101,7 @@ def stepping(sample: Project) -> Iterator[Project]:
     """A project whose steps may call the functions, with `penstock up`."""
     with ending(sample.copied(sample.folder.with_name("steps"))) as made:
         (made.folder / "bad_steps.py").write_text(STEPS)
-        (made.folder / "penstock.toml").write_text('python_modules = "bad_steps"\nslots = 2\n')
+        (made.folder / "penstock.toml").write_text('python_modules = "bad_steps"\nslots = 4\n')
         made.up({SPAWNED: str(len(BY_COMMAND))})
         made.done("apply")
         yield made
@@ -138,7 +140,11 @@ def write(project: Project, function: str, limits: dict[str, Any]) -> Path:
         "sink": {"connection": "warehouse", "object": f"public.step_{function}", "write": "replace"},
         "transforms": [{"name": "call", "python": {"call": f"bad_steps:{called}", "columns": {"customer": "text"}}}],
         "errors": {"retry": {"attempts": 1}},
-        "limits": {"stalled": "1500ms", "workers": 2 if function in IN_PARALLEL else 1, **limits},
+        "limits": {
+            "stalled": "1s" if function in WAITING else "1500ms",
+            "workers": 2 if function in IN_PARALLEL else 1,
+            **limits,
+        },
     }
     path = project.folder / f"{named(function)}.json"
     path.write_text(json.dumps({"kind": "Pipeline", "metadata": {"name": path.stem}, "spec": spec}))

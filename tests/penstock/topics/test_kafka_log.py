@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -200,16 +199,18 @@ def test_an_append_too_large_for_one_batch_is_refused_before_it_is_sent(log: Kaf
     assert log.end(CONTROL, 0) == 2
 
 
-def test_an_append_whose_outcome_is_unknown_leaves_the_log_unusable(
+def test_an_append_whose_outcome_is_unknown_leaves_the_log_unusable_and_a_reader_that_waits_survives(
     own: KafkaServer, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.topics.kafka_client.DELIVERY_SECONDS", 2)
     monkeypatch.setattr("penstock.topics.kafka_client.LINGER_SECONDS", 1)
     url = f"kafka://{own.bootstrap}?prefix=killed{next(_prefixes)}.&replication=1"
-    with KafkaLog(url, database) as log:
+    with KafkaLog(url, database) as log, KafkaLog(url, database) as reader:
         log.create(CONTROL)
         log.append(CONTROL, [said(b"one")])
+        assert not reader.wait(CONTROL, 0, 1, 0.1)
         own.kill()
+        assert not reader.wait(CONTROL, 0, 1, 0.1)
         with pytest.raises(Unavailable):
             log.append(CONTROL, [said(b"two")])
         own.start()
@@ -220,21 +221,11 @@ def test_an_append_whose_outcome_is_unknown_leaves_the_log_unusable(
         ):
             with pytest.raises(Unavailable, match="outcome of an append is unknown; connect again"):
                 use()
-    with KafkaLog(url, database) as log:
-        assert [one.message.value for one in everything(log)] == [b"one"]
-
-
-def test_a_reader_that_waits_survives_a_broker_that_restarts(own: KafkaServer, database: str) -> None:
-    url = f"kafka://{own.bootstrap}?prefix=killed{next(_prefixes)}.&replication=1"
-    with KafkaLog(url, database) as reader, KafkaLog(url, database) as writer:
-        reader.create(CONTROL)
-        assert not reader.wait(CONTROL, 0, 0, 0.1)
-        own.kill(signal.SIGTERM)
-        assert not reader.wait(CONTROL, 0, 0, 0.1)
-        own.start()
-        writer.append(CONTROL, [said(b"after")])
-        assert reader.wait(CONTROL, 0, 0, 30)
-        assert [one.message.value for one in reader.read(CONTROL, 0, 0, 10)] == [b"after"]
+        with KafkaLog(url, database) as writer:
+            assert [one.message.value for one in everything(writer)] == [b"one"]
+            writer.append(CONTROL, [said(b"after")])
+        assert reader.wait(CONTROL, 0, 1, 30)
+        assert [one.message.value for one in reader.read(CONTROL, 0, 1, 10)] == [b"after"]
 
 
 def test_a_topic_that_a_broker_does_not_show_yet_is_waited_for(url: str, database: str) -> None:

@@ -180,17 +180,23 @@ def test_a_prefix_without_rights_is_refused_by_name(secured: Secured, database: 
     assert isinstance(refused, AccessDenied)
 
 
-def test_a_certificate_of_another_authority_is_refused_by_name(secured: Secured, database: str) -> None:
+def test_a_certificate_of_another_authority_is_refused_by_name(
+    secured: Secured, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.topics.kafka_client.SECONDS", 3.0)
     refused, seconds = said(secured.url("app", ssl_ca_location=str(secured.authority.with_name("other.pem"))), database)
     assert isinstance(refused, Unavailable)
     assert re.search("certificate", str(refused))
-    assert seconds < 14
+    assert seconds < 7
 
 
-def test_a_client_without_tls_gets_an_error_and_not_a_wait(secured: Secured, database: str) -> None:
+def test_a_client_without_tls_gets_an_error_and_not_a_wait(
+    secured: Secured, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.topics.kafka_client.SECONDS", 3.0)
     refused, seconds = said(f"kafka://127.0.0.1:{secured.port}", database)
     assert isinstance(refused, Unavailable)
-    assert seconds < 14
+    assert seconds < 7
 
 
 def said(url: str, locks: str) -> tuple[PenstockError, float]:

@@ -118,7 +118,7 @@ def test_a_log_behaves_like_plain_lists(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=10 if request.node.callspec.params["open_log"] == "kafka" else 25,
+            max_examples=6 if request.node.callspec.params["open_log"] == "kafka" else 20,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
