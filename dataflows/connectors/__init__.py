@@ -38,6 +38,7 @@ from dataflows.connectors.contract import (
     Writer,
     WriterOrder,
 )
+from dataflows.connectors.listing import Listed, ListedObject
 from dataflows.connectors.publication import Outcome, publishing, recorded
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.state import Claim, Loaded, RunRow, State
@@ -83,6 +84,8 @@ __all__ = [
     "GrowthReporting",
     "KeyLimits",
     "Keyed",
+    "Listed",
+    "ListedObject",
     "Loaded",
     "Method",
     "MissingColumn",

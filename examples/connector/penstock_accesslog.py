@@ -6,7 +6,7 @@ A row is one line; its `position`, the byte at which it begins, is the cursor of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from dataflows.connectors import (
     Chunk,
     Column,
     CursorRule,
+    ListedObject,
     MissingTable,
     Model,
     Owner,
@@ -74,6 +75,14 @@ class AccessLog:
     @staticmethod
     def source(place: Place) -> AccessLog:
         return AccessLog(place)
+
+    @staticmethod
+    def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:
+        """Yield the files of the folder, for sets of pipelines and discovery."""
+        for path in sorted(Path(place.settings.folder).iterdir()):
+            check()
+            if path.is_file():
+                yield ListedObject(path.name, "", path.name.partition(".")[0] or path.name, kind="log")
 
     @staticmethod
     def target(place: Place, owner: Owner) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dataflows.connectors import CursorRule, MissingTable, Refused, Window, parse_type
+from dataflows.connectors import CursorRule, Listed, MissingTable, Refused, Window, parse_type
 from dataflows.connectors.conformance.case import ALL, EVERYTHING, HOUR, NAMES, Case, Row, read
 from dataflows.connectors.inspection import check_connector
 
@@ -49,6 +49,18 @@ def test_a_description_is_the_same_twice_and_its_names_are_unique(case: Case, re
     assert len(set(names)) == len(names)
     assert all(parse_type(one.type).name for one in table.columns)
     assert {name for key in table.keys for name in key} <= set(names)
+
+
+def test_what_is_listed_can_be_opened_by_its_name(case: Case, readable: str) -> None:
+    kind: object = case.connector
+    if not isinstance(kind, Listed):
+        pytest.skip("it does not list its objects, so it has neither sets nor discovery")
+    listed = [one.name for one in kind.objects_of(case.place(readable), (readable,), lambda: None)]
+    wanted = case.connector.named(case.place(readable))
+    found = [name for name in listed if case.connector.named(case.place(name)) == wanted]
+    assert len(found) == 1, f"{readable} is not among {sorted(listed)[:20]}, or more than once"
+    with case.source(found[0]) as one, case.source(readable) as other:
+        assert one.describe().columns == other.describe().columns
 
 
 def test_a_missing_object_is_named(case: Case, readable: str) -> None:
