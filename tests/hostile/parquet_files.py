@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -114,5 +115,18 @@ def check(case: tuple[bytes, pa.Table, bool]) -> str:
     found, _ = rows_of("a.parquet", data, None)
     for one in found.to_batches():
         rows_as_values(one)
-    assert not checked or found.num_rows == whole.num_rows, f"{found.num_rows} rows instead of {whole.num_rows}"
-    return "read"
+    if not checked:
+        return "read"
+    assert found.num_rows == whole.num_rows, f"{found.num_rows} rows instead of {whole.num_rows}"
+    for field in whole.schema:
+        mine, wanted = found.column(field.name), whole.column(field.name)
+        if field.metadata:
+            continue
+        values = wanted.to_pylist()
+        if pa.types.is_nested(field.type):
+            read = [None if one is None else json.loads(one) for one in mine.to_pylist()]
+            values = [dict(one) if pa.types.is_map(field.type) else one for one in values]
+            assert read == values, f"`{field.name}` differs"
+        else:
+            assert mine.to_pylist() == values, f"`{field.name}` differs"
+    return "read and equal"
