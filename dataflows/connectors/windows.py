@@ -25,6 +25,7 @@ from penstock.errors import BadData, Refused, SchemaMismatch
 __all__ = [
     "MAX_CLOCK_SETBACK",
     "MAX_VALUES",
+    "SECOND",
     "XMIN",
     "Clock",
     "Edge",
@@ -44,6 +45,7 @@ __all__ = [
 XMIN: Final = "xmin"
 """PostgreSQL's system column with the transaction that wrote a row."""
 DAY: Final = timedelta(days=1)
+SECOND: Final = timedelta(seconds=1)
 MICROSECOND: Final = timedelta(microseconds=1)
 MILLISECOND: Final = timedelta(milliseconds=1)
 """Programs often write milliseconds to microsecond columns, so a window ends before the current millisecond."""
@@ -74,8 +76,8 @@ class Evidence:
     """Servers that hand out numbers in turn."""
     random: bool = False
     """True if values are random UUIDs."""
-    whole_seconds: bool = False
-    """True if the type has fractions of a second, but no value does."""
+    coarse: timedelta | None = None
+    """Resolution of all values, if the type has a finer one."""
     hidden_writers: str | None = None
     """Reason why this server does not show open transactions of writers; None if it does."""
     zone: str | None = None
@@ -98,8 +100,8 @@ class Evidence:
         kind = parse_type(self.column.type)
         if kind.name == "date":
             return DAY
-        if self.whole_seconds:
-            return timedelta(seconds=1)
+        if self.coarse is not None:
+            return self.coarse
         digits = MAX_FRACTION_DIGITS if kind.precision is None else kind.precision
         return timedelta(microseconds=10 ** (MAX_FRACTION_DIGITS - digits))
 
@@ -188,7 +190,9 @@ OR_XMIN: Final = ", or write: merge by cursor `xmin` if the source is PostgreSQL
 def _unit(unit: timedelta) -> str:
     if unit == DAY:
         return "1 day"
-    return "1 second" if unit == timedelta(seconds=1) else f"{unit / MILLISECOND:g} ms"
+    if unit >= SECOND:
+        return "1 second" if unit == SECOND else f"{unit // SECOND} seconds"
+    return f"{unit / MILLISECOND:g} ms"
 
 
 def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:

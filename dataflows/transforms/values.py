@@ -7,6 +7,7 @@ from typing import cast as typed
 import polars as pl
 import pyarrow as pa
 
+from dataflows.data.decimals import cast_text
 from dataflows.data.types import SqlType, arrow_type, carried
 from dataflows.transforms.expressions.terms import MAX_DIGITS
 from penstock.errors import BadData
@@ -40,7 +41,8 @@ def series_of(array: pa.Array, kind: SqlType, where: str) -> pl.Series:
     """
     wanted = arrow_type(kind)
     try:
-        fitting = array if wanted is None or array.type == wanted else array.cast(wanted)
+        cast = cast_text if pa.types.is_string(array.type) else pa.Array.cast
+        fitting = array if wanted is None or array.type == wanted else cast(array, wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise BadData(f"values of type {array.type} are not {kind}", where=where, hint="declare their type") from None
     return typed("pl.Series", pl.from_arrow(fitting))

@@ -125,7 +125,8 @@ def check(case: tuple[bytes, pa.Table, bool]) -> str:
         values = wanted.to_pylist()
         if pa.types.is_nested(field.type):
             read = [None if one is None else json.loads(one) for one in mine.to_pylist()]
-            values = [dict(one) if pa.types.is_map(field.type) else one for one in values]
+            if pa.types.is_map(field.type):
+                values = [[{"key": key, "value": value} for key, value in one] for one in values]
             assert read == values, f"`{field.name}` differs"
         else:
             assert mine.to_pylist() == values, f"`{field.name}` differs"

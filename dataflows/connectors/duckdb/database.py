@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from dataflows.connectors.duckdb.swap import DuckKeys
-from dataflows.connectors.duckdb.types import bound_type, ddl_type, select_item, source_column
+from dataflows.connectors.duckdb.types import ALIKE, bound_type, ddl_type, select_item, source_column
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import RowRefused, readable, without
 from dataflows.connectors.sql.bounds import bound_bytes, bound_text
@@ -60,12 +60,6 @@ _OF_TABLE: Final = "database_name = current_database() AND schema_name = ? AND t
 _TABLES: Final = """
 SELECT table_name, table_type FROM information_schema.tables
 WHERE table_catalog = current_database() AND table_schema = ?"""
-
-_ALIKE: Final = {
-    "NOCASE": ("'A'", "'a'"), "NOACCENT": ("'é'", "'e'"), "NFC": ("'e' || chr(769)", "'é'"),
-    "of a language": ("'a' || chr(1)", "'a'"),
-}  # fmt: skip
-"""Two texts that each kind of collation treats as equal."""
 
 _writing_sessions: Counter[Path] = Counter()
 """Sessions of this process that write to each file; `_lock` guards it."""
@@ -205,9 +199,12 @@ class DuckDatabase:
 
     def alike(self, name: ObjectName, column: Column) -> str | None:
         """Compare texts by the column's collation, which DuckDB names only in a table's declaration."""
-        compared = ", ".join(f"coalesce({quoted(column.name)}, {one}) = {other}" for one, other in _ALIKE.values())
+        compared = ", ".join(f"coalesce({quoted(column.name)}, {one}) = {other}" for one, other in ALIKE.values())
         found = self.rows(f"SELECT {compared} FROM (SELECT 1) LEFT JOIN {name.sql} ON false")[0]
-        return next((what for what, equal in zip(_ALIKE, found, strict=True) if equal), None)
+        return next((what for what, equal in zip(ALIKE, found, strict=True) if equal), None)
+
+    def times(self, name: ObjectName, column: Column) -> tuple[None, bool]:
+        return None, True
 
     def referrer(self, name: ObjectName) -> str | None:
         query = (

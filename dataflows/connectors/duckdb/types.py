@@ -8,7 +8,7 @@ from typing import Final
 from dataflows.data.tables import Column
 from dataflows.data.types import carried, column_type, parse_type
 
-__all__ = ["bound_type", "ddl_type", "select_item", "source_column"]
+__all__ = ["ALIKE", "bound_type", "ddl_type", "select_item", "source_column"]
 
 _SAME: Final = {
     "BOOLEAN": "boolean", "SMALLINT": "smallint", "INTEGER": "integer", "BIGINT": "bigint", "FLOAT": "real",
@@ -30,6 +30,11 @@ _SINK_TYPES: Final = {
 }  # fmt: skip
 """Types of values that DuckDB stores exactly in columns of these types, or refuses."""
 _DECLARED: Final = {spelled: name for name, spelled in _SAME.items()} | {"json": "JSON", "jsonb": "JSON"}
+ALIKE: Final = {
+    "NOCASE": ("'A'", "'a'"), "NOACCENT": ("'é'", "'e'"), "NFC": ("'e' || chr(769)", "'é'"),
+    "of a language": ("'a' || chr(1)", "'a'"),
+}  # fmt: skip
+"""Two texts that each kind of collation treats as equal."""
 _DECIMAL: Final = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 _NESTED: Final = re.compile(r"^(STRUCT|MAP)\(|\[\d*\]$")
 

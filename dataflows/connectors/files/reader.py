@@ -26,6 +26,7 @@ from dataflows.connectors.formats.types import cast_exactly
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.waiting import run_checked
 from dataflows.data.chunks import Chunk
+from dataflows.data.decimals import cast_text
 from dataflows.data.splits import Split
 from penstock.errors import BadData, PenstockError, Unavailable
 from penstock.models.formats import CsvFormat, FileFormat, JsonlFormat
@@ -138,7 +139,7 @@ class FilesReader:
 
 def _constant(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
     try:
-        constant = pa.scalar(value).cast(wanted.type) if value is not None else pa.scalar(None, wanted.type)
+        constant = cast_text(pa.array([value], pa.string()), wanted.type)[0]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         what = f"the folder's value of `{wanted.name}` is not of type {wanted.type}"
         raise BadData(what, where=where, hint="give the key another type in `format.columns`") from None

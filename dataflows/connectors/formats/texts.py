@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflows.connectors.formats.types import LONG_BIGINT, UNKNOWN
+from dataflows.data.decimals import decimals
 from dataflows.data.tables import Column
 from dataflows.data.types import SqlType, arrow_type, parse_type
 
@@ -151,7 +152,7 @@ def _numeric(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Arra
         _require(plain, rf"(?i){_ANY_NUMBER}|^[+-]?(nan|inf|infinity)$")
         return plain
     _require(plain, _WHOLE if inferred and wanted.scale == 0 else _ANY_NUMBER)
-    return pc.replace_substring_regex(plain, r"^\+", "").cast(wanted)
+    return decimals(pc.replace_substring_regex(plain, r"^\+", ""), wanted)
 
 
 def _floating(texts: pa.Array, *, wanted: pa.DataType, inferred: bool) -> pa.Array:

@@ -23,6 +23,7 @@ from dataflows.connectors.http.pages import Page, pages
 from dataflows.connectors.http.records import Records, columns_of
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.windows import (
+    SECOND,
     Clock,
     Evidence,
     check_cursor,
@@ -101,7 +102,9 @@ class HttpSource:
             lower = None if last is None else pa.scalar(last).cast(values.type)
             is_new = lower is None or pc.greater(greatest, lower).as_py()
             return Window(last, _as_text(greatest.as_py()) if is_new else None)
-        edge = window_edge(replace(evidence, whole_seconds=_is_whole(values)), rule, Clock.of_this_machine(now(), rule))
+        edge = window_edge(
+            replace(evidence, coarse=SECOND if _is_whole(values) else None), rule, Clock.of_this_machine(now(), rule)
+        )
         highest = _greatest_within(values, last, format_time(edge.upper, cursor))
         later = int(pc.sum(pc.greater(values, pa.scalar(format_time(edge.now, cursor)).cast(values.type))).as_py() or 0)
         return replace(time_window(edge, cursor, last, highest), notes=future_row_notes(cursor, later))

@@ -33,6 +33,7 @@ from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.changes import parsed
 from dataflows.connectors.sql.checks import (
     check_appended,
+    check_distinct,
     check_key,
     check_names,
     check_sink,
@@ -98,6 +99,7 @@ class MysqlTarget:
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> Method | None:
         check_sink(self.place, self.owner, self.name, table, MODES)
         check_names(self.place, self.name, table.columns if table else columns, NAME_CHARACTERS, None)
+        check_distinct(self.place, table.columns if table else columns)
         if not self.session.value("SELECT @@local_infile"):
             hint = "SET GLOBAL local_infile = 1"
             raise Refused("the server does not allow LOAD DATA LOCAL", where=self.place.where, hint=hint)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.mysql.session import Session, quoted
+from dataflows.data.decimals import cast_text
 from dataflows.data.tables import Column
 from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
@@ -180,7 +181,7 @@ def _converted(found: pa.Array, wanted: pa.DataType) -> pa.Array:  # noqa: PLR09
         return days.cast(pa.timestamp("us")).cast(wanted)
     if pa.types.is_timestamp(wanted):
         return texts.cast(pa.timestamp("us")).cast(wanted)
-    return texts.cast(wanted)
+    return cast_text(texts, wanted)
 
 
 def storable(column: Column, *, uuids: bool) -> Column:

@@ -15,6 +15,8 @@ SELECT n.nspname, c.relname, c.relkind::text, strpos(n.nspname, '.') = 0,
   has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT'), coalesce((
   SELECT json_agg(a.attname ORDER BY k.place) FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place),
     pg_attribute a WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
+    AND (c.relkind = 'p' OR NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class o ON o.oid = h.inhrelid
+      WHERE h.inhparent = c.oid AND o.relnamespace IS DISTINCT FROM to_regnamespace('_timescaledb_internal')))
     AND a.attrelid = i.indrelid AND a.attnum = k.attnum), '[]'), coalesce((
   SELECT json_agg(DISTINCT m.nspname || '.' || t.relname) FROM pg_constraint f JOIN pg_class t ON t.oid = f.confrelid
     JOIN pg_namespace m ON m.oid = t.relnamespace WHERE f.conrelid = c.oid AND f.contype = 'f'), '[]')
@@ -23,7 +25,10 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relp
   AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' AND c.relname NOT LIKE '\\_penstock\\_%'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid
     AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')"""
-"""Tables of extensions and partitions are left out; a schema with a dot in its name cannot be named."""
+"""Tables of extensions and partitions are left out; a schema with a dot in its name cannot be named.
+
+Rows of tables that inherit from another are read with it, and may repeat its key.
+"""
 KINDS: Final = {
     "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table",
 }  # fmt: skip

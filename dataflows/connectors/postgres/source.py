@@ -19,7 +19,7 @@ from dataflows.connectors.postgres.privileges import mark_unreadable
 from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import hold
-from dataflows.connectors.postgres.tables import TableName, describe, escaped
+from dataflows.connectors.postgres.tables import TableName, describe, escaped, repeats_keys
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.windows import (
     MAX_VALUES,
@@ -60,6 +60,7 @@ class PostgresSource:
 
     def describe(self) -> Table:
         found = describe(self._session, self._table, self._where)
+        found = replace(found, keys=()) if repeats_keys(self._session, found, self._where) else found
         try:
             with translated(self._where):  # the server refuses this also if a policy would hide rows
                 self._session.execute(f"SELECT * FROM {self._table.sql} LIMIT 0")
@@ -92,7 +93,7 @@ class PostgresSource:
         return found
 
     def split_key(self, table: Table) -> Column | None:
-        return split_key(table)
+        return split_key(table if table.keys else describe(self._session, self._table, self._where))
 
     def row_place(self, table: Table) -> Column | None:
         """Return the row location, to split a table without a key by; it is valid within one snapshot only."""

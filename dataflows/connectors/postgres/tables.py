@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from dataflows.connectors.postgres.session import Session, ask, translated
+from dataflows.connectors.postgres.session import Session, ask, one_row, translated
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, Refused, SchemaMismatch, did_you_mean
 
-__all__ = ["TableName", "check_exact_key", "check_updatable", "describe", "escaped", "find"]
+__all__ = ["TableName", "check_exact_key", "check_updatable", "describe", "escaped", "find", "repeats_keys"]
 
 FIRST_USER_OID: Final = 16384
 
@@ -50,6 +50,9 @@ SELECT c.relkind::text, greatest(c.reltuples, 0)::bigint, coalesce((
     GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull)) unique_keys), '[]')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+_SHARED_KEYS: Final = """
+SELECT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid WHERE h.inhparent = %s::regclass
+AND c.relnamespace IS DISTINCT FROM to_regnamespace('_timescaledb_internal'))"""
 _NEIGHBOURS = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
@@ -88,6 +91,12 @@ def find(session: Session, name: TableName, where: str) -> Table | None:
     if not columns:
         raise SchemaMismatch("the table has no columns", where=where, value=str(name))
     return Table(name, kind, columns, tuple(map(tuple, keys)), rows)
+
+
+def repeats_keys(session: Session, table: Table, where: str) -> bool:
+    """True if other tables inherit from this one: their rows are read with its own, and may repeat its keys."""
+    with translated(where):
+        return table.kind == "r" and bool(table.keys) and bool(one_row(session, _SHARED_KEYS, (table.name.sql,))[0])
 
 
 _INEXACT: Final = """

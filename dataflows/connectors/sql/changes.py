@@ -24,6 +24,7 @@ from dataflows.connectors.sql.database import STAGE
 from dataflows.connectors.sql.ledger import Statements
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.changes import CHANGE
+from dataflows.data.decimals import cast_text
 from dataflows.data.tables import Column
 from penstock.errors import Refused
 
@@ -61,7 +62,7 @@ def _parsed(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
     if pa.types.is_time(kind):
         days = pa.array([None if one is None else f"1970-01-01 {one}" for one in texts], pa.string())
         return days.cast(pa.timestamp("us")).cast(kind)
-    return pa.array(texts, pa.string()).cast(kind)
+    return cast_text(pa.array(texts, pa.string()), kind)
 
 
 def check_whole(name: ObjectName, uniques: Sequence[str], own: Sequence[str], where: str) -> None:

@@ -12,6 +12,7 @@ from penstock.errors import Refused, SchemaMismatch, Unavailable
 __all__ = [
     "altered",
     "check_appended",
+    "check_distinct",
     "check_key",
     "check_names",
     "check_sink",
@@ -54,6 +55,21 @@ def check_names(place: Place, name: ObjectName, columns: Sequence[Column], limit
             what = f"the name of a {kind} has {size} {'bytes' if encoding else 'characters'}, and the limit is {limit}"
             hint = f"map it to a shorter name; {place.settings.type} itself would cut it to `{short}`"
             raise Refused(what, where=f"{place.pipeline}: spec.sink", value=text, hint=hint)
+
+
+def check_distinct(place: Place, columns: Sequence[Column], *, ascii_only: bool = False) -> None:
+    """Refuse columns whose names the database takes for one: they differ in case, of letters of ASCII or of any.
+
+    Raises:
+        Refused: with both names.
+    """
+    seen: dict[str | bytes, str] = {}
+    for column in columns:
+        other = seen.setdefault(column.name.encode().lower() if ascii_only else column.name.lower(), column.name)
+        if other != column.name:
+            what = f"{place.settings.type} takes `{other}` and `{column.name}` for one column: they differ in case only"
+            hint = "map one of them to another name, or leave it out"
+            raise Refused(what, where=f"{place.pipeline}: spec.sink", hint=hint)
 
 
 def check_key(table: Table, key: Sequence[str], where: str, hint: str | None = None) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -200,6 +201,9 @@ class Database(Protocol):
 
     def alike(self, name: ObjectName, column: Column) -> str | None:
         """Return the collation by which different texts of a column are equal; None if its collation has none such."""
+
+    def times(self, name: ObjectName, column: Column) -> tuple[timedelta | None, bool]:
+        """Return the resolution of a column's times, if its type has a finer one; False if they are not ordered."""
 
     def referrer(self, name: ObjectName) -> str | None:
         """Return an enforced foreign key, and its table, that prevents the table from being emptied; None if none."""

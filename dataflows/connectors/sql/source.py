@@ -113,17 +113,18 @@ class DatabaseSource:
             return int(database.rows(f"SELECT count(*) FROM {self.name.sql}")[0][0])
 
     def _checked(self, database: Database, cursor: Column, rule: CursorRule) -> Evidence:
-        kind, name = parse_type(cursor.type).name, quoted(cursor.name)
-        whole = zone = None
-        if (
-            kind.startswith("timestamp") and self.place.settings.type == "sqlite"
-        ):  # its times are texts of any precision
-            query = f"SELECT count(*) > 0 AND max(instr({name}, '.')) = 0 FROM {self.name.sql}"
-            whole = database.rows(query)[0][0]
+        kind = parse_type(cursor.type).name
+        coarse = zone = None
+        if kind.startswith("timestamp"):
+            coarse, ordered = database.times(self.name, cursor)
+            if not ordered:
+                what = f"times in `{cursor.name}` are texts of several forms, or not in UTC, and sort otherwise"
+                hint = "write each as 2024-01-01 12:00:00.250 or each as 2024-01-01T12:00:00.250Z"
+                raise SchemaMismatch(what, where=self._where, hint=hint)
         if kind in {"date", "timestamp without time zone"}:
             zone = rule.timezone or "UTC"
         alike = database.alike(self.name, cursor) if column_type(cursor).text else None
-        evidence = Evidence(cursor, whole_seconds=bool(whole), zone=zone, client=not cursor.default, alike=alike)
+        evidence = Evidence(cursor, coarse=coarse, zone=zone, client=not cursor.default, alike=alike)
         check_cursor(evidence, rule, self._where)
         if not database.comparable(cursor):
             what = f"the database does not order `{cursor.name}` of type {cursor.type} as that type is ordered"

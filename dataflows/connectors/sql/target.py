@@ -14,6 +14,7 @@ from dataflows.connectors.publication import publishing
 from dataflows.connectors.sql.changes import Changes, check_whole, parsed
 from dataflows.connectors.sql.checks import (
     check_appended,
+    check_distinct,
     check_key,
     check_sink,
     check_untriggered,
@@ -74,6 +75,7 @@ class DatabaseTarget:
     def check(self, table: Table | None, columns: tuple[Column, ...]) -> None:
         write, where = self.owner.write, f"{self.place.pipeline}: spec.sink"
         check_sink(self.place, self.owner, self.name, table, MODES)
+        check_distinct(self.place, table.columns if table else columns, ascii_only=True)
         if table is not None and (clause := self.database.drops_rows(self.name)):
             hint = "create the table without it"
             raise Refused(f"{clause} of {self.name} would drop rows in silence", where=where, hint=hint)

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import RowRefused, readable, without
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
-from dataflows.connectors.sqlite.texts import ESCAPED, bound_of, shown, text_of
+from dataflows.connectors.sqlite.texts import ESCAPED, bound_of, shown, text_of, time_forms, times_of
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, ddl_type, listed, sql_type
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type
@@ -207,6 +208,10 @@ class SqliteDatabase:
         steps = self.rows(f"EXPLAIN SELECT +{quoted(column.name)} > '' FROM {name.sql}")
         found = {str(step[5]).rpartition("-")[0] for step in steps if step[1] in _COMPARING}
         return next(iter(found - {"BINARY", ""}), None)
+
+    def times(self, name: ObjectName, column: Column) -> tuple[timedelta | None, bool]:
+        with self._escaping():
+            return times_of(self.rows(time_forms(column.name, name.sql)))
 
     def referrer(self, name: ObjectName) -> str | None:
         """Return None: SQLite enforces foreign keys only in sessions that ask for it, which these do not."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflows.connectors.isolation import RowRefused
+from dataflows.data.decimals import cast_text
 from dataflows.data.tables import Column
 from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
@@ -115,7 +116,7 @@ def _converted(values: Sequence[Any], kind: SqlType, wanted: pa.DataType) -> pa.
         return texts.cast(pa.timestamp("us")).cast(wanted)
     if wanted in (pa.string(), pa.binary()) or pa.types.is_integer(wanted) or pa.types.is_floating(wanted):
         return pa.array(values, wanted)
-    return pa.array(values, pa.string()).cast(wanted)
+    return cast_text(pa.array(values, pa.string()), wanted)
 
 
 def listed(found: pa.Array, name: str, where: str) -> list[Any]:

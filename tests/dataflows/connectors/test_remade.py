@@ -143,3 +143,18 @@ def test_a_type_grows_in_each_system_or_is_refused_by_name(
             "schema.mismatch",
             True,
         )
+
+
+@pytest.mark.parametrize("name", ["mysql", "sqlite", "duckdb"])
+@pytest.mark.parametrize("there", [False, True])
+def test_names_that_differ_in_case_only_are_refused(
+    new_system: Callable[[str], System], flow: Callable[..., Flow], name: str, there: bool
+) -> None:
+    system = new_system(name)
+    made = flow(system, "replace")
+    (made.folder / "in" / "t.csv").write_text("id,Id\n1,2\n")
+    if there:
+        do(system, "CREATE TABLE copied (id BIGINT)")
+        made.spec["schema"] = {"additive": "apply"}
+    error = made.failed("r1")
+    assert (error["code"], "`id` and `Id`" in error["what"]) == ("refused", True), error

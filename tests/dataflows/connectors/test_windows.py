@@ -53,7 +53,7 @@ REPLICA = "the server is a hot standby"
         (Evidence(DAY), ONCE, "resolution of 1 day"),
         (Evidence(SECOND), ONCE, "resolution of 1 second"),
         (Evidence(MILLI), ONCE, "resolution of 1 ms"),
-        (Evidence(AT, whole_seconds=True), ONCE, "resolution of 1 second"),
+        (Evidence(AT, coarse=timedelta(seconds=1)), ONCE, "resolution of 1 second"),
         (Evidence(XID), ONCE, "merge"),
         (Evidence(ID, client=True), ONCE, "has no default"),
         (Evidence(CODE, alike="NOCASE"), CursorRule(ordered=True), "NOCASE"),

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dataflows.connectors.files.connector import FilesConnector
 from dataflows.connectors.formats.records import Dialect
+from dataflows.data.decimals import decimals
 from penstock.errors import PenstockError
 from penstock.models.connection import FilesConnection
 from penstock.models.formats import CsvFormat
@@ -24,9 +26,8 @@ from tests.dataflows.connectors.files.test_formats import refused_rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-WHOLE = st.one_of(st.integers(-5, 5), st.integers(-(2**70), 2**70), st.sampled_from([2**53 + 1, 2**63, -(2**63)])).map(
-    str
-)
+LIMITS = [2**53 + 1, 2**63, -(2**63), 2**128 + 1]
+WHOLE = st.one_of(st.integers(-5, 5), st.integers(-(2**140), 2**140), st.sampled_from(LIMITS)).map(str)
 NUMBERS = st.one_of(
     WHOLE,
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
@@ -180,6 +181,25 @@ def test_property_json_lines_equal_pythons_reader(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[str, str]]]
 ) -> None:
     json_case(tmp_path_factory, files)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.from_regex(r"[+-]?[0-9]{0,12}[0-9]{1,45}(\.[0-9]{1,12}0{0,40})?(e-?[0-9])?", fullmatch=True),
+    st.integers(1, 38),
+    st.integers(0, 38),
+)
+@example(str(2**128 + 1), 38, 0)
+@example("9" * 39, 38, 0)
+@example(f"{2**128}.5", 10, 2)
+@example(f"1.{'0' * 40}", 3, 1)
+def test_property_a_decimal_is_its_text_or_refused(text: str, precision: int, scale: int) -> None:
+    kind = pa.decimal128(precision, min(scale, precision))
+    try:
+        found = decimals(pa.array([text.removeprefix("+"), None]), kind)
+    except pa.ArrowInvalid:
+        return
+    assert found.to_pylist() == [Decimal(text), None]
 
 
 @pytest.mark.chaos

@@ -215,6 +215,23 @@ def test_values_above_all_others_never_become_the_position(dsn: str, session: Se
     assert found.notes == ("2 rows have a cursor in the future (`at`), to be read when that time has come",)
 
 
+def test_tables_that_inherit_may_repeat_a_key(dsn: str, session: Session) -> None:
+    session.execute("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE child () INHERITS (t)")
+    session.execute("INSERT INTO t VALUES (1, 'a'); INSERT INTO child VALUES (1, 'b')")
+    with closing(opened(dsn)) as source:
+        table = source.describe()
+        assert table.keys == ()
+        key = source.split_key(table)
+        assert key
+        assert key.name == "id"
+    settings = parse_connection("shop", {"type": "postgres", "dsn": dsn})
+    keys = {
+        one.name: one.key
+        for one in PostgresConnector.objects_of(Place("items", "shop", settings, ""), (), lambda: None)
+    }
+    assert keys["public.t"] == ()
+
+
 def test_rows_without_a_cursor_are_refused(dsn: str, session: Session) -> None:
     session.execute("CREATE TABLE t (id int, at timestamptz)")
     session.execute("INSERT INTO t VALUES (1, now()), (NULL, NULL)")

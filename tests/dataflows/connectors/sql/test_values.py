@@ -390,7 +390,7 @@ def test_windows(files: Files, kind: str) -> None:
     window = source.window(table, at, None, again)  # a future time does not hide earlier rows
     assert window.upper == "2024-01-01 10:00:00"
     assert window.notes == ("1 row has a cursor in the future (`at`), to be read when that time has come",)
-    file.script("INSERT INTO t VALUES ('2024-01-01T11:00:00', 2, 'c')")
+    file.script("INSERT INTO t VALUES ('2024-01-01 11:00:00', 2, 'c')")
     assert source.window(table, at, "2024-01-01 10:00:00", again).upper is not None
     lagging = source.window(table, at, "2024-01-01 10:00:00", CursorRule(timedelta(hours=1), idempotent=True))
     assert lagging.upper is not None
@@ -405,6 +405,41 @@ def test_windows(files: Files, kind: str) -> None:
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', NULL, 'a')")
     with pytest.raises(BadData, match="`n` IS NULL"):
         source.window(table, n, None, CursorRule(ordered=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "then", "refused"),
+    [
+        ("timestamp", "2024-01-01T10:00:00.25", "2024-01-01 11:00:00.5", True), ("timestamp", "2024-01-01 10:00:00.25", "2024-01-02", False),
+        ("timestamp", "2024-01-01 10:00:00.25", "2024-01-01 10:00:00.125", False), ("timestamptz", "2024-01-01 10:00:00.25Z", "2024-01-01 10:00:00.5Z", True),
+        ("timestamptz", "2024-01-01T10:00:00.250Z", "2024-01-01T10:00:00.500Z", False), ("timestamptz", "2024-01-01 10:00:00.25+00:00", "2024-01-01 10:00:00.5+00:00", False),
+        ("timestamptz", "2024-01-01 10:00:00.25+02:00", "2024-01-01 10:00:00.5+02:00", True), ("timestamptz", "2024-01-01 10:00:00.25Z", "2024-01-01 10:00:00.25+00:00", True),
+    ],
+)  # fmt: skip
+def test_times_as_texts_that_sort_otherwise_are_no_cursor(files: Files, kind: str, first: str, then: str, refused: bool) -> None:  # fmt: skip
+    file = files("sqlite")
+    file.script(f"CREATE TABLE t (c {kind} NOT NULL)", f"INSERT INTO t VALUES ('{first}'), ('{then}')")
+    source = file.source("t")
+    table, rule = source.describe(), CursorRule(timedelta(hours=1), idempotent=True)
+    for ask in (source.risks, lambda table, column, rule: source.window(table, column, None, rule)):
+        if refused:
+            with pytest.raises(SchemaMismatch, match="sort otherwise"):
+                ask(table, table.columns[0], rule)
+        else:
+            ask(table, table.columns[0], rule)
+
+
+@pytest.mark.parametrize(("length", "unit"), [(10, "1 day"), (16, "60 seconds"), (19, "1 second")])
+def test_the_resolution_of_times_as_texts_is_that_of_the_longest(files: Files, length: int, unit: str) -> None:
+    file = files("sqlite")
+    file.script("CREATE TABLE t (c timestamp NOT NULL)", f"INSERT INTO t VALUES ('{'2024-01-01 10:00:00'[:length]}')")
+    source = file.source("t")
+    table = source.describe()
+    with pytest.raises(Refused, match=f"resolution of {unit}"):
+        source.window(table, table.columns[0], None, CursorRule())
+    file.script(f"INSERT INTO t VALUES (substr(strftime('%Y-%m-%d %H:%M:%S', 'now'), 1, {length}))")
+    found = source.window(table, table.columns[0], None, CursorRule(timedelta(microseconds=1)))
+    assert found.upper == "2024-01-01 10:00:00"[:length]
 
 
 def test_a_row_of_today_is_read_today_however_its_time_is_written(files: Files) -> None:
