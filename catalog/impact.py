@@ -45,9 +45,8 @@ def uses(pipeline: Pipeline) -> Uses:
     reads, writes = columns_of(spec)
     if reads is not None and spec.source.cursor is not None:
         reads |= {spec.source.cursor.field}
-    source = DatasetRef(connection=spec.source.connection, object=spec.source.object)
-    sink = DatasetRef(connection=spec.sink.connection, object=spec.sink.object)
-    return Uses(pipeline.name, source, sink, _frozen(reads), _frozen(writes), frozenset(spec.sink.key))
+    ends = DatasetRef.of(spec.source), DatasetRef.of(spec.sink)
+    return Uses(pipeline.name, *ends, _frozen(reads), _frozen(writes), frozenset(spec.sink.key))
 
 
 def touched(dataset: DatasetRef, change: Change, pipelines: Iterable[Uses]) -> tuple[Touched, ...]:

@@ -58,8 +58,7 @@ Flows = dict[str, frozenset[Node]]
 def edges(pipeline: Pipeline, columns: Sequence[str] | None) -> tuple[Edge, ...]:
     """Return the edges of a pipeline whose source has `columns`; those of whole objects if they are not known."""
     spec = pipeline.spec
-    source = DatasetRef(connection=spec.source.connection, object=spec.source.object)
-    sink = DatasetRef(connection=spec.sink.connection, object=spec.sink.object)
+    source, sink = DatasetRef.of(spec.source), DatasetRef.of(spec.sink)
     flows = _mapped(spec, source, columns)
     if flows is None:
         return (Edge(Node(source), Node(sink), pipeline.name),)

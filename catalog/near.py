@@ -1,4 +1,4 @@
-"""Edges of lineage around some objects, read from the catalog: a query for the pipelines, and one for the columns."""
+"""Edges of lineage around some objects, and what a run tells of it, read from the catalog."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, Text, cast, select
 
-from catalog import tables
+from catalog import history, pipelines, tables
 from catalog.dataset_folds import dataset_id
 from catalog.lineage import Edge, Node, Step, edges, trace
+from catalog.openlineage import RunLineage
 from penstock.errors import InvalidDocument, NotFound, did_you_mean
-from penstock.models.domain import DatasetRef
+from penstock.models.domain import DatasetRef, Schema
 from penstock.models.pipeline import Pipeline
 
-__all__ = ["lineage"]
+__all__ = ["lineage", "run_lineage"]
 
 
 def lineage(connection: Connection, begin: Node, *, up: bool, depth: int) -> tuple[Step, ...]:
@@ -29,6 +30,24 @@ def lineage(connection: Connection, begin: Node, *, up: bool, depth: int) -> tup
     return trace(begin, lambda objects: _near(connection, objects, up=up), up=up, depth=depth)
 
 
+def run_lineage(connection: Connection, id_: str) -> RunLineage | None:
+    """Return what the lineage of a run is told by; None if the catalog does not have it, or no longer reads it."""
+    run = history.run(connection, id_)
+    versions = () if run is None or run.uid is None else pipelines.versions(connection, run.uid)
+    document = next((one.pipeline for one in versions if run is not None and one.version == run.version), None)
+    if run is None or document is None:
+        return None
+    try:
+        pipeline = Pipeline.parse(dict(document))
+    except InvalidDocument:  # of an older release
+        return None
+    known = {one.name: one.connection for one in pipelines.connections(connection)}
+    source = DatasetRef.of(pipeline.spec.source)
+    query = select(tables.datasets.c.schema).where(tables.datasets.c.id == dataset_id(source.connection, source.object))
+    schema = connection.execute(query).scalar()
+    return RunLineage(run, pipeline, known, None if schema is None else Schema.parse(schema))
+
+
 def _near(connection: Connection, objects: Sequence[DatasetRef], *, up: bool) -> Iterable[Edge]:
     """Yield the edges of the pipelines that write `objects`, or read them, also in a lookup."""
     table, ids = tables.pipelines, [dataset_id(one.connection, one.object) for one in objects]
@@ -41,14 +60,10 @@ def _near(connection: Connection, objects: Sequence[DatasetRef], *, up: bool) ->
             found.append(Pipeline.parse(dict(document)))
         except InvalidDocument:  # of an older release
             continue
-    sources = {one.name: _source(one) for one in found}
+    sources = {one.name: DatasetRef.of(one.spec.source) for one in found}
     columns = _columns(connection, sorted(set(sources.values()), key=str))
     for one in found:
         yield from edges(one, columns.get(sources[one.name]))
-
-
-def _source(pipeline: Pipeline) -> DatasetRef:
-    return DatasetRef(connection=pipeline.spec.source.connection, object=pipeline.spec.source.object)
 
 
 def _columns(connection: Connection, refs: Sequence[DatasetRef]) -> dict[DatasetRef, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +22,8 @@ FILE = "penstock.toml"
 PREFIX = "PENSTOCK_"
 MAX_PORT = 65535
 """The highest port, and the limit of every number in the settings."""
+_KEYS = {"mask_key", "openlineage_key"}
+_URL = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 _READ_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
 
 
@@ -39,6 +42,8 @@ class Settings:
         port: … and its port; 0 = a free one.
         python_modules: modules whose functions `python` steps may call, separated by commas; none by default.
         mask_key: a reference to the key of `mask: hash`, such as ``${env:PENSTOCK_SECRET_MASK_KEY}``.
+        openlineage: URL that takes the events of OpenLineage, ``https://HOST/api/v1/lineage``; empty = none are sent.
+        openlineage_key: a reference to the token that it asks for.
     """
 
     project: Path
@@ -50,6 +55,8 @@ class Settings:
     port: int = 8088
     python_modules: str = ""
     mask_key: str = ""
+    openlineage: str = ""
+    openlineage_key: str = ""
 
     @property
     def embedded(self) -> bool:
@@ -126,9 +133,12 @@ def _value(name: str, value: object, where: str) -> Any:
         return _whole(value, where)
     if not isinstance(value, str):
         raise SettingsError("must be text", where=where)
-    if name == "mask_key" and value and not _is_reference(value):
-        hint = "write ${env:PENSTOCK_SECRET_MASK_KEY}, or ${file:…} below secrets/"
+    if name in _KEYS and value and not _is_reference(value):
+        hint = f"write ${{env:PENSTOCK_SECRET_{name.upper()}}}, or ${{file:…}} below secrets/"
         raise SettingsError("must be a reference to a secret", where=where, hint=hint)
+    if name == "openlineage" and value and not _URL.fullmatch(value):
+        # Without the value: a login may be in it.
+        raise SettingsError("must be a URL without a login", where=where, hint="write https://HOST/api/v1/lineage")
     return value
 
 

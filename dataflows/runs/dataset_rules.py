@@ -24,8 +24,7 @@ def check_rules(job: Job, found: Forecast) -> None:
     """
     if job.letters is None:
         return
-    read = DatasetRef(connection=job.source.connection, object=job.source.object)
-    written = DatasetRef(connection=job.sink.connection, object=job.sink.object)
+    read, written = DatasetRef.of(job.source), DatasetRef.of(job.sink)
     source = found.survey.source
     sides = {read: source.columns, written: found.made or found.survey.target.columns}
     with closing(job.open_letters()) as letters:

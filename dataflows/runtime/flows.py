@@ -28,8 +28,17 @@ from penstock.topics.operators import Wakeup
 
 __all__ = ["FLOWS", "main", "run_flows"]
 
+
+def _add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
+    """Add the lineage flow, whose client of HTTP few installations need."""
+    from dataflows.openlineage import add_openlineage
+
+    add_openlineage(flow, site, stop, wakeup)
+
+
 FLOWS: Final[dict[str, Callable[[Dataflow, Site, threading.Event, Wakeup], None]]] = {
     "control": add_control,
+    "openlineage": _add_openlineage,
     "projector": add_projector,
     "scheduler": add_scheduler,
     "worker": add_worker,

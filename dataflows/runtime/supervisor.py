@@ -23,6 +23,8 @@ __all__ = ["BRAIN", "WORKER", "Supervisor"]
 BRAIN: Final = ("control", "projector", "scheduler")
 """The flows of the control plane, which share one process."""
 WORKER: Final = ("worker",)
+LINEAGE: Final = ("openlineage",)
+"""The flow that sends lineage, where the settings name a receiver: in a process of its own, since it waits for it."""
 
 FIRST_WAIT, LONGEST_WAIT, HEALTHY = 0.2, 15.0, 30.0
 """Seconds: the first wait before a restart, the longest, and the uptime after which the wait is reset."""
@@ -50,7 +52,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings, groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER)) -> None:
         self._settings = settings
-        self._children = [_Child(group) for group in groups]
+        more = (LINEAGE,) if settings.openlineage and groups else ()
+        self._children = [_Child(group) for group in (*groups, *more)]
 
     def start(self) -> None:
         """Start every child, and clean up after earlier ones."""

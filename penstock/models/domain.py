@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import orjson
 from pydantic import AfterValidator, AwareDatetime, JsonValue, model_validator
@@ -66,11 +66,23 @@ def _sorted(found: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     return tuple(sorted(set(found), key=str)) or None if found else None
 
 
+class _End(Protocol):
+    @property
+    def connection(self) -> str: ...
+    @property
+    def object(self) -> str: ...
+
+
 class DatasetRef(Model):
     """One table, file set or topic: an object of a connection."""
 
     connection: Name
     object: Annotated[str, Constraint(min_length=1, max_length=512)]
+
+    @classmethod
+    def of(cls, end: _End) -> DatasetRef:
+        """Return the dataset that a pipeline's source or sink names."""
+        return cls(connection=end.connection, object=end.object)
 
     def __str__(self) -> str:
         return f"{self.connection}:{self.object}"

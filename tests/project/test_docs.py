@@ -58,7 +58,8 @@ def test_the_page_of_connectors_names_what_there_is() -> None:
 def test_the_readme_s_settings_exist(tmp_path: Path) -> None:
     named = set(re.findall(r"^\| `(PENSTOCK_\w+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert len(named) > 3
-    values = {"PENSTOCK_MASK_KEY": "${env:PENSTOCK_SECRET_MASK_KEY}"}
+    values = {f"PENSTOCK_{one}_KEY": f"${{env:PENSTOCK_SECRET_{one}_KEY}}" for one in ("MASK", "OPENLINEAGE")}
+    values["PENSTOCK_OPENLINEAGE"] = "https://lineage.example.org/api/v1/lineage"
     given = {name: values.get(name, "dbname=x" if name.endswith("_URL") else "1") for name in named}
     assert load(tmp_path, given).project == tmp_path.resolve()
 

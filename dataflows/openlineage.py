@@ -1,0 +1,185 @@
+"""The lineage flow: sends the start and the end of each run to a receiver of OpenLineage, in the order of the log.
+
+Each event is sent at least once: the position is stored after the receiver has taken it. A receiver that cannot be
+reached is tried again until it can; an event that it refuses is logged, and left out. What happened before the flow
+ran for the first time is not sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import partial
+from typing import Any, Final
+
+import httpx
+import orjson
+from bytewax import operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from catalog.database import engine
+from catalog.near import run_lineage
+from catalog.openlineage import event
+from dataflows.process.leader import Leader
+from dataflows.process.site import Site
+from penstock import postgres
+from penstock.models.domain import RunStatus
+from penstock.models.secrets import resolve
+from penstock.records import Reading, Record, records_of
+from penstock.topics.log import Stored, TopicLog
+from penstock.topics.operators import TopicSource, Wakeup
+from penstock.topics.table import CONTROL
+
+__all__ = ["add_openlineage"]
+
+NAME: Final = "openlineage"
+SECONDS: Final = 10.0
+"""Longest wait for an answer."""
+AGAIN: Final = {408, 429}
+"""Status codes of errors that pass, besides the server's own (5xx)."""
+_SERVER_ERROR: Final = 500
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds between two attempts to send an event."""
+CATALOG_SECONDS: Final = 0.05
+"""Seconds between two looks at how far the catalog is."""
+
+_log = logging.getLogger(__name__)
+
+
+def add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
+    """Add the lineage flow to `flow`; it stands by while another one is active."""
+    log = site.open_log(NAME)
+    work = _Sender(site, log, stop)
+
+    def begin() -> TopicSource:
+        return TopicSource(lambda: site.open_log(f"{NAME}-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
+
+    source = op.input("openlineage_in", flow, Leader(log, NAME, begin, stop, wakeup))
+    batches = op.flat_map_batch("openlineage_batches", source, lambda stored: [(NAME, stored)])
+    op.output("openlineage_out", batches, _Receiver(work, wakeup))
+
+
+class _Sender:
+    """Sends what the records tell, once the catalog is as far as they are; `log` has the lock of the active one."""
+
+    def __init__(self, site: Site, log: TopicLog, stop: threading.Event) -> None:
+        settings = site.settings
+        self._log, self._stop, self._url = log, stop, settings.openlineage
+        headers = {"content-type": "application/json"}
+        if settings.openlineage_key:
+            key = resolve(settings.openlineage_key, where="openlineage_key", secrets=settings.secrets)
+            headers["authorization"] = f"Bearer {key}"
+        self._client = httpx.Client(timeout=SECONDS, headers=headers)
+        self._session = postgres.connect(site.catalog_dsn, "penstock:openlineage", autocommit=True)
+        self._catalog = engine(site.catalog_dsn, pool_size=1)
+        self._reading = Reading()
+
+    def begin(self) -> int:
+        """Return the offset to go on from; that of the catalog the first time."""
+        self._session.execute(_FIRST, [NAME])
+        found = self._session.execute(_POSITION, [NAME]).fetchone()
+        at, reading = found or (0, {})
+        self._reading = Reading.from_dict(reading)
+        return int(at)
+
+    def take(self, stored: list[Stored]) -> None:
+        """Send the events of these messages, and store the position; return early, without it, once the flow ends."""
+        for offset, record in records_of(stored):
+            kept = self._reading.keep(offset, record)
+            if self._stop.is_set() or (kept and not self._tell(offset, record)):
+                return
+        position = {"next": stored[-1].offset + 1, "reading": self._reading.to_dict()}
+        self._session.execute(_MOVE, [orjson.dumps(position).decode(), NAME])
+
+    def _tell(self, offset: int, record: Record) -> bool:
+        """Send what a record tells; return False if the flow ended before."""
+        if (found := _told(record)) is None:
+            return True
+        while self._projected() <= offset:
+            if self._stop.wait(CATALOG_SECONDS):
+                return False
+        run, status = found
+        with self._catalog.connect() as connection:
+            about = run_lineage(connection, run)
+        return about is None or self._send(run, event(about, status, record.at))
+
+    def _projected(self) -> int:
+        found = self._session.execute("SELECT next FROM catalog.position WHERE id = 'control'").fetchone()
+        return 0 if found is None else int(found[0])
+
+    def _send(self, run: str, document: dict[str, Any]) -> bool:
+        """Send an event until the receiver takes or refuses it; return False if the flow ended before."""
+        content, wait = orjson.dumps(document), FIRST_WAIT
+        while True:
+            try:
+                answer = self._client.post(self._url, content=content)
+            except httpx.HTTPError as error:
+                reason = str(error) or type(error).__name__
+            else:
+                if answer.is_success:
+                    return True
+                reason = f"{answer.status_code} {answer.reason_phrase}"
+                if answer.status_code not in AGAIN and answer.status_code < _SERVER_ERROR:
+                    _log.error("the receiver of lineage refuses the event of run %s: %s", run, reason)
+                    return True
+            _log.warning("the receiver of lineage at %s does not take events: %s", self._url, reason)
+            if self._stop.wait(wait):
+                return False
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    def close(self) -> None:
+        """Close the sessions, that of the lock last."""
+        self._client.close()
+        self._catalog.dispose()
+        self._session.close()
+        self._log.close()
+
+
+def _told(record: Record) -> tuple[str, RunStatus] | None:
+    """Return the run that a record is about, and its status by then; None if there is nothing to send."""
+    match record.type:
+        case "task.started" if record.payload.get("run") is not None and record.payload["attempt"] == 1:
+            return record.payload["run"], "running"
+        case "run.finished":
+            run = record.payload["run"]
+            return run["id"], run["status"]
+    return None
+
+
+class _Receiver(FixedPartitionedSink[list[Stored], None]):
+    """The receiver, as a sink of one partition."""
+
+    def __init__(self, sender: _Sender, wakeup: Wakeup) -> None:
+        self._sender, self._wakeup = sender, wakeup
+
+    def list_parts(self) -> list[str]:
+        return ["0000"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Part:
+        return _Part(self._sender, self._wakeup)
+
+
+class _Part(StatefulSinkPartition[list[Stored], None]):
+    def __init__(self, sender: _Sender, wakeup: Wakeup) -> None:
+        self._sender, self._wakeup = sender, wakeup
+
+    def write_batch(self, values: list[list[Stored]]) -> None:
+        for stored in values:
+            self._wakeup.guarded(partial(self._sender.take, stored), None)
+
+    def snapshot(self) -> None:
+        """Return None: the position is in the catalog's database."""
+
+    def close(self) -> None:
+        self._sender.close()
+
+
+_FIRST: Final = """
+    INSERT INTO ops.settings (name, value)
+    SELECT %s, jsonb_build_object('next', coalesce(p.next, 0), 'reading', coalesce(p.reading, '{}'))
+    FROM (SELECT) AS one LEFT JOIN catalog.position AS p ON p.id = 'control'
+    ON CONFLICT (name) DO NOTHING
+"""
+_POSITION: Final = "SELECT value ->> 'next', value -> 'reading' FROM ops.settings WHERE name = %s"
+_MOVE: Final = "UPDATE ops.settings SET value = %s::jsonb WHERE name = %s"
